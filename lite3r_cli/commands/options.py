@@ -1,0 +1,151 @@
+"""Options that several commands share, declared once: `model: options.Model = PredictConfig.model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .. import console
+
+INPUT, MODEL, CLOUD, OUTPUT, GENERAL = "Input", "Network", "Point cloud", "Output", "General"
+
+
+def _option(panel: str, *names: str, help: str, **more: object):
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+# Which images
+Images = Annotated[
+    list[Path],
+    typer.Argument(help="A folder of photos, several image files, or a video.", metavar="IMAGES...", show_default=False),
+]
+Masks = Annotated[
+    Optional[Path],
+    _option(
+        INPUT, "--masks", metavar="DIR", show_default=False,
+        help="Folder of masks named like the images (a.jpg.png or a.png); black pixels are ignored.",
+    ),
+]  # fmt: skip
+MaxViews = Annotated[
+    Optional[int],
+    _option(
+        INPUT, "--max-views", metavar="N", show_default="all",
+        help="Use at most N images, spread evenly over the set. Time and memory grow with it.",
+    ),
+]  # fmt: skip
+Stride = Annotated[int, _option(INPUT, "--stride", metavar="N", help="Use every N-th image or video frame.")]
+MaxPixels = Annotated[
+    int, _option(INPUT, "--max-pixels", metavar="N", help="Skip images of more pixels than this, unread.")
+]
+Strict = Annotated[
+    bool,
+    _option(
+        INPUT, "--strict", show_default=False,
+        help="Fail at the first image that cannot be used, and on an empty cloud, instead of warning.",
+    ),
+]  # fmt: skip
+
+# Which network, on what
+Model = Annotated[
+    str,
+    _option(MODEL, "--model", "-m", metavar="NAME|FILE", help="A name from `lite3r models`, or a checkpoint file."),
+]
+Resolution = Annotated[
+    int,
+    _option(
+        MODEL, "--resolution", "-r", metavar="PIXELS",
+        help="Longest side of an image inside the network. Smaller is faster and coarser.",
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str,
+    _option(MODEL, "--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; auto takes a GPU if there is one."),
+]
+Dtype = Annotated[
+    str,
+    _option(
+        MODEL, "--dtype", metavar="auto|float32|bfloat16",
+        help="Precision; auto takes bfloat16 where the hardware computes in it.",
+    ),
+]  # fmt: skip
+Seed = Annotated[
+    int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")
+]
+
+# How depth maps become a cloud
+ConfidencePercentile = Annotated[
+    float,
+    _option(
+        CLOUD, "--confidence-percentile", metavar="PERCENT",
+        help="Drop this share of the pixels, the least confident ones.",
+    ),
+]  # fmt: skip
+MaxPoints = Annotated[
+    Optional[int],
+    _option(
+        CLOUD, "--max-points", metavar="N",
+        help="Keep at most N points, drawn at random with the seed.",
+    ),
+]  # fmt: skip
+VoxelSize = Annotated[
+    Optional[float],
+    _option(
+        CLOUD, "--voxel-size", metavar="SIZE", show_default="off",
+        help="Merge points within cubes of this side, in scene units (the same as those of the depth maps).",
+    ),
+]  # fmt: skip
+Consistency = Annotated[
+    bool,
+    _option(
+        CLOUD, "--consistency/--no-consistency",
+        help="Keep a point only if another view that should see it agrees on its depth.",
+    ),
+]  # fmt: skip
+EdgeFilter = Annotated[
+    bool,
+    _option(
+        CLOUD, "--edge-filter/--no-edge-filter",
+        help="Drop the points that float between foreground and background at depth edges.",
+    ),
+]  # fmt: skip
+
+# Where the result goes
+Overwrite = Annotated[
+    bool,
+    _option(
+        OUTPUT, "--overwrite", show_default=False,
+        help="Replace what an earlier run wrote there; no other file is touched.",
+    ),
+]  # fmt: skip
+
+# Manners
+Json = Annotated[
+    bool,
+    _option(
+        GENERAL, "--json", show_default=False, callback=console.set_json,
+        help="Print one JSON document on standard output instead of the table.",
+    ),
+]  # fmt: skip
+Quiet = Annotated[
+    bool,
+    _option(
+        GENERAL, "--quiet", "-q", show_default=False, callback=console.set_quiet,
+        help="Print warnings and errors only.",
+    ),
+]  # fmt: skip
+Verbose = Annotated[
+    bool,
+    _option(
+        GENERAL, "--verbose", "-v", show_default=False, callback=console.set_verbose,
+        help="Say also what was chosen and why.",
+    ),
+]  # fmt: skip
+Debug = Annotated[
+    bool,
+    _option(
+        GENERAL, "--debug", show_default=False, callback=console.set_debug,
+        help="Show the traceback of an error.",
+    ),
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""What several commands share: which images, which network, on what. Frozen, checked when built, free of heavy imports."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+
+DTYPES = ("auto", "float32", "bfloat16")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Which images are read: folders, files and videos, in natural order."""
+
+    inputs: tuple[Path, ...]
+    masks: Path | None = None  # folder of black-and-white masks named as COLMAP names them, black = ignore
+    max_views: int | None = None  # keep this many, spread evenly
+    stride: int = 1  # keep every n-th
+    max_pixels: int = 200_000_000  # skip larger images, judged by their header
+    strict: bool = False  # fail at the first bad image instead of skipping it
+
+    def __post_init__(self) -> None:
+        _require(len(self.inputs) > 0, "no images given: name a folder, image files or a video")
+        _require(self.max_views is None or self.max_views >= 1, f"--max-views must be at least 1, not {self.max_views}")
+        _require(self.stride >= 1, f"--stride must be at least 1, not {self.stride}")
+        _require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Every option that changes what the network predicts for given images."""
+
+    model: str = "mini"  # a name from `lite3r models` or a checkpoint file
+    resolution: int = 518  # longest side of the network's input, pixels
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    dtype: str = "auto"  # one of DTYPES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.model != "", "--model is empty: run `lite3r models` for the names")
+        _require(
+            28 <= self.resolution <= 4096, f"--resolution must lie between 28 and 4096 pixels, not {self.resolution}"
+        )
+        _require(
+            _DEVICE.fullmatch(self.device) is not None,
+            f"--device must be auto, cpu, cuda or cuda:N, not {self.device!r}",
+        )
+        _require(self.dtype in DTYPES, f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        _require(0 <= self.seed < 2**32, f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")

@@ -1,0 +1,208 @@
+"""Images → views: read, resize, run the network once over all of them, express the answer in original pixels.
+
+`Predictor` loads the network once and serves any number of image sets; `predict_views` is the one-call form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .. import runtime
+from ..backbones import registry
+from ..backbones.base import Backbone, Prediction
+from ..config import PredictConfig
+from ..console import Progress
+from ..errors import BackendError, InputError, MemoryLimitError
+from ..io.images import Skipped
+from ..io.resize import resize_for_network
+from ..scene import View
+
+if TYPE_CHECKING:
+    from ..io.images import ImageSet
+
+__all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
+
+# Below this ratio of the widest baseline to the median depth, triangulation says next to nothing about depth.
+LOW_PARALLAX = 0.005
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network made of an image set."""
+
+    views: list[View]  # world frame = camera of the first view; scale arbitrary
+    indices: list[int]  # views[j] is image indices[j] of the set
+    network_sizes: list[tuple[int, int]]  # (h, w) that each view had inside the network
+    skipped: list[Skipped] = field(default_factory=list)  # images that could not be decoded
+    warnings: list[str] = field(default_factory=list)
+
+
+class Predictor:
+    """A network on a device, ready for image sets.
+
+    Raises BackendError (device), WeightsError (checkpoint) when built.
+    """
+
+    def __init__(self, config: PredictConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        with (progress or Progress()).stage("Load model"):
+            self.runtime = runtime.choose(config.device, config.dtype)
+            runtime.seed_everything(config.seed)
+            self.backbone: Backbone = registry.load(
+                config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
+            )
+
+    def predict(
+        self,
+        images: ImageSet,
+        progress: Progress | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        strict: bool = False,
+    ) -> Predictions:
+        """Views of the images `indices` (default: all), in that order.
+
+        An image that cannot be decoded is skipped and listed, or raises InputError if `strict`; so does a set without
+        any usable image. Raises MemoryLimitError when the device's memory does not suffice.
+        """
+        progress = progress or Progress()
+        kept, batch, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
+        digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
+        with progress.stage("Predict"):
+            prediction = self._run(batch)
+        views = _to_views(images, kept, prediction)
+        return Predictions(
+            views=views,
+            indices=kept,
+            network_sizes=[rgb.shape[:2] for rgb in batch],
+            skipped=skipped,
+            warnings=_parallax_warnings(views, digests),
+        )
+
+    def _read(
+        self, images: ImageSet, indices: Sequence[int], progress: Progress, strict: bool
+    ) -> tuple[list[int], list[np.ndarray], list[Skipped]]:
+        kept: list[int] = []
+        batch: list[np.ndarray] = []
+        skipped: list[Skipped] = []
+        with progress.stage("Read images", total=len(indices)) as step:
+            for i in indices:
+                try:
+                    rgb = images.read(i)
+                except InputError as error:
+                    if strict:
+                        raise
+                    skipped.append(Skipped(images.records[i].name, str(error)))
+                else:
+                    kept.append(i)
+                    batch.append(resize_for_network(rgb, self.config.resolution, self.backbone.patch_size))
+                step()
+        if not kept:
+            reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
+            raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
+        return kept, batch, skipped
+
+    def _run(self, batch: Sequence[np.ndarray]) -> Prediction:
+        """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
+        device = self.runtime.torch_device
+        try:
+            tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
+            with torch.inference_mode():
+                prediction = self.backbone.predict(tensors)
+            prediction = Prediction(
+                depth=[d.float().cpu() for d in prediction.depth],
+                confidence=[c.float().cpu() for c in prediction.confidence],
+                cam_from_world=prediction.cam_from_world.float().cpu(),
+                K=prediction.K.float().cpu(),
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not runtime.is_out_of_memory(error):
+                raise
+            raise MemoryLimitError(self._memory_message(batch)) from error
+        if not (torch.isfinite(prediction.cam_from_world).all() and torch.isfinite(prediction.K).all()):
+            raise BackendError(
+                f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "
+                f"{self.runtime.device.chosen}: try --dtype float32 or another --resolution"
+            )
+        return prediction
+
+    def _memory_message(self, batch: Sequence[np.ndarray]) -> str:
+        tokens = max(rgb.shape[0] * rgb.shape[1] for rgb in batch) // self.backbone.patch_size**2
+        peak = runtime.peak_memory(self.runtime.torch_device)
+        used = peak.get("device_bytes", peak["host_bytes"]) / 2**30
+        return (
+            f"out of memory on {self.runtime.device.chosen}: {len(batch)} views × {tokens} tokens, {used:.1f} GiB at the "
+            f"peak; lower --resolution (now {self.config.resolution}) or limit the images with --max-views"
+        )
+
+
+def predict_views(
+    images: ImageSet, config: PredictConfig, progress: Progress | None = None, *, predictor: Predictor | None = None
+) -> list[View]:
+    """Posed depth maps of all images that can be read; give `predictor` to load the network only once."""
+    return (predictor or Predictor(config, progress)).predict(images, progress).views
+
+
+def _to_views(images: ImageSet, kept: Sequence[int], prediction: Prediction) -> list[View]:
+    """Network pixels → original pixels, world → frame of the first camera, invalid depth → 0."""
+    poses = _rebase(prediction.cam_from_world.double().numpy())
+    views = []
+    for j, i in enumerate(kept):
+        record = images.records[i]
+        depth = prediction.depth[j].numpy()
+        confidence = prediction.confidence[j].numpy()
+        known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
+        height, width = depth.shape
+        K = prediction.K[j].double().numpy().copy()  # pixel centres at +0.5: a resize scales rows, with no shift
+        K[0] *= record.width / width
+        K[1] *= record.height / height
+        views.append(
+            View(
+                name=record.name,
+                width=record.width,
+                height=record.height,
+                K=K,
+                cam_from_world=poses[j],
+                depth=np.where(known, depth, np.float32(0)),
+                confidence=np.where(known, confidence, np.float32(0)),
+            )
+        )
+    return views
+
+
+def _rebase(cam_from_world: np.ndarray) -> np.ndarray:
+    """(S, 3, 4) poses in the frame of the first camera, which becomes the exact identity."""
+    R, t = cam_from_world[:, :, :3], cam_from_world[:, :, 3:]
+    world_from_first = R[0].T
+    rebased_R = R @ world_from_first
+    rebased = np.concatenate([rebased_R, t - rebased_R @ t[0]], axis=2)
+    rebased[0] = np.eye(3, 4)
+    return rebased
+
+
+def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
+    if len(views) == 1:
+        return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
+    warnings = []
+    first_of: dict[bytes, str] = {}
+    twins = [(first_of.setdefault(d, v.name), v.name) for d, v in zip(digests, views)]
+    twins = [(a, b) for a, b in twins if a != b]
+    if twins:
+        a, b = twins[0]
+        more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
+        warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
+    centers = np.stack([-v.cam_from_world[:, :3].T @ v.cam_from_world[:, 3] for v in views])
+    baseline = np.linalg.norm(centers - centers[0], axis=1).max()
+    known = [np.median(v.depth[v.depth > 0]) for v in views if (v.depth > 0).any()]
+    if known and baseline < LOW_PARALLAX * float(np.median(known)):
+        ratio = 100 * baseline / float(np.median(known))
+        warnings.append(
+            f"low parallax: the cameras move by {ratio:.2f} % of the scene's depth only; depth rests on single images"
+        )
+    return warnings

@@ -1,0 +1,128 @@
+"""Device and precision: what was asked, what was chosen, and why. Nothing falls back in silence."""
+
+from __future__ import annotations
+
+import platform
+import random
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+from . import __version__
+from .errors import BackendError
+
+REPORTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "safetensors")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision, as it stands in run.json."""
+
+    asked: str
+    chosen: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and in which precision to compute."""
+
+    device: Choice
+    dtype: Choice
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device.chosen)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype.chosen)
+
+    def as_dict(self) -> dict[str, dict[str, str]]:
+        return asdict(self)
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Runtime:
+    """The device and precision for a request; raises BackendError if this machine cannot do what was asked."""
+    chosen = _choose_device(device)
+    return Runtime(chosen, _choose_dtype(dtype, torch.device(chosen.chosen)))
+
+
+def _choose_device(asked: str) -> Choice:
+    if asked == "cpu":
+        return Choice(asked, "cpu", "asked for")
+    if torch.cuda.is_available():
+        index = torch.device(asked).index or 0 if asked != "auto" else 0
+        count = torch.cuda.device_count()
+        if index >= count:
+            raise BackendError(f"--device {asked}: this machine has {count} CUDA device(s); use cuda:0 to cuda:{count - 1}")
+        name = torch.cuda.get_device_name(index)
+        return Choice(asked, f"cuda:{index}", f"{name}, {'the first GPU' if asked == 'auto' else 'asked for'}")
+    why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+    if asked == "auto":
+        return Choice(asked, "cpu", why)
+    raise BackendError(f"--device {asked}: {why}; use --device cpu")
+
+
+# Device kind → does its hardware multiply bfloat16, and the words for the answer. Emulated bfloat16 is slower than float32.
+def _cpu_bfloat16() -> tuple[bool, str]:
+    probes = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
+    for name, probe in probes.items():
+        if getattr(torch.cpu, probe, bool)():
+            return True, f"the processor has {name}"
+    return False, "the processor has neither AMX nor AVX512-BF16"
+
+
+def _cuda_bfloat16(device: torch.device) -> tuple[bool, str]:
+    major, minor = torch.cuda.get_device_capability(device)
+    return major >= 8, f"compute capability {major}.{minor}"
+
+
+def _choose_dtype(asked: str, device: torch.device) -> Choice:
+    native, reason = _cuda_bfloat16(device) if device.type == "cuda" else _cpu_bfloat16()
+    if asked == "auto":
+        return Choice(asked, "bfloat16" if native else "float32", reason)
+    if asked == "bfloat16" and device.type == "cuda" and not native:
+        raise BackendError(f"--dtype bfloat16: {reason} has no bfloat16 arithmetic; use --dtype float32")
+    emulated = asked == "bfloat16" and not native
+    return Choice(asked, asked, f"asked for; emulated, {reason}" if emulated else "asked for")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators (torch's on every device)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host ran out of memory; torch says so on a CPU only in the text of a RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "not enough memory" in text or "CUDA out of memory" in text
+
+
+def peak_memory(device: torch.device | None = None) -> dict[str, int]:
+    """Bytes at the peak of this process: `host_bytes`, and `device_bytes` where `device` is a GPU."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device is not None and device.type == "cuda":
+        peak["device_bytes"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program and of what its results depend on."""
+    found = {"lite3r": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in REPORTED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"  # e.g. OpenCV from a system package
+    return found
