@@ -1,0 +1,196 @@
+"""`mini`: the embedded any-view transformer, of the Depth-Anything-3 kind (arXiv 2511.10647) at ViT-S size.
+
+Early blocks attend within a view; from `alternate_from` on, even blocks attend within a view and odd blocks across all views, with
+QK-norm and 2-D RoPE. Token 0 of a view is its camera token; the reference view, whose camera is the world frame, gets one of its own.
+Views may differ in size: views of one size share a bucket for per-view work, and the tokens of all buckets are packed for attention across views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.backbones.base import Prediction
+from lite3r_cli.backbones.heads.camera import CameraDecoder
+from lite3r_cli.backbones.heads.dpt import DPTConfig, DPTHead
+from lite3r_cli.backbones.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as the encoder was trained with
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    dim: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch_size: int = 14
+    alternate_from: int = 2
+    taps: tuple[int, ...] = (5, 7, 9, 11)
+    head_features: int = 64
+    head_stages: tuple[int, int, int, int] = (48, 96, 128, 128)
+    camera_hidden: int = 256
+    position_grid: int = 37
+
+    def is_global(self, i: int) -> bool:
+        return i >= self.alternate_from and i % 2 == 1
+
+
+@dataclass(frozen=True)
+class RawOutput:
+    """What training reads, for one bucket of equally sized views: all of batch size B."""
+
+    log_depth: Tensor  # (B, S, H, W)
+    confidence: Tensor  # (B, S, H, W), above 1
+    rotation: Tensor  # (B, S, 3, 3) world_from_cam
+    centre: Tensor  # (B, S, 3) camera centres in the reference frame
+    log_focal: Tensor  # (B, S), units of half the image diagonal
+    rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
+
+
+class Mini(nn.Module):
+    name = "mini"
+
+    def __init__(self, config: MiniConfig = MiniConfig()):
+        super().__init__()
+        self.config = config
+        self.patch_size = config.patch_size
+        dim = config.dim
+        self.patch_embed = PatchEmbed(dim, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.position_grid**2, dim) * 0.02)
+        self.camera_token = nn.Parameter(torch.randn(2, dim) * 0.02)  # reference view, every other view
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, qk_norm=i >= config.alternate_from, layer_scale=0.1) for i in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = DPTHead(DPTConfig(2 * dim, config.head_features, config.head_stages), config.patch_size)
+        self.camera = CameraDecoder(2 * dim, config.camera_hidden)
+        self.ray_norm = nn.LayerNorm(2 * dim)
+        self.ray_head = nn.Linear(2 * dim, 6)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        self._rope: dict[tuple, RopeTable] = {}
+
+    # -- tokens -----------------------------------------------------------------------------------------------------
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (B, S, 3, H, W) in [0, 1] → tokens (B, S, 1 + N, C), class token first."""
+        batch, views, _, height, width = images.shape
+        rows, columns = height // self.patch_size, width // self.patch_size
+        x = self.patch_embed(((images - self.mean) / self.std).flatten(0, 1))
+        x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        return torch.cat([first, x], dim=1).unflatten(0, (batch, views))
+
+    def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
+        key = (rows, columns, device)
+        if key not in self._rope:
+            positions = patch_positions(rows, columns, 1, device)
+            self._rope[key] = rope_table(positions, self.config.dim // self.config.heads)
+        return self._rope[key]
+
+    def trunk(self, buckets: list[Tensor], grids: list[tuple[int, int]], is_reference: list[Tensor]) -> list[list[Tensor]]:
+        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C) and which of its views is the reference, (B, S_b) bool.
+
+        Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view output.
+        """
+        config = self.config
+        ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
+        packed_rope = _pack_ropes(ropes, [b.shape[1] for b in buckets])
+        sizes = [b.shape[1] * b.shape[2] for b in buckets]
+        local, taps = buckets, [[] for _ in buckets]
+        for i, block in enumerate(self.blocks):
+            if i == config.alternate_from:
+                buckets = [self._add_camera_token(b, ref) for b, ref in zip(buckets, is_reference)]
+            if config.is_global(i):
+                parts = block(torch.cat([b.flatten(1, 2) for b in buckets], 1), packed_rope).split(sizes, 1)
+                buckets = [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
+            else:
+                tables = ropes if i >= config.alternate_from else [None] * len(buckets)
+                buckets = [block(b.flatten(0, 1), t).unflatten(0, b.shape[:2]) for b, t in zip(buckets, tables)]
+                local = buckets
+            if i in config.taps:
+                for tap, loc, glo in zip(taps, local, buckets):
+                    tap.append(torch.cat([loc, self.norm(glo)], dim=-1))
+        return taps
+
+    def _add_camera_token(self, tokens: Tensor, is_reference: Tensor) -> Tensor:
+        token = torch.where(is_reference[..., None], self.camera_token[0], self.camera_token[1])
+        return torch.cat([tokens[:, :, :1] + token[:, :, None].to(tokens.dtype), tokens[:, :, 1:]], dim=2)
+
+    # -- outputs ----------------------------------------------------------------------------------------------------
+
+    def decode_depth(self, taps: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Tapped tokens (B, S, P, 2C) → log depth and confidence, each (B, S, H, W) float32."""
+        maps = self.head([t[:, :, 1:].flatten(0, 1) for t in taps], rows, columns).float()
+        log_depth, confidence = maps.unflatten(0, taps[0].shape[:2]).unbind(2)
+        return log_depth, 1 + confidence.clamp(max=10).exp()
+
+    def forward(self, images: Tensor, reference: Tensor | None = None, rays: bool = False) -> RawOutput:
+        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if None."""
+        batch, views, _, height, width = images.shape
+        rows, columns = height // self.patch_size, width // self.patch_size
+        if reference is None:
+            reference = torch.zeros(batch, dtype=torch.long, device=images.device)
+        is_reference = torch.arange(views, device=images.device) == reference[:, None]
+        taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference])[0]
+        log_depth, confidence = self.decode_depth(taps, rows, columns)
+        rotation, centre, log_focal = self.camera(taps[-1][:, :, 0])
+        ray = None
+        if rays:
+            ray = self.ray_head(self.ray_norm(taps[-1][:, :, 1:])).float().unflatten(2, (rows, columns))
+        return RawOutput(log_depth, confidence, rotation, centre, log_focal, ray)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+        groups = _group_by_size(images)
+        device = self.pos_embed.device
+        stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
+        grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
+        reference = 0
+        refs = [torch.tensor([[i == reference for i in g]], device=device) for g in groups]
+        taps = self.trunk([self.embed(s) for s in stacks], grids, refs)
+        depth: list[Tensor] = [None] * len(images)  # type: ignore[list-item]
+        confidence = list(depth)
+        poses = torch.zeros(len(images), 3, 4)
+        intrinsics = torch.zeros(len(images), 3, 3)
+        for group, tap, grid, stack in zip(groups, taps, grids, stacks):
+            rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0]))
+            poses[group] = cam_from_world(rotation, centre)
+            intrinsics[group] = intrinsics_from_log_focal(log_focal, *stack.shape[-2:])
+            for k, i in enumerate(group):  # one view at a time: the head is the memory peak
+                log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
+                depth[i], confidence[i] = log_d[0, 0].exp().cpu(), conf[0, 0].cpu()
+        return Prediction(depth, confidence, poses, intrinsics)
+
+
+def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
+    """World_from_cam rotation (…, 3, 3) and camera centre (…, 3) → cam_from_world (…, 3, 4)."""
+    inverse = rotation.transpose(-1, -2)
+    return torch.cat([inverse, -inverse @ centre[..., None]], dim=-1)
+
+
+def intrinsics_from_log_focal(log_focal: Tensor, height: int, width: int) -> Tensor:
+    """Log focal length in half diagonals (…,) → K (…, 3, 3) in pixels, principal point in the image's centre."""
+    focal = log_focal.exp() * 0.5 * (height**2 + width**2) ** 0.5
+    K = torch.zeros(*focal.shape, 3, 3, device=focal.device)
+    K[..., 0, 0] = K[..., 1, 1] = focal
+    K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = width / 2, height / 2, 1
+    return K
+
+
+def _group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(tuple(image.shape[-2:]), []).append(i)
+    return list(groups.values())
+
+
+def _pack_ropes(ropes: list[RopeTable], views: list[int]) -> RopeTable:
+    cos, sin = (torch.cat([r[k].repeat(n, 1) for r, n in zip(ropes, views)]) for k in (0, 1))
+    return cos, sin

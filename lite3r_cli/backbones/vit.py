@@ -1,0 +1,129 @@
+"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE, blocks, position embeddings.
+
+Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state dict loads without renaming.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
+
+
+def rope_table(positions: Tensor, head_dim: int, base: float = 100.0) -> RopeTable:
+    """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
+
+    The first half of a head's channels is rotated by y, the second by x; within a half, channel j pairs with channel j + d/2
+    (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408).
+    """
+    half = head_dim // 2
+    exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
+    angle = positions.float()[:, :, None] / base**exponent  # (T, 2, d/2)
+    angle = torch.cat([angle, angle], dim=-1).flatten(1)  # (T, D)
+    return angle.cos(), angle.sin()
+
+
+def patch_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Tensor:
+    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r and column c at (r + 1, c + 1)."""
+    grid = torch.cartesian_prod(
+        torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
+    ).reshape(-1, 2)
+    return torch.cat([grid.new_zeros(specials, 2), grid])
+
+
+def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
+    """Rotate x (B, H, T, D) by a table over its T tokens; the arithmetic is done in x's precision or better."""
+    cos, sin = table
+    a, b, c, d = x.chunk(4, dim=-1)
+    return (x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over x (B, T, C); QK-norm shares one affine pair between the heads."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False, qk_norm_eps: float = 1e-5):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.q_norm = nn.LayerNorm(dim // heads, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads, eps=qk_norm_eps) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    """fc2(GELU(fc1(x))) with the exact (erf) GELU."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    def __init__(self, dim: int, init: float = 1e-5):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale: x + ls1·Attn(norm1(x)), then x + ls2·MLP(norm2(x)); x (B, T, C)."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        qk_norm: bool = False,
+        layer_scale: float = 1e-5,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, heads, qk_norm)
+        self.ls1 = LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, layer_scale)
+
+    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches: (B, 3, H, W) → (B, N, C), row-major."""
+
+    def __init__(self, dim: int, patch_size: int = 14):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def resize_position_embedding(embedding: Tensor, rows: int, columns: int) -> Tensor:
+    """Patch rows of a square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic without antialiasing."""
+    side = int(embedding.shape[1] ** 0.5)
+    if (rows, columns) == (side, side):
+        return embedding
+    grid = embedding.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)

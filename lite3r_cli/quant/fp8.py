@@ -1,0 +1,29 @@
+"""FP8 E4M3 storage of weights: one float32 scale for each output row.
+
+A row w is stored as round_e4m3(w / s) with s = max|w| / 448, the largest finite E4M3 value, so that w ≈ s · stored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+E4M3_MAX = 448.0
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (R, …) → E4M3 values (R, …) and scales (R,) float32; a row of zeros gets scale 1."""
+    rows = weight.detach().float().flatten(1)
+    scale = rows.abs().amax(1) / E4M3_MAX
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (rows / scale[:, None]).to(torch.float8_e4m3fn).view(weight.shape), scale
+
+
+def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
+    """Inverse of `quantize_rows`, float32."""
+    return (values.float().flatten(1) * scale[:, None]).view(values.shape)
+
+
+def round_to_fp8(weight: Tensor) -> Tensor:
+    """The weight as it will be after storage, in its own dtype."""
+    return dequantize_rows(*quantize_rows(weight)).to(weight.dtype)
