@@ -7,6 +7,7 @@ honoured by rich, which is imported only when there is something to draw.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,19 @@ def _write(stream, text: str) -> None:
         stream.flush()
     except BrokenPipeError as error:
         raise OutputClosed from error
+
+
+def flush() -> None:
+    """Hand over what is still buffered for standard output, help pages included."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+
+
+def abandon_stdout() -> None:
+    """Point standard output at the null device: the interpreter flushes it again at exit and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def info(text: object) -> None:

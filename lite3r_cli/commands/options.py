@@ -16,10 +16,14 @@ def _option(panel: str, *names: str, help: str, **more: object):
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+def _flag(panel: str, *names: str, help: str, **more: object):
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar="", show_default=False, **more)
+
+
 # Which images
 Images = Annotated[
     list[Path],
-    typer.Argument(help="A folder of photos, several image files, or a video.", metavar="IMAGES...", show_default=False),
+    typer.Argument(help="A folder of photos, several image files, or a video.", metavar="IMAGES", show_default=False),
 ]
 Masks = Annotated[
     Optional[Path],
@@ -41,8 +45,8 @@ MaxPixels = Annotated[
 ]
 Strict = Annotated[
     bool,
-    _option(
-        INPUT, "--strict", show_default=False,
+    _flag(
+        INPUT, "--strict",
         help="Fail at the first image that cannot be used, and on an empty cloud, instead of warning.",
     ),
 ]  # fmt: skip
@@ -50,7 +54,7 @@ Strict = Annotated[
 # Which network, on what
 Model = Annotated[
     str,
-    _option(MODEL, "--model", "-m", metavar="NAME|FILE", help="A name from `lite3r models`, or a checkpoint file."),
+    _option(MODEL, "--model", "-m", metavar="MODEL", help="A name from `lite3r models`, or a checkpoint file."),
 ]
 Resolution = Annotated[
     int,
@@ -61,13 +65,13 @@ Resolution = Annotated[
 ]  # fmt: skip
 Device = Annotated[
     str,
-    _option(MODEL, "--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; auto takes a GPU if there is one."),
+    _option(MODEL, "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
 ]
 Dtype = Annotated[
     str,
     _option(
-        MODEL, "--dtype", metavar="auto|float32|bfloat16",
-        help="Precision; auto takes bfloat16 where the hardware computes in it.",
+        MODEL, "--dtype", metavar="DTYPE",
+        help="Precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware computes in it.",
     ),
 ]  # fmt: skip
 Seed = Annotated[
@@ -99,14 +103,14 @@ VoxelSize = Annotated[
 Consistency = Annotated[
     bool,
     _option(
-        CLOUD, "--consistency/--no-consistency",
+        CLOUD, "--consistency/--no-consistency", metavar="",
         help="Keep a point only if another view that should see it agrees on its depth.",
     ),
 ]  # fmt: skip
 EdgeFilter = Annotated[
     bool,
     _option(
-        CLOUD, "--edge-filter/--no-edge-filter",
+        CLOUD, "--edge-filter/--no-edge-filter", metavar="",
         help="Drop the points that float between foreground and background at depth edges.",
     ),
 ]  # fmt: skip
@@ -114,8 +118,8 @@ EdgeFilter = Annotated[
 # Where the result goes
 Overwrite = Annotated[
     bool,
-    _option(
-        OUTPUT, "--overwrite", show_default=False,
+    _flag(
+        OUTPUT, "--overwrite",
         help="Replace what an earlier run wrote there; no other file is touched.",
     ),
 ]  # fmt: skip
@@ -123,29 +127,29 @@ Overwrite = Annotated[
 # Manners
 Json = Annotated[
     bool,
-    _option(
-        GENERAL, "--json", show_default=False, callback=console.set_json,
+    _flag(
+        GENERAL, "--json", callback=console.set_json,
         help="Print one JSON document on standard output instead of the table.",
     ),
 ]  # fmt: skip
 Quiet = Annotated[
     bool,
-    _option(
-        GENERAL, "--quiet", "-q", show_default=False, callback=console.set_quiet,
+    _flag(
+        GENERAL, "--quiet", "-q", callback=console.set_quiet,
         help="Print warnings and errors only.",
     ),
 ]  # fmt: skip
 Verbose = Annotated[
     bool,
-    _option(
-        GENERAL, "--verbose", "-v", show_default=False, callback=console.set_verbose,
+    _flag(
+        GENERAL, "--verbose", "-v", callback=console.set_verbose,
         help="Say also what was chosen and why.",
     ),
 ]  # fmt: skip
 Debug = Annotated[
     bool,
-    _option(
-        GENERAL, "--debug", show_default=False, callback=console.set_debug,
+    _flag(
+        GENERAL, "--debug", callback=console.set_debug,
         help="Show the traceback of an error.",
     ),
 ]  # fmt: skip

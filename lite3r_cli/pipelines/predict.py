@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .. import runtime
+from .. import geometry, runtime
 from ..backbones import registry
 from ..backbones.base import Backbone, Prediction
 from ..config import PredictConfig
@@ -151,7 +151,7 @@ def predict_views(
 
 def _to_views(images: ImageSet, kept: Sequence[int], prediction: Prediction) -> list[View]:
     """Network pixels → original pixels, world → frame of the first camera, invalid depth → 0."""
-    poses = _rebase(prediction.cam_from_world.double().numpy())
+    poses = geometry.rebase(prediction.cam_from_world.numpy())
     views = []
     for j, i in enumerate(kept):
         record = images.records[i]
@@ -159,31 +159,18 @@ def _to_views(images: ImageSet, kept: Sequence[int], prediction: Prediction) -> 
         confidence = prediction.confidence[j].numpy()
         known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
         height, width = depth.shape
-        K = prediction.K[j].double().numpy().copy()  # pixel centres at +0.5: a resize scales rows, with no shift
-        K[0] *= record.width / width
-        K[1] *= record.height / height
         views.append(
             View(
                 name=record.name,
                 width=record.width,
                 height=record.height,
-                K=K,
+                K=geometry.scale_intrinsics(prediction.K[j].numpy(), record.width / width, record.height / height),
                 cam_from_world=poses[j],
                 depth=np.where(known, depth, np.float32(0)),
                 confidence=np.where(known, confidence, np.float32(0)),
             )
         )
     return views
-
-
-def _rebase(cam_from_world: np.ndarray) -> np.ndarray:
-    """(S, 3, 4) poses in the frame of the first camera, which becomes the exact identity."""
-    R, t = cam_from_world[:, :, :3], cam_from_world[:, :, 3:]
-    world_from_first = R[0].T
-    rebased_R = R @ world_from_first
-    rebased = np.concatenate([rebased_R, t - rebased_R @ t[0]], axis=2)
-    rebased[0] = np.eye(3, 4)
-    return rebased
 
 
 def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
@@ -197,8 +184,8 @@ def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[
         a, b = twins[0]
         more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
         warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
-    centers = np.stack([-v.cam_from_world[:, :3].T @ v.cam_from_world[:, 3] for v in views])
-    baseline = np.linalg.norm(centers - centers[0], axis=1).max()
+    centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
+    baseline = np.linalg.norm(centres - centres[0], axis=1).max()
     known = [np.median(v.depth[v.depth > 0]) for v in views if (v.depth > 0).any()]
     if known and baseline < LOW_PARALLAX * float(np.median(known)):
         ratio = 100 * baseline / float(np.median(known))

@@ -1,0 +1,116 @@
+"""The program: one Typer command for each entry of COMMANDS, and `main`, which turns every ending into an exit code.
+
+Nothing heavy is imported here or by the modules in commands/: a command imports its pipeline when it runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from . import __version__, console
+from .commands.models import models
+from .commands.reconstruct import reconstruct
+from .errors import Lite3RError
+
+ClickException = typer.BadParameter.__mro__[2]  # base of all complaints about the command line, vendored or click's own
+INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "reconstruct": reconstruct,
+    "models": models,
+}
+
+app = typer.Typer(
+    name="lite3r",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _function in COMMANDS.items():
+    app.command(_name, no_args_is_help=_name == "reconstruct")(_function)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        console.text(f"lite3r {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(epilog="Start with: [bold]lite3r reconstruct PHOTOS -o scene.ply --preview[/bold]")
+def lite3r(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A folder of photos in; depth maps, camera poses and a coloured point cloud out."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that cleaning up is all that happens on the way out."""
+
+
+def _raise_terminated(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files are removed, as Ctrl-C does by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code (errors.py states the contract)."""
+    console.reset()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with _sigterm_as_exception():
+            code = app(args=arguments, prog_name="lite3r", standalone_mode=False)
+            console.flush()
+            return code if isinstance(code, int) else 0
+    except Lite3RError as error:
+        return _fail(error, str(error), error.exit_code)
+    except ClickException as error:
+        return _fail(error, _usage_message(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
+    except Terminated as error:
+        return _fail(error, "stopped; nothing half-written is left", TERMINATED, label="terminated")
+    except console.OutputClosed:
+        console.abandon_stdout()
+        return PIPE_CLOSED
+    except Exception as error:
+        return _fail(error, f"{type(error).__name__}: {error} (run again with --debug)", 1, label="bug")
+
+
+def _usage_message(error: Exception) -> str:
+    """Click's complaint with the help that would have answered it."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "lite3r"
+    return f"{error.format_message().rstrip('.')} (see {command} --help)"
+
+
+def _fail(error: BaseException, message: str, code: int, label: str = "error") -> int:
+    if console.settings.debug:
+        console.traceback(error)
+    console.error(message, label)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

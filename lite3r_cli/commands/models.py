@@ -1,0 +1,47 @@
+"""`lite3r models`: what can be run, under which licence, and whether its weights are on this machine."""
+
+from __future__ import annotations
+
+from .. import console
+from . import options
+
+
+def models(
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the models: parameters, licence, where the weights come from, and whether they are here."""
+    from ..backbones.registry import MODELS, find_checkpoint
+
+    rows = []
+    for info in MODELS.values():
+        path = find_checkpoint(info.name)
+        rows.append(
+            {
+                "name": info.name,
+                "parameters": info.parameters,
+                "licence": info.licence,
+                "source": info.source,
+                "path": None if path is None else str(path),
+                "summary": info.summary,
+            }
+        )
+    if json:
+        console.document({"models": rows})
+        return
+    console.table(
+        ("model", "parameters", "licence", "weights from", "here", "what it is"),
+        [
+            (
+                row["name"],
+                f"{row['parameters'] / 1e6:.1f} M",
+                row["licence"],
+                row["source"],
+                "yes" if row["path"] else "no",
+                row["summary"],
+            )
+            for row in rows
+        ],
+        numbers=False,
+    )
