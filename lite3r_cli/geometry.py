@@ -1,6 +1,7 @@
 """Poses, projection and Sim(3) alignment in numpy float64, in the conventions stated in scene.py.
 
-A pose is a (..., 3, 4) matrix [R | t] that maps points from one frame to another; its name says which: `cam_from_world`.
+A pose is a (..., 3, 4) matrix [R | t] that maps points from one frame to another; its name says which:
+`cam_from_world`.
 Functions broadcast over leading dimensions unless they say otherwise.
 """
 
@@ -37,7 +38,7 @@ class Similarity(NamedTuple):
 
 
 def scale_intrinsics(K: ArrayLike, sx: float, sy: float) -> Array:
-    """K (..., 3, 3) of an image resized by `sx` = new width / old width and `sy`; exact, as pixel centres lie at +0.5."""
+    """K (..., 3, 3) of an image resized by `sx` = new width / old width and `sy`: exact with centres at +0.5."""
     return np.asarray(K, np.float64) * np.array([sx, sy, 1.0])[:, None]
 
 
@@ -167,8 +168,8 @@ def matrix_from_quaternion(quaternion: ArrayLike) -> Array:
 def umeyama(source: ArrayLike, target: ArrayLike, *, with_scale: bool = True) -> Similarity:
     """The least-squares similarity that maps `source` (N, 3) onto `target` (N, 3) (Umeyama, PAMI 1991).
 
-    Never a reflection. Where the points leave it open (one point, a line) the answer is one of the best ones; a source of no
-    extent gets scale 1. Raises ValueError for no points or different shapes.
+    Never a reflection. Where the points leave it open (one point, a line) the answer is one of the best ones; a source
+    of no extent gets scale 1. Raises ValueError for no points or different shapes.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3 or not len(source):
