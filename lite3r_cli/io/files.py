@@ -1,0 +1,43 @@
+"""Checked writing: every failure of the file system becomes one OutputError that names the file and the fix."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+from ..errors import OutputError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere with -o",
+    errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere with -o",
+    errno.EROFS: "the file system is read-only; write elsewhere with -o",
+    errno.EACCES: "permission denied; write elsewhere with -o",
+    errno.EPERM: "permission denied; write elsewhere with -o",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere with -o",
+    errno.ENAMETOOLONG: "the name is too long; shorten the name of the image or of the output",
+    errno.EXDEV: "it is a link to another file system; give that place to -o",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The OutputError for a failed write of `path`: one line with the reason and what to do."""
+    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error) or type(error).__name__)
+    return OutputError(f"{path}: cannot be written: {advice}")
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file, making its folder. Raises OutputError; a file that could not be completed is removed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        if path.is_file():
+            path.unlink(missing_ok=True)
+        raise output_error(path, error) from error
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Write a JSON document (ASCII with escapes, so that any file name survives). Raises OutputError."""
+    write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii"))

@@ -1,0 +1,79 @@
+"""Where the files of one output go, and what `run.json` says of them.
+
+    -o out/scene.ply    out/scene.ply   out/scene/cameras.json   out/scene/depth/…   out/scene/run.json
+    -o out/             out/scene.ply   out/cameras.json         out/depth/…         out/run.json
+
+`-o` means a folder unless it ends in `.ply`. `run.json` is the last file written; its key `files` lists every file of the
+output but itself, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …, "sha256": …}, …}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import UsageError
+
+_OTHER_FILES = {".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".txt", ".xyz", ".zip"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of one output."""
+
+    root: Path  # the folder of the cloud
+    cloud: str  # file name of the cloud, in `root`
+    folder: str  # folder of everything else, in `root`; "" for `root` itself
+
+    def inside(self, name: str) -> str:
+        """Path, relative to `root`, of a file that lives in the folder, e.g. "depth/a.png" -> "scene/depth/a.png"."""
+        return f"{self.folder}/{name}" if self.folder else name
+
+    @property
+    def run_json(self) -> str:
+        return self.inside("run.json")
+
+
+def layout_of(target: str | Path) -> Layout:
+    """The places that `-o target` means. Raises UsageError for a name that is neither a PLY file nor a folder."""
+    path = Path(target)
+    is_folder = os.path.isdir(path) or str(target).endswith("/")
+    if not is_folder and path.suffix.lower() == ".ply":
+        return Layout(root=path.parent, cloud=path.name, folder=path.stem)
+    if not is_folder and path.suffix.lower() in _OTHER_FILES:
+        raise UsageError(f"{target}: -o takes a name that ends in .ply, or a folder; for other formats add --format")
+    return Layout(root=path, cloud="scene.ply", folder="")
+
+
+def files_of_run(layout: Layout) -> dict[str, int] | None:
+    """Size in bytes of every file that the output's `run.json` lists, or None where it is absent or not one of ours.
+
+    A list that leads outside the output (an absolute path, `..`) is not one of ours.
+    """
+    try:
+        document = json.loads((layout.root / layout.run_json).read_text(encoding="utf-8"))
+        sizes = {str(name): int(entry["bytes"]) for name, entry in document["files"].items()}
+    except (OSError, ValueError, RecursionError, OverflowError, KeyError, TypeError, AttributeError):
+        return None
+    return sizes if all(belongs(layout, name) for name in sizes) else None
+
+
+def is_complete(target: str | Path) -> bool:
+    """Whether `-o target` holds a finished output: a valid run.json, and every file it lists there in its size."""
+    layout = layout_of(target)
+    sizes = files_of_run(layout)
+    if not sizes:
+        return False
+    paths = {layout.root / name: size for name, size in sizes.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+
+def belongs(layout: Layout, name: str) -> bool:
+    """Whether a listed path is the cloud or lies, links resolved, in the output's folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        return False
+    home = layout.root / layout.folder
+    return name == layout.cloud or (layout.root / path).parent.resolve().is_relative_to(home.resolve())
