@@ -1,0 +1,99 @@
+"""Depth maps as 16-bit PNG (0 = unknown, value / scale = z-depth) or .npy, and pictures of depth and confidence."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import InputError, OutputError
+from .files import write_bytes
+
+LARGEST = 65535  # of a 16-bit PNG
+FAR = 128.0  # depths beyond this many medians are stored as unknown: they would cost the rest its precision
+
+
+def depth_scale(depth: np.ndarray) -> float:
+    """Units of a 16-bit file per scene unit for `depth` (h, w): its largest known depth becomes 65535.
+
+    The top is capped at `FAR` medians, so that the median keeps at least 512 steps. 1.0 where nothing is known.
+    """
+    known = depth[_known(depth)].astype(np.float64)
+    return LARGEST / min(known.max(), FAR * float(np.median(known))) if known.size else 1.0
+
+
+def write_depth_png(path: Path, depth: np.ndarray) -> float:
+    """Write z-depth (h, w) as 16-bit PNG and return its scale: value / scale = depth, 0 = unknown.
+
+    Depths that are not positive and finite, or beyond `FAR` medians, are stored as unknown. The error is at most
+    0.5 / scale. Raises OutputError.
+    """
+    scale = depth_scale(depth)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = np.rint(depth.astype(np.float64) * scale)
+        inside = _known(depth) & (values <= LARGEST)
+    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16))
+    return scale
+
+
+def read_depth_png(path: Path, scale: float) -> np.ndarray:
+    """Read a 16-bit PNG as (h, w) float32 z-depth, 0 = unknown. Raises InputError."""
+    try:
+        data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: depth map cannot be read: {error.strerror or error}") from error
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if values is None:
+        raise InputError(f"{path}: depth map cannot be decoded; it has to be a 16-bit grey PNG")
+    if values.dtype != np.uint16 or values.ndim != 2:
+        raise InputError(f"{path}: depth map is not a 16-bit grey PNG ({values.dtype}, {values.ndim} axes)")
+    return (values / np.float64(scale)).astype(np.float32)
+
+
+def write_depth_npy(path: Path, depth: np.ndarray) -> None:
+    """Write z-depth (h, w) exactly, as float32 .npy; unknown is 0. Raises OutputError."""
+    stream = io.BytesIO()
+    np.save(stream, np.where(_known(depth), depth, 0).astype(np.float32), allow_pickle=False)
+    write_bytes(path, stream.getbuffer())
+
+
+def write_depth_preview(path: Path, depth: np.ndarray) -> None:
+    """Write a turbo-coloured PNG of inverse depth, near = red, between its 2nd and 98th percentile; unknown is black.
+
+    Raises OutputError.
+    """
+    known = _known(depth)
+    inverse = np.divide(1.0, depth.astype(np.float64), out=np.zeros(depth.shape), where=known)
+    _write_png(path, _coloured(inverse, known, cv2.COLORMAP_TURBO))
+
+
+def write_confidence(path: Path, confidence: np.ndarray) -> None:
+    """Write a viridis-coloured PNG of confidence, between its 2nd and 98th percentile; 0 (no depth) is black.
+
+    Raises OutputError.
+    """
+    _write_png(path, _coloured(confidence.astype(np.float64), _known(confidence), cv2.COLORMAP_VIRIDIS))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """(h, w) bool: positive and finite."""
+    return np.isfinite(values) & (values > 0)
+
+
+def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarray:
+    """(h, w, 3) uint8 BGR of float64 values (h, w), black where not known."""
+    low, high = np.percentile(values[known], [2, 98]) if known.any() else (0.0, 1.0)
+    level = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
+    picture = cv2.applyColorMap(np.rint(255 * np.clip(level, 0, 1)).astype(np.uint8), colormap)
+    picture[~known] = 0
+    return picture
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    """Encode (h, w) or (h, w, 3) BGR; cv2.imwrite would only return False on a full disk."""
+    done, data = cv2.imencode(".png", picture)
+    if not done:
+        raise OutputError(f"{path}: OpenCV cannot encode a PNG of {picture.shape[1]}x{picture.shape[0]} pixels")
+    write_bytes(path, data.data)

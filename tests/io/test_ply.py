@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plyfile import PlyData
+
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.ply import read_ply, write_ply
+from lite3r_cli.scene import PointCloud
+
+
+@pytest.mark.parametrize("count", [0, 1, 37])
+def test_what_is_written_is_read_back(tmp_path: Path, odd_cloud: PointCloud, count: int) -> None:
+    cloud = PointCloud(odd_cloud.points[:count], odd_cloud.colors[:count], odd_cloud.confidence[:count])
+    write_ply(tmp_path / "a.ply", cloud)
+    back = read_ply(tmp_path / "a.ply")
+    for name in ("points", "colors", "confidence"):
+        expected, found = getattr(cloud, name), getattr(back, name)
+        assert found.dtype == expected.dtype and found.shape == expected.shape and np.array_equal(found, expected)
+    write_ply(tmp_path / "b.ply", cloud)
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+def test_header(tmp_path: Path, odd_cloud: PointCloud) -> None:
+    write_ply(tmp_path / "a.ply", odd_cloud, comments=["frame: first\ncamera", "units: µm"])
+    ply = PlyData.read(str(tmp_path / "a.ply"))
+    properties = [(p.name, np.dtype(p.dtype("<"))) for p in ply["vertex"].properties]
+    names = ["x", "y", "z", "red", "green", "blue", "confidence"]
+    assert properties == list(zip(names, map(np.dtype, ["<f4", "<f4", "<f4", "u1", "u1", "u1", "<f4"])))
+    assert (ply.byte_order, ply.text) == ("<", False)
+    assert ply.comments == ["frame: first camera", "units: \\xb5m"]
+    write_ply(tmp_path / "b.ply", odd_cloud)
+    comments = PlyData.read(str(tmp_path / "b.ply")).comments
+    assert any(c.startswith("frame: ") for c in comments) and any(c.startswith("units: ") for c in comments)
+
+
+def test_damaged_files_are_named(tmp_path: Path, odd_cloud: PointCloud) -> None:
+    path = tmp_path / "a.ply"
+    with pytest.raises(InputError, match="a.ply"):
+        read_ply(path)
+    write_ply(path, odd_cloud)
+    whole = path.read_bytes()
+    plain = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n0\n"
+    for data in (b"", b"not a ply", whole[:-1], plain, whole.replace(b"element vertex", b"element vortex")):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="a.ply") as caught:
+            read_ply(path)
+        assert "\n" not in str(caught.value)
