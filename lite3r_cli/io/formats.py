@@ -1,0 +1,36 @@
+"""The table of extra output formats (`--format`): one line for each, one file for each beside this one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping, Protocol, Sequence
+
+from ..scene import PointCloud, View
+from .colmap import write_colmap
+from .glb import write_glb
+from .nerfstudio import write_nerfstudio
+from .tum import write_tum
+
+
+class FormatWriter(Protocol):
+    """Writes a scene into a folder, which all formats can share, and returns the files."""
+
+    def __call__(
+        self, directory: Path, views: Sequence[View], cloud: PointCloud, references: Mapping[str, str] | None = None
+    ) -> list[Path]:
+        """`references`: view name -> image path to write where a format names image files. Raises OutputError."""
+        ...
+
+
+EXTRA_FORMATS: dict[str, FormatWriter] = {
+    "colmap": lambda directory, views, cloud, references=None: write_colmap(directory, views, cloud),
+    "nerfstudio": write_nerfstudio,
+    "tum": lambda directory, views, cloud, references=None: write_tum(directory, views),
+    "glb": lambda directory, views, cloud, references=None: write_glb(directory, views, cloud),
+}
+
+
+def image_references(paths: Mapping[str, Path], directory: Path) -> dict[str, str]:
+    """View name -> path of its image relative to `directory` (the final one, not a staging one), with forward slashes."""
+    return {name: Path(os.path.relpath(path, directory)).as_posix() for name, path in paths.items()}

@@ -1,0 +1,149 @@
+"""Each extra format: written, read back by its own reader or by the format's description, compared."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lite3r_cli.geometry import invert_pose, matrix_from_quaternion
+from lite3r_cli.io import colmap
+from lite3r_cli.io.formats import EXTRA_FORMATS, image_references
+from lite3r_cli.io.ply import read_ply
+from lite3r_cli.scene import PointCloud
+
+
+def nothing() -> PointCloud:
+    return PointCloud(np.zeros((0, 3), "f4"), np.zeros((0, 3), "u1"), np.zeros(0, "f4"))
+
+
+@pytest.mark.parametrize("name", EXTRA_FORMATS)
+def test_returned_files_are_what_is_there_and_the_same_every_time(tmp_path, odd_views, odd_cloud, name: str) -> None:
+    for folder in ("one", "two"):
+        files = EXTRA_FORMATS[name](tmp_path / folder, odd_views, odd_cloud)
+        assert sorted(files) == sorted(path for path in (tmp_path / folder).rglob("*") if path.is_file())
+    for path in (tmp_path / "one").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+@pytest.mark.parametrize("name", EXTRA_FORMATS)
+def test_no_points_and_one_view(tmp_path, odd_views, name: str) -> None:
+    assert EXTRA_FORMATS[name](tmp_path, odd_views[:1], nothing())
+
+
+def test_formats_share_a_folder(tmp_path, odd_views, odd_cloud) -> None:
+    files = [file for write in EXTRA_FORMATS.values() for file in write(tmp_path, odd_views, odd_cloud)]
+    assert len(set(files)) == len(files)
+
+
+def test_colmap_text_and_binary_agree_with_the_scene(tmp_path, odd_views, odd_cloud) -> None:
+    EXTRA_FORMATS["colmap"](tmp_path, odd_views, odd_cloud)
+    folder = tmp_path / "sparse/0"
+    records = lambda name: [line for line in (folder / name).read_text("utf-8").split("\n") if not line.startswith("#")]  # noqa: E731
+    cameras = [line.split() for line in records("cameras.txt")[:-1]]
+    assert [(c[0], c[1]) for c in cameras] == [("1", "PINHOLE"), ("2", "PINHOLE")]  # the first and third image share one
+    data = (folder / "cameras.bin").read_bytes()
+    assert struct.unpack_from("<QIiQQ4d", data)[0] == 2 and len(data) == 8 + 2 * 56
+    for index, camera in enumerate(cameras):
+        assert struct.unpack_from("<IiQQ4d", data, 8 + 56 * index) == (index + 1, 1, *map(float, camera[2:]))
+
+    lines, data, offset = records("images.txt")[:-1], (folder / "images.bin").read_bytes(), 8
+    assert lines[1::2] == ["", "", ""]
+    for line, view in zip(lines[0::2], odd_views):
+        number, *pose, camera, name = line.split(" ", 9)
+        w, *xyz = map(float, pose[:4])
+        assert np.allclose(matrix_from_quaternion([*xyz, w]), view.cam_from_world[:, :3], atol=1e-12)
+        assert np.array_equal(list(map(float, pose[4:])), view.cam_from_world[:, 3]) and name == view.name
+        _, model, width, height, fx, fy, cx, cy = cameras[int(camera) - 1]
+        assert (int(width), int(height)) == (view.width, view.height)
+        assert np.array_equal([[float(fx), 0, float(cx)], [0, float(fy), float(cy)], [0, 0, 1]], view.K)
+        record = struct.pack("<I7dI", int(number), *map(float, pose), int(camera)) + name.encode() + b"\0" + bytes(8)
+        assert data[offset : offset + len(record)] == record
+        offset += len(record)
+    assert offset == len(data)
+
+    rows = np.array([line.split() for line in records("points3D.txt")[:-1]], dtype=float)
+    assert np.array_equal(rows[:, 1:4].astype("f4"), odd_cloud.points)
+    assert np.array_equal(rows[:, 4:7], odd_cloud.colors)
+    point = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
+    points = np.frombuffer((folder / "points3D.bin").read_bytes(), point, offset=8)
+    assert np.array_equal(points["xyz"].astype("f4"), odd_cloud.points) and np.array_equal(points["rgb"], odd_cloud.colors)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+def test_pycolmap_reads_it(tmp_path, odd_views, odd_cloud, suffix: str) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    if suffix == ".txt":  # COLMAP ends a name at the first blank when it reads text
+        odd_views = [replace(view, name=view.name.replace(" ", "_")) for view in odd_views]
+    files = EXTRA_FORMATS["colmap"](tmp_path, odd_views, odd_cloud)
+    for path in files:
+        if path.suffix != suffix:
+            path.unlink()
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse/0"))
+    assert model.num_cameras() == 2 and model.num_points3D() == len(odd_cloud)
+    found = {image.name: image for image in model.images.values()}
+    for view in odd_views:
+        image = found[view.name]
+        assert np.allclose(image.cam_from_world().matrix(), view.cam_from_world, atol=1e-12)
+        assert np.array_equal(image.camera.calibration_matrix(), view.K)
+        assert (image.camera.width, image.camera.height) == (view.width, view.height)
+    point = model.points3D[37]
+    assert np.allclose(point.xyz, odd_cloud.points[36]) and np.array_equal(point.color, odd_cloud.colors[36])
+
+
+def test_colmap_keeps_to_its_budget_and_to_one_line_a_name(tmp_path, monkeypatch, odd_views, odd_cloud) -> None:
+    monkeypatch.setattr(colmap, "MAX_POINTS", 10)
+    EXTRA_FORMATS["colmap"](tmp_path, [replace(odd_views[0], name="a\nb.jpg")], odd_cloud)
+    points = (tmp_path / "sparse/0/points3D.txt").read_text().splitlines()[2:]
+    assert len(points) == 10 and points[0].split()[1] == "%.9g" % odd_cloud.points[0, 0]
+    assert "a b.jpg" in (tmp_path / "sparse/0/images.txt").read_text()
+
+
+def test_nerfstudio(tmp_path: Path, odd_views, odd_cloud) -> None:
+    paths = {view.name: tmp_path / "photos" / view.name for view in odd_views}
+    references = image_references(paths, tmp_path / "out/scene")
+    EXTRA_FORMATS["nerfstudio"](tmp_path / "staging", odd_views, odd_cloud, references)
+    document = json.loads((tmp_path / "staging/transforms.json").read_text())
+    assert [frame["file_path"] for frame in document["frames"]] == [f"../../photos/{view.name}" for view in odd_views]
+    for frame, view in zip(document["frames"], odd_views):
+        pose = np.array(frame["transform_matrix"])
+        ahead = invert_pose(view.cam_from_world) @ [0, 0, 1, 1]
+        assert np.allclose(pose @ [0, 0, -1, 1], [*ahead, 1])  # OpenGL cameras look along -z …
+        below = invert_pose(view.cam_from_world) @ [0, 1, 0, 1]
+        assert np.allclose(pose @ [0, -1, 0, 1], [*below, 1])  # … with +y up
+        assert [frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"]] == view.K[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+        assert (frame["w"], frame["h"]) == (view.width, view.height)
+    cloud = read_ply(tmp_path / "staging" / document["ply_file_path"])
+    assert np.array_equal(cloud.points, odd_cloud.points)
+
+
+def test_tum(tmp_path: Path, odd_views, odd_cloud) -> None:
+    EXTRA_FORMATS["tum"](tmp_path, odd_views, odd_cloud)
+    rows = np.loadtxt(tmp_path / "trajectory.txt")
+    assert np.array_equal(rows[:, 0], [0, 1, 2])
+    for row, view in zip(rows, odd_views):
+        pose = invert_pose(view.cam_from_world)
+        assert np.allclose(row[1:4], pose[:, 3], atol=1e-8)
+        assert np.allclose(matrix_from_quaternion(row[4:]), pose[:, :3], atol=1e-8)
+
+
+def test_glb(tmp_path: Path, odd_views, odd_cloud) -> None:
+    import trimesh
+
+    EXTRA_FORMATS["glb"](tmp_path, odd_views, odd_cloud)
+    scene = trimesh.load(tmp_path / "scene.glb")
+    points = next(g for g in scene.geometry.values() if isinstance(g, trimesh.PointCloud))
+    assert np.allclose(points.vertices, odd_cloud.points * [1, -1, -1])  # y up, z towards the viewer
+    assert np.array_equal(points.colors[:, :3], odd_cloud.colors)
+    for view in odd_views:
+        pose, name = scene.graph.get(f"camera {view.name}")
+        ahead = invert_pose(view.cam_from_world) @ [0, 0, 1, 1]
+        assert np.allclose(pose @ [0, 0, -1, 1], [*(ahead * [1, -1, -1]), 1], atol=1e-6)
+        corners = scene.geometry[name].vertices
+        assert corners[:, 2].max() < -corners[:, 2].min() / 10  # the frustum opens towards -z
+        width, height = np.ptp(corners[:, :2], axis=0)
+        assert (width > height) == (view.width > view.height)
