@@ -115,7 +115,7 @@ class Mini(nn.Module):
                 local = buckets
             if i in config.taps:
                 for tap, loc, glo in zip(taps, local, buckets):
-                    tap.append(torch.cat([loc, self.norm(glo)], dim=-1))
+                    tap.append(torch.cat([self.norm(loc), self.norm(glo)], dim=-1))
         return taps
 
     def _add_camera_token(self, tokens: Tensor, is_reference: Tensor) -> Tensor:

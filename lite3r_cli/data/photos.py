@@ -1,0 +1,145 @@
+"""Posed photographs with sparse depth as training data.
+
+A folder of scenes, each `SCENE/images/*`, `SCENE/cameras.json` (per image K, cam_from_world, width, height) and `SCENE/points.npz`
+(per image N×3: u, v, z-depth). Views are drawn by overlap and re-photographed by a virtual camera at the same place: random roll,
+zoom and mirroring are exact for any depth, and the principal point moves to the middle of the picture.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lite3r_cli.errors import InputError
+
+MIN_OVERLAP = 0.2
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    images: list[np.ndarray]  # (H, W, 3) uint8 RGB
+    K: np.ndarray  # (n, 3, 3)
+    cam_from_world: np.ndarray  # (n, 3, 4)
+    points: list[np.ndarray]  # (N, 3): u, v, z
+    overlap: np.ndarray  # (n, n) share of a row's points that fall into the column's image
+
+
+def load_scenes(folder: Path) -> list[PosedScene]:
+    """Every scene below `folder`. Raises InputError when there is none or one cannot be read."""
+    scenes = [_load_scene(path.parent) for path in sorted(folder.glob("*/cameras.json"))]
+    if not scenes:
+        raise InputError(f"{folder}: no SCENE/cameras.json below it; give a folder of posed scenes")
+    return scenes
+
+
+def _load_scene(folder: Path) -> PosedScene:
+    try:
+        entries = json.loads((folder / "cameras.json").read_text())["images"]
+        with np.load(folder / "points.npz", allow_pickle=False) as archive:
+            points = {name: archive[name].astype(np.float64) for name in archive.files}
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{folder}: cameras.json or points.npz cannot be read ({error})") from error
+    names = sorted(name for name in entries if name in points and len(points[name]))
+    images = [cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR) for name in names]
+    missing = [name for name, image in zip(names, images) if image is None]
+    if missing or len(names) < 2:
+        raise InputError(f"{folder}: unreadable or too few images ({', '.join(missing[:5]) or len(names)})")
+    K = np.array([entries[name]["K"] for name in names], dtype=np.float64)
+    poses = np.array([entries[name]["cam_from_world"] for name in names], dtype=np.float64)
+    pixels = [points[name] for name in names]
+    rgb = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images]
+    return PosedScene(rgb, K, poses, pixels, _overlap(rgb, K, poses, pixels))
+
+
+def _overlap(images: list[np.ndarray], K: np.ndarray, poses: np.ndarray, points: list[np.ndarray]) -> np.ndarray:
+    share = np.zeros((len(images), len(images)))
+    for i, uvz in enumerate(points):
+        uvz = uvz[:: max(1, len(uvz) // 300)]
+        rays = np.c_[uvz[:, :2], np.ones(len(uvz))] @ np.linalg.inv(K[i]).T * uvz[:, 2:]
+        world = (rays - poses[i, :, 3]) @ poses[i, :, :3]
+        for j, image in enumerate(images):
+            camera = world @ poses[j, :, :3].T + poses[j, :, 3]
+            pixel = camera @ K[j].T
+            z = np.maximum(pixel[:, 2:], 1e-9)
+            inside = ((pixel[:, :2] / z >= 0) & (pixel[:, :2] / z < image.shape[1::-1])).all(1) & (camera[:, 2] > 0)
+            share[i, j] = inside.mean()
+    return share
+
+
+def sample_photos(
+    scenes: list[PosedScene], rng: np.random.Generator, batch: int, views: int, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """`images` (B, S, H, W, 3) uint8, sparse `depth` (B, S, H, W) float32, `K` (B, S, 3, 3), `cam_from_world` (B, S, 3, 4)."""
+    large = [s for s in scenes if len(s.images) >= views] or [max(scenes, key=lambda s: len(s.images))]
+    samples = []
+    for _ in range(batch):
+        scene = large[rng.integers(len(large))]
+        chosen = _choose_views(scene.overlap, rng, views)
+        mirror, roll, zoom = rng.random() < 0.5, rng.normal(0, 4), rng.uniform(1.0, 1.6)
+        shots = [
+            _rephotograph(scene, i, height, width, mirror, roll + rng.normal(0, 3), zoom * rng.uniform(1.0, 1.1))
+            for i in chosen
+        ]
+        samples.append([np.stack(column) for column in zip(*shots)])
+    images, depth, K, poses = (np.stack(column) for column in zip(*samples))
+    return {"images": images, "depth": depth, "K": K, "cam_from_world": poses}
+
+
+def _choose_views(overlap: np.ndarray, rng: np.random.Generator, views: int) -> list[int]:
+    """Grow a set from a random view: each next one overlaps a member; repeats fill up a scene that is too small."""
+    chosen = [int(rng.integers(len(overlap)))]
+    while len(chosen) < views:
+        mutual = np.minimum(overlap[chosen], overlap[:, chosen].T).max(0)
+        mutual[chosen] = 0
+        fit = np.flatnonzero(mutual >= MIN_OVERLAP)
+        if not len(fit):
+            fit = np.flatnonzero(mutual > 0) if (mutual > 0).any() else np.arange(len(overlap))
+        chosen.append(int(fit[rng.integers(len(fit))]))
+    return list(rng.permutation(chosen))
+
+
+def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bool, roll_deg: float, zoom: float):
+    """The picture, sparse depth, K and cam_from_world of a camera at the same place with another roll and focal length."""
+    image, K, pose = scene.images[i], scene.K[i], scene.cam_from_world[i]
+    angle = np.deg2rad(roll_deg)
+    cos, sin = np.cos(angle), np.sin(angle)
+    margin_x = min(K[0, 2], image.shape[1] - K[0, 2])
+    margin_y = min(K[1, 2], image.shape[0] - K[1, 2])
+    scale = max((abs(cos) * width + abs(sin) * height) / (2 * margin_x), (abs(sin) * width + abs(cos) * height) / (2 * margin_y))
+    scale *= zoom  # target pixels per source pixel
+    roll = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    focal = scale * np.sqrt(K[0, 0] * K[1, 1])
+    target_K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    warp = target_K @ roll @ np.linalg.inv(K)
+    picture = _warp_antialiased(image, warp, scale, height, width)
+    uvz = scene.points[i]
+    uv = np.c_[uvz[:, :2], np.ones(len(uvz))] @ warp.T
+    uv = uv[:, :2] / uv[:, 2:]
+    rolled = np.c_[roll @ pose[:, :3], roll @ pose[:, 3]]
+    if mirror:
+        picture = picture[:, ::-1]
+        uv[:, 0] = width - uv[:, 0]
+        flip = np.diag([-1.0, 1.0, 1.0])
+        rolled = np.c_[flip @ rolled[:, :3] @ flip, flip @ rolled[:, 3]]
+    depth = np.zeros((height, width), np.float32)
+    x, y = np.floor(uv).astype(int).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (uvz[:, 2] > 0)
+    depth[y[inside], x[inside]] = uvz[inside, 2]
+    return np.ascontiguousarray(picture), depth, target_K.astype(np.float32), rolled.astype(np.float32)
+
+
+def _warp_antialiased(image: np.ndarray, warp: np.ndarray, scale: float, height: int, width: int) -> np.ndarray:
+    """Apply a homography between pixel coordinates with centres at +0.5, shrinking by area first where it shrinks."""
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        shrink = np.diag([size[0] / image.shape[1], size[1] / image.shape[0], 1.0])
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        warp = warp @ np.linalg.inv(shrink)
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV's pixel centres are at whole numbers
+    return cv2.warpPerspective(
+        image, np.linalg.inv(half) @ warp @ half, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )

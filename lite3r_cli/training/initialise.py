@@ -1,0 +1,45 @@
+"""Starting points of training: a pretrained image encoder, or an earlier checkpoint of the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lite3r_cli.backbones.mini import Mini
+from lite3r_cli.backbones.weights import load_into, read_checkpoint
+from lite3r_cli.errors import WeightsError
+
+
+def load_encoder(model: Mini, files: list[Path]) -> int:
+    """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`; returns how many tensors.
+
+    Heads, camera tokens and QK-norms keep their initial values. Raises WeightsError when a tensor of the encoder is missing or mis-shaped.
+    """
+    encoder: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            encoder |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: not a readable safetensors file ({error})") from error
+    wanted = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith(("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")) and "q_norm" not in name
+        and "k_norm" not in name
+    }  # fmt: skip
+    bad = [n for n, p in wanted.items() if n not in encoder or encoder[n].shape != p.shape]
+    if bad:
+        raise WeightsError(f"{files[0]}: not a ViT-S/14 encoder; missing or mis-shaped: {', '.join(bad[:5])}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(encoder[name].float())
+    return len(wanted)
+
+
+def load_checkpoint(model: Mini, path: Path) -> None:
+    """Warm start from a checkpoint of the same configuration."""
+    state, _ = read_checkpoint(path)
+    load_into(model, state, path)

@@ -1,0 +1,168 @@
+"""The training loop: DDP, bf16, gradient clipping, a time budget, an average of the weights, checkpoints, a JSONL log.
+
+Nothing in a step waits for the GPU; figures are read back once every `log_every` steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lite3r_cli.errors import UsageError
+from lite3r_cli.training.checkpoint import load_training_state, save_training_state, save_weights
+from lite3r_cli.training.losses import LossWeights, Targets, compute_losses
+from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
+from lite3r_cli.training.rounding import RoundedWeights
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """`budget_minutes` of wall time, or `max_steps`, whichever ends first; the cosine follows the one that is nearer its end."""
+
+    output: Path
+    budget_minutes: float = 20.0
+    max_steps: int | None = None
+    lr: float = 4e-4
+    encoder_factor: float = 0.3
+    muon: bool = False
+    warmup_steps: int = 300
+    clip: float = 1.0
+    ema_decay: float = 0.9985
+    rounded_share: float = 0.25  # last share of the budget that trains on FP8-rounded weights
+    log_every: int = 50
+    save_minutes: float = 3.0
+    compile: bool = False
+    seed: int = 0
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        if self.budget_minutes <= 0:
+            raise UsageError("--budget-minutes must be positive")
+        if not 0 < self.lr < 1:
+            raise UsageError("--lr must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, S, 3, H, W) in [0, 1] on the device, and their ground truth."""
+
+    images: Tensor
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place among the others."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+class Trainer:
+    """Runs steps over batches; `report(record)` is called on rank 0 with each logged record."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig, worker: Worker, report: Callable[[dict], None]):
+        self.model, self.config, self.worker, self.report = model, config, worker, report
+        if config.compile:
+            for block in model.blocks:
+                block.compile(dynamic=True)
+        self.optimisers = build_optimisers(model, config.lr, config.encoder_factor, config.muon)
+        self.average = WeightAverage(model, config.ema_decay)
+        self.rounded = RoundedWeights(model)
+        self.runner = model
+        if worker.world > 1:
+            ids = [worker.device.index] if worker.device.type == "cuda" else None
+            self.runner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        self.step, self.elapsed = 0, 0.0
+
+    def resume(self, path: Path) -> None:
+        self.step, self.elapsed = load_training_state(path, self.model, self.average, self.optimisers)
+
+    def run(self, batches: Callable[[int], Iterator[Batch]]) -> None:
+        """Train until the budget is spent; `batches(step)` yields the batches from that step on."""
+        start, saved = time.monotonic() - self.elapsed, time.monotonic()
+        window: list[dict[str, Tensor]] = []
+        progress = self._progress(self.elapsed)
+        for batch in batches(self.step):
+            if self.step % 10 == 0:  # rank 0's clock decides for all
+                self.elapsed = self._agree(time.monotonic() - start)
+                progress = self._progress(self.elapsed)
+            if progress >= 1:
+                break
+            set_learning_rate(self.optimisers, learning_rate_factor(self.step, progress, self.config.warmup_steps))
+            window.append(self.train_step(batch, rounded=progress > 1 - self.config.rounded_share))
+            self.step += 1
+            if self.step % self.config.log_every == 0:
+                self._log(window, progress)
+                window = []
+            if self.worker.is_first and time.monotonic() - saved > 60 * self.config.save_minutes:
+                self.save()
+                saved = time.monotonic()
+        if self.worker.is_first:
+            self.save()
+
+    def train_step(self, batch: Batch, rounded: bool) -> dict[str, Tensor]:
+        self.model.train()
+        device = self.worker.device.type
+        with self.rounded(rounded):
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                out = self.runner(batch.images, batch.targets.reference, rays=True)
+            terms = compute_losses(out, batch.targets, self.config.weights)
+            terms["total"].backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        finite = torch.isfinite(norm)
+        for parameter in self.model.parameters():  # a step with a broken gradient moves nothing, on every GPU alike
+            if parameter.grad is not None:
+                parameter.grad.mul_(finite).nan_to_num_(0, 0, 0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.average.update(self.step)
+        return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
+
+    def save(self) -> None:
+        folder = self.config.output
+        save_weights(folder / "average.safetensors", self.average.state_dict(), self.model, torch.float16)
+        save_training_state(folder / "state.safetensors", self.model, self.average, self.optimisers, self.step, self.elapsed)
+
+    def _progress(self, elapsed: float) -> float:
+        by_time = elapsed / (60 * self.config.budget_minutes)
+        return max(by_time, self.step / self.config.max_steps) if self.config.max_steps else by_time
+
+    def _agree(self, value: float) -> float:
+        if self.worker.world == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.worker.device)
+        dist.broadcast(tensor, 0)
+        return float(tensor)
+
+    def _log(self, window: list[dict[str, Tensor]], progress: float) -> None:
+        mean = {}
+        for name in sorted({k for terms in window for k in terms}):
+            values = torch.stack([terms[name] for terms in window if name in terms])
+            mean[name] = float(values.nanmean())
+        if not self.worker.is_first:
+            return
+        record = {
+            "step": self.step,
+            "seconds": round(self.elapsed, 1),
+            "progress": round(progress, 4),
+            "lr": self.optimisers[0].param_groups[0]["lr"],
+            **{k: round(v, 5) for k, v in mean.items()},
+        }
+        with (self.config.output / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.report(record)

@@ -1,0 +1,186 @@
+"""What `mini` is trained with: cameras (absolute, pairwise and as rays), depth with confidence, and points that agree between views.
+
+Everything is compared in the reference view's frame, in units of the scene's geometric-mean depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lite3r_cli.backbones.mini import RawOutput, intrinsics_from_log_focal
+
+FAR = 4.0  # log depth that sky is pushed beyond: about 55 times the mean depth
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of B scenes with S views each."""
+
+    depth: Tensor  # (B, S, H, W) z-depth, 0 = none
+    K: Tensor  # (B, S, 3, 3), pixels, centres at +0.5
+    cam_from_world: Tensor  # (B, S, 3, 4)
+    reference: Tensor  # (B,) index of the reference view
+    sparse: bool = False  # depth at scattered pixels only, scale unknown; no depth then says nothing about the pixel
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    depth: float = 1.0
+    gradient: float = 1.0
+    rotation: float = 2.0
+    position: float = 1.0
+    direction: float = 0.5
+    focal: float = 1.0
+    rays: float = 0.5
+    points: float = 0.5
+    sky: float = 0.1
+    confidence_alpha: float = 0.1  # optimal confidence = alpha / |log-depth error|
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Ground truth in the reference frame, normalised."""
+
+    log_depth: Tensor  # (B, S, H, W), 0 where invalid
+    valid: Tensor  # (B, S, H, W) bool
+    rotation: Tensor  # (B, S, 3, 3) reference_from_cam
+    centre: Tensor  # (B, S, 3)
+    K: Tensor  # (B, S, 3, 3)
+
+
+def _normalise(target: Targets, predicted_log_depth: Tensor) -> _Scene:
+    valid = target.depth > 0
+    log_depth = torch.where(valid, target.depth, torch.ones_like(target.depth)).log()
+    if target.sparse:  # the scale of such a scene means nothing: take the prediction's
+        difference = torch.where(valid, log_depth - predicted_log_depth.detach(), torch.nan)
+        shift = difference.flatten(1).nanmedian(1).values.nan_to_num()
+    else:
+        shift = log_depth.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+    R, t = target.cam_from_world[..., :3], target.cam_from_world[..., 3]
+    pick = torch.arange(len(R), device=R.device)
+    R_ref, t_ref = R[pick, target.reference], t[pick, target.reference]
+    rotation = R_ref[:, None] @ R.transpose(-1, -2)
+    centre = t_ref[:, None] - (rotation @ t[..., None]).squeeze(-1)
+    return _Scene(
+        torch.where(valid, log_depth - shift[:, None, None, None], 0.0),
+        valid,
+        rotation,
+        centre * torch.exp(-shift)[:, None, None],
+        target.K,
+    )
+
+
+def compute_losses(out: RawOutput, target: Targets, weights: LossWeights = LossWeights()) -> dict[str, Tensor]:
+    """Every weighted term by its name, and their sum as `total`; scalars on the device (nothing is synchronised)."""
+    scene = _normalise(target, out.log_depth)
+    height, width = target.depth.shape[-2:]
+    half_diagonal = 0.5 * (height**2 + width**2) ** 0.5
+    focal = (scene.K[..., 0, 0] * scene.K[..., 1, 1]).sqrt()
+    terms = {
+        **_depth_terms(out, scene, target.sparse, weights),
+        **_pair_terms(out, scene),
+        "focal": (out.log_focal - torch.log(focal / half_diagonal)).abs().mean(),
+        "points": _point_term(out, scene, sparse=target.sparse),
+    }
+    if out.rays is not None:
+        terms["rays"] = _ray_term(out.rays, scene, height, width)
+    scale = {f.name: getattr(weights, f.name) for f in fields(weights)}
+    weighted = {name: scale[name] * value for name, value in terms.items()}
+    return {**weighted, "total": torch.stack(list(weighted.values())).sum()}
+
+
+def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def _depth_terms(out: RawOutput, scene: _Scene, sparse: bool, weights: LossWeights) -> dict[str, Tensor]:
+    error = torch.where(scene.valid, out.log_depth - scene.log_depth, 0.0)
+    log_confidence = out.confidence.log()
+    terms = {
+        "depth": _masked_mean(out.confidence * error.abs() - weights.confidence_alpha * log_confidence, scene.valid),
+    }
+    if sparse:
+        return terms
+    sky = ~scene.valid
+    terms["sky"] = _masked_mean(F.relu(FAR - out.log_depth) + out.confidence - 1, sky)
+    gradient = error.new_zeros(())
+    for step in (1, 2, 4, 8):  # multi-scale gradient matching (MegaDepth, arXiv 1804.00607)
+        e, v = error[..., ::step, ::step], scene.valid[..., ::step, ::step]
+        gradient = gradient + _masked_mean((e[..., 1:] - e[..., :-1]).abs(), v[..., 1:] & v[..., :-1])
+        gradient = gradient + _masked_mean((e[..., 1:, :] - e[..., :-1, :]).abs(), v[..., 1:, :] & v[..., :-1, :])
+    return {**terms, "gradient": gradient / 4}
+
+
+def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
+    """Relative pose of every ordered pair of views, so that no single view's error counts for all."""
+    relative, offset = _relative(out.rotation, out.centre)
+    true_relative, true_offset = _relative(scene.rotation, scene.centre)
+    views = relative.shape[1]
+    apart = ~torch.eye(views, dtype=torch.bool, device=relative.device)
+    chord = (relative - true_relative).flatten(-2).norm(dim=-1) / 2**0.5  # close to the angle in radians
+    distance = (offset - true_offset).norm(dim=-1)
+    baseline = true_offset.norm(dim=-1)
+    unit = offset / (offset.norm(dim=-1, keepdim=True) + 0.02)
+    true_unit = true_offset / (baseline[..., None] + 0.02)
+    direction = (unit - true_unit).norm(dim=-1)
+    return {
+        "rotation": chord[:, apart].mean(),
+        "position": (distance / (0.3 + baseline))[:, apart].mean(),
+        "direction": direction[:, apart].mean(),
+    }
+
+
+def _relative(rotation: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotation (B, i, j, 3, 3) from camera i to camera j, and camera i's centre in j's frame (B, i, j, 3)."""
+    inverse = rotation.transpose(-1, -2)[:, None]  # (B, 1, j, 3, 3)
+    relative = inverse @ rotation[:, :, None]
+    offset = (inverse @ (centre[:, :, None] - centre[:, None])[..., None]).squeeze(-1)
+    return relative, offset
+
+
+def _ray_term(rays: Tensor, scene: _Scene, height: int, width: int) -> Tensor:
+    rows, columns = rays.shape[2:4]
+    u = (torch.arange(columns, device=rays.device) + 0.5) * (width / columns)
+    v = (torch.arange(rows, device=rays.device) + 0.5) * (height / rows)
+    direction = _camera_rays(scene.K, u[None, :].expand(rows, -1), v[:, None].expand(-1, columns))
+    direction = torch.einsum("bsij,bshwj->bshwi", scene.rotation, direction)
+    centre = scene.centre[:, :, None, None].expand_as(direction)
+    return (rays - torch.cat([direction, centre], dim=-1)).abs().mean() * 3
+
+
+def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """K⁻¹·(u, v, 1) for K (B, S, 3, 3) and pixel grids (h, w) → (B, S, h, w, 3)."""
+    fx, fy, cx, cy = (K[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    x, y = (u - cx) / fx, (v - cy) / fy
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1)
+
+
+def _point_term(out: RawOutput, scene: _Scene, sparse: bool, step: int = 4) -> Tensor:
+    """Unprojected points against the true ones, relative to their distance from the camera: couples depth, pose and focal length.
+
+    Since every view's points are compared in one frame, points of different views that show one place must meet.
+    """
+    step = 1 if sparse else step
+    offset = 0 if sparse else step // 2
+    height, width = scene.valid.shape[-2:]
+    v, u = torch.meshgrid(
+        torch.arange(offset, height, step, device=out.centre.device) + 0.5,
+        torch.arange(offset, width, step, device=out.centre.device) + 0.5,
+        indexing="ij",
+    )
+    pick = (..., slice(offset, None, step), slice(offset, None, step))
+    valid, true_depth = scene.valid[pick], scene.log_depth[pick].exp()
+    predicted_K = intrinsics_from_log_focal(out.log_focal, height, width)
+    predicted = _world_points(predicted_K, out.rotation, out.centre, out.log_depth[pick].clamp(max=FAR + 1).exp(), u, v)
+    true = _world_points(scene.K, scene.rotation, scene.centre, true_depth, u, v)
+    error = (predicted - true).norm(dim=-1) / (true_depth + 0.1)
+    return _masked_mean(torch.log1p(error), valid)
+
+
+def _world_points(K: Tensor, rotation: Tensor, centre: Tensor, depth: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    points = _camera_rays(K, u, v) * depth[..., None]
+    return torch.einsum("bsij,bshwj->bshwi", rotation, points) + centre[:, :, None, None]
