@@ -1,0 +1,71 @@
+"""File names that fit on one line and are unique on every file system."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\ud800-\udfff]")  # control, line breaks, bytes not in UTF-8
+_UNSAFE = re.compile(r'[\\/:*?"<>|]')  # not allowed in file names on Windows
+_LONGEST_STEM = 160  # bytes of UTF-8; leaves room for an index and a suffix within the usual 255
+
+
+def printable(name: object) -> str:
+    """`name` on one line: line breaks, control characters and undecodable bytes become `_`."""
+    return _UNPRINTABLE.sub("_", str(name))
+
+
+def _fold(name: str) -> str:
+    """Two names with the same fold are one file on a case-insensitive or normalising file system."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def unique_names(file_names: Sequence[str]) -> list[str]:
+    """One-line names, pairwise different even where case does not count; a repeated `a.jpg` becomes `a_2.jpg`.
+
+    A name that is unique already (nearly always) stays as it is.
+    """
+    return _numbered([printable(name) for name in file_names])
+
+
+def output_stems(names: Sequence[str]) -> list[str]:
+    """For each of the unique `names` a stem for its output files, pairwise different and legal on every file system.
+
+    `a.jpg` gives `a`; where `a.png` is in the set too they give `a_jpg` and `a_png`.
+    """
+    stems = [_safe_stem(PurePath(name).stem) for name in names]
+    shared = Counter(map(_fold, stems))
+    for i, name in enumerate(names):
+        if shared[_fold(stems[i])] > 1:
+            stems[i] = f"{stems[i]}_{_safe_stem(PurePath(name).suffix)}"
+    return _numbered(stems)
+
+
+def _safe_stem(stem: str) -> str:
+    stem = _UNSAFE.sub("_", printable(stem)).strip(". ")
+    stem = stem.encode()[:_LONGEST_STEM].decode(errors="ignore").rstrip(". ")
+    return stem or "view"
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The first owner of a name keeps it, later ones get the first free number."""
+    taken = {_fold(name) for name in names}
+    seen: set[str] = set()
+    result = []
+    for name in names:
+        if _fold(name) in seen:
+            name = _free(Path(name), taken)
+            taken.add(_fold(name))
+        seen.add(_fold(name))
+        result.append(name)
+    return result
+
+
+def _free(name: Path, taken: set[str]) -> str:
+    number = 2
+    while _fold(candidate := f"{name.stem}_{number}{name.suffix}") in taken:
+        number += 1
+    return candidate

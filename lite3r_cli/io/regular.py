@@ -1,0 +1,76 @@
+"""Opening input files so that nothing can hang: links that loop, pipes and devices are refused before they are opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import InputError
+
+_MAX_BYTES = 2**31 - 1  # what OpenCV takes in one buffer
+_LFS_POINTER = b"version https://git-lfs"
+_KINDS = (
+    (stat.S_ISDIR, "a folder, not a file"),
+    (stat.S_ISFIFO, "a named pipe, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (stat.S_ISCHR, "a device, not a file"),
+    (stat.S_ISBLK, "a device, not a file"),
+)
+_REASONS = {
+    errno.ENOENT: "a link to nothing, or removed while reading",
+    errno.ELOOP: "a symbolic link that leads back to itself",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+
+class BadImage(InputError):
+    """A file that cannot be used; the message is the reason alone, without the file's name."""
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refuses a path, in a few words."""
+    return _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular, non-empty file for reading. Raises BadImage for anything else, and never blocks."""
+    try:
+        _require_regular(os.stat(path))
+        # O_NONBLOCK: should a pipe take the file's place in between, opening it still returns at once.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        stream = os.fdopen(os.open(path, flags), "rb")
+    except OSError as error:
+        raise BadImage(os_reason(error)) from error
+    try:
+        status = os.fstat(stream.fileno())
+        _require_regular(status)
+        if status.st_size == 0:
+            raise BadImage("the file is empty (0 bytes)")
+        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise BadImage("a Git LFS pointer, not the picture: run `git lfs pull`")
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def read_regular(path: Path) -> bytes:
+    """All bytes of a regular, non-empty file. Raises BadImage."""
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size > _MAX_BYTES:
+            raise BadImage("the file is larger than 2 GiB")
+        try:
+            return stream.read()
+        except OSError as error:
+            raise BadImage(os_reason(error)) from error
+
+
+def _require_regular(status: os.stat_result) -> None:
+    for is_kind, reason in _KINDS:
+        if is_kind(status.st_mode):
+            raise BadImage(reason)
