@@ -75,8 +75,11 @@ class Clip:
 
     @property
     def ends_early(self) -> bool:
-        """Do frames lack that the container states? Counts estimated from a variable rate may be a little off."""
-        return self.count < 0.98 * self.stated - 2
+        """Does the video end clearly before the frame count that its container states?"""
+        return self._lacks_frames(self.count)
+
+    def _lacks_frames(self, count: int) -> bool:
+        return count < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
         """Fill `frames` with the frames `wanted` by index; was `count` right? If not it is now, and the wish is to be renewed.
@@ -87,6 +90,8 @@ class Clip:
         if wanted == self._fetched or (not wanted and self.count):
             return True
         self.frames, seen = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
+        if seen > 1 and self._lacks_frames(seen):
+            seen -= 1  # the frame at the cut is rarely whole, and decoders do not say so
         right, self.count, self._fetched = seen == self.count, seen, wanted
         return right
 
