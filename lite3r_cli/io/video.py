@@ -82,7 +82,7 @@ class Clip:
         return count < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
-        """Fill `frames` with the frames `wanted` by index; was `count` right? If not it is now, and the wish is to be renewed.
+        """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it is from now on.
 
         Frames are upright; one that is damaged is left out. Raises BadImage if no frame can be decoded.
         """
