@@ -5,8 +5,8 @@ float between foreground and background at depth edges, pixels that other views 
 mean of the surfaces that agree on it, coloured from the full-resolution image, optionally merged in voxels, and cut to
 the point budget.
 
-All of it is vectorised over the pixels of a view, one view at a time: beyond the views themselves, memory holds a byte a
-pixel and the points kept so far.
+All of it is vectorised over the pixels of a view, one view at a time: beyond the views themselves, memory holds a byte
+a pixel and the points kept so far.
 """
 
 from __future__ import annotations

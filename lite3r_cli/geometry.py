@@ -50,8 +50,14 @@ def pixel_grid(height: int, width: int) -> Array:
 
 def unproject(depth: ArrayLike, K: ArrayLike, cam_from_world: ArrayLike | None = None) -> Array:
     """World points (h, w, 3) of a z-depth map (h, w) whose own-size intrinsics are K; camera points without a pose."""
-    depth = np.asarray(depth, np.float64)
-    pixels = pixel_grid(*depth.shape)
+    return unproject_pixels(pixel_grid(*np.shape(depth)), depth, K, cam_from_world)
+
+
+def unproject_pixels(
+    pixels: ArrayLike, depth: ArrayLike, K: ArrayLike, cam_from_world: ArrayLike | None = None
+) -> Array:
+    """World points (..., 3) of pixels (..., 2) with z-depth (...); camera points without a pose. Undoes `project`."""
+    pixels, depth = np.asarray(pixels, np.float64), np.asarray(depth, np.float64)
     homogeneous = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1)
     points = homogeneous @ np.linalg.inv(np.asarray(K, np.float64)).T * depth[..., None]
     return points if cam_from_world is None else transform(invert_pose(cam_from_world), points)

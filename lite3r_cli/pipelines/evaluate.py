@@ -1,0 +1,282 @@
+"""Score a network's predictions against scenes with ground truth, window by window.
+
+A scene's images, in natural order, are cut into windows of `views` consecutive ones, half a window apart, the last
+one anchored at the end; each window is predicted on its own. Within a scene the errors of all pairs of all windows are
+pooled for the AUCs and the medians, those of all views for the focal length; the depth and cloud measures, which have
+one scale a window, are means over windows. Scenes are averaged with equal weight.
+
+The true depth map is never resampled: the predicted one is, bilinearly, to its size. Clouds are compared in the frame
+of a window's first camera, at the window's scale, on the same pixels drawn from those with ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from .. import geometry, metrics
+from ..config import PredictConfig
+from ..console import Progress
+from ..errors import InputError, UsageError
+from ..io.cameras import read_cameras_json
+from ..io.images import ImageSet, discover
+from ..scene import View
+
+PredictWindow = Callable[[ImageSet, Sequence[int]], Sequence[View]]  # the views of images[indices], in that order
+Warn = Callable[[str], None]
+
+NO_DIRECTION = 1e-6  # true baselines below this share of the scene's extent have no direction
+CHAMFER_POINTS = 50_000  # points a cloud and window
+_MEDIAN_SAMPLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is scored and how."""
+
+    scenes: tuple[Path, ...]
+    predict: PredictConfig = PredictConfig()
+    views: int = 4  # images a window
+
+    def __post_init__(self) -> None:
+        if not self.scenes:
+            raise UsageError("no scenes given: name folders that hold images/ and cameras.json")
+        if self.views < 1:
+            raise UsageError(f"--views must be at least 1, not {self.views}")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The measures of a scene; None where there is no ground truth for one."""
+
+    auc5: float | None = None  # 0..1
+    auc15: float | None = None
+    auc30: float | None = None
+    rotation_deg: float | None = None
+    translation_deg: float | None = None
+    focal_pct: float | None = None
+    absrel: float | None = None
+    delta1: float | None = None  # share of pixels within a factor of 1.25
+    chamfer_pct: float | None = None  # of the scene's median depth
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by scene, and their mean over the scenes that have them."""
+
+    scenes: dict[str, Scores]
+    mean: Scores
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene to score: where its truth is, and its pictures in natural order."""
+
+    folder: Path
+    images: ImageSet
+    indices: list[int]  # view i of cameras.json is images.records[indices[i]]
+
+
+def evaluate(
+    config: EvaluateConfig,
+    progress: Progress | None = None,
+    warn: Warn = lambda text: None,
+    predict: PredictWindow | None = None,
+) -> Evaluation:
+    """Score every scene of `config`; `predict` stands in for the network.
+
+    All scenes are opened before the network is loaded. Raises InputError for a scene that is not one.
+    """
+    progress = progress or Progress()
+    scenes = [open_scene(folder, warn) for folder in config.scenes]
+    predict = predict or _network(config.predict, progress)
+    scores = {}
+    for name, scene in zip(scene_names(config.scenes), scenes, strict=True):
+        truth = read_cameras_json(scene.folder)
+        parts = windows(len(truth), config.views)
+        tally = _Tally(truth)
+        with progress.stage(name, total=len(parts)) as step:
+            for part in parts:
+                tally.add([truth[i] for i in part], predict(scene.images, [scene.indices[i] for i in part]))
+                step()
+        scores[name] = tally.scores()
+    return Evaluation(scores, mean_scores(list(scores.values())))
+
+
+def windows(count: int, size: int) -> list[range]:
+    """All windows of `size` consecutive numbers below `count`, size // 2 apart, the last one ending at `count`.
+
+    A `count` of at most `size` is one window.
+    """
+    if count <= size:
+        return [range(count)]
+    starts = list(range(0, count - size + 1, max(1, size // 2)))
+    if starts[-1] != count - size:
+        starts.append(count - size)
+    return [range(start, start + size) for start in starts]
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of every measure over the scenes that have it."""
+    means = {}
+    for measure in fields(Scores):
+        values = [value for value in (getattr(score, measure.name) for score in scores) if value is not None]
+        means[measure.name] = float(np.mean(values)) if values else None
+    return Scores(**means)
+
+
+# --- scenes -----------------------------------------------------------------------------------------------------------
+
+
+def open_scene(folder: Path, warn: Warn = lambda text: None) -> Scene:
+    """Check a scene's cameras.json and pictures; neither pictures nor depth maps are decoded yet.
+
+    Raises UsageError for a path that does not exist, InputError for what is missing or malformed in it.
+    """
+    if not folder.exists():
+        raise UsageError(f"{folder}: no such folder; a scene is a folder with cameras.json and images/")
+    if not (folder / "cameras.json").is_file():
+        raise InputError(f"{folder}: no cameras.json in it; a scene is a folder with cameras.json and images/")
+    views = read_cameras_json(folder, load_depth=False)
+    paths = [folder / "images" / view.name for view in views]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: missing, but {folder / 'cameras.json'} lists it: restore it or remove its entry")
+    images = discover(paths, strict=True)
+    for text in images.warnings:
+        warn(text)
+    position = {record.path: index for index, record in enumerate(images.records)}
+    for path, view in zip(paths, views, strict=True):
+        record = images.records[position[path]]
+        if (record.width, record.height) != (view.width, view.height):
+            raise InputError(
+                f"{path}: has {record.width}x{record.height} pixels, but {folder / 'cameras.json'} says "
+                f"{view.width}x{view.height}: correct width, height and K"
+            )
+    return Scene(folder, images, [position[path] for path in paths])
+
+
+def scene_names(folders: Sequence[Path]) -> list[str]:
+    """A name for each scene: its folder's, or the path as given where two folders share one. Raises UsageError."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("a scene is named twice: name each once")
+    short = [folder.resolve().name or str(folder) for folder in folders]
+    return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+
+
+def _network(config: PredictConfig, progress: Progress) -> PredictWindow:
+    from .predict import Predictor
+
+    predictor = Predictor(config, progress)
+    return lambda images, indices: predictor.predict(images, indices=indices, strict=True).views
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tally:
+    """The errors of a scene's windows so far."""
+
+    truth: Sequence[View]  # of the whole scene
+    rotation: list[np.ndarray] = field(default_factory=list)  # per window (P,)
+    translation: list[np.ndarray] = field(default_factory=list)
+    larger: list[np.ndarray] = field(default_factory=list)
+    focal: list[np.ndarray] = field(default_factory=list)  # per window (S,)
+    depth: list[tuple[float, float, float]] = field(default_factory=list)  # per window AbsRel, δ, Chamfer
+
+    def __post_init__(self) -> None:
+        self.median_depth = _median_depth(self.truth)
+        centres = geometry.camera_centres(np.stack([view.cam_from_world for view in self.truth]))
+        extent = max(float(np.linalg.norm(np.ptp(centres, axis=0))), self.median_depth or 0.0)
+        self.min_baseline = NO_DIRECTION * extent
+
+    def add(self, truth: Sequence[View], predicted: Sequence[View]) -> None:
+        """Compare one window's predictions with the truth for the same images."""
+        if len(truth) != len(predicted):
+            raise ValueError(f"{len(predicted)} predictions for {len(truth)} images")
+        poses, true_poses = (np.stack([view.cam_from_world for view in views]) for views in (predicted, truth))
+        errors = metrics.pair_errors(poses, true_poses, self.min_baseline)
+        self.rotation.append(errors.rotation)
+        self.translation.append(errors.translation)
+        self.larger.append(errors.larger)
+        K, true_K = (np.stack([view.K for view in views]) for views in (predicted, truth))
+        self.focal.append(metrics.focal_error(K, true_K))
+        if any(view.depth is not None and (view.depth > 0).any() for view in truth):
+            self.depth.append(_compare_depth(truth, predicted, geometry.rebase(poses), geometry.rebase(true_poses)))
+
+    def scores(self) -> Scores:
+        """The scene's measures over all windows added."""
+        larger = np.concatenate(self.larger)
+        absrel, delta, chamfer = np.array(self.depth or [(np.nan,) * 3]).T
+        chamfer_pct = 100 * chamfer / self.median_depth if self.median_depth else chamfer
+        aucs = [metrics.auc(larger, threshold) if len(larger) else None for threshold in (5, 15, 30)]
+        return Scores(
+            *aucs,
+            rotation_deg=_known(np.median, np.concatenate(self.rotation)),
+            translation_deg=_known(np.median, np.concatenate(self.translation)),
+            focal_pct=_known(np.median, np.concatenate(self.focal)),
+            absrel=_known(np.mean, absrel),
+            delta1=_known(np.mean, delta),
+            chamfer_pct=_known(np.mean, chamfer_pct),
+        )
+
+
+def _known(average: Callable[[np.ndarray], float], values: np.ndarray) -> float | None:
+    """The average of the values that are not NaN, None if there is none."""
+    values = values[~np.isnan(values)]
+    return float(average(values)) if len(values) else None
+
+
+def _median_depth(views: Sequence[View]) -> float | None:
+    """The median of the true depths of a scene, from at most about a million of them."""
+    known = [view.depth[view.depth > 0] for view in views if view.depth is not None]
+    stride = max(1, sum(map(len, known)) // _MEDIAN_SAMPLES)
+    sample = np.concatenate([values[::stride] for values in known]) if known else np.zeros(0)
+    return float(np.median(sample)) if len(sample) else None
+
+
+def _compare_depth(
+    truth: Sequence[View], predicted: Sequence[View], poses: np.ndarray, true_poses: np.ndarray
+) -> tuple[float, float, float]:
+    """AbsRel, δ and the Chamfer distance (true units) of a window, all at the one scale that fits its depth maps."""
+    judged = [i for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()]
+    known = [truth[i].depth > 0 for i in judged]
+    true_depth = [truth[i].depth[mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
+    depth = [metrics.resample_depth(predicted[i].depth, m.shape)[m] for i, m in zip(judged, known, strict=True)]
+    scale = metrics.depth_scale(np.concatenate(depth), np.concatenate(true_depth))
+    absrel, delta = metrics.depth_errors(scale * np.concatenate(depth), np.concatenate(true_depth))
+
+    cloud, true_cloud = [], []
+    for k, chosen in enumerate(_draw([len(z) for z in depth])):
+        i, (height, width) = judged[k], known[k].shape
+        flat = np.flatnonzero(known[k])[chosen]
+        pixels = np.stack([flat % width, flat // width], axis=1) + 0.5
+        z, true_z = depth[k][chosen], true_depth[k][chosen]
+        K, true_K = (_map_intrinsics(view, (height, width)) for view in (predicted[i], truth[i]))
+        cloud.append(scale * geometry.unproject_pixels(pixels, z, K, poses[i])[z > 0])
+        true_cloud.append(geometry.unproject_pixels(pixels, true_z, true_K, true_poses[i]))
+    return absrel, delta, metrics.chamfer_distance(np.concatenate(cloud), np.concatenate(true_cloud))
+
+
+def _draw(counts: Sequence[int]) -> list[np.ndarray]:
+    """Per view the indices of its pixels that enter the clouds: all, or its share of CHAMFER_POINTS; repeatable."""
+    share = CHAMFER_POINTS / sum(counts)
+    if share >= 1:
+        return [np.arange(count) for count in counts]
+    rng = np.random.default_rng(0)
+    return [np.sort(rng.integers(0, count, int(np.ceil(share * count)))) for count in counts]
+
+
+def _map_intrinsics(view: View, shape: tuple[int, int]) -> np.ndarray:
+    """K of a map (h, w) that covers the view's image."""
+    return geometry.scale_intrinsics(view.K, shape[1] / view.width, shape[0] / view.height)
+
+
+def as_rows(evaluation: Evaluation) -> list[tuple[str, tuple[float | None, ...]]]:
+    """Name and measures of each scene, and of the mean where there are several."""
+    rows = [(name, astuple(scores)) for name, scores in evaluation.scenes.items()]
+    return rows + [("mean", astuple(evaluation.mean))] if len(rows) > 1 else rows
