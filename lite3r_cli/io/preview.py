@@ -208,7 +208,7 @@ def _background(camera: _Camera) -> np.ndarray:
 
 def _draw_frusta(picture: np.ndarray, distance: np.ndarray, corners: np.ndarray, camera: _Camera) -> None:
     """Blend the edges of frusta (S, 5, 3) into the picture: full where they are in front of the cloud, faint behind it."""
-    steps = np.linspace(0, 1, 512)[:, None]
+    steps = np.linspace(0, 1, max(256, 32768 // len(corners)))[:, None]  # dense enough for the longest edges
     edges = corners[:, EDGES]  # (S, 8, 2, 3)
     samples = (edges[..., :1, :] * (1 - steps) + edges[..., 1:, :] * steps).reshape(-1, 3)
     pixels, z = project(samples, camera.K, camera.cam_from_world)
