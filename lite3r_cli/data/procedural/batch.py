@@ -1,0 +1,135 @@
+"""Endless training batches: worker processes sample scenes and cameras, the main process renders them on its device.
+
+A batch is one float32 block per kind of row, deterministic from (seed, step, rank), so the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lite3r_cli.data.procedural.cameras import CameraConfig, sample_cameras
+from lite3r_cli.data.procedural.render import render
+from lite3r_cli.data.procedural.sampling import SceneConfig, sample_scene
+from lite3r_cli.data.procedural.scene import Scene, SceneBatch, pack_rows, unpack_scenes
+from lite3r_cli.data.procedural.textures import Atlas
+
+Bucket = tuple[int, int, int, int]  # batch, views, height, width
+Schedule = Callable[[int], Bucket]
+CAMERA = 21  # K (9), cam_from_world (12)
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """B packed scenes with S cameras each, not yet rendered."""
+
+    rows: torch.Tensor  # (B, row) float32: packed scene, then S * CAMERA numbers
+    views: int
+    height: int
+    width: int
+    step: int
+    seed: int
+    names: tuple[str, ...] = field(default=())
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """One asynchronous copy (the rows are pinned by `iterate_batches` when CUDA is there)."""
+        return replace(self, rows=self.rows.to(device, non_blocking=True))
+
+    def pin_memory(self) -> TrainingBatch:
+        return replace(self, rows=self.rows.pin_memory())
+
+    @property
+    def scenes(self) -> SceneBatch:
+        return unpack_scenes(self.rows[:, : -self.views * CAMERA])
+
+    @property
+    def cameras(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K (B, S, 3, 3) and cam_from_world (B, S, 3, 4)."""
+        block = self.rows[:, -self.views * CAMERA :].reshape(len(self.rows), self.views, CAMERA)
+        return block[..., :9].unflatten(2, (3, 3)).contiguous(), block[..., 9:].unflatten(2, (3, 4)).contiguous()
+
+
+def sample_posed(
+    rng: np.random.Generator, scenes: SceneConfig, cameras: CameraConfig, views: int, height: int, width: int
+) -> tuple[Scene, np.ndarray, np.ndarray]:
+    """A scene with cameras: K (S, 3, 3), cam_from_world (S, 3, 4). Scenes in which no path fits are drawn again."""
+    while True:
+        scene = sample_scene(rng, scenes)
+        posed = sample_cameras(scene, rng, views, height, width, cameras)
+        if posed is not None:
+            return scene, *posed
+
+
+def sample_batch(scenes: SceneConfig, cameras: CameraConfig, bucket: Bucket, seed: int, step: int, rank: int) -> TrainingBatch:
+    """The batch of one step of one rank."""
+    count, views, height, width = bucket
+    posed = [sample_posed(np.random.default_rng([seed, step, rank, i]), scenes, cameras, views, height, width) for i in range(count)]
+    packed = pack_rows([p[0] for p in posed])
+    poses = np.stack([np.concatenate([K.reshape(views, 9), pose.reshape(views, 12)], 1).reshape(-1) for _, K, pose in posed])
+    rows = torch.from_numpy(np.concatenate([packed, poses.astype(np.float32)], 1))
+    noise = int(np.random.default_rng([seed, step, rank]).integers(2**31))
+    return TrainingBatch(rows, views, height, width, step, noise, tuple(p[0].name for p in posed))
+
+
+class ProceduralDataset(IterableDataset):
+    """Batches from `first` on; worker w of n yields every n-th step, so that the loader's order is the order of steps."""
+
+    def __init__(
+        self, schedule: Schedule, scenes: SceneConfig, cameras: CameraConfig, *, seed: int = 0, rank: int = 0, first: int = 0, steps: int | None = None
+    ) -> None:
+        self.schedule, self.scenes, self.cameras = schedule, scenes, cameras
+        self.seed, self.rank, self.first, self.steps = seed, rank, first, steps
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.first + offset
+        while self.steps is None or step < self.first + self.steps:
+            yield sample_batch(self.scenes, self.cameras, self.schedule(step), self.seed, step, self.rank)
+            step += stride
+
+
+def _single_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def iterate_batches(
+    schedule: Schedule,
+    scenes: SceneConfig,
+    cameras: CameraConfig = CameraConfig(),
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    workers: int = 0,
+    first: int = 0,
+    steps: int | None = None,
+    prefetch: int = 4,
+) -> DataLoader:
+    """An iterable of TrainingBatch, `schedule(step)` -> (batch, views, height, width), starting at step `first`.
+
+    With workers the schedule must be picklable or the start method `fork`. Use:
+    `for batch in iterate_batches(...): images, depth, K, cam_from_world = render_batch(batch.to(device), atlas)`.
+    """
+    dataset = ProceduralDataset(schedule, scenes, cameras, seed=seed, rank=rank, first=first, steps=steps)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=False,
+        worker_init_fn=_single_thread,
+    )
+
+
+def render_batch(
+    batch: TrainingBatch, atlas: Atlas, *, samples: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images (B, S, 3, H, W) in [0, 1], z-depth (B, S, H, W) in metres (0 = sky), K, cam_from_world, on the batch's device."""
+    K, pose = batch.cameras
+    images, depth = render(batch.scenes, atlas, K, pose, batch.height, batch.width, batch.seed, samples=samples)
+    return images, depth, K, pose

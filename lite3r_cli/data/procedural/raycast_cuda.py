@@ -1,0 +1,49 @@
+"""raycast.cu through CuPy's NVRTC front end, on torch's tensors and stream."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+import numpy as np
+import torch
+
+from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES, SceneBatch
+from lite3r_cli.errors import BackendError
+
+TILE = 16
+
+
+@cache
+def _kernel(device: int):
+    """Compiled once a process and device. Raises BackendError without CuPy."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError("the CUDA ray caster needs CuPy: pip install 'lite3r[train]' (or render on --device cpu)") from error
+    source = resources.files(__package__).joinpath("raycast.cu").read_text()
+    with cupy.cuda.Device(device):
+        return cupy, cupy.RawKernel(source, "raycast", options=("--std=c++14",))
+
+
+def raycast(
+    batch: SceneBatch, atlas: torch.Tensor, cameras: torch.Tensor, height: int, width: int, samples: int, bias: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As raycast_torch.raycast, for tensors on a CUDA device; asynchronous on torch's current stream."""
+    device = batch.device.index if batch.device.index is not None else torch.cuda.current_device()
+    b, s = cameras.shape[:2]
+    primitives = batch.geometry.shape[1]
+    if primitives > MAX_PRIMITIVES:
+        raise ValueError(f"{primitives} primitives in a scene; the kernel holds at most {MAX_PRIMITIVES}")
+    tensors = [batch.geometry, batch.material, batch.environment, cameras, batch.counts, atlas]
+    if any(t.device != batch.device or not t.is_contiguous() for t in tensors):
+        raise ValueError("scenes, cameras and atlas must be contiguous tensors on one device")
+    cupy, kernel = _kernel(device)
+    image = torch.empty((b, s, 3, height, width), device=batch.device)
+    depth = torch.empty((b, s, height, width), device=batch.device)
+    arguments = [np.uintp(t.data_ptr()) for t in (*tensors, image, depth)]
+    arguments += [np.int32(x) for x in (primitives, s, height, width, samples)] + [np.float32(bias), np.uint32(seed & 0xFFFFFFFF)]
+    grid = (-(-width // TILE), -(-height // TILE), b * s)
+    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
+        kernel(grid, (TILE, TILE), tuple(arguments))
+    return image, depth

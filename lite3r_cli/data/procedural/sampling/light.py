@@ -1,0 +1,70 @@
+"""Light and sky for indoor and outdoor scenes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.scene import Light, environment
+from lite3r_cli.data.procedural.textures import Catalog
+
+
+def warm(d: Draw, strength: float) -> tuple[float, float, float]:
+    """Lamp and sun colours from bluish to orange."""
+    k = d.uniform(-0.12, 0.35)
+    return (strength, strength * (1 - 0.35 * k), strength * (1 - 0.8 * k))
+
+
+def indoor(d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog) -> np.ndarray:
+    """Two or three lamps near the ceiling (or a sun through the openings) and bounced light."""
+    lights = []
+    for _ in range(d.integer(1, 4)):
+        at = [low[i] + (high[i] - low[i]) * d.uniform(0.12, 0.88) for i in range(3)]
+        at[1] = low[1] + (high[1] - low[1]) * d.uniform(0.7, 0.96)
+        radius = d.uniform(0.02, 0.25) if d.chance(0.5) else 0.0
+        lights.append(Light(tuple(at), warm(d, d.log_uniform(0.5, 2.0)), radius=radius, shadow=len(lights) < 2, reach=d.uniform(1.5, 6.0)))
+    if d.chance(0.35):
+        lights.insert(0, _sun(d, d.uniform(1.0, 3.0)))
+    bounce = d.uniform(0.2, 0.8)
+    up = d.color(bounce * 0.8, bounce * 1.2, 0.15)
+    down = tuple(0.6 * c * d.uniform(0.8, 1.2) for c in up)
+    return environment(lights, ambient_up=up, ambient_down=down, key=d.uniform(0.34, 0.62), **_sky(d, catalog))
+
+
+def _sun(d: Draw, strength: float) -> Light:
+    azimuth, elevation = d.uniform(0, 2 * math.pi), d.uniform(0.35, 1.35)
+    to = (math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth))
+    return Light(to, warm(d, strength), point=False, radius=d.uniform(0.005, 0.06) if d.chance(0.6) else 0.0)
+
+
+def _sky(d: Draw, catalog: Catalog) -> dict:
+    clouds = catalog.groups["clouds"]
+    overcast = d.chance(0.3)
+    brightness = d.uniform(0.5, 1.3)
+    grey = d.uniform(0.6, 0.9)
+    zenith = (grey, grey, grey * 1.03) if overcast else (d.uniform(0.1, 0.3), d.uniform(0.25, 0.45), d.uniform(0.6, 0.9))
+    horizon = (d.uniform(0.7, 0.95), d.uniform(0.75, 0.95), d.uniform(0.8, 1.0))
+    return {
+        "zenith": tuple(brightness * c for c in zenith), "horizon": tuple(brightness * c for c in horizon),
+        "haze": d.color(0.15, 0.5, 0.15), "cloud": clouds.start + d.integer(0, len(clouds)),
+        "cloud_weight": 0.0 if overcast else d.uniform(0.2, 1.0), "cloud_scale": d.log_uniform(0.08, 0.4), "cloud_offset": (d.unit(), d.unit()),
+    }  # fmt: skip
+
+
+def outdoor(d: Draw, catalog: Catalog, scale: float) -> np.ndarray:
+    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres."""
+    sky = _sky(d, catalog)
+    sunny = d.chance(0.65)
+    lights = [_sun(d, d.uniform(1.2, 3.0) if sunny else d.uniform(0.1, 0.5))]
+    if d.chance(0.3):
+        to = (d.uniform(-1, 1), d.uniform(0.3, 1), d.uniform(-1, 1))
+        lights.append(Light(to, d.color(0.1, 0.4, 0.2), point=False, shadow=False))
+    base = d.uniform(0.25, 0.6) if sunny else d.uniform(0.7, 1.1)
+    up = (base * d.uniform(0.85, 1.0), base * d.uniform(0.92, 1.02), base * d.uniform(1.0, 1.2))
+    down = tuple(base * d.uniform(0.3, 0.6) for _ in range(3))
+    fog = d.log_uniform(0.01, 0.25) / scale if d.chance(0.4) else 0.0
+    return environment(
+        lights, ambient_up=up, ambient_down=down, fog=fog, fog_color=sky["horizon"], key=d.uniform(0.36, 0.6), shadow_bias=2e-4 * scale, **sky
+    )

@@ -1,0 +1,99 @@
+"""The texture atlas: mip pyramids of 256² RGBA textures (alpha = height) and a catalogue of what is where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from lite3r_cli.data.procedural.patterns import PATTERNS, SIZE
+from lite3r_cli.data.procedural.reliefs import RELIEFS
+from lite3r_cli.data.procedural.texture_fetch import TEXELS
+from lite3r_cli.errors import InputError
+
+PHOTO = "photo"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Texture numbers by category; all that the scene samplers need (no pixels)."""
+
+    groups: dict[str, range]
+
+    def pick(self, rng: np.random.Generator, *categories: str) -> int:
+        """A random texture of a random one of `categories`."""
+        group = self.groups[categories[0] if len(categories) == 1 else categories[rng.integers(len(categories))]]
+        return group.start + int(rng.integers(len(group)))
+
+    @property
+    def has_photos(self) -> bool:
+        return PHOTO in self.groups
+
+
+@dataclass(frozen=True)
+class Atlas:
+    texels: torch.Tensor  # (T, TEXELS, 4) uint8
+    catalog: Catalog
+
+    def to(self, device: torch.device | str) -> Atlas:
+        return Atlas(self.texels.to(device), self.catalog)
+
+
+def pyramid(rgba: np.ndarray) -> np.ndarray:
+    """(TEXELS, 4) uint8 from (256, 256, 4) uint8: box-filtered levels 256² … 1², one after the other."""
+    levels, image = [rgba.reshape(-1, 4)], rgba.astype(np.float32)
+    while len(image) > 1:
+        image = image.reshape(len(image) // 2, 2, len(image) // 2, 2, 4).mean((1, 3))
+        levels.append(np.round(image).astype(np.uint8).reshape(-1, 4))
+    return np.concatenate(levels)
+
+
+def _photo(encoded: np.ndarray) -> np.ndarray | None:
+    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    if bgr is None:
+        return None
+    if bgr.shape[:2] != (SIZE, SIZE):
+        bgr = cv2.resize(bgr, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    height = cv2.GaussianBlur(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (0, 0), 1.5)
+    return np.dstack([bgr[..., ::-1], height])
+
+
+def load_photos(path: Path) -> list[np.ndarray]:
+    """Crops (256, 256, 4) uint8 from an .npz with `data` (uint8, JPEG files one after the other) and `offsets` (int64 boundaries).
+
+    Raises InputError when the file is not such an archive.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data, offsets = file["data"], file["offsets"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a texture archive (.npz with `data` and `offsets`): {error}") from error
+    photos = [_photo(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:])]
+    photos = [p for p in photos if p is not None]
+    if not photos:
+        raise InputError(f"{path}: no readable JPEG crop inside; `data` must hold JPEG files bounded by `offsets`")
+    return photos
+
+
+def build_atlas(photos: Path | None = None, *, variants: int = 6, seed: int = 0) -> Atlas:
+    """All procedural textures (`variants` of each pattern, from `seed`), then the photo crops if a file is given."""
+    textures: list[np.ndarray] = []
+    groups: dict[str, range] = {}
+    for number, (name, make) in enumerate({**PATTERNS, **RELIEFS}.items()):
+        start = len(textures)
+        for k in range(variants):
+            rgb, height = make(np.random.default_rng([seed, number, k]))
+            rgba = np.dstack([np.clip(rgb, 0, 1), np.clip(height, 0, 1)])
+            textures.append(np.round(rgba * 255).astype(np.uint8))
+        groups[name] = range(start, len(textures))
+    if photos is not None:
+        start = len(textures)
+        textures += load_photos(photos)
+        groups[PHOTO] = range(start, len(textures))
+    texels = np.stack([pyramid(t) for t in textures])
+    if texels.shape[1] != TEXELS:
+        raise AssertionError(f"a pyramid has {texels.shape[1]} texels, not {TEXELS}")
+    return Atlas(torch.from_numpy(texels), Catalog(groups))
