@@ -42,7 +42,7 @@ def decode_rgb(data: bytes) -> tuple[np.ndarray, Header]:
 
 
 def decode_opaque(data: bytes) -> np.ndarray | None:
-    """(H, W) bool, upright: True where the alpha channel is at least half opaque; None if every pixel is. Raises BadImage."""
+    """(H, W) bool, upright: True where alpha is at least one half; None if every pixel is. Raises BadImage."""
     header = probe(io.BytesIO(data))
     if not header.has_alpha:
         return None
@@ -54,7 +54,7 @@ def decode_opaque(data: bytes) -> np.ndarray | None:
 
 
 def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
-    """(H, W) bool, upright: True where a mask picture is not black (any level above 0), and its header. Raises BadImage."""
+    """(H, W) bool, upright: True where a mask picture is not black (level 0), and its header. Raises BadImage."""
     header = probe(io.BytesIO(data))
     if header.format == "heif":
         pixels = heif.decode(data)[..., :3]

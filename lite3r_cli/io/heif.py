@@ -12,7 +12,7 @@ from .regular import BadImage
 SUFFIXES = (".heic", ".heif", ".avif")
 _AVIF = (b"avif", b"avis")
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_DECODER_ERRORS = (ValueError, RuntimeError, SyntaxError, OSError, EOFError)  # what the two libraries raise for bad files
+_DECODER_ERRORS = (ValueError, RuntimeError, SyntaxError, OSError, EOFError)  # what both libraries raise
 
 
 def matches(head: bytes) -> bool:

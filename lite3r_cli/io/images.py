@@ -212,7 +212,7 @@ def _plan(items: Sequence[Item], max_views: int | None, stride: int) -> Plan:
 def _decode_videos(
     items: Sequence[Item], max_views: int | None, stride: int, journal: Journal, on_frame: OnFrame | None
 ) -> Plan:
-    """The final plan, its frames decoded: planned again for as long as a video's true length differs from the stated one."""
+    """The final plan, its frames decoded; planned again while a video's true length differs from the stated one."""
     items = list(items)
     while True:
         plan = _plan(items, max_views, stride)

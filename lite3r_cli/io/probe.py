@@ -1,7 +1,7 @@
 """What a picture file says about itself, without decoding it: format, size, orientation, and whether its end is there.
 
-Decoders return half a picture for half a JPEG, and a header can promise more pixels than fit in memory; both are checked
-here, on a few kilobytes of the file. Formats are told apart by the first bytes, not by the suffix.
+Decoders return half a picture for half a JPEG, and a header can promise more pixels than fit in memory; both are
+checked here, on a few kilobytes of the file. Formats are told apart by the first bytes, not by the suffix.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Header:
 
 
 def probe(stream: BinaryIO) -> Header:
-    """Header of the picture in a seekable stream. Raises BadImage with the reason if it is damaged, cut off or unknown."""
+    """Header of the picture in a seekable stream. Raises BadImage if it is damaged, cut off or unknown."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     head = stream.read(16)
@@ -55,8 +55,8 @@ def probe(stream: BinaryIO) -> Header:
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises BadImage for a size that is too large, too small or too elongated to reconstruct from."""
     if width * height > max_pixels:
-        mpx = width * height / 1e6
-        raise BadImage(f"{width}×{height} = {mpx:.4g} Mpx is more than --max-pixels allows ({max_pixels / 1e6:.4g} Mpx)")
+        mpx, limit = width * height / 1e6, max_pixels / 1e6
+        raise BadImage(f"{width}×{height} = {mpx:.4g} Mpx is more than --max-pixels allows ({limit:.4g} Mpx)")
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"{width}×{height} is too small: each side needs at least {MIN_SIDE} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -104,7 +104,7 @@ def _jpeg(stream: BinaryIO, size: int) -> Header:
 
 
 def _require_end_of_image(stream: BinaryIO, start: int, size: int) -> None:
-    """In a scan 0xFF is always escaped, so the marker found behind `start` is real, whatever a phone appends after it."""
+    """In a scan 0xFF is always escaped, so a marker behind `start` is real, whatever a phone appends after it."""
     tail = max(start, size - 4096)
     stream.seek(tail)
     if b"\xff\xd9" in stream.read():

@@ -1,4 +1,4 @@
-"""Opening input files so that nothing can hang: links that loop, pipes and devices are refused before they are opened."""
+"""Opening input files so that nothing can hang: looping links, pipes and devices are refused before they are opened."""
 
 from __future__ import annotations
 

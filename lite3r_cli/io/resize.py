@@ -11,8 +11,8 @@ from ..errors import UsageError
 def network_size(width: int, height: int, longest: int, multiple: int = 14) -> tuple[int, int]:
     """(h, w) for an image of `width` × `height` pixels: 1024×683 at 518 gives (350, 518).
 
-    The longer side becomes the largest multiple of `multiple` up to `longest`, the other one the multiple nearest to the
-    true aspect ratio, at least one. Small images are enlarged: the network works best near the sizes it was trained on.
+    The longer side becomes the largest multiple of `multiple` up to `longest`, the other one the multiple nearest to
+    the true aspect ratio, at least one. Small images are enlarged: the network works best near the sizes it knows.
     Raises UsageError if `longest` is below `multiple`.
     """
     if longest < multiple:
@@ -28,8 +28,8 @@ def network_size(width: int, height: int, longest: int, multiple: int = 14) -> t
 def resize_for_network(rgb: np.ndarray, longest: int, multiple: int = 14) -> np.ndarray:
     """(H, W, 3) uint8 → (h, w, 3) uint8 of `network_size`, antialiased.
 
-    Shrinking averages areas, enlarging is cubic. The two axes may differ by the rounding of the short side, so intrinsics
-    scale by w / W and h / H separately (pixel centres at +0.5: no shift).
+    Shrinking averages areas, enlarging is cubic. The two axes may differ by the rounding of the short side, so
+    intrinsics scale by w / W and h / H separately (pixel centres at +0.5: no shift).
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")

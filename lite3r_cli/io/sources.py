@@ -113,6 +113,7 @@ def _why_empty(folder: Path, names: Sequence[str]) -> str:
         except OSError:
             continue  # a file, or a folder that is closed to us: neither can be the hint
         if any(Path(entry).suffix.lower() in IMAGE_SUFFIXES for entry in inside):
-            return f"no images in it, but in its sub-folder {printable(name)}: sub-folders are not searched, name that one"
+            hint = "sub-folders are not searched, name that one"
+            return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
     what = "the folder is empty" if not names else "no images in the folder"
     return f"{what}; {LOOKED_FOR}"

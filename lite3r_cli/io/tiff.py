@@ -1,4 +1,4 @@
-"""The first directory of a TIFF structure: TIFF files, and the EXIF block of every other format (TIFF 6.0, section 2)."""
+"""The first directory of a TIFF structure: TIFF files, and EXIF blocks in other formats (TIFF 6.0, section 2)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Frames of a video: which ones, and how they are held.
 
-A video is decoded once from its start (seeking is unreliable between codecs), and only the wanted frames are kept, as JPEG
-of quality 98 in memory: about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's
-own compression; no temporary files, and every frame can be read again in any order from any thread.
+A video is decoded from its start to its end (seeking is unreliable between codecs), a second time only where its stated
+length was wrong. The wanted frames alone are kept, as JPEG of quality 98 in memory: about 1 MB for 1920×1080, a sixth of
+the raw pixels, with a loss far below that of the video's own compression. So there are no temporary files, and any
+thread can read the frames again in any order.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Clip:
         return count < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
-        """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it is from now on.
+        """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it now is.
 
         Frames are upright; one that is damaged is left out. Raises BadImage if no frame can be decoded.
         """

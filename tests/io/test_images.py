@@ -42,7 +42,7 @@ def oriented(orientation):
     return exif
 
 
-# --- what is found, in what order ---------------------------------------------------------------------------------------
+# --- what is found, in what order -----------------------------------------------------------------
 
 
 def test_natural_order_and_upper_case_suffixes(tmp_path):
@@ -101,12 +101,13 @@ def test_images_in_a_sub_folder_are_hinted_at(tmp_path):
         discover([tmp_path])
 
 
-# --- names --------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="these names do not exist on Windows")
 def test_odd_names_read_and_never_collide(tmp_path):
-    odd = ["größe 1.jpg", "日本.png", "two\nlines.jpg", "a.jpg", "a.png", "A.JPG", "a_jpg.jpg", 'q"uote:.jpg', os.fsdecode(b"raw\xff.jpg")]
+    odd = ["größe 1.jpg", "日本.png", "two\nlines.jpg", 'q"uote:.jpg', os.fsdecode(b"raw\xff.jpg")]
+    odd += ["a.jpg", "a.png", "A.JPG", "a_jpg.jpg"]
     for name in odd:
         save(tmp_path / name, format="PNG")
     (tmp_path / "other").mkdir()
@@ -128,7 +129,7 @@ def test_stem_of_a_record_made_by_hand():
     assert ImageRecord(".jpg", ".jpg", 20, 20).stem == "jpg"
 
 
-# --- what is skipped ----------------------------------------------------------------------------------------------------
+# --- what is skipped ------------------------------------------------------------------------------
 
 
 def truncations():
@@ -272,7 +273,8 @@ def test_special_files_never_hang(tmp_path):
     images = discover([tmp_path])
     assert names(images) == ["good.png", "link.png"]
     reasons = {skipped.name: skipped.reason for skipped in images.skipped}
-    expected = {"loop.jpg": "leads back", "broken.jpg": "link", "zero.png": "device", "pipe.jpg": "pipe", "folder.jpg": "folder"}
+    expected = {"loop.jpg": "leads back", "broken.jpg": "link", "zero.png": "device", "pipe.jpg": "pipe"}
+    expected["folder.jpg"] = "folder"
     assert set(reasons) == {*expected, "s.png"}
     assert all(word in reasons[name] for name, word in expected.items())
     for name in ("loop.jpg", "zero.png", "pipe.jpg", "pipe.mp4"):
@@ -280,7 +282,7 @@ def test_special_files_never_hang(tmp_path):
             discover([tmp_path / name])
 
 
-# --- what comes out -----------------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -398,7 +400,7 @@ def test_reading_from_many_threads_gives_the_same_pixels(tmp_path):
     assert all(np.array_equal(rgb, alone[i % 3]) for i, rgb in enumerate(together))
 
 
-# --- HEIC and AVIF ------------------------------------------------------------------------------------------------------
+# --- HEIC and AVIF --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", heif.SUFFIXES)
@@ -428,7 +430,7 @@ def test_heif_with_the_extra(tmp_path, suffix):
         discover([tmp_path]).read(0)
 
 
-# --- headers ------------------------------------------------------------------------------------------------------------
+# --- headers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"])

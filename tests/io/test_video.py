@@ -30,7 +30,9 @@ def frame_numbers(images):
     return [int((images.read(i).mean(axis=(0, 2)) > 125).sum()) - 10 for i in range(len(images))]
 
 
-@pytest.mark.parametrize("count, wanted, expected", [(10, 4, [0, 3, 6, 9]), (5, 9, [0, 1, 2, 3, 4]), (7, 1, [0]), (0, 3, [])])
+@pytest.mark.parametrize(
+    "count, wanted, expected", [(10, 4, [0, 3, 6, 9]), (5, 9, [0, 1, 2, 3, 4]), (7, 1, [0]), (0, 3, [])]
+)
 def test_even_indices(count, wanted, expected):
     assert even_indices(count, wanted) == expected
 
