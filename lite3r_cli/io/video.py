@@ -1,7 +1,7 @@
 """Frames of a video: which ones, and how they are held.
 
 A video is decoded from its start to its end (seeking is unreliable between codecs), a second time only where its stated
-length was wrong. The wanted frames alone are kept, as JPEG of quality 98 in memory: about 1 MB for 1920×1080, a sixth of
+length was wrong. Only the wanted frames are kept, as JPEG of quality 98 in memory: about 1 MB for 1920×1080, a sixth of
 the raw pixels, with a loss far below that of the video's own compression. So there are no temporary files, and any
 thread can read the frames again in any order.
 """
