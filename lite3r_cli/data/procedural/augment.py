@@ -1,0 +1,137 @@
+"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG; on the images' device.
+
+Photographs of one scene share most of it (one camera, one light) and differ a little from view to view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from lite3r_cli.errors import UsageError
+
+Tensor = torch.Tensor
+
+# Annex K of the JPEG standard.
+LUMA = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+CHROMA = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99,
+) + (99,) * 32  # fmt: skip
+TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges; `…_view` is the deviation of a view from its scene."""
+
+    exposure: float = 0.5  # stops
+    exposure_view: float = 0.15
+    white_balance: float = 0.1
+    white_balance_view: float = 0.02
+    contrast: float = 0.3
+    gamma: float = 0.25
+    saturation: float = 0.5
+    grey: float = 0.03  # share of scenes without colour
+    vignette: float = 0.35
+    blur: float = 1.0  # largest weight of a 5 × 5 blur
+    sharpen: float = 0.8
+    noise: float = 0.03
+    jpeg: float = 0.7  # share of views
+    quality: tuple[int, int] = (35, 96)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality[0] <= self.quality[1] <= 100:
+            raise UsageError(f"JPEG quality {self.quality} must be an increasing pair between 1 and 100")
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """DCT basis (8, 8), quantisation tables (3, 8, 8), colour matrices."""
+    k = torch.arange(8, dtype=torch.float64)
+    basis = torch.cos((2 * k[None] + 1) * k[:, None] * torch.pi / 16) * 0.5
+    basis[0] *= 0.5**0.5
+    tables = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32).reshape(3, 8, 8)
+    parts = (basis.float(), tables, torch.tensor(TO_YCC), torch.tensor(TO_RGB))
+    return tuple(p.to(device) for p in parts)  # type: ignore[return-value]
+
+
+def jpeg(images: Tensor, quality: Tensor) -> Tensor:
+    """JPEG's loss without its entropy coder: YCbCr, 4:2:0, 8 × 8 DCT, quantisation. `images` (N, 3, H, W) in [0, 1], `quality` (N,)."""
+    basis, tables, to_ycc, to_rgb = _constants(images.device)
+    n, _, h, w = images.shape
+    padded = F.pad(images, (0, -w % 16, 0, -h % 16), mode="replicate")
+    ycc = torch.einsum("cd,ndhw->nchw", to_ycc, padded) * 255
+    scale = torch.where(quality < 50, 50 / quality.clamp(min=1), 2 - quality / 50).clamp(min=0.01)
+    table = (tables * scale[:, None, None, None]).clamp(1, 255)  # (N, 3, 8, 8)
+    luma = _quantise(ycc[:, :1] - 128, table[:, :1], basis) + 128
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), table[:, 1:], basis)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.einsum("cd,ndhw->nchw", to_rgb, torch.cat([luma, chroma], 1))
+    return (rgb / 255).clamp(0, 1)[..., :h, :w]
+
+
+def _quantise(x: Tensor, table: Tensor, basis: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c, h // 8, 8, w // 8, 8).transpose(3, 4)  # (N, C, h/8, w/8, 8, 8)
+    table = table[:, :, None, None]
+    coefficients = torch.round(basis @ blocks @ basis.T / table) * table
+    return (basis.T @ coefficients @ basis).transpose(3, 4).reshape(n, c, h, w)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Binomial 5 × 5 blur of (N, 3, H, W)."""
+    k = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
+    n, c, h, w = x.shape
+    x = F.pad(x.reshape(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(x, k.reshape(1, 1, 1, 5)), k.reshape(1, 1, 5, 1)).reshape(n, c, h, w)
+
+
+def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = AugmentConfig()) -> Tensor:
+    """Photographs as a camera would have stored them: (B, S, 3, H, W) in [0, 1] to the same. `generator` lives on the images' device."""
+    b, s, _, h, w = images.shape
+    device = images.device
+
+    def scene(*shape: int) -> Tensor:  # uniform in [-1, 1], one draw a scene
+        return (2 * torch.rand((b, 1, *shape), generator=generator, device=device) - 1).expand(b, s, *shape).reshape(b * s, *shape)
+
+    def view(*shape: int) -> Tensor:
+        return 2 * torch.rand((b * s, *shape), generator=generator, device=device) - 1
+
+    x = images.reshape(b * s, 3, h, w)
+    x = _tone(x, scene, view, config)
+    y, z = torch.meshgrid(torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing="ij")
+    fall = 0.5 * (y * y + z * z)
+    x = x * (1 - config.vignette * scene(1, 1, 1).clamp(min=0) * fall)
+    soft = _blurred(x)
+    amount = view(1, 1, 1)  # below 0: sharpened, above: blurred; a third of the views keep what they have
+    blur = (amount - 0.33).clamp(min=0) / 0.67 * config.blur
+    sharp = (-amount - 0.33).clamp(min=0) / 0.67 * config.sharpen
+    x = x + (soft - x) * (blur - sharp)
+    sigma = config.noise * (0.25 * view(1, 1, 1) + 0.75 * scene(1, 1, 1)).clamp(min=0)
+    grain = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype)
+    x = (x + grain * sigma * (0.4 + x.clamp(0, 1).sqrt())).clamp(0, 1)
+    low, high = config.quality
+    quality = (low + (high - low) * (0.5 + 0.4 * scene() + 0.1 * view()))
+    chosen = (scene(1, 1, 1) < 2 * config.jpeg - 1)
+    return torch.where(chosen, jpeg(x, quality), x).reshape(b, s, 3, h, w)
+
+
+def _tone(x: Tensor, scene, view, config: AugmentConfig) -> Tensor:
+    """Exposure, white balance, gamma, contrast, saturation."""
+    gain = torch.exp2(config.exposure * scene(1, 1, 1) + config.exposure_view * view(1, 1, 1))
+    balance = 1 + config.white_balance * scene(3, 1, 1) + config.white_balance_view * view(3, 1, 1)
+    linear = x.square() * gain * balance
+    x = (linear / (1 + linear.square().square()).sqrt().sqrt()).clamp(min=1e-6)  # soft shoulder instead of a hard clip
+    x = torch.pow(x, 0.5 * torch.exp(config.gamma * scene(1, 1, 1)))
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = mean + (x - mean) * torch.exp(config.contrast * scene(1, 1, 1))
+    grey = x.mean(1, keepdim=True)
+    saturation = torch.where(scene(1, 1, 1) < 2 * config.grey - 1, 0.0, 1 + config.saturation * scene(1, 1, 1))
+    return (grey + (x - grey) * saturation).clamp(0, 1)
