@@ -1,9 +1,9 @@
 """The files of one run appear together or not at all.
 
-Everything is written into a hidden folder beside the target, on the same file system. `commit` syncs it to the disk, moves the
-old output's files aside, renames the new ones into place, `run.json` last, and only then drops the old ones. A journal is
-written before the first rename, so that whatever stops a commit (an error, a signal, power) is undone: by this run as it
-leaves, else by the next run into the same output. A lock that dies with its process keeps two runs apart.
+Everything is written into a hidden folder beside the target, on the same file system. `commit` syncs it to the disk,
+moves the old output's files aside, renames the new ones into place, `run.json` last, and only then drops the old ones.
+A journal is written before the first rename, so that whatever stops a commit (an error, a signal, power) is undone: by
+this run as it leaves, else by the next run into the same output. A lock that dies with its process parts two runs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Mapping
+from typing import Any
 
 from ..errors import OutputError
 from .files import output_error, write_json
@@ -28,9 +29,9 @@ from .layout import Layout, belongs, files_of_run, layout_of
 class OutputSet:
     """The output of one run: `with OutputSet(target) as out: write to out.cloud, out.path(…); out.commit({…})`.
 
-    Without `commit` nothing appears. Raises OutputError where the output exists and `overwrite` is not given, where a file
-    that this program did not write is in the way, where another run is writing there, or where writing fails; what was
-    there before is then as it was. `overwrite` replaces only the files that the old run.json lists.
+    Without `commit` nothing appears. Raises OutputError where the output exists and `overwrite` is not given, where a
+    file that this program did not write is in the way, where another run is writing there, or where writing fails;
+    what was there before is then as it was. `overwrite` replaces only the files that the old run.json lists.
     """
 
     def __init__(self, target: str | Path, overwrite: bool = False) -> None:
@@ -79,7 +80,9 @@ class OutputSet:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         staging = self._staging
         try:
             self._leave()
@@ -195,7 +198,7 @@ def _acquire(path: Path) -> int:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            raise OutputError(f"{path.parent}: another run is writing this output; wait for it or choose another -o") from None
+            raise OutputError(f"{path.parent}: another run is writing here; wait for it or choose another -o") from None
         except OSError as error:
             os.close(descriptor)
             raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
@@ -209,7 +212,9 @@ def _discard(staging: Path, layout: Layout) -> None:
         try:
             marks = json.loads(journal.read_text(encoding="ascii")).items()
         except (ValueError, AttributeError) as error:
-            raise OutputError(f"{staging}: left by a stopped run and damaged; move what you need out, then remove it") from error
+            raise OutputError(
+                f"{staging}: left by a stopped run and damaged; save what you need, then remove it"
+            ) from error
         for name, mark in marks:
             path = layout.root / name
             if belongs(layout, name) and not (new / name).exists() and path.is_file():
@@ -253,4 +258,3 @@ def _remove_if_empty(folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise
-

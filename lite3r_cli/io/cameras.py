@@ -1,11 +1,12 @@
-"""`cameras.json`: the cameras of a scene and where its depth maps are. What we write, `lite3r eval` and the samples read."""
+"""`cameras.json`: the cameras of a scene and where its depth maps are; one schema for outputs, samples and truth."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from .files import write_json
 from .natural import natural_key
 
 CONVENTION = (
-    "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x height),"
-    " pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units"
+    "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
+    " height), pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units"
 )
 ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity
 

@@ -1,15 +1,15 @@
 """A COLMAP model, text and binary, of the cameras and the fused points: what Gaussian splatting and MVS tools read.
 
-COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have no tracks (they
-come from depth maps, not from matches) and an error of -1, COLMAP's "not computed". COLMAP reads the binary files where both
-are there; from text it takes a name only up to its first blank.
+COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have no tracks
+(they come from depth maps, not from matches) and an error of -1, COLMAP's "not computed". COLMAP reads the binary files
+where both are there; from text it takes a name only up to its first blank.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from .files import write_bytes
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
 PINHOLE = 1  # COLMAP's model id
-_POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])  # 51 bytes, packed
+_POINT = np.dtype(  # 51 bytes, packed
+    [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
+)
 
 
 def write_colmap(directory: Path, views: Sequence[View], cloud: PointCloud) -> list[Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Protocol, Sequence
+from typing import Protocol
 
 from ..scene import PointCloud, View
 from .colmap import write_colmap
@@ -32,5 +33,5 @@ EXTRA_FORMATS: dict[str, FormatWriter] = {
 
 
 def image_references(paths: Mapping[str, Path], directory: Path) -> dict[str, str]:
-    """View name -> path of its image relative to `directory` (the final one, not a staging one), with forward slashes."""
+    """View name -> path of its image relative to `directory` (the final one, not a staging one), with slashes."""
     return {name: Path(os.path.relpath(path, directory)).as_posix() for name, path in paths.items()}

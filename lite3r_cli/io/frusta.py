@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,14 +16,14 @@ EDGES = np.array([(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)
 
 
 def frustum(view: View, depth: float) -> np.ndarray:
-    """(5, 3) corners in the camera's frame (OpenCV axes): its centre, then the image's corners at z = `depth`, clockwise."""
+    """(5, 3) corners in the camera's frame: its centre, then the image's corners at z = `depth`, clockwise."""
     width, height = view.width, view.height
     pixels = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], dtype=np.float64)
     return np.vstack([np.zeros(3), depth * pixels @ np.linalg.inv(view.K).T])
 
 
 def frustum_depth(views: Sequence[View], cloud: PointCloud) -> float:
-    """How deep to draw the frusta, in scene units: a third of the usual step between cameras, 3–12 % of the scene's size."""
+    """How deep to draw the frusta, in scene units: a third of the step between cameras, 3–12 % of the scene's size."""
     centres = camera_centres([view.cam_from_world for view in views])
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     step = float(np.median(steps)) if len(steps) else 0.0

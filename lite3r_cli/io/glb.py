@@ -1,13 +1,13 @@
 """A GLB of the points and the camera frusta, for model viewers and browsers.
 
-glTF axes: +x right, +y up, +z towards the viewer, so the world of the PLY file is turned half round its x axis. Each camera is
-a node with the image's name; as glTF says of cameras, it looks along its own -z axis with +y up.
+glTF axes: +x right, +y up, +z towards the viewer, so the world of the PLY file is turned half round its x axis. Each
+camera is a node with the image's name; as glTF says of cameras, it looks along its own -z axis with +y up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 

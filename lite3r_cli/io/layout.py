@@ -3,8 +3,8 @@
     -o out/scene.ply    out/scene.ply   out/scene/cameras.json   out/scene/depth/…   out/scene/run.json
     -o out/             out/scene.ply   out/cameras.json         out/depth/…         out/run.json
 
-`-o` means a folder unless it ends in `.ply`. `run.json` is the last file written; its key `files` lists every file of the
-output but itself, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …, "sha256": …}, …}.
+`-o` means a folder unless it ends in `.ply`. `run.json` is the last file written; its key `files` lists every file of
+the output but itself, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …, "sha256": …}, …}.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import UsageError
 
-_OTHER_FILES = {".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".txt", ".xyz", ".zip"}
+_OTHER_FILES = (".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".xyz", ".zip")
 
 
 @dataclass(frozen=True)

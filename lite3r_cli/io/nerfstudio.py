@@ -1,9 +1,9 @@
-"""`transforms.json` for nerfstudio and instant-ngp: camera-to-world matrices in OpenGL axes (+y up, camera looks along -z)."""
+"""`transforms.json` for nerfstudio and instant-ngp: camera-to-world matrices in OpenGL axes (+y up, looking along -z)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 

@@ -1,15 +1,15 @@
-"""A picture of a reconstruction: the cloud as shaded splats and the camera frusta, seen over the photographers' shoulders.
+"""A picture of a reconstruction: the cloud as shaded splats and the camera frusta, seen over the cameras' shoulders.
 
-Everything is drawn at twice the size and averaged down. No renderer is needed: points are sorted from far to near, so that
-the last one written to a pixel is the nearest.
+Everything is drawn at twice the size and averaged down. No renderer is needed: points are sorted from far to near, so
+that the last one written to a pixel is the nearest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Sequence
 
 import cv2
 import numpy as np
@@ -48,10 +48,11 @@ class _Camera:
 def render_preview(path: Path, cloud: PointCloud, views: Sequence[View], size: tuple[int, int] = (1280, 960)) -> None:
     """Draw `cloud` (0 points are fine) and the cameras of `views` (at least one) to a PNG of `size` (width, height).
 
-    The view is three-quarter, from behind and above the cameras, and leaves outliers out of account. Raises OutputError.
+    The view is three-quarter, from behind and above the cameras; outliers do not count. Raises OutputError.
     """
     depth = frustum_depth(views, cloud)
-    corners = np.stack([transform(invert_pose(view.cam_from_world), frustum(view, depth)) for view in views])  # (S, 5, 3)
+    corners = [transform(invert_pose(view.cam_from_world), frustum(view, depth)) for view in views]
+    corners = np.stack(corners)  # (S, 5, 3), world
     points = cloud.points.astype(np.float64)
     camera = _choose_camera(points, views, corners, (OVERSAMPLING * size[0], OVERSAMPLING * size[1]))
     nearest, distance = _splat(points, camera)
@@ -91,7 +92,7 @@ def _choose_camera(points: np.ndarray, views: Sequence[View], corners: np.ndarra
 
 
 def _common_axes(views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of where the cameras look and of what is up for them; the first camera's where they disagree too much."""
+    """Unit vectors of where the cameras look and of what is up; the first camera's where they disagree too much."""
     poses = np.stack([view.cam_from_world for view in views])
     ahead, up = poses[:, 2, :3].mean(axis=0), -poses[:, 1, :3].mean(axis=0)
     if np.linalg.norm(ahead) < AGREEMENT or np.linalg.norm(np.cross(ahead, up)) < AGREEMENT**2:
@@ -102,9 +103,14 @@ def _common_axes(views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _aim(
-    inner: np.ndarray, framed: np.ndarray, centre: np.ndarray, forward: np.ndarray, up: np.ndarray, size: tuple[int, int]
+    inner: np.ndarray,
+    framed: np.ndarray,
+    centre: np.ndarray,
+    forward: np.ndarray,
+    up: np.ndarray,
+    size: tuple[int, int],
 ) -> _Camera:
-    """A camera that looks along `forward` at `centre`, stands behind all of `framed`, and just shows `inner` and `framed`."""
+    """A camera that looks along `forward` at `centre` from behind `framed` and just shows `inner` and `framed`."""
     right = np.cross(forward, up)
     right = right / np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
@@ -151,7 +157,8 @@ def _splat(points: np.ndarray, camera: _Camera) -> tuple[np.ndarray, np.ndarray]
             layer[targets.ravel()] = np.repeat(numbers[chosen], targets.shape[1])
             np.maximum(rank, layer, out=rank)
     rank = rank.reshape(-1, stride)[margin:-margin, margin:-margin]
-    order, ordered_z = np.append(order, np.int32(-1)), np.append(z[order], np.inf).astype(np.float32)  # rank -1: the last
+    ordered_z = np.append(z[order], np.inf).astype(np.float32)  # rank -1, no point, finds the last entry
+    order = np.append(order, np.int32(-1))
     rank = _close_pinholes(rank, ordered_z)
     return order[rank], ordered_z[rank]
 
@@ -207,13 +214,14 @@ def _background(camera: _Camera) -> np.ndarray:
 
 
 def _draw_frusta(picture: np.ndarray, distance: np.ndarray, corners: np.ndarray, camera: _Camera) -> None:
-    """Blend the edges of frusta (S, 5, 3) into the picture: full where they are in front of the cloud, faint behind it."""
+    """Blend the edges of frusta (S, 5, 3) into the picture: full in front of the cloud, faint behind it."""
     steps = np.linspace(0, 1, max(256, 32768 // len(corners)))[:, None]  # dense enough for the longest edges
     edges = corners[:, EDGES]  # (S, 8, 2, 3)
     samples = (edges[..., :1, :] * (1 - steps) + edges[..., 1:, :] * steps).reshape(-1, 3)
     pixels, z = project(samples, camera.K, camera.cam_from_world)
     radius = 1.25 * OVERSAMPLING
-    inside = (z > 0) & (pixels >= radius).all(axis=1) & (pixels < [camera.width - radius, camera.height - radius]).all(axis=1)
+    limits = [camera.width - radius, camera.height - radius]
+    inside = (z > 0) & (pixels >= radius).all(axis=1) & (pixels < limits).all(axis=1)
     columns, rows = pixels[inside].astype(np.int32).T
     visible = z[inside] < 1.01 * distance[rows, columns]
     alpha = np.zeros(distance.shape, dtype=np.float32).ravel()

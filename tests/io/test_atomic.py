@@ -79,7 +79,10 @@ def test_overwrite_replaces_only_what_we_wrote(tmp_path: Path) -> None:
     assert not (tmp_path / "scene/confidence").exists()
 
 
-@pytest.mark.parametrize("stranger", ["scene.ply", "scene/cameras.json", "scene/run.json", "scene/depth/a.png", "scene"])
+STRANGERS = ["scene.ply", "scene/cameras.json", "scene/run.json", "scene/depth/a.png", "scene"]
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
 def test_a_file_of_the_user_is_never_replaced(tmp_path: Path, stranger: str) -> None:
     (tmp_path / stranger).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / stranger).write_bytes(b"mine")

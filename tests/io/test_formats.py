@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_scene import odd_cloud, odd_views  # noqa: F401
 
 from lite3r_cli.geometry import invert_pose, matrix_from_quaternion
 from lite3r_cli.io import colmap
@@ -43,9 +44,12 @@ def test_formats_share_a_folder(tmp_path, odd_views, odd_cloud) -> None:
 def test_colmap_text_and_binary_agree_with_the_scene(tmp_path, odd_views, odd_cloud) -> None:
     EXTRA_FORMATS["colmap"](tmp_path, odd_views, odd_cloud)
     folder = tmp_path / "sparse/0"
-    records = lambda name: [line for line in (folder / name).read_text("utf-8").split("\n") if not line.startswith("#")]  # noqa: E731
+
+    def records(name: str) -> list[str]:
+        return [line for line in (folder / name).read_text("utf-8").split("\n") if not line.startswith("#")]
+
     cameras = [line.split() for line in records("cameras.txt")[:-1]]
-    assert [(c[0], c[1]) for c in cameras] == [("1", "PINHOLE"), ("2", "PINHOLE")]  # the first and third image share one
+    assert [(c[0], c[1]) for c in cameras] == [("1", "PINHOLE"), ("2", "PINHOLE")]  # the first and third share one
     data = (folder / "cameras.bin").read_bytes()
     assert struct.unpack_from("<QIiQQ4d", data)[0] == 2 and len(data) == 8 + 2 * 56
     for index, camera in enumerate(cameras):
@@ -71,7 +75,8 @@ def test_colmap_text_and_binary_agree_with_the_scene(tmp_path, odd_views, odd_cl
     assert np.array_equal(rows[:, 4:7], odd_cloud.colors)
     point = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])
     points = np.frombuffer((folder / "points3D.bin").read_bytes(), point, offset=8)
-    assert np.array_equal(points["xyz"].astype("f4"), odd_cloud.points) and np.array_equal(points["rgb"], odd_cloud.colors)
+    assert np.array_equal(points["xyz"].astype("f4"), odd_cloud.points)
+    assert np.array_equal(points["rgb"], odd_cloud.colors)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_scene import odd_cloud  # noqa: F401
 from plyfile import PlyData
 
 from lite3r_cli.errors import InputError

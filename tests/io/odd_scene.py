@@ -1,4 +1,4 @@
-"""A small scene of odd sizes: three views (landscape, portrait, the first one's camera again) and 37 points."""
+"""Fixtures: a scene of odd sizes with three views (landscape, portrait, the first camera again) and 37 points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def _view(name: str, width: int, height: int, focal: float, quaternion: list[flo
     depth = rng.uniform(0.7, 9.1, (height // 3, width // 3)).astype(np.float32)
     depth[0, :2] = 0
     pose = np.hstack([rotation, -rotation @ np.array(centre)[:, None]])
-    return View(name, width, height, K, pose, depth, np.where(depth > 0, rng.uniform(1, 5, depth.shape), 0).astype("f4"))
+    confidence = np.where(depth > 0, rng.uniform(1, 5, depth.shape), 0).astype(np.float32)
+    return View(name, width, height, K, pose, depth, confidence)
 
 
 @pytest.fixture
