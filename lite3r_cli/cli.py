@@ -15,16 +15,23 @@ from typing import Annotated
 import typer
 
 from . import __version__, console
+from .commands.evaluate import evaluate
+from .commands.evaluate import evaluate
 from .commands.models import models
 from .commands.reconstruct import reconstruct
-from .errors import Lite3RError
+from .commands.train import train
+from .errors import Lite3RError, MemoryLimitError
 
 ClickException = typer.BadParameter.__mro__[2]  # base of all complaints about the command line, vendored or click's own
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
+    "eval": evaluate,
+    "eval": evaluate,
     "models": models,
+    "train": train,
 }
 
 app = typer.Typer(
@@ -35,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _function in COMMANDS.items():
-    app.command(_name, no_args_is_help=_name == "reconstruct")(_function)
+    app.command(_name, no_args_is_help=_name != "models")(_function)
 
 
 def _show_version(value: bool) -> None:
@@ -82,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sigterm_as_exception():
             code = app(args=arguments, prog_name="lite3r", standalone_mode=False)
             console.flush()
+            if code == INTERRUPTED:  # Typer's form of KeyboardInterrupt
+                raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
     except Lite3RError as error:
         return _fail(error, str(error), error.exit_code)
@@ -95,7 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.abandon_stdout()
         return PIPE_CLOSED
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _fail(error, OUT_OF_MEMORY, MemoryLimitError.exit_code)
         return _fail(error, f"{type(error).__name__}: {error} (run again with --debug)", 1, label="bug")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # do not import torch in order to ask
+        return isinstance(error, MemoryError)
+    from .runtime import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _usage_message(error: Exception) -> str:

@@ -56,16 +56,3 @@ class PredictConfig:
         )
         _require(self.dtype in DTYPES, f"--dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         _require(0 <= self.seed < 2**32, f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")
-
-
-def scene_file(output: str) -> Path:
-    """The cloud's file for an `-o`: FILE.ply as it is, DIR (existing, without suffix, or with a slash) → DIR/scene.ply.
-
-    Raises UsageError for another suffix, which would promise a format that is chosen by --format.
-    """
-    path = Path(output)
-    if output.endswith(("/", "\\")) or path.is_dir() or path.suffix == "":
-        return path / "scene.ply"
-    if path.suffix.lower() != ".ply":
-        raise UsageError(f"-o {output}: name a .ply file or a folder; other formats are added with --format")
-    return path

@@ -162,28 +162,32 @@ class Progress:
         self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        """Time a stage; the value given is called after each of its `total` steps. A name used twice adds up."""
+    def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[[], None]]:
+        """Time a stage; the value given is called after each of its `total` steps. A name used twice adds up.
+
+        A `minor` stage leaves a line only with --verbose.
+        """
         start = time.perf_counter()
         with self._show(name, total) as step:
             yield step
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        self._finished(name, time.perf_counter() - start, total)
+        seconds = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._finished(name, seconds, total, minor)
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
-    def _finished(self, name: str, seconds: float, total: int | None) -> None:
+    def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         pass
 
 
 class PlainProgress(Progress):
     """One line for each finished stage, for logs."""
 
-    def _finished(self, name: str, seconds: float, total: int | None) -> None:
+    def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         count = f" ({total})" if total else ""
-        info(f"{name}{count}: {seconds:.1f} s")
+        (detail if minor else info)(f"{name}{count}: {seconds:.1f} s")
 
 
 class LiveProgress(PlainProgress):

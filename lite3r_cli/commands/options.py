@@ -78,42 +78,48 @@ Seed = Annotated[
     int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")
 ]
 
-# How depth maps become a cloud
+# How depth maps become a cloud. Defaults are those of fusion.FusionConfig, repeated because importing it imports NumPy.
+CONFIDENCE_PERCENTILE = 20.0
+MAX_POINTS = 2_000_000
+
 ConfidencePercentile = Annotated[
     float,
     _option(
         CLOUD, "--confidence-percentile", metavar="PERCENT",
-        help="Drop this share of the pixels, the least confident ones.",
+        help="Drop this share of all pixels, the least confident ones; 0 keeps all.",
     ),
 ]  # fmt: skip
-MaxPoints = Annotated[
-    Optional[int],
+NoEdgeFilter = Annotated[
+    bool,
+    _flag(
+        CLOUD, "--no-edge-filter",
+        help="Keep the pixels that float between foreground and background.",
+    ),
+]  # fmt: skip
+NoConsistency = Annotated[
+    bool,
+    _flag(
+        CLOUD, "--no-consistency",
+        help="Keep the points that other views contradict.",
+    ),
+]  # fmt: skip
+Tolerance = Annotated[
+    Optional[float],
     _option(
-        CLOUD, "--max-points", metavar="N",
-        help="Keep at most N points, drawn at random with the seed.",
+        CLOUD, "--tolerance", metavar="FRACTION", show_default="from the scene, 0.02 to 0.1",
+        help="Relative depth difference up to which two views agree.",
     ),
 ]  # fmt: skip
 VoxelSize = Annotated[
     Optional[float],
     _option(
         CLOUD, "--voxel-size", metavar="SIZE", show_default="off",
-        help="Merge points within cubes of this side, in scene units (the same as those of the depth maps).",
+        help="Merge points within cubes of this side, in scene units (those of the depth maps).",
     ),
 ]  # fmt: skip
-Consistency = Annotated[
-    bool,
-    _option(
-        CLOUD, "--consistency/--no-consistency", metavar="",
-        help="Keep a point only if another view that should see it agrees on its depth.",
-    ),
-]  # fmt: skip
-EdgeFilter = Annotated[
-    bool,
-    _option(
-        CLOUD, "--edge-filter/--no-edge-filter", metavar="",
-        help="Drop the points that float between foreground and background at depth edges.",
-    ),
-]  # fmt: skip
+MaxPoints = Annotated[
+    int, _option(CLOUD, "--max-points", metavar="N", help="Keep at most N points, drawn with the seed.")
+]
 
 # Where the result goes
 Overwrite = Annotated[

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import console
-from ..config import InputConfig, PredictConfig, scene_file
+from ..config import InputConfig, PredictConfig
 from . import options
+
+if TYPE_CHECKING:
+    from ..pipelines.reconstruct import Report
 
 
 def _output(*names: str, help: str, **more: object):
@@ -60,6 +62,12 @@ def reconstruct(
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
+    confidence_percentile: options.ConfidencePercentile = options.CONFIDENCE_PERCENTILE,
+    no_edge_filter: options.NoEdgeFilter = False,
+    no_consistency: options.NoConsistency = False,
+    tolerance: options.Tolerance = None,
+    voxel_size: options.VoxelSize = None,
+    max_points: options.MaxPoints = options.MAX_POINTS,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -73,3 +81,78 @@ def reconstruct(
     The world frame is the first camera (x right, y down, z forward).
     Depth is along z, in scene units: photographs alone do not tell the scale.
     """
+    if skip_existing and _is_done(output, json):
+        return
+    from ..fusion import FusionConfig
+    from ..pipelines.reconstruct import ReconstructConfig
+    from ..pipelines.reconstruct import reconstruct as run
+
+    config = ReconstructConfig(
+        input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
+        predict=PredictConfig(model, resolution, device, dtype, seed),
+        fusion=FusionConfig(
+            confidence_percentile=confidence_percentile,
+            edge_filter=not no_edge_filter,
+            consistency=not no_consistency,
+            tolerance=tolerance,
+            voxel=voxel_size,
+            max_points=max_points,
+        ),
+        output=output,
+        formats=tuple(formats),
+        preview=preview,
+        save_npy=save_npy,
+        overwrite=overwrite,
+    )
+    report = run(config, console.progress(), console.warn)
+    for what, choice in report.runtime.items():
+        console.detail(f"{what}: {choice['chosen']} ({choice['reason']})")
+    if json:
+        console.document(_summary(report))
+    else:
+        console.table(("", ""), _rows(report), numbers=False)
+
+
+def _is_done(output: str, json: bool) -> bool:
+    from ..io.layout import is_complete, layout_of
+
+    if not is_complete(output):
+        return False
+    layout = layout_of(output)
+    cloud = layout.root / layout.cloud
+    console.info(f"{cloud}: complete already, skipped")
+    if json:
+        console.document({"skipped_existing": True, "cloud": str(cloud), "folder": str(layout.root / layout.folder)})
+    return True
+
+
+def _summary(report: Report) -> dict[str, object]:
+    """The document of --json."""
+    return {
+        "skipped_existing": False,
+        "cloud": str(report.cloud),
+        "folder": str(report.folder),
+        "images": report.images,
+        "views": report.views,
+        "points": report.points,
+        "skipped": report.skipped,
+        "warnings": report.warnings,
+        "runtime": report.runtime,
+        "seconds": {name: round(value, 3) for name, value in report.seconds.items()},
+        "peak_memory": report.peak_memory,
+        "files": report.files,
+    }
+
+
+def _rows(report: Report) -> list[tuple[str, str]]:
+    stages = ", ".join(f"{name.lower()} {value:.1f}" for name, value in report.seconds.items() if value >= 0.05)
+    memory = ", ".join(f"{value / 2**30:.2f} GiB {name.removesuffix('_bytes')}" for name, value in report.peak_memory.items())
+    others = sorted({name.removeprefix(f"{report.folder.name}/").split("/")[0] for name in report.files} - {report.cloud.name})
+    return [
+        ("views", f"{report.views} of {report.images} images"),
+        ("points", f"{report.points:,}"),
+        ("seconds", f"{sum(report.seconds.values()):.1f} ({stages})"),
+        ("peak memory", memory),
+        ("cloud", str(report.cloud)),
+        ("also", f"{report.folder}/: {', '.join(others)}, run.json"),
+    ]

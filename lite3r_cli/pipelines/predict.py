@@ -54,6 +54,7 @@ class Predictor:
         with (progress or Progress()).stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             runtime.seed_everything(config.seed)
+            self.checkpoint = registry.resolve(config.model)
             self.backbone: Backbone = registry.load(
                 config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
             )
@@ -91,17 +92,16 @@ class Predictor:
         kept: list[int] = []
         batch: list[np.ndarray] = []
         skipped: list[Skipped] = []
+        longest, multiple = self.config.resolution, self.backbone.patch_size
         with progress.stage("Read images", total=len(indices)) as step:
-            for i in indices:
-                try:
-                    rgb = images.read(i)
-                except InputError as error:
-                    if strict:
-                        raise
-                    skipped.append(Skipped(images.records[i].name, str(error)))
-                else:
+            for i, result in images.read_each(lambda rgb: resize_for_network(rgb, longest, multiple), indices):
+                if not isinstance(result, InputError):
                     kept.append(i)
-                    batch.append(resize_for_network(rgb, self.config.resolution, self.backbone.patch_size))
+                    batch.append(result)
+                elif strict:
+                    raise result
+                else:
+                    skipped.append(Skipped(images.records[i].name, str(result)))
                 step()
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"

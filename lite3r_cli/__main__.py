@@ -1,0 +1,7 @@
+"""`python -m lite3r_cli` is `lite3r`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,238 @@
+"""The command line's contract: exit codes, one line for a failure, one document for --json, nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from lite3r_cli import __version__, cli, console
+from lite3r_cli.commands import options
+from lite3r_cli.errors import (
+    BackendError,
+    InputError,
+    Lite3RError,
+    MemoryLimitError,
+    OutputError,
+    UsageError,
+    WeightsError,
+)
+
+
+def lite3r(*arguments: str, **more) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lite3r_cli", *arguments], capture_output=True, text=True, **more)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Let `lite3r go` run a function of the test."""
+
+    def install(function) -> None:
+        app = typer.Typer(pretty_exceptions_enable=False)
+        app.callback()(lambda: None)
+        app.command("go")(function)
+        monkeypatch.setattr(cli, "app", app)
+
+    return install
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; from lite3r_cli.cli import main\n"
+        "assert main(['--help']) == main(['--version']) == main(['reconstruct', '--help']) == main(['models']) == 0\n"
+        "print(sorted({'torch', 'numpy', 'cv2', 'matplotlib', 'trimesh'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert f"lite3r {__version__}" in run.stdout.splitlines()
+
+
+def test_every_option_of_every_command_explains_itself():
+    root = typer.main.get_command(cli.app)
+    assert set(root.commands) >= {"reconstruct", "eval", "models", "train", "synth"}
+    for name, command in root.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert (parameter.help or "").endswith("."), f"lite3r {name}: {parameter.name}"
+
+
+def test_repeated_defaults_are_those_of_the_dataclass():
+    from lite3r_cli.fusion import FusionConfig
+
+    assert options.CONFIDENCE_PERCENTILE == FusionConfig.confidence_percentile
+    assert options.MAX_POINTS == FusionConfig.max_points
+    assert FusionConfig.edge_filter and FusionConfig.consistency
+    assert FusionConfig.voxel is None and FusionConfig.tolerance is None
+
+
+@pytest.mark.parametrize(
+    "kind, code",
+    [
+        (Lite3RError, 1), (UsageError, 2), (InputError, 3), (WeightsError, 4), (BackendError, 5), (MemoryLimitError, 6),
+        (OutputError, 7),
+    ],
+)  # fmt: skip
+def test_expected_failures_are_one_line_and_their_code(kind, code, command, capsys):
+    def go() -> None:
+        raise kind("a\nb.jpg: \x1b[31mbroken; get it again")
+
+    command(go)
+    assert cli.main(["go"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: a\\nb.jpg: \\x1b[31mbroken; get it again\n"
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (ZeroDivisionError("no"), 1, "bug: ZeroDivisionError: no (run again with --debug)"),
+        (KeyboardInterrupt(), 130, "interrupted: "),
+        (MemoryError(), 6, "error: out of memory"),
+    ],
+)
+def test_unexpected_endings(error, code, line, command, capsys):
+    def go() -> None:
+        raise error
+
+    command(go)
+    assert cli.main(["go"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(line) and err.count("\n") == 1
+
+
+def test_torch_running_out_of_memory_is_exit_6(command, capsys):
+    import torch
+
+    def go() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    command(go)
+    assert cli.main(["go"]) == 6
+    assert "--resolution" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(command, capsys):
+    def go(debug: options.Debug = False) -> None:
+        raise InputError("a.jpg: broken")
+
+    command(go)
+    assert cli.main(["go", "--debug"]) == 3
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("Traceback") and err[-1] == "error: a.jpg: broken"
+
+
+def test_sigterm_unwinds_and_is_exit_143(command, capsys):
+    cleaned = []
+
+    def go() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    command(go)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["go"]) == 143
+    assert cleaned and signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["reconstruct", "--resolutoin", "5"], ["--resolution", "lite3r reconstruct --help"]),
+        (["reconstruct", "a", "--seed", "x"], ["--seed", "integer"]),
+        (["reconstrcut"], ["reconstruct"]),
+        (["reconstruct", "a", "--resolution", "5"], ["--resolution", "28"]),
+        (["reconstruct", "a", "--stride", "0"], ["--stride"]),
+        (["reconstruct", "a", "--max-views", "0"], ["--max-views"]),
+        (["reconstruct", "a", "--device", "tpu"], ["--device", "cuda"]),
+        (["reconstruct", "a", "--dtype", "float12"], ["--dtype", "bfloat16"]),
+        (["reconstruct", "a", "--confidence-percentile", "100"], ["--confidence-percentile"]),
+        (["reconstruct", "a", "--voxel-size", "-1"], ["--voxel-size"]),
+        (["reconstruct", "a", "--seed", "-1"], ["--seed"]),
+        (["reconstruct", "a", "--format", "colmpa"], ["colmap", "nerfstudio"]),
+        (["reconstruct", "a", "-o", "scene.obj"], ["scene.obj", "--format"]),
+    ],
+)
+def test_usage_errors_name_the_way_out(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_json_is_one_document(capsys):
+    assert cli.main(["models", "--json"]) == 0
+    out, err = capsys.readouterr()
+    models = {model["name"]: model for model in json.loads(out)["models"]}
+    assert err == ""
+    assert models["mini"]["parameters"] <= 24_000_000 and models["mini"]["licence"]
+    assert set(models["mini"]) == {"name", "parameters", "licence", "source", "path", "summary"}
+
+
+def test_a_closed_reader_is_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run([sys.executable, "-m", "lite3r_cli", "models"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert run.returncode == 141
+    assert run.stderr == b""
+
+
+def test_names_outside_the_terminals_encoding_are_escaped():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    run = lite3r("reconstruct", "Grüße", env=environment)
+    assert run.returncode in (2, 3)
+    assert run.stderr.startswith("error: ") and "Gr\\xfc\\xdfe" in run.stderr
+
+
+def test_stages_add_up_and_report_away_from_a_terminal(capsys):
+    console.reset()
+    progress = console.progress()
+    for _ in range(2):
+        with progress.stage("Read images", total=3) as step:
+            step()
+    assert list(progress.seconds) == ["Read images"]
+    assert capsys.readouterr().err.startswith("Read images (3): 0.0 s\n")
+    console.set_quiet(True)
+    with console.progress().stage("Fuse"):
+        pass
+    console.table(("a",), [("b",)])
+    console.reset()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_live_display_draws_on_a_terminal_and_leaves_one_line(monkeypatch):
+    """Under a pseudo-terminal, as a user sees it."""
+    pty = pytest.importorskip("pty")
+    code = (
+        "from lite3r_cli import console\n"
+        "with console.progress().stage('Fuse', total=2) as step:\n    step(); step()\n"
+        "console.warn('odd'); console.table(('view', 'points'), [('a.jpg', 5)], title='Result')"
+    )
+    master, slave = pty.openpty()
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave, env={**os.environ, "NO_COLOR": "1"})
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # Linux says EIO when the other side has gone
+            break
+        if not chunk:
+            break
+        seen += chunk
+    assert run.wait() == 0
+    assert b"2/2" in seen and b"Fuse (2):" in seen and b"warning: " in seen and b"a.jpg" in seen
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-7]", seen)  # NO_COLOR
