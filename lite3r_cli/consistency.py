@@ -19,7 +19,7 @@ from .scene import View
 _OUTSIDE = -10.0  # a pixel coordinate that no map covers
 _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
-_TOLERANCE_RANGE = (0.02, 0.10)
+_TOLERANCE_RANGE = (0.02, 0.15)
 _SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
 _KERNEL = np.ones((3, 3), np.uint8)
@@ -134,9 +134,10 @@ def _to_other(view: VoterMap, points: np.ndarray, other: VoterMap) -> tuple[np.n
 
 
 def adaptive_tolerance(voters: Sequence[VoterMap | None], neighbours: Sequence[Sequence[int]]) -> float:
-    """Twice the median relative disagreement between neighbouring depth maps, kept within 2–10 %.
+    """Three times the median relative disagreement between neighbouring depth maps, kept within 2–15 %.
 
-    Networks differ in how well their depth maps fit together; a fixed tolerance would empty the cloud of a weak one.
+    That is two standard deviations of a Gaussian: 95 % of what sees the same surface agrees. Networks differ in how
+    well their depth maps fit together; a fixed tolerance would tear holes into the cloud of a weak one.
     """
     chosen = [i for i, others in enumerate(neighbours) if others]
     deviations = []
@@ -147,7 +148,7 @@ def adaptive_tolerance(voters: Sequence[VoterMap | None], neighbours: Sequence[S
             deviation = np.abs(_compare(voters[i], points, voters[j], step)[0] - 1)
             deviations.append(deviation[deviation < _SAME_SURFACE])
     pooled = np.concatenate(deviations)
-    typical = 2 * float(np.median(pooled)) if len(pooled) else 0.0
+    typical = 3 * float(np.median(pooled)) if len(pooled) else 0.0
     return float(np.clip(typical, *_TOLERANCE_RANGE))
 
 

@@ -35,7 +35,7 @@ class FusionConfig:
     edge_filter: bool = True  # drop flying pixels
     max_incidence_deg: float = 84.0  # … which is surface seen at a flatter angle than this, on both sides of the pixel
     consistency: bool = True  # drop what other views contradict
-    tolerance: float | None = None  # relative depth difference that still agrees; None = from the scene, 2–10 %
+    tolerance: float | None = None  # relative depth difference that still agrees; None = from the scene, 2–15 %
     neighbours: int = 8  # views that each view is compared with, those with most overlap
     average: bool = True  # move points to the mean of the surfaces that agree on them
     voxel: float | None = None  # merge points within cubes of this side, scene units
