@@ -118,7 +118,9 @@ class OutputSet:
             for folder in {(root / name).parent for name in names}:
                 _sync_folder(folder)
         except OSError as error:
-            raise output_error(Path(error.filename2 or error.filename or root), error) from error
+            involved = [Path(name) for name in (error.filename, error.filename2) if name]
+            lasting = [path for path in involved if self._staging not in path.parents]  # the names that the user knows
+            raise output_error(lasting[0] if lasting else root, error) from error
         self._committed, self.files = True, names
 
     @property

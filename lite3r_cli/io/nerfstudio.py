@@ -1,4 +1,4 @@
-"""`transforms.json` for nerfstudio and instant-ngp: camera-to-world matrices in OpenGL axes (y up, looking along -z)."""
+"""`transforms.json` for nerfstudio and instant-ngp: camera-to-world matrices in OpenGL axes (y up, -z ahead)."""
 
 from __future__ import annotations
 

@@ -210,6 +210,21 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert set(tree(tmp_path)) == {"file"}
 
 
+def test_a_refused_rename_names_the_place_that_the_user_knows(tmp_path, monkeypatch) -> None:
+    target = tmp_path / "scene.ply"
+    produce(target)
+
+    def refused(self, source, destination):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source), None, str(destination))
+
+    for overwrite, other in ((True, target), (False, tmp_path / "b.ply")):  # moving aside, moving into place
+        with monkeypatch.context() as patch, pytest.raises(OutputError, match="permission denied") as caught:
+            patch.setattr(OutputSet, "_move", refused)
+            produce(other, b"two", overwrite=overwrite)
+        assert ".lite3r-" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path}/{other.name[0]}")
+    assert target.read_bytes() == b"one"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")
 def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
