@@ -106,7 +106,7 @@ NoConsistency = Annotated[
 Tolerance = Annotated[
     Optional[float],
     _option(
-        CLOUD, "--tolerance", metavar="FRACTION", show_default="from the scene, 0.02 to 0.1",
+        CLOUD, "--tolerance", metavar="FRACTION", show_default="from the scene, 0.02 to 0.15",
         help="Relative depth difference up to which two views agree.",
     ),
 ]  # fmt: skip
