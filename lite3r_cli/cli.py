@@ -16,7 +16,6 @@ import typer
 
 from . import __version__, console
 from .commands.evaluate import evaluate
-from .commands.evaluate import evaluate
 from .commands.models import models
 from .commands.reconstruct import reconstruct
 from .commands.train import train
@@ -28,7 +27,6 @@ OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --m
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
-    "eval": evaluate,
     "eval": evaluate,
     "models": models,
     "train": train,
