@@ -95,11 +95,10 @@ class Trainer:
         """Train until the budget is spent; `batches(step)` yields the batches from that step on."""
         start, saved = time.monotonic() - self.elapsed, time.monotonic()
         window: list[dict[str, Tensor]] = []
-        progress = self._progress(self.elapsed)
         for batch in batches(self.step):
             if self.step % 10 == 0:  # rank 0's clock decides for all
                 self.elapsed = self._agree(time.monotonic() - start)
-                progress = self._progress(self.elapsed)
+            progress = self._progress()
             if progress >= 1:
                 break
             set_learning_rate(self.optimisers, learning_rate_factor(self.step, progress, self.config.warmup_steps))
@@ -138,8 +137,8 @@ class Trainer:
         save_weights(folder / "average.safetensors", self.average.state_dict(), self.model, torch.float16)
         save_training_state(folder / "state.safetensors", self.model, self.average, self.optimisers, self.step, self.elapsed)
 
-    def _progress(self, elapsed: float) -> float:
-        by_time = elapsed / (60 * self.config.budget_minutes)
+    def _progress(self) -> float:
+        by_time = self.elapsed / (60 * self.config.budget_minutes)
         return max(by_time, self.step / self.config.max_steps) if self.config.max_steps else by_time
 
     def _agree(self, value: float) -> float:

@@ -1,0 +1,131 @@
+"""`lite3r train`: data, model and loop put together, on one device or under torchrun on several GPUs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
+
+import torch
+import torch.distributed as dist
+
+from lite3r_cli import __version__, console
+from lite3r_cli.backbones.mini import Mini
+from lite3r_cli.backbones.weights import read_checkpoint
+from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.training.checkpoint import save_weights
+from lite3r_cli.training.data import TrainingData
+from lite3r_cli.training.initialise import load_checkpoint, load_encoder
+from lite3r_cli.training.loop import LoopConfig, Trainer, Worker
+from lite3r_cli.training.plot import plot_losses
+from lite3r_cli.training.schedule import ShapeSchedule
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    loop: LoopConfig
+    shapes: ShapeSchedule
+    init: tuple[Path, ...] = ()
+    resume: bool = False
+    textures: Path | None = None
+    photos: Path | None = None
+    workers: int = 8
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        missing = [p for p in (*self.init, self.textures, self.photos) if p is not None and not p.exists()]
+        if missing:
+            raise UsageError(f"{missing[0]}: no such file or folder")
+        if self.workers < 0:
+            raise UsageError("--workers must not be negative")
+
+
+def run(config: TrainConfig) -> None:
+    """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to the output folder.
+
+    Ctrl-C and SIGTERM save the state first. Raises OutputError when the folder holds a run and --resume was not given.
+    """
+    output = config.loop.output
+    state = output / "state.safetensors"
+    if not config.resume and state.exists():
+        raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
+    with _workers(config.device) as worker:
+        if worker.is_first:
+            output.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.loop.seed)
+        model = Mini().to(worker.device)
+        _initialise(model, config.init)
+        model.head.to(memory_format=torch.channels_last)
+        trainer = Trainer(model, config.loop, worker, _report)
+        if config.resume:
+            trainer.resume(state)
+        data = TrainingData(
+            config.shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed
+        )
+        try:
+            trainer.run(data.batches)
+        except BaseException:
+            if worker.is_first:
+                trainer.save()
+                console.info(f"stopped at step {trainer.step}; go on with: lite3r train -o {output} --resume")
+            raise
+        if worker.is_first:
+            _finish(config, trainer)
+
+
+def _initialise(model: Mini, files: tuple[Path, ...]) -> None:
+    if not files:
+        console.warn("training from random weights; --init names a pretrained encoder or a checkpoint")
+        return
+    state, metadata = read_checkpoint(files[0])
+    if "config" in metadata:
+        load_checkpoint(model, files[0])
+    else:
+        load_encoder(model, list(files))
+
+
+def _finish(config: TrainConfig, trainer: Trainer) -> None:
+    output = config.loop.output
+    recipe = json.dumps(_plain(dataclasses.asdict(config)))
+    state = trainer.average.state_dict()
+    save_weights(output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe)
+    plot_losses(output / "log.jsonl", output / "losses.png")
+    console.info(f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / 'mini.safetensors'} is the FP8 checkpoint")
+
+
+def _plain(value):
+    """Only what another machine can use: file names instead of paths."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.name if isinstance(value, Path) else value
+
+
+def _report(record: dict) -> None:
+    losses = " ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "seconds", "progress", "lr"))
+    console.info(f"step {record['step']} {record['seconds'] / 60:.1f} min lr {record['lr']:.1e} {losses}")
+
+
+@contextmanager
+def _workers(device: str) -> Iterator[Worker]:
+    """This process's rank and device; torchrun's environment says whether there are others."""
+    cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    where = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(where)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Worker(rank, world, where)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
