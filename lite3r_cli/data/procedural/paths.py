@@ -29,9 +29,10 @@ def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray
     for _ in range(12):
         distance = rng.uniform(*stage.reach) * reach
         if stage.normal is None:
-            azimuth, elevation = rng.uniform(0, 2 * math.pi), rng.normal(0.2, 0.25)
+            azimuth = rng.uniform(0, 2 * math.pi)
         else:
-            azimuth, elevation = math.atan2(stage.normal[0], stage.normal[2]) + rng.normal(0, 0.45), rng.normal(0.0, 0.12)
+            azimuth = math.atan2(stage.normal[0], stage.normal[2]) + rng.normal(0, 0.45)
+        elevation = rng.normal(*stage.elevation)
         away = np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)])
         position = target + distance * away
         if np.all(position > stage.low) and np.all(position < stage.high):

@@ -74,6 +74,13 @@ def door(rng: Rng) -> Pattern:
     return rgb * (0.85 + 0.3 * noise(rng, 0.9))[..., None], height
 
 
+def casement(rng: Rng) -> Pattern:
+    """One window that fills the texture: frame, glazing bars, panes; perhaps a curtain behind."""
+    rgb, height = np.empty((SIZE, SIZE, 3)), np.zeros((SIZE, SIZE))
+    _pane(rng, rgb, height, 0, 0, SIZE, SIZE, rng.uniform(0.2, 0.6))
+    return rgb * (0.85 + 0.3 * noise(rng, 1.6))[..., None], height
+
+
 def ornament(rng: Rng) -> Pattern:
     """Carved stone: symmetric scrolls and rosettes."""
     n = noise(rng, 1.7, low=1)
@@ -126,5 +133,5 @@ def hills(rng: Rng) -> Pattern:
 
 
 RELIEFS: dict[str, Callable[[Rng], Pattern]] = {
-    "windows": windows, "door": door, "ornament": ornament, "panels": panels, "statue": statue, "rubble": rubble, "hills": hills,
+    "windows": windows, "door": door, "casement": casement, "ornament": ornament, "panels": panels, "statue": statue, "rubble": rubble, "hills": hills,
 }  # fmt: skip

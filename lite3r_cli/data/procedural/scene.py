@@ -127,6 +127,7 @@ class Stage:
     normal: np.ndarray | None = None  # (3,) horizontal direction out of a facade
     reach: tuple[float, float] = (1.5, 6.0)  # metres between the first camera and its target
     field: tuple[float, float] = (30.0, 100.0)  # degrees, along the longer image side
+    elevation: tuple[float, float] = (0.2, 0.25)  # radians above the target: mean and deviation
 
 
 @dataclass(frozen=True)

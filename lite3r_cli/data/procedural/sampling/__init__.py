@@ -8,13 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lite3r_cli.data.procedural.materials import Looks
-from lite3r_cli.data.procedural.sampling import chaos
+from lite3r_cli.data.procedural.sampling import chaos, facade, outdoor, room
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import Scene
 from lite3r_cli.data.procedural.textures import Catalog
 from lite3r_cli.errors import UsageError
 
-SAMPLERS: dict[str, Callable[[Draw, Looks], Scene]] = {"chaos": chaos.sample}
+SAMPLERS: dict[str, Callable[[Draw, Looks], Scene]] = {
+    "chaos": chaos.sample,
+    "room": room.sample,
+    "desk": room.desk,
+    "facade": facade.sample,
+    "outdoor": outdoor.sample,
+    "street": outdoor.street,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class SceneConfig:
     """`catalog` says which textures exist; `weights` how often each sampler is drawn; `photos` the share of photo textures."""
 
     catalog: Catalog
-    weights: Mapping[str, float] = field(default_factory=lambda: {"chaos": 1.0})
+    weights: Mapping[str, float] = field(default_factory=lambda: {"chaos": 0.36, "room": 0.14, "desk": 0.1, "facade": 0.22, "outdoor": 0.1, "street": 0.08})
     photos: float = 0.35
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lite3r_cli.data.procedural.materials import THINGS, Looks
 from lite3r_cli.data.procedural.sampling.draw import Draw
-from lite3r_cli.data.procedural.scene import UV, Builder, Kind
+from lite3r_cli.data.procedural.scene import UV, Builder, Kind, material
 
 SHAPES = {
     "box": 3.0, "ellipsoid": 2.5, "cylinder": 2.0, "cone": 1.0, "torus": 0.9, "rounded": 1.3, "turned": 1.2, "rock": 1.0,
@@ -90,8 +90,6 @@ def add_height(
     name, texture = looks.texture(categories, photos)
     if lift:
         center = (center[0], center[1] + float(np.abs(rotation[1]) @ np.array(half)), center[2])
-    from lite3r_cli.data.procedural.scene import material
-
     row = material(texture, (repeat, repeat, repeat), mode=UV.TOP, offset=phase, mirror=True, tint=d.color(0.8, 1.1, 0.12), shift_faces=False)
     shape = (texture, repeat, *phase, level, bottom, 0.95 - bottom, steps)
     b.add(Kind.HEIGHT, center, half, row, rotation=rotation, shape=shape)
