@@ -12,15 +12,17 @@ from torch.nn import functional as F
 RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 
 
-def rope_table(positions: Tensor, head_dim: int, base: float = 100.0) -> RopeTable:
+def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:
     """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
 
     The first half of a head's channels is rotated by y, the second by x; within a half, channel j pairs with channel j + d/2
-    (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408).
+    (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408). `published` multiplies by reciprocal
+    frequencies instead of dividing: the last bits of VGGT and Depth-Anything-3.
     """
     half = head_dim // 2
     exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
-    angle = positions.float()[:, :, None] / base**exponent  # (T, 2, d/2)
+    places = positions.float()[:, :, None]
+    angle = places * (1 / base**exponent) if published else places / base**exponent  # (T, 2, d/2)
     angle = torch.cat([angle, angle], dim=-1).flatten(1)  # (T, D)
     return angle.cos(), angle.sin()
 
@@ -58,8 +60,12 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        out = self.mix(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q kᵀ / √D) v of (B, H, T, D) each; what other kinds of attention replace."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class Mlp(nn.Module):
@@ -72,6 +78,20 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGlu(nn.Module):
+    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3 of `hidden`, a multiple of 8."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        width = (hidden * 2 // 3 + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * width)
+        self.w3 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(a) * b)
 
 
 class LayerScale(nn.Module):
@@ -94,13 +114,14 @@ class Block(nn.Module):
         norm_eps: float = 1e-6,
         qk_norm: bool = False,
         layer_scale: float = 1e-5,
+        swiglu: bool = False,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, heads, qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = (SwiGlu if swiglu else Mlp)(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale)
 
     def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
@@ -119,11 +140,21 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-def resize_position_embedding(embedding: Tensor, rows: int, columns: int) -> Tensor:
-    """Patch rows of a square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic without antialiasing."""
+def resize_position_embedding(
+    embedding: Tensor, rows: int, columns: int, antialias: bool = False, offset: float = 0.0
+) -> Tensor:
+    """Patch rows of a square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic.
+
+    A positive `offset` samples as if the target were larger by that fraction of a patch, as DINOv2 and its heirs were trained:
+    the source coordinate of row r is (r + ½)·G / (rows + offset) − ½.
+    """
     side = int(embedding.shape[1] ** 0.5)
     if (rows, columns) == (side, side):
         return embedding
     grid = embedding.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+    if offset:
+        target = dict(scale_factor=((rows + offset) / side, (columns + offset) / side))
+    else:
+        target = dict(size=(rows, columns))
+    grid = F.interpolate(grid, **target, mode="bicubic", align_corners=False, antialias=antialias)
     return grid.flatten(2).transpose(1, 2)

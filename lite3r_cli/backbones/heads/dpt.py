@@ -17,9 +17,12 @@ class DPTConfig:
     stage_channels: tuple[int, int, int, int]
     out_channels: int = 2
     relu_skip: bool = False  # VGGT's residual units carry relu(x) on the skip, the others x
+    double_position: bool = False  # VGGT evaluates the position embedding in float64
 
 
-def uv_embedding(channels: int, height: int, width: int, aspect: float, like: Tensor) -> Tensor:
+def uv_embedding(
+    channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
+) -> Tensor:
     """Sine / cosine embedding (1, channels, height, width) of the position on an image of the given width / height ratio."""
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
@@ -27,15 +30,15 @@ def uv_embedding(channels: int, height: int, width: int, aspect: float, like: Te
     u = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width, **f32)
     v = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height, **f32)
     quarter = channels // 4
-    omega = 1.0 / 100.0 ** (torch.arange(quarter, **f32) / quarter)
+    omega = 1.0 / 100.0 ** (torch.arange(quarter, device=like.device, dtype=precision) / quarter)
     ux, vy = omega[:, None] * u, omega[:, None] * v  # (C/4, W), (C/4, H)
     across = torch.cat([ux.sin(), ux.cos()])[:, None, :].expand(-1, height, -1)
     down = torch.cat([vy.sin(), vy.cos()])[:, :, None].expand(-1, -1, width)
     return torch.cat([across, down])[None].to(like.dtype)
 
 
-def _add_position(x: Tensor, aspect: float) -> Tensor:
-    return x + 0.1 * uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x)
+def _add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
+    return x + 0.1 * uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x, precision)
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -76,6 +79,7 @@ class DPTHead(nn.Module):
     def __init__(self, config: DPTConfig, patch_size: int = 14):
         super().__init__()
         self.patch_size = patch_size
+        self.position_precision = torch.float64 if config.double_position else torch.float32
         features, stages, skip = config.features, config.stage_channels, config.relu_skip
         self.norm = nn.LayerNorm(config.in_channels, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(config.in_channels, c, 1) for c in stages)
@@ -97,19 +101,66 @@ class DPTHead(nn.Module):
         )
 
     def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        aspect = columns / rows
-        levels = [self._level(i, t, rows, columns, aspect) for i, t in enumerate(tokens)]
+        return self.decode(self.levels(tokens, rows, columns), rows, columns)
+
+    def levels(self, tokens: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
+        """Four token maps (B, N, Cin) → four feature maps, from 4 times the patch grid's size to half of it."""
+        return [self._level(i, t, rows, columns, columns / rows) for i, t in enumerate(tokens)]
+
+    def fuse(self, levels: Sequence[Tensor], rows: int, columns: int, suffix: str = "") -> Tensor:
+        """From the coarsest level to the finest → (B, features, 8·rows, 8·columns)."""
         top = None
         for i in (4, 3, 2, 1):
             lateral = levels[i - 1]
             size = levels[i - 2].shape[-2:] if i > 1 else (8 * rows, 8 * columns)
-            block = getattr(self.scratch, f"refinenet{i}")
+            block = getattr(self.scratch, f"refinenet{i}{suffix}")
             top = block(lateral, None, size) if top is None else block(top, lateral, size)
-        top = self.scratch.output_conv1(top)
+        return top
+
+    def decode(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        top = self.scratch.output_conv1(self.fuse(levels, rows, columns))
         top = _resize(top, (self.patch_size * rows, self.patch_size * columns))
-        return self.scratch.output_conv2(_add_position(top, aspect))
+        return self.scratch.output_conv2(_add_position(top, columns / rows, self.position_precision))
 
     def _level(self, i: int, tokens: Tensor, rows: int, columns: int, aspect: float) -> Tensor:
         x = self.norm(tokens).transpose(1, 2).unflatten(2, (rows, columns))
-        x = _add_position(self.projects[i](x), aspect)
+        x = _add_position(self.projects[i](x), aspect, self.position_precision)
         return getattr(self.scratch, f"layer{i + 1}_rn")(self.resize_layers[i](x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel of (B, C, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DualDPTHead(DPTHead):
+    """A DPT head with a second fusion chain for rays (Depth-Anything-3): 7 channels at 8 times the patch grid's size.
+
+    Three of the four ray outputs belong to coarser levels that only the authors' training used: held, never computed.
+    """
+
+    RAY_CHANNELS = 7  # direction (3), origin (3), confidence
+
+    def __init__(self, config: DPTConfig, patch_size: int = 14):
+        super().__init__(config, patch_size)
+        features, half = config.features, config.features // 2
+        for i in range(1, 5):
+            setattr(self.scratch, f"refinenet{i}_aux", FusionBlock(features, config.relu_skip, lateral=i < 4))
+        widths = (features, half, features, half, features, half)
+        norm = ChannelNorm(32, eps=1e-5)  # one and the same under four names
+        self.scratch.output_conv1_aux = nn.ModuleList(
+            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))) for _ in range(4)
+        )
+        self.scratch.output_conv2_aux = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(half, 32, 3, padding=1), nn.Identity(), norm, nn.Identity(), nn.ReLU(), nn.Conv2d(32, self.RAY_CHANNELS, 1)
+            )
+            for _ in range(4)
+        )  # fmt: skip
+
+    def decode_rays(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Levels → raw (B, 7, 8·rows, 8·columns)."""
+        top = self.scratch.output_conv1_aux[3](self.fuse(levels, rows, columns, "_aux"))
+        return self.scratch.output_conv2_aux[3](_add_position(top, columns / rows))

@@ -1,0 +1,59 @@
+"""Sparse-linear attention as a formula (SLA, arXiv 2509.24006; Lite3R's form): O(N²), written to be read.
+
+    O = softmax over the kept key blocks (q kᵀ / √D) v  +  W · φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + 1e-6),      φ = elu + 1
+
+q, k, v are (B, H, N, D). Blocks are runs of `block` tokens, the last one shorter; nothing is padded. For each block of queries the key
+blocks of the highest mean-pooled score are kept. The linear branch sees all tokens; W (D, D) is shared by the heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 64
+EPSILON = 1e-6
+CHUNK_ELEMENTS = 2**27  # of the mask that one slice of queries makes
+
+
+def block_means(x: Tensor, block: int = BLOCK) -> Tensor:
+    """(B, H, N, D) → (B, H, ⌈N / block⌉, D), each block's mean over the tokens that it has."""
+    return torch.stack([part.mean(dim=2) for part in x.split(block, dim=2)], dim=2)
+
+
+def kept_blocks(q: Tensor, k: Tensor, keep_ratio: float, block: int = BLOCK) -> Tensor:
+    """Which key blocks each query block attends to, (B, H, query blocks, key blocks) bool: the top `keep_ratio`, at least one."""
+    scores = block_means(q.float(), block) @ block_means(k.float(), block).transpose(-1, -2) / q.shape[-1] ** 0.5
+    count = max(1, int(keep_ratio * scores.shape[-1]))
+    chosen = scores.softmax(-1).topk(count, dim=-1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
+
+
+def sparse_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, block: int = BLOCK) -> Tensor:
+    """Softmax attention of each query block over its kept key blocks. Queries are independent: a slice at a time bounds memory."""
+    batch, heads, tokens, _ = q.shape
+    step = max(1, CHUNK_ELEMENTS // (batch * heads * tokens * block))  # query blocks in a slice
+    parts = []
+    for first in range(0, kept.shape[2], step):
+        rows = q[:, :, first * block : (first + step) * block]
+        mask = kept[:, :, first : first + step].repeat_interleave(block, 2).repeat_interleave(block, 3)
+        parts.append(F.scaled_dot_product_attention(rows, k, v, attn_mask=mask[:, :, : rows.shape[2], :tokens]))
+    return torch.cat(parts, dim=2)
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """φ(q) Σ φ(k)ᵀ v, normalised, over all tokens; the sums in float32."""
+    q, k = F.elu(q.float()) + 1, F.elu(k.float()) + 1
+    return ((q @ (k.transpose(-1, -2) @ v.float())) / (q @ k.sum(dim=2)[..., None] + EPSILON)).to(v.dtype)
+
+
+def sparse_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keep_ratio: float = 1.0, block: int = BLOCK
+) -> Tensor:
+    """The sum of both branches; at `keep_ratio` 1 the first one is dense attention."""
+    if keep_ratio >= 1:
+        exact = F.scaled_dot_product_attention(q, k, v)
+    else:
+        exact = sparse_attention(q, k, v, kept_blocks(q, k, keep_ratio, block), block)
+    return exact + linear_attention(q, k, v) @ weight.T
