@@ -39,6 +39,10 @@ class PlaneBackbone:
         return Prediction(depth, confidence, poses, K)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fixture-dir", type=Path, metavar="DIR", help="folder of the larger parity fixtures (*.npz), for the slow tests")
+
+
 @pytest.fixture
 def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     """Make every model name load PlaneBackbone."""

@@ -1,0 +1,43 @@
+"""Are the backbones those of their authors? Compares each output with fixtures made by the original code.
+
+Prints a table of relative errors ‖ours − given‖ / ‖given‖, then one JSON line; exit code 1 if one is above 1e-5.
+
+    python benchmarks/parity.py tests/fixtures/*.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from lite3r_cli.backbones.parity import TOLERANCE, errors_of
+from lite3r_cli.errors import InputError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.npz")
+    options = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    for path in options.fixtures:
+        try:
+            results[path.name] = errors_of(path)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        for output, value in results[path.name].items():
+            verdict = "" if value <= TOLERANCE else "  ABOVE THE LIMIT"
+            print(f"{path.stem:36} {output:18} {value:9.2e}{verdict}", flush=True)
+    worst = max(value for errors in results.values() for value in errors.values())
+    finite = {name: {k: v if v != float("inf") else None for k, v in e.items()} for name, e in results.items()}
+    print(f"{'largest':36} {'':18} {worst:9.2e}")
+    print(json.dumps({"benchmark": "parity", "torch": torch.__version__, "tolerance": TOLERANCE, "results": finite}))
+    return int(not worst <= TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

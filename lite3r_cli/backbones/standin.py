@@ -1,0 +1,49 @@
+"""Stand-in weights and images that depend on names, shapes and a seed alone, so that two implementations can be compared."""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def tensor_for(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Values of one tensor, float32, from the standard normal n of its shape:
+
+    `gamma` 0.3 + n/20 · tokens and position embeddings n/5 · biases n/50 · other vectors 1 + n/10 · the rest n / √fan-in.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+    n = generator.standard_normal(shape, dtype=np.float32) if shape else np.float32(generator.standard_normal())
+    leaf = name.rsplit(".", 1)[-1]
+    if "gamma" in leaf:
+        values = 0.3 + 0.05 * n
+    elif "token" in leaf or "pos_embed" in leaf:
+        values = 0.2 * n
+    elif leaf.startswith("bias"):
+        values = 0.02 * n
+    elif len(shape) <= 1:
+        values = 1 + 0.1 * n
+    else:
+        values = n / math.sqrt(math.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))
+
+
+def fill(model: nn.Module, seed: int) -> None:
+    """Give every tensor of the model's state dict its stand-in values; the model may be on the meta device."""
+    state = model.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor_for(name, tuple(tensor.shape), seed).to(tensor.dtype)
+    model.load_state_dict(state, assign=True)
+
+
+def image_batch(views: int, height: int, width: int, seed: int) -> Tensor:
+    """Images (1, S, 3, H, W) in [0, 1]: low-resolution noise, enlarged, with a fifth of fine noise."""
+    generator = np.random.Generator(np.random.PCG64([seed, 7]))
+    coarse = generator.random((views, 3, max(2, height // 28), max(2, width // 28)), dtype=np.float32)
+    fine = torch.from_numpy(generator.random((views, 3, height, width), dtype=np.float32))
+    enlarged = F.interpolate(torch.from_numpy(coarse), (height, width), mode="bilinear", align_corners=False)
+    return (0.8 * enlarged + 0.2 * fine)[None]
