@@ -19,11 +19,11 @@ RAYS = (7, 6)  # coarse rays a view, horizontally and vertically
 class CameraConfig:
     """Limits on the views of one scene."""
 
-    attempts: int = 6
+    attempts: int = 8
     varied_zoom: float = 0.33  # share of scenes whose focal length varies by a few per cent from view to view
     shuffled: float = 0.33  # share of scenes whose views come in random order
     rolled: float = 0.1  # share of scenes with large roll
-    overlap: tuple[float, float] = (0.25, 0.9)  # of consecutive views of the path; the lower end is drawn anew for each scene
+    overlap: tuple[float, float] = (0.2, 0.9)  # of consecutive views of the path; the lower end is drawn anew for each scene
     clearance: float = 0.25  # metres to any surface, times the scene's scale
 
     def __post_init__(self) -> None:
@@ -58,11 +58,11 @@ def sample_cameras(
         path = PATHS[name](stage, rng, views, field, shrink)
         roll = rng.normal(0, math.radians(2.0), views) + (rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0)
         pose = look_at(path.position, path.target, roll)
-        lowest = rng.uniform(config.overlap[0], 0.6)
+        lowest = rng.uniform(config.overlap[0], 0.5)
         if acceptable(coarse, path, K, pose, height, width, lowest, config):
             order = rng.permutation(views) if rng.random() < config.shuffled else np.arange(views)
             return K[order].astype(np.float32), pose[order].astype(np.float32)
-        shrink *= 0.75
+        shrink *= 0.8
     return None
 
 

@@ -83,9 +83,9 @@ class Looks:
 
         return row
 
-    def picture(self, categories: tuple[str, ...] = ("glyphs", "carpet", "hills", "marble"), **more) -> Look:
-        """One texture stretched over the front: posters, paintings, screens."""
-        name, texture = self.texture(categories, 0.7)
+    def picture(self, categories: tuple[str, ...] = ("glyphs", "carpet", "hills", "marble"), photos: float = 0.7, **more) -> Look:
+        """One texture stretched over the front: posters, paintings, screens, doors, windows."""
+        texture = self.texture(categories, photos)[1]
 
         def row(half) -> list[float]:
             return material(texture, (0.5, 0.5, 0.5), mode=UV.FRONT, offset=(0.5, 0.5), **({"specular": 0.1} | more))

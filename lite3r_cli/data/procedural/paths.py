@@ -64,7 +64,7 @@ def _extent(views: int) -> float:
 def orbit(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Path:
     target, start, distance = _start(stage, rng, field)
     offset = start - target
-    span = shrink * _extent(views) * rng.uniform(0.5, 2.6) * rng.choice([-1, 1])
+    span = shrink * _extent(views) * rng.uniform(0.6, 3.3) * rng.choice([-1, 1])
     angle = _times(rng, views) * span
     if stage.normal is not None:
         angle = angle - span / 2
@@ -120,7 +120,7 @@ def scattered(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -
     """Wide baselines: independent standing points, ordered by azimuth."""
     target, start, distance = _start(stage, rng, field)
     offset = start - target
-    angle = np.sort(rng.normal(0, 0.55 * shrink, views) * math.sqrt(_extent(views)))
+    angle = np.sort(rng.normal(0, 0.7 * shrink, views) * math.sqrt(_extent(views)))
     c, s = np.cos(angle), np.sin(angle)
     turned = np.stack([c * offset[0] + s * offset[2], offset[1] + rng.normal(0, 0.12, views) * distance, -s * offset[0] + c * offset[2]], 1)
     position = _inside(stage, target + turned * rng.uniform(1 - 0.35 * shrink, 1 + 0.35 * shrink, views)[:, None])
@@ -133,7 +133,7 @@ def facade(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> P
     normal = stage.normal if stage.normal is not None else (start - target) / distance
     along = np.cross(UP, normal)
     t = (_times(rng, views) - 0.5)[:, None]
-    length = shrink * _extent(views) * distance * rng.uniform(0.6, 2.2)
+    length = shrink * _extent(views) * distance * rng.uniform(0.6, 2.8)
     nearer = 1 + rng.uniform(-0.25, 0.25, (views, 1)) * shrink
     position = target + normal * (start - target).dot(normal) * nearer + along * (t * length)
     position[:, 1] = start[1] + rng.normal(0, 0.04, views)

@@ -21,8 +21,10 @@ def noise(rng: Rng, beta: float = 1.6, low: float = 0.0, stretch: float = 1.0) -
 
 
 def color(rng: Rng, saturation: float = 0.35, low: float = 0.25, high: float = 0.85) -> np.ndarray:
-    grey = rng.uniform(low, high)
-    return np.clip(grey * (1 + saturation * rng.uniform(-1, 1, 3)), 0.03, 0.97)
+    """Mostly muted and rather warm than cold, as most surfaces are; `saturation` bounds the rare strong colours."""
+    grey, warmth = rng.uniform(low, high), rng.normal(0.04, 0.08)
+    strength = saturation * rng.random() ** 1.7
+    return np.clip(grey * (1 + np.array([warmth, 0.0, -warmth]) + strength * rng.uniform(-1, 1, 3)), 0.03, 0.97)
 
 
 def earthy(rng: Rng) -> np.ndarray:

@@ -30,7 +30,7 @@ class SceneConfig:
 
     catalog: Catalog
     weights: Mapping[str, float] = field(default_factory=lambda: {"chaos": 0.36, "room": 0.14, "desk": 0.1, "facade": 0.22, "outdoor": 0.1, "street": 0.08})
-    photos: float = 0.35
+    photos: float = 0.25
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.weights) - set(SAMPLERS))

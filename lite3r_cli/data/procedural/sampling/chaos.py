@@ -31,7 +31,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
     world = light.indoor(d, np.array([-half[0], 0, -half[2]]), np.array([half[0], 2 * half[1], half[2]]), looks.catalog)
     if not indoors:
         world = light.outdoor(d, looks.catalog, 4 * scale)
-    reach = (0.8 * scale, 2.2 * float(half[[0, 2]].mean()))
+    reach = (0.7 * scale, 1.8 * float(half[[0, 2]].mean()))
     return b.finish(world, Stage(low, high, centers, ALL_PATHS, reach=reach), "chaos")
 
 
@@ -75,7 +75,7 @@ def _scatter(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) 
     centers = []
     crowd = 0.75 if d.chance(0.7) else 0.45
     for _ in range(d.integer(6, 26)):
-        size = scale * d.log_uniform(0.15, 1.3)
+        size = scale * d.log_uniform(0.2, 1.7)
         base = [d.uniform(-crowd, crowd) * half[0], 0.0, d.uniform(-crowd, crowd) * half[2]]
         floating = d.chance(0.3)
         if floating:

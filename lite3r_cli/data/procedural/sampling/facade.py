@@ -44,7 +44,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
     b = Builder()
     style = _style(d, looks)
     front = Place(b, 0, 0, 0)
-    bays, storeys = d.integer(2, 6), d.integer(1, 4)
+    bays, storeys = d.integer(3, 7), d.integer(1, 4)
     width = bays * style.bay
     targets: list = []
     _ground(b, d, looks)
@@ -55,9 +55,9 @@ def sample(d: Draw, looks: Looks) -> Scene:
     if d.chance(0.55):
         _wing(front, d, looks, width * d.uniform(1.0, 1.3), targets)
     _surroundings(b, d, looks, width)
-    distance = d.uniform(3.5, 12.0)
+    distance = d.uniform(3.5, 12.0) * min(1.0, 0.25 + 0.1 * width)
     stage = Stage(
-        np.array([-1.4 * width - 2, 1.2, 1.5]), np.array([1.4 * width + 2, d.choice((1.8, 1.9, 3.0)), 1.8 * distance + 4]), np.array(targets), PATHS,
+        np.array([-width - 2, 1.2, 1.5]), np.array([width + 2, d.choice((1.8, 1.9, 3.0)), 1.8 * distance + 4]), np.array(targets), PATHS,
         normal=np.array([0.0, 0.0, 1.0]), reach=(0.6 * distance, 1.4 * distance), field=(36.0, 90.0), elevation=(-0.1, 0.15),
     )  # fmt: skip
     return b.finish(light.outdoor(d, looks.catalog, 20.0), stage, "facade")
@@ -73,7 +73,7 @@ def _wall(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: int
     portal = d.integer(0, bays)
     width = bays * style.bay
     relief = d.chance(0.2)
-    pane = looks.picture(("casement",), reflect=d.uniform(0.2, 1.0), specular=0.3) if d.chance(0.85) else looks.look(("metal", "plaster"), (0.5, 2.0))
+    pane = looks.picture(("casement",), photos=0.05, reflect=d.uniform(0.2, 1.0), specular=0.3)
     shape = _opening(d, style)
     for j in range(storeys):
         y = (j + 0.5) * style.storey
@@ -90,7 +90,7 @@ def _wall(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: int
                 _portal(p.sub(x, 0, 0), d, looks, style)
             else:
                 _window(p.sub(x, y, 0), d, style, shape, pane)
-            targets.append(p.at(x, y * d.uniform(0.7, 1.0), 0))
+            targets.append(p.at(0.7 * x, max(y * d.uniform(0.6, 1.0), 1.6), 0))
         if d.chance(0.8):
             h = d.uniform(0.05, 0.18)
             p.box(0, (j + 1) * style.storey, d.uniform(0.0, 0.15), width + 0.1, h, style.depth * 0.6 + 0.1, style.trim)
@@ -116,20 +116,13 @@ def _window(p: Place, d: Draw, style: Style, shape, pane) -> None:
     _, bottom, half, top, rise = shape
     low, high = bottom * hy, (top + rise) * hy
     center = (low + high) / 2, (high - low) / 2
-    look = pane
-    size = (half * hx, center[1], 0.02)
-    row = look(size) if _is_picture(look) else look(size)
-    p.b.add(Kind.BOX, p.at(0, center[0], -1.6 * hz), size, row, rotation=p.rotation)
+    p.picture(0, center[0], -1.6 * hz, half * hx, center[1], 0.02, pane)
     p.box(0, low - 0.06, 0.06, half * hx + 0.12, 0.06, 0.1, style.trim)
     if d.chance(0.5):
         for s in (-1, 1):
             p.box(s * (half * hx + 0.07), (low + top * hy) / 2, 0.02, 0.07, (top * hy - low) / 2, 0.05, style.trim)
         if rise == 0:
             p.box(0, high + 0.1, 0.03, half * hx + 0.2, 0.09, 0.1, style.trim)
-
-
-def _is_picture(look) -> bool:
-    return look.__code__.co_argcount == 1
 
 
 def _portal(p: Place, d: Draw, looks: Looks, style: Style) -> None:
@@ -148,7 +141,7 @@ def _portal(p: Place, d: Draw, looks: Looks, style: Style) -> None:
         outer = size[0] / hx
         scale = half * (1.0 + 0.14 * k) / outer
         p.arch(0, hy, 0.02 + t * (k + 1) * 0.6, *size, style.carved, (0.0, -1.6, min(scale, 0.93), top, rise * (1 + 0.1 * k), -1.5))
-    p.picture(0, hy * (1 + 0.5 * (top + rise - 1)), -1.7 * hz, half * hx, 0.5 * hy * (top + rise + 1), 0.03, looks.picture(("door", "panels", "wood")))
+    p.picture(0, hy * (1 + 0.5 * (top + rise - 1)), -1.7 * hz, half * hx, 0.5 * hy * (top + rise + 1), 0.03, looks.picture(("door", "panels", "wood"), photos=0.1))
     steps = d.integer(0, 6)
     for k in range(steps):
         p.box(0, 0.08 * (k + 1), 0.25 * (steps - k), hx * 0.9 + 0.25 * (steps - k), 0.08, 0.3 * (steps - k) + 0.3, style.trim)
@@ -293,8 +286,7 @@ def _wing(p: Place, d: Draw, looks: Looks, width: float, targets: list) -> None:
             p.b, d, looks, q.at(0, size[2], 0), size, q.rotation @ UPRIGHT, ("windows", "windows", "windows", "panels"), repeat=0.5 * max(1, storeys // 2), steps=48
         )
     elif len(p.b) < 90:
-        shape = _opening(d, style)
-        pane = looks.picture(("casement",), reflect=0.5)
+        shape, pane = _opening(d, style), looks.picture(("casement",), photos=0.0, reflect=0.5)
         for j in range(min(storeys, 2)):
             for i in range(min(bays, 3)):
                 _window(q.sub((2 * i + 1 - bays) * style.bay, (j + 0.5) * style.storey, 0), d, style, shape, pane)

@@ -36,7 +36,7 @@ def indoor(d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog) -> np.n
 def _sun(d: Draw, strength: float) -> Light:
     azimuth, elevation = d.uniform(0, 2 * math.pi), d.uniform(0.35, 1.35)
     to = (math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth))
-    return Light(to, warm(d, strength), point=False, radius=d.uniform(0.005, 0.06) if d.chance(0.6) else 0.0)
+    return Light(to, warm(d, strength), point=False, radius=d.uniform(0.004, 0.03) if d.chance(0.6) else 0.0)
 
 
 def _sky(d: Draw, catalog: Catalog) -> dict:

@@ -170,7 +170,7 @@ def street(d: Draw, looks: Looks) -> Scene:
             w, h = d.uniform(1.8, 4.5), d.uniform(1.6, 5.5)
             q = p.sub(x + w, 0, -d.uniform(0.0, 0.6))
             q.box(0, h, -2.0, w, h, 1.9, looks.look(MASONRY, (1.0, 3.0), photos=0.15, shine=0.05))
-            add_height(b, d, looks, q.at(0, h, -0.05), (w, 0.2, h), q.rotation @ UPRIGHT, ("windows", "windows", "windows", "door"), repeat=0.5, photos=0.12)
+            add_height(b, d, looks, q.at(0, h, -0.05), (w, 0.2, h), q.rotation @ UPRIGHT, ("windows", "windows", "windows", "door"), repeat=0.5, photos=0.04)
             if d.chance(0.6):
                 q.box(0, 2 * h + 0.8, -1.2, w + 0.1, 0.07, 1.8, looks.look(("tiles", "corrugated"), (0.5, 1.5), photos=0.0), lean=pitch(d.uniform(0.5, 0.9)))
             targets.append(q.at(0, d.uniform(0.5, 0.9) * min(h, 2.5), 0))

@@ -135,7 +135,7 @@ def _wall_things(b: Builder, d: Draw, looks: Looks, half: np.ndarray, sides) -> 
                 p.box(0, y, 0.01, w + 0.025, h + 0.025, 0.012, looks.look(FURNITURE, (0.2, 1.0), photos=0.0))
                 p.picture(0, y, 0.015, w, h, 0.01, looks.picture())
             elif kind == "door":
-                p.picture(0, 1.0, 0.01, 0.43, 1.0, 0.02, looks.picture(("panels", "wood", "door")))
+                p.picture(0, 1.0, 0.01, 0.43, 1.0, 0.02, looks.picture(("panels", "wood", "door"), photos=0.1))
             elif kind == "curtain":
                 cloth = looks.look(SOFT, (0.2, 1.0), photos=0.1)
                 for k in range(d.integer(3, 7)):
