@@ -18,6 +18,7 @@ from . import __version__, console
 from .commands.evaluate import evaluate
 from .commands.models import models
 from .commands.reconstruct import reconstruct
+from .commands.synth import synth
 from .commands.train import train
 from .errors import Lite3RError, MemoryLimitError
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "models": models,
     "train": train,
+    "synth": synth,
 }
 
 app = typer.Typer(

@@ -1,0 +1,81 @@
+"""`lite3r synth`: folders that read back, and what happens when something is in the way."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli.data.procedural.textures import build_atlas, load_photos
+from lite3r_cli.errors import InputError, OutputError, UsageError
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.pipelines.synth import SynthConfig, run
+
+
+def config(output, **more) -> SynthConfig:
+    return SynthConfig(output, **({"views": 2, "width": 113, "height": 75, "samples": 1, "kind": "chaos", "device": "cpu"} | more))
+
+
+def test_scene_reads_back_and_depth_warps_view_to_view(tmp_path):
+    """What one view sees lies, reprojected, at the depth that another view has there, and looks alike."""
+    (folder,) = run(config(tmp_path / "out", views=4, seed=3))
+    views = read_cameras_json(folder)
+    assert [v.name for v in views] == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
+    images = [cv2.imread(str(folder / "images" / v.name))[..., ::-1].astype(float) for v in views]
+    assert all(i.shape == (75, 113, 3) for i in images)
+    shares, differences, unrelated = [], [], []
+    for a, b, image, other in zip(views, views[1:], images, images[1:]):
+        y, x = np.mgrid[0:75, 0:113]
+        rays = np.linalg.inv(a.K) @ np.stack([x + 0.5, y + 0.5, np.ones_like(x)], -1).reshape(-1, 3).T
+        points = a.cam_from_world[:, :3].T @ (rays * a.depth.reshape(-1) - a.cam_from_world[:, 3:])
+        q = b.K @ (b.cam_from_world[:, :3] @ points + b.cam_from_world[:, 3:])
+        u, v = np.floor(q[:2] / np.maximum(q[2], 1e-6)).astype(int)
+        ok = (a.depth.reshape(-1) > 0) & (q[2] > 0) & (u >= 0) & (u < 113) & (v >= 0) & (v < 75)
+        seen = b.depth[v[ok], u[ok]]
+        same = np.abs(seen / q[2][ok] - 1) < 0.03
+        shares.append(same.mean())
+        here, there = image.reshape(-1, 3)[ok][same], other[v[ok], u[ok]][same]
+        differences.append(np.abs(here - there).mean())
+        unrelated.append(np.abs(here - np.random.default_rng(0).permutation(there)).mean())
+    assert min(shares) > 0.5
+    assert np.mean(differences) < 0.5 * np.mean(unrelated)
+
+
+def test_same_seed_same_files(tmp_path):
+    (a,), (b,), (c,) = run(config(tmp_path / "a")), run(config(tmp_path / "b")), run(config(tmp_path / "c", seed=1))
+    for name in ("images/00.jpg", "depth/01.png", "cameras.json", "synth.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+        assert (a / name).read_bytes() != (c / name).read_bytes()
+
+
+def test_existing_scenes_are_kept_or_replaced_whole(tmp_path):
+    (folder,) = run(config(tmp_path / "out"))
+    with pytest.raises(OutputError, match="--overwrite"):
+        run(config(tmp_path / "out"))
+    run(config(tmp_path / "out", views=1, overwrite=True))
+    assert sorted(p.name for p in (folder / "images").iterdir()) == ["00.jpg"]
+    (folder / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="mine.txt"):
+        run(config(tmp_path / "out", overwrite=True))
+    assert (folder / "mine.txt").read_text() == "keep"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["scene-000"]
+
+
+@pytest.mark.parametrize("more", [{"views": 0}, {"kind": "opera"}, {"seed": -1}, {"samples": 9}])
+def test_impossible_requests(tmp_path, more):
+    with pytest.raises(UsageError, match=f"--{next(iter(more))}"):
+        config(tmp_path, **more)
+
+
+def test_photo_textures_are_found_and_broken_archives_named(tmp_path):
+    crops = [np.full((256, 256, 3), value, np.uint8) for value in (40, 200)]
+    data = [cv2.imencode(".jpg", c)[1].ravel() for c in crops]
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    np.savez(good, data=np.concatenate(data), offsets=np.cumsum([0, *map(len, data)]))
+    np.savez(bad, data=np.zeros(10, np.uint8), offsets=np.array([0, 10]))
+    atlas = build_atlas(good, variants=1)
+    first = atlas.catalog.groups["photo"].start
+    assert atlas.texels[first + 1, 0, :3].tolist() == pytest.approx([200] * 3, abs=2)
+    for path in (bad, tmp_path / "none.npz"):
+        with pytest.raises(InputError, match=path.name):
+            load_photos(path)
