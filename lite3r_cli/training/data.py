@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lite3r_cli.data.photos import PosedScene, load_scenes, sample_photos
+from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.training.loop import Batch
@@ -106,7 +107,8 @@ class TrainingData:
         return self._finish(images, targets, drawn.seed)
 
     def _finish(self, images: Tensor, targets: Targets, seed: int) -> Batch:
-        return Batch(images, targets)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return Batch(augment(images, generator), targets)
 
     def _references(self, batch: int, views: int, seed: int) -> Tensor:
         """Any view may be the reference."""
