@@ -61,6 +61,7 @@ def test_every_option_of_every_command_explains_itself():
         assert command.help, name
         for parameter in command.params:
             assert (parameter.help or "").endswith("."), f"lite3r {name}: {parameter.name}"
+        assert {"debug", "quiet"} <= {parameter.name for parameter in command.params}, name
 
 
 def test_repeated_defaults_are_those_of_the_dataclass():

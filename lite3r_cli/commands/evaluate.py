@@ -61,11 +61,12 @@ def evaluate(
     Focal: median over images. AbsRel, δ: all pixels with known depth, one scale a window.
     Chamfer: in per cent of the scene's median depth. A dash: no ground truth for it.
     """
-    progress = console.progress()
-    with progress.stage("Start"):  # importing torch takes longer than many a stage
-        from ..pipelines.evaluate import EvaluateConfig, as_rows, evaluate as run
-
     predict = PredictConfig(model=model, resolution=resolution, device=device, dtype=dtype, seed=seed)
+    progress = console.progress()
+    with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
+        from ..pipelines.evaluate import EvaluateConfig, as_rows
+        from ..pipelines.evaluate import evaluate as run
+
     config = EvaluateConfig(tuple(scenes), predict, views)
     evaluation = run(config, progress, console.warn)
     if json:

@@ -105,8 +105,6 @@ def reconstruct(
         overwrite=overwrite,
     )
     report = run(config, console.progress(), console.warn)
-    for what, choice in report.runtime.items():
-        console.detail(f"{what}: {choice['chosen']} ({choice['reason']})")
     if json:
         console.document(_summary(report))
     else:
@@ -153,6 +151,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("points", f"{report.points:,}"),
         ("seconds", f"{sum(report.seconds.values()):.1f} ({stages})"),
         ("peak memory", memory),
+        *((what, f"{choice['chosen']} ({choice['reason']})") for what, choice in report.runtime.items()),
         ("cloud", str(report.cloud)),
-        ("also", f"{report.folder}/: {', '.join(others)}, run.json"),
+        ("folder", f"{report.folder}/: {', '.join(others)}, run.json"),
     ]

@@ -8,10 +8,11 @@ from typing import Annotated, Optional
 import typer
 
 from .. import console
+from . import options
 
 
 def synth(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder; the scenes become DIR/scene-000, …")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder that gets scene-000/, scene-001/ and so on.")],
     scenes: Annotated[int, typer.Option(metavar="N", help="Number of scenes.")] = 1,
     views: Annotated[int, typer.Option(metavar="N", help="Photographs of each scene.")] = 8,
     width: Annotated[int, typer.Option(metavar="PIXELS", help="Width of the images.")] = 640,
@@ -29,6 +30,9 @@ def synth(
     quality: Annotated[int, typer.Option(metavar="1-100", help="JPEG quality.")] = 95,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to render.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scenes that this command wrote before.")] = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Make procedural scenes: photographs with exact cameras and depth, in the format of the sample scenes.
 

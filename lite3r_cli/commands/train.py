@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import options
+
 
 def train(
     output: Annotated[
@@ -40,6 +42,9 @@ def train(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer blocks (CUDA).")] = False,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to train on.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the scenes.")] = 0,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train mini for a given time; under torchrun on several GPUs.
 

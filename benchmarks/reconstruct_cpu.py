@@ -1,0 +1,127 @@
+"""`lite3r reconstruct` on a CPU as a user runs it: a fresh process, wall time from start to end, peak memory.
+
+Default: 8 JPEG pictures of 1024×683 on two cores at the default resolution. The pictures are a drawn pattern: the time does
+not depend on what they show. Correctness first: the scene must be complete and finite. A table, then one JSON line.
+
+    python benchmarks/reconstruct_cpu.py [--views 8] [--size 1024x683] [--cores 2] [--repeats 3] [-- more options of reconstruct]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lite3r_cli.io.layout import is_complete
+from lite3r_cli.io.ply import read_ply
+
+
+def draw_pictures(folder: Path, views: int, width: int, height: int) -> None:
+    """Smooth noise that drifts from view to view, with some fine grain: compresses and decodes like a photograph."""
+    rng = np.random.default_rng(0)
+    coarse = cv2.resize(rng.integers(0, 256, (24, 48, 3), dtype=np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
+    for i in range(views):
+        shift = i * width // (2 * views)
+        grain = rng.normal(0, 6, (height, width, 1))
+        picture = np.clip(coarse[:, shift : shift + width] + grain, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"view_{i:02d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def run_once(pictures: Path, output: Path, options: list[str]) -> dict:
+    """One process; wall seconds, its own account, and the peak memory that the system charged it with."""
+    command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(pictures), "-o", str(output), "--device", "cpu"]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--json", "-q", *options], stdout=subprocess.PIPE)
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    if os.waitstatus_to_exitcode(status) != 0:
+        sys.exit(f"lite3r reconstruct ended with {os.waitstatus_to_exitcode(status)}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"wall_s": wall, "peak_bytes": usage.ru_maxrss * unit, "report": json.loads(text)}
+
+
+def check(output: Path, report: dict, views: int) -> None:
+    cloud = read_ply(output)
+    assert is_complete(output) and report["views"] == views and len(cloud) == report["points"] > 0
+    assert np.isfinite(cloud.points).all(), "points that are not finite"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--size", default="1024x683", metavar="WIDTHxHEIGHT")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, help="fail if the median wall time is longer, seconds")
+    parser.add_argument("--limit-gb", type=float, help="fail if the peak memory is larger, GB")
+    parser.add_argument("options", nargs="*", help="handed to lite3r reconstruct, after --")
+    arguments = parser.parse_args()
+    width, height = map(int, arguments.size.split("x"))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])  # inherited by the runs
+
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder, "pictures")
+        pictures.mkdir()
+        draw_pictures(pictures, arguments.views, width, height)
+        for i in range(arguments.repeats):
+            output = Path(folder, f"run{i}", "scene.ply")
+            runs.append(run_once(pictures, output, arguments.options))
+            check(output, runs[-1]["report"], arguments.views)
+
+    wall = statistics.median(run["wall_s"] for run in runs)
+    median = min(runs, key=lambda run: abs(run["wall_s"] - wall))
+    peak = max(run["peak_bytes"] for run in runs)
+    stages = {**median["report"]["seconds"]}
+    stages["interpreter, imports, exit"] = median["wall_s"] - sum(stages.values())
+    print(f"{arguments.views} pictures of {arguments.size}, {arguments.cores} cores: {median['report']['runtime']['dtype']}")
+    for name, seconds in stages.items():
+        print(f"  {name:28} {seconds:7.2f} s")
+    print(f"  {'wall time, median':28} {wall:7.2f} s    peak memory {peak / 1e9:.2f} GB")
+    summary = {
+        "benchmark": "reconstruct_cpu",
+        "processor": _processor(),
+        "cores": arguments.cores,
+        "python": platform.python_version(),
+        "torch": _torch_version(),
+        "views": arguments.views,
+        "size": arguments.size,
+        "options": arguments.options,
+        "wall_s": [round(run["wall_s"], 2) for run in runs],
+        "peak_gb": round(peak / 1e9, 3),
+        "points": median["report"]["points"],
+        "stages_s": {name: round(seconds, 2) for name, seconds in stages.items()},
+    }
+    print(json.dumps(summary))
+    if arguments.limit is not None and wall > arguments.limit:
+        sys.exit(f"slower than {arguments.limit} s")
+    if arguments.limit_gb is not None and peak / 1e9 > arguments.limit_gb:
+        sys.exit(f"more than {arguments.limit_gb} GB")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _torch_version() -> str:
+    from importlib.metadata import version
+
+    return version("torch")
+
+
+if __name__ == "__main__":
+    main()
