@@ -174,6 +174,9 @@ class Progress:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self._finished(name, seconds, total, minor)
 
+    def note(self, text: str) -> None:
+        """A fact that the user should see once, between stages."""
+
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
         yield lambda: None
@@ -184,6 +187,9 @@ class Progress:
 
 class PlainProgress(Progress):
     """One line for each finished stage, for logs."""
+
+    def note(self, text: str) -> None:
+        info(text)
 
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         count = f" ({total})" if total else ""

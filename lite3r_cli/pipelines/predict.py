@@ -51,13 +51,17 @@ class Predictor:
 
     def __init__(self, config: PredictConfig, progress: Progress | None = None) -> None:
         self.config = config
-        with (progress or Progress()).stage("Load model"):
+        progress = progress or Progress()
+        with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             runtime.seed_everything(config.seed)
             self.checkpoint = registry.resolve(config.model)
             self.backbone: Backbone = registry.load(
                 config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
             )
+            self.origin = registry.inspect(config.model)
+        for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
+            progress.note(text)
 
     def predict(
         self,

@@ -6,7 +6,6 @@ torch is imported after the images are found: a wrong path or option is told at 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -194,6 +193,7 @@ def _run_info(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     from .. import runtime
+    from ..backbones import registry
 
     used = {
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
@@ -222,7 +222,9 @@ def _run_info(
         "model": {
             "name": predictor.backbone.name,
             "checkpoint": str(predictor.checkpoint),
-            "sha256": hashlib.sha256(predictor.checkpoint.read_bytes()).hexdigest(),
+            "sha256": registry.fingerprint(predictor.checkpoint),
+            "licence": predictor.origin.licence,
+            "not_loaded": list(predictor.origin.notices),
         },
         "runtime": predictor.runtime.as_dict(),
         "images": verdicts,
