@@ -192,7 +192,7 @@ def glyphs(rng: Rng) -> Pattern:
 def screen(rng: Rng) -> Pattern:
     """What a monitor shows: windows, lines, icons."""
     page = np.empty((SIZE, SIZE, 3))
-    page[:] = ramp(noise(rng, 2.5), color(rng, 0.8), color(rng, 0.8))
+    page[:] = ramp(noise(rng, 2.5), color(rng, 0.6, 0.1), color(rng, 0.6))
     for _ in range(int(rng.integers(2, 6))):
         x, y = rng.integers(0, 160, 2)
         w, h = rng.integers(50, 140, 2)

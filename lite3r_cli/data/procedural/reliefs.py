@@ -22,8 +22,8 @@ def _wall(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
 
 def _pane(rng: Rng, rgb, height, x0, y0, x1, y1, depth) -> None:
     """A recessed window with glazing bars."""
-    frame, glass = color(rng, 0.1, 0.5, 0.95), color(rng, 0.3, 0.05, 0.35)
-    w = max(2, (x1 - x0) // 12)
+    frame, glass = color(rng, 0.1, 0.5, 0.95), color(rng, 0.3, 0.04, 0.25)
+    w = max(2, (x1 - x0) // int(rng.integers(12, 26)))
     rgb[y0:y1, x0:x1], height[y0:y1, x0:x1] = frame, depth + 0.06
     columns, rows = int(rng.integers(2, 4)), int(rng.integers(2, 5))
     xs, ys = np.linspace(x0 + w, x1, columns + 1).astype(int), np.linspace(y0 + w, y1, rows + 1).astype(int)

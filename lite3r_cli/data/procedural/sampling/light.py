@@ -17,24 +17,28 @@ def warm(d: Draw, strength: float) -> tuple[float, float, float]:
     return (strength, strength * (1 - 0.35 * k), strength * (1 - 0.8 * k))
 
 
-def indoor(d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog) -> np.ndarray:
-    """Two or three lamps near the ceiling (or a sun through the openings) and bounced light."""
+def indoor(d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog, window: tuple[float, float] | None = None) -> np.ndarray:
+    """One to three lamps near the ceiling and bounced light; with a `window`, its outward direction (x, z), often the sun in it."""
     lights = []
     for _ in range(d.integer(1, 4)):
         at = [low[i] + (high[i] - low[i]) * d.uniform(0.12, 0.88) for i in range(3)]
         at[1] = low[1] + (high[1] - low[1]) * d.uniform(0.7, 0.96)
         radius = d.uniform(0.02, 0.25) if d.chance(0.5) else 0.0
         lights.append(Light(tuple(at), warm(d, d.log_uniform(0.5, 2.0)), radius=radius, shadow=len(lights) < 2, reach=d.uniform(1.5, 6.0)))
-    if d.chance(0.35):
-        lights.insert(0, _sun(d, d.uniform(1.0, 3.0)))
+    if window is not None and d.chance(0.75):
+        azimuth = math.atan2(*window) + d.uniform(-0.8, 0.8)
+        lights = [_sun(d, d.log_uniform(1.5, 7.0), azimuth, d.uniform(0.2, 0.9)), *lights[: d.integer(1, 3)]]
+    elif window is None and d.chance(0.2):
+        lights.insert(0, _sun(d, d.uniform(0.7, 2.0)))
     bounce = d.uniform(0.2, 0.8)
     up = d.color(bounce * 0.8, bounce * 1.2, 0.15)
     down = tuple(0.6 * c * d.uniform(0.8, 1.2) for c in up)
     return environment(lights, ambient_up=up, ambient_down=down, key=d.uniform(0.34, 0.62), **_sky(d, catalog))
 
 
-def _sun(d: Draw, strength: float) -> Light:
-    azimuth, elevation = d.uniform(0, 2 * math.pi), d.uniform(0.35, 1.35)
+def _sun(d: Draw, strength: float, azimuth: float | None = None, elevation: float | None = None) -> Light:
+    azimuth = d.uniform(0, 2 * math.pi) if azimuth is None else azimuth
+    elevation = d.uniform(0.35, 1.35) if elevation is None else elevation
     to = (math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth))
     return Light(to, warm(d, strength), point=False, radius=d.uniform(0.004, 0.03) if d.chance(0.6) else 0.0)
 

@@ -37,7 +37,7 @@ def house(p: Place, d: Draw, looks: Looks) -> None:
     wall = looks.look(("windows", "windows", "plaster", "brick"), (2.0, 4.0), photos=0.15, shine=0.05)
     p.box(0, h, 0, w, h, t, wall)
     if d.chance(0.6):
-        add_height(p.b, d, looks, p.at(0, h, t), (w * 0.98, 0.12, h * 0.98), p.rotation @ UPRIGHT, ("windows", "windows", "door"), repeat=0.5)
+        add_height(p.b, d, looks, p.at(0, h, t + 0.1), (w * 0.98, 0.12, h * 0.98), p.rotation @ UPRIGHT, ("windows", "windows", "door"), repeat=0.5)
     roof = looks.look(("tiles", "corrugated", "stone"), (0.6, 2.0), photos=0.05)
     slope = d.uniform(0.4, 0.9)
     length = 0.5 * w / math.cos(slope) + 0.2
@@ -169,7 +169,7 @@ def street(d: Draw, looks: Looks) -> Scene:
         while x < 0.6 * length and len(b) < 90:
             w, h = d.uniform(1.8, 4.5), d.uniform(1.6, 5.5)
             q = p.sub(x + w, 0, -d.uniform(0.0, 0.6))
-            q.box(0, h, -2.0, w, h, 1.9, looks.look(MASONRY, (1.0, 3.0), photos=0.15, shine=0.05))
+            q.box(0, h, -2.2, w, h, 1.9, looks.look(MASONRY, (1.0, 3.0), photos=0.15, shine=0.05))
             add_height(b, d, looks, q.at(0, h, -0.05), (w, 0.2, h), q.rotation @ UPRIGHT, ("windows", "windows", "windows", "door"), repeat=0.5, photos=0.04)
             if d.chance(0.6):
                 q.box(0, 2 * h + 0.8, -1.2, w + 0.1, 0.07, 1.8, looks.look(("tiles", "corrugated"), (0.5, 1.5), photos=0.0), lean=pitch(d.uniform(0.5, 0.9)))

@@ -21,9 +21,9 @@ def sample(d: Draw, looks: Looks) -> Scene:
     """A room with furniture along the walls and in the middle."""
     b = Builder()
     half = np.array([d.uniform(1.5, 4.0), d.uniform(1.15, 1.7), d.uniform(1.5, 4.0)])
-    walls(b, d, looks, half)
+    window = walls(b, d, looks, half)
     targets = _furnish(b, d, looks, half)
-    world = light.indoor(d, *_bounds(half), looks.catalog)
+    world = light.indoor(d, *_bounds(half), looks.catalog, window)
     margin = np.array([0.3, 0.0, 0.3])
     low, high = np.array([-half[0], d.uniform(0.7, 1.2), -half[2]]) + margin, np.array([half[0], d.uniform(1.5, 2.0), half[2]]) - margin
     stage = Stage(low, high, targets, ROOM_PATHS, reach=(1.0, 1.3 * float(half[[0, 2]].max())), field=(42.0, 100.0))
@@ -34,7 +34,7 @@ def desk(d: Draw, looks: Looks) -> Scene:
     """A table top with its things, seen from near."""
     b = Builder()
     half = np.array([d.uniform(1.5, 3.0), d.uniform(1.2, 1.5), d.uniform(1.5, 3.0)])
-    walls(b, d, looks, half)
+    window = walls(b, d, looks, half)
     p = Place(b, d.uniform(-0.5, 0.5), 0.0, -half[2] + d.uniform(0.45, 1.2), d.uniform(-0.15, 0.15))
     w, t = d.uniform(0.55, 1.0), d.uniform(0.35, 0.5)
     h = F.table(p, d, looks, width=w, depth=t, things=d.integer(6, 16))
@@ -51,15 +51,18 @@ def desk(d: Draw, looks: Looks) -> Scene:
     top = np.array([p.at(d.uniform(-0.6, 0.6) * w, h + d.uniform(0.0, 0.2), d.uniform(-0.6, 0.6) * t) for _ in range(8)])
     low, high = np.array([-half[0] + 0.25, h + 0.12, p.z - 0.2 * t]), np.array([half[0] - 0.25, h + 1.1, half[2] - 0.25])
     stage = Stage(low, high, top, DESK_PATHS, normal=np.array([0.0, 0.0, 1.0]), reach=(0.45, 1.9), field=(32.0, 85.0), elevation=(0.4, 0.25))
-    return b.finish(light.indoor(d, *_bounds(half), looks.catalog), stage, "desk")
+    return b.finish(light.indoor(d, *_bounds(half), looks.catalog, window), stage, "desk")
 
 
 def _bounds(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([-half[0], 0.0, -half[2]]), np.array([half[0], 2 * half[1], half[2]])
 
 
-def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
-    """Shell with the walls' look (and perhaps a window), floor, ceiling, skirting, perhaps a coloured wall and a rug."""
+OUTWARD = {0: (-1.0, 0.0), 1: (1.0, 0.0), 4: (0.0, -1.0), 5: (0.0, 1.0)}  # (x, z) of a shell's faces
+
+
+def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, float] | None:
+    """Shell with the walls' look (and perhaps a window), floor, ceiling, skirting, perhaps a rug; the window's outward direction."""
     x, y, z = half
     look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1)
     opening = (-1.0,)
@@ -82,6 +85,34 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
         rug = looks.look(("carpet", "carpet", "fabric", "stripes"), (0.5, 2.5), photos=0.2)
         size = (x * d.uniform(0.3, 0.6), 0.008, z * d.uniform(0.3, 0.6))
         b.add(Kind.BOX, (d.uniform(-0.3, 0.3) * x, 0.015, d.uniform(-0.3, 0.3) * z), size, rug(size), shadow=False, occluder=0.0)
+    if opening[0] < 0:
+        return None
+    _glazing(b, d, looks, half, opening)
+    return OUTWARD[opening[0]]
+
+
+def _glazing(b: Builder, d: Draw, looks: Looks, half: np.ndarray, opening: tuple[float, ...]) -> None:
+    """Frame and bars of the window, a house or a hedge outside."""
+    x, y, z = half
+    face, a0, a1, b0, b1 = opening
+    across, depth = (z, x) if face < 2 else (x, z)
+    frame, t = looks.look(FURNITURE, (0.5, 2.0), photos=0.0), d.uniform(0.02, 0.045)
+    outward = OUTWARD[face]
+
+    def bar(u: float, v: float, hu: float, hv: float) -> None:
+        at = (outward[0] * depth, y + v * y, u * across) if face < 2 else (u * across, y + v * y, outward[1] * depth)
+        size = (t, hv * y + t, hu * across + t) if face < 2 else (hu * across + t, hv * y + t, t)
+        b.add(Kind.BOX, at, size, frame(size), occluder=0.0)
+
+    for u in np.linspace(a0, a1, d.integer(2, 5)):
+        bar(u, (b0 + b1) / 2, 0.0, (b1 - b0) / 2)
+    for v in (b0, b1):
+        bar((a0 + a1) / 2, v, (a1 - a0) / 2, 0.0)
+    if d.chance(0.7):
+        far = depth + d.uniform(3.0, 9.0)
+        size = (d.uniform(2, 6), d.uniform(0.6, 3.0), d.uniform(2, 6))
+        at = (outward[0] * (far + size[0]) + d.uniform(-1, 1), 0.0, outward[1] * (far + size[2]) + d.uniform(-1, 1))
+        b.add(Kind.BOX, at, size, looks.look(("windows", "leaves", "brick", "plaster"), (1.5, 5.0))(size), shadow=False, occluder=0.0)
 
 
 def _pick(d: Draw, weights: dict):
