@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lite3r_cli.backbones.shards import INDEX_SUFFIX, shard_files
 from lite3r_cli.errors import BackendError, WeightsError
 
 PREFIX = "hf:"
@@ -15,7 +16,7 @@ MAIN = "main"
 INSTALL = "pip install 'huggingface_hub>=0.23'"
 # The names that a repository's weights have, the preferred ones first.
 PREFERRED = ("model.safetensors", "model.safetensors.index.json", "model.pt")
-ENDINGS = (".safetensors.index.json", ".safetensors", ".pt")
+ENDINGS = (INDEX_SUFFIX, ".safetensors", ".pt")
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -57,8 +58,6 @@ def find_cached(repository: str, revision: str, file: str | None = None) -> Path
     name = file or choose_file(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*"))
     if name is None or not (snapshot / name).is_file():
         return None
-    from lite3r_cli.backbones.shards import shard_files
-
     complete = all(p.is_file() for p in shard_files(snapshot / name))
     return snapshot / name if complete else None
 
@@ -70,38 +69,37 @@ def download(repository: str, revision: str, licence: str, announce: Callable[[s
     """
     try:
         import huggingface_hub as hub
+        from huggingface_hub import constants
     except ImportError as error:
         raise BackendError(
             f"{repository}: downloading needs the package huggingface_hub: {INSTALL}; "
             f"or get the file from https://huggingface.co/{repository} and give its path to --model"
         ) from error
-    if hub.constants.HF_HUB_OFFLINE:
-        raise WeightsError(f"{repository}: not in {cache_folder()}, and HF_HUB_OFFLINE forbids a download; unset it or give a path")
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"{repository}: not in {cache_folder()}, and HF_HUB_OFFLINE forbids a download; unset it or give a path"
+        )
     try:
         info = hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
         sizes = {item.rfilename: item.size or 0 for item in info.siblings}
         name = file or choose_file(sizes)
         if name not in sizes:
-            raise WeightsError(f"{repository}: holds no checkpoint to choose ({', '.join(sorted(sizes)[:5])}); download it and give its path")
-        # the commit that the listing was of, so that all files belong together
-        fetched = _fetch(hub, repository, info.sha, name, sizes, licence, announce, revision)
-    except (hub.errors.HfHubHTTPError, OSError) as error:
+            shown = ", ".join(sorted(sizes)[:5])
+            raise WeightsError(f"{repository}: holds no checkpoint to choose ({shown}); download it and give its path")
+
+        def get(part: str) -> Path:  # of the commit that was listed, so that all files belong together
+            return Path(hub.hf_hub_download(repository, part, revision=info.sha))
+
+        index = get(name) if name.endswith(INDEX_SUFFIX) else None
+        parts = [Path(name).with_name(p.name).as_posix() for p in shard_files(index)[1:]] if index else [name]
+        size = sum(sizes.get(part, 0) for part in parts) / 1e9
+        pinned = "" if revision != MAIN else " (revision not pinned)"
+        announce(f"downloading {repository}/{name}, {size:.2f} GB, commit {info.sha}{pinned}, licence: {licence}")
+        paths = [get(part) for part in parts]
+    except WeightsError:
+        raise
+    except Exception as error:  # network errors have no common base over the versions of the hub's client
         raise WeightsError(_refusal(repository, error)) from error
-    return fetched
-
-
-def _fetch(hub, repository: str, commit: str, name: str, sizes: dict[str, int], licence: str, announce, revision: str) -> Path:
-    from lite3r_cli.backbones.shards import shard_files
-
-    def get(part: str) -> Path:
-        return Path(hub.hf_hub_download(repository, part, revision=commit))
-
-    index = get(name) if name.endswith(ENDINGS[0]) else None
-    parts = [Path(name).with_name(p.name).as_posix() for p in shard_files(index)[1:]] if index else [name]
-    size = sum(sizes.get(part, 0) for part in parts)
-    pinned = "" if revision != MAIN else " (revision not pinned)"
-    announce(f"downloading {repository}/{name}, {size / 1e9:.2f} GB, commit {commit}{pinned}, licence: {licence}")
-    paths = [get(part) for part in parts]
     return index or paths[0]
 
 
@@ -112,4 +110,5 @@ def _refusal(repository: str, error: Exception) -> str:
         return f"{repository}: its owner must grant access first: ask at {page}, then set HF_TOKEN"
     if status == 404:
         return f"{repository}: no such repository or revision on the hub; check {page}"
-    return f"{repository}: the hub cannot be reached ({str(error).splitlines()[0][:120]}); download from {page} and give the path to --model"
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return f"{repository}: the hub cannot be reached ({reason}); download from {page} and give the path to --model"

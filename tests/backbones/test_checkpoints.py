@@ -199,7 +199,6 @@ class FakeHub(types.ModuleType):
         super().__init__("huggingface_hub")
         self.folder, self.asked = folder, []
         self.constants = types.SimpleNamespace(HF_HUB_OFFLINE=offline)
-        self.errors = types.SimpleNamespace(HfHubHTTPError=ConnectionError)
 
     def HfApi(self):
         return self
@@ -246,6 +245,18 @@ def test_offline_means_no_download(tmp_path, no_cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", FakeHub(tmp_path, offline=True))
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
         registry.resolve("da3-small")
+
+
+def test_a_hub_that_does_not_answer_or_refuses_is_one_line(tmp_path, no_cache, monkeypatch):
+    fake = FakeHub(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    gated = RuntimeError("403 Client Error\nmore")
+    gated.response = types.SimpleNamespace(status_code=403)
+    for error, words in ((RuntimeError("no route\nto host"), "cannot be reached"), (gated, "grant access")):
+        monkeypatch.setattr(fake, "model_info", lambda *a, error=error, **k: (_ for _ in ()).throw(error))
+        with pytest.raises(WeightsError, match=words) as caught:
+            registry.resolve("da3-small")
+        assert "\n" not in str(caught.value)
 
 
 def test_what_was_downloaded_before_is_found_without_the_package(no_cache, monkeypatch):
