@@ -95,12 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Lite3RError as error:
         return _fail(error, str(error), error.exit_code)
     except ClickException as error:
+        if not error.format_message():  # a command without arguments has shown its help
+            return error.exit_code
         return _fail(error, _usage_message(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
     except Terminated as error:
         return _fail(error, "stopped; nothing half-written is left", TERMINATED, label="terminated")
     except console.OutputClosed:
+        console.abandon_stdout()
+        return PIPE_CLOSED
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # Typer's answer to a reader that left its help page
+            raise
         console.abandon_stdout()
         return PIPE_CLOSED
     except Exception as error:

@@ -173,6 +173,13 @@ def test_usage_errors_name_the_way_out(arguments, words, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [[], ["reconstruct"]])
+def test_without_arguments_there_is_help_and_no_complaint(arguments, capsys):
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Usage: lite3r" in out and err == ""
+
+
 def test_models_json_is_one_document(capsys):
     assert cli.main(["models", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -182,10 +189,11 @@ def test_models_json_is_one_document(capsys):
     assert set(models["mini"]) == {"name", "parameters", "licence", "source", "path", "summary"}
 
 
-def test_a_closed_reader_is_quiet():
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["--help"], ["--version"]])
+def test_a_closed_reader_is_quiet(arguments):
     reader, writer = os.pipe()
     os.close(reader)
-    run = subprocess.run([sys.executable, "-m", "lite3r_cli", "models"], stdout=writer, stderr=subprocess.PIPE)
+    run = subprocess.run([sys.executable, "-m", "lite3r_cli", *arguments], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert run.returncode == 141
     assert run.stderr == b""
