@@ -41,10 +41,11 @@ class MiniConfig:
 
 @dataclass(frozen=True)
 class RawOutput:
-    """What training reads, for one bucket of equally sized views: all of batch size B."""
+    """What training reads, for one bucket of equally sized views: B scenes, S views, depth for the V views in `decoded`."""
 
-    log_depth: Tensor  # (B, S, H, W)
-    confidence: Tensor  # (B, S, H, W), above 1
+    log_depth: Tensor  # (B, V, H, W)
+    confidence: Tensor  # (B, V, H, W), above 1
+    decoded: Tensor  # (V,) indices of the views with depth
     rotation: Tensor  # (B, S, 3, 3) world_from_cam
     centre: Tensor  # (B, S, 3) camera centres in the reference frame
     log_focal: Tensor  # (B, S), units of half the image diagonal
@@ -130,20 +131,27 @@ class Mini(nn.Module):
         log_depth, confidence = maps.unflatten(0, taps[0].shape[:2]).unbind(2)
         return log_depth, 1 + confidence.clamp(max=10).exp()
 
-    def forward(self, images: Tensor, reference: Tensor | None = None, rays: bool = False) -> RawOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if None."""
+    def forward(
+        self, images: Tensor, reference: Tensor | None = None, decoded: Tensor | None = None, rays: bool = False
+    ) -> RawOutput:
+        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if None.
+
+        Depth is computed for the views in `decoded` (V,), all if None: the head is half of a training step.
+        """
         batch, views, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         if reference is None:
             reference = torch.zeros(batch, dtype=torch.long, device=images.device)
-        is_reference = torch.arange(views, device=images.device) == reference[:, None]
+        every = torch.arange(views, device=images.device)
+        decoded = every if decoded is None else decoded
+        is_reference = every == reference[:, None]
         taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference])[0]
-        log_depth, confidence = self.decode_depth(taps, rows, columns)
+        log_depth, confidence = self.decode_depth([t[:, decoded] for t in taps], rows, columns)
         rotation, centre, log_focal = self.camera(taps[-1][:, :, 0])
         ray = None
         if rays:
             ray = self.ray_head(self.ray_norm(taps[-1][:, :, 1:])).float().unflatten(2, (rows, columns))
-        return RawOutput(log_depth, confidence, rotation, centre, log_focal, ray)
+        return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> Prediction:

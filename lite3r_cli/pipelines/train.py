@@ -68,8 +68,8 @@ def run(config: TrainConfig) -> None:
         )
         try:
             trainer.run(data.batches)
-        except BaseException:
-            if worker.is_first:
+        except BaseException as error:
+            if worker.is_first and not isinstance(error, Exception):  # stopped by hand: nothing is broken
                 trainer.save()
                 console.info(f"stopped at step {trainer.step}; go on with: lite3r train -o {output} --resume")
             raise

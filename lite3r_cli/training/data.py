@@ -108,9 +108,13 @@ class TrainingData:
 
     def _finish(self, images: Tensor, targets: Targets, seed: int) -> Batch:
         generator = torch.Generator(self.device).manual_seed(seed)
-        return Batch(augment(images, generator), targets)
+        views = images.shape[1]
+        decoded = np.random.default_rng([seed, 1]).permutation(views)[: (views + 1) // 2]
+        return Batch(augment(images, generator), targets, self._put(decoded))
 
     def _references(self, batch: int, views: int, seed: int) -> Tensor:
         """Any view may be the reference."""
-        chosen = np.random.default_rng(seed).integers(views, size=batch)
-        return torch.from_numpy(chosen).to(self.device, non_blocking=True)
+        return self._put(np.random.default_rng(seed).integers(views, size=batch))
+
+    def _put(self, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(indices).to(self.device, non_blocking=True)

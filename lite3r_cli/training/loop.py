@@ -6,6 +6,7 @@ Nothing in a step waits for the GPU; figures are read back once every `log_every
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lite3r_cli.errors import UsageError
+from lite3r_cli.errors import Lite3RError, UsageError
 from lite3r_cli.training.checkpoint import load_training_state, save_training_state, save_weights
 from lite3r_cli.training.losses import LossWeights, Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
@@ -56,6 +57,7 @@ class Batch:
 
     images: Tensor
     targets: Targets
+    decoded: Tensor | None = None  # (V,) views whose depth is trained in this step, None = all
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,10 @@ class Trainer:
         device = self.worker.device.type
         with self.rounded(rounded):
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                out = self.runner(batch.images, batch.targets.reference, rays=True)
+                out = self.runner(batch.images, batch.targets.reference, batch.decoded, rays=True)
             terms = compute_losses(out, batch.targets, self.config.weights)
             terms["total"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        finite = torch.isfinite(norm)
-        for parameter in self.model.parameters():  # a step with a broken gradient moves nothing, on every GPU alike
-            if parameter.grad is not None:
-                parameter.grad.mul_(finite).nan_to_num_(0, 0, 0)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
@@ -151,8 +149,9 @@ class Trainer:
     def _log(self, window: list[dict[str, Tensor]], progress: float) -> None:
         mean = {}
         for name in sorted({k for terms in window for k in terms}):
-            values = torch.stack([terms[name] for terms in window if name in terms])
-            mean[name] = float(values.nanmean())
+            mean[name] = float(torch.stack([terms[name] for terms in window if name in terms]).mean())
+        if not math.isfinite(mean["grad_norm"]):
+            raise Lite3RError(f"training diverged before step {self.step}; start again with a lower --lr")
         if not self.worker.is_first:
             return
         record = {

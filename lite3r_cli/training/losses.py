@@ -45,18 +45,19 @@ class LossWeights:
 class _Scene:
     """Ground truth in the reference frame, normalised."""
 
-    log_depth: Tensor  # (B, S, H, W), 0 where invalid
-    valid: Tensor  # (B, S, H, W) bool
+    log_depth: Tensor  # (B, V, H, W) of the decoded views, 0 where invalid
+    valid: Tensor  # (B, V, H, W) bool
     rotation: Tensor  # (B, S, 3, 3) reference_from_cam
     centre: Tensor  # (B, S, 3)
     K: Tensor  # (B, S, 3, 3)
 
 
-def _normalise(target: Targets, predicted_log_depth: Tensor) -> _Scene:
+def _normalise(target: Targets, out: RawOutput) -> _Scene:
     valid = target.depth > 0
-    log_depth = torch.where(valid, target.depth, torch.ones_like(target.depth)).log()
+    log_depth = torch.where(valid, target.depth, 1.0).log()
     if target.sparse:  # the scale of such a scene means nothing: take the prediction's
-        difference = torch.where(valid, log_depth - predicted_log_depth.detach(), torch.nan)
+        difference = log_depth[:, out.decoded] - out.log_depth.detach()
+        difference = torch.where(valid[:, out.decoded], difference, torch.nan)
         shift = difference.flatten(1).nanmedian(1).values.nan_to_num()
     else:
         shift = log_depth.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
@@ -66,8 +67,8 @@ def _normalise(target: Targets, predicted_log_depth: Tensor) -> _Scene:
     rotation = R_ref[:, None] @ R.transpose(-1, -2)
     centre = t_ref[:, None] - (rotation @ t[..., None]).squeeze(-1)
     return _Scene(
-        torch.where(valid, log_depth - shift[:, None, None, None], 0.0),
-        valid,
+        torch.where(valid, log_depth - shift[:, None, None, None], 0.0)[:, out.decoded],
+        valid[:, out.decoded],
         rotation,
         centre * torch.exp(-shift)[:, None, None],
         target.K,
@@ -76,7 +77,7 @@ def _normalise(target: Targets, predicted_log_depth: Tensor) -> _Scene:
 
 def compute_losses(out: RawOutput, target: Targets, weights: LossWeights = LossWeights()) -> dict[str, Tensor]:
     """Every weighted term by its name, and their sum as `total`; scalars on the device (nothing is synchronised)."""
-    scene = _normalise(target, out.log_depth)
+    scene = _normalise(target, out)
     height, width = target.depth.shape[-2:]
     half_diagonal = 0.5 * (height**2 + width**2) ** 0.5
     focal = (scene.K[..., 0, 0] * scene.K[..., 1, 1]).sqrt()
@@ -174,9 +175,11 @@ def _point_term(out: RawOutput, scene: _Scene, sparse: bool, step: int = 4) -> T
     )
     pick = (..., slice(offset, None, step), slice(offset, None, step))
     valid, true_depth = scene.valid[pick], scene.log_depth[pick].exp()
-    predicted_K = intrinsics_from_log_focal(out.log_focal, height, width)
-    predicted = _world_points(predicted_K, out.rotation, out.centre, out.log_depth[pick].clamp(max=FAR + 1).exp(), u, v)
-    true = _world_points(scene.K, scene.rotation, scene.centre, true_depth, u, v)
+    some = (slice(None), out.decoded)
+    predicted_K = intrinsics_from_log_focal(out.log_focal[some], height, width)
+    predicted_depth = out.log_depth[pick].clamp(max=FAR + 1).exp()
+    predicted = _world_points(predicted_K, out.rotation[some], out.centre[some], predicted_depth, u, v)
+    true = _world_points(scene.K[some], scene.rotation[some], scene.centre[some], true_depth, u, v)
     error = (predicted - true).norm(dim=-1) / (true_depth + 0.1)
     return _masked_mean(torch.log1p(error), valid)
 

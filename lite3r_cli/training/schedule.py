@@ -9,10 +9,11 @@ import numpy as np
 from lite3r_cli.errors import UsageError
 
 PATCH = 14
-VIEWS = {2: 0.15, 3: 0.15, 4: 0.25, 5: 0.10, 6: 0.10, 8: 0.15, 10: 0.10}
-ASPECTS = {4 / 3: 0.40, 3 / 2: 0.35, 16 / 9: 0.10, 1.0: 0.15}
-LONGEST_EARLY = {224: 0.60, 280: 0.30, 336: 0.10}
-LONGEST = {224: 0.25, 280: 0.20, 336: 0.20, 392: 0.15, 448: 0.10, 518: 0.10}
+VIEWS = {2: 0.15, 3: 0.15, 4: 0.25, 5: 0.05, 6: 0.15, 8: 0.15, 10: 0.10}
+# Sides (longest, shortest) and weights. Few sizes and few numbers of frames, because cuDNN and Triton prepare each one anew.
+SMALL = {(224, 168): 0.35, (252, 168): 0.35, (224, 224): 0.15, (280, 154): 0.15}
+LARGE = {(224, 168): 0.14, (252, 168): 0.14, (336, 224): 0.16, (336, 252): 0.12, (392, 392): 0.04,
+         (448, 252): 0.06, (448, 294): 0.10, (518, 350): 0.14, (518, 392): 0.10}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Shape:
 class ShapeSchedule:
     """Shape of a step, a pure function of (seed, step).
 
-    `tokens` is what one GPU processes in a step, `low_resolution_steps` the number of first steps at 224-336 px,
+    `tokens` is what one GPU processes in a step, `low_resolution_steps` the number of first steps at 224-280 px,
     `portrait` and `photos` the shares of portrait images and of real photographs.
     """
 
@@ -41,21 +42,22 @@ class ShapeSchedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.tokens < 1024:
-            raise UsageError("--tokens must be at least 1024")
+        if self.tokens < 2048:
+            raise UsageError("--tokens must be at least 2048")
         if not 0 <= self.photos <= 1:
             raise UsageError("--photo-share must lie between 0 and 1")
 
     def __call__(self, step: int) -> Shape:
         rng = np.random.default_rng([self.seed, step, 1])
-        views = _draw(rng, VIEWS)
-        longest = _draw(rng, LONGEST_EARLY if step < self.low_resolution_steps else LONGEST)
-        shortest = max(PATCH, round(longest / _draw(rng, ASPECTS) / PATCH) * PATCH)
+        longest, shortest = _draw(rng, SMALL if step < self.low_resolution_steps else LARGE)
         height, width = (longest, shortest) if rng.random() < self.portrait else (shortest, longest)
-        per_scene = views * (1 + (height // PATCH) * (width // PATCH))
-        return Shape(max(1, self.tokens // per_scene), views, height, width, bool(rng.random() < self.photos))
+        frames = self.tokens // (1 + (height // PATCH) * (width // PATCH))
+        unit = 24 if frames >= 96 else 12  # many numbers of views divide it
+        frames = max(unit, frames // unit * unit)
+        views = _draw(rng, {n: weight for n, weight in VIEWS.items() if frames % n == 0})
+        return Shape(frames // views, views, height, width, bool(rng.random() < self.photos))
 
 
-def _draw(rng: np.random.Generator, weights: dict) -> float:
+def _draw(rng: np.random.Generator, weights: dict):
     options = list(weights)
     return options[rng.choice(len(options), p=np.array(list(weights.values())) / sum(weights.values()))]

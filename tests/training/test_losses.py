@@ -36,6 +36,7 @@ def perfect(target: Targets) -> RawOutput:
     return RawOutput(
         torch.where(valid, log_depth, FAR + 1),
         torch.ones_like(log_depth),
+        torch.arange(S),
         ref[:, None, :, :3] @ world_from_cam,
         centre * torch.exp(-shift)[:, None, None],
         torch.full((B, S), math.log(FOCAL / (0.5 * math.hypot(H, W)))),
@@ -46,6 +47,16 @@ def perfect(target: Targets) -> RawOutput:
 def test_a_perfect_answer_costs_nothing(scene):
     for name, value in compute_losses(perfect(scene), scene).items():
         assert abs(float(value)) < 1e-4, name
+
+
+def test_depth_of_some_views_is_compared_with_those_views(scene):
+    out = perfect(scene)
+    some = torch.tensor([2, 0])
+    part = dataclasses.replace(out, log_depth=out.log_depth[:, some], confidence=out.confidence[:, some], decoded=some)
+    for name, value in compute_losses(part, scene).items():
+        assert abs(float(value)) < 1e-4, name
+    mixed_up = dataclasses.replace(part, decoded=some.flip(0))
+    assert compute_losses(mixed_up, scene)["depth"] > 0.1
 
 
 def test_the_frame_and_scale_of_the_ground_truth_do_not_matter(scene):
