@@ -60,7 +60,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
         np.array([-width - 2, 1.2, 1.5]), np.array([width + 2, d.choice((1.8, 1.9, 3.0)), 1.8 * distance + 4]), np.array(targets), PATHS,
         normal=np.array([0.0, 0.0, 1.0]), reach=(0.6 * distance, 1.4 * distance), field=(36.0, 90.0), elevation=(-0.1, 0.15),
     )  # fmt: skip
-    return b.finish(light.outdoor(d, looks.catalog, 20.0), stage, "facade")
+    return b.finish(light.outdoor(d, looks.catalog, 20.0, facing=0.0), stage, "facade")
 
 
 def _ground(b: Builder, d: Draw, looks: Looks) -> None:
@@ -198,7 +198,7 @@ def _dress(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: in
         p.box(0, height + 1.6, -1.6, width + 0.4, 0.06, 2.6, roof, lean=pitch(d.uniform(0.5, 0.9)))
     if d.chance(0.4):
         p.cylinder(d.sign() * (width - 0.2), height / 2, 0.12, 0.05, height / 2, looks.look(("metal",), (0.5, 1.5)))
-    for _ in range(d.integer(0, 4)):
+    for _ in range(d.integer(0, 7)):
         x, y = d.uniform(-1, 1) * width, d.uniform(0.3, 1.0) * height
         r = d.uniform(0.25, 0.7)
         kind = d.weighted({"relief": 2.0, "statue": 1.5, "shield": 1.0, "lamp": 0.5, "sign": 0.7})

@@ -57,11 +57,13 @@ def _sky(d: Draw, catalog: Catalog) -> dict:
     }  # fmt: skip
 
 
-def outdoor(d: Draw, catalog: Catalog, scale: float) -> np.ndarray:
-    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres."""
+def outdoor(d: Draw, catalog: Catalog, scale: float, facing: float | None = None) -> np.ndarray:
+    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres. A sun often shines on what has
+    its front towards the azimuth `facing` (radians from +z to +x)."""
     sky = _sky(d, catalog)
     sunny = d.chance(0.65)
-    lights = [_sun(d, d.uniform(1.2, 3.0) if sunny else d.uniform(0.1, 0.5))]
+    azimuth = facing + d.uniform(-1.3, 1.3) if facing is not None and d.chance(0.6) else None
+    lights = [_sun(d, d.uniform(1.2, 3.0) if sunny else d.uniform(0.1, 0.5), azimuth)]
     if d.chance(0.3):
         to = (d.uniform(-1, 1), d.uniform(0.3, 1), d.uniform(-1, 1))
         lights.append(Light(to, d.color(0.1, 0.4, 0.2), point=False, shadow=False))
