@@ -1,9 +1,10 @@
 """`lite3r reconstruct` on a CPU as a user runs it: a fresh process, wall time from start to end, peak memory.
 
-Default: 8 JPEG pictures of 1024×683 on two cores at the default resolution. The pictures are a drawn pattern: the time does
-not depend on what they show. Correctness first: the scene must be complete and finite. A table, then one JSON line.
+Default: 8 JPEG pictures of 1024×683 on two cores at the default resolution. The pictures are a drawn pattern: the time
+does not depend on what they show. Measure on idle cores: other work slows the threads of torch far out of proportion.
+Correctness first: the scene must be complete and finite. A table, then one JSON line.
 
-    python benchmarks/reconstruct_cpu.py [--views 8] [--size 1024x683] [--cores 2] [--repeats 3] [-- more options of reconstruct]
+    python benchmarks/reconstruct_cpu.py [--views 8] [--size 1024x683] [--cores 2] [--repeats 3] [-- OPTIONS]
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from lite3r_cli.io.ply import read_ply
 def draw_pictures(folder: Path, views: int, width: int, height: int) -> None:
     """Smooth noise that drifts from view to view, with some fine grain: compresses and decodes like a photograph."""
     rng = np.random.default_rng(0)
-    coarse = cv2.resize(rng.integers(0, 256, (24, 48, 3), dtype=np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
+    noise = rng.integers(0, 256, (24, 48, 3), dtype=np.uint8)
+    coarse = cv2.resize(noise, (2 * width, height), interpolation=cv2.INTER_CUBIC)
     for i in range(views):
         shift = i * width // (2 * views)
         grain = rng.normal(0, 6, (height, width, 1))
@@ -86,7 +88,8 @@ def main() -> None:
     peak = max(run["peak_bytes"] for run in runs)
     stages = {**median["report"]["seconds"]}
     stages["interpreter, imports, exit"] = median["wall_s"] - sum(stages.values())
-    print(f"{arguments.views} pictures of {arguments.size}, {arguments.cores} cores: {median['report']['runtime']['dtype']}")
+    dtype = median["report"]["runtime"]["dtype"]
+    print(f"{arguments.views} of {arguments.size}, {arguments.cores} cores, {dtype['chosen']} ({dtype['reason']})")
     for name, seconds in stages.items():
         print(f"  {name:28} {seconds:7.2f} s")
     print(f"  {'wall time, median':28} {wall:7.2f} s    peak memory {peak / 1e9:.2f} GB")
@@ -114,7 +117,8 @@ def main() -> None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def _torch_version() -> str:

@@ -1,4 +1,4 @@
-"""What several commands share: which images, which network, on what. Frozen, checked when built, free of heavy imports."""
+"""What several commands share: which images, which network, on what. Checked when built, free of heavy imports."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ settings = _Settings()
 
 
 class OutputClosed(BaseException):
-    """The reader of standard output has gone (`lite3r … | head`): end quietly. Not an Exception, so that none swallows it."""
+    """The reader of standard output has gone (`lite3r … | head`): end quietly.
+
+    Not an Exception, so that nothing swallows it on the way out.
+    """
 
 
 def reset() -> None:
@@ -130,7 +133,7 @@ def table(
 ) -> None:
     """A table on standard output; hidden by --quiet and replaced by `document` with --json.
 
-    Columns after the first are right-aligned when `numbers`. Away from a terminal the columns are padded text that is never cut.
+    Columns after the first are right-aligned when `numbers`. Away from a terminal they are padded text, never cut.
     """
     if settings.quiet:
         return

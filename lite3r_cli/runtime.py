@@ -58,7 +58,7 @@ def _choose_device(asked: str) -> Choice:
         index = torch.device(asked).index or 0 if asked != "auto" else 0
         count = torch.cuda.device_count()
         if index >= count:
-            raise BackendError(f"--device {asked}: this machine has {count} CUDA device(s); use cuda:0 to cuda:{count - 1}")
+            raise BackendError(f"--device {asked}: only {count} CUDA device(s) here; use cuda:0 to cuda:{count - 1}")
         name = torch.cuda.get_device_name(index)
         return Choice(asked, f"cuda:{index}", f"{name}, {'the first GPU' if asked == 'auto' else 'asked for'}")
     why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
@@ -67,7 +67,7 @@ def _choose_device(asked: str) -> Choice:
     raise BackendError(f"--device {asked}: {why}; use --device cpu")
 
 
-# Device kind → does its hardware multiply bfloat16, and the words for the answer. Emulated bfloat16 is slower than float32.
+# Does the hardware multiply bfloat16, and the words for the answer. Emulated bfloat16 is slower than float32.
 def _cpu_bfloat16() -> tuple[bool, str]:
     probes = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
     for name, probe in probes.items():

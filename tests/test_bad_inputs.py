@@ -1,4 +1,4 @@
-"""Every bad input that reaches the commands, end to end: the exit code, one line that names the culprit, nothing left behind."""
+"""Every bad input that reaches the commands: the exit code, one line that names the culprit, nothing left behind."""
 
 from __future__ import annotations
 
@@ -326,7 +326,8 @@ def _resolve(path: str):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_real_process_is_stopped_cleanly(number, code, photographs, tmp_path):
     photos = photographs(3)
-    arguments = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", str(tmp_path / "out" / "scene.ply")]
+    output = str(tmp_path / "out" / "scene.ply")
+    arguments = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", output]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 60

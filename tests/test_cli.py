@@ -1,4 +1,4 @@
-"""The command line's contract: exit codes, one line for a failure, one document for --json, nothing heavy before it is needed."""
+"""The command line's contract: exit codes, one line for a failure, one document for --json, no heavy imports."""
 
 from __future__ import annotations
 
@@ -231,7 +231,8 @@ def test_a_live_display_draws_on_a_terminal_and_leaves_one_line(monkeypatch):
         "console.warn('odd'); console.table(('view', 'points'), [('a.jpg', 5)], title='Result')"
     )
     master, slave = pty.openpty()
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave, env={**os.environ, "NO_COLOR": "1"})
+    environment = {**os.environ, "NO_COLOR": "1"}
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     seen = b""
     while True:

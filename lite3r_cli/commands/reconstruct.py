@@ -33,7 +33,7 @@ Preview = Annotated[
     bool, _output("--preview", metavar="", show_default=False, help="Draw the cloud and the cameras to preview.png.")
 ]
 SaveNpy = Annotated[
-    bool, _output("--save-npy", metavar="", show_default=False, help="Write depth also as float32 .npy, without rounding.")
+    bool, _output("--save-npy", metavar="", show_default=False, help="Write depth as unrounded float32 .npy too.")
 ]
 SkipExisting = Annotated[
     bool,
@@ -144,8 +144,10 @@ def _summary(report: Report) -> dict[str, object]:
 
 def _rows(report: Report) -> list[tuple[str, str]]:
     stages = ", ".join(f"{name.lower()} {value:.1f}" for name, value in report.seconds.items() if value >= 0.05)
-    memory = ", ".join(f"{value / 2**30:.2f} GiB {name.removesuffix('_bytes')}" for name, value in report.peak_memory.items())
-    others = sorted({name.removeprefix(f"{report.folder.name}/").split("/")[0] for name in report.files} - {report.cloud.name})
+    peaks = {name.removesuffix("_bytes"): value / 2**30 for name, value in report.peak_memory.items()}
+    memory = ", ".join(f"{value:.2f} GiB {name}" for name, value in peaks.items())
+    inside = {name.removeprefix(f"{report.folder.name}/").split("/")[0] for name in report.files}
+    others = sorted(inside - {report.cloud.name})
     return [
         ("views", f"{report.views} of {report.images} images"),
         ("points", f"{report.points:,}"),

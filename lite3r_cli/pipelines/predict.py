@@ -141,8 +141,9 @@ class Predictor:
         peak = runtime.peak_memory(self.runtime.torch_device)
         used = peak.get("device_bytes", peak["host_bytes"]) / 2**30
         return (
-            f"out of memory on {self.runtime.device.chosen}: {len(batch)} views × {tokens} tokens, {used:.1f} GiB at the "
-            f"peak; lower --resolution (now {self.config.resolution}) or limit the images with --max-views"
+            f"out of memory on {self.runtime.device.chosen}: {len(batch)} views × {tokens} tokens, "
+            f"{used:.1f} GiB at the peak; "
+            f"lower --resolution (now {self.config.resolution}) or limit the images with --max-views"
         )
 
 

@@ -145,7 +145,8 @@ def _fuse(
     if len(cloud) == 0:
         counts = statistics.to_dict()
         reason = max(("unknown", "masked", "low_confidence", "edge", "inconsistent", "free_space"), key=counts.get)
-        text = f"no point is left (most pixels dropped: {reason.replace('_', ' ')}); loosen --masks or the cloud's filters"
+        dropped = f"most pixels dropped: {reason.replace('_', ' ')}"
+        text = f"no point is left ({dropped}); loosen --masks or the cloud's filters"
         if config.input.strict:
             raise InputError(text)
         tell(text)

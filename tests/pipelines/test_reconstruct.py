@@ -1,4 +1,4 @@
-"""The whole pipeline with a network that knows its answer: what comes out is checked against a plane seen from a line."""
+"""The whole pipeline with a network that knows its answer: a plane, seen by cameras on a line."""
 
 from __future__ import annotations
 
