@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, console
+from .commands.convert import convert
 from .commands.evaluate import evaluate
 from .commands.models import models
 from .commands.reconstruct import reconstruct
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     "eval": evaluate,
     "models": models,
+    "convert": convert,
     "train": train,
     "synth": synth,
 }

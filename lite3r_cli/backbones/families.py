@@ -40,6 +40,8 @@ class Family:
     marker: str
     config_from_shapes: Callable[[Shapes], Any]
     names: Callable[[Any], str]  # configuration → name of the model
+    global_layers: Callable[[Any], list[str]]  # configuration → its attention modules across views
+    high_precision: tuple[str, ...]  # patterns of the matrices that conversion keeps out of FP8 unless told otherwise
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
@@ -88,10 +90,38 @@ def _no_config(shapes: Shapes) -> MiniConfig:
     raise KeyError("config")
 
 
+def _alternating(prefix: str) -> Callable[[Any], list[str]]:
+    return lambda config: [f"{prefix}{i}.attn" for i in range(config.depth) if config.is_global(i)]
+
+
 FAMILIES: dict[str, Family] = {
-    "vggt": Family(VGGTConfig, VGGT, "aggregator.camera_token", _vggt_config, _vggt_name),
-    "da3": Family(DA3Config, DA3, "backbone.pretrained.cls_token", _da3_config, _da3_name),
-    "mini": Family(MiniConfig, lambda config, name: Mini(config), "ray_head.weight", _no_config, lambda config: "mini"),
+    "vggt": Family(
+        VGGTConfig,
+        VGGT,
+        "aggregator.camera_token",
+        _vggt_config,
+        _vggt_name,
+        lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
+        ("*.patch_embed.proj.*", "camera_head.*", "depth_head.*", "point_head.*", "*.proj_lin.*"),
+    ),
+    "da3": Family(
+        DA3Config,
+        DA3,
+        "backbone.pretrained.cls_token",
+        _da3_config,
+        _da3_name,
+        _alternating("backbone.pretrained.blocks."),
+        ("*.patch_embed.proj.*", "head.*", "cam_dec.*", "cam_enc.*", "*.proj_lin.*"),
+    ),
+    "mini": Family(
+        MiniConfig,
+        lambda config, name: Mini(config),
+        "ray_head.weight",
+        _no_config,
+        lambda config: "mini",
+        _alternating("blocks."),
+        ("patch_embed.*", "head.*", "camera.*", "ray_head.*", "*.proj_lin.*"),
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from lite3r_cli.backbones.weights import NAMES_SHOWN, SCALE_SUFFIX
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.quant.fp8 import dequantize_rows
 
+CHUNK = 2**24  # elements looked at together, so that a check costs little memory beside a large tensor
 OFFICIAL_KEEP_RATIO = 0.3  # of Lite3R's published checkpoints, which do not say it themselves
 
 
@@ -85,7 +86,7 @@ def read_float(source: Source, stored: str) -> Tensor:
         value = dequantize_rows(value, source.read(scale).float())
     if not value.is_floating_point():
         raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
-    if not torch.isfinite(value).all():
+    if not all(torch.isfinite(part).all() for part in value.flatten().split(CHUNK)):
         raise WeightsError(f"{source.path}: not-a-number or infinite values in {stored}; get the file again")
     return value
 

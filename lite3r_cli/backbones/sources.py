@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from lite3r_cli.errors import WeightsError
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 STATE_ENTRIES = ("model", "state_dict")  # where training programs put the weights within a .pt file
+CHUNK = 2**24  # elements copied together out of a mapped file
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -177,8 +179,12 @@ def _open_pickle(path: Path) -> Source:
 
     def reader(tensor: Tensor) -> Callable[[], Tensor]:
         def read() -> Tensor:
-            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
-            _drop_pages(tensor, mapped)
+            if not tensor.is_contiguous():
+                return tensor.detach().clone(memory_format=torch.contiguous_format)
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+            for target, part in zip(copy.view(-1).split(CHUNK), tensor.detach().view(-1).split(CHUNK)):
+                target.copy_(part)
+                _drop_pages(part, mapped)
             return copy
 
         return read
@@ -202,18 +208,9 @@ def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
 
 
 def _drop_pages(tensor: Tensor, mapped: list[tuple[int, int]]) -> None:
-    """Give back the memory behind a tensor in a mapped file; touched again, it is read from the file again."""
-    page, dont_need = 4096, 4
-    storage = tensor.untyped_storage()
-    start = -(-storage.data_ptr() // page) * page
-    end = (storage.data_ptr() + storage.nbytes()) // page * page
+    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read from the file again."""
+    page, dont_need = mmap.PAGESIZE, 4
+    start = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.nbytes) // page * page
     if end > start and any(low <= start and end <= high for low, high in mapped):
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), dont_need)
-
-
-def iterate(source: Source, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors in the order of the file."""
-    wanted = set(names)
-    for name in source.entries:
-        if name in wanted:
-            yield name, source.read(name)

@@ -1,0 +1,69 @@
+"""How much each layer's rounding to FP8 changes depth and poses on real images: one prediction for each layer, alone in FP8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import geometry
+from ..config import PredictConfig
+from ..console import Progress
+from ..errors import UsageError
+from ..io.images import discover
+from ..quant.fp8 import round_to_fp8
+from ..scene import View
+from .predict import Predictor
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    images: tuple[Path, ...]
+    views: int = 2  # of the images, spread evenly
+    resolution: int = 224  # longest side inside the network
+    keep_worst: int = 8  # layers that stay in bf16
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise UsageError(f"--calibrate-views must be at least 1, not {self.views}")
+        if self.keep_worst < 0:
+            raise UsageError(f"--keep-worst must not be negative, not {self.keep_worst}")
+
+
+def measure_sensitivity(
+    checkpoint: str, layers: Sequence[str], config: CalibrateConfig, progress: Progress
+) -> dict[str, float]:
+    """Layer → change of the prediction when that layer alone is in FP8 (`prediction_change`), everything else in float32.
+
+    Raises InputError for images that cannot be used, BackendError, WeightsError, MemoryLimitError.
+    """
+    images = discover(config.images, max_views=config.views)
+    predictor = Predictor(PredictConfig(checkpoint, config.resolution, config.device, "float32"), Progress())
+    parameters = dict(predictor.backbone.named_parameters())
+    exact = predictor.predict(images).views
+    changes: dict[str, float] = {}
+    with progress.stage("Calibrate", total=len(layers)) as step:
+        for name in layers:
+            with torch.no_grad():
+                before = parameters[name].clone()
+                parameters[name].copy_(round_to_fp8(before))
+                changes[name] = prediction_change(exact, predictor.predict(images).views)
+                parameters[name].copy_(before)
+            step()
+    return changes
+
+
+def prediction_change(exact: Sequence[View], other: Sequence[View]) -> float:
+    """Mean |Δ log depth|, plus the mean rotation in radians, plus the mean shift of the cameras in median depths."""
+    depths = [(a.depth, b.depth) for a, b in zip(exact, other, strict=True)]
+    known = [(a > 0) & (b > 0) for a, b in depths]
+    logs = [np.abs(np.log(a[k] / b[k])).mean() for (a, b), k in zip(depths, known) if k.any()]
+    poses, others = (np.stack([view.cam_from_world for view in views]) for views in (exact, other))
+    angles = geometry.rotation_angle(poses[:, :, :3] @ others[:, :, :3].transpose(0, 2, 1))
+    shift = np.linalg.norm(geometry.camera_centres(poses) - geometry.camera_centres(others), axis=1)
+    unit = np.median(np.concatenate([a[k] for (a, _), k in zip(depths, known)] or [np.ones(1)]))
+    return float(np.mean(logs or [np.inf]) + angles.mean() + shift.mean() / max(float(unit), 1e-12))

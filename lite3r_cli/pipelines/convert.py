@@ -1,0 +1,311 @@
+"""A dense checkpoint → a Lite3R checkpoint, tensor by tensor: sparse-linear attention attached, weights in FP8 or bf16.
+
+The peak is the largest tensor and a little; nothing appears at the output's place before everything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..attention.module import METADATA_KEY, SparseConfig
+from ..backbones import registry
+from ..backbones.families import Layout
+from ..backbones.loading import build, layout_of, read_float, sparse_config_of
+from ..backbones.shards import INDEX_SUFFIX, shard_files
+from ..backbones.sources import Source, open_source
+from ..backbones.weights import SCALE_SUFFIX
+from ..backbones.writer import SafetensorsWriter, Slot, split_into_shards
+from ..console import Progress
+from ..errors import OutputError, UsageError
+from ..io.files import output_error
+from ..quant.fp8 import dequantize_rows, quantize_rows
+from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
+
+if TYPE_CHECKING:
+    from .calibrate import CalibrateConfig
+
+FORMAT = "lite3r-1"
+SUFFIX = ".safetensors"
+CHUNK = 2**22  # elements quantised together
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Everything that was asked for."""
+
+    source: str  # a name, a path or hf:OWNER/NAME
+    output: Path
+    weights: str = "fp8"  # a key of WEIGHTS
+    attention: tuple[str, ...] = ("global",)
+    keep_ratio: float | None = None  # None: the source's, 1 where it has none
+    keep: tuple[str, ...] = ()
+    quantize: tuple[str, ...] = ()
+    shard_bytes: int | None = None
+    overwrite: bool = False
+    calibrate: CalibrateConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise UsageError(f"--weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        if self.output.suffix != SUFFIX:
+            raise UsageError(f"-o {self.output}: a checkpoint's name ends in {SUFFIX}")
+        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
+            raise UsageError(f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
+        if self.shard_bytes is not None and self.shard_bytes < 1:
+            raise UsageError("--shard-size must be positive")
+        if self.calibrate is not None and self.weights != "fp8":
+            raise UsageError("--calibrate chooses what to keep out of FP8: it goes with --weights fp8 only")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What conversion did to one matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+    before: str
+    after: str
+    bytes_before: int
+    bytes_after: int
+    sqnr_db: float | None  # None: no rounding at all
+    largest_error: float
+    sensitivity: float | None = None  # of the final depth and poses, with --calibrate
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    model: str
+    licence: str
+    output: Path
+    files: list[Path]
+    bytes_before: int
+    bytes_after: int
+    attention: SparseConfig | None
+    layers: list[LayerReport]
+    notices: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertReport:
+    """Convert a checkpoint. Raises the errors of errors.py; what was there before is then as it was."""
+    progress = progress or Progress()
+    path = registry.resolve(config.source)
+    origin = registry.inspect(config.source)
+    for text in (f"model: {origin.model}, licence: {origin.licence}", *origin.notices):
+        progress.note(text)
+    with open_source(path) as source:
+        layout = layout_of(source)
+        model = build(source, layout)  # strict: an unsound source is refused here
+        sparse = _attention(config, source, layout, model)
+        items = plan(source, layout, model, sparse, config.weights, config.keep, config.quantize)
+        _refuse_existing(config, path, [config.output.name, config.output.stem + INDEX_SUFFIX])
+        sensitivity: dict[str, float] = {}
+        if config.calibrate is not None:
+            from .calibrate import measure_sensitivity
+
+            candidates = [item.name for item in items if item.dtype == FP8 and not item.as_stored]
+            sensitivity = measure_sensitivity(str(path), candidates, config.calibrate, progress)
+            worst = sorted(sensitivity, key=lambda name: (-sensitivity[name], name))
+            items = keep_also(items, worst[: config.calibrate.keep_worst])
+        metadata = _metadata(source, layout, sparse, config, origin.licence)
+        files, layers = _write(config, source, items, metadata, sensitivity, progress)
+        before = sum(part.stat().st_size for part in shard_files(path))
+    after = sum(file.stat().st_size for file in files)
+    return ConvertReport(
+        origin.model, origin.licence, files[0], files, before, after, sparse, layers, list(origin.notices), dict(progress.seconds)
+    )
+
+
+def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.Module) -> SparseConfig | None:
+    """Sparse-linear attention of the new checkpoint: what the source has, and what was asked for."""
+    present = sparse_config_of(source, layout)
+    chosen = select_attention(model, layout, config.attention)
+    layers = tuple(dict.fromkeys([*(present.layers if present else ()), *chosen]))
+    if not layers:
+        return None
+    ratio = config.keep_ratio or (present.keep_ratio if present else 1.0)
+    return SparseConfig(layers, ratio, official=present.official if present else False)
+
+
+def _metadata(
+    source: Source, layout: Layout, sparse: SparseConfig | None, config: ConvertConfig, licence: str
+) -> dict[str, str]:
+    metadata = {
+        **source.metadata,
+        "format": FORMAT,
+        "model": layout.name,
+        "config": json.dumps(asdict(layout.config)),
+        "licence": licence,
+        "weights": config.weights,
+        "converted_by": f"lite3r {__version__}",
+    }
+    metadata.pop(METADATA_KEY, None)
+    return metadata | ({METADATA_KEY: sparse.to_json()} if sparse else {})
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_existing(config: ConvertConfig, source: Path, names: Sequence[str]) -> None:
+    used = {part.resolve() for part in shard_files(source)}
+    for target in (config.output.with_name(name) for name in names):
+        if target.resolve() in used:
+            raise OutputError(f"{target}: is the checkpoint that is to be converted; choose another -o")
+        if os.path.lexists(target) and not (config.overwrite and target.is_file()):
+            raise OutputError(f"{target}: exists; give --overwrite or choose another -o")
+
+
+def _write(
+    config: ConvertConfig,
+    source: Source,
+    items: Sequence[Item],
+    metadata: dict[str, str],
+    sensitivity: dict[str, float],
+    progress: Progress,
+) -> tuple[list[Path], list[LayerReport]]:
+    """All files of the new checkpoint, the one to load first, and the report on its matrices."""
+    slots = [slot for item in items for slot in item.slots]
+    total = sum(slot.nbytes for slot in slots)
+    parts = [slots] if config.shard_bytes is None or total <= config.shard_bytes else split_into_shards(slots, config.shard_bytes)
+    names = _file_names(config.output, len(parts))
+    _refuse_existing(config, source.path, names)
+    layers: list[LayerReport] = []
+    with _staging(config.output, total) as folder:
+        with progress.stage("Convert", total=len(items)) as step:
+            writers = [SafetensorsWriter(folder / name, part, metadata) for name, part in zip(names, parts)]
+            with _all_open(writers):
+                place = {slot.name: writer for writer, part in zip(writers, parts) for slot in part}
+                for item in items:
+                    report = _convert_one(source, item, lambda name, tensor: place[name].write(name, tensor))
+                    if report is not None:
+                        layers.append(replace(report, sensitivity=sensitivity.get(report.name)))
+                    step()
+        if len(parts) > 1:
+            weight_map = {slot.name: name for name, part in zip(names, parts) for slot in part}
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            names.insert(0, config.output.stem + INDEX_SUFFIX)
+            (folder / names[0]).write_text(json.dumps(index, indent=1) + "\n")
+        with progress.stage("Put into place", minor=True):
+            _commit(folder, config.output, names)
+    return [config.output.with_name(name) for name in names], layers
+
+
+def _file_names(output: Path, parts: int) -> list[str]:
+    if parts == 1:
+        return [output.name]
+    return [f"{output.stem}-{i:05d}-of-{parts:05d}{SUFFIX}" for i in range(1, parts + 1)]
+
+
+@contextmanager
+def _all_open(writers: Sequence[SafetensorsWriter]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for writer in writers:
+            stack.enter_context(writer)
+        yield
+
+
+@contextmanager
+def _staging(output: Path, total: int) -> Iterator[Path]:
+    """A hidden folder beside the output that is gone afterwards, whatever happens. File-system errors become OutputError."""
+    made: Path | None = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(output.parent).free
+        if free < total:
+            raise OutputError(f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o")
+        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        yield made
+    except OSError as error:
+        raise output_error(output, error) from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _commit(folder: Path, output: Path, names: Sequence[str]) -> None:
+    """Sync everything to the disk, then rename: shards first, the file that names them last."""
+    for name in names:
+        with (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
+    for name in reversed(names):
+        os.replace(folder / name, output.with_name(name))
+
+
+# -- one tensor ---------------------------------------------------------------------------------------------------------
+
+
+def _convert_one(source: Source, item: Item, write: Callable[[str, Tensor], None]) -> LayerReport | None:
+    """Read, round and write one tensor; a report for matrices."""
+    if item.stored is None:
+        write(item.name, torch.zeros(item.shape, dtype=item.dtype))
+        return None
+    before = source.entries[item.stored].nbytes
+    squares = (0.0, 0.0, 0.0)  # of the signal, of the error; the largest error
+    if item.as_stored:
+        read_float(source, item.stored)  # its checks
+        write(item.name, source.read(item.stored))
+        write(item.name + SCALE_SUFFIX, source.read(item.stored + SCALE_SUFFIX).float())
+    else:
+        value = read_float(source, item.stored)
+        if item.dtype == FP8:
+            stored, scale, squares = _quantise(value)
+            write(item.name, stored)
+            write(item.name + SCALE_SUFFIX, scale)
+        else:
+            rounded = value.to(item.dtype)
+            if item.dtype != value.dtype and item.matrix:
+                squares = _compare(value, rounded)
+            write(item.name, rounded)
+    if not item.matrix:
+        return None
+    signal, noise, largest = squares
+    sqnr = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+    names = (_name(item.source_dtype), _name(item.dtype))
+    return LayerReport(item.name, item.shape, *names, before, item.nbytes, sqnr, largest)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {value: key for key, value in WEIGHTS.items()}.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def _quantise(value: Tensor) -> tuple[Tensor, Tensor, tuple[float, float, float]]:
+    """FP8 values, row scales, and (signal, noise, largest error); some rows at a time, so that memory stays low."""
+    stored = torch.empty(value.shape, dtype=FP8)
+    scale = torch.empty(value.shape[0])
+    rows = max(1, CHUNK // max(1, value[0].numel()))
+    sums = (0.0, 0.0, 0.0)
+    for i in range(0, len(value), rows):
+        part = value[i : i + rows].float()
+        stored[i : i + rows], scale[i : i + rows] = quantize_rows(part)
+        sums = _add(sums, _squares(part, dequantize_rows(stored[i : i + rows], scale[i : i + rows])))
+    return stored, scale, sums
+
+
+def _compare(value: Tensor, rounded: Tensor) -> tuple[float, float, float]:
+    sums = (0.0, 0.0, 0.0)
+    for a, b in zip(value.view(-1).split(CHUNK), rounded.view(-1).split(CHUNK)):
+        sums = _add(sums, _squares(a.float(), b.float()))
+    return sums
+
+
+def _squares(value: Tensor, rounded: Tensor) -> tuple[float, float, float]:
+    error = value - rounded
+    largest = float(error.abs().max()) if error.numel() else 0.0
+    return float(value.square().sum(dtype=torch.float64)), float(error.square().sum(dtype=torch.float64)), largest
+
+
+def _add(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float, float]:
+    return a[0] + b[0], a[1] + b[1], max(a[2], b[2])
