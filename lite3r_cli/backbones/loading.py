@@ -83,12 +83,21 @@ def read_float(source: Source, stored: str) -> Tensor:
         scale = stored + SCALE_SUFFIX
         if scale not in source.entries or value.ndim < 2 or source.entries[scale].shape != (value.shape[0],):
             raise WeightsError(f"{source.path}: {stored} is FP8 without one scale for each of its rows; get it again")
-        value = dequantize_rows(value, source.read(scale).float())
+        value = _expand(value, source.read(scale).float())
     if not value.is_floating_point():
         raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
     if not all(torch.isfinite(part).all() for part in value.flatten().split(CHUNK)):
         raise WeightsError(f"{source.path}: not-a-number or infinite values in {stored}; get the file again")
     return value
+
+
+def _expand(values: Tensor, scale: Tensor) -> Tensor:
+    """FP8 with row scales → float32, some rows at a time: the temporaries stay small."""
+    out = torch.empty(values.shape)
+    rows = max(1, CHUNK // 16 // max(1, values[0].numel()))
+    for target, part, factor in zip(out.split(rows), values.split(rows), scale.split(rows)):
+        target.copy_(dequantize_rows(part, factor))
+    return out
 
 
 def load_values(
