@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import UsageError
 
+PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -40,15 +41,21 @@ class PredictConfig:
     """Every option that changes what the network predicts for given images."""
 
     model: str = "mini"  # a name from `lite3r models` or a checkpoint file
-    resolution: int = 518  # longest side of the network's input, pixels
+    resolution: int | None = None  # longest side of the network's input, pixels; None: what its authors use
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # one of DTYPES
     seed: int = 0
+    preprocess: str = "keep"  # one of PREPROCESSING
 
     def __post_init__(self) -> None:
+        _require(
+            self.preprocess in PREPROCESSING,
+            f"--preprocess must be one of {', '.join(PREPROCESSING)}, not {self.preprocess!r}",
+        )
         _require(self.model != "", "--model is empty: run `lite3r models` for the names")
         _require(
-            28 <= self.resolution <= 4096, f"--resolution must lie between 28 and 4096 pixels, not {self.resolution}"
+            self.resolution is None or 28 <= self.resolution <= 4096,
+            f"--resolution must lie between 28 and 4096 pixels, not {self.resolution}",
         )
         _require(
             _DEVICE.fullmatch(self.device) is not None,

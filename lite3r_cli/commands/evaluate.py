@@ -46,6 +46,7 @@ def evaluate(
     views: Views = VIEWS,
     model: options.Model = PredictConfig.model,
     resolution: options.Resolution = PredictConfig.resolution,
+    preprocess: options.Preprocess = PredictConfig.preprocess,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -61,7 +62,7 @@ def evaluate(
     Focal: median over images. AbsRel, δ: all pixels with known depth, one scale a window.
     Chamfer: in per cent of the scene's median depth. A dash: no ground truth for it.
     """
-    predict = PredictConfig(model=model, resolution=resolution, device=device, dtype=dtype, seed=seed)
+    predict = PredictConfig(model=model, resolution=resolution, device=device, dtype=dtype, seed=seed, preprocess=preprocess)
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
         from ..pipelines.evaluate import EvaluateConfig, as_rows
@@ -73,7 +74,7 @@ def evaluate(
         console.document({"scenes": {n: vars(s) for n, s in evaluation.scenes.items()}, "mean": vars(evaluation.mean)})
         return
     rows = [(name, *map(_cell, values, COLUMNS.values())) for name, values in as_rows(evaluation)]
-    console.table(("scene", *COLUMNS), rows, title=f"{model}, {views} views, {resolution} px")
+    console.table(("scene", *COLUMNS), rows, title=f"{model}, {views} views, {resolution or 'default'} px")
 
 
 def _cell(value: float | None, digits: int) -> str:

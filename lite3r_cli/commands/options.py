@@ -57,10 +57,17 @@ Model = Annotated[
     _option(MODEL, "--model", "-m", metavar="MODEL", help="A name from `lite3r models`, or a checkpoint file."),
 ]
 Resolution = Annotated[
-    int,
+    Optional[int],
     _option(
-        MODEL, "--resolution", "-r", metavar="PIXELS",
+        MODEL, "--resolution", "-r", metavar="PIXELS", show_default="the model's: 518, or 504 for da3",
         help="Longest side of an image inside the network. Smaller is faster and coarser.",
+    ),
+]  # fmt: skip
+Preprocess = Annotated[
+    str,
+    _option(
+        MODEL, "--preprocess", metavar="HOW",
+        help="keep shows the network the whole image in its aspect ratio; native crops as the model's authors do.",
     ),
 ]  # fmt: skip
 Device = Annotated[

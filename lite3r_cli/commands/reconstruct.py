@@ -59,6 +59,7 @@ def reconstruct(
     strict: options.Strict = False,
     model: options.Model = PredictConfig.model,
     resolution: options.Resolution = PredictConfig.resolution,
+    preprocess: options.Preprocess = PredictConfig.preprocess,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -89,7 +90,7 @@ def reconstruct(
 
     config = ReconstructConfig(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
-        predict=PredictConfig(model, resolution, device, dtype, seed),
+        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess),
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
             edge_filter=not no_edge_filter,

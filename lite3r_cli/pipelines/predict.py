@@ -20,8 +20,8 @@ from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
-from ..io.resize import resize_for_network
 from ..scene import View
+from .preprocess import NetworkInput, align, fit, resolution_of
 
 if TYPE_CHECKING:
     from ..io.images import ImageSet
@@ -60,6 +60,7 @@ class Predictor:
                 config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
             )
             self.origin = registry.inspect(config.model)
+        self.resolution = config.resolution or resolution_of(self.backbone.name)
         for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
             progress.note(text)
 
@@ -77,11 +78,12 @@ class Predictor:
         any usable image. Raises MemoryLimitError when the device's memory does not suffice.
         """
         progress = progress or Progress()
-        kept, batch, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
+        kept, inputs, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
+        batch = [item.rgb for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         with progress.stage("Predict"):
             prediction = self._run(batch)
-        views = _to_views(images, kept, prediction)
+        views = _to_views(images, kept, inputs, prediction)
         return Predictions(
             views=views,
             indices=kept,
@@ -92,13 +94,13 @@ class Predictor:
 
     def _read(
         self, images: ImageSet, indices: Sequence[int], progress: Progress, strict: bool
-    ) -> tuple[list[int], list[np.ndarray], list[Skipped]]:
+    ) -> tuple[list[int], list[NetworkInput], list[Skipped]]:
         kept: list[int] = []
-        batch: list[np.ndarray] = []
+        batch: list[NetworkInput] = []
         skipped: list[Skipped] = []
-        longest, multiple = self.config.resolution, self.backbone.patch_size
+        name, size, native = self.backbone.name, self.backbone.patch_size, self.config.preprocess == "native"
         with progress.stage("Read images", total=len(indices)) as step:
-            for i, result in images.read_each(lambda rgb: resize_for_network(rgb, longest, multiple), indices):
+            for i, result in images.read_each(lambda rgb: fit(rgb, name, self.resolution, size, native), indices):
                 if not isinstance(result, InputError):
                     kept.append(i)
                     batch.append(result)
@@ -110,7 +112,7 @@ class Predictor:
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
-        return kept, batch, skipped
+        return kept, align(batch, name, native), skipped
 
     def _run(self, batch: Sequence[np.ndarray]) -> Prediction:
         """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
@@ -143,7 +145,7 @@ class Predictor:
         return (
             f"out of memory on {self.runtime.device.chosen}: {len(batch)} views × {tokens} tokens, "
             f"{used:.1f} GiB at the peak; "
-            f"lower --resolution (now {self.config.resolution}) or limit the images with --max-views"
+            f"lower --resolution (now {self.resolution}) or limit the images with --max-views"
         )
 
 
@@ -154,8 +156,10 @@ def predict_views(
     return (predictor or Predictor(config, progress)).predict(images, progress).views
 
 
-def _to_views(images: ImageSet, kept: Sequence[int], prediction: Prediction) -> list[View]:
-    """Network pixels → original pixels, world → frame of the first camera, invalid depth → 0."""
+def _to_views(
+    images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput], prediction: Prediction
+) -> list[View]:
+    """Network pixels → original pixels, world → frame of the first camera, invalid and unseen depth → 0."""
     poses = geometry.rebase(prediction.cam_from_world.numpy())
     views = []
     for j, i in enumerate(kept):
@@ -163,16 +167,17 @@ def _to_views(images: ImageSet, kept: Sequence[int], prediction: Prediction) -> 
         depth = prediction.depth[j].numpy()
         confidence = prediction.confidence[j].numpy()
         known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
-        height, width = depth.shape
+        height, width = inputs[j].full
+        K = inputs[j].uncrop_intrinsics(prediction.K[j].numpy())
         views.append(
             View(
                 name=record.name,
                 width=record.width,
                 height=record.height,
-                K=geometry.scale_intrinsics(prediction.K[j].numpy(), record.width / width, record.height / height),
+                K=geometry.scale_intrinsics(K, record.width / width, record.height / height),
                 cam_from_world=poses[j],
-                depth=np.where(known, depth, np.float32(0)),
-                confidence=np.where(known, confidence, np.float32(0)),
+                depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
+                confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
             )
         )
     return views

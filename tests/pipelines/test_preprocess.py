@@ -1,0 +1,77 @@
+"""What a network gets to see of a picture, and that its answer finds the way back to the picture."""
+
+import numpy as np
+import pytest
+
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.errors import UsageError
+from lite3r_cli.io.images import discover
+from lite3r_cli.pipelines.predict import Predictor
+from lite3r_cli.pipelines.preprocess import NetworkInput, align, fit, resolution_of
+
+
+def picture(height, width):
+    """Red tells the column, green the row."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns * 255 // width, rows * 255 // height, rows * 0], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "model, size, resolution, window, full, corner",
+    [
+        ("vggt-1b", (683, 1024), 518, (350, 518), (350, 518), (0, 0)),
+        ("vggt-1b", (1024, 683), 518, (518, 518), (770, 518), (126, 0)),  # 777 rows, to the multiple of 14 below
+        ("vggt", (100, 100), 140, (140, 140), (140, 140), (0, 0)),
+        ("da3-small", (683, 1024), 504, (336, 504), (336, 504), (0, 0)),
+        ("da3-giant", (1024, 500), 504, (504, 252), (504, 252), (0, 0)),  # 246 columns, to the nearest multiple
+        ("da3-small", (7, 300), 504, (14, 504), (14, 504), (0, 0)),
+        ("mini", (1024, 683), 518, (518, 350), (518, 350), (0, 0)),
+    ],
+)
+def test_native_windows_are_the_authors(model, size, resolution, window, full, corner):
+    fitted = fit(picture(*size), model, resolution, 14, native=True)
+    assert (fitted.rgb.shape[:2], fitted.full, fitted.corner) == (window, full, corner)
+    height, width = fitted.rgb.shape[:2]
+    column = (width // 2 + 0.5 + corner[1]) / full[1] * 255
+    row = (height // 4 + 0.5 + corner[0]) / full[0] * 255
+    assert fitted.rgb[height // 4, width // 2, :2] == pytest.approx([column, row], abs=max(3, 400 / min(size)))
+
+
+def test_keep_shows_everything():
+    fitted = fit(picture(1024, 683), "vggt-1b", 518, 14, native=False)
+    assert fitted.full == fitted.rgb.shape[:2] == (518, 350)
+
+
+def test_da3_crops_a_mixed_set_to_its_smallest_sides():
+    items = [fit(picture(*size), "da3-small", 504, 14, native=True) for size in ((300, 504), (504, 300), (504, 504))]
+    cropped = align(items, "da3-small", native=True)
+    assert {item.rgb.shape for item in cropped} == {(294, 294, 3)}
+    assert [item.full for item in cropped] == [item.full for item in items]
+    assert align(items, "da3-small", native=False) == items
+
+
+def test_the_way_back():
+    whole = NetworkInput(picture(70, 42), (70, 42)).crop(42, 28)
+    assert whole.corner == (14, 7)
+    depth = whole.uncrop(np.ones((42, 28), np.float32))
+    assert depth.shape == (70, 42) and depth.sum() == 42 * 28 and depth[14, 7] == 1 and depth[13, 7] == 0
+    K = np.array([[50.0, 0, 14], [0, 60, 21], [0, 0, 1]])
+    assert whole.uncrop_intrinsics(K).tolist() == [[50, 0, 21], [0, 60, 35], [0, 0, 1]] and K[0, 2] == 14
+
+
+def test_default_resolution_is_the_authors():
+    assert [resolution_of(name) for name in ("mini", "vggt-1b", "da3-large")] == [518, 518, 504]
+
+
+def test_cropped_views_refer_to_the_whole_photograph(photographs, plane_backbone, monkeypatch):
+    monkeypatch.setattr(plane_backbone, "name", "vggt")
+    images = discover([photographs(2, width=56, height=112)])
+    view = Predictor(PredictConfig(resolution=56, device="cpu", preprocess="native")).predict(images).views[0]
+    assert view.depth.shape == (112, 56) and (view.width, view.height) == (56, 112)
+    assert not view.depth[:28].any() and (view.depth[28:84] > 0).all() and not view.depth[84:].any()
+    assert view.K[:2, 2].tolist() == [28, 56]  # the window's middle is the photograph's
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(UsageError, match="keep, native"):
+        PredictConfig(preprocess="squash")
