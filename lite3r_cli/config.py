@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import UsageError
 
+POSES = ("tokens", "rays")
 PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -46,8 +47,12 @@ class PredictConfig:
     dtype: str = "auto"  # one of DTYPES
     seed: int = 0
     preprocess: str = "keep"  # one of PREPROCESSING
+    poses: str = "tokens"  # one of POSES
+    reference_view: str = "saddle_balanced"  # a key of backbones.reference_view.STRATEGIES
+    cameras: Path | None = None  # cameras.json of the images, where they are known
 
     def __post_init__(self) -> None:
+        _require(self.poses in POSES, f"--poses must be one of {', '.join(POSES)}, not {self.poses!r}")
         _require(
             self.preprocess in PREPROCESSING,
             f"--preprocess must be one of {', '.join(PREPROCESSING)}, not {self.preprocess!r}",

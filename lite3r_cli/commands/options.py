@@ -70,6 +70,25 @@ Preprocess = Annotated[
         help="keep shows the network the whole image in its aspect ratio; native crops as the model's authors do.",
     ),
 ]  # fmt: skip
+DA3_ONLY = "Network: Depth-Anything-3 only"
+Poses = Annotated[
+    str,
+    _option(DA3_ONLY, "--poses", metavar="HOW", help="Cameras from the camera tokens, or rays: fitted to the predicted rays."),
+]
+ReferenceView = Annotated[
+    str,
+    _option(
+        DA3_ONLY, "--reference-view", metavar="HOW",
+        help="Which view the network refers the others to: saddle_balanced, saddle_sim_range, middle or first.",
+    ),
+]  # fmt: skip
+Cameras = Annotated[
+    Optional[Path],
+    _option(
+        DA3_ONLY, "--cameras", metavar="PATH", show_default=False,
+        help="A cameras.json with the known camera of every image: depth comes in its scale.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str,
     _option(MODEL, "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),

@@ -60,6 +60,9 @@ def reconstruct(
     model: options.Model = PredictConfig.model,
     resolution: options.Resolution = PredictConfig.resolution,
     preprocess: options.Preprocess = PredictConfig.preprocess,
+    poses: options.Poses = PredictConfig.poses,
+    reference_view: options.ReferenceView = PredictConfig.reference_view,
+    cameras: options.Cameras = None,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -90,7 +93,7 @@ def reconstruct(
 
     config = ReconstructConfig(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
-        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess),
+        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras),
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
             edge_filter=not no_edge_filter,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
 from ..scene import View
+from . import known_cameras
 from .preprocess import NetworkInput, align, fit, resolution_of
 
 if TYPE_CHECKING:
-    from ..io.images import ImageSet
+    from ..io.images import ImageRecord, ImageSet
 
 __all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
 
@@ -60,6 +61,8 @@ class Predictor:
                 config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
             )
             self.origin = registry.inspect(config.model)
+            known_cameras.configure(self.backbone, config)
+            self.known = known_cameras.read_known(config.cameras)
         self.resolution = config.resolution or resolution_of(self.backbone.name)
         for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
             progress.note(text)
@@ -82,7 +85,7 @@ class Predictor:
         batch = [item.rgb for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         with progress.stage("Predict"):
-            prediction = self._run(batch)
+            prediction = self._run(batch, self._cameras([images.records[i] for i in kept], inputs))
         views = _to_views(images, kept, inputs, prediction)
         return Predictions(
             views=views,
@@ -114,13 +117,19 @@ class Predictor:
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
         return kept, align(batch, name, native), skipped
 
-    def _run(self, batch: Sequence[np.ndarray]) -> Prediction:
+    def _cameras(self, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> dict[str, Any]:
+        """What `predict` is told beside the images."""
+        if self.config.cameras is None:
+            return {}
+        return {"cameras": known_cameras.for_inputs(self.known, self.config.cameras, records, inputs)}
+
+    def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any]) -> Prediction:
         """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
         device = self.runtime.torch_device
         try:
             tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
             with torch.inference_mode():
-                prediction = self.backbone.predict(tensors)
+                prediction = self.backbone.predict(tensors, **cameras)
             prediction = Prediction(
                 depth=[d.float().cpu() for d in prediction.depth],
                 confidence=[c.float().cpu() for c in prediction.confidence],
