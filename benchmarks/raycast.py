@@ -1,7 +1,7 @@
 """Throughput of the procedural data engine: ray caster (Gpixel/s), augmentation, scene sampling.
 
-`python benchmarks/raycast.py --device cuda [--textures FILE]` prints a table, then one JSON line. Correctness first: on a GPU the
-kernel must agree with its torch twin before anything is timed.
+`python benchmarks/raycast.py --device cuda [--textures FILE]` prints a table, then one JSON line.
+Correctness first: on a GPU the kernel must agree with its torch twin before anything is timed.
 """
 
 from __future__ import annotations
@@ -63,17 +63,26 @@ def main() -> None:
     device = torch.device(arguments.device)
     count = arguments.scenes or (32 if device.type == "cuda" else 1)
     atlas = build_atlas(arguments.textures).to(device)
-    report: dict = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "torch": torch.__version__}
+    report: dict = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
     if device.type == "cuda":
         report["difference"] = agreement(atlas, device)
         if report["difference"] > 1e-3:
-            raise SystemExit(f"the kernel differs from its twin by {report['difference']:.2e} on average; not timing it")
+            raise SystemExit(
+                f"the kernel differs from its twin by {report['difference']:.2e} on average; not timing it"
+            )
 
-    print(f"{'scenes':<10} {'samples':>7} {'kernel ms':>10} {'Gpixel/s':>9} {'with exposure ms':>17} {'sampling ms/scene':>18}")
+    print(
+        f"{'scenes':<10} {'samples':>7} {'kernel ms':>10} {'Gpixel/s':>9} {'with exposure ms':>17} {'sampling ms':>12}"
+    )
     for kind in ("all", *SAMPLERS):
         config = SceneConfig(atlas.catalog) if kind == "all" else SceneConfig(atlas.catalog, weights={kind: 1.0})
         begin = time.perf_counter()
-        cpu_batch = sample_batch(config, CameraConfig(), (count, arguments.views, arguments.height, arguments.width), 0, 0, 0)
+        cpu_batch = sample_batch(
+            config, CameraConfig(), (count, arguments.views, arguments.height, arguments.width), 0, 0, 0
+        )
         sampling = 1e3 * (time.perf_counter() - begin) / count
         batch = cpu_batch.to(device)
         K, pose = batch.cameras
@@ -82,10 +91,14 @@ def main() -> None:
         for samples in arguments.samples:
             cast = RAYCASTERS.get(device.type, raycast_torch.raycast)
             repeats = arguments.repeats if device.type == "cuda" else 1
-            kernel = timed(lambda: cast(scenes, atlas.texels, cameras, arguments.height, arguments.width, samples, 0.0, 0), device, repeats)
+            kernel = timed(
+                lambda: cast(scenes, atlas.texels, cameras, arguments.height, arguments.width, samples, 0.0, 0),
+                device,
+                repeats,
+            )
             whole = timed(lambda: render_batch(batch, atlas, samples=samples), device, repeats)
             rate = pixels / kernel / 1e6
-            print(f"{kind:<10} {samples:>7} {kernel:>10.3f} {rate:>9.3f} {whole:>17.3f} {sampling:>18.2f}")
+            print(f"{kind:<10} {samples:>7} {kernel:>10.3f} {rate:>9.3f} {whole:>17.3f} {sampling:>12.2f}")
             report[f"{kind}_{samples}spp_gpixel_s"] = round(rate, 4)
         report[f"{kind}_sampling_ms"] = round(sampling, 2)
     print(json.dumps(report))

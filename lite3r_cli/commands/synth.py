@@ -12,7 +12,9 @@ from . import options
 
 
 def synth(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder that gets scene-000/, scene-001/ and so on.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder that gets scene-000/, scene-001/ and so on.")
+    ],
     scenes: Annotated[int, typer.Option(metavar="N", help="Number of scenes.")] = 1,
     views: Annotated[int, typer.Option(metavar="N", help="Photographs of each scene.")] = 8,
     width: Annotated[int, typer.Option(metavar="PIXELS", help="Width of the images.")] = 640,
@@ -24,12 +26,18 @@ def synth(
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same scenes.")] = 0,
     textures: Annotated[
         Optional[Path],
-        typer.Option(metavar="FILE", help=".npz of JPEG crops (`data`, `offsets`) to paint surfaces with, besides patterns.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help=".npz of JPEG crops (`data`, `offsets`) to paint surfaces with, besides patterns.",
+            show_default=False,
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Rays per pixel, 1 to 8.")] = 8,
     quality: Annotated[int, typer.Option(metavar="1-100", help="JPEG quality.")] = 95,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to render.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scenes that this command wrote before.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace scenes that this command wrote before.")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
@@ -41,7 +49,18 @@ def synth(
     from ..pipelines.synth import SynthConfig, run
 
     config = SynthConfig(
-        output, scenes, views, width, height, seed, kind, textures, samples=samples, quality=quality, device=device, overwrite=overwrite
+        output,
+        scenes,
+        views,
+        width,
+        height,
+        seed,
+        kind,
+        textures,
+        samples=samples,
+        quality=quality,
+        device=device,
+        overwrite=overwrite,
     )
     for folder in run(config, console.progress()):
         console.text(str(folder))

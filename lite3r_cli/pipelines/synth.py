@@ -37,7 +37,14 @@ class SynthConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        bounds = {"scenes": (1, 10**6), "views": (1, 200), "width": (16, 8192), "height": (16, 8192), "samples": (1, 8), "quality": (1, 100)}
+        bounds = {
+            "scenes": (1, 10**6),
+            "views": (1, 200),
+            "width": (16, 8192),
+            "height": (16, 8192),
+            "samples": (1, 8),
+            "quality": (1, 100),
+        }
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"--{name} {getattr(self, name)}: has to lie between {low} and {high}")
@@ -51,7 +58,8 @@ class SynthConfig:
 
 
 def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
-    """Make the scenes; returns their folders. Raises OutputError before anything is rendered if one of them is in the way."""
+    """Make the scenes; returns their folders. Raises OutputError before anything is rendered if one of them is in
+    the way."""
     progress = progress or Progress()
     for index in range(config.scenes):
         check_free(config.folder(index), config.overwrite)
@@ -69,10 +77,13 @@ def _make(config: SynthConfig, index: int, atlas: Atlas, device: torch.device) -
     scenes = SceneConfig(atlas.catalog, **({"weights": {config.kind: 1.0}} if config.kind else {}))
     bucket = (1, config.views, config.height, config.width)
     batch = sample_batch(scenes, CameraConfig(shuffled=0.0), bucket, config.seed, index, 0)
-    images, depth, K, poses = (t[0].cpu().numpy() for t in render_batch(batch.to(device), atlas, samples=config.samples))
+    images, depth, K, poses = (
+        t[0].cpu().numpy() for t in render_batch(batch.to(device), atlas, samples=config.samples)
+    )
     rgb = np.round(images.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     record = {
-        "made_by": f"lite3r synth {__version__}", "kind": batch.names[0], "seed": config.seed, "scene": index, "views": config.views,
+        "made_by": f"lite3r synth {__version__}", "kind": batch.names[0], "seed": config.seed, "scene": index,
+        "views": config.views,
         "samples": config.samples, "units": "metres", "photo_textures": config.textures is not None,
     }  # fmt: skip
     write_scene(config.folder(index), rgb, depth, K, poses, record, quality=config.quality)

@@ -32,7 +32,9 @@ def atlas():
 def trace(builder: Builder, atlas, position=(0.0, 0.0, 0.0)):
     """Depth (H, W) of a camera without rotation, and its ray directions (H, W, 3)."""
     scene = builder.finish(environment([]), STAGE, "test")
-    camera = torch.tensor([FOCAL, 0, W / 2, 0, FOCAL, H / 2, 0, 0, 1, 1, 0, 0, -position[0], 0, 1, 0, -position[1], 0, 0, 1, -position[2]])
+    camera = torch.tensor(
+        [FOCAL, 0, W / 2, 0, FOCAL, H / 2, 0, 0, 1, 1, 0, 0, -position[0], 0, 1, 0, -position[1], 0, 0, 1, -position[2]]
+    )
     depth = raycast_torch.raycast(pack([scene]), atlas.texels, camera[None, None], H, W, 1, 0.0, 0)[1][0, 0]
     y, x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
     return depth, torch.stack([(x - W / 2) / FOCAL, (y - H / 2) / FOCAL, torch.ones(H, W)], -1)
@@ -74,13 +76,23 @@ def test_frustum_silhouette(atlas, shape, radius):
 
 def test_arch_is_a_hole_with_a_back(atlas):
     builder = Builder()
-    builder.add(Kind.BOX_MINUS_ARCH, (0, 0, 6), (2, 2, 1), material(0, (1, 1, 1)), shape=(0, -0.5, 0.4, 0.0, 0.4, 0.5), rotation=np.diag([-1.0, 1.0, -1.0]))
+    builder.add(
+        Kind.BOX_MINUS_ARCH,
+        (0, 0, 6),
+        (2, 2, 1),
+        material(0, (1, 1, 1)),
+        shape=(0, -0.5, 0.4, 0.0, 0.4, 0.5),
+        rotation=np.diag([-1.0, 1.0, -1.0]),
+    )
     depth, _ = trace(builder, atlas)
     assert float(depth[H // 2, W // 2]) == pytest.approx(5.5, rel=1e-4)  # local z = 0.5 of the turned box: half way in
     assert float(depth[H // 2, W // 2 + 27]) == pytest.approx(5.0, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind, shape, nearest", [(Kind.SDF, (0.25, 0.7, 0, 0, 0, 0, 0, 0.0), 6 - 0.95), (Kind.SDF, (0.5, 0.5, 0.5, 0.1, 0, 0, 0, 1.0), 5.5)])
+@pytest.mark.parametrize(
+    "kind, shape, nearest",
+    [(Kind.SDF, (0.25, 0.7, 0, 0, 0, 0, 0, 0.0), 6 - 0.95), (Kind.SDF, (0.5, 0.5, 0.5, 0.1, 0, 0, 0, 1.0), 5.5)],
+)
 def test_marched_shapes_reach_their_surface(atlas, kind, shape, nearest):
     builder = Builder()
     builder.add(kind, (0, 0, 6), (1, 1, 1), material(0, (1, 1, 1)), shape=shape)

@@ -22,13 +22,17 @@ def atlas():
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_cameras_stand_clear_and_overlap(atlas, kind):
-    """Over several scenes and both orientations: rotations are proper, zoom is in range, nobody stands in a wall, neighbours overlap."""
+    """Over several scenes and both orientations: rotations are proper, zoom is in range, nobody stands in a wall,
+    neighbours overlap."""
     config, cameras = SceneConfig(atlas.catalog, weights={kind: 1.0}), CameraConfig(shuffled=0.0)
     for seed in range(6):
         height, width = ((75, 113), (113, 75))[seed % 2]
         scene, K, pose = sample_posed(np.random.default_rng(seed), config, cameras, 5, height, width)
         rotation, coarse = pose[:, :, :3].astype(float), CoarseScene(scene)
-        assert np.allclose(rotation @ rotation.transpose(0, 2, 1), np.eye(3), atol=1e-5) and (np.linalg.det(rotation) > 0).all()
+        assert (
+            np.allclose(rotation @ rotation.transpose(0, 2, 1), np.eye(3), atol=1e-5)
+            and (np.linalg.det(rotation) > 0).all()
+        )
         field = np.degrees(2 * np.arctan(0.5 * max(height, width) / K[:, 0, 0]))
         assert (field > 24).all() and (field < 106).all() and (K[:, 0, 2] == width / 2).all()
         centers = -np.einsum("sij,si->sj", rotation, pose[:, :, 3].astype(float))
@@ -66,8 +70,18 @@ def test_packing_pads_without_changing_the_picture(atlas):
     shortest = int(np.argmin(lengths))
     assert lengths[shortest] < max(lengths)
     images, depth, K, pose = render_batch(batch, atlas, samples=1)
-    assert images.shape == (3, 2, 3, 37, 53) and depth.shape == (3, 2, 37, 53) and K.shape == (3, 2, 3, 3) and pose.shape == (3, 2, 3, 4)
-    assert torch.isfinite(images).all() and 0 <= float(images.min()) and float(images.max()) <= 1 and float(images.std()) > 0.02
+    assert (
+        images.shape == (3, 2, 3, 37, 53)
+        and depth.shape == (3, 2, 37, 53)
+        and K.shape == (3, 2, 3, 3)
+        and pose.shape == (3, 2, 3, 4)
+    )
+    assert (
+        torch.isfinite(images).all()
+        and 0 <= float(images.min())
+        and float(images.max()) <= 1
+        and float(images.std()) > 0.02
+    )
     scene = sample_posed(np.random.default_rng([0, 0, 0, shortest]), config, CameraConfig(), 2, 37, 53)[0]
     assert np.array_equal(batch.scenes.geometry[shortest, : len(scene)].numpy(), scene.geometry)
     assert not batch.scenes.geometry[shortest, len(scene) :].any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -12,8 +14,16 @@ from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.pipelines.synth import SynthConfig, run
 
 
+@pytest.fixture(autouse=True)
+def small_atlas(monkeypatch):
+    """One variant of each texture: the full atlas takes seconds."""
+    monkeypatch.setattr("lite3r_cli.pipelines.synth.build_atlas", partial(build_atlas, variants=1))
+
+
 def config(output, **more) -> SynthConfig:
-    return SynthConfig(output, **({"views": 2, "width": 113, "height": 75, "samples": 1, "kind": "chaos", "device": "cpu"} | more))
+    return SynthConfig(
+        output, **({"views": 2, "width": 113, "height": 75, "samples": 1, "kind": "chaos", "device": "cpu"} | more)
+    )
 
 
 def test_scene_reads_back_and_depth_warps_view_to_view(tmp_path):

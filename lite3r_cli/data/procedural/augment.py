@@ -1,4 +1,5 @@
-"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG; on the images' device.
+"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG; on the
+images' device.
 
 Photographs of one scene share most of it (one camera, one light) and differ a little from view to view.
 """
@@ -17,11 +18,14 @@ Tensor = torch.Tensor
 
 # Annex K of the JPEG standard.
 LUMA = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
+    51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
+    95, 98, 112, 100, 103, 99,
 )  # fmt: skip
 CHROMA = (
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99,
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
+    99, 99, 99, 99,
 ) + (99,) * 32  # fmt: skip
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
@@ -64,7 +68,8 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """JPEG's loss without its entropy coder: YCbCr, 4:2:0, 8 × 8 DCT, quantisation. `images` (N, 3, H, W) in [0, 1], `quality` (N,)."""
+    """JPEG's loss without its entropy coder: YCbCr, 4:2:0, 8 × 8 DCT, quantisation. `images` (N, 3, H, W) in [0, 1],
+    `quality` (N,)."""
     basis, tables, to_ycc, to_rgb, _ = _constants(images.device)
     n, _, h, w = images.shape
     padded = F.pad(images, (0, -w % 16, 0, -h % 16), mode="replicate")
@@ -96,19 +101,26 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = AugmentConfig()) -> Tensor:
-    """Photographs as a camera would have stored them: (B, S, 3, H, W) in [0, 1] to the same. `generator` lives on the images' device."""
+    """Photographs as a camera would have stored them: (B, S, 3, H, W) in [0, 1] to the same. `generator` lives on
+    the images' device."""
     b, s, _, h, w = images.shape
     device = images.device
 
     def scene(*shape: int) -> Tensor:  # uniform in [-1, 1], one draw a scene
-        return (2 * torch.rand((b, 1, *shape), generator=generator, device=device) - 1).expand(b, s, *shape).reshape(b * s, *shape)
+        return (
+            (2 * torch.rand((b, 1, *shape), generator=generator, device=device) - 1)
+            .expand(b, s, *shape)
+            .reshape(b * s, *shape)
+        )
 
     def view(*shape: int) -> Tensor:
         return 2 * torch.rand((b * s, *shape), generator=generator, device=device) - 1
 
     x = images.reshape(b * s, 3, h, w)
     x = _tone(x, scene, view, config)
-    y, z = torch.meshgrid(torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing="ij")
+    y, z = torch.meshgrid(
+        torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing="ij"
+    )
     fall = 0.5 * (y * y + z * z)
     x = x * (1 - config.vignette * scene(1, 1, 1).clamp(min=0) * fall)
     soft = _blurred(x)
@@ -120,8 +132,8 @@ def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = 
     grain = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype)
     x = (x + grain * sigma * (0.4 + x.clamp(0, 1).sqrt())).clamp(0, 1)
     low, high = config.quality
-    quality = (low + (high - low) * (0.5 + 0.4 * scene() + 0.1 * view()))
-    chosen = (scene(1, 1, 1) < 2 * config.jpeg - 1)
+    quality = low + (high - low) * (0.5 + 0.4 * scene() + 0.1 * view())
+    chosen = scene(1, 1, 1) < 2 * config.jpeg - 1
     return torch.where(chosen, jpeg(x, quality), x).reshape(b, s, 3, h, w)
 
 

@@ -1,6 +1,7 @@
 """Endless training batches: worker processes sample scenes and cameras, the main process renders them on its device.
 
-A batch is one float32 block per kind of row, deterministic from (seed, step, rank), so the number of workers changes nothing.
+A batch is one float32 block per kind of row, deterministic from (seed, step, rank), so the number of workers changes
+nothing.
 """
 
 from __future__ import annotations
@@ -64,22 +65,38 @@ def sample_posed(
             return scene, *posed
 
 
-def sample_batch(scenes: SceneConfig, cameras: CameraConfig, bucket: Bucket, seed: int, step: int, rank: int) -> TrainingBatch:
+def sample_batch(
+    scenes: SceneConfig, cameras: CameraConfig, bucket: Bucket, seed: int, step: int, rank: int
+) -> TrainingBatch:
     """The batch of one step of one rank."""
     count, views, height, width = bucket
-    posed = [sample_posed(np.random.default_rng([seed, step, rank, i]), scenes, cameras, views, height, width) for i in range(count)]
+    posed = [
+        sample_posed(np.random.default_rng([seed, step, rank, i]), scenes, cameras, views, height, width)
+        for i in range(count)
+    ]
     packed = pack_rows([p[0] for p in posed])
-    poses = np.stack([np.concatenate([K.reshape(views, 9), pose.reshape(views, 12)], 1).reshape(-1) for _, K, pose in posed])
+    poses = np.stack(
+        [np.concatenate([K.reshape(views, 9), pose.reshape(views, 12)], 1).reshape(-1) for _, K, pose in posed]
+    )
     rows = torch.from_numpy(np.concatenate([packed, poses.astype(np.float32)], 1))
     noise = int(np.random.default_rng([seed, step, rank]).integers(2**31))
     return TrainingBatch(rows, views, height, width, step, noise, tuple(p[0].name for p in posed))
 
 
 class ProceduralDataset(IterableDataset):
-    """Batches from `first` on; worker w of n yields every n-th step, so that the loader's order is the order of steps."""
+    """Batches from `first` on; worker w of n yields every n-th step, so that the loader's order is the order of
+    steps."""
 
     def __init__(
-        self, schedule: Schedule, scenes: SceneConfig, cameras: CameraConfig, *, seed: int = 0, rank: int = 0, first: int = 0, steps: int | None = None
+        self,
+        schedule: Schedule,
+        scenes: SceneConfig,
+        cameras: CameraConfig,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        first: int = 0,
+        steps: int | None = None,
     ) -> None:
         self.schedule, self.scenes, self.cameras = schedule, scenes, cameras
         self.seed, self.rank, self.first, self.steps = seed, rank, first, steps
@@ -129,7 +146,8 @@ def iterate_batches(
 def render_batch(
     batch: TrainingBatch, atlas: Atlas, *, samples: int = 2
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images (B, S, 3, H, W) in [0, 1], z-depth (B, S, H, W) in metres (0 = sky), K, cam_from_world, on the batch's device."""
+    """Images (B, S, 3, H, W) in [0, 1], z-depth (B, S, H, W) in metres (0 = sky), K, cam_from_world, on the batch's
+    device."""
     K, pose = batch.cameras
     images, depth = render(batch.scenes, atlas, K, pose, batch.height, batch.width, batch.seed, samples=samples)
     return images, depth, K, pose

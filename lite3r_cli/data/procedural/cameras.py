@@ -23,7 +23,10 @@ class CameraConfig:
     varied_zoom: float = 0.33  # share of scenes whose focal length varies by a few per cent from view to view
     shuffled: float = 0.33  # share of scenes whose views come in random order
     rolled: float = 0.1  # share of scenes with large roll
-    overlap: tuple[float, float] = (0.2, 0.9)  # of consecutive views of the path; the lower end is drawn anew for each scene
+    overlap: tuple[float, float] = (
+        0.2,
+        0.9,
+    )  # of consecutive views of the path; the lower end is drawn anew for each scene
     clearance: float = 0.25  # metres to any surface, times the scene's scale
 
     def __post_init__(self) -> None:
@@ -34,7 +37,8 @@ class CameraConfig:
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """cam_from_world (S, 3, 4) of cameras at `position` that look at `target` (S, 3), +y up, rolled by `roll` (S,) radians."""
+    """cam_from_world (S, 3, 4) of cameras at `position` that look at `target` (S, 3), +y up, rolled by `roll` (S,)
+    radians."""
     z = target - position
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     x = np.stack([-z[:, 2], np.zeros(len(z)), z[:, 0]], 1)  # z × up
@@ -56,7 +60,9 @@ def sample_cameras(
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])
         path = PATHS[name](stage, rng, views, field, shrink)
-        roll = rng.normal(0, math.radians(2.0), views) + (rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0)
+        roll = rng.normal(0, math.radians(2.0), views) + (
+            rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0
+        )
         pose = look_at(path.position, path.target, roll)
         lowest = rng.uniform(config.overlap[0], 0.5)
         if acceptable(coarse, path, K, pose, height, width, lowest, config):
@@ -71,7 +77,9 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
     return names[int(np.searchsorted(w, rng.random() * w[-1], side="right"))]
 
 
-def _intrinsics(rng, field: tuple[float, float], views: int, height: int, width: int, config: CameraConfig) -> np.ndarray:
+def _intrinsics(
+    rng, field: tuple[float, float], views: int, height: int, width: int, config: CameraConfig
+) -> np.ndarray:
     """The longer side sees `field` degrees; half of the scenes draw from the range of phones and standard lenses."""
     low, high = field
     if rng.random() < 0.5:
@@ -84,16 +92,27 @@ def _intrinsics(rng, field: tuple[float, float], views: int, height: int, width:
     return K
 
 
-def coarse_views(coarse: CoarseScene, K: np.ndarray, pose: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def coarse_views(
+    coarse: CoarseScene, K: np.ndarray, pose: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """z-depth (S, ny, nx) on the coarse grid, inf = sky, and the world points (S, ny, nx, 3)."""
     nx, ny = RAYS
     u, v = np.meshgrid((np.arange(nx) + 0.5) / nx * width, (np.arange(ny) + 0.5) / ny * height)
     s = len(K)
-    d = np.stack([(u - K[:, None, None, 0, 2][..., :]) / K[:, 0, 0, None, None], (v - K[:, 1, 2, None, None]) / K[:, 1, 1, None, None], np.ones((s, ny, nx))], -1)
+    d = np.stack(
+        [
+            (u - K[:, None, None, 0, 2][..., :]) / K[:, 0, 0, None, None],
+            (v - K[:, 1, 2, None, None]) / K[:, 1, 1, None, None],
+            np.ones((s, ny, nx)),
+        ],
+        -1,
+    )
     world = np.einsum("sij,syxi->syxj", pose[:, :, :3], d)
     center = -np.einsum("sij,si->sj", pose[:, :, :3], pose[:, :, 3])
     origin = np.broadcast_to(center[:, None, None], world.shape)
-    z = coarse.cast(origin.reshape(-1, 3).astype(np.float32), world.reshape(-1, 3).astype(np.float32)).reshape(s, ny, nx)
+    z = coarse.cast(origin.reshape(-1, 3).astype(np.float32), world.reshape(-1, 3).astype(np.float32)).reshape(
+        s, ny, nx
+    )
     with np.errstate(invalid="ignore"):
         return z, origin + world * z[..., None]
 
@@ -113,8 +132,11 @@ def overlaps(z: np.ndarray, points: np.ndarray, K: np.ndarray, pose: np.ndarray,
     return (inside & (depth < 1.35 * seen)).sum((1, 2)) / np.maximum(valid.sum((1, 2)), 1)
 
 
-def acceptable(coarse: CoarseScene, path: Path, K, pose, height: int, width: int, lowest: float, config: CameraConfig) -> bool:
-    """Clear of all surfaces, enough content, nothing glued to the lens, enough overlap and not the same picture throughout."""
+def acceptable(
+    coarse: CoarseScene, path: Path, K, pose, height: int, width: int, lowest: float, config: CameraConfig
+) -> bool:
+    """Clear of all surfaces, enough content, nothing glued to the lens, enough overlap and not the same picture
+    throughout."""
     if coarse.clearance(path.position).min() < min(config.clearance, 0.12 * path.distance):
         return False
     z, points = coarse_views(coarse, K, pose, height, width)

@@ -27,7 +27,8 @@ class CoarseScene:
         self.casters = np.sort(order)
 
     def clearance(self, points: np.ndarray) -> np.ndarray:
-        """(N,) lower bound of the distance from `points` (N, 3) to any surface; negative inside objects or outside a room."""
+        """(N,) lower bound of the distance from `points` (N, 3) to any surface; negative inside objects or outside a
+        room."""
         q = np.einsum("pij,nj->npi", self.linear, points, optimize=True) + self.offset
         top = np.where(self.kind == Kind.HEIGHT, 1.0, self.high[:, 1])
         high = np.stack([self.high[:, 0], top, self.high[:, 2]], 1)

@@ -167,7 +167,9 @@ def in_opening(q: Tensor, p: Tensor) -> Tensor:
     return (n > 0.999) & (q[:, a] > p[1]) & (q[:, a] < p[2]) & (q[:, b] > p[3]) & (q[:, b] < p[4])
 
 
-def intersect(g: Tensor, atlas: Tensor, o: Tensor, d: Tensor, tmin: float, tmax: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def intersect(
+    g: Tensor, atlas: Tensor, o: Tensor, d: Tensor, tmin: float, tmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rays (N, 3) against one geometry row: hit (N,) bool, t (N,), part (N,) 1 = wall of an opening."""
     m = g[:12].reshape(3, 4)
     lo, ld = o @ m[:, :3].T + m[:, 3], d @ m[:, :3].T

@@ -1,4 +1,5 @@
-"""Random looks: which texture, at which scale, how shiny. A look is a function from half extents to a `material()` row."""
+"""Random looks: which texture, at which scale, how shiny. A look is a function from half extents to a `material()`
+row."""
 
 from __future__ import annotations
 
@@ -20,9 +21,25 @@ CARVED = ("stone", "marble", "plaster", "ashlar", "rubble")
 FURNITURE = ("wood", "wood", "plaster", "metal", "leather", "fabric", "wood")
 SOFT = ("fabric", "leather", "fabric", "carpet")
 THINGS = (
-    "plaster", "glyphs", "stripes", "checker", "fabric", "marble", "metal", "wood", "leather", "stone", "books", "carpet", "tiles", "leaves",
+    "plaster", "glyphs", "stripes", "checker", "fabric", "marble", "metal", "wood", "leather", "stone", "books",
+    "carpet", "tiles", "leaves",
 )  # fmt: skip
-BUMPY = frozenset({"brick", "ashlar", "stone", "rubble", "gravel", "leather", "fabric", "ornament", "panels", "corrugated", "tiles", "grass"})
+BUMPY = frozenset(
+    {
+        "brick",
+        "ashlar",
+        "stone",
+        "rubble",
+        "gravel",
+        "leather",
+        "fabric",
+        "ornament",
+        "panels",
+        "corrugated",
+        "tiles",
+        "grass",
+    }
+)
 
 
 @dataclass
@@ -44,7 +61,12 @@ class Looks:
         return name, group.start + d.integer(0, len(group))
 
     def look(
-        self, categories: tuple[str, ...], metres: tuple[float, float] = (0.4, 3.0), *, photos: float | None = None, shine: float = 0.3
+        self,
+        categories: tuple[str, ...],
+        metres: tuple[float, float] = (0.4, 3.0),
+        *,
+        photos: float | None = None,
+        shine: float = 0.3,
     ) -> Look:
         """A random look; `metres` bounds the size of one repeat, so that one look suits several primitives."""
         d = self.draw
@@ -83,7 +105,9 @@ class Looks:
 
         return row
 
-    def picture(self, categories: tuple[str, ...] = ("glyphs", "carpet", "hills", "marble"), photos: float = 0.7, **more) -> Look:
+    def picture(
+        self, categories: tuple[str, ...] = ("glyphs", "carpet", "hills", "marble"), photos: float = 0.7, **more
+    ) -> Look:
         """One texture stretched over the front: posters, paintings, screens, doors, windows."""
         texture = self.texture(categories, photos)[1]
 

@@ -1,4 +1,5 @@
-"""Camera paths. Each takes the stage, a generator, the number of views, the field of view and a shrink factor for its extent."""
+"""Camera paths. Each takes the stage, a generator, the number of views, the field of view and a shrink factor for
+its extent."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray
         else:
             azimuth = math.atan2(stage.normal[0], stage.normal[2]) + rng.normal(0, 0.45)
         elevation = rng.normal(*stage.elevation)
-        away = np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)])
+        away = np.array(
+            [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]
+        )
         position = target + distance * away
         if np.all(position > stage.low) and np.all(position < stage.high):
             break
@@ -44,7 +47,9 @@ def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray
 def _wobble(rng: Rng, views: int, amount: float) -> np.ndarray:
     """Smooth three-dimensional deviation of a hand-carried camera."""
     s = np.linspace(0, 1, views)[:, None]
-    return amount * (np.sin(2 * math.pi * (rng.uniform(0.3, 1.5, 3) * s + rng.random(3))) + 0.4 * rng.standard_normal((views, 3)))
+    return amount * (
+        np.sin(2 * math.pi * (rng.uniform(0.3, 1.5, 3) * s + rng.random(3))) + 0.4 * rng.standard_normal((views, 3))
+    )
 
 
 def _times(rng: Rng, views: int) -> np.ndarray:
@@ -122,7 +127,14 @@ def scattered(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -
     offset = start - target
     angle = np.sort(rng.normal(0, 0.7 * shrink, views) * math.sqrt(_extent(views)))
     c, s = np.cos(angle), np.sin(angle)
-    turned = np.stack([c * offset[0] + s * offset[2], offset[1] + rng.normal(0, 0.12, views) * distance, -s * offset[0] + c * offset[2]], 1)
+    turned = np.stack(
+        [
+            c * offset[0] + s * offset[2],
+            offset[1] + rng.normal(0, 0.12, views) * distance,
+            -s * offset[0] + c * offset[2],
+        ],
+        1,
+    )
     position = _inside(stage, target + turned * rng.uniform(1 - 0.35 * shrink, 1 + 0.35 * shrink, views)[:, None])
     return Path(position, target + rng.normal(0, 0.1 * distance, (views, 3)), distance)
 
@@ -143,5 +155,6 @@ def facade(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> P
 
 
 PATHS: dict[str, Callable[[Stage, Rng, int, float, float], Path]] = {
-    "orbit": orbit, "dolly": dolly, "walk": walk, "handheld": handheld, "pan": pan, "scattered": scattered, "facade": facade,
+    "orbit": orbit, "dolly": dolly, "walk": walk, "handheld": handheld, "pan": pan, "scattered": scattered,
+    "facade": facade,
 }  # fmt: skip

@@ -29,8 +29,19 @@ def color(rng: Rng, saturation: float = 0.35, low: float = 0.25, high: float = 0
 
 def earthy(rng: Rng) -> np.ndarray:
     """Stone, sand, brick and wood tones."""
-    base = np.array([[0.62, 0.52, 0.42], [0.55, 0.32, 0.25], [0.72, 0.68, 0.6], [0.5, 0.48, 0.46], [0.42, 0.3, 0.2], [0.78, 0.7, 0.52]])
-    return np.clip(base[rng.integers(len(base))] * rng.uniform(0.7, 1.2) * (1 + 0.12 * rng.uniform(-1, 1, 3)), 0.05, 0.95)
+    base = np.array(
+        [
+            [0.62, 0.52, 0.42],
+            [0.55, 0.32, 0.25],
+            [0.72, 0.68, 0.6],
+            [0.5, 0.48, 0.46],
+            [0.42, 0.3, 0.2],
+            [0.78, 0.7, 0.52],
+        ]
+    )
+    return np.clip(
+        base[rng.integers(len(base))] * rng.uniform(0.7, 1.2) * (1 + 0.12 * rng.uniform(-1, 1, 3)), 0.05, 0.95
+    )
 
 
 def ramp(t: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -65,7 +76,15 @@ def brick(rng: Rng) -> Pattern:
 
 def ashlar(rng: Rng) -> Pattern:
     rows = 2 * int(rng.integers(2, 4))
-    return masonry(rng, rows, int(rng.integers(2, 5)), rng.uniform(0.02, 0.06), rng.choice([0.5, 0.33]), earthy(rng), rng.uniform(0.03, 0.15))
+    return masonry(
+        rng,
+        rows,
+        int(rng.integers(2, 5)),
+        rng.uniform(0.02, 0.06),
+        rng.choice([0.5, 0.33]),
+        earthy(rng),
+        rng.uniform(0.03, 0.15),
+    )
 
 
 def tiles(rng: Rng) -> Pattern:
@@ -127,7 +146,9 @@ def marble(rng: Rng) -> Pattern:
 def grass(rng: Rng) -> Pattern:
     a, b = noise(rng, 0.5), noise(rng, 1.7)
     green = np.array([0.36, 0.45, 0.18]) * rng.uniform(0.6, 1.2) * (1 + 0.2 * rng.uniform(-1, 1, 3))
-    return ramp(b, green, np.array([0.5, 0.45, 0.25]) * rng.uniform(0.6, 1.1)) * (0.4 + 1.1 * a)[..., None], 0.6 * a + 0.4 * b
+    return ramp(b, green, np.array([0.5, 0.45, 0.25]) * rng.uniform(0.6, 1.1)) * (0.4 + 1.1 * a)[
+        ..., None
+    ], 0.6 * a + 0.4 * b
 
 
 def gravel(rng: Rng) -> Pattern:
@@ -149,7 +170,11 @@ def fabric(rng: Rng) -> Pattern:
     n = int(rng.choice([8, 16, 32, 64]))
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     weave = 0.5 + 0.25 * (np.sin(2 * np.pi * n * x) + np.sin(2 * np.pi * n * y))
-    cloth = ramp(np.round(noise(rng, 2.2) * 3) / 3, color(rng, 0.5), color(rng, 0.5)) if rng.random() < 0.4 else color(rng, 0.5)
+    cloth = (
+        ramp(np.round(noise(rng, 2.2) * 3) / 3, color(rng, 0.5), color(rng, 0.5))
+        if rng.random() < 0.4
+        else color(rng, 0.5)
+    )
     return cloth * (0.6 + 0.5 * weave + 0.2 * (noise(rng, 0.5) - 0.5))[..., None], weave
 
 
@@ -242,7 +267,9 @@ def corrugated(rng: Rng) -> Pattern:
 def metal(rng: Rng) -> Pattern:
     n = noise(rng, 0.6, stretch=0.03)
     rust = np.clip((noise(rng, 1.5) - rng.uniform(0.45, 0.7)) * 6, 0, 1)
-    return ramp(rust, color(rng, 0.1, 0.4, 0.7) * 1.0, np.array([0.45, 0.26, 0.14])) * (0.8 + 0.4 * n)[..., None], 0.5 + 0.2 * n + 0.2 * rust
+    return ramp(rust, color(rng, 0.1, 0.4, 0.7) * 1.0, np.array([0.45, 0.26, 0.14])) * (0.8 + 0.4 * n)[
+        ..., None
+    ], 0.5 + 0.2 * n + 0.2 * rust
 
 
 def leather(rng: Rng) -> Pattern:
@@ -256,7 +283,10 @@ def clouds(rng: Rng) -> Pattern:
 
 
 PATTERNS: dict[str, Callable[[Rng], Pattern]] = {
-    "brick": brick, "ashlar": ashlar, "tiles": tiles, "checker": checker, "stripes": stripes, "wood": wood, "plaster": plaster,
-    "stone": stone, "marble": marble, "grass": grass, "gravel": gravel, "fabric": fabric, "carpet": carpet, "glyphs": glyphs,
-    "screen": screen, "books": books, "leaves": leaves, "corrugated": corrugated, "metal": metal, "leather": leather, "clouds": clouds,
+    "brick": brick, "ashlar": ashlar, "tiles": tiles, "checker": checker, "stripes": stripes, "wood": wood,
+    "plaster": plaster,
+    "stone": stone, "marble": marble, "grass": grass, "gravel": gravel, "fabric": fabric, "carpet": carpet,
+    "glyphs": glyphs,
+    "screen": screen, "books": books, "leaves": leaves, "corrugated": corrugated, "metal": metal, "leather": leather,
+    "clouds": clouds,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 
@@ -14,20 +15,42 @@ from lite3r_cli.errors import BackendError
 TILE = 16
 
 
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
+
+
+def kernel_source(name: str = "raycast.cu", seen: set[str] | None = None) -> str:
+    """raycast.cu with its own headers put in place, once each: NVRTC then needs no folder to look in."""
+    seen = set() if seen is None else seen
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8").replace("#pragma once\n", "")
+    return INCLUDE.sub(lambda match: kernel_source(match[1], seen), text)
+
+
 @cache
 def _kernel(device: int):
     """Compiled once a process and device. Raises BackendError without CuPy."""
     try:
         import cupy
     except ImportError as error:
-        raise BackendError("the CUDA ray caster needs CuPy: pip install 'lite3r[train]' (or render on --device cpu)") from error
-    source = resources.files(__package__).joinpath("raycast.cu").read_text()
+        raise BackendError(
+            "the CUDA ray caster needs CuPy: pip install 'lite3r[train]' (or render on --device cpu)"
+        ) from error
+    source = kernel_source()
     with cupy.cuda.Device(device):
         return cupy, cupy.RawKernel(source, "raycast", options=("--std=c++14",))
 
 
 def raycast(
-    batch: SceneBatch, atlas: torch.Tensor, cameras: torch.Tensor, height: int, width: int, samples: int, bias: float, seed: int
+    batch: SceneBatch,
+    atlas: torch.Tensor,
+    cameras: torch.Tensor,
+    height: int,
+    width: int,
+    samples: int,
+    bias: float,
+    seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As raycast_torch.raycast, for tensors on a CUDA device; asynchronous on torch's current stream."""
     device = batch.device.index if batch.device.index is not None else torch.cuda.current_device()
@@ -42,7 +65,10 @@ def raycast(
     image = torch.empty((b, s, 3, height, width), device=batch.device)
     depth = torch.empty((b, s, height, width), device=batch.device)
     arguments = [np.uintp(t.data_ptr()) for t in (*tensors, image, depth)]
-    arguments += [np.int32(x) for x in (primitives, s, height, width, samples)] + [np.float32(bias), np.uint32(seed & 0xFFFFFFFF)]
+    arguments += [np.int32(x) for x in (primitives, s, height, width, samples)] + [
+        np.float32(bias),
+        np.uint32(seed & 0xFFFFFFFF),
+    ]
     grid = (-(-width // TILE), -(-height // TILE), b * s)
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
         kernel(grid, (TILE, TILE), tuple(arguments))

@@ -19,19 +19,33 @@ OFFSETS = (
 
 
 def raycast(
-    batch: SceneBatch, atlas: torch.Tensor, cameras: torch.Tensor, height: int, width: int, samples: int, bias: float, seed: int
+    batch: SceneBatch,
+    atlas: torch.Tensor,
+    cameras: torch.Tensor,
+    height: int,
+    width: int,
+    samples: int,
+    bias: float,
+    seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Linear colour (B, S, 3, H, W) and z-depth (B, S, H, W), 0 = sky. `cameras` is (B, S, 21): K, then cam_from_world;
-    `atlas` (T, 87381, 4) uint8; `samples` rays a pixel, the first through its centre; `bias` is added to the mip level."""
+    `atlas` (T, 87381, 4) uint8; `samples` rays a pixel, the first through its centre; `bias` is added to the mip
+    level."""
     b, s = cameras.shape[:2]
     image = torch.empty((b, s, 3, height, width), device=batch.device)
     depth = torch.empty((b, s, height, width), device=batch.device)
     for i in range(b):
         for j in range(s):
             view = View(
-                batch.geometry[i, : int(batch.counts[i])], batch.material[i], batch.environment[i], atlas, pixel_scale(cameras[i, j], bias)
+                batch.geometry[i, : int(batch.counts[i])],
+                batch.material[i],
+                batch.environment[i],
+                atlas,
+                pixel_scale(cameras[i, j], bias),
             )
-            rgb, z = _render(view, cameras[i, j], height, width, samples, pixel_seeds(seed, i * s + j, height, width, batch.device))
+            rgb, z = _render(
+                view, cameras[i, j], height, width, samples, pixel_seeds(seed, i * s + j, height, width, batch.device)
+            )
             image[i, j] = rgb.T.reshape(3, height, width)
             depth[i, j] = z.reshape(height, width)
     return image, depth
@@ -50,7 +64,9 @@ def pixel_seeds(seed: int, view: int, height: int, width: int, device: torch.dev
     return hash32((seed & 0xFFFFFFFF) ^ hash32(mixed)).reshape(-1)
 
 
-def camera_rays(camera: torch.Tensor, height: int, width: int, offset: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+def camera_rays(
+    camera: torch.Tensor, height: int, width: int, offset: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Origins and directions (H * W, 3); directions have camera z = 1."""
     k, pose = camera[:9].reshape(3, 3), camera[9:].reshape(3, 4)
     y = torch.arange(height, device=camera.device, dtype=torch.float32)[:, None].expand(height, width) + 0.5 + offset[1]

@@ -112,7 +112,9 @@ def statue(rng: Rng) -> Pattern:
         x, y = rng.normal(128, 30), rng.uniform(30, 230)
         sx, sy = rng.uniform(10, 40, 2)
         yy, xx = np.mgrid[0:SIZE, 0:SIZE]
-        height = np.maximum(height, rng.uniform(0.4, 1.0) * np.exp(-((xx - x) ** 2) / (2 * sx**2) - (yy - y) ** 2 / (2 * sy**2)))
+        height = np.maximum(
+            height, rng.uniform(0.4, 1.0) * np.exp(-((xx - x) ** 2) / (2 * sx**2) - (yy - y) ** 2 / (2 * sy**2))
+        )
     height = np.clip(height + 0.06 * (noise(rng, 1.3) - 0.5), 0, 1)
     base = earthy(rng)
     return base * (0.5 + 0.6 * height)[..., None] * (0.85 + 0.3 * noise(rng, 0.9))[..., None], height
@@ -133,5 +135,6 @@ def hills(rng: Rng) -> Pattern:
 
 
 RELIEFS: dict[str, Callable[[Rng], Pattern]] = {
-    "windows": windows, "door": door, "casement": casement, "ornament": ornament, "panels": panels, "statue": statue, "rubble": rubble, "hills": hills,
+    "windows": windows, "door": door, "casement": casement, "ornament": ornament, "panels": panels, "statue": statue,
+    "rubble": rubble, "hills": hills,
 }  # fmt: skip

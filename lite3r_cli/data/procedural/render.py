@@ -24,7 +24,8 @@ def render(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Photographs (B, S, 3, H, W) in [0, 1] and z-depth (B, S, H, W) in metres, 0 = sky.
 
-    `K` (B, S, 3, 3) in pixels (centres at +0.5), `cam_from_world` (B, S, 3, 4); all tensors on one device, which chooses the
+    `K` (B, S, 3, 3) in pixels (centres at +0.5), `cam_from_world` (B, S, 3, 4); all tensors on one device, which
+    chooses the
     ray caster. `samples` rays a pixel: the first, through the centre, gives the depth.
     """
     cameras = torch.cat([K.flatten(2), cam_from_world.flatten(2)], 2).float().contiguous()  # (B, S, 21)
@@ -34,7 +35,8 @@ def render(
 
 
 def develop(linear: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Display values in [0, 1] from linear radiance (B, S, 3, H, W): one exposure a scene puts the log-average at `key` (B,)."""
+    """Display values in [0, 1] from linear radiance (B, S, 3, H, W): one exposure a scene puts the log-average at
+    `key` (B,)."""
     luminance = linear.mean(2)
     average = torch.exp(torch.log(luminance + 1e-3).mean((1, 2, 3)))
     exposure = (key.square() / average)[:, None, None, None, None]

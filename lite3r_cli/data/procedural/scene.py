@@ -1,6 +1,7 @@
 """Packed analytic scenes: what a row of numbers means, how rows are built, how scenes are batched.
 
-World frame: metres, +y up. Every primitive is a unit shape behind an affine map `local_from_world`, so one intersection routine
+World frame: metres, +y up. Every primitive is a unit shape behind an affine map `local_from_world`, so one
+intersection routine
 per shape serves every size and orientation, and the ray parameter is the z-depth (raycast.cu says how).
 """
 
@@ -13,7 +14,8 @@ from enum import IntEnum
 import numpy as np
 import torch
 
-GEOMETRY = 28  # 0-11 local_from_world | 12-15 bounding sphere | 16 kind | 17 free | 18 casts shadows | 19 occluder radius | 20-27 shape
+# 0-11 local_from_world | 12-15 bounding sphere | 16 kind | 18 casts shadows | 19 occluder radius | 20-27 shape
+GEOMETRY = 28
 MATERIAL = 28  # the fields of `material()`
 ENVIRONMENT = 72  # the fields of `environment()`
 MAX_PRIMITIVES = 160  # of the CUDA kernel's shared memory
@@ -26,9 +28,11 @@ class Kind(IntEnum):
     BOX = 0
     ELLIPSOID = 1
     FRUSTUM = 2  # axis y; shape[0] = radius at the top, 1 = cylinder, 0 = cone
-    SHELL = 3  # a box seen from inside; shape = face (0-5 = -x +x -y +y -z +z, -1 none) and an opening (a0, a1, b0, b1) in it
+    # a box seen from inside; shape = face (0-5 = -x +x -y +y -z +z, -1 none) and an opening (a0, a1, b0, b1) in it
+    SHELL = 3
     BOX_MINUS_ARCH = 4  # shape = centre x, bottom y, half width, springing y, rise, back z of an arch open towards +z
-    SDF = 5  # shape[7] = 0 torus | 1 rounded box | 2 turned profile | 3 rock; frame of uniform scale, inside the unit sphere
+    # shape[7] = 0 torus | 1 rounded box | 2 turned profile | 3 rock; frame of uniform scale, inside the unit sphere
+    SDF = 5
     HEIGHT = 6  # over (x, z), outwards +y; shape = texture, uv scale, u, v offset, mip level, base, amplitude, steps
 
 
@@ -64,9 +68,11 @@ def material(
     cap: int = -1,
 ) -> list[float]:
     """One MATERIAL row. `scale` is in texture repeats per local unit and axis; colours are display values in [0, 1];
-    `strength` mixes the flat colour (0) with the texture (1); `bump` is metres of relief for a full step of the height."""
+    `strength` mixes the flat colour (0) with the texture (1); `bump` is metres of relief for a full step of the
+    height."""
     return [
-        *flat, strength, *tint, texture, int(mode), scale[0], -scale[1], scale[2],  # rows of a picture go down, local y goes up
+        # rows of a picture go down, local y goes up
+        *flat, strength, *tint, texture, int(mode), scale[0], -scale[1], scale[2],
         math.cos(angle), math.sin(angle), *offset, float(mirror), bump,
         detail, detail_rate, detail_weight, specular, shininess, reflect, emission, float(shift_faces), cap, 0.0,
     ]  # fmt: skip
@@ -168,8 +174,11 @@ class Builder:
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def add(self, kind: Kind, center, size, look: list[float], *, rotation=IDENTITY, shape=(), shadow=True, occluder=None) -> None:
-        """`size` holds the three half extents in metres; `look` is a `material()` row; `occluder` the radius for ambient occlusion."""
+    def add(
+        self, kind: Kind, center, size, look: list[float], *, rotation=IDENTITY, shape=(), shadow=True, occluder=None
+    ) -> None:
+        """`size` holds the three half extents in metres; `look` is a `material()` row; `occluder` the radius for
+        ambient occlusion."""
         if occluder is None:
             occluder = 0.0 if kind in (Kind.SHELL, Kind.HEIGHT) else 0.9 * min(size)
         self.kinds.append(int(kind))

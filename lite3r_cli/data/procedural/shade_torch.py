@@ -136,7 +136,9 @@ def texture_mapping(m: Tensor, g: Tensor, q: Tensor, n: Tensor) -> tuple[Tensor,
     )
 
 
-def surface(view: View, q: Tensor, n_local: Tensor, index: Tensor, n: Tensor, footprint: Tensor) -> tuple[Tensor, Tensor]:
+def surface(
+    view: View, q: Tensor, n_local: Tensor, index: Tensor, n: Tensor, footprint: Tensor
+) -> tuple[Tensor, Tensor]:
     """Linear albedo (N, 3) and the bumped normal (N, 3)."""
     g, m = view.geometry[index], view.material[index]
     u, v, gu, gv, cap = texture_mapping(m, g, q, n_local)

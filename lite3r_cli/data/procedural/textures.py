@@ -62,7 +62,8 @@ def _photo(encoded: np.ndarray) -> np.ndarray | None:
 
 
 def load_photos(path: Path) -> list[np.ndarray]:
-    """Crops (256, 256, 4) uint8 from an .npz with `data` (uint8, JPEG files one after the other) and `offsets` (int64 boundaries).
+    """Crops (256, 256, 4) uint8 from an .npz with `data` (uint8, JPEG files one after the other) and `offsets`
+    (int64 boundaries).
 
     Raises InputError when the file is not such an archive.
     """

@@ -1,4 +1,5 @@
-"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, which says how it was made and what is ours."""
+"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, which says how it was made and what
+is ours."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ RECORD = "synth.json"
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raises OutputError unless a scene may be written to `folder`: it is not there, or `overwrite` and nothing but a scene of ours."""
+    """Raises OutputError unless a scene may be written to `folder`: it is not there, or `overwrite` and nothing but
+    a scene of ours."""
     if not os.path.lexists(folder):
         return
     if not overwrite:
@@ -29,19 +31,32 @@ def check_free(folder: Path, overwrite: bool) -> None:
     try:
         ours = set(json.loads((folder / RECORD).read_text(encoding="ascii"))["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{folder}: exists and is not a scene of lite3r synth; move it or choose another -o") from error
-    others = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p.relative_to(folder).as_posix() not in ours)
+        raise OutputError(
+            f"{folder}: exists and is not a scene of lite3r synth; move it or choose another -o"
+        ) from error
+    others = sorted(
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if not p.is_dir() and p.relative_to(folder).as_posix() not in ours
+    )
     if others:
         raise OutputError(f"{folder / others[0]}: is not from lite3r synth; move it or choose another -o")
 
 
 def write_scene(
-    folder: Path, images: np.ndarray, depth: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray, record: dict, *, quality: int = 95
+    folder: Path,
+    images: np.ndarray,
+    depth: np.ndarray,
+    K: np.ndarray,
+    cam_from_world: np.ndarray,
+    record: dict,
+    *,
+    quality: int = 95,
 ) -> None:
     """Write S views: images (S, H, W, 3) uint8 RGB, z-depth (S, H, W), K (S, 3, 3), cam_from_world (S, 3, 4).
 
-    The folder appears complete or not at all; an old one is replaced only if `check_free(folder, overwrite=True)` holds, which
-    the caller has asked. Raises OutputError.
+    The folder appears complete or not at all; an old one is replaced: ask `check_free(folder, overwrite=True)`
+    before. Raises OutputError.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

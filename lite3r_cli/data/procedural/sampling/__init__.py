@@ -26,10 +26,20 @@ SAMPLERS: dict[str, Callable[[Draw, Looks], Scene]] = {
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """`catalog` says which textures exist; `weights` how often each sampler is drawn; `photos` the share of photo textures."""
+    """`catalog` says which textures exist; `weights` how often each sampler is drawn; `photos` the share of photo
+    textures."""
 
     catalog: Catalog
-    weights: Mapping[str, float] = field(default_factory=lambda: {"chaos": 0.36, "room": 0.14, "desk": 0.1, "facade": 0.22, "outdoor": 0.1, "street": 0.08})
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "chaos": 0.36,
+            "room": 0.14,
+            "desk": 0.1,
+            "facade": 0.22,
+            "outdoor": 0.1,
+            "street": 0.08,
+        }
+    )
     photos: float = 0.25
 
     def __post_init__(self) -> None:

@@ -1,4 +1,5 @@
-"""Rooms and open ground strewn with random primitives: no place on earth looks so, but nothing can be guessed from habit."""
+"""Rooms and open ground strewn with random primitives: no place on earth looks so, but nothing can be guessed from
+habit."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def _room(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
     t = 0.01 * y
     slabs = [((0, t, 0), (x, t, z), FLOORS), ((0, 2 * y - t, 0), (x, t, z), WALLS)]
     if opening[0] < 0:
-        slabs += [((s * (x - t), y, 0), (t, y, z), WALLS) for s in (-1, 1)] + [((0, y, s * (z - t)), (x, y, t), WALLS) for s in (-1, 1)]
+        slabs += [((s * (x - t), y, 0), (t, y, z), WALLS) for s in (-1, 1)] + [
+            ((0, y, s * (z - t)), (x, y, t), WALLS) for s in (-1, 1)
+        ]
     for center, size, categories in slabs:
         if d.chance(0.8):
             look = looks.look(categories, (0.25 * y, 4.0 * y))
@@ -59,7 +62,19 @@ def _open(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) -> 
     wide = 12 * scale
     if d.chance(0.35):
         size = (wide, 0.4 * scale, wide)
-        add_height(b, d, looks, (0, -0.38 * scale, 0), size, np.eye(3), ("hills", "rubble", "gravel"), repeat=d.uniform(0.6, 2.0), bottom=-0.5, level=2, photos=0.3)
+        add_height(
+            b,
+            d,
+            looks,
+            (0, -0.38 * scale, 0),
+            size,
+            np.eye(3),
+            ("hills", "rubble", "gravel"),
+            repeat=d.uniform(0.6, 2.0),
+            bottom=-0.5,
+            level=2,
+            photos=0.3,
+        )
     else:
         size = (wide, scale, wide)
         b.add(Kind.BOX, (0, -scale, 0), size, looks.look(GROUNDS, (0.3 * scale, 4 * scale))(size), occluder=0.0)
@@ -67,7 +82,13 @@ def _open(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) -> 
         azimuth, distance = d.uniform(0, 2 * math.pi), d.uniform(1.6, 3.0) * max(half[0], half[2])
         size = (d.uniform(0.8, 4) * scale, d.uniform(0.6, 3.5) * scale, d.uniform(0.3, 1.5) * scale)
         center = (distance * math.sin(azimuth), 0.95 * size[1], distance * math.cos(azimuth))
-        b.add(Kind.BOX, center, size, looks.look(WALLS, (0.5 * scale, 6 * scale))(size), rotation=yaw(azimuth + d.uniform(-0.3, 0.3)))
+        b.add(
+            Kind.BOX,
+            center,
+            size,
+            looks.look(WALLS, (0.5 * scale, 6 * scale))(size),
+            rotation=yaw(azimuth + d.uniform(-0.3, 0.3)),
+        )
 
 
 def _scatter(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Buildings seen from the street: walls with deep openings, pilasters, cornices, portals, balconies, statues, wall fountains."""
+"""Buildings seen from the street: walls with deep openings, pilasters, cornices, portals, balconies, statues, wall
+fountains."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Style:
 def _style(d: Draw, looks: Looks) -> Style:
     trim = looks.look(CARVED, (0.4, 2.0), photos=0.1)
     return Style(
-        looks.look(MASONRY, (0.8, 4.0), photos=0.15, shine=0.1), trim, trim if d.chance(0.6) else looks.look(CARVED, (0.3, 1.5), photos=0.1),
+        looks.look(MASONRY, (0.8, 4.0), photos=0.15, shine=0.1), trim,
+        trim if d.chance(0.6) else looks.look(CARVED, (0.3, 1.5), photos=0.1),
         d.uniform(0.9, 2.2), d.uniform(2.8, 4.6), d.uniform(0.12, 0.5), d.choice((0.0, 0.2, 0.6, 1.0)),
     )  # fmt: skip
 
@@ -57,8 +59,10 @@ def sample(d: Draw, looks: Looks) -> Scene:
     _surroundings(b, d, looks, width)
     distance = d.uniform(3.5, 12.0) * min(1.0, 0.25 + 0.1 * width)
     stage = Stage(
-        np.array([-width - 2, 1.2, 1.5]), np.array([width + 2, d.choice((1.8, 1.9, 3.0)), 1.8 * distance + 4]), np.array(targets), PATHS,
-        normal=np.array([0.0, 0.0, 1.0]), reach=(0.6 * distance, 1.4 * distance), field=(36.0, 90.0), elevation=(-0.1, 0.15),
+        np.array([-width - 2, 1.2, 1.5]), np.array([width + 2, d.choice((1.8, 1.9, 3.0)), 1.8 * distance + 4]),
+        np.array(targets), PATHS,
+        normal=np.array([0.0, 0.0, 1.0]), reach=(0.6 * distance, 1.4 * distance), field=(36.0, 90.0),
+        elevation=(-0.1, 0.15),
     )  # fmt: skip
     return b.finish(light.outdoor(d, looks.catalog, 20.0, facing=0.0), stage, "facade")
 
@@ -81,7 +85,17 @@ def _wall(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: int
             shape = _opening(d, style)
         if relief and j:
             size = (width, style.depth, 0.5 * style.storey)
-            add_height(p.b, d, looks, p.at(0, y, -0.3 * style.depth), size, p.rotation @ UPRIGHT, ("windows", "windows", "panels"), repeat=0.5, steps=48)
+            add_height(
+                p.b,
+                d,
+                looks,
+                p.at(0, y, -0.3 * style.depth),
+                size,
+                p.rotation @ UPRIGHT,
+                ("windows", "windows", "panels"),
+                repeat=0.5,
+                steps=48,
+            )
             targets.append(p.at(0, y, 0))
             continue
         for i in range(bays):
@@ -101,7 +115,11 @@ def _opening(d: Draw, style: Style) -> tuple[float, float, float, float, float]:
     """Arch parameters of a window in local units of its bay and storey: x, bottom, half width, springing, rise."""
     arched = d.chance(style.arched)
     half, top = d.uniform(0.28, 0.6), d.uniform(0.35, 0.72)
-    rise = half * style.bay / (0.5 * style.storey) if arched and d.chance(0.6) else (d.uniform(0.05, 0.25) if arched else 0.0)
+    rise = (
+        half * style.bay / (0.5 * style.storey)
+        if arched and d.chance(0.6)
+        else (d.uniform(0.05, 0.25) if arched else 0.0)
+    )
     rise = min(rise, 0.5)
     return (0.0, d.uniform(-0.75, -0.35), half, top - rise, rise)
 
@@ -140,13 +158,38 @@ def _portal(p: Place, d: Draw, looks: Looks, style: Style) -> None:
         size = (min((ring + 0.08) * hx, hx), hy, 0.06)
         outer = size[0] / hx
         scale = half * (1.0 + 0.14 * k) / outer
-        p.arch(0, hy, 0.02 + t * (k + 1) * 0.6, *size, style.carved, (0.0, -1.6, min(scale, 0.93), top, rise * (1 + 0.1 * k), -1.5))
-    p.picture(0, hy * (1 + 0.5 * (top + rise - 1)), -1.7 * hz, half * hx, 0.5 * hy * (top + rise + 1), 0.03, looks.picture(("door", "panels", "wood"), photos=0.1))
+        p.arch(
+            0,
+            hy,
+            0.02 + t * (k + 1) * 0.6,
+            *size,
+            style.carved,
+            (0.0, -1.6, min(scale, 0.93), top, rise * (1 + 0.1 * k), -1.5),
+        )
+    p.picture(
+        0,
+        hy * (1 + 0.5 * (top + rise - 1)),
+        -1.7 * hz,
+        half * hx,
+        0.5 * hy * (top + rise + 1),
+        0.03,
+        looks.picture(("door", "panels", "wood"), photos=0.1),
+    )
     steps = d.integer(0, 6)
     for k in range(steps):
-        p.box(0, 0.08 * (k + 1), 0.25 * (steps - k), hx * 0.9 + 0.25 * (steps - k), 0.08, 0.3 * (steps - k) + 0.3, style.trim)
+        p.box(
+            0,
+            0.08 * (k + 1),
+            0.25 * (steps - k),
+            hx * 0.9 + 0.25 * (steps - k),
+            0.08,
+            0.3 * (steps - k) + 0.3,
+            style.trim,
+        )
     if d.chance(0.65):
-        _columns(p, d, style, hx * min(half + 0.25, 1.0), style.storey * d.uniform(0.75, 1.0), 0.25 + d.uniform(0.1, 1.2))
+        _columns(
+            p, d, style, hx * min(half + 0.25, 1.0), style.storey * d.uniform(0.75, 1.0), 0.25 + d.uniform(0.1, 1.2)
+        )
 
 
 def _columns(p: Place, d: Draw, style: Style, x: float, height: float, z: float) -> None:
@@ -165,7 +208,16 @@ def _columns(p: Place, d: Draw, style: Style, x: float, height: float, z: float)
     if kind == "pediment":
         slope, length = d.uniform(0.3, 0.6), (x + 0.4) / 2
         for s in (-1, 1):
-            p.box(s * length, top + length * math.tan(slope), z * 0.6, length / math.cos(slope), 0.09, 0.4 * z + 0.2, style.trim, lean=roll(-s * slope))
+            p.box(
+                s * length,
+                top + length * math.tan(slope),
+                z * 0.6,
+                length / math.cos(slope),
+                0.09,
+                0.4 * z + 0.2,
+                style.trim,
+                lean=roll(-s * slope),
+            )
         p.ball(0, top + 0.5 * length * math.tan(slope), 0.4 * z, 0.4 * x, 0.25, 0.2, style.carved)
     elif kind == "balcony":
         count = d.integer(5, 10)
@@ -190,8 +242,16 @@ def _dress(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: in
             else:
                 p.box(x, height / 2, 0, w, height / 2, out, style.trim)
     if d.chance(0.6):
-        for x in ((-width, width) if d.chance(0.5) else (0.0,)):
-            p.box(x, d.uniform(0.3, 0.6), 0.0, width if x == 0 else 0.3, d.uniform(0.2, 0.5), d.uniform(0.05, 0.14), style.trim)
+        for x in (-width, width) if d.chance(0.5) else (0.0,):
+            p.box(
+                x,
+                d.uniform(0.3, 0.6),
+                0.0,
+                width if x == 0 else 0.3,
+                d.uniform(0.2, 0.5),
+                d.uniform(0.05, 0.14),
+                style.trim,
+            )
     roof = looks.look(("tiles", "corrugated", "stone"), (0.6, 2.0), photos=0.0)
     if d.chance(0.75):
         p.box(0, height + 0.15, 0.2, width + 0.4, 0.15, 0.5, style.trim)
@@ -203,7 +263,9 @@ def _dress(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: in
         r = d.uniform(0.25, 0.7)
         kind = d.weighted({"relief": 2.0, "statue": 1.5, "shield": 1.0, "lamp": 0.5, "sign": 0.7})
         if kind == "relief":
-            add_height(p.b, d, looks, p.at(x, y, 0.02), (r, 0.18, r), p.rotation @ UPRIGHT, ("ornament", "statue"), photos=0.1)
+            add_height(
+                p.b, d, looks, p.at(x, y, 0.02), (r, 0.18, r), p.rotation @ UPRIGHT, ("ornament", "statue"), photos=0.1
+            )
         elif kind == "statue":
             statue(p.sub(x, y - r, 0.3), d, style, 1.4 * r)
         elif kind == "shield":
@@ -217,10 +279,27 @@ def _dress(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: in
 def statue(p: Place, d: Draw, style: Style, size: float) -> None:
     """A figure of a turned body, a head and lumpy drapery on a console."""
     p.box(0, 0.06 * size, 0, 0.3 * size, 0.06 * size, 0.25 * size, style.trim)
-    p.turned(0, 0.6 * size, 0, 0.24 * size, 0.5 * size, style.carved, waves=d.uniform(0.8, 2.0), phase=d.uniform(0, 6), swell=0.5)
+    p.turned(
+        0,
+        0.6 * size,
+        0,
+        0.24 * size,
+        0.5 * size,
+        style.carved,
+        waves=d.uniform(0.8, 2.0),
+        phase=d.uniform(0, 6),
+        swell=0.5,
+    )
     p.ball(0, 1.2 * size, 0.02, 0.11 * size, 0.14 * size, 0.12 * size, style.carved)
     for _ in range(d.integer(1, 4)):
-        p.rock(d.uniform(-0.2, 0.2) * size, d.uniform(0.3, 1.0) * size, d.uniform(0, 0.15) * size, d.uniform(0.15, 0.3) * size, style.carved, d)
+        p.rock(
+            d.uniform(-0.2, 0.2) * size,
+            d.uniform(0.3, 1.0) * size,
+            d.uniform(0, 0.15) * size,
+            d.uniform(0.15, 0.3) * size,
+            style.carved,
+            d,
+        )
 
 
 def _fountain_wall(p: Place, d: Draw, looks: Looks, style: Style, width: float, targets: list) -> None:
@@ -238,7 +317,15 @@ def _fountain_wall(p: Place, d: Draw, looks: Looks, style: Style, width: float, 
         else:
             p.box(0, y + h, z, w, h, 0.3 - 0.03 * k, style.carved)
             if d.chance(0.6):
-                add_height(p.b, d, looks, p.at(0, y + h, z + 0.3 - 0.03 * k), (w * 0.8, 0.1, h * 0.8), p.rotation @ UPRIGHT, ("ornament", "statue", "panels"))
+                add_height(
+                    p.b,
+                    d,
+                    looks,
+                    p.at(0, y + h, z + 0.3 - 0.03 * k),
+                    (w * 0.8, 0.1, h * 0.8),
+                    p.rotation @ UPRIGHT,
+                    ("ornament", "statue", "panels"),
+                )
         for s in (-1, 1):
             kind = d.weighted({"scroll": 2.0, "ball": 1.0, "column": 1.0, "vase": 1.0, "none": 1.0})
             r = d.uniform(0.12, 0.28)
@@ -249,7 +336,17 @@ def _fountain_wall(p: Place, d: Draw, looks: Looks, style: Style, width: float, 
             elif kind == "column":
                 p.cylinder(s * w * 0.85, y + h, z + 0.3, 0.1, h, style.carved)
             elif kind == "vase":
-                p.turned(s * (w + 0.6 * r), y + 2 * r, z + 0.2, r, 1.6 * r, style.carved, waves=1.5, phase=d.uniform(0, 3), swell=0.6)
+                p.turned(
+                    s * (w + 0.6 * r),
+                    y + 2 * r,
+                    z + 0.2,
+                    r,
+                    1.6 * r,
+                    style.carved,
+                    waves=1.5,
+                    phase=d.uniform(0, 3),
+                    swell=0.6,
+                )
         p.box(0, y + 2 * h, z + 0.03, w + 0.1, 0.05, 0.36 - 0.03 * k, style.trim)
         targets.append(p.at(0, y + h, z + 0.2))
         y += 2 * h + 0.05
@@ -283,7 +380,15 @@ def _wing(p: Place, d: Draw, looks: Looks, width: float, targets: list) -> None:
         half = bays * style.bay
         size = (half, 0.25, 0.5 * storeys * style.storey)
         add_height(
-            p.b, d, looks, q.at(0, size[2], 0), size, q.rotation @ UPRIGHT, ("windows", "windows", "windows", "panels"), repeat=0.5 * max(1, storeys // 2), steps=48
+            p.b,
+            d,
+            looks,
+            q.at(0, size[2], 0),
+            size,
+            q.rotation @ UPRIGHT,
+            ("windows", "windows", "windows", "panels"),
+            repeat=0.5 * max(1, storeys // 2),
+            steps=48,
         )
     elif len(p.b) < 90:
         shape, pane = _opening(d, style), looks.picture(("casement",), photos=0.0, reflect=0.5)

@@ -27,7 +27,15 @@ def table(p: Place, d: Draw, looks: Looks, *, width=None, depth=None, height=Non
                 if d.chance(0.5):
                     p.box(x * (w - 2 * r), (h - thick) / 2, z * (t - 2 * r), r, (h - thick) / 2, r, legs)
                 else:
-                    p.cylinder(x * (w - 2 * r), (h - thick) / 2, z * (t - 2 * r), r, (h - thick) / 2, legs, top=d.uniform(1.0, 1.5))
+                    p.cylinder(
+                        x * (w - 2 * r),
+                        (h - thick) / 2,
+                        z * (t - 2 * r),
+                        r,
+                        (h - thick) / 2,
+                        legs,
+                        top=d.uniform(1.0, 1.5),
+                    )
     else:
         p.cylinder(0, h - thick, 0, w, thick, look, deep=t)
         p.cylinder(0, (h - thick) / 2, 0, 0.05, (h - thick) / 2, legs)
@@ -47,7 +55,15 @@ def clutter(p: Place, d: Draw, looks: Looks, w: float, t: float, h: float, count
             for _ in range(d.integer(1, 4)):
                 thick = d.uniform(0.008, 0.025)
                 q = p.sub(x, h, z, d.uniform(-0.7, 0.7))
-                q.box(0, y + thick, 0, d.uniform(0.06, 0.11), thick, d.uniform(0.08, 0.15), looks.look(("glyphs", "plaster", "stripes", "leather"), (0.2, 0.5)))
+                q.box(
+                    0,
+                    y + thick,
+                    0,
+                    d.uniform(0.06, 0.11),
+                    thick,
+                    d.uniform(0.08, 0.15),
+                    looks.look(("glyphs", "plaster", "stripes", "leather"), (0.2, 0.5)),
+                )
                 y += 2 * thick
         elif kind == "cup":
             r = d.uniform(0.03, 0.05)
@@ -59,9 +75,9 @@ def clutter(p: Place, d: Draw, looks: Looks, w: float, t: float, h: float, count
             r, half = d.uniform(0.025, 0.05), d.uniform(0.06, 0.13)
             q.turned(0, half, 0, r, half, look, waves=d.uniform(0.8, 2), phase=d.uniform(1, 3), swell=0.5)
         elif kind == "paper":
-            q.picture(0, 0.001, 0, 0.105, 0.15, 0.0012, looks.picture(("glyphs", "screen"))) if d.chance(0.2) else q.box(
-                0, 0.0015, 0, 0.105, 0.0015, 0.15, looks.look(("glyphs", "plaster", "screen"), (0.2, 0.3))
-            )
+            q.picture(0, 0.001, 0, 0.105, 0.15, 0.0012, looks.picture(("glyphs", "screen"))) if d.chance(
+                0.2
+            ) else q.box(0, 0.0015, 0, 0.105, 0.0015, 0.15, looks.look(("glyphs", "plaster", "screen"), (0.2, 0.3)))
         elif kind == "bowl":
             q.ball(0, 0.02, 0, 0.12, 0.045, 0.12, looks.look(("marble", "plaster", "wood"), (0.1, 0.4), shine=0.8))
         else:
@@ -139,7 +155,15 @@ def monitor(p: Place, d: Draw, looks: Looks) -> None:
     h = w * d.uniform(0.56, 0.75)
     y = h + d.uniform(0.06, 0.14)
     p.box(0, y, -0.015, w + 0.015, h + 0.015, 0.015, body)
-    p.picture(0, y, 0.002, w, h, 0.003, looks.picture(("screen", "screen", "glyphs"), emission=d.uniform(0.2, 1.2), reflect=0.2))
+    p.picture(
+        0,
+        y,
+        0.002,
+        w,
+        h,
+        0.003,
+        looks.picture(("screen", "screen", "glyphs"), emission=d.uniform(0.2, 1.2), reflect=0.2),
+    )
     p.box(0, y / 2, -0.03, 0.03, y / 2, 0.012, body)
     p.box(0, 0.006, -0.02, 0.12, 0.006, 0.09, body)
 
@@ -158,7 +182,17 @@ def sofa(p: Place, d: Draw, looks: Looks) -> None:
         p.rounded(x * (w + 0.08), 0.35, 0, 0.1, 0.3, 0.43, r, look)
     pillow = looks.look(SOFT, (0.1, 0.6))
     for _ in range(d.integer(0, 4)):
-        p.rounded(d.uniform(-0.8, 0.8) * w, 0.58, -0.15, 0.2, 0.17, 0.07, 0.065, pillow, pitch(-0.4) @ roll(d.uniform(-0.4, 0.4)))
+        p.rounded(
+            d.uniform(-0.8, 0.8) * w,
+            0.58,
+            -0.15,
+            0.2,
+            0.17,
+            0.07,
+            0.065,
+            pillow,
+            pitch(-0.4) @ roll(d.uniform(-0.4, 0.4)),
+        )
 
 
 def bed(p: Place, d: Draw, looks: Looks) -> None:
@@ -189,14 +223,29 @@ def plant(p: Place, d: Draw, looks: Looks, scale: float = 1.0) -> None:
     leaf = looks.look(("leaves", "leaves", "grass"), (0.2 * scale, 0.6 * scale), photos=0.15)
     for _ in range(d.integer(2, 6)):
         size = scale * d.uniform(0.1, 0.25)
-        p.rock(d.uniform(-1, 1) * 0.2 * scale, 2 * r + d.uniform(0.1, 0.5) * scale, d.uniform(-1, 1) * 0.2 * scale, size, leaf, d)
+        p.rock(
+            d.uniform(-1, 1) * 0.2 * scale,
+            2 * r + d.uniform(0.1, 0.5) * scale,
+            d.uniform(-1, 1) * 0.2 * scale,
+            size,
+            leaf,
+            d,
+        )
 
 
 def box_pile(p: Place, d: Draw, looks: Looks) -> None:
     y = 0.0
     for _ in range(d.integer(1, 4)):
         h = d.uniform(0.1, 0.25)
-        p.sub(0, y, 0, d.uniform(-0.5, 0.5)).box(0, h, 0, d.uniform(0.15, 0.3), h, d.uniform(0.15, 0.3), looks.look(("plaster", "glyphs", "wood", "corrugated"), (0.3, 1.0)))
+        p.sub(0, y, 0, d.uniform(-0.5, 0.5)).box(
+            0,
+            h,
+            0,
+            d.uniform(0.15, 0.3),
+            h,
+            d.uniform(0.15, 0.3),
+            looks.look(("plaster", "glyphs", "wood", "corrugated"), (0.3, 1.0)),
+        )
         y += 2 * h
 
 
@@ -204,5 +253,15 @@ def stray(p: Place, d: Draw, looks: Looks) -> None:
     add_object(p.b, d, looks, p.at(0, 0, 0), d.uniform(0.2, 0.9), tumble=0.2, categories=THINGS)
 
 
-AGAINST_WALL = {shelf: 2.5, cabinet: 2.5, sofa: 1.5, bed: 0.8, plant: 1.0, lamp: 0.8, box_pile: 0.8, table: 1.2, stray: 0.7}
+AGAINST_WALL = {
+    shelf: 2.5,
+    cabinet: 2.5,
+    sofa: 1.5,
+    bed: 0.8,
+    plant: 1.0,
+    lamp: 0.8,
+    box_pile: 0.8,
+    table: 1.2,
+    stray: 0.7,
+}
 FREE = {table: 3.0, chair: 2.0, sofa: 0.7, stray: 1.5, plant: 0.7, lamp: 0.4, box_pile: 0.7, office_chair: 0.8}

@@ -17,14 +17,25 @@ def warm(d: Draw, strength: float) -> tuple[float, float, float]:
     return (strength, strength * (1 - 0.35 * k), strength * (1 - 0.8 * k))
 
 
-def indoor(d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog, window: tuple[float, float] | None = None) -> np.ndarray:
-    """One to three lamps near the ceiling and bounced light; with a `window`, its outward direction (x, z), often the sun in it."""
+def indoor(
+    d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog, window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """One to three lamps near the ceiling and bounced light; with a `window`, its outward direction (x, z), often
+    the sun in it."""
     lights = []
     for _ in range(d.integer(1, 4)):
         at = [low[i] + (high[i] - low[i]) * d.uniform(0.12, 0.88) for i in range(3)]
         at[1] = low[1] + (high[1] - low[1]) * d.uniform(0.7, 0.96)
         radius = d.uniform(0.02, 0.25) if d.chance(0.5) else 0.0
-        lights.append(Light(tuple(at), warm(d, d.log_uniform(0.5, 2.0)), radius=radius, shadow=len(lights) < 2, reach=d.uniform(1.5, 6.0)))
+        lights.append(
+            Light(
+                tuple(at),
+                warm(d, d.log_uniform(0.5, 2.0)),
+                radius=radius,
+                shadow=len(lights) < 2,
+                reach=d.uniform(1.5, 6.0),
+            )
+        )
     if window is not None and d.chance(0.75):
         azimuth = math.atan2(*window) + d.uniform(-0.8, 0.8)
         lights = [_sun(d, d.log_uniform(1.5, 7.0), azimuth, d.uniform(0.2, 0.9)), *lights[: d.integer(1, 3)]]
@@ -48,17 +59,21 @@ def _sky(d: Draw, catalog: Catalog) -> dict:
     overcast = d.chance(0.3)
     brightness = d.uniform(0.5, 1.3)
     grey = d.uniform(0.6, 0.9)
-    zenith = (grey, grey, grey * 1.03) if overcast else (d.uniform(0.1, 0.3), d.uniform(0.25, 0.45), d.uniform(0.6, 0.9))
+    zenith = (
+        (grey, grey, grey * 1.03) if overcast else (d.uniform(0.1, 0.3), d.uniform(0.25, 0.45), d.uniform(0.6, 0.9))
+    )
     horizon = (d.uniform(0.7, 0.95), d.uniform(0.75, 0.95), d.uniform(0.8, 1.0))
     return {
         "zenith": tuple(brightness * c for c in zenith), "horizon": tuple(brightness * c for c in horizon),
         "haze": d.color(0.15, 0.5, 0.15), "cloud": clouds.start + d.integer(0, len(clouds)),
-        "cloud_weight": 0.0 if overcast else d.uniform(0.2, 1.0), "cloud_scale": d.log_uniform(0.08, 0.4), "cloud_offset": (d.unit(), d.unit()),
+        "cloud_weight": 0.0 if overcast else d.uniform(0.2, 1.0), "cloud_scale": d.log_uniform(0.08, 0.4),
+        "cloud_offset": (d.unit(), d.unit()),
     }  # fmt: skip
 
 
 def outdoor(d: Draw, catalog: Catalog, scale: float, facing: float | None = None) -> np.ndarray:
-    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres. A sun often shines on what has
+    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres. A sun often shines on
+    what has
     its front towards the azimuth `facing` (radians from +z to +x)."""
     sky = _sky(d, catalog)
     sunny = d.chance(0.65)
@@ -72,5 +87,12 @@ def outdoor(d: Draw, catalog: Catalog, scale: float, facing: float | None = None
     down = tuple(base * d.uniform(0.3, 0.6) for _ in range(3))
     fog = d.log_uniform(0.01, 0.25) / scale if d.chance(0.4) else 0.0
     return environment(
-        lights, ambient_up=up, ambient_down=down, fog=fog, fog_color=sky["horizon"], key=d.uniform(0.36, 0.6), shadow_bias=2e-4 * scale, **sky
+        lights,
+        ambient_up=up,
+        ambient_down=down,
+        fog=fog,
+        fog_color=sky["horizon"],
+        key=d.uniform(0.36, 0.6),
+        shadow_bias=2e-4 * scale,
+        **sky,
     )

@@ -11,13 +11,17 @@ from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, material
 
 SHAPES = {
-    "box": 3.0, "ellipsoid": 2.5, "cylinder": 2.0, "cone": 1.0, "torus": 0.9, "rounded": 1.3, "turned": 1.2, "rock": 1.0,
+    "box": 3.0, "ellipsoid": 2.5, "cylinder": 2.0, "cone": 1.0, "torus": 0.9, "rounded": 1.3, "turned": 1.2,
+    "rock": 1.0,
     "arch": 0.8, "relief": 0.7,
 }  # fmt: skip
 
 
-def add_object(b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: str = "", tumble: float = 0.0, categories=THINGS) -> float:
-    """Put one object of about `size` metres on the point `base`; returns its height. `tumble` is the chance of a random attitude."""
+def add_object(
+    b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: str = "", tumble: float = 0.0, categories=THINGS
+) -> float:
+    """Put one object of about `size` metres on the point `base`; returns its height. `tumble` is the chance of a
+    random attitude."""
     shape = shape or d.weighted(SHAPES)
     look = looks.look(categories, (0.15 * size, 2.5 * size))
     rotation = d.rotation() if d.chance(tumble) else d.tilt(d.uniform(0, 2 * math.pi), 0.0)
@@ -35,10 +39,17 @@ def add_object(b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: s
         parameters = (1.0,) if shape == "cylinder" else (d.choice((0.0, d.uniform(0.2, 0.8))),)
     elif shape == "arch":
         w, rise = d.uniform(0.4, 0.8), d.uniform(0.1, 0.6)
-        kind, parameters = Kind.BOX_MINUS_ARCH, (0.0, d.choice((-1.5, -0.8)), w, d.uniform(-0.2, 0.3), rise, d.choice((-1.5, -0.5, 0.3)))
+        kind, parameters = (
+            Kind.BOX_MINUS_ARCH,
+            (0.0, d.choice((-1.5, -0.8)), w, d.uniform(-0.2, 0.3), rise, d.choice((-1.5, -0.5, 0.3))),
+        )
     elif shape == "relief":
         return _add_relief(b, d, looks, base, r, rotation)
-    lift = float(np.abs(rotation[1]) @ np.array(half)) if kind != Kind.ELLIPSOID else float(np.linalg.norm(rotation[1] * np.array(half)))
+    lift = (
+        float(np.abs(rotation[1]) @ np.array(half))
+        if kind != Kind.ELLIPSOID
+        else float(np.linalg.norm(rotation[1] * np.array(half)))
+    )
     b.add(kind, (base[0], base[1] + lift, base[2]), half, look(half, mode), rotation=rotation, shape=parameters)
     return 2 * lift
 
@@ -62,14 +73,28 @@ def _add_sdf(b: Builder, d: Draw, look, shape: str, base, r: float, rotation) ->
         if math.hypot(half, radius + swell + fine + half * abs(slope)) > 1:
             parameters = (half, radius * 0.8, swell * 0.5, *parameters[3:5], 0.0, 0.0)
     else:
-        parameters = (d.uniform(0.05, 0.19), *(d.uniform(2, 9) for _ in range(3)), *(d.uniform(0, 6.28) for _ in range(3)))
+        parameters = (
+            d.uniform(0.05, 0.19),
+            *(d.uniform(2, 9) for _ in range(3)),
+            *(d.uniform(0, 6.28) for _ in range(3)),
+        )
         bottom, mode = 0.75, UV.BOX
-    parameters = parameters + (0.0,) * (7 - len(parameters)) + (float(("torus", "rounded", "turned", "rock").index(shape)),)
+    parameters = (
+        parameters + (0.0,) * (7 - len(parameters)) + (float(("torus", "rounded", "turned", "rock").index(shape)),)
+    )
     if rotation[1, 1] < 0.999:  # tumbled
         bottom = 0.9
     scale = (r, r, r)
     row = look(scale, mode)
-    b.add(Kind.SDF, (base[0], base[1] + bottom * r, base[2]), scale, row, rotation=rotation, shape=parameters, occluder=0.6 * r)
+    b.add(
+        Kind.SDF,
+        (base[0], base[1] + bottom * r, base[2]),
+        scale,
+        row,
+        rotation=rotation,
+        shape=parameters,
+        occluder=0.6 * r,
+    )
     return 2 * bottom * r
 
 
@@ -83,13 +108,22 @@ def _add_relief(b: Builder, d: Draw, looks: Looks, base, r: float, rotation) -> 
 
 
 def add_height(
-    b: Builder, d: Draw, looks: Looks, center, half, rotation, categories, *, repeat: float = 0.5, lift: bool = False, steps: int = 40,
+    b: Builder, d: Draw, looks: Looks, center, half, rotation, categories, *, repeat: float = 0.5, lift: bool = False,
+    steps: int = 40,
     level: int = 1, bottom: float = -0.6, photos: float = 0.0, phase: tuple[float, float] = (0.5, 0.5),
 ) -> None:  # fmt: skip
     """A height field whose relief and colour come from the same texture; `repeat` = repeats per local unit."""
     name, texture = looks.texture(categories, photos)
     if lift:
         center = (center[0], center[1] + float(np.abs(rotation[1]) @ np.array(half)), center[2])
-    row = material(texture, (repeat, repeat, repeat), mode=UV.TOP, offset=phase, mirror=True, tint=d.color(0.8, 1.1, 0.12), shift_faces=False)
+    row = material(
+        texture,
+        (repeat, repeat, repeat),
+        mode=UV.TOP,
+        offset=phase,
+        mirror=True,
+        tint=d.color(0.8, 1.1, 0.12),
+        shift_faces=False,
+    )
     shape = (texture, repeat, *phase, level, bottom, 0.95 - bottom, steps)
     b.add(Kind.HEIGHT, center, half, row, rotation=rotation, shape=shape)

@@ -28,7 +28,15 @@ def tree(p: Place, d: Draw, looks: Looks, height: float) -> None:
         return
     for _ in range(d.integer(3, 8)):
         size = height * d.uniform(0.12, 0.28)
-        p.rock(d.uniform(-0.25, 0.25) * height, height * d.uniform(0.5, 0.95), d.uniform(-0.25, 0.25) * height, size, leaf, d, d.rotation())
+        p.rock(
+            d.uniform(-0.25, 0.25) * height,
+            height * d.uniform(0.5, 0.95),
+            d.uniform(-0.25, 0.25) * height,
+            size,
+            leaf,
+            d,
+            d.rotation(),
+        )
 
 
 def house(p: Place, d: Draw, looks: Looks) -> None:
@@ -37,14 +45,31 @@ def house(p: Place, d: Draw, looks: Looks) -> None:
     wall = looks.look(("windows", "windows", "plaster", "brick"), (2.0, 4.0), photos=0.15, shine=0.05)
     p.box(0, h, 0, w, h, t, wall)
     if d.chance(0.6):
-        add_height(p.b, d, looks, p.at(0, h, t + 0.1), (w * 0.98, 0.12, h * 0.98), p.rotation @ UPRIGHT, ("windows", "windows", "door"), repeat=0.5)
+        add_height(
+            p.b,
+            d,
+            looks,
+            p.at(0, h, t + 0.1),
+            (w * 0.98, 0.12, h * 0.98),
+            p.rotation @ UPRIGHT,
+            ("windows", "windows", "door"),
+            repeat=0.5,
+        )
     roof = looks.look(("tiles", "corrugated", "stone"), (0.6, 2.0), photos=0.05)
     slope = d.uniform(0.4, 0.9)
     length = 0.5 * w / math.cos(slope) + 0.2
     for s in (-1, 1):
         p.box(s * 0.5 * w, 2 * h + 0.5 * w * math.tan(slope), 0, length, 0.08, t + 0.3, roof, lean=roll(-s * slope))
     if d.chance(0.5):
-        p.box(d.uniform(-0.5, 0.5) * w, 2 * h + 0.8 * w * math.tan(slope), d.uniform(-0.5, 0.5) * t, 0.25, 0.8, 0.25, looks.look(("brick",), (0.5, 1.5), photos=0.0))
+        p.box(
+            d.uniform(-0.5, 0.5) * w,
+            2 * h + 0.8 * w * math.tan(slope),
+            d.uniform(-0.5, 0.5) * t,
+            0.25,
+            0.8,
+            0.25,
+            looks.look(("brick",), (0.5, 1.5), photos=0.0),
+        )
 
 
 def monument(p: Place, d: Draw, looks: Looks) -> None:
@@ -61,7 +86,14 @@ def monument(p: Place, d: Draw, looks: Looks) -> None:
         p.turned(0, y + 0.8 * s, 0, 0.35 * s, 0.8 * s, look, waves=d.uniform(1, 2), phase=d.uniform(0, 6), swell=0.5)
         p.ball(0, y + 1.75 * s, 0, 0.17 * s, 0.2 * s, 0.18 * s, look)
         for _ in range(d.integer(1, 4)):
-            p.rock(d.uniform(-0.3, 0.3) * s, y + d.uniform(0.5, 1.5) * s, d.uniform(-0.2, 0.2) * s, d.uniform(0.2, 0.4) * s, look, d)
+            p.rock(
+                d.uniform(-0.3, 0.3) * s,
+                y + d.uniform(0.5, 1.5) * s,
+                d.uniform(-0.2, 0.2) * s,
+                d.uniform(0.2, 0.4) * s,
+                look,
+                d,
+            )
     elif kind == "column":
         p.cylinder(0, y + 1.5 * s, 0, 0.25 * s, 1.5 * s, look, top=0.85)
         p.box(0, y + 3.05 * s, 0, 0.35 * s, 0.08 * s, 0.35 * s, look)
@@ -74,7 +106,12 @@ def monument(p: Place, d: Draw, looks: Looks) -> None:
 
 
 def colonnade(p: Place, d: Draw, looks: Looks) -> None:
-    look, count, step, h = looks.look(CARVED, (0.5, 2.0), photos=0.1), d.integer(3, 8), d.uniform(0.8, 1.6), d.uniform(1.2, 2.5)
+    look, count, step, h = (
+        looks.look(CARVED, (0.5, 2.0), photos=0.1),
+        d.integer(3, 8),
+        d.uniform(0.8, 1.6),
+        d.uniform(1.2, 2.5),
+    )
     for k in range(count):
         x = (k - 0.5 * (count - 1)) * step
         p.cylinder(x, h, 0, 0.18, h, look, top=0.88)
@@ -129,13 +166,30 @@ def sample(d: Draw, looks: Looks) -> Scene:
         azimuth, distance = d.uniform(0, 6.28), extent * d.uniform(1.5, 3.0)
         if len(b) > 130:
             break
-        p = Place(b, distance * math.sin(azimuth), lift, distance * math.cos(azimuth), azimuth + math.pi + d.uniform(-0.5, 0.5))
+        p = Place(
+            b,
+            distance * math.sin(azimuth),
+            lift,
+            distance * math.cos(azimuth),
+            azimuth + math.pi + d.uniform(-0.5, 0.5),
+        )
         if d.chance(0.5):
             house(p, d, looks)
         else:
             tree(p, d, looks, d.uniform(3, 7))
-    low, high = np.array([-1.2 * extent, lift + 1.2, -1.2 * extent]), np.array([1.2 * extent, lift + d.choice((1.9, 2.5, 6.0)), 1.2 * extent])
-    stage = Stage(low, high, np.array(targets), PATHS, reach=(0.35 * extent, 1.3 * extent), field=(34.0, 95.0), elevation=(0.1, 0.2))
+    low, high = (
+        np.array([-1.2 * extent, lift + 1.2, -1.2 * extent]),
+        np.array([1.2 * extent, lift + d.choice((1.9, 2.5, 6.0)), 1.2 * extent]),
+    )
+    stage = Stage(
+        low,
+        high,
+        np.array(targets),
+        PATHS,
+        reach=(0.35 * extent, 1.3 * extent),
+        field=(34.0, 95.0),
+        elevation=(0.1, 0.2),
+    )
     return b.finish(light.outdoor(d, looks.catalog, 3 * extent), stage, "outdoor")
 
 
@@ -145,7 +199,20 @@ def _terrain(b: Builder, d: Draw, looks: Looks, extent: float) -> float:
     if d.chance(0.5):
         size = (wide, 0.12 * extent * d.uniform(0.4, 1.6), wide)
         bottom = -0.9
-        add_height(b, d, looks, (0, 0, 0), size, np.eye(3), ("hills", "hills", "rubble"), repeat=d.uniform(1.0, 3.5), bottom=bottom, level=2, photos=0.15, steps=64)
+        add_height(
+            b,
+            d,
+            looks,
+            (0, 0, 0),
+            size,
+            np.eye(3),
+            ("hills", "hills", "rubble"),
+            repeat=d.uniform(1.0, 3.5),
+            bottom=bottom,
+            level=2,
+            photos=0.15,
+            steps=64,
+        )
         detail = looks.look(("grass", "gravel", "hills"), (1.0, 4.0), photos=0.2)
         b.materials[-1] = detail(size, mode=3) if d.chance(0.6) else b.materials[-1]
         return -0.15 * size[1]
@@ -170,15 +237,36 @@ def street(d: Draw, looks: Looks) -> Scene:
             w, h = d.uniform(1.8, 4.5), d.uniform(1.6, 5.5)
             q = p.sub(x + w, 0, -d.uniform(0.0, 0.6))
             q.box(0, h, -2.2, w, h, 1.9, looks.look(MASONRY, (1.0, 3.0), photos=0.15, shine=0.05))
-            add_height(b, d, looks, q.at(0, h, -0.05), (w, 0.2, h), q.rotation @ UPRIGHT, ("windows", "windows", "windows", "door"), repeat=0.5, photos=0.04)
+            add_height(
+                b,
+                d,
+                looks,
+                q.at(0, h, -0.05),
+                (w, 0.2, h),
+                q.rotation @ UPRIGHT,
+                ("windows", "windows", "windows", "door"),
+                repeat=0.5,
+                photos=0.04,
+            )
             if d.chance(0.6):
-                q.box(0, 2 * h + 0.8, -1.2, w + 0.1, 0.07, 1.8, looks.look(("tiles", "corrugated"), (0.5, 1.5), photos=0.0), lean=pitch(d.uniform(0.5, 0.9)))
+                q.box(
+                    0,
+                    2 * h + 0.8,
+                    -1.2,
+                    w + 0.1,
+                    0.07,
+                    1.8,
+                    looks.look(("tiles", "corrugated"), (0.5, 1.5), photos=0.0),
+                    lean=pitch(d.uniform(0.5, 0.9)),
+                )
             targets.append(q.at(0, d.uniform(0.5, 0.9) * min(h, 2.5), 0))
             x += 2 * w + (0.0 if d.chance(0.7) else d.uniform(0.5, 2.5))
     _street_things(b, d, looks, half, length)
     low, high = np.array([-half + 1.0, 1.3, -0.5 * length]), np.array([half - 1.0, d.choice((1.8, 2.2)), 0.5 * length])
     paths = {"walk": 4.0, "dolly": 1.5, "pan": 1.5, "scattered": 2.0, "orbit": 1.5, "handheld": 0.7}
-    stage = Stage(low, high, np.array(targets), paths, reach=(0.8 * half, 3.0 * half), field=(40.0, 95.0), elevation=(0.0, 0.08))
+    stage = Stage(
+        low, high, np.array(targets), paths, reach=(0.8 * half, 3.0 * half), field=(40.0, 95.0), elevation=(0.0, 0.08)
+    )
     return b.finish(light.outdoor(d, looks.catalog, 25.0), stage, "street")
 
 
@@ -191,7 +279,9 @@ def _street_things(b: Builder, d: Draw, looks: Looks, half: float, length: float
         kind = d.weighted({"car": 2.0, "lamp": 1.5, "tree": 1.0, "bin": 1.0})
         if kind == "car":
             q = p.sub(-side * 0.6, 0, 0, math.pi / 2)
-            q.rounded(0, 0.55, 0, 1.9, 0.38, 0.8, 0.25, looks.look(("plaster", "metal"), (1.0, 3.0), photos=0.05, shine=1.0))
+            q.rounded(
+                0, 0.55, 0, 1.9, 0.38, 0.8, 0.25, looks.look(("plaster", "metal"), (1.0, 3.0), photos=0.05, shine=1.0)
+            )
             q.rounded(-0.2, 1.0, 0, 1.1, 0.4, 0.7, 0.3, looks.look(("plaster",), (1.0, 3.0), photos=0.05, shine=1.0))
             rubber = looks.look(("leather",), (0.2, 0.5), photos=0.0)
             for x in (-1.15, 1.15):

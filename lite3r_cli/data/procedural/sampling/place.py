@@ -10,7 +10,9 @@ import numpy as np
 from lite3r_cli.data.procedural.materials import Look
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, yaw
 
-UPRIGHT = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]).T  # a height field that stands: outwards +z, its picture upright
+UPRIGHT = np.array(
+    [[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]
+).T  # a height field that stands: outwards +z, its picture upright
 
 
 def pitch(angle: float) -> np.ndarray:
@@ -44,7 +46,9 @@ class Place:
     def sub(self, x: float, y: float, z: float, turn: float = 0.0) -> Place:
         return Place(self.b, *self.at(x, y, z), self.turn + turn)
 
-    def box(self, x, y, z, hx, hy, hz, look: Look, *, lean: np.ndarray | None = None, mode: UV = UV.BOX, **more) -> None:
+    def box(
+        self, x, y, z, hx, hy, hz, look: Look, *, lean: np.ndarray | None = None, mode: UV = UV.BOX, **more
+    ) -> None:
         rotation = self.rotation if lean is None else self.rotation @ lean
         self.b.add(Kind.BOX, self.at(x, y, z), (hx, hy, hz), look((hx, hy, hz), mode, **more), rotation=rotation)
 
@@ -52,23 +56,48 @@ class Place:
         """A box whose front (+z) shows one whole texture."""
         self.b.add(Kind.BOX, self.at(x, y, z), (hx, hy, hz), look((hx, hy, hz)), rotation=self.rotation)
 
-    def cylinder(self, x, y, z, radius, half, look: Look, *, top: float = 1.0, lean: np.ndarray | None = None, deep: float = 0.0) -> None:
+    def cylinder(
+        self, x, y, z, radius, half, look: Look, *, top: float = 1.0, lean: np.ndarray | None = None, deep: float = 0.0
+    ) -> None:
         rotation = self.rotation if lean is None else self.rotation @ lean
         size = (radius, half, deep or radius)
         self.b.add(Kind.FRUSTUM, self.at(x, y, z), size, look(size, UV.CYLINDER), rotation=rotation, shape=(top,))
 
     def ball(self, x, y, z, hx, hy, hz, look: Look) -> None:
-        self.b.add(Kind.ELLIPSOID, self.at(x, y, z), (hx, hy, hz), look((hx, hy, hz), UV.CYLINDER), rotation=self.rotation)
+        self.b.add(
+            Kind.ELLIPSOID, self.at(x, y, z), (hx, hy, hz), look((hx, hy, hz), UV.CYLINDER), rotation=self.rotation
+        )
 
     def arch(self, x, y, z, hx, hy, hz, look: Look, shape: tuple[float, ...]) -> None:
-        self.b.add(Kind.BOX_MINUS_ARCH, self.at(x, y, z), (hx, hy, hz), look((hx, hy, hz)), rotation=self.rotation, shape=shape, occluder=0.0)
+        self.b.add(
+            Kind.BOX_MINUS_ARCH,
+            self.at(x, y, z),
+            (hx, hy, hz),
+            look((hx, hy, hz)),
+            rotation=self.rotation,
+            shape=shape,
+            occluder=0.0,
+        )
 
-    def sdf(self, x, y, z, scale, look: Look, shape: tuple[float, ...], *, lean: np.ndarray | None = None, mode: UV = UV.CYLINDER) -> None:
+    def sdf(
+        self,
+        x,
+        y,
+        z,
+        scale,
+        look: Look,
+        shape: tuple[float, ...],
+        *,
+        lean: np.ndarray | None = None,
+        mode: UV = UV.CYLINDER,
+    ) -> None:
         """`shape` with its number last, filled up with zeros before it."""
         rotation = self.rotation if lean is None else self.rotation @ lean
         full = shape[:-1] + (0.0,) * (8 - len(shape)) + shape[-1:]
         size = (scale, scale, scale)
-        self.b.add(Kind.SDF, self.at(x, y, z), size, look(size, mode), rotation=rotation, shape=full, occluder=0.5 * scale)
+        self.b.add(
+            Kind.SDF, self.at(x, y, z), size, look(size, mode), rotation=rotation, shape=full, occluder=0.5 * scale
+        )
 
     def rounded(self, x, y, z, hx, hy, hz, radius, look: Look, lean: np.ndarray | None = None) -> None:
         """A box with round edges of `radius` metres."""
@@ -84,8 +113,20 @@ class Place:
         """A baluster or vase of `radius` and half height in metres."""
         scale = math.hypot(half, radius * (1 + swell)) * 1.01
         r = radius / scale
-        self.sdf(x, y, z, scale, look, (half / scale, r * (1 - 0.5 * swell), r * 0.5 * swell, waves * scale / half, phase, 0.1 * r, 0.0, 2.0))
+        self.sdf(
+            x,
+            y,
+            z,
+            scale,
+            look,
+            (half / scale, r * (1 - 0.5 * swell), r * 0.5 * swell, waves * scale / half, phase, 0.1 * r, 0.0, 2.0),
+        )
 
     def rock(self, x, y, z, radius, look: Look, d, lean: np.ndarray | None = None) -> None:
-        shape = (d.uniform(0.08, 0.19), *(d.uniform(2, 7) for _ in range(3)), *(d.uniform(0, 6.28) for _ in range(3)), 3.0)
+        shape = (
+            d.uniform(0.08, 0.19),
+            *(d.uniform(2, 7) for _ in range(3)),
+            *(d.uniform(0, 6.28) for _ in range(3)),
+            3.0,
+        )
         self.sdf(x, y, z, radius, look, shape, lean=lean, mode=UV.BOX)

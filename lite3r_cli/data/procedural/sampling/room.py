@@ -25,7 +25,10 @@ def sample(d: Draw, looks: Looks) -> Scene:
     targets = _furnish(b, d, looks, half)
     world = light.indoor(d, *_bounds(half), looks.catalog, window)
     margin = np.array([0.3, 0.0, 0.3])
-    low, high = np.array([-half[0], d.uniform(0.7, 1.2), -half[2]]) + margin, np.array([half[0], d.uniform(1.5, 2.0), half[2]]) - margin
+    low, high = (
+        np.array([-half[0], d.uniform(0.7, 1.2), -half[2]]) + margin,
+        np.array([half[0], d.uniform(1.5, 2.0), half[2]]) - margin,
+    )
     stage = Stage(low, high, targets, ROOM_PATHS, reach=(1.0, 1.3 * float(half[[0, 2]].max())), field=(42.0, 100.0))
     return b.finish(world, stage, "room")
 
@@ -46,11 +49,35 @@ def desk(d: Draw, looks: Looks) -> Scene:
         F.office_chair(p.sub(d.uniform(-0.4, 0.4), 0, t + 0.35, math.pi + d.uniform(-0.8, 0.8)), d, looks)
     for k in range(d.integer(1, 4)):
         item = _pick(d, F.AGAINST_WALL)
-        item(Place(b, d.uniform(-0.8, 0.8) * half[0], 0, -half[2] + 0.35 if d.chance(0.6) else half[2] - 0.5, 0.0 if k else d.uniform(0, 6.28)), d, looks)
+        item(
+            Place(
+                b,
+                d.uniform(-0.8, 0.8) * half[0],
+                0,
+                -half[2] + 0.35 if d.chance(0.6) else half[2] - 0.5,
+                0.0 if k else d.uniform(0, 6.28),
+            ),
+            d,
+            looks,
+        )
     _wall_things(b, d, looks, half, sides=(0,))
-    top = np.array([p.at(d.uniform(-0.6, 0.6) * w, h + d.uniform(0.0, 0.2), d.uniform(-0.6, 0.6) * t) for _ in range(8)])
-    low, high = np.array([-half[0] + 0.25, h + 0.12, p.z - 0.2 * t]), np.array([half[0] - 0.25, h + 1.1, half[2] - 0.25])
-    stage = Stage(low, high, top, DESK_PATHS, normal=np.array([0.0, 0.0, 1.0]), reach=(0.45, 1.9), field=(32.0, 85.0), elevation=(0.4, 0.25))
+    top = np.array(
+        [p.at(d.uniform(-0.6, 0.6) * w, h + d.uniform(0.0, 0.2), d.uniform(-0.6, 0.6) * t) for _ in range(8)]
+    )
+    low, high = (
+        np.array([-half[0] + 0.25, h + 0.12, p.z - 0.2 * t]),
+        np.array([half[0] - 0.25, h + 1.1, half[2] - 0.25]),
+    )
+    stage = Stage(
+        low,
+        high,
+        top,
+        DESK_PATHS,
+        normal=np.array([0.0, 0.0, 1.0]),
+        reach=(0.45, 1.9),
+        field=(32.0, 85.0),
+        elevation=(0.4, 0.25),
+    )
     return b.finish(light.indoor(d, *_bounds(half), looks.catalog, window), stage, "desk")
 
 
@@ -62,15 +89,26 @@ OUTWARD = {0: (-1.0, 0.0), 1: (1.0, 0.0), 4: (0.0, -1.0), 5: (0.0, 1.0)}  # (x, 
 
 
 def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, float] | None:
-    """Shell with the walls' look (and perhaps a window), floor, ceiling, skirting, perhaps a rug; the window's outward direction."""
+    """Shell with the walls' look (and perhaps a window), floor, ceiling, skirting, perhaps a rug; the window's
+    outward direction."""
     x, y, z = half
     look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1)
     opening = (-1.0,)
     if d.chance(0.3):
         u = d.uniform(-0.6, 0.1)
         opening = (d.choice((0, 1, 4, 5)), u, u + d.uniform(0.3, 0.6), d.choice((-0.99, -0.25)), d.uniform(0.4, 0.75))
-    b.add(Kind.SHELL, (0, y, 0), (x, y, z), look((x, y, z), shift_faces=d.chance(0.5)), shape=opening, shadow=opening[0] >= 0)
-    floor, ceiling = looks.look(FLOORS, (0.4, 2.5), photos=0.2, shine=0.4), looks.look(("plaster", "plaster", "panels"), (0.8, 3.0), photos=0.05)
+    b.add(
+        Kind.SHELL,
+        (0, y, 0),
+        (x, y, z),
+        look((x, y, z), shift_faces=d.chance(0.5)),
+        shape=opening,
+        shadow=opening[0] >= 0,
+    )
+    floor, ceiling = (
+        looks.look(FLOORS, (0.4, 2.5), photos=0.2, shine=0.4),
+        looks.look(("plaster", "plaster", "panels"), (0.8, 3.0), photos=0.05),
+    )
     size = (x, 0.005, z)
     b.add(Kind.BOX, (0, 0.005, 0), size, floor(size), shadow=False, occluder=0.0)
     if d.chance(0.85):
@@ -84,7 +122,14 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, f
     if d.chance(0.35):
         rug = looks.look(("carpet", "carpet", "fabric", "stripes"), (0.5, 2.5), photos=0.2)
         size = (x * d.uniform(0.3, 0.6), 0.008, z * d.uniform(0.3, 0.6))
-        b.add(Kind.BOX, (d.uniform(-0.3, 0.3) * x, 0.015, d.uniform(-0.3, 0.3) * z), size, rug(size), shadow=False, occluder=0.0)
+        b.add(
+            Kind.BOX,
+            (d.uniform(-0.3, 0.3) * x, 0.015, d.uniform(-0.3, 0.3) * z),
+            size,
+            rug(size),
+            shadow=False,
+            occluder=0.0,
+        )
     if opening[0] < 0:
         return None
     _glazing(b, d, looks, half, opening)
@@ -112,7 +157,14 @@ def _glazing(b: Builder, d: Draw, looks: Looks, half: np.ndarray, opening: tuple
         far = depth + d.uniform(3.0, 9.0)
         size = (d.uniform(2, 6), d.uniform(0.6, 3.0), d.uniform(2, 6))
         at = (outward[0] * (far + size[0]) + d.uniform(-1, 1), 0.0, outward[1] * (far + size[2]) + d.uniform(-1, 1))
-        b.add(Kind.BOX, at, size, looks.look(("windows", "leaves", "brick", "plaster"), (1.5, 5.0))(size), shadow=False, occluder=0.0)
+        b.add(
+            Kind.BOX,
+            at,
+            size,
+            looks.look(("windows", "leaves", "brick", "plaster"), (1.5, 5.0))(size),
+            shadow=False,
+            occluder=0.0,
+        )
 
 
 def _pick(d: Draw, weights: dict):
@@ -176,4 +228,12 @@ def _wall_things(b: Builder, d: Draw, looks: Looks, half: np.ndarray, sides) -> 
                 for k in range(6):
                     p.rounded(0.09 * k, 0.4, 0.07, 0.035, 0.28, 0.05, 0.03, metal)
             else:
-                p.cylinder(0, 1.8, 0.02, 0.16, 0.02, looks.look(("plaster",), (0.3, 1.0)), lean=np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]))
+                p.cylinder(
+                    0,
+                    1.8,
+                    0.02,
+                    0.16,
+                    0.02,
+                    looks.look(("plaster",), (0.3, 1.0)),
+                    lean=np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+                )
