@@ -11,6 +11,7 @@ import typer
 
 from .. import console
 from ..errors import UsageError
+from ..io.natural import natural_key
 from . import options
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def _summary(report: ConvertReport) -> dict[str, object]:
 
 
 def _layer_rows(report: ConvertReport) -> list[tuple[str, ...]]:
-    """Quantised matrices and, with --verbose, all others."""
+    """Quantised matrices and, with --verbose, all others; the most sensitive first where that was measured."""
+    ordered = sorted(report.layers, key=lambda layer: (-(layer.sensitivity or 0), natural_key(layer.name)))
     return [
         (
             layer.name,
@@ -177,7 +179,7 @@ def _layer_rows(report: ConvertReport) -> list[tuple[str, ...]]:
             f"{layer.largest_error:.1e}",
             "–" if layer.sensitivity is None else f"{layer.sensitivity:.1e}",
         )
-        for layer in report.layers
+        for layer in ordered
         if layer.after == "fp8" or layer.sensitivity is not None or console.settings.verbose
     ]
 
