@@ -1,4 +1,4 @@
-"""Sparse-linear attention as a part of a network: it takes the place of a dense attention module and keeps its weights."""
+"""Sparse-linear attention as a part of a network: it takes a dense attention module's place and keeps its weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SparseConfig:
 
 
 class SparseLinearAttention(Attention):
-    """A dense Attention's weights and `proj_lin`, the linear branch's projection, which has no effect while it is zero."""
+    """A dense Attention's weights and `proj_lin`, the linear branch's projection: without effect while it is zero."""
 
     def __init__(self, dense: Attention, config: SparseConfig):
         nn.Module.__init__(self)
@@ -69,7 +69,9 @@ def attention_modules(model: nn.Module) -> dict[str, Attention]:
 
 
 def attach(model: nn.Module, config: SparseConfig) -> None:
-    """Put sparse-linear attention in the place of the dense modules named in `config.layers`. Raises KeyError for others."""
+    """Put sparse-linear attention in the place of the dense modules named in `config.layers`. Raises KeyError for
+    others.
+    """
     found = attention_modules(model)
     for name in config.layers:
         parent, _, leaf = name.rpartition(".")

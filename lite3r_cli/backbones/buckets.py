@@ -1,6 +1,8 @@
-"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are packed for work across views.
+"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are packed for work
+across views.
 
-A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets in one row, without padding.
+A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets in one row, without
+padding.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def in_buckets(values: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
 
 def normalise(images: Tensor) -> Tensor:
     """RGB (…, 3, H, W) in [0, 1] → what the image encoders expect."""
-    mean, std = (torch.tensor(v, device=images.device, dtype=images.dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (
+        torch.tensor(v, device=images.device, dtype=images.dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD)
+    )
     return (images - mean) / std
 
 
@@ -63,14 +67,16 @@ def run_packed(block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | No
 
 
 def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int) -> Tensor:
-    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time: dense heads are the memory peak."""
+    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time: dense heads are the memory
+    peak.
+    """
     flat = [t.flatten(0, 1) for t in taps]
     parts = [function([t[i : i + frames] for t in flat]) for i in range(0, len(flat[0]), frames)]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def trunk_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Half precision as the authors use it: matrix products in `dtype`, residual stream and normalisation in float32."""
+    """Half precision as the authors use it: matrix products in `dtype`, residual stream and norms in float32."""
     return torch.autocast(device.type, dtype) if dtype in HALF_PRECISION else nullcontext()
 
 

@@ -1,8 +1,9 @@
-"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later odd blocks attend across views.
+"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later odd blocks attend across
+views.
 
-Parameter names are those of the published checkpoints without their `model.` prefix. From block `alternate_from` on, blocks have
-QK-norm and 2-D RoPE, and token 0 of a view is its camera token: one kind for the reference view, whose camera is the world frame,
-one for all others, or the encoding of a known camera.
+Parameter names are those of the published checkpoints without their `model.` prefix. From block `alternate_from` on,
+blocks have QK-norm and 2-D RoPE, and token 0 of a view is its camera token: one kind for the reference view, whose
+camera is the world frame, one for all others, or the encoding of a known camera.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class KnownCameras:
 
 @dataclass(frozen=True)
 class DA3Output:
-    """The network's raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
 
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
@@ -108,7 +109,8 @@ class DA3Encoder(nn.Module):
         camera_tokens: Tensor | None = None,
         reference_view: str = "saddle_balanced",
     ) -> tuple[list[Features], Tensor]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; `camera_tokens` (B, S, C) of known cameras.
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; `camera_tokens` (B, S, C) of known
+        cameras.
 
         Returns what the dense head reads of each bucket, and the camera features (B, S, 2C) of all views.
         """
@@ -122,7 +124,9 @@ class DA3Encoder(nn.Module):
             if i == config.alternate_from - 1 and camera_tokens is None:
                 reference = choose_reference(bk.in_view_order([b[:, :, 0] for b in x], groups), reference_view)
             if i == config.alternate_from:
-                tokens = self._camera_tokens(reference, sum(map(len, groups))) if camera_tokens is None else camera_tokens
+                tokens = (
+                    self._camera_tokens(reference, sum(map(len, groups))) if camera_tokens is None else camera_tokens
+                )
                 first = bk.in_buckets(tokens, groups)
                 x = [torch.cat([t[:, :, None].to(b.dtype), b[:, :, 1:]], dim=2) for t, b in zip(first, x)]
             if config.is_global(i):
@@ -148,7 +152,9 @@ class DA3Encoder(nn.Module):
 
 
 class DA3(nn.Module):
-    """`reference_view` (a key of reference_view.STRATEGIES), `ray_poses` and `head_frames` may be set before predicting."""
+    """`reference_view` (a key of reference_view.STRATEGIES), `ray_poses` and `head_frames` may be set before
+    predicting.
+    """
 
     def __init__(self, config: DA3Config, name: str = "da3"):
         super().__init__()

@@ -1,4 +1,6 @@
-"""The kinds of networks: how a checkpoint of each is recognised, its configuration found, and what of it is left out on purpose."""
+"""The kinds of networks: how a checkpoint of each is recognised, its configuration found, and what of it is left out on
+purpose.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # pairs of VGGT's blocks
 
 @dataclass(frozen=True)
 class Family:
-    """`marker` is a tensor that only this kind has; `config` reads the configuration off names and shapes, or raises KeyError."""
+    """`marker` is a tensor that only this kind has; `config` reads the configuration off names and shapes, or raises
+    KeyError.
+    """
 
     config_class: type
     build: Callable[[Any, str], nn.Module]
@@ -140,7 +144,9 @@ class Layout:
 
 
 def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Layout:
-    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises WeightsError for an unknown one."""
+    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises WeightsError for an unknown
+    one.
+    """
     sources, left_out = _canonical(shapes)
     canonical = {name: shapes[stored] for name, stored in sources.items()}
     family = next((f for f in FAMILIES.values() if f.marker in canonical), None)
@@ -167,7 +173,9 @@ def _canonical(shapes: Shapes) -> tuple[dict[str, str], dict[str, list[str]]]:
         if reason is not None:
             left_out.setdefault(reason, []).append(sources.pop(name))
     name_in_file = dict(sources)
-    for name in sorted(name for name in sources if SHARED.fullmatch(name)):  # in the order of their indices: the last stays
+    for name in sorted(
+        name for name in sources if SHARED.fullmatch(name)
+    ):  # in the order of their indices: the last stays
         for i in range(4):
             sources[SHARED.sub(rf"\g<1>{i}\g<3>", name)] = name_in_file[name]
     return sources, left_out
@@ -190,5 +198,6 @@ def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: P
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"{path}: not a Lite3R checkpoint: its metadata holds no readable `config`, and its tensors do not tell ({error})"
+            f"{path}: not a Lite3R checkpoint: its metadata holds no readable `config`, "
+            f"and its tensors do not tell ({error})"
         ) from error

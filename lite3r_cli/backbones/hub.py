@@ -62,7 +62,9 @@ def find_cached(repository: str, revision: str, file: str | None = None) -> Path
     return snapshot / name if complete else None
 
 
-def download(repository: str, revision: str, licence: str, announce: Callable[[str], None], file: str | None = None) -> Path:
+def download(
+    repository: str, revision: str, licence: str, announce: Callable[[str], None], file: str | None = None
+) -> Path:
     """Fetch a checkpoint into the hub's cache, after saying its size and licence.
 
     Raises BackendError without the package, WeightsError when the hub refuses, is unreachable or HF_HUB_OFFLINE is set.

@@ -1,4 +1,4 @@
-"""From a checkpoint to a network ready to run, strictly and tensor by tensor: the peak is the network and one tensor."""
+"""From a checkpoint to a network ready to run, strictly, tensor by tensor: the peak is the network and one tensor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def layout_of(source: Source) -> Layout:
 
 
 def sparse_config_of(source: Source, layout: Layout) -> attention.SparseConfig | None:
-    """The sparse-linear attention of a checkpoint: from its metadata, or from its tensors where it is an official one."""
+    """The sparse-linear attention of a checkpoint: from its metadata, else (official ones) from its tensors."""
     layers = attention.layers_in(layout.sources)
     if not layers:
         return None
@@ -38,12 +38,16 @@ def sparse_config_of(source: Source, layout: Layout) -> attention.SparseConfig |
         official = f"{layers[0]}.{attention.UNUSED}" in layout.sources
         return attention.SparseConfig(layers, OFFICIAL_KEEP_RATIO if official else 1.0, official=official)
     except (ValueError, KeyError, TypeError, Lite3RError) as error:
-        raise WeightsError(f"{source.path}: its metadata holds no readable `{attention.METADATA_KEY}` ({error})") from error
+        raise WeightsError(
+            f"{source.path}: its metadata holds no readable `{attention.METADATA_KEY}` ({error})"
+        ) from error
 
 
 def build(source: Source, layout: Layout) -> nn.Module:
     """The network of a checkpoint without its values. Raises WeightsError if the tensors do not fit it."""
-    device = "cpu" if layout.family.config_class.__module__ == Mini.__module__ else "meta"  # mini holds constants as buffers
+    device = (
+        "cpu" if layout.family.config_class.__module__ == Mini.__module__ else "meta"
+    )  # mini holds constants as buffers
     with torch.device(device):
         model = layout.build()
         sparse = sparse_config_of(source, layout)
@@ -51,7 +55,9 @@ def build(source: Source, layout: Layout) -> nn.Module:
             try:
                 attention.attach(model, sparse)
             except (KeyError, AttributeError) as error:
-                raise WeightsError(f"{source.path}: sparse-linear attention for {error}, which {layout.name} has not") from error
+                raise WeightsError(
+                    f"{source.path}: sparse-linear attention for {error}, which {layout.name} has not"
+                ) from error
     check_names(model, source, layout)
     return model
 
@@ -77,7 +83,9 @@ def check_names(model: nn.Module, source: Source, layout: Layout) -> None:
 
 
 def read_float(source: Source, stored: str) -> Tensor:
-    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises WeightsError for NaN and infinity."""
+    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises WeightsError for NaN and
+    infinity.
+    """
     value = source.read(stored)
     if value.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         scale = stored + SCALE_SUFFIX
@@ -103,7 +111,9 @@ def _expand(values: Tensor, scale: Tensor) -> Tensor:
 def load_values(
     model: nn.Module, source: Source, layout: Layout, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """Give the network its values on a device: float32, but the trunk's matrix products in `dtype` where that is half precision."""
+    """Give the network its values on a device: float32, but the trunk's matrix products in `dtype` where that is half
+    precision.
+    """
     half = _product_names(model) if dtype in HALF_PRECISION else set()
     users: dict[str, list[str]] = {}
     for name in model.state_dict():
@@ -153,5 +163,3 @@ def load_model(source: Source, device: torch.device, dtype: torch.dtype) -> tupl
 def left_out_notices(left_out: Mapping[str, list[str]]) -> list[str]:
     """One line for each kind of tensor that is not loaded on purpose."""
     return [f"not loaded: {why}, {len(names)} tensors" for why, names in left_out.items()]
-
-

@@ -1,7 +1,7 @@
 """Is a backbone what its authors published? Recomputes a fixture of their code's outputs and measures the difference.
 
-A fixture is an .npz file: `config`, a JSON string (model, views, height, width, seed, subsample, sizes of unnamed models), and arrays
-computed by the original code in float32 with the weights and images of `standin`.
+A fixture is an .npz file: `config`, a JSON string (model, views, height, width, seed, subsample, sizes of unnamed
+models), and arrays computed by the original code in float32 with the weights and images of `standin`.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def _recompute_da3(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     out = model(images, tokens, rays=by_rays or "ray" in arrays)
     if by_rays:
         torch.manual_seed(config["seed"])
-        poses, K = (t[None] for t in cameras_from_rays(out.rays[0], out.ray_confidence[0], (config["height"], config["width"])))
+        poses, K = (
+            t[None] for t in cameras_from_rays(out.rays[0], out.ray_confidence[0], (config["height"], config["width"]))
+        )
         focal = torch.stack([K[..., 1, 1], K[..., 0, 0]], dim=-1)
     else:
         poses = pose.invert_rigid(pose.rotation_from_quaternion(out.pose[..., 3:7]), out.pose[..., :3])

@@ -1,4 +1,4 @@
-"""Which view's camera becomes the world frame of Depth-Anything-3, judged from the views' class tokens halfway through."""
+"""Which view's camera becomes the world frame of Depth-Anything-3, from the views' class tokens halfway through."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def choose_reference(features: Tensor, strategy: str = "saddle_balanced") -> Tensor:
-    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError for a strategy that is not in STRATEGIES."""
+    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError for a strategy that is not in
+    STRATEGIES.
+    """
     choose = STRATEGIES[strategy]
     if features.shape[1] < FEWEST_VIEWS:
         return torch.zeros(len(features), dtype=torch.long, device=features.device)

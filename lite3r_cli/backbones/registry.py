@@ -39,7 +39,13 @@ class ModelInfo:
 
 
 def _on_hub(
-    name: str, parameters: int, licence: str, repository: str, summary: str, revision: str = hub.MAIN, file: str | None = None
+    name: str,
+    parameters: int,
+    licence: str,
+    repository: str,
+    summary: str,
+    revision: str = hub.MAIN,
+    file: str | None = None,
 ) -> ModelInfo:
     return ModelInfo(name, parameters, licence, f"{hub.PREFIX}{repository}", file, summary, repository, revision)
 
@@ -59,17 +65,25 @@ _ENTRIES = (
         "vggt-1b", 1_190_596_120, VGGT_LICENCE, "facebook/VGGT-1B",
         "cameras, depth with confidence, point maps; a commercial variant is gated: hf:facebook/VGGT-1B-Commercial",
     ),
-    _on_hub("da3-small", 34_299_655, APACHE, "depth-anything/DA3-SMALL", _DA3, "e08cab65ca0ec38e7826075418411ab90cab4da3"),
-    _on_hub("da3-base", 135_366_791, APACHE, "depth-anything/DA3-BASE", _DA3, "f4a6c9b3c95e41c82048423d3493a81ec3fa810e"),
+    _on_hub(
+        "da3-small", 34_299_655, APACHE, "depth-anything/DA3-SMALL", _DA3,
+        revision="e08cab65ca0ec38e7826075418411ab90cab4da3",
+    ),
+    _on_hub(
+        "da3-base", 135_366_791, APACHE, "depth-anything/DA3-BASE", _DA3,
+        revision="f4a6c9b3c95e41c82048423d3493a81ec3fa810e",
+    ),
     _on_hub("da3-large", 410_941_959, NON_COMMERCIAL, "depth-anything/DA3-LARGE", _DA3),
     _on_hub("da3-giant", 1_320_045_831, NON_COMMERCIAL, "depth-anything/DA3-GIANT", _DA3),
     _on_hub(
         "lite3r-vggt-1b", 1_158_302_016, VGGT_LICENCE, _LITE3R,
-        "VGGT-1B with sparse-linear attention, by the authors of Lite3R (their code is MIT)", file="vggt_fp8_qat_1ep.pt",
+        "VGGT-1B with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
+        file="vggt_fp8_qat_1ep.pt",
     ),
     _on_hub(
         "lite3r-da3-large", 411_056_675, NON_COMMERCIAL, _LITE3R,
-        "DA3-Large with sparse-linear attention, by the authors of Lite3R (their code is MIT)", file="da3_fp8_qat_1ep.pt",
+        "DA3-Large with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
+        file="da3_fp8_qat_1ep.pt",
     ),
 )  # fmt: skip
 MODELS: dict[str, ModelInfo] = {info.name: info for info in _ENTRIES}
@@ -110,7 +124,9 @@ def resolve(name_or_path: str) -> Path:
         return path
     close = difflib.get_close_matches(name_or_path, MODELS, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    raise WeightsError(f"{name_or_path}: neither a model nor a checkpoint file{hint}; known models: {', '.join(MODELS)}")
+    raise WeightsError(
+        f"{name_or_path}: neither a model nor a checkpoint file{hint}; known models: {', '.join(MODELS)}"
+    )
 
 
 def _resolve_known(info: ModelInfo) -> Path:
@@ -125,7 +141,9 @@ def _resolve_known(info: ModelInfo) -> Path:
 def _within(folder: Path) -> Path:
     name = hub.choose_file(sorted(path.name for path in folder.iterdir() if path.is_file()))
     if name is None:
-        raise WeightsError(f"{folder}: a folder without one model.safetensors, *{INDEX_SUFFIX} or .pt file; name the file itself")
+        raise WeightsError(
+            f"{folder}: a folder without one model.safetensors, *{INDEX_SUFFIX} or .pt file; name the file itself"
+        )
     return folder / name
 
 

@@ -1,6 +1,8 @@
-"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors, `.pt` without running its code.
+"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors, `.pt` without
+running its code.
 
-`open_source(path)` looks only at headers. `read` gives memory of its own, so that nothing but the tensor in hand is held.
+`open_source(path)` looks only at headers. `read` gives memory of its own, so that nothing but the tensor in hand is
+held.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Entry:
 
 
 class Source:
-    """Tensors by name in the order of the file, and the file's metadata. A context manager; closing ends all reading."""
+    """Tensors by name in the order of the file, and its metadata. A context manager; closing ends all reading."""
 
     def __init__(self, path: Path, entries: dict[str, Entry], metadata: dict[str, str], close: Callable[[], None]):
         self.path, self.entries, self.metadata, self._close = path, entries, metadata, close
@@ -59,7 +61,9 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
 
@@ -94,7 +98,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path}: damaged or truncated ({str(error).splitlines()[0][:200]}); get it again")
 
 
-# -- safetensors --------------------------------------------------------------------------------------------------------
+# -- safetensors -------------------------------------------------------------------------------------------------------
 
 
 def _open_safetensors(path: Path) -> Source:
@@ -156,7 +160,7 @@ def _open_shards(path: Path) -> Source:
     return Source(path, entries, sources[0].metadata, close)
 
 
-# -- torch's own files --------------------------------------------------------------------------------------------------
+# -- torch's own files -------------------------------------------------------------------------------------------------
 
 
 def _open_pickle(path: Path) -> Source:
@@ -208,7 +212,7 @@ def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
 
 
 def _drop_pages(tensor: Tensor, mapped: list[tuple[int, int]]) -> None:
-    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read from the file again."""
+    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read again."""
     page, dont_need = mmap.PAGESIZE, 4
     start = -(-tensor.data_ptr() // page) * page
     end = (tensor.data_ptr() + tensor.nbytes) // page * page

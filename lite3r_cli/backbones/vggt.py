@@ -1,7 +1,7 @@
 """VGGT (arXiv 2503.11651): a DINOv2 encoder per view, then pairs of blocks within a view and across all views.
 
-Parameter names are those of the published checkpoint; its track head, which needs query points, is left out. The first view's
-camera is the world frame: it alone gets camera and register tokens of the first kind.
+Parameter names are those of the published checkpoint; its track head, which needs query points, is left out. The first
+view's camera is the world frame: it alone gets camera and register tokens of the first kind.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ VGGT_1B = VGGTConfig()
 
 @dataclass(frozen=True)
 class VGGTOutput:
-    """The network's raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
 
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
-    pose_rounds: list[Tensor]  # (B, S, 9) each: cam_from_world translation, quaternion, vertical and horizontal field of view
+    pose_rounds: list[
+        Tensor
+    ]  # (B, S, 9) each: cam_from_world translation, quaternion, vertical and horizontal field of view
     last_tokens: Tensor  # (B, S, 5 + N, 2C) after the last pair: within-view half, across-view half
     points: Tensor | None = None  # (B, S, H, W, 3) in the world frame
     points_confidence: Tensor | None = None  # (B, S, H, W), above 1
@@ -113,12 +115,11 @@ class Aggregator(nn.Module):
         special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(batch, -1, -1, -1)
         return torch.cat([special.to(patches.dtype), patches], dim=2)
 
-    def forward(
-        self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]
-    ) -> tuple[list[Features], list[Tensor]]:
+    def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
         """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
 
-        Returns what the dense heads read of each bucket, and each bucket's special tokens after the last pair, (B, S_b, 5, 2C).
+        Returns what the dense heads read of each bucket, and each bucket's special tokens after the last pair, (B, S_b,
+        5, 2C).
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]

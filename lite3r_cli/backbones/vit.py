@@ -1,6 +1,8 @@
-"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE, blocks, position embeddings.
+"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE, blocks, position
+embeddings.
 
-Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state dict loads without renaming.
+Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state dict loads without
+renaming.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:
     """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
 
-    The first half of a head's channels is rotated by y, the second by x; within a half, channel j pairs with channel j + d/2
-    (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408). `published` multiplies by reciprocal
-    frequencies instead of dividing: the last bits of VGGT and Depth-Anything-3.
+    The first half of a head's channels is rotated by y, the second by x; within a half, channel j pairs with channel j
+    + d/2 (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408). `published` multiplies by
+    reciprocal frequencies instead of dividing: the last bits of VGGT and Depth-Anything-3.
     """
     half = head_dim // 2
     exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
@@ -28,7 +30,9 @@ def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published:
 
 
 def patch_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Tensor:
-    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r and column c at (r + 1, c + 1)."""
+    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r and column c at (r + 1, c +
+    1).
+    """
     grid = torch.cartesian_prod(
         torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
     ).reshape(-1, 2)
@@ -81,7 +85,9 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3 of `hidden`, a multiple of 8."""
+    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3 of `hidden`, a
+    multiple of 8.
+    """
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
@@ -145,8 +151,8 @@ def resize_position_embedding(
 ) -> Tensor:
     """Patch rows of a square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic.
 
-    A positive `offset` samples as if the target were larger by that fraction of a patch, as DINOv2 and its heirs were trained:
-    the source coordinate of row r is (r + ½)·G / (rows + offset) − ½.
+    A positive `offset` samples as if the target were larger by that fraction of a patch, as DINOv2 and its heirs were
+    trained: the source coordinate of row r is (r + ½)·G / (rows + offset) − ½.
     """
     side = int(embedding.shape[1] ** 0.5)
     if (rows, columns) == (side, side):

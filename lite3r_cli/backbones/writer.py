@@ -1,6 +1,7 @@
 """Safetensors files written tensor by tensor: the header is known before the first value is, so nothing is held.
 
-The library's own writer needs all tensors at once. Tensors lie in the order of falling element size, so that each is aligned.
+The library's own writer needs all tensors at once. Tensors lie in the order of falling element size, so that each is
+aligned.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Slot:
 class SafetensorsWriter:
     """`with SafetensorsWriter(path, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
 
-    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot unwritten raises ValueError.
+    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot unwritten raises
+    ValueError.
     """
 
     def __init__(self, path: Path, slots: Sequence[Slot], metadata: Mapping[str, str]):
@@ -66,12 +68,16 @@ class SafetensorsWriter:
         """Put one tensor into its place."""
         slot = self._slots.pop(name)
         if tensor.dtype != slot.dtype or tuple(tensor.shape) != slot.shape:
-            raise ValueError(f"{name}: announced as {slot.dtype} {slot.shape}, given {tensor.dtype} {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name}: announced as {slot.dtype} {slot.shape}, given {tensor.dtype} {tuple(tensor.shape)}"
+            )
         self._file.seek(len(self._header) + self._offsets[name])
         if slot.nbytes:
             _write_all(self._file, memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         if kind is None and self._slots:
             raise ValueError(f"{self.path}: {len(self._slots)} tensors were announced but not written")

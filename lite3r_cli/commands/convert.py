@@ -34,11 +34,23 @@ Source = Annotated[
 ]  # fmt: skip
 Output = Annotated[
     Path,
-    _option(options.OUTPUT, "--output", "-o", metavar="FILE", help="The new checkpoint, a .safetensors file.", show_default=False),
+    _option(
+        options.OUTPUT,
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The new checkpoint, a .safetensors file.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
     str,
-    _option(LAYERS, "--weights", metavar="KIND", help="fp8 (E4M3 with a scale for each row), bf16 or float32 (unchanged values)."),
+    _option(
+        LAYERS,
+        "--weights",
+        metavar="KIND",
+        help="fp8 (E4M3 with a scale for each row), bf16 or float32 (unchanged values).",
+    ),
 ]
 Keep = Annotated[
     list[str],
@@ -80,11 +92,16 @@ Calibrate = Annotated[
     list[Path],
     _option(
         CALIBRATION, "--calibrate", metavar="IMAGES", show_default=False,
-        help="Photos, or folders of them: measure what FP8 in each layer alone does to depth and poses, keep the worst in bf16.",
+        help="Photos, or folders of them: measure what FP8 in each layer alone does to depth and poses, "
+        "keep the worst in bf16.",
     ),
 ]  # fmt: skip
-KeepWorst = Annotated[int, _option(CALIBRATION, "--keep-worst", metavar="N", help="How many layers stay in bf16 by that.")]
-CalibrateViews = Annotated[int, _option(CALIBRATION, "--calibrate-views", metavar="N", help="How many of the images to use.")]
+KeepWorst = Annotated[
+    int, _option(CALIBRATION, "--keep-worst", metavar="N", help="How many layers stay in bf16 by that.")
+]
+CalibrateViews = Annotated[
+    int, _option(CALIBRATION, "--calibrate-views", metavar="N", help="How many of the images to use.")
+]
 CalibrateResolution = Annotated[
     int, _option(CALIBRATION, "--calibrate-resolution", metavar="PIXELS", help="Their longest side inside the network.")
 ]
@@ -122,7 +139,11 @@ def convert(
     from ..pipelines.convert import ConvertConfig
     from ..pipelines.convert import convert as run
 
-    calibration = CalibrateConfig(tuple(calibrate), calibrate_views, calibrate_resolution, keep_worst, device) if calibrate else None
+    calibration = (
+        CalibrateConfig(tuple(calibrate), calibrate_views, calibrate_resolution, keep_worst, device)
+        if calibrate
+        else None
+    )
     config = ConvertConfig(
         source=source,
         output=output,
@@ -135,11 +156,16 @@ def convert(
         overwrite=overwrite,
         calibrate=calibration,
     )
-    report = run(config, console.progress())
+    _show(run(config, console.progress()), json)
+
+
+def _show(report: ConvertReport, json: bool) -> None:
     if json:
         console.document(_summary(report))
         return
-    console.table(("matrix", "shape", "before", "after", "SQNR dB", "largest error", "sensitivity"), _layer_rows(report))
+    console.table(
+        ("matrix", "shape", "before", "after", "SQNR dB", "largest error", "sensitivity"), _layer_rows(report)
+    )
     console.table(("", ""), _rows(report), numbers=False)
 
 
@@ -185,10 +211,17 @@ def _layer_rows(report: ConvertReport) -> list[tuple[str, ...]]:
 
 
 def _rows(report: ConvertReport) -> list[tuple[str, str]]:
-    kinds = {kind: [layer for layer in report.layers if layer.after == kind] for kind in {layer.after for layer in report.layers}}
+    kinds = {
+        kind: [layer for layer in report.layers if layer.after == kind]
+        for kind in {layer.after for layer in report.layers}
+    }
     matrices = ", ".join(f"{len(layers)} in {kind}" for kind, layers in sorted(kinds.items()))
     sparse = report.attention
-    attached = "dense" if sparse is None else f"sparse-linear in {len(sparse.layers)} modules, keep ratio {sparse.keep_ratio:g}"
+    attached = (
+        "dense"
+        if sparse is None
+        else f"sparse-linear in {len(sparse.layers)} modules, keep ratio {sparse.keep_ratio:g}"
+    )
     ratio = report.bytes_after / report.bytes_before
     return [
         ("model", f"{report.model}, licence: {report.licence}"),

@@ -27,7 +27,7 @@ from ..backbones.loading import build, layout_of, read_float, sparse_config_of
 from ..backbones.shards import INDEX_SUFFIX, shard_files
 from ..backbones.sources import Source, open_source
 from ..backbones.weights import SCALE_SUFFIX
-from ..backbones.writer import SafetensorsWriter, Slot, split_into_shards
+from ..backbones.writer import SafetensorsWriter, split_into_shards
 from ..console import Progress
 from ..errors import OutputError, UsageError
 from ..io.files import output_error
@@ -125,7 +125,16 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
         before = sum(part.stat().st_size for part in shard_files(path))
     after = sum(file.stat().st_size for file in files)
     return ConvertReport(
-        origin.model, origin.licence, files[0], files, before, after, sparse, layers, list(origin.notices), dict(progress.seconds)
+        origin.model,
+        origin.licence,
+        files[0],
+        files,
+        before,
+        after,
+        sparse,
+        layers,
+        list(origin.notices),
+        dict(progress.seconds),
     )
 
 
@@ -156,7 +165,7 @@ def _metadata(
     return metadata | ({METADATA_KEY: sparse.to_json()} if sparse else {})
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def _refuse_existing(config: ConvertConfig, source: Path, names: Sequence[str]) -> None:
@@ -179,7 +188,11 @@ def _write(
     """All files of the new checkpoint, the one to load first, and the report on its matrices."""
     slots = [slot for item in items for slot in item.slots]
     total = sum(slot.nbytes for slot in slots)
-    parts = [slots] if config.shard_bytes is None or total <= config.shard_bytes else split_into_shards(slots, config.shard_bytes)
+    parts = (
+        [slots]
+        if config.shard_bytes is None or total <= config.shard_bytes
+        else split_into_shards(slots, config.shard_bytes)
+    )
     names = _file_names(config.output, len(parts))
     _refuse_existing(config, source.path, names)
     layers: list[LayerReport] = []
@@ -219,13 +232,17 @@ def _all_open(writers: Sequence[SafetensorsWriter]) -> Iterator[None]:
 
 @contextmanager
 def _staging(output: Path, total: int) -> Iterator[Path]:
-    """A hidden folder beside the output that is gone afterwards, whatever happens. File-system errors become OutputError."""
+    """A hidden folder beside the output that is gone afterwards, whatever happens. File-system errors become
+    OutputError.
+    """
     made: Path | None = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(output.parent).free
         if free < total:
-            raise OutputError(f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o")
+            raise OutputError(
+                f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o"
+            )
         made = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
         yield made
     except OSError as error:
@@ -244,7 +261,7 @@ def _commit(folder: Path, output: Path, names: Sequence[str]) -> None:
         os.replace(folder / name, output.with_name(name))
 
 
-# -- one tensor ---------------------------------------------------------------------------------------------------------
+# -- one tensor --------------------------------------------------------------------------------------------------------
 
 
 def _convert_one(source: Source, item: Item, write: Callable[[str, Tensor], None]) -> LayerReport | None:

@@ -1,4 +1,4 @@
-"""What becomes of each tensor of a checkpoint in conversion: decided from names and shapes, before any value is read."""
+"""What becomes of each tensor in conversion: decided from names and shapes, before any value is read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def select_attention(model: torch.nn.Module, layout: Layout, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The attention modules that `patterns` (or one of SELECTIONS) mean. Raises UsageError for a pattern without any."""
+    """The attention modules that `patterns` (or SELECTIONS) mean. Raises UsageError for a pattern without any."""
     found = attention_modules(model)
     chosen: set[str] = set()
     for pattern in patterns:
@@ -63,7 +63,9 @@ def select_attention(model: torch.nn.Module, layout: Layout, patterns: Sequence[
         if pattern not in SELECTIONS:
             hits = [name for name in found if fnmatchcase(name, pattern)]
         if not hits:
-            raise UsageError(f"--attention {pattern}: no attention module of {layout.name} is called so, e.g. {next(iter(found))}")
+            raise UsageError(
+                f"--attention {pattern}: no attention module of {layout.name} is called so, e.g. {next(iter(found))}"
+            )
         chosen.update(hits)
     return tuple(name for name in found if name in chosen)
 
@@ -79,15 +81,18 @@ def plan(
 ) -> list[Item]:
     """Every tensor of the new checkpoint, in the order of the source. `model` is its network without values.
 
-    Matrices become `weights`, those that match the family's or the given `keep` patterns and none of `quantize` stay in 16 bits;
-    vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a pattern that matches nothing.
+    Matrices become `weights`, those that match the family's or the given `keep` patterns and none of `quantize` stay in
+    16 bits; vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a pattern that
+    matches nothing.
     """
     order = {stored: i for i, stored in enumerate(source.entries)}
     names = sorted(layout.sources, key=lambda name: (order[layout.sources[name]], name))
     for option, patterns in (("--keep", keep), ("--quantize", quantize)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"{option} {pattern}: no tensor is called so; `*` stands for any part, e.g. '*.attn.qkv.*'")
+                raise UsageError(
+                    f"{option} {pattern}: no tensor is called so; `*` stands for any part, e.g. '*.attn.qkv.*'"
+                )
     items = []
     for name in names:
         entry = source.entries[layout.sources[name]]

@@ -29,7 +29,9 @@ def test_each_query_block_sees_its_kept_blocks_alone(tokens):
     assert (kept.sum(-1) == max(1, int(0.3 * kept.shape[-1]))).all()
     out = sparse_attention(q, k, v, kept)
     for b, h, i in ((0, 1, 0), (1, 0, kept.shape[2] - 1)):
-        seen = torch.cat([torch.arange(64 * j, min(64 * (j + 1), tokens)) for j in kept[b, h, i].nonzero()[:, 0].tolist()])
+        seen = torch.cat(
+            [torch.arange(64 * j, min(64 * (j + 1), tokens)) for j in kept[b, h, i].nonzero()[:, 0].tolist()]
+        )
         rows = slice(64 * i, 64 * (i + 1))
         expected = F.scaled_dot_product_attention(q[b, h, rows], k[b, h, seen], v[b, h, seen])
         torch.testing.assert_close(out[b, h, rows], expected)
@@ -39,7 +41,9 @@ def test_linear_branch_is_an_average_with_positive_weights():
     q, k, v = qkv(70)
     torch.testing.assert_close(linear_attention(q, k, torch.ones_like(v)), torch.ones_like(v), atol=1e-4, rtol=0)
     weights = (F.elu(q) + 1) @ (F.elu(k) + 1).transpose(-1, -2)
-    torch.testing.assert_close(linear_attention(q, k, v), weights / weights.sum(-1, keepdim=True) @ v, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        linear_attention(q, k, v), weights / weights.sum(-1, keepdim=True) @ v, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_projection_acts_on_the_linear_branch_of_each_head():

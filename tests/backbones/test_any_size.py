@@ -24,7 +24,10 @@ TINY_DA3 = DA3Config(
 )  # fmt: skip
 
 
-@pytest.fixture(params=[VGGT(TINY_VGGT), DA3(TINY_DA3), DA3(dataclasses.replace(TINY_DA3, swiglu=True))], ids=["vggt", "da3", "swiglu"])
+@pytest.fixture(
+    params=[VGGT(TINY_VGGT), DA3(TINY_DA3), DA3(dataclasses.replace(TINY_DA3, swiglu=True))],
+    ids=["vggt", "da3", "swiglu"],
+)
 def model(request):
     standin.fill(request.param, 3)
     return request.param.eval()
@@ -92,7 +95,9 @@ def random_rotations(count):
 
 
 def test_quaternions_and_rotations_are_inverse_in_every_branch():
-    half_turns = torch.diag_embed(torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]], dtype=torch.float64))
+    half_turns = torch.diag_embed(
+        torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]], dtype=torch.float64)
+    )
     R = torch.cat([random_rotations(50), half_turns])
     q = pose.quaternion_from_rotation(R)
     torch.testing.assert_close(pose.rotation_from_quaternion(q), R)
@@ -104,7 +109,9 @@ def test_known_cameras_come_back_and_set_the_scale():
     model = DA3(TINY_DA3).eval()
     standin.fill(model, 4)
     views = pictures((42, 70), (42, 70), (42, 70))
-    poses = torch.cat([random_rotations(3).float(), torch.randn(3, 3, 1, generator=torch.Generator().manual_seed(2))], -1)
+    poses = torch.cat(
+        [random_rotations(3).float(), torch.randn(3, 3, 1, generator=torch.Generator().manual_seed(2))], -1
+    )
     K = torch.tensor([[60.0, 0, 35], [0, 55, 21], [0, 0, 1]]).repeat(3, 1, 1)
     once = model.predict(views, KnownCameras(poses, K))
     assert torch.equal(once.cam_from_world, poses) and torch.equal(once.K, K)

@@ -18,8 +18,8 @@ from lite3r_cli.errors import BackendError, WeightsError
 
 # Like VGGT-1B in everything that no tensor tells: head widths of 64, 16 heads in the camera trunk.
 TINY = VGGTConfig(
-    dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
-    camera_depth=1, position_grid=3,
+    dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16,
+    head_stages=(8, 8, 8, 8), camera_depth=1, position_grid=3,
 )  # fmt: skip
 
 
@@ -72,7 +72,9 @@ def test_every_form_of_a_checkpoint_gives_the_same_network(vggt, tmp_path, write
     assert model.config == TINY and model.name == "vggt"
     assert_same(model, vggt)
     origin = registry.inspect(str(path))
-    assert origin.notices == ("not loaded: track head (tracks given points; not needed for depth and cameras), 1 tensors",)
+    assert origin.notices == (
+        "not loaded: track head (tracks given points; not needed for depth and cameras), 1 tensors",
+    )
 
 
 def test_da3_is_recognised_by_its_keys_under_the_published_prefix(tmp_path):
@@ -103,7 +105,9 @@ def test_half_precision_holds_only_the_trunks_products(vggt, tmp_path):
     path = write_safetensors(tmp_path, vggt.state_dict())
     model = registry.load(str(path), dtype=torch.bfloat16)
     half = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
-    assert "aggregator.frame_blocks.0.attn.qkv.weight" in half and "aggregator.patch_embed.patch_embed.proj.weight" in half
+    assert (
+        "aggregator.frame_blocks.0.attn.qkv.weight" in half and "aggregator.patch_embed.patch_embed.proj.weight" in half
+    )
     assert not any("norm" in n or "token" in n or "gamma" in n or "head" in n or "pos_embed" in n for n in half)
     assert torch.isfinite(model.predict([torch.rand(3, 42, 56)]).depth[0]).all()
 
@@ -189,7 +193,7 @@ def test_a_malformed_checkpoint_is_named_with_its_fault(vggt, tmp_path, kind, wo
     assert message.count("aggregator.") + message.count("extra.") <= 5
 
 
-# -- the hub ------------------------------------------------------------------------------------------------------------
+# -- the hub -----------------------------------------------------------------------------------------------------------
 
 
 class FakeHub(types.ModuleType):

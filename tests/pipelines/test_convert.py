@@ -1,4 +1,6 @@
-"""Conversion: what is rounded and what is not, the same bytes twice, nothing half-written, and every backbone there and back."""
+"""Conversion: what is rounded and what is not, the same bytes twice, nothing half-written, and every backbone there and
+back.
+"""
 
 import dataclasses
 import hashlib
@@ -25,8 +27,8 @@ from lite3r_cli.pipelines.convert import ConvertConfig, convert
 from lite3r_cli.quant.fp8 import round_to_fp8
 
 VGGT_TINY = VGGTConfig(
-    dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
-    camera_depth=1, position_grid=3,
+    dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16,
+    head_stages=(8, 8, 8, 8), camera_depth=1, position_grid=3,
 )  # fmt: skip
 DA3_TINY = DA3Config(
     dim=32, depth=8, heads=2, alternate_from=2, taps=(1, 3, 5, 7), head_features=16, head_stages=(8, 8, 8, 8),
@@ -36,8 +38,17 @@ MINI_TINY = MiniConfig(
     dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
     camera_hidden=16, position_grid=3,
 )  # fmt: skip
-KINDS = {"vggt": VGGT(VGGT_TINY), "da3": DA3(DA3_TINY), "swiglu": DA3(dataclasses.replace(DA3_TINY, swiglu=True)), "mini": Mini(MINI_TINY)}
-GLOBAL = {"vggt": "aggregator.global_blocks.0.attn", "da3": "backbone.pretrained.blocks.3.attn", "mini": "blocks.1.attn"}
+KINDS = {
+    "vggt": VGGT(VGGT_TINY),
+    "da3": DA3(DA3_TINY),
+    "swiglu": DA3(dataclasses.replace(DA3_TINY, swiglu=True)),
+    "mini": Mini(MINI_TINY),
+}
+GLOBAL = {
+    "vggt": "aggregator.global_blocks.0.attn",
+    "da3": "backbone.pretrained.blocks.3.attn",
+    "mini": "blocks.1.attn",
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -46,7 +57,10 @@ def source(request, tmp_path_factory):
     model = KINDS[request.param].eval()
     standin.fill(model, 7)
     path = tmp_path_factory.mktemp("source") / f"{request.param}.safetensors"
-    metadata = {"model": "da3" if request.param == "swiglu" else request.param, "config": json.dumps(dataclasses.asdict(model.config))}
+    metadata = {
+        "model": "da3" if request.param == "swiglu" else request.param,
+        "config": json.dumps(dataclasses.asdict(model.config)),
+    }
     if request.param == "mini":
         save_checkpoint(path, model.state_dict(), metadata)
     else:
@@ -82,7 +96,10 @@ def test_there_and_back_for_every_backbone(source, tmp_path, photographs):
     change = (depths(out) / depths(source)).log().abs().median()
     assert change < 0.05 and (change > 0 or source.stem == "mini")
     assert report.bytes_after == out.stat().st_size
-    assert cli.main(["reconstruct", str(photographs(2)), "-o", str(tmp_path / "s.ply"), "-r", "56", "-m", str(out), "-q"]) == 0
+    assert (
+        cli.main(["reconstruct", str(photographs(2)), "-o", str(tmp_path / "s.ply"), "-r", "56", "-m", str(out), "-q"])
+        == 0
+    )
     run = json.loads((tmp_path / "s" / "run.json").read_text())
     assert run["model"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest() and run["model"]["licence"]
 
@@ -99,23 +116,41 @@ def test_each_tensor_is_stored_as_the_plan_says(vggt, tmp_path):
     assert {k for k in stored if not k.endswith(SCALE_SUFFIX)} == dense.keys() - {"track_head.x"}
     quantised = {k for k, v in stored.items() if v.dtype == torch.float8_e4m3fn}
     assert quantised == {k for k in dense if "blocks." in k and dense[k].ndim == 2 and k.endswith(".weight")}
-    for name in ("camera_head.trunk.0.attn.qkv.weight", "depth_head.scratch.layer1_rn.weight", "aggregator.patch_embed.patch_embed.proj.weight"):
+    for name in (
+        "camera_head.trunk.0.attn.qkv.weight",
+        "depth_head.scratch.layer1_rn.weight",
+        "aggregator.patch_embed.patch_embed.proj.weight",
+    ):
         assert stored[name].dtype == torch.bfloat16
-    for name in ("aggregator.camera_token", "aggregator.patch_embed.pos_embed", "aggregator.frame_blocks.0.ls1.gamma", "camera_head.token_norm.bias"):
+    for name in (
+        "aggregator.camera_token",
+        "aggregator.patch_embed.pos_embed",
+        "aggregator.frame_blocks.0.ls1.gamma",
+        "camera_head.token_norm.bias",
+    ):
         assert torch.equal(stored[name], dense[name])
     name = "aggregator.global_blocks.2.mlp.fc1.weight"
     assert torch.equal(registry.load(str(out)).get_parameter(name), round_to_fp8(dense[name]))
     (layer,) = [layer for layer in report.layers if layer.name == name]
     error = round_to_fp8(dense[name]) - dense[name]
     assert layer.sqnr_db == pytest.approx(10 * math.log10(dense[name].square().sum() / error.square().sum()), rel=1e-4)
-    assert layer.largest_error == pytest.approx(error.abs().max().item()) and (layer.before, layer.after) == ("float32", "fp8")
-    assert report.notices == ["not loaded: track head (tracks given points; not needed for depth and cameras), 1 tensors"]
+    assert layer.largest_error == pytest.approx(error.abs().max().item()) and (layer.before, layer.after) == (
+        "float32",
+        "fp8",
+    )
+    assert report.notices == [
+        "not loaded: track head (tracks given points; not needed for depth and cameras), 1 tensors"
+    ]
 
 
 def test_patterns_decide(vggt, tmp_path):
     out = tmp_path / "lite.safetensors"
     keep, quantize = ("*.frame_blocks.0.*",), ("camera_head.trunk.*",)
-    convert(ConvertConfig(str(vggt), out, keep=keep, quantize=quantize, attention=("*.frame_blocks.1.attn",), keep_ratio=0.5))
+    convert(
+        ConvertConfig(
+            str(vggt), out, keep=keep, quantize=quantize, attention=("*.frame_blocks.1.attn",), keep_ratio=0.5
+        )
+    )
     stored = load_file(out)
     assert stored["aggregator.frame_blocks.0.mlp.fc1.weight"].dtype == torch.bfloat16
     assert stored["camera_head.trunk.0.mlp.fc1.weight"].dtype == torch.float8_e4m3fn
@@ -225,8 +260,9 @@ def test_calibration_spares_the_layers_that_matter_most(tmp_path, photographs):
 
 def test_writer_gives_what_the_library_reads(tmp_path):
     tensors = {
-        "a": torch.arange(5, dtype=torch.uint8), "é": torch.randn(3, 2), "empty": torch.zeros(0, 4), "scalar": torch.tensor(2.5),
-        "h": torch.randn(7).to(torch.bfloat16), "f": torch.randn(3, 3).to(torch.float8_e4m3fn),
+        "a": torch.arange(5, dtype=torch.uint8), "é": torch.randn(3, 2), "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(2.5), "h": torch.randn(7).to(torch.bfloat16),
+        "f": torch.randn(3, 3).to(torch.float8_e4m3fn),
     }  # fmt: skip
     slots = [Slot(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
     with SafetensorsWriter(tmp_path / "x.safetensors", slots, {"b": "1", "a": "ü"}) as out:
@@ -272,7 +308,11 @@ def test_the_command_prints_a_report(vggt, tmp_path, capsys):
     assert "not loaded: track head" in printed.err and "licence" in printed.err
     assert cli.main(["convert", str(vggt), "-o", out, "--overwrite", "--json", "-q"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["attention"]["layers"] and document["layers"][0]["sqnr_db"] and document["bytes_after"] < document["bytes_before"]
+    assert (
+        document["attention"]["layers"]
+        and document["layers"][0]["sqnr_db"]
+        and document["bytes_after"] < document["bytes_before"]
+    )
     assert cli.main(["convert", str(tmp_path / "none.safetensors"), "-o", out]) == 4
     assert cli.main(["convert", str(vggt), "-o", out]) == 7
     assert cli.main(["convert", str(vggt), "-o", str(tmp_path / "x.pt")]) == 2

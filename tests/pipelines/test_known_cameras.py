@@ -28,7 +28,9 @@ def checkpoint(tmp_path):
     model = DA3(TINY)
     standin.fill(model, 2)
     path = tmp_path / "da3.safetensors"
-    save_file({k: v.clone() for k, v in model.state_dict().items()}, path, {"config": json.dumps(dataclasses.asdict(TINY))})
+    save_file(
+        {k: v.clone() for k, v in model.state_dict().items()}, path, {"config": json.dumps(dataclasses.asdict(TINY))}
+    )
     return path
 
 
@@ -43,7 +45,11 @@ def cameras(folder, names, width=98, height=70):
 
 
 def predict(checkpoint, photos, **options):
-    return Predictor(PredictConfig(str(checkpoint), resolution=98, device="cpu", dtype="float32", **options)).predict(discover([photos])).views
+    return (
+        Predictor(PredictConfig(str(checkpoint), resolution=98, device="cpu", dtype="float32", **options))
+        .predict(discover([photos]))
+        .views
+    )
 
 
 def test_known_cameras_are_kept_and_set_the_scale(checkpoint, photographs, tmp_path):

@@ -1,4 +1,6 @@
-"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT and Depth-Anything-3 use it."""
+"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT and Depth-Anything-3 use
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class DPTConfig:
 def uv_embedding(
     channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
 ) -> Tensor:
-    """Sine / cosine embedding (1, channels, height, width) of the position on an image of the given width / height ratio."""
+    """Sine / cosine embedding (1, channels, height, width) of the position on an image of the given width / height
+    ratio.
+    """
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
     f32 = dict(device=like.device, dtype=torch.float32)
@@ -155,7 +159,8 @@ class DualDPTHead(DPTHead):
         )
         self.scratch.output_conv2_aux = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(half, 32, 3, padding=1), nn.Identity(), norm, nn.Identity(), nn.ReLU(), nn.Conv2d(32, self.RAY_CHANNELS, 1)
+                nn.Conv2d(half, 32, 3, padding=1), nn.Identity(), norm, nn.Identity(), nn.ReLU(),
+                nn.Conv2d(32, self.RAY_CHANNELS, 1),
             )
             for _ in range(4)
         )  # fmt: skip
