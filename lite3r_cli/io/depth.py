@@ -24,17 +24,17 @@ def depth_scale(depth: np.ndarray) -> float:
     return LARGEST / min(known.max(), FAR * float(np.median(known))) if known.size else 1.0
 
 
-def write_depth_png(path: Path, depth: np.ndarray) -> float:
+def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, compression: int | None = None) -> float:
     """Write z-depth (h, w) as 16-bit PNG and return its scale: value / scale = depth, 0 = unknown.
 
-    Depths that are not positive and finite, or beyond `FAR` medians, are stored as unknown. The error is at most
-    0.5 / scale. Raises OutputError.
+    Depths that are not positive and finite, beyond `FAR` medians, or too large for the `scale` that is given are
+    stored as unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises OutputError.
     """
-    scale = depth_scale(depth)
+    scale = depth_scale(depth) if scale is None else scale
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.rint(depth.astype(np.float64) * scale)
         inside = _known(depth) & (values <= LARGEST)
-    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16))
+    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16), compression)
     return scale
 
 
@@ -91,9 +91,10 @@ def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarra
     return picture
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def _write_png(path: Path, picture: np.ndarray, compression: int | None = None) -> None:
     """Encode (h, w) or (h, w, 3) BGR; cv2.imwrite would only return False on a full disk."""
-    done, data = cv2.imencode(".png", picture)
+    flags = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    done, data = cv2.imencode(".png", picture, flags)
     if not done:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of {picture.shape[1]}x{picture.shape[0]} pixels")
     write_bytes(path, data.data)

@@ -19,6 +19,7 @@ from lite3r_cli.io.files import output_error, write_bytes, write_json
 from lite3r_cli.scene import View
 
 RECORD = "synth.json"
+MILLIMETRES = 1000.0  # depth is stored in whole ones, up to 65.5 m: a third of the size of a full-range map
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
@@ -91,7 +92,7 @@ def _write_files(folder: Path, images, depth, K, cam_from_world, record: dict, q
         write_bytes(folder / "images" / name, data.data)
         (folder / "depth").mkdir(exist_ok=True)
         file = f"depth/{i:0{digits}d}.png"
-        scales.append(write_depth_png(folder / file, depth[i]))
+        scales.append(write_depth_png(folder / file, depth[i], MILLIMETRES, compression=9))
         files.append(file)
         views.append(View(name, width, height, K[i].astype(np.float64), _exact_pose(cam_from_world[i]), depth[i]))
     write_cameras_json(folder / "cameras.json", views, files, scales)
