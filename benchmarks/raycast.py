@@ -49,7 +49,7 @@ def agreement(atlas: Atlas, device: torch.device) -> float:
     return float((expected - actual).abs().mean())
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--textures", type=Path, default=None)
@@ -59,7 +59,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=224)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=10)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = options()
     device = torch.device(arguments.device)
     count = arguments.scenes or (32 if device.type == "cuda" else 1)
     atlas = build_atlas(arguments.textures).to(device)

@@ -1,5 +1,4 @@
-"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG; on the
-images' device.
+"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG.
 
 Photographs of one scene share most of it (one camera, one light) and differ a little from view to view.
 """

@@ -1,5 +1,4 @@
-"""Random looks: which texture, at which scale, how shiny. A look is a function from half extents to a `material()`
-row."""
+"""Random looks: which texture, at which scale, how shiny. A look makes a `material()` row for given half extents."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Camera paths. Each takes the stage, a generator, the number of views, the field of view and a shrink factor for
-its extent."""
+"""Camera paths, each from the stage, a generator, the number of views, the field of view and a factor on its extent."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, which says how it was made and what
-is ours."""
+"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, which says how it was made."""
 
 from __future__ import annotations
 

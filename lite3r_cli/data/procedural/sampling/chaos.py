@@ -1,5 +1,4 @@
-"""Rooms and open ground strewn with random primitives: no place on earth looks so, but nothing can be guessed from
-habit."""
+"""Rooms and open ground strewn with random primitives, so that nothing can be guessed from habit."""
 
 from __future__ import annotations
 

@@ -1,57 +1,35 @@
-"""Buildings seen from the street: walls with deep openings, pilasters, cornices, portals, balconies, statues, wall
-fountains."""
+"""Buildings seen from the street: walls with deep openings, pilasters, cornices, portals, balconies, statues."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from lite3r_cli.data.procedural.materials import CARVED, GROUNDS, MASONRY, Look, Looks
+from lite3r_cli.data.procedural.materials import CARVED, GROUNDS, Looks
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.sampling.fountain import fountain_wall
 from lite3r_cli.data.procedural.sampling.objects import add_height
 from lite3r_cli.data.procedural.sampling.outdoor import tree
 from lite3r_cli.data.procedural.sampling.place import UPRIGHT, Place, pitch, roll
+from lite3r_cli.data.procedural.sampling.style import Style, draw_style, statue
 from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage
 
 PATHS = {"facade": 4.0, "orbit": 3.0, "scattered": 2.5, "walk": 1.2, "dolly": 1.2, "handheld": 0.5, "pan": 1.0}
 
 
-@dataclass
-class Style:
-    """What one building is made of and how it is divided."""
-
-    wall: Look
-    trim: Look
-    carved: Look
-    bay: float  # half width of a bay, metres
-    storey: float  # height of a storey
-    depth: float  # half thickness of the wall
-    arched: float  # chance of arched openings
-
-
-def _style(d: Draw, looks: Looks) -> Style:
-    trim = looks.look(CARVED, (0.4, 2.0), photos=0.1)
-    return Style(
-        looks.look(MASONRY, (0.8, 4.0), photos=0.15, shine=0.1), trim,
-        trim if d.chance(0.6) else looks.look(CARVED, (0.3, 1.5), photos=0.1),
-        d.uniform(0.9, 2.2), d.uniform(2.8, 4.6), d.uniform(0.12, 0.5), d.choice((0.0, 0.2, 0.6, 1.0)),
-    )  # fmt: skip
-
-
 def sample(d: Draw, looks: Looks) -> Scene:
     """A facade along x that looks towards +z, ground, perhaps wings, fountain, trees, houses behind the camera."""
     b = Builder()
-    style = _style(d, looks)
+    style = draw_style(d, looks)
     front = Place(b, 0, 0, 0)
     bays, storeys = d.integer(3, 7), d.integer(1, 4)
     width = bays * style.bay
     targets: list = []
     _ground(b, d, looks)
     if d.chance(0.35):
-        _fountain_wall(front, d, looks, style, width, targets)
+        fountain_wall(front, d, looks, style, width, targets)
     else:
         _wall(front, d, looks, style, bays, storeys, targets)
     if d.chance(0.55):
@@ -276,103 +254,9 @@ def _dress(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: in
             p.picture(x, 1.8, 0.03, 0.3 * r + 0.1, 0.3 * r + 0.1, 0.02, looks.picture(("glyphs", "checker")))
 
 
-def statue(p: Place, d: Draw, style: Style, size: float) -> None:
-    """A figure of a turned body, a head and lumpy drapery on a console."""
-    p.box(0, 0.06 * size, 0, 0.3 * size, 0.06 * size, 0.25 * size, style.trim)
-    p.turned(
-        0,
-        0.6 * size,
-        0,
-        0.24 * size,
-        0.5 * size,
-        style.carved,
-        waves=d.uniform(0.8, 2.0),
-        phase=d.uniform(0, 6),
-        swell=0.5,
-    )
-    p.ball(0, 1.2 * size, 0.02, 0.11 * size, 0.14 * size, 0.12 * size, style.carved)
-    for _ in range(d.integer(1, 4)):
-        p.rock(
-            d.uniform(-0.2, 0.2) * size,
-            d.uniform(0.3, 1.0) * size,
-            d.uniform(0, 0.15) * size,
-            d.uniform(0.15, 0.3) * size,
-            style.carved,
-            d,
-        )
-
-
-def _fountain_wall(p: Place, d: Draw, looks: Looks, style: Style, width: float, targets: list) -> None:
-    """A plain masonry wall with one rich piece in front: stacked plates, scrolls, a niche, a statue, a basin."""
-    height = d.uniform(3.5, 8.0)
-    width = max(width, 3.0)
-    p.box(0, height / 2, -0.4, width + 2.0, height / 2, 0.4, style.wall)
-    half, z, y, tiers = d.uniform(0.9, 1.8), 0.0, 0.0, d.integer(2, 5)
-    for k in range(tiers):
-        h, w = d.uniform(0.3, 0.7), half * (1 - 0.17 * k) * d.uniform(0.85, 1.1)
-        if k == tiers // 2 and d.chance(0.75):
-            h = 0.8
-            p.arch(0, y + h, z, w, h, 0.28, style.carved, (0.0, -0.8, 0.45, 0.1, min(0.45 * w / h, 0.7), -0.3))
-            statue(p.sub(0, y + 0.2, z + 0.15), d, style, 0.8)
-        else:
-            p.box(0, y + h, z, w, h, 0.3 - 0.03 * k, style.carved)
-            if d.chance(0.6):
-                add_height(
-                    p.b,
-                    d,
-                    looks,
-                    p.at(0, y + h, z + 0.3 - 0.03 * k),
-                    (w * 0.8, 0.1, h * 0.8),
-                    p.rotation @ UPRIGHT,
-                    ("ornament", "statue", "panels"),
-                )
-        for s in (-1, 1):
-            kind = d.weighted({"scroll": 2.0, "ball": 1.0, "column": 1.0, "vase": 1.0, "none": 1.0})
-            r = d.uniform(0.12, 0.28)
-            if kind == "scroll":
-                p.torus(s * (w + 0.6 * r), y + r, z + 0.1, r, 0.4 * r, style.carved, pitch(math.pi / 2))
-            elif kind == "ball":
-                p.ball(s * (w + 0.5 * r), y + r, z + 0.2, r, r, r, style.carved)
-            elif kind == "column":
-                p.cylinder(s * w * 0.85, y + h, z + 0.3, 0.1, h, style.carved)
-            elif kind == "vase":
-                p.turned(
-                    s * (w + 0.6 * r),
-                    y + 2 * r,
-                    z + 0.2,
-                    r,
-                    1.6 * r,
-                    style.carved,
-                    waves=1.5,
-                    phase=d.uniform(0, 3),
-                    swell=0.6,
-                )
-        p.box(0, y + 2 * h, z + 0.03, w + 0.1, 0.05, 0.36 - 0.03 * k, style.trim)
-        targets.append(p.at(0, y + h, z + 0.2))
-        y += 2 * h + 0.05
-    p.rock(0, y + 0.25, z + 0.1, 0.3, style.carved, d)
-    _basin(p.sub(0, 0, 0.7), d, looks, style, half * d.uniform(1.0, 1.3))
-
-
-def _basin(p: Place, d: Draw, looks: Looks, style: Style, half: float) -> None:
-    h, t = d.uniform(0.25, 0.45), 0.09
-    deep = d.uniform(0.5, 0.8)
-    water = looks.look(("marble", "plaster"), (0.5, 2.0), photos=0.0, shine=1.0)
-    if d.chance(0.6):
-        for s in (-1, 1):
-            p.box(s * half, h, 0, t, h, deep, style.carved)
-        p.box(0, h, deep, half, h, t, style.carved)
-        p.box(0, 1.7 * h, 0, half, 0.01, deep, water)
-        p.box(0, 2 * h, deep, half + 1.6 * t, 0.05, 1.6 * t, style.trim)
-    else:
-        p.cylinder(0, h, 0, half, h, style.carved, top=1.15, deep=deep)
-        p.torus(0, 2 * h, 0, half * 1.1, 0.07, style.trim)
-        p.cylinder(0, 2 * h, 0, 0.9 * half, 0.02, water, deep=0.9 * deep)
-
-
 def _wing(p: Place, d: Draw, looks: Looks, width: float, targets: list) -> None:
     """A second building at an angle to the first."""
-    style = _style(d, looks)
+    style = draw_style(d, looks)
     side = d.sign()
     bays, storeys = d.integer(2, 5), d.integer(1, 4)
     q = p.sub(side * (width + 0.5), 0, bays * style.bay + 0.2, -side * math.pi / 2 + d.uniform(-0.25, 0.25))
