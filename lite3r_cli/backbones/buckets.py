@@ -18,6 +18,7 @@ from lite3r_cli.backbones.vit import RopeTable
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as every encoder here was trained with
 IMAGE_STD = (0.229, 0.224, 0.225)
 
+CHUNK_FRAMES = {"cpu": 2}  # a GPU needs more views at a time to be busy
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -66,10 +67,12 @@ def run_packed(block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | No
     return [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
 
 
-def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int) -> Tensor:
+def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int | None = None) -> Tensor:
     """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time: dense heads are the memory
     peak.
     """
+    if frames is None:
+        frames = CHUNK_FRAMES.get(taps[0].device.type, 8)
     flat = [t.flatten(0, 1) for t in taps]
     parts = [function([t[i : i + frames] for t in flat]) for i in range(0, len(flat[0]), frames)]
     return torch.cat(parts) if len(parts) > 1 else parts[0]

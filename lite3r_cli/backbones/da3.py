@@ -162,7 +162,9 @@ class DA3(nn.Module):
         self.compute_dtype = torch.float32
         self.reference_view = "saddle_balanced"
         self.ray_poses = False  # cameras from the ray maps instead of the camera decoder
-        self.head_frames = 4  # views that the dense head works on at a time
+        self.head_frames: int | None = (
+            None  # views that the dense head works on at a time; None: as many as suit the device
+        )
         self.backbone = nn.Module()
         self.backbone.pretrained = DA3Encoder(config)
         self.head = DualDPTHead(DPTConfig(2 * config.dim, config.head_features, config.head_stages), config.patch_size)

@@ -89,8 +89,8 @@ def download(
             shown = ", ".join(sorted(sizes)[:5])
             raise WeightsError(f"{repository}: holds no checkpoint to choose ({shown}); download it and give its path")
 
-        def get(part: str) -> Path:  # of the commit that was listed, so that all files belong together
-            return Path(hub.hf_hub_download(repository, part, revision=info.sha))
+        def get(part: str) -> Path:  # by the name of the revision, which the cache then knows without the network
+            return Path(hub.hf_hub_download(repository, part, revision=revision))
 
         index = get(name) if name.endswith(INDEX_SUFFIX) else None
         parts = [Path(name).with_name(p.name).as_posix() for p in shard_files(index)[1:]] if index else [name]

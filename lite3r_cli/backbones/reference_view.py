@@ -51,4 +51,5 @@ def choose_reference(features: Tensor, strategy: str = "saddle_balanced") -> Ten
     choose = STRATEGIES[strategy]
     if features.shape[1] < FEWEST_VIEWS:
         return torch.zeros(len(features), dtype=torch.long, device=features.device)
-    return choose(features.float())
+    with torch.autocast(features.device.type, enabled=False):  # half precision could choose another view
+        return choose(features.float())

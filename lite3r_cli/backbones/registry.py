@@ -64,6 +64,7 @@ _ENTRIES = (
     _on_hub(
         "vggt-1b", 1_190_596_120, VGGT_LICENCE, "facebook/VGGT-1B",
         "cameras, depth with confidence, point maps; a commercial variant is gated: hf:facebook/VGGT-1B-Commercial",
+        revision="860abec7937da0a4c03c41d3c269c366e82abdf9",
     ),
     _on_hub(
         "da3-small", 34_299_655, APACHE, "depth-anything/DA3-SMALL", _DA3,

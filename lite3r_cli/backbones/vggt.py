@@ -145,7 +145,9 @@ class VGGT(nn.Module):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.compute_dtype = torch.float32
-        self.head_frames = 4  # views that a dense head works on at a time
+        self.head_frames: int | None = (
+            None  # views that a dense head works on at a time; None: as many as suit the device
+        )
         dense = (2 * config.dim, config.head_features, config.head_stages)
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(2 * config.dim, config.camera_depth, config.camera_heads)

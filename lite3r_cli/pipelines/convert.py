@@ -257,8 +257,17 @@ def _commit(folder: Path, output: Path, names: Sequence[str]) -> None:
     for name in names:
         with (folder / name).open("rb+") as file:
             os.fsync(file.fileno())
-    for name in reversed(names):
-        os.replace(folder / name, output.with_name(name))
+    new: list[Path] = []
+    try:
+        for name in reversed(names):
+            target = output.with_name(name)
+            if not target.exists():
+                new.append(target)
+            os.replace(folder / name, target)
+    except BaseException:
+        for target in new:
+            target.unlink(missing_ok=True)
+        raise
 
 
 # -- one tensor --------------------------------------------------------------------------------------------------------

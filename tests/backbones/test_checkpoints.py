@@ -213,7 +213,7 @@ class FakeHub(types.ModuleType):
         return types.SimpleNamespace(sha="c0ffee", siblings=files)
 
     def hf_hub_download(self, repository, name, revision):
-        assert revision == "c0ffee"
+        assert revision == self.asked[-1][1]
         return str(self.folder / name)
 
 
@@ -232,9 +232,11 @@ def test_a_download_announces_size_licence_and_revision(vggt, tmp_path, no_cache
     assert_same(registry.load("vggt-1b"), vggt)
     said = capsys.readouterr().err
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 1e9
-    assert fake.asked == [("facebook/VGGT-1B", "main")]
-    for words in ("VGGT research licence", f"{size:.2f} GB", "c0ffee", "revision not pinned"):
+    assert fake.asked == [("facebook/VGGT-1B", registry.MODELS["vggt-1b"].revision)]
+    for words in ("VGGT research licence", f"{size:.2f} GB", "commit c0ffee, "):
         assert words in said
+    registry.load("hf:someone/else")
+    assert fake.asked[-1] == ("someone/else", "main") and "revision not pinned" in capsys.readouterr().err
     registry.load("hf:someone/else@v2")
     assert fake.asked[-1] == ("someone/else", "v2")
 
@@ -265,15 +267,15 @@ def test_a_hub_that_does_not_answer_or_refuses_is_one_line(tmp_path, no_cache, m
 
 def test_what_was_downloaded_before_is_found_without_the_package(no_cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert registry.find_checkpoint("vggt-1b") is None
-    folder = no_cache / "models--facebook--VGGT-1B"
+    assert registry.find_checkpoint("da3-large") is None
+    folder = no_cache / "models--depth-anything--DA3-LARGE"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     snapshot = folder / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    assert registry.find_checkpoint("vggt-1b") is None
+    assert registry.find_checkpoint("da3-large") is None
     (snapshot / "model.pt").write_bytes(b"x")
-    assert registry.resolve("vggt-1b") == snapshot / "model.pt"
+    assert registry.resolve("da3-large") == snapshot / "model.pt"
 
 
 @pytest.mark.parametrize("files, chosen", [
