@@ -69,8 +69,8 @@ def attention_modules(model: nn.Module) -> dict[str, Attention]:
 
 
 def attach(model: nn.Module, config: SparseConfig) -> None:
-    """Put sparse-linear attention in the place of the dense modules named in `config.layers`. Raises KeyError for
-    others.
+    """Put sparse-linear attention in the place of the dense modules named in
+    `config.layers`. Raises KeyError for others.
     """
     found = attention_modules(model)
     for name in config.layers:

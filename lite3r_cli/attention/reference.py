@@ -2,9 +2,9 @@
 
     O = softmax over the kept key blocks (q kᵀ / √D) v  +  W · φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + 1e-6),      φ = elu + 1
 
-q, k, v are (B, H, N, D). Blocks are runs of `block` tokens, the last one shorter; nothing is padded. For each block of
-queries the key blocks of the highest mean-pooled score are kept. The linear branch sees all tokens; W (D, D) is shared
-by the heads.
+q, k, v are (B, H, N, D). Blocks are runs of `block` tokens, the last one shorter; nothing is padded. For each
+block of queries the key blocks of the highest mean-pooled score are kept. The linear branch sees all tokens; W
+(D, D) is shared by the heads.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def block_means(x: Tensor, block: int = BLOCK) -> Tensor:
 
 
 def kept_blocks(q: Tensor, k: Tensor, keep_ratio: float, block: int = BLOCK) -> Tensor:
-    """Which key blocks each query block attends to, (B, H, query blocks, key blocks) bool: the top `keep_ratio`, at
-    least one.
+    """Which key blocks each query block attends to, (B, H, query blocks, key blocks) bool:
+    the top `keep_ratio`, at least one.
     """
     scores = block_means(q.float(), block) @ block_means(k.float(), block).transpose(-1, -2) / q.shape[-1] ** 0.5
     count = max(1, int(keep_ratio * scores.shape[-1]))
@@ -34,8 +34,8 @@ def kept_blocks(q: Tensor, k: Tensor, keep_ratio: float, block: int = BLOCK) -> 
 
 
 def sparse_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, block: int = BLOCK) -> Tensor:
-    """Softmax attention of each query block over its kept key blocks. Queries are independent: a slice at a time bounds
-    memory.
+    """Softmax attention of each query block over its kept key blocks. Queries are independent: a
+    slice at a time bounds memory.
     """
     batch, heads, tokens, _ = q.shape
     step = max(1, CHUNK_ELEMENTS // (batch * heads * tokens * block))  # query blocks in a slice

@@ -1,8 +1,8 @@
-"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are packed for work
-across views.
+"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are
+packed for work across views.
 
-A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets in one row, without
-padding.
+A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets
+in one row, without padding.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def run_packed(block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | No
 
 
 def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int | None = None) -> Tensor:
-    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time: dense heads are the memory
-    peak.
+    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time:
+    dense heads are the memory peak.
     """
     if frames is None:
         frames = CHUNK_FRAMES.get(taps[0].device.type, 8)

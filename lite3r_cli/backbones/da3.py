@@ -1,5 +1,5 @@
-"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later odd blocks attend across
-views.
+"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later
+odd blocks attend across views.
 
 Parameter names are those of the published checkpoints without their `model.` prefix. From block `alternate_from` on,
 blocks have QK-norm and 2-D RoPE, and token 0 of a view is its camera token: one kind for the reference view, whose
@@ -109,8 +109,8 @@ class DA3Encoder(nn.Module):
         camera_tokens: Tensor | None = None,
         reference_view: str = "saddle_balanced",
     ) -> tuple[list[Features], Tensor]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; `camera_tokens` (B, S, C) of known
-        cameras.
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`;
+        `camera_tokens` (B, S, C) of known cameras.
 
         Returns what the dense head reads of each bucket, and the camera features (B, S, 2C) of all views.
         """
@@ -152,8 +152,8 @@ class DA3Encoder(nn.Module):
 
 
 class DA3(nn.Module):
-    """`reference_view` (a key of reference_view.STRATEGIES), `ray_poses` and `head_frames` may be set before
-    predicting.
+    """`reference_view` (a key of reference_view.STRATEGIES), `ray_poses` and `head_frames`
+    may be set before predicting.
     """
 
     def __init__(self, config: DA3Config, name: str = "da3"):

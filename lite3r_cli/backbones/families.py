@@ -1,5 +1,5 @@
-"""The kinds of networks: how a checkpoint of each is recognised, its configuration found, and what of it is left out on
-purpose.
+"""The kinds of networks: how a checkpoint of each is recognised, its configuration found, and what
+of it is left out on purpose.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # pairs of VGGT's blocks
 
 @dataclass(frozen=True)
 class Family:
-    """`marker` is a tensor that only this kind has; `config` reads the configuration off names and shapes, or raises
-    KeyError.
+    """`marker` is a tensor that only this kind has; `config` reads the configuration off
+    names and shapes, or raises KeyError.
     """
 
     config_class: type
@@ -144,8 +144,8 @@ class Layout:
 
 
 def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Layout:
-    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises WeightsError for an unknown
-    one.
+    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises
+    WeightsError for an unknown one.
     """
     sources, left_out = _canonical(shapes)
     canonical = {name: shapes[stored] for name, stored in sources.items()}

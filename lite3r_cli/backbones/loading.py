@@ -83,8 +83,8 @@ def check_names(model: nn.Module, source: Source, layout: Layout) -> None:
 
 
 def read_float(source: Source, stored: str) -> Tensor:
-    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises WeightsError for NaN and
-    infinity.
+    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises
+    WeightsError for NaN and infinity.
     """
     value = source.read(stored)
     if value.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -111,8 +111,8 @@ def _expand(values: Tensor, scale: Tensor) -> Tensor:
 def load_values(
     model: nn.Module, source: Source, layout: Layout, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """Give the network its values on a device: float32, but the trunk's matrix products in `dtype` where that is half
-    precision.
+    """Give the network its values on a device: float32, but the trunk's matrix products in `dtype`
+    where that is half precision.
     """
     half = _product_names(model) if dtype in HALF_PRECISION else set()
     users: dict[str, list[str]] = {}

@@ -45,8 +45,8 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def choose_reference(features: Tensor, strategy: str = "saddle_balanced") -> Tensor:
-    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError for a strategy that is not in
-    STRATEGIES.
+    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError for a
+    strategy that is not in STRATEGIES.
     """
     choose = STRATEGIES[strategy]
     if features.shape[1] < FEWEST_VIEWS:

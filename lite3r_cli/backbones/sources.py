@@ -1,8 +1,8 @@
-"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors, `.pt` without
-running its code.
+"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors,
+`.pt` without running its code.
 
-`open_source(path)` looks only at headers. `read` gives memory of its own, so that nothing but the tensor in hand is
-held.
+`open_source(path)` looks only at headers. `read` gives memory of its own, so that
+nothing but the tensor in hand is held.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Stand-in weights and images that depend on names, shapes and a seed alone, so that two implementations can be
-compared.
+"""Stand-in weights and images that depend on names, shapes and a seed alone, so that two
+implementations can be compared.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 def tensor_for(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Values of one tensor, float32, from the standard normal n of its shape:
 
-    `gamma` 0.3 + n/20 · tokens and position embeddings n/5 · biases n/50 · other vectors 1 + n/10 · the rest n /
-    √fan-in.
+    `gamma` 0.3 + n/20 · tokens and position embeddings n/5 · biases n/50 · other vectors 1 +
+    n/10 · the rest n / √fan-in.
     """
     generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     n = generator.standard_normal(shape, dtype=np.float32) if shape else np.float32(generator.standard_normal())

@@ -118,8 +118,8 @@ class Aggregator(nn.Module):
     def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
         """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
 
-        Returns what the dense heads read of each bucket, and each bucket's special tokens after the last pair, (B, S_b,
-        5, 2C).
+        Returns what the dense heads read of each bucket, and each bucket's special tokens
+        after the last pair, (B, S_b, 5, 2C).
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]

@@ -1,8 +1,8 @@
-"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE, blocks, position
-embeddings.
+"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE,
+blocks, position embeddings.
 
-Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state dict loads without
-renaming.
+Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state
+dict loads without renaming.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published:
 
 
 def patch_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Tensor:
-    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r and column c at (r + 1, c +
-    1).
+    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r
+    and column c at (r + 1, c + 1).
     """
     grid = torch.cartesian_prod(
         torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
@@ -85,8 +85,8 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3 of `hidden`, a
-    multiple of 8.
+    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3
+    of `hidden`, a multiple of 8.
     """
 
     def __init__(self, dim: int, hidden: int):

@@ -1,7 +1,7 @@
 """Safetensors files written tensor by tensor: the header is known before the first value is, so nothing is held.
 
-The library's own writer needs all tensors at once. Tensors lie in the order of falling element size, so that each is
-aligned.
+The library's own writer needs all tensors at once. Tensors lie in the order of falling element
+size, so that each is aligned.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Slot:
 class SafetensorsWriter:
     """`with SafetensorsWriter(path, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
 
-    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot unwritten raises
-    ValueError.
+    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot
+    unwritten raises ValueError.
     """
 
     def __init__(self, path: Path, slots: Sequence[Slot], metadata: Mapping[str, str]):

@@ -1,5 +1,5 @@
-"""How much each layer's rounding to FP8 changes depth and poses on real images: one prediction for each layer, alone in
-FP8.
+"""How much each layer's rounding to FP8 changes depth and poses on real images: one
+prediction for each layer, alone in FP8.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class CalibrateConfig:
 def measure_sensitivity(
     checkpoint: str, layers: Sequence[str], config: CalibrateConfig, progress: Progress
 ) -> dict[str, float]:
-    """Layer → change of the prediction when that layer alone is in FP8 (`prediction_change`), everything else in
-    float32.
+    """Layer → change of the prediction when that layer alone is in FP8
+    (`prediction_change`), everything else in float32.
 
     Raises InputError for images that cannot be used, BackendError, WeightsError, MemoryLimitError.
     """

@@ -232,8 +232,8 @@ def _all_open(writers: Sequence[SafetensorsWriter]) -> Iterator[None]:
 
 @contextmanager
 def _staging(output: Path, total: int) -> Iterator[Path]:
-    """A hidden folder beside the output that is gone afterwards, whatever happens. File-system errors become
-    OutputError.
+    """A hidden folder beside the output that is gone afterwards, whatever happens.
+    File-system errors become OutputError.
     """
     made: Path | None = None
     try:

@@ -81,9 +81,9 @@ def plan(
 ) -> list[Item]:
     """Every tensor of the new checkpoint, in the order of the source. `model` is its network without values.
 
-    Matrices become `weights`, those that match the family's or the given `keep` patterns and none of `quantize` stay in
-    16 bits; vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a pattern that
-    matches nothing.
+    Matrices become `weights`, those that match the family's or the given `keep` patterns and none of `quantize`
+    stay in 16 bits; vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a
+    pattern that matches nothing.
     """
     order = {stored: i for i, stored in enumerate(source.entries)}
     names = sorted(layout.sources, key=lambda name: (order[layout.sources[name]], name))

@@ -1,5 +1,5 @@
-"""What only Depth-Anything-3 can be told: how to find cameras, which view is the reference, and cameras known
-beforehand.
+"""What only Depth-Anything-3 can be told: how to find cameras, which view is the reference,
+and cameras known beforehand.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def read_known(path: Path | None) -> dict[str, View]:
 def for_inputs(
     known: dict[str, View], path: Path, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
 ) -> KnownCameras:
-    """The cameras of these pictures as the network saw them. Raises InputError for a picture without one or of another
-    size.
+    """The cameras of these pictures as the network saw them. Raises InputError for a picture
+    without one or of another size.
     """
     missing = [record.name for record in records if record.name not in known]
     if missing:

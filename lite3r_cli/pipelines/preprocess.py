@@ -1,9 +1,9 @@
-"""Photograph → input of a network: with its aspect ratio kept, or as the network's authors prepare it, and the way
-back.
+"""Photograph → input of a network: with its aspect ratio kept, or as the network's authors
+prepare it, and the way back.
 
-`keep` (default) shows the network the whole picture. `native` repeats the authors' loaders: VGGT fixes the width and
-crops what is then too tall; Depth-Anything-3 resizes twice and crops a set of mixed sizes to the smallest height and
-width.
+`keep` (default) shows the network the whole picture. `native` repeats the authors' loaders: VGGT fixes
+the width and crops what is then too tall; Depth-Anything-3 resizes twice and crops a set of mixed sizes
+to the smallest height and width.
 """
 
 from __future__ import annotations

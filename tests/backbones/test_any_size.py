@@ -13,6 +13,7 @@ from lite3r_cli.backbones.heads.camera_da3 import normalise_cameras
 from lite3r_cli.backbones.heads.rays import cameras_from_rays
 from lite3r_cli.backbones.reference_view import STRATEGIES, choose_reference
 from lite3r_cli.backbones.vggt import VGGT, VGGTConfig
+from lite3r_cli.backbones.vit import SwiGlu
 
 TINY_VGGT = VGGTConfig(
     dim=32, pairs=4, heads=2, encoder_depth=2, encoder_heads=2, taps=(0, 1, 2, 3), head_features=16,
@@ -166,3 +167,11 @@ def test_reference_by_similarity_prefers_the_typical_or_the_telling_view():
     assert choose_reference(features, "saddle_sim_range").item() != 4  # it is unlike all others to the same degree
     assert choose_reference(features, "saddle_balanced").item() != 4
     assert set(STRATEGIES) == {"saddle_balanced", "saddle_sim_range", "middle", "first"}
+
+
+def test_swiglu_gates_the_second_half_with_the_first():
+    mlp = SwiGlu(6, 24)
+    assert mlp.w3.in_features == 16 and SwiGlu(1536, 4 * 1536).w3.in_features == 4096
+    x = torch.randn(5, 6)
+    a, b = (x @ mlp.w12.weight.T + mlp.w12.bias).split(16, dim=-1)
+    torch.testing.assert_close(mlp(x), (a * a.sigmoid() * b) @ mlp.w3.weight.T + mlp.w3.bias)

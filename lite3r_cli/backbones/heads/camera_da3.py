@@ -1,5 +1,5 @@
-"""Depth-Anything-3's cameras (arXiv 2511.10647): a decoder from camera tokens, and an encoder of known cameras into
-them.
+"""Depth-Anything-3's cameras (arXiv 2511.10647): a decoder from camera tokens, and an
+encoder of known cameras into them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal fi
 
 
 class CameraDecoder(nn.Module):
-    """Camera features (B, S, C) → pose vectors (B, S, 9): world_from_cam and fields of view in radians, each view
-    alone.
+    """Camera features (B, S, C) → pose vectors (B, S, 9): world_from_cam and fields of view
+    in radians, each view alone.
     """
 
     def __init__(self, dim: int):
@@ -49,8 +49,8 @@ class CameraEncoder(nn.Module):
 
 
 def encode_cameras(cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
-    """Poses (…, ≥3, 4), K (…, 3, 3) and image sizes (…, 2) as (H, W) → pose vectors (…, 9); principal points are not
-    encoded.
+    """Poses (…, ≥3, 4), K (…, 3, 3) and image sizes (…, 2) as (H, W) → pose vectors (…, 9);
+    principal points are not encoded.
     """
     R, t = cam_from_world[..., :3, :3], cam_from_world[..., :3, 3]
     inverse = invert_rigid(R, t)
@@ -62,8 +62,8 @@ def encode_cameras(cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
 def normalise_cameras(cam_from_world: Tensor) -> Tensor:
     """Given poses (B, S, 3, 4) → (B, S, 3, 4) in the first camera's frame, scaled to a median distance of 1 from it.
 
-    The median is the lower of the middle two and counts the first camera's own zero; distances below 0.1 are not blown
-    up.
+    The median is the lower of the middle two and counts the first camera's own zero;
+    distances below 0.1 are not blown up.
     """
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=cam_from_world.dtype, device=cam_from_world.device)
     full = torch.cat([cam_from_world[..., :3, :], last.expand(*cam_from_world.shape[:-2], 1, 4)], dim=-2)

@@ -1,5 +1,5 @@
-"""VGGT's camera head (arXiv 2503.11651): four rounds of refinement by a small transformer over the views' camera
-tokens.
+"""VGGT's camera head (arXiv 2503.11651): four rounds of refinement by a small transformer
+over the views' camera tokens.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal fi
 
 
 class CameraHead(nn.Module):
-    """Camera tokens (B, S, C) → pose vectors of every round, each (B, S, 9): cam_from_world and fields of view in
-    radians.
+    """Camera tokens (B, S, C) → pose vectors of every round, each (B, S, 9): cam_from_world
+    and fields of view in radians.
     """
 
     ROUNDS = 4

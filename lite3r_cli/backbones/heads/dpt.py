@@ -1,5 +1,5 @@
-"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT and Depth-Anything-3 use
-it.
+"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT
+and Depth-Anything-3 use it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class DPTConfig:
 def uv_embedding(
     channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
 ) -> Tensor:
-    """Sine / cosine embedding (1, channels, height, width) of the position on an image of the given width / height
-    ratio.
+    """Sine / cosine embedding (1, channels, height, width) of the position on an image
+    of the given width / height ratio.
     """
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal

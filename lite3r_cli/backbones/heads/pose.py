@@ -51,8 +51,8 @@ def invert_rigid(R: Tensor, t: Tensor) -> Tensor:
 
 
 def focal_from_fov(fov: Tensor, size: Tensor, smallest_tan: float | None = None) -> Tensor:
-    """Fields of view (…, 2) as (vertical, horizontal) and image sizes (…, 2) as (H, W) → focal lengths (…, 2) as (fy,
-    fx).
+    """Fields of view (…, 2) as (vertical, horizontal) and image sizes (…, 2) as (H, W) →
+    focal lengths (…, 2) as (fy, fx).
     """
     tangent = (fov / 2).tan()
     return size / 2 / (tangent if smallest_tan is None else tangent.clamp(min=smallest_tan))
@@ -72,8 +72,8 @@ def intrinsics(focal: Tensor, size: Tensor) -> Tensor:
 
 
 def centres_at_half(K: Tensor) -> Tensor:
-    """K for pixel centres at whole numbers → K for pixel centres at +0.5: the principal point moves along with the
-    pixels.
+    """K for pixel centres at whole numbers → K for pixel centres at +0.5: the principal point
+    moves along with the pixels.
     """
     return K + F.pad(K.new_full((2, 1), 0.5), (2, 0, 0, 1))
 

@@ -1,5 +1,5 @@
-"""Cameras from predicted rays (Depth-Anything-3, arXiv 2511.10647): a homography from the image plane to the rays'
-directions.
+"""Cameras from predicted rays (Depth-Anything-3, arXiv 2511.10647): a homography from the image
+plane to the rays' directions.
 
 With directions d ~ R K⁻¹ p for image points p, the homography is R K⁻¹ up to scale; a QL decomposition parts it into
 rotation and intrinsics. Robust by RANSAC, the ray confidences as weights.
@@ -22,8 +22,8 @@ SMALLEST_Z = 1e-4
 def cameras_from_rays(rays: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Rays (S, h, w, 6) as direction and origin, confidence (S, h, w), image size (H, W) in pixels.
 
-    Returns cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at whole numbers. Draws from torch's global
-    generator.
+    Returns cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at whole numbers. Draws
+    from torch's global generator.
     """
     views, rows, columns = confidence.shape
     source = _image_plane(rows, columns, rays)
@@ -92,8 +92,8 @@ def _distances(homographies: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 
 def _decompose(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """H = Q Λ with a rotation Q and a lower triangular Λ of positive diagonal, from which the authors read the
-    intrinsics.
+    """H = Q Λ with a rotation Q and a lower triangular Λ of positive diagonal, from which the
+    authors read the intrinsics.
 
     It is K⁻¹ in half image sides where the principal point is in the middle.
     """
