@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.backbones.base import Prediction
+from lite3r_cli.backbones.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
 from lite3r_cli.backbones.heads.camera import CameraDecoder
 from lite3r_cli.backbones.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.backbones.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as the encoder was trained with
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,8 @@ class Mini(nn.Module):
         self.camera = CameraDecoder(2 * dim, config.camera_hidden)
         self.ray_norm = nn.LayerNorm(2 * dim)
         self.ray_head = nn.Linear(2 * dim, 6)
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
         self._rope: dict[tuple, RopeTable] = {}
+        self.compute_dtype = torch.float32  # of the trunk and the depth head in `predict`
 
     # -- tokens -----------------------------------------------------------------------------------------------------
 
@@ -82,7 +79,7 @@ class Mini(nn.Module):
         """Images (B, S, 3, H, W) in [0, 1] → tokens (B, S, 1 + N, C), class token first."""
         batch, views, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
-        x = self.patch_embed(((images - self.mean) / self.std).flatten(0, 1))
+        x = self.patch_embed(normalise(images).flatten(0, 1))
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         return torch.cat([first, x], dim=1).unflatten(0, (batch, views))
@@ -101,18 +98,15 @@ class Mini(nn.Module):
         """
         config = self.config
         ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
-        packed_rope = _pack_ropes(ropes, [b.shape[1] for b in buckets])
-        sizes = [b.shape[1] * b.shape[2] for b in buckets]
+        packed_rope = pack_ropes(ropes, [b.shape[1] for b in buckets])
         local, taps = buckets, [[] for _ in buckets]
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from:
                 buckets = [self._add_camera_token(b, ref) for b, ref in zip(buckets, is_reference)]
             if config.is_global(i):
-                parts = block(torch.cat([b.flatten(1, 2) for b in buckets], 1), packed_rope).split(sizes, 1)
-                buckets = [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
+                buckets = run_packed(block, buckets, packed_rope)
             else:
-                tables = ropes if i >= config.alternate_from else [None] * len(buckets)
-                buckets = [block(b.flatten(0, 1), t).unflatten(0, b.shape[:2]) for b, t in zip(buckets, tables)]
+                buckets = run_each(block, buckets, ropes if i >= config.alternate_from else [None] * len(buckets))
                 local = buckets
             if i in config.taps:
                 for tap, loc, glo in zip(taps, local, buckets):
@@ -156,25 +150,27 @@ class Mini(nn.Module):
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
-        groups = _group_by_size(images)
+        groups = group_by_size(images)
         device = self.pos_embed.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
-        reference = 0
-        refs = [torch.tensor([[i == reference for i in g]], device=device) for g in groups]
-        taps = self.trunk([self.embed(s) for s in stacks], grids, refs)
-        depth: list[Tensor] = [None] * len(images)  # type: ignore[list-item]
-        confidence = list(depth)
+        refs = [torch.tensor([[i == 0 for i in g]], device=device) for g in groups]
+        depth: dict[int, Tensor] = {}
+        confidence: dict[int, Tensor] = {}
         poses = torch.zeros(len(images), 3, 4)
         intrinsics = torch.zeros(len(images), 3, 3)
-        for group, tap, grid, stack in zip(groups, taps, grids, stacks):
-            rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0]))
+        with trunk_precision(device, self.compute_dtype):
+            taps = self.trunk([self.embed(s) for s in stacks], grids, refs)
+            for group, tap, grid in zip(groups, taps, grids):
+                for k, i in enumerate(group):  # one view at a time: the head is the memory peak
+                    log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
+                    depth[i], confidence[i] = log_d[0, 0].exp().cpu(), conf[0, 0].cpu()
+        for group, tap, stack in zip(groups, taps, stacks):  # cameras are few numbers: always in float32
+            rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0].float()))
             poses[group] = cam_from_world(rotation, centre)
             intrinsics[group] = intrinsics_from_log_focal(log_focal, *stack.shape[-2:])
-            for k, i in enumerate(group):  # one view at a time: the head is the memory peak
-                log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
-                depth[i], confidence[i] = log_d[0, 0].exp().cpu(), conf[0, 0].cpu()
-        return Prediction(depth, confidence, poses, intrinsics)
+        order = range(len(images))
+        return Prediction([depth[i] for i in order], [confidence[i] for i in order], poses, intrinsics)
 
 
 def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
@@ -190,15 +186,3 @@ def intrinsics_from_log_focal(log_focal: Tensor, height: int, width: int) -> Ten
     K[..., 0, 0] = K[..., 1, 1] = focal
     K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = width / 2, height / 2, 1
     return K
-
-
-def _group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, image in enumerate(images):
-        groups.setdefault(tuple(image.shape[-2:]), []).append(i)
-    return list(groups.values())
-
-
-def _pack_ropes(ropes: list[RopeTable], views: list[int]) -> RopeTable:
-    cos, sin = (torch.cat([r[k].repeat(n, 1) for r, n in zip(ropes, views)]) for k in (0, 1))
-    return cos, sin
