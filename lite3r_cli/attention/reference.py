@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.attention.features import FEATURES
+
 BLOCK = 64
 EPSILON = 1e-6
 CHUNK_ELEMENTS = 2**27  # of the mask that one slice of queries makes
@@ -62,3 +64,15 @@ def sparse_linear_attention(
     else:
         exact = sparse_attention(q, k, v, kept_blocks(q, k, keep_ratio, block), block)
     return exact + linear_attention(q, k, v) @ weight.T
+
+
+def both_branches(
+    q: Tensor, k: Tensor, v: Tensor, critical: Tensor, linear: Tensor, feature: str = "elu"
+) -> tuple[Tensor, Tensor]:
+    """The formula for any partition of the pairs of tokens: `critical` and `linear` are (B, H, N, N) bool. Exact
+    attention over the critical keys of each query, and linear attention over the linear ones (all True: over all).
+    """
+    logits = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~critical, -torch.inf)
+    phi = FEATURES[feature]
+    weights = (phi(q) @ phi(k).transpose(-1, -2)).masked_fill(~linear, 0)
+    return logits.softmax(-1) @ v, weights @ v / (weights.sum(-1, keepdim=True) + EPSILON)

@@ -1,0 +1,144 @@
+"""One door to sparse-linear attention: the formula's settings, the back end and why, both branches mixed.
+
+    sum     O = O_sparse + W · O_linear             (SLA, arXiv 2509.24006; no effect of the branch while W = 0)
+    convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; α of each head; 1 where nothing is skipped)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lite3r_cli.attention import torch_impl
+from lite3r_cli.attention.block_map import BlockMap, block_map
+from lite3r_cli.attention.features import FEATURES
+from lite3r_cli.attention.layout import Layout, packed_layout
+from lite3r_cli.attention.reference import both_branches
+from lite3r_cli.errors import BackendError, UsageError
+from lite3r_cli.runtime import Choice
+
+BACKENDS = ("auto", "dense", "torch", "triton", "reference")
+LINEAR_OVER = ("all", "rest")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What is computed, whoever computes it."""
+
+    keep_ratio: float = 1.0  # share of the key blocks with exact attention, k_h
+    drop_ratio: float = 0.0  # share of the key blocks that nobody sees, k_l
+    feature: str = "elu"  # φ, a key of FEATURES
+    linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
+        if not 0 <= self.drop_ratio < 1:
+            raise UsageError(f"the drop ratio must be at least 0 and below 1, not {self.drop_ratio}")
+        if self.feature not in FEATURES:
+            raise UsageError(f"the feature map must be one of {', '.join(FEATURES)}, not {self.feature!r}")
+        if self.linear_over not in LINEAR_OVER:
+            raise UsageError(f"the linear branch sees one of {', '.join(LINEAR_OVER)}, not {self.linear_over!r}")
+
+
+def triton_reason() -> str | None:
+    """Why the Triton kernels cannot be used here; None if they can."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    from lite3r_cli.attention import triton_impl
+
+    if triton_impl.INTERPRETED or torch.cuda.is_available():
+        return None
+    return "Triton needs a GPU"
+
+
+def choose_backend(
+    asked: str, device: torch.device, tokens: int, crossover: int = 0, head_dim: int = 64
+) -> Choice:
+    """The back end for a sequence; below `crossover` tokens "auto" is dense attention, which is faster there.
+    Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
+    """
+    if asked not in BACKENDS:
+        raise UsageError(f"the attention back end must be one of {', '.join(BACKENDS)}, not {asked!r}")
+    if asked == "triton" and (reason := triton_reason()) is not None:
+        raise BackendError(f"attention back end triton: {reason}; use torch")
+    if asked != "auto":
+        return Choice(asked, asked, "asked for")
+    if tokens < crossover:
+        return Choice(asked, "dense", f"{tokens} tokens, sparse attention is faster from {crossover} on")
+    if device.type != "cuda":
+        return Choice(asked, "torch", f"the back end of a {device.type.upper()}")
+    if (reason := triton_reason()) is not None:
+        return Choice(asked, "torch", reason)
+    if head_dim not in (16, 32, 64, 128):
+        return Choice(asked, "torch", f"the kernels have no head dimension of {head_dim}")
+    return Choice(asked, "triton", "a GPU, and Triton is installed")
+
+
+def _reference(q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str) -> tuple[Tensor, Tensor]:
+    width = layout.index.shape[1]
+    pairs = layout.valid.flatten() & layout.valid.flatten()[:, None]
+    pairs = pairs | torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)  # empty slots see themselves
+
+    def spread(mask: Tensor) -> Tensor:
+        return mask.repeat_interleave(width, 2).repeat_interleave(width, 3)
+
+    linear = layout.valid.flatten().expand(len(pairs), -1)
+    if linear_over == "rest":
+        linear = linear & spread(blocks.linear)
+    critical = (spread(blocks.critical) & pairs) | (~layout.valid.flatten()[:, None] & pairs)
+    parts = both_branches(*(t.flatten(2, 3) for t in (q, k, v)), critical, linear.expand_as(critical), feature)
+    return tuple(part.unflatten(2, layout.index.shape) for part in parts)
+
+
+def _triton(q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str) -> tuple[Tensor, Tensor]:
+    from lite3r_cli.attention import triton_impl
+
+    return triton_impl.attend(q, k, v, blocks, layout, feature, linear_over)
+
+
+ATTEND = {"reference": _reference, "torch": torch_impl.attend, "triton": _triton}
+
+
+def mixed(
+    sparse: Tensor, linear: Tensor, blocks: BlockMap, formula: Formula, weight: Tensor | None, alpha: Tensor | None
+) -> Tensor:
+    """Both branches (B, H, blocks, T, D) in one: `weight` (D, D) projects the linear one, `alpha` (H,) mixes convexly."""
+    if weight is not None:
+        linear = linear @ weight.T
+    if alpha is None:
+        return sparse + linear
+    counted = blocks.linear.any(-1) if formula.linear_over == "rest" else ~blocks.critical.all(-1)
+    share = torch.where(counted, alpha.to(sparse.dtype)[:, None], 1)[..., None, None]
+    return share * sparse + (1 - share) * linear
+
+
+def sparse_linear(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    formula: Formula,
+    weight: Tensor | None = None,
+    alpha: Tensor | None = None,
+    layout: Layout | None = None,
+    backend: str = "torch",
+) -> tuple[Tensor, BlockMap | None]:
+    """Sparse-linear attention of q, k, v (B, H, N, D), each of one dtype, and the block map it used.
+
+    `weight` (D, D) and `alpha` (H,) are the mix; `layout` says which tokens form blocks (runs of 64 if None), tokens
+    outside of it are ignored and come out as zeros. `backend` is what `choose_backend` chose; "dense" has no map.
+    """
+    if backend == "dense":
+        return F.scaled_dot_product_attention(q, k, v), None
+    tokens = q.shape[2]
+    layout = packed_layout(tokens) if layout is None else layout
+    layout = layout if layout.index.device == q.device else layout.to(q.device)
+    q, k, v = (layout.tile(t) for t in (q, k, v))
+    blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio)
+    sparse, linear = ATTEND[backend](q, k, v, blocks, layout, formula.feature, formula.linear_over)
+    return layout.untile(mixed(sparse, linear, blocks, formula, weight, alpha), tokens), blocks

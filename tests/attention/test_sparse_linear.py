@@ -1,0 +1,110 @@
+"""Sparse-linear attention against its specification: outputs and gradients, at odd lengths, in every setting."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lite3r_cli.attention import torch_impl
+from lite3r_cli.attention.block_map import block_map
+from lite3r_cli.attention.dispatch import Formula, choose_backend, sparse_linear
+from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.reference import kept_blocks, sparse_linear_attention
+from lite3r_cli.errors import BackendError, UsageError
+
+FRAMES = (Frames(3, 40, specials=5), Frames(2, 31, specials=5))  # 182 tokens, blocks of at most 16: many empty slots
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+FORMULAS = [Formula(0.3, 0.25, feature, over) for feature in ("softmax", "elu", "relu") for over in ("all", "rest")]
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 130, 1041, 1374])
+def test_keeping_everything_is_dense_attention(tokens):
+    q, k, v = random(3, 1, 2, tokens, 8)
+    dense = F.scaled_dot_product_attention(q, k, v)
+    out, blocks = sparse_linear(q, k, v, Formula(1.0), weight=torch.zeros(8, 8, dtype=q.dtype))
+    torch.testing.assert_close(out, dense)
+    assert blocks.skipped == 0
+    torch.testing.assert_close(sparse_linear(q, k, v, Formula(1.0), alpha=torch.full((2,), 0.4))[0], dense)
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+@pytest.mark.parametrize("mix", ["sum", "convex"])
+def test_gathered_blocks_are_the_specification_with_all_gradients(formula, mix):
+    layout = frame_layout(FRAMES, 16)
+    results = []
+    for backend in ("reference", "torch"):
+        q, k, v = (t.requires_grad_() for t in random(3, 2, 2, 182, 8))
+        weight = random(8, 8, seed=1).requires_grad_() if mix == "sum" else None
+        alpha = torch.tensor([0.3, 0.8], dtype=q.dtype).requires_grad_() if mix == "convex" else None
+        out, blocks = sparse_linear(q, k, v, formula, weight, alpha, layout, backend)
+        learned = weight if alpha is None else alpha
+        results.append((out, *torch.autograd.grad(out, (q, k, v, learned), random(*out.shape, seed=2))))
+    assert 0.5 < blocks.skipped < 0.8
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("tokens", [65, 130, 500])
+def test_without_frames_it_is_the_published_form(tokens):
+    q, k, v = random(3, 2, 2, tokens, 8)
+    weight = random(8, 8, seed=1)
+    layout = packed_layout(tokens)
+    # The published form keeps its sums in float32.
+    assert torch.equal(block_map(layout.tile(q), layout.tile(k), layout, 0.3).critical, kept_blocks(q, k, 0.3))
+    ours = sparse_linear(q, k, v, Formula(0.3), weight)[0]
+    torch.testing.assert_close(ours, sparse_linear_attention(q, k, v, weight, 0.3), atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_outside_the_layout_never_leak():
+    q, k, v = random(3, 1, 2, 130, 8)
+    expected = sparse_linear(q, k, v, Formula(0.5))[0]
+    padded = [F.pad(t, (0, 0, 0, 20), value=float("nan")).requires_grad_() for t in (q, k, v)]
+    out = sparse_linear(*padded, Formula(0.5), layout=packed_layout(130))[0]
+    torch.testing.assert_close(out[:, :, :130], expected)
+    assert (out[:, :, 130:] == 0).all()
+    for grad in torch.autograd.grad(out[:, :, :130].sum(), padded):
+        assert grad.isfinite().all() and (grad[:, :, 130:] == 0).all()
+
+
+def test_the_order_of_kept_blocks_changes_nothing():
+    q, k, v = random(3, 12, 16, 8)  # tiles
+    columns = torch.stack([torch.randperm(12, generator=torch.Generator().manual_seed(i))[:5] for i in range(12)])
+    mask = torch.zeros(12, 16, dtype=q.dtype)
+    mask[3, 9:] = -torch.inf
+    out = torch_impl.GatheredAttention.apply(q, k, v, columns, mask)
+    torch.testing.assert_close(torch_impl.GatheredAttention.apply(q, k, v, columns.flip(1), mask), out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_errs_no_more_than_dense_attention_does(dtype):
+    q, k, v = random(3, 1, 2, 500, 64)
+    half = [t.to(dtype) for t in (q, k, v)]
+    exact = sparse_linear(*(t.double() for t in half), Formula(0.3))[0]
+    allowed = (F.scaled_dot_product_attention(*half) - F.scaled_dot_product_attention(*(t.double() for t in half))).abs()
+    assert (sparse_linear(*half, Formula(0.3))[0] - exact).abs().max() < 4 * allowed.max()
+
+
+def test_a_back_end_is_chosen_with_its_reason():
+    cpu = torch.device("cpu")
+    assert choose_backend("auto", cpu, 5000, crossover=2000).chosen == "torch"
+    short = choose_backend("auto", cpu, 1000, crossover=2000)
+    assert short.chosen == "dense" and "2000" in short.reason
+    assert choose_backend("reference", cpu, 1000, crossover=2000).reason == "asked for"
+    with pytest.raises(UsageError):
+        choose_backend("flash", cpu, 1000)
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    monkeypatch.setattr("lite3r_cli.attention.dispatch.triton_reason", lambda: "Triton needs a GPU")
+    with pytest.raises(BackendError, match="needs a GPU; use torch"):
+        choose_backend("triton", torch.device("cpu"), 1000)
+
+
+@pytest.mark.parametrize("values", [{"keep_ratio": 0}, {"drop_ratio": 1}, {"feature": "exp"}, {"linear_over": "half"}])
+def test_impossible_formulas_are_refused(values):
+    with pytest.raises(UsageError):
+        Formula(**values)
