@@ -283,7 +283,7 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
 MOMENTS = (
     "lite3r_cli.pipelines.reconstruct.discover",
     "lite3r_cli.backbones.registry.load",
-    "lite3r_cli.pipelines.predict.resize_for_network",
+    "lite3r_cli.pipelines.preprocess.resize_for_network",
     "conftest.PlaneBackbone.predict",
     "lite3r_cli.pipelines.reconstruct.fuse_with_statistics",
     "lite3r_cli.pipelines.reconstruct.write_ply",
