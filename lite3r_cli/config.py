@@ -50,6 +50,7 @@ class PredictConfig:
     poses: str = "tokens"  # one of POSES
     reference_view: str = "saddle_balanced"  # a key of backbones.reference_view.STRATEGIES
     cameras: Path | None = None  # cameras.json of the images, where they are known
+    refine: bool = False  # cameras by bundle adjustment, see refine/
 
     def __post_init__(self) -> None:
         _require(self.poses in POSES, f"--poses must be one of {', '.join(POSES)}, not {self.poses!r}")

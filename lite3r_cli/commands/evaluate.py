@@ -49,6 +49,7 @@ def evaluate(
     preprocess: options.Preprocess = PredictConfig.preprocess,
     poses: options.Poses = PredictConfig.poses,
     reference_view: options.ReferenceView = PredictConfig.reference_view,
+    refine: options.Refine = PredictConfig.refine,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -64,7 +65,7 @@ def evaluate(
     Focal: median over images. AbsRel, δ: all pixels with known depth, one scale a window.
     Chamfer: in per cent of the scene's median depth. A dash: no ground truth for it.
     """
-    predict = PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view)
+    predict = PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, refine=refine)
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
         from ..pipelines.evaluate import EvaluateConfig, as_rows

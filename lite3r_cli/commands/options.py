@@ -89,6 +89,13 @@ Cameras = Annotated[
         help="A cameras.json with the known camera of every image: depth comes in its scale.",
     ),
 ]  # fmt: skip
+Refine = Annotated[
+    bool,
+    _flag(
+        MODEL, "--refine",
+        help="Adjust the cameras to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str,
     _option(MODEL, "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),

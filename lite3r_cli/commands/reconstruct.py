@@ -63,6 +63,7 @@ def reconstruct(
     poses: options.Poses = PredictConfig.poses,
     reference_view: options.ReferenceView = PredictConfig.reference_view,
     cameras: options.Cameras = None,
+    refine: options.Refine = PredictConfig.refine,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -93,7 +94,7 @@ def reconstruct(
 
     config = ReconstructConfig(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
-        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras),
+        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras, refine),
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
             edge_filter=not no_edge_filter,

@@ -1,6 +1,7 @@
-"""A COLMAP model, text and binary, of the cameras and the fused points: what Gaussian splatting and MVS tools read.
+"""A COLMAP model, text and binary, of the cameras and the points: what Gaussian splatting and MVS tools read.
 
-COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have no tracks
+COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points are the sparse
+ones of the refinement, with their tracks, where there are any; else those of the fused cloud, which have no tracks
 (they come from depth maps, not from matches) and an error of -1, COLMAP's "not computed". COLMAP reads the binary files
 where both are there; from text it takes a name only up to its first blank.
 """
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..geometry import quaternion_from_matrix
 from ..scene import PointCloud, View
+from ..sparse import SparseModel
 from .files import write_bytes
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
@@ -22,9 +25,21 @@ PINHOLE = 1  # COLMAP's model id
 _POINT = np.dtype(  # 51 bytes, packed
     [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
 )
+_OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<u8")])  # of an image, 24 bytes
 
 
-def write_colmap(directory: Path, views: Sequence[View], cloud: PointCloud) -> list[Path]:
+@dataclass(frozen=True)
+class _Points:
+    """Records of points3D, and what each image saw of them."""
+
+    records: np.ndarray  # (N,) of _POINT
+    tracks: list[np.ndarray]  # per point (T, 2) uint32: image id, index of the observation in it
+    observations: list[np.ndarray]  # per view (M,) of _OBSERVATION
+
+
+def write_colmap(
+    directory: Path, views: Sequence[View], cloud: PointCloud, sparse: SparseModel | None = None
+) -> list[Path]:
     """Write cameras, images and points3D as .txt and .bin into `directory`/sparse/0 and return the files.
 
     One PINHOLE camera for all images with the same size and K; ids start at 1, in the order of `views`. Skew is not
@@ -34,14 +49,14 @@ def write_colmap(directory: Path, views: Sequence[View], cloud: PointCloud) -> l
     cameras, camera_of = _shared_cameras(views)
     poses = [_pose(view) for view in views]
     names = [" ".join(view.name.splitlines()) for view in views]  # a line break would end the record
-    points = _subsample(cloud)
+    points = _dense_points(cloud, len(views)) if sparse is None else _sparse_points(sparse, len(views))
     contents = {
         "cameras.txt": _cameras_text(cameras),
         "cameras.bin": _cameras_binary(cameras),
-        "images.txt": _images_text(poses, camera_of, names),
-        "images.bin": _images_binary(poses, camera_of, names),
+        "images.txt": _images_text(poses, camera_of, names, points.observations),
+        "images.bin": _images_binary(poses, camera_of, names, points.observations),
         "points3D.txt": _points_text(points),
-        "points3D.bin": struct.pack("<Q", len(points)) + points.tobytes(),
+        "points3D.bin": _points_binary(points),
     }
     for name, data in contents.items():
         write_bytes(folder / name, data)
@@ -65,8 +80,8 @@ def _pose(view: View) -> tuple[float, ...]:
     return w, x, y, z, *view.cam_from_world[:, 3].tolist()
 
 
-def _subsample(cloud: PointCloud) -> np.ndarray:
-    """At most MAX_POINTS of the cloud, evenly by index, as records of points3D.bin."""
+def _dense_points(cloud: PointCloud, views: int) -> _Points:
+    """At most MAX_POINTS of the cloud, evenly by index."""
     count = min(len(cloud), MAX_POINTS)
     kept = np.arange(count) * len(cloud) // max(count, 1)
     points = np.zeros(count, dtype=_POINT)
@@ -74,7 +89,27 @@ def _subsample(cloud: PointCloud) -> np.ndarray:
     points["xyz"] = cloud.points[kept]
     points["rgb"] = cloud.colors[kept]
     points["error"] = -1
-    return points
+    return _Points(points, [np.zeros((0, 2), np.uint32)] * count, [np.zeros(0, _OBSERVATION)] * views)
+
+
+def _sparse_points(sparse: SparseModel, views: int) -> _Points:
+    """All points of the model with their tracks; an image's observations are those of its points."""
+    records = np.zeros(len(sparse), dtype=_POINT)
+    records["id"] = np.arange(1, len(sparse) + 1)
+    records["xyz"], records["rgb"], records["error"] = sparse.points, sparse.colors, sparse.errors
+    records["track"] = np.bincount(sparse.point, minlength=len(sparse))
+    observations = []
+    place = np.zeros(len(sparse.image), np.int64)  # of each observation in its image
+    for i in range(views):
+        mine = np.flatnonzero(sparse.image == i)
+        place[mine] = np.arange(len(mine))
+        seen = np.zeros(len(mine), _OBSERVATION)
+        seen["xy"], seen["point"] = sparse.pixel[mine], sparse.point[mine] + 1
+        observations.append(seen)
+    order = np.argsort(sparse.point, kind="stable")
+    elements = np.stack([sparse.image[order] + 1, place[order]], axis=1).astype(np.uint32)
+    tracks = np.split(elements, np.cumsum(records["track"].astype(np.int64))[:-1]) if len(sparse) else []
+    return _Points(records, tracks, observations)
 
 
 def _cameras_text(cameras: Sequence[tuple]) -> bytes:
@@ -89,33 +124,52 @@ def _cameras_binary(cameras: Sequence[tuple]) -> bytes:
     return struct.pack("<Q", len(cameras)) + b"".join(records)
 
 
-def _images_text(poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str]) -> bytes:
+def _images_text(
+    poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str], observations: Sequence[np.ndarray]
+) -> bytes:
+    mean = sum(map(len, observations)) / max(len(names), 1)
     lines = [
         "# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME",
-        "# POINTS2D[] as (X, Y, POINT3D_ID): none",
-        f"# Number of images: {len(names)}, mean observations per image: 0",
+        "# POINTS2D[] as (X, Y, POINT3D_ID)",
+        f"# Number of images: {len(names)}, mean observations per image: {mean:g}",
     ]
-    for number, (pose, camera, name) in enumerate(zip(poses, camera_of, names), 1):
-        lines += [f"{number} {' '.join(map(repr, pose))} {camera} {name}", ""]
+    for number, (pose, camera, name, seen) in enumerate(zip(poses, camera_of, names, observations), 1):
+        rows = zip(seen["xy"].tolist(), seen["point"].tolist())
+        points = " ".join("%.9g %.9g %d" % (*xy, point) for xy, point in rows)
+        lines += [f"{number} {' '.join(map(repr, pose))} {camera} {name}", points]
     return _text(lines)
 
 
-def _images_binary(poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str]) -> bytes:
+def _images_binary(
+    poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str], observations: Sequence[np.ndarray]
+) -> bytes:
     records = []
-    for number, (pose, camera, name) in enumerate(zip(poses, camera_of, names), 1):
+    for number, (pose, camera, name, seen) in enumerate(zip(poses, camera_of, names, observations), 1):
         records.append(struct.pack("<I7dI", number, *pose, camera))
-        records.append(name.encode("utf-8", "surrogateescape") + b"\0" + struct.pack("<Q", 0))
+        records.append(name.encode("utf-8", "surrogateescape") + b"\0" + struct.pack("<Q", len(seen)))
+        records.append(seen.tobytes())
     return struct.pack("<Q", len(names)) + b"".join(records)
 
 
-def _points_text(points: np.ndarray) -> bytes:
+def _points_text(points: _Points) -> bytes:
+    records = points.records
+    mean = float(records["track"].mean()) if len(records) else 0
     lines = [
-        "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX): none",
-        f"# Number of points: {len(points)}, mean track length: 0",
+        "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)",
+        f"# Number of points: {len(records)}, mean track length: {mean:g}",
     ]
-    rows = zip(points["id"].tolist(), points["xyz"].tolist(), points["rgb"].tolist())
-    lines += ["%d %.9g %.9g %.9g %d %d %d -1" % (number, *xyz, *rgb) for number, xyz, rgb in rows]
+    rows = zip(*(records[key].tolist() for key in ("id", "xyz", "rgb", "error")), points.tracks)
+    for number, xyz, rgb, error, track in rows:
+        head = "%d %.9g %.9g %.9g %d %d %d %.6g" % (number, *xyz, *rgb, error)
+        lines.append(" ".join([head, *map(str, track.ravel().tolist())]))
     return _text(lines)
+
+
+def _points_binary(points: _Points) -> bytes:
+    head = struct.pack("<Q", len(points.records))
+    if not points.records["track"].any():
+        return head + points.records.tobytes()
+    return head + b"".join(r.tobytes() + t.tobytes() for r, t in zip(points.records, points.tracks))
 
 
 def _text(lines: Sequence[str]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..scene import PointCloud, View
+from ..sparse import SparseModel
 from .colmap import write_colmap
 from .glb import write_glb
 from .nerfstudio import write_nerfstudio
@@ -18,17 +19,27 @@ class FormatWriter(Protocol):
     """Writes a scene into a folder, which all formats can share, and returns the files."""
 
     def __call__(
-        self, directory: Path, views: Sequence[View], cloud: PointCloud, references: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        views: Sequence[View],
+        cloud: PointCloud,
+        references: Mapping[str, str] | None = None,
+        sparse: SparseModel | None = None,
     ) -> list[Path]:
-        """`references`: view name -> image path to write where a format names image files. Raises OutputError."""
+        """`references`: view name -> image path to write where a format names image files. `sparse`: what stands for
+        the cloud in a format that knows tracks. Raises OutputError."""
         ...
 
 
 EXTRA_FORMATS: dict[str, FormatWriter] = {
-    "colmap": lambda directory, views, cloud, references=None: write_colmap(directory, views, cloud),
-    "nerfstudio": write_nerfstudio,
-    "tum": lambda directory, views, cloud, references=None: write_tum(directory, views),
-    "glb": lambda directory, views, cloud, references=None: write_glb(directory, views, cloud),
+    "colmap": lambda directory, views, cloud, references=None, sparse=None: write_colmap(
+        directory, views, cloud, sparse
+    ),
+    "nerfstudio": lambda directory, views, cloud, references=None, sparse=None: write_nerfstudio(
+        directory, views, cloud, references
+    ),
+    "tum": lambda directory, views, cloud, references=None, sparse=None: write_tum(directory, views),
+    "glb": lambda directory, views, cloud, references=None, sparse=None: write_glb(directory, views, cloud),
 }
 
 

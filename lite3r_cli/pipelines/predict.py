@@ -20,7 +20,11 @@ from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
+from ..refine.backend import require_pycolmap
+from ..refine.config import RefineConfig
+from ..refine.pipeline import Refined, refine
 from ..scene import View
+from ..sparse import SparseModel
 from . import known_cameras
 from .preprocess import NetworkInput, align, fit, resolution_of
 
@@ -42,6 +46,8 @@ class Predictions:
     network_sizes: list[tuple[int, int]]  # (h, w) that each view had inside the network
     skipped: list[Skipped] = field(default_factory=list)  # images that could not be decoded
     warnings: list[str] = field(default_factory=list)
+    sparse: SparseModel | None = None  # of the refinement
+    verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
 
 
 class Predictor:
@@ -53,6 +59,8 @@ class Predictor:
     def __init__(self, config: PredictConfig, progress: Progress | None = None) -> None:
         self.config = config
         progress = progress or Progress()
+        if config.refine:
+            require_pycolmap()  # said before the network is loaded
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             runtime.seed_everything(config.seed)
@@ -87,12 +95,25 @@ class Predictor:
         with progress.stage("Predict"):
             prediction = self._run(batch, self._cameras([images.records[i] for i in kept], inputs))
         views = _to_views(images, kept, inputs, prediction)
+        warnings = _parallax_warnings(views, digests)
+        refined = self._refine(images, kept, views, progress) if self.config.refine else None
         return Predictions(
-            views=views,
+            views=views if refined is None else refined.views,
             indices=kept,
             network_sizes=[rgb.shape[:2] for rgb in batch],
             skipped=skipped,
-            warnings=_parallax_warnings(views, digests),
+            warnings=warnings if refined is None else warnings + refined.warnings,
+            sparse=None if refined is None else refined.sparse,
+            verdicts=None if refined is None else refined.verdicts,
+        )
+
+    def _refine(self, images: ImageSet, kept: Sequence[int], views: Sequence[View], progress: Progress) -> Refined:
+        return refine(
+            views,
+            lambda j: images.read(kept[j]),
+            lambda j: images.read_mask(kept[j]),
+            RefineConfig(seed=self.config.seed),
+            progress,
         )
 
     def _read(

@@ -164,7 +164,7 @@ def _write(
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{stem}.png" for stem in stems], scales)
     references = _image_references(images, predictions, out.final(out.directory))
     for name in dict.fromkeys(config.formats):
-        EXTRA_FORMATS[name](out.directory, views, cloud, references)
+        EXTRA_FORMATS[name](out.directory, views, cloud, references, predictions.sparse)
     if config.preview:
         render_preview(out.path("preview.png"), cloud, views)
 
@@ -199,6 +199,7 @@ def _run_info(
     used = {
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
     }
+    refinement = dict(zip(predictions.indices, predictions.verdicts or ()))
     verdicts = [
         {
             "name": record.name,
@@ -208,6 +209,7 @@ def _run_info(
             "height": record.height,
             "orientation": record.orientation,
             "network": used[i],
+            **({"refinement": refinement[i]} if i in refinement else {}),
         }
         for i, record in enumerate(images.records)
         if i in used

@@ -1,0 +1,181 @@
+"""Bundle adjustment from the predicted cameras: points start on the predicted depth maps, outliers go round by round.
+
+The model lives in pycolmap's Reconstruction; image i of the views has the id i + 1 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scene import View
+from . import matching
+from .backend import require_pycolmap
+from .config import RefineConfig
+from .matching import Matches
+
+# (loss scale, largest reprojection error afterwards), both in thousandths of the image's diagonal; focal lengths free?
+_COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))
+_FINE_ROUNDS = 3  # re-triangulation and adjustment with COLMAP's own rules
+_COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are taken
+_MIN_COARSE_TRACKS = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model and what speaks for it."""
+
+    model: object  # pycolmap.Reconstruction
+    images: list[int]  # verified views, in order
+    observations: int
+    path: str  # "bundle adjustment" or "incremental mapping"
+
+    def better_than(self, other: Candidate | None) -> bool:
+        """More verified images, then clearly more observations."""
+        if other is None or len(self.images) != len(other.images):
+            return other is None or len(self.images) > len(other.images)
+        return self.observations > 1.1 * other.observations
+
+
+def from_prediction(views: Sequence[View], matches: Matches, config: RefineConfig) -> Candidate | None:
+    """Adjust the predicted cameras of all matched views; None where too few matches or points are left."""
+    track, image, keypoint = matching.tracks(matches)
+    if not len(track):
+        return None
+    points, known = matching.start_points(views, matches, track, image, keypoint)
+    model = _start_model(views, matches, track, image, keypoint, points, known)
+    if model.num_points3D() < _MIN_COARSE_TRACKS:
+        return None
+    for loss, error, focal in _COARSE_ROUNDS:
+        scale = _diagonal(matches) / 1000
+        _adjust(model, loss * scale, refine_focal=focal and not _few(model))
+        _drop_outliers(model, error * scale)
+        if model.num_points3D() < _MIN_COARSE_TRACKS:
+            return None
+    return finish(model, matches, config, "bundle adjustment")
+
+
+def incremental(matches: Matches, config: RefineConfig) -> Candidate | None:
+    """COLMAP's incremental mapping, which needs no start but the focal lengths; None without a model."""
+    pycolmap = require_pycolmap()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = 3
+    options.random_seed = config.seed
+    options.extract_colors = False
+    options.triangulation.ignore_two_view_tracks = False
+    output = matches.database.parent / "incremental"
+    output.mkdir(exist_ok=True)
+    folder = matches.database.parent / "images"
+    models = pycolmap.incremental_mapping(matches.database, folder, output, options)
+    if not models:
+        return None
+    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
+    return finish(best, matches, config, "incremental mapping")
+
+
+def finish(model, matches: Matches, config: RefineConfig, path: str) -> Candidate | None:
+    """Re-triangulate and adjust until settled, and keep the images that are verified."""
+    for _ in range(_FINE_ROUNDS):
+        model = _triangulate(model, matches, config)
+        if model is None or model.num_points3D() == 0:
+            return None
+        _adjust(model, 1.0, refine_focal=not _few(model))
+        _filter(model, config.max_error, config.min_angle_deg)
+    _filter(model, config.max_error / 2, config.min_angle_deg)
+    _adjust(model, 1.0, refine_focal=not _few(model))
+    images = verified(model, config)
+    if len(images) < 2:
+        return None
+    observations = sum(model.image(i + 1).num_points3D for i in images)
+    return Candidate(model, images, observations, path)
+
+
+def verified(model, config: RefineConfig) -> list[int]:
+    """Views that see enough points."""
+    registered = [i for i in model.images if model.image(i).has_pose]
+    return sorted(i - 1 for i in registered if model.image(i).num_points3D >= config.min_observations)
+
+
+def _few(model) -> bool:
+    """Two views do not tell their focal lengths reliably."""
+    return model.num_reg_images() < 3
+
+
+def _diagonal(matches: Matches) -> float:
+    return float(np.median([np.hypot(*size) for size in matches.sizes]))
+
+
+def _start_model(views, matches: Matches, track, image, keypoint, points, known):
+    """A Reconstruction of the predicted cameras, with the longest tracks as points."""
+    pycolmap = require_pycolmap()
+    model = pycolmap.Reconstruction()
+    for i, (view, size) in enumerate(zip(views, matches.sizes, strict=True)):
+        width, height = size
+        principal = view.K[:2, 2] * np.array([width / view.width, height / view.height])
+        params = [matching.start_focal(view, width), *principal]
+        camera = pycolmap.Camera(
+            camera_id=i + 1, model="SIMPLE_PINHOLE", width=width, height=height, params=params
+        )
+        model.add_camera_with_trivial_rig(camera)
+        record = pycolmap.Image(
+            name=f"{i:06d}.png", keypoints=matches.keypoints[i], camera_id=i + 1, image_id=i + 1
+        )
+        model.add_image_with_trivial_frame(record, pycolmap.Rigid3d(np.asarray(view.cam_from_world)))
+    length = np.where(known, np.bincount(track, minlength=len(known)), 0)
+    chosen = np.argsort(-length, kind="stable")[:_COARSE_TRACKS]
+    bounds = np.searchsorted(track, np.arange(len(known) + 1))
+    for t in chosen[length[chosen] > 0].tolist():
+        elements = [
+            pycolmap.TrackElement(int(image[o]) + 1, int(keypoint[o])) for o in range(bounds[t], bounds[t + 1])
+        ]
+        model.add_point3D(points[t], pycolmap.Track(elements))
+    return model
+
+
+def _adjust(model, loss_scale: float, *, refine_focal: bool) -> None:
+    """One robust bundle adjustment over all points, in place."""
+    pycolmap = require_pycolmap()
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length = refine_focal
+    options.refine_extra_params = False
+    options.print_summary = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = loss_scale
+    options.ceres.solver_options.max_num_iterations = 50
+    options.ceres.solver_options.function_tolerance = 1e-5
+    problem = pycolmap.BundleAdjustmentConfig()
+    for i in model.reg_image_ids():
+        problem.add_image(i)
+    problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, problem, model).solve()
+    model.update_point_3d_errors()
+
+
+def _drop_outliers(model, max_error: float) -> None:
+    pycolmap = require_pycolmap()
+    manager = pycolmap.ObservationManager(model)
+    manager.filter_observations_with_negative_depth()
+    manager.filter_points3D_with_large_reprojection_error(max_error, model.point3D_ids())
+
+
+def _filter(model, max_error: float, min_angle_deg: float) -> None:
+    pycolmap = require_pycolmap()
+    manager = pycolmap.ObservationManager(model)
+    manager.filter_all_points3D(max_error, min_angle_deg)
+    manager.filter_observations_with_negative_depth()
+
+
+def _triangulate(model, matches: Matches, config: RefineConfig):
+    """New points for the current cameras from all verified matches."""
+    pycolmap = require_pycolmap()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.triangulation.ignore_two_view_tracks = False
+    options.triangulation.min_angle = config.min_angle_deg
+    options.random_seed = config.seed
+    options.extract_colors = False
+    output = matches.database.parent / "triangulated"
+    output.mkdir(exist_ok=True)
+    folder = matches.database.parent / "images"
+    return pycolmap.triangulate_points(model, matches.database, folder, output, True, options)

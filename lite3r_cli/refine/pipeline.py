@@ -1,0 +1,47 @@
+"""Predicted views in, refined views out, with an account of what was decided for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ..console import Progress
+from ..scene import View
+from ..sparse import SparseModel
+from .cameras import REFINED, refine_cameras
+from .config import RefineConfig
+from .matching import ReadImage, ReadMask
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What `--refine` made of the predicted views."""
+
+    views: list[View]
+    sparse: SparseModel | None  # None where no camera could be refined
+    verdicts: list[dict[str, object]]  # per view, for run.json
+    warnings: list[str]
+
+
+def refine(
+    views: Sequence[View],
+    read_rgb: ReadImage,
+    read_mask: ReadMask | None = None,
+    config: RefineConfig = RefineConfig(),
+    progress: Progress | None = None,
+) -> Refined:
+    """Refine cameras. Raises BackendError without pycolmap."""
+    progress = progress or Progress()
+    with progress.stage("Refine cameras"):
+        cameras = refine_cameras(views, read_rgb, read_mask, config)
+    return Refined(cameras.views, cameras.sparse, [asdict(v) for v in cameras.verdicts], _warnings(views, cameras))
+
+
+def _warnings(views: Sequence[View], cameras) -> list[str]:
+    kept = [i for i, verdict in enumerate(cameras.verdicts) if verdict.cameras != REFINED]
+    if not kept:
+        return []
+    if len(kept) == len(views):
+        return [f"--refine changed no camera: {cameras.verdicts[0].reason}"]
+    names = ", ".join(views[i].name for i in kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+    return [f"--refine kept the predicted cameras of {names}: {cameras.verdicts[kept[0]].reason}"]

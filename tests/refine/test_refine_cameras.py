@@ -1,0 +1,145 @@
+"""Cameras by bundle adjustment: rough starts on a drawn scene with exact ground truth become accurate ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli import geometry, metrics
+from lite3r_cli.errors import BackendError
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.colmap import write_colmap
+from lite3r_cli.refine import backend, matching
+from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.scene import PointCloud
+
+SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
+VIEWS = 5
+
+
+def rough(views, degrees: float = 3.0, focal: float = 1.08, noise: float = 0.15):
+    """What a network may predict: turned and shifted cameras, a wrong focal length, depth with a bias a view."""
+    rng = np.random.default_rng(0)
+    result = []
+    for view in views:
+        turn = cv2.Rodrigues(np.radians(degrees) * rng.normal(size=3) / 3**0.5)[0]
+        pose = geometry.compose(np.hstack([turn, np.zeros((3, 1))]), view.cam_from_world)
+        depth = view.depth * np.float32(np.exp(noise * rng.normal()))
+        K = view.K * np.array([[focal], [focal], [1]])
+        K[:2, 2] = view.K[:2, 2]
+        result.append(replace(view, K=K, cam_from_world=pose, depth=depth, confidence=np.ones_like(depth)))
+    poses = geometry.rebase(np.stack([view.cam_from_world for view in result]))
+    return [replace(view, cam_from_world=pose) for view, pose in zip(result, poses)]
+
+
+def worst_error(views, truth) -> float:
+    poses, true_poses = (np.stack([view.cam_from_world for view in some]) for some in (views, truth))
+    return float(metrics.pair_errors(poses, true_poses, 1e-6).larger.max())
+
+
+@pytest.fixture(scope="module")
+def facade():
+    truth = read_cameras_json(SCENE)[:VIEWS]
+    pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
+    return truth, pictures
+
+
+@pytest.fixture(scope="module")
+def refined(facade):
+    pytest.importorskip("pycolmap")
+    truth, pictures = facade
+    pictures = [*pictures, np.full_like(pictures[0], 128)]  # a white wall: nothing to match
+    start = rough([*truth, replace(truth[-1], name="wall.jpg")])
+    return start, refine(start, pictures.__getitem__)
+
+
+def test_cameras_become_accurate(facade, refined):
+    truth = facade[0]
+    start, result = refined
+    assert worst_error(start[:VIEWS], truth) > 5
+    assert worst_error(result.views[:VIEWS], truth) < 2
+    focal = metrics.focal_error(*(np.stack([v.K for v in views[:VIEWS]]) for views in (result.views, truth)))
+    assert focal.max() < 1.5
+    np.testing.assert_array_equal(result.views[0].cam_from_world, np.eye(3, 4))
+
+
+def test_what_cannot_be_verified_keeps_its_camera(refined):
+    start, result = refined
+    verdicts = [verdict["cameras"] for verdict in result.verdicts]
+    assert verdicts == ["refined"] * VIEWS + ["kept"]
+    np.testing.assert_array_equal(result.views[-1].K, start[-1].K)
+    assert any("wall.jpg" in text for text in result.warnings)
+
+
+def test_sparse_points_project_onto_their_observations(refined):
+    result = refined[1]
+    for i, view in enumerate(result.views[:VIEWS]):
+        point, pixel = result.sparse.of_view(i)
+        projected, depth = geometry.project(result.sparse.points[point], view.K, view.cam_from_world)
+        assert (depth > 0).all()
+        assert np.median(np.linalg.norm(projected - pixel, axis=1)) < 0.6
+
+
+def test_colmap_reads_the_tracks_back(refined, tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    result = refined[1]
+    empty = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+    write_colmap(tmp_path, result.views, empty, result.sparse)
+    folder = tmp_path / "sparse" / "0"
+    models = [pycolmap.Reconstruction(), pycolmap.Reconstruction()]
+    models[0].read_binary(folder)
+    models[1].read_text(folder)
+    for model in models:
+        assert model.num_points3D() == len(result.sparse)
+        assert model.compute_num_observations() == len(result.sparse.image)
+        assert model.compute_mean_reprojection_error() < 0.6
+        model.update_point_3d_errors()  # from the cameras, points and observations alone
+        assert model.compute_mean_reprojection_error() < 0.6
+
+
+def test_without_parallax_nothing_changes(facade):
+    pytest.importorskip("pycolmap")
+    truth, pictures = facade
+    start = rough([truth[0], truth[0]])
+    result = refine(start, lambda i: pictures[0])
+    assert result.sparse is None and len(result.warnings) == 1
+    for before, after in zip(start, result.views):
+        np.testing.assert_array_equal(before.cam_from_world, after.cam_from_world)
+
+
+def test_missing_package_names_the_install_line(monkeypatch):
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"pip install 'lite3r\[colmap\]'") as caught:
+        backend.require_pycolmap()
+    assert caught.value.exit_code == 5
+
+
+def test_tracks_join_and_drop_contradictions(tmp_path):
+    keypoints = [np.zeros((3, 2))] * 3
+    pairs = {
+        (0, 1): np.array([[0, 0], [1, 1]]),
+        (1, 2): np.array([[0, 2], [1, 1]]),
+        (0, 2): np.array([[2, 1]]),  # joins keypoints 1 and 2 of image 0: their track contradicts itself
+    }
+    found = matching.Matches(tmp_path / "db", [(8, 8)] * 3, keypoints, pairs)
+    track, image, keypoint = matching.tracks(found)
+    assert track.tolist() == [0, 0, 0] and image.tolist() == [0, 1, 2] and keypoint.tolist() == [0, 0, 2]
+
+
+def test_pairs_are_chosen_by_overlap(facade):
+    truth = facade[0]
+    far = replace(truth[0], cam_from_world=geometry.compose(np.diag([-1.0, 1, -1, 1])[:3], truth[0].cam_from_world))
+    pairs = matching.overlapping_pairs([*truth, far], 3)
+    assert (0, 1) in pairs and (0, VIEWS) not in pairs
+
+
+def test_config_checks():
+    from lite3r_cli.errors import UsageError
+
+    with pytest.raises(UsageError, match="explained"):
+        RefineConfig(explained=1.5)
