@@ -87,8 +87,9 @@ class Mini(nn.Module):
     def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
         key = (rows, columns, device)
         if key not in self._rope:
-            positions = patch_positions(rows, columns, 1, device)
-            self._rope[key] = rope_table(positions, self.config.dim // self.config.heads)
+            with torch.inference_mode(False):  # a table first made in `predict` must serve training too
+                positions = patch_positions(rows, columns, 1, device)
+                self._rope[key] = rope_table(positions, self.config.dim // self.config.heads)
         return self._rope[key]
 
     def trunk(self, buckets: list[Tensor], grids: list[tuple[int, int]], is_reference: list[Tensor]) -> list[list[Tensor]]:

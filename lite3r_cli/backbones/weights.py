@@ -24,7 +24,7 @@ NAMES_SHOWN = 5
 def save_checkpoint(
     path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], matrix_dtype: torch.dtype = torch.float8_e4m3fn
 ) -> None:
-    """Write a state dict: matrices and kernels in `matrix_dtype`, vectors and tokens in bfloat16 (float16 where that is asked for)."""
+    """Write a state dict: everything of two or more axes in `matrix_dtype`, vectors in float16."""
     stored: dict[str, Tensor] = {}
     for name, tensor in sorted(state.items()):
         if matrix_dtype == torch.float8_e4m3fn and tensor.ndim >= 2:

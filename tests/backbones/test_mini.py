@@ -63,3 +63,9 @@ def test_cameras_are_rigid_and_sized_like_the_input(model):
 def test_shipped_size_stays_below_24_million_parameters():
     with torch.device("meta"):
         assert sum(p.numel() for p in Mini().parameters()) < 24e6
+
+
+def test_training_goes_on_after_a_prediction(model):
+    model.predict(images((28, 42)))
+    model(torch.stack(images((28, 42), (28, 42)))[None]).log_depth.mean().backward()
+    assert model.blocks[1].attn.qkv.weight.grad.abs().sum() > 0
