@@ -1,0 +1,60 @@
+"""The accuracy table of the model card: `lite3r eval` on several checkpoints and scenes, as Markdown, then one JSON line.
+
+    python benchmarks/mini_accuracy.py SCENE… [--model mini --model weights.safetensors] [--views 4] [--resolution 518]
+
+SCENE is a folder with images/ and cameras.json. The hash says which file was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+from lite3r_cli.backbones.registry import find_checkpoint
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
+
+COLUMNS = {
+    "auc5": "AUC@5", "auc15": "AUC@15", "auc30": "AUC@30", "rotation_deg": "rotation °", "translation_deg": "translation °",
+    "focal_pct": "focal %", "absrel": "AbsRel", "delta1": "δ<1.25",
+}  # fmt: skip
+
+
+def sha256(model: str) -> str:
+    path = find_checkpoint(model) if model == "mini" else Path(model)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenes", nargs="+", type=Path)
+    parser.add_argument("--model", action="append")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--resolution", type=int)
+    parser.add_argument("--dtype", default="auto")
+    arguments = parser.parse_args()
+    report = {"torch": torch.__version__, "machine": platform.machine(), "views": arguments.views, "models": {}}
+    for model in arguments.model or ["mini"]:
+        predict = PredictConfig(model, resolution=arguments.resolution, dtype=arguments.dtype)
+        result = evaluate(EvaluateConfig(tuple(arguments.scenes), predict, arguments.views))
+        rows = {**{name: vars(s) for name, s in result.scenes.items()}, "**mean**": vars(result.mean)}
+        print(f"\n{Path(model).name}, SHA-256 {sha256(model)[:16]}…\n")
+        print("| scene | " + " | ".join(COLUMNS.values()) + " |")
+        print("|---" * (len(COLUMNS) + 1) + "|")
+        for name, scores in rows.items():
+            print(f"| {name} | " + " | ".join(cell(scores[c]) for c in COLUMNS) + " |", flush=True)
+        report["models"][Path(model).name] = {"sha256": sha256(model), "rows": rows}
+    print("\n" + json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
