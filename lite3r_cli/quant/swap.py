@@ -1,0 +1,80 @@
+"""Which FP8 arithmetic runs here and why, and putting it in the place of a network's linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lite3r_cli.errors import BackendError, UsageError
+from lite3r_cli.quant import te
+from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear
+from lite3r_cli.runtime import Choice
+
+FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
+MULTIPLE = 16  # of both sides of a weight, for FP8 kernels
+
+Filter = Callable[[str, nn.Linear], bool]
+
+
+def scaled_mm_reason(device: torch.device) -> str | None:
+    """Why torch._scaled_mm with row-wise scales cannot run on `device`; None if it can."""
+    if device.type != "cuda":
+        return f"a {device.type.upper()} has no FP8 arithmetic"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (9, 0):
+        return f"compute capability {major}.{minor}, row-wise scales need 9.0"
+    return None
+
+
+def choose_fp8_backend(asked: str, device: torch.device) -> Choice:
+    """The FP8 arithmetic for a device: "auto" is `scaled-mm` where the GPU has it, else `off`, since emulation only
+    costs time. Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
+    """
+    if asked not in FP8_BACKENDS:
+        raise UsageError(f"the FP8 back end must be one of {', '.join(FP8_BACKENDS)}, not {asked!r}")
+    if asked in ("off", "emulate"):
+        return Choice(asked, asked, "asked for")
+    reason = te.reason_against() if asked == "te" else scaled_mm_reason(device)
+    if asked == "te" and reason is None and device.type != "cuda":
+        reason = "Transformer Engine needs a GPU"
+    if reason is None:
+        why = "the GPU has it" if asked == "auto" else "asked for"
+        return Choice(asked, "te" if asked == "te" else "scaled-mm", why)
+    if asked == "auto":
+        return Choice(asked, "off", reason)
+    raise BackendError(f"FP8 back end {asked}: {reason}; use emulate")
+
+
+def fits(module: nn.Linear) -> bool:
+    """Whether FP8 kernels take a layer of this size."""
+    return module.in_features % MULTIPLE == 0 and module.out_features % MULTIPLE == 0
+
+
+def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> dict[str, str]:
+    """Replace the linear layers of `model`, in place, by those of `backend`: "emulate", "scaled-mm", "te", or
+    "fake-quant" for training. `keep(name, layer)` returns True for layers that stay as they are.
+
+    Returns the names of the layers that stay → why. Subclasses of Linear are left alone.
+    """
+    makers: dict[str, Callable[[nn.Linear], nn.Module]] = {
+        "emulate": lambda layer: FP8Linear(layer, "emulate"),
+        "scaled-mm": lambda layer: FP8Linear(layer, "scaled-mm"),
+        "te": te.TELinear,
+        "fake-quant": FakeQuantLinear.of,
+    }
+    if backend not in makers:
+        raise UsageError(f"linear layers can become {', '.join(makers)}, not {backend!r}")
+    stay: dict[str, str] = {}
+    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
+        if keep is not None and keep(name, layer):
+            stay[name] = "kept in high precision"
+        elif not fits(layer):
+            stay[name] = f"{layer.in_features} × {layer.out_features} is not a multiple of {MULTIPLE}"
+        elif name == "":
+            raise UsageError("a single linear layer has no parent to be swapped in")
+        else:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, makers[backend](layer).train(layer.training))
+    return stay
