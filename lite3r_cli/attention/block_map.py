@@ -1,7 +1,7 @@
 """Which key blocks each query block attends to exactly, which the linear branch sees, and which nobody does.
 
 The scores are those of SLA (arXiv 2509.24006): P = softmax(pool(Q) · pool(K)ᵀ / √D), pooling by the mean. The highest
-are critical, the lowest dropped, the rest goes to the linear branch. Only the order matters, so the softmax is left out.
+are critical, the lowest dropped, the rest goes to the linear branch. Only the order matters: no softmax is needed.
 """
 
 from __future__ import annotations
@@ -67,5 +67,5 @@ def keep_schedule(layers: int, keep_ratio: float, dense: Sequence[int] = ()) -> 
     rest = layers - len(full)
     share = (keep_ratio * layers - len(full)) / rest if rest else keep_ratio
     if not 0 < share <= 1:
-        raise UsageError(f"a mean keep ratio of {keep_ratio} leaves nothing beside {len(full)} dense layers of {layers}")
+        raise UsageError(f"a mean keep ratio of {keep_ratio} leaves nothing beside {len(full)} dense layers")
     return tuple(1.0 if i in full else share for i in range(layers))

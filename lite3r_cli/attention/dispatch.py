@@ -108,7 +108,7 @@ ATTEND = {"reference": _reference, "torch": torch_impl.attend, "triton": _triton
 def mixed(
     sparse: Tensor, linear: Tensor, blocks: BlockMap, formula: Formula, weight: Tensor | None, alpha: Tensor | None
 ) -> Tensor:
-    """Both branches (B, H, blocks, T, D) in one: `weight` (D, D) projects the linear one, `alpha` (H,) mixes convexly."""
+    """Both branches (B, H, blocks, T, D) in one: `weight` (D, D) projects the linear one, `alpha` (H,) mixes."""
     if weight is not None:
         linear = linear @ weight.T
     if alpha is None:

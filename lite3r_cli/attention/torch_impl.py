@@ -18,18 +18,22 @@ from lite3r_cli.attention.features import FEATURES, widened
 from lite3r_cli.attention.layout import Layout
 from lite3r_cli.attention.reference import EPSILON
 
-CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # of the keys gathered at a time
+CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # of the keys gathered at a time; on a CPU by each thread
 
 
 def _chunks(columns: Tensor, tile: int, width: int) -> Iterator[slice]:
     rows, kept = columns.shape
-    step = max(2, CHUNK_ELEMENTS.get(columns.device.type, 2**24) // (kept * tile * width))
+    step = max(1, CHUNK_ELEMENTS.get(columns.device.type, 2**24) // (kept * tile * width))
+    if columns.device.type == "cpu":
+        step *= torch.get_num_threads()
     return (slice(first, first + step) for first in range(0, rows, step))
 
 
-def _gather(table: Tensor, columns: Tensor) -> Tensor:
-    """Tiles (all, T, D) at `columns` (R, kept) → (R, 1, kept·T, D)."""
-    picked = table.flatten(1).index_select(0, columns.flatten())
+def _gather(table: Tensor, columns: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """Tiles (all, T, D) at `columns` (R, kept) → (R, 1, kept·T, D), in a buffer's memory where one is given."""
+    rows = columns.flatten()
+    out = None if buffer is None else buffer[: len(rows)]
+    picked = torch.index_select(table.flatten(1), 0, rows, out=out)
     return picked.view(len(columns), 1, -1, table.shape[-1])
 
 
@@ -46,13 +50,16 @@ class GatheredAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
-        out = torch.empty_like(q)
+        out, buffers = torch.empty_like(q), None
         for part in _chunks(columns, *k.shape[1:]):
             near = columns[part]
+            if buffers is None:  # fresh memory for every chunk would cost more than the copy
+                buffers = [t.new_empty(near.numel(), t[0].numel()) for t in (k, v)]
             bias = _bias(mask, near)
             if bias is not None:
                 bias = bias.expand(-1, -1, q.shape[1], -1)
-            out[part] = F.scaled_dot_product_attention(q[part, None], _gather(k, near), _gather(v, near), bias)[:, 0]
+            keys, values = (_gather(t, near, buffer) for t, buffer in zip((k, v), buffers))
+            out[part] = F.scaled_dot_product_attention(q[part, None], keys, values, bias)[:, 0]
         ctx.save_for_backward(q, k, v, columns, mask)
         return out
 

@@ -19,7 +19,7 @@ from lite3r_cli.attention.reference import EPSILON
 
 @triton.jit
 def _forward(
-    q, k, v, phi, totals, norms, columns, counts, lengths,  # pointers; tiles (all, T, D), totals (heads, per_head, D, D)
+    q, k, v, phi, totals, norms, columns, counts, lengths,  # tiles (all, T, D), totals (heads, per_head, D, D)
     sparse, linear,  # out: tiles (all, T, D)
     blocks, per_head, most, scale, epsilon,
     T: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
@@ -103,5 +103,5 @@ class _Attend(torch.autograd.Function):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, blocks: BlockMap, layout: Layout, feature: str = "elu", linear_over: str = "all"
 ) -> tuple[Tensor, Tensor]:
-    """As `torch_impl.attend`, for tiles (B, H, blocks, T, D) in float32, bfloat16 or float16; D a power of 2 from 16 on."""
+    """As `torch_impl.attend`, for tiles (B, H, blocks, T, D) ; D is a power of 2, at least 16."""
     return _Attend.apply(q, k, v, blocks, layout, feature, linear_over)

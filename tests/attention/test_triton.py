@@ -17,7 +17,7 @@ from lite3r_cli.attention.triton_impl import INTERPRETED, attend
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-runs = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="neither a GPU nor TRITON_INTERPRET=1: run by the first test")
+runs = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test")
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run here")

@@ -1,0 +1,104 @@
+"""Sparse-linear against dense attention on a CPU: the operator alone, block map, moving of tokens and mix included.
+
+Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped.
+Correctness first: with every block kept the output must be that of dense attention. Measure on idle cores; the load
+average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
+that a change of load meets both. A table, then one JSON line.
+
+    python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lite3r_cli.attention.dispatch import Formula, sparse_linear
+from lite3r_cli.attention.layout import Frames, Layout, frame_layout
+
+GRID = (25, 37)  # patches of a view of 518×350 pixels
+HEADS, WIDTH = 6, 64
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--keep-ratio", type=float, default=0.25)
+    parser.add_argument("--linear-over", choices=("all", "rest"), default="rest")
+    parser.add_argument("--block", type=int, default=64)
+    parser.add_argument("--runs", action="store_true", help="blocks are runs of tokens, not rectangles of patches")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def check(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> None:
+    """Every block kept: dense attention."""
+    tokens = min(q.shape[2], 4 * layout.index.numel())
+    q, k, v = (t[:, :1, :tokens].float() for t in (q, k, v))
+    out, _ = sparse_linear(q, k, v, Formula(1.0, linear_over="rest"), layout=layout)
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-4)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, object]:
+    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, None if o.runs else GRID)
+    layout = frame_layout((frames,), o.block)
+    make = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, HEADS, views * frames.tokens, WIDTH, generator=make).to(dtype)
+    if views <= 2:
+        check(q, k, v, layout)
+    formula, weight = Formula(o.keep_ratio, linear_over=o.linear_over), torch.zeros(WIDTH, WIDTH, dtype=dtype)
+
+    def sparse() -> object:
+        return sparse_linear(q, k, v, formula, weight, layout=layout)[1]
+
+    def dense() -> object:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    skipped = float(sparse().skipped)
+    times = [(seconds(dense), seconds(sparse)) for _ in range(o.repeats)]
+    slow, fast = (statistics.median(t) for t in zip(*times))
+    return {
+        "views": views, "tokens": q.shape[2], "dtype": str(dtype).split(".")[1], "skipped": skipped,
+        "dense_s": slow, "sparse_s": fast, "factor": slow / fast,
+        "factors": [a / b for a, b in times], "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def main() -> None:
+    o = options()
+    torch.set_num_threads(o.threads)
+    print(f"{'dtype':9} {'views':>5} {'tokens':>7} {'skipped':>8} {'dense':>9} {'sparse':>9} {'factor':>7} {'load':>6}")
+    rows = []
+    for dtype in o.dtype:
+        for views in o.views:
+            r = measure(views, getattr(torch, dtype), o)
+            rows.append(r)
+            print(
+                f"{r['dtype']:9} {views:5} {r['tokens']:7} {r['skipped']:8.1%} {r['dense_s'] * 1e3:6.0f} ms "
+                f"{r['sparse_s'] * 1e3:6.0f} ms {r['factor']:6.2f}× {r['load']:6.2f}",
+                flush=True,
+            )
+    machine = {"processor": platform.processor(), "cores": os.cpu_count(), "threads": o.threads}
+    print(json.dumps({"benchmark": "attention_cpu", "torch": torch.__version__, **machine, "results": rows}))
+
+
+if __name__ == "__main__":
+    main()
