@@ -3,7 +3,8 @@
 Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped.
 Correctness first: with every block kept the output must be that of dense attention. Measure on idle cores; the load
 average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
-that a change of load meets both. A table, then one JSON line.
+that a change of load meets both, and the factor of processor time is given beside that of wall time: with --threads 1
+it hardly depends on the load. A table, then one JSON line.
 
     python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--repeats 3]
 """
@@ -35,7 +36,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--keep-ratio", type=float, default=0.25)
     parser.add_argument("--linear-over", choices=("all", "rest"), default="rest")
     parser.add_argument("--block", type=int, default=64)
-    parser.add_argument("--runs", action="store_true", help="blocks are runs of tokens, not rectangles of patches")
+    parser.add_argument("--tiles", action="store_true", help="blocks are rectangles of patches, not runs of tokens")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -50,14 +51,15 @@ def check(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> None:
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-4)
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(function: Callable[[], object]) -> tuple[float, float]:
+    """Wall time and processor time of all threads."""
+    start = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, object]:
-    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, None if o.runs else GRID)
+    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, GRID if o.tiles else None)
     layout = frame_layout((frames,), o.block)
     make = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, views * frames.tokens, WIDTH, generator=make).to(dtype)
@@ -72,12 +74,13 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
         return F.scaled_dot_product_attention(q, k, v)
 
     skipped = float(sparse().skipped)
-    times = [(seconds(dense), seconds(sparse)) for _ in range(o.repeats)]
-    slow, fast = (statistics.median(t) for t in zip(*times))
+    times = [seconds(dense) + seconds(sparse) for _ in range(o.repeats)]
+    slow, slow_cpu, fast, fast_cpu = (statistics.median(t) for t in zip(*times))
     return {
         "views": views, "tokens": q.shape[2], "dtype": str(dtype).split(".")[1], "skipped": skipped,
         "dense_s": slow, "sparse_s": fast, "factor": slow / fast,
-        "factors": [a / b for a, b in times], "load": os.getloadavg()[0],
+        "dense_cpu_s": slow_cpu, "sparse_cpu_s": fast_cpu, "factor_cpu": slow_cpu / fast_cpu,
+        "load": os.getloadavg()[0],
     }  # fmt: skip
 
 
@@ -85,7 +88,8 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
 def main() -> None:
     o = options()
     torch.set_num_threads(o.threads)
-    print(f"{'dtype':9} {'views':>5} {'tokens':>7} {'skipped':>8} {'dense':>9} {'sparse':>9} {'factor':>7} {'load':>6}")
+    columns = ("views", "tokens", "skipped", "dense", "sparse", "factor", "CPU", "load")
+    print(f"{'dtype':9} {'{:>5} {:>7} {:>8} {:>9} {:>9} {:>7} {:>7} {:>6}'.format(*columns)}")
     rows = []
     for dtype in o.dtype:
         for views in o.views:
@@ -93,7 +97,8 @@ def main() -> None:
             rows.append(r)
             print(
                 f"{r['dtype']:9} {views:5} {r['tokens']:7} {r['skipped']:8.1%} {r['dense_s'] * 1e3:6.0f} ms "
-                f"{r['sparse_s'] * 1e3:6.0f} ms {r['factor']:6.2f}× {r['load']:6.2f}",
+                f"{r['sparse_s'] * 1e3:6.0f} ms {r['factor']:6.2f}× {r['factor_cpu']:6.2f}× "
+                f"{r['load']:6.2f}",
                 flush=True,
             )
     machine = {"processor": platform.processor(), "cores": os.cpu_count(), "threads": o.threads}

@@ -22,6 +22,7 @@ from lite3r_cli.runtime import Choice
 
 BACKENDS = ("auto", "dense", "torch", "triton", "reference")
 LINEAR_OVER = ("all", "rest")
+CROSSOVER = {"cpu": 3000}  # tokens from which a quarter of the blocks costs less than all: benchmarks/attention_cpu.py
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ def triton_reason() -> str | None:
 
 
 def choose_backend(
-    asked: str, device: torch.device, tokens: int, crossover: int = 0, head_dim: int = 64
+    asked: str, device: torch.device, tokens: int, crossover: int | None = None, head_dim: int = 64
 ) -> Choice:
-    """The back end for a sequence; below `crossover` tokens "auto" is dense attention, which is faster there.
+    """The back end for a sequence; below `crossover` tokens (None: what was measured for the kind of device) "auto" is
+    dense attention, which is faster there.
     Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
     """
     if asked not in BACKENDS:
@@ -69,6 +71,7 @@ def choose_backend(
         raise BackendError(f"attention back end triton: {reason}; use torch")
     if asked != "auto":
         return Choice(asked, asked, "asked for")
+    crossover = CROSSOVER.get(device.type, 0) if crossover is None else crossover
     if tokens < crossover:
         return Choice(asked, "dense", f"{tokens} tokens, sparse attention is faster from {crossover} on")
     if device.type != "cuda":

@@ -7,6 +7,7 @@ register) share blocks of their own, so that protecting them costs one block ins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +19,7 @@ from torch import Tensor
 from lite3r_cli.errors import UsageError
 
 BLOCK = 64  # tokens
+TILE_COST = 16  # of one more tile, in slots: many small ones keep a processor less busy
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Layout:
     @cached_property
     def slots(self) -> Tensor:
         """The occupied slots, (tokens,) indices into the flattened tiles."""
-        return self.valid.flatten().nonzero()[:, 0]
+        with torch.inference_mode(False):  # kept, so that it must serve training too
+            return self.valid.flatten().nonzero()[:, 0]
 
     @cached_property
     def occupants(self) -> Tensor:
         """The token in each of `slots`."""
-        return self.index.flatten()[self.slots]
+        with torch.inference_mode(False):
+            return self.index.flatten()[self.slots]
 
     def to(self, device: torch.device | str) -> Layout:
         return Layout(*(t.to(device) for t in (self.index, self.valid, self.protected, self.exact)))
@@ -87,10 +91,9 @@ def from_runs(runs: Sequence[Sequence[int]], protected: Sequence[bool], exact: S
     """A layout whose blocks hold these tokens."""
     width = max(len(run) for run in runs)
     padded = [[*run, *[run[0]] * (width - len(run))] for run in runs]
-    lengths = torch.tensor([len(run) for run in runs])
-    return Layout(
-        torch.tensor(padded), torch.arange(width) < lengths[:, None], torch.tensor(protected), torch.tensor(exact)
-    )
+    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+        valid = torch.arange(width) < torch.tensor([len(run) for run in runs])[:, None]
+        return Layout(torch.tensor(padded), valid, torch.tensor(protected), torch.tensor(exact))
 
 
 @lru_cache(maxsize=16)
@@ -137,8 +140,16 @@ def _split(length: int, most: int) -> list[range]:
 
 
 def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:
-    """A grid in rectangles of at most `block` patches, as few and as square as possible: neighbours pool well."""
+    """A grid in rectangles of at most `block` patches, near squares (neighbours pool well) with few empty slots."""
     rows, columns = grid
-    shapes = [(h, min(columns, block // h)) for h in range(1, min(rows, block) + 1)]
-    height, width = min(shapes, key=lambda s: (-(-rows // s[0]) * -(-columns // s[1]), abs(s[0] - s[1])))
-    return [[r * columns + c for r in a for c in b] for a, b in product(_split(rows, height), _split(columns, width))]
+
+    def badness(cuts: tuple[int, int]) -> float:
+        height, width = -(-rows // cuts[0]), -(-columns // cuts[1])
+        if height * width > block:
+            return math.inf
+        cost = cuts[0] * cuts[1] * (height * width + TILE_COST)
+        return cost * (1 + abs(math.log2(height / width)) / 16)
+
+    down, along = min(product(range(1, rows + 1), range(1, columns + 1)), key=badness)
+    bands, strips = _split(rows, -(-rows // down)), _split(columns, -(-columns // along))
+    return [[r * columns + c for r in band for c in strip] for band, strip in product(bands, strips)]
