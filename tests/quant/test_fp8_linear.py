@@ -54,7 +54,7 @@ def test_emulated_layer_has_the_error_of_two_rounded_operands():
     x = normal(2, 33, 1024)
     layer = FP8Linear(dense, "emulate")
     exact = dense(x)
-    assert 27 < sqnr(exact, layer(x)) < 30  # 3.75 % relative error on Gaussian data is 28.5 dB
+    assert 27 < sqnr(exact, layer(x)) < 30  # 3.7 % relative error on Gaussian data is 28.6 dB
     assert torch.equal(layer.weight, round_to_fp8(dense.weight))
     assert layer(x.bfloat16()).dtype == torch.bfloat16
     # The formula, in double precision.
