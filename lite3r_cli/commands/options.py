@@ -93,7 +93,7 @@ Refine = Annotated[
     bool,
     _flag(
         MODEL, "--refine",
-        help="Adjust the cameras to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
+        help="Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
     ),
 ]  # fmt: skip
 Device = Annotated[

@@ -114,6 +114,7 @@ class Predictor:
             lambda j: images.read_mask(kept[j]),
             RefineConfig(seed=self.config.seed),
             progress,
+            self.runtime.torch_device,
         )
 
     def _read(

@@ -11,7 +11,6 @@ from ..errors import UsageError
 class RefineConfig:
     """Steps of `--refine` and their thresholds; lengths in pixels refer to the image at `feature_size`."""
 
-    cameras: bool = True  # bundle adjustment
     depth: bool = True  # alignment to the sparse points and photometric refinement
     feature_size: int = 1600  # features are found at most at this longest side
     max_features: int = 8192  # an image

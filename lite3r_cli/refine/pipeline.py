@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from ..console import Progress
 from ..scene import View
 from ..sparse import SparseModel
 from .cameras import REFINED, refine_cameras
 from .config import RefineConfig
+from .depth import refine_depth
 from .matching import ReadImage, ReadMask
 
 
@@ -29,12 +32,23 @@ def refine(
     read_mask: ReadMask | None = None,
     config: RefineConfig = RefineConfig(),
     progress: Progress | None = None,
+    device: torch.device = torch.device("cpu"),
 ) -> Refined:
-    """Refine cameras. Raises BackendError without pycolmap."""
+    """Refine cameras, then the depth maps of the views whose cameras were verified; depth is swept on `device`.
+
+    Raises BackendError without pycolmap.
+    """
     progress = progress or Progress()
     with progress.stage("Refine cameras"):
         cameras = refine_cameras(views, read_rgb, read_mask, config)
-    return Refined(cameras.views, cameras.sparse, [asdict(v) for v in cameras.verdicts], _warnings(views, cameras))
+    verdicts = [asdict(verdict) for verdict in cameras.verdicts]
+    result = cameras.views
+    if config.depth and cameras.sparse is not None:
+        with progress.stage("Refine depth", total=len(cameras.refined)) as step, torch.inference_mode():
+            depth = refine_depth(result, cameras.sparse, cameras.refined, read_rgb, config, device, step)
+        result = depth.views
+        verdicts = [{**verdict, "depth": done} for verdict, done in zip(verdicts, depth.steps, strict=True)]
+    return Refined(result, cameras.sparse, verdicts, _warnings(views, cameras))
 
 
 def _warnings(views: Sequence[View], cameras) -> list[str]:

@@ -1,0 +1,39 @@
+"""How sure a refined pixel is: what its windows look like in other views, and whether their depth maps agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from .. import geometry
+from ..scene import View
+
+_AGREES = 0.01  # relative depth difference that halves a neighbour's vote
+_WITNESSES = 2.0  # agreeing views that make a pixel sure
+
+
+def fused_confidence(view: View, correlation: np.ndarray, neighbours: Sequence[View]) -> np.ndarray:
+    """Confidence (h, w) float32 in 0..1 of a refined depth map: half photometric, half geometric, 0 where unknown.
+
+    Photometric: the correlation (h, w), negative ones as 0. Geometric: the votes of the neighbours' depth maps, each
+    1 / (1 + (difference / 1 %)²), at most two counted.
+    """
+    points = geometry.unproject(view.depth, _map_K(view), view.cam_from_world)
+    votes = np.zeros(view.depth.shape, np.float32)
+    for other in neighbours:
+        pixel, z = geometry.project(points, _map_K(other), other.cam_from_world)
+        pixel = np.where(np.isfinite(pixel), pixel, -1e4).clip(-1e4, 1e4).astype(np.float32) - np.float32(0.5)
+        seen = cv2.remap(other.depth, pixel[..., 0], pixel[..., 1], cv2.INTER_NEAREST, borderValue=0)
+        valid = (seen > 0) & (z > 0)
+        difference = np.where(valid, z / np.where(valid, seen, 1) - 1, np.inf)
+        votes += (1 / (1 + (difference / _AGREES) ** 2)).astype(np.float32)
+    geometric = np.minimum(votes / _WITNESSES, 1)
+    photometric = np.clip(correlation, 0, 1)
+    return np.where(view.depth > 0, 0.01 + 0.99 * (photometric + geometric) / 2, 0).astype(np.float32)
+
+
+def _map_K(view: View) -> np.ndarray:
+    height, width = view.depth.shape
+    return geometry.scale_intrinsics(view.K, width / view.width, height / view.height)

@@ -1,0 +1,116 @@
+"""Depth refinement against exact depth: alignment to sparse points, the sweep, and the confidence that follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lite3r_cli import geometry
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.metrics import resample_depth
+from lite3r_cli.refine.align import align_depth
+from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
+from lite3r_cli.sparse import SparseModel
+
+SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
+SIZE = (143, 191)  # odd on purpose
+
+
+@pytest.fixture(scope="module")
+def truth():
+    views = read_cameras_json(SCENE)[:4]
+    return [replace(view, depth=resample_depth(view.depth, SIZE), confidence=None) for view in views]
+
+
+@pytest.fixture(scope="module")
+def sparse(truth):
+    """Points of the first view's true surface, seen by all views that look at them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(0, 1, (400, 2)) * [truth[0].width, truth[0].height]
+    row, column = (pixels[:, ::-1] * np.array(SIZE) / [truth[0].height, truth[0].width]).astype(int).T
+    known = truth[0].depth[row, column] > 0
+    pixels, row, column = pixels[known], row[known], column[known]
+    points = geometry.unproject_pixels(pixels, truth[0].depth[row, column], truth[0].K, truth[0].cam_from_world)
+    image, point, pixel = [], [], []
+    for i, view in enumerate(truth):
+        where, z = geometry.project(points, view.K, view.cam_from_world)
+        seen = np.flatnonzero((z > 0) & (where >= 0).all(1) & (where < [view.width, view.height]).all(1))
+        image.append(np.full(len(seen), i)), point.append(seen), pixel.append(where[seen])
+    columns = (np.concatenate(c) for c in (image, point, pixel))
+    return SparseModel(points, np.zeros((len(points), 3), np.uint8), np.zeros(len(points)), *columns)
+
+
+def bent(view, factor: float = 1.7):
+    """A wrong scale, a wrong contrast and a tilt: what a network's depth looks like."""
+    tilt = np.linspace(-0.08, 0.08, SIZE[1], dtype=np.float32)
+    depth = view.depth * factor * np.exp(tilt + 0.05 * np.sin(9 * tilt * np.pi))
+    return replace(view, depth=depth.astype(np.float32), confidence=np.ones(SIZE, np.float32))
+
+
+def error(depth, truth) -> float:
+    known = truth.depth > 0  # the sky has none
+    return float(np.median(np.abs(depth[known] / truth.depth[known] - 1)))
+
+
+def test_alignment_finds_scale_and_tilt(truth, sparse):
+    view = bent(truth[0])
+    assert error(view.depth, truth[0]) > 0.5
+    assert error(align_depth(view, sparse, 0), truth[0]) < 0.02
+
+
+def test_alignment_survives_outliers_and_leaves_unknown_pixels(truth, sparse):
+    view = bent(truth[0])
+    view.depth[:5] = 0
+    pixel = sparse.pixel.copy()
+    wrong = np.arange(0, (sparse.image == 0).sum(), 10)
+    points = sparse.points.copy()
+    points[sparse.point[wrong]] *= 4
+    aligned = align_depth(view, replace(sparse, points=points, pixel=pixel), 0)
+    assert (aligned[:5] == 0).all()
+    assert error(aligned[5:], replace(truth[0], depth=truth[0].depth[5:])) < 0.05
+
+
+def test_too_few_points_change_nothing(truth, sparse):
+    few = sparse.image[:3] * 0
+    little = replace(sparse, image=few, point=sparse.point[:3], pixel=sparse.pixel[:3])
+    view = bent(truth[0])
+    np.testing.assert_array_equal(align_depth(view, little, 0), view.depth)
+
+
+def test_sweep_improves_on_alignment_and_knows_where(truth, sparse):
+    pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
+    rough = [bent(view) for view in truth]
+    aligned = [align_depth(view, sparse, i) for i, view in enumerate(rough)]
+    wave = np.exp(0.03 * np.sin(np.arange(SIZE[1]) / 6)).astype(np.float32)  # finer than the sparse points can tell
+    rough = [replace(view, depth=depth * wave) for view, depth in zip(rough, aligned)]
+    result = refine_depth(rough, sparse, range(len(truth)), pictures.__getitem__, RefineConfig(), torch.device("cpu"))
+    assert result.steps[0] == "swept"
+    before = error(align_depth(rough[0], sparse, 0), truth[0])
+    view = result.views[0]
+    assert error(view.depth, truth[0]) < 0.8 * before
+    known = truth[0].depth > 0
+    relative = np.abs(view.depth[known] / truth[0].depth[known] - 1)
+    sure = view.confidence[known] >= np.median(view.confidence[known])
+    assert np.mean(relative[sure]) < np.mean(relative[~sure])
+    assert 0 <= view.confidence.min() and view.confidence.max() <= 1
+
+
+def test_views_that_were_not_verified_stay(truth, sparse):
+    pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
+    rough = [bent(view) for view in truth]
+    result = refine_depth(rough, sparse, [0, 1], pictures.__getitem__, RefineConfig(), torch.device("cpu"))
+    assert result.steps[2:] == ["kept", "kept"]
+    np.testing.assert_array_equal(result.views[2].depth, rough[2].depth)
+
+
+def test_neighbours_need_an_angle(truth, sparse):
+    others = sweep_neighbours(truth, sparse, range(4), 2)
+    assert all(len(found) == 2 and i not in found for i, found in others.items())
+    twin = [truth[0], truth[0], *truth[2:]]
+    assert sweep_neighbours(twin, sparse, range(4), 3)[0][-1] == 1
