@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from lite3r_cli.attention import module as attention
 from lite3r_cli.backbones.buckets import HALF_PRECISION
 from lite3r_cli.backbones.families import Layout, recognise
-from lite3r_cli.backbones.mini import Mini
 from lite3r_cli.backbones.sources import Source
-from lite3r_cli.backbones.weights import NAMES_SHOWN, SCALE_SUFFIX
+from lite3r_cli.backbones.weights import NAMES_SHOWN, SCALE_SUFFIX, read_float
 from lite3r_cli.errors import Lite3RError, WeightsError
-from lite3r_cli.quant.fp8 import dequantize_rows
 
-CHUNK = 2**24  # elements looked at together, so that a check costs little memory beside a large tensor
 OFFICIAL_KEEP_RATIO = 0.3  # of Lite3R's published checkpoints, which do not say it themselves
 
 
@@ -45,10 +42,7 @@ def sparse_config_of(source: Source, layout: Layout) -> attention.SparseConfig |
 
 def build(source: Source, layout: Layout) -> nn.Module:
     """The network of a checkpoint without its values. Raises WeightsError if the tensors do not fit it."""
-    device = (
-        "cpu" if layout.family.config_class.__module__ == Mini.__module__ else "meta"
-    )  # mini holds constants as buffers
-    with torch.device(device):
+    with torch.device("meta"):
         model = layout.build()
         sparse = sparse_config_of(source, layout)
         if sparse is not None:
@@ -82,32 +76,6 @@ def check_names(model: nn.Module, source: Source, layout: Layout) -> None:
         raise WeightsError(f"{source.path}: not a checkpoint of {layout.name} ({'; '.join(shown)})")
 
 
-def read_float(source: Source, stored: str) -> Tensor:
-    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises
-    WeightsError for NaN and infinity.
-    """
-    value = source.read(stored)
-    if value.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
-        scale = stored + SCALE_SUFFIX
-        if scale not in source.entries or value.ndim < 2 or source.entries[scale].shape != (value.shape[0],):
-            raise WeightsError(f"{source.path}: {stored} is FP8 without one scale for each of its rows; get it again")
-        value = _expand(value, source.read(scale).float())
-    if not value.is_floating_point():
-        raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
-    if not all(torch.isfinite(part).all() for part in value.flatten().split(CHUNK)):
-        raise WeightsError(f"{source.path}: not-a-number or infinite values in {stored}; get the file again")
-    return value
-
-
-def _expand(values: Tensor, scale: Tensor) -> Tensor:
-    """FP8 with row scales → float32, some rows at a time: the temporaries stay small."""
-    out = torch.empty(values.shape)
-    rows = max(1, CHUNK // 16 // max(1, values[0].numel()))
-    for target, part, factor in zip(out.split(rows), values.split(rows), scale.split(rows)):
-        target.copy_(dequantize_rows(part, factor))
-    return out
-
-
 def load_values(
     model: nn.Module, source: Source, layout: Layout, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
@@ -126,8 +94,7 @@ def load_values(
             wanted = dtype if name in half else torch.float32
             _assign(model, name, value.to(device=device, dtype=wanted))
         del value
-    if isinstance(getattr(model, "compute_dtype", None), torch.dtype) or isinstance(model, Mini):
-        model.compute_dtype = dtype
+    model.compute_dtype = dtype
     return model.to(device).eval()
 
 

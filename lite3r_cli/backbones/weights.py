@@ -1,24 +1,24 @@
 """Checkpoints: safetensors files whose matrices may be FP8 E4M3 with per-row scales, config and licence in the metadata.
 
-`NAME` holds a tensor; where it is E4M3, `NAME::scale` holds its row scales. No pickle is ever opened.
+`NAME` holds a tensor; where it is E4M3, `NAME::scale` holds its row scales. A file that could run code is refused.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lite3r_cli.backbones.sources import Source, open_source
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows
 
 SCALE_SUFFIX = "::scale"
 NAMES_SHOWN = 5
+CHUNK = 2**24  # elements looked at together, so that a check costs little memory beside a large tensor
 
 
 def save_checkpoint(
@@ -38,23 +38,35 @@ def save_checkpoint(
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors in float32 and the metadata. Raises WeightsError for a file that is not a sound checkpoint."""
-    _refuse_non_checkpoints(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            raw = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
-        raise WeightsError(f"{path}: damaged or truncated safetensors file ({str(error).splitlines()[0]}); get it again") from error
-    state = {}
-    for name, tensor in raw.items():
-        if name.endswith(SCALE_SUFFIX):
-            continue
-        scale = raw.get(name + SCALE_SUFFIX)
-        state[name] = dequantize_rows(tensor, scale) if scale is not None else tensor.float()
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise WeightsError(f"{path}: not-a-number or infinite values in {_some(broken)}; get the file again")
-    return state, metadata
+    with open_source(path) as source:
+        names = [name for name in source.entries if not name.endswith(SCALE_SUFFIX)]
+        return {name: read_float(source, name).float() for name in names}, dict(source.metadata)
+
+
+def read_float(source: Source, stored: str) -> Tensor:
+    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises
+    WeightsError for NaN and infinity.
+    """
+    value = source.read(stored)
+    if value.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        scale = stored + SCALE_SUFFIX
+        if scale not in source.entries or value.ndim < 2 or source.entries[scale].shape != (value.shape[0],):
+            raise WeightsError(f"{source.path}: {stored} is FP8 without one scale for each of its rows; get it again")
+        value = _expand(value, source.read(scale).float())
+    if not value.is_floating_point():
+        raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
+    if not all(torch.isfinite(part).all() for part in value.flatten().split(CHUNK)):
+        raise WeightsError(f"{source.path}: not-a-number or infinite values in {stored}; get the file again")
+    return value
+
+
+def _expand(values: Tensor, scale: Tensor) -> Tensor:
+    """FP8 with row scales → float32, some rows at a time: the temporaries stay small."""
+    out = torch.empty(values.shape)
+    rows = max(1, CHUNK // 16 // max(1, values[0].numel()))
+    for target, part, factor in zip(out.split(rows), values.split(rows), scale.split(rows)):
+        target.copy_(dequantize_rows(part, factor))
+    return out
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -71,30 +83,6 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
     model.load_state_dict(dict(state))
 
 
-def config_from(metadata: Mapping[str, str], path: Path) -> dict:
-    """The `config` entry of the metadata, a JSON object."""
-    try:
-        config = json.loads(metadata["config"])
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: its metadata holds no readable `config`; this is not a Lite3R checkpoint") from error
-    return config
-
-
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
-
-
-def _refuse_non_checkpoints(path: Path) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here")
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise WeightsError(f"{path}: the file is empty; get it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull`")
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        raise WeightsError(f"{path}: a pickle, which could run code when opened; only safetensors files are read")

@@ -23,10 +23,10 @@ from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
 from ..backbones import registry
 from ..backbones.families import Layout
-from ..backbones.loading import build, layout_of, read_float, sparse_config_of
+from ..backbones.loading import build, layout_of, sparse_config_of
 from ..backbones.shards import INDEX_SUFFIX, shard_files
 from ..backbones.sources import Source, open_source
-from ..backbones.weights import SCALE_SUFFIX
+from ..backbones.weights import SCALE_SUFFIX, read_float
 from ..backbones.writer import SafetensorsWriter, split_into_shards
 from ..console import Progress
 from ..errors import OutputError, UsageError

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from lite3r_cli import __version__, console
 from lite3r_cli.backbones.mini import Mini
-from lite3r_cli.backbones.weights import read_checkpoint
+from lite3r_cli.backbones.sources import open_source
 from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.training.checkpoint import save_weights
 from lite3r_cli.training.data import TrainingData
@@ -81,8 +81,9 @@ def _initialise(model: Mini, files: tuple[Path, ...]) -> None:
     if not files:
         console.warn("training from random weights; --init names a pretrained encoder or a checkpoint")
         return
-    state, metadata = read_checkpoint(files[0])
-    if "config" in metadata:
+    with open_source(files[0]) as source:
+        is_ours = "config" in source.metadata
+    if is_ours:
         load_checkpoint(model, files[0])
     else:
         load_encoder(model, list(files))

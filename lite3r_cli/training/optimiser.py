@@ -25,7 +25,7 @@ def build_optimisers(model: nn.Module, lr: float, encoder_factor: float, muon: b
     """
     matrices: dict[bool, list[Tensor]] = {True: [], False: []}
     others: dict[bool, list[Tensor]] = {True: [], False: []}
-    first = getattr(model, "config").alternate_from
+    first = model.config.alternate_from
     early = ("patch_embed.", "pos_embed", "cls_token", *(f"blocks.{i}." for i in range(first)))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
