@@ -1,0 +1,128 @@
+"""BlendedMVS (arXiv 1911.10127) in its published layout, and the file formats it shares with other multi-view sets.
+
+    SCENE/blended_images/00000000.jpg      (…_masked.jpg beside them is not read)
+    SCENE/cams/00000000_cam.txt, pair.txt
+    SCENE/rendered_depth_maps/00000000.pfm
+
+Camera files are MVSNet's: cam_from_world (4×4), K (3×3), depth range. Its authors put pixel centres at +0.5 (they
+sample at linspace(0.5, width − 0.5)), as this program does.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lite3r_cli.data.views import Shot, Split, ViewSet, read_rgb
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.regular import BadImage, read_regular
+
+TRAINING, VALIDATION = "training_list.txt", "validation_list.txt"
+# validation_list.txt of the published project lists, for copies without it.
+PUBLISHED_VALIDATION = (
+    "5b7a3890fc8fcf6781e2593a", "5c189f2326173c3a09ed7ef3", "5b950c71608de421b1e7318f", "5a6400933d809f1d8200af15",
+    "59d2657f82ca7774b1ec081d", "5ba19a8a360c7c30c1c169df", "59817e4a1bd4b175e7038d19",
+)  # fmt: skip
+
+
+def is_blendedmvs(folder: Path) -> bool:
+    return any(folder.glob("*/blended_images"))
+
+
+def load_blendedmvs(folder: Path) -> Split:
+    """Scenes of the published lists beside them, else the published validation scenes against all others.
+
+    Raises InputError for a folder without scenes, and for a scene that stands in both lists.
+    """
+    present = {path.parent.name for path in folder.glob("*/blended_images")}
+    held_out = _listed(folder / VALIDATION) or PUBLISHED_VALIDATION
+    listed = _listed(folder / TRAINING)
+    both = sorted(set(listed or ()) & set(held_out))
+    if both:
+        raise InputError(f"{folder}: {both[0]} is in {TRAINING} and in {VALIDATION}; a scene belongs to one of them")
+    train = sorted(present & set(listed) if listed else present - set(held_out))
+    measured = sorted(present & set(held_out))
+    if not train and not measured:
+        raise InputError(f"{folder}: no SCENE/blended_images of the training list below it; is it BlendedMVS?")
+    source = "its training_list.txt" if listed else "all scenes but the validation list's"
+    note = f"BlendedMVS: {len(train)} scenes to train on ({source}), {len(measured)} held out"
+    return Split(*(tuple(_scene(folder / name) for name in part) for part in (train, measured)), note)
+
+
+def _listed(path: Path) -> tuple[str, ...] | None:
+    """The names in a list; its lines may carry the suffix of an archive."""
+    if not path.is_file():
+        return None
+    return tuple(line.split(".")[0] for line in path.read_text().split())
+
+
+def _scene(folder: Path) -> ViewSet:
+    pictures = sorted(p for p in (folder / "blended_images").glob("*.jpg") if not p.stem.endswith("_masked"))
+    shots, numbers = [], []
+    for picture in pictures:
+        K, pose = read_camera(folder / "cams" / f"{picture.stem}_cam.txt")
+        depth = folder / "rendered_depth_maps" / f"{picture.stem}.pfm"
+        if not depth.is_file():
+            raise InputError(f"{depth}: missing; get the scene {folder.name} again")
+        shots.append(Shot(partial(read_rgb, picture), K, pose, partial(read_depth_pfm, depth)))
+        numbers.append(int(picture.stem))
+    if not shots:
+        raise InputError(f"{folder / 'blended_images'}: no .jpg in it; get the scene again")
+    return ViewSet(folder.name, tuple(shots), read_partners(folder / "cams" / "pair.txt", numbers))
+
+
+# -- file formats of MVSNet --------------------------------------------------------------------------------------------
+
+
+def read_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """K (3, 3) and cam_from_world (3, 4) of a `_cam.txt`. Raises InputError."""
+    try:
+        words = path.read_text().split()
+        first, second = words.index("extrinsic") + 1, words.index("intrinsic") + 1
+        pose = np.array(words[first : first + 16], np.float64).reshape(4, 4)
+        K = np.array(words[second : second + 9], np.float64).reshape(3, 3)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a camera file with `extrinsic` (4×4) and `intrinsic` (3×3)") from error
+    if not np.isfinite(pose).all() or abs(np.linalg.det(pose[:, :3][:3]) - 1) > 1e-2 or min(K[0, 0], K[1, 1]) <= 0:
+        raise InputError(f"{path}: its extrinsic has no rotation, or its intrinsic no focal length")
+    return K, pose[:3]
+
+
+def read_depth_pfm(path: Path) -> np.ndarray:
+    """(h, w) float32 z-depth of a grey PFM, its rows stored from the bottom up; what is not positive is 0: unknown.
+
+    Raises InputError.
+    """
+    try:
+        data = read_regular(path)
+        kind, size, scale, values = data.split(b"\n", 3)
+        width, height = (int(word) for word in size.split())
+        if kind.strip() != b"Pf" or len(values) < 4 * width * height:
+            raise ValueError
+        order = "<f4" if float(scale) < 0 else ">f4"
+        depth = np.frombuffer(values, order, width * height).reshape(height, width)[::-1].astype(np.float32)
+    except (BadImage, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a grey PFM, or cut off; get it again") from error
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def read_partners(path: Path, numbers: list[int]) -> tuple[tuple[int, ...], ...]:
+    """Per picture, of those with these numbers, the indices of its partners, best first; () without a `pair.txt`.
+
+    The file: how many pictures; for each a line with its number, and one with a count and pairs of number and score.
+    """
+    if not path.is_file():
+        return ()
+    place = {number: i for i, number in enumerate(numbers)}
+    try:
+        lines = path.read_text().split("\n")[1:]
+        found = {int(a): [int(word) for word in b.split()[1::2]] for a, b in zip(lines[::2], lines[1::2]) if a.strip()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a list of view pairs ({error})") from error
+    return tuple(tuple(place[n] for n in found.get(number, ()) if n in place) for number in numbers)

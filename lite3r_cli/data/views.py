@@ -1,0 +1,130 @@
+"""Scenes of photographs on disk as training data: which views go together, and reading them at a step's size.
+
+What a dataset's loader gives is a list of `ViewSet`; cameras and depth are there where the dataset has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lite3r_cli.errors import InputError
+from lite3r_cli.geometry import scale_intrinsics
+from lite3r_cli.io.decode import decode_rgb
+from lite3r_cli.io.regular import BadImage, read_regular
+from lite3r_cli.io.resize import network_size
+
+MOST_PARTNERS = 10  # of a view that are drawn from: its best ones
+MOST_STRIDE = 3  # between views that follow one another, where nothing says which see the same
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One photograph. Its camera and depth are None where the dataset does not have them."""
+
+    rgb: Callable[[], np.ndarray]  # reads (H, W, 3) uint8
+    K: np.ndarray | None = None  # (3, 3), pixels of the image, centres at +0.5
+    cam_from_world: np.ndarray | None = None  # (3, 4)
+    depth: Callable[[], np.ndarray] | None = None  # reads (h, w) float32 z-depth, 0 = unknown; of the whole image
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """The photographs of one scene, in order."""
+
+    name: str
+    shots: tuple[Shot, ...]
+    partners: tuple[tuple[int, ...], ...] = ()  # of each shot the ones that see the same, best first
+
+
+@dataclass(frozen=True)
+class Split:
+    """What may be trained on and what may only be measured on; never the same scene in both unless it is said so."""
+
+    train: tuple[ViewSet, ...]
+    held_out: tuple[ViewSet, ...]
+    note: str  # where the split comes from
+
+
+@dataclass(frozen=True)
+class Views:
+    """S photographs of one scene at one size."""
+
+    images: np.ndarray  # (S, H, W, 3) uint8
+    K: np.ndarray | None  # (S, 3, 3) float32
+    cam_from_world: np.ndarray | None  # (S, 3, 4) float32
+    depth: np.ndarray | None  # (S, H, W) float32, 0 = unknown; None: no shot has any
+
+
+def choose_views(views: ViewSet, rng: np.random.Generator, count: int) -> list[int]:
+    """`count` different shots (all, should there be fewer) that see the same part of the scene, in random order.
+
+    With partners the set grows from a random shot by partners of its members; else it is every n-th of a stretch.
+    """
+    total = len(views.shots)
+    count = min(count, total)
+    if not views.partners:
+        stride = int(rng.integers(1, max(1, min(MOST_STRIDE, (total - 1) // max(1, count - 1))) + 1))
+        first = int(rng.integers(total - stride * (count - 1)))
+        return [int(i) for i in rng.permutation(range(first, first + stride * count, stride)[:count])]
+    chosen = [int(rng.integers(total))]
+    while len(chosen) < count:
+        near = {j for i in chosen for j in views.partners[i][:MOST_PARTNERS]} - set(chosen)
+        pool = sorted(near or set(range(total)) - set(chosen))
+        chosen.append(pool[rng.integers(len(pool))])
+    return [int(i) for i in rng.permutation(chosen)]
+
+
+def read_views(shots: Sequence[Shot], longest: int, multiple: int, size: tuple[int, int] | None = None) -> Views:
+    """The shots at one size: that of the first at `longest` pixels unless `size` (h, w) is given; the middle of each
+    picture in that aspect ratio. Raises InputError for a picture or depth map that cannot be read.
+    """
+    parts = []
+    for shot in shots:
+        rgb = shot.rgb()
+        size = size or network_size(rgb.shape[1], rgb.shape[0], longest, multiple)
+        parts.append(_at_size(shot, rgb, *size))
+    images, K, depth = ([part[k] for part in parts] for k in range(3))
+    poses = [shot.cam_from_world for shot in shots]
+    if any(part is not None for part in depth):
+        depth = [np.zeros(size, np.float32) if part is None else part for part in depth]
+
+    def stacked(values: list) -> np.ndarray | None:
+        return None if any(v is None for v in values) else np.stack(values).astype(np.float32)
+
+    return Views(np.stack(images), stacked(K), stacked(poses), stacked(depth))
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright. Raises InputError."""
+    try:
+        return decode_rgb(read_regular(path))[0]
+    except (BadImage, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
+    """Picture, K and depth of the middle of a shot with the aspect ratio of the target, resized to it."""
+    full_height, full_width = rgb.shape[:2]
+    scale = min(full_height / height, full_width / width)
+    tall, wide = round(height * scale), round(width * scale)
+    top, left = (full_height - tall) // 2, (full_width - wide) // 2
+    window = rgb[top : top + tall, left : left + wide]
+    shrinks = tall >= height and wide >= width
+    picture = cv2.resize(window, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    K = None
+    if shot.K is not None:
+        K = shot.K.astype(np.float64)
+        K[:2, 2] -= (left, top)
+        K = scale_intrinsics(K, width / wide, height / tall)
+    depth = None
+    if shot.depth is not None:
+        whole = shot.depth()
+        rows = (top + (np.arange(height) + 0.5) * tall / height) * whole.shape[0] / full_height
+        columns = (left + (np.arange(width) + 0.5) * wide / width) * whole.shape[1] / full_width
+        depth = whole[np.ix_(rows.astype(int), columns.astype(int))]  # the nearest pixel: depths are never mixed
+    return picture, K, depth
