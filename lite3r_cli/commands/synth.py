@@ -21,7 +21,7 @@ def synth(
     height: Annotated[int, typer.Option(metavar="PIXELS", help="Height of the images.")] = 480,
     kind: Annotated[
         Optional[str],
-        typer.Option(metavar="chaos|room|desk|facade|outdoor|street", help="What to show.", show_default="a mixture"),
+        typer.Option(metavar="chaos|collage|room|desk|facade|outdoor|street", help="What to show.", show_default="a mixture"),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same scenes.")] = 0,
     textures: Annotated[

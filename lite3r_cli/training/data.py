@@ -20,6 +20,7 @@ from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import ShapeSchedule
 
 PREFETCH = 4  # batches a worker holds ready
+CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2)  # more disorder than in scenes that are made to be looked at
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StepDataset(IterableDataset):
         shape = self.shapes(step)
         bucket = (shape.batch, shape.views, shape.height, shape.width)
         if not shape.photos:
-            return sample_batch(self.scenes, CameraConfig(), bucket, self.seed, step, self.rank)
+            return sample_batch(self.scenes, CAMERAS, bucket, self.seed, step, self.rank)
         rng = np.random.default_rng([self.seed, step, self.rank, 2])
         arrays = sample_photos(self.photos, rng, *bucket)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

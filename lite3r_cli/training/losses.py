@@ -149,8 +149,10 @@ def _ray_term(rays: Tensor, scene: _Scene, height: int, width: int) -> Tensor:
     v = (torch.arange(rows, device=rays.device) + 0.5) * (height / rows)
     direction = _camera_rays(scene.K, u[None, :].expand(rows, -1), v[:, None].expand(-1, columns))
     direction = torch.einsum("bsij,bshwj->bshwi", scene.rotation, direction)
-    centre = scene.centre[:, :, None, None].expand_as(direction)
-    return (rays - torch.cat([direction, centre], dim=-1)).abs().mean() * 3
+    centre = scene.centre[:, :, None, None]
+    unit = 0.3 + centre.norm(dim=-1, keepdim=True)  # far-off cameras would outweigh all the rest
+    off = (rays[..., :3] - direction).abs() + (rays[..., 3:] - centre).abs() / unit
+    return off.mean() * 1.5
 
 
 def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:

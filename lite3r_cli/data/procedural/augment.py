@@ -36,6 +36,8 @@ class AugmentConfig:
 
     exposure: float = 0.5  # stops
     exposure_view: float = 0.15
+    dark: float = 0.12  # share of scenes that are under-exposed by up to `darkest` stops more
+    darkest: float = 2.5
     white_balance: float = 0.1
     white_balance_view: float = 0.02
     contrast: float = 0.3
@@ -50,6 +52,8 @@ class AugmentConfig:
     quality: tuple[int, int] = (35, 96)
 
     def __post_init__(self) -> None:
+        if self.darkest < 0:
+            raise UsageError(f"the darkest exposure {self.darkest} must be given in stops below, not negative")
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise UsageError(f"JPEG quality {self.quality} must be an increasing pair between 1 and 100")
 
@@ -139,6 +143,8 @@ def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = 
 def _tone(x: Tensor, scene, view, config: AugmentConfig) -> Tensor:
     """Exposure, white balance, gamma, contrast, saturation."""
     gain = torch.exp2(config.exposure * scene(1, 1, 1) + config.exposure_view * view(1, 1, 1))
+    dim = torch.exp2(-config.darkest * scene(1, 1, 1).abs())
+    gain = gain * torch.where(scene(1, 1, 1) < 2 * config.dark - 1, dim, 1.0)
     balance = 1 + config.white_balance * scene(3, 1, 1) + config.white_balance_view * view(3, 1, 1)
     linear = x.square() * gain * balance
     x = (linear / (1 + linear.square().square()).sqrt().sqrt()).clamp(min=1e-6)  # soft shoulder instead of a hard clip

@@ -43,11 +43,13 @@ BUMPY = frozenset(
 
 @dataclass
 class Looks:
-    """`photos` is the share of objects and surfaces that carry a photographed texture (when the catalogue has any)."""
+    """`photos` is the share of objects and surfaces that carry a photographed texture (when the catalogue has any),
+    `clouds` the share with blotches over it."""
 
     draw: Draw
     catalog: Catalog
     photos: float = 0.3
+    clouds: float = 0.5
 
     def texture(self, categories: tuple[str, ...], photos: float | None = None) -> tuple[str, int]:
         d = self.draw
@@ -80,7 +82,7 @@ class Looks:
             "angle": 0.0 if d.chance(0.75) else d.choice((math.pi / 2, d.uniform(0, 6.28))),
             "bump": size * d.uniform(0.005, 0.035) if name in BUMPY and not blank else 0.0,
         }  # fmt: skip
-        if d.chance(0.5):
+        if d.chance(self.clouds):
             clouds = self.catalog.groups["clouds" if d.chance(0.6) else "stone"]
             options |= {
                 "detail": clouds.start + d.integer(0, len(clouds)), "detail_rate": d.log_uniform(0.15, 6.0),

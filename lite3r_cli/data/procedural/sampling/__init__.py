@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lite3r_cli.data.procedural.materials import Looks
-from lite3r_cli.data.procedural.sampling import chaos, facade, outdoor, room
+from lite3r_cli.data.procedural.sampling import chaos, collage, facade, outdoor, room
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import Scene
 from lite3r_cli.data.procedural.textures import Catalog
@@ -16,6 +16,7 @@ from lite3r_cli.errors import UsageError
 
 SAMPLERS: dict[str, Callable[[Draw, Looks], Scene]] = {
     "chaos": chaos.sample,
+    "collage": collage.sample,
     "room": room.sample,
     "desk": room.desk,
     "facade": facade.sample,
@@ -32,12 +33,13 @@ class SceneConfig:
     catalog: Catalog
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
-            "chaos": 0.36,
-            "room": 0.14,
-            "desk": 0.1,
-            "facade": 0.22,
-            "outdoor": 0.1,
-            "street": 0.08,
+            "chaos": 0.22,
+            "collage": 0.28,
+            "room": 0.15,
+            "desk": 0.09,
+            "facade": 0.14,
+            "outdoor": 0.06,
+            "street": 0.06,
         }
     )
     photos: float = 0.25

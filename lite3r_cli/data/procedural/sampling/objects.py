@@ -18,12 +18,13 @@ SHAPES = {
 
 
 def add_object(
-    b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: str = "", tumble: float = 0.0, categories=THINGS
-) -> float:
+    b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: str = "", tumble: float = 0.0, categories=THINGS,
+    grain: tuple[float, float] = (0.15, 2.5),
+) -> float:  # fmt: skip
     """Put one object of about `size` metres on the point `base`; returns its height. `tumble` is the chance of a
-    random attitude."""
+    random attitude, `grain` bounds one repeat of its texture, in sizes of the object."""
     shape = shape or d.weighted(SHAPES)
-    look = looks.look(categories, (0.15 * size, 2.5 * size))
+    look = looks.look(categories, (grain[0] * size, grain[1] * size))
     rotation = d.rotation() if d.chance(tumble) else d.tilt(d.uniform(0, 2 * math.pi), 0.0)
     r = 0.5 * size
     a, h, c = r * d.uniform(0.4, 1.0), r * d.uniform(0.4, 1.3), r * d.uniform(0.4, 1.0)
