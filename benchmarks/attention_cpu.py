@@ -1,12 +1,14 @@
 """Sparse-linear against dense attention on a CPU: the operator alone, block map, moving of tokens and mix included.
 
-Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped.
+Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped, with the
+settings that `sparsify` gives it; `--plain` is the published form. Dense is what the program runs: in bfloat16 without AMX
+products of matrices (`attention/dense.py`), otherwise torch's fused attention.
 Correctness first: with every block kept the output must be that of dense attention. Measure on idle cores; the load
 average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
 that a change of load meets both, and the factor of processor time is given beside that of wall time: with --threads 1
 it hardly depends on the load. A table, then one JSON line.
 
-    python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--repeats 3]
+    python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--plain]
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.attention.block_map import SCORES
+from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import Formula, sparse_linear
 from lite3r_cli.attention.layout import Frames, Layout, frame_layout
 
@@ -36,7 +40,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--keep-ratio", type=float, default=0.25)
     parser.add_argument("--linear-over", choices=("all", "rest"), default="rest")
     parser.add_argument("--block", type=int, default=64)
-    parser.add_argument("--tiles", action="store_true", help="blocks are rectangles of patches, not runs of tokens")
+    parser.add_argument("--key-block", type=int, default=16)
+    parser.add_argument("--scores", choices=SCORES, default="mass")
+    parser.add_argument("--plain", action="store_true", help="runs of tokens, one size of block, no summaries, pooled scores")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -59,22 +65,21 @@ def seconds(function: Callable[[], object]) -> tuple[float, float]:
 
 
 def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, object]:
-    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, GRID if o.tiles else None)
-    layout = frame_layout((frames,), o.block)
+    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, None if o.plain else GRID)
+    layout = frame_layout((frames,), o.block, None, key_block=None if o.plain else o.key_block)
     make = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, views * frames.tokens, WIDTH, generator=make).to(dtype)
     if views <= 2:
         check(q, k, v, layout)
-    formula, weight = Formula(o.keep_ratio, linear_over=o.linear_over), torch.zeros(WIDTH, WIDTH, dtype=dtype)
+    scores = "pooled" if o.plain else o.scores
+    formula = Formula(o.keep_ratio, linear_over=o.linear_over, summaries=not o.plain, scores=scores)
+    weight = torch.zeros(WIDTH, WIDTH, dtype=dtype)
 
     def sparse() -> object:
         return sparse_linear(q, k, v, formula, weight, layout=layout)[1]
 
-    def dense() -> object:
-        return F.scaled_dot_product_attention(q, k, v)
-
     skipped = float(sparse().skipped)
-    times = [seconds(dense) + seconds(sparse) for _ in range(o.repeats)]
+    times = [seconds(lambda: dense(q, k, v)) + seconds(sparse) for _ in range(o.repeats)]
     slow, slow_cpu, fast, fast_cpu = (statistics.median(t) for t in zip(*times))
     return {
         "views": views, "tokens": q.shape[2], "dtype": str(dtype).split(".")[1], "skipped": skipped,

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lite3r_cli.attention import torch_impl
-from lite3r_cli.attention.block_map import BlockMap, block_map
+from lite3r_cli.attention.block_map import SCORES, BlockMap, block_map
+from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.features import FEATURES
 from lite3r_cli.attention.layout import Layout, packed_layout
 from lite3r_cli.attention.reference import both_branches
@@ -22,7 +22,7 @@ from lite3r_cli.runtime import Choice
 
 BACKENDS = ("auto", "dense", "torch", "triton", "reference")
 LINEAR_OVER = ("all", "rest")
-CROSSOVER = {"cpu": 3000}  # tokens from which a quarter of the blocks costs less than all: benchmarks/attention_cpu.py
+CROSSOVER = {"cpu": 7000}  # tokens from which a quarter of the blocks costs less than all: benchmarks/attention_cpu.py
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Formula:
     drop_ratio: float = 0.0  # share of the key blocks that nobody sees, k_l
     feature: str = "elu"  # φ, a key of FEATURES
     linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
+    summaries: bool = False  # blocks neither kept nor dropped count in the exact branch as one token each
+    scores: str = "pooled"  # what tells the blocks to keep, one of SCORES
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -41,6 +43,8 @@ class Formula:
             raise UsageError(f"the drop ratio must be at least 0 and below 1, not {self.drop_ratio}")
         if self.feature not in FEATURES:
             raise UsageError(f"the feature map must be one of {', '.join(FEATURES)}, not {self.feature!r}")
+        if self.scores not in SCORES:
+            raise UsageError(f"blocks are kept by one of {', '.join(SCORES)} scores, not {self.scores!r}")
         if self.linear_over not in LINEAR_OVER:
             raise UsageError(f"the linear branch sees one of {', '.join(LINEAR_OVER)}, not {self.linear_over!r}")
 
@@ -78,31 +82,42 @@ def choose_backend(
         return Choice(asked, "torch", f"the back end of a {device.type.upper()}")
     if (reason := triton_reason()) is not None:
         return Choice(asked, "torch", reason)
-    if head_dim not in (16, 32, 64, 128):
+    from lite3r_cli.attention.triton_impl import HEAD_DIMS
+
+    if head_dim not in HEAD_DIMS:
         return Choice(asked, "torch", f"the kernels have no head dimension of {head_dim}")
     return Choice(asked, "triton", "a GPU, and Triton is installed")
 
 
-def _reference(q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str) -> tuple[Tensor, Tensor]:
-    width = layout.index.shape[1]
-    pairs = layout.valid.flatten() & layout.valid.flatten()[:, None]
-    pairs = pairs | torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)  # empty slots see themselves
+def _reference(
+    q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str, summaries: bool = False
+) -> tuple[Tensor, Tensor]:
+    keys = layout.keys
+    rows, columns = layout.index.shape[1], keys.index.shape[1]
+    there, known = layout.valid.flatten()[:, None], keys.valid.flatten()
 
     def spread(mask: Tensor) -> Tensor:
-        return mask.repeat_interleave(width, 2).repeat_interleave(width, 3)
+        return mask.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
 
-    linear = layout.valid.flatten().expand(len(pairs), -1)
+    linear = known.expand(len(there), -1)
     if linear_over == "rest":
         linear = linear & spread(blocks.linear)
-    critical = (spread(blocks.critical) & pairs) | (~layout.valid.flatten()[:, None] & pairs)
-    parts = both_branches(*(t.flatten(2, 3) for t in (q, k, v)), critical, linear.expand_as(critical), feature)
-    return tuple(part.unflatten(2, layout.index.shape) for part in parts)
+    critical = (spread(blocks.critical) & known) | ~there  # empty slots see all: no row of the softmax is empty
+    summary = None
+    if summaries:
+        own = torch.eye(keys.blocks, dtype=torch.bool, device=known.device).repeat_interleave(columns, 1)
+        own = own & known  # (blocks, tokens)
+        summary = blocks.linear.repeat_interleave(rows, 2)[..., None] & own
+    parts = both_branches(*(t.flatten(2, 3) for t in (q, k, v)), critical, linear.expand_as(critical), feature, summary)
+    return tuple((part * there).unflatten(2, layout.index.shape) for part in parts)
 
 
-def _triton(q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str) -> tuple[Tensor, Tensor]:
+def _triton(
+    q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str, summaries: bool = False
+) -> tuple[Tensor, Tensor]:
     from lite3r_cli.attention import triton_impl
 
-    return triton_impl.attend(q, k, v, blocks, layout, feature, linear_over)
+    return triton_impl.attend(q, k, v, blocks, layout, feature, linear_over, summaries)
 
 
 ATTEND = {"reference": _reference, "torch": torch_impl.attend, "triton": _triton}
@@ -137,11 +152,12 @@ def sparse_linear(
     outside of it are ignored and come out as zeros. `backend` is what `choose_backend` chose; "dense" has no map.
     """
     if backend == "dense":
-        return F.scaled_dot_product_attention(q, k, v), None
+        return dense(q, k, v), None
     tokens = q.shape[2]
-    layout = packed_layout(tokens) if layout is None else layout
+    layout = packed_layout(tokens, device=q.device) if layout is None else layout
     layout = layout if layout.index.device == q.device else layout.to(q.device)
-    q, k, v = (layout.tile(t) for t in (q, k, v))
-    blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio)
-    sparse, linear = ATTEND[backend](q, k, v, blocks, layout, formula.feature, formula.linear_over)
+    q, k, v = layout.tiles(q, k, v)
+    blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
+    settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
+    sparse, linear = ATTEND[backend](q, k, v, *settings)
     return layout.untile(mixed(sparse, linear, blocks, formula, weight, alpha), tokens), blocks

@@ -3,19 +3,23 @@
 Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after it; slots without a token hold zeros
 and are masked. Blocks of multi-view tokens stay inside one frame, and the few special tokens of all frames (camera,
 register) share blocks of their own, so that protecting them costs one block instead of one for each frame.
+
+Keys may be cut finer than queries: a long tile of queries keeps the matrix products large, a short one of keys wastes fewer
+on neighbours that nobody looks at. Such a layout holds a second one of the same tokens, `finer`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from itertools import product
 
 import torch
 from torch import Tensor
 
+from lite3r_cli.attention.features import widened
 from lite3r_cli.errors import UsageError
 
 BLOCK = 64  # tokens
@@ -40,36 +44,48 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """One slot holds one token; `index` of an empty slot is any token, `valid` tells."""
+    """One slot holds one token; `index` of an empty slot is any token, `valid` tells.
+
+    What a forward pass needs as a number stands here as one, so that it never waits for a GPU.
+    """
 
     index: Tensor  # (blocks, T) token in each slot
     valid: Tensor  # (blocks, T) bool
-    protected: Tensor  # (blocks,) bool: as keys, these are critical to every query
+    protected: Tensor  # (blocks,) or (B, blocks) bool: as keys, these are critical to every query
     exact: Tensor  # (blocks,) bool: as queries, these see every key
+    frame: Tensor  # (blocks,) the frame of each block, −1 for special tokens and where there are no frames
+    lengths: Tensor  # (blocks,) int32, tokens of each block: they come first
+    slots: Tensor  # (tokens,) the occupied slots, indices into the flattened tiles
+    occupants: Tensor  # (tokens,) the token in each of `slots`
+    full: bool  # whether there is no empty slot
+    most_protected: int  # no query has more protected key blocks
+    exact_blocks: int
+    finer: Layout | None = None  # the blocks of the keys; None: those of the queries
 
     @property
     def blocks(self) -> int:
         return self.index.shape[0]
 
-    @cached_property
-    def full(self) -> bool:
-        """Whether there is no empty slot."""
-        return bool(self.valid.all())
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """The occupied slots, (tokens,) indices into the flattened tiles."""
-        with torch.inference_mode(False):  # kept, so that it must serve training too
-            return self.valid.flatten().nonzero()[:, 0]
-
-    @cached_property
-    def occupants(self) -> Tensor:
-        """The token in each of `slots`."""
-        with torch.inference_mode(False):
-            return self.index.flatten()[self.slots]
+    @property
+    def keys(self) -> Layout:
+        """The blocks of the keys and values."""
+        return self if self.finer is None else self.finer
 
     def to(self, device: torch.device | str) -> Layout:
-        return Layout(*(t.to(device) for t in (self.index, self.valid, self.protected, self.exact)))
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Layout(**{k: v.to(device) if isinstance(v, Tensor | Layout) else v for k, v in moved.items()})
+
+    def with_reference(self, is_reference: Tensor) -> Layout:
+        """The same blocks, the protected frames being those of `is_reference` (B, frames) bool, one frame in each row;
+        for layouts made with `reference`.
+        """
+        of_frames = is_reference[:, self.frame.clamp(min=0)] & (self.frame >= 0)
+        finer = None if self.finer is None else self.finer.with_reference(is_reference)
+        return replace(self, protected=(self.protected & (self.frame < 0)) | of_frames, finer=finer)
+
+    def tiles(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, N, D) each → queries in tiles of this layout, keys and values in those of `keys`."""
+        return self.tile(q), self.keys.tile(k), self.keys.tile(v)
 
     def tile(self, x: Tensor) -> Tensor:
         """(B, H, N, D) → (B, H, blocks, T, D), zeros in the empty slots whatever the tokens outside hold."""
@@ -83,53 +99,96 @@ class Layout:
 
     def means(self, tiles: Tensor) -> Tensor:
         """(B, H, blocks, T, D) → (B, H, blocks, D): each block's mean over the tokens that it has."""
-        wide = tiles.to(torch.promote_types(tiles.dtype, torch.float32))
-        return wide.sum(3) / self.valid.sum(1)[:, None]
+        return widened(tiles).sum(3) / self.lengths[:, None]
+
+    def moments(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """`means`, and the variances about them, channel by channel."""
+        means = self.means(tiles)
+        apart = (widened(tiles) - means[:, :, :, None]).square() * self.valid[:, :, None]
+        return means, apart.sum(3) / self.lengths[:, None]
 
 
-def from_runs(runs: Sequence[Sequence[int]], protected: Sequence[bool], exact: Sequence[bool]) -> Layout:
-    """A layout whose blocks hold these tokens."""
-    width = max(len(run) for run in runs)
-    padded = [[*run, *[run[0]] * (width - len(run))] for run in runs]
+@dataclass(frozen=True)
+class Run:
+    """The tokens of one block and what is special about it."""
+
+    tokens: Sequence[int]
+    frame: int = -1
+    protected: bool = False
+    exact: bool = False
+
+
+def from_runs(runs: Sequence[Run], most_protected: int | None = None) -> Layout:
+    """A layout of these blocks; `most_protected` if other frames may be protected later (`with_reference`)."""
+    width = max(len(run.tokens) for run in runs)
+    padded = [[*run.tokens, *[run.tokens[0]] * (width - len(run.tokens))] for run in runs]
+    protected = [run.protected for run in runs]
     with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
-        valid = torch.arange(width) < torch.tensor([len(run) for run in runs])[:, None]
-        return Layout(torch.tensor(padded), valid, torch.tensor(protected), torch.tensor(exact))
+        index = torch.tensor(padded)
+        valid = torch.arange(width) < torch.tensor([len(run.tokens) for run in runs])[:, None]
+        slots = valid.flatten().nonzero()[:, 0]
+        return Layout(
+            index=index,
+            valid=valid,
+            protected=torch.tensor(protected),
+            exact=torch.tensor([run.exact for run in runs]),
+            frame=torch.tensor([run.frame for run in runs]),
+            lengths=valid.sum(1, dtype=torch.int32),
+            slots=slots,
+            occupants=index.flatten()[slots],
+            full=len(slots) == index.numel(),
+            most_protected=sum(protected) if most_protected is None else most_protected,
+            exact_blocks=sum(run.exact for run in runs),
+        )
 
 
-@lru_cache(maxsize=16)
-def packed_layout(tokens: int, block: int = BLOCK) -> Layout:
+@lru_cache(maxsize=64)
+def packed_layout(
+    tokens: int, block: int = BLOCK, device: torch.device | None = None, key_block: int | None = None
+) -> Layout:
     """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`."""
-    runs = [range(first, min(first + block, tokens)) for first in range(0, tokens, block)]
-    return from_runs(runs, [False] * len(runs), [False] * len(runs))
+    if key_block not in (None, block):
+        return replace(packed_layout(tokens, block, device), finer=packed_layout(tokens, key_block, device))
+    layout = from_runs([Run(range(first, min(first + block, tokens))) for first in range(0, tokens, block)])
+    return layout if device is None else layout.to(device)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def frame_layout(
-    frames: tuple[Frames, ...], block: int = BLOCK, reference: int | None = 0, protect: bool = True
+    frames: tuple[Frames, ...],
+    block: int = BLOCK,
+    reference: int | None = 0,
+    protect: bool = True,
+    device: torch.device | None = None,
+    key_block: int | None = None,
 ) -> Layout:
     """Blocks that stay inside one frame, of sizes that differ by at most one (runs) or one row and column (a grid).
 
     `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
     all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
-    and see everything as queries. Without `protect` nothing is, but the blocks are the same.
+    and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at most
+    `key_block` tokens (None: the queries'). Kept: one for a device.
     """
-    runs: list[list[int]] = []
-    protected: list[bool] = []
+    if key_block not in (None, block):
+        same = (reference, protect, device)
+        return replace(frame_layout(frames, block, *same), finer=frame_layout(frames, key_block, *same))
+    runs: list[Run] = []
     specials: list[int] = []
-    start = number = 0
+    start = number = largest = 0
     for group in frames:
+        pieces = _tiles(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
+        largest = max(largest, len(pieces))
         for _ in range(group.count):
             specials += range(start, start + group.specials)
-            first, patches = start + group.specials, group.tokens - group.specials
-            pieces = _tiles(group.grid, block) if group.grid else _split(patches, block)
-            runs += [[first + i for i in piece] for piece in pieces]
-            protected += [protect and number == reference] * len(pieces)
+            first = start + group.specials
+            guarded = protect and number == reference
+            runs += [Run([first + i for i in piece], number, guarded) for piece in pieces]
             start, number = start + group.tokens, number + 1
-    if specials:
-        blocks = [[specials[i] for i in piece] for piece in _split(len(specials), block)]
-        runs, protected = blocks + runs, [protect] * len(blocks) + protected
-        return from_runs(runs, protected, [protect] * len(blocks) + [False] * (len(runs) - len(blocks)))
-    return from_runs(runs, protected, [False] * len(runs))
+    shared = [[specials[i] for i in piece] for piece in _split(len(specials), block)] if specials else []
+    runs = [Run(tokens, -1, protect, protect) for tokens in shared] + runs
+    most = (len(shared) + (0 if reference is None else largest)) if protect else 0
+    layout = from_runs(runs, most)
+    return layout if device is None else layout.to(device)
 
 
 def _split(length: int, most: int) -> list[range]:

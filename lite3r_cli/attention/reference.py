@@ -67,12 +67,27 @@ def sparse_linear_attention(
 
 
 def both_branches(
-    q: Tensor, k: Tensor, v: Tensor, critical: Tensor, linear: Tensor, feature: str = "elu"
+    q: Tensor, k: Tensor, v: Tensor, critical: Tensor, linear: Tensor, feature: str = "elu", summary: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The formula for any partition of the pairs of tokens: `critical` and `linear` are (B, H, N, N) bool. Exact
     attention over the critical keys of each query, and linear attention over the linear ones (all True: over all).
+
+    `summary` (B, H, N, blocks, N) bool: the keys that a query sees as one, block by block, beside the critical ones.
     """
-    logits = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~critical, -torch.inf)
+    scale = q.shape[-1] ** -0.5
+    logits = (q @ k.transpose(-1, -2) * scale).masked_fill(~critical, -torch.inf)
+    if summary is not None:  # of each query (B, H, N, blocks): how many keys, their mean, variance, mean value
+        count = summary.sum(-1)
+        share = summary.to(q.dtype) / count.clamp(min=1)[..., None]
+        mean = share @ k[:, :, None]  # (B, H, N, blocks, D)
+        spread = share @ k[:, :, None].square() - mean.square()
+        first, second = mean @ q[..., None] * scale, spread @ q[..., None].square() * scale**2 / 2
+        extra = (first + second)[..., 0] + count.log()  # none of a block: −inf
+        weights = torch.cat([logits, extra], dim=-1).softmax(-1)
+        exact, far = weights.split([k.shape[2], count.shape[-1]], dim=-1)
+        sparse = exact @ v + (far[..., None, :] @ (share @ v[:, :, None]))[..., 0, :]
+    else:
+        sparse = logits.softmax(-1) @ v
     phi = FEATURES[feature]
     weights = (phi(q) @ phi(k).transpose(-1, -2)).masked_fill(~linear, 0)
-    return logits.softmax(-1) @ v, weights @ v / (weights.sum(-1, keepdim=True) + EPSILON)
+    return sparse, weights @ v / (weights.sum(-1, keepdim=True) + EPSILON)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lite3r_cli.attention.block_map import block_map, keep_schedule
+from lite3r_cli.attention.block_map import block_map, kept_blocks, mass
 from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.schedule import keep_ratios
 from lite3r_cli.errors import UsageError
 
 GROUPS = (Frames(3, 1 + 6 * 11, 1, (6, 11)), Frames(2, 1 + 7 * 5, 1, (7, 5)))
@@ -33,6 +34,26 @@ def test_blocks_partition_the_tokens_and_stay_inside_one_frame(block, grid):
         assert layout.exact[i] == special[tokens].all()
 
 
+@pytest.mark.parametrize("protect", [True, False])
+@pytest.mark.parametrize("keep", [0.1, 0.3, 1.0])
+def test_keys_cut_finer_than_queries(keep, protect):
+    layout = frame_layout(GROUPS, 16, 0, protect, key_block=4)
+    layout = layout.with_reference(torch.arange(5)[None] == 3) if protect else layout
+    keys = layout.keys
+    assert keys.blocks > 2 * layout.blocks and keys.index.shape[1] <= 4 < layout.index.shape[1]
+    assert keys.occupants.sort().values.tolist() == layout.occupants.sort().values.tolist()
+    q, k, _ = layout.tiles(*torch.randn(3, 1, 2, len(frame_of(GROUPS)[0]), 8))
+    found = block_map(q, k, layout, keep, drop_ratio=0.4)
+    assert found.critical.shape[2:] == (layout.blocks, keys.blocks)
+    rows = found.critical.sum(-1)
+    assert (rows[:, :, layout.exact] == keys.blocks).all() and (rows[:, :, ~layout.exact] == kept_blocks(layout, keep)).all()
+    seen_by_all = keys.protected.view(-1, keys.blocks)[0]
+    assert found.critical[..., seen_by_all].all()
+    assert {-1, 3} == set(keys.frame[seen_by_all].tolist()) if protect else not seen_by_all.any()
+    if kept_blocks(layout, keep) > keys.most_protected:
+        assert 1 - keep <= found.skipped + 1e-6 < 1 - keep + 1 / keys.blocks
+
+
 def test_a_block_of_a_grid_is_a_rectangle_of_neighbours():
     layout = frame_layout((Frames(1, 25 * 37, 0, (25, 37)),), 64, reference=None)
     rows, columns = layout.index // 37, layout.index % 37
@@ -52,7 +73,7 @@ def test_counts_of_kept_and_dropped_blocks(keep):
     layout = frame_layout(GROUPS, 8)
     q, k = (layout.tile(torch.randn(1, 2, len(frame_of(GROUPS)[0]), 8)) for _ in range(2))
     found = block_map(q, k, layout, keep, drop_ratio=0.4)
-    count = max(int(keep * layout.blocks), int(layout.protected.sum()))
+    count = kept_blocks(layout, keep)
     usual = ~layout.exact
     assert found.critical[..., layout.protected].all() and found.critical[:, :, layout.exact].all()
     assert (found.critical[:, :, usual].sum(-1) == count).all()
@@ -61,6 +82,8 @@ def test_counts_of_kept_and_dropped_blocks(keep):
     assert not (found.critical & found.linear).any()
     computed = count * int(usual.sum()) + layout.blocks * int(layout.exact.sum())
     assert found.skipped.item() == pytest.approx(1 - computed / layout.blocks**2, abs=1e-6)
+    if count > layout.most_protected:
+        assert 1 - keep <= found.skipped + 1e-6 < 1 - keep + 1 / layout.blocks  # rows that see everything included
 
 
 def test_the_highest_pooled_scores_are_kept_and_the_lowest_dropped():
@@ -71,13 +94,44 @@ def test_the_highest_pooled_scores_are_kept_and_the_lowest_dropped():
     assert found.linear[0, 0].nonzero()[:, 1].unique().tolist() == [2, 3, 4, 5, 6]
 
 
-def test_a_schedule_keeps_its_mean():
-    schedule = keep_schedule(24, 0.25, dense=(-1, 0))
-    assert schedule[0] == schedule[-1] == 1 and sum(schedule) / 24 == pytest.approx(0.25)
-    with pytest.raises(UsageError, match="leaves nothing"):
-        keep_schedule(4, 0.25, dense=(-1,))
-    with pytest.raises(UsageError):
-        keep_schedule(4, 0.5, dense=(4,))
+@pytest.mark.parametrize("key_block", [None, 7])
+def test_the_mass_of_keys_that_hardly_differ_is_their_share_of_dense_attention(key_block, monkeypatch):
+    monkeypatch.setattr("lite3r_cli.attention.block_map.SAMPLED", 1)
+    layout = frame_layout(GROUPS, 16, key_block=key_block)
+    keys, make = layout.keys, torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, len(frame_of(GROUPS)[0]), 8, generator=make, dtype=torch.float64)
+    k = torch.randn(2, 3, keys.blocks, 1, 8, generator=make, dtype=torch.float64)
+    k = keys.untile(k.expand(-1, -1, -1, keys.index.shape[1], -1), q.shape[2])
+    weights = (q @ k.mT / 8**0.5).softmax(-1)
+    parts = [[weights[:, :, i[a]][..., j[b]].sum((2, 3)) for j, b in zip(keys.index, keys.valid)] for i, a in zip(layout.index, layout.valid)]
+    expected = torch.stack([torch.stack(row, -1) for row in parts], -2)
+    torch.testing.assert_close(mass(layout.tile(q), keys.tile(k), layout), expected)
+
+
+def test_what_some_queries_need_badly_is_kept():
+    layout = packed_layout(64, 8)
+    directions = torch.eye(8).repeat_interleave(8, 0)
+    q = torch.zeros(1, 1, 64, 8)
+    q[:, :, 0::2, 3], q[:, :, 1::2, 3] = 20, -24  # on the mean of both nobody needs block 3
+    tiles = layout.tile(q), layout.tile(directions[None, None])
+    assert not block_map(*tiles, layout, 0.13).critical[..., 3].any()
+    assert block_map(*tiles, layout, 0.13, scores="mass").critical[..., 3].all()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5, 8, 24])
+@pytest.mark.parametrize("keep", [0.02, 0.1, 0.25, 0.6, 0.95, 1.0])
+def test_a_schedule_has_the_mean_that_was_asked(layers, keep):
+    ratios = keep_ratios(layers, keep)
+    assert len(ratios) == layers and all(0 < ratio <= 1 for ratio in ratios)
+    assert sum(ratios) / layers == pytest.approx(keep)
+
+
+def test_the_middle_of_a_deep_network_keeps_more_than_its_beginning_and_its_end_nearly_everything():
+    ratios = keep_ratios(24, 0.25)
+    assert ratios[0] < 0.6 * ratios[12] and ratios[-2] == ratios[-1] > 0.7
+    assert keep_ratios(24, 0.6)[-1] == 1
+    with pytest.raises(UsageError, match="keep ratio"):
+        keep_ratios(24, 0.0)
 
 
 @pytest.mark.parametrize("values", [(0, 5), (1, 3, 3), (1, 10, 1, (2, 4))])

@@ -71,7 +71,21 @@ def test_settings_survive_the_metadata_of_a_checkpoint():
     assert SparseConfig.from_dict({"layers": ["a"], "keep_ratio": 0.3}) == SparseConfig(("a",), 0.3)
 
 
-@pytest.mark.parametrize("values", [{"mix": "max"}, {"keep_ratios": (0.5,)}, {"feature": "exp"}, {"drop_ratio": -1}])
+def test_key_blocks_are_those_of_the_settings():
+    blocks = network()
+    attach(blocks, SparseConfig(LAYERS[:1], keep_ratio=0.5, block=8, key_block=4))
+    attention = blocks[0].attn
+    x, frames = torch.randn(1, 2 * 41, 16), (Frames(2, 41, 1, (5, 8)),)
+    blocks[0](x)
+    assert attention.skipped == pytest.approx(1 - 10 / 21)  # runs of 4 tokens
+    attention.set_frames(frames, 0, x.device)
+    assert (attention.layout.index.shape[1], attention.layout.keys.index.shape[1]) == (8, 4)
+    assert attention.layout.finer.index.shape[0] > attention.layout.blocks and "block=8×4" in repr(attention)
+    blocks[0](x)
+    assert 0.5 <= attention.skipped < 0.55
+
+
+@pytest.mark.parametrize("values", [{"mix": "max"}, {"key_block": 0}, {"scores": "max"}, {"key_block": 16, "official": True}, {"keep_ratios": (0.5,)}, {"feature": "exp"}, {"drop_ratio": -1}])
 def test_impossible_settings_are_refused_when_built(values):
     with pytest.raises(UsageError):
         SparseConfig(LAYERS, **values)

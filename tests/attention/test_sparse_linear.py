@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lite3r_cli.attention import torch_impl
-from lite3r_cli.attention.block_map import block_map
+from lite3r_cli.attention.block_map import SCORES, block_map
 from lite3r_cli.attention.dispatch import Formula, choose_backend, sparse_linear
 from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.reference import kept_blocks, sparse_linear_attention
@@ -19,22 +19,26 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 FORMULAS = [Formula(0.3, 0.25, feature, over) for feature in ("softmax", "elu", "relu") for over in ("all", "rest")]
+FORMULAS += [Formula(0.3, 0.25, "elu", "rest", True, scores) for scores in SCORES]
 
 
+@pytest.mark.parametrize("key_block", [None, 16, 100])
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 130, 1041, 1374])
-def test_keeping_everything_is_dense_attention(tokens):
+def test_keeping_everything_is_dense_attention(tokens, key_block):
     q, k, v = random(3, 1, 2, tokens, 8)
+    layout = packed_layout(tokens, key_block=key_block)
     dense = F.scaled_dot_product_attention(q, k, v)
-    out, blocks = sparse_linear(q, k, v, Formula(1.0), weight=torch.zeros(8, 8, dtype=q.dtype))
-    torch.testing.assert_close(out, dense)
-    assert blocks.skipped == 0
-    torch.testing.assert_close(sparse_linear(q, k, v, Formula(1.0), alpha=torch.full((2,), 0.4))[0], dense)
+    for formula in (Formula(1.0), Formula(1.0, summaries=True)):
+        out, blocks = sparse_linear(q, k, v, formula, torch.zeros(8, 8, dtype=q.dtype), layout=layout)
+        torch.testing.assert_close(out, dense)
+        assert blocks.skipped == 0
+    torch.testing.assert_close(sparse_linear(q, k, v, Formula(1.0), alpha=torch.full((2,), 0.4), layout=layout)[0], dense)
 
 
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
-@pytest.mark.parametrize("mix", ["sum", "convex"])
-def test_gathered_blocks_are_the_specification_with_all_gradients(formula, mix):
-    layout = frame_layout(FRAMES, 16)
+@pytest.mark.parametrize("mix, key_block", [("sum", None), ("convex", None), ("sum", 5)])
+def test_gathered_blocks_are_the_specification_with_all_gradients(formula, mix, key_block):
+    layout = frame_layout(FRAMES, 16, key_block=key_block)
     results = []
     for backend in ("reference", "torch"):
         q, k, v = (t.requires_grad_() for t in random(3, 2, 2, 182, 8))
@@ -59,15 +63,42 @@ def test_without_frames_it_is_the_published_form(tokens):
     torch.testing.assert_close(ours, sparse_linear_attention(q, k, v, weight, 0.3), atol=1e-4, rtol=1e-4)
 
 
-def test_tokens_outside_the_layout_never_leak():
+@pytest.mark.parametrize("formula", [Formula(0.5), Formula(0.5, linear_over="rest", summaries=True)], ids=str)
+@pytest.mark.parametrize("key_block", [None, 16])
+def test_tokens_outside_the_layout_never_leak(key_block, formula):
     q, k, v = random(3, 1, 2, 130, 8)
-    expected = sparse_linear(q, k, v, Formula(0.5))[0]
+    layout = packed_layout(130, key_block=key_block)
+    expected = sparse_linear(q, k, v, formula, layout=layout)[0]
     padded = [F.pad(t, (0, 0, 0, 20), value=float("nan")).requires_grad_() for t in (q, k, v)]
-    out = sparse_linear(*padded, Formula(0.5), layout=packed_layout(130))[0]
+    out = sparse_linear(*padded, formula, layout=layout)[0]
     torch.testing.assert_close(out[:, :, :130], expected)
     assert (out[:, :, 130:] == 0).all()
     for grad in torch.autograd.grad(out[:, :, :130].sum(), padded):
         assert grad.isfinite().all() and (grad[:, :, 130:] == 0).all()
+
+
+def test_summaries_of_keys_that_hardly_differ_are_dense_attention():
+    layout = frame_layout(FRAMES, 16)
+    centres = random(1, 2, layout.blocks, 1, 8) * 2
+    k = layout.untile((centres + 1e-4 * random(1, 2, layout.blocks, layout.index.shape[1], 8, seed=1)), 182)
+    q, v = random(2, 1, 2, 182, 8, seed=2)
+    dense = F.scaled_dot_product_attention(q, k, v)
+    errors = [
+        float((sparse_linear(q, k, v, Formula(0.3, summaries=on), torch.zeros(8, 8, dtype=q.dtype), layout=layout)[0] - dense).abs().max())
+        for on in (False, True)
+    ]
+    assert errors[1] < 1e-4 < 0.1 < errors[0]
+
+
+def test_the_spread_of_keys_counts():
+    make = torch.Generator().manual_seed(0)
+    k, q = torch.randn(1, 1, 1280, 8, generator=make, dtype=torch.float64), torch.full((1, 1, 1280, 8), 0.7, dtype=torch.float64)
+    k[:, :, 640:] *= 2  # of two halves with the same mean the wider one has more weight
+    v = (torch.arange(1280) >= 640).double().expand(1, 1, 8, -1).mT.contiguous()
+    dense = F.scaled_dot_product_attention(q, k, v)
+    out, blocks = sparse_linear(q, k, v, Formula(0.05, linear_over="rest", summaries=True), torch.zeros(8, 8, dtype=q.dtype))
+    assert blocks.skipped == pytest.approx(0.95)
+    torch.testing.assert_close(out, dense, atol=0.05, rtol=0)
 
 
 def test_the_order_of_kept_blocks_changes_nothing():
@@ -79,14 +110,16 @@ def test_the_order_of_kept_blocks_changes_nothing():
     torch.testing.assert_close(torch_impl.GatheredAttention.apply(q, k, v, columns.flip(1), mask), out)
 
 
+@pytest.mark.parametrize("summaries", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision_errs_no_more_than_dense_attention_does(dtype):
+def test_low_precision_errs_no_more_than_dense_attention_does(dtype, summaries):
     q, k, v = random(3, 1, 2, 500, 64)
     half = [t.to(dtype) for t in (q, k, v)]
-    exact = sparse_linear(*(t.double() for t in half), Formula(0.3))[0]
+    formula = Formula(0.3, summaries=summaries)
+    exact = sparse_linear(*(t.double() for t in half), formula)[0]
     dense = F.scaled_dot_product_attention(*(t.double() for t in half))
     allowed = (F.scaled_dot_product_attention(*half) - dense).abs()
-    assert (sparse_linear(*half, Formula(0.3))[0] - exact).abs().max() < 4 * allowed.max()
+    assert (sparse_linear(*half, formula)[0] - exact).abs().max() < 4 * allowed.max()
 
 
 def test_a_back_end_is_chosen_with_its_reason():
@@ -105,7 +138,7 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
         choose_backend("triton", torch.device("cpu"), 1000)
 
 
-@pytest.mark.parametrize("values", [{"keep_ratio": 0}, {"drop_ratio": 1}, {"feature": "exp"}, {"linear_over": "half"}])
+@pytest.mark.parametrize("values", [{"keep_ratio": 0}, {"drop_ratio": 1}, {"feature": "exp"}, {"linear_over": "half"}, {"scores": "max"}])
 def test_impossible_formulas_are_refused(values):
     with pytest.raises(UsageError):
         Formula(**values)
