@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lite3r_cli.config import FP8_BACKENDS
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.quant import te
 from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear
 from lite3r_cli.runtime import Choice
 
-FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
 MULTIPLE = 16  # of both sides of a weight, for FP8 kernels
 
 Filter = Callable[[str, nn.Linear], bool]
