@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from .errors import UsageError
 
 POSES = ("tokens", "rays")
+INTRINSICS = ("auto", "shared", "per-image")
 PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTION = ("auto", "dense", "sla")
+FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -38,6 +42,34 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
+class LiteConfig:
+    """Attention across views and arithmetic; by default what the checkpoint was made for."""
+
+    attention: str = "auto"  # one of ATTENTION
+    keep_ratio: float | None = None  # share of attention across views that is computed; None: the checkpoint's
+    fp8_backend: str = "auto"  # one of FP8_BACKENDS
+
+    default_keep_ratio: ClassVar[float] = 0.25  # of `sla` where the checkpoint has none
+
+    def __post_init__(self) -> None:
+        _require(
+            self.attention in ATTENTION, f"--attention must be one of {', '.join(ATTENTION)}, not {self.attention!r}"
+        )
+        _require(
+            self.fp8_backend in FP8_BACKENDS,
+            f"--fp8-backend must be one of {', '.join(FP8_BACKENDS)}, not {self.fp8_backend!r}",
+        )
+        _require(
+            self.keep_ratio is None or 0 < self.keep_ratio <= 1,
+            f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}",
+        )
+        _require(
+            self.keep_ratio is None or self.attention != "dense",
+            f"--keep-ratio {self.keep_ratio} goes with --attention sla: dense attention computes everything",
+        )
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Every option that changes what the network predicts for given images."""
 
@@ -51,8 +83,14 @@ class PredictConfig:
     reference_view: str = "saddle_balanced"  # a key of backbones.reference_view.STRATEGIES
     cameras: Path | None = None  # cameras.json of the images, where they are known
     refine: bool = False  # cameras by bundle adjustment, see refine/
+    lite: LiteConfig = LiteConfig()
+    intrinsics: str = "auto"  # one of INTRINSICS: the focal lengths that the refinement adjusts
 
     def __post_init__(self) -> None:
+        _require(
+            self.intrinsics in INTRINSICS,
+            f"--intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}",
+        )
         _require(self.poses in POSES, f"--poses must be one of {', '.join(POSES)}, not {self.poses!r}")
         _require(
             self.preprocess in PREPROCESSING,

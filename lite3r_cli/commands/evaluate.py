@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import console
-from ..config import PredictConfig
+from ..config import LiteConfig, PredictConfig
 from . import options
 
 VIEWS = 4
@@ -50,6 +50,10 @@ def evaluate(
     poses: options.Poses = PredictConfig.poses,
     reference_view: options.ReferenceView = PredictConfig.reference_view,
     refine: options.Refine = PredictConfig.refine,
+    intrinsics: options.Intrinsics = PredictConfig.intrinsics,
+    attention: options.Attention = LiteConfig.attention,
+    keep_ratio: options.KeepRatio = LiteConfig.keep_ratio,
+    fp8_backend: options.Fp8Backend = LiteConfig.fp8_backend,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -65,7 +69,11 @@ def evaluate(
     Focal: median over images. AbsRel, δ: all pixels with known depth, one scale a window.
     Chamfer: in per cent of the scene's median depth. A dash: no ground truth for it.
     """
-    predict = PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, refine=refine)
+    lite = LiteConfig(attention, keep_ratio, fp8_backend)
+    predict = PredictConfig(
+        model, resolution, device, dtype, seed, preprocess, poses, reference_view, refine=refine, lite=lite,
+        intrinsics=intrinsics,
+    )
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
         from ..pipelines.evaluate import EvaluateConfig, as_rows
@@ -74,10 +82,13 @@ def evaluate(
     config = EvaluateConfig(tuple(scenes), predict, views)
     evaluation = run(config, progress, console.warn)
     if json:
-        console.document({"scenes": {n: vars(s) for n, s in evaluation.scenes.items()}, "mean": vars(evaluation.mean)})
+        scores = {name: vars(scores) for name, scores in evaluation.scenes.items()}
+        console.document({"scenes": scores, "mean": vars(evaluation.mean), "runtime": evaluation.choices})
         return
     rows = [(name, *map(_cell, values, COLUMNS.values())) for name, values in as_rows(evaluation)]
     console.table(("scene", *COLUMNS), rows, title=f"{model}, {views} views, {resolution or 'default'} px")
+    chosen = [(what, f"{choice['chosen']} ({choice['reason']})") for what, choice in evaluation.choices.items()]
+    console.table(("", ""), chosen, numbers=False)
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -85,8 +85,9 @@ ReferenceView = Annotated[
 Cameras = Annotated[
     Optional[Path],
     _option(
-        DA3_ONLY, "--cameras", metavar="PATH", show_default=False,
-        help="A cameras.json with the known camera of every image: depth comes in its scale.",
+        MODEL, "--cameras", metavar="PATH", show_default=False,
+        help="The known camera of every image (cameras.json, transforms.json or a COLMAP folder): depth comes in their "
+        "scale. For da3 models, and for any model with --refine.",
     ),
 ]  # fmt: skip
 Refine = Annotated[
@@ -94,6 +95,13 @@ Refine = Annotated[
     _flag(
         MODEL, "--refine",
         help="Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
+    ),
+]  # fmt: skip
+Intrinsics = Annotated[
+    str,
+    _option(
+        MODEL, "--intrinsics", metavar="HOW",
+        help="Focal lengths with --refine: shared by all images, per-image, or auto: shared where that fits as well.",
     ),
 ]  # fmt: skip
 Device = Annotated[
@@ -110,6 +118,30 @@ Dtype = Annotated[
 Seed = Annotated[
     int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")
 ]
+
+ATTENTION = "Network: attention across views, arithmetic"
+Attention = Annotated[
+    str,
+    _option(
+        ATTENTION, "--attention", metavar="KIND",
+        help="dense, or sla: sparse-linear, which computes a part of it; auto is what the checkpoint was made for.",
+    ),
+]  # fmt: skip
+KeepRatio = Annotated[
+    Optional[float],
+    _option(
+        ATTENTION, "--keep-ratio", metavar="SHARE", show_default="the checkpoint's, or 0.25",
+        help="Share of attention across views that sla computes.",
+    ),
+]  # fmt: skip
+Fp8Backend = Annotated[
+    str,
+    _option(
+        ATTENTION, "--fp8-backend", metavar="BACKEND",
+        help="FP8 products by scaled-mm, te or emulate (anywhere, slow), or off; auto is FP8 where the checkpoint was "
+        "trained for it and the GPU has it.",
+    ),
+]  # fmt: skip
 
 # How depth maps become a cloud. Defaults are those of fusion.FusionConfig, repeated because importing it imports NumPy.
 CONFIDENCE_PERCENTILE = 20.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import console
-from ..config import InputConfig, PredictConfig
+from ..config import InputConfig, LiteConfig, PredictConfig
 from . import options
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def reconstruct(
     reference_view: options.ReferenceView = PredictConfig.reference_view,
     cameras: options.Cameras = None,
     refine: options.Refine = PredictConfig.refine,
+    intrinsics: options.Intrinsics = PredictConfig.intrinsics,
+    attention: options.Attention = LiteConfig.attention,
+    keep_ratio: options.KeepRatio = LiteConfig.keep_ratio,
+    fp8_backend: options.Fp8Backend = LiteConfig.fp8_backend,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -94,7 +98,10 @@ def reconstruct(
 
     config = ReconstructConfig(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
-        predict=PredictConfig(model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras, refine),
+        predict=PredictConfig(
+            model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras, refine,
+            LiteConfig(attention, keep_ratio, fp8_backend), intrinsics,
+        ),  # fmt: skip
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
             edge_filter=not no_edge_filter,

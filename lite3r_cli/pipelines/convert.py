@@ -145,8 +145,13 @@ def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.
     layers = tuple(dict.fromkeys([*(present.layers if present else ()), *chosen]))
     if not layers:
         return None
-    ratio = config.keep_ratio or (present.keep_ratio if present else 1.0)
-    return SparseConfig(layers, ratio, official=present.official if present else False)
+    if present is None:
+        return SparseConfig(layers, config.keep_ratio or 1.0)
+    if layers == present.layers and config.keep_ratio in (None, present.keep_ratio):
+        return present
+    if present.mix != "sum" and set(layers) != set(present.layers):
+        raise UsageError(f"--attention: the source's {present.mix} mix must be trained for other modules, see lite3r distill")
+    return replace(present, layers=layers, keep_ratio=config.keep_ratio or present.keep_ratio, keep_ratios=())
 
 
 def _metadata(

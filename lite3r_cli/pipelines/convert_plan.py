@@ -117,7 +117,7 @@ def _target(stored: torch.dtype, matrix: bool, kept: bool, weights: str) -> torc
 
 def _new_items(layout: Layout, model: torch.nn.Module, sparse: SparseConfig | None, weights: str) -> list[Item]:
     """The tensors that sparse-linear attention adds, at zero, where the source has none."""
-    if sparse is None:
+    if sparse is None or sparse.mix != "sum":  # another mix starts at no zero: the source has it
         return []
     dtype = torch.float32 if weights == "float32" else torch.bfloat16
     items = []

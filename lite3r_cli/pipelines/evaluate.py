@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
 from ..scene import View
+
+if TYPE_CHECKING:
+    from .predict import Predictor
 
 PredictWindow = Callable[[ImageSet, Sequence[int]], Sequence[View]]  # the views of images[indices], in that order
 Warn = Callable[[str], None]
@@ -69,6 +73,7 @@ class Evaluation:
 
     scenes: dict[str, Scores]
     mean: Scores
+    choices: dict[str, dict[str, str]] = field(default_factory=dict)  # device, precision, attention: chosen, and why
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def evaluate(
     """
     progress = progress or Progress()
     scenes = [open_scene(folder, warn) for folder in config.scenes]
-    predict = predict or _network(config.predict, progress)
+    network = None if predict else _network(config.predict, progress)
+    run = predict or (lambda images, indices: network.predict(images, indices=indices, strict=True).views)
     scores = {}
     for name, scene in zip(scene_names(config.scenes), scenes, strict=True):
         truth = read_cameras_json(scene.folder)
@@ -100,10 +106,10 @@ def evaluate(
         tally = _Tally(truth)
         with progress.stage(name, total=len(parts)) as step:
             for part in parts:
-                tally.add([truth[i] for i in part], predict(scene.images, [scene.indices[i] for i in part]))
+                tally.add([truth[i] for i in part], run(scene.images, [scene.indices[i] for i in part]))
                 step()
         scores[name] = tally.scores()
-    return Evaluation(scores, mean_scores(list(scores.values())))
+    return Evaluation(scores, mean_scores(list(scores.values())), network.choices() if network else {})
 
 
 def windows(count: int, size: int) -> list[range]:
@@ -167,11 +173,10 @@ def scene_names(folders: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
-def _network(config: PredictConfig, progress: Progress) -> PredictWindow:
+def _network(config: PredictConfig, progress: Progress) -> Predictor:
     from .predict import Predictor
 
-    predictor = Predictor(config, progress)
-    return lambda images, indices: predictor.predict(images, indices=indices, strict=True).views
+    return Predictor(config, progress)
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 from .. import geometry, runtime
 from ..backbones import registry
 from ..backbones.base import Backbone, Prediction
+from ..backbones.da3 import DA3
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
@@ -26,6 +27,7 @@ from ..refine.pipeline import Refined, refine
 from ..scene import View
 from ..sparse import SparseModel
 from . import known_cameras
+from .lite import LiteRun
 from .preprocess import NetworkInput, align, fit, resolution_of
 
 if TYPE_CHECKING:
@@ -65,15 +67,23 @@ class Predictor:
             self.runtime = runtime.choose(config.device, config.dtype)
             runtime.seed_everything(config.seed)
             self.checkpoint = registry.resolve(config.model)
-            self.backbone: Backbone = registry.load(
-                config.model, device=self.runtime.torch_device, dtype=self.runtime.torch_dtype
-            )
             self.origin = registry.inspect(config.model)
+            self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
+            self.backbone: Backbone = registry.load(
+                config.model, device=self.runtime.torch_device, dtype=self.lite.loaded_dtype
+            )
+            self.lite.apply(self.backbone)
             known_cameras.configure(self.backbone, config)
             self.known = known_cameras.read_known(config.cameras)
+        for text in self.lite.notes:
+            progress.note(text)
         self.resolution = config.resolution or resolution_of(self.backbone.name)
         for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
             progress.note(text)
+
+    def choices(self) -> dict[str, dict[str, str]]:
+        """Device, precision, attention and FP8 arithmetic: asked, chosen, and why, as they stand in run.json."""
+        return self.runtime.as_dict() | self.lite.as_dict()
 
     def predict(
         self,
@@ -94,8 +104,12 @@ class Predictor:
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         with progress.stage("Predict"):
             prediction = self._run(batch, self._cameras([images.records[i] for i in kept], inputs))
+            self.lite.ran(self.backbone)
         views = _to_views(images, kept, inputs, prediction)
-        warnings = _parallax_warnings(views, digests)
+        warnings = _parallax_warnings(views, digests) + _border_warnings(inputs)
+        if self.config.refine and self.config.cameras is not None:
+            records = [images.records[i] for i in kept]
+            views = known_cameras.in_place(self.known, records, views)
         refined = self._refine(images, kept, views, progress) if self.config.refine else None
         return Predictions(
             views=views if refined is None else refined.views,
@@ -112,9 +126,10 @@ class Predictor:
             views,
             lambda j: images.read(kept[j]),
             lambda j: images.read_mask(kept[j]),
-            RefineConfig(seed=self.config.seed),
+            RefineConfig(intrinsics=self.config.intrinsics, seed=self.config.seed),
             progress,
             self.runtime.torch_device,
+            given=self.config.cameras is not None,
         )
 
     def _read(
@@ -143,7 +158,10 @@ class Predictor:
         """What `predict` is told beside the images."""
         if self.config.cameras is None:
             return {}
-        return {"cameras": known_cameras.for_inputs(self.known, self.config.cameras, records, inputs)}
+        known_cameras.require_all(self.known, self.config.cameras, records)
+        if not isinstance(self.backbone, DA3):
+            return {}
+        return {"cameras": known_cameras.for_inputs(self.known, records, inputs)}
 
     def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any]) -> Prediction:
         """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
@@ -198,6 +216,7 @@ def _to_views(
         depth = prediction.depth[j].numpy()
         confidence = prediction.confidence[j].numpy()
         known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
+        sure = known if inputs[j].border is None else known & ~inputs[j].border
         height, width = inputs[j].full
         K = inputs[j].uncrop_intrinsics(prediction.K[j].numpy())
         views.append(
@@ -208,10 +227,17 @@ def _to_views(
                 K=geometry.scale_intrinsics(K, record.width / width, record.height / height),
                 cam_from_world=poses[j],
                 depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
-                confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
+                confidence=inputs[j].uncrop(np.where(sure, confidence, np.float32(0))),
             )
         )
     return views
+
+
+def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
+    count = sum(item.border is not None for item in inputs)
+    if not count:
+        return []
+    return [f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, no confidence there"]
 
 
 def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:

@@ -201,7 +201,7 @@ def test_the_command_prints_one_json_document(tmp_path, plane_backbone, capsys):
     folder = write_scene(tmp_path / "s", count=3)
     assert main(["eval", str(folder), "--resolution", "56", "--device", "cpu", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["scenes", "mean"] and list(document["scenes"]) == ["s"]
+    assert list(document) == ["scenes", "mean", "runtime"] and list(document["scenes"]) == ["s"]
     assert list(document["mean"]) == [field.name for field in fields(Scores)]
     assert document["mean"] == document["scenes"]["s"]
     focal = (56 * WIDTH / 56, 56 * HEIGHT / 42)  # the network saw 56 × 42 pixels and answered 56
