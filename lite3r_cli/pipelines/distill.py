@@ -1,0 +1,255 @@
+"""`lite3r distill`: a dense network teaches its sparse-linear, FP8-aware form; both go into one checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import runtime
+from ..attention.module import SparseConfig
+from ..backbones import registry
+from ..backbones.families import Layout, global_layers_of
+from ..backbones.loading import load_model, sparse_config_of
+from ..backbones.sources import open_source
+from ..backbones.sparsify import skipped_share, sparsify
+from ..config import LiteConfig
+from ..console import Progress
+from ..errors import OutputError, UsageError
+from ..training.distillation.data import PROCEDURAL, Data, Sizes, open_data
+from ..training.distillation.loop import LOG, PLOT, STATE, Distiller, Network
+from ..training.distillation.recipe import Recipe
+from ..training.loop import Worker
+from ..training.plot import plot_losses
+from .convert_plan import select_attention
+from .distill_write import SUFFIX, write_student
+from .train import _workers as workers_of
+
+CPU_RESOLUTION = 252  # pixels: a step takes seconds on two cores
+GPU_WORKERS = 8  # processes that prepare data for each GPU
+
+
+@dataclass(frozen=True)
+class SparseChoice:
+    """What was asked of the student's attention; None: as the checkpoint has it, else what `sparsify` takes."""
+
+    layers: tuple[str, ...] = ()  # patterns of attention modules; none: those across views
+    keep_ratio: float | None = None
+    mix: str | None = None
+    linear_over: str | None = None
+    feature: str | None = None
+    protect: str | None = None
+    block: int | None = None
+    key_block: int | None = None
+    scores: str | None = None
+    drop_ratio: float | None = None
+    tiles: bool | None = None
+    summaries: bool | None = None
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    output: Path
+    data: tuple[str, ...] = (PROCEDURAL,)
+    model: str = "mini"
+    sparse: SparseChoice = SparseChoice()
+    recipe: Recipe = Recipe()
+    resolution: int | None = None  # longest side; None: CPU_RESOLUTION on a CPU, else the model's own
+    textures: Path | None = None
+    workers: int | None = None  # processes that prepare data; None: none on a CPU, GPU_WORKERS on a GPU
+    device: str = "auto"
+    dtype: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != SUFFIX:
+            raise UsageError(f"-o {self.output}: a checkpoint's name ends in {SUFFIX}")
+        if not self.data:
+            raise UsageError(f"no data given: name folders, or the word {PROCEDURAL}")
+        if self.textures is not None and not self.textures.is_file():
+            raise UsageError(f"--textures {self.textures}: no such file")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError("--workers must not be negative")
+
+    @property
+    def folder(self) -> Path:
+        """Where state, log and curves go: beside the checkpoint, under its name."""
+        return self.output.with_suffix("")
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What was done, for people and for --json."""
+
+    output: Path
+    model: str
+    sha256: str  # of the checkpoint that taught
+    trained: int
+    parameters: int
+    layers: tuple[str, ...]
+    steps: int
+    seconds: float
+    measured_before: float | None  # distance of depth and cameras from the teacher's on held-out batches; None: resumed
+    measured: float  # the same with the best averaged weights
+    skipped: float  # share of key blocks over all layers across views, at the training shape
+    calibrated: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"output": str(self.output)}
+
+
+def run(config: DistillConfig, progress: Progress | None = None) -> DistillReport | None:
+    """Distil; None on ranks other than the first. Ctrl-C and SIGTERM save the state first.
+
+    Raises the errors of errors.py; an existing checkpoint or run is refused without `overwrite` or `resume`.
+    """
+    progress = progress or Progress()
+    _check_output(config)
+    with workers_of(config.device) as worker:
+        if not worker.is_first:
+            progress = Progress()
+        config = _settled(config, worker, progress)
+        network, layout, path = _load(config, worker.device, progress)
+        sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution, network.model.patch_size,
+                      config.recipe.seed)  # fmt: skip
+        data = open_data(config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures)
+        for text in data.notes:
+            progress.note(f"data: {text}")
+        if worker.is_first:
+            config.folder.mkdir(parents=True, exist_ok=True)
+        return _distil(config, worker, network, layout, path, data, progress)
+
+
+def _distil(
+    config: DistillConfig, worker: Worker, network: Network, layout: Layout, path: Path, data: Data, progress: Progress
+) -> DistillReport | None:
+    def report(record: dict[str, float]) -> None:
+        if "measured" in record:
+            progress.note(f"step {record['step']}: distance from the teacher, held out: {record['measured']:.5f}")
+
+    folder = config.folder if worker.is_first else None
+    distiller = Distiller(network, config.recipe, worker, data, folder, report)
+    total = sum(p.numel() for p in network.model.parameters())
+    progress.note(
+        f"{distiller.trained.count():,} of {total:,} parameters train "
+        f"({len(network.sparse.layers)} sparse layers, {', '.join(sorted(_leaves(distiller.trained.names)))})"
+    )
+    before: float | None = None
+    shares: dict[str, float] = {}
+    if config.resume:
+        distiller.resume(config.folder / STATE)
+        progress.note(f"going on from step {distiller.step}")
+    else:
+        before = distiller.validate()
+        progress.note(f"without effect of the linear branch: distance from the teacher, held out: {before:.5f}")
+    if not config.resume and config.recipe.start == "calibrated":
+        with progress.stage("Calibrate"):
+            shares = distiller.calibrate()
+        progress.note("calibrated: of sparse attention's squared error the linear branch removes "
+                      + ", ".join(f"{100 * share:.0f} %" for share in shares.values()))  # fmt: skip
+    try:
+        with progress.stage("Distil", total=config.recipe.steps) as step:
+            distiller.run(step)
+    except BaseException as error:
+        if worker.is_first and not isinstance(error, Exception):  # stopped by hand: nothing is broken
+            distiller.save()
+            progress.note(f"stopped at step {distiller.step}; go on with the same command and --resume")
+        raise
+    if not worker.is_first:
+        return None
+    distiller.use_best()
+    recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
+    write_student(config.output, path, layout, distiller.trained.best, network.sparse, json.dumps(recipe))
+    plot_losses(config.folder / LOG, config.folder / PLOT)
+    return DistillReport(
+        config.output,
+        layout.name,
+        registry.fingerprint(path),
+        distiller.trained.count(),
+        total,
+        network.sparse.layers,
+        distiller.step,
+        round(distiller.elapsed, 1),
+        before,
+        float(distiller.trained.best_score),
+        skipped_share(distiller.student),
+        shares,
+    )
+
+
+def _leaves(names: list[str]) -> set[str]:
+    """The last two parts of each name: what kind of parameter it is."""
+    return {".".join(name.split(".")[-2:]) if name.endswith("weight") else name.split(".")[-1] for name in names}
+
+
+def _check_output(config: DistillConfig) -> None:
+    state = config.folder / STATE
+    if config.resume and not state.is_file():
+        raise UsageError(f"--resume: no {state} to go on from; start without it")
+    if config.output.exists() and not config.overwrite:
+        raise OutputError(f"{config.output}: exists; give --overwrite or choose another -o")
+    if state.exists() and not (config.resume or config.overwrite):
+        raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
+    if config.overwrite and not config.resume:
+        for name in (STATE, LOG, PLOT):
+            (config.folder / name).unlink(missing_ok=True)
+
+
+def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> DistillConfig:
+    """What was left open, decided for the device and said."""
+    on_gpu = worker.device.type == "cuda"
+    dtype = config.dtype
+    if dtype == "auto" and not on_gpu:
+        dtype = "float32"  # gradients in bfloat16 gain nothing on a CPU
+    chosen = runtime.choose(str(worker.device), dtype)
+    resolution, why = config.resolution, "asked for"
+    if resolution is None:
+        from .preprocess import resolution_of
+
+        name = registry.inspect(config.model).model
+        resolution, why = (resolution_of(name), "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
+    workers = (GPU_WORKERS if on_gpu else 0) if config.workers is None else config.workers
+    progress.note(
+        f"device {chosen.device.chosen} ({worker.world} process{'es' * (worker.world > 1)}), {chosen.dtype.chosen}; "
+        f"{config.recipe.views} views of {resolution} px a scene ({why})"
+    )
+    recipe = replace(config.recipe, resolution=resolution)
+    return replace(config, recipe=recipe, dtype=chosen.dtype.chosen, workers=workers)
+
+
+def _load(config: DistillConfig, device: torch.device, progress: Progress) -> tuple[Network, Layout, Path]:
+    path = registry.resolve(config.model)
+    origin = registry.inspect(config.model)
+    for text in (f"model: {origin.model}, licence: {origin.licence}", *origin.notices):
+        progress.note(text)
+    with progress.stage("Load model"), open_source(path) as source:
+        model, layout = load_model(source, device, torch.float32)
+        present = sparse_config_of(source, layout)
+    model.compute_dtype = getattr(torch, config.dtype)
+    sparse = make_sparse(model, config.sparse, present, layout)
+    return Network(model, sparse, layout.family.high_precision), layout, path
+
+
+def make_sparse(model: nn.Module, choice: SparseChoice, present: SparseConfig | None, layout: Layout) -> SparseConfig:
+    """Give a loaded network the student's attention, in place: that of its checkpoint with what was asked for changed.
+
+    A checkpoint that keeps everything (`lite3r convert` without a ratio) only says which layers are sparse-linear.
+    """
+    asked = {name: value for name, value in asdict(choice).items() if value is not None}
+    patterns, ratio = asked.pop("layers"), asked.pop("keep_ratio", None)
+    across = tuple(global_layers_of(model))
+    layers = select_attention(model, layout, patterns) if patterns else (present.layers if present else across)
+    stored: dict[str, object] = {}
+    if present is not None and (present.keep_ratio < 1 or present.official):
+        stored = {name: value for name, value in vars(present).items() if name not in ("layers", "keep_ratio")}
+        if ratio is not None or layers != present.layers:
+            del stored["keep_ratios"]  # they were for another mean, or other layers
+        ratio = ratio or present.keep_ratio
+    by_schedule = layers == across and "keep_ratios" not in stored
+    ratio = ratio or LiteConfig.default_keep_ratio
+    return sparsify(model, ratio, layers=None if by_schedule else layers, **stored | asked)

@@ -1,0 +1,293 @@
+"""What a step of distillation sees: procedural scenes, photographs with or without cameras, or some of each.
+
+Every draw is a function of (seed, step, rank), so that a resumed run sees what the whole run would have seen.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lite3r_cli.data.blendedmvs import is_blendedmvs, load_blendedmvs
+from lite3r_cli.data.dtu import is_dtu, load_dtu
+from lite3r_cli.data.folder import is_folder_of_scenes, is_scene, load_photographs, load_scenes
+from lite3r_cli.data.procedural.augment import augment
+from lite3r_cli.data.views import Split, ViewSet, choose_views, read_views
+from lite3r_cli.errors import UsageError
+from lite3r_cli.io.resize import network_size
+from lite3r_cli.training.data import PREFETCH, TrainingData
+from lite3r_cli.training.losses import Targets
+from lite3r_cli.training.schedule import Shape
+
+PROCEDURAL = "procedural"
+HELD_OUT_SEED = 1_000_003  # added to the seed for scenes that are only measured on
+ASPECTS = (4 / 3, 3 / 2, 16 / 9, 1.0)
+PORTRAIT = 0.25  # share of procedural steps
+
+
+@dataclass(frozen=True)
+class DistillBatch:
+    """B scenes with S equally sized views, on the device."""
+
+    images: Tensor  # (B, S, 3, H, W) in [0, 1]
+    decoded: Tensor  # (V,) views whose depth is computed
+    targets: Targets | None = None  # reference view 0; depth all 0 where there are cameras only
+    sky: bool = False  # no true depth means sky
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of a step's images."""
+
+    views: int
+    batch: int
+    resolution: int  # longest side
+    multiple: int  # of both sides
+    seed: int
+
+
+class Source(Protocol):
+    """`first` counts this source's own draws."""
+
+    def batches(self, first: int) -> Iterator[DistillBatch]: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where training batches and measured ones come from, and a line for each that says so."""
+
+    train: tuple[Source, ...]
+    held_out: tuple[Source, ...]
+    notes: tuple[str, ...]
+
+    def batches(self, first: int, seed: int) -> Iterator[DistillBatch]:
+        """Training batches from step `first` on, each from a source drawn at random."""
+        drawn = [_pick(seed, step, len(self.train)) for step in range(first)]
+        running: dict[int, Iterator[DistillBatch]] = {}
+        step = first
+        while True:
+            i = _pick(seed, step, len(self.train))
+            if i not in running:
+                running[i] = self.train[i].batches(drawn.count(i))
+            yield next(running[i])
+            step += 1
+
+    def measured(self, count: int) -> list[DistillBatch]:
+        """The same `count` held-out batches every time, from all sources in turn."""
+        sources = [source.batches(0) for source in self.held_out]
+        return [next(sources[i % len(sources)]) for i in range(count)]
+
+
+def _pick(seed: int, step: int, count: int) -> int:
+    return int(np.random.default_rng([seed, step, 7]).integers(count)) if count > 1 else 0
+
+
+# -- procedural scenes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """A step's shape, for the data engine of `lite3r train`."""
+
+    sizes: Sizes
+
+    def __call__(self, step: int) -> Shape:
+        rng = np.random.default_rng([self.sizes.seed, step, 1])
+        height, width = network_size(round(1000 * ASPECTS[rng.integers(len(ASPECTS))]), 1000, self.sizes.resolution,
+                                     self.sizes.multiple)  # fmt: skip
+        if rng.random() < PORTRAIT:
+            height, width = width, height
+        return Shape(self.sizes.batch, self.sizes.views, height, width)
+
+
+class ProceduralSource:
+    def __init__(self, sizes: Sizes, device: torch.device, rank: int, workers: int, textures: Path | None):
+        self.data = TrainingData(_Shapes(sizes), device, rank, workers, textures, None, sizes.seed)
+
+    def held_out(self) -> ProceduralSource:
+        """Other scenes, the same for every rank; the textures are loaded once."""
+        other = copy.copy(self)
+        other.data = copy.copy(self.data)
+        other.data.seed, other.data.rank, other.data.workers = self.data.seed + HELD_OUT_SEED, 0, 0
+        return other
+
+    def batches(self, first: int) -> Iterator[DistillBatch]:
+        for batch in self.data.batches(first):
+            t = batch.targets
+            zero = torch.zeros_like(t.reference)
+            yield DistillBatch(batch.images, batch.decoded, Targets(t.depth, t.K, t.cam_from_world, zero), sky=True)
+
+
+# -- photographs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A step's photographs, not yet on the device."""
+
+    images: Tensor  # (B, S, H, W, 3) uint8
+    K: Tensor | None
+    cam_from_world: Tensor | None
+    depth: Tensor | None
+    seed: int
+
+
+class _Draws(IterableDataset):
+    """Worker w of n yields every n-th step."""
+
+    def __init__(self, scenes: Sequence[ViewSet], sizes: Sizes, seed: int, rank: int, first: int):
+        self.scenes, self.sizes, self.seed, self.rank, self.first = scenes, sizes, seed, rank, first
+
+    def __iter__(self) -> Iterator[_Drawn]:
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.first + offset
+        while True:
+            yield self.draw(step)
+            step += stride
+
+    def draw(self, step: int) -> _Drawn:
+        rng = np.random.default_rng([self.seed, step, self.rank, 3])
+        scenes = [self.scenes[rng.integers(len(self.scenes))] for _ in range(self.sizes.batch)]
+        count = min(self.sizes.views, *(len(scene.shots) for scene in scenes))
+        parts, size = [], None
+        for scene in scenes:
+            shots = [scene.shots[i] for i in choose_views(scene, rng, count)]
+            parts.append(read_views(shots, self.sizes.resolution, self.sizes.multiple, size))
+            size = parts[0].images.shape[1:3]
+        fields = [[getattr(p, name) for p in parts] for name in ("images", "K", "cam_from_world", "depth")]
+        stacked = [None if any(v is None for v in f) else torch.from_numpy(np.stack(f)) for f in fields]
+        return _Drawn(*stacked, seed=int(rng.integers(2**31)))
+
+
+class PhotographSource:
+    """Photographs of some scenes; with `augmented` they vary as those of other cameras would."""
+
+    def __init__(
+        self, scenes: Sequence[ViewSet], sizes: Sizes, device: torch.device, rank: int, workers: int, seed: int,
+        augmented: bool = True,
+    ):  # fmt: skip
+        self.scenes, self.sizes, self.device, self.rank = scenes, sizes, device, rank
+        self.workers, self.seed, self.augmented = workers, seed, augmented
+
+    def batches(self, first: int) -> Iterator[DistillBatch]:
+        loader = DataLoader(
+            _Draws(self.scenes, self.sizes, self.seed, self.rank, first),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
+            worker_init_fn=_single_thread,
+        )
+        return map(self._on_device, loader)
+
+    def _on_device(self, drawn: _Drawn) -> DistillBatch:
+        images = drawn.images.to(self.device).permute(0, 1, 4, 2, 3).float() / 255
+        if self.augmented:
+            images = augment(images, torch.Generator(self.device).manual_seed(drawn.seed))
+        views = images.shape[1]
+        decoded = np.random.default_rng([drawn.seed, 1]).permutation(views)[: (views + 1) // 2]
+        return DistillBatch(images, torch.from_numpy(decoded).to(self.device), self._targets(drawn))
+
+    def _targets(self, drawn: _Drawn) -> Targets | None:
+        if drawn.K is None or drawn.cam_from_world is None:
+            return None
+        batch, views, height, width = drawn.images.shape[:4]
+        depth = torch.zeros(batch, views, height, width) if drawn.depth is None else drawn.depth
+        reference = torch.zeros(batch, dtype=torch.long)
+        return Targets(*(t.to(self.device) for t in (depth, drawn.K, drawn.cam_from_world, reference)))
+
+
+def _single_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+# -- what was asked for ------------------------------------------------------------------------------------------------
+
+Loader = Callable[[list[Path]], Split]
+
+
+def _one_by_one(load: Callable[[Path], Split]) -> Loader:
+    """A loader of one folder for several, their parts put together."""
+
+    def load_all(folders: list[Path]) -> Split:
+        parts = [load(folder) for folder in folders]
+        train, held_out = (tuple(s for p in parts for s in getattr(p, name)) for name in ("train", "held_out"))
+        return Split(train, held_out, "; ".join(p.note for p in parts))
+
+    return load_all
+
+
+# Kind → does a folder have this layout, and its loader; the first that fits counts.
+KINDS: dict[str, tuple[Callable[[Path], bool], Loader]] = {
+    "blendedmvs": (is_blendedmvs, _one_by_one(load_blendedmvs)),
+    "dtu": (is_dtu, _one_by_one(load_dtu)),
+    "scenes": (lambda folder: is_scene(folder) or is_folder_of_scenes(folder), load_scenes),
+    "photographs": (Path.is_dir, load_photographs),
+}
+
+
+def kind_of(path: Path) -> str:
+    """The kind of data that a folder holds. Raises UsageError for one that is not there."""
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; data are folders of photographs or datasets, or {PROCEDURAL}")
+    return next(kind for kind, (fits, _) in KINDS.items() if fits(path))
+
+
+def open_data(
+    inputs: Sequence[str], sizes: Sizes, device: torch.device, rank: int, workers: int, textures: Path | None
+) -> Data:
+    """Sources for what stands on the command line, one a kind. Raises UsageError, InputError."""
+    train: list[Source] = []
+    held_out: list[Source] = []
+    notes: list[str] = []
+    seed = sizes.seed
+    if PROCEDURAL in inputs:
+        source = ProceduralSource(sizes, device, rank, workers, textures)
+        train.append(source)
+        held_out.append(source.held_out())
+        notes.append("procedural scenes, others held out")
+    by_kind: dict[str, list[Path]] = {}
+    for name in inputs:
+        if name != PROCEDURAL:
+            by_kind.setdefault(kind_of(Path(name)), []).append(Path(name))
+    for kind, folders in by_kind.items():
+        split = with_enough_views(KINDS[kind][1](folders), sizes.views)
+        notes.append(split.note)
+        if split.train:
+            train.append(PhotographSource(split.train, sizes, device, rank, workers, seed))
+        if split.held_out:
+            held_out.append(
+                PhotographSource(split.held_out, sizes, device, 0, 0, seed + HELD_OUT_SEED, augmented=False)
+            )
+    if not train:
+        raise UsageError(f"nothing to train on: {'; '.join(notes)}")
+    if not held_out:
+        held_out, notes = train, [*notes, "nothing is held out: what is measured was trained on, too"]
+    return Data(tuple(train), tuple(held_out), tuple(notes))
+
+
+def with_enough_views(split: Split, views: int) -> Split:
+    """Without the scenes that have fewer photographs than a step asks for: attention over few tokens is another task.
+    Where no scene has as many, those with the most stay.
+    """
+    every = [*split.train, *split.held_out]
+    needed = min(views, max((len(scene.shots) for scene in every), default=0))
+    short = sorted({scene.name for scene in every if len(scene.shots) < needed})
+    if not short:
+        return split
+    parts = (tuple(s for s in part if len(s.shots) >= needed) for part in (split.train, split.held_out))
+    return Split(*parts, f"{split.note}; {len(short)} left out, below {needed} views: {', '.join(short[:5])}")
+
+
+def first_batches(data: Data, count: int, seed: int) -> list[DistillBatch]:
+    """Training batches for what is done before the first step."""
+    return list(islice(data.batches(0, seed), count))
