@@ -1,10 +1,11 @@
 """`--refine` beside pycolmap alone: cameras, depth and time on scenes with ground truth, all images of each at once.
+"given" is the refinement with the true cameras, where there is true depth.
 
 pycolmap alone: SIFT, exhaustive matching, incremental mapping, defaults, one simple pinhole camera an image. Ours: the
 network, the refinement, and the fusion. A scene is a folder with images/ and cameras.json. An image without a camera
 counts as 180° off. A table, then one JSON line.
 
-    python benchmarks/refine.py SCENE... [--cores 2] [--model mini] [--methods pycolmap network refine]
+    python benchmarks/refine.py SCENE... [--cores 2] [--model mini] [--methods pycolmap network refine given]
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.backend import require_pycolmap
 from lite3r_cli.scene import View
 
-METHODS = ("pycolmap", "network", "refine")
+DEPTH_COLUMNS = ("absrel", "delta105", "absrel_two_views", "median_two_views", "delta105_two_views")
+METHODS = ("pycolmap", "network", "refine", "given")
 
 
 def auc5(poses: dict[int, np.ndarray], truth: list[View]) -> float:
@@ -43,9 +45,9 @@ def auc5(poses: dict[int, np.ndarray], truth: list[View]) -> float:
 
 
 def depth_measures(views: list[View], truth: list[View]) -> dict[str, float | None]:
-    """AbsRel and the share within 5 % of all pixels and of those that another view sees (by the true depth)."""
+    """AbsRel, the median error and the share within 5 %, of all pixels and of those that another view sees."""
     if any(view.depth is None for view in truth):
-        return {"absrel": None, "delta105": None, "absrel_two_views": None}
+        return {name: None for name in DEPTH_COLUMNS}
     shown = [_seen_twice(truth, i) for i in range(len(truth))]
     known = [view.depth > 0 for view in truth]
     p = np.concatenate([metrics.resample_depth(v.depth, k.shape)[k] for v, k in zip(views, known, strict=True)])
@@ -58,6 +60,8 @@ def depth_measures(views: list[View], truth: list[View]) -> dict[str, float | No
         "absrel": float(error.mean()),
         "delta105": float(close.mean()),
         "absrel_two_views": float(error[twice].mean()),
+        "median_two_views": float(np.median(error[twice])),
+        "delta105_two_views": float(close[twice].mean()),
     }
 
 
@@ -103,7 +107,7 @@ def ours(predictor: Predictor, scene: Scene, truth: list[View]) -> dict[str, obj
     seconds = time.perf_counter() - start
     assert len(cloud) and np.isfinite(cloud.points).all(), "an empty cloud, or points that are not finite"
     poses = {i: view.cam_from_world for i, view in enumerate(answer.views)}
-    refined = sum(verdict["cameras"] == "refined" for verdict in answer.verdicts or ())
+    refined = sum(verdict["cameras"] != "kept" for verdict in answer.verdicts or ())
     measures = {"seconds": round(seconds, 1), "auc5": auc5(poses, truth), "images": refined, "points": len(cloud)}
     return {**measures, **depth_measures(answer.views, truth)}
 
@@ -124,19 +128,22 @@ def main() -> None:
     predictors = {
         name: Predictor(PredictConfig(arguments.model, device="cpu", refine=name == "refine"))
         for name in arguments.methods
-        if name != "pycolmap"
+        if name in ("network", "refine")
     }
-    columns = ("seconds", "auc5", "images", "absrel", "delta105", "absrel_two_views", "points")
-    print(f"{'scene':16}{'method':10}" + "".join(f"{name:>17}" for name in columns))
+    columns = ("seconds", "auc5", "images", *DEPTH_COLUMNS, "points")
+    print(f"{'scene':16}{'method':10}" + "".join(f"{name:>19}" for name in columns))
     results: dict[str, dict] = {}
     for folder in arguments.scenes:
         scene = open_scene(folder)
         truth = read_cameras_json(folder)
         rows = {"pycolmap": colmap_alone(scene, truth)} if "pycolmap" in arguments.methods else {}
         rows |= {name: ours(predictor, scene, truth) for name, predictor in predictors.items()}
+        if "given" in arguments.methods and truth[0].depth is not None:
+            config = PredictConfig(arguments.model, device="cpu", refine=True, cameras=folder / "cameras.json")
+            rows["given"] = ours(Predictor(config), scene, truth)
         results[folder.name] = rows
         for method, row in rows.items():
-            cells = "".join(f"{show(row.get(name)):>17}" for name in columns)
+            cells = "".join(f"{show(row.get(name)):>19}" for name in columns)
             print(f"{folder.name:16}{method:10}{cells}", flush=True)
     summary = {"benchmark": "refine", "cores": arguments.cores, "python": platform.python_version()}
     print(json.dumps({**summary, "load_1min": round(os.getloadavg()[0], 1), "scenes": results}))

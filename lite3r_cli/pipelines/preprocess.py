@@ -1,7 +1,7 @@
 """Photograph → input of a network: with its aspect ratio kept, or as the network's authors
 prepare it, and the way back.
 
-`keep` (default) shows the network the whole picture. `native` repeats the authors' loaders: VGGT fixes
+`keep` (default) shows the network the whole picture, without a plain frame around it. `native` repeats the authors' loaders: VGGT fixes
 the width and crops what is then too tall; Depth-Anything-3 resizes twice and crops a set of mixed sizes
 to the smallest height and width.
 """
@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ..io.resize import resize_for_network
+from .border import find_border, paint_over
 
 DEFAULT_RESOLUTION = {"da3": 504}  # what the authors use by default
 FALLBACK_RESOLUTION = 518
@@ -29,6 +30,7 @@ class NetworkInput:
     rgb: np.ndarray  # (h, w, 3) uint8
     full: tuple[int, int]  # size (h, w) of the whole resized picture
     corner: tuple[int, int] = (0, 0)  # the window's first row and column
+    border: np.ndarray | None = None  # (h, w) bool, a plain frame that was painted over
 
     def crop(self, height: int, width: int) -> NetworkInput:
         """The middle `height` × `width` of the window."""
@@ -68,7 +70,9 @@ def fit(rgb: np.ndarray, model: str, resolution: int, multiple: int, native: boo
     if prepare is not None:
         return prepare(rgb, resolution, multiple)
     resized = resize_for_network(rgb, resolution, multiple)
-    return NetworkInput(resized, resized.shape[:2])
+    border = find_border(resized)
+    shown = resized if border is None else paint_over(resized, border)
+    return NetworkInput(shown, resized.shape[:2], border=border)
 
 
 def align(inputs: Sequence[NetworkInput], model: str, native: bool) -> list[NetworkInput]:

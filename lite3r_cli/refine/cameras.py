@@ -16,14 +16,14 @@ from . import bundle, matching, merge
 from .config import RefineConfig
 from .matching import Matches, ReadImage, ReadMask
 
-REFINED, KEPT = "refined", "kept"
+REFINED, KEPT, GIVEN = "refined", "kept", "given"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of one image's camera."""
 
-    cameras: str  # REFINED or KEPT
+    cameras: str  # REFINED, KEPT or GIVEN
     reason: str
     observations: int = 0  # sparse points that it sees
 
@@ -37,8 +37,9 @@ class RefinedCameras:
     verdicts: list[Verdict]
 
     @property
-    def refined(self) -> list[int]:
-        return [i for i, verdict in enumerate(self.verdicts) if verdict.cameras == REFINED]
+    def trusted(self) -> list[int]:
+        """The views whose cameras were verified or given."""
+        return [i for i, verdict in enumerate(self.verdicts) if verdict.cameras != KEPT]
 
 
 def refine_cameras(
@@ -55,14 +56,63 @@ def refine_cameras(
         matches = matching.match(views, read_rgb, read_mask, Path(folder), config)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
-        best = bundle.from_prediction(views, matches, config)
-        if _explained(best, matches, len(views)) < config.explained:
-            other = bundle.incremental(matches, config)
-            if other is not None and other.better_than(best):
-                best = other
+        best = _best_candidate(views, matches, config)
     if best is None:
         return unchanged(views, "its matches fit no camera with enough parallax")
-    return _merge(views, read_rgb, matches, best)
+    best = _without_contradictions(views, best, config)
+    if len(best.images) < 2:
+        return unchanged(views, "its few matches contradict the predicted cameras")
+    return _merge(views, read_rgb, matches, bundle.share_focal(best, matches, config))
+
+
+def _best_candidate(views: Sequence[View], matches: Matches, config: RefineConfig) -> bundle.Candidate | None:
+    best = bundle.from_prediction(views, matches, config)
+    if _explained(best, matches, len(views)) < config.explained:
+        other = bundle.incremental(matches, config)
+        if other is not None and other.better_than(best):
+            best = other
+    return best
+
+
+def _without_contradictions(
+    views: Sequence[View], found: bundle.Candidate, config: RefineConfig
+) -> bundle.Candidate:
+    """The candidate without images whose cameras rest on few points and are far from the predicted ones.
+
+    Far: the relative rotation or the direction to half of the other images differs by more than
+    `config.contradiction_deg`. A network errs that much, too, but then enough matches say so.
+    """
+    chosen = found.images
+    poses = np.stack([found.model.image(i + 1).cam_from_world().matrix() for i in chosen])
+    predicted = np.stack([views[i].cam_from_world for i in chosen])
+    few = [found.model.image(i + 1).num_points3D < config.firm_observations for i in chosen]
+    kept = []
+    for k, i in enumerate(chosen):
+        others = [j for j in range(len(chosen)) if j != k]
+        relative, before = (geometry.relative_pose(p[others], p[k]) for p in (poses, predicted))
+        turn = geometry.rotation_angle(relative[:, :, :3] @ np.swapaxes(before[:, :, :3], 1, 2))
+        swing = geometry.vector_angle(relative[:, :, 3], before[:, :, 3])
+        if not few[k] or np.degrees(np.median(np.maximum(turn, swing))) <= config.contradiction_deg:
+            kept.append(i)
+    return replace(found, images=kept)
+
+
+def triangulate(
+    views: Sequence[View], read_rgb: ReadImage, read_mask: ReadMask | None, config: RefineConfig
+) -> RefinedCameras:
+    """Sparse points for cameras that are known; nothing moves. Raises BackendError without pycolmap."""
+    verdicts = [Verdict(GIVEN, "known beforehand")] * len(views)
+    if len(views) < 2:
+        return RefinedCameras(list(views), None, verdicts)
+    with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
+        matches = matching.match(views, read_rgb, read_mask, Path(folder), config)
+        found = bundle.given(views, matches, config) if matches.pairs else None
+    if found is None:
+        return RefinedCameras(list(views), None, verdicts)
+    sparse = _sparse_model(views, read_rgb, matches, found)
+    seen = np.bincount(sparse.image, minlength=len(views)).tolist()
+    verdicts = [replace(verdict, observations=count) for verdict, count in zip(verdicts, seen, strict=True)]
+    return RefinedCameras(list(views), sparse, verdicts)
 
 
 def unchanged(views: Sequence[View], reason: str) -> RefinedCameras:
@@ -96,7 +146,7 @@ def _merge(
             K = _intrinsics(best.model.image(i + 1).camera, view)
             verdicts.append(Verdict(REFINED, best.path, int(seen[i])))
         else:
-            verdicts.append(Verdict(KEPT, "too few matches could be verified", int(seen[i])))
+            verdicts.append(Verdict(KEPT, "too few of its matches could be verified", int(seen[i])))
         merged.append(replace(view, K=K, cam_from_world=pose))
     return RefinedCameras(merged, sparse.moved(similarity).moved(to_first), verdicts)
 

@@ -62,9 +62,10 @@ def match(
     return _read(pycolmap, database, names, sizes)
 
 
-def start_focal(view: View, width: int) -> float:
-    """The predicted focal length at an image width; one for both axes, as photographs have square pixels."""
-    return float(np.sqrt(view.K[0, 0] * view.K[1, 1])) * width / view.width
+def start_intrinsics(view: View, size: tuple[int, int]) -> list[float]:
+    """Focal length and principal point of the view at an image size; one length, as photographs have square pixels."""
+    K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
+    return [float(np.sqrt(K[0, 0] * K[1, 1])), float(K[0, 2]), float(K[1, 2])]
 
 
 def _write_image(
@@ -91,11 +92,11 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def _set_cameras(pycolmap, database: Path, names: Sequence[str], views: Sequence[View], sizes) -> None:
-    """The predicted focal lengths serve the verification as a prior; image ids follow the order of `views`."""
+    """The views' intrinsics serve the verification as a prior; image ids follow the order of `views`."""
     with pycolmap.Database.open(database) as db:
-        for name, view, (width, _) in zip(names, views, sizes, strict=True):
+        for name, view, size in zip(names, views, sizes, strict=True):
             camera = db.read_camera(db.read_image_with_name(name).camera_id)
-            camera.params = [start_focal(view, width), *camera.params[1:]]
+            camera.params = start_intrinsics(view, size)
             camera.has_prior_focal_length = True
             db.update_camera(camera)
 

@@ -10,7 +10,7 @@ import torch
 from ..console import Progress
 from ..scene import View
 from ..sparse import SparseModel
-from .cameras import REFINED, refine_cameras
+from .cameras import KEPT, refine_cameras, triangulate
 from .config import RefineConfig
 from .depth import refine_depth
 from .matching import ReadImage, ReadMask
@@ -33,26 +33,30 @@ def refine(
     config: RefineConfig = RefineConfig(),
     progress: Progress | None = None,
     device: torch.device = torch.device("cpu"),
+    given: bool = False,
 ) -> Refined:
-    """Refine cameras, then the depth maps of the views whose cameras were verified; depth is swept on `device`.
+    """Refine cameras, then the depth maps of the views whose cameras were verified; stereo runs on `device`.
 
-    Raises BackendError without pycolmap.
+    `given`: the views' cameras are known beforehand and stay. Raises BackendError without pycolmap.
     """
     progress = progress or Progress()
     with progress.stage("Refine cameras"):
-        cameras = refine_cameras(views, read_rgb, read_mask, config)
+        cameras = (triangulate if given else refine_cameras)(views, read_rgb, read_mask, config)
     verdicts = [asdict(verdict) for verdict in cameras.verdicts]
     result = cameras.views
     if config.depth and cameras.sparse is not None:
-        with progress.stage("Refine depth", total=len(cameras.refined)) as step, torch.inference_mode():
-            depth = refine_depth(result, cameras.sparse, cameras.refined, read_rgb, config, device, step)
+        with progress.stage("Refine depth", total=len(cameras.trusted)) as step, torch.inference_mode():
+            depth = refine_depth(result, cameras.sparse, cameras.trusted, read_rgb, config, device, step)
         result = depth.views
-        verdicts = [{**verdict, "depth": done} for verdict, done in zip(verdicts, depth.steps, strict=True)]
+        verdicts = [
+            {**verdict, "depth": done, "confirmed": share}
+            for verdict, done, share in zip(verdicts, depth.steps, depth.confirmed, strict=True)
+        ]
     return Refined(result, cameras.sparse, verdicts, _warnings(views, cameras))
 
 
 def _warnings(views: Sequence[View], cameras) -> list[str]:
-    kept = [i for i, verdict in enumerate(cameras.verdicts) if verdict.cameras != REFINED]
+    kept = [i for i, verdict in enumerate(cameras.verdicts) if verdict.cameras == KEPT]
     if not kept:
         return []
     if len(kept) == len(views):

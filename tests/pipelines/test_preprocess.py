@@ -75,3 +75,27 @@ def test_cropped_views_refer_to_the_whole_photograph(photographs, plane_backbone
 def test_an_unknown_way_is_refused():
     with pytest.raises(UsageError, match="keep, native"):
         PredictConfig(preprocess="squash")
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_plain_frame_is_painted_over(colour):
+    scene = 60 + picture(683, 1024) // 2
+    scene[..., 2] = 100
+    framed = scene.copy()
+    framed[:9] = framed[:, :14] = framed[-5:] = colour
+    shown = fit(framed, "mini", 518, 14, native=False)
+    top, left, bottom, right = shown.border[0, 200], shown.border[150, 0], shown.border[-1, 200], shown.border[150, -1]
+    assert (top, left, bottom, right) == (True, True, True, False)
+    assert shown.border.mean() < 0.06
+    plain = fit(scene, "mini", 518, 14, native=False)
+    assert plain.border is None
+    assert np.abs(shown.rgb.astype(int) - plain.rgb).max() < 25
+
+
+def test_a_white_background_is_no_frame():
+    product = np.full((480, 640, 3), 255, np.uint8)
+    product[150:330, 200:440] = 60
+    sky = 60 + picture(480, 640) // 2
+    sky[:200] = 255
+    assert fit(product, "mini", 518, 14, native=False).border is None
+    assert fit(sky, "mini", 518, 14, native=False).border is None

@@ -16,10 +16,11 @@ from lite3r_cli.metrics import resample_depth
 from lite3r_cli.refine.align import align_depth
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
+from lite3r_cli.refine.fill import fill
 from lite3r_cli.sparse import SparseModel
 
 SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
-SIZE = (143, 191)  # odd on purpose
+SIZE = (287, 383)  # odd on purpose
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +84,41 @@ def test_too_few_points_change_nothing(truth, sparse):
     np.testing.assert_array_equal(align_depth(view, little, 0), view.depth)
 
 
-def test_sweep_improves_on_alignment_and_knows_where(truth, sparse):
+def test_stereo_needs_no_depth_to_start_from_and_knows_where_it_is_right(truth, sparse):
     pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
-    rough = [bent(view) for view in truth]
-    aligned = [align_depth(view, sparse, i) for i, view in enumerate(rough)]
-    wave = np.exp(0.03 * np.sin(np.arange(SIZE[1]) / 6)).astype(np.float32)  # finer than the sparse points can tell
-    rough = [replace(view, depth=depth * wave) for view, depth in zip(rough, aligned)]
-    result = refine_depth(rough, sparse, range(len(truth)), pictures.__getitem__, RefineConfig(), torch.device("cpu"))
-    assert result.steps[0] == "swept"
-    before = error(align_depth(rough[0], sparse, 0), truth[0])
-    view = result.views[0]
-    assert error(view.depth, truth[0]) < 0.8 * before
-    known = truth[0].depth > 0
-    relative = np.abs(view.depth[known] / truth[0].depth[known] - 1)
-    sure = view.confidence[known] >= np.median(view.confidence[known])
-    assert np.mean(relative[sure]) < np.mean(relative[~sure])
-    assert 0 <= view.confidence.min() and view.confidence.max() <= 1
+    flat = [replace(view, depth=np.ones(SIZE, np.float32), confidence=np.ones(SIZE, np.float32)) for view in truth]
+    result = refine_depth(flat, sparse, range(len(truth)), pictures.__getitem__, RefineConfig(), torch.device("cpu"))
+    assert result.steps == ["stereo"] * 4 and 0.3 < min(result.confirmed) < 1
+    for view, true in zip(result.views, truth):
+        assert error(view.depth, true) < 0.012
+        known = true.depth > 0
+        relative = np.abs(view.depth[known] / true.depth[known] - 1)
+        sure = view.confidence[known] >= np.median(view.confidence[known])
+        assert np.mean(relative[sure]) < 0.5 * np.mean(relative[~sure])
+        assert (view.depth > 0).all() and 0 <= view.confidence.min() and view.confidence.max() <= 1
+
+
+def test_white_wall_keeps_the_network(truth, sparse):
+    start = [bent(view) for view in truth]
+    grey = np.full((384, 512, 3), 200, np.uint8)
+    result = refine_depth(start, sparse, range(4), lambda i: grey, RefineConfig(), torch.device("cpu"))
+    assert result.steps == ["aligned"] * 4
+    assert error(result.views[0].depth, truth[0]) < 0.03
+
+
+def test_filling_takes_the_network_where_its_shape_helps():
+    v, u = np.indices((120, 160)) / 160
+    true = (2 + np.sin(9 * u) * np.cos(7 * v)).astype(np.float32)
+    sure = np.zeros(true.shape, bool)
+    sure[::17, ::17] = sure[1::17, 1::17] = True
+    sure[60:, :40] = False
+    grey = np.full(true.shape, 0.5, np.float32)
+    good, bad = 3 * true**1.2, np.exp(np.random.default_rng(0).normal(size=true.shape)).astype(np.float32)
+    for shape, network, most in ((good, True, 0.03), (bad, False, 0.3)):
+        filled = fill(np.where(sure, true, 7), sure, shape, grey)
+        assert filled.network is network
+        assert np.mean(np.abs(filled.depth / true - 1)) < most
+        np.testing.assert_array_equal(filled.depth[sure], true[sure])
 
 
 def test_views_that_were_not_verified_stay(truth, sparse):

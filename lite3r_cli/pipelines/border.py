@@ -1,0 +1,44 @@
+"""Frames of plain white or black around a picture, as undistortion and scanning leave them.
+
+They stay in place while the scene moves, so a network takes them for content. They are found by their colour and their
+even, narrow width, and painted over with what lies next to them; the confidence there is 0.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+WIDEST = 0.06  # of the shorter side; what is wider is background
+TOLERANCE = 10  # grey levels from pure white or black that compression leaves
+OUTER_SHARE = 0.8  # of a side's outermost pixels have the frame's colour
+INNER_SHARE = 0.04  # of a side's lines at most have it all the way through the widest frame
+SOFT = 2  # pixels beyond the frame that resizing and compression have mixed with it
+
+
+def find_border(rgb: np.ndarray) -> np.ndarray | None:
+    """Pixels (H, W) bool of a white or black frame around a picture (H, W, 3) uint8; None without one."""
+    widest = max(2, round(WIDEST * min(rgb.shape[:2])))
+    if min(rgb.shape[:2]) < 4 * widest:
+        return None
+    found = np.zeros(rgb.shape[:2], bool)
+    for plain in (rgb.min(-1) >= 255 - TOLERANCE, rgb.max(-1) <= TOLERANCE):
+        for turns in range(4):  # each side in turn is the first rows of a rotated view
+            _mark_side(np.rot90(plain, turns), np.rot90(found, turns), widest)
+    if not found.any():
+        return None
+    return cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=SOFT).astype(bool)
+
+
+def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> None:
+    """Mark the frame along the first rows of `found` (a view), if `plain` has one there."""
+    lines = np.logical_and.accumulate(plain[: widest + 1], axis=0)  # plain from the edge on
+    width = lines.sum(0)
+    middle = width[2 * widest : -2 * widest]  # the ends belong to the neighbouring sides' frames
+    if len(middle) and (middle > 0).mean() >= OUTER_SHARE and (middle > widest).mean() <= INNER_SHARE:
+        found[:widest] |= lines[:widest]
+
+
+def paint_over(rgb: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """The picture with `border` filled from its surroundings (Telea, J. Graphics Tools 2004)."""
+    return cv2.inpaint(rgb, border.astype(np.uint8), 3, cv2.INPAINT_TELEA)

@@ -1,0 +1,144 @@
+"""Depth where stereo fails: the network's shape, or none, bent onto the pixels that other views confirm.
+
+log depth = shape + field; the field meets the confirmed pixels and is smooth elsewhere, less so across edges of the
+picture. Whether the network's shape is of use is told by confirmed pixels kept aside: where a field over no shape at all
+predicts them better, the network's is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_SHRINK = 4
+_BLOCKS = 12  # along the longer side; half of them are kept aside
+_SMOOTH = 0.3  # weight of a step of the field between neighbouring cells against a confirmed cell
+_PULL, _TYPICAL = 0.01, 0.1  # weight of the network's fitted depth against a confirmed cell, at this error of its
+_EDGE, _LEAST = 0.05, 0.02  # change of grey value over which cells come apart, and the least that holds them together
+_MIN_FIT = 100  # sure pixels
+_JUMP = 0.1  # change of the network's log depth over which they do
+_ITERATIONS = 150
+_TOLERANCE = 1e-3
+_LOST = 0.3  # error of log depth beyond which more is not worse
+_RIDGE = 0.3  # prior that the network's shape has no slope, against the sum of squares of its log depth
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A depth map without holes, and how it came about."""
+
+    depth: np.ndarray  # (h, w) float32
+    network: bool  # whether the network's shape was of use
+    error: float  # mean relative error at confirmed pixels kept aside, outliers cut
+
+
+def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarray) -> Filled:
+    """`depth` (h, w) where `sure` (h, w) bool, and what follows from it elsewhere; `shape` (h, w) is the network's depth,
+    0 = unknown, `grey` (h, w) in 0..1 the picture. At least one pixel has to be sure.
+    """
+    size = tuple(max(2, round(n / _SHRINK)) for n in depth.shape)
+    known = np.log(np.where(sure, depth, 1))
+    weight = _shrunk(sure, size)
+    guess = _fitted(shape, depth, sure)
+    picture, jumps = _shrunk(grey, size) / _EDGE, _shrunk(guess, size) / _JUMP
+    holds = [
+        np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)
+    ]
+    left = np.abs(known - guess)[sure]
+    trust = _PULL * float(np.clip((_TYPICAL / max(float(np.median(left)), 1e-3)) ** 2, 0.1, 10))
+    # over the network's shape the field is drawn to nothing, over no shape to the network's
+    shapes, pulls = [np.zeros_like(guess), guess], [_shrunk(guess, size), np.zeros(size, np.float32)]
+    offsets = [_means(known - s, sure, weight) for s in shapes]
+    aside = _blocks(size)
+    errors = [_prediction_error(offset, weight, pull, trust, holds, aside) for offset, pull in zip(offsets, pulls)]
+    network = int(errors[1] <= errors[0])
+    field = _field(offsets[network], weight, pulls[network], trust, holds)
+    smooth = shapes[network] + cv2.resize(field, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    smooth = np.clip(smooth, known[sure].min() - 0.7, known[sure].max() + 0.7)  # no wild extrapolation
+    return Filled(np.where(sure, depth, np.exp(smooth)).astype(np.float32), bool(network), float(min(errors)))
+
+
+def _shrunk(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(values.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _means(values: np.ndarray, sure: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Means of the sure values in each cell, of whose pixels `weight` is the sure share; 0 where there are none."""
+    total = _shrunk(np.where(sure, values, 0), weight.shape)
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+
+
+def _fitted(shape: np.ndarray, depth: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """The network's log depth, level and slope fitted to the sure pixels; where it is unknown or of no use their median."""
+    both = sure & (shape > 0)
+    level = float(np.median(np.log(depth[sure])))
+    if both.sum() < _MIN_FIT:
+        return np.full(depth.shape, level, np.float32)
+    every = max(1, int(both.sum()) // 4000)
+    x, y = np.log(shape[both][::every]), np.log(depth[both][::every])
+    centre, level = float(np.median(x)), float(np.median(y))
+    x, y, slope, weight = x - centre, y - level, 1.0, np.ones_like(x)
+    for _ in range(8):
+        shift = float((weight * (y - slope * x)).sum() / weight.sum())
+        slope = float(np.clip((weight * x * (y - shift)).sum() / ((weight * x * x).sum() + _RIDGE), 0, 2))
+        left = y - shift - slope * x
+        weight = 1 / (1 + (left / max(1.5 * float(np.median(np.abs(left))), 1e-4)) ** 2)
+    log = np.log(np.where(shape > 0, shape, np.exp(centre)))
+    return (level + shift + slope * (log - centre)).astype(np.float32)
+
+
+def _blocks(size: tuple[int, int]) -> np.ndarray:
+    """Half of the blocks of a checkerboard (h, w) bool."""
+    side = max(2, max(size) // _BLOCKS)
+    row, column = np.indices(size) // side
+    return (row + column) % 2 == 0
+
+
+def _prediction_error(offset, weight, pull, trust, holds, aside: np.ndarray) -> float:
+    """Mean error of log depth, cut at `_LOST`, in the cells kept aside, predicted from the others; each half once."""
+    total = 0.0
+    for part in (aside, ~aside):
+        field = _field(offset, np.where(part, 0, weight), pull, trust, holds)
+        total += float((weight * np.minimum(np.abs(field - offset), _LOST))[part].sum())
+    return total / float(weight.sum())
+
+
+def _field(offset: np.ndarray, weight: np.ndarray, pull: np.ndarray, trust: float, holds: list[np.ndarray]) -> np.ndarray:
+    """Least squares of weight · (field − offset)² + trust · (field − pull)² + smoothness, by conjugate gradients."""
+    right = weight * offset + trust * pull
+    weight = weight + np.float32(trust)
+    field = right / weight
+    down, across = (_SMOOTH * hold for hold in holds)
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        y = weight * x
+        step = down * np.diff(x, axis=0)
+        y[:-1] -= step
+        y[1:] += step
+        step = across * np.diff(x, axis=1)
+        y[:, :-1] -= step
+        y[:, 1:] += step
+        return y
+
+    diagonal = weight.copy()
+    diagonal[:-1] += down
+    diagonal[1:] += down
+    diagonal[:, :-1] += across
+    diagonal[:, 1:] += across
+    residual = right - apply(field)
+    scaled = residual / diagonal
+    direction, power = scaled.copy(), float((residual * scaled).sum())
+    first = power
+    for _ in range(_ITERATIONS):
+        if power <= _TOLERANCE**2 * first or power == 0:
+            break
+        image = apply(direction)
+        rate = power / float((direction * image).sum())
+        field += rate * direction
+        residual -= rate * image
+        scaled = residual / diagonal
+        before, power = power, float((residual * scaled).sum())
+        direction = scaled + power / before * direction
+    return field

@@ -1,0 +1,187 @@
+"""Depth from several pictures with known cameras: a wide sweep at a quarter of the size, then finer and narrower.
+
+Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation; semi-global matching picks one
+for each pixel. The views then tell each other: where a view's surface is confirmed by another one, its points are worth
+a bonus to the hypotheses that they meet in the views that see them. Fine: each pixel may take over the depth of pixels
+nearby where that explains the other pictures clearly better, which moves depth edges to where they are; then a few
+hypotheses around the surface, on windows that follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .correlation import Correlation, window_mean
+from .semiglobal import select
+from .support import Maps, seen_from, votes
+from .warp import Picture, Projection
+
+_COARSE = 4  # shrink of the wide sweep
+_PLANES = 96
+_COARSE_HALF = 3  # pixels
+_COARSE_TOLERANCE = 0.015
+_ROUNDS = 3  # of telling each other
+_BONUS, _MOST_BONUS = 0.15, 0.45  # score of a hypothesis that one confirmed point meets, and that many meet
+_SURE = 0.5  # correlation from which one other view is enough to confirm
+_VALLEY = 0.1  # fall of the score that parts two peaks
+_RIVAL = 0.02  # a second peak that comes so close to the first one makes a pixel ambiguous
+_SMALL, _LARGE = 0.08, 3.0  # penalties of the wide sweep
+_EDGE = 0.06  # change of grey value over which the large penalty falls to a third
+_FINE = ((2, 3, 4, (6, 3)), (1, 2, 2, (3,)))  # (shrink, half window, hypotheses on either side, reach nearby)
+_FINE_SMALL, _FINE_LARGE = 0.05, 0.3
+_STEP_PIXELS = 0.7  # motion in the neighbours from one fine hypothesis to the next
+_MARGIN = 0.1  # of the score, by which a depth from nearby must be better
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What stereo says of a view, at the size of its picture."""
+
+    inverse: Tensor  # (h, w) inverse depth
+    score: Tensor  # (h, w) correlation in 0..1
+    votes: Tensor  # (h, w) other views with the same surface, to 1 %
+    ambiguous: float  # share of the clearly textured pixels at which another depth scores about as well
+
+
+def stereo(
+    pictures: Mapping[int, Picture],
+    neighbours: Mapping[int, Sequence[int]],
+    ranges: Mapping[int, tuple[float, float]],
+    step: Callable[[], None] = lambda: None,
+) -> dict[int, Surface]:
+    """The surfaces of all views that have neighbours; `ranges`: the least and largest depth of each."""
+    chosen = [i for i in pictures if neighbours[i]]
+    small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
+    maps, rivals = _wide(small, neighbours, {i: ranges[i] for i in chosen})
+    scores: Maps = {}
+    for shrink, half, count, reaches in _FINE:
+        fine = {i: pictures[i].shrunk(shrink) for i in pictures}
+        for i in chosen:
+            match = Correlation(fine[i], [fine[j] for j in neighbours[i]], half)
+            start = _resize(maps[i], fine[i].grey.shape)
+            maps[i], scores[i] = _narrow(match, _take_over(match, start, reaches), count)
+            if shrink == 1:
+                step()
+    agree = {i: votes(i, maps, pictures, _known(neighbours[i], maps), _TOLERANCE) for i in chosen}
+    return {i: Surface(maps[i], scores[i], agree[i], _ambiguous(*rivals[i])) for i in chosen}
+
+
+def _ambiguous(best: Tensor, second: Tensor) -> float:
+    clear = best > _SURE
+    return float((clear & (second > best - _RIVAL)).sum() / clear.sum().clamp_min(1))
+
+
+def _known(others: Sequence[int], maps: Maps) -> list[int]:
+    return [j for j in others if j in maps]
+
+
+def _resize(inverse: Tensor, shape) -> Tensor:
+    return F.interpolate(inverse[None, None], size=tuple(shape), mode="nearest-exact")[0, 0]
+
+
+# --- the wide sweep ---------------------------------------------------------------------------------------------------
+
+
+def _wide(
+    pictures: Mapping[int, Picture],
+    neighbours: Mapping[int, Sequence[int]],
+    ranges: Mapping[int, tuple[float, float]],
+) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
+    """The inverse depth of each view, and the scores of its choice and of the best rival."""
+    planes, volumes, maps, scores = {}, {}, {}, {}
+    for i, (near, far) in ranges.items():
+        planes[i] = torch.linspace(1 / far, 1 / near, _PLANES, device=pictures[i].grey.device)
+        match = Correlation(pictures[i], [pictures[j] for j in neighbours[i]], _COARSE_HALF)
+        volumes[i] = match.volume(planes[i]).half()
+        maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), None)
+    for _ in range(_ROUNDS):
+        trusted = {}
+        for i in maps:
+            agree = votes(i, maps, pictures, _known(neighbours[i], maps), _COARSE_TOLERANCE)
+            trusted[i] = ((agree >= 1) & (scores[i] > _SURE)) | (agree >= 2)
+        before = dict(maps)
+        for i in maps:
+            points = seen_from(i, before, trusted, pictures, _known(neighbours[i], before))
+            bonus = _bonus(points, planes[i], volumes[i].shape)
+            maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), bonus)
+    return maps, {i: (scores[i], _rival(maps[i], planes[i], volumes[i].float())) for i in maps}
+
+
+def _rival(inverse: Tensor, planes: Tensor, volume: Tensor) -> Tensor:
+    """The best score (h, w) on other peaks than the chosen one, 0 where there is no other."""
+    chosen = ((inverse - planes[0]) / (planes[1] - planes[0])).round()
+    number = torch.arange(len(planes), device=planes.device)[:, None, None]
+    rival = torch.zeros_like(inverse)
+    for nearer in (True, False):
+        side = number >= chosen if nearer else number <= chosen
+        scores = torch.where(side, volume, 2.0)
+        outwards = scores if nearer else scores.flip(0)
+        valley = outwards.cummin(dim=0).values
+        valley = valley if nearer else valley.flip(0)
+        rival = torch.maximum(rival, torch.where(side & (volume - valley > _VALLEY), volume, 0.0).amax(dim=0))
+    return rival
+
+
+def _pick(picture: Picture, planes: Tensor, volume: Tensor, bonus: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Inverse depth and score (h, w) from the scores (D, h, w) of the planes."""
+    cost = 1 - volume if bonus is None else 1 - volume - bonus
+    down, right = (_SMALL + (_LARGE - _SMALL) * torch.exp(-picture.grey.diff(dim=k).abs() / _EDGE) for k in (0, 1))
+    best, number = select(cost, _SMALL, down, right)
+    return planes[0] + number * (planes[1] - planes[0]), volume.gather(0, best[None])[0]
+
+
+def _bonus(points: tuple[Tensor, Tensor, Tensor], planes: Tensor, shape) -> Tensor:
+    """What confirmed points add to the scores (D, h, w) of the planes next to them."""
+    row, column, inverse = points
+    bonus = torch.zeros(shape, device=planes.device)
+    number = (inverse - planes[0]) / (planes[1] - planes[0])
+    for offset in (-1, 0, 1):
+        plane = number.round().long() + offset
+        ok = (plane >= 0) & (plane < len(planes))
+        worth = _BONUS * torch.exp(-((plane - number) ** 2))
+        bonus.index_put_((plane[ok], row[ok], column[ok]), worth[ok], accumulate=True)
+    return bonus.clamp_(max=_MOST_BONUS)
+
+
+# --- finer ------------------------------------------------------------------------------------------------------------
+
+
+def _take_over(match: Correlation, inverse: Tensor, reaches: Sequence[int]) -> Tensor:
+    """Each pixel takes the depth of one nearby where that scores clearly better; `reaches`: pixels to it, by round."""
+    height, width = inverse.shape
+    for reach in reaches:
+        padded = F.pad(inverse[None, None], (reach,) * 4, mode="replicate")[0, 0]
+        places = [(reach, reach), (0, reach), (2 * reach, reach), (reach, 0), (reach, 2 * reach)]
+        choices = torch.stack([padded[y : y + height, x : x + width] for y, x in places])  # (5, h, w), its own first
+        scores = window_mean(match.volume(choices), 1)
+        scores[0] += _MARGIN
+        inverse = choices.gather(0, scores.argmax(dim=0, keepdim=True))[0]
+    return inverse
+
+
+def _narrow(match: Correlation, inverse: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best of 2 · count + 1 surfaces around `inverse` (h, w), with its score."""
+    step = _STEP_PIXELS / _motion(match, inverse)
+    offsets = torch.arange(-count, count + 1, device=inverse.device) * step
+    volume = match.volume(inverse * (1 + offsets)[:, None, None])
+    level = inverse.log()
+    down, right = (
+        _FINE_SMALL + (_FINE_LARGE - _FINE_SMALL) / (1 + (level.diff(dim=k).abs() / (2 * step)) ** 2) for k in (0, 1)
+    )
+    best, number = select(1 - volume, _FINE_SMALL, down, right)
+    return inverse * (1 + (number - count) * step), volume.gather(0, best[None])[0]
+
+
+def _motion(match: Correlation, inverse: Tensor) -> float:
+    """Pixels that a point moves in the neighbour where it moves most, per relative change of depth; the median."""
+    moves = []
+    for to in match.projections:
+        (x, y, _), (x2, y2, _) = to(inverse), to(inverse * 1.01)
+        moves.append(torch.hypot((x2 - x) * (to.size[1] / 2), (y2 - y) * (to.size[0] / 2)) * 100)
+    return max(float(torch.stack(moves).amax(dim=0).median()), 1e-3)

@@ -1,0 +1,40 @@
+"""What the inverse-depth maps of several pictures say of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .warp import Picture, Projection, inside, sample
+
+Maps = Mapping[int, Tensor]  # view -> inverse depth (h, w)
+
+
+def votes(i: int, maps: Maps, pictures: Mapping[int, Picture], others: Sequence[int], tolerance: float) -> Tensor:
+    """How many of the `others` (h, w) have the surface of view i where it says, to a relative `tolerance`."""
+    count = torch.zeros_like(maps[i])
+    for j in others:
+        x, y, ratio = Projection(pictures[i], pictures[j])(maps[i])
+        there = sample(maps[j], x, y, "nearest")
+        difference = ratio * there / maps[i].clamp_min(1e-12) - 1
+        count += inside(x, y) & (difference.abs() < tolerance)
+    return count
+
+
+def seen_from(
+    i: int, maps: Maps, trusted: Maps, pictures: Mapping[int, Picture], others: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Trusted points of the `others` that fall into view i: row, column (M,) int64 and inverse depth (M,)."""
+    height, width = pictures[i].grey.shape
+    found = []
+    for j in others:
+        x, y, ratio = Projection(pictures[j], pictures[i])(maps[j])
+        ok = inside(x, y) & trusted[j]
+        row, column = ((y[ok] + 1) * (height / 2)).long(), ((x[ok] + 1) * (width / 2)).long()
+        found.append((row.clamp(0, height - 1), column.clamp(0, width - 1), maps[j][ok] / ratio[ok]))
+    if not found:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return nothing, nothing, torch.zeros(0)
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
