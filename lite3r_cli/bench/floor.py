@@ -1,0 +1,87 @@
+"""The least time that the hardware could take: arithmetic over its rate plus the bytes that must move over its bandwidth.
+
+Bytes counted: every weight once, the images, the answers. Attention counts as computed: what is skipped is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lite3r_cli.backbones.families import global_layers_of
+from lite3r_cli.backbones.vggt import SPECIALS, VGGT
+from lite3r_cli.backbones.vit import Block
+from lite3r_cli.bench.measure import once
+
+# Measured rates of matrix products on random data and of copies (bytes read and written), per second.
+KNOWN = {"H200": (790e12, 1470e12, 4.2e12)}
+COUNTED_VIEWS = 2
+TRIALS, SIDE, COPY_BYTES = 3, {"cuda": 8192, "cpu": 2048}, {"cuda": 2**30, "cpu": 2**26}
+
+
+@dataclass(frozen=True)
+class Rates:
+    half: float  # operations a second in bfloat16 (float32 where that is what is used)
+    fp8: float
+    bandwidth: float  # bytes a second
+    source: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one prediction. Operations: multiplications and additions."""
+
+    linear: float  # products of the transformer blocks, which FP8 can take
+    across: float  # attention across views, all of it
+    rest: float  # patches, attention within views, heads
+    image_bytes: float  # in and out
+
+
+def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Known for the GPU, or measured now."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for part, values in KNOWN.items():
+            if part in name:
+                return Rates(*values, f"measured on an {part} before")
+    side = SIDE.get(device.type, 2048)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    products = min(once(device, lambda: a @ b) for _ in range(TRIALS))
+    source = torch.zeros(COPY_BYTES.get(device.type, 2**26), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copies = min(once(device, lambda: target.copy_(source)) for _ in range(TRIALS))
+    rate = 2 * side**3 / (products / 1e3)
+    return Rates(rate, rate, 2 * len(source) / (copies / 1e3), "measured now")
+
+
+def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
+    """Counted on a copy of `model` without values: a forward pass of two views for cameras and depth, of which all but
+    attention across views grows with their number.
+    """
+    with torch.device("meta"):
+        twin = type(model)(model.config) if model.name == "mini" else type(model)(model.config, model.name)
+    twin.requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta"))
+    grid = math.prod(side // model.patch_size for side in (height, width))
+    tokens = grid + (SPECIALS if isinstance(model, VGGT) else 1)  # of a view
+
+    def across(count: int) -> float:
+        return len(global_layers_of(model)) * 4.0 * (count * tokens) ** 2 * model.config.dim
+
+    trunk = twin.trunk if isinstance(getattr(twin, "trunk", None), nn.Module) else twin.blocks
+    blocks = [block for block in trunk.modules() if isinstance(block, Block)]
+    linears = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+    linear = sum(2.0 * tokens * layer.weight.numel() for layer in linears)  # of a view
+    rest = (counter.get_total_flops() - across(COUNTED_VIEWS)) / COUNTED_VIEWS - linear
+    return Work(views * linear, across(views), views * max(0.0, rest), views * height * width * 4.0 * (3 + 2))
+
+
+def floor_ms(work: Work, rates: Rates, weight_bytes: int, fp8: bool, skipped: float) -> float:
+    operations = work.linear / (rates.fp8 if fp8 else rates.half)
+    operations += (work.rest + work.across * (1 - skipped)) / rates.half
+    return 1e3 * (operations + (work.image_bytes + weight_bytes) / rates.bandwidth)

@@ -1,0 +1,39 @@
+"""Time and memory against the number of views, one line for each variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from ..pipelines.bench import Row
+
+
+def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Write a PNG. Raises OutputError."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in dict.fromkeys(row.variant for row in rows):
+        mine = [row for row in rows if row.variant == name]
+        views = [row.views for row in mine]
+        (line,) = time.plot(views, [row.median_ms for row in mine], "o-", label=name)
+        time.plot(views, [row.floor_ms for row in mine], ":", color=line.get_color(), label=f"{name}, floor")
+        memory.plot(views, [row.peak_gib for row in mine], "o-", label=name)
+    for axes, label in ((time, "milliseconds"), (memory, "GiB at the peak")):
+        axes.set(xlabel="views", ylabel=label, xscale="log", yscale="log")
+        axes.grid(True, which="both", alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(title)
+    try:
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        plt.close(figure)

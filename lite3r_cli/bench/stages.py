@@ -1,0 +1,70 @@
+"""Where an ordinary network's time goes: its modules watched by hooks, each moment accounted to one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lite3r_cli.backbones.da3 import DA3
+from lite3r_cli.backbones.families import global_layers_of
+from lite3r_cli.backbones.mini import Mini
+from lite3r_cli.backbones.vggt import VGGT
+from lite3r_cli.backbones.vit import Attention
+from lite3r_cli.bench.measure import Timer
+
+STAGES = ("encoder", "frame attention", "global attention", "linear layers", "heads", "input and output")
+REST = "input and output"  # and whatever else no stage names: norms, residuals, rotations
+HEADS = {VGGT: ("camera_head", "depth_head"), DA3: ("cam_dec", "head"), Mini: ("camera", "head")}
+ENCODERS = {VGGT: "aggregator.patch_embed", DA3: "backbone.pretrained.patch_embed", Mini: "patch_embed"}
+
+
+@contextmanager
+def watched(model: nn.Module, timer: Timer) -> Iterator[None]:
+    """Inside, every forward pass of `model` adds to the timer's spans; stages do not overlap."""
+    undo: list[Callable[[], None]] = []
+    whole = [model.get_submodule(ENCODERS[type(model)])]
+    heads = [model.get_submodule(name) for name in HEADS[type(model)]]
+    inside = {id(part) for module in whole + heads for part in module.modules()}
+    across = set(global_layers_of(model))
+    for module, stage in [(m, "encoder") for m in whole] + [(m, "heads") for m in heads]:
+        undo.append(_watch(module, "forward", stage, timer))
+        if stage == "heads" and hasattr(module, "decode_rays"):
+            undo.append(_watch(module, "decode_rays", stage, timer))
+    for name, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        if isinstance(module, Attention):
+            undo.append(_watch(module, "mix", "global attention" if name in across else "frame attention", timer))
+        elif "Linear" in type(module).__name__ and "Attention" not in type(module).__name__:
+            undo.append(_watch(module, "forward", "linear layers", timer))
+    try:
+        yield
+    finally:
+        for restore in undo:
+            restore()
+
+
+def _watch(module: nn.Module, method: str, stage: str, timer: Timer) -> Callable[[], None]:
+    original = getattr(module, method)
+
+    def timed(*args, **kwargs):
+        with timer.span(stage):
+            return original(*args, **kwargs)
+
+    setattr(module, method, timed)
+    return lambda: delattr(module, method)
+
+
+def with_rest(totals: dict[str, float], whole: float) -> dict[str, float]:
+    """Every stage of STAGES in milliseconds; what none of them took of `whole` goes to the last."""
+    found = {stage: totals.get(stage, 0.0) for stage in STAGES}
+    found[REST] += max(0.0, whole - sum(found.values()))
+    return found
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

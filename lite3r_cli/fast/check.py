@@ -1,0 +1,151 @@
+"""Is every fused operator right? Each against its twin: an error of at most twice that of plain torch code in the same
+precision on the same operands, both measured against float32. `lite3r bench` prints no ratio before this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from lite3r_cli.fast import twins
+from lite3r_cli.fast.operators import operators
+from lite3r_cli.fast.twins import Far, LinearBranch, Tiles
+
+FACTOR, SLACK = 2.0, 1e-5  # float32 sums in another order differ by the slack
+RAGGED = (64, 61, 33, 1, 64)  # tokens of tiles, repeated
+
+
+@dataclass(frozen=True)
+class OperatorCheck:
+    operator: str
+    error: float  # ‖fast − float32‖ / ‖float32‖
+    usual: float  # of the twin in the same precision
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= FACTOR * self.usual + SLACK  # not for NaN either
+
+
+@dataclass(frozen=True)
+class Sizes:
+    tokens: int = 2082
+    heads: int = 16
+    dim: int = 64
+    blocks: int = 35
+    width: int = 64
+
+
+def check_operators(
+    device: torch.device, dtype: torch.dtype, fp8: bool, kernels: bool | None = None, sizes: Sizes = Sizes()
+) -> list[OperatorCheck]:
+    """All operators of a device on random operands at odd sizes."""
+    fast = operators(device, kernels)
+    make = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make, device=device)
+
+    checks = []
+    for name, run in _cases(random, fp8, sizes, device):
+        exact = run(twins, torch.float32)
+        found, usual = (_error(run(ops, dtype), exact) for ops in (fast, twins))
+        checks.append(OperatorCheck(name, found, usual))
+    return checks
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact.double()).norm() / exact.double().norm().clamp(min=1e-30))
+
+
+def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
+    values, scale = operand
+    return values.float() if scale is None else values.float() * scale
+
+
+def _cases(random, fp8: bool, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    """Name and `run(operators, dtype)` → what is compared. Operands are rounded to bfloat16 first: the same for all."""
+
+    def given(*shape: int) -> Tensor:
+        return random(*shape).bfloat16().float()
+
+    tokens, heads, dim = sizes.tokens, sizes.heads, sizes.dim
+    width = heads * dim
+    x, y, hidden, qkv = given(tokens, width), given(tokens, width), given(tokens, 4 * width), given(tokens, 3 * width)
+    gamma, weight, bias, shift, wide = random(width), random(width), random(width), random(width), random(4 * width)
+
+    def added(ops, kind):
+        stream = x.to(kind, copy=True)
+        return _wide(ops.add_norm_quant(stream, y.to(kind), shift, gamma, weight, bias, 1e-6, fp8))
+
+    def stream(ops, kind):
+        changed = x.to(kind, copy=True)
+        ops.add_scaled(changed, y.to(kind), shift, gamma)
+        return changed.float()
+
+    yield "norm_quant", lambda ops, kind: _wide(ops.norm_quant(x.to(kind), weight, bias, 1e-6, fp8))
+    yield "add_norm_quant", added
+    yield "add_scaled", stream
+    yield "gelu_quant", lambda ops, kind: _wide(ops.gelu_quant(hidden.to(kind), wide, fp8))
+    yield "quant", lambda ops, kind: _wide(ops.quant(x.to(kind), fp8))
+    norms = tuple(random(dim) for _ in range(4))
+    rope = (random(tokens // 2, dim), random(tokens // 2, dim))
+    order = torch.randperm(tokens + 7, device=device).int()
+    place, empty = order[:tokens], order[tokens:]
+    bias3 = random(3 * width)
+
+    def split(ops, kind):
+        out = torch.full((3, heads, tokens + 7, dim), torch.nan, device=device, dtype=kind)
+        ops.split_heads(qkv.to(kind), bias3, norms, 1e-5, rope, place, empty, out)
+        return out.float()
+
+    yield "split_heads", split
+    tiles = given(heads, tokens + 7, dim)
+    yield "merge_heads", lambda ops, kind: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
+    yield from _block_cases(random, given, sizes, device)
+
+
+def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    heads, dim, width, blocks = sizes.heads, sizes.dim, sizes.width, sizes.blocks
+    tokens = [RAGGED[i % len(RAGGED)] * width // 64 or 1 for i in range(blocks)]
+    lengths = torch.tensor(tokens, dtype=torch.int32, device=device)
+    occupied = (torch.arange(width, device=device) < lengths[:, None]).flatten()
+    q, k, v = (given(heads, blocks * width, dim).masked_fill(~occupied[:, None], 0) for _ in range(3))
+    yield "block_moments", lambda ops, kind: torch.cat(ops.block_moments(k.to(kind), lengths, width))
+    sums = [lambda ops, kind, i=i: ops.linear_sums(k.to(kind), v.to(kind), lengths, width)[i] for i in (0, 1)]
+    yield "linear_sums, square", _rounded(sums[0])
+    yield "linear_sums, norm", _rounded(sums[1])
+    means, spreads = twins.block_moments(k, lengths, width)
+    values, _ = twins.block_moments(v, lengths, width)
+    square, norm = twins.linear_sums(k, v, lengths, width)
+    protected = torch.arange(blocks, device=device) < 2
+    count = max(3, blocks // 4)
+    for group in (1, 2):
+        rows = -(-blocks // group)
+        scores = random(heads, rows, blocks).round(decimals=1)  # with many equal ones
+        plan = Tiles.of(width, group, lengths, torch.arange(rows, device=device) < 1)
+        columns, left = twins.select_blocks(scores, protected, plan, count)
+
+        def select(ops, kind, scores=scores, plan=plan):
+            return torch.cat([t.flatten() for t in ops.select_blocks(scores, protected, plan, count)])
+
+        yield f"select_blocks, {group} tiles", select
+        for mix in ("sum over the rest, summaries", "convex over all"):
+            rest = mix.startswith("sum")
+            mixes = (random(dim, dim) / dim, None) if rest else (None, random(heads).sigmoid())
+            branch = LinearBranch(square, norm, rest, *mixes)
+            far = Far(means, spreads, values) if rest else None
+
+            def attend(ops, kind, columns=columns, left=left, plan=plan, branch=branch, far=far):
+                out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, far)
+                return out[:, occupied].float()
+
+            yield f"sparse_attention, {group} tiles, {mix}", attend
+
+
+def _rounded(run):
+    """Sums that leave as float32, compared in the precision of their operands: plain torch code would round them."""
+    return lambda ops, kind: run(ops, kind).to(kind).float()

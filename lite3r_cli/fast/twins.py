@@ -1,0 +1,203 @@
+"""Every fused operator of the fast path in plain torch: same names and arguments as the kernels in `kernels.py`.
+
+Tokens are rows (T, C). A quantised operand is a pair (values, scale): E4M3 values (T, C) with a float32 scale a row
+(T, 1), or values in the stream's dtype and None where nothing is quantised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lite3r_cli.attention.reference import EPSILON
+from lite3r_cli.quant.linear import quantize_tokens
+
+Operand = tuple[Tensor, Tensor | None]
+PACK = 256  # an entry of a list of key tiles is tile · PACK + its tokens: one load tells a kernel both
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """How tokens lie in tiles of `width` slots, a power of two, of which the first ones are occupied."""
+
+    width: int
+    group: int  # query tiles that share a list of key tiles
+    lengths: Tensor  # (blocks,) int32, tokens in each
+    exact: Tensor  # (groups,) bool: as queries, these see all
+    entries: Tensor  # (blocks,) int32, each tile as it stands in a list
+
+    @classmethod
+    def of(cls, width: int, group: int, lengths: Tensor, exact: Tensor) -> Tiles:
+        numbers = torch.arange(len(lengths), device=lengths.device, dtype=torch.int32)
+        return cls(width, group, lengths, exact, numbers * PACK + lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearBranch:
+    """The linear branch of one layer: its sums over all tokens, and how it is mixed in."""
+
+    square: Tensor  # (H, D, D) Σ φ(k)ᵀ v
+    norm: Tensor  # (H, D) Σ φ(k)
+    rest: bool  # over the tiles that a group leaves, not over all
+    weight: Tensor | None  # (D, D) float32, the sum mix
+    alpha: Tensor | None  # (H,) float32, the convex mix
+
+
+@dataclass(frozen=True, eq=False)
+class Far:
+    """Each key tile as one token (H, blocks, D): mean key, variance of the keys, mean value."""
+
+    keys: Tensor
+    spread: Tensor
+    values: Tensor
+
+
+def _operand(wide: Tensor, like: Tensor, fp8: bool) -> Operand:
+    return quantize_tokens(wide) if fp8 else (wide.to(like.dtype), None)
+
+
+def norm_quant(x: Tensor, weight: Tensor, bias: Tensor, eps: float, fp8: bool) -> Operand:
+    """LayerNorm of the rows of x (T, C) in float32, then one scale a row."""
+    return _operand(F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps), x, fp8)
+
+
+def add_norm_quant(
+    x: Tensor, y: Tensor, y_bias: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float, fp8: bool,
+    into: Operand | None = None,
+) -> Operand:  # fmt: skip
+    """x ← x + γ ⊙ (y + b), in place, then `norm_quant` of it, stored in `into` if given."""
+    wide = x.float() + gamma.float() * (y.float() + y_bias.float())
+    x.copy_(wide)
+    found = _operand(F.layer_norm(wide, x.shape[-1:], weight.float(), bias.float(), eps), x, fp8)
+    if into is None:
+        return found
+    for target, value in zip(into, found):
+        if target is not None:
+            target.copy_(value)
+    return into
+
+
+def quant(x: Tensor, fp8: bool) -> Operand:
+    """The rows of x as an operand."""
+    return quantize_tokens(x) if fp8 else (x, None)
+
+
+def add_scaled(x: Tensor, y: Tensor, y_bias: Tensor, gamma: Tensor) -> None:
+    """x ← x + γ ⊙ (y + b), in place."""
+    x.copy_(x.float() + gamma.float() * (y.float() + y_bias.float()))
+
+
+def gelu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
+    """GELU(x + b) with the exact (erf) GELU."""
+    return _operand(F.gelu(x.float() + bias.float()), x, fp8)
+
+
+def _normed(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    return x if weight is None else F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
+
+
+def split_heads(
+    qkv: Tensor, bias: Tensor, norms: tuple[Tensor, ...] | None, eps: float, rope: tuple[Tensor, Tensor] | None,
+    place: Tensor | None, empty: Tensor | None, out: Tensor,
+) -> None:  # fmt: skip
+    """qkv (T, 3·H·D) of a product without its bias → q, k, v = out (3, H, slots, D): bias, QK-norm over D with the
+    affine pairs `norms` (q weight, q bias, k weight, k bias), rotation by `rope`, cos and sin (period, D) that repeat
+    over the tokens, and each token to its slot `place` (T,), its own number if None;
+    slots `empty` become zero.
+    """
+    tokens, heads, dim = len(qkv), out.shape[1], out.shape[-1]
+    q, k, v = (qkv.float() + bias.float()).view(tokens, 3, heads, dim).permute(1, 2, 0, 3)
+    if norms is not None:
+        q, k = _normed(q, *norms[:2], eps), _normed(k, *norms[2:], eps)
+    if rope is not None:
+        cos, sin = (t.float().repeat(tokens // len(t), 1) for t in rope)
+        q, k = (_rotated(t, cos, sin) for t in (q, k))
+    slots = torch.arange(tokens, device=qkv.device) if place is None else place.long()
+    out[:, :, slots] = torch.stack([q, k, v]).to(out.dtype)
+    if empty is not None:
+        out[:, :, empty.long()] = 0
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b, c, d = x.chunk(4, dim=-1)
+    return x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin
+
+
+def merge_heads(tiles: Tensor, place: Tensor | None, tokens: int, fp8: bool) -> Operand:
+    """Attention's output (H, slots, D) → rows (T, H·D), each token from its slot `place` (T,)."""
+    rows = tiles[:, :tokens] if place is None else tiles[:, place.long()]
+    return _operand(rows.transpose(0, 1).flatten(1).float(), tiles, fp8)
+
+
+def block_moments(tiles: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Tiles (N, slots, D) of `width` slots, the first `lengths` (blocks,) of each occupied → means and variances of
+    each block, channel by channel, both (N, blocks, D) float32.
+    """
+    known = (torch.arange(width, device=tiles.device) < lengths[:, None])[:, :, None]
+    x, count = tiles.float().unflatten(1, (-1, width)), lengths[:, None]
+    means = x.masked_fill(~known, 0).sum(2) / count
+    return means, (x - means[:, :, None]).masked_fill(~known, 0).square().sum(2) / count
+
+
+def linear_sums(k: Tensor, v: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Σ φ(k)ᵀ v (H, D, D) and Σ φ(k) (H, D) over all tokens of tiles k, v (H, slots, D), φ = ELU + 1; float32."""
+    known = (torch.arange(width, device=k.device) < lengths[:, None]).flatten()[:, None]
+    fk = (F.elu(k.float()) + 1).masked_fill(~known, 0)
+    return fk.transpose(-1, -2) @ v.float().masked_fill(~known, 0), fk.sum(1)
+
+
+def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -> tuple[Tensor, Tensor]:
+    """Scores (H, rows, blocks) float32 → the entries of the `count` highest blocks of each row, protected ones
+    (blocks,) bool first, in ascending order (H, rows, count) int32, equal scores: the first; and which blocks are left,
+    like scores, uint8.
+    """
+    ranked = scores.masked_fill(protected, torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    chosen = ranked[..., :count].sort(-1).values
+    return tiles.entries[chosen], torch.ones_like(scores, dtype=torch.uint8).scatter_(-1, chosen, 0)
+
+
+def sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None
+) -> Tensor:
+    """Both branches, mixed, for tiles q, k, v (H, slots, D) with zeros in empty slots: `tiles.group` query tiles share a
+    list of key tiles' entries `listed` (H, groups, count), `left` (H, groups, blocks) are the others; groups in
+    `tiles.exact` see every tile.
+
+        O_s = softmax over the listed tiles' tokens, and over one token for each tile left where there is `far`, of v
+        O_l = φ(q) S / (φ(q) · n + ε), the sums S, n over all tokens, or over the tiles left (`branch.rest`)
+        O   = O_s + O_l Wᵀ,   or   α · O_s + (1 − α) · O_l,  and O_s for rows that see everything
+    """
+    heads, slots, dim = q.shape
+    blocks, width = slots // tiles.width, tiles.width
+    every = tiles.exact | (listed.shape[2] >= blocks)  # (groups,)
+    left = (left != 0) & ~every[:, None]
+
+    def of_rows(mask: Tensor) -> Tensor:  # (H, groups, …) → (H, slots, …)
+        return mask.repeat_interleave(tiles.group * width, 1)[:, :slots]
+
+    known = (torch.arange(width, device=q.device) < tiles.lengths[:, None]).flatten()
+    x, keys, values = q.float(), k.float(), v.float().masked_fill(~known[:, None], 0)
+    beyond = of_rows(left)
+    logits = x @ keys.transpose(1, 2) * dim**-0.5
+    logits = logits.masked_fill(beyond.repeat_interleave(width, 2) | ~known, -torch.inf)
+    if far is not None:
+        more = x @ far.keys.float().transpose(1, 2) * dim**-0.5
+        more = more + x.square() @ far.spread.float().transpose(1, 2) / (2 * dim)
+        more = (more + tiles.lengths.log()).masked_fill(~beyond, -torch.inf)
+        logits, values = torch.cat([logits, more], dim=-1), torch.cat([values, far.values.float()], dim=1)
+    exact = logits.softmax(-1) @ values
+    fq = F.elu(x) + 1
+    if branch.rest:
+        seen = beyond.repeat_interleave(width, 2) & known
+        features = F.elu(keys.masked_fill(~known[:, None], 0)) + 1
+        weights = (fq @ features.transpose(1, 2)) * seen
+        linear = weights @ values[:, :slots] / (weights.sum(-1, keepdim=True) + EPSILON)
+    else:
+        linear = (fq @ branch.square) / (fq @ branch.norm[..., None] + EPSILON)
+    if branch.weight is not None:
+        return (exact + linear @ branch.weight.T).to(q.dtype)
+    share = torch.where(of_rows(every[None, :, None]), 1, branch.alpha[:, None, None])
+    return (share * exact + (1 - share) * linear).to(q.dtype)
