@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from . import __version__, console
+from .commands.bench import bench
 from .commands.convert import convert
+from .commands.distill import distill
 from .commands.evaluate import evaluate
 from .commands.models import models
 from .commands.reconstruct import reconstruct
@@ -31,7 +33,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     "eval": evaluate,
     "models": models,
+    "bench": bench,
     "convert": convert,
+    "distill": distill,
     "train": train,
     "synth": synth,
 }

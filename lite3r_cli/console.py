@@ -165,8 +165,9 @@ class Progress:
         self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[[], None]]:
-        """Time a stage; the value given is called after each of its `total` steps. A name used twice adds up.
+    def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[..., None]]:
+        """Time a stage; the value given is called after each of its `total` steps, with figures to show if there are
+        new ones. A name used twice adds up.
 
         A `minor` stage leaves a line only with --verbose.
         """
@@ -181,8 +182,8 @@ class Progress:
         """A fact that the user should see once, between stages."""
 
     @contextmanager
-    def _show(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
-        yield lambda: None
+    def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
+        yield lambda figures="": None
 
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         pass
@@ -194,6 +195,10 @@ class PlainProgress(Progress):
     def note(self, text: str) -> None:
         info(text)
 
+    @contextmanager
+    def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
+        yield lambda figures="": info(f"{name}: {figures}") if figures else None
+
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         count = f" ({total})" if total else ""
         (detail if minor else info)(f"{name}{count}: {seconds:.1f} s")
@@ -203,16 +208,17 @@ class LiveProgress(PlainProgress):
     """A bar for the running stage, one line for each finished one."""
 
     @contextmanager
-    def _show(self, name: str, total: int | None) -> Iterator[Callable[[], None]]:
+    def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         columns = [SpinnerColumn(), TextColumn("{task.description}")]
         columns += [BarColumn(bar_width=30), MofNCompleteColumn()] if total else []
-        with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=total)
-            yield lambda: bar.advance(task)
+        columns += [TimeElapsedColumn(), TextColumn("{task.fields[figures]}")]
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(name, total=total, figures="")
+            yield lambda figures="": bar.update(task, advance=1, **({"figures": figures} if figures else {}))
 
 
 def progress() -> Progress:

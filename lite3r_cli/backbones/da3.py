@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli import geometry
+from lite3r_cli.attention.layout import Frames
+from lite3r_cli.attention.module import set_frames
 from lite3r_cli.backbones import buckets as bk
 from lite3r_cli.backbones.base import Prediction
 from lite3r_cli.backbones.heads import pose
@@ -128,6 +130,7 @@ class DA3Encoder(nn.Module):
                     self._camera_tokens(reference, sum(map(len, groups))) if camera_tokens is None else camera_tokens
                 )
                 first = bk.in_buckets(tokens, groups)
+                self._set_frames(x, grids, groups, reference)
                 x = [torch.cat([t[:, :, None].to(b.dtype), b[:, :, 1:]], dim=2) for t, b in zip(first, x)]
             if config.is_global(i):
                 x = bk.run_packed(block, x, global_rope)
@@ -138,6 +141,13 @@ class DA3Encoder(nn.Module):
                     tap.append(torch.cat([near[:, :, 1:], self.norm(far[:, :, 1:])], dim=-1))
         cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # never normalised
         return [Features(*pair) for pair in zip(taps, grids)], bk.in_view_order(cameras, groups)
+
+    def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor) -> None:
+        """Tell sparse attention which tokens belong together, and the reference views (B,)."""
+        across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
+        frames = (Frames(*b.shape[1:3], 1, grid) for b, grid in zip(x, grids))
+        is_reference = torch.arange(sum(map(len, groups)), device=reference.device) == reference[:, None]
+        set_frames(across, frames, torch.cat(bk.in_buckets(is_reference, groups), dim=1), x[0].device)
 
     def _camera_tokens(self, reference: Tensor, views: int) -> Tensor:
         is_reference = torch.arange(views, device=reference.device) == reference[:, None]

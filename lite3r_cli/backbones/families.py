@@ -129,6 +129,18 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def family_of(model: nn.Module) -> Family | None:
+    """The kind of a network, None for one of no known kind."""
+    config = getattr(model, "config", None)
+    return next((f for f in FAMILIES.values() if isinstance(config, f.config_class)), None)
+
+
+def global_layers_of(model: nn.Module) -> list[str]:
+    """The names of a network's attention modules across views, first layer first; none of a network of no family."""
+    family = family_of(model)
+    return [] if family is None else family.global_layers(model.config)
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a checkpoint is: its network, and which stored tensor each of the network's tensors comes from."""

@@ -27,7 +27,7 @@ def layout_of(source: Source) -> Layout:
 def sparse_config_of(source: Source, layout: Layout) -> attention.SparseConfig | None:
     """The sparse-linear attention of a checkpoint: from its metadata, else (official ones) from its tensors."""
     layers = attention.layers_in(layout.sources)
-    if not layers:
+    if not layers and attention.METADATA_KEY not in source.metadata:
         return None
     try:
         if attention.METADATA_KEY in source.metadata:

@@ -13,6 +13,8 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.attention.layout import Frames
+from lite3r_cli.attention.module import set_frames
 from lite3r_cli.backbones.base import Prediction
 from lite3r_cli.backbones.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
 from lite3r_cli.backbones.heads.camera import CameraDecoder
@@ -100,6 +102,9 @@ class Mini(nn.Module):
         config = self.config
         ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
         packed_rope = pack_ropes(ropes, [b.shape[1] for b in buckets])
+        frames = (Frames(*b.shape[1:3], 1, grid) for b, grid in zip(buckets, grids))
+        across = (block.attn for i, block in enumerate(self.blocks) if config.is_global(i))
+        set_frames(across, frames, torch.cat(is_reference, dim=1), buckets[0].device)
         local, taps = buckets, [[] for _ in buckets]
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from:

@@ -97,6 +97,7 @@ class Origin:
     model: str
     licence: str
     notices: tuple[str, ...] = ()  # tensors that are not loaded on purpose
+    trained_for_fp8: bool = False  # whether its training saw the rounding of FP8 arithmetic
 
 
 def find_checkpoint(name: str) -> Path | None:
@@ -150,6 +151,7 @@ def _within(folder: Path) -> Path:
 
 def inspect(name_or_path: str) -> Origin:
     """What would be loaded, from headers alone. Raises WeightsError."""
+    from lite3r_cli.backbones.lite import trained_for_fp8
     from lite3r_cli.backbones.loading import layout_of, left_out_notices, sparse_config_of
     from lite3r_cli.backbones.sources import open_source
 
@@ -159,7 +161,8 @@ def inspect(name_or_path: str) -> Origin:
         official = sparse is not None and sparse.official and f"lite3r-{layout.name}" in MODELS
         model = f"lite3r-{layout.name}" if official else layout.name
         licence = source.metadata.get("licence") or _licence(name_or_path, model)
-        return Origin(model, licence, tuple(left_out_notices(layout.left_out)))
+        notices = tuple(left_out_notices(layout.left_out))
+        return Origin(model, licence, notices, trained_for_fp8(source.metadata, sparse))
 
 
 def _licence(name_or_path: str, model: str) -> str:

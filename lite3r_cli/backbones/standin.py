@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +22,21 @@ def tensor_for(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """
     generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     n = generator.standard_normal(shape, dtype=np.float32) if shape else np.float32(generator.standard_normal())
+    return torch.from_numpy(np.asarray(spread_out(name, shape, n), dtype=np.float32).reshape(shape))
+
+
+def spread_out(name: str, shape: tuple[int, ...], n: Any) -> Any:
+    """Standard normal values (an array or tensor) → those of a tensor of this name and shape, as in `tensor_for`."""
     leaf = name.rsplit(".", 1)[-1]
     if "gamma" in leaf:
-        values = 0.3 + 0.05 * n
-    elif "token" in leaf or "pos_embed" in leaf:
-        values = 0.2 * n
-    elif leaf.startswith("bias"):
-        values = 0.02 * n
-    elif len(shape) <= 1:
-        values = 1 + 0.1 * n
-    else:
-        values = n / math.sqrt(math.prod(shape[1:]))
-    return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))
+        return 0.3 + 0.05 * n
+    if "token" in leaf or "pos_embed" in leaf:
+        return 0.2 * n
+    if leaf.startswith("bias"):
+        return 0.02 * n
+    if len(shape) <= 1:
+        return 1 + 0.1 * n
+    return n / math.sqrt(math.prod(shape[1:]))
 
 
 def fill(model: nn.Module, seed: int) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.attention.layout import Frames
+from lite3r_cli.attention.module import set_frames
 from lite3r_cli.backbones import buckets as bk
 from lite3r_cli.backbones.base import Prediction
 from lite3r_cli.backbones.heads import pose
@@ -127,6 +129,9 @@ class Aggregator(nn.Module):
         ropes = [rope_table(p, config.dim // config.heads, published=True) for p in positions]
         packed = bk.pack_ropes(ropes, [len(g) for g in groups])
         x = [self.embed(im, views) for im, views in zip(images, groups)]
+        frames = (Frames(*b.shape[1:3], SPECIALS, grid) for b, grid in zip(x, grids))
+        first = [i for group in groups for i in group].index(0)
+        set_frames((block.attn for block in self.global_blocks), frames, first, x[0].device)
         taps: list[list[Tensor]] = [[] for _ in x]
         for i, (within, across) in enumerate(zip(self.frame_blocks, self.global_blocks)):
             near = bk.run_each(within, x, ropes)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.attention.dense import dense
+
 RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 
 
@@ -69,7 +71,7 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q kᵀ / √D) v of (B, H, T, D) each; what other kinds of attention replace."""
-        return F.scaled_dot_product_attention(q, k, v)
+        return dense(q, k, v)
 
 
 class Mlp(nn.Module):

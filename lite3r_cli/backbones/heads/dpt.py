@@ -26,7 +26,7 @@ def uv_embedding(
     channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
 ) -> Tensor:
     """Sine / cosine embedding (1, channels, height, width) of the position on an image
-    of the given width / height ratio.
+    of the given width / height ratio, channels last in memory.
     """
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
@@ -35,14 +35,14 @@ def uv_embedding(
     v = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height, **f32)
     quarter = channels // 4
     omega = 1.0 / 100.0 ** (torch.arange(quarter, device=like.device, dtype=precision) / quarter)
-    ux, vy = omega[:, None] * u, omega[:, None] * v  # (C/4, W), (C/4, H)
-    across = torch.cat([ux.sin(), ux.cos()])[:, None, :].expand(-1, height, -1)
-    down = torch.cat([vy.sin(), vy.cos()])[:, :, None].expand(-1, -1, width)
-    return torch.cat([across, down])[None].to(like.dtype)
+    ux, vy = u[:, None] * omega, v[:, None] * omega  # (W, C/4), (H, C/4)
+    across, down = torch.cat([ux.sin(), ux.cos()], 1).to(like.dtype), torch.cat([vy.sin(), vy.cos()], 1).to(like.dtype)
+    table = torch.cat([across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], dim=-1)
+    return table.permute(2, 0, 1)[None]
 
 
 def _add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
-    return x + 0.1 * uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x, precision)
+    return torch.add(x, uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x, precision), alpha=0.1)
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -129,7 +129,8 @@ class DPTHead(nn.Module):
     def _level(self, i: int, tokens: Tensor, rows: int, columns: int, aspect: float) -> Tensor:
         x = self.norm(tokens).transpose(1, 2).unflatten(2, (rows, columns))
         x = _add_position(self.projects[i](x), aspect, self.position_precision)
-        return getattr(self.scratch, f"layer{i + 1}_rn")(self.resize_layers[i](x))
+        x = self.resize_layers[i](x.contiguous(memory_format=torch.channels_last))
+        return getattr(self.scratch, f"layer{i + 1}_rn")(x.contiguous(memory_format=torch.channels_last))
 
 
 class ChannelNorm(nn.LayerNorm):
