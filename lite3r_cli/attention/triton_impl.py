@@ -26,7 +26,7 @@ WIDE = {torch.float32: "ieee", torch.float16: "tf32x3"}
 KEYS = 64  # that one product takes, of as many tiles as that are
 LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
 PHI = {name: i for i, name in enumerate(FEATURES)}  # as the kernels number them
-HEAD_DIMS = (16, 32, 64, 128)
+HEAD_DIMS = (16, 32, 64)  # at 128 the backward kernels need more shared memory than a Hopper GPU has
 
 
 def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,14 +57,14 @@ def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
     wide, side = q.dtype == torch.float32, triton.next_power_of_2(k.shape[3])
     common = {
         "D": q.shape[4], "WIDE": WIDE.get(q.dtype, "tf32"),
-        "num_warps": 8 if q.shape[4] > 64 else 4, "num_stages": 1 if wide else 2,
+        "num_warps": 4, "num_stages": 1 if wide else 2,
     }  # fmt: skip
     queries = {"T": q.shape[3], "TILE": _power_of_two(q.shape[3])}
     width, keys = {"WIDTH": max(KEYS, side)}, {"K": k.shape[3]}
     return {
         "queries": common | queries | keys | width | {"SIDE": side},  # tiles side by side fill a product
         "keys": common | queries | keys | {"SIDE": _power_of_two(k.shape[3])},
-        "summaries": common | queries | width,
+        "summaries": common | queries | {"WIDTH": KEYS if q.shape[3] <= 64 else KEYS // 2, "num_stages": 1},
     }  # fmt: skip
 
 

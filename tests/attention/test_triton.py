@@ -27,7 +27,7 @@ SETTINGS += [("elu", "rest", True)]  # with summaries
 HALF = (torch.bfloat16, torch.float16)
 # Each kernel is compiled once: every setting at 64 channels, some at others; float32 is slow to compile.
 KERNELS = [(64, dtype, setting) for dtype in (torch.float32, *HALF) for setting in SETTINGS]
-KERNELS += [(width, dtype, setting) for width in (32, 128) for dtype in HALF for setting in SETTINGS[1::2] + SETTINGS[-1:]]
+KERNELS += [(width, dtype, setting) for width in (16, 32) for dtype in HALF for setting in SETTINGS[1::2] + SETTINGS[-1:]]
 GPU_CASES = [((65, 1041, 1374)[i % 3], (None, 16)[i % 2], *kernel) for i, kernel in enumerate(KERNELS)]
 
 
