@@ -1,5 +1,6 @@
 """Is every fused operator right? Each against its twin: an error of at most twice that of plain torch code in the same
-precision on the same operands, both measured against float32. `lite3r bench` prints no ratio before this holds.
+precision on the same operands, both measured against float32 that nothing is quantised in. `lite3r bench` prints no ratio
+before this holds.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def check_operators(
         return torch.randn(shape, generator=make, device=device)
 
     checks = []
-    for name, run in _cases(random, fp8, sizes, device):
-        exact = run(twins, torch.float32)
-        found, usual = (_error(run(ops, dtype), exact) for ops in (fast, twins))
+    for name, run in _cases(random, sizes, device):
+        exact = run(twins, torch.float32, False)
+        found, usual = (_error(run(ops, dtype, fp8), exact) for ops in (fast, twins))
         checks.append(OperatorCheck(name, found, usual))
     return checks
 
@@ -66,8 +67,8 @@ def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
     return values.float() if scale is None else values.float() * scale
 
 
-def _cases(random, fp8: bool, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
-    """Name and `run(operators, dtype)` → what is compared. Operands are rounded to bfloat16 first: the same for all."""
+def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for all."""
 
     def given(*shape: int) -> Tensor:
         return random(*shape).bfloat16().float()
@@ -77,34 +78,34 @@ def _cases(random, fp8: bool, sizes: Sizes, device: torch.device) -> Iterator[tu
     x, y, hidden, qkv = given(tokens, width), given(tokens, width), given(tokens, 4 * width), given(tokens, 3 * width)
     gamma, weight, bias, shift, wide = random(width), random(width), random(width), random(width), random(4 * width)
 
-    def added(ops, kind):
+    def added(ops, kind, fp8):
         stream = x.to(kind, copy=True)
         return _wide(ops.add_norm_quant(stream, y.to(kind), shift, gamma, weight, bias, 1e-6, fp8))
 
-    def stream(ops, kind):
+    def stream(ops, kind, fp8):
         changed = x.to(kind, copy=True)
         ops.add_scaled(changed, y.to(kind), shift, gamma)
         return changed.float()
 
-    yield "norm_quant", lambda ops, kind: _wide(ops.norm_quant(x.to(kind), weight, bias, 1e-6, fp8))
+    yield "norm_quant", lambda ops, kind, fp8: _wide(ops.norm_quant(x.to(kind), weight, bias, 1e-6, fp8))
     yield "add_norm_quant", added
     yield "add_scaled", stream
-    yield "gelu_quant", lambda ops, kind: _wide(ops.gelu_quant(hidden.to(kind), wide, fp8))
-    yield "quant", lambda ops, kind: _wide(ops.quant(x.to(kind), fp8))
+    yield "gelu_quant", lambda ops, kind, fp8: _wide(ops.gelu_quant(hidden.to(kind), wide, fp8))
+    yield "quant", lambda ops, kind, fp8: _wide(ops.quant(x.to(kind), fp8))
     norms = tuple(random(dim) for _ in range(4))
     rope = (random(tokens // 2, dim), random(tokens // 2, dim))
     order = torch.randperm(tokens + 7, device=device).int()
     place, empty = order[:tokens], order[tokens:]
     bias3 = random(3 * width)
 
-    def split(ops, kind):
+    def split(ops, kind, fp8):
         out = torch.full((3, heads, tokens + 7, dim), torch.nan, device=device, dtype=kind)
         ops.split_heads(qkv.to(kind), bias3, norms, 1e-5, rope, place, empty, out)
         return out.float()
 
     yield "split_heads", split
     tiles = given(heads, tokens + 7, dim)
-    yield "merge_heads", lambda ops, kind: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
+    yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
     yield from _block_cases(random, given, sizes, device)
 
 
@@ -114,8 +115,8 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
     lengths = torch.tensor(tokens, dtype=torch.int32, device=device)
     occupied = (torch.arange(width, device=device) < lengths[:, None]).flatten()
     q, k, v = (given(heads, blocks * width, dim).masked_fill(~occupied[:, None], 0) for _ in range(3))
-    yield "block_moments", lambda ops, kind: torch.cat(ops.block_moments(k.to(kind), lengths, width))
-    sums = [lambda ops, kind, i=i: ops.linear_sums(k.to(kind), v.to(kind), lengths, width)[i] for i in (0, 1)]
+    yield "block_moments", lambda ops, kind, fp8: torch.cat(ops.block_moments(k.to(kind), lengths, width))
+    sums = [lambda ops, kind, fp8, i=i: ops.linear_sums(k.to(kind), v.to(kind), lengths, width)[i] for i in (0, 1)]
     yield "linear_sums, square", _rounded(sums[0])
     yield "linear_sums, norm", _rounded(sums[1])
     means, spreads = twins.block_moments(k, lengths, width)
@@ -129,7 +130,7 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
         plan = Tiles.of(width, group, lengths, torch.arange(rows, device=device) < 1)
         columns, left = twins.select_blocks(scores, protected, plan, count)
 
-        def select(ops, kind, scores=scores, plan=plan):
+        def select(ops, kind, fp8, scores=scores, plan=plan):
             return torch.cat([t.flatten() for t in ops.select_blocks(scores, protected, plan, count)])
 
         yield f"select_blocks, {group} tiles", select
@@ -139,7 +140,7 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
             branch = LinearBranch(square, norm, rest, *mixes)
             far = Far(means, spreads, values) if rest else None
 
-            def attend(ops, kind, columns=columns, left=left, plan=plan, branch=branch, far=far):
+            def attend(ops, kind, fp8, columns=columns, left=left, plan=plan, branch=branch, far=far):
                 out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, far)
                 return out[:, occupied].float()
 
@@ -148,4 +149,4 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
 
 def _rounded(run):
     """Sums that leave as float32, compared in the precision of their operands: plain torch code would round them."""
-    return lambda ops, kind: run(ops, kind).to(kind).float()
+    return lambda ops, kind, fp8: run(ops, kind, fp8).to(kind).float()
