@@ -332,7 +332,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--train-resolution", type=int, help="default: --resolution")
     parser.add_argument("--workers", type=int, default=0, help="processes that sample scenes")
     parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--only", help="settings whose name contains this")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="settings whose name contains one of these")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quick", action="store_true", help="4 windows of 6 views, 252 px, 40 steps")
@@ -353,7 +353,7 @@ def main() -> None:
     print(f"{len(bench.windows)} windows of {o.views} views, {o.resolution} px; {bench.device}, {bench.dtype}")
     results = []
     for title, settings in (("main", MAIN), ("ablations, 75 % skipped unless said", ABLATIONS if o.ablations else ())):
-        chosen = [s for s in settings if not o.only or o.only in s.name]
+        chosen = [s for s in settings if not o.only or any(text in s.name for text in o.only)]
         if not chosen:
             continue
         print(f"\n{title}\n\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
