@@ -120,10 +120,10 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
 
 
 @triton.jit
-def _softmax_step(logits, values, top, total, mean, WIDE: tl.constexpr):
-    """One more block of keys in an online softmax, in powers of two."""
-    higher = tl.maximum(top, tl.max(logits, 1))
-    weights = tl.exp2(logits - higher[:, None])
+def _softmax_step(logits, scale, values, top, total, mean, WIDE: tl.constexpr):
+    """One more block of keys in an online softmax, in powers of two; `logits` are still to be multiplied by `scale`."""
+    higher = tl.maximum(top, tl.max(logits, 1) * scale)
+    weights = tl.exp2(logits * scale - higher[:, None])
     fade = tl.exp2(top - higher)
     mean = tl.dot(weights.to(values.dtype), values, acc=mean * fade[:, None], input_precision=WIDE)
     return higher, total * fade + tl.sum(weights, 1), mean
@@ -131,13 +131,17 @@ def _softmax_step(logits, values, top, total, mean, WIDE: tl.constexpr):
 
 @triton.jit
 def _attend(
-    q, k, v, listed, every_tile, left, lengths, exact, far_k, far_s, far_v, square, norm, weight, alpha, out,
-    blocks, groups, count, scale, half, epsilon,
+    q, k, v, listed, every_tile, left, behind, exact, far_k, far_s, far_v, square, norm, weight, alpha, out,
+    blocks, groups, heads, first_exact, count, scale, half, epsilon,
     W: tl.constexpr, G: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
     FAR: tl.constexpr, REST: tl.constexpr, CONVEX: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
-    head, group = (pid // groups).to(tl.int64), pid % groups
+    other, usual = pid - heads * first_exact, groups - first_exact
+    early = other < 0  # of all heads the groups that see everything: begun last they would be waited for
+    head = tl.where(early, pid % heads, other // usual).to(tl.int64)
+    group = tl.where(early, pid // heads, first_exact + other % usual)
+    row_of_list = head * groups + group
     ROWS: tl.constexpr = W * G
     row, channel, slot = group * ROWS + tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, W)
     inside = (row < blocks * W)[:, None]
@@ -145,7 +149,7 @@ def _attend(
     x = tl.load(q + here, mask=inside, other=0.0)
     every = (tl.load(exact + group) != 0) | (count >= blocks)
     number = tl.where(every, blocks, count)
-    entries = tl.where(every, every_tile, listed + pid.to(tl.int64) * count)
+    entries = tl.where(every, every_tile, listed + row_of_list * count)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS, D], tl.float32)
@@ -156,9 +160,9 @@ def _attend(
         known = slot < entry % PACK
         at = ((head * blocks + entry // PACK) * W + slot[:, None]) * D + channel[None, :]
         keys, values = tl.load(k + at), tl.load(v + at)  # of empty slots zeros
-        logits = tl.dot(x, tl.trans(keys), input_precision=WIDE) * scale
+        logits = tl.dot(x, tl.trans(keys), input_precision=WIDE)
         logits = tl.where(known[None, :], logits, float("-inf"))
-        top, total, mean = _softmax_step(logits, values, top, total, mean, WIDE)
+        top, total, mean = _softmax_step(logits, scale, values, top, total, mean, WIDE)
         if REST:
             features = _features(keys, known[:, None])
             s -= tl.dot(tl.trans(features), values, input_precision=WIDE)
@@ -171,13 +175,12 @@ def _attend(
             there = (which < blocks)[:, None]
             at = (head * blocks + which[:, None]) * D + channel[None, :]
             keys, spread = tl.load(far_k + at, mask=there, other=0.0), tl.load(far_s + at, mask=there, other=0.0)
-            open_ = tl.load(left + pid.to(tl.int64) * blocks + which, mask=which < blocks, other=0) != 0
-            behind = tl.log2(tl.load(lengths + which, mask=which < blocks, other=1).to(tl.float32))
+            open_ = tl.load(left + row_of_list * blocks + which, mask=which < blocks, other=0) != 0
+            weigh = tl.where(open_, tl.load(behind + which, mask=which < blocks, other=0.0), float("-inf"))
             logits = tl.dot(x, tl.trans(keys), input_precision=WIDE) * scale
-            logits += tl.dot(squares, tl.trans(spread), input_precision=WIDE) * half + behind[None, :]
-            logits = tl.where(open_[None, :], logits, float("-inf"))
+            logits += tl.dot(squares, tl.trans(spread), input_precision=WIDE) * half + weigh[None, :]
             values = tl.load(far_v + at, mask=there, other=0.0)
-            top, total, mean = _softmax_step(logits, values, top, total, mean, WIDE)
+            top, total, mean = _softmax_step(logits, 1.0, values, top, total, mean, WIDE)
     fx = _phi(wide)
     linear = tl.dot(fx, s, input_precision=WIDE) / (tl.sum(fx * n[None, :], 1) + epsilon)[:, None]
     result = mean / total[:, None]
@@ -202,9 +205,9 @@ def sparse_attention(
     out = torch.empty_like(q)
     summaries = (q,) * 3 if far is None else tuple(t.to(q.dtype) for t in (far.keys, far.spread, far.values))
     _attend[(heads * groups,)](
-        q, k, v, listed, tiles.entries, left, tiles.lengths, tiles.exact.to(torch.int32), *summaries,
+        q, k, v, listed, tiles.entries, left, tiles.behind, tiles.exact.to(torch.int32), *summaries,
         branch.square, branch.norm, *(branch.norm if t is None else t for t in (branch.weight, branch.alpha)), out,
-        slots // tiles.width, groups, count, dim**-0.5 * LOG2_E, LOG2_E / (2 * dim), EPSILON,
+        slots // tiles.width, groups, heads, tiles.first_exact, count, dim**-0.5 * LOG2_E, LOG2_E / (2 * dim), EPSILON,
         W=tiles.width, G=tiles.group, D=dim, WIDE=_precision(q),
         FAR=far is not None, REST=branch.rest, CONVEX=branch.alpha is not None, PACK=PACK,
         num_warps=8 if tiles.width * tiles.group >= 128 else 4,

@@ -27,12 +27,15 @@ class Tiles:
     group: int  # query tiles that share a list of key tiles
     lengths: Tensor  # (blocks,) int32, tokens in each
     exact: Tensor  # (groups,) bool: as queries, these see all
+    first_exact: int  # so many groups at the start are exact: they take longest and are begun first
     entries: Tensor  # (blocks,) int32, each tile as it stands in a list
+    behind: Tensor  # (blocks,) float32, the logarithm of the lengths to base two
 
     @classmethod
     def of(cls, width: int, group: int, lengths: Tensor, exact: Tensor) -> Tiles:
         numbers = torch.arange(len(lengths), device=lengths.device, dtype=torch.int32)
-        return cls(width, group, lengths, exact, numbers * PACK + lengths)
+        first = int(exact.int().cumprod(0).sum())
+        return cls(width, group, lengths, exact, first, numbers * PACK + lengths, lengths.float().log2())
 
 
 @dataclass(frozen=True, eq=False)
