@@ -134,11 +134,10 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
             return torch.cat([t.flatten() for t in ops.select_blocks(scores, protected, plan, count)])
 
         yield f"select_blocks, {group} tiles", select
-        for mix in ("sum over the rest, summaries", "convex over all"):
-            rest = mix.startswith("sum")
-            mixes = (random(dim, dim) / dim, None) if rest else (None, random(heads).sigmoid())
-            branch = LinearBranch(square, norm, rest, *mixes)
-            far = Far(means, spreads, values) if rest else None
+        for mix in ("sum over the rest, summaries", "sum over all, summaries", "convex over all"):
+            mixes = (random(dim, dim) / dim, None) if mix.startswith("sum") else (None, random(heads).sigmoid())
+            branch = LinearBranch(square, norm, "rest" in mix, *mixes)
+            far = Far(means, spreads, values) if "summaries" in mix else None
 
             def attend(ops, kind, fp8, columns=columns, left=left, plan=plan, branch=branch, far=far):
                 out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, far)

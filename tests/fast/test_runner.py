@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 CPU = torch.device("cpu")
 FLOAT32 = dict(dtype=torch.float32, query_tiles=1)
 SPARSE = {
-    "default": {},
+    "deep networks": {"linear_over": "all"},
     "convex, reference": {"mix": "convex", "protect": "reference"},
     "published": {"summaries": False, "linear_over": "all", "tiles": False},
 }
