@@ -60,7 +60,7 @@ def distill(
     linear_over: Annotated[
         Optional[str],
         _option(
-            STUDENT, "--linear-over", metavar="rest|all", show_default=_CHECKPOINT.format("rest"),
+            STUDENT, "--linear-over", metavar="rest|all", show_default=_CHECKPOINT.format("rest; all in deep networks"),
             help="Tokens of the linear branch: those that are not computed exactly, or all.",
         ),
     ] = None,
