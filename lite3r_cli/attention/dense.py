@@ -35,11 +35,20 @@ def fused_only() -> Iterator[None]:
         _fused_only.reset(token)
 
 
+def _has(feature: str) -> bool:
+    return getattr(torch.cpu, f"_is_{feature}_supported", bool)()
+
+
+@cache
+def has_amx() -> bool:
+    """Whether this processor has matrix units, which torch's fused attention uses."""
+    return _has("amx_tile")
+
+
 @cache
 def bfloat16_by_products() -> bool:
     """Whether this processor multiplies bfloat16 matrices faster than torch's fused attention does."""
-    amx, avx = (getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("amx_tile", "avx512_bf16"))
-    return avx and not amx
+    return _has("avx512_bf16") and not has_amx()
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lite3r_cli.attention import torch_impl
 from lite3r_cli.attention.block_map import SCORES, BlockMap, block_map
-from lite3r_cli.attention.dense import dense
+from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.features import FEATURES
 from lite3r_cli.attention.layout import Layout, packed_layout
 from lite3r_cli.attention.reference import both_branches
@@ -23,6 +23,7 @@ from lite3r_cli.runtime import Choice
 BACKENDS = ("auto", "dense", "torch", "triton", "reference")
 LINEAR_OVER = ("all", "rest")
 CROSSOVER = {"cpu": 7000}  # tokens from which a quarter of the blocks costs less than all: benchmarks/attention_cpu.py
+AMX_MEASURED = 29_632  # tokens, up to which dense attention is faster on processors with AMX: it has their matrix units
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def choose_backend(
         raise BackendError(f"attention back end triton: {reason}; use torch")
     if asked != "auto":
         return Choice(asked, asked, "asked for")
+    if crossover is None and device.type == "cpu" and has_amx():
+        return Choice(asked, "dense", f"the processor has AMX: dense attention is faster, up to {AMX_MEASURED} tokens at least")
     crossover = CROSSOVER.get(device.type, 0) if crossover is None else crossover
     if tokens < crossover:
         return Choice(asked, "dense", f"{tokens} tokens, sparse attention is faster from {crossover} on")

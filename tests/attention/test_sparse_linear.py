@@ -122,12 +122,15 @@ def test_low_precision_errs_no_more_than_dense_attention_does(dtype, summaries):
     assert (sparse_linear(*half, formula)[0] - exact).abs().max() < 4 * allowed.max()
 
 
-def test_a_back_end_is_chosen_with_its_reason():
+def test_a_back_end_is_chosen_with_its_reason(monkeypatch):
     cpu = torch.device("cpu")
     assert choose_backend("auto", cpu, 5000, crossover=2000).chosen == "torch"
     short = choose_backend("auto", cpu, 1000, crossover=2000)
     assert short.chosen == "dense" and "2000" in short.reason
     assert choose_backend("reference", cpu, 1000, crossover=2000).reason == "asked for"
+    for amx, chosen in ((True, "dense"), (False, "torch")):
+        monkeypatch.setattr("lite3r_cli.attention.dispatch.has_amx", lambda amx=amx: amx)
+        assert choose_backend("auto", cpu, 20_000).chosen == chosen
     with pytest.raises(UsageError):
         choose_backend("flash", cpu, 1000)
 
