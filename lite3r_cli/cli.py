@@ -5,6 +5,7 @@ Nothing heavy is imported here or by the modules in commands/: a command imports
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,9 @@ from .errors import Lite3RError, MemoryLimitError
 
 ClickException = typer.BadParameter.__mro__[2]  # base of all complaints about the command line, vendored or click's own
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+# How long a thread of torch's OpenMP runtime turns in circles before it sleeps. By default it is so long that threads which wait
+# for one another keep the cores from those they wait for, if other programs want them too. Read when torch is imported.
+SPINS = ("GOMP_SPINCOUNT", "3000")
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -90,6 +94,7 @@ def _sigterm_as_exception() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code (errors.py states the contract)."""
     console.reset()
+    os.environ.setdefault(*SPINS)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with _sigterm_as_exception():
