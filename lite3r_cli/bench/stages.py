@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from lite3r_cli.backbones.da3 import DA3
@@ -63,8 +62,3 @@ def with_rest(totals: dict[str, float], whole: float) -> dict[str, float]:
     found = {stage: totals.get(stage, 0.0) for stage in STAGES}
     found[REST] += max(0.0, whole - sum(found.values()))
     return found
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
