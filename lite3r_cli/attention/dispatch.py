@@ -159,8 +159,9 @@ def sparse_linear(
     tokens = q.shape[2]
     layout = packed_layout(tokens, device=q.device) if layout is None else layout
     layout = layout if layout.index.device == q.device else layout.to(q.device)
-    q, k, v = layout.tiles(q, k, v)
-    blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
-    settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
-    sparse, linear = ATTEND[backend](q, k, v, *settings)
-    return layout.untile(mixed(sparse, linear, blocks, formula, weight, alpha), tokens), blocks
+    with torch.autocast(q.device.type, enabled=False):  # which numbers are float32 here is said here
+        q, k, v = layout.tiles(q, k, v)
+        blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
+        settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
+        sparse, linear = ATTEND[backend](q, k, v, *settings)
+        return layout.untile(mixed(sparse, linear, blocks, formula, weight, alpha), tokens), blocks
