@@ -107,6 +107,7 @@ def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, ob
     tiles = given(heads, tokens + 7, dim)
     yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
     yield from _block_cases(random, given, sizes, device)
+    yield from _map_cases(random, given, sizes, device)
 
 
 def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
@@ -149,3 +150,33 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
 def _rounded(run):
     """Sums that leave as float32, compared in the precision of their operands: plain torch code would round them."""
     return lambda ops, kind, fp8: run(ops, kind, fp8).to(kind).float()
+
+
+def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    """Maps (B, C, H, W) of odd sizes with channels last, as convolutions leave them."""
+    channels, (rows, columns) = 8 * sizes.heads, (23, 37)
+
+    def pixels(height: int, width: int) -> Tensor:
+        return given(2, height, width, channels).permute(0, 3, 1, 2)
+
+    x, y, skip, bias = pixels(7, 11), pixels(rows, columns), pixels(rows, columns), random(channels)
+    tables = random(columns, channels // 2), random(rows, channels // 2)
+    weight, last_bias = random(2, channels) / channels, random(2)
+    images, mean, std = given(2, 3, 3 * 14, 5 * 14), random(3), random(3).abs() + 0.1
+
+    def added(ops, kind, fp8, i, both):
+        return ops.resize_add(x.to(kind), y.to(kind, copy=True), bias, skip.to(kind), both)[i].float()
+
+    def values(ops, kind, fp8):
+        depth, confidence = (torch.full((2, rows, columns), torch.nan, device=device) for _ in range(2))
+        ops.depth_values(y.to(kind), bias, weight, last_bias, depth, confidence)
+        return torch.stack([depth, confidence])
+
+    yield "resize_map", lambda ops, kind, fp8: ops.resize_map(x.to(kind), (rows, columns)).float()
+    yield "resize_map, position", lambda ops, kind, fp8: ops.resize_map(x.to(kind), (rows, columns), tables).float()
+    yield "resize_map, same size", lambda ops, kind, fp8: ops.resize_map(y.to(kind), (rows, columns), tables).float()
+    for name, i, both in (("sum", 0, True), ("both", 1, True), ("ReLU", 1, False)):
+        yield f"resize_add, {name}", lambda ops, kind, fp8, i=i, both=both: added(ops, kind, fp8, i, both)
+    yield "bias_relu", lambda ops, kind, fp8: ops.bias_relu(y.to(kind, copy=True), bias).float()
+    yield "depth_values", values
+    yield "patch_rows", lambda ops, kind, fp8: ops.patch_rows(images, mean, std, 14, 592, kind).float()

@@ -10,13 +10,15 @@ from lite3r_cli.fast import twins
 
 ROW_OPERATORS = ("norm_quant", "add_norm_quant", "add_scaled", "gelu_quant", "quant", "split_heads", "merge_heads")
 BLOCK_OPERATORS = ("block_moments", "linear_sums", "select_blocks", "sparse_attention")
+MAP_OPERATORS = ("resize_map", "resize_add", "bias_relu", "depth_values", "patch_rows")
 
 
 def operators(device: torch.device, kernels: bool | None = None) -> SimpleNamespace:
-    """Every name of ROW_OPERATORS and BLOCK_OPERATORS; `kernels` None: where there is a GPU."""
+    """Every name of ROW_OPERATORS, BLOCK_OPERATORS and MAP_OPERATORS; `kernels` None: where there is a GPU."""
     if not (device.type == "cuda" if kernels is None else kernels):
-        return SimpleNamespace(**{name: getattr(twins, name) for name in ROW_OPERATORS + BLOCK_OPERATORS})
-    from lite3r_cli.fast import block_kernels, row_kernels
+        names = ROW_OPERATORS + BLOCK_OPERATORS + MAP_OPERATORS
+        return SimpleNamespace(**{name: getattr(twins, name) for name in names})
+    from lite3r_cli.fast import block_kernels, map_kernels, row_kernels
 
-    rows = {name: getattr(row_kernels, name) for name in ROW_OPERATORS}
-    return SimpleNamespace(**rows, **{name: getattr(block_kernels, name) for name in BLOCK_OPERATORS})
+    families = ((row_kernels, ROW_OPERATORS), (block_kernels, BLOCK_OPERATORS), (map_kernels, MAP_OPERATORS))
+    return SimpleNamespace(**{name: getattr(family, name) for family, names in families for name in names})

@@ -1,5 +1,5 @@
 """Every fused operator of the fast path in plain torch: same names and arguments as the kernels in
-`row_kernels.py` and `block_kernels.py`.
+`row_kernels.py`, `block_kernels.py` and `map_kernels.py`.
 
 Tokens are rows (T, C). A quantised operand is a pair (values, scale): E4M3 values (T, C) with a float32 scale a row
 (T, 1), or values in the stream's dtype and None where nothing is quantised.
@@ -205,3 +205,45 @@ def sparse_attention(
         return (exact + linear @ branch.weight.T).to(q.dtype)
     share = torch.where(of_rows(every[None, :, None]), 1, branch.alpha[:, None, None])
     return (share * exact + (1 - share) * linear).to(q.dtype)
+
+
+def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """A map (B, C, H, W) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) for the first
+    half of the channels, by column, and one (H, C/2) for the others, by row; float32.
+    """
+    x = F.interpolate(x, size, mode="bilinear", align_corners=True)
+    if position is not None:
+        across, down = position
+        first, second = x.tensor_split([across.shape[1]], dim=1)
+        first += across.T[:, None, :]
+        second += down.T[:, :, None]
+    return x
+
+
+def resize_add(x: Tensor, y: Tensor, bias: Tensor, skip: Tensor, both: bool) -> tuple[Tensor | None, Tensor]:
+    """The sum of x, resized, and y + b and a skip connection → itself, None unless `both`, and its ReLU. y is used up."""
+    total = y.add_(bias[:, None, None]).add_(skip).add_(resize_map(x, y.shape[-2:]))
+    return (total, F.relu(total)) if both else (None, total.relu_())
+
+
+def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
+    """ReLU(x + b) of a map (B, C, H, W), which is used up."""
+    return x.add_(bias[:, None, None]).relu_()
+
+
+def depth_values(x: Tensor, bias: Tensor, weight: Tensor, last_bias: Tensor, depth: Tensor, confidence: Tensor) -> None:
+    """The end of a dense head: a map (B, C, H, W) of a convolution without its bias → `depth` = exp r₀ and `confidence`
+    = 1 + exp r₁ (B, H, W), r = W ReLU(x + b) + b' with weight (2, C), all in float32.
+    """
+    hidden = F.relu(x.float() + bias[:, None, None])
+    raw = hidden.permute(0, 2, 3, 1) @ weight.T + last_bias  # a convolution of float32 would be one of TF32 on a GPU
+    depth.copy_(raw[..., 0].exp())
+    confidence.copy_(raw[..., 1].exp() + 1)
+
+
+def patch_rows(images: Tensor, mean: Tensor, std: Tensor, side: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Images (S, 3, H, W) → normalised patches (S, N, width): colours, rows and columns of one, then zeros."""
+    pixels = ((images - mean[:, None, None]) / std[:, None, None]).to(dtype)
+    pixels = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+    pixels = pixels.flatten(3).flatten(1, 2)
+    return F.pad(pixels, (0, width - pixels.shape[-1]))
