@@ -46,6 +46,7 @@ class Family:
     names: Callable[[Any], str]  # configuration → name of the model
     global_layers: Callable[[Any], list[str]]  # configuration → its attention modules across views
     high_precision: tuple[str, ...]  # patterns of the matrices that conversion keeps out of FP8 unless told otherwise
+    last_projections: Callable[[Any], list[str]]  # configuration → the last two attention blocks' output layers
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
@@ -98,6 +99,10 @@ def _alternating(prefix: str) -> Callable[[Any], list[str]]:
     return lambda config: [f"{prefix}{i}.attn" for i in range(config.depth) if config.is_global(i)]
 
 
+def _last_two(prefix: str) -> Callable[[Any], list[str]]:
+    return lambda config: [f"{prefix}{i}.attn.proj" for i in range(max(0, config.depth - 2), config.depth)]
+
+
 FAMILIES: dict[str, Family] = {
     "vggt": Family(
         VGGTConfig,
@@ -107,6 +112,7 @@ FAMILIES: dict[str, Family] = {
         _vggt_name,
         lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
         ("*.patch_embed.proj.*", "camera_head.*", "depth_head.*", "point_head.*", "*.proj_lin.*"),
+        lambda config: [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", "global")],
     ),
     "da3": Family(
         DA3Config,
@@ -116,6 +122,7 @@ FAMILIES: dict[str, Family] = {
         _da3_name,
         _alternating("backbone.pretrained.blocks."),
         ("*.patch_embed.proj.*", "head.*", "cam_dec.*", "cam_enc.*", "*.proj_lin.*"),
+        _last_two("backbone.pretrained.blocks."),
     ),
     "mini": Family(
         MiniConfig,
@@ -125,6 +132,7 @@ FAMILIES: dict[str, Family] = {
         lambda config: "mini",
         _alternating("blocks."),
         ("patch_embed.*", "head.*", "camera.*", "ray_head.*", "*.proj_lin.*"),
+        _last_two("blocks."),
     ),
 }
 
@@ -139,6 +147,15 @@ def global_layers_of(model: nn.Module) -> list[str]:
     """The names of a network's attention modules across views, first layer first; none of a network of no family."""
     family = family_of(model)
     return [] if family is None else family.global_layers(model.config)
+
+
+def exact_products(model: nn.Module) -> tuple[str, ...]:
+    """Patterns of the matrices that never multiply in FP8, however they are stored: those that conversion spares, and the
+    last two attention blocks' output layers. What broad attention gives is nearly the same for all tokens, so that its
+    rounding error is, too: it adds up, and there it turned `mini`'s cameras as much as all other layers together.
+    """
+    family = family_of(model)
+    return () if family is None else family.high_precision + tuple(f"{n}.weight" for n in family.last_projections(model.config))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention
 from lite3r_cli.attention.schedule import keep_ratios
 from lite3r_cli.backbones.buckets import HALF_PRECISION, cast_products
-from lite3r_cli.backbones.families import family_of, global_layers_of
+from lite3r_cli.backbones.families import exact_products, global_layers_of
 from lite3r_cli.backbones.sparsify import run_with, sparse_modules, sparsify
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.quant.swap import choose_fp8_backend, swap_linears
@@ -74,10 +74,9 @@ def _settings(stored: SparseConfig, ratio: float, across: list[str]) -> dict[str
 def set_arithmetic(model: nn.Module, backend: str, dtype: torch.dtype) -> dict[str, str]:
     """Run the linear layers of `model`, loaded in float32, by an FP8 back end, in place; what stays runs in `dtype`.
 
-    Returns the layers that stay exact → why. The camera path and the heads do, as in conversion.
+    Returns the layers that stay exact → why: `exact_products`.
     """
-    family = family_of(model)
-    spared = family.high_precision if family else ()
+    spared = exact_products(model)
     stay = swap_linears(model, backend, lambda name, _: any(fnmatchcase(f"{name}.weight", p) for p in spared))
     trunk = getattr(model, "trunk", None)
     if dtype in HALF_PRECISION and isinstance(trunk, nn.Module):

@@ -25,11 +25,13 @@ class FastDA3:
         encoder = model.trunk
         self.config, self.settings, self.patch_size = model.config, settings, model.patch_size
         self.reference_view = model.reference_view
-        self.patches = Patches(encoder.patch_embed, settings.dtype)
+        self.patches = Patches(encoder.patch_embed, settings.dtype, settings.kernels)
         self.position = encoder.pos_embed.detach().float()
         self.first = (encoder.cls_token + encoder.pos_embed[:, :1])[0].detach()
         self.camera_token = encoder.camera_token[0].detach()  # (2, C)
-        self.blocks = [FastBlock(b, settings, f"block {i}") for i, b in enumerate(encoder.blocks)]
+        self.blocks = [
+            FastBlock(b, settings, f"block {i}", exact_projection=i >= len(encoder.blocks) - 2) for i, b in enumerate(encoder.blocks)
+        ]
         self.norm = Norm.of(encoder.norm)
         self.head = FastDepthHead(model.head, settings)
         self.camera = copy.deepcopy(model.cam_dec).float().eval()

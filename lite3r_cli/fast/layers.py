@@ -17,7 +17,7 @@ from lite3r_cli.fast.sparse import SparseLayer, SparsePlan
 from lite3r_cli.fast.twins import Operand
 from lite3r_cli.quant.fp8 import quantize_rows
 
-MLP_TOKENS = 16384  # that the hidden layer is computed for at a time: it is the widest thing there is
+MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Engine:
 class Product:
     """x Wᵀ for operands (T, C) → (T, R) in `dtype`, without the bias. In FP8 the weight has a scale for each row."""
 
-    def __init__(self, layer: nn.Linear, settings: Settings):
-        self.dtype, self.fp8 = settings.dtype, settings.fp8
+    def __init__(self, layer: nn.Linear, settings: Settings, exact: bool = False):
+        self.dtype, self.fp8 = settings.dtype, settings.fp8 and not exact
         weight = layer.weight.detach()
         self.bias = (torch.zeros(len(weight), device=weight.device) if layer.bias is None else layer.bias.detach()).float()
         if self.fp8:
@@ -81,13 +81,13 @@ class Norm:
 class FastBlock:
     """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next one's."""
 
-    def __init__(self, block: Block, settings: Settings, name: str):
+    def __init__(self, block: Block, settings: Settings, name: str, exact_projection: bool = False):
         if not isinstance(block.mlp, Mlp):
             raise BackendError("the fast path has no gated MLP (da3-giant); use --compare dense-eager")
         attention = block.attn
         self.heads, self.norm1, self.norm2 = attention.heads, Norm.of(block.norm1), Norm.of(block.norm2)
-        parts = (attention.qkv, attention.proj, block.mlp.fc1, block.mlp.fc2)
-        self.qkv, self.proj, self.fc1, self.fc2 = (Product(layer, settings) for layer in parts)
+        self.qkv, self.fc1, self.fc2 = (Product(layer, settings) for layer in (attention.qkv, block.mlp.fc1, block.mlp.fc2))
+        self.proj = Product(attention.proj, settings, exact_projection)  # see `families.exact_products`
         self.scale1, self.scale2 = (ls.gamma.detach().float() for ls in (block.ls1, block.ls2))
         self.head_norms, self.head_eps = None, 0.0
         if isinstance(attention.q_norm, nn.LayerNorm):
@@ -117,9 +117,9 @@ class FastBlock:
             ops.split_heads(qkv, self.qkv.bias, self.head_norms, self.head_eps, rope, place, empty, heads)
             del qkv
             if plan is None:
-                operand = _dense(heads, 1 if across else views, ops, fp8)
+                operand = _dense(heads, 1 if across else views, ops, self.proj.fp8)
             else:
-                operand = ops.merge_heads(self.sparse.attend(heads, plan, ops), place, len(x), fp8)
+                operand = ops.merge_heads(self.sparse.attend(heads, plan, ops), place, len(x), self.proj.fp8)
             del heads
         with engine.stage("linear layers"):
             y = self.proj(operand)

@@ -21,14 +21,14 @@ class FastVGGT:
     def __init__(self, model: VGGT, settings: Settings):
         aggregator, encoder = model.aggregator, model.aggregator.patch_embed
         self.config, self.settings, self.patch_size = model.config, settings, model.patch_size
-        self.patches = Patches(encoder.patch_embed, settings.dtype)
+        self.patches = Patches(encoder.patch_embed, settings.dtype, settings.kernels)
         self.position = encoder.pos_embed.detach().float()
         self.first = torch.cat([encoder.cls_token + encoder.pos_embed[:, :1], encoder.register_tokens], dim=1).detach()
         self.special = torch.cat([aggregator.camera_token, aggregator.register_token], dim=2)[0].detach()  # (2, 5, C)
         self.encoder = [FastBlock(b, settings, f"encoder block {i}") for i, b in enumerate(encoder.blocks)]
         self.encoder_norm = Norm.of(encoder.norm)
         self.within, self.across = (
-            [FastBlock(b, settings, f"{kind} block {i}") for i, b in enumerate(blocks)]
+            [FastBlock(b, settings, f"{kind} block {i}", exact_projection=b is blocks[-1]) for i, b in enumerate(blocks)]
             for kind, blocks in (("frame", aggregator.frame_blocks), ("global", aggregator.global_blocks))
         )
         self.head = FastDepthHead(model.depth_head, settings)

@@ -13,7 +13,7 @@ from torch import nn
 from .. import runtime
 from ..attention.module import SparseConfig
 from ..backbones import registry
-from ..backbones.families import Layout, global_layers_of
+from ..backbones.families import Layout, exact_products, global_layers_of
 from ..backbones.loading import load_model, sparse_config_of
 from ..backbones.sources import open_source
 from ..backbones.sparsify import skipped_share, sparsify
@@ -232,7 +232,7 @@ def _load(config: DistillConfig, device: torch.device, progress: Progress) -> tu
         present = sparse_config_of(source, layout)
     model.compute_dtype = getattr(torch, config.dtype)
     sparse = make_sparse(model, config.sparse, present, layout)
-    return Network(model, sparse, layout.family.high_precision), layout, path
+    return Network(model, sparse, exact_products(model)), layout, path
 
 
 def make_sparse(model: nn.Module, choice: SparseChoice, present: SparseConfig | None, layout: Layout) -> SparseConfig:
