@@ -161,28 +161,32 @@ def frame_layout(
     protect: bool = True,
     device: torch.device | None = None,
     key_block: int | None = None,
+    walk: bool = False,
 ) -> Layout:
     """Blocks that stay inside one frame, of sizes that differ by at most one (runs) or one row and column (a grid).
 
     `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
     all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
     and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at most
-    `key_block` tokens (None: the queries'). Kept: one for a device.
+    `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
+    Kept: one for a device.
     """
     if key_block not in (None, block):
-        same = (reference, protect, device)
-        return replace(frame_layout(frames, block, *same), finer=frame_layout(frames, key_block, *same))
+        same = {"reference": reference, "protect": protect, "device": device, "walk": walk}
+        return replace(frame_layout(frames, block, **same), finer=frame_layout(frames, key_block, **same))
     runs: list[Run] = []
     specials: list[int] = []
     start = number = largest = 0
     for group in frames:
-        pieces = _tiles(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
+        cut = _walked if walk else _tiles
+        pieces = cut(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
         largest = max(largest, len(pieces))
         for _ in range(group.count):
             specials += range(start, start + group.specials)
             first = start + group.specials
             guarded = protect and number == reference
-            runs += [Run([first + i for i in piece], number, guarded) for piece in pieces]
+            ordered = pieces[::-1] if walk and number % 2 else pieces  # where two frames meet, blocks lie alike in them
+            runs += [Run([first + i for i in piece], number, guarded) for piece in ordered]
             start, number = start + group.tokens, number + 1
     shared = [[specials[i] for i in piece] for piece in _split(len(specials), block)] if specials else []
     runs = [Run(tokens, -1, protect, protect) for tokens in shared] + runs
@@ -212,3 +216,17 @@ def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:
     down, along = min(product(range(1, rows + 1), range(1, columns + 1)), key=badness)
     bands, strips = _split(rows, -(-rows // down)), _split(columns, -(-columns // along))
     return [[r * columns + c for r in band for c in strip] for band, strip in product(bands, strips)]
+
+
+def _walked(grid: tuple[int, int], block: int) -> list[list[int]]:
+    """A grid in blocks of at most `block` neighbours, as few as there can be, of sizes that differ by at most one.
+
+    Bands as high as a square block are walked column by column, every other one backwards; the walk is cut into runs. A
+    block is a rectangle but for its first and last column and for where the walk turns. A GPU, whose tiles have a power
+    of two of slots, computes fewer empty ones than with rectangles: by a quarter faster, at the same share of blocks a
+    quarter less exact (docs/method.md).
+    """
+    rows, columns = grid
+    bands = _split(rows, max(1, round(math.sqrt(block))))
+    walk = [r * columns + (columns - 1 - c if i % 2 else c) for i, band in enumerate(bands) for c in range(columns) for r in band]
+    return [[walk[i] for i in piece] for piece in _split(len(walk), block)]

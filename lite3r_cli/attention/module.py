@@ -38,6 +38,7 @@ class SparseConfig:
     mix: str = "sum"  # one of MIXES
     protect: str = "specials"  # one of PROTECT
     tiles: bool = False  # blocks are rectangles of patches, not runs
+    walk: bool = False  # nearly so, and all but full: with `tiles`, see `layout.py`
     summaries: bool = False  # blocks that are not kept count in the exact branch as one token each
     key_block: int | None = None  # tokens of a block of keys; None: as many as of queries
     scores: str = "pooled"  # what tells the blocks to keep: "pooled" or "mass", see `block_map`
@@ -121,7 +122,7 @@ class SparseLinearAttention(Attention):
         if config.protect != "reference":
             reference = None
         known = 0 if isinstance(reference, Tensor) else reference
-        layout = frame_layout(frames, config.block, known, config.protect != "none", device, config.key_block)
+        layout = frame_layout(frames, config.block, known, config.protect != "none", device, config.key_block, config.walk)
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from lite3r_cli.attention.schedule import SHALLOW, keep_ratios
 from lite3r_cli.backbones.families import global_layers_of
 from lite3r_cli.errors import UsageError
 
-DEFAULTS: dict[str, object] = {"tiles": True, "summaries": True, "linear_over": "all"}
-FINE: dict[str, object] = {"key_block": 16, "scores": "mass", "linear_over": "rest"}  # of shallow networks, measured on mini
+DEFAULTS: dict[str, object] = {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"}
+# of shallow networks, measured on mini
+FINE: dict[str, object] = {"walk": False, "key_block": 16, "scores": "mass", "linear_over": "rest"}
 
 
 def sparsify(
@@ -38,7 +39,8 @@ def sparsify(
     are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; where it is not told,
     what lost least on `mini` (docs/method.md): blocks are rectangles, and those not kept have summaries. In shallow
     networks the linear branch sees those alone, and keys are cut finer than queries, unless a `block` is given for both,
-    and kept by their mass; in deep ones it sees all, which loses nothing measurable and is much less work for a GPU.
+    and kept by their mass; in deep ones it sees all, which loses nothing measurable and is much less work for a GPU, and
+    blocks are cut so that a GPU's tiles are full (`walk`).
     `backend` and `crossover` as in `choose_backend`; 0: sparse at any length.
     Raises UsageError for settings that cannot be, and for a network without attention across views.
     """

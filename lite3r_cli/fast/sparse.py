@@ -68,7 +68,7 @@ def plan_for(
     if config.official:
         return from_layout(packed_layout(views * tokens, config.block), group, 0, device)
     frames = (Frames(views, tokens, specials, grid if config.tiles else None),)
-    layout = frame_layout(frames, config.block, None, config.protect != "none")
+    layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
     pieces = int((layout.frame == 0).sum()) if config.protect == "reference" else 0
     return from_layout(layout, group, layout.most_protected + pieces, device)
 

@@ -61,6 +61,20 @@ def test_a_block_of_a_grid_is_a_rectangle_of_neighbours():
     assert int((rows.amax(1) - rows.amin(1)).max()) < 10 and int((columns.amax(1) - columns.amin(1)).max()) < 10
 
 
+@pytest.mark.parametrize("grid", [(25, 37), (28, 37), (37, 37), (3, 50), (40, 2)])
+@pytest.mark.parametrize("block", [16, 64])
+def test_a_walk_makes_few_blocks_of_neighbours(grid, block):
+    rows, columns = grid
+    layout = frame_layout((Frames(2, rows * columns, 0, grid),), block, reference=None, walk=True)
+    assert layout.blocks == 2 * -(-rows * columns // block)
+    assert layout.occupants.sort().values.tolist() == list(range(2 * rows * columns))
+    for tokens, valid in zip(layout.index, layout.valid):
+        patch = tokens[valid] % (rows * columns)
+        apart = (patch[:, None] // columns - patch // columns).abs() + (patch[:, None] % columns - patch % columns).abs()
+        assert ((apart == 1).sum(1) >= 1).all()
+        assert min(grid) <= block**0.5 or apart.float().mean() < block**0.5
+
+
 def test_tiling_and_back_is_the_identity():
     layout = frame_layout(GROUPS, 16)
     x = torch.randn(2, 3, len(frame_of(GROUPS)[0]), 4)
