@@ -19,9 +19,9 @@ def _store_row(y, values, scales, row, channel, inside, C, FP8: tl.constexpr, TO
     at = row.to(tl.int64) * C + channel
     if FP8:
         high = tl.max(tl.where(inside, tl.abs(y), 0.0), 0)
-        scale = tl.where(high > 0, high / TOP, 1.0)
-        tl.store(scales + row, scale)
-        y = tl.minimum(tl.maximum(y / scale, -TOP), TOP)
+        tl.store(scales + row, tl.where(high > 0, high / TOP, 1.0))
+        y *= tl.where(high > 0, TOP / high, 1.0)
+        y = tl.minimum(tl.maximum(y, -TOP), TOP)
     tl.store(values + at, y.to(values.dtype.element_ty), mask=inside)
 
 
@@ -36,6 +36,16 @@ def _layer_norm(x, weight, bias, channel, inside, C, eps):
     w = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
     return y * w + b
+
+
+@triton.jit
+def _gelu(x):
+    """x Φ(x), by erfc(z) for z ≥ 0 as a polynomial times exp(−z²), wrong by 1.5e-7 (Abramowitz and Stegun 7.1.26): the
+    library's erf takes longer than the memory does."""
+    far = tl.abs(x)
+    t = 1.0 / (1.0 + 0.23164189 * far)  # 0.3275911 / √2
+    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return tl.maximum(x, 0.0) - 0.5 * far * tail * tl.exp(-0.5 * x * x)
 
 
 @triton.jit
@@ -55,7 +65,7 @@ def _rows(
         tl.store(x + at, wide.to(x.dtype.element_ty), mask=inside)
     if GELU:
         wide += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-        wide = 0.5 * wide * (1.0 + tl.math.erf(wide * 0.7071067811865476))
+        wide = _gelu(wide)
     if NORM:
         wide = _layer_norm(wide, weight, bias, channel, inside, C, eps)
     if NORM or GELU or not ADD:
@@ -77,7 +87,7 @@ def _launch(
     _rows[(rows,)](
         x, *(x if t is None else t for t in (y, y_bias, gamma, weight, bias)), values, scales, channels, eps,
         BLOCK=block, ADD=y is not None, NORM=kind == "norm", GELU=kind == "gelu", FP8=fp8, TOP=E4M3_MAX,
-        num_warps=max(1, min(8, block // 256)),
+        num_warps=max(1, min(4, block // 256)),
     )  # fmt: skip
     return values, scales if fp8 else None
 
@@ -163,7 +173,7 @@ def split_heads(
     _split[(tokens + (0 if empty is None else len(empty)),)](
         qkv, bias, *((qkv,) * 4 if norms is None else norms), cos, sin, *slots_of, out, tokens, slots, period, eps,
         H=heads, HP=triton.next_power_of_2(heads), D=dim,
-        NORM=norms is not None, ROPE=rope is not None, PLACED=place is not None, num_warps=4,
+        NORM=norms is not None, ROPE=rope is not None, PLACED=place is not None, num_warps=1,
     )  # fmt: skip
 
 
@@ -188,6 +198,6 @@ def merge_heads(tiles: Tensor, place: Tensor | None, tokens: int, fp8: bool) -> 
     values, scales = _outputs(tokens, heads * dim, tiles, fp8)
     _merge[(tokens,)](
         tiles, tiles if place is None else place, values, scales, slots,
-        H=heads, HP=triton.next_power_of_2(heads), D=dim, PLACED=place is not None, FP8=fp8, TOP=E4M3_MAX, num_warps=4,
+        H=heads, HP=triton.next_power_of_2(heads), D=dim, PLACED=place is not None, FP8=fp8, TOP=E4M3_MAX, num_warps=1,
     )  # fmt: skip
     return values, scales if fp8 else None
