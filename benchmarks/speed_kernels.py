@@ -3,7 +3,9 @@
 Correctness first: every operator against plain torch (`fast/check.py`). Then a table, then one JSON line. Events,
 medians, random data; operands are larger than the cache or alternate.
 
-    python benchmarks/speed_kernels.py [--tokens 8328 33312 104100] [--keep 0.1] [--json FILE]
+    python benchmarks/speed_kernels.py [--tokens 8328 33312 104100] [--keep 0.1] [--sweep] [--json FILE]
+
+--sweep times sparse attention alone, in other launches than the default, and the parts of what a layer computes for it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,13 +23,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lite3r_cli.attention.layout import Frames, frame_layout
-from lite3r_cli.fast import block_kernels, row_kernels
-from lite3r_cli.fast.check import check_operators
+from lite3r_cli.fast import block_kernels, row_kernels, twins
+from lite3r_cli.fast.block_kernels import DEFAULT, NARROW, Launch
+from lite3r_cli.fast.check import FACTOR, SLACK, check_operators
 from lite3r_cli.fast.sparse import SparsePlan, from_layout
 from lite3r_cli.fast.twins import Far, LinearBranch
 from lite3r_cli.quant.fp8 import quantize_rows
 
-HEADS, DIM, VIEW = 16, 64, 1041  # VGGT at 392 × 518: tokens of a view, five of them special
+HEADS, DIM, GRID, VIEW = 16, 64, (28, 37), 1041  # VGGT at 392 × 518: patches, and tokens of a view, five of them special
 CHANNELS = HEADS * DIM
 DEVICE = torch.device("cuda")
 
@@ -49,29 +53,70 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device=DEVICE).bfloat16()
 
 
-def sparse(plan: SparsePlan, keep: float, stages: int, full: bool) -> dict[str, Callable[[], object]]:
-    """Sparse attention by itself and with everything that a forward pass computes for it; `full`: tiles left count."""
-    tiles, count = plan.tiles, plan.count(keep)
-    q, k, v = heads = torch.randn(3, HEADS, plan.slots, DIM, device=DEVICE).bfloat16()
-    free = torch.ones(plan.slots, dtype=torch.bool, device=DEVICE)
-    free[plan.place.long()] = False
-    heads[:, :, free] = 0
-    weight = torch.randn(DIM, DIM, device=DEVICE) / DIM
+class Sparse:
+    """Sparse attention of random heads, and what a forward pass computes for it; `full`: tiles left count as one token."""
 
-    def prepare():
-        moments = block_kernels.block_moments(heads.flatten(0, 1), tiles.lengths, tiles.width)
-        means, spreads = (t.unflatten(0, (3, -1)) for t in moments)
-        wanted = F.pad(means[0], (0, 0, 0, -plan.blocks % tiles.group)).unflatten(1, (-1, tiles.group)).sum(2)
-        listed = block_kernels.select_blocks(wanted @ means[1].transpose(1, 2), plan.protected, tiles, count)
-        branch = LinearBranch(*block_kernels.linear_sums(k, v, tiles.lengths, tiles.width), full, weight, None)
-        return listed, branch, Far(means[1], spreads[1], means[2]) if full else None
+    def __init__(self, plan: SparsePlan, keep: float, full: bool, heads: int = HEADS):
+        self.plan, self.tiles, self.count, self.full = plan, plan.tiles, plan.count(keep), full
+        self.heads = torch.randn(3, heads, plan.slots, DIM, device=DEVICE).bfloat16()
+        free = torch.ones(plan.slots, dtype=torch.bool, device=DEVICE)
+        free[plan.place.long()] = False
+        self.heads[:, :, free] = 0
+        self.weight = torch.randn(DIM, DIM, device=DEVICE) / DIM
+        self.prepare()
 
-    listed, branch, far = prepare()
+    def moments(self) -> None:
+        moments = block_kernels.block_moments(self.heads.flatten(0, 1), self.tiles.lengths, self.tiles.width)
+        self.means, self.spreads = (t.unflatten(0, (3, -1)) for t in moments)
 
-    def attend(listed=listed, branch=branch, far=far):
-        return block_kernels.sparse_attention(q, k, v, *listed, tiles, branch, far, stages=stages)
+    def score(self) -> None:
+        padded = F.pad(self.means[0], (0, 0, 0, -self.plan.blocks % self.tiles.group))
+        self.scores = padded.unflatten(1, (-1, self.tiles.group)).sum(2) @ self.means[1].transpose(1, 2)
 
-    return {"kernel": attend, "everything": lambda: attend(*prepare())}
+    def select(self) -> None:
+        self.listed, self.left = block_kernels.select_blocks(self.scores, self.plan.protected, self.tiles, self.count)
+
+    def sums(self) -> None:
+        self.square, self.norm = block_kernels.linear_sums(*self.heads[1:], self.tiles.lengths, self.tiles.width)
+
+    def pack(self) -> None:
+        _, bias, _ = block_kernels.pack_far(self.far, self.tiles.behind, 64, torch.bfloat16)
+        block_kernels.pack_bits(self.left, bias.shape[1])
+
+    def prepare(self) -> None:
+        self.moments()
+        self.score()
+        self.select()
+        self.sums()
+
+    @property
+    def far(self) -> Far | None:
+        return Far(self.means[1], self.spreads[1], self.means[2]) if self.full else None
+
+    def attend(self, launch: Launch | None = None) -> torch.Tensor:
+        branch = LinearBranch(self.square, self.norm, False, self.weight, None)
+        return block_kernels.sparse_attention(*self.heads, self.listed, self.left, self.tiles, branch, self.far, launch)
+
+    def everything(self) -> None:
+        self.prepare()
+        self.attend()
+
+    def wrong(self, launch: Launch) -> str | None:
+        """What is wrong with a launch's result, by the measure of `fast/check.py`."""
+        branch = LinearBranch(self.square, self.norm, False, self.weight, None)
+        exact, usual = (
+            twins.sparse_attention(*self.heads.to(kind), self.listed, self.left, self.tiles, branch, self.far).float()
+            for kind in (torch.float32, torch.bfloat16)
+        )
+        at = self.plan.place.long()
+        found = self.attend(launch).float()
+        away, allowed = (float((t - exact)[:, at].norm() / exact[:, at].norm()) for t in (found, usual))
+        return None if away <= FACTOR * allowed + SLACK else f"error {away:.2e}, plain torch {allowed:.2e}"
+
+
+def plan_of(views: int, group: int, grid: tuple[int, int] = GRID) -> SparsePlan:
+    layout = frame_layout((Frames(views, 5 + grid[0] * grid[1], 5, grid),), 64, None, walk=True)
+    return from_layout(layout, group, layout.most_protected, DEVICE)
 
 
 def attention(tokens: int, keep: float) -> list[dict]:
@@ -82,21 +127,59 @@ def attention(tokens: int, keep: float) -> list[dict]:
             rows.append({"what": f"dense, {name}", "ms": milliseconds(lambda: F.scaled_dot_product_attention(q, k, v), 5)})
         rows[-1]["tflops"] = 4 * tokens**2 * CHANNELS / rows[-1]["ms"] / 1e9
     del q, k, v
-    layout = frame_layout((Frames(tokens // VIEW, VIEW, 5, (28, 37)),), 64, None)
     for group in (1, 2):
-        plan = from_layout(layout, group, layout.most_protected, DEVICE)
+        plan = plan_of(tokens // VIEW, group)
         kept = 1 - plan.skipped(keep)
         for full in (False, True):
-            for stages in (2, 3, 4):
-                for part, run in sparse(plan, keep, stages, full).items():
-                    if part == "everything" and stages != 3:
-                        continue
-                    took = milliseconds(run, 5)
-                    left = "tiles left count" if full else "sums over all"
-                    what = f"sparse {part}, {group} query tiles, {stages} stages, {left}"
-                    rate = 4 * tokens**2 * CHANNELS * kept / took / 1e9
-                    rows.append({"what": what, "ms": took, "tflops": rate, "kept": kept})
+            sparse = Sparse(plan, keep, full)
+            for part, run in (("kernel", sparse.attend), ("everything", sparse.everything)):
+                took = milliseconds(run, 5)
+                what = f"sparse {part}, {group} query tiles, {'tiles left count' if full else 'sums over all'}"
+                rate = 4 * tokens**2 * CHANNELS * kept / took / 1e9
+                rows.append({"what": what, "ms": took, "tflops": rate, "kept": kept})
     return [{"tokens": tokens, **row} for row in rows]
+
+
+LAUNCHES = (  # those that an offline compilation for sm_90 promises most of: no spills, at least two programs at a time
+    DEFAULT,
+    replace(DEFAULT, stages=2),
+    replace(DEFAULT, stages=4),
+    replace(DEFAULT, far_stages=2),
+    replace(DEFAULT, quarter=False, summaries=64),
+    EIGHT := replace(DEFAULT, warps=8, registers=128, quarter=False, summaries=64),
+    replace(EIGHT, stages=4),
+    NARROW,
+    replace(NARROW, stages=2, registers=128, summaries=32),
+)
+
+
+def sweep(tokens: int, keep: float, checked: dict[Launch, str | None]) -> list[dict]:
+    """Sparse attention alone, launch by launch, each checked first; then the parts of everything. Prints as it goes."""
+    small, large = Sparse(plan_of(3, 2, (14, 23)), 0.3, True, heads=3), Sparse(plan_of(tokens // VIEW, 2), keep, True)
+    work = 4 * tokens**2 * CHANNELS * (1 - large.plan.skipped(keep)) / 1e9
+    rows = []
+
+    def timed(what: str, run: Callable[[], object], **more) -> None:
+        row = {"tokens": tokens, "what": what, "ms": milliseconds(run, 5), **more}
+        rows.append(row | {"tflops": work / row["ms"]} if "launch" in more else row)
+        rate = f"{rows[-1]['tflops']:6.0f} TF/s" if "launch" in more else " " * 11
+        print(f"{tokens:7} {row['ms']:9.3f} ms {rate}  {what}", flush=True)
+
+    for launch in LAUNCHES:
+        what = ", ".join(f"{name} {value}" for name, value in asdict(launch).items() if value not in (None, False))
+        try:
+            if launch not in checked:
+                checked[launch] = small.wrong(launch)
+            if checked[launch]:
+                print(f"skipped, {checked[launch]}: {what}", flush=True)
+                continue
+            timed(what, lambda launch=launch: large.attend(launch), launch=asdict(launch))
+        except Exception as error:  # of Triton's or the driver's: registers, shared memory, a pass that fails
+            checked[launch] = f"{type(error).__name__} {str(error).splitlines()[:1]}"
+            print(f"skipped, {checked[launch]}: {what}", flush=True)
+    for part in ("moments", "score", "select", "sums", "pack", "attend", "everything"):
+        timed(f"part: {part}", getattr(large, part))
+    return rows
 
 
 def linear(tokens: int) -> list[dict]:
@@ -134,10 +217,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[8328, 33312, 104100])
     parser.add_argument("--keep", type=float, default=0.1)
+    parser.add_argument("--sweep", action="store_true", help="launches of sparse attention, and its parts")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a GPU")
+    if arguments.sweep:
+        checked = {}
+        rows = [row for tokens in arguments.tokens for row in sweep(tokens, arguments.keep, checked)]
+        return report(rows, arguments.json)
     failed = [c for fp8 in (False, True) for c in check_operators(DEVICE, torch.bfloat16, fp8) if not c.passed]
     if failed:
         sys.exit(f"wrong results: {failed}")
@@ -145,9 +233,13 @@ def main() -> None:
     for row in rows:
         rate = f"{row['tflops']:7.0f} TF/s" if "tflops" in row else f"{row['gb_s']:7.0f} GB/s"
         print(f"{row['tokens']:7} {row['ms']:9.3f} ms {rate}  {row['what']}")
+    report(rows, arguments.json)
+
+
+def report(rows: list[dict], file: Path | None) -> None:
     summary = {"benchmark": "speed_kernels", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
     text = json.dumps(summary)
-    print(text) if arguments.json is None else arguments.json.write_text(text)
+    print(text) if file is None else file.write_text(text)
 
 
 if __name__ == "__main__":
