@@ -16,6 +16,9 @@ from lite3r_cli.backbones.families import global_layers_of
 from lite3r_cli.backbones.vggt import SPECIALS, VGGT
 from lite3r_cli.backbones.vit import Block
 from lite3r_cli.bench.measure import once
+from lite3r_cli.quant.fp8 import quantize_rows
+from lite3r_cli.quant.linear import quantize_tokens
+from lite3r_cli.quant.swap import scaled_mm_reason
 
 # Measured rates of matrix products on random data and of copies (bytes read and written), per second.
 KNOWN = {"H200": (790e12, 1470e12, 4.2e12)}
@@ -55,7 +58,19 @@ def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
     target = torch.empty_like(source)
     copies = min(once(device, lambda: target.copy_(source)) for _ in range(TRIALS))
     rate = 2 * side**3 / (products / 1e3)
-    return Rates(rate, rate, 2 * len(source) / (copies / 1e3), "measured now")
+    fp8 = 2 * side**3 / (_fp8_product_ms(a, b, device) / 1e3) if scaled_mm_reason(device) is None else rate
+    return Rates(rate, fp8, 2 * len(source) / (copies / 1e3), "measured now")
+
+
+def _fp8_product_ms(a: torch.Tensor, b: torch.Tensor, device: torch.device) -> float:
+    """As the fast path multiplies, operands already rounded."""
+    (x, tokens), (weight, rows) = quantize_tokens(a), quantize_rows(b)
+    scales = {"scale_a": tokens, "scale_b": rows[None].contiguous()}
+
+    def product() -> torch.Tensor:
+        return torch._scaled_mm(x, weight.T, **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    return min(once(device, product) for _ in range(TRIALS))
 
 
 def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
