@@ -33,6 +33,7 @@ from torch import nn
 
 from lite3r_cli import geometry, metrics
 from lite3r_cli.backbones import registry
+from lite3r_cli.backbones.families import exact_products
 from lite3r_cli.backbones.loading import load_model
 from lite3r_cli.backbones.sources import open_source
 from lite3r_cli.backbones.sparsify import skipped_share, sparsify
@@ -72,6 +73,7 @@ class Setting:
 MAIN = (Setting("75 % skipped", 0.25), Setting("90 % skipped", 0.10))
 PLAIN = {"tiles": False, "summaries": False, "key_block": None, "scores": "pooled", "keep_ratios": (0.25,) * 5}
 TOKENS = PLAIN | {"block": 1, "protect": "none", "linear_over": "all"}  # each query its own keys, as in Lite3R
+DEEP = {"walk": True, "key_block": None, "scores": "pooled", "linear_over": "all"}
 ABLATIONS = (
     Setting("SLA only", fp8=False),
     Setting("FP8 only", sparse=False, steps=0, start="zero"),
@@ -88,12 +90,15 @@ ABLATIONS = (
     Setting("nothing protected", attention={"protect": "none"}),
     Setting("reference view protected, too", attention={"protect": "reference"}),
     Setting("runs instead of rectangles", attention={"tiles": False}),
+    Setting("blocks cut by a walk", attention={"walk": True}),
     Setting("no summaries", attention={"summaries": False}),
     Setting("no summaries, convex mix", attention={"summaries": False, "mix": "convex"}),
     Setting("the same ratio in every layer", attention={"keep_ratios": (0.25,) * 5}),
     Setting("key blocks of 64", attention={"key_block": 64}),
     Setting("key blocks of 8", attention={"key_block": 8}),
     Setting("blocks kept by pooled scores", attention={"scores": "pooled"}),
+    Setting("as deep networks are timed", attention=DEEP),
+    Setting("as deep networks are timed, 90 %", 0.10, DEEP),
     Setting("published: runs, no summaries, over all, zero start", 0.25, PLAIN | {"linear_over": "all"}, start="zero"),
     Setting("token-level top-k, no training", attention=TOKENS, start="zero", steps=0),
 )  # fmt: skip
@@ -208,8 +213,8 @@ class Bench:
         self.device, self.dtype = runtime.torch_device, runtime.torch_dtype
         self.path = registry.resolve(o.model)
         with open_source(self.path) as source:
-            self.network, layout = load_model(source, self.device, torch.float32)
-        self.high_precision = layout.family.high_precision
+            self.network, _ = load_model(source, self.device, torch.float32)
+        self.high_precision = exact_products(self.network)
         self.network.compute_dtype = self.dtype
         sizes = Sizes(o.views, 1, o.resolution, self.network.patch_size, 0)
         print(f"making {o.windows} procedural windows", flush=True)

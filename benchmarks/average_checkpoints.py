@@ -1,0 +1,47 @@
+"""A checkpoint whose weights lie between those of two runs, the second started from the first: FIRST + share · (SECOND − FIRST).
+
+Such averages generalise better than either end (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903). The shipped
+`mini` is one; its card says of which runs.
+
+    python benchmarks/average_checkpoints.py FIRST SECOND OUT --share 0.7 [--recipe JSON] [--half]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from lite3r_cli import __version__
+from lite3r_cli.backbones.loading import load_model
+from lite3r_cli.backbones.sources import open_source
+from lite3r_cli.training.checkpoint import save_weights
+
+KEPT = ("licence", "initialised_from", "recipe")  # of the metadata
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of the second")
+    parser.add_argument("--recipe", type=json.loads, help="JSON of the runs since the first, added to its recipe")
+    parser.add_argument("--half", action="store_true", help="float16 instead of FP8")
+    o = parser.parse_args()
+    with open_source(o.first) as source:
+        extra = {name: source.metadata[name] for name in KEPT if name in source.metadata}
+        first, _ = load_model(source, torch.device("cpu"), torch.float32)
+    with open_source(o.second) as source:
+        second, _ = load_model(source, torch.device("cpu"), torch.float32)
+    if o.recipe is not None:
+        extra["recipe"] = json.dumps([*json.loads(extra.get("recipe", "[]")), *o.recipe, {"averaged_with_previous": round(1 - o.share, 4)}])
+    ends = second.state_dict()
+    state = {name: (1 - o.share) * value + o.share * ends[name] for name, value in first.state_dict().items()}
+    save_weights(o.out, state, second, torch.float16 if o.half else torch.float8_e4m3fn, version=__version__, **extra)
+
+
+if __name__ == "__main__":
+    main()
