@@ -14,6 +14,7 @@ INTRINSICS = ("auto", "shared", "per-image")
 PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTION = ("auto", "dense", "sla")
+ENGINES = ("auto", "fast", "ordinary")
 FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -85,12 +86,14 @@ class PredictConfig:
     refine: bool = False  # cameras by bundle adjustment, see refine/
     lite: LiteConfig = LiteConfig()
     intrinsics: str = "auto"  # one of INTRINSICS: the focal lengths that the refinement adjusts
+    engine: str = "auto"  # one of ENGINES: fused kernels on a GPU, or layer by layer
 
     def __post_init__(self) -> None:
         _require(
             self.intrinsics in INTRINSICS,
             f"--intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}",
         )
+        _require(self.engine in ENGINES, f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}")
         _require(self.poses in POSES, f"--poses must be one of {', '.join(POSES)}, not {self.poses!r}")
         _require(
             self.preprocess in PREPROCESSING,

@@ -24,12 +24,11 @@ from lite3r_cli.bench.stages import watched
 from lite3r_cli.bench.weights import network
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.errors import BackendError
-from lite3r_cli.fast.layers import Settings
+from lite3r_cli.fast.layers import CROSSOVER, Settings
 from lite3r_cli.fast.outputs import Shape
 from lite3r_cli.fast.runner import FastRunner, reason_against
 from lite3r_cli.quant.swap import choose_fp8_backend
 
-FAST_CROSSOVER = 4096  # tokens on a GPU below which dense attention is cheaper than making lists of tiles
 Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and cam_from_world or pose vectors (S, …), float32
 
 
@@ -95,7 +94,7 @@ def _lite(model: nn.Module, request: Request) -> Variant:
     if config.attention == "auto" and config.keep_ratio is None:
         config = LiteConfig("sla", LiteConfig.default_keep_ratio, config.fp8_backend)
     attention = set_attention(model, config)
-    settings = Settings(dtype=request.dtype, fp8=fp8.chosen == "scaled-mm", crossover=FAST_CROSSOVER)
+    settings = Settings(dtype=request.dtype, fp8=fp8.chosen == "scaled-mm", crossover=CROSSOVER)
     choices = {"attention": f"{attention.chosen}: {attention.reason}", "fp8": f"{fp8.chosen}: {fp8.reason}"}
     if _goes_fast(model, settings, request):
         if fp8.chosen not in ("scaled-mm", "off"):

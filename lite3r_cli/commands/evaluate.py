@@ -54,6 +54,7 @@ def evaluate(
     attention: options.Attention = LiteConfig.attention,
     keep_ratio: options.KeepRatio = LiteConfig.keep_ratio,
     fp8_backend: options.Fp8Backend = LiteConfig.fp8_backend,
+    engine: options.Engine = PredictConfig.engine,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -72,7 +73,7 @@ def evaluate(
     lite = LiteConfig(attention, keep_ratio, fp8_backend)
     predict = PredictConfig(
         model, resolution, device, dtype, seed, preprocess, poses, reference_view, refine=refine, lite=lite,
-        intrinsics=intrinsics,
+        intrinsics=intrinsics, engine=engine,
     )
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage

@@ -134,6 +134,14 @@ KeepRatio = Annotated[
         help="Share of attention across views that sla computes.",
     ),
 ]  # fmt: skip
+Engine = Annotated[
+    str,
+    _option(
+        ATTENTION, "--engine", metavar="HOW",
+        help="fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors do; "
+        "auto is fast with sla or FP8.",
+    ),
+]  # fmt: skip
 Fp8Backend = Annotated[
     str,
     _option(

@@ -68,6 +68,7 @@ def reconstruct(
     attention: options.Attention = LiteConfig.attention,
     keep_ratio: options.KeepRatio = LiteConfig.keep_ratio,
     fp8_backend: options.Fp8Backend = LiteConfig.fp8_backend,
+    engine: options.Engine = PredictConfig.engine,
     device: options.Device = PredictConfig.device,
     dtype: options.Dtype = PredictConfig.dtype,
     seed: options.Seed = PredictConfig.seed,
@@ -100,7 +101,7 @@ def reconstruct(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
         predict=PredictConfig(
             model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras, refine,
-            LiteConfig(attention, keep_ratio, fp8_backend), intrinsics,
+            LiteConfig(attention, keep_ratio, fp8_backend), intrinsics, engine,
         ),  # fmt: skip
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,

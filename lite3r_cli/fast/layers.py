@@ -17,6 +17,7 @@ from lite3r_cli.fast.sparse import SparseLayer, SparsePlan
 from lite3r_cli.fast.twins import Operand
 from lite3r_cli.quant.fp8 import quantize_rows
 
+CROSSOVER = 4096  # tokens on a GPU below which dense attention is cheaper than making lists of tiles
 MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
 
 

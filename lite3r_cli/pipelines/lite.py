@@ -30,6 +30,7 @@ class LiteRun:
         self.shares: list[float] = []  # skipped in each prediction
         self.backends: list[Choice] = []  # of sparse-linear attention, in the last prediction
         self.stay: dict[str, str] = {}  # linear layers that are not in FP8 → why
+        self.rounded = False  # whether the linear layers are those of the FP8 back end
 
     @property
     def loaded_dtype(self) -> torch.dtype:
@@ -43,8 +44,11 @@ class LiteRun:
             self.attention = replace(self.attention, reason=f"{backbone.name} has no attention")
             return
         self.attention = set_attention(backbone, self.config)
-        if self.fp8.chosen != "off":
-            self.stay = set_arithmetic(backbone, self.fp8.chosen, self.dtype)
+
+    def round(self, backbone: Backbone) -> None:
+        """Replace the linear layers by those of the FP8 back end, once; the fast path makes its own."""
+        if isinstance(backbone, nn.Module) and self.fp8.chosen != "off" and not self.rounded:
+            self.stay, self.rounded = set_arithmetic(backbone, self.fp8.chosen, self.dtype), True
 
     @property
     def notes(self) -> list[str]:
@@ -54,8 +58,11 @@ class LiteRun:
     def ran(self, backbone: Backbone) -> None:
         """Account for a prediction that was just made."""
         if isinstance(backbone, nn.Module):
-            self.shares.append(skipped_share(backbone))
-            self.backends = attention_backends(backbone)
+            self.account(skipped_share(backbone), attention_backends(backbone))
+
+    def account(self, skipped: float, backends: list[Choice]) -> None:
+        self.shares.append(skipped)
+        self.backends = backends
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         attention = asdict(self.attention)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from ..refine.pipeline import Refined, refine
 from ..scene import View
 from ..sparse import SparseModel
 from . import known_cameras
+from .fast_path import FAST, FastPath
 from .lite import LiteRun
 from .preprocess import NetworkInput, align, fit, resolution_of
 
@@ -74,6 +75,9 @@ class Predictor:
             )
             self.lite.apply(self.backbone)
             known_cameras.configure(self.backbone, config)
+            self.fast = FastPath(config.engine, self.backbone, self.lite, self.runtime)
+            if self.fast.choice.chosen != FAST:
+                self.lite.round(self.backbone)
             self.known = known_cameras.read_known(config.cameras)
         for text in self.lite.notes:
             progress.note(text)
@@ -82,8 +86,8 @@ class Predictor:
             progress.note(text)
 
     def choices(self) -> dict[str, dict[str, str]]:
-        """Device, precision, attention and FP8 arithmetic: asked, chosen, and why, as they stand in run.json."""
-        return self.runtime.as_dict() | self.lite.as_dict()
+        """Device, precision, attention, FP8 arithmetic and engine: asked, chosen, and why, as they stand in run.json."""
+        return self.runtime.as_dict() | self.lite.as_dict() | {"engine": asdict(self.fast.choice)}
 
     def predict(
         self,
@@ -104,7 +108,6 @@ class Predictor:
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         with progress.stage("Predict"):
             prediction = self._run(batch, self._cameras([images.records[i] for i in kept], inputs))
-            self.lite.ran(self.backbone)
         views = _to_views(images, kept, inputs, prediction)
         warnings = _parallax_warnings(views, digests) + _border_warnings(inputs)
         if self.config.refine and self.config.cameras is not None:
@@ -168,8 +171,7 @@ class Predictor:
         device = self.runtime.torch_device
         try:
             tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
-            with torch.inference_mode():
-                prediction = self.backbone.predict(tensors, **cameras)
+            prediction = self._predict(tensors, cameras)
             prediction = Prediction(
                 depth=[d.float().cpu() for d in prediction.depth],
                 confidence=[c.float().cpu() for c in prediction.confidence],
@@ -185,6 +187,20 @@ class Predictor:
                 f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "
                 f"{self.runtime.device.chosen}: try --dtype float32 or another --resolution"
             )
+        return prediction
+
+    @torch.inference_mode()
+    def _predict(self, tensors: list[torch.Tensor], cameras: dict[str, Any]) -> Prediction:
+        """By the fast path or layer by layer; accounts for what was skipped."""
+        if self.fast.takes(tensors, cameras):
+            prediction, skipped = self.fast.predict(tensors)
+            self.lite.account(skipped, [])
+            return prediction
+        if isinstance(self.backbone, torch.nn.Module):
+            self.backbone.to(self.runtime.torch_device)  # if images before these went the other way
+        self.lite.round(self.backbone)
+        prediction = self.backbone.predict(tensors, **cameras)
+        self.lite.ran(self.backbone)
         return prediction
 
     def _memory_message(self, batch: Sequence[np.ndarray]) -> str:

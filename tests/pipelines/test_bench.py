@@ -105,7 +105,7 @@ def small_vggt(monkeypatch):
 
     monkeypatch.setattr(variants, "network", make)
     monkeypatch.setattr(variants, "_goes_fast", lambda model, settings, request: True)
-    monkeypatch.setattr(variants, "FAST_CROSSOVER", 0)
+    monkeypatch.setattr(variants, "CROSSOVER", 0)
     monkeypatch.setattr("lite3r_cli.backbones.sparsify.SHALLOW", 0)  # the settings of the deep networks it stands for
 
 

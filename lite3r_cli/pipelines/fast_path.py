@@ -1,0 +1,84 @@
+"""Whether a run takes the fused form of its network (`lite3r_cli/fast`), why, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone, Prediction
+from ..backbones.buckets import HALF_PRECISION
+from ..errors import BackendError
+from ..fast.layers import CROSSOVER, Settings
+from ..fast.outputs import Shape
+from ..fast.runner import FastRunner, reason_against
+from ..runtime import Choice, Runtime
+from .lite import LiteRun
+
+FAST, ORDINARY = "fast", "ordinary"
+APPROXIMATE = "attention or products are approximate already"
+EXACT = "nothing approximate was asked for; --engine fast is faster and rounds tokens to half precision"
+
+
+class FastPath:
+    """Made for a loaded network, before its linear layers are replaced. "auto" takes the fast path where attention is
+    sparse or products are FP8. Raises BackendError where it was asked for and cannot be.
+    """
+
+    def __init__(self, asked: str, backbone: Backbone, lite: LiteRun, runtime: Runtime) -> None:
+        self.backbone, self.device = backbone, runtime.torch_device
+        sparse, fp8 = lite.attention.chosen == "sla", lite.fp8.chosen == "scaled-mm"
+        self.settings = Settings(dtype=runtime.torch_dtype, fp8=fp8, sparse=sparse, crossover=CROSSOVER, graphs=False)
+        self.runner: FastRunner | None = None
+        if asked == ORDINARY:
+            self.choice = Choice(asked, ORDINARY, "asked for")
+            return
+        self.choice = Choice(asked, FAST, "asked for" if asked == FAST else APPROXIMATE)
+        if (reason := self._reason_against(lite)) is not None:
+            self._refuse(reason)
+        elif asked != FAST and not (sparse or fp8):
+            self.choice = replace(self.choice, chosen=ORDINARY, reason=EXACT)
+
+    def _reason_against(self, lite: LiteRun) -> str | None:
+        """Of the network and the machine."""
+        if not isinstance(self.backbone, nn.Module):
+            return f"there is no fast path for {self.backbone.name}"
+        if self.device.type != "cuda":
+            return "the fast path is for GPUs"
+        if find_spec("triton") is None:
+            return "the fast path needs Triton, which is not installed"
+        if self.settings.dtype not in HALF_PRECISION:
+            return "the fast path computes in half precision"
+        if lite.fp8.chosen not in ("off", "scaled-mm"):
+            return f"the fast path multiplies FP8 by scaled-mm, not by {lite.fp8.chosen}"
+        if getattr(self.backbone, "ray_poses", False):
+            return "the fast path has no cameras from rays"
+        return reason_against(self.backbone, self.settings, self.device)
+
+    def _refuse(self, reason: str) -> None:
+        if self.choice.asked == FAST:
+            raise BackendError(f"--engine fast: {reason}; use --engine auto")
+        self.choice = replace(self.choice, chosen=ORDINARY, reason=reason)
+
+    def takes(self, images: Sequence[Tensor], cameras: Mapping[str, object]) -> bool:
+        """Whether these images go this way. Raises BackendError as above."""
+        if self.choice.chosen == ORDINARY:
+            return False
+        if len({image.shape for image in images}) > 1:
+            self._refuse("the images have several sizes")
+        elif cameras:
+            self._refuse("the fast path takes no known cameras")
+        return self.choice.chosen == FAST
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> tuple[Prediction, float]:
+        """The answer for S images (3, H, W) of one size on the device, and the share of key blocks that was skipped."""
+        if self.runner is None:
+            self.runner = FastRunner(self.backbone, self.settings, self.device)
+            self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
+        out = self.runner(torch.stack(list(images)))
+        skipped = self.runner.skipped(Shape(len(images), *images[0].shape[-2:]))
+        return Prediction(list(out.depth), list(out.confidence), out.cam_from_world, out.K), skipped
