@@ -145,3 +145,13 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
 def test_impossible_formulas_are_refused(values):
     with pytest.raises(UsageError):
         Formula(**values)
+
+
+@pytest.mark.parametrize("formula", [Formula(0.3, scores=scores, summaries=True) for scores in SCORES], ids=str)
+def test_autocast_changes_nothing(formula):
+    """What is float32 inside stays so, whatever surrounds it: networks run under autocast."""
+    q, k, v = random(3, 1, 2, 300, 16, dtype=torch.float32)
+    expected, _ = sparse_linear(q, k, v, formula, torch.eye(16))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = sparse_linear(q, k, v, formula, torch.eye(16))
+    assert torch.equal(found, expected)
