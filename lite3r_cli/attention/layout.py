@@ -223,8 +223,8 @@ def _walked(grid: tuple[int, int], block: int) -> list[list[int]]:
 
     Bands as high as a square block are walked column by column, every other one backwards; the walk is cut into runs. A
     block is a rectangle but for its first and last column and for where the walk turns. A GPU, whose tiles have a power
-    of two of slots, computes fewer empty ones than with rectangles: by a quarter faster, at the same share of blocks a
-    quarter less exact (docs/method.md).
+    of two of slots, computes fewer empty ones than with rectangles: a quarter less time (docs/performance.md), at the
+    same share of blocks somewhat less exact (docs/method.md).
     """
     rows, columns = grid
     bands = _split(rows, max(1, round(math.sqrt(block))))
