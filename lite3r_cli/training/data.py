@@ -20,7 +20,7 @@ from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import ShapeSchedule
 
 PREFETCH = 4  # batches a worker holds ready
-CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2)  # more disorder than in scenes that are made to be looked at
+CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0)  # more disorder than in scenes that are made to be looked at
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class CameraConfig:
     varied_zoom: float = 0.33  # share of scenes whose focal length varies by a few per cent from view to view
     shuffled: float = 0.33  # share of scenes whose views come in random order
     rolled: float = 0.1  # share of scenes with large roll
+    roll_deviation: float = 2.0  # degrees, of each view
     overlap: tuple[float, float] = (
         0.2,
         0.9,
@@ -34,6 +35,8 @@ class CameraConfig:
             raise UsageError(f"overlap {self.overlap} must be two increasing shares between 0 and 1")
         if self.attempts < 1:
             raise UsageError(f"attempts must be at least 1, not {self.attempts}")
+        if self.roll_deviation < 0:
+            raise UsageError(f"roll_deviation must not be negative, not {self.roll_deviation}")
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
@@ -60,7 +63,7 @@ def sample_cameras(
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])
         path = PATHS[name](stage, rng, views, field, shrink)
-        roll = rng.normal(0, math.radians(2.0), views) + (
+        roll = rng.normal(0, math.radians(config.roll_deviation), views) + (
             rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0
         )
         pose = look_at(path.position, path.target, roll)

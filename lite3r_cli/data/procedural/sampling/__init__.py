@@ -33,13 +33,13 @@ class SceneConfig:
     catalog: Catalog
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
-            "chaos": 0.22,
-            "collage": 0.28,
-            "room": 0.15,
-            "desk": 0.09,
-            "facade": 0.14,
-            "outdoor": 0.06,
-            "street": 0.06,
+            "chaos": 0.20,
+            "collage": 0.30,
+            "room": 0.20,
+            "desk": 0.08,
+            "facade": 0.12,
+            "outdoor": 0.05,
+            "street": 0.05,
         }
     )
     photos: float = 0.25
