@@ -39,9 +39,11 @@ def build_optimisers(model: nn.Module, lr: float, encoder_factor: float, muon: b
         return [torch.optim.AdamW(adam + matrix, betas=(0.9, 0.98), fused=fused)]
     if not hasattr(torch.optim, "Muon"):
         raise BackendError(f"--optimiser muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimiser adamw")
+    from lite3r_cli.training.muon import StackedMuon  # an older torch has no class to build on
+
     return [
         torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=fused),
-        torch.optim.Muon(matrix, adjust_lr_fn="match_rms_adamw"),
+        StackedMuon(matrix, adjust_lr_fn="match_rms_adamw"),
     ]
 
 
