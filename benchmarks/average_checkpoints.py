@@ -1,7 +1,7 @@
 """A checkpoint whose weights lie between those of two runs, the second started from the first: FIRST + share · (SECOND − FIRST).
 
-Such averages generalise better than either end (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903). The shipped
-`mini` is one; its card says of which runs.
+Such averages can generalise better than either end (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903); share 1
+is the second alone, with the recipe and licence of both.
 
     python benchmarks/average_checkpoints.py FIRST SECOND OUT --share 0.7 [--recipe JSON] [--half]
 """
@@ -37,7 +37,8 @@ def main() -> None:
     with open_source(o.second) as source:
         second, _ = load_model(source, torch.device("cpu"), torch.float32)
     if o.recipe is not None:
-        extra["recipe"] = json.dumps([*json.loads(extra.get("recipe", "[]")), *o.recipe, {"averaged_with_previous": round(1 - o.share, 4)}])
+        average = [{"averaged_with_previous": round(1 - o.share, 4)}] if o.share != 1 else []
+        extra["recipe"] = json.dumps([*json.loads(extra.get("recipe", "[]")), *o.recipe, *average])
     ends = second.state_dict()
     state = {name: (1 - o.share) * value + o.share * ends[name] for name, value in first.state_dict().items()}
     save_weights(o.out, state, second, torch.float16 if o.half else torch.float8_e4m3fn, version=__version__, **extra)

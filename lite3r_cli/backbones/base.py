@@ -12,7 +12,7 @@ from torch import Tensor
 class Prediction:
     """The network's answer for S views, all in one world frame (that of the reference view) and one arbitrary scale."""
 
-    depth: list[Tensor]  # per view (H, W) float32 z-depth > 0
+    depth: list[Tensor]  # per view (H, W) float32 z-depth, 0 = none (sky)
     confidence: list[Tensor]  # per view (H, W) float32, larger is better
     cam_from_world: Tensor  # (S, 3, 4) float32, [R | t]
     K: Tensor  # (S, 3, 3) float32, pixels of the network's input, pixel centres at +0.5

@@ -21,6 +21,10 @@ from lite3r_cli.backbones.heads.camera import CameraDecoder
 from lite3r_cli.backbones.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.backbones.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
 
+# Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth; what else its
+# scenes hold ends below 3, 20 times that depth.
+SKY = 3.0
+
 
 @dataclass(frozen=True)
 class MiniConfig:
@@ -155,7 +159,10 @@ class Mini(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+
+        Sky has no depth: 0, with confidence 0.
+        """
         groups = group_by_size(images)
         device = self.pos_embed.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
@@ -170,7 +177,8 @@ class Mini(nn.Module):
             for group, tap, grid in zip(groups, taps, grids):
                 for k, i in enumerate(group):  # one view at a time: the head is the memory peak
                     log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
-                    depth[i], confidence[i] = log_d[0, 0].exp().cpu(), conf[0, 0].cpu()
+                    solid = log_d[0, 0] < SKY
+                    depth[i], confidence[i] = (solid * log_d[0, 0].exp()).cpu(), (solid * conf[0, 0]).cpu()
         for group, tap, stack in zip(groups, taps, stacks):  # cameras are few numbers: always in float32
             rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0].float()))
             poses[group] = cam_from_world(rotation, centre)

@@ -1,8 +1,12 @@
 """The embedded network: views of mixed sizes share one attention, and order does not matter beyond the reference view."""
 
+from pathlib import Path
+
+import cv2
 import pytest
 import torch
 
+from lite3r_cli.backbones import registry
 from lite3r_cli.backbones.mini import Mini, MiniConfig, intrinsics_from_log_focal
 
 SMALL = MiniConfig(dim=48, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
@@ -58,6 +62,18 @@ def test_cameras_are_rigid_and_sized_like_the_input(model):
     torch.testing.assert_close(R @ R.transpose(1, 2), torch.eye(3).expand(2, 3, 3), atol=1e-5, rtol=0)
     assert torch.linalg.det(R).allclose(torch.ones(2), atol=1e-5)
     assert prediction.K[:, 0, 2].tolist() == [35.0, 49.0] and prediction.K[:, 1, 2].tolist() == [21.0, 14.0]
+
+
+def test_sky_has_neither_depth_nor_confidence():
+    scene = Path(__file__).parents[2] / "sample_scenes/facade"
+    rgb = cv2.cvtColor(cv2.imread(str(scene / "images/00.jpg")), cv2.COLOR_BGR2RGB)
+    truth = cv2.imread(str(scene / "depth/00.png"), cv2.IMREAD_UNCHANGED)
+    prediction = registry.load("mini").predict([torch.from_numpy(cv2.resize(rgb, (518, 392))).permute(2, 0, 1) / 255])
+    sky = prediction.depth[0] == 0
+    true_sky = torch.from_numpy(cv2.resize(truth, (518, 392), interpolation=cv2.INTER_NEAREST).astype("int32")) == 0
+    assert true_sky.sum() > 5000
+    assert (sky & true_sky).sum() > 0.9 * (sky | true_sky).sum()
+    assert torch.equal(prediction.confidence[0] == 0, sky)
 
 
 def test_shipped_size_stays_below_24_million_parameters():
