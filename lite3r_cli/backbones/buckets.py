@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,16 @@ def in_buckets(values: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
 
 def normalise(images: Tensor) -> Tensor:
     """RGB (…, 3, H, W) in [0, 1] → what the image encoders expect."""
-    mean, std = (
-        torch.tensor(v, device=images.device, dtype=images.dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD)
-    )
+    mean, std = _mean_and_std(images.device, images.dtype)
     return (images - mean) / std
+
+
+@cache
+def _mean_and_std(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each; kept, because a copy from the host makes it wait for all that the GPU has yet to do."""
+    with torch.inference_mode(False):  # first made in `predict`, they must serve training too
+        mean, std = (torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
 
 
 def pack_ropes(ropes: Sequence[RopeTable], views: Sequence[int]) -> RopeTable:

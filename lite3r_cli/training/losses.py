@@ -120,8 +120,6 @@ def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
     """Relative pose of every ordered pair of views, so that no single view's error counts for all."""
     relative, offset = _relative(out.rotation, out.centre)
     true_relative, true_offset = _relative(scene.rotation, scene.centre)
-    views = relative.shape[1]
-    apart = ~torch.eye(views, dtype=torch.bool, device=relative.device)
     chord = (relative - true_relative).flatten(-2).norm(dim=-1) / 2**0.5  # close to the angle in radians
     distance = (offset - true_offset).norm(dim=-1)
     baseline = true_offset.norm(dim=-1)
@@ -129,10 +127,17 @@ def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
     true_unit = true_offset / (baseline[..., None] + 0.02)
     direction = (unit - true_unit).norm(dim=-1)
     return {
-        "rotation": chord[:, apart].mean(),
-        "position": (distance / (0.3 + baseline))[:, apart].mean(),
-        "direction": direction[:, apart].mean(),
+        "rotation": _mean_over_pairs(chord),
+        "position": _mean_over_pairs(distance / (0.3 + baseline)),
+        "direction": _mean_over_pairs(direction),
     }
+
+
+def _mean_over_pairs(x: Tensor) -> Tensor:
+    """Mean of (B, S, S) over the pairs of different views; 0 for a single view. Indexing with a mask would wait for the GPU."""
+    batch, views = x.shape[:2]
+    same = torch.eye(views, dtype=torch.bool, device=x.device)
+    return x.masked_fill(same, 0.0).sum() / max(1, batch * views * (views - 1))
 
 
 def _relative(rotation: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """Training: it learns, it stops and goes on where it was, and what it leaves is a usable checkpoint."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lite3r_cli.backbones import registry
 from lite3r_cli.backbones.mini import Mini, MiniConfig
+from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.training.loop import Batch, LoopConfig, Trainer, Worker
 from lite3r_cli.training.losses import Targets
@@ -72,6 +74,24 @@ def test_divergence_is_an_error_and_not_a_checkpoint_of_nothing(tmp_path):
     with pytest.raises(Lite3RError, match="--lr"):
         made.run(lambda step: iter([poisoned] * 30))
     assert not (tmp_path / "average.safetensors").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_step_waits_for_the_gpu(tmp_path):
+    gpu = torch.device("cuda")
+    made = Trainer(Mini(TINY).to(gpu), LoopConfig(tmp_path, muon=True), Worker(0, 1, gpu), print)
+    batch = next(batches(0))
+    targets = {name: value.to(gpu) for name, value in vars(batch.targets).items() if isinstance(value, torch.Tensor)}
+    decoded = torch.tensor([1], device=gpu)
+    batch = Batch(batch.images.to(gpu), replace(batch.targets, **targets), decoded)
+    generator = torch.Generator(gpu).manual_seed(0)
+    try:
+        for mode in ("default", "error"):  # the first step prepares what is kept
+            torch.cuda.set_sync_debug_mode(mode)
+            for rounded in (False, True):
+                made.train_step(replace(batch, images=augment(batch.images, generator)), rounded)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_rounded_weights_are_rounded_inside_only():
