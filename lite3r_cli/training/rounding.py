@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from typing import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lite3r_cli.quant.fp8 import round_to_fp8
 
@@ -18,7 +19,11 @@ class RoundedWeights:
     """
 
     def __init__(self, model: nn.Module):
-        self.parameters = [p for p in model.parameters() if p.ndim >= 2]
+        by_row: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)  # rows of one shape are rounded in one go: few launches
+        for p in model.parameters():
+            if p.ndim >= 2:
+                by_row[p.shape[1:]].append(p)
+        self.groups = list(by_row.values())
 
     @contextlib.contextmanager
     def __call__(self, enabled: bool) -> Iterator[None]:
@@ -26,11 +31,16 @@ class RoundedWeights:
             yield
             return
         with torch.no_grad():
-            exact = [p.detach().clone() for p in self.parameters]
-            for p in self.parameters:
-                p.copy_(round_to_fp8(p))
+            exact = [torch.cat(group) for group in self.groups]
+            for group, rows in zip(self.groups, exact):
+                _write(group, round_to_fp8(rows))
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, exact)
+                for group, rows in zip(self.groups, exact):
+                    _write(group, rows)
+
+
+def _write(group: list[nn.Parameter], rows: Tensor) -> None:
+    torch._foreach_copy_(group, list(rows.split([len(p) for p in group])))
