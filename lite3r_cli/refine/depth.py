@@ -74,7 +74,8 @@ def refine_depth(
         elif sure[i].mean() < _FIRM and abs(_level(views[i], seen[i], sure[i]) - level) > _OFF_LEVEL:
             depth, steps[i] = depth * np.float32(np.exp(level)), ALIGNED
         else:
-            depth, steps[i] = fill(seen[i], sure[i], depth, pictures[i].grey.cpu().numpy()).depth, STEREO
+            filled = fill(seen[i], sure[i], depth, pictures[i].grey.cpu().numpy()).depth
+            depth, steps[i] = np.where(sure[i] | (depth > 0) | ~depth.any(), filled, np.float32(0)), STEREO  # sky stays sky
             correlation[i] = np.where(sure[i], surfaces[i].score.cpu().numpy(), 0)
         result[i] = replace(views[i], depth=depth)
     confidence = {

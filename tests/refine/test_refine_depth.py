@@ -121,12 +121,16 @@ def test_filling_takes_the_network_where_its_shape_helps():
         np.testing.assert_array_equal(filled.depth[sure], true[sure])
 
 
-def test_views_that_were_not_verified_stay(truth, sparse):
+def test_views_that_were_not_verified_stay_and_so_does_the_sky(truth, sparse):
     pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
     rough = [bent(view) for view in truth]
     result = refine_depth(rough, sparse, [0, 1], pictures.__getitem__, RefineConfig(), torch.device("cpu"))
     assert result.steps[2:] == ["kept", "kept"]
     np.testing.assert_array_equal(result.views[2].depth, rough[2].depth)
+    sky = truth[0].depth == 0
+    assert result.steps[0] == "stereo" and sky.sum() > 2000
+    assert (result.views[0].depth[sky] == 0).mean() > 0.95 and (result.views[0].depth[~sky] > 0).all()
+    assert (result.views[0].confidence[result.views[0].depth == 0] == 0).all()
 
 
 def test_neighbours_need_an_angle(truth, sparse):
