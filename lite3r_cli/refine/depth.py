@@ -75,7 +75,7 @@ def refine_depth(
             depth, steps[i] = depth * np.float32(np.exp(level)), ALIGNED
         else:
             filled = fill(seen[i], sure[i], depth, pictures[i].grey.cpu().numpy()).depth
-            depth, steps[i] = np.where(sure[i] | (depth > 0) | ~depth.any(), filled, np.float32(0)), STEREO  # sky stays sky
+            depth, steps[i] = np.where(sure[i] | (depth > 0), filled, np.float32(0)), STEREO  # sky stays sky
             correlation[i] = np.where(sure[i], surfaces[i].score.cpu().numpy(), 0)
         result[i] = replace(views[i], depth=depth)
     confidence = {
