@@ -75,7 +75,7 @@ class PredictConfig:
     """Every option that changes what the network predicts for given images."""
 
     model: str = "mini"  # a name from `lite3r models` or a checkpoint file
-    resolution: int | None = None  # longest side of the network's input, pixels; None: what its authors use
+    resolution: int | None = None  # longest side of the network's input, pixels; None: what suits the network and the image
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # one of DTYPES
     seed: int = 0

@@ -59,7 +59,7 @@ Model = Annotated[
 Resolution = Annotated[
     Optional[int],
     _option(
-        MODEL, "--resolution", "-r", metavar="PIXELS", show_default="the model's: 518, or 504 for da3",
+        MODEL, "--resolution", "-r", metavar="PIXELS", show_default="the model's: 518, or 504 for da3; mini does not enlarge",
         help="Longest side of an image inside the network. Smaller is faster and coarser.",
     ),
 ]  # fmt: skip

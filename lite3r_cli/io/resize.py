@@ -12,8 +12,7 @@ def network_size(width: int, height: int, longest: int, multiple: int = 14) -> t
     """(h, w) for an image of `width` × `height` pixels: 1024×683 at 518 gives (350, 518).
 
     The longer side becomes the largest multiple of `multiple` up to `longest`, the other one the multiple nearest to
-    the true aspect ratio, at least one. Small images are enlarged: the network works best near the sizes it knows.
-    Raises UsageError if `longest` is below `multiple`.
+    the true aspect ratio, at least one. Raises UsageError if `longest` is below `multiple`.
     """
     if longest < multiple:
         raise UsageError(f"a resolution of {longest} pixels is below one patch: use at least {multiple}")

@@ -29,7 +29,7 @@ from ..sparse import SparseModel
 from . import known_cameras
 from .fast_path import FAST, FastPath
 from .lite import LiteRun
-from .preprocess import NetworkInput, align, fit, resolution_of
+from .preprocess import NetworkInput, align, fit
 
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
@@ -81,7 +81,6 @@ class Predictor:
             self.known = known_cameras.read_known(config.cameras)
         for text in self.lite.notes:
             progress.note(text)
-        self.resolution = config.resolution or resolution_of(self.backbone.name)
         for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
             progress.note(text)
 
@@ -143,7 +142,7 @@ class Predictor:
         skipped: list[Skipped] = []
         name, size, native = self.backbone.name, self.backbone.patch_size, self.config.preprocess == "native"
         with progress.stage("Read images", total=len(indices)) as step:
-            for i, result in images.read_each(lambda rgb: fit(rgb, name, self.resolution, size, native), indices):
+            for i, result in images.read_each(lambda rgb: fit(rgb, name, self.config.resolution, size, native), indices):
                 if not isinstance(result, InputError):
                     kept.append(i)
                     batch.append(result)
@@ -205,12 +204,13 @@ class Predictor:
 
     def _memory_message(self, batch: Sequence[np.ndarray]) -> str:
         tokens = max(rgb.shape[0] * rgb.shape[1] for rgb in batch) // self.backbone.patch_size**2
+        longest = max(max(rgb.shape[:2]) for rgb in batch)
         peak = runtime.peak_memory(self.runtime.torch_device)
         used = peak.get("device_bytes", peak["host_bytes"]) / 2**30
         return (
             f"out of memory on {self.runtime.device.chosen}: {len(batch)} views × {tokens} tokens, "
             f"{used:.1f} GiB at the peak; "
-            f"lower --resolution (now {self.resolution}) or limit the images with --max-views"
+            f"lower --resolution (now {longest}) or limit the images with --max-views"
         )
 
 

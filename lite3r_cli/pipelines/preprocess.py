@@ -21,6 +21,7 @@ from .border import find_border, paint_over
 
 DEFAULT_RESOLUTION = {"da3": 504}  # what the authors use by default
 FALLBACK_RESOLUTION = 518
+KEPT_SMALL_FROM = {"mini": 224}  # shortest longest side that was trained on: smaller pictures are enlarged to it
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,22 @@ def resolution_of(model: str) -> int:
     return DEFAULT_RESOLUTION.get(family_of(model), FALLBACK_RESOLUTION)
 
 
-def fit(rgb: np.ndarray, model: str, resolution: int, multiple: int, native: bool) -> NetworkInput:
-    """One picture (H, W, 3) uint8 for a network whose sides are multiples of `multiple`."""
+def longest_side(height: int, width: int, model: str) -> int:
+    """The default longest side for a picture of `height` × `width` pixels inside a network.
+
+    `mini`, trained at many sizes, sees a picture below its default resolution at the picture's own size: enlarged it
+    costs more and tells no more. The other models see every picture at the authors' resolution, as they were trained.
+    """
+    default = resolution_of(model)
+    smallest = KEPT_SMALL_FROM.get(family_of(model), default)
+    return min(default, max(smallest, height, width))
+
+
+def fit(rgb: np.ndarray, model: str, resolution: int | None, multiple: int, native: bool) -> NetworkInput:
+    """One picture (H, W, 3) uint8 for a network whose sides are multiples of `multiple`; `resolution`: the longest
+    side, None for `longest_side`.
+    """
+    resolution = resolution or longest_side(*rgb.shape[:2], model)
     prepare = _NATIVE.get(family_of(model)) if native else None
     if prepare is not None:
         return prepare(rgb, resolution, multiple)

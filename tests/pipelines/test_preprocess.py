@@ -42,6 +42,22 @@ def test_keep_shows_everything():
     assert fitted.full == fitted.rgb.shape[:2] == (518, 350)
 
 
+@pytest.mark.parametrize(
+    "model, size, asked, expected",
+    [
+        ("mini", (336, 448), None, (336, 448)),  # nothing is gained by enlarging
+        ("mini", (500, 375), None, (490, 364)),
+        ("mini", (60, 90), None, (154, 224)),  # but below the sizes it was trained on
+        ("mini", (683, 1024), None, (350, 518)),
+        ("mini", (336, 448), 518, (392, 518)),  # unless asked
+        ("vggt-1b", (336, 448), None, (392, 518)),
+        ("da3-small", (336, 448), None, (378, 504)),
+    ],
+)
+def test_default_size_of_a_picture(model, size, asked, expected):
+    assert fit(picture(*size), model, asked, 14, native=False).full == expected
+
+
 def test_da3_crops_a_mixed_set_to_its_smallest_sides():
     items = [fit(picture(*size), "da3-small", 504, 14, native=True) for size in ((300, 504), (504, 300), (504, 504))]
     cropped = align(items, "da3-small", native=True)
