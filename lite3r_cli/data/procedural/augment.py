@@ -36,7 +36,7 @@ class AugmentConfig:
 
     exposure: float = 0.5  # stops
     exposure_view: float = 0.15
-    dark: float = 0.12  # share of scenes that are under-exposed by up to `darkest` stops more
+    dark: float = 0.16  # share of scenes that are under-exposed by up to `darkest` stops more
     darkest: float = 2.5
     white_balance: float = 0.1
     white_balance_view: float = 0.02

@@ -33,9 +33,9 @@ class SceneConfig:
     catalog: Catalog
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
-            "chaos": 0.20,
-            "collage": 0.30,
-            "room": 0.20,
+            "chaos": 0.17,
+            "collage": 0.26,
+            "room": 0.27,
             "desk": 0.08,
             "facade": 0.12,
             "outdoor": 0.05,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from lite3r_cli.data.procedural.materials import FURNITURE, SOFT, THINGS, Looks
+from lite3r_cli.data.procedural.materials import FURNITURE, SOFT, THINGS, Look, Looks
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_object
 from lite3r_cli.data.procedural.sampling.place import Place, pitch, roll
@@ -84,20 +85,65 @@ def clutter(p: Place, d: Draw, looks: Looks, w: float, t: float, h: float, count
             add_object(p.b, d, looks, q.at(0, 0, 0), d.log_uniform(0.06, 0.25), tumble=0.15)
 
 
-def chair(p: Place, d: Draw, looks: Looks) -> None:
-    look, seat = _wood(looks), d.uniform(0.42, 0.48)
-    cushion = looks.look(SOFT, (0.1, 0.6)) if d.chance(0.5) else look
-    w, r = d.uniform(0.19, 0.25), d.uniform(0.012, 0.022)
-    p.rounded(0, seat, 0, w, 0.03, w, 0.02, cushion) if d.chance(0.5) else p.box(0, seat, 0, w, 0.02, w, cushion)
-    top = seat + d.uniform(0.35, 0.55)
+@dataclass(frozen=True)
+class ChairDesign:
+    """What the chairs of a set have in common; metres."""
+
+    wood: Look
+    cushion: Look
+    width: float  # half of it
+    seat: float  # height
+    top: float  # height of the back
+    post: float  # half thickness of legs and posts
+    soft: bool  # a seat with round edges
+    rungs: int  # boards across the back, 0 = one panel
+    slats: int  # upright ones between two boards
+
+
+def chair_design(d: Draw, looks: Looks) -> ChairDesign:
+    wood, seat = _wood(looks), d.uniform(0.42, 0.48)
+    cushion = looks.look(SOFT, (0.1, 0.6)) if d.chance(0.5) else wood
+    back = d.weighted({"panel": 0.4, "rungs": 0.3, "slats": 0.3})
+    return ChairDesign(
+        wood, cushion, d.uniform(0.19, 0.25), seat, seat + d.uniform(0.35, 0.55), d.uniform(0.012, 0.022),
+        d.chance(0.5), {"panel": 0, "rungs": d.integer(2, 5), "slats": 2}[back],
+        d.integer(2, 6) if back == "slats" else 0,
+    )  # fmt: skip
+
+
+def chair(p: Place, d: Draw, looks: Looks, design: ChairDesign | None = None) -> None:
+    c = design or chair_design(d, looks)
+    w, r, seat, top = c.width, c.post, c.seat, c.top
+    p.rounded(0, seat, 0, w, 0.03, w, 0.02, c.cushion) if c.soft else p.box(0, seat, 0, w, 0.02, w, c.cushion)
     for x in (-1, 1):
-        p.box(x * (w - r), seat / 2, w - r, r, seat / 2, r, look)
-        p.box(x * (w - r), top / 2, -w + r, r, top / 2, r, look)
-    if d.chance(0.5):
-        p.box(0, (seat + top) / 2 + 0.08, -w + r, w - r, (top - seat) / 2 - 0.06, 0.012, cushion)
-    else:
-        for k in range(d.integer(2, 5)):
-            p.box(0, top - 0.05 - 0.1 * k, -w + r, w - r, 0.025, 0.01, look)
+        p.box(x * (w - r), seat / 2, w - r, r, seat / 2, r, c.wood)
+        p.box(x * (w - r), top / 2, -w + r, r, top / 2, r, c.wood)
+    if c.rungs == 0:
+        p.box(0, (seat + top) / 2 + 0.08, -w + r, w - r, (top - seat) / 2 - 0.06, 0.012, c.cushion)
+    low, high = seat + 0.12, top - 0.04
+    for k in range(c.rungs):
+        y = high - k * (high - low) / c.rungs if c.slats == 0 else (low, high)[k]
+        p.box(0, y, -w + r, w - r, 0.025, 0.01, c.wood)
+    for k in range(c.slats):
+        x = (2 * (k + 1) / (c.slats + 1) - 1) * (w - r)
+        p.box(x, (low + high) / 2, -w + r, 0.4 * w / (c.slats + 1), (high - low) / 2, 0.008, c.wood)
+
+
+def dining(p: Place, d: Draw, looks: Looks) -> None:
+    """A table with chairs of one design around it."""
+    w, t = d.uniform(0.6, 1.1), d.uniform(0.4, 0.55)
+    table(p, d, looks, width=w, depth=t, things=d.integer(0, 6))
+    design, places = chair_design(d, looks), 2 if w > 0.85 else 1
+    pushed = d.uniform(-0.05, 0.4)  # metres from the edge of the table to a seat
+    for side in (-1, 1):
+        for k in range(places):
+            if d.chance(0.85):
+                x = (k - 0.5 * (places - 1)) * w + d.uniform(-0.08, 0.08)
+                away = side * (t + pushed + d.uniform(-0.05, 0.25))
+                chair(p.sub(x, 0, away, (0.0 if side < 0 else math.pi) + d.uniform(-0.3, 0.3)), d, looks, design)
+        if d.chance(0.4):
+            away = side * (w + pushed + d.uniform(-0.05, 0.25))
+            chair(p.sub(away, 0, 0, -side * math.pi / 2 + d.uniform(-0.3, 0.3)), d, looks, design)
 
 
 def office_chair(p: Place, d: Draw, looks: Looks) -> None:
@@ -264,4 +310,4 @@ AGAINST_WALL = {
     table: 1.2,
     stray: 0.7,
 }
-FREE = {table: 3.0, chair: 2.0, sofa: 0.7, stray: 1.5, plant: 0.7, lamp: 0.4, box_pile: 0.7, office_chair: 0.8}
+FREE = {table: 2.0, dining: 2.5, chair: 1.5, sofa: 0.7, stray: 1.5, plant: 0.7, lamp: 0.4, box_pile: 0.7, office_chair: 0.8}

@@ -10,6 +10,7 @@ from lite3r_cli.data.procedural.materials import FLOORS, FURNITURE, SOFT, WALLS,
 from lite3r_cli.data.procedural.sampling import furniture as F
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.sampling.partition import partition
 from lite3r_cli.data.procedural.sampling.place import Place
 from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage
 
@@ -20,9 +21,10 @@ DESK_PATHS = {"orbit": 3.0, "dolly": 1.5, "walk": 1.0, "handheld": 1.2, "pan": 0
 def sample(d: Draw, looks: Looks) -> Scene:
     """A room with furniture along the walls and in the middle."""
     b = Builder()
-    half = np.array([d.uniform(1.5, 4.0), d.uniform(1.15, 1.7), d.uniform(1.5, 4.0)])
+    half = np.array([d.uniform(1.5, 4.5), d.uniform(1.15, 1.7), d.uniform(1.5, 4.5)])
     window = walls(b, d, looks, half)
-    targets = _furnish(b, d, looks, half)
+    doorways = partition(b, d, looks, half) if d.chance(0.5) else np.zeros((0, 3))
+    targets = np.concatenate([_furnish(b, d, looks, half), doorways])
     world = light.indoor(d, *_bounds(half), looks.catalog, window)
     margin = np.array([0.3, 0.0, 0.3])
     low, high = (
