@@ -34,7 +34,7 @@ def test_cameras_stand_clear_and_overlap(atlas, kind):
             and (np.linalg.det(rotation) > 0).all()
         )
         field = np.degrees(2 * np.arctan(0.5 * max(height, width) / K[:, 0, 0]))
-        assert (field > 24).all() and (field < 106).all() and (K[:, 0, 2] == width / 2).all()
+        assert (field > 15).all() and (field < 106).all() and (K[:, 0, 2] == width / 2).all()
         centers = -np.einsum("sij,si->sj", rotation, pose[:, :, 3].astype(float))
         assert coarse.clearance(centers).min() > 0.02
         z, points = coarse_views(coarse, K.astype(float), pose.astype(float), height, width)
