@@ -367,7 +367,7 @@ def main() -> None:
             print(row(results[-1]), flush=True)
     print("\ntargets: " + "; ".join(f"≥ {100 * share:.0f} % skipped: {text}" for share, text in TARGETS.items()))
     where = {"machine": platform.machine(), "device": str(bench.device), "dtype": str(bench.dtype)}
-    asked = {name: str(value) for name, value in vars(o).items()}
+    asked = {name: str(value) for name, value in vars(o).items()} | {"scenes": [folder.name for folder in o.scenes]}
     teacher = {"sha256": sha, **known}
     document = {"teacher": teacher, "torch": torch.__version__, **where, "options": asked, "results": results}
     print("\n" + json.dumps(document))
