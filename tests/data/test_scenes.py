@@ -9,8 +9,11 @@ import torch
 from lite3r_cli.data.procedural.batch import iterate_batches, render_batch, sample_batch, sample_posed
 from lite3r_cli.data.procedural.cameras import CameraConfig, coarse_views, overlaps
 from lite3r_cli.data.procedural.coarse import CoarseScene
+from lite3r_cli.data.procedural.materials import Looks
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig, sample_scene
-from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES
+from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.sampling.partition import partition
+from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES, Builder, Stage, environment
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.errors import UsageError
 
@@ -34,13 +37,28 @@ def test_cameras_stand_clear_and_overlap(atlas, kind):
             and (np.linalg.det(rotation) > 0).all()
         )
         field = np.degrees(2 * np.arctan(0.5 * max(height, width) / K[:, 0, 0]))
-        assert (field > 15).all() and (field < 106).all() and (K[:, 0, 2] == width / 2).all()
+        assert (field > 24).all() and (field < 106).all() and (K[:, 0, 2] == width / 2).all()
         centers = -np.einsum("sij,si->sj", rotation, pose[:, :, 3].astype(float))
         assert coarse.clearance(centers).min() > 0.02
         z, points = coarse_views(coarse, K.astype(float), pose.astype(float), height, width)
         assert overlaps(z, points, K, pose, height, width).min() > 0.18
         assert (centers[:, 1] > scene.stage.low[1] - 1e-3).all() and len(scene) <= MAX_PRIMITIVES
         assert rotation[:, 1, 1].mean() < 0  # image y points down where world y points up
+
+
+def test_a_partition_ends_at_the_walls_and_its_doorways_are_open(atlas):
+    half, axes, clear = np.array([4.0, 1.4, 2.0]), set(), []  # longer one way: a wall turned wrongly ends too early or too late
+    for seed in range(30):
+        d, b = Draw(np.random.default_rng(seed)), Builder()
+        doorways = partition(b, d, Looks(d, atlas.catalog), half)
+        extents = np.abs(b.centers) + [np.abs(turn) @ size for turn, size in zip(b.rotations, b.sizes)]
+        reach = (extents.max(0) / half)[[0, 2]]
+        axes.add(int(reach.argmax()))
+        assert 1 < reach.max() < 1.12
+        if len(doorways):
+            scene = b.finish(environment([]), Stage(-half, half, doorways, {}), "partition")
+            clear.append(CoarseScene(scene).clearance(doorways).min() > 0.3)
+    assert axes == {0, 1} and len(clear) > 10 and np.mean(clear) > 0.6  # some have a door in them
 
 
 def test_batches_do_not_depend_on_the_workers(atlas):

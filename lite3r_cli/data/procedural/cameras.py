@@ -21,7 +21,6 @@ class CameraConfig:
 
     attempts: int = 8
     varied_zoom: float = 0.33  # share of scenes whose focal length varies by a few per cent from view to view
-    narrow: float = 0.08  # share of scenes seen through a long lens, 16-32°
     shuffled: float = 0.33  # share of scenes whose views come in random order
     rolled: float = 0.1  # share of scenes with large roll
     roll_deviation: float = 2.0  # degrees, of each view
@@ -34,8 +33,6 @@ class CameraConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap[0] < self.overlap[1] <= 1:
             raise UsageError(f"overlap {self.overlap} must be two increasing shares between 0 and 1")
-        if not 0 <= self.narrow <= 0.5:
-            raise UsageError(f"narrow must be a share between 0 and 0.5, not {self.narrow}")
         if self.attempts < 1:
             raise UsageError(f"attempts must be at least 1, not {self.attempts}")
         if self.roll_deviation < 0:
@@ -86,14 +83,10 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
 def _intrinsics(
     rng, field: tuple[float, float], views: int, height: int, width: int, config: CameraConfig
 ) -> np.ndarray:
-    """The longer side sees `field` degrees; half of the scenes draw from the range of phones and standard lenses, a few
-    from that of long ones."""
+    """The longer side sees `field` degrees; half of the scenes draw from the range of phones and standard lenses."""
     low, high = field
-    lens = rng.random()
-    if lens < 0.5:
+    if rng.random() < 0.5:
         low, high = max(low, 45.0), min(high, 75.0)
-    elif lens > 1 - config.narrow:
-        low, high = 16.0, 32.0
     focal = 0.5 * max(height, width) / math.tan(math.radians(rng.uniform(low, high)) / 2)
     zoom = rng.uniform(0.95, 1.05, views) if rng.random() < config.varied_zoom else np.ones(views)
     K = np.zeros((views, 3, 3))

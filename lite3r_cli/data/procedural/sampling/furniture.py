@@ -310,4 +310,6 @@ AGAINST_WALL = {
     table: 1.2,
     stray: 0.7,
 }
-FREE = {table: 2.0, dining: 2.5, chair: 1.5, sofa: 0.7, stray: 1.5, plant: 0.7, lamp: 0.4, box_pile: 0.7, office_chair: 0.8}
+FREE = {
+    table: 2.0, dining: 2.5, chair: 1.5, sofa: 0.7, stray: 1.5, plant: 0.7, lamp: 0.4, box_pile: 0.7, office_chair: 0.8,
+}  # fmt: skip

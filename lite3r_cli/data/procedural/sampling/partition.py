@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lite3r_cli.data.procedural.materials import FURNITURE, WALLS, Looks
+from lite3r_cli.data.procedural.materials import FURNITURE, WALLS, Look, Looks
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.place import Place
 from lite3r_cli.data.procedural.scene import Builder
@@ -14,15 +14,14 @@ from lite3r_cli.data.procedural.scene import Builder
 
 def partition(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> np.ndarray:
     """One wall somewhere in the middle of a room of half extents `half`; returns points (N, 3) in its doorways."""
-    across, along = (half[2], half[0]) if d.chance(0.5) else (half[0], half[2])
-    turn = 0.0 if across is half[2] else math.pi / 2
-    p = Place(b, 0, 0, 0, turn).sub(0, 0, d.uniform(-0.5, 0.5) * across, d.uniform(-0.15, 0.15) if d.chance(0.2) else 0.0)
+    turn, along, across = (0.0, half[0], half[2]) if d.chance(0.5) else (math.pi / 2, half[2], half[0])
+    slant = d.uniform(-0.15, 0.15) if d.chance(0.2) else 0.0
+    p = Place(b, 0, 0, 0, turn).sub(0, 0, d.uniform(-0.5, 0.5) * across, slant)
     wall, trim = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1), looks.look(FURNITURE, (0.5, 2.0), photos=0.0)
     thick, top = d.uniform(0.04, 0.1), 2 * half[1]
     cased, door = d.chance(0.7), d.chance(0.3)
-    start, centers = -1.05 * along, []
-    if d.chance(0.3):  # the wall begins somewhere in the room
-        start = d.uniform(-0.7, 0.3) * along
+    start = d.uniform(-0.7, 0.3) * along if d.chance(0.3) else -1.05 * along  # some begin in the middle of the room
+    centers = []
     while start < along:
         width, height = d.log_uniform(0.75, 2.2), min(d.uniform(1.95, 2.5), top)
         end = start + d.log_uniform(0.3, 2.0) * along
@@ -44,7 +43,7 @@ def partition(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> np.ndarray
     return np.array(centers).reshape(-1, 3)
 
 
-def _casing(p: Place, d: Draw, trim, width: float, height: float, thick: float) -> None:
+def _casing(p: Place, d: Draw, trim: Look, width: float, height: float, thick: float) -> None:
     """Two jambs and a head around an opening, a little proud of the wall."""
     board, proud = d.uniform(0.03, 0.06), thick + d.uniform(0.008, 0.02)
     for s in (-1, 1):
