@@ -70,8 +70,9 @@ def one_by_one(layers: int) -> Iterator[Setting]:
 
 
 def difference(exact: Sequence[View], other: Sequence[View]) -> tuple[float, float, float]:
-    """Relative depth, degrees, shift in median depths."""
-    depth, found = (np.concatenate([view.depth[view.depth > 0] for view in views]) for views in (exact, other))
+    """Relative depth where neither sees sky, degrees, shift in median depths."""
+    depth, found = (np.concatenate([view.depth.ravel() for view in views]) for views in (exact, other))
+    depth, found = (values[(depth > 0) & (found > 0)] for values in (depth, found))
     scale = float(np.median(depth / found))
     poses, others = (geometry.rebase(np.stack([view.cam_from_world for view in views])) for views in (exact, other))
     angles = np.degrees(geometry.rotation_angle(poses[:, :, :3] @ others[:, :, :3].transpose(0, 2, 1)))
