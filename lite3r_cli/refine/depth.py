@@ -58,7 +58,9 @@ def refine_depth(
     others = sweep_neighbours(views, sparse, trusted, config.neighbours)
     ranges = {i: depth_range(views[i], sparse, i) for i in trusted if others[i]}
     pictures = {i: _picture(views[i], read_rgb(i), device) for i in trusted}
-    surfaces = stereo(pictures, others, ranges, step)
+    aligned = {i: align_depth(views[i], sparse, i) for i in trusted}
+    expected = {i: torch.from_numpy(aligned[i]).to(device) for i in trusted}
+    surfaces = stereo(pictures, others, ranges, expected, step)
     if surfaces and np.median([surface.ambiguous for surface in surfaces.values()]) > _AMBIGUOUS:
         return RefinedDepth(list(views), [KEPT] * len(views), [0.0] * len(views))  # a repeated pattern
     seen = {i: (1 / surface.inverse).cpu().numpy() for i, surface in surfaces.items()}
@@ -69,7 +71,7 @@ def refine_depth(
     for i in trusted:
         depth = views[i].depth
         if i not in sure or sure[i].mean() < _MIN_SURE:
-            depth = align_depth(views[i], sparse, i)
+            depth = aligned[i]
             steps[i] = KEPT if depth is views[i].depth else ALIGNED
         elif sure[i].mean() < _FIRM and abs(_level(views[i], seen[i], sure[i]) - level) > _OFF_LEVEL:
             depth, steps[i] = depth * np.float32(np.exp(level)), ALIGNED

@@ -1,7 +1,7 @@
 """Depth from several pictures with known cameras: a wide sweep at a quarter of the size, then finer and narrower.
 
-Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation; semi-global matching picks one
-for each pixel. The views then tell each other: where a view's surface is confirmed by another one, its points are worth
+Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation, a little less where they lie far
+from the depth that is expected; semi-global matching picks one for each pixel. The views then tell each other: where a view's surface is confirmed by another one, its points are worth
 a bonus to the hypotheses that they meet in the views that see them. Fine: each pixel may take over the depth of pixels
 nearby where that explains the other pictures clearly better, which moves depth edges to where they are; then a few
 hypotheses around the surface, on windows that follow it.
@@ -27,6 +27,7 @@ _COARSE_HALF = 3  # pixels
 _COARSE_TOLERANCE = 0.015
 _ROUNDS = 3  # of telling each other
 _BONUS, _MOST_BONUS = 0.15, 0.45  # score of a hypothesis that one confirmed point meets, and that many meet
+_FAR, _UNEXPECTED = 0.3, 0.2  # log depth from the expected one at which a hypothesis costs most, and that cost
 _SURE = 0.5  # correlation from which one other view is enough to confirm
 _VALLEY = 0.1  # fall of the score that parts two peaks
 _RIVAL = 0.02  # a second peak that comes so close to the first one makes a pixel ambiguous
@@ -53,12 +54,15 @@ def stereo(
     pictures: Mapping[int, Picture],
     neighbours: Mapping[int, Sequence[int]],
     ranges: Mapping[int, tuple[float, float]],
+    expected: Mapping[int, Tensor],
     step: Callable[[], None] = lambda: None,
 ) -> dict[int, Surface]:
-    """The surfaces of all views that have neighbours; `ranges`: the least and largest depth of each."""
+    """The surfaces of all views that have neighbours; `ranges`: the least and largest depth of each; `expected`: the
+    depth (h, w) that is likely, 0 = anything."""
     chosen = [i for i in pictures if neighbours[i]]
     small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
-    maps, rivals = _wide(small, neighbours, {i: ranges[i] for i in chosen})
+    likely = {i: _resize(expected[i], small[i].grey.shape) for i in chosen}
+    maps, rivals = _wide(small, neighbours, {i: ranges[i] for i in chosen}, likely)
     scores: Maps = {}
     for shrink, half, count, reaches in _FINE:
         fine = {i: pictures[i].shrunk(shrink) for i in pictures}
@@ -81,8 +85,8 @@ def _known(others: Sequence[int], maps: Maps) -> list[int]:
     return [j for j in others if j in maps]
 
 
-def _resize(inverse: Tensor, shape) -> Tensor:
-    return F.interpolate(inverse[None, None], size=tuple(shape), mode="nearest-exact")[0, 0]
+def _resize(depth: Tensor, shape) -> Tensor:
+    return F.interpolate(depth[None, None], size=tuple(shape), mode="nearest-exact")[0, 0]
 
 
 # --- the wide sweep ---------------------------------------------------------------------------------------------------
@@ -92,6 +96,7 @@ def _wide(
     pictures: Mapping[int, Picture],
     neighbours: Mapping[int, Sequence[int]],
     ranges: Mapping[int, tuple[float, float]],
+    expected: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
     """The inverse depth of each view, and the scores of its choice and of the best rival."""
     planes, volumes, maps, scores = {}, {}, {}, {}
@@ -99,7 +104,7 @@ def _wide(
         planes[i] = torch.linspace(1 / far, 1 / near, _PLANES, device=pictures[i].grey.device)
         match = Correlation(pictures[i], [pictures[j] for j in neighbours[i]], _COARSE_HALF)
         volumes[i] = match.volume(planes[i]).half()
-        maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), None)
+        maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), -_unexpected(planes[i], expected[i]))
     for _ in range(_ROUNDS):
         trusted = {}
         for i in maps:
@@ -108,7 +113,7 @@ def _wide(
         before = dict(maps)
         for i in maps:
             points = seen_from(i, before, trusted, pictures, _known(neighbours[i], before))
-            bonus = _bonus(points, planes[i], volumes[i].shape)
+            bonus = _bonus(points, planes[i], volumes[i].shape) - _unexpected(planes[i], expected[i])
             maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), bonus)
     return maps, {i: (scores[i], _rival(maps[i], planes[i], volumes[i].float())) for i in maps}
 
@@ -128,12 +133,19 @@ def _rival(inverse: Tensor, planes: Tensor, volume: Tensor) -> Tensor:
     return rival
 
 
-def _pick(picture: Picture, planes: Tensor, volume: Tensor, bonus: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Inverse depth and score (h, w) from the scores (D, h, w) of the planes."""
-    cost = 1 - volume if bonus is None else 1 - volume - bonus
+def _pick(picture: Picture, planes: Tensor, volume: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse depth and score (h, w) from the scores (D, h, w) of the planes and what speaks for or against them
+    besides."""
+    cost = 1 - volume - bonus
     down, right = (_SMALL + (_LARGE - _SMALL) * torch.exp(-picture.grey.diff(dim=k).abs() / _EDGE) for k in (0, 1))
     best, number = select(cost, _SMALL, down, right)
     return planes[0] + number * (planes[1] - planes[0]), volume.gather(0, best[None])[0]
+
+
+def _unexpected(planes: Tensor, expected: Tensor) -> Tensor:
+    """Cost (D, h, w) of the planes' distance from the expected depth (h, w)."""
+    away = (planes[:, None, None] * expected.clamp_min(1e-9)).log().abs()
+    return torch.where(expected > 0, _UNEXPECTED * (away / _FAR).clamp(max=1), 0.0)
 
 
 def _bonus(points: tuple[Tensor, Tensor, Tensor], planes: Tensor, shape) -> Tensor:

@@ -17,6 +17,8 @@ from lite3r_cli.refine.align import align_depth
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
 from lite3r_cli.refine.fill import fill
+from lite3r_cli.refine.stereo import stereo
+from lite3r_cli.refine.warp import Picture
 from lite3r_cli.sparse import SparseModel
 
 SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
@@ -131,6 +133,22 @@ def test_views_that_were_not_verified_stay_and_so_does_the_sky(truth, sparse):
     assert result.steps[0] == "stereo" and sky.sum() > 2000
     assert (result.views[0].depth[sky] == 0).mean() > 0.95 and (result.views[0].depth[~sky] > 0).all()
     assert (result.views[0].confidence[result.views[0].depth == 0] == 0).all()
+
+
+def test_stripes_that_fit_several_depths_are_where_the_network_expects_them():
+    """Stripes 8 px apart: 32 px of disparity (depth 2) explain the other picture as well as 24 px (depth 2.67)."""
+    K = torch.tensor([[160.0, 0, 80], [0, 160, 60], [0, 0, 1]], dtype=torch.float64)
+    x = torch.arange(160) + 0.5
+    pictures = {}
+    for i in (0, 1):
+        pose = torch.eye(4, dtype=torch.float64)[:3].clone()
+        pose[0, 3] = -0.4 * i
+        stripes = 0.5 + 0.4 * torch.sin(2 * torch.pi / 8 * (x + 32 * i))
+        pictures[i] = Picture(stripes.expand(120, 160).contiguous().float(), K, pose)
+    for depth in (2, 64 / 24):
+        expected = {i: torch.full((120, 160), 1.05 * depth) for i in pictures}
+        surface = stereo(pictures, {0: [1], 1: [0]}, {0: (1.0, 8.0), 1: (1.0, 8.0)}, expected)[0]
+        assert abs(float(surface.inverse[:, 60:].median()) * depth - 1) < 0.03
 
 
 def test_neighbours_need_an_angle(truth, sparse):
