@@ -69,7 +69,7 @@ def longest_side(height: int, width: int, model: str) -> int:
     """The default longest side for a picture of `height` × `width` pixels inside a network.
 
     `mini`, trained at many sizes, sees a picture below its default resolution at the picture's own size: enlarged it
-    costs more and tells no more. The other models see every picture at the authors' resolution, as they were trained.
+    costs more, and is better on some scenes and worse on others (`benchmarks/picture_size.py`). The other models see every picture at the authors' resolution, as they were trained.
     """
     default = resolution_of(model)
     smallest = KEPT_SMALL_FROM.get(family_of(model), default)

@@ -1,10 +1,11 @@
 """Depth from several pictures with known cameras: a wide sweep at a quarter of the size, then finer and narrower.
 
-Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation, a little less where they lie far
-from the depth that is expected; semi-global matching picks one for each pixel. The views then tell each other: where a view's surface is confirmed by another one, its points are worth
-a bonus to the hypotheses that they meet in the views that see them. Fine: each pixel may take over the depth of pixels
-nearby where that explains the other pictures clearly better, which moves depth edges to where they are; then a few
-hypotheses around the surface, on windows that follow it.
+Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation, a little less where they lie
+far from the depth that is expected; semi-global matching picks one for each pixel. The views then tell each other:
+where a view's surface is confirmed by another one, its points are worth a bonus to the hypotheses that they meet in the
+views that see them. Fine: each pixel may take over the depth of pixels nearby where that explains the other pictures
+clearly better, which moves depth edges to where they are; then a few hypotheses around the surface, on windows that
+follow it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def stereo(
     step: Callable[[], None] = lambda: None,
 ) -> dict[int, Surface]:
     """The surfaces of all views that have neighbours; `ranges`: the least and largest depth of each; `expected`: the
-    depth (h, w) that is likely, 0 = anything."""
+    depth (h, w) that is likely, 0 = anything.
+    """
     chosen = [i for i in pictures if neighbours[i]]
     small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
     likely = {i: _resize(expected[i], small[i].grey.shape) for i in chosen}
@@ -144,7 +146,7 @@ def _pick(picture: Picture, planes: Tensor, volume: Tensor, bonus: Tensor) -> tu
 
 def _unexpected(planes: Tensor, expected: Tensor) -> Tensor:
     """Cost (D, h, w) of the planes' distance from the expected depth (h, w)."""
-    away = (planes[:, None, None] * expected.clamp_min(1e-9)).log().abs()
+    away = (planes.log()[:, None, None] + expected.clamp_min(1e-9).log()).abs()
     return torch.where(expected > 0, _UNEXPECTED * (away / _FAR).clamp(max=1), 0.0)
 
 

@@ -45,7 +45,7 @@ def test_keep_shows_everything():
 @pytest.mark.parametrize(
     "model, size, asked, expected",
     [
-        ("mini", (336, 448), None, (336, 448)),  # nothing is gained by enlarging
+        ("mini", (336, 448), None, (336, 448)),  # its own size
         ("mini", (500, 375), None, (490, 364)),
         ("mini", (60, 90), None, (154, 224)),  # but below the sizes it was trained on
         ("mini", (683, 1024), None, (350, 518)),
