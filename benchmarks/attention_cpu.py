@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import Formula, sparse_linear
-from lite3r_cli.attention.layout import Frames, Layout, frame_layout
+from lite3r_cli.attention.tiling import Frames, Layout, frame_layout
 
 GRID = (25, 37)  # patches of a view of 518×350 pixels
 HEADS, WIDTH = 6, 64
@@ -42,7 +42,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--key-block", type=int, default=16)
     parser.add_argument("--scores", choices=SCORES, default="mass")
-    parser.add_argument("--plain", action="store_true", help="runs of tokens, one size of block, no summaries, pooled scores")
+    parser.add_argument(
+        "--plain", action="store_true", help="runs of tokens, one size of block, no summaries, pooled scores"
+    )
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from lite3r_cli import __version__
-from lite3r_cli.backbones.loading import load_model
-from lite3r_cli.backbones.sources import open_source
-from lite3r_cli.training.checkpoint import save_weights
+from lite3r_cli.checkpoints.loading import load_model
+from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.training.state import save_weights
 
 KEPT = ("licence", "initialised_from", "recipe")  # of the metadata
 

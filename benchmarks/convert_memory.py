@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lite3r_cli.backbones.standin import tensor_for
+from lite3r_cli.networks.standin import tensor_for
 
 
 def write_standin(keys: Path, target: Path) -> None:

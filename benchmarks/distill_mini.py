@@ -31,21 +31,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from lite3r_cli import geometry, metrics
-from lite3r_cli.backbones import registry
-from lite3r_cli.backbones.families import exact_products
-from lite3r_cli.backbones.loading import load_model
-from lite3r_cli.backbones.sources import open_source
-from lite3r_cli.backbones.sparsify import skipped_share, sparsify
+from lite3r_cli.checkpoints import registry
+from lite3r_cli.checkpoints.loading import load_model
+from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.data.views import Shot, read_views
+from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
+from lite3r_cli.distillation.loop import Distiller, Network
+from lite3r_cli.distillation.recipe import Recipe
+from lite3r_cli.distillation.students import Arithmetic
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
+from lite3r_cli.networks.family import exact_products
+from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.evaluate import NO_DIRECTION, windows
 from lite3r_cli.runtime import choose
-from lite3r_cli.training.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
-from lite3r_cli.training.distillation.loop import Distiller, Network
-from lite3r_cli.training.distillation.recipe import Recipe
-from lite3r_cli.training.distillation.students import Arithmetic
+from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.training.loop import Worker
 
 TARGETS = {
@@ -305,7 +305,16 @@ class _Kept:
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
-HEAD = ("student", "skipped", "AbsRel against dense", "AUC@30 against dense", "teacher: AbsRel", "rotation", "median", "training")
+HEAD = (
+    "student",
+    "skipped",
+    "AbsRel against dense",
+    "AUC@30 against dense",
+    "teacher: AbsRel",
+    "rotation",
+    "median",
+    "training",
+)
 
 
 def row(result: dict[str, object]) -> str:

@@ -19,10 +19,10 @@ import torch
 from distill_mini import against_teacher, answers, scene_windows
 from torch import nn
 
-from lite3r_cli.backbones import registry
-from lite3r_cli.backbones.families import exact_products, family_of
-from lite3r_cli.backbones.loading import load_model
-from lite3r_cli.backbones.sources import open_source
+from lite3r_cli.checkpoints import registry
+from lite3r_cli.checkpoints.loading import load_model
+from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.networks.family import exact_products, family_of
 from lite3r_cli.quant.swap import swap_linears
 
 CPU = torch.device("cpu")
@@ -60,13 +60,28 @@ def main() -> None:
     print(f"{'rounded':40} {'layers':>6} {'depth':>7} {'rotation':>9} {'median':>8}")
     for name, rounded in settings(network.config.depth, spared).items():
         other = copy.deepcopy(network)
-        layers = {n for n, m in other.named_modules() if type(m) is nn.Linear and n.startswith("blocks.") and rounded(n)}
+        layers = {
+            n for n, m in other.named_modules() if type(m) is nn.Linear and n.startswith("blocks.") and rounded(n)
+        }
         swap_linears(other, "fake-quant", lambda n, _, layers=layers: n not in layers)
         away = [against_teacher(a, b) for a, b in zip(answers(other, parts, CPU)[0], exact, strict=True)]
         depth, turns = np.mean([row["depth"] for row in away]), [row["rotation"] for row in away]
-        rows.append({"rounded": name, "layers": len(layers), "depth": float(depth), "rotation": float(np.mean(turns)), "median": float(np.median(turns))})
+        rows.append(
+            {
+                "rounded": name,
+                "layers": len(layers),
+                "depth": float(depth),
+                "rotation": float(np.mean(turns)),
+                "median": float(np.median(turns)),
+            }
+        )
         print(f"{name:40} {len(layers):6} {depth:7.4f} {np.mean(turns):8.3f}° {np.median(turns):7.3f}°", flush=True)
-    about = {"sha256": registry.fingerprint(path), "views": o.views, "resolution": o.resolution, "scenes": [p.name for p in o.scenes]}
+    about = {
+        "sha256": registry.fingerprint(path),
+        "views": o.views,
+        "resolution": o.resolution,
+        "scenes": [p.name for p in o.scenes],
+    }
     print(json.dumps({"benchmark": "fp8_layers", "torch": torch.__version__, **about, "results": rows}))
 
 

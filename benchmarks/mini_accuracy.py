@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.backbones.registry import find_checkpoint
+from lite3r_cli.checkpoints.registry import find_checkpoint
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
 

@@ -1,4 +1,4 @@
-"""Are the backbones those of their authors? Compares each output with fixtures made by the original code.
+"""Are the networks those of their authors? Compares each output with fixtures made by the original code.
 
 Prints a table of relative errors ‖ours − given‖ / ‖given‖, then one JSON line; exit code 1 if one is above 1e-5.
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.backbones.parity import TOLERANCE, errors_of
 from lite3r_cli.errors import InputError
+from lite3r_cli.networks.parity import TOLERANCE, errors_of
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lite3r_cli.io.layout import is_complete
+from lite3r_cli.io.output_layout import is_complete
 from lite3r_cli.io.ply import read_ply
 
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lite3r_cli import geometry, metrics
 from lite3r_cli.config import PredictConfig
-from lite3r_cli.fusion import fuse
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.pipelines.evaluate import Scene, open_scene
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.backend import require_pycolmap
-from lite3r_cli.scene import View
+from lite3r_cli.scene import geometry, metrics
+from lite3r_cli.scene.fusion import fuse
+from lite3r_cli.scene.view import View
 
 DEPTH_COLUMNS = ("absrel", "delta105", "absrel_two_views", "median_two_views", "delta105_two_views")
 METHODS = ("pycolmap", "network", "refine", "given")
@@ -47,7 +47,7 @@ def auc5(poses: dict[int, np.ndarray], truth: list[View]) -> float:
 def depth_measures(views: list[View], truth: list[View]) -> dict[str, float | None]:
     """AbsRel, the median error and the share within 5 %, of all pixels and of those that another view sees."""
     if any(view.depth is None for view in truth):
-        return {name: None for name in DEPTH_COLUMNS}
+        return dict.fromkeys(DEPTH_COLUMNS)
     shown = [_seen_twice(truth, i) for i in range(len(truth))]
     known = [view.depth > 0 for view in truth]
     p = np.concatenate([metrics.resample_depth(v.depth, k.shape)[k] for v, k in zip(views, known, strict=True)])
@@ -85,9 +85,7 @@ def colmap_alone(scene: Scene, truth: list[View]) -> dict[str, object]:
         work, images = Path(folder), scene.folder / "images"
         reader = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
         start = time.perf_counter()
-        pycolmap.extract_features(
-            work / "db", images, camera_mode=pycolmap.CameraMode.PER_IMAGE, reader_options=reader
-        )
+        pycolmap.extract_features(work / "db", images, camera_mode=pycolmap.CameraMode.PER_IMAGE, reader_options=reader)
         pycolmap.match_exhaustive(work / "db")
         models = pycolmap.incremental_mapping(work / "db", images, work)
         seconds = time.perf_counter() - start

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lite3r_cli import geometry
-from lite3r_cli.backbones.families import global_layers_of
-from lite3r_cli.backbones.sparsify import skipped_share, sparsify
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import discover
+from lite3r_cli.networks.family import global_layers_of
+from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.scene import View
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.view import View
 
 ONE_SIZE = {"key_block": None, "scores": "pooled"}
 TILES = ONE_SIZE | {"summaries": False}
@@ -102,10 +102,23 @@ def main() -> None:
         depth, rotation, shift = np.mean(found, axis=0).tolist()
         if keep == 1:
             assert depth < 1e-3 and rotation < 0.01, "keeping everything is not dense attention"
-        rows.append({"setting": name, "keep_ratio": keep, "skipped": float(np.mean(skipped)), "depth": depth, "rotation_deg": rotation, "shift": shift})
+        rows.append(
+            {
+                "setting": name,
+                "keep_ratio": keep,
+                "skipped": float(np.mean(skipped)),
+                "depth": depth,
+                "rotation_deg": rotation,
+                "shift": shift,
+            }
+        )
         print(f"{name:40} {keep:5.2f} {np.mean(skipped):8.1%} {depth:7.4f} {rotation:8.3f}° {shift:7.4f}", flush=True)
     about = {"model": o.model, "views": o.views, "resolution": o.resolution, "scenes": [p.name for p in o.scenes]}
-    print(json.dumps({"benchmark": "sparse_loss", "torch": torch.__version__, "device": device.chosen, **about, "results": rows}))
+    print(
+        json.dumps(
+            {"benchmark": "sparse_loss", "torch": torch.__version__, "device": device.chosen, **about, "results": rows}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,14 +19,16 @@ from pathlib import Path
 import torch
 
 from lite3r_cli.bench.config import BenchConfig
+from lite3r_cli.bench.run import run
 from lite3r_cli.config import LiteConfig
-from lite3r_cli.pipelines.bench import run
 
 SQUARE, WIDE = (518, 518), (392, 518)
 ALL, LITE = ("dense-eager", "dense", "lite"), ("lite",)
 
 
-def config(model: str, views: tuple[int, ...], size: tuple[int, int], compare=ALL, keep: float = 0.1, repeats: int = 5) -> BenchConfig:
+def config(
+    model: str, views: tuple[int, ...], size: tuple[int, int], compare=ALL, keep: float = 0.1, repeats: int = 5
+) -> BenchConfig:
     return BenchConfig(model, views, size, None, compare, LiteConfig("sla", keep), repeats, device="cuda")
 
 

@@ -1,6 +1,6 @@
 """The kernels of the fast path on a GPU, each beside what it replaces: attention, linear layers, rows of tokens.
 
-Correctness first: every operator against plain torch (`fast/check.py`). Then a table, then one JSON line. Events,
+Correctness first: every operator against plain torch (`engine/check.py`). Then a table, then one JSON line. Events,
 medians, random data; operands are larger than the cache or alternate.
 
     python benchmarks/speed_kernels.py [--tokens 8328 33312 104100] [--keep 0.1] [--sweep] [--json FILE]
@@ -22,15 +22,20 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lite3r_cli.attention.layout import Frames, frame_layout
-from lite3r_cli.fast import block_kernels, row_kernels, twins
-from lite3r_cli.fast.block_kernels import DEFAULT, NARROW, Launch
-from lite3r_cli.fast.check import FACTOR, SLACK, check_operators
-from lite3r_cli.fast.sparse import SparsePlan, from_layout
-from lite3r_cli.fast.twins import Far, LinearBranch
+from lite3r_cli.attention.tiling import Frames, frame_layout
+from lite3r_cli.engine import block_kernels, row_kernels, twins
+from lite3r_cli.engine.block_kernels import DEFAULT, NARROW, Launch
+from lite3r_cli.engine.check import FACTOR, SLACK, check_operators
+from lite3r_cli.engine.sparse import SparsePlan, from_layout
+from lite3r_cli.engine.twins import Far, LinearBranch
 from lite3r_cli.quant.fp8 import quantize_rows
 
-HEADS, DIM, GRID, VIEW = 16, 64, (28, 37), 1041  # VGGT at 392 × 518: patches, and tokens of a view, five of them special
+HEADS, DIM, GRID, VIEW = (
+    16,
+    64,
+    (28, 37),
+    1041,
+)  # VGGT at 392 × 518: patches, and tokens of a view, five of them special
 CHANNELS = HEADS * DIM
 DEVICE = torch.device("cuda")
 
@@ -102,7 +107,7 @@ class Sparse:
         self.attend()
 
     def wrong(self, launch: Launch) -> str | None:
-        """What is wrong with a launch's result, by the measure of `fast/check.py`."""
+        """What is wrong with a launch's result, by the measure of `engine/check.py`."""
         branch = LinearBranch(self.square, self.norm, False, self.weight, None)
         exact, usual = (
             twins.sparse_attention(*self.heads.to(kind), self.listed, self.left, self.tiles, branch, self.far).float()
@@ -124,7 +129,9 @@ def attention(tokens: int, keep: float) -> list[dict]:
     rows = []
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
         with sdpa_kernel(backend):
-            rows.append({"what": f"dense, {name}", "ms": milliseconds(lambda: F.scaled_dot_product_attention(q, k, v), 5)})
+            rows.append(
+                {"what": f"dense, {name}", "ms": milliseconds(lambda: F.scaled_dot_product_attention(q, k, v), 5)}
+            )
         rows[-1]["tflops"] = 4 * tokens**2 * CHANNELS / rows[-1]["ms"] / 1e9
     del q, k, v
     for group in (1, 2):
@@ -237,7 +244,12 @@ def main() -> None:
 
 
 def report(rows: list[dict], file: Path | None) -> None:
-    summary = {"benchmark": "speed_kernels", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
+    summary = {
+        "benchmark": "speed_kernels",
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
     text = json.dumps(summary)
     print(text) if file is None else file.write_text(text)
 

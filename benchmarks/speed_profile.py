@@ -17,8 +17,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lite3r_cli.bench.measure import once
+from lite3r_cli.bench.subjects import image_sets
 from lite3r_cli.bench.variants import Request, build
-from lite3r_cli.bench.weights import image_sets
 from lite3r_cli.config import LiteConfig
 
 DEVICE = torch.device("cuda")
@@ -60,11 +60,15 @@ def main() -> None:
         run = kernels_of(o.model, o.variant, views, o.keep)
         busy = sum(row["ms"] for row in run["kernels"])
         launches = sum(row["launches"] for row in run["kernels"])
-        print(f"\n{o.model}, {o.variant}, {views} views: {run['replay_ms']:.1f} ms, kernels {busy:.1f} ms, {launches} launches")
+        print(
+            f"\n{o.model}, {o.variant}, {views} views: {run['replay_ms']:.1f} ms, kernels {busy:.1f} ms, {launches} launches"
+        )
         for row in run["kernels"][: o.top]:
             print(f"{row['ms']:9.3f} ms {row['launches']:5}  {row['kernel'][:110]}", flush=True)
         runs.append(run)
-    text = json.dumps({"benchmark": "speed_profile", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "runs": runs})
+    text = json.dumps(
+        {"benchmark": "speed_profile", "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "runs": runs}
+    )
     print(text) if o.json is None else o.json.write_text(text + "\n")
 
 

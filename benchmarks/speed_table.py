@@ -1,6 +1,6 @@
 """The tables of docs/performance.md from what `lite3r bench --json` and `speed_kernels.py --json` wrote.
 
-    python benchmarks/speed_table.py vggt-2.json vggt.json da3.json
+python benchmarks/speed_table.py vggt-2.json vggt.json da3.json
 """
 
 from __future__ import annotations

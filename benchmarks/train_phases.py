@@ -61,10 +61,15 @@ class Phases:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         steps = LAST - FIRST
-        print(f"{1e3 * (time.perf_counter() - self.started) / steps:.1f} ms a step\n{'phase':<12}{'host':>9}{'device':>9}")
+        print(
+            f"{1e3 * (time.perf_counter() - self.started) / steps:.1f} ms a step\n{'phase':<12}{'host':>9}{'device':>9}"
+        )
         for name, seconds in self.host.items():
             device = sum(a.elapsed_time(b) for a, b in self.events[name]) / steps
-            print(f"{name:<12}{1e3 * seconds / steps:>9.1f}" + (f"{device:>9.1f}" if self.events[name] else f"{'–':>9}"), flush=True)
+            print(
+                f"{name:<12}{1e3 * seconds / steps:>9.1f}" + (f"{device:>9.1f}" if self.events[name] else f"{'–':>9}"),
+                flush=True,
+            )
 
     @staticmethod
     def _event() -> torch.cuda.Event | None:

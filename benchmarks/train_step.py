@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.backbones.mini import Mini
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
+from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.loop import LoopConfig, Trainer, Worker
 from lite3r_cli.training.losses import Targets, compute_losses
 

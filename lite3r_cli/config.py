@@ -75,13 +75,15 @@ class PredictConfig:
     """Every option that changes what the network predicts for given images."""
 
     model: str = "mini"  # a name from `lite3r models` or a checkpoint file
-    resolution: int | None = None  # longest side of the network's input, pixels; None: what suits the network and the image
+    resolution: int | None = (
+        None  # longest side of the network's input, pixels; None: what suits the network and the image
+    )
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     dtype: str = "auto"  # one of DTYPES
     seed: int = 0
     preprocess: str = "keep"  # one of PREPROCESSING
     poses: str = "tokens"  # one of POSES
-    reference_view: str = "saddle_balanced"  # a key of backbones.reference_view.STRATEGIES
+    reference_view: str = "saddle_balanced"  # a key of networks.da3.reference_view.STRATEGIES
     cameras: Path | None = None  # cameras.json of the images, where they are known
     refine: bool = False  # cameras by bundle adjustment, see refine/
     lite: LiteConfig = LiteConfig()

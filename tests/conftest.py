@@ -26,7 +26,7 @@ class PlaneBackbone:
     def predict(self, images: Sequence):
         import torch
 
-        from lite3r_cli.backbones.base import Prediction
+        from lite3r_cli.networks.base import Prediction
 
         poses = torch.eye(3, 4).repeat(len(images), 1, 1)
         poses[:, 0, 3] = -STEP * torch.arange(len(images)) - 1.0  # the first camera is not the identity
@@ -41,13 +41,18 @@ class PlaneBackbone:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--fixture-dir", type=Path, metavar="DIR", help="folder of the larger parity fixtures (*.npz), for the slow tests")
+    parser.addoption(
+        "--fixture-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the larger parity fixtures (*.npz), for the slow tests",
+    )
 
 
 @pytest.fixture
 def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     """Make every model name load PlaneBackbone."""
-    from lite3r_cli.backbones import registry
+    from lite3r_cli.checkpoints import registry
 
     monkeypatch.setattr(registry, "load", lambda name, **options: PlaneBackbone())
     return PlaneBackbone
@@ -77,7 +82,9 @@ def photographs(tmp_path) -> Callable[..., Path]:
 
 def wall_color(points):
     """Colour of a textured wall z = 5 at world x, y."""
-    return 127 + 100 * np.stack([np.sin(points[..., 0] * 2), np.cos(points[..., 1] * 2), np.sin(points[..., :2].sum(-1))], -1)
+    return 127 + 100 * np.stack(
+        [np.sin(points[..., 0] * 2), np.cos(points[..., 1] * 2), np.sin(points[..., :2].sum(-1))], -1
+    )
 
 
 @pytest.fixture
@@ -98,7 +105,12 @@ def posed_photos(tmp_path):
         image = wall_color(centre + directions * z[..., None])
         name = f"{i}.png"
         cv2.imwrite(str(folder / "images" / name), image[..., ::-1].round())
-        cameras[name] = {"K": K.tolist(), "cam_from_world": np.c_[R, -R @ centre].tolist(), "width": width, "height": height}
+        cameras[name] = {
+            "K": K.tolist(),
+            "cam_from_world": np.c_[R, -R @ centre].tolist(),
+            "width": width,
+            "height": height,
+        }
         points[name] = np.stack([u, v, z], -1)[4::9, 4::9].reshape(-1, 3).astype(np.float32)
     (folder / "cameras.json").write_text(json.dumps({"images": cameras}))
     np.savez(folder / "points.npz", **points)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import photograph
 
-from lite3r_cli.backbones import registry
+from lite3r_cli.checkpoints import registry
 from lite3r_cli.cli import main
 from lite3r_cli.io.ply import read_ply
 
@@ -282,7 +282,7 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
 
 MOMENTS = (
     "lite3r_cli.pipelines.reconstruct.discover",
-    "lite3r_cli.backbones.registry.load",
+    "lite3r_cli.checkpoints.registry.load",
     "lite3r_cli.pipelines.preprocess.resize_for_network",
     "conftest.PlaneBackbone.predict",
     "lite3r_cli.pipelines.reconstruct.fuse_with_statistics",

@@ -65,7 +65,7 @@ def test_every_option_of_every_command_explains_itself():
 
 
 def test_repeated_defaults_are_those_of_the_dataclass():
-    from lite3r_cli.fusion import FusionConfig
+    from lite3r_cli.scene.fusion import FusionConfig
 
     assert options.CONFIDENCE_PERCENTILE == FusionConfig.confidence_percentile
     assert options.MAX_POINTS == FusionConfig.max_points

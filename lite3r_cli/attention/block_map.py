@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.attention.gather import CHUNK_ELEMENTS
-from lite3r_cli.attention.layout import Layout
+from lite3r_cli.attention.tiling import Layout
 
 SCORES = ("pooled", "mass")
 SAMPLED = 3  # one of so many queries tells the mass: neither a row nor a column of common rectangles

@@ -1,7 +1,7 @@
 """One door to sparse-linear attention: the formula's settings, the back end and why, both branches mixed.
 
-    sum     O = O_sparse + W · O_linear             (SLA, arXiv 2509.24006; no effect of the branch while W = 0)
-    convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; α of each head; 1 where nothing is skipped)
+sum     O = O_sparse + W · O_linear             (SLA, arXiv 2509.24006; no effect of the branch while W = 0)
+convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; α of each head; 1 where nothing is skipped)
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lite3r_cli.attention import torch_impl
+from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import SCORES, BlockMap, block_map
 from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.features import FEATURES
-from lite3r_cli.attention.layout import Layout, packed_layout
 from lite3r_cli.attention.reference import both_branches
+from lite3r_cli.attention.tiling import Layout, packed_layout
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.runtime import Choice
 
@@ -56,9 +56,9 @@ def triton_reason() -> str | None:
         import triton  # noqa: F401
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    from lite3r_cli.attention import triton_impl
+    from lite3r_cli.attention import triton_backend
 
-    if triton_impl.INTERPRETED or torch.cuda.is_available():
+    if triton_backend.INTERPRETED or torch.cuda.is_available():
         return None
     return "Triton needs a GPU"
 
@@ -77,7 +77,9 @@ def choose_backend(
     if asked != "auto":
         return Choice(asked, asked, "asked for")
     if crossover is None and device.type == "cpu" and has_amx():
-        return Choice(asked, "dense", f"the processor has AMX: dense attention is faster, up to {AMX_MEASURED} tokens at least")
+        return Choice(
+            asked, "dense", f"the processor has AMX: dense attention is faster, up to {AMX_MEASURED} tokens at least"
+        )
     crossover = CROSSOVER.get(device.type, 0) if crossover is None else crossover
     if tokens < crossover:
         return Choice(asked, "dense", f"{tokens} tokens, sparse attention is faster from {crossover} on")
@@ -85,7 +87,7 @@ def choose_backend(
         return Choice(asked, "torch", f"the back end of a {device.type.upper()}")
     if (reason := triton_reason()) is not None:
         return Choice(asked, "torch", reason)
-    from lite3r_cli.attention.triton_impl import HEAD_DIMS
+    from lite3r_cli.attention.triton_backend import HEAD_DIMS
 
     if head_dim not in HEAD_DIMS:
         return Choice(asked, "torch", f"the kernels have no head dimension of {head_dim}")
@@ -118,12 +120,12 @@ def _reference(
 def _triton(
     q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str, summaries: bool = False
 ) -> tuple[Tensor, Tensor]:
-    from lite3r_cli.attention import triton_impl
+    from lite3r_cli.attention import triton_backend
 
-    return triton_impl.attend(q, k, v, blocks, layout, feature, linear_over, summaries)
+    return triton_backend.attend(q, k, v, blocks, layout, feature, linear_over, summaries)
 
 
-ATTEND = {"reference": _reference, "torch": torch_impl.attend, "triton": _triton}
+ATTEND = {"reference": _reference, "torch": torch_backend.attend, "triton": _triton}
 
 
 def mixed(

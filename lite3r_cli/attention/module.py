@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.dispatch import Formula, choose_backend, sparse_linear
-from lite3r_cli.attention.layout import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.attention.reference import BLOCK, sparse_linear_attention
-from lite3r_cli.backbones.vit import Attention
+from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.vit import Attention
 from lite3r_cli.runtime import Choice
 
 METADATA_KEY = "attention"  # of a checkpoint: which modules are sparse-linear, and their settings
@@ -122,7 +122,9 @@ class SparseLinearAttention(Attention):
         if config.protect != "reference":
             reference = None
         known = 0 if isinstance(reference, Tensor) else reference
-        layout = frame_layout(frames, config.block, known, config.protect != "none", device, config.key_block, config.walk)
+        layout = frame_layout(
+            frames, config.block, known, config.protect != "none", device, config.key_block, config.walk
+        )
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -67,7 +67,13 @@ def sparse_linear_attention(
 
 
 def both_branches(
-    q: Tensor, k: Tensor, v: Tensor, critical: Tensor, linear: Tensor, feature: str = "elu", summary: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    critical: Tensor,
+    linear: Tensor,
+    feature: str = "elu",
+    summary: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The formula for any partition of the pairs of tokens: `critical` and `linear` are (B, H, N, N) bool. Exact
     attention over the critical keys of each query, and linear attention over the linear ones (all True: over all).

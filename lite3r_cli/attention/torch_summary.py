@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lite3r_cli.attention.features import widened
 from lite3r_cli.attention.gather import chunks, gather, gathered_bias
-from lite3r_cli.attention.layout import Layout
+from lite3r_cli.attention.tiling import Layout
 
 
 class Summaries(NamedTuple):
@@ -34,7 +34,7 @@ def summaries_of(k: Tensor, v: Tensor, layout: Layout) -> Summaries:
 
 
 class SummarisedAttention(torch.autograd.Function):
-    """As `torch_impl.GatheredAttention`, of q (R, T, D) against the tiles `columns` (R, kept) and the summaries of its
+    """As `torch_backend.GatheredAttention`, of q (R, T, D) against the tiles `columns` (R, kept) and the summaries of its
     head `head` (R,); `bias` (R, blocks) is the log of the tokens behind a summary, −inf where it is not to be seen.
     """
 

@@ -44,7 +44,9 @@ def phi_gradient(x, f, df, PHI: tl.constexpr):
 
 
 @triton.jit
-def key_slots(columns, counts, lengths, row, first, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+def key_slots(
+    columns, counts, lengths, row, first, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr
+):
     """The tokens of the key tiles that query tile `row` meets from the one numbered `first` on: their places among all
     slots (WIDTH,), and which of them there are."""
     slot = tl.arange(0, WIDTH)
@@ -64,7 +66,9 @@ def summary_tile(far_k, far_s, first, place, blocks, D: tl.constexpr, WIDTH: tl.
 
 
 @triton.jit
-def summary_logits(wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH: tl.constexpr, WIDE: tl.constexpr):
+def summary_logits(
+    wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH: tl.constexpr, WIDE: tl.constexpr
+):
     """Of queries `wide` (TILE, D) float32, in powers of two; −inf for blocks that the query tile does not see so."""
     which = first + tl.arange(0, WIDTH)
     inside = which < blocks
@@ -201,7 +205,7 @@ def keys_backward(
     values = tl.load(v + there, mask=known[:, None], other=0.0)
     key_change = tl.zeros([SIDE, D], tl.float32)
     value_change = tl.zeros([SIDE, D], tl.float32)
-    for i in range(0, tl.load(counts + column)):
+    for i in range(tl.load(counts + column)):
         row = head * rows + tl.load(meeting + column * rows + i).to(tl.int64)
         x = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0)
         g = tl.load(d_sparse + row * T * D + here, mask=inside[:, None], other=0.0)
@@ -243,7 +247,7 @@ def summaries_backward(
     key_change = tl.zeros([WIDTH, D], tl.float32)
     spread_change = tl.zeros([WIDTH, D], tl.float32)
     value_change = tl.zeros([WIDTH, D], tl.float32)
-    for i in range(0, rows):
+    for i in range(rows):
         row = head * rows + i
         wide = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0).to(tl.float32)
         g = tl.load(d_sparse + row * T * D + here, mask=inside[:, None], other=0.0).to(tl.float32)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lite3r_cli.backbones.families import global_layers_of
-from lite3r_cli.backbones.vggt import SPECIALS, VGGT
-from lite3r_cli.backbones.vit import Block
 from lite3r_cli.bench.measure import once
+from lite3r_cli.layers.vit import Block
+from lite3r_cli.networks.family import global_layers_of
+from lite3r_cli.networks.vggt.network import SPECIALS, VGGT
 from lite3r_cli.quant.fp8 import quantize_rows
 from lite3r_cli.quant.linear import quantize_tokens
 from lite3r_cli.quant.swap import scaled_mm_reason

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lite3r_cli.attention import dense
 from lite3r_cli.bench.variants import Answer, Variant
-from lite3r_cli.fast.check import OperatorCheck, Sizes, check_operators
+from lite3r_cli.engine.check import OperatorCheck, Sizes, check_operators
 
 DENSE_TOLERANCE = 0.1  # relative difference in depth between two ways to round in half precision, random weights
 SMALL = Sizes(tokens=130, heads=2, blocks=9)  # enough for plain torch
@@ -31,7 +31,9 @@ def _products() -> OperatorCheck:
     q, k, v = (torch.randn(1, 2, 927, 64, generator=make).bfloat16() for _ in range(3))
     attend = torch.nn.functional.scaled_dot_product_attention
     exact = attend(*(t.double() for t in (q, k, v)))
-    ours, usual = (float((t - exact).norm() / exact.norm()) for t in (dense.dense_by_products(q, k, v), attend(q, k, v)))
+    ours, usual = (
+        float((t - exact).norm() / exact.norm()) for t in (dense.dense_by_products(q, k, v), attend(q, k, v))
+    )
     return OperatorCheck("dense attention by products", ours, usual)
 
 

@@ -56,7 +56,10 @@ def once(device: torch.device, run: Callable[[], object]) -> float:
 
 
 def alternate(
-    device: torch.device, runs: dict[str, Callable[[int], object]], repeats: int, tick: Callable[[], None] = lambda: None
+    device: torch.device,
+    runs: dict[str, Callable[[int], object]],
+    repeats: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Milliseconds of every run, each in turn, `repeats` times over; a run is told the number of the round, so that it
     can take another input.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import OutputError
 
 if TYPE_CHECKING:
-    from ..pipelines.bench import Row
+    from .run import Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from lite3r_cli.backbones.da3 import DA3
-from lite3r_cli.backbones.families import global_layers_of
-from lite3r_cli.backbones.mini import Mini
-from lite3r_cli.backbones.vggt import VGGT
-from lite3r_cli.backbones.vit import Attention
 from lite3r_cli.bench.measure import Timer
+from lite3r_cli.layers.vit import Attention
+from lite3r_cli.networks.da3.network import DA3
+from lite3r_cli.networks.family import global_layers_of
+from lite3r_cli.networks.mini.network import Mini
+from lite3r_cli.networks.vggt.network import VGGT
 
 STAGES = ("encoder", "frame attention", "global attention", "linear layers", "heads", "input and output")
 REST = "input and output"  # and whatever else no stage names: norms, residuals, rotations

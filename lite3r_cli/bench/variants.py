@@ -1,8 +1,8 @@
 """The ways to run one network that `lite3r bench` compares, each ready to be called with images on the device.
 
-    dense-eager   as its authors run it: float32 weights, half precision by autocast, torch's fused attention, no graph
-    dense         the fastest way that this program has here without approximating anything but by rounding
-    lite          the same with sparse-linear attention, and FP8 linear layers where the device multiplies FP8
+dense-eager   as its authors run it: float32 weights, half precision by autocast, torch's fused attention, no graph
+dense         the fastest way that this program has here without approximating anything but by rounding
+lite          the same with sparse-linear attention, and FP8 linear layers where the device multiplies FP8
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.dense import fused_only
-from lite3r_cli.backbones.buckets import HALF_PRECISION, cast_products, trunk_precision
-from lite3r_cli.backbones.lite import set_arithmetic, set_attention
-from lite3r_cli.backbones.mini import Mini
-from lite3r_cli.backbones.sparsify import skipped_share
 from lite3r_cli.bench.measure import Timer, allocated
 from lite3r_cli.bench.stages import watched
-from lite3r_cli.bench.weights import network
+from lite3r_cli.bench.subjects import network
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.engine.layers import CROSSOVER, Settings
+from lite3r_cli.engine.outputs import Shape
+from lite3r_cli.engine.runner import FastRunner, reason_against
 from lite3r_cli.errors import BackendError
-from lite3r_cli.fast.layers import CROSSOVER, Settings
-from lite3r_cli.fast.outputs import Shape
-from lite3r_cli.fast.runner import FastRunner, reason_against
+from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
+from lite3r_cli.networks.lite_form import set_arithmetic, set_attention
+from lite3r_cli.networks.mini.network import Mini
+from lite3r_cli.networks.sparsify import skipped_share
 from lite3r_cli.quant.swap import choose_fp8_backend
 
 Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and cam_from_world or pose vectors (S, …), float32
@@ -108,7 +108,9 @@ def _lite(model: nn.Module, request: Request) -> Variant:
         else:
             set_arithmetic(model, fp8.chosen, request.dtype)
             kind = f"FP8 ({fp8.chosen})"
-        choices["path"] = f"layer by layer: {reason_against(model, settings, request.device) or 'the fast path is for GPUs'}"
+        choices["path"] = (
+            f"layer by layer: {reason_against(model, settings, request.device) or 'the fast path is for GPUs'}"
+        )
         variant = _ordinary("lite", f"{kind} weights, sparse attention", model, request)
         variant.fp8 = fp8.chosen in ("scaled-mm", "te")
     variant.choices = choices
@@ -145,7 +147,11 @@ def _fast(name: str, words: str, model: nn.Module, settings: Settings, request: 
 
 
 def _ordinary(
-    name: str, words: str, model: nn.Module, request: Request, around: Callable[[], AbstractContextManager] = nullcontext
+    name: str,
+    words: str,
+    model: nn.Module,
+    request: Request,
+    around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Variant:
     @torch.inference_mode()
     def run(images: Tensor) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,23 +14,25 @@ from ..errors import BackendError
 from . import options
 
 if TYPE_CHECKING:
-    from ..pipelines.bench import Bench
+    from ..bench.run import Bench
 
 MEASURE = "Measurement"
 Views = Annotated[
     list[str],
-    typer.Option("--views", metavar="N...", rich_help_panel=MEASURE, help="Numbers of views: --views 2 8 32, or 2,8,32."),
+    typer.Option(
+        "--views", metavar="N...", rich_help_panel=MEASURE, help="Numbers of views: --views 2 8 32, or 2,8,32."
+    ),
 ]
-More = Annotated[Optional[list[str]], typer.Argument(hidden=True, help="More numbers of views.")]
+More = Annotated[list[str] | None, typer.Argument(hidden=True, help="More numbers of views.")]
 Resolution = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "--resolution", "-r", metavar="PIXELS", rich_help_panel=MEASURE, show_default="the model's, 4:3",
         help="Longest side, or HEIGHTxWIDTH, of an image inside the network.",
     ),
 ]  # fmt: skip
 Images = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(
         "--images", metavar="DIR", rich_help_panel=MEASURE, show_default="stand-ins",
         help="Photographs to run on, in turn if there are fewer than views.",
@@ -46,8 +48,10 @@ Compare = Annotated[
 ]  # fmt: skip
 Repeats = Annotated[int, typer.Option("--repeats", metavar="N", rich_help_panel=MEASURE, help="Timed runs of each.")]
 Plot = Annotated[
-    Optional[Path],
-    typer.Option("--plot", metavar="FILE.png", rich_help_panel=MEASURE, show_default="none", help="Draw time and memory."),
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE.png", rich_help_panel=MEASURE, show_default="none", help="Draw time and memory."
+    ),
 ]
 HEADINGS = ("views", "variant", "ms", "±", "peak GiB", "floor ms", "× floor", "skipped %", "depth diff.", "speed-up")
 
@@ -91,7 +95,7 @@ def bench(
     )
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
-        from ..pipelines.bench import run
+        from ..bench.run import run
 
     result = run(config, progress)
     if json:
@@ -118,7 +122,8 @@ def _show(config: BenchConfig, result: Bench) -> None:
     ]  # fmt: skip
     console.table(HEADINGS, cells, title=f"{config.model}, {first.height}×{first.width}")
     stages = [
-        (row.views, row.variant, *(f"{milliseconds:.1f}" for milliseconds in row.stages.values())) for row in result.rows
+        (row.views, row.variant, *(f"{milliseconds:.1f}" for milliseconds in row.stages.values()))
+        for row in result.rows
     ]
     console.table(("views", "variant", *first.stages), stages, title="where it goes, ms, without a graph")
     environment = result.environment

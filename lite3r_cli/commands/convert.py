@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -75,14 +75,14 @@ Attention = Annotated[
     ),
 ]  # fmt: skip
 KeepRatio = Annotated[
-    Optional[float],
+    float | None,
     _option(
         LAYERS, "--keep-ratio", metavar="SHARE", show_default="the source's, or 1",
         help="Share of key blocks that get exact attention there.",
     ),
 ]  # fmt: skip
 ShardSize = Annotated[
-    Optional[str],
+    str | None,
     _option(
         options.OUTPUT, "--shard-size", metavar="SIZE", show_default="one file",
         help="Write several files of at most this size, e.g. 2G, and an index.",

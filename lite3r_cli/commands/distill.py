@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def distill(
         ),
     ],
     data: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Argument(
             metavar="[DATA]...", show_default="procedural",
             help="Folders of photographs, of scenes with cameras.json, BlendedMVS or DTU; procedural makes scenes.",
@@ -37,63 +37,63 @@ def distill(
     ] = None,
     model: options.Model = "mini",
     keep_ratio: Annotated[
-        Optional[float],
+        float | None,
         _option(
             STUDENT, "--keep-ratio", metavar="SHARE", show_default=_CHECKPOINT.format("0.25"),
             help="Share of attention across views that is computed.",
         ),
     ] = None,
     layers: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         _option(
             STUDENT, "--layers", metavar="PATTERN", show_default="all across views",
             help="Attention modules that become sparse-linear.",
         ),
     ] = None,
     mix: Annotated[
-        Optional[str],
+        str | None,
         _option(
             STUDENT, "--mix", metavar="sum|convex", show_default=_CHECKPOINT.format("sum"),
             help="How the linear branch comes in: added through a projection, or as a learned share of each head.",
         ),
     ] = None,
     linear_over: Annotated[
-        Optional[str],
+        str | None,
         _option(
             STUDENT, "--linear-over", metavar="rest|all", show_default=_CHECKPOINT.format("rest; all in deep networks"),
             help="Tokens of the linear branch: those that are not computed exactly, or all.",
         ),
     ] = None,
     feature: Annotated[
-        Optional[str],
+        str | None,
         _option(
             STUDENT, "--feature", metavar="elu|softmax|relu", show_default=_CHECKPOINT.format("elu"),
             help="Feature map of the linear branch.",
         ),
     ] = None,
     summaries: Annotated[
-        Optional[bool],
+        bool | None,
         _option(
             STUDENT, "--summaries/--no-summaries", show_default=_CHECKPOINT.format("on"),
             help="Let each block that is not computed count as one token in the same softmax.",
         ),
     ] = None,
     protect: Annotated[
-        Optional[str],
+        str | None,
         _option(
             STUDENT, "--protect", metavar="none|specials|reference", show_default=_CHECKPOINT.format("specials"),
             help="Tokens that every query sees: none, camera and register tokens, or the reference view's, too.",
         ),
     ] = None,
     block: Annotated[
-        Optional[int],
+        int | None,
         _option(
             STUDENT, "--block", metavar="TOKENS", show_default=_CHECKPOINT.format("64"),
             help="Tokens in a block.",
         ),
     ] = None,
     key_block: Annotated[
-        Optional[int],
+        int | None,
         _option(
             STUDENT, "--key-block", metavar="TOKENS", show_default=_CHECKPOINT.format("16 for mini, else --block"),
             help="Tokens in a block of keys: finer ones cost time and lose less.",
@@ -107,7 +107,7 @@ def distill(
         ),
     ] = "calibrated",
     trainable: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         _option(
             STUDENT, "--trainable", metavar="PATTERN", show_default="none",
             help="Parameters that train beside the linear branch, e.g. 'blocks.*.attn.proj.weight'.",
@@ -128,7 +128,7 @@ def distill(
         ),
     ] = "mse",
     distill_layers: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         _option(
             LOSS, "--distill-layers", metavar="PATTERN", show_default="sparse",
             help="Attention modules that are compared; the word sparse is every sparse one.",
@@ -154,7 +154,7 @@ def distill(
     views: Annotated[int, _option(TRAINING, "--views", metavar="N", help="Views of a scene in a step.")] = 6,
     batch: Annotated[int, _option(TRAINING, "--batch", metavar="N", help="Scenes in a step, for each GPU.")] = 1,
     resolution: Annotated[
-        Optional[int],
+        int | None,
         _option(
             TRAINING, "--resolution", "-r", metavar="PIXELS", show_default="252 on a CPU, else the model's",
             help="Longest side of an image in training.",
@@ -175,14 +175,14 @@ def distill(
         ),
     ] = 25,
     textures: Annotated[
-        Optional[Path],
+        Path | None,
         _option(
             TRAINING, "--textures", metavar="FILE", show_default="none",
             help=".npz of JPEG crops (`data`, `offsets`) for procedural scenes.",
         ),
     ] = None,
     workers: Annotated[
-        Optional[int],
+        int | None,
         _option(
             TRAINING, "--workers", metavar="N", show_default="0 on a CPU, 8 on a GPU",
             help="Processes that prepare data.",
@@ -208,8 +208,8 @@ def distill(
 
     Example: lite3r distill sample_scenes procedural -o mini-sla.safetensors
     """
+    from ..distillation.recipe import Recipe
     from ..pipelines.distill import DistillConfig, SparseChoice, run
-    from ..training.distillation.recipe import Recipe
 
     recipe = Recipe(
         steps=steps, lr=lr, trainable=tuple(trainable or ()), start=start, calibration_batches=calibration_batches,

@@ -72,8 +72,18 @@ def evaluate(
     """
     lite = LiteConfig(attention, keep_ratio, fp8_backend)
     predict = PredictConfig(
-        model, resolution, device, dtype, seed, preprocess, poses, reference_view, refine=refine, lite=lite,
-        intrinsics=intrinsics, engine=engine,
+        model,
+        resolution,
+        device,
+        dtype,
+        seed,
+        preprocess,
+        poses,
+        reference_view,
+        refine=refine,
+        lite=lite,
+        intrinsics=intrinsics,
+        engine=engine,
     )
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -26,14 +26,14 @@ Images = Annotated[
     typer.Argument(help="A folder of photos, several image files, or a video.", metavar="IMAGES", show_default=False),
 ]
 Masks = Annotated[
-    Optional[Path],
+    Path | None,
     _option(
         INPUT, "--masks", metavar="DIR", show_default=False,
         help="Folder of masks named like the images (a.jpg.png or a.png); black pixels are ignored.",
     ),
 ]  # fmt: skip
 MaxViews = Annotated[
-    Optional[int],
+    int | None,
     _option(
         INPUT, "--max-views", metavar="N", show_default="all",
         help="Use at most N images, spread evenly over the set. Time and memory grow with it.",
@@ -57,7 +57,7 @@ Model = Annotated[
     _option(MODEL, "--model", "-m", metavar="MODEL", help="A name from `lite3r models`, or a checkpoint file."),
 ]
 Resolution = Annotated[
-    Optional[int],
+    int | None,
     _option(
         MODEL, "--resolution", "-r", metavar="PIXELS", show_default="the model's: 518, or 504 for da3; mini does not enlarge",
         help="Longest side of an image inside the network. Smaller is faster and coarser.",
@@ -73,7 +73,12 @@ Preprocess = Annotated[
 DA3_ONLY = "Network: Depth-Anything-3 only"
 Poses = Annotated[
     str,
-    _option(DA3_ONLY, "--poses", metavar="HOW", help="Cameras from the camera tokens, or rays: fitted to the predicted rays."),
+    _option(
+        DA3_ONLY,
+        "--poses",
+        metavar="HOW",
+        help="Cameras from the camera tokens, or rays: fitted to the predicted rays.",
+    ),
 ]
 ReferenceView = Annotated[
     str,
@@ -83,7 +88,7 @@ ReferenceView = Annotated[
     ),
 ]  # fmt: skip
 Cameras = Annotated[
-    Optional[Path],
+    Path | None,
     _option(
         MODEL, "--cameras", metavar="PATH", show_default=False,
         help="The known camera of every image (cameras.json, transforms.json or a COLMAP folder): depth comes in their "
@@ -115,9 +120,7 @@ Dtype = Annotated[
         help="Precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware computes in it.",
     ),
 ]  # fmt: skip
-Seed = Annotated[
-    int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")
-]
+Seed = Annotated[int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")]
 
 ATTENTION = "Network: attention across views, arithmetic"
 Attention = Annotated[
@@ -128,7 +131,7 @@ Attention = Annotated[
     ),
 ]  # fmt: skip
 KeepRatio = Annotated[
-    Optional[float],
+    float | None,
     _option(
         ATTENTION, "--keep-ratio", metavar="SHARE", show_default="the checkpoint's, or 0.25",
         help="Share of attention across views that sla computes.",
@@ -177,14 +180,14 @@ NoConsistency = Annotated[
     ),
 ]  # fmt: skip
 Tolerance = Annotated[
-    Optional[float],
+    float | None,
     _option(
         CLOUD, "--tolerance", metavar="FRACTION", show_default="from the scene, 0.02 to 0.15",
         help="Relative depth difference up to which two views agree.",
     ),
 ]  # fmt: skip
 VoxelSize = Annotated[
-    Optional[float],
+    float | None,
     _option(
         CLOUD, "--voxel-size", metavar="SIZE", show_default="off",
         help="Merge points within cubes of this side, in scene units (those of the depth maps).",

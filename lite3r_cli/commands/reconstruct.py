@@ -93,15 +93,26 @@ def reconstruct(
     """
     if skip_existing and _is_done(output, json):
         return
-    from ..fusion import FusionConfig
     from ..pipelines.reconstruct import ReconstructConfig
     from ..pipelines.reconstruct import reconstruct as run
+    from ..scene.fusion import FusionConfig
 
     config = ReconstructConfig(
         input=InputConfig(tuple(images), masks, max_views, stride, max_pixels, strict),
         predict=PredictConfig(
-            model, resolution, device, dtype, seed, preprocess, poses, reference_view, cameras, refine,
-            LiteConfig(attention, keep_ratio, fp8_backend), intrinsics, engine,
+            model,
+            resolution,
+            device,
+            dtype,
+            seed,
+            preprocess,
+            poses,
+            reference_view,
+            cameras,
+            refine,
+            LiteConfig(attention, keep_ratio, fp8_backend),
+            intrinsics,
+            engine,
         ),  # fmt: skip
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
@@ -125,7 +136,7 @@ def reconstruct(
 
 
 def _is_done(output: str, json: bool) -> bool:
-    from ..io.layout import is_complete, layout_of
+    from ..io.output_layout import is_complete, layout_of
 
     if not is_complete(output):
         return False

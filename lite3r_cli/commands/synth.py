@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,12 +20,14 @@ def synth(
     width: Annotated[int, typer.Option(metavar="PIXELS", help="Width of the images.")] = 640,
     height: Annotated[int, typer.Option(metavar="PIXELS", help="Height of the images.")] = 480,
     kind: Annotated[
-        Optional[str],
-        typer.Option(metavar="chaos|collage|room|desk|facade|outdoor|street", help="What to show.", show_default="a mixture"),
+        str | None,
+        typer.Option(
+            metavar="chaos|collage|room|desk|facade|outdoor|street", help="What to show.", show_default="a mixture"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same scenes.")] = 0,
     textures: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             metavar="FILE",
             help=".npz of JPEG crops (`data`, `offsets`) to paint surfaces with, besides patterns.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,19 +15,19 @@ def train(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for checkpoints, log and loss plot.")
     ],
     budget_minutes: Annotated[float, typer.Option(help="Wall time to train for; the learning rate follows it.")] = 20.0,
-    max_steps: Annotated[Optional[int], typer.Option(help="Stop after this many steps at the latest.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps at the latest.")] = None,
     init: Annotated[
-        Optional[list[Path]],
+        list[Path] | None,
         typer.Option(
             help="Where to start: a checkpoint of mini, or a ViT-S/14 encoder (timm names; repeat the option for its shards)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR/state.safetensors.")] = False,
     textures: Annotated[
-        Optional[Path], typer.Option(help=".npz of JPEG crops (`data`, `offsets`) to paint surfaces with.")
+        Path | None, typer.Option(help=".npz of JPEG crops (`data`, `offsets`) to paint surfaces with.")
     ] = None,
     photos: Annotated[
-        Optional[Path], typer.Option(help="Folder of posed photo scenes (cameras.json, points.npz) to mix in.")
+        Path | None, typer.Option(help="Folder of posed photo scenes (cameras.json, points.npz) to mix in.")
     ] = None,
     photo_share: Annotated[float, typer.Option(help="Share of steps on photographs, with --photos.")] = 0.06,
     tokens: Annotated[int, typer.Option(help="Tokens per GPU and step: the batch size, whatever the shape.")] = 49_152,

@@ -109,7 +109,9 @@ def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bo
     cos, sin = np.cos(angle), np.sin(angle)
     margin_x = min(K[0, 2], image.shape[1] - K[0, 2])
     margin_y = min(K[1, 2], image.shape[0] - K[1, 2])
-    scale = max((abs(cos) * width + abs(sin) * height) / (2 * margin_x), (abs(sin) * width + abs(cos) * height) / (2 * margin_y))
+    scale = max(
+        (abs(cos) * width + abs(sin) * height) / (2 * margin_x), (abs(sin) * width + abs(cos) * height) / (2 * margin_y)
+    )
     scale *= zoom  # target pixels per source pixel
     roll = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     focal = scale * np.sqrt(K[0, 0] * K[1, 1])

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from lite3r_cli.errors import InputError
-from lite3r_cli.geometry import scale_intrinsics
 from lite3r_cli.io.decode import decode_rgb
 from lite3r_cli.io.regular import BadImage, read_regular
 from lite3r_cli.io.resize import network_size
+from lite3r_cli.scene.geometry import scale_intrinsics
 
 MOST_PARTNERS = 10  # of a view that are drawn from: its best ones
 MOST_STRIDE = 3  # between views that follow one another, where nothing says which see the same

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import OutputError
 from .files import output_error, write_json
-from .layout import Layout, belongs, files_of_run, layout_of
+from .output_layout import Layout, belongs, files_of_run, layout_of
 
 
 class OutputSet:

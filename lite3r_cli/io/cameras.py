@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..scene import View
+from ..scene.view import View
 from .depth import read_depth_png
 from .files import write_json
 from .natural import natural_key

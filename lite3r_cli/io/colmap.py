@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..geometry import quaternion_from_matrix
-from ..scene import PointCloud, View
-from ..sparse import SparseModel
+from ..scene.geometry import quaternion_from_matrix
+from ..scene.sparse_points import SparseModel
+from ..scene.view import PointCloud, View
 from .files import write_bytes
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError, InputError, UsageError
-from ..geometry import invert_pose
-from ..scene import View
+from ..scene.geometry import invert_pose
+from ..scene.view import View
 from .cameras import read_cameras_json
 from .nerfstudio import OPENGL_AXES
 
@@ -76,7 +76,9 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
         name = PurePosixPath(str(entry["file_path"])).name
         distortion = [float(entry.get(key, 0)) for key in _DISTORTION]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: needs file_path, transform_matrix, fl_x, cx, cy, w, h as numbers ({error})") from error
+        raise InputError(
+            f"{where}: needs file_path, transform_matrix, fl_x, cx, cy, w, h as numbers ({error})"
+        ) from error
     if any(distortion):
         raise InputError(f"{where}: has lens distortion; undistort the images and their cameras first")
     K = np.array([[numbers["fl_x"], 0, numbers["cx"]], [0, focal_y, numbers["cy"]], [0, 0, 1]])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..scene import PointCloud, View
-from ..sparse import SparseModel
+from ..scene.sparse_points import SparseModel
+from ..scene.view import PointCloud, View
 from .colmap import write_colmap
 from .glb import write_glb
 from .nerfstudio import write_nerfstudio

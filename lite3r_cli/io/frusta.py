@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..geometry import camera_centres
-from ..scene import PointCloud, View
+from ..scene.geometry import camera_centres
+from ..scene.view import PointCloud, View
 
 ACCENT = (255, 122, 26)  # RGB
 

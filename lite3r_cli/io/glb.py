@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..geometry import invert_pose
-from ..scene import PointCloud, View
+from ..scene.geometry import invert_pose
+from ..scene.view import PointCloud, View
 from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..geometry import invert_pose
-from ..scene import PointCloud, View
+from ..scene.geometry import invert_pose
+from ..scene.view import PointCloud, View
 from .files import write_json
 from .ply import write_ply
 

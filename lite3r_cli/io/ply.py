@@ -10,7 +10,7 @@ import numpy as np
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from ..errors import InputError
-from ..scene import PointCloud
+from ..scene.view import PointCloud
 from .files import write_bytes
 
 VERTEX = np.dtype(

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from ..errors import OutputError
-from ..geometry import invert_pose, project, transform
-from ..scene import PointCloud, View
+from ..scene.geometry import invert_pose, project, transform
+from ..scene.view import PointCloud, View
 from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..geometry import invert_pose, quaternion_from_matrix
-from ..scene import View
+from ..scene.geometry import invert_pose, quaternion_from_matrix
+from ..scene.view import View
 from .files import write_bytes
 
 

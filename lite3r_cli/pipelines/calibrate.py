@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import geometry
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import UsageError
 from ..io.images import discover
 from ..quant.fp8 import round_to_fp8
-from ..scene import View
+from ..scene import geometry
+from ..scene.view import View
 from .predict import Predictor
 
 

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
-from ..backbones import registry
-from ..backbones.families import Layout
-from ..backbones.loading import build, layout_of, sparse_config_of
-from ..backbones.shards import INDEX_SUFFIX, shard_files
-from ..backbones.sources import Source, open_source
-from ..backbones.weights import SCALE_SUFFIX, read_float
-from ..backbones.writer import SafetensorsWriter, split_into_shards
+from ..checkpoints import registry
+from ..checkpoints.loading import build, layout_of, sparse_config_of
+from ..checkpoints.shards import INDEX_SUFFIX, shard_files
+from ..checkpoints.sources import Source, open_source
+from ..checkpoints.weights import SCALE_SUFFIX, read_float
+from ..checkpoints.writer import SafetensorsWriter, split_into_shards
 from ..console import Progress
 from ..errors import OutputError, UsageError
 from ..io.files import output_error
+from ..networks.family import Layout
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 
@@ -150,7 +150,9 @@ def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.
     if layers == present.layers and config.keep_ratio in (None, present.keep_ratio):
         return present
     if present.mix != "sum" and set(layers) != set(present.layers):
-        raise UsageError(f"--attention: the source's {present.mix} mix must be trained for other modules, see lite3r distill")
+        raise UsageError(
+            f"--attention: the source's {present.mix} mix must be trained for other modules, see lite3r distill"
+        )
     return replace(present, layers=layers, keep_ratio=config.keep_ratio or present.keep_ratio, keep_ratios=())
 
 

@@ -12,17 +12,17 @@ from torch import nn
 
 from .. import runtime
 from ..attention.module import SparseConfig
-from ..backbones import registry
-from ..backbones.families import Layout, exact_products, global_layers_of
-from ..backbones.loading import load_model, sparse_config_of
-from ..backbones.sources import open_source
-from ..backbones.sparsify import skipped_share, sparsify
+from ..checkpoints import registry
+from ..checkpoints.loading import load_model, sparse_config_of
+from ..checkpoints.sources import open_source
 from ..config import LiteConfig
 from ..console import Progress
+from ..distillation.data import PROCEDURAL, Data, Sizes, open_data
+from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
+from ..distillation.recipe import Recipe
 from ..errors import OutputError, UsageError
-from ..training.distillation.data import PROCEDURAL, Data, Sizes, open_data
-from ..training.distillation.loop import LOG, PLOT, STATE, Distiller, Network
-from ..training.distillation.recipe import Recipe
+from ..networks.family import Layout, exact_products, global_layers_of
+from ..networks.sparsify import skipped_share, sparsify
 from ..training.loop import Worker
 from ..training.plot import plot_losses
 from .convert_plan import select_attention

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
-from ..backbones.families import Layout
-from ..backbones.lite import RECIPE_KEY
-from ..backbones.sources import Source, open_source
-from ..backbones.weights import SCALE_SUFFIX
-from ..backbones.writer import SafetensorsWriter, Slot
+from ..checkpoints.sources import Source, open_source
+from ..checkpoints.weights import SCALE_SUFFIX
+from ..checkpoints.writer import SafetensorsWriter, Slot
 from ..io.files import output_error
+from ..networks.family import Layout
+from ..networks.lite_form import RECIPE_KEY
 from ..quant.fp8 import quantize_rows
 
 FORMAT = "lite3r-1"

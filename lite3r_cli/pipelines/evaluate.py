@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import geometry, metrics
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
-from ..scene import View
+from ..scene import geometry, metrics
+from ..scene.view import View
 
 if TYPE_CHECKING:
     from .predict import Predictor

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from ..backbones.base import Backbone, Prediction
-from ..backbones.buckets import HALF_PRECISION
+from ..engine.layers import CROSSOVER, Settings
+from ..engine.outputs import Shape
+from ..engine.runner import FastRunner, reason_against
 from ..errors import BackendError
-from ..fast.layers import CROSSOVER, Settings
-from ..fast.outputs import Shape
-from ..fast.runner import FastRunner, reason_against
+from ..layers.buckets import HALF_PRECISION
+from ..networks.base import Backbone, Prediction
 from ..runtime import Choice, Runtime
 from .lite import LiteRun
 

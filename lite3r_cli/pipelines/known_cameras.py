@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import geometry
-from ..backbones.base import Backbone
-from ..backbones.da3 import DA3, KnownCameras
-from ..backbones.reference_view import STRATEGIES
 from ..config import PredictConfig
 from ..errors import InputError, UsageError
 from ..io.foreign_cameras import read_known_cameras
 from ..io.images import ImageRecord
-from ..scene import View
+from ..networks.base import Backbone
+from ..networks.da3.network import DA3, KnownCameras
+from ..networks.da3.reference_view import STRATEGIES
+from ..scene import geometry
+from ..scene.view import View
 from .preprocess import NetworkInput
 
 
@@ -46,9 +46,7 @@ def read_known(path: Path | None) -> dict[str, View]:
     return {} if path is None else {view.name: view for view in read_known_cameras(path)}
 
 
-def for_inputs(
-    known: dict[str, View], records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
-) -> KnownCameras:
+def for_inputs(known: dict[str, View], records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> KnownCameras:
     """The cameras of these pictures as the network saw them."""
     intrinsics = []
     for record, item in zip(records, inputs, strict=True):

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from ..attention.module import SparseLinearAttention
-from ..backbones.base import Backbone
-from ..backbones.lite import attention_backends, choose_fp8, set_arithmetic, set_attention
-from ..backbones.sparsify import skipped_share
 from ..config import LiteConfig
 from ..errors import UsageError
+from ..networks.base import Backbone
+from ..networks.lite_form import attention_backends, choose_fp8, set_arithmetic, set_attention
+from ..networks.sparsify import skipped_share
 from ..runtime import Choice, Runtime
 
 

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import geometry, runtime
-from ..backbones import registry
-from ..backbones.base import Backbone, Prediction
-from ..backbones.da3 import DA3
+from .. import runtime
+from ..checkpoints import registry
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
+from ..networks.base import Backbone, Prediction
+from ..networks.da3.network import DA3
 from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
 from ..refine.pipeline import Refined, refine
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene import geometry
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from . import known_cameras
 from .fast_path import FAST, FastPath
 from .lite import LiteRun
@@ -142,7 +143,9 @@ class Predictor:
         skipped: list[Skipped] = []
         name, size, native = self.backbone.name, self.backbone.patch_size, self.config.preprocess == "native"
         with progress.stage("Read images", total=len(indices)) as step:
-            for i, result in images.read_each(lambda rgb: fit(rgb, name, self.config.resolution, size, native), indices):
+            for i, result in images.read_each(
+                lambda rgb: fit(rgb, name, self.config.resolution, size, native), indices
+            ):
                 if not isinstance(result, InputError):
                     kept.append(i)
                     batch.append(result)
@@ -253,7 +256,9 @@ def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
     count = sum(item.border is not None for item in inputs)
     if not count:
         return []
-    return [f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, no confidence there"]
+    return [
+        f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, no confidence there"
+    ]
 
 
 def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:

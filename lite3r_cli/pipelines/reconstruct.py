@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from ..config import InputConfig, PredictConfig
 from ..console import Progress
 from ..errors import InputError, UsageError
-from ..fusion import FusionConfig, FusionStatistics, fuse_with_statistics
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
 from ..io.formats import EXTRA_FORMATS, image_references
 from ..io.images import ImageSet, discover
-from ..io.layout import files_of_run
+from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
-from ..scene import PointCloud, View
+from ..scene.fusion import FusionConfig, FusionStatistics, fuse_with_statistics
+from ..scene.view import PointCloud, View
 
 if TYPE_CHECKING:
     from .predict import Predictions, Predictor
@@ -38,7 +38,7 @@ class ReconstructConfig:
     input: InputConfig
     predict: PredictConfig = PredictConfig()
     fusion: FusionConfig = FusionConfig()
-    output: str = "scene.ply"  # a .ply file or a folder, see io/layout.py
+    output: str = "scene.ply"  # a .ply file or a folder, see io/output_layout.py
     formats: tuple[str, ...] = ()  # keys of EXTRA_FORMATS
     preview: bool = False
     save_npy: bool = False
@@ -194,7 +194,7 @@ def _run_info(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     from .. import runtime
-    from ..backbones import registry
+    from ..checkpoints import registry
 
     used = {
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)

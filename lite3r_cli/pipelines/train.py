@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import torch
 import torch.distributed as dist
 
 from lite3r_cli import __version__, console
-from lite3r_cli.backbones.mini import Mini
-from lite3r_cli.backbones.sources import open_source
+from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.errors import OutputError, UsageError
-from lite3r_cli.training.checkpoint import save_weights
+from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loop import LoopConfig, Trainer, Worker
 from lite3r_cli.training.plot import plot_losses
 from lite3r_cli.training.schedule import ShapeSchedule
+from lite3r_cli.training.state import save_weights
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,13 @@ def _finish(config: TrainConfig, trainer: Trainer) -> None:
     output = config.loop.output
     recipe = json.dumps(_plain(dataclasses.asdict(config)))
     state = trainer.average.state_dict()
-    save_weights(output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe)
+    save_weights(
+        output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe
+    )
     plot_losses(output / "log.jsonl", output / "losses.png")
-    console.info(f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / 'mini.safetensors'} is the FP8 checkpoint")
+    console.info(
+        f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / 'mini.safetensors'} is the FP8 checkpoint"
+    )
 
 
 def _plain(value):

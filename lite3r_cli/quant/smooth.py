@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.backbones.vit import Block, Mlp
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.vit import Block, Mlp
 
 ALPHA = 0.5  # how much of an outlier the weights take over
 OUTLIER = 256.0  # largest channel over the median channel from which migration pays: benchmarks in docs/method.md

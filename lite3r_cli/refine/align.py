@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .. import geometry
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene import geometry
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from .matching import sample_depth
 
 _MIN_POINTS = 8  # below, the scale of the scene has to do

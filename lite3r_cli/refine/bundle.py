@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import geometry
-from ..scene import View
+from ..scene import geometry
+from ..scene.view import View
 from . import matching
 from .backend import require_pycolmap
 from .config import RefineConfig
@@ -209,9 +209,7 @@ def _start_model(views, matches: Matches, track, image, keypoint, points, known)
     chosen = np.argsort(-length, kind="stable")[:_COARSE_TRACKS]
     bounds = np.searchsorted(track, np.arange(len(known) + 1))
     for t in chosen[length[chosen] > 0].tolist():
-        elements = [
-            pycolmap.TrackElement(int(image[o]) + 1, int(keypoint[o])) for o in range(bounds[t], bounds[t + 1])
-        ]
+        elements = [pycolmap.TrackElement(int(image[o]) + 1, int(keypoint[o])) for o in range(bounds[t], bounds[t + 1])]
         model.add_point3D(points[t], pycolmap.Track(elements))
     return model
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import geometry
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene import geometry
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from . import bundle, matching, merge
 from .config import RefineConfig
 from .matching import Matches, ReadImage, ReadMask
@@ -74,9 +74,7 @@ def _best_candidate(views: Sequence[View], matches: Matches, config: RefineConfi
     return best
 
 
-def _without_contradictions(
-    views: Sequence[View], found: bundle.Candidate, config: RefineConfig
-) -> bundle.Candidate:
+def _without_contradictions(views: Sequence[View], found: bundle.Candidate, config: RefineConfig) -> bundle.Candidate:
     """The candidate without images whose cameras rest on few points and are far from the predicted ones.
 
     Far: the relative rotation or the direction to half of the other images differs by more than
@@ -128,9 +126,7 @@ def _explained(candidate: bundle.Candidate | None, matches: Matches, count: int)
     return candidate.observations / max(matched, 1)
 
 
-def _merge(
-    views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate
-) -> RefinedCameras:
+def _merge(views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate) -> RefinedCameras:
     sparse = _sparse_model(views, read_rgb, matches, best)
     poses = np.stack([view.cam_from_world for view in views])
     for i in best.images:
@@ -157,9 +153,7 @@ def _intrinsics(camera, view: View) -> np.ndarray:
     return geometry.scale_intrinsics(camera.calibration_matrix(), sx, sy)
 
 
-def _sparse_model(
-    views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate
-) -> SparseModel:
+def _sparse_model(views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate) -> SparseModel:
     """Points seen by at least two verified views, with the colour of their first observation."""
     index = {i: k for k, i in enumerate(best.images)}
     points, errors, image, point, keypoint = [], [], [], [], []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .. import geometry
-from ..scene import View
+from ..scene import geometry
+from ..scene.view import View
 
 _AGREES = 0.01  # relative depth difference that halves a neighbour's vote
 _WITNESSES = 2.0  # agreeing views that make a pixel sure

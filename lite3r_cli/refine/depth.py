@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import geometry
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene import geometry
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from .align import align_depth
-from .config import RefineConfig
 from .confidence import fused_confidence
+from .config import RefineConfig
 from .correlation import window_mean
 from .fill import fill
 from .matching import ReadImage
@@ -80,9 +80,7 @@ def refine_depth(
             depth, steps[i] = np.where(sure[i] | (depth > 0), filled, np.float32(0)), STEREO  # sky stays sky
             correlation[i] = np.where(sure[i], surfaces[i].score.cpu().numpy(), 0)
         result[i] = replace(views[i], depth=depth)
-    confidence = {
-        i: fused_confidence(result[i], correlation[i], [result[j] for j in others[i]]) for i in correlation
-    }
+    confidence = {i: fused_confidence(result[i], correlation[i], [result[j] for j in others[i]]) for i in correlation}
     confirmed = [round(float(sure[i].mean()), 3) if i in sure else 0.0 for i in range(len(views))]
     return RefinedDepth(_with_confidence(result, confidence), steps, confirmed)
 

@@ -43,9 +43,7 @@ def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarra
     weight = _shrunk(sure, size)
     guess = _fitted(shape, depth, sure)
     picture, jumps = _shrunk(grey, size) / _EDGE, _shrunk(guess, size) / _JUMP
-    holds = [
-        np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)
-    ]
+    holds = [np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)]
     left = np.abs(known - guess)[sure]
     trust = _PULL * float(np.clip((_TYPICAL / max(float(np.median(left)), 1e-3)) ** 2, 0.1, 10))
     # over the network's shape the field is drawn to nothing, over no shape to the network's
@@ -105,7 +103,9 @@ def _prediction_error(offset, weight, pull, trust, holds, aside: np.ndarray) -> 
     return total / float(weight.sum())
 
 
-def _field(offset: np.ndarray, weight: np.ndarray, pull: np.ndarray, trust: float, holds: list[np.ndarray]) -> np.ndarray:
+def _field(
+    offset: np.ndarray, weight: np.ndarray, pull: np.ndarray, trust: float, holds: list[np.ndarray]
+) -> np.ndarray:
     """Least squares of weight · (field − offset)² + trust · (field − pull)² + smoothness, by conjugate gradients."""
     right = weight * offset + trust * pull
     weight = weight + np.float32(trust)

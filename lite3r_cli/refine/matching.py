@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .. import geometry
-from ..consistency import VoterMap, best_neighbours
 from ..errors import OutputError
-from ..scene import View
+from ..scene import geometry
+from ..scene.consistency import VoterMap, best_neighbours
+from ..scene.view import View
 from .backend import require_pycolmap
 from .config import RefineConfig
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import geometry
-from ..geometry import Similarity
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene import geometry
+from ..scene.geometry import Similarity
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from .matching import sample_depth
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ..console import Progress
-from ..scene import View
-from ..sparse import SparseModel
+from ..scene.sparse_points import SparseModel
+from ..scene.view import View
 from .cameras import KEPT, refine_cameras, triangulate
 from .config import RefineConfig
 from .depth import refine_depth

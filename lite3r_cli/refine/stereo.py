@@ -20,7 +20,7 @@ from torch import Tensor
 from .correlation import Correlation, window_mean
 from .semiglobal import select
 from .support import Maps, seen_from, votes
-from .warp import Picture, Projection
+from .warp import Picture
 
 _COARSE = 4  # shrink of the wide sweep
 _PLANES = 96

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import ShapeSchedule
 
 PREFETCH = 4  # batches a worker holds ready
-CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0)  # more disorder than in scenes that are made to be looked at
+CAMERAS = CameraConfig(
+    shuffled=0.45, rolled=0.2, roll_deviation=4.0
+)  # more disorder than in scenes that are made to be looked at
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class PhotoBatch:
 class StepDataset(IterableDataset):
     """Worker w of n yields every n-th step, so that the loader's order is the order of steps; a step's draw depends on (seed, step, rank)."""
 
-    def __init__(self, shapes: ShapeSchedule, scenes: SceneConfig, photos: list[PosedScene], seed: int, rank: int, first: int):
+    def __init__(
+        self, shapes: ShapeSchedule, scenes: SceneConfig, photos: list[PosedScene], seed: int, rank: int, first: int
+    ):
         self.shapes, self.scenes, self.photos = shapes, scenes, photos
         self.seed, self.rank, self.first = seed, rank, first
 
@@ -98,7 +102,9 @@ class TrainingData:
 
     def _rendered(self, drawn: TrainingBatch) -> Batch:
         images, depth, K, poses = render_batch(drawn.to(self.device), self.atlas)
-        return self._finish(images, Targets(depth, K, poses, self._references(len(K), K.shape[1], drawn.seed)), drawn.seed)
+        return self._finish(
+            images, Targets(depth, K, poses, self._references(len(K), K.shape[1], drawn.seed)), drawn.seed
+        )
 
     def _photographs(self, drawn: PhotoBatch) -> Batch:
         move = lambda t: t.to(self.device, non_blocking=True)  # noqa: E731

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lite3r_cli.backbones.mini import Mini
-from lite3r_cli.backbones.weights import load_into, read_checkpoint
+from lite3r_cli.checkpoints.weights import load_into, read_checkpoint
 from lite3r_cli.errors import WeightsError
+from lite3r_cli.networks.mini.network import Mini
 
 
 def load_encoder(model: Mini, files: list[Path]) -> int:

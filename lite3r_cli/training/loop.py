@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.errors import Lite3RError, UsageError
-from lite3r_cli.training.checkpoint import load_training_state, save_training_state, save_weights
 from lite3r_cli.training.losses import LossWeights, Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.rounding import RoundedWeights
+from lite3r_cli.training.state import load_training_state, save_training_state, save_weights
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ class Trainer:
     def save(self) -> None:
         folder = self.config.output
         save_weights(folder / "average.safetensors", self.average.state_dict(), self.model, torch.float16)
-        save_training_state(folder / "state.safetensors", self.model, self.average, self.optimisers, self.step, self.elapsed)
+        save_training_state(
+            folder / "state.safetensors", self.model, self.average, self.optimisers, self.step, self.elapsed
+        )
 
     def _progress(self) -> float:
         by_time = self.elapsed / (60 * self.config.budget_minutes)

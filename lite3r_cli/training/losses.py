@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lite3r_cli.backbones.mini import RawOutput, intrinsics_from_log_focal
+from lite3r_cli.networks.mini.network import RawOutput, intrinsics_from_log_focal
 
 FAR = 4.0  # log depth that sky is pushed beyond: about 55 times the mean depth
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,9 @@ def build_optimisers(model: nn.Module, lr: float, encoder_factor: float, muon: b
     if not muon:
         return [torch.optim.AdamW(adam + matrix, betas=(0.9, 0.98), fused=fused)]
     if not hasattr(torch.optim, "Muon"):
-        raise BackendError(f"--optimiser muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimiser adamw")
+        raise BackendError(
+            f"--optimiser muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimiser adamw"
+        )
     from lite3r_cli.training.muon import StackedMuon  # an older torch has no class to build on
 
     return [

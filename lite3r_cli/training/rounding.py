@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ class RoundedWeights:
     """
 
     def __init__(self, model: nn.Module):
-        by_row: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)  # rows of one shape are rounded in one go: few launches
+        by_row: dict[torch.Size, list[nn.Parameter]] = defaultdict(
+            list
+        )  # rows of one shape are rounded in one go: few launches
         for p in model.parameters():
             if p.ndim >= 2:
                 by_row[p.shape[1:]].append(p)

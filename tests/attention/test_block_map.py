@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lite3r_cli.attention.block_map import block_map, kept_blocks, mass
-from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.schedule import keep_ratios
+from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 
 GROUPS = (Frames(3, 1 + 6 * 11, 1, (6, 11)), Frames(2, 1 + 7 * 5, 1, (7, 5)))
@@ -46,7 +46,9 @@ def test_keys_cut_finer_than_queries(keep, protect):
     found = block_map(q, k, layout, keep, drop_ratio=0.4)
     assert found.critical.shape[2:] == (layout.blocks, keys.blocks)
     rows = found.critical.sum(-1)
-    assert (rows[:, :, layout.exact] == keys.blocks).all() and (rows[:, :, ~layout.exact] == kept_blocks(layout, keep)).all()
+    assert (rows[:, :, layout.exact] == keys.blocks).all() and (
+        rows[:, :, ~layout.exact] == kept_blocks(layout, keep)
+    ).all()
     seen_by_all = keys.protected.view(-1, keys.blocks)[0]
     assert found.critical[..., seen_by_all].all()
     assert {-1, 3} == set(keys.frame[seen_by_all].tolist()) if protect else not seen_by_all.any()
@@ -70,7 +72,9 @@ def test_a_walk_makes_few_blocks_of_neighbours(grid, block):
     assert layout.occupants.sort().values.tolist() == list(range(2 * rows * columns))
     for tokens, valid in zip(layout.index, layout.valid):
         patch = tokens[valid] % (rows * columns)
-        apart = (patch[:, None] // columns - patch // columns).abs() + (patch[:, None] % columns - patch % columns).abs()
+        apart = (patch[:, None] // columns - patch // columns).abs() + (
+            patch[:, None] % columns - patch % columns
+        ).abs()
         assert ((apart == 1).sum(1) >= 1).all()
         assert min(grid) <= block**0.5 or apart.float().mean() < block**0.5
 
@@ -117,7 +121,10 @@ def test_the_mass_of_keys_that_hardly_differ_is_their_share_of_dense_attention(k
     k = torch.randn(2, 3, keys.blocks, 1, 8, generator=make, dtype=torch.float64)
     k = keys.untile(k.expand(-1, -1, -1, keys.index.shape[1], -1), q.shape[2])
     weights = (q @ k.mT / 8**0.5).softmax(-1)
-    parts = [[weights[:, :, i[a]][..., j[b]].sum((2, 3)) for j, b in zip(keys.index, keys.valid)] for i, a in zip(layout.index, layout.valid)]
+    parts = [
+        [weights[:, :, i[a]][..., j[b]].sum((2, 3)) for j, b in zip(keys.index, keys.valid)]
+        for i, a in zip(layout.index, layout.valid)
+    ]
     expected = torch.stack([torch.stack(row, -1) for row in parts], -2)
     torch.testing.assert_close(mass(layout.tile(q), keys.tile(k), layout), expected)
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.module import SparseConfig, attach
-from lite3r_cli.backbones.vit import Block
+from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.vit import Block
 
 LAYERS = ("0.attn", "1.attn")
 
@@ -85,7 +85,18 @@ def test_key_blocks_are_those_of_the_settings():
     assert 0.5 <= attention.skipped < 0.55
 
 
-@pytest.mark.parametrize("values", [{"mix": "max"}, {"key_block": 0}, {"scores": "max"}, {"key_block": 16, "official": True}, {"keep_ratios": (0.5,)}, {"feature": "exp"}, {"drop_ratio": -1}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mix": "max"},
+        {"key_block": 0},
+        {"scores": "max"},
+        {"key_block": 16, "official": True},
+        {"keep_ratios": (0.5,)},
+        {"feature": "exp"},
+        {"drop_ratio": -1},
+    ],
+)
 def test_impossible_settings_are_refused_when_built(values):
     with pytest.raises(UsageError):
         SparseConfig(LAYERS, **values)

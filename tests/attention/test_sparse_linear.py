@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lite3r_cli.attention import torch_impl
+from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import SCORES, block_map
 from lite3r_cli.attention.dispatch import Formula, choose_backend, sparse_linear
-from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.reference import kept_blocks, sparse_linear_attention
+from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.errors import BackendError, UsageError
 
 FRAMES = (Frames(3, 40, specials=5), Frames(2, 31, specials=5))  # 182 tokens, blocks of at most 16: many empty slots
@@ -32,7 +32,9 @@ def test_keeping_everything_is_dense_attention(tokens, key_block):
         out, blocks = sparse_linear(q, k, v, formula, torch.zeros(8, 8, dtype=q.dtype), layout=layout)
         torch.testing.assert_close(out, dense)
         assert blocks.skipped == 0
-    torch.testing.assert_close(sparse_linear(q, k, v, Formula(1.0), alpha=torch.full((2,), 0.4), layout=layout)[0], dense)
+    torch.testing.assert_close(
+        sparse_linear(q, k, v, Formula(1.0), alpha=torch.full((2,), 0.4), layout=layout)[0], dense
+    )
 
 
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
@@ -84,7 +86,14 @@ def test_summaries_of_keys_that_hardly_differ_are_dense_attention():
     q, v = random(2, 1, 2, 182, 8, seed=2)
     dense = F.scaled_dot_product_attention(q, k, v)
     errors = [
-        float((sparse_linear(q, k, v, Formula(0.3, summaries=on), torch.zeros(8, 8, dtype=q.dtype), layout=layout)[0] - dense).abs().max())
+        float(
+            (
+                sparse_linear(q, k, v, Formula(0.3, summaries=on), torch.zeros(8, 8, dtype=q.dtype), layout=layout)[0]
+                - dense
+            )
+            .abs()
+            .max()
+        )
         for on in (False, True)
     ]
     assert errors[1] < 1e-4 < 0.1 < errors[0]
@@ -92,11 +101,16 @@ def test_summaries_of_keys_that_hardly_differ_are_dense_attention():
 
 def test_the_spread_of_keys_counts():
     make = torch.Generator().manual_seed(0)
-    k, q = torch.randn(1, 1, 1280, 8, generator=make, dtype=torch.float64), torch.full((1, 1, 1280, 8), 0.7, dtype=torch.float64)
+    k, q = (
+        torch.randn(1, 1, 1280, 8, generator=make, dtype=torch.float64),
+        torch.full((1, 1, 1280, 8), 0.7, dtype=torch.float64),
+    )
     k[:, :, 640:] *= 2  # of two halves with the same mean the wider one has more weight
     v = (torch.arange(1280) >= 640).double().expand(1, 1, 8, -1).mT.contiguous()
     dense = F.scaled_dot_product_attention(q, k, v)
-    out, blocks = sparse_linear(q, k, v, Formula(0.05, linear_over="rest", summaries=True), torch.zeros(8, 8, dtype=q.dtype))
+    out, blocks = sparse_linear(
+        q, k, v, Formula(0.05, linear_over="rest", summaries=True), torch.zeros(8, 8, dtype=q.dtype)
+    )
     assert blocks.skipped == pytest.approx(0.95)
     torch.testing.assert_close(out, dense, atol=0.05, rtol=0)
 
@@ -106,8 +120,8 @@ def test_the_order_of_kept_blocks_changes_nothing():
     columns = torch.stack([torch.randperm(12, generator=torch.Generator().manual_seed(i))[:5] for i in range(12)])
     mask = torch.zeros(12, 16, dtype=q.dtype)
     mask[3, 9:] = -torch.inf
-    out = torch_impl.GatheredAttention.apply(q, k, v, columns, mask)
-    torch.testing.assert_close(torch_impl.GatheredAttention.apply(q, k, v, columns.flip(1), mask), out)
+    out = torch_backend.GatheredAttention.apply(q, k, v, columns, mask)
+    torch.testing.assert_close(torch_backend.GatheredAttention.apply(q, k, v, columns.flip(1), mask), out)
 
 
 @pytest.mark.parametrize("summaries", [False, True])
@@ -141,7 +155,9 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
         choose_backend("triton", torch.device("cpu"), 1000)
 
 
-@pytest.mark.parametrize("values", [{"keep_ratio": 0}, {"drop_ratio": 1}, {"feature": "exp"}, {"linear_over": "half"}, {"scores": "max"}])
+@pytest.mark.parametrize(
+    "values", [{"keep_ratio": 0}, {"drop_ratio": 1}, {"feature": "exp"}, {"linear_over": "half"}, {"scores": "max"}]
+)
 def test_impossible_formulas_are_refused(values):
     with pytest.raises(UsageError):
         Formula(**values)

@@ -14,10 +14,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from lite3r_cli.attention.block_map import block_map
 from lite3r_cli.attention.dispatch import ATTEND, Formula, choose_backend, sparse_linear
-from lite3r_cli.attention.layout import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention
-from lite3r_cli.attention.triton_impl import INTERPRETED
-from lite3r_cli.backbones.vit import Attention
+from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.triton_backend import INTERPRETED
+from lite3r_cli.layers.vit import Attention
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -27,13 +27,17 @@ SETTINGS += [("elu", "rest", True)]  # with summaries
 HALF = (torch.bfloat16, torch.float16)
 # Each kernel is compiled once: every setting at 64 channels, some at others; float32 is slow to compile.
 KERNELS = [(64, dtype, setting) for dtype in (torch.float32, *HALF) for setting in SETTINGS]
-KERNELS += [(width, dtype, setting) for width in (16, 32) for dtype in HALF for setting in SETTINGS[1::2] + SETTINGS[-1:]]
+KERNELS += [
+    (width, dtype, setting) for width in (16, 32) for dtype in HALF for setting in SETTINGS[1::2] + SETTINGS[-1:]
+]
 GPU_CASES = [((65, 1041, 1374)[i % 3], (None, 16)[i % 2], *kernel) for i, kernel in enumerate(KERNELS)]
 
 
 def runs(test):
     """On a GPU, or in the interpreter."""
-    skipped = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test")
+    skipped = pytest.mark.skipif(
+        not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test"
+    )
     return skipped(pytest.mark.gpu(test) if CUDA else test)
 
 
@@ -76,7 +80,9 @@ def check_against_float64(layout, tokens, width, dtype, setting, keep=0.3):
 
 @runs
 @pytest.mark.parametrize("key_block", [None, 16])
-@pytest.mark.parametrize("tokens, keep", [(n, keep) for n in (1, 63, 65, 130) for keep in (1.0, 0.5)] + [(64, 1.0), (1041, 0.2)])
+@pytest.mark.parametrize(
+    "tokens, keep", [(n, keep) for n in (1, 63, 65, 130) for keep in (1.0, 0.5)] + [(64, 1.0), (1041, 0.2)]
+)
 def test_lengths(tokens, keep, key_block):
     layout = packed_layout(tokens, key_block=key_block).to(DEVICE)
     results = []
@@ -90,7 +96,9 @@ def test_lengths(tokens, keep, key_block):
 
 
 @runs
-@pytest.mark.parametrize("setting, key_block", [*((s, None) for s in SETTINGS), (SETTINGS[0], 5), (SETTINGS[-1], 5)], ids=str)
+@pytest.mark.parametrize(
+    "setting, key_block", [*((s, None) for s in SETTINGS), (SETTINGS[0], 5), (SETTINGS[-1], 5)], ids=str
+)
 def test_every_setting(setting, key_block):
     check_against_float64(frame_layout(FRAMES, 16, key_block=key_block).to(DEVICE), 182, 16, torch.float32, setting)
 
@@ -135,7 +143,9 @@ def test_it_is_chosen_on_a_gpu_alone():
 @pytest.mark.skipif(not CUDA, reason="needs a GPU")
 @pytest.mark.parametrize("protect", ["specials", "reference"])
 def test_a_forward_pass_never_waits_for_the_gpu(protect):
-    config = SparseConfig(("attn",), 0.3, linear_over="rest", protect=protect, summaries=True, key_block=16, scores="mass")
+    config = SparseConfig(
+        ("attn",), 0.3, linear_over="rest", protect=protect, summaries=True, key_block=16, scores="mass"
+    )
     module = SparseLinearAttention(Attention(128, 2), config, "attn").cuda().bfloat16().eval()
     x = torch.randn(1, 4 * 101, 128, device="cuda", dtype=torch.bfloat16)
     is_reference = torch.arange(4, device="cuda")[None] == 1

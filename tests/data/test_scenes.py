@@ -47,7 +47,11 @@ def test_cameras_stand_clear_and_overlap(atlas, kind):
 
 
 def test_a_partition_ends_at_the_walls_and_its_doorways_are_open(atlas):
-    half, axes, clear = np.array([4.0, 1.4, 2.0]), set(), []  # longer one way: a wall turned wrongly ends too early or too late
+    half, axes, clear = (
+        np.array([4.0, 1.4, 2.0]),
+        set(),
+        [],
+    )  # longer one way: a wall turned wrongly ends too early or too late
     for seed in range(30):
         d, b = Draw(np.random.default_rng(seed)), Builder()
         doorways = partition(b, d, Looks(d, atlas.catalog), half)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lite3r_cli.geometry import matrix_from_quaternion
-from lite3r_cli.scene import PointCloud, View
+from lite3r_cli.scene.geometry import matrix_from_quaternion
+from lite3r_cli.scene.view import PointCloud, View
 
 
 def _view(name: str, width: int, height: int, focal: float, quaternion: list[float], centre: list[float]) -> View:

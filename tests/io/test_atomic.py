@@ -16,7 +16,7 @@ from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.io import atomic
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.files import write_bytes
-from lite3r_cli.io.layout import is_complete, layout_of
+from lite3r_cli.io.output_layout import is_complete, layout_of
 
 
 def tree(folder: Path) -> dict[str, bytes]:

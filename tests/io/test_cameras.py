@@ -11,7 +11,7 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
 from lite3r_cli.io.depth import write_depth_png
 from lite3r_cli.io.natural import natural_key
-from lite3r_cli.scene import View
+from lite3r_cli.scene.view import View
 
 
 def write_scene(folder: Path, views: list[View]) -> Path:

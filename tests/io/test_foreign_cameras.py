@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from lite3r_cli import geometry
 from lite3r_cli.errors import InputError, UsageError
 from lite3r_cli.io.cameras import write_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.nerfstudio import write_nerfstudio
-from lite3r_cli.scene import PointCloud, View
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.view import PointCloud, View
 
 EMPTY = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
 
@@ -22,7 +22,9 @@ EMPTY = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.
 def views():
     result = []
     for i in range(3):
-        turn = geometry.matrix_from_quaternion(np.array([0.1 * i, -0.2, 0.05, 1.0]) / np.linalg.norm([0.1 * i, -0.2, 0.05, 1]))
+        turn = geometry.matrix_from_quaternion(
+            np.array([0.1 * i, -0.2, 0.05, 1.0]) / np.linalg.norm([0.1 * i, -0.2, 0.05, 1])
+        )
         pose = np.hstack([turn, [[0.3 * i], [-1.0], [2.0]]])
         result.append(View(f"photo {i}.jpg", 91, 67, np.array([[80.0 + i, 0, 45], [0, 81, 33], [0, 0, 1]]), pose))
     return result
@@ -32,8 +34,13 @@ def same(read, views) -> bool:
     read = sorted(read, key=lambda view: view.name)
     names = [view.name for view in read] == [view.name for view in views]
     sizes = all((a.width, a.height) == (b.width, b.height) for a, b in zip(read, views))
-    return names and sizes and all(
-        np.allclose(a.K, b.K) and np.allclose(a.cam_from_world, b.cam_from_world, atol=1e-9) for a, b in zip(read, views)
+    return (
+        names
+        and sizes
+        and all(
+            np.allclose(a.K, b.K) and np.allclose(a.cam_from_world, b.cam_from_world, atol=1e-9)
+            for a, b in zip(read, views)
+        )
     )
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from odd_scene import odd_cloud, odd_views  # noqa: F401
 
-from lite3r_cli.geometry import invert_pose, matrix_from_quaternion
 from lite3r_cli.io import colmap
 from lite3r_cli.io.formats import EXTRA_FORMATS, image_references
 from lite3r_cli.io.ply import read_ply
-from lite3r_cli.scene import PointCloud
+from lite3r_cli.scene.geometry import invert_pose, matrix_from_quaternion
+from lite3r_cli.scene.view import PointCloud
 
 
 def nothing() -> PointCloud:

@@ -114,7 +114,9 @@ def test_odd_names_read_and_never_collide(tmp_path):
     save(tmp_path / "other" / "a.jpg", np.full((HEIGHT, WIDTH, 3), 7, np.uint8), format="PNG")
     images = discover([tmp_path, tmp_path / "other"])
     assert len(images) == len(odd) + 1
-    assert {"größe 1.jpg", "日本.png", "two_lines.jpg", "A.JPG", "a.png", 'q"uote:.jpg', "raw_.jpg"} <= set(names(images))
+    assert {"größe 1.jpg", "日本.png", "two_lines.jpg", "A.JPG", "a.png", 'q"uote:.jpg', "raw_.jpg"} <= set(
+        names(images)
+    )
     for labels in (names(images), [record.stem for record in images.records]):
         assert len({label.casefold() for label in labels}) == len(labels)
         assert all(label.isprintable() and "/" not in label and label.encode() for label in labels)
@@ -440,7 +442,7 @@ def test_probing_damaged_headers_ends_with_a_reason(name):
     Image.fromarray(picture()).save(buffer, name)
     whole = buffer.getvalue()
     assert (probe(io.BytesIO(whole)).width, probe(io.BytesIO(whole)).height) == (WIDTH, HEIGHT)
-    broken = [whole[:i] + b"\xff" + whole[i + 1 :] for i in range(80)] + [whole[:i] for i in range(0, 200)]
+    broken = [whole[:i] + b"\xff" + whole[i + 1 :] for i in range(80)] + [whole[:i] for i in range(200)]
     refused = 0
     for data in broken:
         try:

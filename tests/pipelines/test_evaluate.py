@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lite3r_cli import geometry
 from lite3r_cli.errors import InputError, UsageError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.pipelines.evaluate import EvaluateConfig, Scores, evaluate, mean_scores, windows
+from lite3r_cli.scene import geometry
 
 WIDTH, HEIGHT = 47, 33
 K = np.array([[40.0, 0, 23], [0, 41.0, 17], [0, 0, 1]])

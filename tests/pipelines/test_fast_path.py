@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.backbones import parity, standin
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.engine.runner import reason_against
 from lite3r_cli.errors import BackendError
-from lite3r_cli.fast.runner import reason_against
+from lite3r_cli.networks import parity, standin
 from lite3r_cli.pipelines.fast_path import FastPath
 from lite3r_cli.pipelines.lite import LiteRun
 from lite3r_cli.runtime import choose
@@ -35,8 +35,10 @@ def path(asked: str, lite: LiteConfig) -> tuple[FastPath, list[torch.Tensor]]:
 @pytest.fixture
 def anywhere(monkeypatch):
     """As if the processor were a GPU, with plain torch for kernels, and the small network a deep one."""
-    monkeypatch.setattr("lite3r_cli.backbones.sparsify.SHALLOW", 0)
-    monkeypatch.setattr(FastPath, "_reason_against", lambda self, lite: reason_against(self.backbone, self.settings, self.device))
+    monkeypatch.setattr("lite3r_cli.networks.sparsify.SHALLOW", 0)
+    monkeypatch.setattr(
+        FastPath, "_reason_against", lambda self, lite: reason_against(self.backbone, self.settings, self.device)
+    )
 
 
 def test_its_answer_is_the_ordinary_one(anywhere):
@@ -55,7 +57,11 @@ def test_sparse_attention_takes_it_by_itself_and_says_what_it_skipped(anywhere, 
     monkeypatch.setattr("lite3r_cli.pipelines.fast_path.CROSSOVER", 0)
     fast, images = path("auto", LiteConfig("sla", 0.5))
     fast_dense, _ = path("auto", LiteConfig())
-    assert fast.choice.chosen == "fast" and fast_dense.choice.chosen == "ordinary" and "--engine fast" in fast_dense.choice.reason
+    assert (
+        fast.choice.chosen == "fast"
+        and fast_dense.choice.chosen == "ordinary"
+        and "--engine fast" in fast_dense.choice.reason
+    )
     prediction, skipped = fast.predict(images)
     assert 0.3 < skipped < 0.7 and all(torch.isfinite(d).all() for d in prediction.depth)
 

@@ -7,12 +7,12 @@ import torch
 from conftest import photograph
 
 from lite3r_cli.attention.module import METADATA_KEY, SparseConfig, SparseLinearAttention
-from lite3r_cli.backbones import registry
-from lite3r_cli.backbones.lite import set_arithmetic, set_attention, trained_for_fp8
-from lite3r_cli.backbones.sparsify import skipped_share, sparsify
-from lite3r_cli.backbones.weights import read_checkpoint, save_checkpoint
+from lite3r_cli.checkpoints import registry
+from lite3r_cli.checkpoints.weights import read_checkpoint, save_checkpoint
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.networks.lite_form import set_arithmetic, set_attention, trained_for_fp8
+from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.quant.linear import FP8Linear
 
 
@@ -25,7 +25,22 @@ def photos(tmp_path_factory):
 
 
 def reconstruct(photos, out, capsys, *options):
-    code = main(["reconstruct", str(photos), "-o", str(out), "--json", "--resolution", "140", "--device", "cpu", "--dtype", "float32", *options])
+    code = main(
+        [
+            "reconstruct",
+            str(photos),
+            "-o",
+            str(out),
+            "--json",
+            "--resolution",
+            "140",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            *options,
+        ]
+    )
     printed = capsys.readouterr()
     assert code == 0, printed.err
     run = json.loads(next(out.parent.rglob("run.json")).read_text())
@@ -35,13 +50,19 @@ def reconstruct(photos, out, capsys, *options):
 
 def test_the_dense_network_is_the_default_of_a_dense_checkpoint(photos, tmp_path, capsys):
     run = reconstruct(photos, tmp_path / "a.ply", capsys)
-    assert run["runtime"]["attention"] == {"asked": "auto", "chosen": "dense", "reason": "the checkpoint's attention is dense"}
+    assert run["runtime"]["attention"] == {
+        "asked": "auto",
+        "chosen": "dense",
+        "reason": "the checkpoint's attention is dense",
+    }
     assert run["runtime"]["fp8"]["chosen"] == "off" and "not trained" in run["runtime"]["fp8"]["reason"]
     assert run["attention"] == {"skipped_share": 0, "keep_ratios": {}}
 
 
 def test_what_was_asked_is_reported_with_what_was_skipped(photos, tmp_path, capsys):
-    run = reconstruct(photos, tmp_path / "a.ply", capsys, "--attention", "sla", "--keep-ratio", "0.6", "--fp8-backend", "emulate")
+    run = reconstruct(
+        photos, tmp_path / "a.ply", capsys, "--attention", "sla", "--keep-ratio", "0.6", "--fp8-backend", "emulate"
+    )
     found = run["runtime"]["attention"]
     assert (found["asked"], found["chosen"]) == ("sla", "sla")
     assert all(word in found["reason"] for word in ("asked for", "lite3r distill", "back end torch", "skipped"))
@@ -82,7 +103,9 @@ def test_bad_values(command, options, code, words, photos, tmp_path, capsys, mon
 
 def test_eval_reports_what_was_chosen(capsys):
     folder = registry.PACKAGE.parent / "sample_scenes" / "facade"
-    code = main(["eval", str(folder), "--views", "10", "--resolution", "112", "--device", "cpu", "--attention", "sla", "--json"])
+    code = main(
+        ["eval", str(folder), "--views", "10", "--resolution", "112", "--device", "cpu", "--attention", "sla", "--json"]
+    )
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert "skipped" in json.loads(printed.out)["runtime"]["attention"]["reason"]
@@ -145,8 +168,13 @@ def test_fp8_arithmetic_spares_heads_and_camera_path():
     model = registry.load("mini")
     stay = set_arithmetic(model, "emulate", torch.float32)
     assert isinstance(model.blocks[3].attn.qkv, FP8Linear)
-    assert {n for n in stay if n.startswith("blocks")} == {"blocks.10.attn.proj", "blocks.11.attn.proj"}  # see `exact_products`
-    assert all(why == "kept in high precision" for why in stay.values()) and any(name.startswith("camera") for name in stay)
+    assert {n for n in stay if n.startswith("blocks")} == {
+        "blocks.10.attn.proj",
+        "blocks.11.attn.proj",
+    }  # see `exact_products`
+    assert all(why == "kept in high precision" for why in stay.values()) and any(
+        name.startswith("camera") for name in stay
+    )
 
 
 def test_training_for_fp8_is_read_from_the_metadata():

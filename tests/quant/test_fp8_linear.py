@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lite3r_cli.backbones.vit import Block
 from lite3r_cli.errors import BackendError, UsageError
+from lite3r_cli.layers.vit import Block
 from lite3r_cli.quant import te
 from lite3r_cli.quant.fp8 import round_to_fp8
 from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear, fake_quant, quantize_tokens

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from lite3r_cli.backbones.vit import Block
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.vit import Block
 from lite3r_cli.quant.smooth import foldable, migrate, observe
 from lite3r_cli.quant.swap import swap_linears
 

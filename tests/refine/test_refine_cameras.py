@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from lite3r_cli import geometry, metrics
 from lite3r_cli.errors import BackendError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.refine import backend, matching
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
-from lite3r_cli.scene import PointCloud
+from lite3r_cli.scene import geometry, metrics
+from lite3r_cli.scene.view import PointCloud
 
 SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
 VIEWS = 5

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from lite3r_cli import geometry
 from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.metrics import resample_depth
 from lite3r_cli.refine.align import align_depth
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
 from lite3r_cli.refine.fill import fill
 from lite3r_cli.refine.stereo import stereo
 from lite3r_cli.refine.warp import Picture
-from lite3r_cli.sparse import SparseModel
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.metrics import resample_depth
+from lite3r_cli.scene.sparse_points import SparseModel
 
 SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
 SIZE = (287, 383)  # odd on purpose

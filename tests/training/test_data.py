@@ -12,7 +12,6 @@ from lite3r_cli.training import schedule
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.schedule import ShapeSchedule
 
-
 cached_atlas = functools.cache(build_atlas)
 
 

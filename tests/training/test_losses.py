@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from lite3r_cli.backbones.heads.camera import rotation_from_6d
-from lite3r_cli.backbones.mini import RawOutput
+from lite3r_cli.layers.heads.camera import rotation_from_6d
+from lite3r_cli.networks.mini.network import RawOutput
 from lite3r_cli.training.losses import FAR, Targets, compute_losses
 
 B, S, H, W = 2, 3, 42, 70
@@ -75,15 +75,25 @@ def test_the_frame_and_scale_of_the_ground_truth_do_not_matter(scene):
 def test_each_error_reaches_its_own_term_and_the_points(scene, part, term):
     out = perfect(scene)
     wrong = getattr(out, part).clone()
-    wrong[:, 0] = wrong[:, 0] @ rotation_from_6d(torch.tensor([1.0, 0.2, 0, 0, 1, 0])) if part == "rotation" else wrong[:, 0] + 0.3
+    wrong[:, 0] = (
+        wrong[:, 0] @ rotation_from_6d(torch.tensor([1.0, 0.2, 0, 0, 1, 0]))
+        if part == "rotation"
+        else wrong[:, 0] + 0.3
+    )
     terms = compute_losses(dataclasses.replace(out, **{part: wrong}), scene)
     assert terms[term] > 0.01 and terms["points"] > 0.003
 
 
 def test_sparse_ground_truth_has_no_scale_and_says_nothing_elsewhere(scene):
-    sparse = torch.where(torch.rand(scene.depth.shape, generator=torch.Generator().manual_seed(0)) < 0.05, scene.depth, 0)
-    target = dataclasses.replace(scene, depth=sparse * 13, sparse=True,
-                                 cam_from_world=torch.cat([scene.cam_from_world[..., :3], scene.cam_from_world[..., 3:] * 13], -1))
+    sparse = torch.where(
+        torch.rand(scene.depth.shape, generator=torch.Generator().manual_seed(0)) < 0.05, scene.depth, 0
+    )
+    target = dataclasses.replace(
+        scene,
+        depth=sparse * 13,
+        sparse=True,
+        cam_from_world=torch.cat([scene.cam_from_world[..., :3], scene.cam_from_world[..., 3:] * 13], -1),
+    )
     out = perfect(scene)
     terms = compute_losses(out, target)
     assert "sky" not in terms and "gradient" not in terms

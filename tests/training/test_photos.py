@@ -16,7 +16,9 @@ def test_rephotographed_points_still_show_their_place(scenes):
     batch = sample_photos(scenes, np.random.default_rng(0), batch=4, views=3, height=84, width=70)
     assert batch["images"].shape == (4, 3, 84, 70, 3)
     errors = []
-    for b in range(4):  # a mirrored scene is mirrored as a whole: compare colours through another view, not with the wall
+    for b in range(
+        4
+    ):  # a mirrored scene is mirrored as a whole: compare colours through another view, not with the wall
         for s in range(3):
             y, x = np.nonzero(batch["depth"][b, s])
             rays = np.c_[x + 0.5, y + 0.5, np.ones(len(x))] @ np.linalg.inv(batch["K"][b, s]).T

@@ -15,7 +15,7 @@ from lite3r_cli.errors import OutputError
 from lite3r_cli.io.cameras import write_cameras_json
 from lite3r_cli.io.depth import write_depth_png
 from lite3r_cli.io.files import output_error, write_bytes, write_json
-from lite3r_cli.scene import View
+from lite3r_cli.scene.view import View
 
 RECORD = "synth.json"
 MILLIMETRES = 1000.0  # depth is stored in whole ones, up to 65.5 m: a third of the size of a full-range map

@@ -11,7 +11,16 @@ from lite3r_cli.data.procedural.sampling.objects import add_object
 from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage, yaw
 
 PATHS = {"scattered": 4.0, "orbit": 2.5, "dolly": 1.0, "walk": 1.0, "handheld": 0.6, "pan": 1.2, "facade": 0.7}
-SOLIDS = {"ellipsoid": 3.0, "box": 2.5, "cylinder": 2.5, "cone": 0.8, "torus": 0.8, "rounded": 0.5, "turned": 0.5, "rock": 0.4}
+SOLIDS = {
+    "ellipsoid": 3.0,
+    "box": 2.5,
+    "cylinder": 2.5,
+    "cone": 0.8,
+    "torus": 0.8,
+    "rounded": 0.5,
+    "turned": 0.5,
+    "rock": 0.4,
+}
 
 
 def sample(d: Draw, looks: Looks) -> Scene:

@@ -1,0 +1,237 @@
+"""Which tokens share a block. A layout is any partition of a sequence's tokens into tiles of at most `block` slots.
+
+Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after it; slots without a token hold zeros
+and are masked. Blocks of multi-view tokens stay inside one frame, and the few special tokens of all frames (camera,
+register) share blocks of their own, so that protecting them costs one block instead of one for each frame.
+
+Keys may be cut finer than queries: a long tile of queries keeps the matrix products large, a short one of keys wastes fewer
+on neighbours that nobody looks at. Such a layout holds a second one of the same tokens, `finer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from lite3r_cli.attention.features import widened
+from lite3r_cli.errors import UsageError
+
+BLOCK = 64  # tokens
+TILE_COST = 16  # of one more tile, in slots: many small ones keep a processor less busy
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Equally sized frames that follow one another in the sequence."""
+
+    count: int
+    tokens: int  # of one frame, the special ones first
+    specials: int = 0  # camera and register tokens of one frame
+    grid: tuple[int, int] | None = None  # rows and columns of the patches; None: blocks are runs of tokens
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.specials < self.tokens:
+            raise UsageError(f"not frames of tokens: {self}")
+        if self.grid is not None and self.grid[0] * self.grid[1] != self.tokens - self.specials:
+            raise UsageError(f"a grid of {self.grid[0]}×{self.grid[1]} has not {self.tokens - self.specials} patches")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """One slot holds one token; `index` of an empty slot is any token, `valid` tells.
+
+    What a forward pass needs as a number stands here as one, so that it never waits for a GPU.
+    """
+
+    index: Tensor  # (blocks, T) token in each slot
+    valid: Tensor  # (blocks, T) bool
+    protected: Tensor  # (blocks,) or (B, blocks) bool: as keys, these are critical to every query
+    exact: Tensor  # (blocks,) bool: as queries, these see every key
+    frame: Tensor  # (blocks,) the frame of each block, −1 for special tokens and where there are no frames
+    lengths: Tensor  # (blocks,) int32, tokens of each block: they come first
+    slots: Tensor  # (tokens,) the occupied slots, indices into the flattened tiles
+    occupants: Tensor  # (tokens,) the token in each of `slots`
+    full: bool  # whether there is no empty slot
+    most_protected: int  # no query has more protected key blocks
+    exact_blocks: int
+    finer: Layout | None = None  # the blocks of the keys; None: those of the queries
+
+    @property
+    def blocks(self) -> int:
+        return self.index.shape[0]
+
+    @property
+    def keys(self) -> Layout:
+        """The blocks of the keys and values."""
+        return self if self.finer is None else self.finer
+
+    def to(self, device: torch.device | str) -> Layout:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Layout(**{k: v.to(device) if isinstance(v, Tensor | Layout) else v for k, v in moved.items()})
+
+    def with_reference(self, is_reference: Tensor) -> Layout:
+        """The same blocks, the protected frames being those of `is_reference` (B, frames) bool, one frame in each row;
+        for layouts made with `reference`.
+        """
+        of_frames = is_reference[:, self.frame.clamp(min=0)] & (self.frame >= 0)
+        finer = None if self.finer is None else self.finer.with_reference(is_reference)
+        return replace(self, protected=(self.protected & (self.frame < 0)) | of_frames, finer=finer)
+
+    def tiles(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, N, D) each → queries in tiles of this layout, keys and values in those of `keys`."""
+        return self.tile(q), self.keys.tile(k), self.keys.tile(v)
+
+    def tile(self, x: Tensor) -> Tensor:
+        """(B, H, N, D) → (B, H, blocks, T, D), zeros in the empty slots whatever the tokens outside hold."""
+        tiles = x.index_select(2, self.index.flatten()).unflatten(2, self.index.shape)
+        return tiles if self.full else torch.where(self.valid[:, :, None], tiles, tiles.new_zeros(()))
+
+    def untile(self, tiles: Tensor, tokens: int) -> Tensor:
+        """(B, H, blocks, T, D) → (B, H, tokens, D); tokens without a slot get zeros."""
+        out = tiles.new_zeros(*tiles.shape[:2], tokens, tiles.shape[-1])
+        return out.index_copy(2, self.occupants, tiles.flatten(2, 3).index_select(2, self.slots))
+
+    def means(self, tiles: Tensor) -> Tensor:
+        """(B, H, blocks, T, D) → (B, H, blocks, D): each block's mean over the tokens that it has."""
+        return widened(tiles).sum(3) / self.lengths[:, None]
+
+    def moments(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """`means`, and the variances about them, channel by channel."""
+        means = self.means(tiles)
+        apart = (widened(tiles) - means[:, :, :, None]).square() * self.valid[:, :, None]
+        return means, apart.sum(3) / self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tokens of one block and what is special about it."""
+
+    tokens: Sequence[int]
+    frame: int = -1
+    protected: bool = False
+    exact: bool = False
+
+
+def from_runs(runs: Sequence[Run], most_protected: int | None = None) -> Layout:
+    """A layout of these blocks; `most_protected` if other frames may be protected later (`with_reference`)."""
+    width = max(len(run.tokens) for run in runs)
+    padded = [[*run.tokens, *[run.tokens[0]] * (width - len(run.tokens))] for run in runs]
+    protected = [run.protected for run in runs]
+    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+        index = torch.tensor(padded)
+        valid = torch.arange(width) < torch.tensor([len(run.tokens) for run in runs])[:, None]
+        slots = valid.flatten().nonzero()[:, 0]
+        return Layout(
+            index=index,
+            valid=valid,
+            protected=torch.tensor(protected),
+            exact=torch.tensor([run.exact for run in runs]),
+            frame=torch.tensor([run.frame for run in runs]),
+            lengths=valid.sum(1, dtype=torch.int32),
+            slots=slots,
+            occupants=index.flatten()[slots],
+            full=len(slots) == index.numel(),
+            most_protected=sum(protected) if most_protected is None else most_protected,
+            exact_blocks=sum(run.exact for run in runs),
+        )
+
+
+@lru_cache(maxsize=64)
+def packed_layout(
+    tokens: int, block: int = BLOCK, device: torch.device | None = None, key_block: int | None = None
+) -> Layout:
+    """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`."""
+    if key_block not in (None, block):
+        return replace(packed_layout(tokens, block, device), finer=packed_layout(tokens, key_block, device))
+    layout = from_runs([Run(range(first, min(first + block, tokens))) for first in range(0, tokens, block)])
+    return layout if device is None else layout.to(device)
+
+
+@lru_cache(maxsize=64)
+def frame_layout(
+    frames: tuple[Frames, ...],
+    block: int = BLOCK,
+    reference: int | None = 0,
+    protect: bool = True,
+    device: torch.device | None = None,
+    key_block: int | None = None,
+    walk: bool = False,
+) -> Layout:
+    """Blocks that stay inside one frame, of sizes that differ by at most one (runs) or one row and column (a grid).
+
+    `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
+    all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
+    and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at most
+    `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
+    Kept: one for a device.
+    """
+    if key_block not in (None, block):
+        same = {"reference": reference, "protect": protect, "device": device, "walk": walk}
+        return replace(frame_layout(frames, block, **same), finer=frame_layout(frames, key_block, **same))
+    runs: list[Run] = []
+    specials: list[int] = []
+    start = number = largest = 0
+    for group in frames:
+        cut = _walked if walk else _tiles
+        pieces = cut(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
+        largest = max(largest, len(pieces))
+        for _ in range(group.count):
+            specials += range(start, start + group.specials)
+            first = start + group.specials
+            guarded = protect and number == reference
+            ordered = pieces[::-1] if walk and number % 2 else pieces  # where two frames meet, blocks lie alike in them
+            runs += [Run([first + i for i in piece], number, guarded) for piece in ordered]
+            start, number = start + group.tokens, number + 1
+    shared = [[specials[i] for i in piece] for piece in _split(len(specials), block)] if specials else []
+    runs = [Run(tokens, -1, protect, protect) for tokens in shared] + runs
+    most = (len(shared) + (0 if reference is None else largest)) if protect else 0
+    layout = from_runs(runs, most)
+    return layout if device is None else layout.to(device)
+
+
+def _split(length: int, most: int) -> list[range]:
+    """`length` in as few runs of at most `most` as possible, of sizes that differ by at most one."""
+    count = -(-length // most)
+    edges = [length * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:])]
+
+
+def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:
+    """A grid in rectangles of at most `block` patches, near squares (neighbours pool well) with few empty slots."""
+    rows, columns = grid
+
+    def badness(cuts: tuple[int, int]) -> float:
+        height, width = -(-rows // cuts[0]), -(-columns // cuts[1])
+        if height * width > block:
+            return math.inf
+        cost = cuts[0] * cuts[1] * (height * width + TILE_COST)
+        return cost * (1 + abs(math.log2(height / width)) / 16)
+
+    down, along = min(product(range(1, rows + 1), range(1, columns + 1)), key=badness)
+    bands, strips = _split(rows, -(-rows // down)), _split(columns, -(-columns // along))
+    return [[r * columns + c for r in band for c in strip] for band, strip in product(bands, strips)]
+
+
+def _walked(grid: tuple[int, int], block: int) -> list[list[int]]:
+    """A grid in blocks of at most `block` neighbours, as few as there can be, of sizes that differ by at most one.
+
+    Bands as high as a square block are walked column by column, every other one backwards; the walk is cut into runs. A
+    block is a rectangle but for its first and last column and for where the walk turns. A GPU, whose tiles have a power
+    of two of slots, computes fewer empty ones than with rectangles: a quarter less time (docs/performance.md), at the
+    same share of blocks somewhat less exact (docs/method.md).
+    """
+    rows, columns = grid
+    bands = _split(rows, max(1, round(math.sqrt(block))))
+    walk = [
+        r * columns + (columns - 1 - c if i % 2 else c)
+        for i, band in enumerate(bands)
+        for c in range(columns)
+        for r in band
+    ]
+    return [[walk[i] for i in piece] for piece in _split(len(walk), block)]

@@ -1,0 +1,149 @@
+"""Sparse-linear attention by Triton kernels, forward and backward: the twin of `torch_backend.attend` on a GPU.
+
+The kernels (`triton_kernels.py`) take tiles and lists of which tiles meet; sums over blocks between them are products
+of torch. Nothing here waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from lite3r_cli.attention import triton_kernels as kernels
+from lite3r_cli.attention.block_map import BlockMap
+from lite3r_cli.attention.features import FEATURES, widened
+from lite3r_cli.attention.reference import EPSILON
+from lite3r_cli.attention.tiling import Layout
+from lite3r_cli.attention.torch_summary import summaries_of
+from lite3r_cli.attention.triton_kernels import INTERPRETED
+
+__all__ = ["INTERPRETED", "attend"]
+
+# Products with float32 operands, by the dtype of the tiles: TF32 rounds as coarsely as float16 and, where gradients cancel,
+# shows in it; three products of halves do not.
+WIDE = {torch.float32: "ieee", torch.float16: "tf32x3"}
+KEYS = 64  # that one product takes, of as many tiles as that are
+LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
+PHI = {name: i for i, name in enumerate(FEATURES)}  # as the kernels number them
+HEAD_DIMS = (16, 32, 64)  # at 128 the backward kernels need more shared memory than a Hopper GPU has
+
+
+def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, H, blocks, others) bool → which others each block meets, first in its row, and how many."""
+    others = mask.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    return others.to(torch.int32).contiguous(), mask.sum(-1, dtype=torch.int32).contiguous()
+
+
+def _sums(k: Tensor, v: Tensor, blocks: BlockMap, layout: Layout, feature: str, over: str) -> tuple[Tensor, Tensor]:
+    """Σ φ(k)ᵀ v (B, H, groups, D, D) and Σ φ(k) (B, H, groups, D): one group, or one for each query block."""
+    keys = FEATURES[feature](widened(k)) * layout.keys.valid[:, :, None]
+    totals, norms = keys.transpose(-1, -2) @ widened(v), keys.sum(3)  # of each key block
+    if over == "all":
+        return totals.sum(2, keepdim=True), norms.sum(2, keepdim=True)
+    weights = blocks.linear.to(totals.dtype)
+    return (weights @ totals.flatten(3)).unflatten(3, totals.shape[3:]), weights @ norms
+
+
+def _power_of_two(width: int) -> int:
+    """Rows of a tile that is alone in a product: the matrix units take no fewer than 16."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
+    """What the kernels are compiled for, by the tiles that they read. Float32 tiles are large: their loads are not
+    pipelined.
+    """
+    wide, side = q.dtype == torch.float32, triton.next_power_of_2(k.shape[3])
+    common = {
+        "D": q.shape[4], "WIDE": WIDE.get(q.dtype, "tf32"),
+        "num_warps": 4, "num_stages": 1 if wide else 2,
+    }  # fmt: skip
+    queries = {"T": q.shape[3], "TILE": _power_of_two(q.shape[3])}
+    width, keys = {"WIDTH": max(KEYS, side)}, {"K": k.shape[3]}
+    return {
+        "queries": common | queries | keys | width | {"SIDE": side},  # tiles side by side fill a product
+        "keys": common | queries | keys | {"SIDE": _power_of_two(k.shape[3])},
+        "summaries": common | queries | {"WIDTH": KEYS if q.shape[3] <= 64 else KEYS // 2, "num_stages": 1},
+    }  # fmt: skip
+
+
+def _far(summaries, blocks: BlockMap, q: Tensor) -> tuple[Tensor, ...]:
+    """What the kernels read of the summaries: themselves and who sees them; anything where there are none."""
+    if summaries[0] is None:
+        return (q,) * 4
+    return *(t.contiguous() for t in summaries), blocks.linear.to(torch.uint8)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, far_k, far_s, far_v, blocks: BlockMap, layout: Layout, feature: str, over: str):
+        q, k, v = (t.contiguous() for t in (q, k, v))
+        root, sizes = q.shape[4] ** -0.5, _sizes(q, k)
+        far = _far((far_k, far_s, far_v), blocks, q)
+        totals, norms = _sums(k, v, blocks, layout, feature, over)
+        sparse, linear = torch.empty_like(q), torch.empty_like(q)
+        lse = torch.empty(q.shape[:4], device=q.device, dtype=torch.float32)
+        kernels.forward[(q[..., 0, 0].numel(),)](
+            q, k, v, totals.contiguous(), norms.contiguous(), *_meeting(blocks.critical), layout.keys.lengths, *far,
+            sparse, linear, lse,
+            q.shape[2], k.shape[2], totals.shape[2], root * LOG2_E, root**2 / 2 * LOG2_E, EPSILON,
+            **sizes["queries"], PHI=PHI[feature], SUMMARIES=far_k is not None,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, far_k, far_s, far_v, sparse, lse)
+        ctx.settings = (blocks, layout, feature, over)
+        return sparse, linear
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_sparse: Tensor, d_linear: Tensor):
+        q, k, v, *summaries, sparse, lse = ctx.saved_tensors
+        blocks, layout, feature, over = ctx.settings
+        dim, root, counts, lengths = q.shape[4], q.shape[4] ** -0.5, (q.shape[2], k.shape[2]), layout.keys.lengths
+        sizes, far = _sizes(q, k), _far(summaries, blocks, q)
+        factors = (root * LOG2_E, root**2 / 2 * LOG2_E, root)
+        d_sparse, d_linear = d_sparse.contiguous(), d_linear.contiguous()
+        delta = (widened(d_sparse) * widened(sparse)).sum(-1)
+        totals, norms = _sums(k, v, blocks, layout, feature, over)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        d_totals = torch.empty(*q.shape[:3], dim, dim, device=q.device, dtype=torch.float32)
+        d_norms = torch.empty(*q.shape[:3], dim, device=q.device, dtype=torch.float32)
+        kernels.queries_backward[(q[..., 0, 0].numel(),)](
+            q, k, v, totals.contiguous(), norms.contiguous(), *_meeting(blocks.critical), lengths, *far,
+            lse, delta, d_sparse, d_linear, dq, d_totals, d_norms,
+            *counts, totals.shape[2], *factors, EPSILON,
+            **sizes["queries"], PHI=PHI[feature], SUMMARIES=summaries[0] is not None,
+        )  # fmt: skip
+        if over == "all":
+            d_totals, d_norms = d_totals.sum(2, keepdim=True), d_norms.sum(2, keepdim=True)
+        else:
+            weights = blocks.linear.transpose(2, 3).to(d_totals.dtype)
+            d_totals, d_norms = (weights @ d_totals.flatten(3)).unflatten(3, (dim, dim)), weights @ d_norms
+        kernels.keys_backward[(k[..., 0, 0].numel(),)](
+            q, k, v, *_meeting(blocks.critical.transpose(2, 3)), lengths, lse, delta,
+            d_sparse, d_totals.contiguous(), d_norms.contiguous(), dk, dv,
+            *counts, d_totals.shape[2], root * LOG2_E, root, **sizes["keys"], PHI=PHI[feature],
+        )  # fmt: skip
+        changes = [None] * 3
+        if summaries[0] is not None:
+            changes = [torch.empty_like(t) for t in summaries]
+            grid = (triton.cdiv(k.shape[2], sizes["summaries"]["WIDTH"]), len(summaries[0]))
+            kernels.summaries_backward[grid](
+                q, lengths, *far, lse, delta, d_sparse, *changes, *counts, *factors, **sizes["summaries"]
+            )
+        return dq, dk, dv, *changes, None, None, None, None
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: BlockMap,
+    layout: Layout,
+    feature: str = "elu",
+    linear_over: str = "all",
+    summaries: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As `torch_backend.attend`, for tiles (B, H, blocks, T, D) of T ≤ 128 tokens and D in HEAD_DIMS."""
+    found = summaries_of(k, v, layout.keys) if summaries else (None, None, None)
+    return _Attend.apply(q, k, v, *found, blocks, layout, feature, linear_over)

@@ -1,0 +1,215 @@
+"""Time, memory and the hardware's floor of one network run in several ways, for several numbers of views."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..console import Progress
+from ..engine.outputs import Shape
+from ..errors import InputError, MemoryLimitError
+from ..io.images import discover
+from ..pipelines.preprocess import fit, resolution_of
+from ..runtime import Runtime, choose, is_out_of_memory, seed_everything, versions
+from . import gate
+from .config import BenchConfig
+from .floor import Rates, floor_ms, rates_of, work_of
+from .measure import GIB, Peak, Timer, alternate, once, spread
+from .stages import with_rest
+from .subjects import image_sets
+from .variants import Request, Variant, build
+
+INPUT_SETS = 2  # that runs take in turn
+ASPECT = (3, 4)  # height : width of stand-in pictures where only the longest side is given
+
+
+@dataclass
+class Row:
+    model: str
+    variant: str
+    views: int
+    height: int
+    width: int
+    median_ms: float
+    spread_ms: float
+    peak_gib: float
+    reserved_gib: float
+    floor_ms: float
+    skipped: float  # share of the key blocks across views
+    depth_difference: float  # relative, to the first variant's answer to the same images
+    stages: dict[str, float] = field(default_factory=dict)  # milliseconds, of one run without a graph
+    speedup: float | None = None  # over the first variant; None before the gate is passed
+
+
+@dataclass
+class Bench:
+    environment: dict[str, Any]
+    gate: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"environment": self.environment, "gate": self.gate, "rows": [asdict(row) for row in self.rows]}
+
+
+def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
+    """Raises UsageError, InputError, WeightsError, BackendError, MemoryLimitError."""
+    progress = progress or Progress()
+    runtime = choose(config.device, config.dtype)
+    seed_everything(config.seed)
+    device = runtime.torch_device
+    request = Request(config.model, device, runtime.torch_dtype, config.seed, config.lite)
+    variants, sizes, origin = [], None, ""
+    for name in config.compare:
+        with progress.stage(f"Load {name}"):
+            variant, sizes, origin = build(name, request)
+            variants.append(variant)
+    progress.note(f"weights: {origin}")
+    with progress.stage("Check operators"):
+        checks = gate.operator_checks(variants, device, runtime.torch_dtype)
+        rates = rates_of(device, runtime.torch_dtype)
+    failed = [c for c in checks if not c.passed]
+    wrong = [f"{c.operator}: error {c.error:.2g}, plain torch {c.usual:.2g}" for c in failed]
+    bench = Bench(_environment(runtime, rates, variants, origin), {})
+    for views in config.views:
+        with progress.stage(f"{views} views", total=len(variants) * config.repeats) as step:
+            rows, complaints = _measure(config, device, variants, sizes, rates, views, step)
+        bench.rows += rows
+        wrong += complaints
+    operators = [asdict(check) for check in checks]
+    bench.gate = {"passed": not wrong, "complaints": wrong, "operators": operators, "settings": gate.SETTINGS}
+    if not wrong:
+        for views in config.views:
+            group = [row for row in bench.rows if row.views == views]
+            for row in group:
+                row.speedup = group[0].median_ms / row.median_ms
+    return bench
+
+
+def _measure(
+    config: BenchConfig, device: torch.device, variants: list[Variant], sizes: nn.Module, rates: Rates, views: int,
+    step: Callable[[], None],
+) -> tuple[list[Row], list[str]]:  # fmt: skip
+    try:
+        images = _images(config, sizes, views, device)
+        height, width = images[0].shape[-2:]
+        peaks, differences, wrong = _first_answers(variants, images, device)
+        runs = {v.name: partial(_turn, v, images) for v in variants}
+        times = alternate(device, runs, config.repeats, step)
+        stages = {v.name: _stages(v, images[0], device) for v in variants}
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError(f"out of memory on {device} at {views} views: leave them out of --views") from error
+    work, rows = work_of(sizes, views, height, width), []
+    for v in variants:
+        skipped = v.skipped(Shape(views, height, width))
+        least = floor_ms(work, rates, v.weight_bytes, v.fp8, skipped)
+        peak = peaks[v.name]
+        rows.append(
+            Row(
+                config.model, v.name, views, height, width, statistics.median(times[v.name]), spread(times[v.name]),
+                peak.allocated / GIB, peak.reserved / GIB, least, skipped, differences[v.name], stages[v.name],
+            )
+        )  # fmt: skip
+        v.forget()
+    return rows, wrong
+
+
+def _first_answers(
+    variants: list[Variant], images: list[Tensor], device: torch.device
+) -> tuple[dict[str, Peak], dict[str, float], list[str]]:
+    """Memory at the peak, the difference in depth to the first variant's, and what is wrong. It also warms up."""
+    peaks, differences, wrong = {}, {}, []
+    first: gate.Answer | None = None
+    for variant in variants:
+        peak = peaks[variant.name] = Peak(device)
+        own = variant.held + images[0].nbytes
+        for given in reversed(images):  # the answer to the first set comes last: on a GPU that of a graph's replay
+            with peak.watch(own):
+                answer = variant.run(given)
+        if first is None:
+            first = tuple(t.cpu() for t in answer)
+        answer = tuple(t.cpu() for t in answer)
+        differences[variant.name] = gate.difference(answer[0], first[0])
+        wrong += gate.complaints(variant, answer, first, (len(images[0]), *images[0].shape[-2:]))
+    return peaks, differences, wrong
+
+
+def _turn(variant: Variant, images: list[Tensor], turn: int) -> None:
+    variant.run(images[turn % len(images)])
+
+
+def _stages(variant: Variant, images: Tensor, device: torch.device) -> dict[str, float]:
+    variant.staged(images, Timer(device))  # once for nothing: without a graph some kernels are new
+    timer = Timer(device)
+    whole = once(device, lambda: variant.staged(images, timer))
+    return with_rest(timer.totals(), whole)
+
+
+def _images(config: BenchConfig, sizes, views: int, device: torch.device) -> list[Tensor]:
+    patch = sizes.patch_size
+    side = config.size or (resolution_of(config.model), None)
+    if config.images is not None:
+        return _pictures(config.images, config.model, side, patch, views, device)
+    tall, wide = side
+    if wide is None:
+        tall, wide = tall * ASPECT[0] / ASPECT[1], tall
+    height, width = (max(1, round(length / patch)) * patch for length in (tall, wide))
+    return image_sets(INPUT_SETS, views, height, width, device, config.seed)
+
+
+def _pictures(folder: Path, model: str, side, patch: int, views: int, device: torch.device) -> list[Tensor]:
+    """Photographs of one size in turn; the second set starts one picture later."""
+    found = discover([folder])
+    fitted = [fit(found.read(i), model, max(s for s in side if s), patch, False).rgb for i in range(len(found))]
+    if any(rgb.shape != fitted[0].shape for rgb in fitted):
+        raise InputError(f"{folder}: bench needs images of one shape")
+    stack = torch.stack([torch.from_numpy(rgb) for rgb in fitted]).to(device).permute(0, 3, 1, 2).float() / 255
+    return [stack[[(i + first) % len(stack) for i in range(views)]] for first in range(INPUT_SETS)]
+
+
+def _environment(runtime: Runtime, rates: Rates, variants: list[Variant], origin: str) -> dict[str, Any]:
+    device = runtime.torch_device
+    found: dict[str, Any] = {
+        **versions(),
+        "device": runtime.device.chosen,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": runtime.dtype.chosen,
+        "weights": origin,
+        "rates": asdict(rates),
+        "variants": {v.name: {"description": v.description, **v.choices} for v in variants},
+    }
+    if device.type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, **_driver(device)}
+        for package in ("triton", "transformer_engine"):
+            found[package] = _version(package)
+    return found
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _driver(device: torch.device) -> dict[str, str]:
+    fields = "driver_version,clocks.sm,clocks.mem,power.draw"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    try:
+        values = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"driver": f"unknown: {error}"}
+    return dict(zip(("driver", "clock_sm", "clock_memory", "power"), values.split(", ")))

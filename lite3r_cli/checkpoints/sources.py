@@ -1,0 +1,220 @@
+"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors,
+`.pt` without running its code.
+
+`open_source(path)` looks only at headers. `read` gives memory of its own, so that
+nothing but the tensor in hand is held.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, read_index, shard_files
+from lite3r_cli.errors import WeightsError
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+STATE_ENTRIES = ("model", "state_dict")  # where training programs put the weights within a .pt file
+CHUNK = 2**24  # elements copied together out of a mapped file
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a header says of one tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor] = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class Source:
+    """Tensors by name in the order of the file, and its metadata. A context manager; closing ends all reading."""
+
+    def __init__(self, path: Path, entries: dict[str, Entry], metadata: dict[str, str], close: Callable[[], None]):
+        self.path, self.entries, self.metadata, self._close = path, entries, metadata, close
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as stored. Raises WeightsError if the file has become shorter than its header says."""
+        return self.entries[name].read()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+def open_source(path: Path) -> Source:
+    """Open a checkpoint. Raises WeightsError for a file that is missing, damaged, or holds more than tensors."""
+    if path.name.endswith(INDEX_SUFFIX):
+        return _open_shards(path)
+    _refuse_non_checkpoints(path)
+    return _open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else _open_safetensors(path)
+
+
+def _refuse_non_checkpoints(path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise WeightsError(f"{path}: the file is empty; get it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull`")
+    if path.suffix.lower() not in PICKLE_SUFFIXES and head.startswith(PICKLE_HEADS):
+        raise WeightsError(
+            f"{path}: a pickle, which could run code when opened; only safetensors files may have this name "
+            f"(a torch file of tensors alone is read when it ends in .pt)"
+        )
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path}: damaged or truncated ({str(error).splitlines()[0][:200]}); get it again")
+
+
+# -- safetensors -------------------------------------------------------------------------------------------------------
+
+
+def _open_safetensors(path: Path) -> Source:
+    try:
+        with safe_open(path, "pt") as checked:  # checks the whole header against the file's size
+            metadata = dict(checked.metadata() or {})
+        file = path.open("rb", buffering=0)
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
+    header.pop("__metadata__", None)
+    unknown = sorted({entry["dtype"] for entry in header.values()} - DTYPES.keys())
+    if unknown:
+        raise WeightsError(f"{path}: holds tensors of a kind that is not supported ({', '.join(unknown)})")
+
+    def reader(start: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            data = torch.empty(end - start, dtype=torch.uint8)
+            file.seek(8 + size + start)
+            view, done = memoryview(data.numpy()), 0
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise WeightsError(f"{path}: became shorter while it was read; get it again")
+                done += count
+            return data.view(dtype).view(shape)
+
+        return read
+
+    entries = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        entries[name] = Entry(dtype, shape, reader(*entry["data_offsets"], dtype, shape))
+    return Source(path, entries, metadata, file.close)
+
+
+def _open_shards(path: Path) -> Source:
+    weight_map = read_index(path)
+    shards = shard_files(path)[1:]
+    for shard in shards:
+        if not shard.is_file():
+            raise WeightsError(f"{shard}: missing, though {path.name} names it; get all shards")
+    sources = [open_source(shard) for shard in shards]
+    entries: dict[str, Entry] = {}
+    for source in sources:
+        twice = sorted(entries.keys() & source.entries.keys())
+        if twice:
+            raise WeightsError(f"{source.path}: holds {twice[0]}, which another shard holds too; get all shards again")
+        entries |= source.entries
+    missing = sorted(weight_map.keys() - entries.keys())
+    if missing:
+        raise WeightsError(f"{path}: no shard holds {', '.join(missing[:5])}; get all shards again")
+
+    def close() -> None:
+        for source in sources:
+            source._close()
+
+    return Source(path, entries, sources[0].metadata, close)
+
+
+# -- torch's own files -------------------------------------------------------------------------------------------------
+
+
+def _open_pickle(path: Path) -> Source:
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: holds more than tensors, and opening that could run code: refused; get the weights as safetensors"
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    for entry in STATE_ENTRIES:
+        if isinstance(content, dict) and isinstance(content.get(entry), dict):
+            content = content[entry]
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors or len(tensors) < len(content):
+        raise WeightsError(f"{path}: not a state dict: a checkpoint is a dict of tensors, or has one as its `model`")
+    mapped = _mapped_ranges(path)
+
+    def reader(tensor: Tensor) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            if not tensor.is_contiguous():
+                return tensor.detach().clone(memory_format=torch.contiguous_format)
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+            for target, part in zip(copy.view(-1).split(CHUNK), tensor.detach().view(-1).split(CHUNK)):
+                target.copy_(part)
+                _drop_pages(part, mapped)
+            return copy
+
+        return read
+
+    entries = {name: Entry(t.dtype, tuple(t.shape), reader(t)) for name, t in tensors.items()}
+    return Source(path, entries, {}, lambda: None)
+
+
+def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
+    """Where a file is mapped into this process, [start, end) each; empty where the system does not say."""
+    if not sys.platform.startswith("linux"):
+        return []
+    real = str(path.resolve())
+    ranges = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        parts = line.split(maxsplit=5)
+        if len(parts) == 6 and parts[5] == real:
+            start, end = parts[0].split("-")
+            ranges.append((int(start, 16), int(end, 16)))
+    return ranges
+
+
+def _drop_pages(tensor: Tensor, mapped: list[tuple[int, int]]) -> None:
+    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read again."""
+    page, dont_need = mmap.PAGESIZE, 4
+    start = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.nbytes) // page * page
+    if end > start and any(low <= start and end <= high for low, high in mapped):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), dont_need)

@@ -1,0 +1,161 @@
+"""A start for the linear branch, layer by layer, in closed form: what mixes it in is fitted to dense attention.
+
+On the q, k, v that a network has with dense attention everywhere, over all tokens and heads of some batches,
+
+    sum     min over W  Σ ‖O_sparse + O_linear Wᵀ − O_dense‖² + λ ‖W‖²           W (D, D), shared by the heads
+    convex  min over α  Σ ‖α O_sparse + (1 − α) O_linear − O_dense‖²            α of each head, where blocks are skipped
+
+λ is the one that serves batches best that were not fitted: within a scene the linear branch hardly varies, so that a
+free fit to a few scenes does harm elsewhere. Only normal equations are kept, one set for each batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.attention.block_map import block_map
+from lite3r_cli.attention.dense import dense
+from lite3r_cli.attention.dispatch import ATTEND
+from lite3r_cli.attention.module import SparseLinearAttention
+from lite3r_cli.attention.tiling import packed_layout
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # λ as a share of the mean squared channel of O_linear
+ALPHA_RANGE = (0.01, 0.9975)  # of the convex mix: beyond, its logit has no gradient
+
+
+def sparse_modules(network: nn.Module) -> dict[str, SparseLinearAttention]:
+    """Name → sparse-linear attention, in the network's order."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, SparseLinearAttention)}
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, passes: Iterable[object]) -> dict[str, float]:
+    """Fit every sparse-linear module of `network`; drawing from `passes` has to run the network once each time.
+
+    Returns per module the share of the squared error of sparse attention alone that the branch removes on batches that
+    it was not fitted to; on the fitted one if there is a single batch.
+    """
+    fits = {name: _fit_of(module) for name, module in sparse_modules(network).items()}
+    with _recording(network, fits):
+        for _ in passes:
+            pass
+    return {name: fit.solve() for name, fit in fits.items()}
+
+
+def _fit_of(module: SparseLinearAttention) -> _Sum | _Convex:
+    return (_Convex if module.config.mix == "convex" else _Sum)(module)
+
+
+@contextmanager
+def _recording(network: nn.Module, fits: dict[str, _Sum | _Convex]) -> Iterator[None]:
+    """Sparse modules give dense attention and tell their fits both branches."""
+    modules = sparse_modules(network)
+    for name, module in modules.items():
+        module.mix = _Recorder(module, fits[name])  # on the instance: it hides the method
+    try:
+        yield
+    finally:
+        for module in modules.values():
+            del module.mix
+
+
+class _Recorder:
+    def __init__(self, module: SparseLinearAttention, fit: _Sum | _Convex):
+        self.module, self.fit = module, fit
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):  # what is fitted is the exact formula
+            return self._record(q, k, v)
+
+    def _record(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        module, formula = self.module, self.module.formula
+        config = module.config
+        layout = module.layout or packed_layout(q.shape[2], config.block, q.device, config.key_block)
+        exact = dense(q, k, v)
+        tiles = layout.tiles(q.float(), k.float(), v.float())
+        blocks = block_map(*tiles[:2], layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
+        settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
+        sparse, linear = ATTEND["torch"](*tiles, *settings)
+        counted = blocks.linear.any(-1) if formula.linear_over == "rest" else ~blocks.critical.all(-1)
+        self.fit.add(sparse, linear, layout.tile(exact.float()), layout.valid, counted)
+        return exact
+
+
+@dataclass
+class Normal:
+    """‖X θ − Y‖² of one batch as θᵀ gram θ − 2 θ·cross + energy, where θ = 0 is the start without effect."""
+
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+
+    def error(self, theta: Tensor) -> Tensor:
+        return self.energy - 2 * (theta * self.cross).sum() + (theta * (self.gram @ theta)).sum()
+
+
+def fit(batches: Sequence[Normal]) -> tuple[Tensor, float]:
+    """θ for all batches, and the share of the energy that it explains on left-out ones; zeros where no ridge helps."""
+    energy = sum(float(b.energy) for b in batches)
+    start = torch.zeros_like(batches[0].cross)
+    if energy == 0:
+        return start, 0.0
+    best = (energy, start)
+    for ridge in RIDGES:
+        if len(batches) == 1:
+            error = float(batches[0].error(_solve(batches, ridge)))
+        else:
+            others = [_solve([*batches[:i], *batches[i + 1 :]], ridge) for i in range(len(batches))]
+            error = sum(float(b.error(theta)) for b, theta in zip(batches, others))
+        if error < best[0]:
+            best = (error, _solve(batches, ridge))
+    return best[1], 1 - best[0] / energy
+
+
+def _solve(batches: Sequence[Normal], ridge: float) -> Tensor:
+    gram, cross = (torch.stack([getattr(b, name) for b in batches]).sum(0) for name in ("gram", "cross"))
+    size = ridge * gram.diagonal().mean().clamp(min=1e-30)
+    return torch.linalg.solve(gram + size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
+
+
+class _Sum:
+    """θ = Wᵀ (D, D)."""
+
+    def __init__(self, module: SparseLinearAttention):
+        self.weight, self.batches = module.proj_lin.weight, []
+
+    def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
+        """Branches and their target (B, H, blocks, T, D)."""
+        x, rest = (t[:, :, valid].flatten(0, 2).double() for t in (linear, exact - sparse))
+        self.batches.append(Normal(x.T @ x, x.T @ rest, rest.square().sum()))
+
+    def solve(self) -> float:
+        theta, share = fit(self.batches)
+        self.weight.copy_(theta.T)
+        return share
+
+
+class _Convex:
+    """θ = 1 − α of each head: O_sparse + (1 − α) (O_linear − O_sparse). A head is its own problem."""
+
+    def __init__(self, module: SparseLinearAttention):
+        self.logit = module.mix_logit
+        self.batches: list[list[Normal]] = [[] for _ in self.logit]
+
+    def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
+        mask = (counted[..., None] & valid)[..., None]
+        step, rest = (torch.where(mask, t, 0.0).double() for t in (linear - sparse, exact - sparse))
+        square, cross, energy = (t.sum((0, 2, 3, 4)) for t in (step.square(), step * rest, rest.square()))
+        for batches, *parts in zip(self.batches, square, cross, energy):
+            batches.append(Normal(parts[0].view(1, 1), parts[1].view(1), parts[2]))
+
+    def solve(self) -> float:
+        solved = [fit(batches) for batches in self.batches]
+        alpha = (1 - torch.cat([theta for theta, _ in solved])).clamp(*ALPHA_RANGE)
+        self.logit.copy_(alpha.logit())
+        energy = [sum(float(b.energy) for b in batches) for batches in self.batches]
+        return sum(share * e for (_, share), e in zip(solved, energy)) / max(sum(energy), 1e-30)

@@ -1,0 +1,231 @@
+"""The distillation loop: a student learns from its teacher, on one device or under DDP, and can go on later."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lite3r_cli.attention.module import SparseConfig
+from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.distillation.calibrate import calibrate
+from lite3r_cli.distillation.capture import captured, select_layers
+from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
+from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
+from lite3r_cli.distillation.outputs import Runner, has_unit_scale
+from lite3r_cli.distillation.recipe import Recipe
+from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
+from lite3r_cli.errors import Lite3RError, UsageError
+from lite3r_cli.training.loop import Worker
+from lite3r_cli.training.optimiser import WeightAverage, learning_rate_factor, set_learning_rate
+from lite3r_cli.training.state import load_training_state, save_training_state
+
+STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
+LOGIT_FACTOR = 20.0  # of the learning rate, for the logits of the convex mix
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is distilled: a loaded network, its sparse attention, and which matrices never compute in FP8."""
+
+    model: nn.Module
+    sparse: SparseConfig
+    high_precision: Sequence[str]  # patterns
+
+
+def _groups(trained: Trained, lr: float) -> list[dict]:
+    """Logits move over several units, the entries of matrices over hundredths: each kind has its own peak rate."""
+    kinds: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained.values.items():
+        kinds.setdefault(LOGIT_FACTOR if name.endswith("mix_logit") else 1.0, []).append(parameter)
+    return [{"params": p, "lr": factor * lr, "peak_lr": factor * lr} for factor, p in kinds.items()]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run's state belongs to."""
+
+    recipe: Recipe
+    sparse: SparseConfig
+
+
+def check_settings(state: Path, settings: Settings) -> None:
+    with open_source(state) as source:
+        before = json.loads(source.metadata.get("config", "{}"))
+    now = json.loads(json.dumps(asdict(settings)))
+    for part, values in now.items():
+        for name, value in values.items():
+            if before.get(part, {}).get(name) != value:
+                raise UsageError(
+                    f"--resume: {state} was made with {name} = {before.get(part, {}).get(name)}, not {value}; "
+                    "give the options of that run, or start anew with --overwrite"
+                )
+
+
+class Distiller:
+    """Teacher, student and the state of training. `report(record)` is called on rank 0 with each logged record."""
+
+    def __init__(
+        self, network: Network, recipe: Recipe, worker: Worker, data: Data, folder: Path | None, report: Report
+    ):
+        self.data, self.measured = data, data.measured(recipe.validation_batches)
+        self.recipe, self.worker, self.folder, self.report = recipe, worker, folder, report
+        teacher, self.student, names = make_pair(network.model, network.sparse, recipe.trainable)
+        self.layers = select_layers(self.student, recipe.attention_layers)
+        self.unit_scale = has_unit_scale(self.student)
+        self.teacher_network, self.teacher = teacher, Runner(teacher)
+        self.runner: nn.Module = Runner(self.student)
+        self.trained = Trained(self.student, names, Settings(recipe, network.sparse))
+        if worker.world > 1:
+            ids = [worker.device.index] if worker.device.type == "cuda" else None
+            self.runner = DistributedDataParallel(self.runner, device_ids=ids)
+        self.optimiser = torch.optim.AdamW(_groups(self.trained, recipe.lr), betas=(0.9, 0.98), weight_decay=0.0)
+        self.average = WeightAverage(self.trained, recipe.ema_decay)
+        self.arithmetic = Arithmetic(self.student, network.high_precision)
+        self.step, self.elapsed = 0, 0.0
+
+    # -- before the first step -----------------------------------------------------------------------------------------
+
+    def calibrate(self) -> dict[str, float]:
+        """The closed-form start; per layer the share of the sparse branch's squared error that it removes."""
+        batches = first_batches(self.data, self.recipe.calibration_batches, self.recipe.seed)
+        network = Runner(self.student)
+        shares = calibrate(self.student, (network(b.images, b.decoded[:1]) for b in batches))
+        self._restart_average()
+        return shares
+
+    def _restart_average(self) -> None:
+        """The same start on every rank, and in the moving average."""
+        if self.worker.world > 1:
+            for parameter in self.trained.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+        self.average = WeightAverage(self.trained, self.recipe.ema_decay)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of other settings."""
+        check_settings(path, self.trained.config)
+        self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
+
+    def save(self) -> None:
+        save_training_state(
+            self.folder / STATE, self.trained, self.average, [self.optimiser], self.step, round(self.elapsed, 3)
+        )
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def run(self, tick: Callable[[str], None] = lambda text: None) -> None:
+        """Train to the last step; `tick` is called after each with the latest losses, or nothing new."""
+        start = time.monotonic() - self.elapsed
+        if self.step == 0:
+            self._log({"measured": self.validate()})
+        window: list[dict[str, Tensor]] = []
+        batches = self.data.batches(self.step, self.recipe.seed)
+        while self.step < self.recipe.steps:
+            window.append(self.train_step(next(batches)))
+            self.step += 1
+            self.elapsed = time.monotonic() - start
+            text = ""
+            if self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps:
+                text, window = self._log_window(window), []
+            if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
+                self._log({"measured": self.validate()})
+                if self.worker.is_first and self.folder is not None:
+                    self.save()
+            tick(text)
+
+    def train_step(self, batch: DistillBatch) -> dict[str, Tensor]:
+        """One step; the weighted losses, scalars on the device."""
+        self.arithmetic.round(self.recipe.is_fp8(self.step))
+        factor = learning_rate_factor(self.step, self.step / max(1, self.recipe.steps), self.recipe.warmup_steps)
+        set_learning_rate([self.optimiser], factor)
+        terms = self.losses(batch)
+        terms["total"].backward()
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.average.update(self.step)
+        return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
+
+    def losses(self, batch: DistillBatch) -> dict[str, Tensor]:
+        recipe = self.recipe
+        with torch.no_grad(), captured(self.teacher_network, self.layers) as wanted:
+            answer = self.teacher(batch.images, batch.decoded)
+        with captured(self.student, self.layers) as given:
+            out = self.runner(batch.images, batch.decoded)
+        terms = {}
+        weight = recipe.attention_weight_at(self.step)
+        if weight > 0:
+            terms["attention"] = weight * attention_distance(given, wanted, recipe.attention_loss)
+        has_depth = batch.targets is not None and bool((batch.targets.depth > 0).any())
+        if batch.targets is not None and recipe.match_teacher != "always":
+            terms["truth"] = true_losses(out, batch.targets, self.unit_scale, batch.sky)["total"]
+        if recipe.match_teacher == "always" or (recipe.match_teacher == "auto" and not has_depth):
+            terms["teacher"] = torch.stack(list(answer_distance(out, answer).values())).sum()
+        if not terms:
+            raise UsageError("nothing to learn from: no truth, --match-teacher never, and --attention-weight 0")
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+    # -- measuring -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """How far the averaged student's depth and cameras are from the teacher's; the best values are kept.
+
+        Always in the arithmetic of the last step, so that figures of all stages can be compared.
+        """
+        exact = {name: p.detach().clone() for name, p in self.trained.named_parameters()}
+        averages = self.average.state_dict()
+        self._put(averages)
+        self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))
+        network = Runner(self.student)
+        scores = [self._distance(network, batch) for batch in self.measured]
+        self._put(exact)
+        score = sum(scores) / len(scores)
+        if not math.isfinite(score):
+            raise Lite3RError(f"distillation diverged before step {self.step}; start again with a lower --lr")
+        self.trained.keep_best(averages, score)
+        return score
+
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.named_parameters():
+            parameter.copy_(values[name])
+
+    def _distance(self, network: Runner, batch: DistillBatch) -> float:
+        distance = answer_distance(network(batch.images, batch.decoded), self.teacher(batch.images, batch.decoded))
+        return float(sum(distance.values()) - distance["confidence"])
+
+    def use_best(self) -> None:
+        """Give the student the best averages, in the arithmetic of the last step."""
+        for name, parameter in self.trained.values.items():
+            parameter.data.copy_(self.trained.best[name])
+        self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))
+        self.student.eval()
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _log_window(self, window: list[dict[str, Tensor]]) -> str:
+        names = sorted({k for terms in window for k in terms})
+        mean = {n: float(torch.stack([t[n] for t in window if n in t]).mean()) for n in names}
+        if not math.isfinite(mean["grad_norm"]):
+            raise Lite3RError(f"distillation diverged before step {self.step}; start again with a lower --lr")
+        self._log({"lr": self.optimiser.param_groups[0]["lr"], **mean})
+        return " ".join(f"{name} {value:.4f}" for name, value in mean.items() if name != "grad_norm")
+
+    def _log(self, values: dict[str, float]) -> None:
+        if not self.worker.is_first:
+            return
+        progress = round(self.step / max(1, self.recipe.steps), 4)
+        record = {"step": self.step, "seconds": round(self.elapsed, 1), "progress": progress}
+        record |= {k: float(f"{v:.6g}") for k, v in values.items()}
+        if self.folder is not None:
+            with (self.folder / LOG).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        self.report(record)

@@ -1,0 +1,90 @@
+"""What a student is told: its teacher's attention outputs, the truth where there is one, else the teacher's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lite3r_cli.networks.mini.network import RawOutput
+from lite3r_cli.training.losses import FAR, LossWeights, Targets, compute_losses
+
+TINY = 1e-12
+CONFIDENCE_WEIGHT = 0.1  # of the log confidence beside depth
+
+
+def attention_distance(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], kind: str) -> Tensor:
+    """Mean over layers of how far attention outputs (B, T, C) are from the teacher's (Lite3R, arXiv 2605.11354).
+
+    "mse": the squared error over the teacher's mean square, since layers differ in size by orders of magnitude;
+    "cosine": one minus the cosine, mean over tokens.
+    """
+    parts = []
+    for name, target in teacher.items():
+        a, b = student[name].float(), target.detach().float()
+        if kind == "mse":
+            parts.append((a - b).square().mean() / b.square().mean().clamp(min=TINY))
+        else:
+            parts.append(1 - F.cosine_similarity(a, b, dim=-1).mean())
+    return torch.stack(parts).mean()
+
+
+def answer_distance(student: RawOutput, teacher: RawOutput) -> dict[str, Tensor]:
+    """The student's depth and cameras against the teacher's, in the teacher's frame and scale.
+
+    Depth: |Δ log depth| where the teacher sees something nearer than the sky. Rotation: chord, nearly radians.
+    Centre: distance over the teacher's mean depth. Focal: |Δ log focal|.
+    """
+    seen = teacher.log_depth < FAR + teacher.log_depth.flatten(1).median(1).values[:, None, None, None]
+    depth = torch.where(seen, (student.log_depth - teacher.log_depth).abs(), 0.0).sum() / seen.sum().clamp(min=1)
+    unit = torch.where(seen, teacher.log_depth, 0.0).sum() / seen.sum().clamp(min=1)
+    return {
+        "depth": depth,
+        "confidence": CONFIDENCE_WEIGHT * (student.confidence.log() - teacher.confidence.log()).abs().mean(),
+        "rotation": (student.rotation - teacher.rotation).flatten(-2).norm(dim=-1).mean() / 2**0.5,
+        "centre": (student.centre - teacher.centre).norm(dim=-1).mean() / unit.exp(),
+        "focal": (student.log_focal - teacher.log_focal).abs().mean(),
+    }
+
+
+def true_losses(out: RawOutput, targets: Targets, unit_scale: bool, sky: bool) -> dict[str, Tensor]:
+    """The losses that `mini` is trained with, for any network and for truth without depth.
+
+    `unit_scale`: the network's units are the scene's mean depth; else its answer is first brought to the truth's scale.
+    Without depth only the cameras count, at the prediction's scale. `sky`: no depth means sky.
+    """
+    weights = LossWeights(rays=0, sky=LossWeights.sky if sky else 0)
+    if not bool((targets.depth > 0).any()):
+        scaled = _cameras_at(targets, out)
+        terms = compute_losses(out, scaled, weights)
+        terms = {k: terms[k] for k in ("rotation", "position", "direction", "focal")}
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+    if not unit_scale and not targets.sparse:
+        out = _in_mean_depths(out, targets)
+    return compute_losses(out, targets, weights)
+
+
+def _in_mean_depths(out: RawOutput, targets: Targets) -> RawOutput:
+    """The prediction multiplied by one number a scene, so that its median depth is right; no gradient through it."""
+    valid = targets.depth > 0
+    true = torch.where(valid, targets.depth, 1.0).log()
+    mean = true.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+    ratio = true[:, out.decoded] - mean[:, None, None, None] - out.log_depth.detach()
+    ratio = torch.where(valid[:, out.decoded], ratio, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+    return replace(
+        out, log_depth=out.log_depth + ratio[:, None, None, None], centre=out.centre * ratio.exp()[:, None, None]
+    )
+
+
+def _cameras_at(targets: Targets, out: RawOutput) -> Targets:
+    """The true cameras with the extent of the predicted ones, without depth."""
+    R, t = targets.cam_from_world[..., :3], targets.cam_from_world[..., 3]
+    centres = -(R.transpose(-1, -2) @ t[..., None]).squeeze(-1)
+    true = (centres - centres.mean(1, keepdim=True)).norm(dim=(1, 2))
+    predicted = (out.centre - out.centre.mean(1, keepdim=True)).detach().norm(dim=(1, 2))
+    scale = torch.where(true > 0, predicted / true.clamp(min=TINY), 1.0)
+    pose = torch.cat([R, (t * scale[:, None, None])[..., None]], dim=-1)
+    return replace(targets, cam_from_world=pose, sparse=True)

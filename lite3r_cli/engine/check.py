@@ -1,0 +1,181 @@
+"""Is every fused operator right? Each against its twin: an error of at most twice that of plain torch code in the same
+precision on the same operands, both measured against float32 that nothing is quantised in. `lite3r bench` prints no ratio
+before this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lite3r_cli.engine import twins
+from lite3r_cli.engine.operators import operators
+from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
+
+FACTOR, SLACK = 2.0, 1e-5  # float32 sums in another order differ by the slack
+RAGGED = (64, 61, 33, 1, 64)  # tokens of tiles, repeated
+
+
+@dataclass(frozen=True)
+class OperatorCheck:
+    operator: str
+    error: float  # ‖fast − float32‖ / ‖float32‖
+    usual: float  # of the twin in the same precision
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= FACTOR * self.usual + SLACK  # not for NaN either
+
+
+@dataclass(frozen=True)
+class Sizes:
+    tokens: int = 2082
+    heads: int = 16
+    dim: int = 64
+    blocks: int = 35
+    width: int = 64
+
+
+def check_operators(
+    device: torch.device, dtype: torch.dtype, fp8: bool, kernels: bool | None = None, sizes: Sizes = Sizes()
+) -> list[OperatorCheck]:
+    """All operators of a device on random operands at odd sizes."""
+    fast = operators(device, kernels)
+    make = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make, device=device)
+
+    checks = []
+    for name, run in _cases(random, sizes, device):
+        exact = run(twins, torch.float32, False)
+        found, usual = (_error(run(ops, dtype, fp8), exact) for ops in (fast, twins))
+        checks.append(OperatorCheck(name, found, usual))
+    return checks
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact.double()).norm() / exact.double().norm().clamp(min=1e-30))
+
+
+def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
+    values, scale = operand
+    return values.float() if scale is None else values.float() * scale
+
+
+def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for all."""
+
+    def given(*shape: int) -> Tensor:
+        return random(*shape).bfloat16().float()
+
+    tokens, heads, dim = sizes.tokens, sizes.heads, sizes.dim
+    width = heads * dim
+    x, y, hidden, qkv = given(tokens, width), given(tokens, width), given(tokens, 4 * width), given(tokens, 3 * width)
+    gamma, weight, bias, shift, wide = random(width), random(width), random(width), random(width), random(4 * width)
+
+    def added(ops, kind, fp8):
+        stream = x.to(kind, copy=True)
+        return _wide(ops.add_norm_quant(stream, y.to(kind), shift, gamma, weight, bias, 1e-6, fp8))
+
+    def stream(ops, kind, fp8):
+        changed = x.to(kind, copy=True)
+        ops.add_scaled(changed, y.to(kind), shift, gamma)
+        return changed.float()
+
+    yield "norm_quant", lambda ops, kind, fp8: _wide(ops.norm_quant(x.to(kind), weight, bias, 1e-6, fp8))
+    yield "add_norm_quant", added
+    yield "add_scaled", stream
+    yield "gelu_quant", lambda ops, kind, fp8: _wide(ops.gelu_quant(hidden.to(kind), wide, fp8))
+    yield "quant", lambda ops, kind, fp8: _wide(ops.quant(x.to(kind), fp8))
+    norms = tuple(random(dim) for _ in range(4))
+    rope = (random(tokens // 2, dim), random(tokens // 2, dim))
+    order = torch.randperm(tokens + 7, device=device).int()
+    place, empty = order[:tokens], order[tokens:]
+    bias3 = random(3 * width)
+
+    def split(ops, kind, fp8):
+        out = torch.full((3, heads, tokens + 7, dim), torch.nan, device=device, dtype=kind)
+        ops.split_heads(qkv.to(kind), bias3, norms, 1e-5, rope, place, empty, out)
+        return out.float()
+
+    yield "split_heads", split
+    tiles = given(heads, tokens + 7, dim)
+    yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
+    yield from _block_cases(random, given, sizes, device)
+    yield from _map_cases(random, given, sizes, device)
+
+
+def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    heads, dim, width, blocks = sizes.heads, sizes.dim, sizes.width, sizes.blocks
+    tokens = [RAGGED[i % len(RAGGED)] * width // 64 or 1 for i in range(blocks)]
+    lengths = torch.tensor(tokens, dtype=torch.int32, device=device)
+    occupied = (torch.arange(width, device=device) < lengths[:, None]).flatten()
+    q, k, v = (given(heads, blocks * width, dim).masked_fill(~occupied[:, None], 0) for _ in range(3))
+    yield "block_moments", lambda ops, kind, fp8: torch.cat(ops.block_moments(k.to(kind), lengths, width))
+    sums = [lambda ops, kind, fp8, i=i: ops.linear_sums(k.to(kind), v.to(kind), lengths, width)[i] for i in (0, 1)]
+    yield "linear_sums, square", _rounded(sums[0])
+    yield "linear_sums, norm", _rounded(sums[1])
+    means, spreads = twins.block_moments(k, lengths, width)
+    values, _ = twins.block_moments(v, lengths, width)
+    square, norm = twins.linear_sums(k, v, lengths, width)
+    protected = torch.arange(blocks, device=device) < 2
+    count = max(3, blocks // 4)
+    for group in (1, 2):
+        rows = -(-blocks // group)
+        scores = random(heads, rows, blocks).round(decimals=1)  # with many equal ones
+        plan = Tiles.of(width, group, lengths, torch.arange(rows, device=device) < 1)
+        columns, left = twins.select_blocks(scores, protected, plan, count)
+
+        def select(ops, kind, fp8, scores=scores, plan=plan):
+            return torch.cat([t.flatten() for t in ops.select_blocks(scores, protected, plan, count)])
+
+        yield f"select_blocks, {group} tiles", select
+        for mix in ("sum over the rest, summaries", "sum over all, summaries", "convex over all"):
+            mixes = (random(dim, dim) / dim, None) if mix.startswith("sum") else (None, random(heads).sigmoid())
+            branch = LinearBranch(square, norm, "rest" in mix, *mixes)
+            far = Far(means, spreads, values) if "summaries" in mix else None
+
+            def attend(ops, kind, fp8, columns=columns, left=left, plan=plan, branch=branch, far=far):
+                out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, far)
+                return out[:, occupied].float()
+
+            yield f"sparse_attention, {group} tiles, {mix}", attend
+
+
+def _rounded(run):
+    """Sums that leave as float32, compared in the precision of their operands: plain torch code would round them."""
+    return lambda ops, kind, fp8: run(ops, kind, fp8).to(kind).float()
+
+
+def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    """Maps (B, C, H, W) of odd sizes with channels last, as convolutions leave them."""
+    channels, (rows, columns) = 8 * sizes.heads, (23, 37)
+
+    def pixels(height: int, width: int) -> Tensor:
+        return given(2, height, width, channels).permute(0, 3, 1, 2)
+
+    x, y, skip, bias = pixels(7, 11), pixels(rows, columns), pixels(rows, columns), random(channels)
+    tables = random(columns, channels // 2), random(rows, channels // 2)
+    weight, last_bias = random(2, channels) / channels, random(2)
+    images, mean, std = given(2, 3, 3 * 14, 5 * 14), random(3), random(3).abs() + 0.1
+
+    def added(ops, kind, fp8, i, both):
+        return ops.resize_add(x.to(kind), y.to(kind, copy=True), bias, skip.to(kind), both)[i].float()
+
+    def values(ops, kind, fp8):
+        depth, confidence = (torch.full((2, rows, columns), torch.nan, device=device) for _ in range(2))
+        ops.depth_values(y.to(kind), bias, weight, last_bias, depth, confidence)
+        return torch.stack([depth, confidence])
+
+    yield "resize_map", lambda ops, kind, fp8: ops.resize_map(x.to(kind), (rows, columns)).float()
+    yield "resize_map, position", lambda ops, kind, fp8: ops.resize_map(x.to(kind), (rows, columns), tables).float()
+    yield "resize_map, same size", lambda ops, kind, fp8: ops.resize_map(y.to(kind), (rows, columns), tables).float()
+    for name, i, both in (("sum", 0, True), ("both", 1, True), ("ReLU", 1, False)):
+        yield f"resize_add, {name}", lambda ops, kind, fp8, i=i, both=both: added(ops, kind, fp8, i, both)
+    yield "bias_relu", lambda ops, kind, fp8: ops.bias_relu(y.to(kind, copy=True), bias).float()
+    yield "depth_values", values
+    yield "patch_rows", lambda ops, kind, fp8: ops.patch_rows(images, mean, std, 14, 592, kind).float()

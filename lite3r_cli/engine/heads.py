@@ -1,0 +1,166 @@
+"""The heads of the fast path: tapped tokens are normalised and projected as soon as they exist, a few frames at a time,
+so that no full token map outlives its layer; convolutions run with channels last.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lite3r_cli.engine.layers import Engine, Norm, Settings
+from lite3r_cli.engine.operators import operators
+from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
+from lite3r_cli.layers.heads.dpt import DPTHead, FusionBlock, ResidualConvUnit, uv_embedding
+from lite3r_cli.networks.vggt.camera_head import CameraHead
+
+
+class _Unit:
+    """A residual convolution unit without its skip connection: the sums behind it are one pass with what follows."""
+
+    def __init__(self, unit: ResidualConvUnit):
+        self.weight1, self.weight2 = unit.conv1.weight.detach(), unit.conv2.weight.detach()
+        self.bias1, self.bias2 = unit.conv1.bias.detach().float(), unit.conv2.bias.detach().float()
+
+    def __call__(self, active: Tensor, ops: SimpleNamespace) -> Tensor:
+        """ReLU(x) → the second convolution's output, `bias2` left out."""
+        x = ops.bias_relu(F.conv2d(active, self.weight1, padding=1), self.bias1)
+        return F.conv2d(x, self.weight2, padding=1)
+
+
+class _Fusion:
+    """A fusion block whose last convolution, 1x1, comes before the resizing that it commutes with."""
+
+    def __init__(self, block: FusionBlock):
+        self.lateral = _Unit(block.resConfUnit1) if hasattr(block, "resConfUnit1") else None
+        self.unit, last = _Unit(block.resConfUnit2), block.out_conv
+        self.relu_skip = block.resConfUnit2.relu_skip
+        self.weight = last.weight.detach().flatten(1)
+        # the unit's second bias goes through the convolution once and for all
+        self.bias = (self.weight.float() @ self.unit.bias2 + last.bias.detach().float()).to(self.weight.dtype)
+
+    def __call__(self, top: Tensor | None, level: Tensor, ops: SimpleNamespace) -> Tensor:
+        """The coarser block's map and a level (B, F, h, w), which is used up → (B, F, h, w), not resized yet."""
+        active = F.relu_(level) if self.relu_skip else F.relu(level)
+        kept = active if self.relu_skip else level
+        if top is not None:
+            kept, active = ops.resize_add(top, self.lateral(active, ops), self.lateral.bias2, kept, not self.relu_skip)
+            kept = active if kept is None else kept
+        refined = self.unit(active, ops).add_(kept).permute(0, 2, 3, 1)
+        out = F.linear(refined.flatten(0, 2), self.weight, self.bias)  # rows: a product then adds its bias itself
+        return out.view(refined.shape).permute(0, 3, 1, 2)
+
+
+class FastDepthHead:
+    """A DPT head whose first step, norm and projection of a tap (S, P, 2C), is a call of its own."""
+
+    def __init__(self, head: DPTHead, settings: Settings):
+        self.settings, self.norm = settings, Norm.of(head.norm)
+        self.operators = operators(head.norm.weight.device, settings.kernels)
+        self.projections = [
+            (p.weight.detach().flatten(1).to(settings.dtype), p.bias.detach().to(settings.dtype)) for p in head.projects
+        ]
+        self.precision, self.patch_size = head.position_precision, head.patch_size
+        scratch, last = head.scratch, head.scratch.output_conv2[2]
+        self.middle_bias, self.hidden_bias = (
+            conv.bias.detach().float() for conv in (scratch.output_conv1, scratch.output_conv2[0])
+        )
+        # depth is an exponential of these: kept exact
+        self.last = last.weight.detach().float().flatten(1).contiguous(), last.bias.detach().float()
+        self.head = _shallow(head, ("resize_layers", "scratch")).to(settings.dtype, memory_format=torch.channels_last)
+        self.fusions = [_Fusion(getattr(self.head.scratch, f"refinenet{i}")) for i in (4, 3, 2, 1)]
+        self._positions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def project(self, i: int, near: Tensor, far: Tensor, specials: int, engine: Engine) -> Tensor:
+        """The i-th tap's halves (S, P, C), each → (S, N, C_i), special tokens left out."""
+        weight, bias = self.projections[i]
+        views, tokens, channels = near.shape
+        out = near.new_empty(views, tokens - specials, len(weight))
+        for first in range(0, views, self.settings.head_frames):
+            part = slice(first, first + self.settings.head_frames)
+            x = torch.cat([near[part, specials:], far[part, specials:]], dim=-1)
+            norm = self.norm
+            x, _ = engine.operators.norm_quant(x.flatten(0, 1), norm.weight, norm.bias, norm.eps, False)
+            torch.addmm(bias, x, weight.T, out=out[part].view(-1, len(weight)))
+        return out
+
+    def decode(self, maps: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Four projected maps (S, N, C_i) → depth and confidence (S, H, W) float32."""
+        views, scratch = len(maps[0]), self.head.scratch
+        depth, confidence = (
+            torch.empty(views, self.patch_size * rows, self.patch_size * columns, device=maps[0].device)
+            for _ in range(2)
+        )
+        *positions, last = self._tables(rows, columns)
+        for first in range(0, views, self.settings.head_frames):
+            part = slice(first, first + self.settings.head_frames)
+            levels = [self._level(i, m[part], (rows, columns), positions[i]) for i, m in enumerate(maps)]
+            x = F.conv2d(self._top(levels, rows, columns, last), scratch.output_conv2[0].weight, padding=1)
+            self.operators.depth_values(x, self.hidden_bias, *self.last, depth[part], confidence[part])
+            del x
+        return depth, confidence
+
+    def _level(self, i: int, tokens: Tensor, grid: tuple[int, int], position: tuple[Tensor, Tensor]) -> Tensor:
+        x = tokens.unflatten(1, grid).permute(0, 3, 1, 2)  # channels last in memory already
+        x = self.head.resize_layers[i](self.operators.resize_map(x, grid, position))
+        return getattr(self.head.scratch, f"layer{i + 1}_rn")(x)
+
+    def _top(self, levels: list[Tensor], rows: int, columns: int, position: tuple[Tensor, Tensor]) -> Tensor:
+        """Four levels, used up → the map before the last two convolutions (B, F/2, H, W)."""
+        ops, top = self.operators, None
+        for fusion in self.fusions:
+            top = fusion(top, levels.pop(), ops)
+        top = ops.resize_map(top, (8 * rows, 8 * columns))
+        top = F.conv2d(top, self.head.scratch.output_conv1.weight, padding=1)
+        return ops.resize_map(top, (self.patch_size * rows, self.patch_size * columns), position)
+
+    def _tables(self, rows: int, columns: int) -> list[tuple[Tensor, Tensor]]:
+        """Position embeddings of the four levels and of the full size, which has the bias of `output_conv1` with it: a
+        constant outlives the resizing. Kept: they are small, and a graph's warm-up makes them for the graph.
+        """
+        if (rows, columns) not in self._positions:
+            found = [self._position(len(weight), rows, columns, columns / rows) for weight, _ in self.projections]
+            full = self.patch_size * rows, self.patch_size * columns
+            last = self._position(len(self.middle_bias), *full, columns / rows)
+            found.append(tuple(table + bias for table, bias in zip(last, self.middle_bias.tensor_split(2))))
+            self._positions[rows, columns] = found
+        return self._positions[rows, columns]
+
+    def _position(self, channels: int, height: int, width: int, aspect: float) -> tuple[Tensor, Tensor]:
+        """The embedding in its two parts: by column (W, C/2) and by row (H, C/2)."""
+        across = uv_embedding(channels, 1, width, aspect, self.middle_bias, self.precision)[0, : channels // 2, 0]
+        down = uv_embedding(channels, height, 1, aspect, self.middle_bias, self.precision)[0, channels // 2 :, :, 0]
+        return tuple(0.1 * t.T.contiguous() for t in (across, down))
+
+
+def _shallow(head: DPTHead, kept: tuple[str, ...]) -> DPTHead:
+    """A copy of a head with some of its parts only; the second fusion chain of rays is left out."""
+    twin = copy.copy(head)
+    twin._modules = {name: copy.deepcopy(part) for name, part in head._modules.items() if name in kept}
+    for name in [n for n in twin.scratch._modules if n.endswith("_aux")]:
+        del twin.scratch._modules[name]
+    return twin.eval()
+
+
+class _Half(nn.Module):
+    """A block whose matrix products run in half precision; its residual stream stays as it is."""
+
+    def __init__(self, block: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.block, self.dtype = block, dtype
+        cast_products(block, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with trunk_precision(x.device, self.dtype):
+            return self.block(x)
+
+
+def fast_camera_head(head: CameraHead, settings: Settings) -> CameraHead:
+    """A copy whose transformer has weights in half precision; poses and what makes them stay in float32."""
+    twin = copy.deepcopy(head).float().eval()
+    if settings.dtype in HALF_PRECISION:
+        twin.trunk = nn.ModuleList(_Half(block, settings.dtype) for block in twin.trunk)
+    return twin

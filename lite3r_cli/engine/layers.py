@@ -1,0 +1,172 @@
+"""Transformer blocks of the fast path: resident low-precision weights, biases and scales left to the fused operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lite3r_cli.engine.sparse import SparseLayer, SparsePlan
+from lite3r_cli.engine.twins import Operand
+from lite3r_cli.errors import BackendError
+from lite3r_cli.layers.vit import Block, Mlp, RopeTable
+from lite3r_cli.quant.fp8 import quantize_rows
+
+CROSSOVER = 4096  # tokens on a GPU below which dense attention is cheaper than making lists of tiles
+MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the fast path computes."""
+
+    dtype: torch.dtype = torch.bfloat16  # of tokens, and of weights that are not FP8
+    fp8: bool = False  # linear layers of the blocks in E4M3
+    sparse: bool = True  # sparse-linear attention where the network has it
+    crossover: int = 0  # tokens below which it stays dense
+    query_tiles: int = 2  # that share one list of key tiles
+    head_frames: int = 8  # that the dense head works on at a time
+    graphs: bool = True  # on a GPU: one CUDA graph for each shape of input
+    kernels: bool | None = None  # Triton kernels; None: on a GPU
+
+
+@dataclass
+class Engine:
+    """What every part of a forward pass is given: settings, operators, and where to account for time."""
+
+    settings: Settings
+    operators: SimpleNamespace
+    stage: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
+
+
+class Product:
+    """x Wᵀ for operands (T, C) → (T, R) in `dtype`, without the bias. In FP8 the weight has a scale for each row."""
+
+    def __init__(self, layer: nn.Linear, settings: Settings, exact: bool = False):
+        self.dtype, self.fp8 = settings.dtype, settings.fp8 and not exact
+        weight = layer.weight.detach()
+        self.bias = (
+            torch.zeros(len(weight), device=weight.device) if layer.bias is None else layer.bias.detach()
+        ).float()
+        if self.fp8:
+            values, scale = quantize_rows(weight)
+            self.weight, self.scale = values, scale[None].contiguous()
+        else:
+            self.weight = weight.to(self.dtype)
+
+    def __call__(self, operand: Operand) -> Tensor:
+        values, tokens = operand
+        if not self.fp8:
+            return F.linear(values, self.weight)
+        if values.device.type == "cuda":
+            return torch._scaled_mm(
+                values, self.weight.T, scale_a=tokens, scale_b=self.scale, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
+        return ((values.float() @ self.weight.float().T) * tokens * self.scale).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Norm:
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> Norm:
+        return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
+
+
+class FastBlock:
+    """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next one's."""
+
+    def __init__(self, block: Block, settings: Settings, name: str, exact_projection: bool = False):
+        if not isinstance(block.mlp, Mlp):
+            raise BackendError("the fast path has no gated MLP (da3-giant); use --compare dense-eager")
+        attention = block.attn
+        self.heads, self.norm1, self.norm2 = attention.heads, Norm.of(block.norm1), Norm.of(block.norm2)
+        self.qkv, self.fc1, self.fc2 = (
+            Product(layer, settings) for layer in (attention.qkv, block.mlp.fc1, block.mlp.fc2)
+        )
+        self.proj = Product(attention.proj, settings, exact_projection)  # see `families.exact_products`
+        self.scale1, self.scale2 = (ls.gamma.detach().float() for ls in (block.ls1, block.ls2))
+        self.head_norms, self.head_eps = None, 0.0
+        if isinstance(attention.q_norm, nn.LayerNorm):
+            q, k = Norm.of(attention.q_norm), Norm.of(attention.k_norm)
+            self.head_norms, self.head_eps = (q.weight, q.bias, k.weight, k.bias), q.eps
+        self.sparse = SparseLayer.of(attention, name) if settings.sparse else None
+
+    def start(self, x: Tensor, engine: Engine) -> Operand:
+        norm = self.norm1
+        return engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, engine.settings.fp8)
+
+    def run(
+        self, x: Tensor, operand: Operand, engine: Engine, *,
+        views: int, across: bool, rope: RopeTable | None, plan: SparsePlan | None, after: Norm | None,
+    ) -> Operand | None:  # fmt: skip
+        """x changes in place; returns the operand that the norm `after` makes of it, None without one."""
+        ops, fp8 = engine.operators, engine.settings.fp8
+        kind = "global attention" if across else "frame attention"
+        with engine.stage("linear layers"):
+            qkv = self.qkv(operand)
+        del operand
+        with engine.stage(kind):
+            plan = plan if across and self.sparse is not None else None
+            slots = len(x) if plan is None else plan.slots
+            heads = torch.empty(3, self.heads, slots, qkv.shape[1] // 3 // self.heads, device=x.device, dtype=x.dtype)
+            place, empty = (None, None) if plan is None else (plan.place, plan.empty)
+            ops.split_heads(qkv, self.qkv.bias, self.head_norms, self.head_eps, rope, place, empty, heads)
+            del qkv
+            if plan is None:
+                operand = _dense(heads, 1 if across else views, ops, self.proj.fp8)
+            else:
+                operand = ops.merge_heads(self.sparse.attend(heads, plan, ops), place, len(x), self.proj.fp8)
+            del heads
+        with engine.stage("linear layers"):
+            y = self.proj(operand)
+            operand = ops.add_norm_quant(
+                x, y, self.proj.bias, self.scale1, self.norm2.weight, self.norm2.bias, self.norm2.eps, fp8
+            )
+            del y
+            return self._mlp(x, operand, engine, after)
+
+    def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand | None:
+        ops, fp8 = engine.operators, engine.settings.fp8
+        pieces = max(1, -(-len(x) // MLP_TOKENS))
+        step = -(-len(x) // pieces // 16) * 16  # FP8 products like whole sixteens of rows
+        for first in range(0, len(x), step):
+            part = slice(first, first + step)
+            values, scales = (t if t is None else t[part] for t in operand)
+            y = self.fc2(ops.gelu_quant(self.fc1((values, scales)), self.fc1.bias, fp8))
+            if after is None:
+                ops.add_scaled(x[part], y, self.fc2.bias, self.scale2)
+            else:  # the part's own operand is used up: the next one takes its place
+                ops.add_norm_quant(
+                    x[part], y, self.fc2.bias, self.scale2, after.weight, after.bias, after.eps, fp8, (values, scales)
+                )
+        return None if after is None else operand
+
+
+def _dense(heads: Tensor, views: int, ops: SimpleNamespace, fp8: bool) -> Operand:
+    """q, k, v (3, H, views · P, D) → attention within each of `views` runs of tokens, as rows (views · P, H·D)."""
+    q, k, v = heads.unflatten(2, (views, -1)).transpose(1, 2)  # (V, H, P, D) each
+    with _fast_attention(heads.device):
+        out = F.scaled_dot_product_attention(q, k, v)
+    rows = out.transpose(1, 2)  # (V, P, H, D): what some kernels write
+    if rows.is_contiguous():
+        return ops.quant(rows.flatten(2).flatten(0, 1), fp8)
+    tiles = out.transpose(0, 1).flatten(1, 2).contiguous()  # (H, V · P, D): what the others write
+    return ops.merge_heads(tiles, None, tiles.shape[1], fp8)
+
+
+def _fast_attention(device: torch.device) -> AbstractContextManager:
+    if device.type != "cuda":
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(order, set_priority=True)

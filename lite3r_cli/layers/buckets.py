@@ -1,0 +1,97 @@
+"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are
+packed for work across views.
+
+A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets
+in one row, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.layers.vit import RopeTable
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as every encoder here was trained with
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+CHUNK_FRAMES = {"cpu": 2}  # a GPU needs more views at a time to be busy
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the images of each size, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(tuple(image.shape[-2:]), []).append(i)
+    return list(groups.values())
+
+
+def in_view_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """Per-bucket values (B, S_b, …) → (B, S, …) in the order of the views."""
+    order = torch.tensor([i for group in groups for i in group], device=parts[0].device)
+    return torch.cat(list(parts), dim=1)[:, order.argsort()]
+
+
+def in_buckets(values: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Values (B, S, …) in the order of the views → per bucket (B, S_b, …)."""
+    return [values[:, list(group)] for group in groups]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB (…, 3, H, W) in [0, 1] → what the image encoders expect."""
+    mean, std = _mean_and_std(images.device, images.dtype)
+    return (images - mean) / std
+
+
+@cache
+def _mean_and_std(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each; kept, because a copy from the host makes it wait for all that the GPU has yet to do."""
+    with torch.inference_mode(False):  # first made in `predict`, they must serve training too
+        mean, std = (torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
+
+
+def pack_ropes(ropes: Sequence[RopeTable], views: Sequence[int]) -> RopeTable:
+    """Tables of one view of each bucket → the table of all packed tokens."""
+    cos, sin = (torch.cat([r[k].repeat(n, 1) for r, n in zip(ropes, views)]) for k in (0, 1))
+    return cos, sin
+
+
+def run_each(block: nn.Module, buckets: Sequence[Tensor], ropes: Sequence[RopeTable | None]) -> list[Tensor]:
+    """A block within each view."""
+    return [block(b.flatten(0, 1), rope).unflatten(0, b.shape[:2]) for b, rope in zip(buckets, ropes)]
+
+
+def run_packed(block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | None) -> list[Tensor]:
+    """A block across all tokens of all views."""
+    sizes = [b.shape[1] * b.shape[2] for b in buckets]
+    parts = block(torch.cat([b.flatten(1, 2) for b in buckets], dim=1), rope).split(sizes, dim=1)
+    return [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
+
+
+def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int | None = None) -> Tensor:
+    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time:
+    dense heads are the memory peak.
+    """
+    if frames is None:
+        frames = CHUNK_FRAMES.get(taps[0].device.type, 8)
+    flat = [t.flatten(0, 1) for t in taps]
+    parts = [function([t[i : i + frames] for t in flat]) for i in range(0, len(flat[0]), frames)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def trunk_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Half precision as the authors use it: matrix products in `dtype`, residual stream and norms in float32."""
+    return torch.autocast(device.type, dtype) if dtype in HALF_PRECISION else nullcontext()
+
+
+def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of a module's matrix products in `dtype`; norms, tokens and scales stay in float32."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            part.to(dtype)

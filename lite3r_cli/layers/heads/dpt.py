@@ -1,0 +1,172 @@
+"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT
+and Depth-Anything-3 use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DPTConfig:
+    in_channels: int
+    features: int
+    stage_channels: tuple[int, int, int, int]
+    out_channels: int = 2
+    relu_skip: bool = False  # VGGT's residual units carry relu(x) on the skip, the others x
+    double_position: bool = False  # VGGT evaluates the position embedding in float64
+
+
+def uv_embedding(
+    channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """Sine / cosine embedding (1, channels, height, width) of the position on an image
+    of the given width / height ratio, channels last in memory.
+    """
+    diagonal = (aspect**2 + 1) ** 0.5
+    span_x, span_y = aspect / diagonal, 1 / diagonal
+    f32 = dict(device=like.device, dtype=torch.float32)
+    u = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width, **f32)
+    v = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height, **f32)
+    quarter = channels // 4
+    omega = 1.0 / 100.0 ** (torch.arange(quarter, device=like.device, dtype=precision) / quarter)
+    ux, vy = u[:, None] * omega, v[:, None] * omega  # (W, C/4), (H, C/4)
+    across, down = torch.cat([ux.sin(), ux.cos()], 1).to(like.dtype), torch.cat([vy.sin(), vy.cos()], 1).to(like.dtype)
+    table = torch.cat([across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], dim=-1)
+    return table.permute(2, 0, 1)[None]
+
+
+def _add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
+    return torch.add(x, uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x, precision), alpha=0.1)
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+class ResidualConvUnit(nn.Module):
+    def __init__(self, features: int, relu_skip: bool):
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.relu_skip = relu_skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(x)
+        return self.conv2(F.relu(self.conv1(active))) + (active if self.relu_skip else x)
+
+
+class FusionBlock(nn.Module):
+    """Adds a lateral map to the coarser one, refines, and resizes to the next level."""
+
+    def __init__(self, features: int, relu_skip: bool, lateral: bool = True):
+        super().__init__()
+        if lateral:
+            self.resConfUnit1 = ResidualConvUnit(features, relu_skip)
+        self.resConfUnit2 = ResidualConvUnit(features, relu_skip)
+        self.out_conv = nn.Conv2d(features, features, 1)
+
+    def forward(self, top: Tensor, lateral: Tensor | None, size: Sequence[int]) -> Tensor:
+        if lateral is not None:
+            top = top + self.resConfUnit1(lateral)
+        return self.out_conv(_resize(self.resConfUnit2(top), size))
+
+
+class DPTHead(nn.Module):
+    """Four token maps (B, N, Cin) of an h×w grid → (B, out_channels, p·h, p·w) raw values."""
+
+    def __init__(self, config: DPTConfig, patch_size: int = 14):
+        super().__init__()
+        self.patch_size = patch_size
+        self.position_precision = torch.float64 if config.double_position else torch.float32
+        features, stages, skip = config.features, config.stage_channels, config.relu_skip
+        self.norm = nn.LayerNorm(config.in_channels, eps=1e-5)
+        self.projects = nn.ModuleList(nn.Conv2d(config.in_channels, c, 1) for c in stages)
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(stages[0], stages[0], 4, 4),
+                nn.ConvTranspose2d(stages[1], stages[1], 2, 2),
+                nn.Identity(),
+                nn.Conv2d(stages[3], stages[3], 3, 2, 1),
+            ]
+        )
+        self.scratch = nn.Module()
+        for i, channels in enumerate(stages, 1):
+            setattr(self.scratch, f"layer{i}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
+            setattr(self.scratch, f"refinenet{i}", FusionBlock(features, skip, lateral=i < 4))
+        self.scratch.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.scratch.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, config.out_channels, 1)
+        )
+
+    def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        return self.decode(self.levels(tokens, rows, columns), rows, columns)
+
+    def levels(self, tokens: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
+        """Four token maps (B, N, Cin) → four feature maps, from 4 times the patch grid's size to half of it."""
+        return [self._level(i, t, rows, columns, columns / rows) for i, t in enumerate(tokens)]
+
+    def fuse(self, levels: Sequence[Tensor], rows: int, columns: int, suffix: str = "") -> Tensor:
+        """From the coarsest level to the finest → (B, features, 8·rows, 8·columns)."""
+        top = None
+        for i in (4, 3, 2, 1):
+            lateral = levels[i - 1]
+            size = levels[i - 2].shape[-2:] if i > 1 else (8 * rows, 8 * columns)
+            block = getattr(self.scratch, f"refinenet{i}{suffix}")
+            top = block(lateral, None, size) if top is None else block(top, lateral, size)
+        return top
+
+    def decode(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        top = self.scratch.output_conv1(self.fuse(levels, rows, columns))
+        top = _resize(top, (self.patch_size * rows, self.patch_size * columns))
+        return self.scratch.output_conv2(_add_position(top, columns / rows, self.position_precision))
+
+    def _level(self, i: int, tokens: Tensor, rows: int, columns: int, aspect: float) -> Tensor:
+        x = self.norm(tokens).transpose(1, 2).unflatten(2, (rows, columns))
+        x = _add_position(self.projects[i](x), aspect, self.position_precision)
+        x = self.resize_layers[i](x.contiguous(memory_format=torch.channels_last))
+        return getattr(self.scratch, f"layer{i + 1}_rn")(x.contiguous(memory_format=torch.channels_last))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel of (B, C, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DualDPTHead(DPTHead):
+    """A DPT head with a second fusion chain for rays (Depth-Anything-3): 7 channels at 8 times the patch grid's size.
+
+    Three of the four ray outputs belong to coarser levels that only the authors' training used: held, never computed.
+    """
+
+    RAY_CHANNELS = 7  # direction (3), origin (3), confidence
+
+    def __init__(self, config: DPTConfig, patch_size: int = 14):
+        super().__init__(config, patch_size)
+        features, half = config.features, config.features // 2
+        for i in range(1, 5):
+            setattr(self.scratch, f"refinenet{i}_aux", FusionBlock(features, config.relu_skip, lateral=i < 4))
+        widths = (features, half, features, half, features, half)
+        norm = ChannelNorm(32, eps=1e-5)  # one and the same under four names
+        self.scratch.output_conv1_aux = nn.ModuleList(
+            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))) for _ in range(4)
+        )
+        self.scratch.output_conv2_aux = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(half, 32, 3, padding=1), nn.Identity(), norm, nn.Identity(), nn.ReLU(),
+                nn.Conv2d(32, self.RAY_CHANNELS, 1),
+            )
+            for _ in range(4)
+        )  # fmt: skip
+
+    def decode_rays(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Levels → raw (B, 7, 8·rows, 8·columns)."""
+        top = self.scratch.output_conv1_aux[3](self.fuse(levels, rows, columns, "_aux"))
+        return self.scratch.output_conv2_aux[3](_add_position(top, columns / rows))

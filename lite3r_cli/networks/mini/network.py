@@ -1,0 +1,204 @@
+"""`mini`: the embedded any-view transformer, of the Depth-Anything-3 kind (arXiv 2511.10647) at ViT-S size.
+
+Early blocks attend within a view; from `alternate_from` on, even blocks attend within a view and odd blocks across all views, with
+QK-norm and 2-D RoPE. Token 0 of a view is its camera token; the reference view, whose camera is the world frame, gets one of its own.
+Views may differ in size: views of one size share a bucket for per-view work, and the tokens of all buckets are packed for attention across views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.attention.module import set_frames
+from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.layers.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
+from lite3r_cli.layers.heads.camera import CameraDecoder
+from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
+from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.networks.base import Prediction
+
+# Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth; what else its
+# scenes hold ends below 3, 20 times that depth.
+SKY = 3.0
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    dim: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch_size: int = 14
+    alternate_from: int = 2
+    taps: tuple[int, ...] = (5, 7, 9, 11)
+    head_features: int = 64
+    head_stages: tuple[int, int, int, int] = (48, 96, 128, 128)
+    camera_hidden: int = 256
+    position_grid: int = 37
+
+    def is_global(self, i: int) -> bool:
+        return i >= self.alternate_from and i % 2 == 1
+
+
+@dataclass(frozen=True)
+class RawOutput:
+    """What training reads, for one bucket of equally sized views: B scenes, S views, depth for the V views in `decoded`."""
+
+    log_depth: Tensor  # (B, V, H, W)
+    confidence: Tensor  # (B, V, H, W), above 1
+    decoded: Tensor  # (V,) indices of the views with depth
+    rotation: Tensor  # (B, S, 3, 3) world_from_cam
+    centre: Tensor  # (B, S, 3) camera centres in the reference frame
+    log_focal: Tensor  # (B, S), units of half the image diagonal
+    rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
+
+
+class Mini(nn.Module):
+    name = "mini"
+
+    def __init__(self, config: MiniConfig = MiniConfig()):
+        super().__init__()
+        self.config = config
+        self.patch_size = config.patch_size
+        dim = config.dim
+        self.patch_embed = PatchEmbed(dim, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.position_grid**2, dim) * 0.02)
+        self.camera_token = nn.Parameter(torch.randn(2, dim) * 0.02)  # reference view, every other view
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, qk_norm=i >= config.alternate_from, layer_scale=0.1) for i in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = DPTHead(DPTConfig(2 * dim, config.head_features, config.head_stages), config.patch_size)
+        self.camera = CameraDecoder(2 * dim, config.camera_hidden)
+        self.ray_norm = nn.LayerNorm(2 * dim)
+        self.ray_head = nn.Linear(2 * dim, 6)
+        self._rope: dict[tuple, RopeTable] = {}
+        self.compute_dtype = torch.float32  # of the trunk and the depth head in `predict`
+
+    # -- tokens -----------------------------------------------------------------------------------------------------
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (B, S, 3, H, W) in [0, 1] → tokens (B, S, 1 + N, C), class token first."""
+        batch, views, _, height, width = images.shape
+        rows, columns = height // self.patch_size, width // self.patch_size
+        x = self.patch_embed(normalise(images).flatten(0, 1))
+        x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        return torch.cat([first, x], dim=1).unflatten(0, (batch, views))
+
+    def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
+        key = (rows, columns, device)
+        if key not in self._rope:
+            with torch.inference_mode(False):  # a table first made in `predict` must serve training too
+                positions = patch_positions(rows, columns, 1, device)
+                self._rope[key] = rope_table(positions, self.config.dim // self.config.heads)
+        return self._rope[key]
+
+    def trunk(
+        self, buckets: list[Tensor], grids: list[tuple[int, int]], is_reference: list[Tensor]
+    ) -> list[list[Tensor]]:
+        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C) and which of its views is the reference, (B, S_b) bool.
+
+        Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view output.
+        """
+        config = self.config
+        ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
+        packed_rope = pack_ropes(ropes, [b.shape[1] for b in buckets])
+        frames = (Frames(*b.shape[1:3], 1, grid) for b, grid in zip(buckets, grids))
+        across = (block.attn for i, block in enumerate(self.blocks) if config.is_global(i))
+        set_frames(across, frames, torch.cat(is_reference, dim=1), buckets[0].device)
+        local, taps = buckets, [[] for _ in buckets]
+        for i, block in enumerate(self.blocks):
+            if i == config.alternate_from:
+                buckets = [self._add_camera_token(b, ref) for b, ref in zip(buckets, is_reference)]
+            if config.is_global(i):
+                buckets = run_packed(block, buckets, packed_rope)
+            else:
+                buckets = run_each(block, buckets, ropes if i >= config.alternate_from else [None] * len(buckets))
+                local = buckets
+            if i in config.taps:
+                for tap, loc, glo in zip(taps, local, buckets):
+                    tap.append(torch.cat([self.norm(loc), self.norm(glo)], dim=-1))
+        return taps
+
+    def _add_camera_token(self, tokens: Tensor, is_reference: Tensor) -> Tensor:
+        token = torch.where(is_reference[..., None], self.camera_token[0], self.camera_token[1])
+        return torch.cat([tokens[:, :, :1] + token[:, :, None].to(tokens.dtype), tokens[:, :, 1:]], dim=2)
+
+    # -- outputs ----------------------------------------------------------------------------------------------------
+
+    def decode_depth(self, taps: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Tapped tokens (B, S, P, 2C) → log depth and confidence, each (B, S, H, W) float32."""
+        maps = self.head([t[:, :, 1:].flatten(0, 1) for t in taps], rows, columns).float()
+        log_depth, confidence = maps.unflatten(0, taps[0].shape[:2]).unbind(2)
+        return log_depth, 1 + confidence.clamp(max=10).exp()
+
+    def forward(
+        self, images: Tensor, reference: Tensor | None = None, decoded: Tensor | None = None, rays: bool = False
+    ) -> RawOutput:
+        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if None.
+
+        Depth is computed for the views in `decoded` (V,), all if None: the head is half of a training step.
+        """
+        batch, views, _, height, width = images.shape
+        rows, columns = height // self.patch_size, width // self.patch_size
+        if reference is None:
+            reference = torch.zeros(batch, dtype=torch.long, device=images.device)
+        every = torch.arange(views, device=images.device)
+        decoded = every if decoded is None else decoded
+        is_reference = every == reference[:, None]
+        taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference])[0]
+        log_depth, confidence = self.decode_depth([t[:, decoded] for t in taps], rows, columns)
+        rotation, centre, log_focal = self.camera(taps[-1][:, :, 0])
+        ray = None
+        if rays:
+            ray = self.ray_head(self.ray_norm(taps[-1][:, :, 1:])).float().unflatten(2, (rows, columns))
+        return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+
+        Sky has no depth: 0, with confidence 0.
+        """
+        groups = group_by_size(images)
+        device = self.pos_embed.device
+        stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
+        grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
+        refs = [torch.tensor([[i == 0 for i in g]], device=device) for g in groups]
+        depth: dict[int, Tensor] = {}
+        confidence: dict[int, Tensor] = {}
+        poses = torch.zeros(len(images), 3, 4)
+        intrinsics = torch.zeros(len(images), 3, 3)
+        with trunk_precision(device, self.compute_dtype):
+            taps = self.trunk([self.embed(s) for s in stacks], grids, refs)
+            for group, tap, grid in zip(groups, taps, grids):
+                for k, i in enumerate(group):  # one view at a time: the head is the memory peak
+                    log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
+                    solid = log_d[0, 0] < SKY
+                    depth[i], confidence[i] = (solid * log_d[0, 0].exp()).cpu(), (solid * conf[0, 0]).cpu()
+        for group, tap, stack in zip(groups, taps, stacks):  # cameras are few numbers: always in float32
+            rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0].float()))
+            poses[group] = cam_from_world(rotation, centre)
+            intrinsics[group] = intrinsics_from_log_focal(log_focal, *stack.shape[-2:])
+        order = range(len(images))
+        return Prediction([depth[i] for i in order], [confidence[i] for i in order], poses, intrinsics)
+
+
+def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
+    """World_from_cam rotation (…, 3, 3) and camera centre (…, 3) → cam_from_world (…, 3, 4)."""
+    inverse = rotation.transpose(-1, -2)
+    return torch.cat([inverse, -inverse @ centre[..., None]], dim=-1)
+
+
+def intrinsics_from_log_focal(log_focal: Tensor, height: int, width: int) -> Tensor:
+    """Log focal length in half diagonals (…,) → K (…, 3, 3) in pixels, principal point in the image's centre."""
+    focal = log_focal.exp() * 0.5 * (height**2 + width**2) ** 0.5
+    K = torch.zeros(*focal.shape, 3, 3, device=focal.device)
+    K[..., 0, 0] = K[..., 1, 1] = focal
+    K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = width / 2, height / 2, 1
+    return K

@@ -1,0 +1,48 @@
+"""VGGT's camera head (arXiv 2503.11651): four rounds of refinement by a small transformer
+over the views' camera tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lite3r_cli.layers.vit import Block, Mlp
+
+POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal field of view
+
+
+class CameraHead(nn.Module):
+    """Camera tokens (B, S, C) → pose vectors of every round, each (B, S, 9): cam_from_world
+    and fields of view in radians.
+    """
+
+    ROUNDS = 4
+
+    def __init__(self, dim: int, depth: int = 4, heads: int = 16):
+        super().__init__()
+        self.trunk = nn.ModuleList(Block(dim, heads, norm_eps=1e-5) for _ in range(depth))
+        self.token_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.trunk_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE_CHANNELS))
+        self.embed_pose = nn.Linear(POSE_CHANNELS, dim)
+        self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 3 * dim))
+        self.adaln_norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.pose_branch = Mlp(dim, dim // 2, POSE_CHANNELS)
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        tokens = self.token_norm(tokens)
+        pose = None
+        rounds = []
+        for _ in range(self.ROUNDS):
+            # what goes round is the raw sum, before the ReLU on the fields of view
+            given = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if pose is None else pose.detach()
+            shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
+            x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
+            for block in self.trunk:
+                x = block(x)
+            change = self.pose_branch(self.trunk_norm(x))
+            pose = change if pose is None else given + change
+            rounds.append(torch.cat([pose[..., :7], F.relu(pose[..., 7:])], dim=-1))
+        return rounds

@@ -1,0 +1,211 @@
+"""VGGT (arXiv 2503.11651): a DINOv2 encoder per view, then pairs of blocks within a view and across all views.
+
+Parameter names are those of the published checkpoint; its track head, which needs query points, is left out. The first
+view's camera is the world frame: it alone gets camera and register tokens of the first kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.attention.module import set_frames
+from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.layers import buckets as bk
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
+from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.vggt.camera_head import CameraHead
+
+REGISTERS = 4
+SPECIALS = 1 + REGISTERS  # camera token, then registers
+
+
+@dataclass(frozen=True)
+class VGGTConfig:
+    dim: int = 1024
+    pairs: int = 24  # of a block within views and one across views
+    heads: int = 16
+    encoder_depth: int = 24
+    encoder_heads: int = 16
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense heads read, the last pair among them
+    head_features: int = 256
+    head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    camera_depth: int = 4
+    camera_heads: int = 16
+    point_head: bool = True
+    patch_size: int = 14
+    position_grid: int = 37
+
+
+VGGT_1B = VGGTConfig()
+
+
+@dataclass(frozen=True)
+class VGGTOutput:
+    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+
+    depth: Tensor  # (B, S, H, W)
+    confidence: Tensor  # (B, S, H, W), above 1
+    pose_rounds: list[
+        Tensor
+    ]  # (B, S, 9) each: cam_from_world translation, quaternion, vertical and horizontal field of view
+    last_tokens: Tensor  # (B, S, 5 + N, 2C) after the last pair: within-view half, across-view half
+    points: Tensor | None = None  # (B, S, H, W, 3) in the world frame
+    points_confidence: Tensor | None = None  # (B, S, H, W), above 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the dense heads read, for one bucket of views."""
+
+    taps: list[Tensor]  # four of (B, S_b, N, 2C)
+    grid: tuple[int, int]  # patches (h, w)
+
+
+class ImageEncoder(nn.Module):
+    """DINOv2 with registers: images (B, 3, H, W) normalised → patch tokens (B, N, C)."""
+
+    def __init__(self, dim: int, depth: int, heads: int, patch_size: int, position_grid: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.patch_embed = PatchEmbed(dim, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + position_grid**2, dim) * 0.02)
+        self.register_tokens = nn.Parameter(torch.zeros(1, REGISTERS, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # held by the checkpoint; only pretraining used it
+        self.blocks = nn.ModuleList(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        x = self.patch_embed(images)
+        x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, antialias=True)
+        first = self.cls_token + self.pos_embed[:, :1]
+        x = torch.cat([first.expand(len(x), -1, -1), self.register_tokens.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 1 + REGISTERS :])
+
+
+class Aggregator(nn.Module):
+    def __init__(self, config: VGGTConfig):
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embed = ImageEncoder(
+            dim, config.encoder_depth, config.encoder_heads, config.patch_size, config.position_grid
+        )
+        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first view, every other view
+        self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
+        self.frame_blocks, self.global_blocks = (
+            nn.ModuleList(
+                Block(dim, config.heads, norm_eps=1e-5, qk_norm=True, layer_scale=0.01) for _ in range(config.pairs)
+            )
+            for _ in range(2)
+        )
+
+    def embed(self, images: Tensor, views: Sequence[int]) -> Tensor:
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
+        batch = len(images)
+        patches = self.patch_embed(bk.normalise(images).flatten(0, 1)).unflatten(0, images.shape[:2])
+        kind = torch.tensor([min(i, 1) for i in views], device=images.device)
+        special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(batch, -1, -1, -1)
+        return torch.cat([special.to(patches.dtype), patches], dim=2)
+
+    def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
+
+        Returns what the dense heads read of each bucket, and each bucket's special tokens
+        after the last pair, (B, S_b, 5, 2C).
+        """
+        config = self.config
+        grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
+        positions = [patch_positions(*grid, SPECIALS, images[0].device) for grid in grids]
+        ropes = [rope_table(p, config.dim // config.heads, published=True) for p in positions]
+        packed = bk.pack_ropes(ropes, [len(g) for g in groups])
+        x = [self.embed(im, views) for im, views in zip(images, groups)]
+        frames = (Frames(*b.shape[1:3], SPECIALS, grid) for b, grid in zip(x, grids))
+        first = [i for group in groups for i in group].index(0)
+        set_frames((block.attn for block in self.global_blocks), frames, first, x[0].device)
+        taps: list[list[Tensor]] = [[] for _ in x]
+        for i, (within, across) in enumerate(zip(self.frame_blocks, self.global_blocks)):
+            near = bk.run_each(within, x, ropes)
+            x = bk.run_packed(across, near, packed)
+            if i in config.taps:
+                for tap, a, b in zip(taps, near, x):
+                    tap.append(torch.cat([a[:, :, SPECIALS:], b[:, :, SPECIALS:]], dim=-1))
+        special = [torch.cat([a[:, :, :SPECIALS], b[:, :, :SPECIALS]], dim=-1) for a, b in zip(near, x)]
+        return [Features(*pair) for pair in zip(taps, grids)], special
+
+
+class VGGT(nn.Module):
+    """`head_frames` may be set before predicting."""
+
+    def __init__(self, config: VGGTConfig = VGGT_1B, name: str = "vggt"):
+        super().__init__()
+        self.name, self.config, self.patch_size = name, config, config.patch_size
+        self.compute_dtype = torch.float32
+        self.head_frames: int | None = (
+            None  # views that a dense head works on at a time; None: as many as suit the device
+        )
+        dense = (2 * config.dim, config.head_features, config.head_stages)
+        self.aggregator = Aggregator(config)
+        self.camera_head = CameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
+        self.depth_head = DPTHead(DPTConfig(*dense, 2, relu_skip=True, double_position=True), config.patch_size)
+        if config.point_head:
+            self.point_head = DPTHead(DPTConfig(*dense, 4, relu_skip=True, double_position=True), config.patch_size)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The part whose matrix products may run in half precision; the rest stays in float32."""
+        return self.aggregator
+
+    def encode(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
+        with bk.trunk_precision(images[0].device, self.compute_dtype):
+            return self.aggregator(images, groups)
+
+    def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Depth and confidence of one bucket, each (B, S_b, H, W)."""
+        depth, confidence = self._dense(self.depth_head, features).exp().unbind(2)
+        return depth, 1 + confidence
+
+    def decode_points(self, features: Features) -> tuple[Tensor, Tensor]:
+        """World points (B, S_b, H, W, 3) and their confidence (B, S_b, H, W), where the checkpoint has a point head."""
+        raw = self._dense(self.point_head, features)
+        points = raw[:, :, :3].permute(0, 1, 3, 4, 2)
+        return points.sign() * points.abs().expm1(), 1 + raw[:, :, 3].exp()
+
+    def _dense(self, head: DPTHead, features: Features) -> Tensor:
+        grid = features.grid
+        raw = bk.in_chunks(lambda t: head([x.float() for x in t], *grid), features.taps, self.head_frames)
+        return raw.unflatten(0, features.taps[0].shape[:2])
+
+    def forward(self, images: Tensor, points: bool = False) -> VGGTOutput:
+        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        (features,), (special,) = self.encode([images], [range(images.shape[1])])
+        rounds = self.camera_head(special[:, :, 0].float())
+        point_map = self.decode_points(features) if points else (None, None)
+        last = torch.cat([special, features.taps[-1]], dim=2)
+        return VGGTOutput(*self.decode_depth(features), rounds, last, *point_map)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+        groups = bk.group_by_size(images)
+        device = self.aggregator.camera_token.device
+        features, special = self.encode([torch.stack([images[i] for i in g])[None].to(device) for g in groups], groups)
+        vectors = self.camera_head(bk.in_view_order([t[:, :, 0].float() for t in special], groups))[-1][0]
+        size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
+        rotation = pose.rotation_from_quaternion(vectors[:, 3:7])
+        depth: list[Tensor] = [vectors.new_empty(0)] * len(images)
+        confidence = list(depth)
+        for group, bucket in zip(groups, features):
+            for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
+                depth[i], confidence[i] = d, c
+        poses = torch.cat([rotation, vectors[:, :3, None]], dim=-1)
+        return Prediction(depth, confidence, poses.cpu(), pose.usable_intrinsics(vectors[:, 7:], size).cpu())

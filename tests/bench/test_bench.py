@@ -1,0 +1,141 @@
+"""`lite3r bench`: what it measures is complete and comparable, and a failed check takes the ratios away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lite3r_cli.bench import gate, variants
+from lite3r_cli.bench.config import BenchConfig, numbers, size
+from lite3r_cli.bench.floor import Rates, floor_ms, work_of
+from lite3r_cli.bench.measure import alternate, spread
+from lite3r_cli.bench.run import run
+from lite3r_cli.bench.subjects import BUILDERS, network
+from lite3r_cli.cli import main
+from lite3r_cli.config import LiteConfig
+from lite3r_cli.engine.check import OperatorCheck
+from lite3r_cli.errors import UsageError
+from lite3r_cli.networks import parity, standin
+
+VGGT = Path(__file__).parent.parent / "fixtures" / "vggt_small_3x140x182.npz"
+TINY = dict(views=(2,), size=(56, 84), repeats=2, device="cpu")
+
+
+def test_runs_alternate():
+    order = []
+    runs = {name: (lambda turn, name=name: order.append((turn, name))) for name in "ab"}
+    times = alternate(torch.device("cpu"), runs, 2)
+    assert order == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2}
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0
+
+
+@pytest.mark.parametrize("text, expected", [(None, None), ("518", (518, None)), ("392x518", (392, 518))])
+def test_sizes(text, expected):
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: size("big"), lambda: numbers(("2", "x")), lambda: BenchConfig(views=(0,)),
+             lambda: BenchConfig(compare=("dense", "dense")), lambda: BenchConfig(compare=("fast",))],
+)  # fmt: skip
+def test_impossible_requests(make):
+    with pytest.raises(UsageError):
+        make()
+
+
+def test_the_floor_counts_what_the_architecture_says():
+    with torch.device("meta"):
+        model = BUILDERS["mini"]()
+    two, four = (work_of(model, views, 350, 518) for views in (2, 4))
+    assert two.across == 5 * 4 * (2 * 926) ** 2 * 384 and four.across == 4 * two.across
+    assert two.linear == 2 * 2 * 926 * 12 * 12 * 384**2 and four.rest == pytest.approx(2 * two.rest)
+    rates = Rates(1e12, 2e12, 1e12, "")
+    everything = floor_ms(two, rates, 0, fp8=False, skipped=0)
+    assert everything - floor_ms(two, rates, 0, fp8=False, skipped=0.5) == pytest.approx(1e3 * two.across / 2 / 1e12)
+    assert everything - floor_ms(two, rates, 0, fp8=True, skipped=0) == pytest.approx(1e3 * two.linear / 2 / 1e12)
+
+
+def test_every_variant_of_mini_on_a_cpu():
+    result = run(BenchConfig(**TINY, dtype="float32"))
+    document = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert document["gate"]["passed"], document["gate"]["complaints"]
+    rows = {row["variant"]: row for row in document["rows"]}
+    assert list(rows) == ["dense-eager", "dense", "lite"]
+    for row in rows.values():
+        assert (row["model"], row["views"], row["height"], row["width"]) == ("mini", 2, 56, 84)
+        assert row["median_ms"] > 0 and row["peak_gib"] > 0 and row["floor_ms"] > 0
+        assert sum(row["stages"].values()) > 0 and row["stages"]["global attention"] > 0
+    assert rows["dense-eager"]["speedup"] == 1 and rows["dense"]["depth_difference"] < 1e-4
+    assert rows["dense"]["skipped"] == 0 and rows["lite"]["depth_difference"] > 0
+
+
+def test_a_failed_check_takes_the_ratios_away(monkeypatch, capsys):
+    monkeypatch.setattr(gate, "operator_checks", lambda *given: [OperatorCheck("norm_quant", 0.5, 0.01)])
+    arguments = "bench --views 2 --resolution 56x84 --repeats 1 --device cpu --compare dense-eager,dense --json -q"
+    assert main(arguments.split()) == 5
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert not document["gate"]["passed"] and all(row["speedup"] is None for row in document["rows"])
+    assert "norm_quant" in printed.err
+
+
+def test_views_may_follow_one_another(monkeypatch, capsys, tmp_path):
+    plot = tmp_path / "plot.png"
+    arguments = f"bench --views 1 2 --resolution 56x84 --repeats 1 --device cpu --compare dense --plot {plot}"
+    assert main(arguments.split()) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:4]] == [["1", "dense"], ["2", "dense"]]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def small_vggt(monkeypatch):
+    """Make the networks of bench a small VGGT, and the fast path run on a CPU."""
+    config = json.loads(str(np.load(VGGT)["config"]))
+
+    def make(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]:
+        model = parity.vggt_from(config)
+        standin.fill(model, config["seed"])
+        return model.eval().to(device), "random values"
+
+    monkeypatch.setattr(variants, "network", make)
+    monkeypatch.setattr(variants, "_goes_fast", lambda model, settings, request: True)
+    monkeypatch.setattr(variants, "CROSSOVER", 0)
+    monkeypatch.setattr("lite3r_cli.networks.sparsify.SHALLOW", 0)  # the settings of the deep networks it stands for
+
+
+def test_the_fast_path_is_measured_like_the_others(small_vggt):
+    result = run(BenchConfig(**{**TINY, "views": (3,)}, model="vggt-1b", dtype="bfloat16"))
+    assert result.gate["passed"], result.gate["complaints"]
+    eager, dense, lite = result.rows
+    assert eager.depth_difference == 0 and 0 < dense.depth_difference < 0.05 and 0 < lite.skipped < 0.9
+    assert len(result.gate["operators"]) >= 16 and all(row.stages["heads"] > 0 for row in result.rows)
+
+
+def test_fp8_arithmetic_without_the_fast_path():
+    config = BenchConfig(**TINY, dtype="float32", lite=LiteConfig("sla", 0.5, "emulate"), compare=("dense", "lite"))
+    result = run(config)
+    dense, lite = result.rows
+    assert 0 < lite.depth_difference < 1 and "no fast path" in result.environment["variants"]["lite"]["path"]
+
+
+def test_random_weights_follow_the_stand_in_rule(monkeypatch):
+    monkeypatch.setitem(BUILDERS, "mini", BUILDERS["mini"])
+    monkeypatch.setattr("lite3r_cli.checkpoints.registry.find_checkpoint", lambda name: None)
+    model, origin = network("mini", torch.device("cpu"), 0)
+    assert "random" in origin
+    weight = model.blocks[0].attn.qkv.weight
+    assert float(weight.detach().std()) == pytest.approx(384**-0.5, rel=0.05)
+    assert float(model.blocks[0].ls1.gamma.detach().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_follow_their_input(small_vggt):
+    result = run(BenchConfig(**{**TINY, "views": (3,), "device": "cuda"}, model="vggt-1b", dtype="bfloat16"))
+    assert result.gate["passed"], result.gate["complaints"]

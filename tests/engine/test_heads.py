@@ -1,0 +1,89 @@
+"""Dense head and patch embedding of the fast path against the ordinary ones, with plain torch and with kernels.
+
+Without a GPU the kernels run under Triton's interpreter, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from lite3r_cli.engine.heads import FastDepthHead
+from lite3r_cli.engine.layers import Engine, Settings
+from lite3r_cli.engine.patches import Patches
+from lite3r_cli.layers import buckets
+from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead, DualDPTHead
+from lite3r_cli.layers.vit import PatchEmbed
+from lite3r_cli.networks import standin
+
+CUDA, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+FLOAT32 = dict(dtype=torch.float32, head_frames=2)
+without = pytest.mark.skipif(find_spec("triton") is None or not (CUDA or INTERPRETED), reason="no GPU, no interpreter")
+both_ways = pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=without)], ids=["twins", "kernels"])
+HEADS = {
+    "vggt": (DPTHead, DPTConfig(32, 16, (8, 24, 16, 16), relu_skip=True, double_position=True)),
+    "da3": (DualDPTHead, DPTConfig(32, 24, (8, 16, 24, 16))),
+}
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED or find_spec("triton") is None, reason="the tests below run here")
+def test_under_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+@pytest.fixture(params=HEADS.values(), ids=HEADS)
+def head(request):
+    kind, config = request.param
+    head = kind(config)
+    standin.fill(head, 3)
+    return head.to(DEVICE).eval()
+
+
+@both_ways
+@torch.inference_mode()
+def test_depth_in_float32_is_the_ordinary_head(head, kernels, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    rows, columns, specials = 3, 5, 2
+    taps = [torch.randn(3, specials + rows * columns, 32, device=DEVICE) for _ in range(4)]
+    depth, confidence = head([t[:, specials:] for t in taps], rows, columns).exp().unbind(1)
+    fast = FastDepthHead(head, Settings(**FLOAT32, kernels=kernels))
+    engine = Engine(fast.settings, fast.operators)
+    maps = [fast.project(i, t[..., :16], t[..., 16:], specials, engine) for i, t in enumerate(taps)]
+    for _ in range(2):  # maps and tables stay as they are
+        found = fast.decode(maps, rows, columns)
+        for value, expected in zip(found, (depth, confidence + 1)):
+            assert value.dtype == torch.float32
+            assert (value - expected).norm() < 5e-6 * expected.norm()
+
+
+@torch.inference_mode()
+def test_bfloat16_is_as_near_as_the_ordinary_head_in_bfloat16(head):
+    torch.manual_seed(0)
+    taps = [torch.randn(2, 12, 32, device=DEVICE).bfloat16() for _ in range(4)]
+    fast = FastDepthHead(head, Settings(kernels=CUDA))  # the interpreter cuts where a GPU rounds
+    engine = Engine(fast.settings, fast.operators)
+    maps = [fast.project(i, *t.chunk(2, dim=-1), 0, engine) for i, t in enumerate(taps)]
+    found, exact = fast.decode(maps, 3, 4)[0].log(), head([t.float() for t in taps], 3, 4)[:, 0]
+    usual = head.bfloat16()(taps, 3, 4)[:, 0].float()
+    assert (found - exact).norm() < 1.5 * (usual - exact).norm()
+
+
+@both_ways
+@torch.inference_mode()
+def test_patches_are_the_ordinary_embedding(kernels, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr("lite3r_cli.engine.patches.FRAMES", 2)
+    embed, images = PatchEmbed(24).to(DEVICE), torch.rand(3, 3, 28, 42, device=DEVICE)
+    position, first = torch.randn(6, 24, device=DEVICE), torch.randn(2, 24, device=DEVICE)
+    tokens = Patches(embed, torch.float32, kernels)(images, position, first)
+    torch.testing.assert_close(tokens[:, 2:], embed(buckets.normalise(images)) + position, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tokens[:, :2], first.expand(3, -1, -1))

@@ -1,0 +1,215 @@
+"""Fusion on analytic scenes: a square at z = 2 in front of a wall at z = 4, seen by cameras side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli.errors import UsageError
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.fusion import FusionConfig, flying_pixels, fuse, fuse_with_statistics, sample_colors
+from lite3r_cli.scene.view import View
+
+WIDTH, HEIGHT = 333, 251  # the photograph
+MAP = (61, 83)  # its depth map (h, w)
+K = np.array([[300.0, 0, 170], [0, 305.0, 120], [0, 0, 1]])
+KEEP_ALL = FusionConfig(0, edge_filter=False, consistency=False, max_points=None)
+
+
+def camera(x: float) -> np.ndarray:
+    return np.array([[1.0, 0, 0, -x], [0, 1, 0, 0], [0, 0, 1, 0]])
+
+
+def two_planes(x: float, shape=MAP) -> View:
+    rays = geometry.unproject(np.ones(shape), geometry.scale_intrinsics(K, shape[1] / WIDTH, shape[0] / HEIGHT))
+    on_square = (np.abs(2 * rays[..., 0] + x) < 0.5) & (np.abs(2 * rays[..., 1]) < 0.4)
+    depth = np.where(on_square, 2, 4).astype(np.float32)
+    return View(f"{x}.jpg", WIDTH, HEIGHT, K, camera(x), depth, np.ones(shape, np.float32))
+
+
+def grey(_: int) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+
+
+def off_the_planes(points: np.ndarray) -> np.ndarray:
+    """Relative distance to the nearer of the two planes."""
+    return np.minimum(np.abs(points[:, 2] - 2) / 2, np.abs(points[:, 2] - 4) / 4)
+
+
+def test_a_perfect_scene_stays_whole():
+    views = [two_planes(-0.3), two_planes(0.0, (59, 77)), two_planes(0.4)]
+    cloud, statistics = fuse_with_statistics(views, grey)
+    assert len(cloud) == statistics.points > 0.99 * statistics.pixels
+    assert off_the_planes(cloud.points).max() < 1e-5
+    counted = [v for k, v in statistics.to_dict().items() if k not in ("pixels", "confidence_threshold", "tolerance")]
+    assert sum(counted) == statistics.pixels
+    assert cloud.points.dtype == cloud.confidence.dtype == np.float32 and cloud.colors.dtype == np.uint8
+
+
+def test_flying_pixels_go_and_clean_edges_stay():
+    sharp = two_planes(0.0, (123, 167))
+    smeared = replace(sharp, depth=cv2.GaussianBlur(sharp.depth, (0, 0), 1.0))
+    assert flying_pixels(sharp, 84).sum() <= 8  # a diagonal cuts across each corner of the square
+    everything = fuse([smeared], grey, config=KEEP_ALL).points
+    filtered = fuse([smeared], grey, config=replace(KEEP_ALL, edge_filter=True)).points
+    assert off_the_planes(everything).max() > 0.2
+    assert off_the_planes(filtered).max() < 0.08
+    assert len(filtered) > 0.9 * len(everything)
+
+
+def test_a_slanted_floor_is_no_flying_pixel():
+    """A plane seen at 80 degrees stays, at 87 degrees it goes; one limit, whatever the resolution."""
+    for shape in (MAP, (122, 166)):
+        scaled = geometry.scale_intrinsics(K, shape[1] / WIDTH, shape[0] / HEIGHT)
+        ray = geometry.unproject(np.ones(shape), scaled)
+        for degrees, expected in ((80, 0), (87, 1)):
+            slope = np.tan(np.radians(degrees))
+            depth = 1 / (1 + slope * (ray[..., 1] - ray[0, 0, 1]))  # the plane z + slope · (y − y₀ z) = 1
+            view = View("a", WIDTH, HEIGHT, K, camera(0), depth.astype(np.float32))
+            assert flying_pixels(view, 84)[1:3].mean() == expected
+
+
+def test_contradicted_points_go_and_the_rest_stays():
+    views = [two_planes(-0.3), two_planes(0.0), two_planes(0.3)]
+    floating, doubled = views[1].depth.copy(), views[1].depth.copy()
+    floating[5:9, 30:36] *= 0.6  # all of it on the wall, where the other cameras look through it
+    doubled[5:9, 30:36] *= 1.05
+    for depth, reason in ((floating, "free_space"), (doubled, "inconsistent")):
+        _, before = fuse_with_statistics(views, grey)
+        cloud, statistics = fuse_with_statistics([views[0], replace(views[1], depth=depth), views[2]], grey)
+        assert off_the_planes(cloud.points).max() < 0.01
+        names = ("free_space", "inconsistent", "edge")
+        dropped = {name: getattr(statistics, name) - getattr(before, name) for name in names}
+        assert sum(dropped.values()) == 24 and dropped[reason] >= 12
+
+
+def test_what_no_other_view_sees_stays():
+    turned = np.array([[-1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]])  # looks the other way
+    away = replace(two_planes(0.0), cam_from_world=turned)
+    config = FusionConfig(edge_filter=False)
+    _, statistics = fuse_with_statistics([two_planes(-0.2), away], grey, config=config)
+    assert statistics.points == statistics.pixels and statistics.tolerance is None
+
+
+def test_hidden_points_are_not_contradicted():
+    """The wall behind the square is hidden from camera 0 and seen by camera 1 alone: it stays."""
+    left, right = two_planes(0.0), two_planes(1.2)
+    _, statistics = fuse_with_statistics([left, right], grey)
+    assert statistics.free_space + statistics.inconsistent < 0.01 * statistics.pixels
+
+
+def test_agreeing_surfaces_are_averaged():
+    """Views off by +1 % and −1 % agree within the tolerance and meet in the middle where they overlap."""
+    left, right = two_planes(-0.1), two_planes(0.1)
+    pair = [replace(left, depth=left.depth * 1.01), replace(right, depth=right.depth * 0.99)]
+    config = FusionConfig(0, tolerance=0.05)
+    apart = off_the_planes(fuse(pair, grey, config=replace(config, average=False)).points)
+    met = off_the_planes(fuse(pair, grey, config=config).points)
+    assert np.median(apart) == pytest.approx(0.01, rel=1e-3)
+    assert np.median(met) < 0.0002
+
+
+def test_the_tolerance_follows_the_scene():
+    """A network whose views disagree by 5 % still gives a cloud; a given tolerance is obeyed."""
+    views = [two_planes(x) for x in (-0.1, 0.0, 0.1)]
+    views = [replace(view, depth=view.depth * scale) for view, scale in zip(views, (0.95, 1, 1.05), strict=True)]
+    _, adaptive = fuse_with_statistics(views, grey)
+    _, strict = fuse_with_statistics(views, grey, config=FusionConfig(0, tolerance=0.02))
+    assert adaptive.tolerance == pytest.approx(0.15) and strict.tolerance == 0.02
+    assert adaptive.points > 0.9 * adaptive.pixels and strict.points < 0.5 * strict.pixels
+
+
+def test_each_view_is_compared_with_the_views_that_overlap_it():
+    """Two far-apart groups: with one neighbour each, a contradiction inside a group is still found."""
+    views = [two_planes(x) for x in (0.0, 50.0, 0.2, 50.2)]
+    wrong = views[0].depth.copy()
+    wrong[5:9, 30:36] *= 0.6
+    cloud = fuse([replace(views[0], depth=wrong), *views[1:]], grey, config=FusionConfig(0, neighbours=1))
+    assert off_the_planes(cloud.points).max() < 0.005
+
+
+def test_confidence_is_cut_by_percentile_at_any_scale():
+    view = two_planes(0.0)
+    confidence = np.arange(view.depth.size, dtype=np.float32).reshape(MAP)
+    for scale in (1e-6, 1e6):
+        cloud, statistics = fuse_with_statistics(
+            [replace(view, confidence=scale * confidence)], grey, config=replace(KEEP_ALL, confidence_percentile=25)
+        )
+        assert statistics.low_confidence == pytest.approx(0.25 * view.depth.size, abs=1)
+        assert cloud.confidence.min() >= statistics.confidence_threshold
+    flat = fuse([view], grey, config=replace(KEEP_ALL, confidence_percentile=90))
+    assert len(flat) == view.depth.size  # equal confidence: nothing is least
+
+
+def test_masks_and_unknown_depth():
+    view = two_planes(0.0)
+    depth = view.depth.copy()
+    depth[0, :3] = [0, np.nan, np.inf]
+    mask = np.ones((HEIGHT, WIDTH), bool)
+    mask[:, : WIDTH // 2] = False  # ends within column 41 of 83, left of its centre
+    cloud, statistics = fuse_with_statistics([replace(view, depth=depth)], grey, lambda i: mask, KEEP_ALL)
+    assert (statistics.unknown, statistics.masked) == (3, 41 * MAP[0] - 3)
+    pixels, _ = geometry.project(cloud.points, K)
+    assert pixels[:, 0].min() > WIDTH // 2
+
+
+def test_colours_come_from_the_full_image_at_the_pixel_centre():
+    """The image is a ramp, so that the colour tells where it was taken."""
+    x, y = np.arange(200), np.arange(120)
+    ramp = np.zeros((120, 200, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = x[None, :], y[:, None]
+    keep = np.ones((7, 9), bool)
+    keep[0, 0] = False
+    colors = sample_colors(ramp, keep)
+    expected = geometry.pixel_grid(7, 9)[keep] * [200 / 9, 120 / 7] - 0.5  # pixel i has value i, its centre is i + 0.5
+    assert np.abs(colors[:, :2] - expected).max() <= 0.5 + 1e-4
+    one = np.array([[[9, 8, 7]]], np.uint8)
+    assert sample_colors(one, np.ones((2, 2), bool)).tolist() == [[9, 8, 7]] * 4
+
+
+def test_the_budget_is_kept_and_the_draw_repeatable():
+    views = [two_planes(x) for x in (-0.3, 0.0, 0.3)]
+    clouds = [fuse(views, grey, config=FusionConfig(max_points=1001), seed=seed) for seed in (0, 0, 1)]
+    assert [len(c) for c in clouds] == [1001] * 3
+    assert np.array_equal(clouds[0].points, clouds[1].points)
+    assert not np.array_equal(clouds[0].points, clouds[2].points)
+
+
+def test_voxels_hold_weighted_means():
+    """Two pixels per voxel: position and colour lean to the confident one."""
+    view = View(
+        "a", 2, 1, np.array([[1.0, 0, 1], [0, 1, 0.5], [0, 0, 1]]), np.eye(3, 4),
+        np.ones((1, 2), np.float32), np.array([[1, 3]], np.float32),
+    )  # fmt: skip
+    image = np.array([[[0, 0, 0], [100, 0, 0]]], np.uint8)
+    shifted = replace(view, cam_from_world=np.array([[1.0, 0, 0, 5], [0, 1, 0, 5], [0, 0, 1, 5]]))
+    config = replace(KEEP_ALL, voxel=10.0)
+    cloud, statistics = fuse_with_statistics([shifted, shifted], lambda i: image, config=config)
+    np.testing.assert_allclose(cloud.points, [[0.25 - 5, -5, -4]], atol=1e-6)
+    assert cloud.colors.tolist() == [[75, 0, 0]] and cloud.confidence.tolist() == [2]
+    assert (statistics.merged, statistics.points) == (3, 1)
+    far_apart = fuse([view, shifted], lambda i: image, config=replace(KEEP_ALL, voxel=1e-9))
+    assert len(far_apart) == 4
+
+
+def test_degenerate_sets():
+    view = two_planes(0.0)
+    assert len(fuse([view], grey)) > 0.99 * view.depth.size
+    assert len(fuse([replace(view, depth=None), view], grey)) > 0.99 * view.depth.size
+    nothing = replace(view, depth=np.zeros(MAP, np.float32))
+    for views in ([], [nothing], [nothing, nothing]):
+        cloud, statistics = fuse_with_statistics(views, grey)
+        assert cloud.points.shape == (0, 3) and cloud.colors.shape == (0, 3) and statistics.points == 0
+    pixel = View("p", 1, 1, np.eye(3), np.eye(3, 4), np.ones((1, 1), np.float32))
+    assert len(fuse([pixel, pixel], lambda i: np.zeros((1, 1, 3), np.uint8))) == 2
+
+
+@pytest.mark.parametrize(
+    "bad", [{"confidence_percentile": 100}, {"voxel": 0}, {"max_points": 0}, {"tolerance": 2}, {"neighbours": 0}]
+)
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(UsageError):
+        FusionConfig(**bad)
