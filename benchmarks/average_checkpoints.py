@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lite3r_cli import __version__
-from lite3r_cli.checkpoints.loading import load_model
 from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.networks.loading import load_model
 from lite3r_cli.training.state import save_weights
 
 KEPT = ("licence", "initialised_from", "recipe")  # of the metadata

@@ -31,8 +31,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lite3r_cli.checkpoints import registry
-from lite3r_cli.checkpoints.loading import load_model
 from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.data.views import Shot, read_views
 from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
@@ -41,7 +39,9 @@ from lite3r_cli.distillation.recipe import Recipe
 from lite3r_cli.distillation.students import Arithmetic
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.family import exact_products
+from lite3r_cli.networks.loading import load_model
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.evaluate import NO_DIRECTION, windows
 from lite3r_cli.runtime import choose

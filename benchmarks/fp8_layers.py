@@ -19,10 +19,10 @@ import torch
 from distill_mini import against_teacher, answers, scene_windows
 from torch import nn
 
-from lite3r_cli.checkpoints import registry
-from lite3r_cli.checkpoints.loading import load_model
 from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.family import exact_products, family_of
+from lite3r_cli.networks.loading import load_model
 from lite3r_cli.quant.swap import swap_linears
 
 CPU = torch.device("cpu")

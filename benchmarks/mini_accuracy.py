@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.checkpoints.registry import find_checkpoint
 from lite3r_cli.config import PredictConfig
+from lite3r_cli.networks.registry import find_checkpoint
 from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
 
 COLUMNS = {

@@ -52,7 +52,7 @@ def pytest_addoption(parser):
 @pytest.fixture
 def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     """Make every model name load PlaneBackbone."""
-    from lite3r_cli.checkpoints import registry
+    from lite3r_cli.networks import registry
 
     monkeypatch.setattr(registry, "load", lambda name, **options: PlaneBackbone())
     return PlaneBackbone

@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import photograph
 
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.cli import main
 from lite3r_cli.io.ply import read_ply
+from lite3r_cli.networks import registry
 
 SMALL = ("--resolution", "112", "--device", "cpu")
 
@@ -282,7 +282,7 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
 
 MOMENTS = (
     "lite3r_cli.pipelines.reconstruct.discover",
-    "lite3r_cli.checkpoints.registry.load",
+    "lite3r_cli.networks.registry.load",
     "lite3r_cli.pipelines.preprocess.resize_for_network",
     "conftest.PlaneBackbone.predict",
     "lite3r_cli.pipelines.reconstruct.fuse_with_statistics",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lite3r_cli.checkpoints import registry
-from lite3r_cli.networks import standin
+from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, SIZES
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.networks.vggt.network import VGGT, VGGT_1B

@@ -12,7 +12,7 @@ def models(
     debug: options.Debug = False,
 ) -> None:
     """List the models: parameters, licence, where the weights come from, and whether they are here."""
-    from ..checkpoints.registry import MODELS, find_checkpoint
+    from ..networks.registry import MODELS, find_checkpoint
 
     rows = []
     for info in MODELS.values():

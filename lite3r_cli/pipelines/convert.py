@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
-from ..checkpoints import registry
-from ..checkpoints.loading import build, layout_of, sparse_config_of
 from ..checkpoints.shards import INDEX_SUFFIX, shard_files
 from ..checkpoints.sources import Source, open_source
 from ..checkpoints.weights import SCALE_SUFFIX, read_float
@@ -30,7 +28,9 @@ from ..checkpoints.writer import SafetensorsWriter, split_into_shards
 from ..console import Progress
 from ..errors import OutputError, UsageError
 from ..io.files import output_error
+from ..networks import registry
 from ..networks.family import Layout
+from ..networks.loading import build, layout_of, sparse_config_of
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 

@@ -12,8 +12,6 @@ from torch import nn
 
 from .. import runtime
 from ..attention.module import SparseConfig
-from ..checkpoints import registry
-from ..checkpoints.loading import load_model, sparse_config_of
 from ..checkpoints.sources import open_source
 from ..config import LiteConfig
 from ..console import Progress
@@ -21,7 +19,9 @@ from ..distillation.data import PROCEDURAL, Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
 from ..distillation.recipe import Recipe
 from ..errors import OutputError, UsageError
+from ..networks import registry
 from ..networks.family import Layout, exact_products, global_layers_of
+from ..networks.loading import load_model, sparse_config_of
 from ..networks.sparsify import skipped_share, sparsify
 from ..training.loop import Worker
 from ..training.plot import plot_losses

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from .. import runtime
-from ..checkpoints import registry
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
+from ..networks import registry
 from ..networks.base import Backbone, Prediction
 from ..networks.da3.network import DA3
 from ..refine.backend import require_pycolmap

@@ -194,7 +194,7 @@ def _run_info(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     from .. import runtime
-    from ..checkpoints import registry
+    from ..networks import registry
 
     used = {
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)

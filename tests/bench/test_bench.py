@@ -126,7 +126,7 @@ def test_fp8_arithmetic_without_the_fast_path():
 
 def test_random_weights_follow_the_stand_in_rule(monkeypatch):
     monkeypatch.setitem(BUILDERS, "mini", BUILDERS["mini"])
-    monkeypatch.setattr("lite3r_cli.checkpoints.registry.find_checkpoint", lambda name: None)
+    monkeypatch.setattr("lite3r_cli.networks.registry.find_checkpoint", lambda name: None)
     model, origin = network("mini", torch.device("cpu"), 0)
     assert "random" in origin
     weight = model.blocks[0].attn.qkv.weight

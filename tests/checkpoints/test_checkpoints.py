@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from lite3r_cli.attention.module import SparseConfig, attach, attention_modules
-from lite3r_cli.checkpoints import hub, registry
+from lite3r_cli.checkpoints import hub
 from lite3r_cli.errors import BackendError, WeightsError
-from lite3r_cli.networks import standin
+from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, SIZES
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.checkpoints.weights import load_into, read_checkpoint, save_checkpoint
 from lite3r_cli.errors import WeightsError
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows, round_to_fp8
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lite3r_cli.attention.dispatch import sparse_linear
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.distillation.calibrate import calibrate, sparse_modules
 from lite3r_cli.distillation.data import Data, DistillBatch
 from lite3r_cli.distillation.loop import STATE, Distiller, Network
@@ -18,7 +17,7 @@ from lite3r_cli.distillation.recipe import Recipe
 from lite3r_cli.distillation.students import make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.heads import pose
-from lite3r_cli.networks import standin
+from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, cam_from_world
 from lite3r_cli.networks.sparsify import skipped_share, sparsify

@@ -6,7 +6,7 @@ import cv2
 import pytest
 import torch
 
-from lite3r_cli.checkpoints import registry
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, intrinsics_from_log_focal
 
 SMALL = MiniConfig(dim=48, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),

@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from lite3r_cli import cli
 from lite3r_cli.attention.module import SparseLinearAttention
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.checkpoints.weights import SCALE_SUFFIX, save_checkpoint
 from lite3r_cli.checkpoints.writer import SafetensorsWriter, Slot, split_into_shards
 from lite3r_cli.console import Progress
 from lite3r_cli.errors import OutputError, UsageError, WeightsError
-from lite3r_cli.networks import standin
+from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig

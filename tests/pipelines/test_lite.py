@@ -7,10 +7,10 @@ import torch
 from conftest import photograph
 
 from lite3r_cli.attention.module import METADATA_KEY, SparseConfig, SparseLinearAttention
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.checkpoints.weights import read_checkpoint, save_checkpoint
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.lite_form import set_arithmetic, set_attention, trained_for_fp8
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.quant.linear import FP8Linear

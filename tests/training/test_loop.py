@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lite3r_cli.checkpoints import registry
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.errors import Lite3RError
+from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.training.loop import Batch, LoopConfig, Trainer, Worker
 from lite3r_cli.training.losses import Targets

@@ -151,9 +151,9 @@ def _within(folder: Path) -> Path:
 
 def inspect(name_or_path: str) -> Origin:
     """What would be loaded, from headers alone. Raises WeightsError."""
-    from lite3r_cli.checkpoints.loading import layout_of, left_out_notices, sparse_config_of
     from lite3r_cli.checkpoints.sources import open_source
     from lite3r_cli.networks.lite_form import trained_for_fp8
+    from lite3r_cli.networks.loading import layout_of, left_out_notices, sparse_config_of
 
     with open_source(resolve(name_or_path)) as source:
         layout = layout_of(source)
@@ -183,8 +183,8 @@ def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.
     """
     import torch
 
-    from lite3r_cli.checkpoints.loading import load_model
     from lite3r_cli.checkpoints.sources import open_source
+    from lite3r_cli.networks.loading import load_model
 
     with open_source(resolve(name_or_path)) as source:
         model, _ = load_model(source, torch.device(device), dtype or torch.float32)
