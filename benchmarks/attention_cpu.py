@@ -1,12 +1,12 @@
 """Sparse-linear against dense attention on a CPU: the operator alone, block map, moving of tokens and mix included.
 
-Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped, with the
-settings that `sparsify` gives it; `--plain` is the published form. Dense is what the program runs: in bfloat16 without AMX
-products of matrices (`attention/dense.py`), otherwise torch's fused attention.
-Correctness first: with every block kept the output must be that of dense attention. Measure on idle cores; the load
-average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
-that a change of load meets both, and the factor of processor time is given beside that of wall time: with --threads 1
-it hardly depends on the load. A table, then one JSON line.
+Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped, with
+the settings that `sparsify` gives it; `--plain` is the published form. Dense is what the program runs: in bfloat16
+without AMX products of matrices (`attention/dense.py`), otherwise torch's fused attention. Correctness first: with
+every block kept the output must be that of dense attention. Measure on idle cores; the load average is printed because
+other work slows the threads of torch far out of proportion. The two operators take turns, so that a change of load
+meets both, and the factor of processor time is given beside that of wall time: with --threads 1 it hardly depends on
+the load. A table, then one JSON line.
 
     python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--plain]
 """

@@ -7,8 +7,9 @@ those measured.
 Windows: held-out procedural scenes, and scenes on disk (folders with images/, cameras.json where there are cameras).
 Each is predicted by the teacher and by every student. AbsRel has one scale a window; AUC@30 is over a window's pairs.
 Differences are paired by window: mean over windows and a 95 % bootstrap interval (10,000 resamples of windows).
-"Against the teacher": AbsRel of the student's depth and mean rotation between the cameras, both with the teacher as truth,
-mean over windows; and the rotation's median, since a few windows that no form of the network understands weigh most in it.
+"Against the teacher": AbsRel of the student's depth and mean rotation between the cameras, both with the teacher as
+truth, mean over windows; and the rotation's median, since a few windows that no form of the network understands weigh
+most in it.
 
 Two tables, then one JSON line. Correctness first: keeping everything in exact arithmetic must change nothing.
 

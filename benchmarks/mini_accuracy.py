@@ -1,4 +1,5 @@
-"""The accuracy table of the model card: `lite3r eval` on several checkpoints and scenes, as Markdown, then one JSON line.
+"""The accuracy table of the model card: `lite3r eval` on several checkpoints and scenes, as Markdown, then one JSON
+line.
 
     python benchmarks/mini_accuracy.py SCENE… [--model mini --model weights.safetensors] [--views 4] [--resolution 518]
 
@@ -20,9 +21,15 @@ from lite3r_cli.networks.registry import find_checkpoint
 from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
 
 COLUMNS = {
-    "auc5": "AUC@5", "auc15": "AUC@15", "auc30": "AUC@30", "rotation_deg": "rotation °", "translation_deg": "translation °",
-    "focal_pct": "focal %", "absrel": "AbsRel", "delta1": "δ<1.25",
-}  # fmt: skip
+    "auc5": "AUC@5",
+    "auc15": "AUC@15",
+    "auc30": "AUC@30",
+    "rotation_deg": "rotation °",
+    "translation_deg": "translation °",
+    "focal_pct": "focal %",
+    "absrel": "AbsRel",
+    "delta1": "δ<1.25",
+}
 
 
 def sha256(model: str) -> str:

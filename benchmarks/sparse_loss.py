@@ -1,9 +1,9 @@
 """What sparse-linear attention changes in a network's answer before any training, setting by setting.
 
 Each scene's first images, with dense attention and with each setting: mean relative depth difference after one scale,
-mean rotation between the cameras, their mean shift in median depths, all in the frame of the first camera, averaged over
-scenes; and the share of key blocks skipped. Correctness first: keeping everything must change nothing.
-A table, then one JSON line.
+mean rotation between the cameras, their mean shift in median depths, all in the frame of the first camera, averaged
+over scenes; and the share of key blocks skipped. Correctness first: keeping everything must change nothing. A table,
+then one JSON line.
 
     python benchmarks/sparse_loss.py sample_scenes/facade sample_scenes/desk [--views 8] [--resolution 392] [--layers]
 """

@@ -1,7 +1,7 @@
 """The runs behind docs/performance.md in one process: VGGT-1B and DA3-Large, 2 to 300 views, on one GPU.
 
-Each run is one of `lite3r bench`; its JSON, with the date, goes to DIR/NAME.json as soon as it is there, so that a run that
-fails or lacks memory costs no other. `benchmarks/speed_table.py DIR/*.json` makes the tables.
+Each run is one of `lite3r bench`; its JSON, with the date, goes to DIR/NAME.json as soon as it is there, so that a run
+that fails or lacks memory costs no other. `benchmarks/speed_table.py DIR/*.json` makes the tables.
 
     python benchmarks/speed.py DIR [--only NAME …] [--seconds 600]
 """
@@ -68,8 +68,10 @@ def main() -> None:
         (o.folder / f"{name}.json").write_text(json.dumps(document) + "\n")
         for row in result.rows:
             print(
-                f"{time.monotonic() - start:4.0f} s  {row.model} {row.views:4} {row.variant:12} {row.median_ms:8.1f} ms ± {row.spread_ms:.1f} "
-                f"{row.peak_gib:6.2f} GiB  floor {row.floor_ms:7.1f}  skipped {row.skipped:.2f}  depth {row.depth_difference:.4f}  "
+                f"{time.monotonic() - start:4.0f} s  {row.model} {row.views:4} {row.variant:12} "
+                f"{row.median_ms:8.1f} ms ± {row.spread_ms:.1f} "
+                f"{row.peak_gib:6.2f} GiB  floor {row.floor_ms:7.1f}  "
+                f"skipped {row.skipped:.2f}  depth {row.depth_difference:.4f}  "
                 + " ".join(f"{stage} {ms:.1f}" for stage, ms in row.stages.items()),
                 flush=True,
             )

@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,7 +60,9 @@ def random(*shape: int) -> torch.Tensor:
 
 
 class Sparse:
-    """Sparse attention of random heads, and what a forward pass computes for it; `full`: tiles left count as one token."""
+    """Sparse attention of random heads, and what a forward pass computes for it; `full`: tiles left count as
+    one token.
+    """
 
     def __init__(self, plan: SparsePlan, keep: float, full: bool, heads: int = HEADS):
         self.plan, self.tiles, self.count, self.full = plan, plan.tiles, plan.count(keep), full
@@ -129,9 +132,8 @@ def attention(tokens: int, keep: float) -> list[dict]:
     rows = []
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
         with sdpa_kernel(backend):
-            rows.append(
-                {"what": f"dense, {name}", "ms": milliseconds(lambda: F.scaled_dot_product_attention(q, k, v), 5)}
-            )
+            time = milliseconds(partial(F.scaled_dot_product_attention, q, k, v), 5)
+            rows.append({"what": f"dense, {name}", "ms": time})
         rows[-1]["tflops"] = 4 * tokens**2 * CHANNELS / rows[-1]["ms"] / 1e9
     del q, k, v
     for group in (1, 2):

@@ -61,7 +61,8 @@ def main() -> None:
         busy = sum(row["ms"] for row in run["kernels"])
         launches = sum(row["launches"] for row in run["kernels"])
         print(
-            f"\n{o.model}, {o.variant}, {views} views: {run['replay_ms']:.1f} ms, kernels {busy:.1f} ms, {launches} launches"
+            f"\n{o.model}, {o.variant}, {views} views: {run['replay_ms']:.1f} ms, "
+            f"kernels {busy:.1f} ms, {launches} launches"
         )
         for row in run["kernels"][: o.top]:
             print(f"{row['ms']:9.3f} ms {row['launches']:5}  {row['kernel'][:110]}", flush=True)

@@ -4,8 +4,8 @@
 
 Everything after the script's name goes to `lite3r`. Steps 150 to 249 are timed without waiting for the device; then
 the first worker prints a table of milliseconds a step: `host` is how long the call took to return (issuing work, or
-waiting), `device` how long its kernels took. A phase inside another (forward in the step) counts in both. Training goes on.
-`benchmarks/train_step.py` times single shapes instead, one phase after the other.
+waiting), `device` how long its kernels took. A phase inside another (forward in the step) counts in both. Training goes
+on. `benchmarks/train_step.py` times single shapes instead, one phase after the other.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Phases:
 
 
 def instrument(phases: Phases) -> None:
-    """Wrap the calls that a training step is made of; the model's forward pass and the optimisers with the trainer that owns them."""
+    """Wrap the calls that a training step is made of; the model's forward pass and the optimisers with the trainer that
+    owns them.
+    """
     for name, owner, attribute in PHASES:
         setattr(owner, attribute, phases.timed(name, getattr(owner, attribute)))
     build, step = loop.Trainer.__init__, loop.Trainer.train_step

@@ -28,8 +28,9 @@ from .errors import Lite3RError, MemoryLimitError
 
 ClickException = typer.BadParameter.__mro__[2]  # base of all complaints about the command line, vendored or click's own
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
-# How long a thread of torch's OpenMP runtime turns in circles before it sleeps. By default it is so long that threads which wait
-# for one another keep the cores from those they wait for, if other programs want them too. Read when torch is imported.
+# How long a thread of torch's OpenMP runtime turns in circles before it sleeps. By default it is so long that threads
+# which wait for one another keep the cores from those they wait for, if other programs want them too. Read when torch
+# is imported.
 SPINS = ("GOMP_SPINCOUNT", "3000")
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 

@@ -1,7 +1,7 @@
 """The exit-code contract: every failure that a user can cause is one of these classes.
 
-0 done · 1 bug · 2 usage · 3 input · 4 weights · 5 environment · 6 out of memory · 7 output · 130 interrupted · 143 terminated.
-The message is one line that says what is wrong, where, and what to do.
+0 done · 1 bug · 2 usage · 3 input · 4 weights · 5 environment · 6 out of memory · 7 output · 130 interrupted · 143
+terminated. The message is one line that says what is wrong, where, and what to do.
 """
 
 

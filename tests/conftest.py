@@ -1,4 +1,6 @@
-"""Shared by the tests of the pipelines and of the command line: small photographs, and a network that knows its answer."""
+"""Shared by the tests of the pipelines and of the command line: small photographs, and a network that knows its
+answer.
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     pooled   pool(Q) · pool(K)ᵀ / √D, pooling by the mean                                     (SLA, arXiv 2509.24006)
     mass     mean over a query block of softmax(log n + q·k̄ / √D + ½ Σ q_c² var_c(k) / D)      (see `torch_summary.py`)
 
-The blocks of the highest scores are critical, those of the lowest dropped, the rest goes to the linear branch. `mass` is
-the share of the softmax that a key block has, as its summary tells, over some of the queries: their mean is a query
+The blocks of the highest scores are critical, those of the lowest dropped, the rest goes to the linear branch. `mass`
+is the share of the softmax that a key block has, as its summary tells, over some of the queries: their mean is a query
 that nobody asks, and a block that some of them need badly must not lose to one that all of them hardly need.
 """
 
@@ -38,7 +38,8 @@ class BlockMap:
 def block_map(
     q: Tensor, k: Tensor, layout: Layout, keep_ratio: float, drop_ratio: float = 0.0, scores: str = "pooled"
 ) -> BlockMap:
-    """The map by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D), each in the blocks that `layout` has for it.
+    """The map by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D), each in the blocks that `layout` has for
+    it.
 
     `keep_ratio` of all pairs of blocks are critical, the protected keys and the rows that see everything among them:
     equally many, rounded down, for each other query block; at least one, and all the protected ones. `drop_ratio` of

@@ -2,8 +2,8 @@
 
 Deep networks (VGGT, DA3): ablations of published accelerators find that the first third of the global layers hardly
 matters, that the middle aligns the views, and that the last two must stay nearly exact. `mini` has five such layers;
-measured one by one (docs/method.md), the second matters most to the cameras and the last one not at all: its camera tokens
-see everything anyway, and no view is aligned after it.
+measured one by one (docs/method.md), the second matters most to the cameras and the last one not at all: its camera
+tokens see everything anyway, and no view is aligned after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def keep_ratios(layers: int, keep_ratio: float) -> tuple[float, ...]:
 
 
 def shared_out(weights: Sequence[float], mean: float) -> tuple[float, ...]:
-    """Shares in proportion to `weights`, capped at 1, with this mean; what a capped one cannot take goes to the others."""
+    """Shares in proportion to `weights`, capped at 1, with this mean; what a capped one cannot take goes to the
+    others.
+    """
     if not 0 < mean <= 1:
         raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {mean}")
     full: set[int] = set()

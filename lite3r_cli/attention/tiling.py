@@ -4,8 +4,8 @@ Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after
 and are masked. Blocks of multi-view tokens stay inside one frame, and the few special tokens of all frames (camera,
 register) share blocks of their own, so that protecting them costs one block instead of one for each frame.
 
-Keys may be cut finer than queries: a long tile of queries keeps the matrix products large, a short one of keys wastes fewer
-on neighbours that nobody looks at. Such a layout holds a second one of the same tokens, `finer`.
+Keys may be cut finer than queries: a long tile of queries keeps the matrix products large, a short one of keys wastes
+fewer on neighbours that nobody looks at. Such a layout holds a second one of the same tokens, `finer`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -167,8 +167,8 @@ def frame_layout(
 
     `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
     all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
-    and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at most
-    `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
+    and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at
+    most `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
     Kept: one for a device.
     """
     if key_block not in (None, block):
@@ -199,7 +199,7 @@ def _split(length: int, most: int) -> list[range]:
     """`length` in as few runs of at most `most` as possible, of sizes that differ by at most one."""
     count = -(-length // most)
     edges = [length * i // count for i in range(count + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:])]
+    return [range(a, b) for a, b in pairwise(edges)]
 
 
 def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:

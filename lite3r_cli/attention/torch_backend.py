@@ -94,8 +94,9 @@ def sparse_branch(
 
 
 def linear_branch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, layout: Layout, feature: str) -> Tensor:
-    """φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + ε) of tiles, the sums over the key blocks `seen` (B, H, blocks, key blocks) bool by
-    each query block, or over all tokens. Linear in the number of tokens but for a small product of blocks with blocks.
+    """φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + ε) of tiles, the sums over the key blocks `seen` (B, H, blocks, key blocks)
+    bool by each query block, or over all tokens. Linear in the number of tokens but for a small product of blocks with
+    blocks.
     """
     phi = FEATURES[feature]
     fq, fk, values = phi(widened(q)), phi(widened(k)) * layout.keys.valid[:, :, None], widened(v)

@@ -1,7 +1,7 @@
 """Exact attention over kept tiles, with a summary of each other block in the same softmax, in plain torch.
 
-A block that is not kept counts as one token: the mean of its n values, with the weight that its keys would have together
-if the logits of the query spread normally,
+A block that is not kept counts as one token: the mean of its n values, with the weight that its keys would have
+together if the logits of the query spread normally,
 
     log n + q·k̄ / √D + ½ Σ_c q_c² var_c(k) / D                       (log E exp(q·k / √D), variances channel by channel)
 
@@ -34,8 +34,8 @@ def summaries_of(k: Tensor, v: Tensor, layout: Layout) -> Summaries:
 
 
 class SummarisedAttention(torch.autograd.Function):
-    """As `torch_backend.GatheredAttention`, of q (R, T, D) against the tiles `columns` (R, kept) and the summaries of its
-    head `head` (R,); `bias` (R, blocks) is the log of the tokens behind a summary, −inf where it is not to be seen.
+    """As `torch_backend.GatheredAttention`, of q (R, T, D) against the tiles `columns` (R, kept) and the summaries of
+    its head `head` (R,); `bias` (R, blocks) is the log of the tokens behind a summary, −inf where it is not to be seen.
     """
 
     @staticmethod
@@ -71,8 +71,8 @@ class SummarisedAttention(torch.autograd.Function):
 def _forward(q, k, v, columns, mask, keys, spread, values, head, bias) -> Tensor:
     """All products in q's precision, head by head, in memory that is used again: fresh memory costs more than they do.
 
-    A query is [q / √D, 1, −h] to the tokens, which are [k, mask, 1], and [q / √D, ½ q² / D, −h] to the summaries [k̄, var, 1],
-    h being its highest logit among mean keys: rounded to half precision, logits near it keep theirs.
+    A query is [q / √D, 1, −h] to the tokens, which are [k, mask, 1], and [q / √D, ½ q² / D, −h] to the summaries [k̄,
+    var, 1], h being its highest logit among mean keys: rounded to half precision, logits near it keep theirs.
     """
     root = q.shape[-1] ** -0.5
     empty = k.new_zeros(k.shape[:2]) if mask is None else mask

@@ -20,8 +20,8 @@ from lite3r_cli.attention.triton_kernels import INTERPRETED
 
 __all__ = ["INTERPRETED", "attend"]
 
-# Products with float32 operands, by the dtype of the tiles: TF32 rounds as coarsely as float16 and, where gradients cancel,
-# shows in it; three products of halves do not.
+# Products with float32 operands, by the dtype of the tiles: TF32 rounds as coarsely as float16 and, where gradients
+# cancel, shows in it; three products of halves do not.
 WIDE = {torch.float32: "ieee", torch.float16: "tf32x3"}
 KEYS = 64  # that one product takes, of as many tiles as that are
 LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two

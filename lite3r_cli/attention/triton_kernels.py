@@ -1,15 +1,16 @@
 """The Triton kernels of sparse-linear attention: forward, gradient of the queries, gradients of keys and values.
 
-A program owns one tile of T ≤ TILE queries, or of K ≤ SIDE keys. In the exact branch it walks the tiles that it is paired
-with, by an online softmax (FlashAttention-2, arXiv 2307.08691), WIDTH keys of one or more tiles at a time; then it applies
-the linear branch to the tile that it still holds. A head has `rows` query tiles and `blocks` key tiles.
+A program owns one tile of T ≤ TILE queries, or of K ≤ SIDE keys. In the exact branch it walks the tiles that it is
+paired with, by an online softmax (FlashAttention-2, arXiv 2307.08691), WIDTH keys of one or more tiles at a time; then
+it applies the linear branch to the tile that it still holds. A head has `rows` query tiles and `blocks` key tiles.
 
     forward    O_s = softmax(q kᵀ / √D) v,  lse its log-sum in powers of two;   O_l = φ(q) S / (φ(q)·z + ε)
     queries    P = 2^(q kᵀ − lse),  dP = dO_s vᵀ,  dS = P (dP − δ),  dq = dS k / √D,   δ = Σ dO_s O_s
                n = dO_l / den,  m = −Σ dO_l O_l / den:   dφ = n Sᵀ + m z,   and for the keys   φᵀ n,  φᵀ m
     keys       dk = dSᵀ q / √D,  dv = Pᵀ dO_s;   with U, u the sums of φᵀ n, φᵀ m:   dφ = v Uᵀ + u,  dv += φ(k) U
 
-With SUMMARIES the softmax goes on over the blocks that are not kept, one token each (`torch_summary.py`), WIDTH at a time.
+With SUMMARIES the softmax goes on over the blocks that are not kept, one token each (`torch_summary.py`), WIDTH at a
+time.
 
 Products of half-precision operands run in the tensor cores, all sums are float32.
 """
@@ -58,7 +59,9 @@ def key_slots(
 
 @triton.jit
 def summary_tile(far_k, far_s, first, place, blocks, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Mean keys and spreads (WIDTH, D) of the blocks from `first` on, zeros beyond the last; `place` is the head's first."""
+    """Mean keys and spreads (WIDTH, D) of the blocks from `first` on, zeros beyond the last; `place` is the head's
+    first.
+    """
     which = first + tl.arange(0, WIDTH)
     there = (place + which)[:, None] * D + tl.arange(0, D)[None, :]
     inside = (which < blocks)[:, None]
@@ -192,7 +195,8 @@ def keys_backward(
     q, k, v, meeting, counts, lengths, lse, delta, d_sparse, d_totals, d_norms,  # d_totals (heads, per_head, D, D)
     dk, dv,  # out: tiles (all, K, D)
     rows, blocks, per_head, scale, root,
-    T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr,
+    T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, D: tl.constexpr, PHI: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0).to(tl.int64)
     head, block = column // blocks, column % blocks

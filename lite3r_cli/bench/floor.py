@@ -1,4 +1,5 @@
-"""The least time that the hardware could take: arithmetic over its rate plus the bytes that must move over its bandwidth.
+"""The least time that the hardware could take: arithmetic over its rate plus the bytes that must move over its
+bandwidth.
 
 Bytes counted: every weight once, the images, the answers. Attention counts as computed: what is skipped is left out.
 """

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def alternate(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
         for name, run in runs.items():
-            times[name].append(once(device, lambda: run(turn)))
+            times[name].append(once(device, partial(run, turn)))
             tick()
     return times
 

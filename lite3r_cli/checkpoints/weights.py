@@ -1,4 +1,5 @@
-"""Checkpoints: safetensors files whose matrices may be FP8 E4M3 with per-row scales, config and licence in the metadata.
+"""Checkpoints: safetensors files whose matrices may be FP8 E4M3 with per-row scales, config and licence in the
+metadata.
 
 `NAME` holds a tensor; where it is E4M3, `NAME::scale` holds its row scales. A file that could run code is refused.
 """

@@ -59,7 +59,8 @@ Model = Annotated[
 Resolution = Annotated[
     int | None,
     _option(
-        MODEL, "--resolution", "-r", metavar="PIXELS", show_default="the model's: 518, or 504 for da3; mini does not enlarge",
+        MODEL, "--resolution", "-r", metavar="PIXELS",
+        show_default="the model's: 518, or 504 for da3; mini does not enlarge",
         help="Longest side of an image inside the network. Smaller is faster and coarser.",
     ),
 ]  # fmt: skip
@@ -141,8 +142,8 @@ Engine = Annotated[
     str,
     _option(
         ATTENTION, "--engine", metavar="HOW",
-        help="fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors do; "
-        "auto is fast with sla or FP8.",
+        help="fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors "
+        "do; auto is fast with sla or FP8.",
     ),
 ]  # fmt: skip
 Fp8Backend = Annotated[

@@ -113,7 +113,7 @@ def reconstruct(
             LiteConfig(attention, keep_ratio, fp8_backend),
             intrinsics,
             engine,
-        ),  # fmt: skip
+        ),
         fusion=FusionConfig(
             confidence_percentile=confidence_percentile,
             edge_filter=not no_edge_filter,

@@ -19,7 +19,8 @@ def train(
     init: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Where to start: a checkpoint of mini, or a ViT-S/14 encoder (timm names; repeat the option for its shards)."
+            help="Where to start: a checkpoint of mini, or a ViT-S/14 encoder (timm names; repeat the option "
+            "for its shards)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR/state.safetensors.")] = False,

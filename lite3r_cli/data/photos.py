@@ -1,8 +1,9 @@
 """Posed photographs with sparse depth as training data.
 
-A folder of scenes, each `SCENE/images/*`, `SCENE/cameras.json` (per image K, cam_from_world, width, height) and `SCENE/points.npz`
-(per image N×3: u, v, z-depth). Views are drawn by overlap and re-photographed by a virtual camera at the same place: random roll,
-zoom and mirroring are exact for any depth, and the principal point moves to the middle of the picture.
+A folder of scenes, each `SCENE/images/*`, `SCENE/cameras.json` (per image K, cam_from_world, width, height) and
+`SCENE/points.npz` (per image N×3: u, v, z-depth). Views are drawn by overlap and re-photographed by a virtual camera at
+the same place: random roll, zoom and mirroring are exact for any depth, and the principal point moves to the middle of
+the picture.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def _overlap(images: list[np.ndarray], K: np.ndarray, poses: np.ndarray, points:
 def sample_photos(
     scenes: list[PosedScene], rng: np.random.Generator, batch: int, views: int, height: int, width: int
 ) -> dict[str, np.ndarray]:
-    """`images` (B, S, H, W, 3) uint8, sparse `depth` (B, S, H, W) float32, `K` (B, S, 3, 3), `cam_from_world` (B, S, 3, 4)."""
+    """`images` (B, S, H, W, 3) uint8, sparse `depth` (B, S, H, W) float32, `K` (B, S, 3, 3), `cam_from_world` (B, S, 3,
+    4).
+    """
     large = [s for s in scenes if len(s.images) >= views] or [max(scenes, key=lambda s: len(s.images))]
     samples = []
     for _ in range(batch):
@@ -103,7 +106,9 @@ def _choose_views(overlap: np.ndarray, rng: np.random.Generator, views: int) -> 
 
 
 def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bool, roll_deg: float, zoom: float):
-    """The picture, sparse depth, K and cam_from_world of a camera at the same place with another roll and focal length."""
+    """The picture, sparse depth, K and cam_from_world of a camera at the same place with another roll and focal
+    length.
+    """
     image, K, pose = scene.images[i], scene.K[i], scene.cam_from_world[i]
     angle = np.deg2rad(roll_deg)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -15,8 +15,8 @@ from lite3r_cli.networks.vggt.network import VGGT
 class Runner(nn.Module):
     """A network whose forward pass gives a RawOutput for images (B, S, 3, H, W) in [0, 1].
 
-    Depth is that of the views `decoded`, all if None; poses are in the frame that the network gives view 0. Precision is
-    its `compute_dtype`, cameras are in float32.
+    Depth is that of the views `decoded`, all if None; poses are in the frame that the network gives view 0. Precision
+    is its `compute_dtype`, cameras are in float32.
     """
 
     def __init__(self, network: nn.Module):

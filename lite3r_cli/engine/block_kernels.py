@@ -1,4 +1,5 @@
-"""Triton kernels over tiles of tokens: block means, the choice of key tiles, and sparse attention with its linear branch.
+"""Triton kernels over tiles of tokens: block means, the choice of key tiles, and sparse attention with its linear
+branch.
 
 Same names and arguments as `twins.py`, which says what each computes. Tiles have 16 to 128 slots, a power of two.
 """
@@ -147,7 +148,8 @@ def _pack(keys, spreads, values, behind, packed, out, bias, blocks, padded, scal
 
 def pack_far(far: Far, behind: Tensor, multiple: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Summaries (H, blocks, D) as one product takes them → (H, padded, 2D), the factors of x and x² side by side; mean
-    values (H, padded, D); and what is added to the logits (padded,). All for powers of two, blocks padded to a `multiple`.
+    values (H, padded, D); and what is added to the logits (padded,). All for powers of two, blocks padded to a
+    `multiple`.
     """
     heads, blocks, dim = far.keys.shape
     padded = triton.cdiv(blocks, multiple) * multiple
@@ -345,7 +347,8 @@ def sparse_attention(
     _attend[(heads * groups * (together // rows),)](
         q, k, v, listed, tiles.entries, words, tiles.exact.view(torch.uint8), *summaries,
         square, branch.norm, *(branch.norm if t is None else t for t in (branch.weight, branch.alpha)), out,
-        slots // tiles.width, summaries[0].shape[1], groups, heads, tiles.first_exact, count, dim**-0.5 * LOG2_E, EPSILON,
+        slots // tiles.width, summaries[0].shape[1], groups, heads, tiles.first_exact, count, dim**-0.5 * LOG2_E,
+        EPSILON,
         W=tiles.width, PARTS=together // rows, ROWS=rows, D=dim, WIDE=_precision(q),
         FAR=far is not None, REST=branch.rest, CONVEX=branch.alpha is not None, PACK=PACK,
         QUARTER=launch.quarter, STAGES=launch.stages, FAR_STAGES=launch.far_stages, AT_ONCE=launch.summaries,

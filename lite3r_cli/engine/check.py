@@ -1,6 +1,6 @@
 """Is every fused operator right? Each against its twin: an error of at most twice that of plain torch code in the same
-precision on the same operands, both measured against float32 that nothing is quantised in. `lite3r bench` prints no ratio
-before this holds.
+precision on the same operands, both measured against float32 that nothing is quantised in. `lite3r bench` prints no
+ratio before this holds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
-    """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for all."""
+    """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for
+    all.
+    """
 
     def given(*shape: int) -> Tensor:
         return random(*shape).bfloat16().float()

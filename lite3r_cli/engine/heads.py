@@ -77,7 +77,7 @@ class FastDepthHead:
     def project(self, i: int, near: Tensor, far: Tensor, specials: int, engine: Engine) -> Tensor:
         """The i-th tap's halves (S, P, C), each → (S, N, C_i), special tokens left out."""
         weight, bias = self.projections[i]
-        views, tokens, channels = near.shape
+        views, tokens, _channels = near.shape
         out = near.new_empty(views, tokens - specials, len(weight))
         for first in range(0, views, self.settings.head_frames):
             part = slice(first, first + self.settings.head_frames)

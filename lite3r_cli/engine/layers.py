@@ -1,4 +1,6 @@
-"""Transformer blocks of the fast path: resident low-precision weights, biases and scales left to the fused operators."""
+"""Transformer blocks of the fast path: resident low-precision weights, biases and scales left to the fused
+operators.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class Norm:
 
 
 class FastBlock:
-    """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next one's."""
+    """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next
+    one's.
+    """
 
     def __init__(self, block: Block, settings: Settings, name: str, exact_projection: bool = False):
         if not isinstance(block.mlp, Mlp):

@@ -1,7 +1,7 @@
 """Triton kernels over pixels: what the dense head does between two convolutions, and the patches of an image.
 
-Same names and arguments as `twins.py`, which says what each computes. Maps (B, C, H, W) lie with channels last: a program
-has a few pixels and all their channels, and what is between a load and a store is float32.
+Same names and arguments as `twins.py`, which says what each computes. Maps (B, C, H, W) lie with channels last: a
+program has a few pixels and all their channels, and what is between a load and a store is float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def _tile(channels: int, entries: int = ENTRIES) -> dict[str, int]:
 
 @triton.jit
 def _between(i, scale, count):
-    """Where the i-th target lies among `count` sources with corners aligned: the two around it, weight of the second."""
+    """Where the i-th target lies among `count` sources with corners aligned: the two around it, weight of the
+    second.
+    """
     at = i.to(tl.float32) * scale
     first = tl.minimum(at.to(tl.int32), count - 1)
     return first, tl.minimum(first + 1, count - 1), at - first.to(tl.float32)

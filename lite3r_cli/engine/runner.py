@@ -1,4 +1,6 @@
-"""A loaded network on the fast path: converted once, prepared and (on a GPU) captured as a graph for each input shape."""
+"""A loaded network on the fast path: converted once, prepared and (on a GPU) captured as a graph for each input
+shape.
+"""
 
 from __future__ import annotations
 

@@ -166,15 +166,15 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
 def sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None
 ) -> Tensor:
-    """Both branches, mixed, for tiles q, k, v (H, slots, D) with zeros in empty slots: `tiles.group` query tiles share a
-    list of key tiles' entries `listed` (H, groups, count), `left` (H, groups, blocks) are the others; groups in
+    """Both branches, mixed, for tiles q, k, v (H, slots, D) with zeros in empty slots: `tiles.group` query tiles share
+    a list of key tiles' entries `listed` (H, groups, count), `left` (H, groups, blocks) are the others; groups in
     `tiles.exact` see every tile.
 
         O_s = softmax over the listed tiles' tokens, and over one token for each tile left where there is `far`, of v
         O_l = φ(q) S / (φ(q) · n + ε), the sums S, n over all tokens, or over the tiles left (`branch.rest`)
         O   = O_s + O_l Wᵀ,   or   α · O_s + (1 − α) · O_l,  and O_s for rows that see everything
     """
-    heads, slots, dim = q.shape
+    _heads, slots, dim = q.shape
     blocks, width = slots // tiles.width, tiles.width
     every = tiles.exact | (listed.shape[2] >= blocks)  # (groups,)
     left = (left != 0) & ~every[:, None]
@@ -208,8 +208,8 @@ def sparse_attention(
 
 
 def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """A map (B, C, H, W) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) for the first
-    half of the channels, by column, and one (H, C/2) for the others, by row; float32.
+    """A map (B, C, H, W) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) for the
+    first half of the channels, by column, and one (H, C/2) for the others, by row; float32.
     """
     x = F.interpolate(x, size, mode="bilinear", align_corners=True)
     if position is not None:
@@ -221,7 +221,9 @@ def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor]
 
 
 def resize_add(x: Tensor, y: Tensor, bias: Tensor, skip: Tensor, both: bool) -> tuple[Tensor | None, Tensor]:
-    """The sum of x, resized, and y + b and a skip connection → itself, None unless `both`, and its ReLU. y is used up."""
+    """The sum of x, resized, and y + b and a skip connection → itself, None unless `both`, and its ReLU. y is
+    used up.
+    """
     total = y.add_(bias[:, None, None]).add_(skip).add_(resize_map(x, y.shape[-2:]))
     return (total, F.relu(total)) if both else (None, total.relu_())
 

@@ -135,7 +135,7 @@ def _images_text(
     ]
     for number, (pose, camera, name, seen) in enumerate(zip(poses, camera_of, names, observations), 1):
         rows = zip(seen["xy"].tolist(), seen["point"].tolist())
-        points = " ".join("%.9g %.9g %d" % (*xy, point) for xy, point in rows)
+        points = " ".join(f"{x:.9g} {y:.9g} {point}" for (x, y), point in rows)
         lines += [f"{number} {' '.join(map(repr, pose))} {camera} {name}", points]
     return _text(lines)
 
@@ -160,8 +160,8 @@ def _points_text(points: _Points) -> bytes:
     ]
     rows = zip(*(records[key].tolist() for key in ("id", "xyz", "rgb", "error")), points.tracks)
     for number, xyz, rgb, error, track in rows:
-        head = "%d %.9g %.9g %.9g %d %d %d %.6g" % (number, *xyz, *rgb, error)
-        lines.append(" ".join([head, *map(str, track.ravel().tolist())]))
+        position = [f"{value:.9g}" for value in xyz]
+        lines.append(" ".join(map(str, [number, *position, *rgb, f"{error:.6g}", *track.ravel().tolist()])))
     return _text(lines)
 
 

@@ -28,7 +28,8 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
     """Write z-depth (h, w) as 16-bit PNG and return its scale: value / scale = depth, 0 = unknown.
 
     Depths that are not positive and finite, beyond `FAR` medians, or too large for the `scale` that is given are
-    stored as unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises OutputError.
+    stored as unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises
+    OutputError.
     """
     scale = depth_scale(depth) if scale is None else scale
     with np.errstate(invalid="ignore", over="ignore"):

@@ -21,8 +21,8 @@ _PINHOLE = {"SIMPLE_PINHOLE", "PINHOLE"}
 
 
 def read_known_cameras(path: Path) -> list[View]:
-    """The views at `path`, without depth: a cameras.json or transforms.json, a folder that holds one of them or a COLMAP
-    model (also in sparse/0 or sparse). Names are file names without folders.
+    """The views at `path`, without depth: a cameras.json or transforms.json, a folder that holds one of them or a
+    COLMAP model (also in sparse/0 or sparse). Names are file names without folders.
 
     Raises UsageError for a path that is nothing of the kind, InputError for what is malformed or not a pinhole camera,
     BackendError for a COLMAP model without pycolmap.

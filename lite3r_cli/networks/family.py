@@ -150,9 +150,9 @@ def global_layers_of(model: nn.Module) -> list[str]:
 
 
 def exact_products(model: nn.Module) -> tuple[str, ...]:
-    """Patterns of the matrices that never multiply in FP8, however they are stored: those that conversion spares, and the
-    last two attention blocks' output layers. What broad attention gives is nearly the same for all tokens, so that its
-    rounding error is, too: it adds up, and there it turned `mini`'s cameras as much as all other layers together.
+    """Patterns of the matrices that never multiply in FP8, however they are stored: those that conversion spares, and
+    the last two attention blocks' output layers. What broad attention gives is nearly the same for all tokens, so that
+    its rounding error is, too: it adds up, and there it turned `mini`'s cameras as much as all other layers together.
     """
     family = family_of(model)
     return (

@@ -1,4 +1,6 @@
-"""Dense or sparse-linear attention and FP8 arithmetic for a loaded network: what was asked, what was chosen, and why."""
+"""Dense or sparse-linear attention and FP8 arithmetic for a loaded network: what was asked, what was chosen,
+and why.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def trained_for_fp8(metadata: Mapping[str, str], sparse: SparseConfig | None) ->
 
 
 def choose_fp8(config: LiteConfig, device: torch.device, trained: bool) -> Choice:
-    """ "auto" is FP8 arithmetic for checkpoints that were trained for it, where the hardware has it. Raises BackendError."""
+    """ "auto" is FP8 arithmetic for checkpoints that were trained for it, where the hardware has it. Raises
+    BackendError.
+    """
     if config.fp8_backend == "auto" and not trained:
         return Choice("auto", "off", "the checkpoint was not trained for FP8 arithmetic")
     return choose_fp8_backend(config.fp8_backend, device)

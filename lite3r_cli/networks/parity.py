@@ -38,15 +38,17 @@ POSE_ROUND_TOKENS, POSE_ROUND_CHANNELS = SPECIALS + 3, 64  # the part of the las
 
 
 def relative_error(ours: Tensor, given: Tensor, least: float = 1e-30) -> float:
-    """‖ours − given‖ / ‖given‖, the norm taken as `least` at least; infinite where shapes differ or a value is not finite."""
+    """‖ours − given‖ / ‖given‖, the norm taken as `least` at least; infinite where shapes differ or a value is not
+    finite.
+    """
     if ours.shape != given.shape or not torch.isfinite(ours).all():
         return float("inf")
     return float((ours.double() - given.double()).norm() / given.double().norm().clamp(min=least))
 
 
 def errors_of(path: Path) -> dict[str, float]:
-    """The relative error of every output in a fixture, of angles below one radian the error in radians. Raises InputError
-    for a file that is not one.
+    """The relative error of every output in a fixture, of angles below one radian the error in radians. Raises
+    InputError for a file that is not one.
     """
     try:
         with np.load(path) as file:

@@ -36,13 +36,13 @@ def sparsify(
 
     `keep_ratio` is the share of all pairs of blocks to compute over all layers across views: the mean of a schedule
     (`attention/schedule.py`), or the same for each of `layers` (names) if given, the others staying dense. `settings`
-    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; where it is not told,
-    what lost least on `mini` (docs/method.md): blocks are rectangles, and those not kept have summaries. In shallow
-    networks the linear branch sees those alone, and keys are cut finer than queries, unless a `block` is given for both,
-    and kept by their mass; in deep ones it sees all, which loses nothing measurable and is much less work for a GPU, and
-    blocks are cut so that a GPU's tiles are full (`walk`).
-    `backend` and `crossover` as in `choose_backend`; 0: sparse at any length.
-    Raises UsageError for settings that cannot be, and for a network without attention across views.
+    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; where it is not
+    told, what lost least on `mini` (docs/method.md): blocks are rectangles, and those not kept have summaries. In
+    shallow networks the linear branch sees those alone, and keys are cut finer than queries, unless a `block` is given
+    for both, and kept by their mass; in deep ones it sees all, which loses nothing measurable and is much less work for
+    a GPU, and blocks are cut so that a GPU's tiles are full (`walk`). `backend` and `crossover` as in `choose_backend`;
+    0: sparse at any length. Raises UsageError for settings that cannot be, and for a network without attention across
+    views.
     """
     across = global_layers_of(model)
     if not across:

@@ -86,7 +86,9 @@ class Predictor:
             progress.note(text)
 
     def choices(self) -> dict[str, dict[str, str]]:
-        """Device, precision, attention, FP8 arithmetic and engine: asked, chosen, and why, as they stand in run.json."""
+        """Device, precision, attention, FP8 arithmetic and engine: asked, chosen, and why, as they stand in
+        run.json.
+        """
         return self.runtime.as_dict() | self.lite.as_dict() | {"engine": asdict(self.fast.choice)}
 
     def predict(
@@ -257,7 +259,8 @@ def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, no confidence there"
+        f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, "
+        "no confidence there"
     ]
 
 

@@ -1,9 +1,9 @@
 """Photograph → input of a network: with its aspect ratio kept, or as the network's authors
 prepare it, and the way back.
 
-`keep` (default) shows the network the whole picture, without a plain frame around it. `native` repeats the authors' loaders: VGGT fixes
-the width and crops what is then too tall; Depth-Anything-3 resizes twice and crops a set of mixed sizes
-to the smallest height and width.
+`keep` (default) shows the network the whole picture, without a plain frame around it. `native` repeats the authors'
+loaders: VGGT fixes the width and crops what is then too tall; Depth-Anything-3 resizes twice and crops a set of mixed
+sizes to the smallest height and width.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def longest_side(height: int, width: int, model: str) -> int:
     """The default longest side for a picture of `height` × `width` pixels inside a network.
 
     `mini`, trained at many sizes, sees a picture below its default resolution at the picture's own size: enlarged it
-    costs more, and is better on some scenes and worse on others (`benchmarks/picture_size.py`). The other models see every picture at the authors' resolution, as they were trained.
+    costs more, and is better on some scenes and worse on others (`benchmarks/picture_size.py`). The other models see
+    every picture at the authors' resolution, as they were trained.
     """
     default = resolution_of(model)
     smallest = KEPT_SMALL_FROM.get(family_of(model), default)

@@ -45,7 +45,8 @@ class TrainConfig:
 
 
 def run(config: TrainConfig) -> None:
-    """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to the output folder.
+    """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to
+    the output folder.
 
     Ctrl-C and SIGTERM save the state first. Raises OutputError when the folder holds a run and --resume was not given.
     """
@@ -98,7 +99,8 @@ def _finish(config: TrainConfig, trainer: Trainer) -> None:
     )
     plot_losses(output / "log.jsonl", output / "losses.png")
     console.info(
-        f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / 'mini.safetensors'} is the FP8 checkpoint"
+        f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; "
+        f"{output / 'mini.safetensors'} is the FP8 checkpoint"
     )
 
 

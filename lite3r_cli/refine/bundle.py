@@ -128,8 +128,8 @@ def share_focal(found: Candidate, matches: Matches, config: RefineConfig) -> Can
     """The candidate with one focal length for all images, where they have one size and it explains them as well.
 
     "As well": the mean reprojection error rises by at most `config.shared_rise`. One length is far better determined
-    where the scene is flat or the motion small; a zoom between the images is told by the error. Two images tell no focal
-    length each, but one for both: it is taken if the error falls by `_PAIR_FALL`.
+    where the scene is flat or the motion small; a zoom between the images is told by the error. Two images tell no
+    focal length each, but one for both: it is taken if the error falls by `_PAIR_FALL`.
     """
     if config.intrinsics == "per-image" or len({matches.sizes[i] for i in found.images}) > 1:
         return found

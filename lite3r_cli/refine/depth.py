@@ -86,13 +86,17 @@ def refine_depth(
 
 
 def _level(view: View, seen: np.ndarray, sure: np.ndarray) -> float:
-    """Median log ratio of the depth `seen` (h, w) to the network's, over the `sure` pixels; NaN where there are none."""
+    """Median log ratio of the depth `seen` (h, w) to the network's, over the `sure` pixels; NaN where there are
+    none.
+    """
     both = sure & (view.depth > 0)
     return float(np.median(np.log(seen[both] / view.depth[both]))) if both.any() else np.nan
 
 
 def _common_level(views: Sequence[View], seen: Mapping[int, np.ndarray], sure: Mapping[int, np.ndarray]) -> float:
-    """The level that the views agree on, each with the weight of its sure pixels: the network's maps share one scale."""
+    """The level that the views agree on, each with the weight of its sure pixels: the network's maps share one
+    scale.
+    """
     levels = {i: _level(views[i], seen[i], sure[i]) for i in seen}
     order = sorted((i for i in levels if np.isfinite(levels[i])), key=levels.get)
     if not order:
@@ -122,7 +126,7 @@ def sweep_neighbours(
 
 
 def depth_range(view: View, sparse: SparseModel, i: int) -> tuple[float, float]:
-    """The least and largest depth to look for in view i: those of the sparse points it sees or looks towards, widened."""
+    """Least and largest depth to search in view i: those of the sparse points it sees or looks towards, widened."""
     pixel, z = geometry.project(sparse.points, view.K, view.cam_from_world)
     ahead = (z > 0) & (pixel >= 0).all(axis=-1) & (pixel < [view.width, view.height]).all(axis=-1)
     own = z[sparse.of_view(i)[0]]

@@ -1,8 +1,8 @@
 """Depth where stereo fails: the network's shape, or none, bent onto the pixels that other views confirm.
 
 log depth = shape + field; the field meets the confirmed pixels and is smooth elsewhere, less so across edges of the
-picture. Whether the network's shape is of use is told by confirmed pixels kept aside: where a field over no shape at all
-predicts them better, the network's is left out.
+picture. Whether the network's shape is of use is told by confirmed pixels kept aside: where a field over no shape at
+all predicts them better, the network's is left out.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Filled:
 
 
 def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarray) -> Filled:
-    """`depth` (h, w) where `sure` (h, w) bool, and what follows from it elsewhere; `shape` (h, w) is the network's depth,
-    0 = unknown, `grey` (h, w) in 0..1 the picture. At least one pixel has to be sure.
+    """`depth` (h, w) where `sure` (h, w) bool, and what follows from it elsewhere; `shape` (h, w) is the network's
+    depth, 0 = unknown, `grey` (h, w) in 0..1 the picture. At least one pixel has to be sure.
     """
     size = tuple(max(2, round(n / _SHRINK)) for n in depth.shape)
     known = np.log(np.where(sure, depth, 1))
@@ -69,7 +69,9 @@ def _means(values: np.ndarray, sure: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 def _fitted(shape: np.ndarray, depth: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """The network's log depth, level and slope fitted to the sure pixels; where it is unknown or of no use their median."""
+    """The network's log depth, level and slope fitted to the sure pixels; where it is unknown or of no use their
+    median.
+    """
     both = sure & (shape > 0)
     level = float(np.median(np.log(depth[sure])))
     if both.sum() < _MIN_FIT:

@@ -1,7 +1,8 @@
 """The two things that flow through the program after the network: posed depth maps and a fused cloud.
 
-Conventions, used everywhere outside a backbone: OpenCV camera axes (+x right, +y down, +z forward), pixel centres at +0.5
-(the centre of the top-left pixel is (0.5, 0.5)), `cam_from_world` maps world points to the camera, depth is z-depth.
+Conventions, used everywhere outside a backbone: OpenCV camera axes (+x right, +y down, +z forward), pixel centres at
++0.5 (the centre of the top-left pixel is (0.5, 0.5)), `cam_from_world` maps world points to the camera, depth is
+z-depth.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 class View:
     """One photograph with its camera and its depth map.
 
-    `K` refers to the original image (`width` × `height` pixels, after EXIF orientation). The depth map has its own, usually
-    smaller, size and covers the same field of view: scale K's first row by `w / width`, its second by `h / height` for it.
+    `K` refers to the original image (`width` × `height` pixels, after EXIF orientation). The depth map has its own,
+    usually smaller, size and covers the same field of view: scale K's first row by `w / width`, its second by `h /
+    height` for it.
     """
 
     name: str  # file name of the image, unique in its set, e.g. "a.jpg"

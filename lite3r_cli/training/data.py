@@ -1,4 +1,6 @@
-"""Batches for the loop: worker processes draw scenes or photographs for a step's shape, the main process renders on its device."""
+"""Batches for the loop: worker processes draw scenes or photographs for a step's shape, the main process renders on its
+device.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class PhotoBatch:
 
 
 class StepDataset(IterableDataset):
-    """Worker w of n yields every n-th step, so that the loader's order is the order of steps; a step's draw depends on (seed, step, rank)."""
+    """Worker w of n yields every n-th step, so that the loader's order is the order of steps; a step's draw depends on
+    (seed, step, rank).
+    """
 
     def __init__(
         self, shapes: ShapeSchedule, scenes: SceneConfig, photos: list[PosedScene], seed: int, rank: int, first: int

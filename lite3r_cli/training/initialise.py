@@ -14,9 +14,11 @@ from lite3r_cli.networks.mini.network import Mini
 
 
 def load_encoder(model: Mini, files: list[Path]) -> int:
-    """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`; returns how many tensors.
+    """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`; returns how many
+    tensors.
 
-    Heads, camera tokens and QK-norms keep their initial values. Raises WeightsError when a tensor of the encoder is missing or mis-shaped.
+    Heads, camera tokens and QK-norms keep their initial values. Raises WeightsError when a tensor of the encoder is
+    missing or mis-shaped.
     """
     encoder: dict[str, torch.Tensor] = {}
     for file in files:

@@ -26,7 +26,9 @@ from lite3r_cli.training.state import load_training_state, save_training_state, 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """`budget_minutes` of wall time, or `max_steps`, whichever ends first; the cosine follows the one that is nearer its end."""
+    """`budget_minutes` of wall time, or `max_steps`, whichever ends first; the cosine follows the one that is nearer
+    its end.
+    """
 
     output: Path
     budget_minutes: float = 20.0

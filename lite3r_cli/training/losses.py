@@ -1,4 +1,5 @@
-"""What `mini` is trained with: cameras (absolute, pairwise and as rays), depth with confidence, and points that agree between views.
+"""What `mini` is trained with: cameras (absolute, pairwise and as rays), depth with confidence, and points that agree
+between views.
 
 Everything is compared in the reference view's frame, in units of the scene's geometric-mean depth.
 """
@@ -134,7 +135,9 @@ def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
 
 
 def _mean_over_pairs(x: Tensor) -> Tensor:
-    """Mean of (B, S, S) over the pairs of different views; 0 for a single view. Indexing with a mask would wait for the GPU."""
+    """Mean of (B, S, S) over the pairs of different views; 0 for a single view. Indexing with a mask would wait for the
+    GPU.
+    """
     batch, views = x.shape[:2]
     same = torch.eye(views, dtype=torch.bool, device=x.device)
     return x.masked_fill(same, 0.0).sum() / max(1, batch * views * (views - 1))
@@ -168,7 +171,8 @@ def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _point_term(out: RawOutput, scene: _Scene, sparse: bool, step: int = 4) -> Tensor:
-    """Unprojected points against the true ones, relative to their distance from the camera: couples depth, pose and focal length.
+    """Unprojected points against the true ones, relative to their distance from the camera: couples depth, pose and
+    focal length.
 
     Since every view's points are compared in one frame, points of different views that show one place must meet.
     """

@@ -11,8 +11,8 @@ from torch import Tensor
 class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon` (Jordan et al. 2024, rates of arXiv 2502.16982) that takes all matrices of one shape at once.
 
-    A small network's step is bound by launches, and torch's class makes 24 for each matrix. State and options are torch's;
-    the rate is always `match_rms_adamw`'s.
+    A small network's step is bound by launches, and torch's class makes 24 for each matrix. State and options are
+    torch's; the rate is always `match_rms_adamw`'s.
     """
 
     @torch.no_grad()
@@ -44,7 +44,9 @@ class StackedMuon(torch.optim.Muon):
 
 
 def orthogonalise(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Quintic Newton-Schulz iteration in bf16: (N, rows, columns) to matrices with the same singular vectors and values near 1."""
+    """Quintic Newton-Schulz iteration in bf16: (N, rows, columns) to matrices with the same singular vectors and values
+    near 1.
+    """
     a, b, c = coefficients
     tall = stack.shape[1] > stack.shape[2]
     x = (stack.mT if tall else stack).bfloat16()

@@ -20,8 +20,8 @@ def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float
 def build_optimisers(model: nn.Module, lr: float, encoder_factor: float, muon: bool) -> list[torch.optim.Optimizer]:
     """AdamW over everything, or Muon (Jordan et al. 2024) over the blocks' matrices and AdamW over the rest.
 
-    The pretrained parts before attention across views (`patch_embed`, first blocks) learn at `encoder_factor` times the rate.
-    Every group keeps its own peak rate in `peak_lr`.
+    The pretrained parts before attention across views (`patch_embed`, first blocks) learn at `encoder_factor` times the
+    rate. Every group keeps its own peak rate in `peak_lr`.
     """
     matrices: dict[bool, list[Tensor]] = {True: [], False: []}
     others: dict[bool, list[Tensor]] = {True: [], False: []}

@@ -1,4 +1,6 @@
-"""Training with the weights that will be stored: FP8 E4M3 in the forward and backward pass, full precision in the update."""
+"""Training with the weights that will be stored: FP8 E4M3 in the forward and backward pass, full precision in the
+update.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from lite3r_cli.quant.fp8 import round_to_fp8
 
 
 class RoundedWeights:
-    """Context in which every stored-as-FP8 parameter holds its rounded value (a straight-through gradient, Bengio et al. 2013).
+    """Context in which every stored-as-FP8 parameter holds its rounded value (a straight-through gradient, Bengio et
+    al. 2013).
 
     Gradients taken inside are those at the rounded weights; the optimiser, outside, moves the exact ones.
     """

@@ -1,4 +1,6 @@
-"""Which shapes a training step sees: number of views, resolution, aspect ratio, landscape or portrait, source of the data."""
+"""Which shapes a training step sees: number of views, resolution, aspect ratio, landscape or portrait, source of the
+data.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from lite3r_cli.errors import UsageError
 
 PATCH = 14
 VIEWS = {2: 0.15, 3: 0.15, 4: 0.25, 5: 0.05, 6: 0.15, 8: 0.15, 10: 0.10}
-# Sides (longest, shortest) and weights. Few sizes and few numbers of frames, because cuDNN and Triton prepare each one anew.
+# Sides (longest, shortest) and weights. Few sizes and few numbers of frames, because cuDNN and Triton prepare each one
+# anew.
 SMALL = {(224, 168): 0.35, (252, 168): 0.35, (224, 224): 0.15, (280, 154): 0.15}
 LARGE = {(224, 168): 0.03, (252, 168): 0.04, (336, 224): 0.08, (336, 252): 0.08, (392, 392): 0.03,
          (448, 252): 0.05, (448, 294): 0.13, (518, 350): 0.30, (518, 392): 0.26}  # fmt: skip

@@ -120,7 +120,7 @@ def test_the_fast_path_is_measured_like_the_others(small_vggt):
 def test_fp8_arithmetic_without_the_fast_path():
     config = BenchConfig(**TINY, dtype="float32", lite=LiteConfig("sla", 0.5, "emulate"), compare=("dense", "lite"))
     result = run(config)
-    dense, lite = result.rows
+    _dense, lite = result.rows
     assert 0 < lite.depth_difference < 1 and "no fast path" in result.environment["variants"]["lite"]["path"]
 
 

@@ -68,7 +68,7 @@ def test_frustum_silhouette(atlas, shape, radius):
     """Half way up, a cylinder is as wide as at its foot and a cone half as wide."""
     builder = Builder()
     builder.add(Kind.FRUSTUM, (0, 0, 6), (1, 2, 1), material(0, (1, 1, 1)), shape=(shape,))
-    depth, d = trace(builder, atlas)
+    depth, _d = trace(builder, atlas)
     width = (depth[H // 2] > 0).sum() / FOCAL
     assert width == pytest.approx(2 * radius / math.sqrt(36 - radius**2), abs=2.5 / FOCAL)
     assert float(depth[H // 2, W // 2]) == pytest.approx(6 - radius, rel=1e-3)

@@ -1,4 +1,6 @@
-"""Dense attention by bfloat16 products: close to exact attention at odd sizes, no overflow, on any number of threads."""
+"""Dense attention by bfloat16 products: close to exact attention at odd sizes, no overflow, on any number of
+threads.
+"""
 
 from __future__ import annotations
 

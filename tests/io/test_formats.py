@@ -62,7 +62,7 @@ def test_colmap_text_and_binary_agree_with_the_scene(tmp_path, odd_views, odd_cl
         w, *xyz = map(float, pose[:4])
         assert np.allclose(matrix_from_quaternion([*xyz, w]), view.cam_from_world[:, :3], atol=1e-12)
         assert np.array_equal(list(map(float, pose[4:])), view.cam_from_world[:, 3]) and name == view.name
-        _, model, width, height, fx, fy, cx, cy = cameras[int(camera) - 1]
+        _, _model, width, height, fx, fy, cx, cy = cameras[int(camera) - 1]
         assert (int(width), int(height)) == (view.width, view.height)
         assert np.array_equal([[float(fx), 0, float(cx)], [0, float(fy), float(cy)], [0, 0, 1]], view.K)
         record = struct.pack("<I7dI", int(number), *map(float, pose), int(camera)) + name.encode() + b"\0" + bytes(8)
@@ -104,7 +104,7 @@ def test_colmap_keeps_to_its_budget_and_to_one_line_a_name(tmp_path, monkeypatch
     monkeypatch.setattr(colmap, "MAX_POINTS", 10)
     EXTRA_FORMATS["colmap"](tmp_path, [replace(odd_views[0], name="a\nb.jpg")], odd_cloud)
     points = (tmp_path / "sparse/0/points3D.txt").read_text().splitlines()[2:]
-    assert len(points) == 10 and points[0].split()[1] == "%.9g" % odd_cloud.points[0, 0]
+    assert len(points) == 10 and points[0].split()[1] == f"{odd_cloud.points[0, 0]:.9g}"
     assert "a b.jpg" in (tmp_path / "sparse/0/images.txt").read_text()
 
 

@@ -1,4 +1,6 @@
-"""The embedded network: views of mixed sizes share one attention, and order does not matter beyond the reference view."""
+"""The embedded network: views of mixed sizes share one attention, and order does not matter beyond the
+reference view.
+"""
 
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import torch
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, intrinsics_from_log_focal
 
-SMALL = MiniConfig(dim=48, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
-                   camera_hidden=16, position_grid=7)  # fmt: skip
+SMALL = MiniConfig(dim=48, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
+                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=7)  # fmt: skip
 
 
 @pytest.fixture

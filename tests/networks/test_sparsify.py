@@ -16,7 +16,8 @@ SMALL = dict(heads=2, head_features=16, head_stages=(8, 8, 8, 8), position_grid=
 BUILD = {
     "mini": lambda: Mini(MiniConfig(dim=32, depth=6, alternate_from=1, taps=(0, 1, 3, 5), **SMALL)),
     "vggt": lambda: VGGT(
-        VGGTConfig(dim=32, pairs=4, encoder_depth=1, encoder_heads=2, taps=(0, 1, 2, 3), camera_depth=1, camera_heads=2, **SMALL)
+        VGGTConfig(dim=32, pairs=4, encoder_depth=1, encoder_heads=2, taps=(0, 1, 2, 3), camera_depth=1, camera_heads=2,
+                   **SMALL)
     ),
     "da3": lambda: DA3(
         DA3Config(dim=32, depth=6, alternate_from=1, taps=(0, 1, 3, 5), camera_heads=2, camera_depth=1, **SMALL)

@@ -1,4 +1,6 @@
-"""`--attention`, `--keep-ratio`, `--fp8-backend`: what is chosen, why, and that bad values are refused with the right code."""
+"""`--attention`, `--keep-ratio`, `--fp8-backend`: what is chosen, why, and that bad values are refused with the right
+code.
+"""
 
 import json
 

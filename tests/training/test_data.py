@@ -1,4 +1,6 @@
-"""What reaches the loop: rendered scenes and photographs of the step's shape, the same for the same seed, step and rank."""
+"""What reaches the loop: rendered scenes and photographs of the step's shape, the same for the same seed, step and
+rank.
+"""
 
 import functools
 

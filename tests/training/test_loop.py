@@ -15,8 +15,8 @@ from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.schedule import ShapeSchedule
 
-TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16, head_stages=(8, 8, 8, 8),
-                  camera_hidden=16, position_grid=3)  # fmt: skip
+TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
+                  head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
 CPU = Worker(0, 1, torch.device("cpu"))
 
 

@@ -74,7 +74,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     """JPEG's loss without its entropy coder: YCbCr, 4:2:0, 8 × 8 DCT, quantisation. `images` (N, 3, H, W) in [0, 1],
     `quality` (N,)."""
     basis, tables, to_ycc, to_rgb, _ = _constants(images.device)
-    n, _, h, w = images.shape
+    _n, _, h, w = images.shape
     padded = F.pad(images, (0, -w % 16, 0, -h % 16), mode="replicate")
     ycc = torch.einsum("cd,ndhw->nchw", to_ycc, padded) * 255
     scale = torch.where(quality < 50, 50 / quality.clamp(min=1), 2 - quality / 50).clamp(min=0.01)

@@ -58,7 +58,7 @@ def sample_cameras(
     """K (S, 3, 3) and cam_from_world (S, 3, 4), float32, or None when no path of a few attempts is good enough."""
     stage, coarse = scene.stage, CoarseScene(scene)
     shrink = 1.0
-    for attempt in range(config.attempts):
+    for _ in range(config.attempts):
         K = _intrinsics(rng, stage.field, views, height, width, config)
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])

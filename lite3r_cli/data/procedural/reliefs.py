@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import cv2
@@ -27,8 +28,8 @@ def _pane(rng: Rng, rgb, height, x0, y0, x1, y1, depth) -> None:
     rgb[y0:y1, x0:x1], height[y0:y1, x0:x1] = frame, depth + 0.06
     columns, rows = int(rng.integers(2, 4)), int(rng.integers(2, 5))
     xs, ys = np.linspace(x0 + w, x1, columns + 1).astype(int), np.linspace(y0 + w, y1, rows + 1).astype(int)
-    for a, b in zip(xs[:-1], xs[1:]):
-        for c, d in zip(ys[:-1], ys[1:]):
+    for a, b in itertools.pairwise(xs):
+        for c, d in itertools.pairwise(ys):
             shine = np.linspace(0.7, rng.uniform(0.8, 2.5), max(d - w - c, 0))[:, None, None]
             rgb[c : d - w, a : b - w], height[c : d - w, a : b - w] = glass * shine, depth
 

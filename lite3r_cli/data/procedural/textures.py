@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def load_photos(path: Path) -> list[np.ndarray]:
             data, offsets = file["data"], file["offsets"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a texture archive (.npz with `data` and `offsets`): {error}") from error
-    photos = [_photo(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:])]
+    photos = [_photo(data[a:b]) for a, b in itertools.pairwise(offsets)]
     photos = [p for p in photos if p is not None]
     if not photos:
         raise InputError(f"{path}: no readable JPEG crop inside; `data` must hold JPEG files bounded by `offsets`")

@@ -4,6 +4,7 @@ and Depth-Anything-3 use it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,7 +157,7 @@ class DualDPTHead(DPTHead):
         widths = (features, half, features, half, features, half)
         norm = ChannelNorm(32, eps=1e-5)  # one and the same under four names
         self.scratch.output_conv1_aux = nn.ModuleList(
-            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))) for _ in range(4)
+            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))) for _ in range(4)
         )
         self.scratch.output_conv2_aux = nn.ModuleList(
             nn.Sequential(

@@ -1,8 +1,9 @@
 """`mini`: the embedded any-view transformer, of the Depth-Anything-3 kind (arXiv 2511.10647) at ViT-S size.
 
-Early blocks attend within a view; from `alternate_from` on, even blocks attend within a view and odd blocks across all views, with
-QK-norm and 2-D RoPE. Token 0 of a view is its camera token; the reference view, whose camera is the world frame, gets one of its own.
-Views may differ in size: views of one size share a bucket for per-view work, and the tokens of all buckets are packed for attention across views.
+Early blocks attend within a view; from `alternate_from` on, even blocks attend within a view and odd blocks across all
+views, with QK-norm and 2-D RoPE. Token 0 of a view is its camera token; the reference view, whose camera is the world
+frame, gets one of its own. Views may differ in size: views of one size share a bucket for per-view work, and the tokens
+of all buckets are packed for attention across views.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import Prediction
 
-# Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth; what else its
-# scenes hold ends below 3, 20 times that depth.
+# Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
+# what else its scenes hold ends below 3, 20 times that depth.
 SKY = 3.0
 
 
@@ -45,7 +46,9 @@ class MiniConfig:
 
 @dataclass(frozen=True)
 class RawOutput:
-    """What training reads, for one bucket of equally sized views: B scenes, S views, depth for the V views in `decoded`."""
+    """What training reads, for one bucket of equally sized views: B scenes, S views, depth for the V views in
+    `decoded`.
+    """
 
     log_depth: Tensor  # (B, V, H, W)
     confidence: Tensor  # (B, V, H, W), above 1
@@ -103,7 +106,8 @@ class Mini(nn.Module):
     ) -> list[list[Tensor]]:
         """Run the blocks. Per bucket: tokens (B, S_b, P_b, C) and which of its views is the reference, (B, S_b) bool.
 
-        Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view output.
+        Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view
+        output.
         """
         config = self.config
         ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
@@ -140,7 +144,8 @@ class Mini(nn.Module):
     def forward(
         self, images: Tensor, reference: Tensor | None = None, decoded: Tensor | None = None, rays: bool = False
     ) -> RawOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if None.
+        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if
+        None.
 
         Depth is computed for the views in `decoded` (V,), all if None: the head is half of a training step.
         """

@@ -1,4 +1,6 @@
-"""Rooms and open ground papered with large photographs: what a picture shows says nothing about the shape that carries it."""
+"""Rooms and open ground papered with large photographs: what a picture shows says nothing about the shape that carries
+it.
+"""
 
 from __future__ import annotations
 

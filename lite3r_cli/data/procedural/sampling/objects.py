@@ -114,7 +114,7 @@ def add_height(
     level: int = 1, bottom: float = -0.6, photos: float = 0.0, phase: tuple[float, float] = (0.5, 0.5),
 ) -> None:  # fmt: skip
     """A height field whose relief and colour come from the same texture; `repeat` = repeats per local unit."""
-    name, texture = looks.texture(categories, photos)
+    _name, texture = looks.texture(categories, photos)
     if lift:
         center = (center[0], center[1] + float(np.abs(rotation[1]) @ np.array(half)), center[2])
     row = material(

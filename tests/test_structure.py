@@ -1,0 +1,107 @@
+"""The house rules that a machine can check: imports point downwards, files stay short, a file name occurs once."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lite3r_cli"
+MAX_LINES = 400
+
+# From the top to the ground. A module may import from its own floor and from those below it.
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"commands"},
+    {"api"},
+    {"pipelines", "batch", "bench"},
+    {"long", "world", "networks", "distillation", "training", "data", "refine", "viewer"},
+    {"engine", "checkpoints", "io"},
+    {"attention", "quant"},
+    {"layers"},
+    {"scene"},
+    {"config", "console", "errors", "runtime"},
+)
+FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
+
+# Imports that still point upwards: importer, imported package. The list only shrinks.
+UPWARDS = {
+    ("layers/vit.py", "attention"),
+    ("checkpoints/loading.py", "networks"),
+    ("checkpoints/registry.py", "networks"),
+    ("engine/heads.py", "networks"),
+    ("engine/runner.py", "networks"),
+}
+
+# A network's folder has the same files as every other network's; a command is called as its pipeline.
+PARALLEL = {"networks", "commands"}
+# Names that still occur twice. The list only shrinks.
+REPEATED = {
+    "calibrate.py",
+    "cameras.py",
+    "config.py",
+    "convert.py",
+    "data.py",
+    "depth.py",
+    "distill.py",
+    "evaluate.py",
+    "loop.py",
+    "outputs.py",
+    "plot.py",
+    "reconstruct.py",
+    "schedule.py",
+    "sources.py",
+    "synth.py",
+    "train.py",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def top(path: Path) -> str:
+    """The entry of FLOORS that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The entries of FLOORS that a file imports from, wherever in the file and for whatever purpose."""
+    parts = ("lite3r_cli", *path.relative_to(PACKAGE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level] if node.level else ()
+            source = [*base, *(node.module.split(".") if node.module else [])]
+            names = [[*source, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        yield from {name[1] for name in names if name[0] == "lite3r_cli" and len(name) > 1 and name[1] in FLOOR}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {top(path) for path in modules()} - FLOOR.keys() == {"__init__"}
+
+
+def test_imports_point_downwards() -> None:
+    upwards = {
+        (path.relative_to(PACKAGE).as_posix(), name)
+        for path in modules()
+        if top(path) in FLOOR
+        for name in imported(path)
+        if FLOOR[name] > FLOOR[top(path)]
+    }
+    assert not upwards - UPWARDS
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert not {str(path): length for path, length in lengths.items() if length > MAX_LINES}
+
+
+def test_a_file_name_occurs_once() -> None:
+    names = Counter(path.name for path in modules() if path.stem != "__init__" and top(path) not in PARALLEL)
+    assert not {name for name, count in names.items() if count > 1} - REPEATED
