@@ -25,6 +25,14 @@ def synth(
             metavar="chaos|collage|room|desk|facade|outdoor|street", help="What to show.", show_default="a mixture"
         ),
     ] = None,
+    field_of_view: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEGREES",
+            help="Field of view along the longer side; some photographs of a scene may be zoomed by 5 % either way.",
+            show_default="what suits the scene",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same scenes.")] = 0,
     textures: Annotated[
         Path | None,
@@ -63,6 +71,7 @@ def synth(
         quality=quality,
         device=device,
         overwrite=overwrite,
+        field_of_view=field_of_view,
     )
     for folder in run(config, console.progress()):
         console.text(str(folder))

@@ -30,6 +30,7 @@ class SynthConfig:
     height: int = 480
     seed: int = 0
     kind: str | None = None
+    field_of_view: float | None = None  # degrees along the longer side; None: what suits the kind
     textures: Path | None = None
     samples: int = 8
     quality: int = 95
@@ -48,6 +49,8 @@ class SynthConfig:
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"--{name} {getattr(self, name)}: has to lie between {low} and {high}")
+        if self.field_of_view is not None and not 5 <= self.field_of_view <= 140:
+            raise UsageError(f"--field-of-view {self.field_of_view}: has to lie between 5 and 140 degrees")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: has to be 0 or more")
         if self.kind is not None and self.kind not in SAMPLERS:
@@ -76,7 +79,9 @@ def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
 def _make(config: SynthConfig, index: int, atlas: Atlas, device: torch.device) -> None:
     scenes = SceneConfig(atlas.catalog, **({"weights": {config.kind: 1.0}} if config.kind else {}))
     bucket = (1, config.views, config.height, config.width)
-    batch = sample_batch(scenes, CameraConfig(shuffled=0.0), bucket, config.seed, index, 0)
+    lens = config.field_of_view
+    cameras = CameraConfig(shuffled=0.0, **({"any_lens": 1.0, "lenses": (lens, lens)} if lens else {}))
+    batch = sample_batch(scenes, cameras, bucket, config.seed, index, 0)
     images, depth, K, poses = (
         t[0].cpu().numpy() for t in render_batch(batch.to(device), atlas, samples=config.samples)
     )

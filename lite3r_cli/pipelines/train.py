@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lite3r_cli import __version__, console
 from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.errors import OutputError, UsageError
-from lite3r_cli.networks.mini.network import Mini
+from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loop import LoopConfig, Trainer, Worker
@@ -58,7 +58,7 @@ def run(config: TrainConfig) -> None:
         if worker.is_first:
             output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.loop.seed)
-        model = Mini().to(worker.device)
+        model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
         _initialise(model, config.init)
         model.head.to(memory_format=torch.channels_last)
         trainer = Trainer(model, config.loop, worker, _report)

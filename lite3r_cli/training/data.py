@@ -5,7 +5,7 @@ device.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,16 @@ from lite3r_cli.data.photos import PosedScene, load_scenes, sample_photos
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
+from lite3r_cli.networks.mini.known import KnownCameras
 from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import ShapeSchedule
 
 PREFETCH = 4  # batches a worker holds ready
-CAMERAS = CameraConfig(
-    shuffled=0.45, rolled=0.2, roll_deviation=4.0
-)  # more disorder than in scenes that are made to be looked at
+# more disorder, and more lenses, than in scenes that are made to be looked at
+CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
+FOCAL_KNOWN, POSES_KNOWN = 0.3, 0.15  # shares of the scenes whose focal lengths, or poses, the network is told
+OUTSIDER = 0.12  # share of the batches in which one view of each scene comes from another scene
 
 
 @dataclass(frozen=True)
@@ -106,22 +108,23 @@ class TrainingData:
 
     def _rendered(self, drawn: TrainingBatch) -> Batch:
         images, depth, K, poses = render_batch(drawn.to(self.device), self.atlas)
-        return self._finish(
-            images, Targets(depth, K, poses, self._references(len(K), K.shape[1], drawn.seed)), drawn.seed
-        )
+        targets = Targets(depth, K, poses, self._references(len(K), K.shape[1], drawn.seed))
+        if np.random.default_rng([drawn.seed, 2]).random() < OUTSIDER:
+            images, targets = with_outsider(images, targets)
+        return self._finish(images, targets, drawn.seed)
 
     def _photographs(self, drawn: PhotoBatch) -> Batch:
         move = lambda t: t.to(self.device, non_blocking=True)  # noqa: E731
         images = move(drawn.images).permute(0, 1, 4, 2, 3).float() / 255
         reference = self._references(*drawn.K.shape[:2], drawn.seed)
-        targets = Targets(move(drawn.depth), move(drawn.K), move(drawn.cam_from_world), reference, sparse=True)
+        targets = Targets(move(drawn.depth), move(drawn.K), move(drawn.cam_from_world), reference, sparse=True, step=1)
         return self._finish(images, targets, drawn.seed)
 
     def _finish(self, images: Tensor, targets: Targets, seed: int) -> Batch:
         generator = torch.Generator(self.device).manual_seed(seed)
         views = images.shape[1]
         decoded = np.random.default_rng([seed, 1]).permutation(views)[: (views + 1) // 2]
-        return Batch(augment(images, generator), targets, self._put(decoded))
+        return Batch(augment(images, generator), targets, self._put(decoded), tell_cameras(targets, generator))
 
     def _references(self, batch: int, views: int, seed: int) -> Tensor:
         """Any view may be the reference."""
@@ -129,3 +132,55 @@ class TrainingData:
 
     def _put(self, indices: np.ndarray) -> Tensor:
         return torch.from_numpy(indices).to(self.device, non_blocking=True)
+
+
+def with_outsider(images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+    """One view of each scene, never the reference, is that of the next scene; its camera and depth come with it, and
+    `belongs` says so. Unchanged where there are fewer than four views or one scene."""
+    batch, views = images.shape[:2]
+    if views < 4 or batch < 2:
+        return images, targets
+    slot = (targets.reference + 1) % views  # (B,)
+    other = slot[:, None] == torch.arange(views, device=slot.device)  # (B, S)
+
+    def swap(x: Tensor) -> Tensor:
+        return torch.where(other.view(*other.shape, *(1,) * (x.ndim - 2)), x.roll(1, 0), x)
+
+    swapped = replace(
+        targets,
+        depth=swap(targets.depth),
+        K=swap(targets.K),
+        cam_from_world=swap(targets.cam_from_world),
+        belongs=~other,
+    )
+    return swap(images), swapped
+
+
+def tell_cameras(targets: Targets, generator: torch.Generator) -> KnownCameras:
+    """What the network is told: the focal lengths of some scenes, the poses of fewer, nothing of the rest.
+
+    Focal lengths are off by half a per cent, as those in files are.
+    """
+    height, width = targets.depth.shape[-2:]
+    K, pose = targets.K, targets.cam_from_world
+    batch, views = K.shape[:2]
+
+    def draw(share: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=K.device) < share
+
+    noise = 0.005 * torch.randn(batch, views, generator=generator, device=K.device)
+    focal = (K[..., 0, 0] * K[..., 1, 1]).sqrt() / (0.5 * (height**2 + width**2) ** 0.5)
+    R, t = pose[..., :3], pose[..., 3]
+    every = torch.arange(batch, device=K.device)
+    R_ref, t_ref = R[every, targets.reference], t[every, targets.reference]
+    rotation = R_ref[:, None] @ R.transpose(-1, -2)
+    centre = t_ref[:, None] - (rotation @ t[..., None]).squeeze(-1)
+    tell_focal = draw(FOCAL_KNOWN, batch, 1)
+    tell_pose = draw(POSES_KNOWN, batch, 1)
+    if targets.belongs is not None:  # where such a view would stand in this scene is not known
+        tell_pose = tell_pose & targets.belongs
+    return KnownCameras(
+        torch.where(tell_focal, focal.log() + noise, torch.nan),
+        torch.where(tell_pose[..., None, None], rotation, torch.nan),
+        torch.where(tell_pose[..., None], centre, torch.nan),
+    )

@@ -12,6 +12,8 @@ from lite3r_cli.checkpoints.weights import load_into, read_checkpoint
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks.mini.network import Mini
 
+ADDED = ("known_camera.", "belongs.")
+
 
 def load_encoder(model: Mini, files: list[Path]) -> int:
     """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`; returns how many
@@ -42,6 +44,12 @@ def load_encoder(model: Mini, files: list[Path]) -> int:
 
 
 def load_checkpoint(model: Mini, path: Path) -> None:
-    """Warm start from a checkpoint of the same configuration."""
+    """Warm start from a checkpoint of the same configuration.
+
+    The input of known cameras and the judgement of what belongs keep their initial values where the checkpoint is from
+    before they existed.
+    """
     state, _ = read_checkpoint(path)
+    if not any(name.startswith(ADDED) for name in state):
+        state |= {name: value for name, value in model.state_dict().items() if name.startswith(ADDED)}
     load_into(model, state, path)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.errors import Lite3RError, UsageError
+from lite3r_cli.networks.mini.known import KnownCameras
 from lite3r_cli.training.losses import LossWeights, Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.rounding import RoundedWeights
@@ -60,6 +61,7 @@ class Batch:
     images: Tensor
     targets: Targets
     decoded: Tensor | None = None  # (V,) views whose depth is trained in this step, None = all
+    known: KnownCameras | None = None  # cameras that the network is told, see networks/mini/known.py
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Trainer:
         device = self.worker.device.type
         with self.rounded(rounded):
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                out = self.runner(batch.images, batch.targets.reference, batch.decoded, rays=True)
+                out = self.runner(batch.images, batch.targets.reference, batch.decoded, rays=True, known=batch.known)
             terms = compute_losses(out, batch.targets, self.config.weights)
             terms["total"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)

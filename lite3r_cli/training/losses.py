@@ -25,7 +25,11 @@ class Targets:
     K: Tensor  # (B, S, 3, 3), pixels, centres at +0.5
     cam_from_world: Tensor  # (B, S, 3, 4)
     reference: Tensor  # (B,) index of the reference view
-    sparse: bool = False  # depth at scattered pixels only, scale unknown; no depth then says nothing about the pixel
+    sparse: bool = False  # scale unknown, and depth at some pixels only: none says nothing about the pixel
+    step: int = 4  # of the pixels that the point term compares: 1 where depth is known at scattered pixels
+    belongs: Tensor | None = (
+        None  # (B, S) bool, None = all: views of another scene count for `belongs` and focal length alone
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class LossWeights:
     rays: float = 0.5
     points: float = 0.5
     sky: float = 0.1
+    belongs: float = 0.05
     confidence_alpha: float = 0.1  # optimal confidence = alpha / |log-depth error|
 
 
@@ -51,10 +56,14 @@ class _Scene:
     rotation: Tensor  # (B, S, 3, 3) reference_from_cam
     centre: Tensor  # (B, S, 3)
     K: Tensor  # (B, S, 3, 3)
+    member: Tensor  # (B, S) bool: the view shows the scene
 
 
 def _normalise(target: Targets, out: RawOutput) -> _Scene:
-    valid = target.depth > 0
+    member = target.belongs
+    if member is None:
+        member = torch.ones(target.K.shape[:2], dtype=torch.bool, device=target.K.device)
+    valid = (target.depth > 0) & member[..., None, None]
     log_depth = torch.where(valid, target.depth, 1.0).log()
     if target.sparse:  # the scale of such a scene means nothing: take the prediction's
         difference = log_depth[:, out.decoded] - out.log_depth.detach()
@@ -73,6 +82,7 @@ def _normalise(target: Targets, out: RawOutput) -> _Scene:
         rotation,
         centre * torch.exp(-shift)[:, None, None],
         target.K,
+        member,
     )
 
 
@@ -86,8 +96,10 @@ def compute_losses(out: RawOutput, target: Targets, weights: LossWeights = LossW
         **_depth_terms(out, scene, target.sparse, weights),
         **_pair_terms(out, scene),
         "focal": (out.log_focal - torch.log(focal / half_diagonal)).abs().mean(),
-        "points": _point_term(out, scene, sparse=target.sparse),
+        "points": _point_term(out, scene, target.step),
     }
+    if out.belongs is not None:
+        terms["belongs"] = F.binary_cross_entropy_with_logits(out.belongs, scene.member.float())
     if out.rays is not None:
         terms["rays"] = _ray_term(out.rays, scene, height, width)
     scale = {f.name: getattr(weights, f.name) for f in fields(weights)}
@@ -107,7 +119,7 @@ def _depth_terms(out: RawOutput, scene: _Scene, sparse: bool, weights: LossWeigh
     }
     if sparse:
         return terms
-    sky = ~scene.valid
+    sky = ~scene.valid & scene.member[:, out.decoded, None, None]
     terms["sky"] = _masked_mean(F.relu(FAR - out.log_depth) + out.confidence - 1, sky)
     gradient = error.new_zeros(())
     for step in (1, 2, 4, 8):  # multi-scale gradient matching (MegaDepth, arXiv 1804.00607)
@@ -119,6 +131,7 @@ def _depth_terms(out: RawOutput, scene: _Scene, sparse: bool, weights: LossWeigh
 
 def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
     """Relative pose of every ordered pair of views, so that no single view's error counts for all."""
+    both = scene.member[:, :, None] & scene.member[:, None]
     relative, offset = _relative(out.rotation, out.centre)
     true_relative, true_offset = _relative(scene.rotation, scene.centre)
     chord = (relative - true_relative).flatten(-2).norm(dim=-1) / 2**0.5  # close to the angle in radians
@@ -128,19 +141,17 @@ def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
     true_unit = true_offset / (baseline[..., None] + 0.02)
     direction = (unit - true_unit).norm(dim=-1)
     return {
-        "rotation": _mean_over_pairs(chord),
-        "position": _mean_over_pairs(distance / (0.3 + baseline)),
-        "direction": _mean_over_pairs(direction),
+        "rotation": _mean_over_pairs(chord, both),
+        "position": _mean_over_pairs(distance / (0.3 + baseline), both),
+        "direction": _mean_over_pairs(direction, both),
     }
 
 
-def _mean_over_pairs(x: Tensor) -> Tensor:
-    """Mean of (B, S, S) over the pairs of different views; 0 for a single view. Indexing with a mask would wait for the
-    GPU.
-    """
-    batch, views = x.shape[:2]
-    same = torch.eye(views, dtype=torch.bool, device=x.device)
-    return x.masked_fill(same, 0.0).sum() / max(1, batch * views * (views - 1))
+def _mean_over_pairs(x: Tensor, both: Tensor) -> Tensor:
+    """Mean of (B, S, S) over the pairs of different views that `both` belong to the scene; 0 without any.
+    Indexing with a mask would wait for the GPU."""
+    different = both & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    return _masked_mean(x, different)
 
 
 def _relative(rotation: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +170,8 @@ def _ray_term(rays: Tensor, scene: _Scene, height: int, width: int) -> Tensor:
     direction = torch.einsum("bsij,bshwj->bshwi", scene.rotation, direction)
     centre = scene.centre[:, :, None, None]
     unit = 0.3 + centre.norm(dim=-1, keepdim=True)  # far-off cameras would outweigh all the rest
-    off = (rays[..., :3] - direction).abs() + (rays[..., 3:] - centre).abs() / unit
-    return off.mean() * 1.5
+    off = ((rays[..., :3] - direction).abs() + (rays[..., 3:] - centre).abs() / unit).mean((2, 3, 4))
+    return _masked_mean(off, scene.member) * 1.5
 
 
 def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -170,14 +181,13 @@ def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return torch.stack([x, y, torch.ones_like(x)], dim=-1)
 
 
-def _point_term(out: RawOutput, scene: _Scene, sparse: bool, step: int = 4) -> Tensor:
+def _point_term(out: RawOutput, scene: _Scene, step: int) -> Tensor:
     """Unprojected points against the true ones, relative to their distance from the camera: couples depth, pose and
     focal length.
 
     Since every view's points are compared in one frame, points of different views that show one place must meet.
     """
-    step = 1 if sparse else step
-    offset = 0 if sparse else step // 2
+    offset = step // 2
     height, width = scene.valid.shape[-2:]
     v, u = torch.meshgrid(
         torch.arange(offset, height, step, device=out.centre.device) + 0.5,

@@ -11,7 +11,7 @@ import numpy as np
 from lite3r_cli.errors import UsageError
 
 PATCH = 14
-VIEWS = {2: 0.15, 3: 0.15, 4: 0.25, 5: 0.05, 6: 0.15, 8: 0.15, 10: 0.10}
+VIEWS = {2: 0.14, 3: 0.14, 4: 0.25, 5: 0.04, 6: 0.14, 8: 0.15, 10: 0.05, 12: 0.06, 24: 0.03}
 # Sides (longest, shortest) and weights. Few sizes and few numbers of frames, because cuDNN and Triton prepare each one
 # anew.
 SMALL = {(224, 168): 0.35, (252, 168): 0.35, (224, 224): 0.15, (280, 154): 0.15}

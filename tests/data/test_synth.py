@@ -89,3 +89,10 @@ def test_photo_textures_are_found_and_broken_archives_named(tmp_path):
     for path in (bad, tmp_path / "none.npz"):
         with pytest.raises(InputError, match=path.name):
             load_photos(path)
+
+
+def test_the_field_of_view_is_what_was_asked_for(tmp_path):
+    (folder,) = run(config(tmp_path / "out", field_of_view=25, kind="facade"))
+    for view in read_cameras_json(folder):
+        degrees = np.degrees(2 * np.arctan(view.width / 2 / view.K[0, 0]))
+        assert abs(degrees / 25 - 1) < 0.06  # photographs of a scene may be zoomed by 5 % either way

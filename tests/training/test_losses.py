@@ -8,6 +8,7 @@ import torch
 
 from lite3r_cli.layers.heads.camera import rotation_from_6d
 from lite3r_cli.networks.mini.network import RawOutput
+from lite3r_cli.training.data import with_outsider
 from lite3r_cli.training.losses import FAR, Targets, compute_losses
 
 B, S, H, W = 2, 3, 42, 70
@@ -92,6 +93,7 @@ def test_sparse_ground_truth_has_no_scale_and_says_nothing_elsewhere(scene):
         scene,
         depth=sparse * 13,
         sparse=True,
+        step=1,
         cam_from_world=torch.cat([scene.cam_from_world[..., :3], scene.cam_from_world[..., 3:] * 13], -1),
     )
     out = perfect(scene)
@@ -106,3 +108,33 @@ def test_gradients_are_finite_at_the_exact_answer_and_without_any_depth(scene):
         leaves = {f: getattr(out, f).clone().requires_grad_() for f in ("log_depth", "rotation", "centre", "log_focal")}
         compute_losses(dataclasses.replace(out, **leaves), target)["total"].backward()
         assert all(torch.isfinite(leaf.grad).all() for leaf in leaves.values())
+
+
+def test_a_view_of_another_scene_counts_for_nothing_but_its_focal_length_and_where_it_belongs(scene):
+    images = torch.rand(B, S + 1, 3, H, W)
+    more = lambda x: torch.cat([x, x[:, :1]], 1)  # noqa: E731  four views
+    four = dataclasses.replace(
+        scene, depth=more(scene.depth), K=more(scene.K), cam_from_world=more(scene.cam_from_world)
+    )
+    mixed_images, mixed = with_outsider(images, four)
+    slot = (four.reference + 1) % (S + 1)
+    foreign = mixed.belongs.logical_not()
+    assert torch.equal(foreign.nonzero()[:, 1], slot)
+    for b in range(B):
+        assert torch.equal(mixed_images[b, slot[b]], images[b - 1, slot[b]])
+    members = dataclasses.replace(mixed, depth=torch.where(foreign[..., None, None], 0.0, mixed.depth))
+    out = perfect(dataclasses.replace(members, belongs=None))
+    wrong = torch.randn(B, S + 1, H, W)
+    out = dataclasses.replace(
+        out,
+        decoded=torch.arange(S + 1),
+        log_depth=torch.where(foreign[..., None, None], wrong, out.log_depth),
+        centre=torch.where(foreign[..., None], 7.0, out.centre),
+        log_focal=out.log_focal[:, :1].expand(-1, S + 1),
+        confidence=torch.ones(B, S + 1, H, W),
+        belongs=torch.where(mixed.belongs, 20.0, -20.0),
+    )
+    for name, value in compute_losses(out, mixed).items():
+        assert abs(float(value)) < 1e-4, name
+    unsure = dataclasses.replace(out, belongs=torch.zeros(B, S + 1))
+    assert compute_losses(unsure, mixed)["belongs"] > 0.01

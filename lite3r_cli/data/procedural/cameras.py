@@ -12,6 +12,7 @@ from lite3r_cli.data.procedural.paths import PATHS, Path
 from lite3r_cli.data.procedural.scene import Scene
 from lite3r_cli.errors import UsageError
 
+NARROW = math.radians(36)  # field of view below which paths shrink
 RAYS = (7, 6)  # coarse rays a view, horizontally and vertically
 
 
@@ -28,6 +29,8 @@ class CameraConfig:
         0.2,
         0.9,
     )  # of consecutive views of the path; the lower end is drawn anew for each scene
+    any_lens: float = 0.0  # share of scenes whose field of view is from `lenses`, whatever suits the place
+    lenses: tuple[float, float] = (15.0, 100.0)  # degrees along the longer side, drawn log-uniformly
     clearance: float = 0.25  # metres to any surface, times the scene's scale
 
     def __post_init__(self) -> None:
@@ -62,7 +65,8 @@ def sample_cameras(
         K = _intrinsics(rng, stage.field, views, height, width, config)
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])
-        path = PATHS[name](stage, rng, views, field, shrink)
+        # through a long lens the same step sideways leaves less in common: paths shrink with the picture's width
+        path = PATHS[name](stage, rng, views, field, shrink * min(1.0, math.tan(field / 2) / math.tan(NARROW / 2)))
         roll = rng.normal(0, math.radians(config.roll_deviation), views) + (
             rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0
         )
@@ -87,7 +91,10 @@ def _intrinsics(
     low, high = field
     if rng.random() < 0.5:
         low, high = max(low, 45.0), min(high, 75.0)
-    focal = 0.5 * max(height, width) / math.tan(math.radians(rng.uniform(low, high)) / 2)
+    degrees = rng.uniform(low, high)
+    if config.any_lens and rng.random() < config.any_lens:
+        degrees = math.exp(rng.uniform(*np.log(config.lenses)))
+    focal = 0.5 * max(height, width) / math.tan(math.radians(degrees) / 2)
     zoom = rng.uniform(0.95, 1.05, views) if rng.random() < config.varied_zoom else np.ones(views)
     K = np.zeros((views, 3, 3))
     K[:, 0, 0] = K[:, 1, 1] = focal * zoom

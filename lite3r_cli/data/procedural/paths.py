@@ -25,7 +25,7 @@ class Path:
 def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray, float]:
     """A target, a first position inside the stage, their distance (longer for a narrow field of view)."""
     target = stage.targets[rng.integers(len(stage.targets))] + 0.0
-    reach = np.clip(math.tan(0.5) / math.tan(field / 2), 0.6, 1.9)
+    reach = np.clip(math.tan(0.5) / math.tan(field / 2), 0.6, 3.0)
     for _ in range(12):
         distance = rng.uniform(*stage.reach) * reach
         if stage.normal is None:

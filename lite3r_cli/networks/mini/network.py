@@ -21,6 +21,7 @@ from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.mini.known import KnownCameras, KnownCameraToken
 
 # Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
 # what else its scenes hold ends below 3, 20 times that depth.
@@ -39,6 +40,7 @@ class MiniConfig:
     head_stages: tuple[int, int, int, int] = (48, 96, 128, 128)
     camera_hidden: int = 256
     position_grid: int = 37
+    known_cameras: bool = False  # takes known focal lengths and poses, and says which views belong to the others
 
     def is_global(self, i: int) -> bool:
         return i >= self.alternate_from and i % 2 == 1
@@ -57,6 +59,7 @@ class RawOutput:
     centre: Tensor  # (B, S, 3) camera centres in the reference frame
     log_focal: Tensor  # (B, S), units of half the image diagonal
     rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
+    belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
 
 
 class Mini(nn.Module):
@@ -79,6 +82,9 @@ class Mini(nn.Module):
         self.camera = CameraDecoder(2 * dim, config.camera_hidden)
         self.ray_norm = nn.LayerNorm(2 * dim)
         self.ray_head = nn.Linear(2 * dim, 6)
+        if config.known_cameras:
+            self.known_camera = KnownCameraToken(dim)
+            self.belongs = nn.Linear(2 * dim, 1)
         self._rope: dict[tuple, RopeTable] = {}
         self.compute_dtype = torch.float32  # of the trunk and the depth head in `predict`
 
@@ -102,9 +108,14 @@ class Mini(nn.Module):
         return self._rope[key]
 
     def trunk(
-        self, buckets: list[Tensor], grids: list[tuple[int, int]], is_reference: list[Tensor]
+        self,
+        buckets: list[Tensor],
+        grids: list[tuple[int, int]],
+        is_reference: list[Tensor],
+        known: list[Tensor] | None = None,
     ) -> list[list[Tensor]]:
-        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C) and which of its views is the reference, (B, S_b) bool.
+        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C), which of its views is the reference, (B, S_b) bool, and
+        what is known of its cameras, (B, S_b, C), from `known_camera`.
 
         Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view
         output.
@@ -118,7 +129,8 @@ class Mini(nn.Module):
         local, taps = buckets, [[] for _ in buckets]
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from:
-                buckets = [self._add_camera_token(b, ref) for b, ref in zip(buckets, is_reference)]
+                known = known or [None] * len(buckets)
+                buckets = [self._add_camera_token(*each) for each in zip(buckets, is_reference, known)]
             if config.is_global(i):
                 buckets = run_packed(block, buckets, packed_rope)
             else:
@@ -129,8 +141,9 @@ class Mini(nn.Module):
                     tap.append(torch.cat([self.norm(loc), self.norm(glo)], dim=-1))
         return taps
 
-    def _add_camera_token(self, tokens: Tensor, is_reference: Tensor) -> Tensor:
+    def _add_camera_token(self, tokens: Tensor, is_reference: Tensor, known: Tensor | None) -> Tensor:
         token = torch.where(is_reference[..., None], self.camera_token[0], self.camera_token[1])
+        token = token if known is None else token + known
         return torch.cat([tokens[:, :, :1] + token[:, :, None].to(tokens.dtype), tokens[:, :, 1:]], dim=2)
 
     # -- outputs ----------------------------------------------------------------------------------------------------
@@ -142,10 +155,15 @@ class Mini(nn.Module):
         return log_depth, 1 + confidence.clamp(max=10).exp()
 
     def forward(
-        self, images: Tensor, reference: Tensor | None = None, decoded: Tensor | None = None, rays: bool = False
+        self,
+        images: Tensor,
+        reference: Tensor | None = None,
+        decoded: Tensor | None = None,
+        rays: bool = False,
+        known: KnownCameras | None = None,
     ) -> RawOutput:
         """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if
-        None.
+        None; `known` goes with `config.known_cameras`.
 
         Depth is computed for the views in `decoded` (V,), all if None: the head is half of a training step.
         """
@@ -156,17 +174,20 @@ class Mini(nn.Module):
         every = torch.arange(views, device=images.device)
         decoded = every if decoded is None else decoded
         is_reference = every == reference[:, None]
-        taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference])[0]
+        tokens = None if known is None else [self.known_camera(known)]
+        taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference], tokens)[0]
         log_depth, confidence = self.decode_depth([t[:, decoded] for t in taps], rows, columns)
         rotation, centre, log_focal = self.camera(taps[-1][:, :, 0])
         ray = None
         if rays:
             ray = self.ray_head(self.ray_norm(taps[-1][:, :, 1:])).float().unflatten(2, (rows, columns))
-        return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray)
+        belongs = self.belongs(taps[-1][:, :, 0]).float().squeeze(-1) if self.config.known_cameras else None
+        return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray, belongs)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+    def predict(self, images: Sequence[Tensor], known: KnownCameras | None = None) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size;
+        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`.
 
         Sky has no depth: 0, with confidence 0.
         """
@@ -175,12 +196,14 @@ class Mini(nn.Module):
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
         refs = [torch.tensor([[i == 0 for i in g]], device=device) for g in groups]
+        token = None if known is None else self.known_camera(known)
+        tokens = None if token is None else [token[:, g] for g in groups]
         depth: dict[int, Tensor] = {}
         confidence: dict[int, Tensor] = {}
         poses = torch.zeros(len(images), 3, 4)
         intrinsics = torch.zeros(len(images), 3, 3)
         with trunk_precision(device, self.compute_dtype):
-            taps = self.trunk([self.embed(s) for s in stacks], grids, refs)
+            taps = self.trunk([self.embed(s) for s in stacks], grids, refs, tokens)
             for group, tap, grid in zip(groups, taps, grids):
                 for k, i in enumerate(group):  # one view at a time: the head is the memory peak
                     log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
