@@ -1,4 +1,4 @@
-"""Known focal lengths and poses as an input of `mini`, added to its camera tokens (as in Depth-Anything-3, arXiv 2511.10647)."""
+"""Known focal lengths and poses as an input of `mini`, as in Depth-Anything-3 (arXiv 2511.10647)."""
 
 from __future__ import annotations
 
