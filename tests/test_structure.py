@@ -29,10 +29,6 @@ FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in nam
 # Imports that still point upwards: importer, imported package. The list only shrinks.
 UPWARDS = {
     ("layers/vit.py", "attention"),
-    ("checkpoints/loading.py", "networks"),
-    ("checkpoints/registry.py", "networks"),
-    ("engine/heads.py", "networks"),
-    ("engine/runner.py", "networks"),
 }
 
 # A network's folder has the same files as every other network's; a command is called as its pipeline.

@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lite3r_cli.bench.measure import once
 from lite3r_cli.layers.vit import Block
-from lite3r_cli.networks.family import global_layers_of
-from lite3r_cli.networks.vggt.network import SPECIALS, VGGT
+from lite3r_cli.networks.family import family_of, global_layers_of
 from lite3r_cli.quant.fp8 import quantize_rows
 from lite3r_cli.quant.linear import quantize_tokens
 from lite3r_cli.quant.swap import scaled_mm_reason
@@ -78,19 +77,21 @@ def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
     """Counted on a copy of `model` without values: a forward pass of two views for cameras and depth, of which all but
     attention across views grows with their number.
     """
+    family = family_of(model)
     with torch.device("meta"):
-        twin = type(model)(model.config) if model.name == "mini" else type(model)(model.config, model.name)
+        twin = family.build(model.config, model.name)
     twin.requires_grad_(False)
+    images = torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta"))
+        family.answer(twin, images, torch.arange(COUNTED_VIEWS, device="meta"))
     grid = math.prod(side // model.patch_size for side in (height, width))
-    tokens = grid + (SPECIALS if isinstance(model, VGGT) else 1)  # of a view
+    tokens = grid + family.special_tokens  # of a view
 
     def across(count: int) -> float:
         return len(global_layers_of(model)) * 4.0 * (count * tokens) ** 2 * model.config.dim
 
-    trunk = twin.trunk if isinstance(getattr(twin, "trunk", None), nn.Module) else twin.blocks
-    blocks = [block for block in trunk.modules() if isinstance(block, Block)]
+    heads = {id(module) for name in family.heads for module in twin.get_submodule(name).modules()}
+    blocks = [block for block in twin.modules() if isinstance(block, Block) and id(block) not in heads]
     linears = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
     linear = sum(2.0 * tokens * layer.weight.numel() for layer in linears)  # of a view
     rest = (counter.get_total_flops() - across(COUNTED_VIEWS)) / COUNTED_VIEWS - linear

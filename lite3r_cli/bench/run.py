@@ -18,7 +18,9 @@ from ..console import Progress
 from ..engine.outputs import Shape
 from ..errors import InputError, MemoryLimitError
 from ..io.images import discover
-from ..pipelines.preprocess import fit, resolution_of
+from ..networks.family import preparation_of
+from ..networks.pictures import Preparation
+from ..pipelines.preprocess import fit
 from ..runtime import Runtime, choose, is_out_of_memory, seed_everything, versions
 from . import gate
 from .config import BenchConfig
@@ -157,9 +159,10 @@ def _stages(variant: Variant, images: Tensor, device: torch.device) -> dict[str,
 
 def _images(config: BenchConfig, sizes, views: int, device: torch.device) -> list[Tensor]:
     patch = sizes.patch_size
-    side = config.size or (resolution_of(config.model), None)
+    preparation = preparation_of(sizes)
+    side = config.size or (preparation.resolution, None)
     if config.images is not None:
-        return _pictures(config.images, config.model, side, patch, views, device)
+        return _pictures(config.images, preparation, side, patch, views, device)
     tall, wide = side
     if wide is None:
         tall, wide = tall * ASPECT[0] / ASPECT[1], tall
@@ -167,10 +170,12 @@ def _images(config: BenchConfig, sizes, views: int, device: torch.device) -> lis
     return image_sets(INPUT_SETS, views, height, width, device, config.seed)
 
 
-def _pictures(folder: Path, model: str, side, patch: int, views: int, device: torch.device) -> list[Tensor]:
+def _pictures(
+    folder: Path, preparation: Preparation, side, patch: int, views: int, device: torch.device
+) -> list[Tensor]:
     """Photographs of one size in turn; the second set starts one picture later."""
     found = discover([folder])
-    fitted = [fit(found.read(i), model, max(s for s in side if s), patch, False).rgb for i in range(len(found))]
+    fitted = [fit(found.read(i), preparation, max(s for s in side if s), patch, False).rgb for i in range(len(found))]
     if any(rgb.shape != fitted[0].shape for rgb in fitted):
         raise InputError(f"{folder}: bench needs images of one shape")
     stack = torch.stack([torch.from_numpy(rgb) for rgb in fitted]).to(device).permute(0, 3, 1, 2).float() / 255

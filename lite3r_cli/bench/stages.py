@@ -9,23 +9,19 @@ from torch import nn
 
 from lite3r_cli.bench.measure import Timer
 from lite3r_cli.layers.vit import Attention
-from lite3r_cli.networks.da3.network import DA3
-from lite3r_cli.networks.family import global_layers_of
-from lite3r_cli.networks.mini.network import Mini
-from lite3r_cli.networks.vggt.network import VGGT
+from lite3r_cli.networks.family import family_of, global_layers_of
 
 STAGES = ("encoder", "frame attention", "global attention", "linear layers", "heads", "input and output")
 REST = "input and output"  # and whatever else no stage names: norms, residuals, rotations
-HEADS = {VGGT: ("camera_head", "depth_head"), DA3: ("cam_dec", "head"), Mini: ("camera", "head")}
-ENCODERS = {VGGT: "aggregator.patch_embed", DA3: "backbone.pretrained.patch_embed", Mini: "patch_embed"}
 
 
 @contextmanager
 def watched(model: nn.Module, timer: Timer) -> Iterator[None]:
     """Inside, every forward pass of `model` adds to the timer's spans; stages do not overlap."""
     undo: list[Callable[[], None]] = []
-    whole = [model.get_submodule(ENCODERS[type(model)])]
-    heads = [model.get_submodule(name) for name in HEADS[type(model)]]
+    family = family_of(model)
+    whole = [model.get_submodule(family.encoder)]
+    heads = [model.get_submodule(name) for name in family.heads]
     inside = {id(part) for module in whole + heads for part in module.modules()}
     across = set(global_layers_of(model))
     for module, stage in [(m, "encoder") for m in whole] + [(m, "heads") for m in heads]:

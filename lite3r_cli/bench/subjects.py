@@ -6,26 +6,19 @@ import torch
 from torch import nn
 
 from lite3r_cli.networks import registry, standin
-from lite3r_cli.networks.da3.network import DA3, SIZES
-from lite3r_cli.networks.mini.network import Mini
-from lite3r_cli.networks.vggt.network import VGGT, VGGT_1B
-
-BUILDERS = {
-    "mini": Mini,
-    "vggt-1b": lambda: VGGT(VGGT_1B, "vggt-1b"),
-    **{name: lambda name=name: DA3(SIZES[name], name) for name in SIZES},
-}
+from lite3r_cli.networks.family import family_named
 
 
 def network(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]:
     """A network in float32 in evaluation mode, and where its values are from. Raises WeightsError."""
-    at_hand = name not in registry.MODELS or registry.find_checkpoint(name) is not None
-    if at_hand or name not in BUILDERS:
+    family = family_named(name)
+    here = name in registry.MODELS and registry.find_checkpoint(name) is not None
+    if here or family is None or name not in family.sizes:
         return registry.load(name, device=device, dtype=torch.float32), "checkpoint"
     with torch.device("meta"):
-        model = BUILDERS[name]()
-    if hasattr(model, "point_head"):
-        del model.point_head  # no prediction of this program runs it
+        model = family.build(family.sizes[name], name)
+    for part in family.unused:
+        delattr(model, part)
     model.to_empty(device=device)
     _fill(model, device, seed)
     return model.eval(), "random values: no checkpoint is at hand"

@@ -21,15 +21,15 @@ from lite3r_cli.bench.subjects import network
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.engine.layers import CROSSOVER, Settings
 from lite3r_cli.engine.outputs import Shape
-from lite3r_cli.engine.runner import FastRunner, reason_against
 from lite3r_cli.errors import BackendError
-from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
+from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
+from lite3r_cli.networks.family import family_of, trunk_of
+from lite3r_cli.networks.fast_form import fast_runner, reason_against
 from lite3r_cli.networks.lite_form import set_arithmetic, set_attention
-from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.networks.sparsify import skipped_share
 from lite3r_cli.quant.swap import choose_fp8_backend
 
-Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and cam_from_world or pose vectors (S, …), float32
+Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and poses (S, 3, 4), float32
 
 
 @dataclass
@@ -123,8 +123,8 @@ def _goes_fast(model: nn.Module, settings: Settings, request: Request) -> bool:
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     model.compute_dtype = dtype
-    trunk = getattr(model, "trunk", None)
-    if dtype in HALF_PRECISION and isinstance(trunk, nn.Module):
+    trunk = trunk_of(model)
+    if dtype in HALF_PRECISION and trunk is not None:
         cast_products(trunk, dtype)
 
 
@@ -133,13 +133,13 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def _fast(name: str, words: str, model: nn.Module, settings: Settings, request: Request) -> Variant:
-    runner = FastRunner(model, settings, request.device)
+    runner = fast_runner(model, settings, request.device)
 
     def run(images: Tensor) -> Answer:
         out = runner(images)
         return out.depth, out.confidence, out.cam_from_world
 
-    trunk = sum(p.numel() for p in model.trunk.parameters())
+    trunk = sum(p.numel() for p in trunk_of(model).parameters())
     heads = sum(p.numel() for p in model.parameters()) - trunk
     size = trunk * (1 if settings.fp8 else 2) + 2 * heads
     staged = lambda images, timer: runner.eager(images, timer.span)  # noqa: E731
@@ -153,19 +153,17 @@ def _ordinary(
     request: Request,
     around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Variant:
+    answer = family_of(model).answer
+
     @torch.inference_mode()
     def run(images: Tensor) -> Answer:
         with around():
             if request.device.type == "cpu":  # what `reconstruct` runs; a GPU's answers must not leave it
                 found = model.predict(list(images))
                 return torch.stack(found.depth), torch.stack(found.confidence), found.cam_from_world
-            if isinstance(model, Mini):
-                with trunk_precision(request.device, request.dtype):
-                    out = model(images[None])
-                return out.log_depth[0].exp(), out.confidence[0], out.centre[0]
-            out = model(images[None])
-            pose = out.pose_rounds[-1] if hasattr(out, "pose_rounds") else out.pose
-            return out.depth[0].float(), out.confidence[0].float(), pose[0].float()
+            out = answer(model, images[None], torch.arange(len(images), device=images.device))
+            world_from_cam = torch.cat([out.rotation, out.centre[..., None]], dim=-1)[0]
+            return out.log_depth[0].float().exp(), out.confidence[0].float(), world_from_cam.float()
 
     def staged(images: Tensor, timer: Timer) -> object:
         with watched(model, timer):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lite3r_cli.networks.mini.network import RawOutput
+from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.training.losses import FAR, LossWeights, Targets, compute_losses
 
 TINY = 1e-12

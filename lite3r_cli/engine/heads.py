@@ -15,7 +15,6 @@ from lite3r_cli.engine.layers import Engine, Norm, Settings
 from lite3r_cli.engine.operators import operators
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
 from lite3r_cli.layers.heads.dpt import DPTHead, FusionBlock, ResidualConvUnit, uv_embedding
-from lite3r_cli.networks.vggt.camera_head import CameraHead
 
 
 class _Unit:
@@ -158,8 +157,10 @@ class _Half(nn.Module):
             return self.block(x)
 
 
-def fast_camera_head(head: CameraHead, settings: Settings) -> CameraHead:
-    """A copy whose transformer has weights in half precision; poses and what makes them stay in float32."""
+def fast_camera_head(head: nn.Module, settings: Settings) -> nn.Module:
+    """A copy of a head with a transformer `trunk`, whose weights are then in half precision; poses and what makes them
+    stay in float32.
+    """
     twin = copy.deepcopy(head).float().eval()
     if settings.dtype in HALF_PRECISION:
         twin.trunk = nn.ModuleList(_Half(block, settings.dtype) for block in twin.trunk)

@@ -96,7 +96,7 @@ class FastBlock:
         self.qkv, self.fc1, self.fc2 = (
             Product(layer, settings) for layer in (attention.qkv, block.mlp.fc1, block.mlp.fc2)
         )
-        self.proj = Product(attention.proj, settings, exact_projection)  # see `families.exact_products`
+        self.proj = Product(attention.proj, settings, exact_projection)  # see `networks.family.exact_products`
         self.scale1, self.scale2 = (ls.gamma.detach().float() for ls in (block.ls1, block.ls2))
         self.head_norms, self.head_eps = None, 0.0
         if isinstance(attention.q_norm, nn.LayerNorm):

@@ -6,47 +6,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lite3r_cli.engine import sparse
 from lite3r_cli.engine.layers import Engine, Settings
 from lite3r_cli.engine.operators import operators
 from lite3r_cli.engine.outputs import FastOutput, Shape
-from lite3r_cli.errors import BackendError
-from lite3r_cli.networks.da3.fast import FastDA3
-from lite3r_cli.networks.da3.network import DA3
-from lite3r_cli.networks.sparsify import sparse_modules
-from lite3r_cli.networks.vggt.fast import FastVGGT
-from lite3r_cli.networks.vggt.network import VGGT
-from lite3r_cli.quant.swap import scaled_mm_reason
 
-NETWORKS = {VGGT: FastVGGT, DA3: FastDA3}
 WARM_UPS = 2  # before a graph is captured: kernels are compiled and libraries choose theirs
 
 
-def reason_against(model: nn.Module, settings: Settings, device: torch.device) -> str | None:
-    """Why `model` cannot run on the fast path here; None if it can."""
-    if type(model) not in NETWORKS:
-        return f"there is no fast path for {getattr(model, 'name', type(model).__name__)}"
-    if settings.sparse:
-        reasons = (sparse.reason_against(m) for m in sparse_modules(model) if m.backend != "dense")
-        if (reason := next(filter(None, reasons), None)) is not None:
-            return reason
-    if settings.fp8 and device.type == "cuda":
-        return scaled_mm_reason(device)
-    return None
+class FastNetwork(Protocol):
+    """A network's form for this engine; the `fast` of its Family makes one of a loaded network."""
+
+    def prepare(self, shape: Shape, device: torch.device) -> dict[str, Any]:
+        """What a shape needs and no image changes; its `plan` is the SparsePlan across views, or None."""
+        ...
+
+    def run(self, images: Tensor, fixed: dict[str, Any], engine: Engine) -> FastOutput:
+        """The answer for images (S, 3, H, W) float32 in [0, 1] on the device; `fixed` is of `prepare`."""
+        ...
+
+    def keep_ratios(self) -> list[float]:
+        """Of each layer across views; 1 for a dense one."""
+        ...
 
 
 class FastRunner:
-    """Raises BackendError for a network or settings without a fast path."""
+    """`networks/fast_form.py` makes one of a loaded network."""
 
-    def __init__(self, model: nn.Module, settings: Settings, device: torch.device):
-        if (reason := reason_against(model, settings, device)) is not None:
-            raise BackendError(f"fast path: {reason}")
-        self.settings, self.device = settings, device
-        self.network = NETWORKS[type(model)](model, settings)
+    def __init__(self, network: FastNetwork, settings: Settings, device: torch.device):
+        self.network, self.settings, self.device = network, settings, device
         self.engine = Engine(settings, operators(device, settings.kernels))
         self._prepared: dict[Shape, dict] = {}
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor, FastOutput]] = {}

@@ -1,4 +1,4 @@
-"""What every backbone takes and gives: images of any sizes in, depth, confidence and cameras for all views out."""
+"""What every network takes and gives: images of any sizes in, depth, confidence and cameras for all views out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,30 @@ class Prediction:
     confidence: list[Tensor]  # per view (H, W) float32, larger is better
     cam_from_world: Tensor  # (S, 3, 4) float32, [R | t]
     K: Tensor  # (S, 3, 3) float32, pixels of the network's input, pixel centres at +0.5
+
+
+@dataclass(frozen=True)
+class KnownCameras:
+    """Cameras measured otherwise, in this program's conventions, for all views of a prediction."""
+
+    cam_from_world: Tensor  # (S, 3, 4)
+    K: Tensor  # (S, 3, 3), pixels of the network's input, pixel centres at +0.5
+
+
+@dataclass(frozen=True)
+class RawOutput:
+    """What training and distillation read, for equally sized views: B scenes, S views, depth for the V views in
+    `decoded`.
+    """
+
+    log_depth: Tensor  # (B, V, H, W)
+    confidence: Tensor  # (B, V, H, W), above 1
+    decoded: Tensor  # (V,) indices of the views with depth
+    rotation: Tensor  # (B, S, 3, 3) world_from_cam
+    centre: Tensor  # (B, S, 3) camera centres in the reference frame
+    log_focal: Tensor  # (B, S), units of half the image diagonal
+    rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
+    belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
 
 
 @runtime_checkable

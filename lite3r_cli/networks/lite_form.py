@@ -16,7 +16,7 @@ from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention
 from lite3r_cli.attention.schedule import keep_ratios
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
-from lite3r_cli.networks.family import exact_products, global_layers_of
+from lite3r_cli.networks.family import exact_products, global_layers_of, trunk_of
 from lite3r_cli.networks.sparsify import run_with, sparse_modules, sparsify
 from lite3r_cli.quant.swap import choose_fp8_backend, swap_linears
 from lite3r_cli.runtime import Choice
@@ -82,8 +82,8 @@ def set_arithmetic(model: nn.Module, backend: str, dtype: torch.dtype) -> dict[s
     """
     spared = exact_products(model)
     stay = swap_linears(model, backend, lambda name, _: any(fnmatchcase(f"{name}.weight", p) for p in spared))
-    trunk = getattr(model, "trunk", None)
-    if dtype in HALF_PRECISION and isinstance(trunk, nn.Module):
+    trunk = trunk_of(model)
+    if dtype in HALF_PRECISION and trunk is not None:
         cast_products(trunk, dtype)
     model.compute_dtype = dtype
     return stay

@@ -13,7 +13,8 @@ from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.weights import NAMES_SHOWN, SCALE_SUFFIX, read_float
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.buckets import HALF_PRECISION
-from lite3r_cli.networks.family import Layout, recognise
+from lite3r_cli.networks.family import trunk_of
+from lite3r_cli.networks.recognise import Layout, recognise
 
 OFFICIAL_KEEP_RATIO = 0.3  # of Lite3R's published checkpoints, which do not say it themselves
 
@@ -100,8 +101,8 @@ def load_values(
 
 def _product_names(model: nn.Module) -> set[str]:
     """Weights and biases of the matrix products in the part of a network that may run in half precision."""
-    trunk = getattr(model, "trunk", None)
-    if not isinstance(trunk, nn.Module):
+    trunk = trunk_of(model)
+    if trunk is None:
         return set()
     parts = {id(m) for m in trunk.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     return {

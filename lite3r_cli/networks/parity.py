@@ -19,22 +19,13 @@ from torch import Tensor, nn
 
 from lite3r_cli.attention.module import SparseConfig, attach, attention_modules
 from lite3r_cli.errors import InputError
-from lite3r_cli.layers.heads import pose
-from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.networks import standin
-from lite3r_cli.networks.da3.network import DA3, SIZES
-from lite3r_cli.networks.vggt.network import SPECIALS, VGGT, VGGT_1B, VGGTConfig
+from lite3r_cli.networks.family import family_named
 
 TOLERANCE = 1e-5
 THREADS = 2  # as when the fixtures were made: the order of sums, and so the last bits, depend on it
 GIVEN = ("config", "in_extrinsics", "in_intrinsics")  # entries that are not outputs
-ENCODERS = {  # name of a VGGT's image encoder → blocks, heads
-    "dinov2_vits14_reg": (12, 6),
-    "dinov2_vitb14_reg": (12, 12),
-    "dinov2_vitl14_reg": (24, 16),
-}
 ANGLES = ("fov_xy",)  # of radians: a narrow one comes of larger numbers that cancel, and keeps their rounding
-POSE_ROUND_TOKENS, POSE_ROUND_CHANNELS = SPECIALS + 3, 64  # the part of the last tokens that fixtures hold
 
 
 def relative_error(ours: Tensor, given: Tensor, least: float = 1e-30) -> float:
@@ -55,7 +46,10 @@ def errors_of(path: Path) -> dict[str, float]:
             arrays = {name: file[name] for name in file.files}
         config = json.loads(str(arrays["config"]))
         with _threads(THREADS):
-            outputs = _RECOMPUTE[config["model"].split("-")[0]](config, arrays)
+            family = family_named(config["model"])
+            if family is None or family.recompute is None:
+                raise KeyError(config["model"])
+            outputs = family.recompute(config, arrays)
     except (OSError, BadZipFile, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a parity fixture of a known model ({type(error).__name__}: {error})") from error
     given = {name: torch.from_numpy(array) for name, array in arrays.items() if name not in GIVEN}
@@ -83,86 +77,8 @@ def _attach_official(model: nn.Module, config: Mapping[str, Any]) -> None:
         attach(model, SparseConfig(layers, keep_ratio=config["keep_ratio"], official=True))
 
 
-def vggt_from(config: Mapping[str, Any]) -> VGGT:
-    """The network of a fixture, on the meta device."""
-    with torch.device("meta"):
-        if config["model"] == "vggt-1b":
-            return VGGT(VGGT_1B)
-        depth, heads = ENCODERS[config["patch_embed"]]
-        sizes = VGGTConfig(
-            dim=config["embed_dim"],
-            pairs=config["depth"],
-            heads=config["num_heads"],
-            encoder_depth=depth,
-            encoder_heads=heads,
-            taps=tuple(config["intermediate_layer_idx"]),
-            head_features=config["head_features"],
-            head_stages=tuple(config["head_out_channels"]),
-        )
-        return VGGT(sizes)
-
-
-def _ready(model: nn.Module, config: Mapping[str, Any]) -> tuple[nn.Module, Tensor]:
+def ready(model: nn.Module, config: Mapping[str, Any]) -> tuple[nn.Module, Tensor]:
     """The network with its weights, and its input."""
     _attach_official(model, config)
     standin.fill(model, config["seed"])
     return model.eval(), standin.image_batch(config["views"], config["height"], config["width"], config["seed"])
-
-
-@torch.inference_mode()
-def _recompute_vggt(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    model, images = _ready(vggt_from(config), config)
-    out = model(images, points="world_points" in arrays)
-    vector = out.pose_rounds[-1]
-    R = pose.rotation_from_quaternion(vector[..., 3:7])
-    step = config["subsample"]
-    found = {
-        "pose_enc": vector,
-        "pose_enc_first": out.pose_rounds[0],
-        "tokens_last": out.last_tokens[:, :, :POSE_ROUND_TOKENS, :POSE_ROUND_CHANNELS],
-        "extrinsics": torch.cat([R, vector[..., :3, None]], dim=-1),
-        "fov_xy": vector[..., 7:].flip(-1),
-        "depth": out.depth[:, :, ::step, ::step],
-        "depth_conf": out.confidence[:, :, ::step, ::step],
-    }
-    if out.points is not None:
-        found["world_points"] = out.points[:, :, ::step, ::step]
-        found["world_points_conf"] = out.points_confidence[:, :, ::step, ::step]
-    return found
-
-
-@torch.inference_mode()
-def _recompute_da3(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        model = DA3(SIZES[config["model"]])
-    model, images = _ready(model, config)
-    model.reference_view = config.get("ref_view_strategy", model.reference_view)
-    size = torch.tensor([config["height"], config["width"]], dtype=torch.float32).expand(1, config["views"], 2)
-    tokens = None
-    if "in_extrinsics" in arrays:
-        tokens = model.camera_tokens(*(torch.from_numpy(arrays[k]) for k in GIVEN[1:]), size)
-    by_rays = bool(config.get("use_ray_pose"))
-    out = model(images, tokens, rays=by_rays or "ray" in arrays)
-    if by_rays:
-        torch.manual_seed(config["seed"])
-        poses, K = (
-            t[None] for t in cameras_from_rays(out.rays[0], out.ray_confidence[0], (config["height"], config["width"]))
-        )
-        focal = torch.stack([K[..., 1, 1], K[..., 0, 0]], dim=-1)
-    else:
-        poses = pose.invert_rigid(pose.rotation_from_quaternion(out.pose[..., 3:7]), out.pose[..., :3])
-        focal = pose.focal_from_fov(out.pose[..., 7:], size, pose.SMALLEST_TAN)
-    step = config["subsample"]
-    found = {
-        "extrinsics": poses,
-        "intrinsics": pose.intrinsics(focal, size),
-        "fov_xy": pose.fov_from_focal(focal, size).flip(-1),
-        "depth": out.depth[:, :, ::step, ::step],
-        "depth_conf": out.confidence[:, :, ::step, ::step],
-    }
-    if out.rays is not None:
-        found |= {"ray": out.rays, "ray_conf": out.ray_confidence}
-    return found
-
-
-_RECOMPUTE = {"vggt": _recompute_vggt, "da3": _recompute_da3}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from lite3r_cli import console
 from lite3r_cli.checkpoints import hub
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, shard_files
 from lite3r_cli.errors import WeightsError
+from lite3r_cli.networks import NETWORKS
+from lite3r_cli.networks.published import ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -21,73 +24,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent.parent
 CHECKPOINT_FOLDERS = (PACKAGE / "checkpoints", PACKAGE.parent / "checkpoints")  # installed wheel, source tree
 
-VGGT_LICENCE = "VGGT research licence (non-commercial)"
-APACHE, NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
 UNKNOWN_LICENCE = "unknown: the checkpoint does not say"
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    name: str
-    parameters: int
-    licence: str
-    source: str  # where the weights come from
-    file: str | None  # name of the checkpoint file in the package or the repository, None if that is for us to find
-    summary: str
-    repository: str | None = None  # on the hub
-    revision: str = hub.MAIN
+def _published() -> dict[str, ModelInfo]:
+    found = (import_module(f"{__package__}.{network}.published").MODELS for network in NETWORKS)
+    return {info.name: info for models in found for info in models}
 
 
-def _on_hub(
-    name: str,
-    parameters: int,
-    licence: str,
-    repository: str,
-    summary: str,
-    revision: str = hub.MAIN,
-    file: str | None = None,
-) -> ModelInfo:
-    return ModelInfo(name, parameters, licence, f"{hub.PREFIX}{repository}", file, summary, repository, revision)
-
-
-_DA3 = "any-view transformer: depth, confidence, cameras, rays; takes known cameras"
-_LITE3R = "AIGeeksGroup/Lite3R"
-_ENTRIES = (
-    ModelInfo(
-        name="mini",
-        parameters=23_654_834,
-        licence="MIT",
-        source="ships with this package",
-        file="mini.safetensors",
-        summary="any-view ViT-S/14 trained by this project: depth, confidence and cameras",
-    ),
-    _on_hub(
-        "vggt-1b", 1_190_596_120, VGGT_LICENCE, "facebook/VGGT-1B",
-        "cameras, depth with confidence, point maps; a commercial variant is gated: hf:facebook/VGGT-1B-Commercial",
-        revision="860abec7937da0a4c03c41d3c269c366e82abdf9",
-    ),
-    _on_hub(
-        "da3-small", 34_299_655, APACHE, "depth-anything/DA3-SMALL", _DA3,
-        revision="e08cab65ca0ec38e7826075418411ab90cab4da3",
-    ),
-    _on_hub(
-        "da3-base", 135_366_791, APACHE, "depth-anything/DA3-BASE", _DA3,
-        revision="f4a6c9b3c95e41c82048423d3493a81ec3fa810e",
-    ),
-    _on_hub("da3-large", 410_941_959, NON_COMMERCIAL, "depth-anything/DA3-LARGE", _DA3),
-    _on_hub("da3-giant", 1_320_045_831, NON_COMMERCIAL, "depth-anything/DA3-GIANT", _DA3),
-    _on_hub(
-        "lite3r-vggt-1b", 1_158_302_016, VGGT_LICENCE, _LITE3R,
-        "VGGT-1B with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
-        file="vggt_fp8_qat_1ep.pt",
-    ),
-    _on_hub(
-        "lite3r-da3-large", 411_056_675, NON_COMMERCIAL, _LITE3R,
-        "DA3-Large with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
-        file="da3_fp8_qat_1ep.pt",
-    ),
-)  # fmt: skip
-MODELS: dict[str, ModelInfo] = {info.name: info for info in _ENTRIES}
+MODELS: dict[str, ModelInfo] = _published()  # families from outside the package add theirs
 
 
 @dataclass(frozen=True)

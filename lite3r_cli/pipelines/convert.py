@@ -29,8 +29,8 @@ from ..console import Progress
 from ..errors import OutputError, UsageError
 from ..io.files import output_error
 from ..networks import registry
-from ..networks.family import Layout
 from ..networks.loading import build, layout_of, sparse_config_of
+from ..networks.recognise import Layout
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 

@@ -13,7 +13,7 @@ from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.weights import SCALE_SUFFIX
 from lite3r_cli.checkpoints.writer import Slot
 from lite3r_cli.errors import UsageError
-from lite3r_cli.networks.family import Layout
+from lite3r_cli.networks.recognise import Layout
 
 FP8 = torch.float8_e4m3fn
 WEIGHTS: dict[str, torch.dtype] = {"fp8": FP8, "bf16": torch.bfloat16, "float32": torch.float32}

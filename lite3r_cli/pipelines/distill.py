@@ -20,8 +20,9 @@ from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
 from ..distillation.recipe import Recipe
 from ..errors import OutputError, UsageError
 from ..networks import registry
-from ..networks.family import Layout, exact_products, global_layers_of
+from ..networks.family import exact_products, family_named, global_layers_of
 from ..networks.loading import load_model, sparse_config_of
+from ..networks.recognise import Layout
 from ..networks.sparsify import skipped_share, sparsify
 from ..training.loop import Worker
 from ..training.plot import plot_losses
@@ -209,10 +210,8 @@ def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> Disti
     chosen = runtime.choose(str(worker.device), dtype)
     resolution, why = config.resolution, "asked for"
     if resolution is None:
-        from .preprocess import resolution_of
-
-        name = registry.inspect(config.model).model
-        resolution, why = (resolution_of(name), "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
+        family = family_named(registry.inspect(config.model).model)
+        resolution, why = (family.preparation.resolution, "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
     workers = (GPU_WORKERS if on_gpu else 0) if config.workers is None else config.workers
     progress.note(
         f"device {chosen.device.chosen} ({worker.world} process{'es' * (worker.world > 1)}), {chosen.dtype.chosen}; "

@@ -17,8 +17,8 @@ from ..checkpoints.sources import Source, open_source
 from ..checkpoints.weights import SCALE_SUFFIX
 from ..checkpoints.writer import SafetensorsWriter, Slot
 from ..io.files import output_error
-from ..networks.family import Layout
 from ..networks.lite_form import RECIPE_KEY
+from ..networks.recognise import Layout
 from ..quant.fp8 import quantize_rows
 
 FORMAT = "lite3r-1"

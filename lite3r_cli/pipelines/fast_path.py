@@ -1,4 +1,4 @@
-"""Whether a run takes the fused form of its network (`lite3r_cli/fast`), why, and its answers."""
+"""Whether a run takes the fused form of its network (`lite3r_cli/engine`), why, and its answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..engine.layers import CROSSOVER, Settings
 from ..engine.outputs import Shape
-from ..engine.runner import FastRunner, reason_against
+from ..engine.runner import FastRunner
 from ..errors import BackendError
 from ..layers.buckets import HALF_PRECISION
 from ..networks.base import Backbone, Prediction
+from ..networks.fast_form import fast_runner, reason_against
 from ..runtime import Choice, Runtime
 from .lite import LiteRun
 
@@ -77,7 +78,7 @@ class FastPath:
     def predict(self, images: Sequence[Tensor]) -> tuple[Prediction, float]:
         """The answer for S images (3, H, W) of one size on the device, and the share of key blocks that was skipped."""
         if self.runner is None:
-            self.runner = FastRunner(self.backbone, self.settings, self.device)
+            self.runner = fast_runner(self.backbone, self.settings, self.device)
             self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
         out = self.runner(torch.stack(list(images)))
         skipped = self.runner.skipped(Shape(len(images), *images[0].shape[-2:]))

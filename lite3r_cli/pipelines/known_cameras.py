@@ -1,5 +1,5 @@
-"""What only Depth-Anything-3 can be told: how to find cameras and which view is the reference. And cameras known
-beforehand, which Depth-Anything-3 takes as input and `--refine` puts in place of the predicted ones.
+"""What only some networks can be told, and cameras that are known beforehand: some networks take them as input, and
+`--refine` puts them in place of the predicted ones.
 """
 
 from __future__ import annotations
@@ -15,30 +15,35 @@ from ..config import PredictConfig
 from ..errors import InputError, UsageError
 from ..io.foreign_cameras import read_known_cameras
 from ..io.images import ImageRecord
-from ..networks.base import Backbone
-from ..networks.da3.network import DA3, KnownCameras
-from ..networks.da3.reference_view import STRATEGIES
+from ..networks.base import Backbone, KnownCameras
+from ..networks.family import families, family_of
+from ..networks.pictures import NetworkInput
 from ..scene import geometry
 from ..scene.view import View
-from .preprocess import NetworkInput
+
+FLAGS = {"poses": "--poses", "reference_view": "--reference-view", "cameras": "--cameras"}  # field → its option
 
 
 def configure(backbone: Backbone, config: PredictConfig) -> None:
-    """Set the options on the backbone. Raises UsageError for another kind of backbone or an unknown strategy."""
-    asked = {
-        "--poses": config.poses != PredictConfig.poses,
-        "--reference-view": config.reference_view != PredictConfig.reference_view,
-        "--cameras": config.cameras is not None and not config.refine,
-    }
-    if not isinstance(backbone, DA3):
-        for option, given in asked.items():
-            if given:
-                more = " without --refine" if option == "--cameras" else ""
-                raise UsageError(f"{option} is for the da3 models; {backbone.name} has nothing like it{more}")
-        return
-    if config.reference_view not in STRATEGIES:
-        raise UsageError(f"--reference-view must be one of {', '.join(STRATEGIES)}, not {config.reference_view!r}")
-    backbone.reference_view, backbone.ray_poses = config.reference_view, config.poses == "rays"
+    """Set the options that only some networks know. Raises UsageError where this one does not know a given option."""
+    family = family_of(backbone)
+    known = () if family is None else family.options
+    for name, flag in FLAGS.items():
+        given = getattr(config, name) != getattr(PredictConfig, name)
+        if not given or name in known or (name == "cameras" and config.refine):
+            continue
+        others = " and ".join(f.name for f in families().values() if name in f.options)
+        more = " without --refine" if name == "cameras" else ""
+        raise UsageError(f"{flag} is for the {others} models; {backbone.name} has nothing like it{more}")
+    settings = {name: getattr(config, name) for name in known if name != "cameras"}
+    if settings:
+        backbone.configure(**settings)
+
+
+def taken_by(backbone: Backbone) -> bool:
+    """Whether a network can be told the cameras."""
+    family = family_of(backbone)
+    return family is not None and family.takes_cameras
 
 
 def read_known(path: Path | None) -> dict[str, View]:

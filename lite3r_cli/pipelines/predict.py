@@ -20,7 +20,8 @@ from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
 from ..networks import registry
 from ..networks.base import Backbone, Prediction
-from ..networks.da3.network import DA3
+from ..networks.family import preparation_of
+from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
 from ..refine.pipeline import Refined, refine
@@ -30,7 +31,7 @@ from ..scene.view import View
 from . import known_cameras
 from .fast_path import FAST, FastPath
 from .lite import LiteRun
-from .preprocess import NetworkInput, align, fit
+from .preprocess import align, fit
 
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
@@ -143,10 +144,14 @@ class Predictor:
         kept: list[int] = []
         batch: list[NetworkInput] = []
         skipped: list[Skipped] = []
-        name, size, native = self.backbone.name, self.backbone.patch_size, self.config.preprocess == "native"
+        prepare, size, native = (
+            preparation_of(self.backbone),
+            self.backbone.patch_size,
+            self.config.preprocess == "native",
+        )
         with progress.stage("Read images", total=len(indices)) as step:
             for i, result in images.read_each(
-                lambda rgb: fit(rgb, name, self.config.resolution, size, native), indices
+                lambda rgb: fit(rgb, prepare, self.config.resolution, size, native), indices
             ):
                 if not isinstance(result, InputError):
                     kept.append(i)
@@ -159,14 +164,14 @@ class Predictor:
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
-        return kept, align(batch, name, native), skipped
+        return kept, align(batch, prepare, native), skipped
 
     def _cameras(self, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> dict[str, Any]:
         """What `predict` is told beside the images."""
         if self.config.cameras is None:
             return {}
         known_cameras.require_all(self.known, self.config.cameras, records)
-        if not isinstance(self.backbone, DA3):
+        if not known_cameras.taken_by(self.backbone):
             return {}
         return {"cameras": known_cameras.for_inputs(self.known, records, inputs)}
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lite3r_cli.networks.mini.network import RawOutput, intrinsics_from_log_focal
+from lite3r_cli.networks.base import RawOutput
+from lite3r_cli.networks.mini.network import intrinsics_from_log_focal
 
 FAR = 4.0  # log depth that sky is pushed beyond: about 55 times the mean depth
 

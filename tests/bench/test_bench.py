@@ -15,12 +15,14 @@ from lite3r_cli.bench.config import BenchConfig, numbers, size
 from lite3r_cli.bench.floor import Rates, floor_ms, work_of
 from lite3r_cli.bench.measure import alternate, spread
 from lite3r_cli.bench.run import run
-from lite3r_cli.bench.subjects import BUILDERS, network
+from lite3r_cli.bench.subjects import network
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.engine.check import OperatorCheck
 from lite3r_cli.errors import UsageError
-from lite3r_cli.networks import parity, standin
+from lite3r_cli.networks import standin
+from lite3r_cli.networks.mini.network import Mini
+from lite3r_cli.networks.vggt.recompute import vggt_from
 
 VGGT = Path(__file__).parent.parent / "fixtures" / "vggt_small_3x140x182.npz"
 TINY = dict(views=(2,), size=(56, 84), repeats=2, device="cpu")
@@ -51,7 +53,7 @@ def test_impossible_requests(make):
 
 def test_the_floor_counts_what_the_architecture_says():
     with torch.device("meta"):
-        model = BUILDERS["mini"]()
+        model = Mini()
     two, four = (work_of(model, views, 350, 518) for views in (2, 4))
     assert two.across == 5 * 4 * (2 * 926) ** 2 * 384 and four.across == 4 * two.across
     assert two.linear == 2 * 2 * 926 * 12 * 12 * 384**2 and four.rest == pytest.approx(2 * two.rest)
@@ -99,7 +101,7 @@ def small_vggt(monkeypatch):
     config = json.loads(str(np.load(VGGT)["config"]))
 
     def make(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]:
-        model = parity.vggt_from(config)
+        model = vggt_from(config)
         standin.fill(model, config["seed"])
         return model.eval().to(device), "random values"
 
@@ -125,7 +127,6 @@ def test_fp8_arithmetic_without_the_fast_path():
 
 
 def test_random_weights_follow_the_stand_in_rule(monkeypatch):
-    monkeypatch.setitem(BUILDERS, "mini", BUILDERS["mini"])
     monkeypatch.setattr("lite3r_cli.networks.registry.find_checkpoint", lambda name: None)
     model, origin = network("mini", torch.device("cpu"), 0)
     assert "random" in origin

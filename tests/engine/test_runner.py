@@ -11,12 +11,13 @@ import torch
 
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.outputs import Shape
-from lite3r_cli.engine.runner import FastRunner
 from lite3r_cli.errors import BackendError
-from lite3r_cli.networks import parity, standin
+from lite3r_cli.networks import standin
 from lite3r_cli.networks.da3.network import DA3, GIANT, SIZES
+from lite3r_cli.networks.fast_form import fast_runner
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
+from lite3r_cli.networks.vggt.recompute import vggt_from
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def network(fixture: str) -> tuple[torch.nn.Module, torch.Tensor]:
         with torch.device("meta"):
             model = DA3(SIZES[config["model"]])
     else:
-        model = parity.vggt_from(config)
+        model = vggt_from(config)
     standin.fill(model, config["seed"])
     return model.eval(), standin.image_batch(config["views"], config["height"], config["width"], config["seed"])[0]
 
@@ -46,7 +47,7 @@ def case(request):
 
 def errors(model: torch.nn.Module, images: torch.Tensor, settings: Settings) -> list[float]:
     """Relative, of depth, confidence, poses and K."""
-    ordinary, fast = model.predict(list(images)), FastRunner(model, settings, CPU)(images)
+    ordinary, fast = model.predict(list(images)), fast_runner(model, settings, CPU)(images)
     pairs = [(fast.depth, torch.stack(ordinary.depth)), (fast.confidence, torch.stack(ordinary.confidence))]
     pairs += [(fast.cam_from_world, ordinary.cam_from_world), (fast.K, ordinary.K)]
     return [float((a - b).norm() / b.norm()) for a, b in pairs]
@@ -66,17 +67,17 @@ def test_sparse_in_float32_is_the_ordinary_path(case, settings):
         else:
             torch.nn.init.constant_(module.mix_logit, 1.0)
     assert max(errors(model, images, Settings(**FLOAT32))) < 5e-6
-    runner = FastRunner(model, Settings(**FLOAT32), CPU)
+    runner = fast_runner(model, Settings(**FLOAT32), CPU)
     runner(images)
     assert runner.skipped(Shape(len(images), *images.shape[-2:])) == pytest.approx(skipped_share(model), abs=1e-6)
 
 
 def test_pieces_of_frames_and_tokens_change_nothing(case, monkeypatch):
     model, images = case
-    whole = FastRunner(model, Settings(**FLOAT32), CPU)(images)
+    whole = fast_runner(model, Settings(**FLOAT32), CPU)(images)
     monkeypatch.setattr("lite3r_cli.engine.layers.MLP_TOKENS", 100)
     monkeypatch.setattr("lite3r_cli.engine.patches.FRAMES", 2)
-    pieces = FastRunner(model, Settings(**FLOAT32, head_frames=2), CPU)(images)
+    pieces = fast_runner(model, Settings(**FLOAT32, head_frames=2), CPU)(images)
     torch.testing.assert_close(pieces.depth, whole.depth, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pieces.cam_from_world, whole.cam_from_world, rtol=1e-4, atol=1e-5)
 
@@ -90,14 +91,14 @@ def test_low_precision_stays_near(case):
 def test_what_has_no_fast_path_says_so():
     mini = Mini(MiniConfig(dim=32, depth=4, heads=2, taps=(0, 1, 2, 3), head_stages=(8, 8, 8, 8), head_features=8))
     with pytest.raises(BackendError, match="no fast path for mini"):
-        FastRunner(mini, Settings(), CPU)
+        fast_runner(mini, Settings(), CPU)
     with torch.device("meta"):
         small = DA3(SIZES["da3-small"])
     sparsify(small, 0.5)
     with pytest.raises(BackendError, match="pooled scores, not by mass"):
-        FastRunner(small, Settings(), torch.device("meta"))
-    FastRunner(small, Settings(sparse=False), torch.device("meta"))
+        fast_runner(small, Settings(), torch.device("meta"))
+    fast_runner(small, Settings(sparse=False), torch.device("meta"))
     with torch.device("meta"):
         giant = DA3(GIANT, "da3-giant")
     with pytest.raises(BackendError, match="gated MLP"):
-        FastRunner(giant, Settings(), torch.device("meta"))
+        fast_runner(giant, Settings(), torch.device("meta"))

@@ -11,9 +11,10 @@ import torch
 
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
-from lite3r_cli.engine.runner import reason_against
 from lite3r_cli.errors import BackendError
-from lite3r_cli.networks import parity, standin
+from lite3r_cli.networks import standin
+from lite3r_cli.networks.fast_form import reason_against
+from lite3r_cli.networks.vggt.recompute import vggt_from
 from lite3r_cli.pipelines.fast_path import FastPath
 from lite3r_cli.pipelines.lite import LiteRun
 from lite3r_cli.runtime import choose
@@ -23,7 +24,7 @@ FIXTURE = Path(__file__).parent.parent / "fixtures" / "vggt_small_3x140x182.npz"
 
 def path(asked: str, lite: LiteConfig) -> tuple[FastPath, list[torch.Tensor]]:
     config = json.loads(str(np.load(FIXTURE)["config"]))
-    model = parity.vggt_from(config)
+    model = vggt_from(config)
     standin.fill(model, config["seed"])
     runtime = choose("cpu", "float32")
     run = LiteRun(lite, runtime, False)

@@ -6,8 +6,15 @@ import pytest
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.images import discover
+from lite3r_cli.networks.family import family_named
+from lite3r_cli.networks.pictures import NetworkInput, Preparation
+from lite3r_cli.networks.vggt.network import VGGT_1B
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.pipelines.preprocess import NetworkInput, align, fit, resolution_of
+from lite3r_cli.pipelines.preprocess import align, fit
+
+
+def shown(model: str) -> Preparation:
+    return family_named(model).preparation
 
 
 def picture(height, width):
@@ -29,7 +36,7 @@ def picture(height, width):
     ],
 )
 def test_native_windows_are_the_authors(model, size, resolution, window, full, corner):
-    fitted = fit(picture(*size), model, resolution, 14, native=True)
+    fitted = fit(picture(*size), shown(model), resolution, 14, native=True)
     assert (fitted.rgb.shape[:2], fitted.full, fitted.corner) == (window, full, corner)
     height, width = fitted.rgb.shape[:2]
     column = (width // 2 + 0.5 + corner[1]) / full[1] * 255
@@ -38,7 +45,7 @@ def test_native_windows_are_the_authors(model, size, resolution, window, full, c
 
 
 def test_keep_shows_everything():
-    fitted = fit(picture(1024, 683), "vggt-1b", 518, 14, native=False)
+    fitted = fit(picture(1024, 683), shown("vggt-1b"), 518, 14, native=False)
     assert fitted.full == fitted.rgb.shape[:2] == (518, 350)
 
 
@@ -55,15 +62,17 @@ def test_keep_shows_everything():
     ],
 )
 def test_default_size_of_a_picture(model, size, asked, expected):
-    assert fit(picture(*size), model, asked, 14, native=False).full == expected
+    assert fit(picture(*size), shown(model), asked, 14, native=False).full == expected
 
 
 def test_da3_crops_a_mixed_set_to_its_smallest_sides():
-    items = [fit(picture(*size), "da3-small", 504, 14, native=True) for size in ((300, 504), (504, 300), (504, 504))]
-    cropped = align(items, "da3-small", native=True)
+    items = [
+        fit(picture(*size), shown("da3-small"), 504, 14, native=True) for size in ((300, 504), (504, 300), (504, 504))
+    ]
+    cropped = align(items, shown("da3-small"), native=True)
     assert {item.rgb.shape for item in cropped} == {(294, 294, 3)}
     assert [item.full for item in cropped] == [item.full for item in items]
-    assert align(items, "da3-small", native=False) == items
+    assert align(items, shown("da3-small"), native=False) == items
 
 
 def test_the_way_back():
@@ -76,11 +85,13 @@ def test_the_way_back():
 
 
 def test_default_resolution_is_the_authors():
-    assert [resolution_of(name) for name in ("mini", "vggt-1b", "da3-large")] == [518, 518, 504]
+    assert [
+        shown(name).resolution for name in ("mini", "vggt-1b", "da3-large", "lite3r-da3-large", "lite3r-vggt-1b")
+    ] == [518, 518, 504, 504, 518]
 
 
 def test_cropped_views_refer_to_the_whole_photograph(photographs, plane_backbone, monkeypatch):
-    monkeypatch.setattr(plane_backbone, "name", "vggt")
+    monkeypatch.setattr(plane_backbone, "config", VGGT_1B, raising=False)  # what makes it one of the family
     images = discover([photographs(2, width=56, height=112)])
     view = Predictor(PredictConfig(resolution=56, device="cpu", preprocess="native")).predict(images).views[0]
     assert view.depth.shape == (112, 56) and (view.width, view.height) == (56, 112)
@@ -99,13 +110,18 @@ def test_a_plain_frame_is_painted_over(colour):
     scene[..., 2] = 100
     framed = scene.copy()
     framed[:9] = framed[:, :14] = framed[-5:] = colour
-    shown = fit(framed, "mini", 518, 14, native=False)
-    top, left, bottom, right = shown.border[0, 200], shown.border[150, 0], shown.border[-1, 200], shown.border[150, -1]
+    framed_shown = fit(framed, shown("mini"), 518, 14, native=False)
+    top, left, bottom, right = (
+        framed_shown.border[0, 200],
+        framed_shown.border[150, 0],
+        framed_shown.border[-1, 200],
+        framed_shown.border[150, -1],
+    )
     assert (top, left, bottom, right) == (True, True, True, False)
-    assert shown.border.mean() < 0.06
-    plain = fit(scene, "mini", 518, 14, native=False)
+    assert framed_shown.border.mean() < 0.06
+    plain = fit(scene, shown("mini"), 518, 14, native=False)
     assert plain.border is None
-    assert np.abs(shown.rgb.astype(int) - plain.rgb).max() < 25
+    assert np.abs(framed_shown.rgb.astype(int) - plain.rgb).max() < 25
 
 
 def test_a_white_background_is_no_frame():
@@ -113,5 +129,5 @@ def test_a_white_background_is_no_frame():
     product[150:330, 200:440] = 60
     sky = 60 + picture(480, 640) // 2
     sky[:200] = 255
-    assert fit(product, "mini", 518, 14, native=False).border is None
-    assert fit(sky, "mini", 518, 14, native=False).border is None
+    assert fit(product, shown("mini"), 518, 14, native=False).border is None
+    assert fit(sky, shown("mini"), 518, 14, native=False).border is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lite3r_cli.layers.heads.camera import rotation_from_6d
-from lite3r_cli.networks.mini.network import RawOutput
+from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.training.data import with_outsider
 from lite3r_cli.training.losses import FAR, Targets, compute_losses
 

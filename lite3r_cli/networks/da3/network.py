@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from lite3r_cli.attention.module import set_frames
 from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.errors import UsageError
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.base import KnownCameras, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
-from lite3r_cli.networks.da3.reference_view import choose_reference
+from lite3r_cli.networks.da3.reference_view import STRATEGIES, choose_reference
 from lite3r_cli.scene import geometry
 
 POSITION_OFFSET = 0.1  # of a patch, in the position embedding's resampling
@@ -53,14 +54,6 @@ BASE = DA3Config(768, 12, 12, 4, (5, 7, 9, 11), 128, (96, 192, 384, 768))
 LARGE = DA3Config(1024, 24, 16, 8, (11, 15, 19, 23), 256, (256, 512, 1024, 1024))
 GIANT = DA3Config(1536, 40, 24, 13, (19, 27, 33, 39), 256, (256, 512, 1024, 1024), swiglu=True)
 SIZES: dict[str, DA3Config] = {"da3-small": SMALL, "da3-base": BASE, "da3-large": LARGE, "da3-giant": GIANT}
-
-
-@dataclass(frozen=True)
-class KnownCameras:
-    """Cameras measured otherwise, in this program's conventions, for all views of a prediction."""
-
-    cam_from_world: Tensor  # (S, 3, 4)
-    K: Tensor  # (S, 3, 3), pixels of the network's input, centres at +0.5
 
 
 @dataclass(frozen=True)
@@ -162,9 +155,7 @@ class DA3Encoder(nn.Module):
 
 
 class DA3(nn.Module):
-    """`reference_view` (a key of reference_view.STRATEGIES), `ray_poses` and `head_frames`
-    may be set before predicting.
-    """
+    """`configure` may be called, and `head_frames` set, before predicting."""
 
     def __init__(self, config: DA3Config, name: str = "da3"):
         super().__init__()
@@ -180,6 +171,12 @@ class DA3(nn.Module):
         self.head = DualDPTHead(DPTConfig(2 * config.dim, config.head_features, config.head_stages), config.patch_size)
         self.cam_dec = CameraDecoder(2 * config.dim)
         self.cam_enc = CameraEncoder(config.dim, config.camera_depth, config.camera_heads)
+
+    def configure(self, poses: str = "tokens", reference_view: str = "saddle_balanced") -> None:
+        """Where cameras come from ("tokens" or "rays"), and which view is the reference. Raises UsageError."""
+        if reference_view not in STRATEGIES:
+            raise UsageError(f"--reference-view must be one of {', '.join(STRATEGIES)}, not {reference_view!r}")
+        self.reference_view, self.ray_poses = reference_view, poses == "rays"
 
     @property
     def trunk(self) -> nn.Module:

@@ -20,7 +20,7 @@ from lite3r_cli.layers.buckets import group_by_size, normalise, pack_ropes, run_
 from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.base import Prediction, RawOutput
 from lite3r_cli.networks.mini.known import KnownCameras, KnownCameraToken
 
 # Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
@@ -44,22 +44,6 @@ class MiniConfig:
 
     def is_global(self, i: int) -> bool:
         return i >= self.alternate_from and i % 2 == 1
-
-
-@dataclass(frozen=True)
-class RawOutput:
-    """What training reads, for one bucket of equally sized views: B scenes, S views, depth for the V views in
-    `decoded`.
-    """
-
-    log_depth: Tensor  # (B, V, H, W)
-    confidence: Tensor  # (B, V, H, W), above 1
-    decoded: Tensor  # (V,) indices of the views with depth
-    rotation: Tensor  # (B, S, 3, 3) world_from_cam
-    centre: Tensor  # (B, S, 3) camera centres in the reference frame
-    log_focal: Tensor  # (B, S), units of half the image diagonal
-    rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
-    belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
 
 
 class Mini(nn.Module):

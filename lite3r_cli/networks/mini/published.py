@@ -1,0 +1,15 @@
+"""The checkpoint of `mini` that ships with the package."""
+
+from __future__ import annotations
+
+from lite3r_cli.networks.published import ModelInfo
+
+MODELS = (
+    ModelInfo(
+        name="mini",
+        parameters=23_654_834,
+        licence="MIT",
+        summary="any-view ViT-S/14 trained by this project: depth, confidence and cameras",
+        file="mini.safetensors",
+    ),
+)

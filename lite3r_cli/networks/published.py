@@ -1,0 +1,28 @@
+"""What is said of a published checkpoint before it is here: its size, licence and place. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lite3r_cli.checkpoints import hub
+
+APACHE, NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
+LITE3R = "AIGeeksGroup/Lite3R"  # the repository of the authors of Lite3R
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A checkpoint that can be asked for by name. It ships with this package where it has no `repository`."""
+
+    name: str
+    parameters: int
+    licence: str
+    summary: str
+    repository: str | None = None  # OWNER/NAME on the hub
+    revision: str = hub.MAIN  # a commit, where one is pinned
+    file: str | None = None  # of the package or the repository; None: the only checkpoint of the repository
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for people."""
+        return f"{hub.PREFIX}{self.repository}" if self.repository else "ships with this package"

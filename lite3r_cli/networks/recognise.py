@@ -1,0 +1,107 @@
+"""Which network a checkpoint holds: its family, its configuration, and which stored tensor each of its tensors is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lite3r_cli.errors import Lite3RError, WeightsError
+from lite3r_cli.networks.family import Family, Shapes, families, family_named
+
+WRAPPERS = ("model.", "module.")  # prefixes that training programs put before every name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint is: its network, and which stored tensor each of the network's tensors comes from."""
+
+    family: Family
+    name: str
+    config: Any
+    sources: dict[str, str]  # name in the network → name in the file
+    left_out: dict[str, list[str]]  # reason → names in the file
+
+    def build(self) -> nn.Module:
+        return self.family.build(self.config, self.name)
+
+
+def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Layout:
+    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises
+    WeightsError for an unknown one.
+    """
+    sources = _unwrapped(shapes)
+    family = _family(sources, metadata)
+    if family is None:
+        raise WeightsError(
+            f"{path}: not a Lite3R checkpoint, nor one of {', '.join(families())}: "
+            f"none of the tensors that mark them is in it (it starts with {next(iter(shapes), 'nothing')})"
+        )
+    left_out = _leave_out(sources, family)
+    _share(sources, family)
+    config = _config(family, {name: shapes[stored] for name, stored in sources.items()}, metadata, path)
+    return Layout(family, family.name_of(config), config, sources, left_out)
+
+
+def _unwrapped(shapes: Shapes) -> dict[str, str]:
+    """Name without wrappers → name in the file."""
+    sources = {name: name for name in shapes}
+    for wrapper in WRAPPERS:
+        if sources and all(name.startswith(wrapper) for name in sources):
+            sources = {name[len(wrapper) :]: stored for name, stored in sources.items()}
+    return sources
+
+
+def _family(sources: Mapping[str, str], metadata: Mapping[str, str]) -> Family | None:
+    """The family with the most markers of those that have all of theirs, else the one that the metadata names."""
+    marked = [f for f in families().values() if all(name in sources for name in f.markers)]
+    if marked:
+        return max(marked, key=lambda f: len(f.markers))
+    return family_named(metadata.get("model", "")) if "config" in metadata else None
+
+
+def _leave_out(sources: dict[str, str], family: Family) -> dict[str, list[str]]:
+    """Take what is not loaded on purpose out of `sources`: reason → names in the file."""
+    left_out: dict[str, list[str]] = {}
+    for name in list(sources):
+        reason = next((why for prefix, why in family.omissions.items() if name.startswith(prefix)), None)
+        if reason is not None:
+            left_out.setdefault(reason, []).append(sources.pop(name))
+    return left_out
+
+
+def _share(sources: dict[str, str], family: Family) -> None:
+    """Give every name of a tensor that a network shares the stored tensor of the highest index."""
+    if family.shared is None:
+        return
+    name_in_file = dict(sources)
+    for name in sorted(name for name in sources if family.shared.fullmatch(name)):  # by index: the last one stays
+        for i in range(4):
+            sources[family.shared.sub(rf"\g<1>{i}\g<3>", name)] = name_in_file[name]
+
+
+def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Any:
+    known = [f.name for f in dataclasses.fields(family.config_class)]
+    try:
+        if "config" not in metadata:
+            return family.config_from_shapes(shapes)
+        values = json.loads(metadata["config"])
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise WeightsError(
+                f"{path}: its configuration has entries this version does not know ({', '.join(unknown[:5])}); "
+                f"known are {', '.join(known)}"
+            )
+        return family.config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (KeyError, ValueError, TypeError, Lite3RError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{path}: not a Lite3R checkpoint: its metadata holds no readable `config`, "
+            f"and its tensors do not tell ({error})"
+        ) from error

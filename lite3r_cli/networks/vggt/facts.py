@@ -1,0 +1,67 @@
+"""The facts about VGGT."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from lite3r_cli.networks.family import Family, Shapes, register
+from lite3r_cli.networks.layer_names import count_layers, dpt_sizes
+from lite3r_cli.networks.pictures import Preparation
+from lite3r_cli.networks.vggt.answer import answer
+from lite3r_cli.networks.vggt.fast import FastVGGT
+from lite3r_cli.networks.vggt.loader import fixed_width
+from lite3r_cli.networks.vggt.network import SPECIALS, VGGT, VGGT_1B, VGGTConfig
+from lite3r_cli.networks.vggt.published import MODELS
+from lite3r_cli.networks.vggt.recompute import recompute
+
+PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # pairs of blocks → tapped ones, which no tensor tells
+
+
+def _config_from_shapes(shapes: Shapes) -> VGGTConfig:
+    dim = shapes["aggregator.camera_token"][-1]
+    pairs = count_layers(shapes, r"aggregator\.frame_blocks\.(\d+)\.")
+    return VGGTConfig(
+        dim=dim,
+        pairs=pairs,
+        heads=dim // shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0],
+        encoder_depth=count_layers(shapes, r"aggregator\.patch_embed\.blocks\.(\d+)\."),
+        encoder_heads=dim // 64,  # as in every DINOv2
+        taps=PAIRS_OF_TAPS[pairs],
+        camera_depth=count_layers(shapes, r"camera_head\.trunk\.(\d+)\."),
+        point_head="point_head.norm.weight" in shapes,
+        position_grid=math.isqrt(shapes["aggregator.patch_embed.pos_embed"][1] - 1),
+        **dpt_sizes(shapes, "depth_head"),
+    )
+
+
+def _last_projections(config: VGGTConfig) -> list[str]:
+    return [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", "global")]
+
+
+FAMILY = register(
+    Family(
+        name="vggt",
+        models=MODELS,
+        sizes={"vggt-1b": VGGT_1B},
+        config_class=VGGTConfig,
+        build=VGGT,
+        name_of=lambda config: "vggt-1b" if dataclasses.replace(config, point_head=True) == VGGT_1B else "vggt",
+        markers=("aggregator.camera_token",),
+        config_from_shapes=_config_from_shapes,
+        omissions={"track_head.": "track head (tracks given points; not needed for depth and cameras)"},
+        preparation=Preparation(518, native=fixed_width),  # their padding of mixed sets is not needed: sizes are packed
+        special_tokens=SPECIALS,
+        global_layers=lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
+        trunk="aggregator",
+        high_precision=("*.patch_embed.proj.*", "camera_head.*", "depth_head.*", "point_head.*", "*.proj_lin.*"),
+        last_projections=_last_projections,
+        encoder="aggregator.patch_embed",
+        heads=("camera_head", "depth_head"),
+        unused=("point_head",),
+        answer=answer,
+        scale="arbitrary",
+        fast=FastVGGT,
+        recompute=recompute,
+    )
+)

@@ -1,0 +1,67 @@
+"""A network that stands in one file outside the package goes through every command (docs/adding-a-network.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from toy_network import Toy, ToyConfig
+
+from lite3r_cli.cli import main
+from lite3r_cli.networks import registry
+
+ON_CPU = ("--device", "cpu", "-q")
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    torch.manual_seed(0)
+    model = Toy(ToyConfig())
+    path = tmp_path / "toy.safetensors"
+    metadata = {"model": "toy", "config": json.dumps(dataclasses.asdict(model.config)), "licence": "MIT"}
+    save_file(dict(model.state_dict()), path, metadata)
+    return path
+
+
+def test_reconstruct(checkpoint, photographs, tmp_path):
+    out = tmp_path / "scene.ply"
+    assert main(["reconstruct", str(photographs(3)), "-o", str(out), "-m", str(checkpoint), *ON_CPU]) == 0
+    run = json.loads((tmp_path / "scene" / "run.json").read_text())
+    assert run["model"]["name"] == "toy" and run["model"]["licence"] == "MIT"
+    assert all(max(view["network_size"]) == 112 for view in run["images"] if "network_size" in view)
+
+
+def test_eval(checkpoint, posed_photos, capsys):
+    arguments = ["eval", str(posed_photos / "wall"), "-m", str(checkpoint), "--json", *ON_CPU]
+    assert main(arguments) == 0
+    assert "wall" in capsys.readouterr().out
+
+
+def test_convert_then_sparse(checkpoint, photographs, tmp_path):
+    lite, out = tmp_path / "lite.safetensors", tmp_path / "scene.ply"
+    assert main(["convert", str(checkpoint), "-o", str(lite), "--keep-ratio", "0.5", "-q"]) == 0
+    assert load_file(lite)["blocks.1.attn.qkv.weight"].dtype == torch.float8_e4m3fn
+    model = registry.load(str(lite))
+    assert model.name == "toy"
+    arguments = ["reconstruct", str(photographs(3)), "-o", str(out), "-m", str(lite), "--attention", "sla", *ON_CPU]
+    assert main(arguments) == 0
+
+
+def test_bench(capsys):
+    arguments = "bench -m toy --views 2 --resolution 56x84 --repeats 1 --compare dense-eager,dense,lite --json".split()
+    assert main([*arguments, *ON_CPU]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["gate"]["passed"] and {row["model"] for row in document["rows"]} == {"toy"}
+    assert all(row["stages"]["heads"] > 0 and row["floor_ms"] > 0 for row in document["rows"])
+
+
+def test_three_steps_of_distill(checkpoint, tmp_path):
+    student = tmp_path / "student.safetensors"
+    arguments = ["distill", "-m", str(checkpoint), "-o", str(student), "--steps", "3", "--views", "2", "--resolution",
+                 "56", "--batch", "1", "--keep-ratio", "0.5", *ON_CPU]  # fmt: skip
+    assert main(arguments) == 0
+    assert "blocks.1.attn.proj_lin.weight" in load_file(student) and registry.load(str(student)).name == "toy"
