@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lite3r_cli.bench.measure import once
 from lite3r_cli.layers.vit import Block
-from lite3r_cli.networks.family import family_of, global_layers_of
+from lite3r_cli.networks.family import global_layers_of, require_family
 from lite3r_cli.quant.fp8 import quantize_rows
 from lite3r_cli.quant.linear import quantize_tokens
 from lite3r_cli.quant.swap import scaled_mm_reason
@@ -77,7 +77,7 @@ def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
     """Counted on a copy of `model` without values: a forward pass of two views for cameras and depth, of which all but
     attention across views grows with their number.
     """
-    family = family_of(model)
+    family = require_family(model)
     with torch.device("meta"):
         twin = family.build(model.config, model.name)
     twin.requires_grad_(False)

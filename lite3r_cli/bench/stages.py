@@ -9,7 +9,7 @@ from torch import nn
 
 from lite3r_cli.bench.measure import Timer
 from lite3r_cli.layers.vit import Attention
-from lite3r_cli.networks.family import family_of, global_layers_of
+from lite3r_cli.networks.family import global_layers_of, require_family
 
 STAGES = ("encoder", "frame attention", "global attention", "linear layers", "heads", "input and output")
 REST = "input and output"  # and whatever else no stage names: norms, residuals, rotations
@@ -19,7 +19,7 @@ REST = "input and output"  # and whatever else no stage names: norms, residuals,
 def watched(model: nn.Module, timer: Timer) -> Iterator[None]:
     """Inside, every forward pass of `model` adds to the timer's spans; stages do not overlap."""
     undo: list[Callable[[], None]] = []
-    family = family_of(model)
+    family = require_family(model)
     whole = [model.get_submodule(family.encoder)]
     heads = [model.get_submodule(name) for name in family.heads]
     inside = {id(part) for module in whole + heads for part in module.modules()}

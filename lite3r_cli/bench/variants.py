@@ -23,7 +23,7 @@ from lite3r_cli.engine.layers import CROSSOVER, Settings
 from lite3r_cli.engine.outputs import Shape
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
-from lite3r_cli.networks.family import family_of, trunk_of
+from lite3r_cli.networks.family import require_family, trunk_of
 from lite3r_cli.networks.fast_form import fast_runner, reason_against
 from lite3r_cli.networks.lite_form import set_arithmetic, set_attention
 from lite3r_cli.networks.sparsify import skipped_share
@@ -153,7 +153,7 @@ def _ordinary(
     request: Request,
     around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Variant:
-    answer = family_of(model).answer
+    answer = require_family(model).answer
 
     @torch.inference_mode()
     def run(images: Tensor) -> Answer:

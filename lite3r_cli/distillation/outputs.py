@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.errors import UsageError
 from lite3r_cli.networks.base import RawOutput
-from lite3r_cli.networks.family import Family, family_of
+from lite3r_cli.networks.family import require_family
 
 
 class Runner(nn.Module):
@@ -20,7 +19,7 @@ class Runner(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.answer = _family(network).answer
+        self.answer = require_family(network).answer
 
     def forward(self, images: Tensor, decoded: Tensor | None = None) -> RawOutput:
         decoded = torch.arange(images.shape[1], device=images.device) if decoded is None else decoded
@@ -29,11 +28,4 @@ class Runner(nn.Module):
 
 def has_unit_scale(network: nn.Module) -> bool:
     """Whether depth and cameras come in units of the scene's mean depth; else their scale is fitted."""
-    return _family(network).scale == "mean depth"
-
-
-def _family(network: nn.Module) -> Family:
-    family = family_of(network)
-    if family is None:
-        raise UsageError(f"{type(network).__name__}: a network of no family; see docs/adding-a-network.md")
-    return family
+    return require_family(network).scale == "mean depth"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.networks.pictures import Preparation
@@ -65,7 +66,7 @@ class Family:
     unused: tuple[str, ...] = ()  # modules that no prediction runs
 
     # Its answer
-    answer: Callable[[nn.Module, Tensor, Tensor], RawOutput]  # (network, images, views with depth), with gradients
+    answer: Callable[..., RawOutput]  # (network, images (B, S, 3, H, W), views with depth (V,)), with gradients
     scale: Literal["arbitrary", "mean depth", "metric"]  # the unit of depth and camera centres
 
     # What not every network has
@@ -119,6 +120,15 @@ def family_of(model: object) -> Family | None:
     """The kind of a network, None for one of no known kind."""
     config = getattr(model, "config", None)
     return next((f for f in families().values() if isinstance(config, f.config_class)), None)
+
+
+def require_family(model: object) -> Family:
+    """The kind of a network. Raises UsageError for one of no known kind."""
+    family = family_of(model)
+    if family is None:
+        name = getattr(model, "name", type(model).__name__)
+        raise UsageError(f"{name}: a network of no known family; docs/adding-a-network.md says how to register one")
+    return family
 
 
 def family_named(model: str) -> Family | None:

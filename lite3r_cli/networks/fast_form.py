@@ -9,7 +9,7 @@ from lite3r_cli.engine import sparse
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.runner import FastRunner
 from lite3r_cli.errors import BackendError
-from lite3r_cli.networks.family import family_of
+from lite3r_cli.networks.family import family_of, require_family
 from lite3r_cli.networks.sparsify import sparse_modules
 from lite3r_cli.quant.swap import scaled_mm_reason
 
@@ -32,4 +32,6 @@ def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> F
     """A loaded network on the fast engine. Raises BackendError for a network or settings without a fast path."""
     if (reason := reason_against(model, settings, device)) is not None:
         raise BackendError(f"fast path: {reason}")
-    return FastRunner(family_of(model).fast(model, settings), settings, device)
+    form = require_family(model).fast
+    assert form is not None  # else there was a reason
+    return FastRunner(form(model, settings), settings, device)

@@ -77,8 +77,9 @@ def _attach_official(model: nn.Module, config: Mapping[str, Any]) -> None:
         attach(model, SparseConfig(layers, keep_ratio=config["keep_ratio"], official=True))
 
 
-def ready(model: nn.Module, config: Mapping[str, Any]) -> tuple[nn.Module, Tensor]:
-    """The network with its weights, and its input."""
+def ready(model: nn.Module, config: Mapping[str, Any]) -> Tensor:
+    """Give the network of a fixture its weights, in place, and return its input (1, S, 3, H, W)."""
     _attach_official(model, config)
     standin.fill(model, config["seed"])
-    return model.eval(), standin.image_batch(config["views"], config["height"], config["width"], config["seed"])
+    model.eval()
+    return standin.image_batch(config["views"], config["height"], config["width"], config["seed"])

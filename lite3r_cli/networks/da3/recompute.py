@@ -19,12 +19,13 @@ from lite3r_cli.networks.parity import GIVEN, ready
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     with torch.device("meta"):
         model = DA3(SIZES[config["model"]])
-    model, images = ready(model, config)
+    images = ready(model, config)
     model.reference_view = config.get("ref_view_strategy", model.reference_view)
     size = torch.tensor([config["height"], config["width"]], dtype=torch.float32).expand(1, config["views"], 2)
     tokens = None
     if "in_extrinsics" in arrays:
-        tokens = model.camera_tokens(*(torch.from_numpy(arrays[k]) for k in GIVEN[1:]), size)
+        poses, K = (torch.from_numpy(arrays[name]) for name in GIVEN[1:])
+        tokens = model.camera_tokens(poses, K, size)
     by_rays = bool(config.get("use_ray_pose"))
     out = model(images, tokens, rays=by_rays or "ray" in arrays)
     if by_rays:

@@ -42,7 +42,8 @@ def vggt_from(config: Mapping[str, Any]) -> VGGT:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    model, images = ready(vggt_from(config), config)
+    model = vggt_from(config)
+    images = ready(model, config)
     out = model(images, points="world_points" in arrays)
     vector = out.pose_rounds[-1]
     R = pose.rotation_from_quaternion(vector[..., 3:7])
