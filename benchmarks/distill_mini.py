@@ -33,10 +33,10 @@ import torch
 from torch import nn
 
 from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.views import Shot, read_views
 from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
 from lite3r_cli.distillation.loop import Distiller, Network
-from lite3r_cli.distillation.recipe import Recipe
 from lite3r_cli.distillation.students import Arithmetic
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.config import PredictConfig
+from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.networks.registry import find_checkpoint
-from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
+from lite3r_cli.pipelines.evaluate import evaluate
 
 COLUMNS = {
     "auc5": "AUC@5",

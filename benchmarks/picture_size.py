@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lite3r_cli.config import PredictConfig
-from lite3r_cli.pipelines.evaluate import EvaluateConfig, evaluate
+from lite3r_cli.config import EvaluateConfig, PredictConfig
+from lite3r_cli.pipelines.evaluate import evaluate
 
 SHOWN = ("auc30", "focal_pct", "absrel", "delta1")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from lite3r_cli.bench.config import BenchConfig
 from lite3r_cli.bench.run import run
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.config.benchmark import BenchConfig
 
 SQUARE, WIDE = (518, 518), (392, 518)
 ALL, LITE = ("dense-eager", "dense", "lite"), ("lite",)

@@ -64,15 +64,6 @@ def test_every_option_of_every_command_explains_itself():
         assert {"debug", "quiet"} <= {parameter.name for parameter in command.params}, name
 
 
-def test_repeated_defaults_are_those_of_the_dataclass():
-    from lite3r_cli.scene.fusion import FusionConfig
-
-    assert options.CONFIDENCE_PERCENTILE == FusionConfig.confidence_percentile
-    assert options.MAX_POINTS == FusionConfig.max_points
-    assert FusionConfig.edge_filter and FusionConfig.consistency
-    assert FusionConfig.voxel is None and FusionConfig.tolerance is None
-
-
 @pytest.mark.parametrize(
     "kind, code",
     [
@@ -121,7 +112,8 @@ def test_torch_running_out_of_memory_is_exit_6(command, capsys):
 
 
 def test_debug_shows_the_traceback(command, capsys):
-    def go(debug: options.Debug = False) -> None:
+    @options.command(general=("debug",))
+    def go() -> None:
         raise InputError("a.jpg: broken")
 
     command(go)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.benchmark import BenchConfig
 from ..console import Progress
 from ..engine.outputs import Shape
 from ..errors import InputError, MemoryLimitError
@@ -23,7 +24,6 @@ from ..networks.pictures import Preparation
 from ..pipelines.preprocess import fit
 from ..runtime import Runtime, choose, is_out_of_memory, seed_everything, versions
 from . import gate
-from .config import BenchConfig
 from .floor import Rates, floor_ms, rates_of, work_of
 from .measure import GIB, Peak, Timer, alternate, once, spread
 from .stages import with_rest

@@ -2,131 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from .. import console
-from ..errors import UsageError
+from ..config.conversion import CalibrateConfig, ConvertConfig
 from ..io.natural import natural_key
-from . import options
+from .options import command
 
 if TYPE_CHECKING:
     from ..pipelines.convert import ConvertReport
 
-LAYERS, CALIBRATION = "What becomes of the layers", "Calibration"
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
-
-def _option(panel: str, *names: str, help: str, **more: object):
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
-
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A name from `lite3r models`, a checkpoint (.safetensors, its index or folder, .pt) or hf:OWNER/NAME.",
-        metavar="SOURCE", show_default=False,
-    ),
-]  # fmt: skip
-Output = Annotated[
-    Path,
-    _option(
-        options.OUTPUT,
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The new checkpoint, a .safetensors file.",
-        show_default=False,
-    ),
-]
-Weights = Annotated[
-    str,
-    _option(
-        LAYERS,
-        "--weights",
-        metavar="KIND",
-        help="fp8 (E4M3 with a scale for each row), bf16 or float32 (unchanged values).",
-    ),
-]
-Keep = Annotated[
-    list[str],
-    _option(
-        LAYERS, "--keep", metavar="PATTERN", show_default="embeddings, heads and the camera path",
-        help="Keep these matrices in 16 bits too, e.g. '*.blocks.0.*'; may be given several times.",
-    ),
-]  # fmt: skip
-Quantize = Annotated[
-    list[str],
-    _option(
-        LAYERS, "--quantize", metavar="PATTERN", show_default=False,
-        help="Quantise these although they are kept by default, e.g. 'camera_head.*'; may be given several times.",
-    ),
-]  # fmt: skip
-Attention = Annotated[
-    list[str],
-    _option(
-        LAYERS, "--attention", metavar="PATTERN", show_default="global",
-        help="Attach sparse-linear attention to these modules: global (across views), all, none or a pattern; "
-        "without effect until it is trained.",
-    ),
-]  # fmt: skip
-KeepRatio = Annotated[
-    float | None,
-    _option(
-        LAYERS, "--keep-ratio", metavar="SHARE", show_default="the source's, or 1",
-        help="Share of key blocks that get exact attention there.",
-    ),
-]  # fmt: skip
-ShardSize = Annotated[
-    str | None,
-    _option(
-        options.OUTPUT, "--shard-size", metavar="SIZE", show_default="one file",
-        help="Write several files of at most this size, e.g. 2G, and an index.",
-    ),
-]  # fmt: skip
-Calibrate = Annotated[
-    list[Path],
-    _option(
-        CALIBRATION, "--calibrate", metavar="IMAGES", show_default=False,
-        help="Photos, or folders of them: measure what FP8 in each layer alone does to depth and poses, "
-        "keep the worst in bf16.",
-    ),
-]  # fmt: skip
-KeepWorst = Annotated[
-    int, _option(CALIBRATION, "--keep-worst", metavar="N", help="How many layers stay in bf16 by that.")
-]
-CalibrateViews = Annotated[
-    int, _option(CALIBRATION, "--calibrate-views", metavar="N", help="How many of the images to use.")
-]
-CalibrateResolution = Annotated[
-    int, _option(CALIBRATION, "--calibrate-resolution", metavar="PIXELS", help="Their longest side inside the network.")
-]
-
-
-def convert(
-    source: Source,
-    output: Output,
-    weights: Weights = "fp8",
-    keep: Keep = [],
-    quantize: Quantize = [],
-    attention: Attention = [],
-    keep_ratio: KeepRatio = None,
-    shard_size: ShardSize = None,
-    overwrite: options.Overwrite = False,
-    calibrate: Calibrate = [],
-    keep_worst: KeepWorst = 8,
-    calibrate_views: CalibrateViews = 2,
-    calibrate_resolution: CalibrateResolution = 224,
-    device: options.Device = "auto",
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    debug: options.Debug = False,
-) -> None:
+@command(ConvertConfig, CalibrateConfig)
+def convert(config: ConvertConfig, calibrate: CalibrateConfig) -> None:
     """Make a Lite3R checkpoint of a dense one: FP8 or bf16 weights, sparse-linear attention attached.
 
     [bold]lite3r convert da3-small -o da3-small-fp8.safetensors[/bold]
@@ -134,46 +23,20 @@ def convert(
     Then [bold]lite3r reconstruct photos --model da3-small-fp8.safetensors[/bold], on a CPU too.
     Works through the source tensor by tensor: memory stays near 1 GB whatever its size (without --calibrate).
     """
-    shard_bytes = None if shard_size is None else _bytes(shard_size)
-    from ..pipelines.calibrate import CalibrateConfig
-    from ..pipelines.convert import ConvertConfig
     from ..pipelines.convert import convert as run
 
-    calibration = (
-        CalibrateConfig(tuple(calibrate), calibrate_views, calibrate_resolution, keep_worst, device)
-        if calibrate
-        else None
-    )
-    config = ConvertConfig(
-        source=source,
-        output=output,
-        weights=weights,
-        attention=tuple(attention) or ("global",),
-        keep_ratio=keep_ratio,
-        keep=tuple(keep),
-        quantize=tuple(quantize),
-        shard_bytes=shard_bytes,
-        overwrite=overwrite,
-        calibrate=calibration,
-    )
-    _show(run(config, console.progress()), json)
+    config = replace(config, calibrate=calibrate if calibrate.images else None)
+    _show(run(config, console.progress()))
 
 
-def _show(report: ConvertReport, json: bool) -> None:
-    if json:
+def _show(report: ConvertReport) -> None:
+    if console.settings.json:
         console.document(_summary(report))
         return
     console.table(
         ("matrix", "shape", "before", "after", "SQNR dB", "largest error", "sensitivity"), _layer_rows(report)
     )
     console.table(("", ""), _rows(report), numbers=False)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise UsageError(f"--shard-size {text}: a size is written like 500M or 2G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _summary(report: ConvertReport) -> dict[str, object]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from .. import console
-from . import options
+from .options import command
 
 
-def models(
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
-) -> None:
+@command(general=("json", "quiet", "debug"))
+def models() -> None:
     """List the models: parameters, licence, where the weights come from, and whether they are here."""
     from ..networks.registry import MODELS, find_checkpoint
 
@@ -27,7 +24,7 @@ def models(
                 "summary": info.summary,
             }
         )
-    if json:
+    if console.settings.json:
         console.document({"models": rows})
         return
     console.table(

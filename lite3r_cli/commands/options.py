@@ -1,238 +1,158 @@
-"""Options that several commands share, declared once: `model: options.Model = PredictConfig.model`."""
+"""From the fields of a configuration to the options of a command.
+
+`@command(ReconstructConfig)` over `def reconstruct(config, skip_existing)` makes a function for Typer whose parameters
+are the fields that carry an `Option` (config/option.py), those of nested configurations included, the function's own
+parameters, and the general options. What Typer reads becomes the configuration again, which checks itself.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from .. import console
-
-INPUT, MODEL, CLOUD, OUTPUT, GENERAL = "Input", "Network", "Point cloud", "Output", "General"
-
-
-def _option(panel: str, *names: str, help: str, **more: object):
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+from ..config.option import GENERAL, Argument, Option
 
 
-def _flag(panel: str, *names: str, help: str, **more: object):
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar="", show_default=False, **more)
+def _flag(*names: str, help: str, set: Callable[[bool], bool]) -> object:
+    return Annotated[
+        bool,
+        typer.Option(*names, help=help, callback=set, rich_help_panel=GENERAL, metavar="", show_default=False),
+    ]
 
 
-# Which images
-Images = Annotated[
-    list[Path],
-    typer.Argument(help="A folder of photos, several image files, or a video.", metavar="IMAGES", show_default=False),
-]
-Masks = Annotated[
-    Path | None,
-    _option(
-        INPUT, "--masks", metavar="DIR", show_default=False,
-        help="Folder of masks named like the images (a.jpg.png or a.png); black pixels are ignored.",
+GENERAL_OPTIONS = {
+    "json": _flag(
+        "--json", set=console.set_json, help="Print one JSON document on standard output instead of the table."
     ),
-]  # fmt: skip
-MaxViews = Annotated[
-    int | None,
-    _option(
-        INPUT, "--max-views", metavar="N", show_default="all",
-        help="Use at most N images, spread evenly over the set. Time and memory grow with it.",
-    ),
-]  # fmt: skip
-Stride = Annotated[int, _option(INPUT, "--stride", metavar="N", help="Use every N-th image or video frame.")]
-MaxPixels = Annotated[
-    int, _option(INPUT, "--max-pixels", metavar="N", help="Skip images of more pixels than this, unread.")
-]
-Strict = Annotated[
-    bool,
-    _flag(
-        INPUT, "--strict",
-        help="Fail at the first image that cannot be used, and on an empty cloud, instead of warning.",
-    ),
-]  # fmt: skip
+    "quiet": _flag("--quiet", "-q", set=console.set_quiet, help="Print warnings and errors only."),
+    "verbose": _flag("--verbose", "-v", set=console.set_verbose, help="Say also what was chosen and why."),
+    "debug": _flag("--debug", set=console.set_debug, help="Show the traceback of an error."),
+}
 
-# Which network, on what
-Model = Annotated[
-    str,
-    _option(MODEL, "--model", "-m", metavar="MODEL", help="A name from `lite3r models`, or a checkpoint file."),
-]
-Resolution = Annotated[
-    int | None,
-    _option(
-        MODEL, "--resolution", "-r", metavar="PIXELS",
-        show_default="the model's: 518, or 504 for da3; mini does not enlarge",
-        help="Longest side of an image inside the network. Smaller is faster and coarser.",
-    ),
-]  # fmt: skip
-Preprocess = Annotated[
-    str,
-    _option(
-        MODEL, "--preprocess", metavar="HOW",
-        help="keep shows the network the whole image in its aspect ratio; native crops as the model's authors do.",
-    ),
-]  # fmt: skip
-DA3_ONLY = "Network: Depth-Anything-3 only"
-Poses = Annotated[
-    str,
-    _option(
-        DA3_ONLY,
-        "--poses",
-        metavar="HOW",
-        help="Cameras from the camera tokens, or rays: fitted to the predicted rays.",
-    ),
-]
-ReferenceView = Annotated[
-    str,
-    _option(
-        DA3_ONLY, "--reference-view", metavar="HOW",
-        help="Which view the network refers the others to: saddle_balanced, saddle_sim_range, middle or first.",
-    ),
-]  # fmt: skip
-Cameras = Annotated[
-    Path | None,
-    _option(
-        MODEL, "--cameras", metavar="PATH", show_default=False,
-        help="The known camera of every image (cameras.json, transforms.json or a COLMAP folder): depth comes in their "
-        "scale. For da3 models, and for any model with --refine.",
-    ),
-]  # fmt: skip
-Refine = Annotated[
-    bool,
-    _flag(
-        MODEL, "--refine",
-        help="Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
-    ),
-]  # fmt: skip
-Intrinsics = Annotated[
-    str,
-    _option(
-        MODEL, "--intrinsics", metavar="HOW",
-        help="Focal lengths with --refine: shared by all images, per-image, or auto: shared where that fits as well.",
-    ),
-]  # fmt: skip
-Device = Annotated[
-    str,
-    _option(MODEL, "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
-]
-Dtype = Annotated[
-    str,
-    _option(
-        MODEL, "--dtype", metavar="DTYPE",
-        help="Precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware computes in it.",
-    ),
-]  # fmt: skip
-Seed = Annotated[int, _option(MODEL, "--seed", metavar="N", help="Same seed and device, same result to the last byte.")]
 
-ATTENTION = "Network: attention across views, arithmetic"
-Attention = Annotated[
-    str,
-    _option(
-        ATTENTION, "--attention", metavar="KIND",
-        help="dense, or sla: sparse-linear, which computes a part of it; auto is what the checkpoint was made for.",
-    ),
-]  # fmt: skip
-KeepRatio = Annotated[
-    float | None,
-    _option(
-        ATTENTION, "--keep-ratio", metavar="SHARE", show_default="the checkpoint's, or 0.25",
-        help="Share of attention across views that sla computes.",
-    ),
-]  # fmt: skip
-Engine = Annotated[
-    str,
-    _option(
-        ATTENTION, "--engine", metavar="HOW",
-        help="fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors "
-        "do; auto is fast with sla or FP8.",
-    ),
-]  # fmt: skip
-Fp8Backend = Annotated[
-    str,
-    _option(
-        ATTENTION, "--fp8-backend", metavar="BACKEND",
-        help="FP8 products by scaled-mm, te or emulate (anywhere, slow), or off; auto is FP8 where the checkpoint was "
-        "trained for it and the GPU has it.",
-    ),
-]  # fmt: skip
+@dataclass(frozen=True)
+class _Leaf:
+    """A field that is an option, and where it stands in the configuration."""
 
-# How depth maps become a cloud. Defaults are those of fusion.FusionConfig, repeated because importing it imports NumPy.
-CONFIDENCE_PERCENTILE = 20.0
-MAX_POINTS = 2_000_000
+    path: tuple[str, ...]  # of field names, from the root
+    type: Any
+    option: Option
+    default: Any  # MISSING: has to be given
 
-ConfidencePercentile = Annotated[
-    float,
-    _option(
-        CLOUD, "--confidence-percentile", metavar="PERCENT",
-        help="Drop this share of all pixels, the least confident ones; 0 keeps all.",
-    ),
-]  # fmt: skip
-NoEdgeFilter = Annotated[
-    bool,
-    _flag(
-        CLOUD, "--no-edge-filter",
-        help="Keep the pixels that float between foreground and background.",
-    ),
-]  # fmt: skip
-NoConsistency = Annotated[
-    bool,
-    _flag(
-        CLOUD, "--no-consistency",
-        help="Keep the points that other views contradict.",
-    ),
-]  # fmt: skip
-Tolerance = Annotated[
-    float | None,
-    _option(
-        CLOUD, "--tolerance", metavar="FRACTION", show_default="from the scene, 0.02 to 0.15",
-        help="Relative depth difference up to which two views agree.",
-    ),
-]  # fmt: skip
-VoxelSize = Annotated[
-    float | None,
-    _option(
-        CLOUD, "--voxel-size", metavar="SIZE", show_default="off",
-        help="Merge points within cubes of this side, in scene units (those of the depth maps).",
-    ),
-]  # fmt: skip
-MaxPoints = Annotated[
-    int, _option(CLOUD, "--max-points", metavar="N", help="Keep at most N points, drawn with the seed.")
-]
+    @property
+    def flag(self) -> str:
+        """`--keep-ratio`; the field's name for an argument."""
+        return self.path[-1] if isinstance(self.option, Argument) else self.option.flag(self.path[-1])
 
-# Where the result goes
-Overwrite = Annotated[
-    bool,
-    _flag(
-        OUTPUT, "--overwrite",
-        help="Replace what an earlier run wrote there; no other file is touched.",
-    ),
-]  # fmt: skip
+    @property
+    def parameter(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
 
-# Manners
-Json = Annotated[
-    bool,
-    _flag(
-        GENERAL, "--json", callback=console.set_json,
-        help="Print one JSON document on standard output instead of the table.",
-    ),
-]  # fmt: skip
-Quiet = Annotated[
-    bool,
-    _flag(
-        GENERAL, "--quiet", "-q", callback=console.set_quiet,
-        help="Print warnings and errors only.",
-    ),
-]  # fmt: skip
-Verbose = Annotated[
-    bool,
-    _flag(
-        GENERAL, "--verbose", "-v", callback=console.set_verbose,
-        help="Say also what was chosen and why.",
-    ),
-]  # fmt: skip
-Debug = Annotated[
-    bool,
-    _flag(
-        GENERAL, "--debug", callback=console.set_debug,
-        help="Show the traceback of an error.",
-    ),
-]  # fmt: skip
+    def typer_parameter(self) -> inspect.Parameter:
+        kind, default = self._as_typer_reads()
+        says_nothing = default is None or default is False or default is inspect.Parameter.empty or default == []
+        shown: bool | str = self.option.shown or not says_nothing
+        common: dict[str, Any] = {
+            "help": self.option.help,
+            "rich_help_panel": self.option.panel,
+            "metavar": "" if kind is bool else self.option.metavar,
+            "show_default": shown,
+        }
+        if isinstance(self.option, Argument):
+            info = typer.Argument(**common)
+        else:
+            short = [name for name in self.option.names if not name.startswith("--")]
+            both = f"{self.flag}/--no-{self.flag[2:]}" if kind == bool | None else self.flag
+            info = typer.Option(both, *short, **common)
+        return inspect.Parameter(
+            self.parameter, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+        )
+
+    def _as_typer_reads(self) -> tuple[Any, Any]:
+        """Type and default on the command line: a list for a tuple, text for what is parsed, a flag turned round."""
+        empty = inspect.Parameter.empty
+        if self.option.parse is not None:
+            kind = self.option.text or (str if self.option.default is not None else str | None)
+            return kind, self.option.default
+        if self.option.off is not None:
+            return bool, False
+        if get_origin(self.type) is tuple and get_args(self.type)[1:] == (...,):
+            return list[get_args(self.type)[0]], empty if self.default is MISSING else list(self.default)
+        return self.type, empty if self.default is MISSING else self.default
+
+    def value(self, given: Any) -> Any:
+        """What stands in the field for what Typer read."""
+        if self.option.parse is not None:
+            return self.option.parse(given)
+        if self.option.off is not None:
+            return not given
+        return tuple(given) if isinstance(given, list) else given
+
+
+def command(
+    *configs: type, without: tuple[str, ...] = (), general: tuple[str, ...] = tuple(GENERAL_OPTIONS)
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the function's first parameters are configurations, built from the command line.
+
+    `without` names fields that the command does not offer, `general` the general options that it does.
+    """
+    leaves = [[leaf for leaf in _leaves(config) if leaf.path[-1] not in without] for config in configs]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[len(configs) :]
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+
+        @wraps(function)
+        def run(**given: Any) -> None:
+            built = [_build(config, mine, given) for config, mine in zip(configs, leaves)]
+            function(*built, **{parameter.name: given[parameter.name] for parameter in own})
+
+        parameters = [leaf.typer_parameter() for mine in leaves for leaf in mine] + own
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=GENERAL_OPTIONS[name])
+            for name in general
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _leaves(config: type, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+    """The options of a configuration: its own fields, then those of the configurations within."""
+    hints = get_type_hints(config, include_extras=True)
+    nested = []
+    for field in fields(config):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            nested.append((kind, (*path, field.name)))
+        elif get_origin(kind) is Annotated:
+            kind, *notes = get_args(kind)
+            options = [note for note in notes if isinstance(note, Option)]
+            if options:
+                yield _Leaf((*path, field.name), kind, options[-1], field.default)
+    for kind, inner in nested:
+        yield from _leaves(kind, inner)
+
+
+def _build(config: type, leaves: list[_Leaf], given: Mapping[str, Any]) -> Any:
+    """The configuration with the values given; fields that are not on the command line keep their defaults."""
+    values: dict[str, Any] = {}
+    inner: dict[str, list[_Leaf]] = {}
+    for leaf in leaves:
+        if len(leaf.path) == 1:
+            values[leaf.path[0]] = leaf.value(given[leaf.parameter])
+        else:
+            below = _Leaf(leaf.path[1:], leaf.type, leaf.option, leaf.default)
+            inner.setdefault(leaf.path[0], []).append(below)
+    hints = get_type_hints(config)
+    for name, below in inner.items():
+        values[name] = _build(hints[name], below, given)
+    return config(**values)

@@ -15,12 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.attention.module import SparseConfig
 from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.calibrate import calibrate
 from lite3r_cli.distillation.capture import captured, select_layers
 from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
-from lite3r_cli.distillation.recipe import Recipe
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import Lite3RError, UsageError
 from lite3r_cli.training.loop import Worker

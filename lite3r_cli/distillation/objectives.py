@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.config.training_run import LossWeights
 from lite3r_cli.networks.base import RawOutput
-from lite3r_cli.training.losses import FAR, LossWeights, Targets, compute_losses
+from lite3r_cli.training.losses import FAR, Targets, compute_losses
 
 TINY = 1e-12
 CONFIDENCE_WEIGHT = 0.1  # of the log confidence beside depth

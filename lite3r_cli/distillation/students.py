@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention, attach
-from lite3r_cli.distillation.recipe import LINEAR_BRANCH
+from lite3r_cli.config.distill_recipe import LINEAR_BRANCH
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention
 from lite3r_cli.quant.swap import swap_linears

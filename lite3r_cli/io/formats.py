@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import UsageError
 from ..scene.sparse_points import SparseModel
 from ..scene.view import PointCloud, View
 from .colmap import write_colmap
@@ -41,6 +43,15 @@ EXTRA_FORMATS: dict[str, FormatWriter] = {
     "tum": lambda directory, views, cloud, references=None, sparse=None: write_tum(directory, views),
     "glb": lambda directory, views, cloud, references=None, sparse=None: write_glb(directory, views, cloud),
 }
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Raise UsageError for a name that is no key of EXTRA_FORMATS."""
+    for name in names:
+        if name not in EXTRA_FORMATS:
+            close = difflib.get_close_matches(name, EXTRA_FORMATS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise UsageError(f"--format {name}: unknown{hint}; known formats: {', '.join(sorted(EXTRA_FORMATS))}")
 
 
 def image_references(paths: Mapping[str, Path], directory: Path) -> dict[str, str]:

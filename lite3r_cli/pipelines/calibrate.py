@@ -5,35 +5,18 @@ prediction for each layer, alone in FP8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..config import PredictConfig
+from ..config.conversion import CalibrateConfig
 from ..console import Progress
-from ..errors import UsageError
 from ..io.images import discover
 from ..quant.fp8 import round_to_fp8
 from ..scene import geometry
 from ..scene.view import View
 from .predict import Predictor
-
-
-@dataclass(frozen=True)
-class CalibrateConfig:
-    images: tuple[Path, ...]
-    views: int = 2  # of the images, spread evenly
-    resolution: int = 224  # longest side inside the network
-    keep_worst: int = 8  # layers that stay in bf16
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.views < 1:
-            raise UsageError(f"--calibrate-views must be at least 1, not {self.views}")
-        if self.keep_worst < 0:
-            raise UsageError(f"--keep-worst must not be negative, not {self.keep_worst}")
 
 
 def measure_sensitivity(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from ..checkpoints.shards import INDEX_SUFFIX, shard_files
 from ..checkpoints.sources import Source, open_source
 from ..checkpoints.weights import SCALE_SUFFIX, read_float
 from ..checkpoints.writer import SafetensorsWriter, split_into_shards
+from ..config.conversion import ConvertConfig
 from ..console import Progress
 from ..errors import OutputError, UsageError
 from ..io.files import output_error
@@ -34,40 +34,9 @@ from ..networks.recognise import Layout
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 
-if TYPE_CHECKING:
-    from .calibrate import CalibrateConfig
-
 FORMAT = "lite3r-1"
 SUFFIX = ".safetensors"
 CHUNK = 2**22  # elements quantised together
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """Everything that was asked for."""
-
-    source: str  # a name, a path or hf:OWNER/NAME
-    output: Path
-    weights: str = "fp8"  # a key of WEIGHTS
-    attention: tuple[str, ...] = ("global",)
-    keep_ratio: float | None = None  # None: the source's, 1 where it has none
-    keep: tuple[str, ...] = ()
-    quantize: tuple[str, ...] = ()
-    shard_bytes: int | None = None
-    overwrite: bool = False
-    calibrate: CalibrateConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise UsageError(f"--weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
-        if self.output.suffix != SUFFIX:
-            raise UsageError(f"-o {self.output}: a checkpoint's name ends in {SUFFIX}")
-        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise UsageError(f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
-        if self.shard_bytes is not None and self.shard_bytes < 1:
-            raise UsageError("--shard-size must be positive")
-        if self.calibrate is not None and self.weights != "fp8":
-            raise UsageError("--calibrate chooses what to keep out of FP8: it goes with --weights fp8 only")
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from .. import runtime
 from ..attention.module import SparseConfig
 from ..checkpoints.sources import open_source
 from ..config import LiteConfig
+from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
-from ..distillation.data import PROCEDURAL, Data, Sizes, open_data
+from ..distillation.data import Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
-from ..distillation.recipe import Recipe
 from ..errors import OutputError, UsageError
 from ..networks import registry
 from ..networks.family import exact_products, family_named, global_layers_of
@@ -27,60 +27,11 @@ from ..networks.sparsify import skipped_share, sparsify
 from ..training.loop import Worker
 from ..training.plot import plot_losses
 from .convert_plan import select_attention
-from .distill_write import SUFFIX, write_student
+from .distill_write import write_student
 from .train import _workers as workers_of
 
 CPU_RESOLUTION = 252  # pixels: a step takes seconds on two cores
 GPU_WORKERS = 8  # processes that prepare data for each GPU
-
-
-@dataclass(frozen=True)
-class SparseChoice:
-    """What was asked of the student's attention; None: as the checkpoint has it, else what `sparsify` takes."""
-
-    layers: tuple[str, ...] = ()  # patterns of attention modules; none: those across views
-    keep_ratio: float | None = None
-    mix: str | None = None
-    linear_over: str | None = None
-    feature: str | None = None
-    protect: str | None = None
-    block: int | None = None
-    key_block: int | None = None
-    scores: str | None = None
-    drop_ratio: float | None = None
-    tiles: bool | None = None
-    summaries: bool | None = None
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    output: Path
-    data: tuple[str, ...] = (PROCEDURAL,)
-    model: str = "mini"
-    sparse: SparseChoice = SparseChoice()
-    recipe: Recipe = Recipe()
-    resolution: int | None = None  # longest side; None: CPU_RESOLUTION on a CPU, else the model's own
-    textures: Path | None = None
-    workers: int | None = None  # processes that prepare data; None: none on a CPU, GPU_WORKERS on a GPU
-    device: str = "auto"
-    dtype: str = "auto"
-    resume: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.output.suffix != SUFFIX:
-            raise UsageError(f"-o {self.output}: a checkpoint's name ends in {SUFFIX}")
-        if not self.data:
-            raise UsageError(f"no data given: name folders, or the word {PROCEDURAL}")
-        if self.textures is not None and not self.textures.is_file():
-            raise UsageError(f"--textures {self.textures}: no such file")
-        if self.workers is not None and self.workers < 0:
-            raise UsageError("--workers must not be negative")
-
-    @property
-    def folder(self) -> Path:
-        """Where state, log and curves go: beside the checkpoint, under its name."""
-        return self.output.with_suffix("")
 
 
 @dataclass(frozen=True)

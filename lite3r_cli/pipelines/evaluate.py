@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import PredictConfig
+from ..config import EvaluateConfig, PredictConfig
 from ..console import Progress
 from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
@@ -35,21 +35,6 @@ Warn = Callable[[str], None]
 NO_DIRECTION = 1e-6  # true baselines below this share of the scene's extent have no direction
 CHAMFER_POINTS = 50_000  # points a cloud and window
 _MEDIAN_SAMPLES = 1_000_000
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What is scored and how."""
-
-    scenes: tuple[Path, ...]
-    predict: PredictConfig = PredictConfig()
-    views: int = 4  # images a window
-
-    def __post_init__(self) -> None:
-        if not self.scenes:
-            raise UsageError("no scenes given: name folders that hold images/ and cameras.json")
-        if self.views < 1:
-            raise UsageError(f"--views must be at least 1, not {self.views}")
 
 
 @dataclass(frozen=True)

@@ -5,51 +5,29 @@ torch is imported after the images are found: a wrong path or option is told at 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import InputConfig, PredictConfig
+from ..config import InputConfig, ReconstructConfig
 from ..console import Progress
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
-from ..io.formats import EXTRA_FORMATS, image_references
+from ..io.formats import EXTRA_FORMATS, image_references, require_known
 from ..io.images import ImageSet, discover
 from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
-from ..scene.fusion import FusionConfig, FusionStatistics, fuse_with_statistics
+from ..scene.fusion import FusionStatistics, fuse_with_statistics
 from ..scene.view import PointCloud, View
 
 if TYPE_CHECKING:
     from .predict import Predictions, Predictor
 
 Warn = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ReconstructConfig:
-    """Everything that was asked for; stands in run.json as it is."""
-
-    input: InputConfig
-    predict: PredictConfig = PredictConfig()
-    fusion: FusionConfig = FusionConfig()
-    output: str = "scene.ply"  # a .ply file or a folder, see io/output_layout.py
-    formats: tuple[str, ...] = ()  # keys of EXTRA_FORMATS
-    preview: bool = False
-    save_npy: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.formats:
-            if name not in EXTRA_FORMATS:
-                close = difflib.get_close_matches(name, EXTRA_FORMATS, n=1)
-                hint = f" (did you mean {close[0]}?)" if close else ""
-                raise UsageError(f"--format {name}: unknown{hint}; known formats: {', '.join(sorted(EXTRA_FORMATS))}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +53,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     Raises the errors of errors.py; nothing is left behind then.
     """
     progress = progress or Progress()
+    require_known(config.formats)
     warnings: list[str] = []
 
     def tell(text: str) -> None:

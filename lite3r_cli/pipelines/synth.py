@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lite3r_cli import __version__
+from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.data.procedural.batch import render_batch, sample_batch
 from lite3r_cli.data.procedural.cameras import CameraConfig
@@ -19,51 +19,12 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.runtime import choose
 
 
-@dataclass(frozen=True)
-class SynthConfig:
-    """What to make; `kind` None draws kinds as in training. `samples` rays a pixel (supersampling)."""
-
-    output: Path
-    scenes: int = 1
-    views: int = 8
-    width: int = 640
-    height: int = 480
-    seed: int = 0
-    kind: str | None = None
-    field_of_view: float | None = None  # degrees along the longer side; None: what suits the kind
-    textures: Path | None = None
-    samples: int = 8
-    quality: int = 95
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "scenes": (1, 10**6),
-            "views": (1, 200),
-            "width": (16, 8192),
-            "height": (16, 8192),
-            "samples": (1, 8),
-            "quality": (1, 100),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"--{name} {getattr(self, name)}: has to lie between {low} and {high}")
-        if self.field_of_view is not None and not 5 <= self.field_of_view <= 140:
-            raise UsageError(f"--field-of-view {self.field_of_view}: has to lie between 5 and 140 degrees")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: has to be 0 or more")
-        if self.kind is not None and self.kind not in SAMPLERS:
-            raise UsageError(f"--kind {self.kind}: use one of {', '.join(SAMPLERS)}")
-
-    def folder(self, index: int) -> Path:
-        return self.output / f"scene-{index:03d}"
-
-
 def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
     """Make the scenes; returns their folders. Raises OutputError before anything is rendered if one of them is in
     the way."""
     progress = progress or Progress()
+    if config.kind is not None and config.kind not in SAMPLERS:
+        raise UsageError(f"--kind {config.kind}: use one of {', '.join(SAMPLERS)}")
     for index in range(config.scenes):
         check_free(config.folder(index), config.overwrite)
     device = choose(config.device).torch_device

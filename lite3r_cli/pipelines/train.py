@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,33 +14,15 @@ import torch.distributed as dist
 
 from lite3r_cli import __version__, console
 from lite3r_cli.checkpoints.sources import open_source
-from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.config.training_run import TrainConfig
+from lite3r_cli.errors import OutputError
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
-from lite3r_cli.training.loop import LoopConfig, Trainer, Worker
+from lite3r_cli.training.loop import Trainer, Worker
 from lite3r_cli.training.plot import plot_losses
 from lite3r_cli.training.schedule import ShapeSchedule
 from lite3r_cli.training.state import save_weights
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    loop: LoopConfig
-    shapes: ShapeSchedule
-    init: tuple[Path, ...] = ()
-    resume: bool = False
-    textures: Path | None = None
-    photos: Path | None = None
-    workers: int = 8
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        missing = [p for p in (*self.init, self.textures, self.photos) if p is not None and not p.exists()]
-        if missing:
-            raise UsageError(f"{missing[0]}: no such file or folder")
-        if self.workers < 0:
-            raise UsageError("--workers must not be negative")
 
 
 def run(config: TrainConfig) -> None:
@@ -64,8 +45,11 @@ def run(config: TrainConfig) -> None:
         trainer = Trainer(model, config.loop, worker, _report)
         if config.resume:
             trainer.resume(state)
+        shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
+        if config.photos is None:
+            shapes = dataclasses.replace(shapes, photos=0.0)
         data = TrainingData(
-            config.shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed
+            shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed
         )
         try:
             trainer.run(data.batches)

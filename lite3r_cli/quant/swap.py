@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lite3r_cli.config import FP8_BACKENDS
+from lite3r_cli.config.prediction import FP8_BACKENDS
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.quant import te
 from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear

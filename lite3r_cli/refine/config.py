@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import INTRINSICS
+from ..config.prediction import INTRINSICS
 from ..errors import UsageError
 
 

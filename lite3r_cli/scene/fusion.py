@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..errors import UsageError
+from ..config import FusionConfig
 from . import geometry
 from .consistency import VoterMap, adaptive_tolerance, best_neighbours, check_view
 from .view import PointCloud, View
@@ -25,40 +25,6 @@ ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use
 _PERCENTILE_SAMPLES = 4_000_000  # pixels that the confidence threshold is estimated from
 _VOXEL_ROWS = 4_000_000  # voxel sums held before equal voxels are merged
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """How depth maps become a cloud; every filter is relative: units and the scale of confidence do not matter."""
-
-    confidence_percentile: float = 20.0  # drop this share of the scene's pixels, 0 keeps all
-    edge_filter: bool = True  # drop flying pixels
-    max_incidence_deg: float = 84.0  # … which is surface seen at a flatter angle than this, on both sides of the pixel
-    consistency: bool = True  # drop what other views contradict
-    tolerance: float | None = None  # relative depth difference that still agrees; None = from the scene, 2–15 %
-    neighbours: int = 8  # views that each view is compared with, those with most overlap
-    average: bool = True  # move points to the mean of the surfaces that agree on them
-    voxel: float | None = None  # merge points within cubes of this side, scene units
-    max_points: int | None = 2_000_000  # keep at most this many, drawn with the seed
-
-    def __post_init__(self) -> None:
-        checks = {
-            f"--confidence-percentile must be at least 0 and below 100, not {self.confidence_percentile}": (
-                0 <= self.confidence_percentile < 100
-            ),
-            f"the largest incidence must lie between 0 and 90 degrees, not {self.max_incidence_deg}": (
-                0 < self.max_incidence_deg < 90
-            ),
-            f"the tolerance must lie between 0 and 1, not {self.tolerance}": (
-                self.tolerance is None or 0 < self.tolerance < 1
-            ),
-            f"the number of neighbours must lie between 1 and 255, not {self.neighbours}": 1 <= self.neighbours <= 255,
-            f"--voxel-size must be positive, not {self.voxel}": self.voxel is None or 0 < self.voxel < np.inf,
-            f"--max-points must be at least 1, not {self.max_points}": self.max_points is None or self.max_points >= 1,
-        }
-        for message, ok in checks.items():
-            if not ok:
-                raise UsageError(message)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,41 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lite3r_cli.errors import Lite3RError, UsageError
+from lite3r_cli.config.training_run import LoopConfig
+from lite3r_cli.errors import Lite3RError
 from lite3r_cli.networks.mini.known import KnownCameras
-from lite3r_cli.training.losses import LossWeights, Targets, compute_losses
+from lite3r_cli.training.losses import Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.state import load_training_state, save_training_state, save_weights
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """`budget_minutes` of wall time, or `max_steps`, whichever ends first; the cosine follows the one that is nearer
-    its end.
-    """
-
-    output: Path
-    budget_minutes: float = 20.0
-    max_steps: int | None = None
-    lr: float = 4e-4
-    encoder_factor: float = 0.3
-    muon: bool = False
-    warmup_steps: int = 300
-    clip: float = 1.0
-    ema_decay: float = 0.9985
-    rounded_share: float = 0.25  # last share of the budget that trains on FP8-rounded weights
-    log_every: int = 50
-    save_minutes: float = 3.0
-    compile: bool = False
-    seed: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
-
-    def __post_init__(self) -> None:
-        if self.budget_minutes <= 0:
-            raise UsageError("--budget-minutes must be positive")
-        if not 0 < self.lr < 1:
-            raise UsageError("--lr must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

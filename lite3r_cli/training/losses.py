@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.config.training_run import LossWeights
 from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.networks.mini.network import intrinsics_from_log_focal
 
@@ -31,21 +32,6 @@ class Targets:
     belongs: Tensor | None = (
         None  # (B, S) bool, None = all: views of another scene count for `belongs` and focal length alone
     )
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    depth: float = 1.0
-    gradient: float = 1.0
-    rotation: float = 2.0
-    position: float = 1.0
-    direction: float = 0.5
-    focal: float = 1.0
-    rays: float = 0.5
-    points: float = 0.5
-    sky: float = 0.1
-    belongs: float = 0.05
-    confidence_alpha: float = 0.1  # optimal confidence = alpha / |log-depth error|
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lite3r_cli.errors import UsageError
+from lite3r_cli.config.training_run import ShapeConfig
 
 PATCH = 14
 VIEWS = {2: 0.14, 3: 0.14, 4: 0.25, 5: 0.04, 6: 0.14, 8: 0.15, 10: 0.05, 12: 0.06, 24: 0.03}
@@ -31,24 +31,12 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class ShapeSchedule:
+class ShapeSchedule(ShapeConfig):
     """Shape of a step, a pure function of (seed, step).
 
     `tokens` is what one GPU processes in a step, `low_resolution_steps` the number of first steps at 224-280 px,
     `portrait` and `photos` the shares of portrait images and of real photographs.
     """
-
-    tokens: int = 49_152
-    low_resolution_steps: int = 0
-    portrait: float = 0.3
-    photos: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.tokens < 2048:
-            raise UsageError("--tokens must be at least 2048")
-        if not 0 <= self.photos <= 1:
-            raise UsageError("--photo-share must lie between 0 and 1")
 
     def __call__(self, step: int) -> Shape:
         rng = np.random.default_rng([self.seed, step, 1])

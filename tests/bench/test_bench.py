@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from lite3r_cli.bench import gate, variants
-from lite3r_cli.bench.config import BenchConfig, numbers, size
 from lite3r_cli.bench.floor import Rates, floor_ms, work_of
 from lite3r_cli.bench.measure import alternate, spread
 from lite3r_cli.bench.run import run
 from lite3r_cli.bench.subjects import network
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
+from lite3r_cli.config.benchmark import BenchConfig, numbers, size
 from lite3r_cli.engine.check import OperatorCheck
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import standin

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.data.procedural.textures import build_atlas, load_photos
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.pipelines.synth import SynthConfig, run
+from lite3r_cli.pipelines.synth import run
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_existing_scenes_are_kept_or_replaced_whole(tmp_path):
 @pytest.mark.parametrize("more", [{"views": 0}, {"kind": "opera"}, {"seed": -1}, {"samples": 9}])
 def test_impossible_requests(tmp_path, more):
     with pytest.raises(UsageError, match=f"--{next(iter(more))}"):
-        config(tmp_path, **more)
+        run(config(tmp_path, **more))
 
 
 def test_photo_textures_are_found_and_broken_archives_named(tmp_path):

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lite3r_cli.attention.dispatch import sparse_linear
+from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.calibrate import calibrate, sparse_modules
 from lite3r_cli.distillation.data import Data, DistillBatch
 from lite3r_cli.distillation.loop import STATE, Distiller, Network
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner
-from lite3r_cli.distillation.recipe import Recipe
 from lite3r_cli.distillation.students import make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.heads import pose

@@ -16,14 +16,14 @@ from lite3r_cli import cli
 from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.checkpoints.weights import SCALE_SUFFIX, save_checkpoint
 from lite3r_cli.checkpoints.writer import SafetensorsWriter, Slot, split_into_shards
+from lite3r_cli.config.conversion import CalibrateConfig, ConvertConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.errors import OutputError, UsageError, WeightsError
 from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
-from lite3r_cli.pipelines.calibrate import CalibrateConfig
-from lite3r_cli.pipelines.convert import ConvertConfig, convert
+from lite3r_cli.pipelines.convert import convert
 from lite3r_cli.quant.fp8 import round_to_fp8
 
 VGGT_TINY = VGGTConfig(

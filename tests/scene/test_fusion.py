@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from lite3r_cli.config import FusionConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.fusion import FusionConfig, flying_pixels, fuse, fuse_with_statistics, sample_colors
+from lite3r_cli.scene.fusion import flying_pixels, fuse, fuse_with_statistics, sample_colors
 from lite3r_cli.scene.view import View
 
 WIDTH, HEIGHT = 333, 251  # the photograph

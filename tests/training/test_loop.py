@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lite3r_cli.config.training_run import LoopConfig
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.training.loop import Batch, LoopConfig, Trainer, Worker
+from lite3r_cli.training.loop import Batch, Trainer, Worker
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.schedule import ShapeSchedule

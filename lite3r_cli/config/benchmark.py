@@ -1,0 +1,111 @@
+"""What `lite3r bench` is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UsageError
+from .option import Option, require
+from .prediction import Device, Dtype, LiteConfig, Model, PredictConfig, Seed
+
+MEASUREMENT = "Measurement"
+COMPARE = ("dense-eager", "dense", "lite")
+
+
+def numbers(texts: Iterable[str]) -> tuple[int, ...]:
+    """«2», «8,32» … → (2, 8, 32)."""
+    parts = [part for text in texts for part in text.split(",") if part]
+    wrong = [part for part in parts if not part.isdecimal()]
+    if wrong:
+        raise UsageError(f"--views takes numbers, not {wrong[0]!r}")
+    return tuple(map(int, parts))
+
+
+def size(text: str | None) -> tuple[int, int | None] | None:
+    """«518» → (518, None), the longest side; «392x518» → (392, 518), height and width."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    if found is None:
+        raise UsageError(f"--resolution takes the longest side or HEIGHTxWIDTH in pixels, not {text!r}")
+    return int(found[1]), int(found[2]) if found[2] else None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Which network is measured, how, and against what."""
+
+    model: Model = PredictConfig.model
+    views: Annotated[
+        tuple[int, ...],
+        Option(
+            MEASUREMENT,
+            "Numbers of views: --views 2 8 32, or 2,8,32.",
+            metavar="N...",
+            parse=numbers,
+            text=list[str],
+            default=["2,8"],
+        ),
+    ] = (2, 8)
+    size: Annotated[
+        tuple[int, int | None] | None,
+        Option(
+            MEASUREMENT,
+            "Longest side, or HEIGHTxWIDTH, of an image inside the network.",
+            ("--resolution", "-r"),
+            metavar="PIXELS",
+            shown="the model's, 4:3",
+            parse=size,
+        ),
+    ] = None  # longest side, or (height, width)
+    images: Annotated[
+        Path | None,
+        Option(
+            MEASUREMENT,
+            "Photographs to run on, in turn if there are fewer than views.",
+            metavar="DIR",
+            shown="stand-ins",
+        ),
+    ] = None
+    compare: Annotated[
+        tuple[str, ...],
+        Option(
+            MEASUREMENT,
+            "Which forms; the first is what the others are compared with: dense-eager is computed layer by layer, "
+            "dense as fast as it goes, lite with sparse attention and FP8.",
+            metavar="NAMES",
+            parse=_names,
+            default=",".join(COMPARE),
+        ),
+    ] = COMPARE
+    repeats: Annotated[int, Option(MEASUREMENT, "Timed runs of each.", metavar="N")] = 7
+    plot: Annotated[Path | None, Option(MEASUREMENT, "Draw time and memory.", metavar="FILE.png", shown="none")] = None
+    lite: LiteConfig = LiteConfig()
+    device: Device = PredictConfig.device
+    dtype: Dtype = PredictConfig.dtype
+    seed: Seed = PredictConfig.seed
+
+    def __post_init__(self) -> None:
+        PredictConfig(model=self.model, device=self.device, dtype=self.dtype, seed=self.seed)  # same rules
+        require(
+            bool(self.views) and min(self.views) >= 1,
+            f"--views takes numbers from 1 on, not {', '.join(map(str, self.views)) or 'nothing'}",
+        )
+        require(self.repeats >= 1, f"--repeats must be at least 1, not {self.repeats}")
+        known = all(name in COMPARE for name in self.compare)
+        require(
+            known and len(set(self.compare)) == len(self.compare) > 0,
+            f"--compare takes some of {','.join(COMPARE)}, each once, not {','.join(self.compare)!r}",
+        )
+        require(
+            self.size is None or all(s is None or 28 <= s <= 4096 for s in self.size),
+            "--resolution must lie between 28 and 4096 pixels",
+        )

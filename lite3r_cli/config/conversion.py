@@ -1,0 +1,144 @@
+"""What `lite3r convert` is asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UsageError
+from .distill_recipe import CHECKPOINT_SUFFIX
+from .option import OUTPUT, Argument, Option, require
+from .prediction import Device, require_one_of
+from .reconstruction import Overwrite
+
+LAYERS, CALIBRATION = "What becomes of the layers", "Calibration"
+WEIGHTS = ("fp8", "bf16", "float32")
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def file_size(text: str | None) -> int | None:
+    """«500M», «2G» → bytes."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"--shard-size {text}: a size is written like 500M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """On which images the effect of FP8 in each layer is measured."""
+
+    images: Annotated[
+        tuple[Path, ...],
+        Option(
+            CALIBRATION,
+            "Photos, or folders of them: measure what FP8 in each layer alone does to depth and poses, keep the worst "
+            "in bf16.",
+            ("--calibrate",),
+            metavar="IMAGES",
+        ),
+    ] = ()
+    views: Annotated[
+        int, Option(CALIBRATION, "How many of the images to use.", ("--calibrate-views",), metavar="N")
+    ] = 2
+    resolution: Annotated[
+        int,
+        Option(
+            CALIBRATION,
+            "Their longest side inside the network.",
+            ("--calibrate-resolution",),
+            metavar="PIXELS",
+        ),
+    ] = 224
+    keep_worst: Annotated[int, Option(CALIBRATION, "How many layers stay in bf16 by that.", metavar="N")] = 8
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.views >= 1, f"--calibrate-views must be at least 1, not {self.views}")
+        require(self.keep_worst >= 0, f"--keep-worst must not be negative, not {self.keep_worst}")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Everything that was asked of `lite3r convert`."""
+
+    source: Annotated[
+        str,
+        Argument(
+            None,
+            "A name from `lite3r models`, a checkpoint (.safetensors, its index or folder, .pt) or hf:OWNER/NAME.",
+            metavar="SOURCE",
+        ),
+    ]
+    output: Annotated[
+        Path, Option(OUTPUT, "The new checkpoint, a .safetensors file.", ("--output", "-o"), metavar="FILE")
+    ]
+    weights: Annotated[
+        str,
+        Option(LAYERS, "fp8 (E4M3 with a scale for each row), bf16 or float32 (unchanged values).", metavar="KIND"),
+    ] = "fp8"  # one of WEIGHTS
+    attention: Annotated[
+        tuple[str, ...],
+        Option(
+            LAYERS,
+            "Attach sparse-linear attention to these modules: global (across views), all, none or a pattern; without "
+            "effect until it is trained.",
+            metavar="PATTERN",
+        ),
+    ] = ("global",)
+    keep_ratio: Annotated[
+        float | None,
+        Option(
+            LAYERS, "Share of key blocks that get exact attention there.", metavar="SHARE", shown="the source's, or 1"
+        ),
+    ] = None
+    keep: Annotated[
+        tuple[str, ...],
+        Option(
+            LAYERS,
+            "Keep these matrices in 16 bits too, e.g. '*.blocks.0.*'; may be given several times.",
+            metavar="PATTERN",
+            shown="embeddings, heads and the camera path",
+        ),
+    ] = ()
+    quantize: Annotated[
+        tuple[str, ...],
+        Option(
+            LAYERS,
+            "Quantise these although they are kept by default, e.g. 'camera_head.*'; may be given several times.",
+            metavar="PATTERN",
+        ),
+    ] = ()
+    shard_bytes: Annotated[
+        int | None,
+        Option(
+            OUTPUT,
+            "Write several files of at most this size, e.g. 2G, and an index.",
+            ("--shard-size",),
+            metavar="SIZE",
+            shown="one file",
+            parse=file_size,
+        ),
+    ] = None
+    overwrite: Overwrite = False
+    calibrate: CalibrateConfig | None = None
+
+    def __post_init__(self) -> None:
+        require_one_of("--weights", self.weights, WEIGHTS)
+        require(
+            self.output.suffix == CHECKPOINT_SUFFIX,
+            f"-o {self.output}: a checkpoint's name ends in {CHECKPOINT_SUFFIX}",
+        )
+        require(
+            self.keep_ratio is None or 0 < self.keep_ratio <= 1,
+            f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}",
+        )
+        require(self.shard_bytes is None or self.shard_bytes >= 1, "--shard-size must be positive")
+        require(
+            self.calibrate is None or self.weights == "fp8",
+            "--calibrate chooses what to keep out of FP8: it goes with --weights fp8 only",
+        )

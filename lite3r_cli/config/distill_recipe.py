@@ -1,0 +1,259 @@
+"""What `lite3r distill` is asked: the student's attention, how it is trained, and on what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UsageError
+from .option import OUTPUT, Argument, Option, require
+from .prediction import Device, Dtype, Model, PredictConfig, require_one_of
+from .reconstruction import Overwrite
+
+STUDENT, LOSS, TRAINING = "Student", "Loss", "Training"
+PROCEDURAL = "procedural"  # the word for scenes that are made on the fly
+CHECKPOINT_SUFFIX = ".safetensors"
+LINEAR_BRANCH = ("*.proj_lin.weight", "*.mix_logit")  # what trains by default
+STARTS = ("calibrated", "zero")
+ATTENTION_LOSSES = ("mse", "cosine")
+MATCHING = ("auto", "always", "never")
+
+
+@dataclass(frozen=True)
+class SparseChoice:
+    """What was asked of the student's attention; None: as the checkpoint has it, else the network's preset."""
+
+    layers: Annotated[
+        tuple[str, ...],
+        Option(STUDENT, "Attention modules that become sparse-linear.", metavar="PATTERN", shown="all across views"),
+    ] = ()
+    keep_ratio: Annotated[
+        float | None,
+        Option(
+            STUDENT,
+            "Share of attention across views that is computed.",
+            metavar="SHARE",
+            shown="the checkpoint's, or 0.25",
+        ),
+    ] = None
+    mix: Annotated[
+        str | None,
+        Option(
+            STUDENT,
+            "How the linear branch comes in: added through a projection, or as a learned share of each head.",
+            metavar="sum|convex",
+            shown="the checkpoint's, or sum",
+        ),
+    ] = None
+    linear_over: Annotated[
+        str | None,
+        Option(
+            STUDENT,
+            "Tokens of the linear branch: those that are not computed exactly, or all.",
+            metavar="rest|all",
+            shown="the checkpoint's, or rest; all in deep networks",
+        ),
+    ] = None
+    feature: Annotated[
+        str | None,
+        Option(
+            STUDENT,
+            "Feature map of the linear branch.",
+            metavar="elu|softmax|relu",
+            shown="the checkpoint's, or elu",
+        ),
+    ] = None
+    protect: Annotated[
+        str | None,
+        Option(
+            STUDENT,
+            "Tokens that every query attends to: none, camera and register tokens, or the reference view's, too.",
+            metavar="none|specials|reference",
+            shown="the checkpoint's, or specials",
+        ),
+    ] = None
+    block: Annotated[
+        int | None,
+        Option(STUDENT, "Tokens in a block.", metavar="TOKENS", shown="the checkpoint's, or 64"),
+    ] = None
+    key_block: Annotated[
+        int | None,
+        Option(
+            STUDENT,
+            "Tokens in a block of keys: finer ones cost time and lose less.",
+            metavar="TOKENS",
+            shown="the checkpoint's, or 16 for mini, else --block",
+        ),
+    ] = None
+    scores: str | None = None
+    drop_ratio: float | None = None
+    tiles: bool | None = None
+    summaries: Annotated[
+        bool | None,
+        Option(
+            STUDENT,
+            "Let each block that is not computed count as one token in the same softmax.",
+            shown="the checkpoint's, or on",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained; what of it decides the numbers is stored with the run and in the checkpoint."""
+
+    steps: Annotated[int, Option(TRAINING, "Steps; 0 only calibrates.", metavar="N")] = 100
+    lr: Annotated[float, Option(TRAINING, "Peak learning rate.", metavar="RATE")] = 1e-3
+    warmup_steps: int = 10
+    clip: float = 1.0
+    trainable: Annotated[
+        tuple[str, ...],
+        Option(
+            STUDENT,
+            "Parameters that train beside the linear branch, e.g. 'blocks.*.attn.proj.weight'.",
+            metavar="PATTERN",
+            shown="none",
+        ),
+    ] = ()
+    start: Annotated[
+        str,
+        Option(
+            STUDENT,
+            "Fit the linear branch layer by layer to dense attention first, or start without effect.",
+            metavar="calibrated|zero",
+        ),
+    ] = "calibrated"
+    calibration_batches: Annotated[int, Option(TRAINING, "Batches that the start is fitted to.", metavar="N")] = 8
+    attention_loss: Annotated[
+        str,
+        Option(LOSS, "How outputs of attention modules are compared with the teacher's.", metavar="mse|cosine"),
+    ] = "mse"
+    attention_layers: Annotated[
+        tuple[str, ...],
+        Option(
+            LOSS,
+            "Attention modules that are compared; the word sparse is every sparse one.",
+            ("--distill-layers",),
+            metavar="PATTERN",
+        ),
+    ] = ("sparse",)
+    attention_weight: Annotated[
+        tuple[float, float],
+        Option(LOSS, "Weight of that loss at the start and at the end, half a cosine between.", metavar="FROM TO"),
+    ] = (0.1, 0.01)
+    match_teacher: Annotated[
+        str,
+        Option(
+            LOSS,
+            "Learn the teacher's depth and cameras: where there is no true depth, in place of the truth, or not at "
+            "all.",
+            metavar="auto|always|never",
+        ),
+    ] = "auto"
+    fp8_from: Annotated[
+        float,
+        Option(
+            STUDENT,
+            "From this share of the steps on train in FP8 arithmetic: 0 in one stage, 1 never.",
+            metavar="SHARE",
+        ),
+    ] = 0.5
+    ema_decay: float = 0.99
+    views: Annotated[int, Option(TRAINING, "Views of a scene in a step.", metavar="N")] = 6
+    batch: Annotated[int, Option(TRAINING, "Scenes in a step, for each GPU.", metavar="N")] = 1
+    resolution: int = 252  # longest side, pixels; DistillConfig's is what was asked
+    validate_every: Annotated[
+        int,
+        Option(TRAINING, "Steps between two looks at held-out scenes; the best weights are kept.", metavar="N"),
+    ] = 25
+    validation_batches: int = 4
+    log_every: int = 10
+    seed: Annotated[int, Option(TRAINING, "Seed of everything drawn.", metavar="N")] = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("start", STARTS), ("attention_loss", ATTENTION_LOSSES), ("match_teacher", MATCHING)):
+            require_one_of(f"--{name.replace('_', '-')}", getattr(self, name), known)
+        bounds = {"steps": 0, "calibration_batches": 1, "views": 1, "batch": 1, "resolution": 28, "validate_every": 1,
+                  "validation_batches": 1, "log_every": 1, "seed": 0, "warmup_steps": 1}  # fmt: skip
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        require(0 < self.lr < 1, f"--lr must lie between 0 and 1, not {self.lr}")
+        require(0 <= self.fp8_from <= 1, f"--fp8-from is a share of the steps, 0 to 1, not {self.fp8_from}")
+        require(
+            min(self.attention_weight) >= 0, f"--attention-weight must not be negative, not {self.attention_weight}"
+        )
+
+    def is_fp8(self, step: int) -> bool:
+        """Whether linear layers compute in rounded arithmetic at a step."""
+        return self.fp8_from < 1 and step >= self.fp8_from * self.steps
+
+    def attention_weight_at(self, step: int) -> float:
+        """Weight of the attention loss at a step: half a cosine from the first value to the second."""
+        start, end = self.attention_weight
+        progress = min(1.0, step / max(1, self.steps))
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything that was asked of `lite3r distill`."""
+
+    output: Annotated[
+        Path,
+        Option(
+            OUTPUT,
+            "The student's checkpoint (.safetensors); log, curves and state go into a folder of that name.",
+            ("--output", "-o"),
+            metavar="FILE",
+        ),
+    ]
+    data: Annotated[
+        tuple[str, ...],
+        Argument(
+            None,
+            "Folders of photographs, of scenes with cameras.json, BlendedMVS or DTU; procedural makes scenes.",
+            metavar="[DATA]...",
+        ),
+    ] = (PROCEDURAL,)
+    model: Model = PredictConfig.model
+    sparse: SparseChoice = SparseChoice()
+    recipe: Recipe = Recipe()
+    resolution: Annotated[
+        int | None,
+        Option(
+            TRAINING,
+            "Longest side of an image in training.",
+            ("--resolution", "-r"),
+            metavar="PIXELS",
+            shown="252 on a CPU, else the model's",
+        ),
+    ] = None
+    textures: Annotated[
+        Path | None,
+        Option(TRAINING, ".npz of JPEG crops (`data`, `offsets`) for procedural scenes.", metavar="FILE", shown="none"),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option(TRAINING, "Processes that prepare data.", metavar="N", shown="0 on a CPU, 8 on a GPU"),
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    resume: Annotated[bool, Option(TRAINING, "Go on from the state that an interrupted run left.")] = False
+    overwrite: Overwrite = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.output.suffix == CHECKPOINT_SUFFIX,
+            f"-o {self.output}: a checkpoint's name ends in {CHECKPOINT_SUFFIX}",
+        )
+        require(bool(self.data), f"no data given: name folders, or the word {PROCEDURAL}")
+        require(self.textures is None or self.textures.is_file(), f"--textures {self.textures}: no such file")
+        require(self.workers is None or self.workers >= 0, "--workers must not be negative")
+
+    @property
+    def folder(self) -> Path:
+        """Where state, log and curves go: beside the checkpoint, under its name."""
+        return self.output.with_suffix("")

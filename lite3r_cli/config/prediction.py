@@ -1,0 +1,221 @@
+"""Which images are read, which network sees them, and where it computes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from .option import ATTENTION as ATTENTION_PANEL
+from .option import DA3_ONLY, INPUT, NETWORK, Argument, Option, require
+
+POSES = ("tokens", "rays")
+INTRINSICS = ("auto", "shared", "per-image")
+PREPROCESSING = ("keep", "native")
+DTYPES = ("auto", "float32", "bfloat16")
+ATTENTION = ("auto", "dense", "sla")
+ENGINES = ("auto", "fast", "ordinary")
+FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+# Fields that several configurations share
+Model = Annotated[
+    str, Option(NETWORK, "A name from `lite3r models`, or a checkpoint file.", ("--model", "-m"), metavar="MODEL")
+]
+Device = Annotated[
+    str, Option(NETWORK, "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.", metavar="DEVICE")
+]
+Dtype = Annotated[
+    str,
+    Option(
+        NETWORK,
+        "Precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware computes in it.",
+        metavar="DTYPE",
+    ),
+]
+Seed = Annotated[int, Option(NETWORK, "Same seed and device, same result to the last byte.", metavar="N")]
+
+
+def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `known`."""
+    require(value in known, f"{option} must be one of {', '.join(known)}, not {value!r}")
+
+
+def require_device(device: str) -> None:
+    """Raise UsageError unless `device` reads like one."""
+    require(_DEVICE.fullmatch(device) is not None, f"--device must be auto, cpu, cuda or cuda:N, not {device!r}")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Which images are read: folders, files and videos, in natural order."""
+
+    inputs: Annotated[
+        tuple[Path, ...], Argument(None, "A folder of photos, several image files, or a video.", metavar="IMAGES")
+    ]
+    masks: Annotated[
+        Path | None,
+        Option(
+            INPUT,
+            "Folder of masks named like the images (a.jpg.png or a.png); black pixels are ignored.",
+            metavar="DIR",
+        ),
+    ] = None
+    max_views: Annotated[
+        int | None,
+        Option(
+            INPUT,
+            "Use at most N images, spread evenly over the set. Time and memory grow with it.",
+            metavar="N",
+            shown="all",
+        ),
+    ] = None
+    stride: Annotated[int, Option(INPUT, "Use every N-th image or video frame.", metavar="N")] = 1
+    max_pixels: Annotated[
+        int, Option(INPUT, "Skip images of more pixels than this; the file's header is all that is read.", metavar="N")
+    ] = 200_000_000
+    strict: Annotated[
+        bool,
+        Option(INPUT, "Fail at the first image that cannot be used, and on an empty cloud, instead of warning."),
+    ] = False
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) > 0, "no images given: name a folder, image files or a video")
+        require(self.max_views is None or self.max_views >= 1, f"--max-views must be at least 1, not {self.max_views}")
+        require(self.stride >= 1, f"--stride must be at least 1, not {self.stride}")
+        require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
+
+
+@dataclass(frozen=True)
+class LiteConfig:
+    """Attention across views and arithmetic; by default what the checkpoint was made for."""
+
+    attention: Annotated[
+        str,
+        Option(
+            ATTENTION_PANEL,
+            "dense, or sla: sparse-linear, which computes a part of it; auto is what the checkpoint was made for.",
+            metavar="KIND",
+        ),
+    ] = "auto"  # one of ATTENTION
+    keep_ratio: Annotated[
+        float | None,
+        Option(
+            ATTENTION_PANEL,
+            "Share of attention across views that sla computes.",
+            metavar="SHARE",
+            shown="the checkpoint's, or 0.25",
+        ),
+    ] = None
+    fp8_backend: Annotated[
+        str,
+        Option(
+            ATTENTION_PANEL,
+            "FP8 products by scaled-mm, te or emulate (anywhere, slow), or off; auto is FP8 where the checkpoint was "
+            "trained for it and the GPU has it.",
+            metavar="BACKEND",
+        ),
+    ] = "auto"  # one of FP8_BACKENDS
+
+    default_keep_ratio: ClassVar[float] = 0.25  # of `sla` where the checkpoint has none
+
+    def __post_init__(self) -> None:
+        require_one_of("--attention", self.attention, ATTENTION)
+        require_one_of("--fp8-backend", self.fp8_backend, FP8_BACKENDS)
+        require(
+            self.keep_ratio is None or 0 < self.keep_ratio <= 1,
+            f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}",
+        )
+        require(
+            self.keep_ratio is None or self.attention != "dense",
+            f"--keep-ratio {self.keep_ratio} goes with --attention sla: dense attention computes everything",
+        )
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Every option that changes what the network predicts for given images."""
+
+    model: Model = "mini"
+    resolution: Annotated[
+        int | None,
+        Option(
+            NETWORK,
+            "Longest side of an image inside the network. Smaller is faster and coarser.",
+            ("--resolution", "-r"),
+            metavar="PIXELS",
+            shown="the model's: 518, or 504 for da3; mini does not enlarge",
+        ),
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"  # one of DTYPES
+    seed: Seed = 0
+    preprocess: Annotated[
+        str,
+        Option(
+            NETWORK,
+            "keep shows the network the whole image in its aspect ratio; native crops as the model's authors do.",
+            metavar="HOW",
+        ),
+    ] = "keep"  # one of PREPROCESSING
+    poses: Annotated[
+        str,
+        Option(DA3_ONLY, "Cameras from the camera tokens, or rays: fitted to the predicted rays.", metavar="HOW"),
+    ] = "tokens"  # one of POSES
+    reference_view: Annotated[
+        str,
+        Option(
+            DA3_ONLY,
+            "Which view the network refers the others to: saddle_balanced, saddle_sim_range, middle or first.",
+            metavar="HOW",
+        ),
+    ] = "saddle_balanced"  # a key of networks.da3.reference_view.STRATEGIES
+    cameras: Annotated[
+        Path | None,
+        Option(
+            NETWORK,
+            "The known camera of every image (cameras.json, transforms.json or a COLMAP folder): depth comes in their "
+            "scale. For da3 models, and for any model with --refine.",
+            metavar="PATH",
+        ),
+    ] = None
+    refine: Annotated[
+        bool,
+        Option(
+            NETWORK,
+            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
+        ),
+    ] = False
+    lite: LiteConfig = LiteConfig()
+    intrinsics: Annotated[
+        str,
+        Option(
+            NETWORK,
+            "Focal lengths with --refine: shared by all images, per-image, or auto: shared where that fits as well.",
+            metavar="HOW",
+        ),
+    ] = "auto"  # one of INTRINSICS
+    engine: Annotated[
+        str,
+        Option(
+            ATTENTION_PANEL,
+            "fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors "
+            "do; auto is fast with sla or FP8.",
+            metavar="HOW",
+        ),
+    ] = "auto"  # one of ENGINES
+
+    def __post_init__(self) -> None:
+        require_one_of("--intrinsics", self.intrinsics, INTRINSICS)
+        require_one_of("--engine", self.engine, ENGINES)
+        require_one_of("--poses", self.poses, POSES)
+        require_one_of("--preprocess", self.preprocess, PREPROCESSING)
+        require_one_of("--dtype", self.dtype, DTYPES)
+        require_device(self.device)
+        require(self.model != "", "--model is empty: run `lite3r models` for the names")
+        require(
+            self.resolution is None or 28 <= self.resolution <= 4096,
+            f"--resolution must lie between 28 and 4096 pixels, not {self.resolution}",
+        )
+        require(0 <= self.seed < 2**32, f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")
