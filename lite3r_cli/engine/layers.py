@@ -167,7 +167,7 @@ class FastBlock:
         norm = self.norm1
         return engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, engine.settings.fp8)
 
-    def within(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand | None:
+    def within(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         """Attention within each view, then the MLP; see `_run`."""
         groups = [
             Together((bucket,), len(bucket.views), tokens.prepared.plans.within(self.sparse, bucket))
@@ -175,7 +175,7 @@ class FastBlock:
         ]
         return self._run(tokens, operand, engine, after, groups, tokens.ropes, "frame attention")
 
-    def across(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand | None:
+    def across(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         """Attention across all views, then the MLP; see `_run`."""
         groups = [Together(tokens.packing.buckets, 1, tokens.prepared.plans.across(self.sparse))]
         return self._run(tokens, operand, engine, after, groups, tokens.ropes_across, "global attention")
@@ -183,8 +183,8 @@ class FastBlock:
     def _run(
         self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None,
         groups: Sequence[Together], ropes: Sequence[RopeTable | None], kind: str,
-    ) -> Operand | None:  # fmt: skip
-        """tokens.x changes in place; returns the operand that the norm `after` makes of it, None without one."""
+    ) -> Operand:  # fmt: skip
+        """tokens.x changes in place; returns what the norm `after` makes of it, nothing of use without one."""
         ops, fp8, x = engine.operators, engine.settings.fp8, tokens.x
         with engine.stage("linear layers"):
             qkv = self.qkv(operand)
@@ -229,7 +229,7 @@ class FastBlock:
         out = self.sparse.attend(heads, group.plan, ops, reference)
         return ops.merge_heads(out, group.plan.place, len(group.plan.place), self.proj.fp8)
 
-    def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand | None:
+    def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         ops, fp8 = engine.operators, engine.settings.fp8
         pieces = max(1, -(-len(x) // MLP_TOKENS))
         step = -(-len(x) // pieces // 16) * 16  # FP8 products like whole sixteens of rows
@@ -243,7 +243,7 @@ class FastBlock:
                 ops.add_norm_quant(
                     x[part], y, self.fc2.bias, self.scale2, after.weight, after.bias, after.eps, fp8, (values, scales)
                 )
-        return None if after is None else operand
+        return operand
 
 
 def _joined(parts: Sequence[Operand]) -> Operand:

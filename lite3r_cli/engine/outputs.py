@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +19,13 @@ class FastOutput:
     confidence: list[Tensor]  # of each bucket (S_b, H, W)
     cam_from_world: Tensor  # (S, 3, 4), in the order of the views
     K: Tensor  # (S, 3, 3), in the order of the views
+
+    @classmethod
+    def of(
+        cls, packing: Packing, decoded: Sequence[tuple[Tensor, Tensor]], cam_from_world: Tensor, K: Tensor
+    ) -> FastOutput:
+        """Of the depth and confidence of each bucket."""
+        return cls(packing, [d for d, _ in decoded], [c for _, c in decoded], cam_from_world, K)
 
     def maps(self) -> tuple[list[Tensor], list[Tensor]]:
         """Depth and confidence of every view (H, W), in the order of the views."""

@@ -28,10 +28,10 @@ class Patches:
         self.mean, self.std = (torch.tensor(v, device=weight.device) for v in (IMAGE_MEAN, IMAGE_STD))
 
     def __call__(self, images: Tensor, embedding: Tensor, first: Tensor, out: Tensor) -> None:
-        """Images (S, 3, H, W) → tokens in `out` (S, specials + N, C): `first` (specials, C), then patches plus `embedding`
-        (N, C).
+        """Images (S, 3, H, W) → tokens in `out` (S, specials + N, C): `first` (specials, C), then patches plus
+        `embedding` (N, C).
         """
-        specials, (channels, inputs), dtype = len(first), self.weight.shape, self.weight.dtype
+        specials, inputs, dtype = len(first), self.weight.shape[1], self.weight.dtype
         out[:, :specials] = first.to(dtype)
         shift = embedding + self.bias
         for start in range(0, len(images), FRAMES):

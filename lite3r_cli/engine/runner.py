@@ -33,7 +33,7 @@ class FastForm(ABC):
     def run(
         self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
-        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` from the method of that name."""
+        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` as the method gives it."""
 
     def known(self, cameras: Any, prepared: Prepared) -> Tensor:
         """What the blocks are told of known cameras, (S, C). Raises BackendError where the network takes none."""
@@ -67,7 +67,7 @@ class FastRunner:
         if kind not in self._graphs:
             self._graphs[kind] = self._capture(stacks, known, shape)
         graph, given, output = self._graphs[kind]
-        for target, value in zip(given, [*stacks, known]):  # without known cameras the last one has no target
+        for target, value in zip(given, stacks if known is None else [*stacks, known]):
             target.copy_(value)
         graph.replay()
         return output
@@ -88,9 +88,12 @@ class FastRunner:
 
     def skipped(self, shape: Shape) -> float:
         """1 − computed / all pairs of query groups and key tiles, over all layers across views."""
-        plans, layers = self._fixed(shape)[0].plans, self.form.layers_across
-        shares = [(layer.sparse, plans.across(layer.sparse)) for layer in layers]
-        return sum(0.0 if plan is None else plan.skipped(sparse.keep_ratio) for sparse, plan in shares) / len(layers)
+        plans, total = self._fixed(shape)[0].plans, 0.0
+        for layer in self.form.layers_across:
+            plan = plans.across(layer.sparse)
+            if plan is not None and layer.sparse is not None:
+                total += plan.skipped(layer.sparse.keep_ratio)
+        return total / len(self.form.layers_across)
 
     def _run(self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape, engine: Engine) -> FastOutput:
         return self.form.run(stacks, known, *self._fixed(shape), engine)

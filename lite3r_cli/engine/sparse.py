@@ -24,8 +24,10 @@ SMALLEST_TILE = 16  # slots, for the matrix units
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
-    """Where each token goes, and which tiles are special. The tiles are those of one run; `runs` equal runs of tokens lie
-    one after the other and do not see one another: the views of a bucket within views, all tokens across them.
+    """Where each token goes, and which tiles are special.
+
+    The tiles are those of one run; `runs` equal runs of tokens lie one after the other and do not see one another. A
+    run is one view in attention within views, and all tokens in attention across them.
     """
 
     tiles: Tiles
@@ -166,7 +168,7 @@ class SparseLayer:
         return cls(attention, name) if is_sparse else None
 
     def attend(self, heads: Tensor, plan: SparsePlan, ops: SimpleNamespace, reference: Tensor | None) -> Tensor:
-        """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); `reference` as in `SparsePlan.guarded`."""
+        """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
         shape, alpha = heads.shape[1:], self.alpha
         if plan.runs > 1:  # the runs of a head are as many heads
             heads = heads.unflatten(2, (plan.runs, -1)).flatten(1, 2)

@@ -14,7 +14,7 @@ from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.runner import FastRunner
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import SwiGlu
-from lite3r_cli.networks.base import Backbone, Prediction
+from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.family import family_of, require_family
 from lite3r_cli.networks.sparsify import sparse_modules
 from lite3r_cli.quant.swap import scaled_mm_reason
@@ -56,11 +56,12 @@ def predict(runner: FastRunner, images: Sequence[Tensor], cameras: Any = None) -
 
 
 class TwoForms:
-    """A network that runs fast or layer by layer, from one call to the next. One form at a time is on the device: a call
-    that goes the other way than the last one moves the weights.
+    """A network that runs fast or layer by layer, as each call decides.
+
+    One form at a time is on the device: a call that goes the other way than the last one moves the weights.
     """
 
-    def __init__(self, backbone: Backbone, settings: Settings, device: torch.device):
+    def __init__(self, backbone: nn.Module, settings: Settings, device: torch.device):
         self.backbone, self.settings, self.device = backbone, settings, device
         self.runner: FastRunner | None = None
 
@@ -75,7 +76,7 @@ class TwoForms:
             self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
         return self.runner
 
-    def ordinary(self) -> Backbone:
+    def ordinary(self) -> nn.Module:
         """The network as it was loaded, on the device; the fast form is gone."""
         if self.runner is not None:
             self.runner = None

@@ -1,4 +1,4 @@
-"""The fast path against the ordinary one, on small networks of every kind and those of the parity fixtures, on a CPU."""
+"""The fast path against the ordinary one, on a CPU: small networks of every kind and those of the parity fixtures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lite3r_cli.attention.module import SparseConfig, attach, attention_modules
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
-from lite3r_cli.networks import fast_form, parity, standin
+from lite3r_cli.networks import fast_form, standin
 from lite3r_cli.networks.da3.network import DA3, GIANT, SIZES, DA3Config, KnownCameras
 from lite3r_cli.networks.fast_form import TwoForms, fast_runner
 from lite3r_cli.networks.mini import known
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
+from lite3r_cli.networks.vggt.recompute import vggt_from
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def network(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
             with torch.device("meta"):
                 model = DA3(SIZES[config["model"]])
         else:
-            model = parity.vggt_from(config)
+            model = vggt_from(config)
     standin.fill(model, seed)
     return model.eval(), standin.image_batch(*size, seed)[0]
 

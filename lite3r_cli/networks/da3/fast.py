@@ -83,7 +83,7 @@ class FastDA3(FastForm):
         with engine.stage("input and output"):
             poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])
             K = pose.usable_intrinsics(vectors[:, 7:], prepared.sizes)
-            return FastOutput(prepared.packing, *map(list, zip(*decoded)), poses, K)
+            return FastOutput.of(prepared.packing, decoded, poses, K)
 
     def _run_blocks(
         self, tokens: Tokens, known: Tensor | None, fixed: dict[str, Any], engine: Engine

@@ -79,8 +79,7 @@ class FastMini(FastForm):
             poses = [cam_from_world(rotation, centre) for rotation, centre, _ in cameras]
             sizes = [[self.patch_size * side for side in grid] for grid in grids]
             K = [intrinsics_from_log_focal(log_focal, *size) for (*_, log_focal), size in zip(cameras, sizes)]
-            maps = map(list, zip(*decoded))
-            return FastOutput(prepared.packing, *maps, prepared.by_view(poses), prepared.by_view(K))
+            return FastOutput.of(prepared.packing, decoded, prepared.by_view(poses), prepared.by_view(K))
 
     def _run_blocks(
         self, tokens: Tokens, camera_tokens: Tensor, fixed: dict[str, Any], engine: Engine
@@ -106,8 +105,8 @@ class FastMini(FastForm):
             if i in config.taps:
                 with engine.stage("heads"):
                     far = [self._normed(each, engine) for each in frames]
-                    for found, *halves in zip(maps, near, far):
-                        found.append(self.head.project(len(found), *halves, 1, engine))
+                    for found, a, b in zip(maps, near, far):
+                        found.append(self.head.project(len(found), a, b, 1, engine))
                     camera = [torch.cat([a[:, 0], b[:, 0]], dim=-1) for a, b in zip(near, far)]
         return maps, camera
 

@@ -71,7 +71,7 @@ class FastVGGT(FastForm):
         with engine.stage("input and output"):
             poses = torch.cat([pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3, None]], dim=-1)
             K = pose.usable_intrinsics(vectors[:, 7:], prepared.sizes)
-            return FastOutput(prepared.packing, *map(list, zip(*decoded)), poses, K)
+            return FastOutput.of(prepared.packing, decoded, poses, K)
 
     def _encode(self, images: Sequence[Tensor], prepared: Prepared, fixed: dict[str, Any], engine: Engine) -> Tokens:
         """Tokens, the encoder's special ones already replaced by the aggregator's."""
@@ -100,8 +100,8 @@ class FastVGGT(FastForm):
             operand = across.across(tokens, operand, engine, after)
             if near is not None:
                 with engine.stage("heads"):
-                    for found, *halves in zip(maps, near, frames):
-                        found.append(self.head.project(len(found), *halves, SPECIALS, engine))
+                    for found, a, b in zip(maps, near, frames):
+                        found.append(self.head.project(len(found), a, b, SPECIALS, engine))
                     # the last pair is among the taps
                     camera = [torch.cat([a[:, 0], b[:, 0]], dim=-1) for a, b in zip(near, frames)]
             del near
