@@ -13,6 +13,7 @@ from ..errors import UsageError
 
 # Headings of --help
 INPUT, NETWORK, CLOUD, OUTPUT, GENERAL = "Input", "Network", "Point cloud", "Output", "General"
+WORLD = "Cameras and the world: what is known beforehand"
 DA3_ONLY = "Network: Depth-Anything-3 only"
 ATTENTION = "Network: attention across views, arithmetic"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from .option import ATTENTION as ATTENTION_PANEL
-from .option import DA3_ONLY, INPUT, NETWORK, Argument, Option, require
+from .option import DA3_ONLY, INPUT, NETWORK, WORLD, Argument, Option, require
 
 POSES = ("tokens", "rays")
 INTRINSICS = ("auto", "shared", "per-image")
@@ -174,9 +174,9 @@ class PredictConfig:
     cameras: Annotated[
         Path | None,
         Option(
-            NETWORK,
-            "The known camera of every image (cameras.json, transforms.json or a COLMAP folder): depth comes in their "
-            "scale. For da3 models, and for any model with --refine.",
+            WORLD,
+            "Known cameras of all or some images (cameras.json, transforms.json, a COLMAP folder, or a TUM trajectory "
+            "with --intrinsics FILE): everything comes in their frame and scale.",
             metavar="PATH",
         ),
     ] = None
@@ -191,11 +191,24 @@ class PredictConfig:
     intrinsics: Annotated[
         str,
         Option(
-            NETWORK,
-            "Focal lengths with --refine: shared by all images, per-image, or auto: shared where that fits as well.",
-            metavar="HOW",
+            WORLD,
+            "A file with K (JSON, or nine numbers), for all images or by name. Or how --refine adjusts focal lengths: "
+            "shared by all images, per-image, or auto: shared where that fits as well.",
+            metavar="HOW|FILE",
         ),
-    ] = "auto"  # one of INTRINSICS
+    ] = "auto"  # one of INTRINSICS, or a path
+    focal: Annotated[
+        str,
+        Option(
+            WORLD,
+            "Focal length: auto is EXIF's where it is sound, else the network's; network; pixels of the original image "
+            "(2905); the lens's millimetres (24mm); or their 35 mm equivalent (26mm-eq).",
+            metavar="LENGTH",
+        ),
+    ] = "auto"
+    fix_intrinsics: Annotated[
+        bool, Option(WORLD, "With --refine: keep the focal lengths of --focal, --intrinsics or EXIF.")
+    ] = False
     engine: Annotated[
         str,
         Option(
@@ -207,7 +220,16 @@ class PredictConfig:
     ] = "auto"  # one of ENGINES
 
     def __post_init__(self) -> None:
-        require_one_of("--intrinsics", self.intrinsics, INTRINSICS)
+        require(self.intrinsics != "", f"--intrinsics is empty: give {', '.join(INTRINSICS)} or a file with K")
+        require(self.focal != "", "--focal is empty: give auto, network, pixels (2905) or millimetres (24mm)")
+        require(
+            self.intrinsics_file is None or self.focal in ("auto", "network"),
+            "--focal and --intrinsics FILE both state focal lengths: give one of them",
+        )
+        require(
+            not self.fix_intrinsics or self.intrinsics_file is not None or self.focal != "network",
+            "--fix-intrinsics needs focal lengths: give --focal or --intrinsics FILE",
+        )
         require_one_of("--engine", self.engine, ENGINES)
         require_one_of("--poses", self.poses, POSES)
         require_one_of("--preprocess", self.preprocess, PREPROCESSING)
@@ -219,3 +241,13 @@ class PredictConfig:
             f"--resolution must lie between 28 and 4096 pixels, not {self.resolution}",
         )
         require(0 <= self.seed < 2**32, f"--seed must lie between 0 and {2**32 - 1}, not {self.seed}")
+
+    @property
+    def intrinsics_file(self) -> Path | None:
+        """The file that `intrinsics` names."""
+        return None if self.intrinsics in INTRINSICS else Path(self.intrinsics)
+
+    @property
+    def focal_sharing(self) -> str:
+        """How the refinement adjusts focal lengths: one of INTRINSICS."""
+        return self.intrinsics if self.intrinsics in INTRINSICS else "auto"

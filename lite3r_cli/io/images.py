@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .codecs import heif
-from .decode import Picture, decode
+from . import heif
+from .decode import decode_opaque, decode_rgb
 from .masks import Target, find_masks, load_mask
 from .names import output_stems, printable, unique_names
 from .probe import check_size, probe
@@ -66,18 +66,14 @@ class ImageSet:
 
     def read(self, i: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB at full resolution, upright. Raises InputError if the file is damaged or has changed."""
-        return self.read_picture(i).rgb
-
-    def read_picture(self, i: int) -> Picture:
-        """Colours and transparency by one decoding. Raises InputError as `read` does."""
         record = self.records[i]
         try:
-            picture = decode(_encoded(record))
+            rgb, _ = decode_rgb(_encoded(record))
         except BadImage as error:
             raise InputError(f"{printable(record.path)}: {error}") from error
-        if picture.rgb.shape[:2] != (record.height, record.width):
+        if rgb.shape[:2] != (record.height, record.width):
             raise InputError(f"{printable(record.path)}: the file changed while it was in use: start again")
-        return picture
+        return rgb
 
     def read_mask(self, i: int) -> np.ndarray | None:
         """(H, W) bool, True = use the pixel: mask file and alpha channel together; None = all.
@@ -90,7 +86,10 @@ class ImageSet:
             mask = load_mask(record.mask, record.width, record.height, record.orientation)
         if not record.has_alpha:
             return mask
-        opaque = self.read_picture(i).opaque
+        try:
+            opaque = decode_opaque(_encoded(record))
+        except BadImage as error:
+            raise InputError(f"{printable(record.path)}: {error}") from error
         if mask is None or opaque is None:
             return mask if opaque is None else opaque
         return mask & opaque

@@ -1,4 +1,6 @@
-"""The point cloud as binary PLY: `x y z` float32, `red green blue` uchar, `confidence` float32."""
+"""The point cloud as binary PLY: `x y z` float32 (double in the frame of a map), `red green blue` uchar, and
+`confidence` float32.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,25 @@ import numpy as np
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from ..errors import InputError
+from ..scene.frame import FIRST_CAMERA
 from ..scene.view import PointCloud
 from .files import write_bytes
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
 )
-FRAME_COMMENTS = (
-    "frame: world = first camera, OpenCV axes (+x right, +y down, +z forward)",
-    "units: scene units, arbitrary scale",
-)
+# in the frame of a map single precision would round to decimetres
+FAR_VERTEX = np.dtype([(name, "<f8" if name in "xyz" else kind) for name, kind in VERTEX.descr])
 
 
-def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FRAME_COMMENTS) -> None:
-    """Write `cloud` (0 points are fine) as little-endian PLY. `comments` state frame and units in the header.
+def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAMERA.comments()) -> None:
+    """Write `cloud` (0 points are fine) as little-endian PLY, float64 coordinates as doubles.
+
+    `comments` state frame and units in the header.
 
     Raises OutputError.
     """
-    vertices = np.empty(len(cloud), dtype=VERTEX)
+    vertices = np.empty(len(cloud), dtype=VERTEX if cloud.points.dtype != np.float64 else FAR_VERTEX)
     for axis, name in enumerate(("x", "y", "z")):
         vertices[name] = cloud.points[:, axis]
     for channel, name in enumerate(("red", "green", "blue")):

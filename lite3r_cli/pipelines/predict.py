@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,13 @@ from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
 from ..refine.pipeline import Refined, refine
 from ..scene import geometry
+from ..scene.frame import FIRST_CAMERA, GIVEN, WorldFrame, local_origin, move_views, translation
+from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
+from ..world.known import back_into_given, place
 from . import known_cameras
+from .beforehand import Beforehand, focal_notes, known_warnings
 from .fast_path import FAST, FastPath
 from .lite import LiteRun
 from .preprocess import align, fit
@@ -46,13 +50,15 @@ LOW_PARALLAX = 0.005
 class Predictions:
     """What the network made of an image set."""
 
-    views: list[View]  # world frame = camera of the first view; scale arbitrary
+    views: list[View]  # in `frame`
     indices: list[int]  # views[j] is image indices[j] of the set
     network_sizes: list[tuple[int, int]]  # (h, w) that each view had inside the network
     skipped: list[Skipped] = field(default_factory=list)  # images that could not be decoded
     warnings: list[str] = field(default_factory=list)
     sparse: SparseModel | None = None  # of the refinement
     verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
+    priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
+    frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
 
 
 class Predictor:
@@ -66,6 +72,7 @@ class Predictor:
         progress = progress or Progress()
         if config.refine:
             require_pycolmap()  # said before the network is loaded
+        self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             runtime.seed_everything(config.seed)
@@ -80,7 +87,6 @@ class Predictor:
             self.fast = FastPath(config.engine, self.backbone, self.lite, self.runtime)
             if self.fast.choice.chosen != FAST:
                 self.lite.round(self.backbone)
-            self.known = known_cameras.read_known(config.cameras)
         for text in self.lite.notes:
             progress.note(text)
         for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
@@ -109,14 +115,17 @@ class Predictor:
         kept, inputs, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
         batch = [item.rgb for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
+        records = [images.records[i] for i in kept]
+        priors = self.beforehand.priors(records)
+        for text in focal_notes(priors, records):
+            progress.note(text)
         with progress.stage("Predict"):
-            prediction = self._run(batch, self._cameras([images.records[i] for i in kept], inputs))
+            prediction = self._run(batch, self._cameras(priors, records, inputs))
         views = _to_views(images, kept, inputs, prediction)
-        warnings = _parallax_warnings(views, digests) + _border_warnings(inputs)
-        if self.config.refine and self.config.cameras is not None:
-            records = [images.records[i] for i in kept]
-            views = known_cameras.in_place(self.known, records, views)
-        refined = self._refine(images, kept, views, progress) if self.config.refine else None
+        warnings = _parallax_warnings(views, digests) + _border_warnings(inputs) + known_warnings(priors, records)
+        placed = place(views, priors)
+        views = placed.views
+        refined = self._refine(images, kept, views, priors, progress) if self.config.refine else None
         return Predictions(
             views=views if refined is None else refined.views,
             indices=kept,
@@ -125,18 +134,26 @@ class Predictor:
             warnings=warnings if refined is None else warnings + refined.warnings,
             sparse=None if refined is None else refined.sparse,
             verdicts=None if refined is None else refined.verdicts,
+            priors=priors,
+            frame=GIVEN if priors.known_poses else FIRST_CAMERA,
         )
 
-    def _refine(self, images: ImageSet, kept: Sequence[int], views: Sequence[View], progress: Progress) -> Refined:
-        return refine(
-            views,
+    def _refine(
+        self, images: ImageSet, kept: Sequence[int], views: Sequence[View], priors: CameraPriors, progress: Progress
+    ) -> Refined:
+        """`--refine`, in a frame whose numbers are small, and back into that of the known cameras."""
+        origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
+        refined = refine(
+            move_views(views, translation(None if origin is None else -origin)),
             lambda j: images.read(kept[j]),
             lambda j: images.read_mask(kept[j]),
-            RefineConfig(intrinsics=self.config.intrinsics, seed=self.config.seed),
+            RefineConfig(intrinsics=self.config.focal_sharing, seed=self.config.seed, fixed_focal=priors.fixed_focal),
             progress,
             self.runtime.torch_device,
-            given=self.config.cameras is not None,
+            given=len(priors.known_poses) == len(views),
         )
+        moved, sparse = back_into_given(refined.views, refined.sparse, priors, origin)
+        return replace(refined, views=moved, sparse=sparse)
 
     def _read(
         self, images: ImageSet, indices: Sequence[int], progress: Progress, strict: bool
@@ -166,14 +183,12 @@ class Predictor:
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
         return kept, align(batch, prepare, native), skipped
 
-    def _cameras(self, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> dict[str, Any]:
+    def _cameras(
+        self, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
+    ) -> dict[str, Any]:
         """What `predict` is told beside the images."""
-        if self.config.cameras is None:
-            return {}
-        known_cameras.require_all(self.known, self.config.cameras, records)
-        if not known_cameras.taken_by(self.backbone):
-            return {}
-        return {"cameras": known_cameras.for_inputs(self.known, records, inputs)}
+        known = known_cameras.for_inputs(priors, records, inputs) if known_cameras.taken_by(self.backbone) else None
+        return {} if known is None else {"cameras": known}
 
     def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any]) -> Prediction:
         """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
@@ -201,10 +216,12 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, tensors: list[torch.Tensor], cameras: dict[str, Any]) -> Prediction:
         """By the fast path or layer by layer; accounts for what was skipped."""
-        if self.fast.choice.chosen == FAST:
-            prediction, skipped = self.fast.predict(tensors, cameras)
+        if self.fast.takes(tensors, cameras):
+            prediction, skipped = self.fast.predict(tensors)
             self.lite.account(skipped, [])
             return prediction
+        if isinstance(self.backbone, torch.nn.Module):
+            self.backbone.to(self.runtime.torch_device)  # if images before these went the other way
         self.lite.round(self.backbone)
         prediction = self.backbone.predict(tensors, **cameras)
         self.lite.ran(self.backbone)

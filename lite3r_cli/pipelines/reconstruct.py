@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress
 from ..errors import InputError
@@ -21,7 +23,9 @@ from ..io.images import ImageSet, discover
 from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
+from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.fusion import FusionStatistics, fuse_with_statistics
+from ..scene.geometry import camera_centres
 from ..scene.view import PointCloud, View
 
 if TYPE_CHECKING:
@@ -112,15 +116,19 @@ def _fuse(
     config: ReconstructConfig, images: ImageSet, predictions: Predictions, progress: Progress, tell: Warn
 ) -> tuple[PointCloud, FusionStatistics]:
     indices = predictions.indices
+    # fusion computes in single precision: in the frame of a map it works around the cameras' middle
+    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
     with progress.stage("Fuse", total=len(indices)) as step:
         cloud, statistics = fuse_with_statistics(
-            predictions.views,
+            move_views(predictions.views, translation(None if origin is None else -origin)),
             lambda j: images.read(indices[j]),
             lambda j: images.read_mask(indices[j]),
             config.fusion,
             config.predict.seed,
             step,
         )
+    if origin is not None:
+        cloud = move_cloud(cloud, translation(origin))
     if len(cloud) == 0:
         counts = statistics.to_dict()
         reason = max(("unknown", "masked", "low_confidence", "edge", "inconsistent", "free_space"), key=counts.get)
@@ -137,7 +145,7 @@ def _write(
 ) -> None:
     """Every file but run.json into the staging folder."""
     views = predictions.views
-    write_ply(out.cloud, cloud)
+    write_ply(out.cloud, cloud, predictions.frame.comments())
     stems = [images.records[i].stem for i in predictions.indices]
     scales = [_write_view(out, stem, view, config.save_npy) for stem, view in zip(stems, views)]
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{stem}.png" for stem in stems], scales)
@@ -179,6 +187,11 @@ def _run_info(
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
     }
     refinement = dict(zip(predictions.indices, predictions.verdicts or ()))
+    focal = {
+        i: {"source": prior.source, "fx": prior.fx, "fy": prior.fy, "sigma": prior.sigma, "fixed": prior.fixed}
+        for i, prior in zip(predictions.indices, predictions.priors.focal)
+        if prior is not None
+    }
     verdicts = [
         {
             "name": record.name,
@@ -188,6 +201,7 @@ def _run_info(
             "height": record.height,
             "orientation": record.orientation,
             "network": used[i],
+            **({"focal": focal[i]} if i in focal else {}),
             **({"refinement": refinement[i]} if i in refinement else {}),
         }
         for i, record in enumerate(images.records)
@@ -212,6 +226,7 @@ def _run_info(
         "attention": predictor.lite.attention_info(predictor.backbone),
         "images": verdicts,
         "warnings": warnings,
+        "world": predictions.frame.as_dict(),
         "points": statistics.points,
         "fusion": statistics.to_dict(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -54,7 +54,7 @@ def from_prediction(views: Sequence[View], matches: Matches, config: RefineConfi
         return None
     for loss, error, focal in _COARSE_ROUNDS:
         scale = _diagonal(matches) / 1000
-        _adjust(model, loss * scale, refine_focal=focal and not _few(model))
+        _adjust(model, loss * scale, config, refine_focal=focal and not _few(model))
         _drop_outliers(model, error * scale)
         if model.num_points3D() < _MIN_COARSE_TRACKS:
             return None
@@ -96,7 +96,7 @@ def _change(before: dict, after: dict) -> float:
 
 def given(views: Sequence[View], matches: Matches, config: RefineConfig) -> Candidate | None:
     """The cameras as they are, with points triangulated from the verified matches; None where there are none."""
-    model = _empty_model(views, matches)
+    model = _empty_model(views, matches, exact=True)
     model = _triangulate(model, matches, config)
     if model is None or model.num_points3D() == 0:
         return None
@@ -111,12 +111,12 @@ def finish(model, matches: Matches, config: RefineConfig, path: str) -> Candidat
         model = _triangulate(model, matches, config)
         if model is None or model.num_points3D() == 0:
             return None
-        _adjust(model, 1.0, refine_focal=not _few(model))
+        _adjust(model, 1.0, config, refine_focal=not _few(model))
         _filter(model, config.max_error, config.min_angle_deg)
         if _change(before, _cameras(model)) < _SETTLED:
             break
     _filter(model, config.max_error / 2, config.min_angle_deg)
-    _adjust(model, 1.0, refine_focal=not _few(model))
+    _adjust(model, 1.0, config, refine_focal=not _few(model))
     images = verified(model, config)
     if len(images) < 2:
         return None
@@ -131,11 +131,11 @@ def share_focal(found: Candidate, matches: Matches, config: RefineConfig) -> Can
     where the scene is flat or the motion small; a zoom between the images is told by the error. Two images tell no
     focal length each, but one for both: it is taken if the error falls by `_PAIR_FALL`.
     """
-    if config.intrinsics == "per-image" or len({matches.sizes[i] for i in found.images}) > 1:
+    if config.intrinsics == "per-image" or config.fixed_focal or len({matches.sizes[i] for i in found.images}) > 1:
         return found
     model = _with_one_camera(found, matches)
     before = found.model.compute_mean_reprojection_error()
-    _adjust(model, 1.0, refine_focal=True)
+    _adjust(model, 1.0, config, refine_focal=True)
     most = (1 - _PAIR_FALL if _few(model) else 1 + config.shared_rise) * before
     if config.intrinsics == "auto" and model.compute_mean_reprojection_error() > most:
         return found
@@ -176,12 +176,12 @@ def _diagonal(matches: Matches) -> float:
     return float(np.median([np.hypot(*size) for size in matches.sizes]))
 
 
-def _empty_model(views: Sequence[View], matches: Matches):
-    """A Reconstruction of the views' cameras without points."""
+def _empty_model(views: Sequence[View], matches: Matches, exact: bool = False):
+    """A Reconstruction of the views' cameras without points; `exact`: with both focal lengths of K."""
     pycolmap = require_pycolmap()
     model = pycolmap.Reconstruction()
     for i, (view, size) in enumerate(zip(views, matches.sizes, strict=True)):
-        params = matching.start_intrinsics(view, size)
+        params = matching.exact_intrinsics(view, size) if exact else matching.start_intrinsics(view, size)
         model.add_camera_with_trivial_rig(_camera(i + 1, size, params))
         pose = pycolmap.Rigid3d(np.asarray(view.cam_from_world))
         model.add_image_with_trivial_frame(_image(i, i + 1, matches), pose)
@@ -190,9 +190,8 @@ def _empty_model(views: Sequence[View], matches: Matches):
 
 def _camera(number: int, size: tuple[int, int], params: Sequence[float]):
     width, height = size
-    return require_pycolmap().Camera(
-        camera_id=number, model="SIMPLE_PINHOLE", width=width, height=height, params=params
-    )
+    kind = "SIMPLE_PINHOLE" if len(params) == 3 else "PINHOLE"
+    return require_pycolmap().Camera(camera_id=number, model=kind, width=width, height=height, params=params)
 
 
 def _image(i: int, camera: int, matches: Matches):
@@ -214,7 +213,7 @@ def _start_model(views, matches: Matches, track, image, keypoint, points, known)
     return model
 
 
-def _adjust(model, loss_scale: float, *, refine_focal: bool) -> None:
+def _adjust(model, loss_scale: float, config: RefineConfig, *, refine_focal: bool) -> None:
     """One robust bundle adjustment over all points, in place."""
     pycolmap = require_pycolmap()
     options = pycolmap.BundleAdjustmentOptions()
@@ -228,6 +227,8 @@ def _adjust(model, loss_scale: float, *, refine_focal: bool) -> None:
     problem = pycolmap.BundleAdjustmentConfig()
     for i in model.reg_image_ids():
         problem.add_image(i)
+        if i - 1 in config.fixed_focal:
+            problem.set_constant_cam_intrinsics(model.image(i).camera_id)
     problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     pycolmap.create_default_bundle_adjuster(options, problem, model).solve()
     model.update_point_3d_errors()

@@ -164,7 +164,8 @@ def _sparse_model(views: Sequence[View], read_rgb: ReadImage, matches: Matches, 
         for i, k in seen.items():
             image.append(i), point.append(len(points)), keypoint.append(k)
         points.append(item.xyz)
-        errors.append(item.error)
+        # the features' images may be smaller than the originals, whose pixels the errors are in
+        errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in seen]))
     image, point, keypoint = (np.array(column, np.int64) for column in (image, point, keypoint))
     order = np.lexsort((point, image))
     image, point, keypoint = image[order], point[order], keypoint[order]

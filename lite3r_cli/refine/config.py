@@ -27,6 +27,7 @@ class RefineConfig:
     shared_rise: float = 0.05  # of the mean reprojection error, up to which one focal length is taken for all images
     neighbours: int = 7  # views that a depth map is compared with
     seed: int = 0
+    fixed_focal: tuple[int, ...] = ()  # views whose focal lengths are known and stay
 
     def __post_init__(self) -> None:
         checks = {

@@ -8,7 +8,7 @@ far above, the point is merely hidden. Torn places (depth edges) get the benefit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is i
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
 _TOLERANCE_RANGE = (0.02, 0.15)
 _SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
+_CLOSE = 0.05  # relative deviation at which an agreement counts half
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
 _KERNEL = np.ones((3, 3), np.uint8)
 _SILENT = np.float32(1e30)  # inverse depth that never is the farthest surface
@@ -150,6 +151,21 @@ def adaptive_tolerance(voters: Sequence[VoterMap | None], neighbours: Sequence[S
     pooled = np.concatenate(deviations)
     typical = 3 * float(np.median(pooled)) if len(pooled) else 0.0
     return float(np.clip(typical, *_TOLERANCE_RANGE))
+
+
+def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
+    """How well the depth maps times `factor` agree with those of their neighbours, 0..1: the mean of
+    1 / (1 + (log ratio / `_CLOSE`)²) over the pixels compared, about `samples` a view; unseen ones count as 0."""
+    voters = [VoterMap(replace(view, depth=view.depth * np.float32(factor)), view.depth > 0) for view in views]
+    total, count = 0.0, 0
+    for voter, others in zip(voters, neighbours, strict=True):
+        step = max(1, round((voter.alive.size / samples) ** 0.5))
+        points = voter.camera_points(step)
+        for j in others:
+            ratio = _compare(voter, points, voters[j], step)[0]
+            deviation = np.log(ratio[ratio > 0]) / _CLOSE
+            total, count = total + float((1 / (1 + deviation**2)).sum()), count + ratio.size
+    return total / max(count, 1)
 
 
 # --- which views ------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class View:
 class PointCloud:
     """Fused points in the world frame."""
 
-    points: np.ndarray  # (N, 3) float32
+    points: np.ndarray  # (N, 3) float32; float64 where the frame's origin is far away
     colors: np.ndarray  # (N, 3) uint8, RGB
     confidence: np.ndarray  # (N,) float32
 

@@ -1,0 +1,96 @@
+"""`--intrinsics FILE`: focal lengths and principal points of cameras whose poses are not known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, UsageError
+from ..scene import geometry
+
+_WAYS = (
+    'a JSON file with "K" for all pictures, or "images": {NAME or PATTERN: {"K", "width", "height"}}, or text with the '
+    "nine numbers of K"
+)
+_ASPECT = 0.02  # relative difference of two aspects up to which a picture counts as resized
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """K (3, 3) of the pictures whose name fits `pattern`, at `size` (width, height); None = whatever size they have."""
+
+    pattern: str
+    K: np.ndarray
+    size: tuple[int, int] | None
+
+    def at(self, name: str, width: int, height: int, path: Path) -> np.ndarray:
+        """K for a picture of `width` × `height`. Raises InputError where it has another aspect than the camera."""
+        if self.size is None or self.size == (width, height):
+            return self.K
+        if abs((width / height) / (self.size[0] / self.size[1]) - 1) > _ASPECT:
+            raise InputError(
+                f"{path}: K is for {self.size[0]}x{self.size[1]} pixels, but {name} has {width}x{height}: not the same "
+                "picture resized; give this size its own K"
+            )
+        return geometry.scale_intrinsics(self.K, width / self.size[0], height / self.size[1])
+
+
+def read_intrinsics(path: Path) -> list[Intrinsics]:
+    """The cameras of a file, names before patterns. Raises UsageError if it is missing, InputError if malformed."""
+    if not path.is_file():
+        raise UsageError(f"--intrinsics {path}: no such file; give auto, shared, per-image, or {_WAYS}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return [Intrinsics("*", _from_text(path, text), None)]
+    if not isinstance(document, dict):
+        return [Intrinsics("*", _checked(path, "K", document), None)]
+    entries = document.get("images", document if "K" not in document else None)
+    if entries is None:
+        return [_entry(path, "*", document)]
+    if not isinstance(entries, dict) or not entries:
+        raise InputError(f"{path}: holds no cameras: it has to be {_WAYS}")
+    found = [_entry(path, name, entry) for name, entry in entries.items()]
+    return sorted(found, key=lambda item: any(c in item.pattern for c in "*?["))
+
+
+def find_intrinsics(cameras: list[Intrinsics], name: str) -> Intrinsics | None:
+    """The first that fits a picture's name, with or without its folder."""
+    names = (name, PurePosixPath(name).name)
+    return next((c for c in cameras if c.pattern in names or any(fnmatchcase(n, c.pattern) for n in names)), None)
+
+
+def _entry(path: Path, pattern: str, entry: Any) -> Intrinsics:
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}: {pattern} has to be an object with K, and width and height of the pictures")
+    size = entry.get("width"), entry.get("height")
+    if size != (None, None) and not all(type(side) is int and 0 < side < 2**31 for side in size):
+        raise InputError(f"{path}: {pattern}: width and height have to be positive whole numbers, not {size}")
+    return Intrinsics(pattern, _checked(path, pattern, entry.get("K")), None if size == (None, None) else size)
+
+
+def _from_text(path: Path, text: str) -> np.ndarray:
+    rows = [line.split("#")[0].replace(",", " ").split() for line in text.splitlines()]
+    return _checked(path, "K", [number for row in rows for number in row])
+
+
+def _checked(path: Path, what: str, rows: Any) -> np.ndarray:
+    try:
+        K = np.array(rows, dtype=np.float64).reshape(3, 3)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {what}: K has to be a 3x3 matrix; the file has to be {_WAYS}") from error
+    usable = np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0
+    if not usable or K[0, 1] != 0 or not np.array_equal([*K[1:, 0], *K[2, 1:]], [0, 0, 0, 1]):
+        raise InputError(
+            f"{path}: {what}: K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths"
+        )
+    return K

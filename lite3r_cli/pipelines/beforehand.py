@@ -1,0 +1,170 @@
+"""What is known of the cameras before the network runs: from EXIF, from `--focal` and `--intrinsics`, from `--cameras`.
+
+The files are read once, when the network is loaded; `priors` then answers for the pictures of a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..config import PredictConfig
+from ..errors import InputError
+from ..io.exif import NOTHING, PhotoMetadata, read_metadata
+from ..io.foreign_cameras import read_known_cameras
+from ..io.images import ImageRecord
+from ..io.intrinsics import Intrinsics, find_intrinsics, read_intrinsics
+from ..io.tum import read_tum
+from ..scene.priors import CameraPriors, FocalPrior
+from ..scene.view import View
+from ..world.focal import FocalAnswer, StatedFocal, focal_from_metadata, require_one_size
+
+_TIME_TOLERANCE = 0.02  # seconds between a trajectory's time and that in a picture's name
+EXACT = 0.002  # relative: what a calibration leaves
+
+
+@dataclass(frozen=True)
+class Beforehand:
+    """The files and options that state cameras."""
+
+    config: PredictConfig
+    cameras: dict[str, View] = field(default_factory=dict)  # of --cameras, by name
+    trajectory: list[tuple[str, np.ndarray]] = field(default_factory=list)  # of --cameras, by time, index or name
+    intrinsics: list[Intrinsics] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, config: PredictConfig) -> Beforehand:
+        """Raises UsageError or InputError for files that are missing or malformed."""
+        path = config.cameras
+        if config.focal not in ("auto", "network"):
+            StatedFocal.parse(config.focal)
+        file = config.intrinsics_file
+        intrinsics = [] if file is None else read_intrinsics(file)
+        if path is not None and path.is_file() and path.suffix.lower() in (".txt", ".tum", ".csv"):
+            return cls(config, trajectory=read_tum(path), intrinsics=intrinsics)
+        cameras = {} if path is None else {view.name: view for view in read_known_cameras(path)}
+        return cls(config, cameras, intrinsics=intrinsics)
+
+    def priors(self, records: Sequence[ImageRecord]) -> CameraPriors:
+        """What is known of each picture. Raises InputError where `--cameras` and the pictures do not fit together,
+        UsageError where `--focal` cannot hold for them."""
+        cameras = [find_camera(self.cameras, record.name) for record in records]
+        poses = self._poses(records, cameras)
+        if self.config.cameras is not None and all(pose is None for pose in poses):
+            some = ", ".join([*self.cameras, *(key for key, _ in self.trajectory)][:3])
+            raise InputError(
+                f"{self.config.cameras}: has a camera for none of the pictures ({records[0].name}, …); it has {some}"
+            )
+        return CameraPriors(tuple(self._focal(records, cameras)), tuple(poses))
+
+    def _poses(self, records: Sequence[ImageRecord], cameras: Sequence[View | None]) -> list[np.ndarray | None]:
+        if self.trajectory:
+            found = match_trajectory([key for key, _ in self.trajectory], [record.name for record in records])
+            return [None if k is None else self.trajectory[k][1] for k in found]
+        return [None if view is None else view.cam_from_world for view in cameras]
+
+    def _focal(self, records: Sequence[ImageRecord], cameras: Sequence[View | None]) -> list[FocalPrior | None]:
+        """`--cameras` before `--intrinsics`, `--focal` and EXIF."""
+        config, file = self.config, self.config.intrinsics_file
+        stated = StatedFocal.parse(config.focal) if config.focal not in ("auto", "network") else None
+        if stated is not None:
+            require_one_size(stated, [(record.width, record.height) for record in records])
+        result: list[FocalPrior | None] = []
+        for record, view in zip(records, cameras, strict=True):
+            size = record.width, record.height
+            listed = find_intrinsics(self.intrinsics, record.name)
+            if view is not None:
+                self._require_size(view, record)
+                result.append(_exactly(view.K, "--cameras", fixed=True))
+            elif listed is not None and file is not None:
+                K = listed.at(record.name, *size, file)
+                result.append(_exactly(K, "--intrinsics", fixed=config.fix_intrinsics))
+            elif stated is not None:
+                result.append(_fixed(stated.prior(metadata_of(record), record.name, size), config.fix_intrinsics))
+            elif config.focal == "auto":
+                result.append(_fixed(exif_focal(record).prior(), config.fix_intrinsics))
+            else:
+                result.append(None)
+        return result
+
+    def _require_size(self, view: View, record: ImageRecord) -> None:
+        if (view.width, view.height) != (record.width, record.height):
+            raise InputError(
+                f"{self.config.cameras}: says that {record.name} has {view.width}x{view.height} pixels, "
+                f"but it has {record.width}x{record.height}: correct width, height and K"
+            )
+
+
+def _exactly(K: np.ndarray, source: str, fixed: bool) -> FocalPrior:
+    return FocalPrior(float(K[0, 0]), float(K[1, 1]), EXACT, source, fixed, (float(K[0, 2]), float(K[1, 2])))
+
+
+def _fixed(prior: FocalPrior | None, fixed: bool) -> FocalPrior | None:
+    if prior is None or not fixed:
+        return prior
+    return FocalPrior(prior.fx, prior.fy, prior.sigma, prior.source, True, prior.centre)
+
+
+def metadata_of(record: ImageRecord) -> PhotoMetadata:
+    """What the picture's file says; nothing for a frame of a video."""
+    return NOTHING if record.frame is not None else read_metadata(record.path)
+
+
+def exif_focal(record: ImageRecord) -> FocalAnswer:
+    """The focal length that a picture's EXIF states, in pixels of the upright picture."""
+    return focal_from_metadata(metadata_of(record))
+
+
+def find_camera(cameras: dict[str, View], name: str) -> View | None:
+    """The camera of a picture's name, with or without its folder."""
+    return cameras.get(name) or cameras.get(PurePosixPath(name).name)
+
+
+def match_trajectory(keys: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """For each picture the line of the trajectory that is its: by name, by the time in its name, or by its index.
+
+    An index is believed where all keys are whole numbers 0 … N − 1 and there is one for each picture.
+    """
+    by_text = {text: k for k, key in enumerate(keys) for text in (key, Path(key).name, Path(key).stem)}
+    found = [by_text.get(name, by_text.get(Path(name).stem)) for name in names]
+    if any(k is not None for k in found):
+        return found
+    times = np.array([_number(key) for key in keys])
+    if np.array_equal(times, np.arange(len(keys))) and len(keys) >= len(names):
+        return list(range(len(names)))
+    stamps = np.array([_number(Path(name).stem) for name in names])
+    if not np.isfinite(times).any():
+        return [None] * len(names)
+    known = np.isfinite(times)[:, None] & np.isfinite(stamps)
+    apart = np.where(known, np.abs(times[:, None] - stamps), np.inf)
+    return [int(k) if apart[k, i] <= _TIME_TOLERANCE else None for i, k in enumerate(apart.argmin(axis=0))]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def focal_notes(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:
+    """One line on where the focal lengths come from, for `--verbose`."""
+    sources = [prior.source for prior in priors.focal if prior is not None]
+    if not sources:
+        return []
+    kinds = ", ".join(f"{sources.count(kind)} from {kind}" for kind in dict.fromkeys(sources))
+    return [f"focal lengths known for {len(sources)} of {len(records)} pictures: {kinds}"]
+
+
+def known_warnings(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:
+    """What to say where only some of the cameras are known."""
+    known = len(priors.known_poses)
+    if known in (0, len(records)):
+        return []
+    missing = [record.name for record, pose in zip(records, priors.poses, strict=True) if pose is None]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    scale = "" if known > 1 else "; one known camera tells no scale"
+    return [f"--cameras has no camera for {', '.join(missing[:3])}{more}: estimated beside the known ones{scale}"]

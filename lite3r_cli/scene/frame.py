@@ -1,0 +1,71 @@
+"""The world frame of a scene, in words and numbers: what every file's header and run.json say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .geometry import Similarity
+from .view import PointCloud, View
+
+OPENCV = "OpenCV axes (+x right, +y down, +z forward)"
+FAR_OFF = 100.0  # coordinates this many times the scene's extent lose too many digits in single precision
+
+
+@dataclass(frozen=True)
+class WorldFrame:
+    """Frame and units of points and poses."""
+
+    name: str  # "first camera", "given", "level", "enu", "epsg:32632"
+    description: str
+    units: str = "scene units, arbitrary scale"
+    metric: bool = False  # the unit is a metre
+    up: tuple[float, float, float] | None = None  # unit vector, where it is known
+
+    def comments(self) -> tuple[str, str]:
+        """Two lines for a file's header."""
+        return f"frame: {self.description}", f"units: {self.units}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json and cameras.json."""
+        return asdict(self)
+
+
+FIRST_CAMERA = WorldFrame("first camera", f"world = first camera, {OPENCV}")
+GIVEN = WorldFrame("given", "world = that of the known cameras, as given", "those of the known cameras")
+
+
+def local_origin(centres: np.ndarray) -> np.ndarray | None:
+    """The point to subtract before anything is computed in single precision: the cameras' middle (3,), rounded; None
+    where the centres (S, 3) are near enough to the origin, as in every frame but a map's.
+    """
+    middle = np.median(centres, axis=0)
+    extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
+    if np.abs(middle).max() <= FAR_OFF * max(extent, 1.0):
+        return None
+    return np.round(middle)
+
+
+def translation(offset: np.ndarray | None) -> Similarity:
+    """The similarity that adds `offset` (3,); None: nothing."""
+    return Similarity(1.0, np.eye(3), np.zeros(3) if offset is None else np.asarray(offset, np.float64))
+
+
+def move_views(views: Sequence[View], similarity: Similarity) -> list[View]:
+    """The same views in another world frame, depth maps in its unit of length."""
+    factor = np.float32(similarity.scale)
+    poses = (similarity.apply_to_poses(view.cam_from_world) for view in views)
+    return [
+        replace(view, cam_from_world=pose, depth=None if view.depth is None else view.depth * factor)
+        for view, pose in zip(views, poses)
+    ]
+
+
+def move_cloud(cloud: PointCloud, similarity: Similarity) -> PointCloud:
+    """The same points in another world frame: float64 where that is far from its origin, else float32."""
+    points = similarity.apply(cloud.points)
+    far = len(points) and local_origin(points[:: max(1, len(points) // 1000)]) is not None
+    return replace(cloud, points=points if far else points.astype(np.float32))

@@ -1,0 +1,185 @@
+"""Focal lengths that are known beforehand: from EXIF, checked for zoom and crop, and from what the user states."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..io.exif import PhotoMetadata
+from ..scene.priors import FocalPrior
+from .sensors import sensor_size
+
+FULL_DIAGONAL = 43.2666  # mm, of 36 × 24
+_PLAUSIBLE = (0.2, 20.0)  # focal length in longer image sides: 136° to 3°
+_SENSOR_WIDTHS = (2.5, 60.0)  # mm that a focal plane resolution may imply
+_AGREE = 0.08  # relative difference up to which two ways to a focal length support each other
+_SAME_ASPECT = 0.015
+_NATIVE = (4 / 3, 3 / 2)  # aspects of sensors
+# relative standard deviations: a lens is sold by its rounded focal length, and is shorter when focused near
+_SIGMA_SENSOR, _SIGMA_35MM, _SIGMA_CROPPED = 0.015, 0.025, 0.05
+
+
+@dataclass(frozen=True)
+class FocalAnswer:
+    """A focal length in pixels of the picture as it is, or the reason why there is none."""
+
+    pixels: float | None
+    sigma: float
+    reason: str
+
+    def prior(self) -> FocalPrior | None:
+        if self.pixels is None:
+            return None
+        return FocalPrior(self.pixels, self.pixels, self.sigma, f"EXIF: {self.reason}")
+
+
+def _no(reason: str) -> FocalAnswer:
+    return FocalAnswer(None, 0.0, reason)
+
+
+def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
+    """The focal length in pixels of the stored picture (turning it upright changes nothing).
+
+    Two ways: millimetres × pixels per millimetre on the sensor (EXIF's, else from the table of sensors), times digital
+    zoom; and the 35 mm equivalent, which refers to the diagonal (CIPA DCG-001) of the uncropped picture and counts
+    digital zoom in or not, depending on the maker. Where both are there they have to agree to `_AGREE`.
+    """
+    if photo.width is None or photo.height is None:
+        return _no("no EXIF")
+    if photo.panorama:
+        return _no(f"a panorama ({photo.panorama})")
+    scale = _scale_since_taken(photo)
+    if scale is None:
+        taken, now = f"{photo.exif_width}x{photo.exif_height}", f"{photo.width}x{photo.height}"
+        return _no(f"cropped since it was taken ({taken} → {now})")
+    sensor, film = _from_sensor(photo, scale), _from_35mm(photo, scale)
+    if sensor and film and abs(sensor.pixels / film.pixels - 1) > _AGREE:
+        return _no(f"its entries contradict each other: {sensor.pixels:.0f} px ({sensor.reason}), "
+                   f"{film.pixels:.0f} px ({film.reason})")  # fmt: skip
+    zoom = photo.digital_zoom or 1
+    if film and not sensor and zoom > 1.02:
+        return _no(f"digital zoom {zoom:g}: whether the 35 mm equivalent counts it in is not said")
+    answer = sensor or film
+    if answer is None:
+        return _no("no focal length in EXIF, or a sensor of unknown size")
+    side = max(photo.width, photo.height)
+    if not _PLAUSIBLE[0] < answer.pixels / side < _PLAUSIBLE[1]:
+        return _no(f"{answer.pixels:.0f} px is no focal length of a picture of {side} pixels")
+    return answer
+
+
+def _scale_since_taken(photo: PhotoMetadata) -> float | None:
+    """By what factor the picture was resized since it was taken; 1 for a mere crop; None where that cannot be told."""
+    if not photo.exif_width or not photo.exif_height:
+        return 1.0
+    long, short = max(photo.width, photo.height), min(photo.width, photo.height)
+    taken_long, taken_short = (pick(photo.exif_width, photo.exif_height) for pick in (max, min))
+    if abs((long / short) / (taken_long / taken_short) - 1) <= _SAME_ASPECT:
+        return long / taken_long
+    kept_a_side = {photo.width, photo.height} & {photo.exif_width, photo.exif_height}
+    return 1.0 if kept_a_side and long <= taken_long and short <= taken_short else None
+
+
+def _from_sensor(photo: PhotoMetadata, scale: float) -> FocalAnswer | None:
+    if not photo.focal_mm:
+        return None
+    taken = max(photo.exif_width or photo.width, photo.exif_height or photo.height)
+    zoom = max(photo.digital_zoom or 1, 1)
+    note = f", digital zoom {zoom:g}" if zoom > 1.02 else ""
+    size = sensor_size(photo.make, photo.model)
+    density = photo.pixels_per_mm
+    if density and _SENSOR_WIDTHS[0] < taken / density < _SENSOR_WIDTHS[1]:
+        width = taken / density
+        if size is None or abs(width / size[0] - 1) < _AGREE:  # some cameras write a density of another picture size
+            pixels = photo.focal_mm * density * scale * zoom
+            return FocalAnswer(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor {width:.1f} mm wide{note}")
+    if size is None:
+        return None
+    native = size[0] / size[1]
+    tall = min(photo.exif_width or photo.width, photo.exif_height or photo.height)
+    per_mm = taken / size[0] if taken / tall >= native * (1 - _SAME_ASPECT) else tall / size[1]
+    pixels = photo.focal_mm * per_mm * scale * zoom
+    model = photo.model or photo.make
+    return FocalAnswer(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor of {model} {size[0]:g} mm wide{note}")
+
+
+def _from_35mm(photo: PhotoMetadata, scale: float) -> FocalAnswer | None:
+    if not photo.focal_35mm:
+        return None
+    width, height = photo.exif_width or photo.width, photo.exif_height or photo.height
+    diagonal, exact = _uncropped_diagonal(max(width, height), min(width, height), photo)
+    rounding = 0.29 / photo.focal_35mm if photo.focal_35mm == round(photo.focal_35mm) else 0.0
+    sigma = max(_SIGMA_35MM if exact else _SIGMA_CROPPED, rounding)
+    pixels = photo.focal_35mm / FULL_DIAGONAL * diagonal * scale
+    return FocalAnswer(pixels, sigma, f"{photo.focal_35mm:g} mm (35 mm equivalent)")
+
+
+def _uncropped_diagonal(long: int, short: int, photo: PhotoMetadata) -> tuple[float, bool]:
+    """The diagonal in pixels of the whole sensor, and whether the picture shows all of it.
+
+    A picture of another aspect than a sensor's was cut in the camera: 16:9 keeps the longer side, 1:1 the shorter one.
+    """
+    aspect = long / short
+    native = min(_NATIVE, key=lambda a: abs(aspect / a - 1))
+    if abs(aspect / native - 1) <= 2 * _SAME_ASPECT:
+        return (long**2 + short**2) ** 0.5, True
+    crop = photo.focal_35mm / photo.focal_mm if photo.focal_mm else 7.0
+    native = 3 / 2 if crop < 1.7 else 4 / 3  # large sensors are 3:2, those of telephones and compacts 4:3
+    return (long * (1 + native**-2) ** 0.5, False) if aspect > native else (short * (1 + native**2) ** 0.5, False)
+
+
+# --- what the user states ---------------------------------------------------------------------------------------------
+
+_FOCAL = re.compile(r"(\d+(?:\.\d+)?)\s*(px|mm|mm-eq)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StatedFocal:
+    """`--focal`: a number of pixels, millimetres of the lens, or millimetres of the 35 mm equivalent."""
+
+    value: float
+    unit: str  # "px", "mm" or "mm-eq"
+
+    @classmethod
+    def parse(cls, text: str) -> StatedFocal:
+        """Raises UsageError unless `text` is like 2905, 2905px, 24mm or 26mm-eq."""
+        match = _FOCAL.fullmatch(text.strip())
+        if match is None or not float(match[1]) > 0:
+            raise UsageError(
+                f"--focal {text}: give pixels of the original picture (2905), the lens's millimetres (24mm), the 35 mm "
+                "equivalent (26mm-eq), auto (from EXIF) or network"
+            )
+        return cls(float(match[1]), (match[2] or "px").lower())
+
+    def prior(self, photo: PhotoMetadata, name: str, size: tuple[int, int]) -> FocalPrior:
+        """The focal length of one picture of `size` (width, height). Raises UsageError for an unknown sensor."""
+        if self.unit == "px":
+            return FocalPrior(self.value, self.value, _SIGMA_SENSOR, "--focal")
+        if self.unit == "mm-eq":
+            pixels = self.value / FULL_DIAGONAL * (size[0] ** 2 + size[1] ** 2) ** 0.5
+            return FocalPrior(pixels, pixels, _SIGMA_35MM, "--focal")
+        known = PhotoMetadata(
+            make=photo.make, model=photo.model, width=size[0], height=size[1], focal_mm=self.value,
+            pixels_per_mm=photo.pixels_per_mm, exif_width=photo.exif_width, exif_height=photo.exif_height,
+        )  # fmt: skip
+        scale = _scale_since_taken(known)
+        answer = None if scale is None else _from_sensor(known, scale)
+        if answer is None:
+            raise UsageError(
+                f"--focal {self.value:g}mm: the sensor of {name} is not known; give the focal length in pixels, or the "
+                f"35 mm equivalent as --focal {self.value:g}mm-eq"
+            )
+        return FocalPrior(answer.pixels, answer.pixels, answer.sigma, f"--focal: {answer.reason}")
+
+
+def require_one_size(focal: StatedFocal, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises UsageError where one number of pixels cannot hold for pictures of different sizes."""
+    distinct = {tuple(sorted(size)) for size in sizes}
+    if focal.unit == "px" and len(distinct) > 1:
+        some = ", ".join(f"{max(s)}x{min(s)}" for s in sorted(distinct)[:3])
+        raise UsageError(
+            f"--focal {focal.value:g}: the pictures have different sizes ({some}), so pixels mean different lenses; "
+            "give millimetres, or --intrinsics FILE with a camera for each"
+        )
