@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config.benchmark import BenchConfig
 from ..console import Progress
-from ..engine.outputs import Shape
+from ..engine.packing import Shape
 from ..errors import InputError, MemoryLimitError
 from ..io.images import discover
 from ..networks.family import preparation_of
@@ -113,7 +113,7 @@ def _measure(
         raise MemoryLimitError(f"out of memory on {device} at {views} views: leave them out of --views") from error
     work, rows = work_of(sizes, views, height, width), []
     for v in variants:
-        skipped = v.skipped(Shape(views, height, width))
+        skipped = v.skipped(Shape.equal(views, height, width))
         least = floor_ms(work, rates, v.weight_bytes, v.fp8, skipped)
         peak = peaks[v.name]
         rows.append(

@@ -20,9 +20,10 @@ from lite3r_cli.bench.stages import watched
 from lite3r_cli.bench.subjects import network
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.engine.layers import CROSSOVER, Settings
-from lite3r_cli.engine.outputs import Shape
+from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
+from lite3r_cli.layers.vit import Block
 from lite3r_cli.networks.family import require_family, trunk_of
 from lite3r_cli.networks.fast_form import fast_runner, reason_against
 from lite3r_cli.networks.lite_form import set_arithmetic, set_attention
@@ -137,9 +138,10 @@ def _fast(name: str, words: str, model: nn.Module, settings: Settings, request: 
 
     def run(images: Tensor) -> Answer:
         out = runner(images)
-        return out.depth, out.confidence, out.cam_from_world
+        return out.depth[0], out.confidence[0], out.cam_from_world
 
-    trunk = sum(p.numel() for p in trunk_of(model).parameters())
+    blocks = trunk_of(model) or nn.ModuleList(part for part in model.modules() if isinstance(part, Block))
+    trunk = sum(p.numel() for p in blocks.parameters())
     heads = sum(p.numel() for p in model.parameters()) - trunk
     size = trunk * (1 if settings.fp8 else 2) + 2 * heads
     staged = lambda images, timer: runner.eager(images, timer.span)  # noqa: E731

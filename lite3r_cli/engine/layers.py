@@ -4,7 +4,7 @@ operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.engine.sparse import SparseLayer, SparsePlan
+from lite3r_cli.engine.packing import Bucket, Packing, Shape
+from lite3r_cli.engine.sparse import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable
@@ -44,6 +45,64 @@ class Engine:
     settings: Settings
     operators: SimpleNamespace
     stage: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a set of images needs by its sizes alone, on the device."""
+
+    packing: Packing
+    plans: Plans
+    numbers: Tensor  # (T,) int32, 0 to T − 1: the slots of attention without tiles
+    order: list[Tensor]  # of each bucket the indices of its views
+    places: Tensor  # (S,) place of each view in the packed sequence
+    sizes: Tensor  # (S, 2) height and width of each view, pixels, float32
+
+    @classmethod
+    def of(cls, shape: Shape, patch_size: int, specials: int, settings: Settings, device: torch.device) -> Prepared:
+        packing = Packing.of(shape, patch_size, specials)
+        return cls(
+            packing,
+            Plans(packing, settings.query_tiles, settings.crossover, device),
+            torch.arange(packing.tokens, device=device, dtype=torch.int32),
+            [torch.tensor(bucket.views, device=device) for bucket in packing.buckets],
+            torch.tensor(packing.places, device=device),
+            torch.tensor(shape.sizes, device=device).float(),
+        )
+
+    def by_view(self, parts: Sequence[Tensor]) -> Tensor:
+        """Values (S_b, …) of each bucket → (S, …) in the order of the views."""
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))[self.places]
+
+
+@dataclass
+class Tokens:
+    """The tokens of one pass and what every block has to know of them. Until a network says otherwise they have no
+    rotation, and no view is the reference.
+    """
+
+    x: Tensor  # (T, C), changed in place
+    prepared: Prepared
+    ropes: Sequence[RopeTable | None] = ()  # of one view of each bucket, within views
+    ropes_across: Sequence[RopeTable | None] = ()  # the same, across views
+    reference: Tensor | None = None  # place of the reference view in the packed sequence, a scalar tensor
+
+    @property
+    def packing(self) -> Packing:
+        return self.prepared.packing
+
+    def frames(self) -> list[Tensor]:
+        """Views of x, one for each bucket (S_b, P, C)."""
+        return [bucket.frames(self.x) for bucket in self.packing.buckets]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Buckets whose tokens attend together, in equal `runs` that do not see one another."""
+
+    buckets: tuple[Bucket, ...]
+    runs: int
+    plan: SparsePlan | None  # None: dense attention
 
 
 class Product:
@@ -108,28 +167,35 @@ class FastBlock:
         norm = self.norm1
         return engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, engine.settings.fp8)
 
-    def run(
-        self, x: Tensor, operand: Operand, engine: Engine, *,
-        views: int, across: bool, rope: RopeTable | None, plan: SparsePlan | None, after: Norm | None,
-    ) -> Operand | None:  # fmt: skip
-        """x changes in place; returns the operand that the norm `after` makes of it, None without one."""
-        ops, fp8 = engine.operators, engine.settings.fp8
-        kind = "global attention" if across else "frame attention"
+    def within(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
+        """Attention within each view, then the MLP; see `_run`."""
+        groups = [
+            Together((bucket,), len(bucket.views), tokens.prepared.plans.within(self.sparse, bucket))
+            for bucket in tokens.packing.buckets
+        ]
+        return self._run(tokens, operand, engine, after, groups, tokens.ropes, "frame attention")
+
+    def across(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
+        """Attention across all views, then the MLP; see `_run`."""
+        groups = [Together(tokens.packing.buckets, 1, tokens.prepared.plans.across(self.sparse))]
+        return self._run(tokens, operand, engine, after, groups, tokens.ropes_across, "global attention")
+
+    def _run(
+        self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None,
+        groups: Sequence[Together], ropes: Sequence[RopeTable | None], kind: str,
+    ) -> Operand:  # fmt: skip
+        """tokens.x changes in place; returns what the norm `after` makes of it, nothing of use without one."""
+        ops, fp8, x = engine.operators, engine.settings.fp8, tokens.x
         with engine.stage("linear layers"):
             qkv = self.qkv(operand)
         del operand
         with engine.stage(kind):
-            plan = plan if across and self.sparse is not None else None
-            slots = len(x) if plan is None else plan.slots
-            heads = torch.empty(3, self.heads, slots, qkv.shape[1] // 3 // self.heads, device=x.device, dtype=x.dtype)
-            place, empty = (None, None) if plan is None else (plan.place, plan.empty)
-            ops.split_heads(qkv, self.qkv.bias, self.head_norms, self.head_eps, rope, place, empty, heads)
+            heads = [self._split(qkv, group, ropes, tokens, ops) for group in groups]
             del qkv
-            if plan is None:
-                operand = _dense(heads, 1 if across else views, ops, self.proj.fp8)
-            else:
-                operand = ops.merge_heads(self.sparse.attend(heads, plan, ops), place, len(x), self.proj.fp8)
-            del heads
+            parts = []
+            for group in groups:
+                parts.append(self._attend(heads.pop(0), group, tokens.reference, ops))
+            operand = _joined(parts)
         with engine.stage("linear layers"):
             y = self.proj(operand)
             operand = ops.add_norm_quant(
@@ -138,7 +204,32 @@ class FastBlock:
             del y
             return self._mlp(x, operand, engine, after)
 
-    def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand | None:
+    def _split(
+        self, qkv: Tensor, group: Together, ropes: Sequence[RopeTable | None], tokens: Tokens, ops: SimpleNamespace
+    ) -> Tensor:
+        """The group's rows of qkv (T, 3·C) → q, k, v (3, H, slots, D), each token in its slot."""
+        plan, first, last = group.plan, group.buckets[0].rows.start, group.buckets[-1].rows.stop
+        slots = last - first if plan is None else plan.slots
+        shape = 3, self.heads, slots, qkv.shape[1] // 3 // self.heads
+        heads = torch.empty(shape, device=qkv.device, dtype=tokens.x.dtype)
+        place = tokens.prepared.numbers if plan is None else plan.place
+        for bucket, rope in zip(tokens.packing.buckets, ropes or [None] * len(tokens.packing.buckets)):
+            if bucket not in group.buckets:
+                continue
+            within = slice(bucket.rows.start - first, bucket.rows.stop - first)
+            own = None if plan is None and len(group.buckets) == 1 else place[within]
+            empty = plan.empty if plan is not None and bucket is group.buckets[0] else None
+            norms = self.head_norms
+            ops.split_heads(qkv[bucket.rows], self.qkv.bias, norms, self.head_eps, rope, own, empty, heads)
+        return heads
+
+    def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: SimpleNamespace) -> Operand:
+        if group.plan is None:
+            return _dense(heads, group.runs, ops, self.proj.fp8)
+        out = self.sparse.attend(heads, group.plan, ops, reference)
+        return ops.merge_heads(out, group.plan.place, len(group.plan.place), self.proj.fp8)
+
+    def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         ops, fp8 = engine.operators, engine.settings.fp8
         pieces = max(1, -(-len(x) // MLP_TOKENS))
         step = -(-len(x) // pieces // 16) * 16  # FP8 products like whole sixteens of rows
@@ -152,7 +243,15 @@ class FastBlock:
                 ops.add_norm_quant(
                     x[part], y, self.fc2.bias, self.scale2, after.weight, after.bias, after.eps, fp8, (values, scales)
                 )
-        return None if after is None else operand
+        return operand
+
+
+def _joined(parts: Sequence[Operand]) -> Operand:
+    """Operands of consecutive rows → one operand."""
+    if len(parts) == 1:
+        return parts[0]
+    values, scales = zip(*parts)
+    return torch.cat(values), None if scales[0] is None else torch.cat(scales)
 
 
 def _dense(heads: Tensor, views: int, ops: SimpleNamespace, fp8: bool) -> Operand:

@@ -1,29 +1,34 @@
-"""What goes in and out of the fast path."""
+"""What comes out of the fast path."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Of one set of images."""
-
-    views: int
-    height: int
-    width: int
-
-    def grid(self, patch_size: int) -> tuple[int, int]:
-        return self.height // patch_size, self.width // patch_size
+from lite3r_cli.engine.packing import Packing
 
 
 @dataclass(frozen=True)
 class FastOutput:
     """On the device, float32, in this program's conventions; a graph writes the next answer into the same memory."""
 
-    depth: Tensor  # (S, H, W)
-    confidence: Tensor  # (S, H, W)
-    cam_from_world: Tensor  # (S, 3, 4)
-    K: Tensor  # (S, 3, 3)
+    packing: Packing
+    depth: list[Tensor]  # of each bucket (S_b, H, W)
+    confidence: list[Tensor]  # of each bucket (S_b, H, W)
+    cam_from_world: Tensor  # (S, 3, 4), in the order of the views
+    K: Tensor  # (S, 3, 3), in the order of the views
+
+    @classmethod
+    def of(
+        cls, packing: Packing, decoded: Sequence[tuple[Tensor, Tensor]], cam_from_world: Tensor, K: Tensor
+    ) -> FastOutput:
+        """Of the depth and confidence of each bucket."""
+        return cls(packing, [d for d, _ in decoded], [c for _, c in decoded], cam_from_world, K)
+
+    def maps(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Depth and confidence of every view (H, W), in the order of the views."""
+        depth, confidence = ([m for bucket in maps for m in bucket] for maps in (self.depth, self.confidence))
+        places = self.packing.places
+        return [depth[i] for i in places], [confidence[i] for i in places]

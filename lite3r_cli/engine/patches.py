@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.engine.layers import Prepared, Tokens
 from lite3r_cli.engine.operators import operators
 from lite3r_cli.layers.buckets import IMAGE_MEAN, IMAGE_STD
 from lite3r_cli.layers.vit import PatchEmbed
@@ -24,15 +27,23 @@ class Patches:
         # kept on the device: a graph that is being recorded cannot copy from the host
         self.mean, self.std = (torch.tensor(v, device=weight.device) for v in (IMAGE_MEAN, IMAGE_STD))
 
-    def __call__(self, images: Tensor, embedding: Tensor, first: Tensor) -> Tensor:
-        """Images (S, 3, H, W) → tokens (S, specials + N, C): `first` (specials, C), patches plus `embedding` (N, C)."""
-        views, specials = len(images), len(first)
-        (channels, inputs), dtype = self.weight.shape, self.weight.dtype
-        x = torch.empty(views, specials + len(embedding), channels, device=images.device, dtype=dtype)
-        x[:, :specials] = first.to(dtype)
+    def __call__(self, images: Tensor, embedding: Tensor, first: Tensor, out: Tensor) -> None:
+        """Images (S, 3, H, W) → tokens in `out` (S, specials + N, C): `first` (specials, C), then patches plus
+        `embedding` (N, C).
+        """
+        specials, inputs, dtype = len(first), self.weight.shape[1], self.weight.dtype
+        out[:, :specials] = first.to(dtype)
         shift = embedding + self.bias
-        for start in range(0, views, FRAMES):
+        for start in range(0, len(images), FRAMES):
             part = slice(start, start + FRAMES)
             rows = self.operators.patch_rows(images[part], self.mean, self.std, self.side, inputs, dtype)
-            torch.add(F.linear(rows, self.weight), shift, out=x[part, specials:])  # float32 inside, rounded once
-        return x
+            torch.add(F.linear(rows, self.weight), shift, out=out[part, specials:])  # float32 inside, rounded once
+
+    def tokens(
+        self, images: Sequence[Tensor], embeddings: Sequence[Tensor], first: Tensor, prepared: Prepared
+    ) -> Tokens:
+        """Images (S_b, 3, H, W) and position embeddings (N_b, C) of each size → the tokens of all views."""
+        x = torch.empty(prepared.packing.tokens, len(self.weight), device=images[0].device, dtype=self.weight.dtype)
+        for bucket, stack, embedding in zip(prepared.packing.buckets, images, embeddings):
+            self(stack, embedding, first, bucket.frames(x))
+        return Tokens(x, prepared)

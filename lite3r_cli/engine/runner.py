@@ -1,67 +1,85 @@
-"""A loaded network on the fast path: converted once, prepared and (on a GPU) captured as a graph for each input
-shape.
-"""
+"""A network's fast form, prepared and (on a GPU) captured as a graph for each input shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lite3r_cli.engine.layers import Engine, Settings
+from lite3r_cli.engine.layers import Engine, FastBlock, Prepared, Settings
 from lite3r_cli.engine.operators import operators
-from lite3r_cli.engine.outputs import FastOutput, Shape
+from lite3r_cli.engine.outputs import FastOutput
+from lite3r_cli.engine.packing import Shape
+from lite3r_cli.errors import BackendError
 
 WARM_UPS = 2  # before a graph is captured: kernels are compiled and libraries choose theirs
 
 
-class FastNetwork(Protocol):
-    """A network's form for this engine; the `fast` of its Family makes one of a loaded network."""
+class FastForm(ABC):
+    """What a network's `fast.py` makes of a loaded network; the original may be freed afterwards."""
 
-    def prepare(self, shape: Shape, device: torch.device) -> dict[str, Any]:
-        """What a shape needs and no image changes; its `plan` is the SparsePlan across views, or None."""
-        ...
+    settings: Settings
+    layers_across: Sequence[FastBlock]  # those that attend across views
 
-    def run(self, images: Tensor, fixed: dict[str, Any], engine: Engine) -> FastOutput:
-        """The answer for images (S, 3, H, W) float32 in [0, 1] on the device; `fixed` is of `prepare`."""
-        ...
+    @abstractmethod
+    def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
+        """What images of these sizes need and no image changes."""
 
-    def keep_ratios(self) -> list[float]:
-        """Of each layer across views; 1 for a dense one."""
-        ...
+    @abstractmethod
+    def run(
+        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+    ) -> FastOutput:
+        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` as the method gives it."""
+
+    def known(self, cameras: Any, prepared: Prepared) -> Tensor:
+        """What the blocks are told of known cameras, (S, C). Raises BackendError where the network takes none."""
+        raise BackendError(f"fast path: {type(self).__name__} takes no known cameras")
+
+    def with_known(self, prediction: Any, cameras: Any) -> Any:
+        """What the network's `predict` makes of its answer where cameras are known."""
+        return prediction
 
 
 class FastRunner:
-    """`networks/fast_form.py` makes one of a loaded network."""
+    """Runs a fast form on its device, for images of any sizes."""
 
-    def __init__(self, network: FastNetwork, settings: Settings, device: torch.device):
-        self.network, self.settings, self.device = network, settings, device
-        self.engine = Engine(settings, operators(device, settings.kernels))
-        self._prepared: dict[Shape, dict] = {}
-        self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor, FastOutput]] = {}
+    def __init__(self, form: FastForm, device: torch.device):
+        self.form, self.settings, self.device = form, form.settings, device
+        self.engine = Engine(self.settings, operators(device, self.settings.kernels))
+        self._prepared: dict[Shape, tuple[Prepared, dict[str, Any]]] = {}
+        self._graphs: dict[tuple[Shape, bool], tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]] = {}
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> FastOutput:
-        """Images (S, 3, H, W) float32 in [0, 1] on the device. The output is valid until the next call of its shape."""
+    def __call__(self, images: Sequence[Tensor], cameras: Any = None) -> FastOutput:
+        """Images (3, H, W) each, or (S, 3, H, W), float32 in [0, 1] on the device; `cameras` as the network's `predict`
+        takes them. The output is valid until the next call of its shape.
+        """
+        shape = Shape.of(images)
+        known = None if cameras is None else self.form.known(cameras, self._fixed(shape)[0])
+        stacks = shape.stacks(images)
         if self.device.type != "cuda" or not self.settings.graphs:
-            return self.eager(images)
-        shape = Shape(len(images), *images.shape[-2:])
-        if shape not in self._graphs:
-            self._graphs[shape] = self._capture(images, shape)
-        graph, given, output = self._graphs[shape]
-        given.copy_(images)
+            return self._run(stacks, known, shape, self.engine)
+        kind = shape, known is not None
+        if kind not in self._graphs:
+            self._graphs[kind] = self._capture(stacks, known, shape)
+        graph, given, output = self._graphs[kind]
+        for target, value in zip(given, stacks if known is None else [*stacks, known]):
+            target.copy_(value)
         graph.replay()
         return output
 
     @torch.inference_mode()
-    def eager(self, images: Tensor, stage: Callable[[str], AbstractContextManager] | None = None) -> FastOutput:
+    def eager(
+        self, images: Sequence[Tensor], stage: Callable[[str], AbstractContextManager] | None = None
+    ) -> FastOutput:
         """The same without a graph; `stage(name)` is entered around each part."""
-        shape = Shape(len(images), *images.shape[-2:])
+        shape = Shape.of(images)
         engine = self.engine if stage is None else Engine(self.settings, self.engine.operators, stage)
-        return self.network.run(images, self._fixed(shape), engine)
+        return self._run(shape.stacks(images), None, shape, engine)
 
     def forget(self) -> None:
         """Free the graphs and what was prepared."""
@@ -70,28 +88,37 @@ class FastRunner:
 
     def skipped(self, shape: Shape) -> float:
         """1 − computed / all pairs of query groups and key tiles, over all layers across views."""
-        plan = self._fixed(shape)["plan"]
-        ratios = self.network.keep_ratios()
-        return 0.0 if plan is None else sum(0.0 if r == 1 else plan.skipped(r) for r in ratios) / len(ratios)
+        plans, total = self._fixed(shape)[0].plans, 0.0
+        for layer in self.form.layers_across:
+            plan = plans.across(layer.sparse)
+            if plan is not None and layer.sparse is not None:
+                total += plan.skipped(layer.sparse.keep_ratio)
+        return total / len(self.form.layers_across)
 
-    def _fixed(self, shape: Shape) -> dict:
+    def _run(self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape, engine: Engine) -> FastOutput:
+        return self.form.run(stacks, known, *self._fixed(shape), engine)
+
+    def _fixed(self, shape: Shape) -> tuple[Prepared, dict[str, Any]]:
         if shape not in self._prepared:
             with torch.inference_mode():
-                self._prepared[shape] = self.network.prepare(shape, self.device)
+                self._prepared[shape] = self.form.prepare(shape, self.device)
         return self._prepared[shape]
 
-    def _capture(self, images: Tensor, shape: Shape) -> tuple[torch.cuda.CUDAGraph, Tensor, FastOutput]:
-        given = images.clone()
+    def _capture(
+        self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]:
+        given = [stack.clone() for stack in stacks]
+        told = None if known is None else known.clone()
         self._fixed(shape)
         beside = torch.cuda.Stream(self.device)
         beside.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(beside):
             for _ in range(WARM_UPS):
-                self.eager(given)
+                self._run(given, told, shape, self.engine)
         torch.cuda.current_stream(self.device).wait_stream(beside)
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # what the warm-up took would stay beside the graph's own memory
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            output = self.eager(given)
-        return graph, given, output
+            output = self._run(given, told, shape, self.engine)
+        return graph, given if told is None else [*given, told], output

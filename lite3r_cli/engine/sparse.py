@@ -1,19 +1,21 @@
 """Sparse-linear attention of the fast path: what of it is known before the images are, and one layer's settings.
 
 Query tiles may share one list of key tiles (`group` of them): a matrix product then has twice the rows, and the list is
-chosen by the mean query of the group. With one tile a group this is exactly `attention/dispatch.py`'s formula.
+chosen by the mean query of the group. With one tile a group this is exactly `attention/dispatch.py`'s formula, and a
+checkpoint that was trained for the formula gets one tile a group.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention
-from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
+from lite3r_cli.attention.module import START_LOGIT, SparseConfig, SparseLinearAttention
+from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
+from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 from lite3r_cli.errors import BackendError
 
@@ -22,15 +24,21 @@ SMALLEST_TILE = 16  # slots, for the matrix units
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
-    """Where each token goes, and which tiles are special."""
+    """Where each token goes, and which tiles are special.
+
+    The tiles are those of one run; `runs` equal runs of tokens lie one after the other and do not see one another. A
+    run is one view in attention within views, and all tokens in attention across them.
+    """
 
     tiles: Tiles
-    place: Tensor  # (tokens,) int32: the slot of each token
+    place: Tensor  # (tokens of all runs,) int32: the slot of each token
     empty: Tensor  # int32: the slots of no token
     protected: Tensor  # (blocks,) bool: as keys, seen by all
     frame: Tensor  # (blocks,) the frame of each block, −1 for none
     most_protected: int
     exact_groups: int
+    guards: bool = False  # whether the reference frame is protected, see `guarded`
+    runs: int = 1
 
     @property
     def blocks(self) -> int:
@@ -42,7 +50,7 @@ class SparsePlan:
 
     @property
     def slots(self) -> int:
-        return self.blocks * self.tiles.width
+        return self.runs * self.blocks * self.tiles.width
 
     def count(self, keep_ratio: float) -> int:
         """Key tiles of an ordinary group, so that with those that see all it is `keep_ratio` of all pairs."""
@@ -59,39 +67,65 @@ class SparsePlan:
         return 1 - (ordinary + self.exact_groups * self.blocks) / (self.groups * self.blocks)
 
     def guarded(self, reference: Tensor | None) -> Tensor:
-        """`protected`, with the frame of a reference (a scalar tensor on the device) if the layout protects one."""
-        return self.protected if reference is None else self.protected | (self.frame == reference)
+        """`protected`, with the frame `reference` (a scalar tensor on the device) where the layout protects it."""
+        return self.protected | (self.frame == reference) if self.guards else self.protected
 
 
-def plan_for(
-    config: SparseConfig,
-    views: int,
-    tokens: int,
-    specials: int,
-    grid: tuple[int, int],
-    group: int,
-    device: torch.device,
-) -> SparsePlan:
-    """The plan of a checkpoint's settings for equally sized views; the reference frame is left to `guarded`."""
-    if config.official:
-        return from_layout(packed_layout(views * tokens, config.block), group, 0, device)
-    frames = (Frames(views, tokens, specials, grid if config.tiles else None),)
-    layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
-    pieces = int((layout.frame == 0).sum()) if config.protect == "reference" else 0
-    return from_layout(layout, group, layout.most_protected + pieces, device)
+class Plans:
+    """The plans of one set of images, made when a layer first asks: layers of one kind share one."""
+
+    def __init__(self, packing: Packing, query_tiles: int, crossover: int, device: torch.device):
+        self.packing, self.query_tiles, self.crossover, self.device = packing, query_tiles, crossover, device
+        self._made: dict[tuple, SparsePlan] = {}
+
+    def across(self, layer: SparseLayer | None) -> SparsePlan | None:
+        """For attention across all views; None where it is dense."""
+        return self._plan(layer, None, self.packing.tokens)
+
+    def within(self, layer: SparseLayer | None, bucket: Bucket) -> SparsePlan | None:
+        """For attention within each view of a bucket; None where it is dense."""
+        return self._plan(layer, bucket, bucket.tokens)
+
+    def _plan(self, layer: SparseLayer | None, bucket: Bucket | None, tokens: int) -> SparsePlan | None:
+        if layer is None or (tokens < self.crossover and not layer.trained):
+            return None
+        group = 1 if layer.trained else self.query_tiles
+        kind = replace(layer.config, layers=(), keep_ratio=1.0, keep_ratios=())
+        if (kind, group, bucket) not in self._made:
+            self._made[kind, group, bucket] = self._make(layer.config, group, bucket)
+        return self._made[kind, group, bucket]
+
+    def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan:
+        if bucket is not None:  # within a view no network tells what its tokens are: blocks are runs of them
+            return from_layout(packed_layout(bucket.tokens, config.block), group, 0, self.device, len(bucket.views))
+        if config.official:
+            return from_layout(packed_layout(self.packing.tokens, config.block), group, 0, self.device)
+        frames = self.packing.frames
+        if not config.tiles:
+            frames = tuple(replace(part, grid=None) for part in frames)
+        layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
+        if config.protect != "reference":
+            return from_layout(layout, group, layout.most_protected, self.device)
+        largest = int(layout.frame[layout.frame >= 0].bincount().max())  # blocks of one frame
+        plan = from_layout(layout, group, layout.most_protected + largest, self.device)
+        return replace(plan, guards=True)
 
 
-def from_layout(layout: Layout, group: int, most_protected: int, device: torch.device) -> SparsePlan:
+def from_layout(layout: Layout, group: int, most_protected: int, device: torch.device, runs: int = 1) -> SparsePlan:
+    """The plan of a layout, for `runs` equal runs of tokens that do not see one another."""
     used = layout.index.shape[1]
     width = max(SMALLEST_TILE, 1 << (used - 1).bit_length())
     place = torch.empty(len(layout.occupants), dtype=torch.int32)
     place[layout.occupants] = (layout.slots // used * width + layout.slots % used).int()
     free = torch.ones(layout.blocks * width, dtype=torch.bool)
     free[place.long()] = False
+    empty = free.nonzero()[:, 0].int()
+    starts = torch.arange(runs, dtype=torch.int32)[:, None] * len(free)
+    place, empty = ((slots + starts).flatten() for slots in (place, empty))
     exact = torch.nn.functional.pad(layout.exact, (0, -layout.blocks % group)).view(-1, group).any(1)
     tiles = Tiles.of(width, group, layout.lengths.to(device), exact.to(device))
-    placed = (t.to(device) for t in (place, free.nonzero()[:, 0].int(), layout.protected, layout.frame))
-    return SparsePlan(tiles, *placed, most_protected, int(exact.sum()))
+    placed = (t.to(device) for t in (place, empty, layout.protected, layout.frame))
+    return SparsePlan(tiles, *placed, most_protected, int(exact.sum()), runs=runs)
 
 
 def reason_against(module: SparseLinearAttention) -> str | None:
@@ -119,7 +153,9 @@ class SparseLayer:
         convex = module.config.mix == "convex"
         self.alpha = module.mix_logit.detach().float().sigmoid() if convex else None
         self.weight = None if convex else module.proj_lin.weight.detach().float()
-        self.reference: Tensor | None = None  # set in a forward pass where the layout protects the reference frame
+        mix = module.mix_logit - START_LOGIT if convex else self.weight
+        # where training moved the mix, dense attention is not what the checkpoint was trained for
+        self.trained = self.config.official or mix.is_meta or bool(mix.any())
 
     @property
     def keep_ratio(self) -> float:
@@ -131,18 +167,22 @@ class SparseLayer:
         is_sparse = isinstance(attention, SparseLinearAttention) and attention.backend != "dense"
         return cls(attention, name) if is_sparse else None
 
-    def attend(self, heads: Tensor, plan: SparsePlan, ops: SimpleNamespace) -> Tensor:
-        """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D)."""
+    def attend(self, heads: Tensor, plan: SparsePlan, ops: SimpleNamespace, reference: Tensor | None) -> Tensor:
+        """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
+        shape, alpha = heads.shape[1:], self.alpha
+        if plan.runs > 1:  # the runs of a head are as many heads
+            heads = heads.unflatten(2, (plan.runs, -1)).flatten(1, 2)
+            alpha = None if alpha is None else alpha.repeat_interleave(plan.runs)
         q, k, v = heads
         tiles = plan.tiles
         moments = ops.block_moments(heads.flatten(0, 1), tiles.lengths, tiles.width)
         means, spreads = (t.unflatten(0, (3, -1)) for t in moments)
         scores = _grouped(means[0], plan) @ means[1].transpose(1, 2)
-        listed, left = ops.select_blocks(scores, plan.guarded(self.reference), tiles, plan.count(self.keep_ratio))
+        listed, left = ops.select_blocks(scores, plan.guarded(reference), tiles, plan.count(self.keep_ratio))
         far = Far(means[1], spreads[1], means[2]) if self.formula.summaries else None
         sums = ops.linear_sums(k, v, tiles.lengths, tiles.width)
-        branch = LinearBranch(*sums, self.formula.linear_over == "rest", self.weight, self.alpha)
-        return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far)
+        branch = LinearBranch(*sums, self.formula.linear_over == "rest", self.weight, alpha)
+        return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far).view(shape)
 
 
 def _grouped(means: Tensor, plan: SparsePlan) -> Tensor:

@@ -1,20 +1,20 @@
-"""Bytes of a picture → 8-bit arrays, upright: the only place that knows OpenCV's decoder."""
+"""Bytes of a picture → 8-bit arrays, upright. What the decoder of a format notices ends in a BadImage."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from . import heif
-from .probe import Header, probe
-from .regular import BadImage
+from .codecs.header import Header
+from .probe import FORMATS, probe
+from .regular import BadImage, guarded
 
 # Our own one-line reasons replace OpenCV's chatter about files it cannot read.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 # EXIF orientation → (transpose first?, cv2.flip code or None), EXIF 2.32 section 4.6.4
 _TURNS = {
     1: (False, None),
@@ -28,62 +28,70 @@ _TURNS = {
 }
 
 
-def decode_rgb(data: bytes) -> tuple[np.ndarray, Header]:
-    """(H, W, 3) uint8 RGB, upright, and the header of an encoded picture.
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright."""
 
-    Grey, palette, CMYK and transparent pictures become RGB (what is transparent keeps its stored colour); 16 bits are
-    scaled to 8. Raises BadImage if the picture is cut off, damaged or of a kind that is not read.
+    rgb: np.ndarray  # (H, W, 3) uint8; what is transparent keeps its stored colour
+    opaque: np.ndarray | None  # (H, W) bool: alpha is at least one half; None if every pixel is
+    header: Header
+
+
+def decode(data: bytes) -> Picture:
+    """The picture in the bytes of a file: grey, palette, CMYK become RGB; 16 bits are scaled to 8.
+
+    Raises BadImage if the picture is cut off, damaged or of a kind that is not read.
     """
-    header = probe(io.BytesIO(data))
-    if header.format == "heif":
-        return upright(heif.decode(data)[..., :3], header.orientation), header
-    pixels = cv2.cvtColor(_to_8_bit(_decode(data, header, _COLOR)), cv2.COLOR_BGR2RGB)
-    return upright(pixels, header.orientation), header
+    pixels, header = _stored(data)
+    colour, alpha = _split(_to_8_bit(pixels))
+    rgb = cv2.cvtColor(colour, cv2.COLOR_GRAY2RGB) if colour.ndim == 2 else colour
+    opaque = None
+    if alpha is not None and (alpha < 128).any():
+        opaque = upright(alpha, header.orientation) >= 128
+    return Picture(upright(rgb, header.orientation), opaque, header)
 
 
-def decode_opaque(data: bytes) -> np.ndarray | None:
-    """(H, W) bool, upright: True where alpha is at least one half; None if every pixel is. Raises BadImage."""
-    header = probe(io.BytesIO(data))
-    if not header.has_alpha:
-        return None
-    pixels = heif.decode(data) if header.format == "heif" else _decode(data, header, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim != 3 or pixels.shape[2] != 4:
-        return None  # the decoder found every pixel opaque and dropped the channel
-    opaque = upright(_to_8_bit(pixels[..., 3]), header.orientation) >= 128
-    return None if opaque.all() else opaque
+def decode_rgb(data: bytes) -> tuple[np.ndarray, Header]:
+    """(H, W, 3) uint8 RGB, upright, and the header. Raises BadImage, see `decode`."""
+    picture = decode(data)
+    return picture.rgb, picture.header
 
 
 def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
-    """(H, W) bool, upright: True where a mask picture is not black (level 0), and its header. Raises BadImage."""
+    """(H, W) bool, upright: True where a mask picture is neither black (level 0) nor transparent, and its header.
+
+    Raises BadImage, see `decode`.
+    """
+    pixels, header = _stored(data)
+    colour, alpha = _split(pixels)
+    used = colour > 0 if colour.ndim == 2 else (colour > 0).any(axis=2)
+    if alpha is not None:
+        used &= alpha > np.iinfo(alpha.dtype).max // 2
+    return upright(used.astype(np.uint8), header.orientation).astype(bool), header
+
+
+def _stored(data: bytes) -> tuple[np.ndarray, Header]:
+    """Pixels as stored, not turned, grey or RGB, with alpha behind if there is any."""
     header = probe(io.BytesIO(data))
-    if header.format == "heif":
-        pixels = heif.decode(data)[..., :3]
-    else:
-        pixels = _decode(data, header, _COLOR)
-    return upright((pixels > 0).any(axis=2).astype(np.uint8), header.orientation).astype(bool), header
+    with guarded(f"damaged: the {header.format.upper()} pixels cannot be decoded"):
+        pixels = FORMATS[header.format].decode(data, header)
+        if pixels.shape[:2] != (header.height, header.width) or pixels.dtype not in (np.uint8, np.uint16):
+            raise BadImage(f"damaged: the {header.format.upper()} pixels cannot be decoded")
+    return pixels, header
 
 
-def _decode(data: bytes, header: Header, flags: int) -> np.ndarray:
-    """Pixels as stored, not turned, in OpenCV's channel order."""
-    buffer = np.frombuffer(data, np.uint8)
-    if header.orientation_at is not None:
-        # OpenCV always turns TIFF files itself; with the tag set to "upright" the turn is ours for every format.
-        buffer = buffer.copy()
-        buffer[header.orientation_at : header.orientation_at + 2] = (1, 0) if header.byte_order == "<" else (0, 1)
-    try:
-        pixels = cv2.imdecode(buffer, flags)
-    except cv2.error as error:
-        raise BadImage(f"damaged: the {header.format.upper()} pixels cannot be decoded") from error
-    if pixels is None or pixels.shape[:2] != (header.height, header.width):
-        raise BadImage(f"damaged: the {header.format.upper()} pixels cannot be decoded")
-    return pixels
+def _split(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colour (H, W) or (H, W, 3), and alpha (H, W) or None."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels in (2, 4):
+        colour = pixels[..., 0] if channels == 2 else pixels[..., :3]
+        return np.ascontiguousarray(colour), np.ascontiguousarray(pixels[..., -1])
+    return (pixels[..., 0] if channels == 1 and pixels.ndim == 3 else pixels), None
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype != np.uint16:
-        raise BadImage(f"{pixels.dtype} pixels are not read: save it with 8 or 16 bits")
     return cv2.convertScaleAbs(pixels, alpha=255 / 65535)  # 65535 → 255: scaled, not clipped
 
 

@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import InputError, UsageError
-from . import heif
-from .decode import decode_opaque, decode_rgb
+from .codecs import heif
+from .decode import Picture, decode
 from .masks import Target, find_masks, load_mask
 from .names import output_stems, printable, unique_names
 from .probe import check_size, probe
@@ -66,14 +66,18 @@ class ImageSet:
 
     def read(self, i: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB at full resolution, upright. Raises InputError if the file is damaged or has changed."""
+        return self.read_picture(i).rgb
+
+    def read_picture(self, i: int) -> Picture:
+        """Colours and transparency by one decoding. Raises InputError as `read` does."""
         record = self.records[i]
         try:
-            rgb, _ = decode_rgb(_encoded(record))
+            picture = decode(_encoded(record))
         except BadImage as error:
             raise InputError(f"{printable(record.path)}: {error}") from error
-        if rgb.shape[:2] != (record.height, record.width):
+        if picture.rgb.shape[:2] != (record.height, record.width):
             raise InputError(f"{printable(record.path)}: the file changed while it was in use: start again")
-        return rgb
+        return picture
 
     def read_mask(self, i: int) -> np.ndarray | None:
         """(H, W) bool, True = use the pixel: mask file and alpha channel together; None = all.
@@ -86,10 +90,7 @@ class ImageSet:
             mask = load_mask(record.mask, record.width, record.height, record.orientation)
         if not record.has_alpha:
             return mask
-        try:
-            opaque = decode_opaque(_encoded(record))
-        except BadImage as error:
-            raise InputError(f"{printable(record.path)}: {error}") from error
+        opaque = self.read_picture(i).opaque
         if mask is None or opaque is None:
             return mask if opaque is None else opaque
         return mask & opaque

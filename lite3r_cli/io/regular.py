@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +31,22 @@ _REASONS = {
 
 class BadImage(InputError):
     """A file that cannot be used; the message is the reason alone, without the file's name."""
+
+
+@contextmanager
+def guarded(reason: str) -> Iterator[None]:
+    """What a reader raises about a file becomes BadImage: its own words, or `reason` for an error it did not expect.
+
+    Readers and the libraries below them raise many things over hostile bytes, and one file must not end a whole run.
+    """
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except OSError as error:
+        raise BadImage(os_reason(error) if error.errno else reason) from error
+    except Exception as error:
+        raise BadImage(reason) from error
 
 
 def os_reason(error: OSError) -> str:

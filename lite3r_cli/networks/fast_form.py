@@ -1,24 +1,34 @@
-"""Whether a network has a form for the fast engine, and that form, ready to run."""
+"""Why a network may not run on the fast engine, its form for it, and a network that holds one of its two forms."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lite3r_cli.engine import sparse
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.runner import FastRunner
 from lite3r_cli.errors import BackendError
+from lite3r_cli.layers.vit import SwiGlu
+from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.family import family_of, require_family
 from lite3r_cli.networks.sparsify import sparse_modules
 from lite3r_cli.quant.swap import scaled_mm_reason
 
 
 def reason_against(model: nn.Module, settings: Settings, device: torch.device) -> str | None:
-    """Why `model` cannot run on the fast path here; None if it can."""
+    """Why `model`, set as it is now, cannot run on the fast path here; None if it can."""
     family = family_of(model)
     if family is None or family.fast is None:
         return f"there is no fast path for {getattr(model, 'name', type(model).__name__)}"
+    if any(isinstance(part, SwiGlu) for part in model.modules()):
+        return f"the fast path has no gated MLP, which {model.name} has"
+    if getattr(model, "ray_poses", False):
+        return "the fast path has no cameras from rays"
     if settings.sparse:
         reasons = (sparse.reason_against(m) for m in sparse_modules(model) if m.backend != "dense")
         if (reason := next(filter(None, reasons), None)) is not None:
@@ -34,4 +44,42 @@ def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> F
         raise BackendError(f"fast path: {reason}")
     form = require_family(model).fast
     assert form is not None  # else there was a reason
-    return FastRunner(form(model, settings), settings, device)
+    return FastRunner(form(model, settings), device)
+
+
+@torch.inference_mode()
+def predict(runner: FastRunner, images: Sequence[Tensor], cameras: Any = None) -> Prediction:
+    """As the `predict` of the runner's network, for images (3, H, W) on the device; the answer stays there."""
+    out = runner(images, cameras)
+    prediction = Prediction(*out.maps(), out.cam_from_world, out.K)
+    return prediction if cameras is None else runner.form.with_known(prediction, cameras)
+
+
+class TwoForms:
+    """A network that runs fast or layer by layer, as each call decides.
+
+    One form at a time is on the device: a call that goes the other way than the last one moves the weights.
+    """
+
+    def __init__(self, backbone: nn.Module, settings: Settings, device: torch.device):
+        self.backbone, self.settings, self.device = backbone, settings, device
+        self.runner: FastRunner | None = None
+
+    def reason_against(self) -> str | None:
+        """Why the next call cannot go fast; None if it can. It says nothing of calls before or after."""
+        return reason_against(self.backbone, self.settings, self.device)
+
+    def fast(self) -> FastRunner:
+        """The fast form, ready to run. Raises BackendError with `reason_against`."""
+        if self.runner is None:
+            self.runner = fast_runner(self.backbone, self.settings, self.device)
+            self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
+        return self.runner
+
+    def ordinary(self) -> nn.Module:
+        """The network as it was loaded, on the device; the fast form is gone."""
+        if self.runner is not None:
+            self.runner = None
+            gc.collect()  # a graph and its memory hang together in a circle
+            self.backbone.to(self.device)
+        return self.backbone

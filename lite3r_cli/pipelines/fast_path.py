@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-import torch
 from torch import Tensor, nn
 
 from ..engine.layers import CROSSOVER, Settings
-from ..engine.outputs import Shape
-from ..engine.runner import FastRunner
+from ..engine.packing import Shape
 from ..errors import BackendError
 from ..layers.buckets import HALF_PRECISION
 from ..networks.base import Backbone, Prediction
-from ..networks.fast_form import fast_runner, reason_against
+from ..networks.fast_form import TwoForms, predict, reason_against
 from ..runtime import Choice, Runtime
 from .lite import LiteRun
 
@@ -33,7 +31,7 @@ class FastPath:
         self.backbone, self.device = backbone, runtime.torch_device
         sparse, fp8 = lite.attention.chosen == "sla", lite.fp8.chosen == "scaled-mm"
         self.settings = Settings(dtype=runtime.torch_dtype, fp8=fp8, sparse=sparse, crossover=CROSSOVER, graphs=False)
-        self.runner: FastRunner | None = None
+        self.forms = TwoForms(backbone, self.settings, self.device)
         if asked == ORDINARY:
             self.choice = Choice(asked, ORDINARY, "asked for")
             return
@@ -55,8 +53,6 @@ class FastPath:
             return "the fast path computes in half precision"
         if lite.fp8.chosen not in ("off", "scaled-mm"):
             return f"the fast path multiplies FP8 by scaled-mm, not by {lite.fp8.chosen}"
-        if getattr(self.backbone, "ray_poses", False):
-            return "the fast path has no cameras from rays"
         return reason_against(self.backbone, self.settings, self.device)
 
     def _refuse(self, reason: str) -> None:
@@ -64,22 +60,7 @@ class FastPath:
             raise BackendError(f"--engine fast: {reason}; use --engine auto")
         self.choice = replace(self.choice, chosen=ORDINARY, reason=reason)
 
-    def takes(self, images: Sequence[Tensor], cameras: Mapping[str, object]) -> bool:
-        """Whether these images go this way. Raises BackendError as above."""
-        if self.choice.chosen == ORDINARY:
-            return False
-        if len({image.shape for image in images}) > 1:
-            self._refuse("the images have several sizes")
-        elif cameras:
-            self._refuse("the fast path takes no known cameras")
-        return self.choice.chosen == FAST
-
-    @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor]) -> tuple[Prediction, float]:
-        """The answer for S images (3, H, W) of one size on the device, and the share of key blocks that was skipped."""
-        if self.runner is None:
-            self.runner = fast_runner(self.backbone, self.settings, self.device)
-            self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
-        out = self.runner(torch.stack(list(images)))
-        skipped = self.runner.skipped(Shape(len(images), *images[0].shape[-2:]))
-        return Prediction(list(out.depth), list(out.confidence), out.cam_from_world, out.K), skipped
+    def predict(self, images: Sequence[Tensor], cameras: Mapping[str, object]) -> tuple[Prediction, float]:
+        """The answer for S images (3, H, W) on the device, and the share of key blocks that was skipped."""
+        runner = self.forms.fast()
+        return predict(runner, images, **cameras), runner.skipped(Shape.of(images))

@@ -216,12 +216,10 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, tensors: list[torch.Tensor], cameras: dict[str, Any]) -> Prediction:
         """By the fast path or layer by layer; accounts for what was skipped."""
-        if self.fast.takes(tensors, cameras):
-            prediction, skipped = self.fast.predict(tensors)
+        if self.fast.choice.chosen == FAST:
+            prediction, skipped = self.fast.predict(tensors, cameras)
             self.lite.account(skipped, [])
             return prediction
-        if isinstance(self.backbone, torch.nn.Module):
-            self.backbone.to(self.runtime.torch_device)  # if images before these went the other way
         self.lite.round(self.backbone)
         prediction = self.backbone.predict(tensors, **cameras)
         self.lite.ran(self.backbone)

@@ -123,7 +123,7 @@ def test_fp8_arithmetic_without_the_fast_path():
     config = BenchConfig(**TINY, dtype="float32", lite=LiteConfig("sla", 0.5, "emulate"), compare=("dense", "lite"))
     result = run(config)
     _dense, lite = result.rows
-    assert 0 < lite.depth_difference < 1 and "no fast path" in result.environment["variants"]["lite"]["path"]
+    assert 0 < lite.depth_difference < 1 and "layer by layer" in result.environment["variants"]["lite"]["path"]
 
 
 def test_random_weights_follow_the_stand_in_rule(monkeypatch):

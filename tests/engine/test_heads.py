@@ -84,6 +84,7 @@ def test_patches_are_the_ordinary_embedding(kernels, monkeypatch):
     monkeypatch.setattr("lite3r_cli.engine.patches.FRAMES", 2)
     embed, images = PatchEmbed(24).to(DEVICE), torch.rand(3, 3, 28, 42, device=DEVICE)
     position, first = torch.randn(6, 24, device=DEVICE), torch.randn(2, 24, device=DEVICE)
-    tokens = Patches(embed, torch.float32, kernels)(images, position, first)
+    tokens = torch.full((3, 8, 24), torch.nan, device=DEVICE)
+    Patches(embed, torch.float32, kernels)(images, position, first, tokens)
     torch.testing.assert_close(tokens[:, 2:], embed(buckets.normalise(images)) + position, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tokens[:, :2], first.expand(3, -1, -1))

@@ -1,75 +1,162 @@
-"""The fast path against the ordinary one, on the networks of the parity fixtures, on a CPU."""
+"""The fast path against the ordinary one, on a CPU: small networks of every kind and those of the parity fixtures."""
 
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lite3r_cli.attention.module import SparseConfig, attach, attention_modules
 from lite3r_cli.engine.layers import Settings
-from lite3r_cli.engine.outputs import Shape
+from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
-from lite3r_cli.networks import standin
-from lite3r_cli.networks.da3.network import DA3, GIANT, SIZES
-from lite3r_cli.networks.fast_form import fast_runner
+from lite3r_cli.networks import fast_form, standin
+from lite3r_cli.networks.da3.network import DA3, GIANT, SIZES, DA3Config, KnownCameras
+from lite3r_cli.networks.fast_form import TwoForms, fast_runner
+from lite3r_cli.networks.mini import known
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
+from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.networks.vggt.recompute import vggt_from
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CPU = torch.device("cpu")
-FLOAT32 = dict(dtype=torch.float32, query_tiles=1)
+FLOAT32 = {"dtype": torch.float32, "query_tiles": 1}
 SPARSE = {
     "deep networks": {"linear_over": "all"},
     "convex, reference": {"mix": "convex", "protect": "reference"},
     "published": {"summaries": False, "linear_over": "all", "tiles": False},
 }
+HEAD = {"head_features": 16, "head_stages": (8, 8, 16, 16)}
+SMALL = {  # as deep as it takes to have every kind of layer
+    "vggt": lambda: VGGT(VGGTConfig(64, 4, 2, 2, 2, (0, 1, 2, 3), **HEAD, camera_depth=1, camera_heads=2)),
+    "da3": lambda: DA3(DA3Config(64, 8, 2, 3, (4, 5, 6, 7), **HEAD, camera_heads=2, camera_depth=1)),
+    "mini": lambda: Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16)),
+}
+VIEWS, HEIGHT, WIDTH, SEED = 5, 84, 112, 3
+FIXTURE_NAMES = ["vggt_small_3x140x182", "da3_small_6x112x140_ref"]
 
 
-def network(fixture: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    config = json.loads(str(np.load(FIXTURES / f"{fixture}.npz")["config"]))
-    if config["model"].startswith("da3"):
-        with torch.device("meta"):
-            model = DA3(SIZES[config["model"]])
+def network(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A small network of this kind, or that of a parity fixture, and images for it."""
+    if name in SMALL:
+        model, (seed, *size) = SMALL[name](), (SEED, VIEWS, HEIGHT, WIDTH)
     else:
-        model = vggt_from(config)
-    standin.fill(model, config["seed"])
-    return model.eval(), standin.image_batch(config["views"], config["height"], config["width"], config["seed"])[0]
+        config = json.loads(str(np.load(FIXTURES / f"{name}.npz")["config"]))
+        seed, *size = (config[key] for key in ("seed", "views", "height", "width"))
+        if config["model"].startswith("da3"):
+            with torch.device("meta"):
+                model = DA3(SIZES[config["model"]])
+        else:
+            model = vggt_from(config)
+    standin.fill(model, seed)
+    return model.eval(), standin.image_batch(*size, seed)[0]
 
 
-@pytest.fixture(params=["vggt_small_3x140x182", "da3_small_6x112x140_ref"])
+@pytest.fixture(params=SMALL)
 def case(request):
     return network(request.param)
 
 
-def errors(model: torch.nn.Module, images: torch.Tensor, settings: Settings) -> list[float]:
-    """Relative, of depth, confidence, poses and K."""
-    ordinary, fast = model.predict(list(images)), fast_runner(model, settings, CPU)(images)
-    pairs = [(fast.depth, torch.stack(ordinary.depth)), (fast.confidence, torch.stack(ordinary.confidence))]
-    pairs += [(fast.cam_from_world, ordinary.cam_from_world), (fast.K, ordinary.K)]
+def mixed(images: torch.Tensor) -> list[torch.Tensor]:
+    """Three sizes, those of one size not side by side, the first view's neither the largest nor the last."""
+    height, width = images.shape[-2:]
+    sizes = [(height, width), (height - 28, width), (height, width - 14)]
+    return [image[:, : sizes[i % 3][0], : sizes[i % 3][1]] for i, image in enumerate([*images, *images[:2]])]
+
+
+def errors(model: torch.nn.Module, images, settings: Settings, cameras=None, word="cameras") -> list[float]:
+    """Relative, of depth, confidence, poses and fields of view."""
+    given = {} if cameras is None else {word: cameras}
+    ordinary = model.predict(list(images), **given)
+    fast = fast_form.predict(fast_runner(model, settings, CPU), images, cameras)
+    assert [d.shape for d in fast.depth] == [image.shape[-2:] for image in images]
+    pairs = [
+        (torch.cat([m.flatten() for m in a]), torch.cat([m.flatten() for m in b]))
+        for a, b in ((fast.depth, ordinary.depth), (fast.confidence, ordinary.confidence))
+    ]
+    pairs += [(fast.cam_from_world, ordinary.cam_from_world)]
+    # stand-in weights give fields of view near π, where K is far larger than its error in the angle
+    pairs += [tuple(torch.atan2(K[:, [0, 1], 2], K[:, [0, 1], [0, 1]]) for K in (fast.K, ordinary.K))]
     return [float((a - b).norm() / b.norm()) for a, b in pairs]
 
 
-def test_dense_in_float32_is_the_ordinary_path(case):
-    assert max(errors(*case, Settings(**FLOAT32))) < 5e-6
-
-
-@pytest.mark.parametrize("settings", SPARSE.values(), ids=SPARSE)
-def test_sparse_in_float32_is_the_ordinary_path(case, settings):
-    model, images = case
-    sparsify(model, 0.5, block=32, scores="pooled", backend="torch", **settings)
+def trained(model: torch.nn.Module) -> None:
+    """Give the linear branches an effect."""
     for module in sparse_modules(model):
         if module.config.mix == "sum":
             torch.nn.init.normal_(module.proj_lin.weight, std=0.05)
         else:
             torch.nn.init.constant_(module.mix_logit, 1.0)
-    assert max(errors(model, images, Settings(**FLOAT32))) < 5e-6
+
+
+@pytest.mark.parametrize("case", FIXTURE_NAMES, indirect=True)
+def test_published_networks_in_float32_are_the_ordinary_path(case):
+    assert max(errors(*case, Settings(**FLOAT32))) < 5e-6
+
+
+@pytest.mark.parametrize("sizes", ["one size", "several sizes"])
+def test_dense_in_float32_is_the_ordinary_path(case, sizes):
+    model, images = case
+    assert max(errors(model, images if sizes == "one size" else mixed(images), Settings(**FLOAT32))) < 1e-5
+
+
+@pytest.mark.parametrize("settings", SPARSE.values(), ids=SPARSE)
+def test_sparse_in_float32_is_the_ordinary_path(case, settings):
+    model, images = case
+    sparsify(model, 0.5, block=32, backend="torch", **({"scores": "pooled", "key_block": 32} | settings))
+    trained(model)
+    assert max(errors(model, images, Settings(**FLOAT32, crossover=10**6))) < 1e-5  # trained: no crossover for it
     runner = fast_runner(model, Settings(**FLOAT32), CPU)
-    runner(images)
-    assert runner.skipped(Shape(len(images), *images.shape[-2:])) == pytest.approx(skipped_share(model), abs=1e-6)
+    assert runner.skipped(Shape.of(images)) == pytest.approx(skipped_share(model), abs=1e-6)
+    assert (
+        max(errors(model, mixed(images), Settings(**FLOAT32 | {"query_tiles": 2}))) < 1e-5
+    )  # trained: a list for each tile
+
+
+def test_sparse_attention_that_nobody_trained_is_dense_below_the_crossover():
+    model, images = network("mini")
+    dense = model.predict(list(images)).depth[0]
+    sparsify(model, 0.5, block=32, scores="pooled", backend="torch")
+    for crossover, same in ((10**6, True), (0, False)):
+        found = fast_runner(model, Settings(**FLOAT32, crossover=crossover), CPU)(images).depth[0][0]
+        assert (float((found - dense).norm() / dense.norm()) < 1e-5) == same
+
+
+@pytest.mark.parametrize("sizes", ["one size", "several sizes"])
+@pytest.mark.parametrize("keep", [0.3, 1.0])
+def test_an_official_checkpoint_is_sparse_within_views_too(case, keep, sizes):
+    model, images = case
+    attach(model, SparseConfig(tuple(attention_modules(model)), keep_ratio=keep, official=True, block=16))
+    trained(model)
+    images = images if sizes == "one size" else mixed(images)
+    assert max(errors(model, images, Settings(**FLOAT32 | {"query_tiles": 2}, crossover=10**6))) < 1e-5
+
+
+def test_known_cameras_are_those_of_the_ordinary_path():
+    model, images = network("da3")
+    for given in (images, mixed(images)):
+        torch.manual_seed(0)
+        poses = torch.cat([torch.eye(3).expand(len(given), 3, 3), torch.randn(len(given), 3, 1)], dim=2)
+        cameras = KnownCameras(poses, torch.tensor([[150.0, 0, 70], [0, 140, 56], [0, 0, 1]]).expand(len(given), 3, 3))
+        assert max(errors(model, given, Settings(**FLOAT32), cameras)) < 1e-5
+
+
+def test_known_cameras_of_mini_are_those_of_the_ordinary_path():
+    model = Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, known_cameras=True))
+    standin.fill(model, SEED)
+    images = mixed(network("mini")[1])
+    some = known.KnownCameras.nothing(1, len(images), CPU)
+    some.log_focal[:, 1:] = 0.9
+    some.centre[:] = torch.arange(3 * len(images)).view(1, -1, 3)
+    some.rotation[:] = torch.eye(3)
+    assert max(errors(model.eval(), images, Settings(**FLOAT32), some, "known")) < 1e-5
+    with pytest.raises(BackendError, match="no known cameras"):
+        fast_runner(network("mini")[0], Settings(**FLOAT32), CPU)(images, some)
 
 
 def test_pieces_of_frames_and_tokens_change_nothing(case, monkeypatch):
@@ -78,27 +165,42 @@ def test_pieces_of_frames_and_tokens_change_nothing(case, monkeypatch):
     monkeypatch.setattr("lite3r_cli.engine.layers.MLP_TOKENS", 100)
     monkeypatch.setattr("lite3r_cli.engine.patches.FRAMES", 2)
     pieces = fast_runner(model, Settings(**FLOAT32, head_frames=2), CPU)(images)
-    torch.testing.assert_close(pieces.depth, whole.depth, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pieces.depth[0], whole.depth[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pieces.cam_from_world, whole.cam_from_world, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", [*FIXTURE_NAMES, "mini"], indirect=True)
 def test_low_precision_stays_near(case):
     model, images = case
     assert max(errors(model, images, Settings())) < 0.03  # bfloat16 with weights that spread widely
-    assert max(errors(model, images, Settings(dtype=torch.float32, fp8=True))) < 0.15
+    assert max(errors(model, images, Settings(dtype=torch.float32, fp8=True))) < 0.2
 
 
 def test_what_has_no_fast_path_says_so():
-    mini = Mini(MiniConfig(dim=32, depth=4, heads=2, taps=(0, 1, 2, 3), head_stages=(8, 8, 8, 8), head_features=8))
-    with pytest.raises(BackendError, match="no fast path for mini"):
-        fast_runner(mini, Settings(), CPU)
-    with torch.device("meta"):
-        small = DA3(SIZES["da3-small"])
+    meta = torch.device("meta")
+    with meta:
+        small, giant = DA3(SIZES["da3-small"]), DA3(GIANT, "da3-giant")
+    small.ray_poses = True
+    with pytest.raises(BackendError, match="no cameras from rays"):
+        fast_runner(small, Settings(), meta)
+    small.ray_poses = False
     sparsify(small, 0.5)
     with pytest.raises(BackendError, match="pooled scores, not by mass"):
-        fast_runner(small, Settings(), torch.device("meta"))
-    fast_runner(small, Settings(sparse=False), torch.device("meta"))
-    with torch.device("meta"):
-        giant = DA3(GIANT, "da3-giant")
+        fast_runner(small, Settings(), meta)
+    fast_runner(small, Settings(sparse=False), meta)
     with pytest.raises(BackendError, match="gated MLP"):
-        fast_runner(giant, Settings(), torch.device("meta"))
+        fast_runner(giant, Settings(), meta)
+    with pytest.raises(BackendError, match="no fast path for Linear"):
+        fast_runner(torch.nn.Linear(2, 2), Settings(), meta)
+
+
+def test_a_call_decides_for_itself_and_one_form_at_a_time_is_held():
+    model, images = network("da3")
+    forms = TwoForms(model, Settings(**FLOAT32), CPU)
+    gone = weakref.ref(forms.fast().form)
+    model.ray_poses = True
+    assert "rays" in forms.reason_against()
+    assert forms.ordinary() is model and gone() is None
+    model.ray_poses = False
+    assert forms.reason_against() is None
+    assert len(forms.fast()(mixed(images)).depth) == 3

@@ -11,7 +11,6 @@ import torch
 
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
-from lite3r_cli.errors import BackendError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.fast_form import reason_against
 from lite3r_cli.networks.vggt.recompute import vggt_from
@@ -45,9 +44,8 @@ def anywhere(monkeypatch):
 def test_its_answer_is_the_ordinary_one(anywhere):
     fast, images = path("fast", LiteConfig())
     expected = fast.backbone.predict(images)
-    assert fast.takes(images, {})
     for _ in range(2):  # the second time it is there already
-        found, skipped = fast.predict(images)
+        found, skipped = fast.predict(images, {})
         assert skipped == 0
         for ours, theirs in ((found.cam_from_world, expected.cam_from_world), (found.K, expected.K)):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -63,17 +61,8 @@ def test_sparse_attention_takes_it_by_itself_and_says_what_it_skipped(anywhere, 
         and fast_dense.choice.chosen == "ordinary"
         and "--engine fast" in fast_dense.choice.reason
     )
-    prediction, skipped = fast.predict(images)
+    prediction, skipped = fast.predict(images, {})
     assert 0.3 < skipped < 0.7 and all(torch.isfinite(d).all() for d in prediction.depth)
-
-
-def test_images_that_it_does_not_take(anywhere):
-    fast, images = path("auto", LiteConfig("sla", 0.5))
-    assert not fast.takes([*images, images[0][:, :14]], {})
-    assert fast.choice.chosen == "ordinary" and "several sizes" in fast.choice.reason
-    asked, _ = path("fast", LiteConfig())
-    with pytest.raises(BackendError, match="known cameras"):
-        asked.takes(images, {"cameras": object()})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -1,24 +1,28 @@
-"""Depth-Anything-3 on the fast path: equally sized views, cameras from the camera tokens, no rays."""
+"""Depth-Anything-3 on the fast path: cameras from the camera tokens, known cameras into them, no rays."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lite3r_cli.engine.heads import FastDepthHead
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Settings
-from lite3r_cli.engine.outputs import FastOutput, Shape
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
+from lite3r_cli.engine.outputs import FastOutput
+from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
-from lite3r_cli.engine.sparse import plan_for
+from lite3r_cli.engine.runner import FastForm
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.da3.network import DA3, POSITION_OFFSET
+from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.da3.network import DA3, POSITION_OFFSET, KnownCameras, encode_known, with_known
 from lite3r_cli.networks.da3.reference_view import choose_reference
 
 
-class FastDA3:
+class FastDA3(FastForm):
     """What a loaded Depth-Anything-3 becomes; the original may be freed afterwards."""
 
     def __init__(self, model: DA3, settings: Settings):
@@ -28,81 +32,96 @@ class FastDA3:
         self.patches = Patches(encoder.patch_embed, settings.dtype, settings.kernels)
         self.position = encoder.pos_embed.detach().float()
         self.first = (encoder.cls_token + encoder.pos_embed[:, :1])[0].detach()
-        self.camera_token = encoder.camera_token[0].detach()  # (2, C)
+        self.camera_token = encoder.camera_token[0].detach()  # (2, C): reference view, every other view
         self.blocks = [
             FastBlock(b, settings, f"block {i}", exact_projection=i >= len(encoder.blocks) - 2)
             for i, b in enumerate(encoder.blocks)
         ]
+        self.layers_across = [block for i, block in enumerate(self.blocks) if self.config.is_global(i)]
         self.norm = Norm.of(encoder.norm)
         self.head = FastDepthHead(model.head, settings)
-        self.camera = copy.deepcopy(model.cam_dec).float().eval()
+        self.camera, self.camera_encoder = (
+            copy.deepcopy(part).float().eval() for part in (model.cam_dec, model.cam_enc)
+        )
 
-    def prepare(self, shape: Shape, device: torch.device) -> dict:
-        """What a shape needs and no image changes."""
-        rows, columns = shape.grid(self.patch_size)
+    def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
+        prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim = self.config.dim // self.config.heads
-        positions = patch_positions(rows, columns, 1, device)
-        embedding = resize_position_embedding(self.position[:, 1:], rows, columns, offset=POSITION_OFFSET)
-        tokens, sparse = rows * columns + 1, self._sparse()
-        plan = None
-        if sparse is not None and shape.views * tokens >= self.settings.crossover:
-            plan = plan_for(sparse.config, shape.views, tokens, 1, (rows, columns), self.settings.query_tiles, device)
-        return {
-            "within": rope_table(positions, head_dim, published=True),
-            "across": rope_table(positions.clamp(max=1), head_dim, published=True),
-            "embedding": embedding[0].float(),
+        positions = [patch_positions(*bucket.grid, 1, device) for bucket in prepared.packing.buckets]
+        grids = [bucket.grid for bucket in prepared.packing.buckets]
+        return prepared, {
+            "within": [rope_table(each, head_dim, published=True) for each in positions],
+            "across": [rope_table(each.clamp(max=1), head_dim, published=True) for each in positions],
+            "embeddings": [
+                resize_position_embedding(self.position[:, 1:], *grid, offset=POSITION_OFFSET)[0].float()
+                for grid in grids
+            ],
             "views": torch.arange(shape.views, device=device),
-            "size": torch.tensor([shape.height, shape.width], device=device).float().expand(shape.views, 2),
-            "plan": plan,
         }
 
-    def _sparse(self):
-        return next((block.sparse for block in self.blocks if block.sparse is not None), None)
+    def known(self, cameras: KnownCameras, prepared: Prepared) -> Tensor:
+        """The camera tokens (S, C) of known cameras."""
+        return self.camera_encoder(encode_known(cameras, prepared.sizes))[0]
 
-    def keep_ratios(self) -> list[float]:
-        across = [block for i, block in enumerate(self.blocks) if self.config.is_global(i)]
-        return [1.0 if block.sparse is None else block.sparse.keep_ratio for block in across]
+    def with_known(self, prediction: Prediction, cameras: KnownCameras) -> Prediction:
+        return with_known(prediction, cameras)
 
-    def run(self, images: Tensor, fixed: dict, engine: Engine) -> FastOutput:
-        """Images (S, 3, H, W) float32 in [0, 1] on the device."""
-        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+    def run(
+        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+    ) -> FastOutput:
+        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` (S, C) takes the place of the
+        camera tokens.
+        """
         with engine.stage("encoder"):
-            tokens = self.patches(images, fixed["embedding"], self.first)
-        maps, camera = self._blocks(tokens, fixed, engine)
+            tokens = self.patches.tokens(images, fixed["embeddings"], self.first, prepared)
+        maps, camera = self._run_blocks(tokens, known, fixed, engine)
         del tokens
         with engine.stage("heads"):
-            vectors = self.camera(camera.float())
-            depth, confidence = self.head.decode(maps, rows, columns)
+            vectors = self.camera(prepared.by_view(camera).float())
+            grids = [bucket.grid for bucket in prepared.packing.buckets]
+            decoded = [self.head.decode(each, *grid) for each, grid in zip(maps, grids)]
         with engine.stage("input and output"):
             poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])
-            return FastOutput(depth, confidence, poses, pose.usable_intrinsics(vectors[:, 7:], fixed["size"]))
+            K = pose.usable_intrinsics(vectors[:, 7:], prepared.sizes)
+            return FastOutput.of(prepared.packing, decoded, poses, K)
 
-    def _blocks(self, frames: Tensor, fixed: dict, engine: Engine) -> tuple[list[Tensor], Tensor]:
-        """Projected taps, each (S, N, C_i), and camera features (S, 2C)."""
-        config, maps, near = self.config, [], frames
-        x, views, last = frames.flatten(0, 1), len(frames), len(self.blocks) - 1
-        reference = torch.zeros((), dtype=torch.long, device=x.device)
-        operand = self.blocks[0].start(x, engine)
+    def _run_blocks(
+        self, tokens: Tokens, known: Tensor | None, fixed: dict[str, Any], engine: Engine
+    ) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Of each bucket the projected taps, each (S_b, N, C_i), and the camera features (S_b, 2C)."""
+        config, last = self.config, len(self.blocks) - 1
+        frames = near = tokens.frames()
+        maps: list[list[Tensor]] = [[] for _ in frames]
+        reference = torch.zeros((), dtype=torch.long, device=tokens.x.device)
+        operand = self.blocks[0].start(tokens.x, engine)
         for i, block in enumerate(self.blocks):
-            if i == config.alternate_from - 1:
-                reference = choose_reference(frames[None, :, 0], self.reference_view)[0]
+            if i == config.alternate_from - 1 and known is None:
+                classes = tokens.prepared.by_view([each[:, 0] for each in frames])
+                reference = choose_reference(classes[None], self.reference_view)[0]
             if i == config.alternate_from:  # the block before has not gone through this one's norm
-                frames[:, 0] = torch.where((fixed["views"] == reference)[:, None], *self.camera_token).to(x.dtype)
-                operand = block.start(x, engine)
-            across = config.is_global(i)
-            if block.sparse is not None:
-                block.sparse.reference = reference if block.sparse.config.protect == "reference" else None
-            rope = None if i < config.alternate_from else fixed["across" if across else "within"]
+                self._place_camera_tokens(tokens, known, reference, fixed)
+                operand = block.start(tokens.x, engine)
             after = None if i in (last, config.alternate_from - 1) else self.blocks[i + 1].norm1
-            operand = block.run(
-                x, operand, engine, views=views, across=across, rope=rope, plan=fixed["plan"], after=after
-            )
+            across = config.is_global(i)
+            operand = (block.across if across else block.within)(tokens, operand, engine, after)
             if not across and (i + 1 in config.taps or i in config.taps):
-                near = frames.clone()
+                near = [each.clone() for each in frames]
             if i in config.taps:
                 with engine.stage("heads"):
-                    maps.append(self._project(len(maps), near, frames, engine))
-        return maps, torch.cat([near[:, 0], frames[:, 0]], dim=-1)
+                    for found, a, b in zip(maps, near, frames):
+                        found.append(self._project(len(found), a, b, engine))
+        return maps, [torch.cat([a[:, 0], b[:, 0]], dim=-1) for a, b in zip(near, frames)]
+
+    def _place_camera_tokens(
+        self, tokens: Tokens, known: Tensor | None, reference: Tensor, fixed: dict[str, Any]
+    ) -> None:
+        """Put them in the place of the class tokens; from here on blocks rotate, and a view is the reference."""
+        tokens.ropes, tokens.ropes_across = fixed["within"], fixed["across"]
+        tokens.reference = tokens.prepared.places.index_select(0, reference[None])[0]
+        if known is None:
+            known = torch.where((fixed["views"] == reference)[:, None], *self.camera_token)
+        for frames, views in zip(tokens.frames(), tokens.prepared.order):
+            frames[:, 0] = known[views].to(frames.dtype)
 
     def _project(self, i: int, near: Tensor, frames: Tensor, engine: Engine) -> Tensor:
         norm = self.norm

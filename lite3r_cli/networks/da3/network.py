@@ -229,8 +229,7 @@ class DA3(nn.Module):
         size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
         tokens = None
         if cameras is not None:
-            K = pose.centres_at_integers(cameras.K.float().to(device))[None]
-            tokens = self.camera_tokens(normalise_cameras(cameras.cam_from_world.to(device)[None]), K, size[None])
+            tokens = self.cam_enc(encode_known(cameras, size))
         features, camera_features = self.encode(stacks, groups, tokens)
         vectors = self.cam_dec(camera_features)[0]
         K = pose.usable_intrinsics(vectors[:, 7:], size)
@@ -244,10 +243,21 @@ class DA3(nn.Module):
                 poses[group], K[group] = found, pose.centres_at_half(ray_K)
             for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c
-        if cameras is None:
-            return Prediction(depth, confidence, poses.cpu(), K.cpu())
-        scale = _scale_to(poses, cameras.cam_from_world)
-        return Prediction([d / scale for d in depth], confidence, cameras.cam_from_world[:, :3].cpu(), cameras.K.cpu())
+        prediction = Prediction(depth, confidence, poses.cpu(), K.cpu())
+        return prediction if cameras is None else with_known(prediction, cameras)
+
+
+def encode_known(cameras: KnownCameras, size: Tensor) -> Tensor:
+    """Known cameras → what the camera encoder reads (1, S, 9); image sizes (S, 2) as (H, W) on the device."""
+    K = pose.centres_at_integers(cameras.K.float().to(size.device))
+    return encode_cameras(normalise_cameras(cameras.cam_from_world.to(size.device)[None]), K[None], size[None])
+
+
+def with_known(prediction: Prediction, cameras: KnownCameras) -> Prediction:
+    """The prediction with the known cameras instead of its own, depth in their scale."""
+    scale = _scale_to(prediction.cam_from_world, cameras.cam_from_world)
+    poses, K = cameras.cam_from_world[:, :3].cpu(), cameras.K.cpu()
+    return Prediction([d / scale for d in prediction.depth], prediction.confidence, poses, K)
 
 
 def _scale_to(predicted: Tensor, given: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, last_two
 from lite3r_cli.networks.mini.answer import answer
+from lite3r_cli.networks.mini.fast import FastMini
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.mini.published import MODELS
 from lite3r_cli.networks.pictures import Preparation
@@ -35,5 +36,6 @@ FAMILY = register(
         heads=("camera", "head"),
         answer=answer,
         scale="mean depth",
+        fast=FastMini,
     )
 )

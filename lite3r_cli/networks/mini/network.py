@@ -26,6 +26,7 @@ from lite3r_cli.networks.mini.known import KnownCameras, KnownCameraToken
 # Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
 # what else its scenes hold ends below 3, 20 times that depth.
 SKY = 3.0
+LARGEST_LOG_CONFIDENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Mini(nn.Module):
         """Tapped tokens (B, S, P, 2C) → log depth and confidence, each (B, S, H, W) float32."""
         maps = self.head([t[:, :, 1:].flatten(0, 1) for t in taps], rows, columns).float()
         log_depth, confidence = maps.unflatten(0, taps[0].shape[:2]).unbind(2)
-        return log_depth, 1 + confidence.clamp(max=10).exp()
+        return log_depth, 1 + confidence.clamp(max=LARGEST_LOG_CONFIDENCE).exp()
 
     def forward(
         self,

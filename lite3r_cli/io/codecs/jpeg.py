@@ -1,0 +1,205 @@
+"""JPEG (ITU T.81): the segments of a file, and its pixels by libjpeg-turbo, for which every warning counts.
+
+Before decoding, a file is reduced to what the pixels need: no application data, no stray bytes between segments, an end
+marker if there was none. What libjpeg still warns of then concerns the pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+
+from ..regular import BadImage
+from . import exif_block, multi_picture, through_pillow
+from .header import Header, aspect_of_density, exactly
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+_SOS, _EXIF, _APP2 = 0xDA, 0xE1, 0xE2
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman or arithmetic coding
+_UNREAD_FRAMES = {0xC3: "lossless", 0xCB: "lossless", 0xF7: "JPEG-LS"} | dict.fromkeys(
+    (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"
+)
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
+_NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}  # tables, restart interval, JFIF, Adobe
+_MAX_STRAY = 1 << 16  # bytes between two segments that are passed over
+_MAX_SCANS = 200  # each one costs a pass over the whole picture
+_MOST_DECODED_TO_PROBE = 200_000_000  # pixels
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not stuffing, not a restart, not fill
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A marker segment: where its `length` bytes of content start."""
+
+    code: int
+    start: int
+    length: int
+
+
+def matches(head: bytes) -> bool:
+    return head.startswith(START)
+
+
+def segments(stream: BinaryIO) -> Iterator[Segment]:
+    """The segments up to the first scan's header, the last one given. Raises BadImage."""
+    position = 2
+    while True:
+        stream.seek(position)
+        code, start = _next_marker(stream)
+        if code in _WITHOUT_LENGTH:
+            position = start
+            continue
+        if code == 0xD9:
+            raise BadImage("damaged: a JPEG without pixels")
+        (length,) = struct.unpack(">H", exactly(stream, 2, "its header"))
+        if length < 2:
+            raise BadImage("damaged: a JPEG segment of impossible length")
+        yield Segment(code, start + 2, length - 2)
+        position = start + length
+        if code == _SOS:
+            return
+
+
+def _next_marker(stream: BinaryIO) -> tuple[int, int]:
+    """Code of the next marker and the position behind it; fill bytes and a few stray ones are passed over."""
+    skipped = 0
+    byte = exactly(stream, 1, "its header")
+    while True:
+        while byte != b"\xff":
+            skipped += 1
+            if skipped > _MAX_STRAY:
+                raise BadImage("damaged: a JPEG segment does not start where it should")
+            byte = exactly(stream, 1, "its header")
+        while byte == b"\xff":
+            byte = exactly(stream, 1, "its header")
+        if byte != b"\0":
+            return byte[0], stream.tell()
+
+
+def probe(stream: BinaryIO, size: int) -> Header:
+    """Size, orientation, pixel aspect and the number of pictures. Raises BadImage."""
+    frame, orientation, density, jfif_density, pictures = None, None, None, (1, 1), 1
+    for segment in segments(stream):
+        stream.seek(segment.start)
+        if segment.code in _UNREAD_FRAMES:
+            raise BadImage(f"{_UNREAD_FRAMES[segment.code]} JPEG is not read: save it as ordinary JPEG, PNG or TIFF")
+        if segment.code in _FRAMES:
+            frame = struct.unpack(">BHHB", exactly(stream, 6, "its header"))
+        elif segment.code == _EXIF:
+            block = exif_block.read(stream.read(segment.length))
+            orientation = orientation or block.orientation
+            density = density or block.density
+        elif segment.code == 0xE0 and segment.length >= 12:
+            body = stream.read(12)
+            if body.startswith(b"JFIF\0"):
+                jfif_density = struct.unpack(">HH", body[8:12])
+        elif segment.code == _APP2:
+            pictures = max(pictures, multi_picture.count(stream, segment.start, segment.length, size))
+        following = segment.start + segment.length
+    if frame is None:
+        raise BadImage("damaged: a JPEG without a frame header")
+    precision, height, width, _ = frame
+    if precision != 8:
+        raise BadImage(f"{precision}-bit JPEG is not read: save it with 8 bits, or as PNG or TIFF with 16")
+    if not _has_end(stream, following, size):
+        if width * height <= _MOST_DECODED_TO_PROBE:
+            stream.seek(0)
+            _require_whole(stream.read())
+    aspect = aspect_of_density(*(density or jfif_density))
+    return Header("jpeg", width, height, orientation or 1, pixel_aspect=aspect, pictures=pictures)
+
+
+def _has_end(stream: BinaryIO, start: int, size: int) -> bool:
+    """In a scan 0xFF is always escaped, so a marker behind `start` is real, whatever a phone appends after it."""
+    stream.seek(max(start, size - 4096))
+    if END in stream.read():
+        return True
+    stream.seek(start)
+    last = b""
+    while block := stream.read(1 << 20):
+        if END in last + block:
+            return True
+        last = block[-1:]
+    return False
+
+
+def _require_whole(data: bytes) -> None:
+    """Without an end marker only the decoder knows whether all pixels are there."""
+    try:
+        decode(data)
+    except BadImage as error:
+        raise BadImage("truncated: the JPEG ends before its last pixels") from error
+
+
+def decode(data: bytes, header: Header | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises BadImage for whatever libjpeg warns of."""
+    reduced = _reduced(data)
+    try:
+        colours = simplejpeg.decode_jpeg_header(reduced)[2]
+    except ValueError as error:
+        if "subsampling" in str(error):  # a ratio of colour to brightness that TurboJPEG's interface has no name for
+            return through_pillow.decode(reduced, Header("jpeg", 0, 0))
+        raise _damaged(error) from error
+    if colours in ("CMYK", "YCCK"):
+        return _from_cmyk(strictly(data, "CMYK"), b"\xff\xee\0\x0eAdobe" in reduced)
+    return strictly(data, "RGB")
+
+
+def strictly(data: bytes, colours: str) -> np.ndarray:
+    """(H, W, C) uint8 of a JPEG file, in the colours that simplejpeg calls so. Raises BadImage for every warning."""
+    try:
+        return simplejpeg.decode_jpeg(_reduced(data), colours, strict=True)
+    except ValueError as error:
+        if "extraneous" not in str(error):
+            raise _damaged(error) from error
+    try:  # zeros that a writer left between a scan and the next marker are no damage; other bytes there are
+        return simplejpeg.decode_jpeg(_reduced(data, trimmed=True), colours, strict=True)
+    except ValueError as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: ValueError) -> BadImage:
+    return BadImage(f"damaged: the JPEG pixels cannot be decoded completely ({error})")
+
+
+def _reduced(data: bytes, trimmed: bool = False) -> bytes:
+    """The picture without application data and stray bytes, with an end marker; `trimmed`: no zeros behind a scan."""
+    parts, position = [START], len(data)
+    for segment in segments(io.BytesIO(data)):
+        body = data[segment.start : segment.start + segment.length]
+        position = segment.start + segment.length
+        if segment.code in _NEEDED or segment.code == _SOS:
+            parts.append(struct.pack(">BBH", 0xFF, segment.code, segment.length + 2) + body)
+    for is_scan, start, end in _behind_header(data, position):
+        part = data[start:end]
+        if is_scan and trimmed:
+            kept = part.rstrip(b"\0")
+            part = kept + (b"\0" if kept.endswith(b"\xff") else b"")  # that zero belongs to the scan
+        parts.append(part)
+    return b"".join([*parts, END])
+
+
+def _behind_header(data: bytes, position: int) -> Iterator[tuple[bool, int, int]]:
+    """(is it a scan's data?, start, end) of what follows the first scan's header, up to the end marker."""
+    for _ in range(_MAX_SCANS * 8):  # tables stand between the scans
+        marker = _MARKER.search(data, position)
+        end = marker.start() if marker is not None else len(data)
+        yield True, position, end
+        if marker is None or data[end + 1] == 0xD9 or end + 4 > len(data):
+            return
+        position = end + 2 + max(2, struct.unpack_from(">H", data, end + 2)[0])
+        yield False, end, position
+    raise BadImage("damaged: a JPEG of too many scans")
+
+
+def _from_cmyk(cmyk: np.ndarray, inverted: bool) -> np.ndarray:
+    """RGB of ink amounts; Adobe stores 255 - ink."""
+    bright = cmyk if inverted else 255 - cmyk
+    return ((bright[..., :3].astype(np.uint16) * bright[..., 3:] + 127) // 255).astype(np.uint8)

@@ -1,0 +1,185 @@
+"""PNG (ISO 15948): the chunks of a file with their checksums, and its pixels by OpenCV.
+
+The decoder is given the chunks that pixels need and no others: it prints warnings about the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+from ..regular import BadImage
+from . import exif_block, through_pillow
+from .header import Header, aspect_of_density, exactly
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
+_LONGEST_METADATA = 1 << 24
+_MOST_DECODED_TO_PROBE = 200_000_000  # pixels
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How pixels are stored."""
+
+    depth: int
+    colour: int
+    interlaced: bool
+
+
+def matches(head: bytes) -> bool:
+    return head.startswith(SIGNATURE)
+
+
+def _chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start of the content, its length) of all chunks up to IEND. Raises BadImage."""
+    position = len(SIGNATURE)
+    while True:
+        stream.seek(position)
+        length, kind = struct.unpack(">I4s", exactly(stream, 8, "its chunks, before IEND"))
+        if position == len(SIGNATURE) and kind != b"IHDR":
+            raise BadImage("damaged: a PNG that does not start with IHDR")
+        if position + 12 + length > size:
+            raise BadImage(f"truncated: the file ends inside PNG chunk {kind.decode('latin-1')!r}")
+        yield kind, position + 8, length
+        if kind == b"IEND":
+            return
+        position += 12 + length
+
+
+def _sound_chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a file whose end may be missing: b"" comes last where IEND does not."""
+    begun = False
+    chunks = _chunks(stream, size)
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration:
+            return
+        except BadImage:
+            if not begun:
+                raise
+            yield b"", size, 0
+            return
+        begun |= chunk[0] == b"IDAT"
+        yield chunk
+
+
+def probe(stream: BinaryIO, size: int) -> Header:
+    """Size, kind of pixels, orientation, pixel aspect, number of pictures. Raises BadImage."""
+    width = height = 0
+    kind = Kind(8, _RGB, False)
+    orientation, aspect, transparent, frames, whole = None, 1.0, False, 1, True
+    for name, start, length in _sound_chunks(stream, size):
+        stream.seek(start)
+        if name == b"IHDR":
+            width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", exactly(stream, 13, "IHDR"))
+            if depth not in _DEPTHS.get(colour, ()) or interlace > 1:
+                raise BadImage("damaged: a PNG of a kind that does not exist")
+            kind = Kind(depth, colour, bool(interlace))
+        elif name == b"eXIf" and orientation is None and length <= _LONGEST_METADATA:
+            orientation = exif_block.read(stream.read(length)).orientation
+        elif name == b"pHYs" and length == 9:
+            aspect = aspect_of_density(*struct.unpack(">II", stream.read(8)))
+        elif name == b"acTL" and length == 8:
+            frames = max(1, struct.unpack(">I", stream.read(4))[0])
+        transparent |= name == b"tRNS"
+        whole &= name != b""
+    alpha = kind.colour in (_GREY_ALPHA, _RGBA) or transparent
+    header = Header("png", width, height, orientation or 1, alpha, aspect, frames, kind)
+    if not whole:
+        _require_whole(stream, header)
+    return header
+
+
+def _require_whole(stream: BinaryIO, header: Header) -> None:
+    """Without its last chunk only the decoder knows whether all pixels are there."""
+    if header.width * header.height > _MOST_DECODED_TO_PROBE:
+        return
+    stream.seek(0)
+    try:
+        decode(stream.read(), header)
+    except BadImage as error:
+        raise BadImage("truncated: the PNG ends before its last pixels") from error
+
+
+def decode(data: bytes, header: Header) -> np.ndarray:
+    """(H, W) to (H, W, 4) uint8 or uint16, grey or RGB, with or without alpha. Raises BadImage, also for a checksum."""
+    parts: dict[bytes, list[bytes]] = {name: [] for name in _NEEDED}
+    for name, start, length in _sound_chunks(io.BytesIO(data), len(data)):
+        if name[0:1].isupper() or name == b"tRNS":
+            whole = data[start - 8 : start + length + 4]
+            if zlib.crc32(whole[4:-4]) != struct.unpack(">I", whole[-4:])[0]:
+                raise BadImage(f"damaged: the checksum of PNG chunk {name.decode('latin-1')!r} is wrong")
+            if name in parts and (name == b"IDAT" or not parts[name]):
+                parts[name].append(whole)
+    kind: Kind = header.detail
+    parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored, so inflated only once
+    parts[b"IEND"] = [_chunk(b"IEND", b"")]
+    reduced = SIGNATURE + b"".join(whole for name in _NEEDED for whole in parts[name])
+    if kind.depth < 16:
+        return through_pillow.decode(reduced, header)
+    if kind.colour == _GREY:
+        return _with_level(through_pillow.decode(reduced, header), parts[b"tRNS"])
+    return _deep(reduced)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _with_level(grey: np.ndarray, transparency: list[bytes]) -> np.ndarray:
+    """Grey and alpha if one of 65536 levels is transparent."""
+    if not transparency or len(transparency[0]) < 14:
+        return grey
+    (level,) = struct.unpack_from(">H", transparency[0], 8)
+    return np.dstack([grey, np.where(grey == level, 0, 65535).astype(np.uint16)])
+
+
+def _deep(reduced: bytes) -> np.ndarray:
+    """16 bits and several channels, which Pillow rounds to 8: by OpenCV."""
+    pixels = cv2.imdecode(np.frombuffer(reduced, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None or pixels.ndim != 3:
+        raise BadImage("damaged: the PNG pixels cannot be decoded")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _rows(chunks: list[bytes], header: Header) -> bytes:
+    """The filtered rows. Raises BadImage unless they are whole, as many as the picture has, and of known filters.
+
+    Pillow passes over missing rows, and libpng prints what it finds.
+    """
+    kind: Kind = header.detail
+    bits = kind.depth * _CHANNELS[kind.colour]
+    passes = [(header.width, header.height)]
+    if kind.interlaced:
+        spans = [(header.width - x, header.height - y, dx, dy) for x, y, dx, dy in _PASSES]
+        passes = [(-(-w // dx), -(-h // dy)) for w, h, dx, dy in spans if w > 0 and h > 0]
+    strides = [1 + (width * bits + 7) // 8 for width, _ in passes]
+    needed = sum(stride * height for stride, (_, height) in zip(strides, passes))
+    unpack = zlib.decompressobj()
+    try:
+        rows = unpack.decompress(b"".join(whole[8:-4] for whole in chunks), needed)
+        while not unpack.eof and unpack.unconsumed_tail:  # the checksum stands behind the last byte
+            unpack.decompress(unpack.unconsumed_tail, 1 << 16)
+    except zlib.error as error:
+        raise BadImage(f"damaged: the PNG pixels cannot be decompressed ({error})") from error
+    if len(rows) < needed or not unpack.eof:
+        raise BadImage("damaged: the PNG holds fewer pixels than its header says")
+    at = 0
+    for stride, (_, height) in zip(strides, passes):
+        if max(rows[at : at + stride * height : stride]) > 4:
+            raise BadImage("damaged: a PNG row is filtered in no known way")
+        at += stride * height
+    return rows

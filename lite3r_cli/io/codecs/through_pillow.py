@@ -1,0 +1,75 @@
+"""Pixels by Pillow: PNG, odd JPEG, BMP, WebP, GIF, JPEG 2000. Everything that Pillow objects to is a BadImage."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+
+from ..regular import BadImage
+from .header import Header
+
+_NAMES = {"webp": "WEBP", "gif": "GIF", "jpeg2000": "JPEG2000", "png": "PNG", "bmp": "BMP", "jpeg": "JPEG"}
+_KEPT_MODES = ("L", "LA", "I;16", "RGB", "RGBA")
+_MODES = {"1": "L"}  # all others become RGB
+
+
+def probe_gif(stream: BinaryIO, size: int) -> Header:
+    """Size and number of pictures: frames after the first are found by their descriptors. Raises BadImage."""
+    return _probe(stream, "gif")
+
+
+def probe_jpeg2000(stream: BinaryIO, size: int) -> Header:
+    return _probe(stream, "jpeg2000")
+
+
+def _probe(stream: BinaryIO, kind: str) -> Header:
+    with _opened(stream, kind) as image:
+        alpha = "A" in image.mode or "transparency" in image.info
+        frames = 1
+        if kind == "gif":
+            frames += _has_second_frame(image)
+        return Header(kind, *image.size, has_alpha=alpha or kind == "gif", pictures=frames)
+
+
+def _has_second_frame(image) -> bool:
+    try:
+        image.seek(1)
+    except Exception:  # the end of the file, or damage behind the first picture, which is all that is used
+        return False
+    return True
+
+
+def decode(data: bytes, header: Header) -> np.ndarray:
+    """(H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8 or uint16 of the first picture. Raises BadImage."""
+    name = _NAMES[header.format]
+    with _opened(io.BytesIO(data), header.format) as image:
+        try:
+            image.load()
+            if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+                return np.array(image.convert("RGBA"))
+            return np.array(image if image.mode in _KEPT_MODES else image.convert(_MODES.get(image.mode, "RGB")))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadImage(f"damaged: the {name} pixels cannot be decoded ({_short(error)})") from error
+
+
+def _opened(stream: BinaryIO, kind: str):
+    from PIL import Image
+
+    stream.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Image.open(stream, formats=(_NAMES[kind],))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever they meet
+        raise BadImage(f"damaged: not a readable {_NAMES[kind]} file") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__

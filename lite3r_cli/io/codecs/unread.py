@@ -1,0 +1,66 @@
+"""Picture files that are not read: what they are, by their first bytes or by their suffix, and the way out."""
+
+from __future__ import annotations
+
+_CONVERT = "convert it to JPEG, PNG or TIFF first"
+_DEVELOP = "develop it to JPEG or TIFF first"
+
+# First bytes → what the file is.
+_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"\xff\x0a", "JPEG XL", _CONVERT),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _CONVERT),
+    (0, b"8BPS", "Photoshop", _CONVERT),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR", _CONVERT),
+    (0, b"#?RADIANCE", "Radiance HDR", _CONVERT),
+    (0, b"#?RGBE", "Radiance HDR", _CONVERT),
+    (0, b"\x8bJNG", "JNG", _CONVERT),
+    (0, b"\x8aMNG", "MNG", _CONVERT),
+    (0, b"\0\0\1\0", "icon", _CONVERT),
+    (0, b"DDS ", "DirectDraw Surface", _CONVERT),
+    (0, b"qoif", "QOI", _CONVERT),
+    (0, b"P7\n", "PAM", _CONVERT),
+    (0, b"PF\n", "PFM", _CONVERT),
+    (0, b"Pf\n", "PFM", _CONVERT),
+    (0, b"SIMPLE  =", "FITS", _CONVERT),
+    (0, b"\x1a\0\0\0", "JPEG XR", _CONVERT),
+    (0, b"II\xbc\1", "JPEG XR", _CONVERT),
+    (0, b"\x97JB2", "JBIG2", _CONVERT),
+    (0, b"gimp xcf", "GIMP", _CONVERT),
+    (0, b"FOVb", "Sigma X3F raw", _DEVELOP),
+    (0, b"FUJIFILMCCD-RAW", "Fujifilm RAF raw", _DEVELOP),
+    (0, b"\0MRM", "Minolta MRW raw", _DEVELOP),
+    (0, b"IIU\0", "Panasonic RW2 raw", _DEVELOP),
+    (0, b"IIRO", "Olympus ORF raw", _DEVELOP),
+    (0, b"IIRS", "Olympus ORF raw", _DEVELOP),
+    (0, b"MMOR", "Olympus ORF raw", _DEVELOP),
+    (6, b"HEAPCCDR", "Canon CRW raw", _DEVELOP),
+    (4, b"ftypcrx ", "Canon CR3 raw", _DEVELOP),
+    (0, b"%PDF", "PDF", "save its pictures as JPEG or PNG first"),
+    (0, b"<svg", "SVG", _CONVERT),
+    (0, b"<?xml", "XML", "name pictures or videos"),
+    (0, b"<!DOCTYPE", "HTML", "download the picture itself"),
+    (0, b"<!doctype", "HTML", "download the picture itself"),
+    (0, b"<html", "HTML", "download the picture itself"),
+    (0, b"PK\3\4", "ZIP archive", "unpack it first"),
+    (0, b"Rar!", "RAR archive", "unpack it first"),
+    (0, b"7z\xbc\xaf", "7z archive", "unpack it first"),
+    (0, b"\x1f\x8b", "gzip archive", "unpack it first"),
+)  # fmt: skip
+# Suffixes of pictures that are not read, for what is left out of a folder.
+RAW_SUFFIXES = frozenset(
+    ".dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr .iiq .mrw .erf .kdc .dcr .mos .rwl"
+    " .gpr".split()
+)
+OTHER_SUFFIXES = frozenset(
+    ".jxl .psd .psb .exr .hdr .pfm .pam .dds .tga .ico .icns .cur .svg .jxr .wdp .hdp .qoi .fits .fit .pcx .sgi .xcf"
+    " .jng .mng .eps .pdf".split()
+)
+
+
+def reason(head: bytes) -> str:
+    """Why a file that starts with these bytes is no picture for this program, and what to do."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for offset, mark, what, fix in _SIGNATURES:
+        if head.startswith(mark, offset) or (offset == 0 and mark.startswith(b"<") and text.startswith(mark)):
+            return f"{what} is not read: {fix}"
+    return "not a picture: its first bytes are of no known format"

@@ -1,0 +1,199 @@
+"""Damage in the middle of a file, and files that look damaged but hold every pixel."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.codecs import jpeg
+from lite3r_cli.io.decode import decode
+from lite3r_cli.io.images import discover
+from lite3r_cli.io.regular import BadImage
+
+
+def scene(height=192, width=256):
+    """Detailed enough that every format spends bytes on it."""
+    rng = np.random.default_rng(3)
+    rough = cv2.resize(rng.integers(0, 256, (24, 32, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(rough + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def encoded(kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(scene())
+    image = image.convert(options.pop("mode", "RGB"))
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def holed(data: bytes, at: float = 0.5, share: float = 0.12) -> bytes:
+    """Zeros in the middle, as a bad sector or a resumed download leaves them; head and end are whole."""
+    start = int(len(data) * at)
+    count = int(len(data) * share)
+    return data[:start] + bytes(count) + data[start + count :]
+
+
+def arithmetic_jpeg() -> bytes:
+    """A JPEG whose entropy code is arithmetic, written by hand: one grey block row of all-zero coefficients is not
+    enough to be damaged, so the bytes behind it are checked by `test_arithmetic_coding_is_read`."""
+    head = b"\xff\xd8\xff\xdb\0\x43\0" + bytes([16] * 64)
+    head += b"\xff\xc9" + struct.pack(">HBHHB3B", 11, 8, 32, 32, 1, 1, 0x11, 0)
+    return head + b"\xff\xda" + struct.pack(">HBBB3B", 8, 1, 1, 0, 0, 63, 0) + b"\0" * 4 + b"\xff\xd9"
+
+
+WHOLE = {
+    "baseline.jpg": lambda: encoded("JPEG", quality=90),
+    "progressive.jpg": lambda: encoded("JPEG", quality=90, progressive=True),
+    "optimised.jpg": lambda: encoded("JPEG", quality=75, optimize=True),
+    "cmyk.jpg": lambda: encoded("JPEG", quality=90, mode="CMYK"),
+    "grey.jpg": lambda: encoded("JPEG", quality=90, mode="L"),
+    "restarts.jpg": lambda: encoded("JPEG", quality=90, restart_marker_blocks=8),
+    "rgb.png": lambda: encoded("PNG"),
+    "palette.png": lambda: encoded("PNG", mode="P"),
+    "deep.png": lambda: cv2.imencode(".png", scene().astype(np.uint16) * 257)[1].tobytes(),
+    "lzw.tif": lambda: encoded("TIFF", compression="tiff_lzw"),
+    "deflate.tif": lambda: encoded("TIFF", compression="tiff_adobe_deflate"),
+    "packbits.tif": lambda: encoded("TIFF", compression="packbits", mode="P"),
+    "jpeg.tif": lambda: encoded("TIFF", compression="jpeg", quality=90),
+    "lzma.tif": lambda: encoded("TIFF", compression="lzma", mode="P"),
+    "group3.tif": lambda: encoded("TIFF", compression="group3", mode="1"),
+    "group4.tif": lambda: encoded("TIFF", compression="group4", mode="1"),
+    "lossy.webp": lambda: encoded("WEBP", quality=85),
+    "lossless.webp": lambda: encoded("WEBP", lossless=True),
+    "a.gif": lambda: encoded("GIF"),
+    "a.jp2": lambda: encoded("JPEG2000", quality_mode="rates", quality_layers=[4]),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("at", (0.35, 0.6))
+def test_a_hole_in_the_middle_is_skipped_and_listed(tmp_path, name, at, capfd):
+    whole = WHOLE[name]()
+    (tmp_path / f"a_{name}").write_bytes(whole)
+    (tmp_path / f"b_{name}").write_bytes(holed(whole, at))
+    (tmp_path / f"c_{name}").write_bytes(whole)
+    images = discover([tmp_path])
+    results = [result for _, result in images.read_each(np.shape)]
+    assert [results[0], results[-1]] == [(192, 256, 3)] * 2
+    told = [str(result) for result in results if isinstance(result, InputError)] + [s.reason for s in images.skipped]
+    assert len(told) == 1 and ("damaged" in told[0] or "truncated" in told[0])
+    assert capfd.readouterr() == ("", "")  # no line of a C library
+
+
+@pytest.mark.parametrize("suffix", ("heic", "avif"))
+def test_a_hole_in_heif(tmp_path, suffix, capfd):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra: pip install 'lite3r[heif]'")
+    pillow_heif.register_heif_opener()
+    whole = encoded({"heic": "HEIF", "avif": "AVIF"}[suffix], quality=80)
+    assert decode(whole).rgb.shape == (192, 256, 3)
+    for at in (0.4, 0.6, 0.8):
+        with pytest.raises(BadImage, match="damaged"):
+            decode(holed(whole, at))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ("rgb.png", "palette.png", "deep.png", "deflate.tif"))
+def test_a_single_bit_is_noticed_where_there_is_a_checksum(name):
+    whole = bytearray(WHOLE[name]())
+    whole[len(whole) // 2] ^= 0x10
+    with pytest.raises(BadImage, match="damaged"):
+        decode(bytes(whole))
+
+
+def test_png_with_sound_checksums_and_too_few_rows():
+    rows = b"".join(b"\0" + row.tobytes() for row in scene()[:100])
+    with pytest.raises(BadImage, match="damaged"):
+        decode(png(rows, 256, 192))
+    deep = b"".join(b"\0" + row.tobytes() for row in scene()[:100].astype(">u2"))
+    for broken in (deep, b"\7" + deep[1:] * 2):
+        with pytest.raises(BadImage, match="damaged"):
+            decode(png(broken, 256, 192, depth=16))
+
+
+def png(rows: bytes, width: int, height: int, depth: int = 8) -> bytes:
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# --- what is whole is used --------------------------------------------------------------------------------------------
+
+
+def stray(data: bytes, *codes: int) -> bytes:
+    """Junk before the segments of these codes."""
+    for code in codes:
+        at = data.index(bytes([0xFF, code]))
+        data = data[:at] + b"\0\x12junk" + data[at:]
+    return data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-2],  # no end marker
+        lambda data: stray(data, 0xDB, 0xC4),
+        lambda data: stray(data, 0xC0),
+        lambda data: data[:-2] + bytes(300) + data[-2:],  # padding before the end marker
+        lambda data: data[:-2] + b"\xff" * 7 + data[-2:],
+        lambda data: data + b"junk" * 100,
+        lambda data: data[:2] + b"\xff\xe2\0\x06ICC_" + data[2:],  # an unfinished colour profile
+    ],
+)
+def test_jpeg_with_every_pixel_is_used(tmp_path, change):
+    whole = encoded("JPEG", quality=90)
+    (tmp_path / "a.jpg").write_bytes(change(whole))
+    assert np.array_equal(discover([tmp_path], strict=True).read(0), decode(whole).rgb)
+
+
+def test_progressive_jpeg_with_zeros_between_its_scans():
+    whole = encoded("JPEG", quality=90, progressive=True)
+    first = whole.index(b"\xff\xda")
+    second = whole.index(b"\xff\xc4", first)
+    assert np.array_equal(decode(whole[:second] + bytes(64) + whole[second:]).rgb, decode(whole).rgb)
+
+
+@pytest.mark.parametrize("missing", (4, 12, 14))
+def test_png_without_its_last_chunk_is_used(tmp_path, missing):
+    whole = encoded("PNG", pnginfo=None)
+    (tmp_path / "a.png").write_bytes(whole[:-missing])
+    images = discover([tmp_path]) if missing <= 12 else None
+    if images is None:  # the last two bytes of the pixels' checksum are gone: nothing says that they were right
+        with pytest.raises(InputError, match="truncated"):
+            discover([tmp_path])
+    else:
+        assert np.array_equal(images.read(0), scene())
+
+
+def test_damage_in_metadata_costs_no_pixel():
+    whole = encoded("PNG", dpi=(72, 72))
+    at = whole.index(b"pHYs") + 6
+    assert np.array_equal(decode(whole[:at] + b"\x99" + whole[at + 1 :]).rgb, scene())
+
+
+def test_arithmetic_coding_is_read():
+    assert decode(arithmetic_jpeg()).rgb.shape == (32, 32, 3)
+
+
+def test_scans_without_end_are_refused():
+    whole = encoded("JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(BadImage, match="too many scans"):
+        jpeg.decode(whole[:-2] + scan * 2000 + b"\xff\xd9")
+
+
+def test_lzma_of_an_empty_strip_is_damage():
+    data = encoded("TIFF", compression="lzma")
+    start = data.index(b"\xfd7zXZ")
+    empty = lzma.compress(b"")
+    with pytest.raises(BadImage, match="damaged"):
+        decode(data[:start] + empty + data[start + len(empty) :])
