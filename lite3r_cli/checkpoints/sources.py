@@ -25,7 +25,8 @@ from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, read_index, shard_files
 from lite3r_cli.errors import WeightsError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIP_HEAD = b"PK\x03\x04"
+PICKLE_HEADS = (ZIP_HEAD, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 STATE_ENTRIES = ("model", "state_dict")  # where training programs put the weights within a .pt file
 CHUNK = 2**24  # elements copied together out of a mapped file
 DTYPES: dict[str, torch.dtype] = {
@@ -95,7 +96,8 @@ def _refuse_non_checkpoints(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path}: damaged or truncated ({str(error).splitlines()[0][:200]}); get it again")
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return WeightsError(f"{path}: damaged or truncated ({reason}); get it again")
 
 
 # -- safetensors -------------------------------------------------------------------------------------------------------
@@ -165,12 +167,14 @@ def _open_shards(path: Path) -> Source:
 
 def _open_pickle(path: Path) -> Source:
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with path.open("rb") as file:
+            zipped = file.read(len(ZIP_HEAD)) == ZIP_HEAD  # else torch's format before 1.6, which cannot be mapped
+        content = torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: holds more than tensors, and opening that could run code: refused; get the weights as safetensors"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what a damaged pickle raises has no common base
         raise _damaged(path, error) from error
     for entry in STATE_ENTRIES:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):

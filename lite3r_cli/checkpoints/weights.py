@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
 from lite3r_cli.checkpoints.sources import Source, open_source
+from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows
 
-SCALE_SUFFIX = "::scale"
 NAMES_SHOWN = 5
 CHUNK = 2**24  # elements looked at together, so that a check costs little memory beside a large tensor
 
@@ -28,16 +28,14 @@ def save_checkpoint(
     metadata: Mapping[str, str],
     matrix_dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> None:
-    """Write a state dict: everything of two or more axes in `matrix_dtype`, vectors in float16."""
+    """Write a state dict: everything of two or more axes in `matrix_dtype`, vectors in float16. Raises OutputError."""
     stored: dict[str, Tensor] = {}
     for name, tensor in sorted(state.items()):
         if matrix_dtype == torch.float8_e4m3fn and tensor.ndim >= 2:
             stored[name], stored[name + SCALE_SUFFIX] = quantize_rows(tensor)
         else:
             stored[name] = tensor.detach().to(matrix_dtype if tensor.ndim >= 2 else torch.float16)
-    blob = save({k: v.contiguous().cpu() for k, v in stored.items()}, metadata=dict(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(blob)
+    save_tensors(path, stored, metadata)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -75,18 +73,27 @@ def _expand(values: Tensor, scale: Tensor) -> Tensor:
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Strict loading; WeightsError names at most five unknown, missing or mis-shaped tensors."""
-    expected = model.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unknown": sorted(state.keys() - expected.keys()),
-        "wrong shape": sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape),
-    }
-    found = [f"{kind}: {_some(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise WeightsError(f"{path}: not a checkpoint of this model ({'; '.join(found)})")
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    require_names(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, path, "this model")
     model.load_state_dict(dict(state))
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+def require_names(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path, model: str
+) -> None:
+    """Names and shapes must be the same. WeightsError names at most five missing, unknown and mis-shaped tensors."""
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unknown": sorted(found.keys() - expected.keys()),
+        "wrong shape": sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k]),
+    }
+    kinds = {kind: names for kind, names in problems.items() if names}
+    shown: list[str] = []
+    left = NAMES_SHOWN
+    for i, (kind, names) in enumerate(kinds.items(), start=1):
+        part = names[: left - (len(kinds) - i)]  # one name at least for each kind to come
+        more = f" and {len(names) - len(part)} more" if len(names) > len(part) else ""
+        shown.append(f"{kind}: {', '.join(part)}{more}")
+        left -= len(part)
+    if shown:
+        raise WeightsError(f"{path}: not a checkpoint of {model} ({'; '.join(shown)})")

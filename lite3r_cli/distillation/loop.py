@@ -91,6 +91,9 @@ class Distiller:
         self.average = WeightAverage(self.trained, recipe.ema_decay)
         self.arithmetic = Arithmetic(self.student, network.high_precision)
         self.step, self.elapsed = 0, 0.0
+        old = folder is not None and any((folder / name).exists() for name in (STATE, LOG, PLOT))
+        # The log up to the first save, where it replaces another run, which is whole until then
+        self._lines: list[str] | None = [] if old else None
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
@@ -113,11 +116,29 @@ class Distiller:
         """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of other settings."""
         check_settings(path, self.trained.config)
         self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
+        self._lines = None
 
     def save(self) -> None:
+        """Save the state; the first time also the log, in place of all that an older run left."""
+        if self.folder is None:
+            return
+        new = {} if self._lines is None else {LOG: "".join(self._lines).encode()}
         save_training_state(
-            self.folder / STATE, self.trained, self.average, [self.optimiser], self.step, round(self.elapsed, 3)
+            self.folder / STATE,
+            self.trained,
+            self.average,
+            [self.optimiser],
+            self.step,
+            round(self.elapsed, 3),
+            beside=new,
+            gone=(PLOT,) if new else (),
         )
+        self._lines = None
+
+    def finish(self) -> None:
+        """Replace an older run by this one, also where no step was made."""
+        if self._lines is not None:
+            self.save()
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -137,8 +158,7 @@ class Distiller:
                 text, window = self._log_window(window), []
             if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
                 self._log({"measured": self.validate()})
-                if self.worker.is_first and self.folder is not None:
-                    self.save()
+                self.save()
             tick(text)
 
     def train_step(self, batch: DistillBatch) -> dict[str, Tensor]:
@@ -225,7 +245,10 @@ class Distiller:
         progress = round(self.step / max(1, self.recipe.steps), 4)
         record = {"step": self.step, "seconds": round(self.elapsed, 1), "progress": progress}
         record |= {k: float(f"{v:.6g}") for k, v in values.items()}
-        if self.folder is not None:
+        line = json.dumps(record) + "\n"
+        if self._lines is not None:
+            self._lines.append(line)
+        elif self.folder is not None:
             with (self.folder / LOG).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(line)
         self.report(record)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention import module as attention
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
 from lite3r_cli.checkpoints.sources import Source
-from lite3r_cli.checkpoints.weights import NAMES_SHOWN, SCALE_SUFFIX, read_float
+from lite3r_cli.checkpoints.weights import read_float, require_names
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.buckets import HALF_PRECISION
 from lite3r_cli.networks.family import trunk_of
@@ -53,28 +54,10 @@ def build(source: Source, layout: Layout) -> nn.Module:
                 raise WeightsError(
                     f"{source.path}: sparse-linear attention for {error}, which {layout.name} has not"
                 ) from error
-    check_names(model, source, layout)
-    return model
-
-
-def check_names(model: nn.Module, source: Source, layout: Layout) -> None:
-    """Strict: WeightsError names at most five missing, unknown and mis-shaped tensors."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: source.entries[stored].shape for name, stored in layout.sources.items()}
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unknown": sorted(found.keys() - expected.keys()),
-        "wrong shape": sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k]),
-    }
-    shown: list[str] = []
-    left = NAMES_SHOWN
-    for kind, names in problems.items():
-        if names and left > 0:
-            more = f" and {len(names) - left} more" if len(names) > left else ""
-            shown.append(f"{kind}: {', '.join(names[:left])}{more}")
-            left -= len(names[:left])
-    if shown:
-        raise WeightsError(f"{source.path}: not a checkpoint of {layout.name} ({'; '.join(shown)})")
+    require_names(expected, found, source.path, layout.name)
+    return model
 
 
 def load_values(

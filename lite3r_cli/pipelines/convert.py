@@ -5,14 +5,9 @@ The peak is the largest tensor and a little; nothing appears at the output's pla
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,22 +15,20 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
-from ..checkpoints.shards import INDEX_SUFFIX, shard_files
+from ..checkpoints.metadata import SCALE_SUFFIX, describe
+from ..checkpoints.shards import shard_files
 from ..checkpoints.sources import Source, open_source
-from ..checkpoints.weights import SCALE_SUFFIX, read_float
-from ..checkpoints.writer import SafetensorsWriter, split_into_shards
+from ..checkpoints.weights import read_float
+from ..checkpoints.write import CheckpointWriter, refuse_existing
 from ..config.conversion import ConvertConfig
 from ..console import Progress
-from ..errors import OutputError, UsageError
-from ..io.files import output_error
+from ..errors import UsageError
 from ..networks import registry
 from ..networks.loading import build, layout_of, sparse_config_of
 from ..networks.recognise import Layout
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 
-FORMAT = "lite3r-1"
-SUFFIX = ".safetensors"
 CHUNK = 2**22  # elements quantised together
 
 
@@ -80,7 +73,7 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
         model = build(source, layout)  # strict: an unsound source is refused here
         sparse = _attention(config, source, layout, model)
         items = plan(source, layout, model, sparse, config.weights, config.keep, config.quantize)
-        _refuse_existing(config, path, [config.output.name, config.output.stem + INDEX_SUFFIX])
+        refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(path)})
         sensitivity: dict[str, float] = {}
         if config.calibrate is not None:
             from .calibrate import measure_sensitivity
@@ -128,29 +121,10 @@ def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.
 def _metadata(
     source: Source, layout: Layout, sparse: SparseConfig | None, config: ConvertConfig, licence: str
 ) -> dict[str, str]:
-    metadata = {
-        **source.metadata,
-        "format": FORMAT,
-        "model": layout.name,
-        "config": json.dumps(asdict(layout.config)),
-        "licence": licence,
-        "weights": config.weights,
-        "converted_by": f"lite3r {__version__}",
-    }
+    said = describe(layout.name, layout.config, licence=licence, weights=config.weights)
+    metadata = {**source.metadata, **said, "converted_by": f"lite3r {__version__}"}
     metadata.pop(METADATA_KEY, None)
     return metadata | ({METADATA_KEY: sparse.to_json()} if sparse else {})
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
-
-
-def _refuse_existing(config: ConvertConfig, source: Path, names: Sequence[str]) -> None:
-    used = {part.resolve() for part in shard_files(source)}
-    for target in (config.output.with_name(name) for name in names):
-        if target.resolve() in used:
-            raise OutputError(f"{target}: is the checkpoint that is to be converted; choose another -o")
-        if os.path.lexists(target) and not (config.overwrite and target.is_file()):
-            raise OutputError(f"{target}: exists; give --overwrite or choose another -o")
 
 
 def _write(
@@ -162,88 +136,22 @@ def _write(
     progress: Progress,
 ) -> tuple[list[Path], list[LayerReport]]:
     """All files of the new checkpoint, the one to load first, and the report on its matrices."""
-    slots = [slot for item in items for slot in item.slots]
-    total = sum(slot.nbytes for slot in slots)
-    parts = (
-        [slots]
-        if config.shard_bytes is None or total <= config.shard_bytes
-        else split_into_shards(slots, config.shard_bytes)
-    )
-    names = _file_names(config.output, len(parts))
-    _refuse_existing(config, source.path, names)
     layers: list[LayerReport] = []
-    with _staging(config.output, total) as folder:
-        with progress.stage("Convert", total=len(items)) as step:
-            writers = [SafetensorsWriter(folder / name, part, metadata) for name, part in zip(names, parts)]
-            with _all_open(writers):
-                place = {slot.name: writer for writer, part in zip(writers, parts) for slot in part}
-                for item in items:
-                    report = _convert_one(source, item, lambda name, tensor: place[name].write(name, tensor))
-                    if report is not None:
-                        layers.append(replace(report, sensitivity=sensitivity.get(report.name)))
-                    step()
-        if len(parts) > 1:
-            weight_map = {slot.name: name for name, part in zip(names, parts) for slot in part}
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-            names.insert(0, config.output.stem + INDEX_SUFFIX)
-            (folder / names[0]).write_text(json.dumps(index, indent=1) + "\n")
-        with progress.stage("Put into place", minor=True):
-            _commit(folder, config.output, names)
-    return [config.output.with_name(name) for name in names], layers
-
-
-def _file_names(output: Path, parts: int) -> list[str]:
-    if parts == 1:
-        return [output.name]
-    return [f"{output.stem}-{i:05d}-of-{parts:05d}{SUFFIX}" for i in range(1, parts + 1)]
-
-
-@contextmanager
-def _all_open(writers: Sequence[SafetensorsWriter]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for writer in writers:
-            stack.enter_context(writer)
-        yield
-
-
-@contextmanager
-def _staging(output: Path, total: int) -> Iterator[Path]:
-    """A hidden folder beside the output that is gone afterwards, whatever happens.
-    File-system errors become OutputError.
-    """
-    made: Path | None = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(output.parent).free
-        if free < total:
-            raise OutputError(
-                f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o"
-            )
-        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-        yield made
-    except OSError as error:
-        raise output_error(output, error) from error
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _commit(folder: Path, output: Path, names: Sequence[str]) -> None:
-    """Sync everything to the disk, then rename: shards first, the file that names them last."""
-    for name in names:
-        with (folder / name).open("rb+") as file:
-            os.fsync(file.fileno())
-    new: list[Path] = []
-    try:
-        for name in reversed(names):
-            target = output.with_name(name)
-            if not target.exists():
-                new.append(target)
-            os.replace(folder / name, target)
-    except BaseException:
-        for target in new:
-            target.unlink(missing_ok=True)
-        raise
+    writer = CheckpointWriter(
+        config.output,
+        [slot for item in items for slot in item.slots],
+        metadata,
+        shard_bytes=config.shard_bytes,
+        overwrite=config.overwrite,
+        sources=shard_files(source.path),
+    )
+    with writer as out, progress.stage("Convert", total=len(items)) as step:
+        for item in items:
+            report = _convert_one(source, item, out.write)
+            if report is not None:
+                layers.append(replace(report, sensitivity=sensitivity.get(report.name)))
+            step()
+    return writer.files, layers
 
 
 # -- one tensor --------------------------------------------------------------------------------------------------------

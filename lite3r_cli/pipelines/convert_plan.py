@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 import torch
 
 from lite3r_cli.attention.module import PROJECTION, UNUSED, SparseConfig, attention_modules
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
 from lite3r_cli.checkpoints.sources import Source
-from lite3r_cli.checkpoints.weights import SCALE_SUFFIX
-from lite3r_cli.checkpoints.writer import Slot
+from lite3r_cli.checkpoints.write import Slot
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks.recognise import Layout
 

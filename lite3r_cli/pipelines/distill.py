@@ -114,6 +114,7 @@ def _distil(
         raise
     if not worker.is_first:
         return None
+    distiller.finish()
     distiller.use_best()
     recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
     write_student(config.output, path, layout, distiller.trained.best, network.sparse, json.dumps(recipe))
@@ -147,9 +148,6 @@ def _check_output(config: DistillConfig) -> None:
         raise OutputError(f"{config.output}: exists; give --overwrite or choose another -o")
     if state.exists() and not (config.resume or config.overwrite):
         raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
-    if config.overwrite and not config.resume:
-        for name in (STATE, LOG, PLOT):
-            (config.folder / name).unlink(missing_ok=True)
 
 
 def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> DistillConfig:

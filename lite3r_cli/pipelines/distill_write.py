@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,44 +10,31 @@ from torch import Tensor
 
 from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
+from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.sources import Source, open_source
-from ..checkpoints.weights import SCALE_SUFFIX
-from ..checkpoints.writer import SafetensorsWriter, Slot
-from ..io.files import output_error
+from ..checkpoints.write import CheckpointWriter, Slot
 from ..networks.lite_form import RECIPE_KEY
 from ..networks.recognise import Layout
 from ..quant.fp8 import quantize_rows
 
-FORMAT = "lite3r-1"
-SUFFIX = ".safetensors"
 FP8 = torch.float8_e4m3fn
 
 
 def write_student(
     output: Path, teacher: Path, layout: Layout, trained: Mapping[str, Tensor], sparse: SparseConfig, recipe: str
 ) -> None:
-    """Write beside the old file, then rename over it. Raises OutputError.
+    """Write the student in place of an old file. Raises OutputError.
 
     A trained tensor that the teacher's file holds too is stored in the same precision, a new one in float32.
     """
-    temporary = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with open_source(teacher) as source:
-            names = list(layout.sources) + [name for name in trained if name not in layout.sources]
-            slots = [slot for name in names for slot in _slots(name, source, layout, trained)]
-            metadata = _metadata(source, layout, sparse, recipe)
-            with SafetensorsWriter(temporary, slots, metadata) as writer:
-                for name in names:
-                    for part, tensor in _tensors(name, source, layout, trained):
-                        writer.write(part, tensor)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, output)
-    except OSError as error:
-        raise output_error(output, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_source(teacher) as source:
+        names = list(layout.sources) + [name for name in trained if name not in layout.sources]
+        slots = [slot for name in names for slot in _slots(name, source, layout, trained)]
+        metadata = _metadata(source, layout, sparse, recipe)
+        with CheckpointWriter(output, slots, metadata, overwrite=True) as writer:
+            for name in names:
+                for part, tensor in _tensors(name, source, layout, trained):
+                    writer.write(part, tensor)
 
 
 def _slots(name: str, source: Source, layout: Layout, trained: Mapping[str, Tensor]) -> list[Slot]:
@@ -81,10 +65,7 @@ def _tensors(name: str, source: Source, layout: Layout, trained: Mapping[str, Te
 def _metadata(source: Source, layout: Layout, sparse: SparseConfig, recipe: str) -> dict[str, str]:
     return {
         **source.metadata,
-        "format": FORMAT,
-        "model": layout.name,
-        "config": json.dumps(asdict(layout.config)),
+        **describe(layout.name, layout.config, distilled_by=f"lite3r {__version__}"),
         METADATA_KEY: sparse.to_json(),
-        "distilled_by": f"lite3r {__version__}",
         RECIPE_KEY: recipe,
     }

@@ -13,8 +13,8 @@ from lite3r_cli.console import Progress
 from lite3r_cli.data.procedural.batch import render_batch, sample_batch
 from lite3r_cli.data.procedural.cameras import CameraConfig
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
+from lite3r_cli.data.procedural.scene_folder import check_free, write_scene
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
-from lite3r_cli.data.procedural.write import check_free, write_scene
 from lite3r_cli.errors import UsageError
 from lite3r_cli.runtime import choose
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lite3r_cli.checkpoints.metadata import describe
 from lite3r_cli.checkpoints.weights import load_into, save_checkpoint
+from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.training.optimiser import WeightAverage
 
-FORMAT = "lite3r-1"
-
-
-def metadata_of(model: nn.Module, **extra: str) -> dict[str, str]:
-    return {"format": FORMAT, "model": "mini", "config": json.dumps(dataclasses.asdict(model.config)), **extra}
-
 
 def save_weights(path: Path, state: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype, **extra: str) -> None:
-    """A checkpoint that `lite3r reconstruct --model PATH` reads; written beside the old one, then renamed over it."""
-    temporary = path.with_suffix(".tmp")
-    save_checkpoint(temporary, state, metadata_of(model, **extra), dtype)
-    os.replace(temporary, path)
+    """A checkpoint that `lite3r reconstruct --model PATH` reads, in place of the old one. Raises OutputError."""
+    save_checkpoint(path, state, describe("mini", model.config, **extra), dtype)
 
 
 def save_training_state(
@@ -38,16 +28,19 @@ def save_training_state(
     optimisers: list[torch.optim.Optimizer],
     step: int,
     elapsed: float,
+    beside: Mapping[str, bytes] | None = None,
+    gone: Sequence[str] = (),
 ) -> None:
+    """All that `load_training_state` needs, in place of an older state. `beside` (name → content) are written with it,
+    and the files `gone` go with the old state. Raises OutputError.
+    """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for i, optimiser in enumerate(optimisers):
         for j, slot in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in slot.items()}
-    temporary = path.with_suffix(".tmp")
-    flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(flat, temporary, metadata=metadata_of(model, step=str(step), elapsed=repr(elapsed)))
-    os.replace(temporary, path)
+    metadata = describe("mini", model.config, step=str(step), elapsed=repr(elapsed))
+    save_tensors(path, tensors, metadata, beside=beside, gone=gone)
 
 
 def load_training_state(

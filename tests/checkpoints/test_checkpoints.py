@@ -60,12 +60,18 @@ def write_pt(folder, state):
     return folder / "last.pt"
 
 
+def write_old_pt(folder, state):
+    """In torch's format before version 1.6, which is no zip archive."""
+    torch.save({"state_dict": state}, folder / "old.pth", _use_new_zipfile_serialization=False)
+    return folder / "old.pth"
+
+
 def write_folder(folder, state):
     write_shards(folder, state)
     return folder
 
 
-@pytest.mark.parametrize("write", [write_safetensors, write_shards, write_pt, write_folder])
+@pytest.mark.parametrize("write", [write_safetensors, write_shards, write_pt, write_old_pt, write_folder])
 def test_every_form_of_a_checkpoint_gives_the_same_network(vggt, tmp_path, write):
     state = {**vggt.state_dict(), "track_head.fmap_norm.weight": torch.ones(3)}
     path = write(tmp_path, state)
@@ -121,9 +127,19 @@ class Bomb:
         return os.mkdir, (str(self.target),)
 
 
-def test_a_pickle_that_runs_code_is_refused_unopened(tmp_path):
+@pytest.mark.parametrize("size", [3, 400, 20_000])
+def test_a_truncated_file_of_the_old_format_is_damaged(vggt, tmp_path, size):
+    path = write_old_pt(tmp_path, vggt.state_dict())
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(WeightsError, match="damaged or truncated"):
+        registry.load(str(path))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickle_that_runs_code_is_refused_unopened(tmp_path, new_format):
     path, crater = tmp_path / "model.pt", tmp_path / "crater"
-    torch.save({"model": {"w": torch.zeros(2)}, "x": Bomb(crater)}, path)
+    content = {"model": {"w": torch.zeros(2)}, "x": Bomb(crater)}
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
     with pytest.raises(WeightsError, match="refused") as caught:
         registry.load(str(path))
     assert not crater.exists() and "weights_only" not in str(caught.value) and "\n" not in str(caught.value)

@@ -90,7 +90,7 @@ def test_at_most_five_wrong_tensors_are_listed(tmp_path):
     with pytest.raises(WeightsError) as caught:
         load_into(Mini(TINY), kept, tmp_path / "x.safetensors")
     message = str(caught.value)
-    assert message.count("blocks.0.") == 5 and "more" in message and "wrong shape: norm.weight" in message
+    assert message.count("blocks.0.") == 4 and "more" in message and "wrong shape: norm.weight" in message
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name():

@@ -341,6 +341,35 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(photographs, checkpoint, monk
     assert code == 0 and output.exists()
 
 
+def test_overwrite_touches_nothing_before_its_first_save(photographs, checkpoint, monkeypatch, capsys):
+    code, output = command(photographs, checkpoint)
+    assert code == 0, capsys.readouterr().err
+    files = {path: path.read_bytes() for path in output.parent.rglob("student*/**/*") if path.is_file()}
+    files |= {output: output.read_bytes()}
+    assert {path.name for path in files} == {"student.safetensors", "state.safetensors", "log.jsonl", "losses.png"}
+
+    def unchanged() -> bool:
+        return all(path.read_bytes() == content for path, content in files.items())
+
+    missing = checkpoint.with_name("missing.safetensors")
+    assert command(photographs, missing, "--overwrite")[0] == 4 and unchanged()
+    assert command(photographs, checkpoint, "--overwrite", "--textures", str(missing))[0] == 2 and unchanged()
+    step = Distiller.train_step
+
+    def broken(self, data):
+        if self.step == 1:
+            raise RuntimeError("broken")
+        return step(self, data)
+
+    monkeypatch.setattr(Distiller, "train_step", broken)
+    assert command(photographs, checkpoint, "--overwrite")[0] == 1 and unchanged()
+    monkeypatch.setattr(Distiller, "train_step", step)
+    code, output = command(photographs, checkpoint, "--overwrite", "--seed", "7")
+    assert code == 0 and not unchanged()
+    log = (output.with_suffix("") / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [0, 2, 4, 4]  # of the new run alone
+
+
 def test_what_cannot_be_is_said_with_its_option(photographs, checkpoint, tmp_path, capsys):
     cases = {
         "--fp8-from": ["--fp8-from", "2"], "--mix": ["--mix", "both"],

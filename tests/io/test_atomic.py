@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from lite3r_cli.errors import OutputError, UsageError
-from lite3r_cli.io import atomic
+from lite3r_cli.io import transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.files import write_bytes
 from lite3r_cli.io.output_layout import is_complete, layout_of
+from lite3r_cli.io.transaction import Transaction
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -120,7 +121,7 @@ def test_a_commit_that_fails_at_any_rename_is_undone(tmp_path, monkeypatch, step
     target = tmp_path / "scene.ply"
     produce(target)
     before = tree(tmp_path)
-    move, calls = OutputSet._move, []
+    move, calls = Transaction._move, []
 
     def fails(self, source, destination):
         calls.append(source)
@@ -128,7 +129,7 @@ def test_a_commit_that_fails_at_any_rename_is_undone(tmp_path, monkeypatch, step
             raise failure
         move(self, source, destination)
 
-    monkeypatch.setattr(OutputSet, "_move", fails)
+    monkeypatch.setattr(Transaction, "_move", fails)
     with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
         produce(target, b"two", names=("depth/c.png",), overwrite=True)
     assert len(calls) == step
@@ -141,12 +142,13 @@ def test_a_killed_commit_is_undone_by_the_next_run(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from lite3r_cli.io.atomic import OutputSet
-move, calls = OutputSet._move, []
+from lite3r_cli.io.transaction import Transaction
+move, calls = Transaction._move, []
 def dies(self, source, target):
     calls.append(source)
     if len(calls) == 6: os.kill(os.getpid(), signal.SIGKILL)
     move(self, source, target)
-OutputSet._move = dies
+Transaction._move = dies
 with OutputSet(sys.argv[1], overwrite=True) as out:
     out.cloud.write_bytes(b"two")
     out.path("depth/z.png").write_bytes(b"two")
@@ -189,7 +191,7 @@ def test_disk_full(tmp_path, monkeypatch) -> None:
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(transaction.os, "fsync", full)
     with pytest.raises(OutputError, match="disk is full") as caught:
         produce(target, b"two", overwrite=True)
     assert tree(tmp_path) == before
@@ -219,7 +221,7 @@ def test_a_refused_rename_names_the_place_that_the_user_knows(tmp_path, monkeypa
 
     for overwrite, other in ((True, target), (False, tmp_path / "b.ply")):  # moving aside, moving into place
         with monkeypatch.context() as patch, pytest.raises(OutputError, match="permission denied") as caught:
-            patch.setattr(OutputSet, "_move", refused)
+            patch.setattr(Transaction, "_move", refused)
             produce(other, b"two", overwrite=overwrite)
         assert ".lite3r-" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path}/{other.name[0]}")
     assert target.read_bytes() == b"one"

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from lite3r_cli import cli
 from lite3r_cli.attention.module import SparseLinearAttention
-from lite3r_cli.checkpoints.weights import SCALE_SUFFIX, save_checkpoint
-from lite3r_cli.checkpoints.writer import SafetensorsWriter, Slot, split_into_shards
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
+from lite3r_cli.checkpoints.weights import save_checkpoint
+from lite3r_cli.checkpoints.write import SafetensorsWriter, Slot, split_into_shards
 from lite3r_cli.config.conversion import CalibrateConfig, ConvertConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.errors import OutputError, UsageError, WeightsError

@@ -1,0 +1,264 @@
+"""The one writer of checkpoints: safetensors, in one file or several, that take the place of the old ones together.
+
+A file is written tensor by tensor: its header is known before the first value is, so that nothing is held in memory
+(the library's own writer needs all tensors at once). All files are written into a hidden folder beside the output and
+put into place by a journaled transaction, the file to load last: what was there before is whole until then, and goes
+as a whole, old shards included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, read_index
+from lite3r_cli.checkpoints.sources import DTYPES
+from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
+from lite3r_cli.errors import OutputError, WeightsError
+from lite3r_cli.io.files import output_error
+from lite3r_cli.io.transaction import Transaction
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGNMENT = 8  # of the header's end
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor that will be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class SafetensorsWriter:
+    """`with SafetensorsWriter(path, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
+
+    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot
+    unwritten raises ValueError.
+    """
+
+    def __init__(self, path: Path, slots: Sequence[Slot], metadata: Mapping[str, str]):
+        self.path = path
+        self._slots = {slot.name: slot for slot in slots}
+        self._offsets: dict[str, int] = {}
+        header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+        end = 0
+        for slot in sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name)):
+            start, end = end, end + slot.nbytes
+            self._offsets[slot.name] = start
+            header[slot.name] = {"dtype": NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % ALIGNMENT)
+        self._header = len(text).to_bytes(8, "little") + text
+        self.size = len(self._header) + end
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> SafetensorsWriter:
+        self._file = self.path.open("xb", buffering=0)
+        _write_all(self._file, memoryview(self._header))
+        self._file.truncate(self.size)
+        return self
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor into its place."""
+        slot = self._slots.pop(name)
+        if tensor.dtype != slot.dtype or tuple(tensor.shape) != slot.shape:
+            raise ValueError(
+                f"{name}: announced as {slot.dtype} {slot.shape}, given {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        assert self._file is not None
+        self._file.seek(len(self._header) + self._offsets[name])
+        if slot.nbytes:
+            _write_all(self._file, memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if kind is None and self._slots:
+            raise ValueError(f"{self.path}: {len(self._slots)} tensors were announced but not written")
+
+
+class CheckpointWriter:
+    """`with CheckpointWriter(output, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
+
+    The checkpoint appears when the block ends without an error: one file, or shards of at most `shard_bytes` and the
+    index that names them. `overwrite` replaces what is there, with the shards of an old index. `beside` are small files
+    that belong to it (name → content), `gone` names of files that go with the old. `sources` may not be replaced.
+    Raises OutputError.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        slots: Sequence[Slot],
+        metadata: Mapping[str, str],
+        *,
+        shard_bytes: int | None = None,
+        overwrite: bool = False,
+        sources: Iterable[Path] = (),
+        beside: Mapping[str, bytes] | None = None,
+        gone: Sequence[str] = (),
+    ) -> None:
+        self.output, self.metadata, self.overwrite, self.gone = output, metadata, overwrite, gone
+        self.sources = {path.resolve() for path in sources}
+        self.beside = dict(beside or {})
+        self.total = sum(slot.nbytes for slot in slots)
+        whole = shard_bytes is None or self.total <= shard_bytes
+        self.parts = [list(slots)] if whole else split_into_shards(slots, shard_bytes or 0)
+        self.names = _file_names(output, len(self.parts))  # the file to load first
+        self._files = Transaction(output.parent, output.name, lambda name: Path(name).name == name)
+        self._open = ExitStack()
+        self._writers: dict[str, SafetensorsWriter] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the checkpoint, the one to load first."""
+        return [self.output.with_name(name) for name in self.names]
+
+    def __enter__(self) -> CheckpointWriter:
+        self._files.__enter__()
+        try:
+            refuse_existing(self.output, self.overwrite, self.sources, self.names)
+            _require_space(self.output, self.total)
+            for name, part in zip(self.names[-len(self.parts) :], self.parts):
+                writer = self._open.enter_context(SafetensorsWriter(self._files.new / name, part, self.metadata))
+                self._writers |= {slot.name: writer for slot in part}
+        except BaseException as error:
+            self._open.__exit__(type(error), error, error.__traceback__)
+            self._files.leave()
+            if isinstance(error, OSError):
+                raise output_error(self.output, error) from error
+            raise
+        return self
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor into its place. Raises ValueError for another type or shape than announced."""
+        try:
+            self._writers[name].write(name, tensor)
+        except OSError as error:  # of a write, which does not name its file
+            raise output_error(self.output, error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._open.__exit__(kind, error, trace)
+            if kind is None:
+                self._commit()
+        except OSError as failure:
+            raise output_error(self.output, failure) from failure
+        finally:
+            self._files.__exit__(kind, error, trace)
+
+    def _commit(self) -> None:
+        new = self._files.new
+        if len(self.parts) > 1:
+            names = self.names[1:]
+            weight_map = {slot.name: name for name, part in zip(names, self.parts) for slot in part}
+            index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))}
+            _write_new(new / self.names[0], (json.dumps(index, indent=1) + "\n").encode())
+        for name, content in self.beside.items():
+            _write_new(new / name, content)
+        old = (*old_files(self.output), *self.names, *self.beside, *self.gone)
+        self._files.commit(list(dict.fromkeys(old)), self.names[0])
+
+
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    beside: Mapping[str, bytes] | None = None,
+    gone: Sequence[str] = (),
+) -> None:
+    """Write tensors as they are, in place of an older file. Raises OutputError."""
+    slots = [Slot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with CheckpointWriter(path, slots, metadata, overwrite=True, beside=beside, gone=gone) as out:
+        for name, tensor in tensors.items():
+            out.write(name, tensor)
+
+
+def old_files(output: Path) -> list[str]:
+    """Names of the files that a checkpoint at `output` has now, the one to load first; an index counts with its shards.
+
+    Of an index that cannot be read its shards are not known: they stay.
+    """
+    index = output.with_name(output.stem + INDEX_SUFFIX)
+    found = []
+    if index.is_file():
+        try:
+            found = [index.name, *read_index(index).values()]
+        except WeightsError:
+            found = [index.name]
+    return [name for name in dict.fromkeys([*found, output.name]) if output.with_name(name).is_file()]
+
+
+def refuse_existing(
+    output: Path, overwrite: bool, sources: Collection[Path] = (), names: Sequence[str] | None = None
+) -> None:
+    """Raises OutputError where a checkpoint at `output` would replace what it may not: what is there without
+    `overwrite`, anything that is no file, and `sources` in any case. `names`: the new files, where they are known.
+    """
+    index = output.stem + INDEX_SUFFIX
+    for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
+        target = output.with_name(name)
+        if target.resolve() in sources:
+            raise OutputError(f"{target}: is the checkpoint that is to be converted; choose another -o")
+        if os.path.lexists(target) and not (overwrite and target.is_file()):
+            raise OutputError(f"{target}: exists; give --overwrite or choose another -o")
+
+
+def _file_names(output: Path, parts: int) -> list[str]:
+    if parts == 1:
+        return [output.name]
+    shards = [f"{output.stem}-{i:05d}-of-{parts:05d}{CHECKPOINT_SUFFIX}" for i in range(1, parts + 1)]
+    return [output.stem + INDEX_SUFFIX, *shards]
+
+
+def _require_space(output: Path, total: int) -> None:
+    free = shutil.disk_usage(output.parent).free
+    if free < total:
+        raise OutputError(
+            f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o"
+        )
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def _write_all(file: BinaryIO, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:]) or 0
+
+
+def split_into_shards(slots: Sequence[Slot], limit: int) -> list[list[Slot]]:
+    """Slots in order, cut so that no part is above `limit` bytes, a larger tensor alone in its own."""
+    parts: list[list[Slot]] = [[]]
+    size = 0
+    for slot in slots:
+        if parts[-1] and size + slot.nbytes > limit:
+            parts.append([])
+            size = 0
+        parts[-1].append(slot)
+        size += slot.nbytes
+    return parts
