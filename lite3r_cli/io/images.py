@@ -230,6 +230,9 @@ def _decode_videos(
     for clip in [item for item in items if isinstance(item, Clip)]:
         if clip.ends_early:
             journal.degrade(clip.path, f"ends early: {clip.count} of {clip.stated} frames can be decoded and are used")
+        if clip.damaged:
+            others = f", {len(clip.instead)} wanted ones are replaced by their neighbours" if clip.instead else ""
+            journal.degrade(clip.path, f"{clip.damaged} of {clip.count} frames are damaged and left out{others}")
         if max_views is None and len(range(0, clip.count, stride)) > DEFAULT_VIEWS:
             chosen = f"{DEFAULT_VIEWS} of {clip.count} frames are used, evenly spread"
             journal.warnings.append(f"{printable(clip.path)}: {chosen}; --max-views takes more or fewer")
@@ -240,6 +243,7 @@ def _record(item: Item, frame: int | None) -> ImageRecord | None:
     """Record of a plan's entry; None for a frame that the video's decoder had to give up."""
     if isinstance(item, ImageRecord):
         return item
+    frame = item.index_of(frame)
     held = item.frames.get(frame)
     if held is None:
         return None

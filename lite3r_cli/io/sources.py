@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, UsageError
+from . import containers
 from .codecs import heif
 from .names import printable
 from .natural import natural_key
@@ -39,7 +40,7 @@ IMAGE_SUFFIXES = (
     ".jpx",
     *heif.SUFFIXES,
 )
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
+VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
 
 

@@ -1,44 +1,40 @@
 """Frames of a video: which ones, and how they are held.
 
-A video is decoded from its start to its end (seeking is unreliable between codecs), a second time only where its stated
-length was wrong. Only the wanted frames are kept, as JPEG of quality 98 in memory: about 1 MB for 1920×1080, a sixth of
-the raw pixels, with a loss far below that of the video's own compression. So there are no temporary files, and any
-thread can read the frames again in any order.
+A video is decoded by FFmpeg (PyAV) from its start to its end, since seeking is unreliable between codecs; a second time
+only where its stated length was wrong or frames are damaged. Only the wanted frames are kept, as JPEG of quality 98 in
+memory: about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's own compression.
+So there are no temporary files, and any thread can read the frames again in any order.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import bisect
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import cv2
+import numpy as np
 
-from . import decode  # noqa: F401  (silences OpenCV)
-from .regular import BadImage, open_regular
+from .codecs import jpeg
+from .codecs.header import LARGEST_ASPECT
+from .containers import DEMUXERS, codec_name, require_container
+from .regular import BadImage, guarded, open_regular
 
 DEFAULT_VIEWS = 60  # frames taken of a video when --max-views does not say
 _JPEG_QUALITY = 98
-_MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_CONTAINERS = (  # what stands where at the start of a video file: (offset, bytes), …
-    *(((4, start),) for start in _MP4_STARTS),
-    ((0, b"RIFF"), (8, b"AVI")),
-    ((0, b"\x1a\x45\xdf\xa3"),),  # Matroska, WebM
-    ((0, b"\x00\x00\x01\xba"),),  # MPEG program stream
-    ((0, b"\x00\x00\x01\xb3"),),  # MPEG video
-    ((0, b"\x47"), (188, b"\x47")),  # MPEG transport stream
-    ((4, b"\x47"), (196, b"\x47")),  # the same with time codes, .m2ts
-    ((0, b"\x30\x26\xb2\x75"),),  # Windows Media
-)
+_DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous")
 
 OnFrame = Callable[[int, int], None]  # (frames decoded, frames in all as far as known)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame, as JPEG."""
+    """One decoded frame, upright and with square pixels, as JPEG."""
 
     encoded: bytes
     width: int
@@ -56,22 +52,18 @@ def even_indices(count: int, wanted: int) -> list[int]:
 
 
 class Clip:
-    """A video that frames are taken from. Raises BadImage when built if it is not a video or lacks its index."""
+    """A video that frames are taken from. Raises BadImage when built if it is not a video or cannot be decoded."""
 
     def __init__(self, path: Path) -> None:
-        with open_regular(path) as stream:
-            _require_container(stream)
-        capture = _capture(path)
-        try:
-            self.path = path
-            self.width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))  # after the container's rotation
-            self.height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-            stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        finally:
-            capture.release()
-        self.stated = int(stated) if 0 < stated < 2**31 else 0  # frames according to the container, 0 = unknown
+        self.path = path
+        with _opened(path) as (container, stream):
+            self.codec = stream.codec_context.name
+            self.width, self.height = _shown_size(stream, _first_frame(container, self.codec))
+            self.stated = _stated_frames(container, stream)  # according to the container, 0 = unknown
         self.count = self.stated  # frames according to the decoder, once it has run
         self.frames: dict[int, Frame] = {}
+        self.instead: dict[int, int] = {}  # damaged frame that was wanted → the sound one in its place
+        self.damaged = 0  # frames that the decoder objects to
         self._fetched: list[int] | None = None
 
     @property
@@ -85,78 +77,249 @@ class Clip:
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
         """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it now is.
 
-        Frames are upright; one that is damaged is left out. Raises BadImage if no frame can be decoded.
+        A damaged frame is replaced by the nearest sound one that is not wanted itself, see `instead`. Raises BadImage
+        if no frame can be decoded.
         """
         wanted = list(wanted)
         if wanted == self._fetched or (not wanted and self.count):
             return True
-        self.frames, seen = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
+        self.frames, seen, damaged = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
         if seen > 1 and self._lacks_frames(seen):
-            seen -= 1  # the frame at the cut is rarely whole, and decoders do not say so
-        right, self.count, self._fetched = seen == self.count, seen, wanted
+            seen -= 1  # the frame at the cut is rarely whole, and decoders do not always say so
+            seen = next((i + 1 for i in reversed(range(seen)) if i not in damaged), 0)
+        right, self.count, self._fetched, self.damaged = (
+            seen == self.count,
+            seen,
+            wanted,
+            sum(i < seen for i in damaged),
+        )
+        self.instead = _substitutes(wanted, damaged, seen) if right else {}
+        if self.instead:
+            more, _, _ = _read_frames(self.path, frozenset(self.instead.values()), self.count, on_frame)
+            self.frames |= {index: frame for index, frame in more.items() if index not in damaged}
+        self.frames = {index: frame for index, frame in self.frames.items() if index not in damaged}
         return right
 
-
-def _read_frames(
-    path: Path, wanted: frozenset[int], expected: int, on_frame: OnFrame | None
-) -> tuple[dict[int, Frame], int]:
-    """Decode a video to its end: the wanted frames by index, and how many frames there really are."""
-    frames: dict[int, Frame] = {}
-    seen = 0
-    capture = _capture(path)
-    try:
-        while capture.grab():
-            if seen in wanted and (frame := _encode(capture)) is not None:
-                frames[seen] = frame
-            seen += 1
-            if on_frame is not None:
-                on_frame(seen, max(seen, expected))
-    finally:
-        capture.release()
-    if seen == 0:
-        raise BadImage("no frame of the video can be decoded")
-    return frames, seen
+    def index_of(self, wanted: int) -> int:
+        """The frame that stands for the one that was wanted."""
+        return self.instead.get(wanted, wanted)
 
 
-def _encode(capture: cv2.VideoCapture) -> Frame | None:
-    ok, bgr = capture.retrieve()
-    if not ok or bgr is None:
-        return None
+def _substitutes(wanted: Sequence[int], damaged: frozenset[int], count: int) -> dict[int, int]:
+    """Damaged wanted frame → the nearest sound frame that nothing else stands for."""
+    taken = set(wanted)
+    sound = [i for i in range(count) if i not in damaged and i not in taken]
+    found = {}
+    for index in wanted:
+        if index in damaged and sound:
+            at = bisect.bisect(sound, index)
+            near = min((i for i in (at - 1, at) if 0 <= i < len(sound)), key=lambda i: abs(sound[i] - index))
+            found[index] = sound.pop(near)
+    return found
+
+
+# --- FFmpeg -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """(container, video stream). The file is opened here: FFmpeg would take its name for text, or for an address."""
+    import av
+
+    with open_regular(path) as file:
+        require_container(file)
+        file.seek(0)
+        try:
+            container = av.open(file, metadata_errors="replace", options={"format_whitelist": DEMUXERS})
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadImage("not a video that can be decoded: FFmpeg does not know what is in it") from error
+        with container:
+            streams = [s for s in container.streams.video if not _is_cover(s)]
+            if not streams:
+                raise BadImage("there is no video in the file, or its kind is not known here")
+            stream = streams[0]
+            if stream.codec_context is None:
+                raise BadImage(_no_decoder(codec_name(file)))
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+
+def _is_cover(stream: Any) -> bool:
+    """A picture that belongs to an audio file."""
+    return bool(int(getattr(stream, "disposition", 0)) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
+
+
+def _no_decoder(codec: str) -> str:
+    return (
+        f"its codec ({codec}) cannot be decoded here; convert it, e.g. with `ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4`"
+        f" on a machine whose FFmpeg knows {codec}"
+    )
+
+
+def _first_frame(container: Any, codec: str) -> Any:
+    with _complaints():
+        for frame in _frames_of(container):
+            return frame
+    raise BadImage(f"no frame of the video can be decoded (codec {codec}): it is damaged, encrypted or not known here")
+
+
+def _frames_of(container: Any) -> Iterator[Any]:
+    """All frames that decode, whatever lies between them."""
+    for packet in container.demux(video=0):
+        try:
+            yield from packet.decode()
+        except MemoryError:
+            raise
+        except Exception:  # a damaged packet, accounted for by `_Damage`
+            continue
+
+
+def _stated_frames(container: Any, stream: Any) -> int:
+    frames = stream.frames
+    if frames <= 0 and stream.average_rate:
+        seconds = 0.0
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration:
+            seconds = container.duration / 1e6
+        frames = round(seconds * float(stream.average_rate))
+    return int(frames) if 0 < frames < 2**31 else 0
+
+
+def _turns(frame: Any) -> int:
+    """Quarter turns, counter-clockwise, that bring a stored frame upright."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def _pixel_aspect(stream: Any) -> float:
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT else 1.0
+
+
+def _square_size(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """(width, height) with square pixels: the axis that was squeezed is stretched."""
+    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
+
+
+def _shown_size(stream: Any, frame: Any) -> tuple[int, int]:
+    width, height = _square_size(frame.width, frame.height, _pixel_aspect(stream))
+    return (height, width) if _turns(frame) % 2 else (width, height)
+
+
+def _encode(frame: Any, aspect: float) -> Frame:
+    rgb = frame.to_ndarray(format="rgb24")
+    width, height = _square_size(rgb.shape[1], rgb.shape[0], aspect)
+    if (height, width) != rgb.shape[:2]:
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
+    bgr = cv2.cvtColor(np.ascontiguousarray(np.rot90(rgb, _turns(frame))), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
     return Frame(encoded.tobytes(), bgr.shape[1], bgr.shape[0])
 
 
-def _capture(path: Path) -> cv2.VideoCapture:
-    # FFmpeg alone, and an absolute path: other back ends take names for device numbers, patterns or addresses.
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise BadImage("not a video that can be decoded")
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-    return capture
+def _read_frames(
+    path: Path, wanted: frozenset[int], expected: int, on_frame: OnFrame | None
+) -> tuple[dict[int, Frame], int, frozenset[int]]:
+    """Decode a video to its end: wanted frames by index, how many there really are, and which are damaged."""
+    frames: dict[int, Frame] = {}
+    times: list[int | None] = []
+    with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), _complaints() as told:
+        damage = _Damage(stream, told)
+        for packet in container.demux(stream):
+            damage.about_to_decode(packet)
+            for frame in damage.decoded(packet):
+                if len(times) in wanted:
+                    frames[len(times)] = _encode(frame, damage.aspect)
+                times.append(frame.pts)
+                if on_frame is not None:
+                    on_frame(len(times), max(len(times), expected))
+    if not times:
+        raise BadImage("no frame of the video can be decoded")
+    return frames, len(times), frozenset(i for i, time in enumerate(times) if damage.covers(time))
 
 
-def _require_container(stream: BinaryIO) -> None:
-    """Raises BadImage unless the file starts like a video; an MP4 must also hold its index, which stands at the end."""
-    head = stream.read(200)
-    if not any(all(head.startswith(mark, at) for at, mark in marks) for marks in _CONTAINERS):
-        raise BadImage("not a video: its first bytes are of no known container")
-    if head[4:8] in _MP4_STARTS and not _has_mp4_index(stream):
-        raise BadImage("truncated: the video ends before its index (moov), so no frame can be found")
+class _Damage:
+    """What FFmpeg notices while it decodes, as spans of time: from the packet it complains about to the next key frame.
+
+    Frames in between are predicted from the damaged one. Several threads decode ahead, so that a complaint may concern
+    any of the last packets.
+    """
+
+    def __init__(self, stream: Any, told: _Told) -> None:
+        self.aspect = _pixel_aspect(stream)
+        self._stream, self._told = stream, told
+        self._is_mjpeg = stream.codec_context.name == "mjpeg"
+        self._recent: list[int] = []  # times of the packets that may still be at work
+        self._open: int | None = None  # start of the damaged span that has no end yet
+        self._spans: list[tuple[int, int]] = []
+
+    def about_to_decode(self, packet: Any) -> None:
+        if packet.is_keyframe and self._open is not None and packet.pts is not None and packet.pts > self._open:
+            self._spans.append((self._open, packet.pts))
+            self._open = None
+        if packet.pts is not None:
+            depth = max(1, min(self._stream.codec_context.thread_count or threading.active_count(), 16))
+            self._recent = [*self._recent, packet.pts][-depth - 1 :]
+        if packet.is_corrupt or (self._is_mjpeg and packet.size and _is_damaged_jpeg(bytes(packet))):
+            self._note(packet.pts)
+
+    def decoded(self, packet: Any) -> Iterator[Any]:
+        try:
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    self._note(frame.pts)
+                yield frame
+        except MemoryError:
+            raise
+        except Exception:  # FFmpeg's own errors: this packet gives no frame
+            self._note(packet.pts)
+        if self._told.take():
+            self._note(min(self._recent, default=None))
+
+    def _note(self, time: int | None) -> None:
+        start = 0 if time is None else time
+        self._open = start if self._open is None else min(self._open, start)
+
+    def covers(self, time: int | None) -> bool:
+        spans = self._spans if self._open is None else [*self._spans, (self._open, 2**63)]
+        return bool(spans) and (time is None or any(start <= time < end for start, end in spans))
 
 
-def _has_mp4_index(stream: BinaryIO) -> bool:
-    """Walk the top-level boxes (ISO 14496-12, section 4.2) to `moov`."""
-    size = stream.seek(0, os.SEEK_END)
-    position = 0
-    while position + 8 <= size:
-        stream.seek(position)
-        head = stream.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        if head[4:8] == b"moov":
-            return length == 0 or position + length <= size
-        if length < 8:  # 0 = up to the end of the file; below 8 is no box
-            return False
-        position += length
+def _is_damaged_jpeg(data: bytes) -> bool:
+    try:
+        jpeg.strictly(data, "GRAY")
+    except BadImage as error:
+        return any(word in str(error) for word in _DAMAGED_JPEG)
     return False
+
+
+class _Told:
+    """Errors that FFmpeg's decoders logged and nobody has asked for yet."""
+
+    def __init__(self, log: list[tuple[int, str, str]]) -> None:
+        self._log = log
+
+    def take(self) -> bool:
+        any_told = bool(self._log)
+        self._log.clear()
+        return any_told
+
+
+_logging = threading.Lock()  # FFmpeg's log belongs to the process
+
+
+@contextmanager
+def _complaints() -> Iterator[_Told]:
+    """Catch what FFmpeg's decoders log as errors: they repair damage and say so nowhere else. Nothing is printed."""
+    from av import logging as log
+
+    logging.getLogger("libav").addHandler(logging.NullHandler())
+    with _logging:
+        log.set_skip_repeated(False)
+        log.set_level(log.ERROR)
+        try:
+            with log.Capture(local=False) as lines:
+                yield _Told(lines)
+        finally:
+            log.set_level(None)

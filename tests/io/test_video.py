@@ -140,3 +140,119 @@ def test_progress_is_told(tmp_path):
     told = []
     discover([write_video(tmp_path / "clip.mp4", 5)], on_frame=lambda done, total: told.append((done, total)))
     assert told == [(i, 5) for i in range(1, 6)]
+
+
+# --- damage, odd names, pixels that are not square --------------------------------------------------------------------
+
+
+def film(path, codec="libx264", frames=40, container=None, pixels="yuv420p", aspect=None, **options):
+    """A moving texture, encoded by FFmpeg."""
+    import av
+
+    texture = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC
+    )
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(texture[i : i + 96, i : i + 128]), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, codec, options, pixels",
+    [
+        ("a.mp4", "libx264", {"g": "10"}, "yuv420p"),
+        ("a.mkv", "libx264", {"g": "10", "bf": "0"}, "yuv420p"),
+        ("a.mpg", "mpeg2video", {}, "yuv420p"),
+        ("a.avi", "mpeg4", {}, "yuv420p"),
+        ("a.mov", "mjpeg", {}, "yuvj420p"),
+        ("b.mkv", "ffv1", {"slicecrc": "1", "level": "3"}, "yuv420p"),
+    ],
+)
+def test_damaged_frames_are_left_out_and_said(tmp_path, name, codec, options, pixels, capfd):
+    path = film(tmp_path / name, codec, pixels=pixels, **options)
+    whole = discover([path], strict=True)
+    assert len(whole) == 40
+    data = path.read_bytes()
+    start = len(data) // 2
+    path.write_bytes(data[:start] + b"\x5a" * 400 + data[start + 400 :])
+    images = discover([path], max_views=30)
+    assert any("damaged" in text or "ends early" in text for text in images.warnings), images.warnings
+    sound = [whole.read(i).astype(int) for i in range(len(whole))]
+    for i, record in enumerate(images.records):  # no picture comes from a damaged frame
+        assert min(np.abs(images.read(i) - frame).mean() for frame in sound) < 1, record.name
+    with pytest.raises(InputError, match="damaged|ends early"):
+        discover([path], max_views=30, strict=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_frame_that_was_wanted_is_replaced(tmp_path):
+    path = film(tmp_path / "a.mov", "mjpeg", pixels="yuvj420p")
+    data = path.read_bytes()
+    start = data.index(b"\xff\xd8", len(data) // 2) + 700
+    path.write_bytes(data[:start] + b"\x5a" * 60 + data[start + 60 :])
+    images = discover([path], max_views=20)
+    assert len(images) == 20 and len({record.frame for record in images.records}) == 20
+    assert "damaged" in images.warnings[0]
+
+
+def test_names_that_are_no_text(tmp_path):
+    import os
+
+    folder = tmp_path / os.fsdecode(b"d\xe9")
+    folder.mkdir()
+    for name in (b"caf\xe9.mp4", b"100%03d.mp4", b"http:a.mp4"):
+        path = film(tmp_path / "plain.mp4", frames=4).rename(folder / os.fsdecode(name))
+        assert len(discover([path], strict=True)) == 4
+
+
+@pytest.mark.parametrize(
+    "name, codec, old, new",
+    [
+        ("a.mp4", "libx264", b"avc1", b"zzzz"),
+        ("a.avi", "mpeg4", b"FMP4", b"ZZZZ"),
+        ("a.mkv", "ffv1", b"V_FFV1", b"V_NONE"),
+    ],
+)
+def test_a_codec_without_a_decoder_is_named(tmp_path, name, codec, old, new):
+    path = film(tmp_path / name, codec, frames=3)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=rf"codec \({new.decode()}\).*ffmpeg -i"):
+        discover([path])
+
+
+@pytest.mark.parametrize("aspect, size", [((4, 3), (171, 96)), ((3, 4), (128, 128)), ((1, 1), (128, 96))])
+def test_pixels_that_are_not_square_are_stretched(tmp_path, aspect, size):
+    from fractions import Fraction
+
+    path = film(tmp_path / "a.mp4", frames=3, aspect=Fraction(*aspect))
+    record = discover([path]).records[0]
+    assert (record.width, record.height) == size
+
+
+def test_audio_with_a_cover_is_no_video(tmp_path):
+    import av
+
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    with pytest.raises(InputError, match="no video"):
+        discover([path])
+
+
+def test_av1_is_decoded(tmp_path):
+    import av
+
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("no AV1 encoder here")
+    assert len(discover([film(tmp_path / "a.mp4", "libsvtav1", frames=5)], strict=True)) == 5

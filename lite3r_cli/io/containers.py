@@ -1,0 +1,78 @@
+"""Is a file a video at all? Its first bytes are looked at before a decoder is, which would also take playlists."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import BinaryIO
+
+from .regular import BadImage
+
+SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".3gp",
+    ".3g2", ".flv", ".f4v", ".ogv", ".vob", ".mxf", ".y4m",
+)  # fmt: skip
+# What FFmpeg may take a file for: none of these opens other files.
+DEMUXERS = "mov,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,yuv4mpegpipe"
+_MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_CONTAINERS = (  # what stands where at the start of a video file: (offset, bytes), …
+    *(((4, start),) for start in _MP4_STARTS),
+    ((0, b"RIFF"), (8, b"AVI")),
+    ((0, b"\x1a\x45\xdf\xa3"),),  # Matroska, WebM
+    ((0, b"\x00\x00\x01\xba"),),  # MPEG program stream
+    ((0, b"\x00\x00\x01\xb3"),),  # MPEG video
+    ((0, b"\x47"), (188, b"\x47")),  # MPEG transport stream
+    ((4, b"\x47"), (196, b"\x47")),  # the same with time codes, .m2ts
+    ((0, b"\x30\x26\xb2\x75"),),  # Windows Media
+    ((0, b"FLV\x01"),),
+    ((0, b"OggS"),),
+    ((0, b"\x06\x0e\x2b\x34"),),  # MXF
+    ((0, b"YUV4MPEG2"),),
+)
+# The codec's name in MP4 (ISO 14496-12, section 8.5.2), Matroska and AVI.
+_CODEC = re.compile(rb"stsd.{12}(.{4})|\x86.{0,2}(V_[A-Z0-9/_]{2,24})|vids(.{4})", re.DOTALL)
+_LOOKED_THROUGH = 1 << 20  # bytes at the start and at the end
+
+
+def is_video(head: bytes) -> bool:
+    """Do these 200 first bytes start a video?"""
+    return any(all(head.startswith(mark, at) for at, mark in marks) for marks in _CONTAINERS)
+
+
+def require_container(stream: BinaryIO) -> None:
+    """Raises BadImage unless the file starts like a video; an MP4 must also hold its index, which stands at the end."""
+    head = stream.read(200)
+    if not is_video(head):
+        raise BadImage("not a video: its first bytes are of no known container")
+    if head[4:8] in _MP4_STARTS and not _has_mp4_index(stream):
+        raise BadImage("truncated: the video ends before its index (moov), so no frame can be found")
+
+
+def codec_name(stream: BinaryIO) -> str:
+    """What the container calls the codec of its first video, for a message; "unknown" where that is not found."""
+    size = stream.seek(0, os.SEEK_END)
+    for start in (0, max(0, size - _LOOKED_THROUGH)):
+        stream.seek(start)
+        match = _CODEC.search(stream.read(_LOOKED_THROUGH))
+        if match is not None:
+            name = next(group for group in match.groups() if group is not None)
+            return "".join(c for c in name.decode("latin-1") if c.isascii() and c.isprintable()).strip() or "unknown"
+    return "unknown"
+
+
+def _has_mp4_index(stream: BinaryIO) -> bool:
+    """Walk the top-level boxes (ISO 14496-12, section 4.2) to `moov`."""
+    size = stream.seek(0, os.SEEK_END)
+    position = 0
+    while position + 8 <= size:
+        stream.seek(position)
+        head = stream.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if head[4:8] == b"moov":
+            return length == 0 or position + length <= size
+        if length < 8:  # 0 = up to the end of the file; below 8 is no box
+            return False
+        position += length
+    return False
