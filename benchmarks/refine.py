@@ -24,7 +24,7 @@ from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.pipelines.evaluate import Scene, open_scene
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.refine.backend import require_pycolmap
+from lite3r_cli.refine.backend import quiet_pycolmap, require_pycolmap
 from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.fusion import fuse
 from lite3r_cli.scene.view import View
@@ -79,6 +79,7 @@ def _seen_twice(truth: list[View], i: int) -> np.ndarray:
     return seen
 
 
+@quiet_pycolmap()
 def colmap_alone(scene: Scene, truth: list[View]) -> dict[str, object]:
     pycolmap = require_pycolmap()
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
@@ -26,11 +26,8 @@ from .commands.synth import synth
 from .commands.train import train
 from .errors import Lite3RError, MemoryLimitError
 
-ClickException = typer.BadParameter.__mro__[2]  # base of all complaints about the command line, vendored or click's own
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
-# How long a thread of torch's OpenMP runtime turns in circles before it sleeps. By default it is so long that threads
-# which wait for one another keep the cores from those they wait for, if other programs want them too. Read when torch
-# is imported.
+# Limit OpenMP's spin-waiting: by default it starves other processes on the same cores. Read when torch is imported.
 SPINS = ("GOMP_SPINCOUNT", "3000")
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
@@ -71,6 +68,14 @@ def lite3r(
     """A folder of photos in; depth maps, camera poses and a coloured point cloud out."""
 
 
+class _Complaint(Exception):
+    """What a complaint about the command line has, see `_is_complaint`."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. Not an Exception, so that cleaning up is all that happens on the way out."""
 
@@ -106,10 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
     except Lite3RError as error:
         return _fail(error, str(error), error.exit_code)
-    except ClickException as error:
-        if not error.format_message():  # a command without arguments has shown its help
-            return error.exit_code
-        return _fail(error, _usage_message(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
     except Terminated as error:
@@ -123,9 +124,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.abandon_stdout()
         return PIPE_CLOSED
     except Exception as error:
+        if _is_complaint(error):
+            if not error.format_message():  # a command without arguments has shown its help
+                return error.exit_code
+            return _fail(error, _usage_message(error), error.exit_code)
         if _is_out_of_memory(error):
             return _fail(error, OUT_OF_MEMORY, MemoryLimitError.exit_code)
         return _fail(error, f"{type(error).__name__}: {error} (run again with --debug)", 1, label="bug")
+
+
+def _is_complaint(error: Exception) -> TypeGuard[_Complaint]:
+    """Whether Typer says that the command line is wrong. Its base class is click's, or a copy within Typer, by version:
+    it is known by what it can do.
+    """
+    return callable(getattr(error, "format_message", None)) and isinstance(getattr(error, "exit_code", None), int)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -136,7 +148,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error)
 
 
-def _usage_message(error: Exception) -> str:
+def _usage_message(error: _Complaint) -> str:
     """Click's complaint with the help that would have answered it."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "lite3r"

@@ -14,7 +14,18 @@ import torch
 from . import __version__
 from .errors import BackendError
 
-REPORTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "safetensors")
+# Packages that decide results: distribution → module. The first ones are always reported, the others if they were used.
+ALWAYS_REPORTED = {"torch": "torch", "numpy": "numpy", "opencv-python-headless": "cv2", "safetensors": "safetensors"}
+REPORTED_IF_USED = {
+    "pillow": "PIL",
+    "pillow-heif": "pillow_heif",
+    "plyfile": "plyfile",
+    "trimesh": "trimesh",
+    "pycolmap": "pycolmap",
+    "triton": "triton",
+    "transformer-engine": "transformer_engine",
+    "huggingface_hub": "huggingface_hub",
+}
 
 
 @dataclass(frozen=True)
@@ -117,10 +128,28 @@ def peak_memory(device: torch.device | None = None) -> dict[str, int]:
     return peak
 
 
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def versions() -> dict[str, str]:
-    """Versions of this program and of what its results depend on."""
-    found = {"lite3r": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in REPORTED_PACKAGES:
+    """Versions of this program and of what its results depend on, and the processor; for run.json."""
+    found = {
+        "lite3r": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+    }
+    used = [package for package, module in REPORTED_IF_USED.items() if module in sys.modules]
+    for package in (*ALWAYS_REPORTED, *used):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-@cache
+@lru_cache(maxsize=1)  # a pool for another number of threads ends the one before
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that compute alone: teams that wait for each other after every small product lose on busy machines."""
     pool, together = ThreadPoolExecutor(threads, "attention"), threading.Barrier(threads)

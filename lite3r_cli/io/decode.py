@@ -12,9 +12,6 @@ from .codecs.header import Header
 from .probe import FORMATS, probe
 from .regular import BadImage, guarded
 
-# Our own one-line reasons replace OpenCV's chatter about files it cannot read.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
 # EXIF orientation → (transpose first?, cv2.flip code or None), EXIF 2.32 section 4.6.4
 _TURNS = {
     1: (False, None),

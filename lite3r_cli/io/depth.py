@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from .files import write_bytes
+from .quiet import quiet_opencv
 
 LARGEST = 65535  # of a 16-bit PNG
 FAR = 128.0  # depths beyond this many medians are stored as unknown: they would cost the rest its precision
@@ -45,7 +46,8 @@ def read_depth_png(path: Path, scale: float) -> np.ndarray:
         data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
     except OSError as error:
         raise InputError(f"{path}: depth map cannot be read: {error.strerror or error}") from error
-    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    with quiet_opencv():
+        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if values is None:
         raise InputError(f"{path}: depth map cannot be decoded; it has to be a 16-bit grey PNG")
     if values.dtype != np.uint16 or values.ndim != 2:

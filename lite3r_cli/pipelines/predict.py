@@ -75,7 +75,6 @@ class Predictor:
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
-            runtime.seed_everything(config.seed)
             self.checkpoint = registry.resolve(config.model)
             self.origin = registry.inspect(config.model)
             self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)

@@ -10,6 +10,7 @@ import torch
 from ..console import Progress
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
+from .backend import quiet_pycolmap
 from .cameras import KEPT, refine_cameras, triangulate
 from .config import RefineConfig
 from .depth import refine_depth
@@ -26,6 +27,7 @@ class Refined:
     warnings: list[str]
 
 
+@quiet_pycolmap()
 def refine(
     views: Sequence[View],
     read_rgb: ReadImage,

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from ..quiet import quiet_opencv
 from ..regular import BadImage
 from . import exif_block, through_pillow
 from .header import Header, aspect_of_density, exactly
@@ -149,7 +150,8 @@ def _with_level(grey: np.ndarray, transparency: list[bytes]) -> np.ndarray:
 
 def _deep(reduced: bytes) -> np.ndarray:
     """16 bits and several channels, which Pillow rounds to 8: by OpenCV."""
-    pixels = cv2.imdecode(np.frombuffer(reduced, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    with quiet_opencv():
+        pixels = cv2.imdecode(np.frombuffer(reduced, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.ndim != 3:
         raise BadImage("damaged: the PNG pixels cannot be decoded")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)

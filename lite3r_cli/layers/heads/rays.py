@@ -19,11 +19,11 @@ REFIT_POINTS, REFIT_SHARE = 8000, 0.95
 SMALLEST_Z = 1e-4
 
 
-def cameras_from_rays(rays: Tensor, confidence: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def cameras_from_rays(rays: Tensor, confidence: Tensor, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rays (S, h, w, 6) as direction and origin, confidence (S, h, w), image size (H, W) in pixels.
 
-    Returns cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at whole numbers. Draws
-    from torch's global generator.
+    Returns cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at whole numbers. RANSAC's samples come from
+    `seed` alone, so that a result does not depend on what was computed before.
     """
     views, rows, columns = confidence.shape
     source = _image_plane(rows, columns, rays)
@@ -33,8 +33,10 @@ def cameras_from_rays(rays: Tensor, confidence: Tensor, size: tuple[int, int]) -
     target = direction[..., :2] / depth[..., None]
     weight = confidence.flatten(1) * usable
     candidates = max(SAMPLE, int(CANDIDATE_SHARE * rows * columns))
-    draws = torch.stack([torch.randperm(candidates)[:SAMPLE] for _ in range(HYPOTHESES)]).to(rays.device)
-    cameras = [_camera(source, target[s], weight[s], candidates, draws) for s in range(views)]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.stack([torch.randperm(candidates, generator=generator)[:SAMPLE] for _ in range(HYPOTHESES)])
+    draws = draws.to(rays.device)
+    cameras = [_camera(source, target[s], weight[s], candidates, draws, generator) for s in range(views)]
     R, focal, principal = (torch.stack(values) for values in zip(*cameras))
     centre = (origin * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
     half = torch.tensor([size[1] / 2, size[0] / 2], device=rays.device)
@@ -51,7 +53,7 @@ def _image_plane(rows: int, columns: int, like: Tensor) -> Tensor:
 
 
 def _camera(
-    source: Tensor, target: Tensor, weight: Tensor, candidates: int, draws: Tensor
+    source: Tensor, target: Tensor, weight: Tensor, candidates: int, draws: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotation (3, 3) world_from_cam, focal lengths (2,) and principal point (2,) in half image sides of one view."""
     order = weight.argsort(descending=True)
@@ -63,7 +65,7 @@ def _camera(
     chosen = order[inlier[best][order]]
     if len(chosen) > REFIT_POINTS:
         kept = max(int(REFIT_SHARE * len(chosen)), REFIT_POINTS)
-        chosen = chosen[:kept][torch.randperm(kept)[:REFIT_POINTS].to(chosen.device)]
+        chosen = chosen[:kept][torch.randperm(kept, generator=generator)[:REFIT_POINTS].to(chosen.device)]
     if len(chosen) >= SAMPLE:
         H = _homography(source[chosen], target[chosen], weight[chosen])
     else:

@@ -29,10 +29,9 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     by_rays = bool(config.get("use_ray_pose"))
     out = model(images, tokens, rays=by_rays or "ray" in arrays)
     if by_rays:
-        torch.manual_seed(config["seed"])
-        poses, K = (
-            t[None] for t in cameras_from_rays(out.rays[0], out.ray_confidence[0], (config["height"], config["width"]))
-        )
+        size_of_all = (config["height"], config["width"])
+        found_by_rays = cameras_from_rays(out.rays[0], out.ray_confidence[0], size_of_all, config["seed"])
+        poses, K = (t[None] for t in found_by_rays)
         focal = torch.stack([K[..., 1, 1], K[..., 0, 0]], dim=-1)
     else:
         poses = pose.invert_rigid(pose.rotation_from_quaternion(out.pose[..., 3:7]), out.pose[..., :3])
