@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lite3r_cli.bench.measure import once
+from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.layers.vit import Block
 from lite3r_cli.networks.family import global_layers_of, require_family
 from lite3r_cli.quant.fp8 import quantize_rows
@@ -78,7 +79,7 @@ def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
     attention across views grows with their number.
     """
     family = require_family(model)
-    with torch.device("meta"):
+    with unfilled():
         twin = family.build(model.config, model.name)
     twin.requires_grad_(False)
     images = torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.family import family_named
 
@@ -15,7 +16,7 @@ def network(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]
     here = name in registry.MODELS and registry.find_checkpoint(name) is not None
     if here or family is None or name not in family.sizes:
         return registry.load(name, device=device, dtype=torch.float32), "checkpoint"
-    with torch.device("meta"):
+    with unfilled():
         model = family.build(family.sizes[name], name)
     for part in family.unused:
         delattr(model, part)

@@ -14,6 +14,7 @@ from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.weights import read_float, require_names
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.buckets import HALF_PRECISION
+from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.family import trunk_of
 from lite3r_cli.networks.recognise import Layout, recognise
 
@@ -44,7 +45,7 @@ def sparse_config_of(source: Source, layout: Layout) -> attention.SparseConfig |
 
 def build(source: Source, layout: Layout) -> nn.Module:
     """The network of a checkpoint without its values. Raises WeightsError if the tensors do not fit it."""
-    with torch.device("meta"):
+    with unfilled():
         model = layout.build()
         sparse = sparse_config_of(source, layout)
         if sparse is not None:

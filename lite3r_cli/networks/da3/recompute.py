@@ -11,13 +11,14 @@ from torch import Tensor
 
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.rays import cameras_from_rays
+from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.da3.network import DA3, SIZES
 from lite3r_cli.networks.parity import GIVEN, ready
 
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    with torch.device("meta"):
+    with unfilled():
         model = DA3(SIZES[config["model"]])
     images = ready(model, config)
     model.reference_view = config.get("ref_view_strategy", model.reference_view)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.layers.heads import pose
+from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.parity import ready
 from lite3r_cli.networks.vggt.network import SPECIALS, VGGT, VGGT_1B, VGGTConfig
 
@@ -23,7 +24,7 @@ POSE_ROUND_TOKENS, POSE_ROUND_CHANNELS = SPECIALS + 3, 64  # the part of the las
 
 def vggt_from(config: Mapping[str, Any]) -> VGGT:
     """The network of a fixture, on the meta device."""
-    with torch.device("meta"):
+    with unfilled():
         if config["model"] == "vggt-1b":
             return VGGT(VGGT_1B)
         depth, heads = ENCODERS[config["patch_embed"]]

@@ -1,0 +1,71 @@
+"""What `lite3r reconstruct` may not import on its way: each of these costs a part of a second or more at every start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+FORBIDDEN = (
+    "IPython",
+    "cupy",
+    "huggingface_hub",
+    "matplotlib",
+    "pandas",
+    "pycolmap",
+    "scipy",
+    "sympy",
+    "tensorboard",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.onnx",
+    "torch.testing",
+    "torch.utils.data",
+    "torch.utils.tensorboard",
+    "transformer_engine",
+    "trimesh",
+    "triton",
+)
+
+RECONSTRUCT = """
+import json, sys
+import torch
+before = set(sys.modules)
+from lite3r_cli.cli import main
+code = main(json.loads(sys.argv[1]))
+print(json.dumps([code, sorted(set(sys.modules) - before)]))
+"""
+
+BUILD_ALL = """
+import json, sys
+import torch
+before = set(sys.modules)
+from lite3r_cli.layers.unfilled import unfilled
+from lite3r_cli.networks.family import families
+for family in families().values():
+    for name, config in family.sizes.items():
+        with unfilled():
+            model = family.build(config, name)
+        assert all(tensor.is_meta for tensor in model.state_dict().values()), name
+print(json.dumps([0, sorted(set(sys.modules) - before)]))
+"""
+
+
+def imported(program: str, *arguments: str) -> set[str]:
+    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    code, modules = json.loads(run.stdout.splitlines()[-1])
+    assert code == 0, run.stderr[-2000:]
+    return {name for name in modules if name in FORBIDDEN or name.split(".")[0] in FORBIDDEN}
+
+
+def test_nothing_heavy_is_imported_on_the_way_of_reconstruct(photographs, tmp_path):
+    out = str(tmp_path / "scene.ply")
+    arguments = ["reconstruct", str(photographs(2)), "-o", out, "--resolution", "112", "--device", "cpu", "-q"]
+    assert imported(RECONSTRUCT, json.dumps(arguments)) == set()
+
+
+def test_no_network_imports_the_compiler_when_it_is_built_for_loading():
+    assert imported(BUILD_ALL) == set()
