@@ -112,7 +112,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with LayerScale: x + ls1·Attn(norm1(x)), then x + ls2·MLP(norm2(x)); x (B, T, C)."""
+    """Pre-norm transformer block with LayerScale: x + ls1·Attn(norm1(x)), then x + ls2·MLP(norm2(x)); x (B, T, C).
+
+    `layer_scale` None: none, as if it were 1.
+    """
 
     def __init__(
         self,
@@ -121,16 +124,16 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
         qk_norm: bool = False,
-        layer_scale: float = 1e-5,
+        layer_scale: float | None = 1e-5,
         swiglu: bool = False,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, heads, qk_norm)
-        self.ls1 = LayerScale(dim, layer_scale)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = (SwiGlu if swiglu else Mlp)(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, layer_scale)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
     def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), rope))
@@ -138,11 +141,11 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches: (B, 3, H, W) → (B, N, C), row-major."""
+    """Non-overlapping patches: (B, channels, H, W) → (B, N, C), row-major."""
 
-    def __init__(self, dim: int, patch_size: int = 14):
+    def __init__(self, dim: int, patch_size: int = 14, channels: int = 3):
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(channels, dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)

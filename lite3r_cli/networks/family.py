@@ -56,7 +56,7 @@ class Family:
     # Its attention and arithmetic
     special_tokens: int  # of a view, before its patch tokens, in attention across views
     global_layers: Callable[[Any], list[str]]  # configuration → its attention modules across views, first layer first
-    trunk: str | None  # the module whose weights may be kept in half precision; None: they stay in float32
+    trunk: str | tuple[str, ...] | None  # the modules whose weights may be kept in half precision; None: none
     high_precision: tuple[str, ...]  # patterns of the matrices that conversion keeps out of FP8 unless told otherwise
     last_projections: Callable[[Any], list[str]]  # configuration → the last two attention blocks' output layers
 
@@ -149,7 +149,11 @@ def preparation_of(model: object) -> Preparation:
 def trunk_of(model: nn.Module) -> nn.Module | None:
     """The part of a network whose weights may be kept in half precision."""
     family = family_of(model)
-    return None if family is None or family.trunk is None else model.get_submodule(family.trunk)
+    if family is None or family.trunk is None:
+        return None
+    if isinstance(family.trunk, str):
+        return model.get_submodule(family.trunk)
+    return nn.ModuleList(model.get_submodule(name) for name in family.trunk)
 
 
 def global_layers_of(model: nn.Module) -> list[str]:

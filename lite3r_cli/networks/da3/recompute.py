@@ -13,7 +13,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.da3.network import DA3, SIZES
-from lite3r_cli.networks.parity import GIVEN, ready
+from lite3r_cli.networks.parity import ready
 
 
 @torch.inference_mode()
@@ -25,7 +25,7 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     size = torch.tensor([config["height"], config["width"]], dtype=torch.float32).expand(1, config["views"], 2)
     tokens = None
     if "in_extrinsics" in arrays:
-        poses, K = (torch.from_numpy(arrays[name]) for name in GIVEN[1:])
+        poses, K = (torch.from_numpy(arrays[name]) for name in ("in_extrinsics", "in_intrinsics"))
         tokens = model.camera_tokens(poses, K, size)
     by_rays = bool(config.get("use_ray_pose"))
     out = model(images, tokens, rays=by_rays or "ray" in arrays)

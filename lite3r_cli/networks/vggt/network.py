@@ -17,11 +17,11 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
-from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
+from lite3r_cli.layers.vit import Block, patch_positions, rope_table
 from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.vggt.camera_head import CameraHead
 
-REGISTERS = 4
 SPECIALS = 1 + REGISTERS  # camera token, then registers
 
 
@@ -67,38 +67,18 @@ class Features:
     grid: tuple[int, int]  # patches (h, w)
 
 
-class ImageEncoder(nn.Module):
-    """DINOv2 with registers: images (B, 3, H, W) normalised → patch tokens (B, N, C)."""
-
-    def __init__(self, dim: int, depth: int, heads: int, patch_size: int, position_grid: int):
-        super().__init__()
-        self.patch_size = patch_size
-        self.patch_embed = PatchEmbed(dim, patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + position_grid**2, dim) * 0.02)
-        self.register_tokens = nn.Parameter(torch.zeros(1, REGISTERS, dim))
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # held by the checkpoint; only pretraining used it
-        self.blocks = nn.ModuleList(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, images: Tensor) -> Tensor:
-        rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-        x = self.patch_embed(images)
-        x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, antialias=True)
-        first = self.cls_token + self.pos_embed[:, :1]
-        x = torch.cat([first.expand(len(x), -1, -1), self.register_tokens.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, 1 + REGISTERS :])
-
-
 class Aggregator(nn.Module):
     def __init__(self, config: VGGTConfig):
         super().__init__()
         self.config = config
         dim = config.dim
         self.patch_embed = ImageEncoder(
-            dim, config.encoder_depth, config.encoder_heads, config.patch_size, config.position_grid
+            dim,
+            config.encoder_depth,
+            config.encoder_heads,
+            config.patch_size,
+            config.position_grid,
+            mask_token=True,
         )
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first view, every other view
         self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)

@@ -1,0 +1,192 @@
+"""What π³ and Pi3X read off their last tokens: points in each camera’s frame, confidence, poses, metric scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
+
+
+class HeadTransformer(nn.Module):
+    """A few blocks within a view, without LayerScale and QK-norm: tokens (B, P, 2C) → (B, P, out)."""
+
+    def __init__(self, dim: int, hidden: int, heads: int, depth: int, out: int):
+        super().__init__()
+        self.projects = nn.Linear(dim, hidden)
+        self.blocks = nn.ModuleList(Block(hidden, heads, layer_scale=None) for _ in range(depth))
+        self.linear_out = nn.Linear(hidden, out)
+
+    def forward(self, tokens: Tensor, rope: RopeTable) -> Tensor:
+        x = self.projects(tokens)
+        for block in self.blocks:
+            x = block(x, rope)
+        return self.linear_out(x)
+
+
+class LinearPixels(nn.Module):
+    """One linear layer and a pixel shuffle: patch tokens (B, N, C) → (B, channels, H, W), float32."""
+
+    def __init__(self, dim: int, channels: int, patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Linear(dim, channels * patch_size**2)
+
+    def forward(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
+        flat = self.proj(tokens.float()).transpose(1, 2).unflatten(2, (rows, columns))
+        return [F.pixel_shuffle(flat, self.patch_size)]
+
+
+class ResidualConv(nn.Module):
+    """x + conv(relu(norm(conv(relu(norm(x)))))) with twice the channels inside."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(1, channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1, padding_mode="replicate"),
+            nn.GroupNorm(2 * channels // 32, 2 * channels),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, channels, 3, padding=1, padding_mode="replicate"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def with_position(x: Tensor, aspect: float) -> Tensor:
+    """Appends u and v, the place of each cell on a picture of `aspect` = width / height with a half diagonal of 1."""
+    height, width = x.shape[-2:]
+    span_x, span_y = (s / (1 + aspect**2) ** 0.5 for s in (aspect, 1.0))
+    u = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width, device=x.device)
+    v = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height, device=x.device)
+    uv = torch.stack([u.expand(height, -1), v[:, None].expand(-1, width)])
+    return torch.cat([x, uv.expand(len(x), -1, -1, -1).to(x.dtype)], dim=1)
+
+
+class ConvPixels(nn.Module):
+    """Three stages of convolutions that double the size, then a resize.
+
+    Patch tokens (B, N, C) → one map (B, n, H, W) for each n of `outputs`. Pi3X computes them in float32.
+    """
+
+    def __init__(self, dim: int, channels: Sequence[int], last: int, outputs: Sequence[int], patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+        widths = [dim, *channels]
+        self.upsample_blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Sequential(
+                    nn.ConvTranspose2d(before + 2, after, 2, 2),
+                    nn.Conv2d(after, after, 3, padding=1, padding_mode="replicate"),
+                ),
+                ResidualConv(after),
+                ResidualConv(after),
+            )
+            for before, after in zip(widths, channels)
+        )
+        self.output_block = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(widths[-1] + 2, last, 3, padding=1, padding_mode="replicate"),
+                nn.ReLU(),
+                nn.Conv2d(last, count, 1),
+            )
+            for count in outputs
+        )
+
+    def forward(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
+        x = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
+        for stage in self.upsample_blocks:
+            x = stage(with_position(x, columns / rows))
+        x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
+        x = with_position(x, columns / rows)
+        return [output(x) for output in self.output_block]
+
+
+class _ResidualLinear(nn.Module):
+    """f + relu(three linear layers of f)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.res_conv1, self.res_conv2, self.res_conv3 = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.res_conv2(F.relu(self.res_conv1(x))))
+        return x + F.relu(self.res_conv3(inner))
+
+
+class CameraHead(nn.Module):
+    """Patch tokens (B, N, C) → world_from_cam (B, 3, 4), in float32; the world is whatever the views agree on."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.res_conv = nn.ModuleList(_ResidualLinear(dim) for _ in range(2))
+        self.more_mlps = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.fc_t, self.fc_rot = nn.Linear(dim, 3), nn.Linear(dim, 9)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = tokens.float()
+        for block in self.res_conv:
+            x = block(x)
+        x = self.more_mlps(x.mean(1))
+        rotation = nearest_rotation(self.fc_rot(x).unflatten(-1, (3, 3)))
+        return torch.cat([rotation, self.fc_t(x)[..., None]], dim=-1)
+
+
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotation nearest to (…, 3, 3) with its rows scaled to length 1 (Levinson et al., arXiv 2006.14616).
+
+    In float64: where two singular values are close, rounding turns the result.
+    """
+    rows = F.normalize(matrix.double(), dim=-1, eps=1e-12)
+    U, _, Vh = torch.linalg.svd(rows.transpose(-1, -2))
+    V = Vh.transpose(-1, -2)
+    sign = torch.det(V @ U.transpose(-1, -2))
+    flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
+    return (V * flip[..., None, :] @ U.transpose(-1, -2)).to(matrix.dtype)
+
+
+class _CrossAttention(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x: Tensor, context: Tensor, rope: RopeTable) -> Tensor:
+        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, H, T, D)
+        q, k, v = split(self.q_proj(x)), split(self.k_proj(context)), split(self.v_proj(context))
+        k = apply_rope(k, rope)  # the query stands at (0, 0), where the rotation is none
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class _MetricBlock(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.norm2, self.norm_y, self.norm3 = (nn.LayerNorm(dim, eps=1e-6) for _ in range(3))
+        self.cross_attn = _CrossAttention(dim, heads)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, x: Tensor, context: Tensor, rope: RopeTable) -> Tensor:
+        x = x + self.cross_attn(self.norm2(x), self.norm_y(context), rope)
+        return x + self.mlp(self.norm3(x))
+
+
+class MetricDecoder(nn.Module):
+    """One query over all tokens of all views (B, S·P, 2C) → features (B, 1, out) of the scene's size."""
+
+    def __init__(self, dim: int, hidden: int, heads: int, depth: int, out: int):
+        super().__init__()
+        self.projects_x, self.projects_y = nn.Linear(dim, hidden), nn.Linear(dim, hidden)
+        self.blocks = nn.ModuleList(_MetricBlock(hidden, heads) for _ in range(depth))
+        self.linear_out = nn.Linear(hidden, out)
+
+    def forward(self, query: Tensor, tokens: Tensor, rope: RopeTable) -> Tensor:
+        x, context = self.projects_x(query), self.projects_y(tokens)
+        for block in self.blocks:
+            x = block(x, context, rope)
+        return self.linear_out(x)

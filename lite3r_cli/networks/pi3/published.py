@@ -1,0 +1,23 @@
+"""The published checkpoints of π³ and Pi3X."""
+
+from __future__ import annotations
+
+from lite3r_cli.networks.published import NON_COMMERCIAL, ModelInfo
+
+PI3_MODEL = ModelInfo(
+    name="pi3",
+    parameters=958_696_732,
+    licence=NON_COMMERCIAL,
+    summary="cameras and point maps without a reference view; the order of the pictures does not matter",
+    repository="yyfz233/Pi3",
+    file="model.safetensors",
+)
+PI3X_MODEL = ModelInfo(
+    name="pi3x",
+    parameters=1_360_032_433,
+    licence=NON_COMMERCIAL,
+    summary="as pi3, smoother, in metres approximately; takes known cameras",
+    repository="yyfz233/Pi3X",
+    file="model.safetensors",
+)
+MODELS = (PI3_MODEL, PI3X_MODEL)
