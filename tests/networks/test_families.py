@@ -40,7 +40,8 @@ def test_the_facts_are_true_of_the_network(family, size):
     modules, weights = dict(model.named_modules()), [n for n, t in model.named_parameters() if t.ndim >= 2]
     across = family.global_layers(config)
     assert across and set(across) <= attention_modules(model).keys() and len(set(across)) == len(across)
-    for name in (family.encoder, *family.heads, *family.unused, *filter(None, [family.trunk])):
+    trunk = [family.trunk] if isinstance(family.trunk, str) else family.trunk or ()
+    for name in (family.encoder, *family.heads, *family.unused, *trunk):
         assert name in modules, name
     last = family.last_projections(config)
     assert len(last) == 2 and all(isinstance(modules[name], torch.nn.Linear) for name in last)

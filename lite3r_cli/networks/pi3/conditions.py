@@ -83,7 +83,7 @@ class PoseAttention(nn.Module):
     """Attention over the patches of all views in which a query meets a key through their relative pose.
 
     Half of a head's channels are groups of four that the views' 4×4 camera matrices act on, the rest turns with the
-    patch's column and row; values are carried from view to view likewise (GTA, arXiv 2310.10375; PRoPE, arXiv 2507.10496).
+    patch's column and row; values are carried from view to view likewise (GTA, arXiv 2310.10375).
     Keys: `qkv`, `q_norm`, `k_norm`, `proj`.
     """
 

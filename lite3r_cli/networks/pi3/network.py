@@ -2,8 +2,8 @@
 views in turn, then small transformers per view for points, confidence and camera.
 
 No view is the reference: permuting the views permutes the answer. `predict` turns the world into the first view's
-frame, as every network here does. Pi3X answers in metres, approximately, and takes known cameras. Parameter names are those of
-the published checkpoints.
+frame, as every network here does. Pi3X answers in metres, approximately, and takes known cameras. Parameter names are
+those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class Pi3(nn.Module):
 
 
 def cam_from_first(world_from_cam: Tensor, scale: float = 1.0) -> Tensor:
-    """Poses (S, 3, 4) in any world → cam_from_world (S, 3, 4), the first camera being the world, positions × `scale`."""
+    """Poses (S, 3, 4) in any world → cam_from_world (S, 3, 4) in the first camera's frame, positions times `scale`."""
     R, t = world_from_cam[..., :3], world_from_cam[..., 3]
     rotation = R[0].T @ R
     centre = (t - t[0]) @ R[0] * scale
