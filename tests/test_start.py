@@ -1,4 +1,4 @@
-"""What `lite3r reconstruct` may not import on its way: each of these costs a part of a second or more at every start."""
+"""What `lite3r reconstruct` may not import on its way: each costs a part of a second or more at every start."""
 
 from __future__ import annotations
 

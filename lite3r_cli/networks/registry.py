@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lite3r_cli import console
 from lite3r_cli.checkpoints import hub
-from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, shard_files
+from lite3r_cli.checkpoints.shards import INDEX_SUFFIX
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks import NETWORKS
 from lite3r_cli.networks.published import ModelInfo
@@ -134,13 +133,3 @@ def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.
     with open_source(resolve(name_or_path)) as source:
         model, _ = load_model(source, torch.device(device), dtype or torch.float32)
     return model
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a checkpoint's bytes: of its file, or of an index followed by its shards."""
-    digest = hashlib.sha256()
-    for part in shard_files(path):
-        with part.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import runtime
 from ..attention.module import SparseConfig
+from ..checkpoints.fingerprint import fingerprint
 from ..checkpoints.sources import open_source
 from ..config import LiteConfig
 from ..config.distill_recipe import DistillConfig, SparseChoice
@@ -122,7 +123,7 @@ def _distil(
     return DistillReport(
         config.output,
         layout.name,
-        registry.fingerprint(path),
+        fingerprint(path),
         distiller.trained.count(),
         total,
         network.sparse.layers,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .. import runtime
+from ..checkpoints.fingerprint import Fingerprint
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
@@ -77,6 +78,7 @@ class Predictor:
             self.runtime = runtime.choose(config.device, config.dtype)
             self.checkpoint = registry.resolve(config.model)
             self.origin = registry.inspect(config.model)
+            self.fingerprint = Fingerprint(self.checkpoint)
             self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
             self.backbone: Backbone = registry.load(
                 config.model, device=self.runtime.torch_device, dtype=self.lite.loaded_dtype

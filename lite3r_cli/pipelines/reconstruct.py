@@ -181,7 +181,6 @@ def _run_info(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     from .. import runtime
-    from ..networks import registry
 
     used = {
         i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
@@ -218,7 +217,7 @@ def _run_info(
         "model": {
             "name": predictor.backbone.name,
             "checkpoint": str(predictor.checkpoint),
-            "sha256": registry.fingerprint(predictor.checkpoint),
+            "sha256": predictor.fingerprint.result(),
             "licence": predictor.origin.licence,
             "not_loaded": list(predictor.origin.notices),
         },

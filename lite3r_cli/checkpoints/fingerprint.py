@@ -1,0 +1,117 @@
+"""SHA-256 of a checkpoint, which `run.json` names it by: read once for each version of a file, beside other work.
+
+A network of 5 GB takes seconds to read. What was found is kept in the user's cache folder, beside size, time of change
+and inode of every file: a file that differs in one of them is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+from lite3r_cli.checkpoints.shards import shard_files
+
+BLOCK = 1 << 22  # bytes read at a time
+KEPT = 100  # checkpoints that the cache remembers
+
+
+def fingerprint(path: Path) -> str:
+    """Of a checkpoint's file, or of an index followed by its shards. Raises OSError."""
+    return Fingerprint(path).result()
+
+
+class Fingerprint:
+    """A fingerprint that is there at once where the cache has it, else made by a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._value = path, _look_up(path)
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        if self._value is None:
+            # a daemon: whoever stops the program does not wait for it
+            self._thread = threading.Thread(target=self._compute, name="fingerprint", daemon=True)
+            self._thread.start()
+
+    def result(self) -> str:
+        """Waits for it. Raises OSError if the file cannot be read."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+        assert self._value is not None
+        return self._value
+
+    def _compute(self) -> None:
+        try:
+            before = _marks(self._path)
+            digest = hashlib.sha256()
+            for part in shard_files(self._path):
+                with part.open("rb") as file:
+                    while block := file.read(BLOCK):
+                        digest.update(block)
+            self._value = digest.hexdigest()
+            if before == _marks(self._path):
+                _remember(self._path, before, self._value)
+        except Exception as error:  # raised where the result is asked for
+            self._error = error
+
+
+def _marks(path: Path) -> list[list[int]]:
+    """What changes when a file does: size, time of change and inode of each file of a checkpoint."""
+    stats = [part.stat() for part in shard_files(path)]
+    return [[stat.st_size, stat.st_mtime_ns, stat.st_ino] for stat in stats]
+
+
+def cache_file() -> Path:
+    """Where fingerprints are kept: in the user's cache folder (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(base) if base and os.path.isabs(base) else Path.home() / ".cache"
+    return folder / "lite3r" / "fingerprints.json"
+
+
+def _read_cache() -> dict[str, dict[str, object]]:
+    """Path → marks and value; empty where there is no file, or one that nobody but this user should have written."""
+    try:
+        file = cache_file()
+        stat = file.stat()
+        if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+            return {}
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return {k: v for k, v in known.items() if isinstance(v, dict)} if isinstance(known, dict) else {}
+    except (OSError, ValueError, RecursionError, RuntimeError):  # RuntimeError: there is no home folder
+        return {}
+
+
+def _look_up(path: Path) -> str | None:
+    try:
+        entry = _read_cache().get(str(path.resolve()))
+        value = entry.get("sha256") if entry is not None and entry.get("marks") == _marks(path) else None
+    except OSError:
+        return None
+    return value if isinstance(value, str) and len(value) == 64 else None
+
+
+def _remember(path: Path, marks: list[list[int]], value: str) -> None:
+    """Nothing is lost where the cache cannot be written: the file is then read again the next time."""
+    try:
+        file = cache_file()
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        known = _read_cache()
+        known.pop(str(path.resolve()), None)
+        kept = dict(list(known.items())[-(KEPT - 1) :])
+        kept[str(path.resolve())] = {"marks": marks, "sha256": value}
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".fingerprints-")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(kept, stream)
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, RuntimeError):
+        return
