@@ -16,6 +16,10 @@ from lite3r_cli.attention.dense import dense
 RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 
 
+class HalvesTable(tuple):
+    """A RopeTable of another pairing: channel j of a head turns with channel j + D/2."""
+
+
 def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:
     """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
 
@@ -44,6 +48,9 @@ def patch_positions(rows: int, columns: int, specials: int, device: torch.device
 def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
     """Rotate x (B, H, T, D) by a table over its T tokens; the arithmetic is done in x's precision or better."""
     cos, sin = table
+    if isinstance(table, HalvesTable):
+        a, b = x.chunk(2, dim=-1)
+        return (x * cos + torch.cat([-b, a], dim=-1) * sin).to(x.dtype)
     a, b, c, d = x.chunk(4, dim=-1)
     return (x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin).to(x.dtype)
 

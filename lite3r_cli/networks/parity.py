@@ -81,9 +81,12 @@ def _attach_official(model: nn.Module, config: Mapping[str, Any]) -> None:
         attach(model, SparseConfig(layers, keep_ratio=config["keep_ratio"], official=True))
 
 
-def ready(model: nn.Module, config: Mapping[str, Any]) -> Tensor:
-    """Give the network of a fixture its weights, in place, and return its input (1, S, 3, H, W)."""
+def ready(model: nn.Module, config: Mapping[str, Any], constants: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Give the network of a fixture its weights, in place, and return its input (1, S, 3, H, W).
+
+    `constants` are tensors that have published values instead of stand-in ones.
+    """
     _attach_official(model, config)
-    standin.fill(model, config["seed"])
+    standin.fill(model, config["seed"], constants or {})
     model.eval()
     return standin.image_batch(config["views"], config["height"], config["width"], config["seed"])

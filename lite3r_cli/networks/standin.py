@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,11 +41,15 @@ def spread_out(name: str, shape: tuple[int, ...], n: Any) -> Any:
     return n / math.sqrt(math.prod(shape[1:]))
 
 
-def fill(model: nn.Module, seed: int) -> None:
-    """Give every tensor of the model's state dict its stand-in values; the model may be on the meta device."""
+def fill(model: nn.Module, seed: int, constants: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Give every tensor of the model's state dict its stand-in values, or those of `constants`; the model may be on the
+    meta device.
+    """
     state = model.state_dict()
     for name, tensor in state.items():
-        state[name] = tensor_for(name, tuple(tensor.shape), seed).to(tensor.dtype)
+        given = constants.get(name)
+        value = tensor_for(name, tuple(tensor.shape), seed) if given is None else given
+        state[name] = value.to(tensor.dtype)
     model.load_state_dict(state, assign=True)
 
 

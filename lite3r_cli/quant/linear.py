@@ -65,6 +65,12 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] =
 }
 
 
+def bias_of(dense: nn.Linear) -> Tensor | None:
+    """The bias that a layer adds, of one with a `bias_mask` the masked one."""
+    mask = getattr(dense, "bias_mask", None)
+    return dense.bias if mask is None else dense.bias * mask
+
+
 class FP8Linear(nn.Module):
     """A Linear for prediction: the weight is stored in E4M3, activations are rounded token by token. No gradients."""
 
@@ -74,7 +80,8 @@ class FP8Linear(nn.Module):
         values, scale = quantize_rows(dense.weight)
         self.register_buffer("weight_fp8", values)
         self.register_buffer("weight_scale", scale)
-        self.register_buffer("bias", None if dense.bias is None else dense.bias.detach().clone())
+        bias = bias_of(dense)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     @property
     def weight(self) -> Tensor:
@@ -103,10 +110,12 @@ class FakeQuantLinear(nn.Linear):
         nn.Module.__init__(out)
         out.in_features, out.out_features = dense.in_features, dense.out_features
         out.weight, out.bias = dense.weight, dense.bias
+        if hasattr(dense, "bias_mask"):
+            out.register_buffer("bias_mask", dense.bias_mask)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(fake_quant(x), fake_quant(self.weight), self.bias)
+        return F.linear(fake_quant(x), fake_quant(self.weight), bias_of(self))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rounded to e4m3 with straight-through gradients"

@@ -56,7 +56,8 @@ def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> 
     """Replace the linear layers of `model`, in place, by those of `backend`: "emulate", "scaled-mm", "te", or
     "fake-quant" for training. `keep(name, layer)` returns True for layers that stay as they are.
 
-    Returns the names of the layers that stay → why. Subclasses of Linear are left alone.
+    Returns the names of the layers that stay → why. Subclasses of Linear are left alone, but for those that
+    mask their bias.
     """
     makers: dict[str, Callable[[nn.Linear], nn.Module]] = {
         "emulate": lambda layer: FP8Linear(layer, "emulate"),
@@ -67,7 +68,7 @@ def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> 
     if backend not in makers:
         raise UsageError(f"linear layers can become {', '.join(makers)}, not {backend!r}")
     stay: dict[str, str] = {}
-    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
+    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear or hasattr(m, "bias_mask")]:
         if keep is not None and keep(name, layer):
             stay[name] = "kept in high precision"
         elif not fits(layer):

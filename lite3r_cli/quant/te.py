@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.errors import BackendError
+from lite3r_cli.quant.linear import bias_of
 
 
 def reason_against() -> str | None:
@@ -50,7 +51,7 @@ class TELinear(nn.Module):
         with torch.no_grad():
             self.inner.weight.copy_(dense.weight)
             if dense.bias is not None:
-                self.inner.bias.copy_(dense.bias)
+                self.inner.bias.copy_(bias_of(dense))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

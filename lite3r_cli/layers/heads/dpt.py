@@ -42,11 +42,14 @@ def uv_embedding(
     return table.permute(2, 0, 1)[None]
 
 
-def _add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
+def add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
+    """x (B, C, h, w) plus a tenth of `uv_embedding`."""
     return torch.add(x, uv_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x, precision), alpha=0.1)
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
@@ -81,6 +84,8 @@ class FusionBlock(nn.Module):
 class DPTHead(nn.Module):
     """Four token maps (B, N, Cin) of an h×w grid → (B, out_channels, p·h, p·w) raw values."""
 
+    FINEST = 8  # size of the last fused map, in patch grids
+
     def __init__(self, config: DPTConfig, patch_size: int = 14):
         super().__init__()
         self.patch_size = patch_size
@@ -113,11 +118,11 @@ class DPTHead(nn.Module):
         return [self._level(i, t, rows, columns, columns / rows) for i, t in enumerate(tokens)]
 
     def fuse(self, levels: Sequence[Tensor], rows: int, columns: int, suffix: str = "") -> Tensor:
-        """From the coarsest level to the finest → (B, features, 8·rows, 8·columns)."""
+        """From the coarsest level to the finest → (B, features, FINEST·rows, FINEST·columns)."""
         top = None
         for i in (4, 3, 2, 1):
             lateral = levels[i - 1]
-            size = levels[i - 2].shape[-2:] if i > 1 else (8 * rows, 8 * columns)
+            size = levels[i - 2].shape[-2:] if i > 1 else (self.FINEST * rows, self.FINEST * columns)
             block = getattr(self.scratch, f"refinenet{i}{suffix}")
             top = block(lateral, None, size) if top is None else block(top, lateral, size)
         return top
@@ -125,11 +130,11 @@ class DPTHead(nn.Module):
     def decode(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         top = self.scratch.output_conv1(self.fuse(levels, rows, columns))
         top = _resize(top, (self.patch_size * rows, self.patch_size * columns))
-        return self.scratch.output_conv2(_add_position(top, columns / rows, self.position_precision))
+        return self.scratch.output_conv2(add_position(top, columns / rows, self.position_precision))
 
     def _level(self, i: int, tokens: Tensor, rows: int, columns: int, aspect: float) -> Tensor:
         x = self.norm(tokens).transpose(1, 2).unflatten(2, (rows, columns))
-        x = _add_position(self.projects[i](x), aspect, self.position_precision)
+        x = add_position(self.projects[i](x), aspect, self.position_precision)
         x = self.resize_layers[i](x.contiguous(memory_format=torch.channels_last))
         return getattr(self.scratch, f"layer{i + 1}_rn")(x.contiguous(memory_format=torch.channels_last))
 
@@ -170,4 +175,4 @@ class DualDPTHead(DPTHead):
     def decode_rays(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         """Levels → raw (B, 7, 8·rows, 8·columns)."""
         top = self.scratch.output_conv1_aux[3](self.fuse(levels, rows, columns, "_aux"))
-        return self.scratch.output_conv2_aux[3](_add_position(top, columns / rows))
+        return self.scratch.output_conv2_aux[3](add_position(top, columns / rows))

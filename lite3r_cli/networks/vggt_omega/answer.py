@@ -1,0 +1,19 @@
+"""VGGT-Ω's answer with gradients, in its `compute_dtype`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.networks.answers import raw_output
+from lite3r_cli.networks.base import RawOutput
+from lite3r_cli.networks.vggt_omega.network import Tapped, VGGTOmega
+
+
+def answer(network: VGGTOmega, images: Tensor, decoded: Tensor) -> RawOutput:
+    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    (features,), (special,) = network.encode([images], [range(images.shape[1])])
+    vectors = network.camera_head(special.float())
+    world_from_cam = pose.invert_rigid(pose.rotation_from_quaternion(vectors[..., 3:7]), vectors[..., :3])
+    maps = network.decode_depth(Tapped([t[:, decoded] for t in features.taps], features.grid))
+    return raw_output(*maps, world_from_cam, vectors[..., 7:], images, decoded)

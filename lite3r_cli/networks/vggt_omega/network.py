@@ -1,0 +1,181 @@
+"""VGGT-Ω: an image encoder per view, then pairs of a block within a view and one across views.
+
+Five of the 24 blocks across views see the special tokens alone (register attention), the others every token; none of
+them knows places, which the blocks within views have put into the tokens. Parameter names are those of the published
+checkpoints. The first view's camera is the world frame: it alone gets special tokens of the first kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.attention.module import set_frames
+from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.layers import buckets as bk
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.layers.heads.dpt import DPTConfig
+from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.vggt_omega.parts import (
+    ImageEncoder16,
+    OneRoundCameraHead,
+    PixelShuffleHead,
+    RopePeriods,
+    block,
+    key_bias_mask,
+    rope_periods,
+)
+
+REGISTERS = 16
+SPECIALS = 1 + REGISTERS  # camera token, then registers
+
+
+@dataclass(frozen=True)
+class VGGTOmegaConfig:
+    dim: int = 1024
+    pairs: int = 24  # of a block within views and one across views
+    heads: int = 16
+    encoder_depth: int = 24
+    encoder_heads: int = 16
+    register_pairs: tuple[int, ...] = (2, 6, 9, 14, 20)  # whose block across views sees special tokens alone
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense head reads, the last pair among them
+    head_features: int = 256
+    head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    camera_depth: int = 4
+    camera_heads: int = 16
+    patch_size: int = 16
+
+    @property
+    def global_pairs(self) -> tuple[int, ...]:
+        return tuple(i for i in range(self.pairs) if i not in self.register_pairs)
+
+
+OMEGA_1B = VGGTOmegaConfig()
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """What the dense head reads, for one bucket of views."""
+
+    taps: list[Tensor]  # four of (B, S_b, N, 2C)
+    grid: tuple[int, int]  # patches (h, w)
+
+
+@dataclass(frozen=True)
+class OmegaOutput:
+    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+
+    depth: Tensor  # (B, S, H, W)
+    confidence: Tensor  # (B, S, H, W), above 1
+    vectors: Tensor  # (B, S, 9): cam_from_world translation, quaternion, vertical and horizontal field of view
+    special: Tensor  # (B, S, 17, 2C), special tokens after the last pair: within-view half, across-view half
+
+
+class OmegaAggregator(nn.Module):
+    def __init__(self, config: VGGTOmegaConfig):
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embed = ImageEncoder16(dim, config.encoder_depth, config.encoder_heads, config.patch_size)
+        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first view, every other view
+        self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
+        self.rope_embed = RopePeriods(dim // config.heads)
+        self.frame_blocks, self.inter_frame_blocks = (
+            nn.ModuleList(block(dim, config.heads, qk_norm=True) for _ in range(config.pairs)) for _ in range(2)
+        )
+
+    def embed(self, images: Tensor, views: Sequence[int]) -> Tensor:
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 17 + N, C)."""
+        patches = self.patch_embed(bk.normalise(images).flatten(0, 1)).unflatten(0, images.shape[:2])
+        kind = torch.tensor([min(i, 1) for i in views], device=images.device)
+        special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(len(images), -1, -1, -1)
+        return torch.cat([special.to(patches.dtype), patches], dim=2)
+
+    def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Tapped], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
+
+        Returns what the dense head reads of each bucket, and each bucket's special tokens after the last pair,
+        (B, S_b, 17, 2C).
+        """
+        config = self.config
+        grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
+        ropes = [self.rope_embed.table(*grid, SPECIALS) for grid in grids]
+        x = [self.embed(im, views) for im, views in zip(images, groups)]
+        frames = (Frames(*b.shape[1:3], SPECIALS, grid) for b, grid in zip(x, grids))
+        first = [i for group in groups for i in group].index(0)
+        across = (self.inter_frame_blocks[i].attn for i in config.global_pairs)
+        set_frames(across, frames, first, x[0].device)
+        taps: list[list[Tensor]] = [[] for _ in x]
+        for i, (within, between) in enumerate(zip(self.frame_blocks, self.inter_frame_blocks)):
+            near = bk.run_each(within, x, ropes)
+            if i in config.register_pairs:
+                special = bk.run_packed(between, [b[:, :, :SPECIALS] for b in near], None)
+                x = [torch.cat([s, b[:, :, SPECIALS:]], dim=2) for s, b in zip(special, near)]
+            else:
+                x = bk.run_packed(between, near, None)
+            if i in config.taps:
+                for tap, a, b in zip(taps, near, x):
+                    tap.append(torch.cat([a[:, :, SPECIALS:], b[:, :, SPECIALS:]], dim=-1))
+        last = [torch.cat([a[:, :, :SPECIALS], b[:, :, :SPECIALS]], dim=-1) for a, b in zip(near, x)]
+        return [Tapped(*pair) for pair in zip(taps, grids)], last
+
+
+class VGGTOmega(nn.Module):
+    """`head_frames` may be set before predicting."""
+
+    def __init__(self, config: VGGTOmegaConfig = OMEGA_1B, name: str = "vggt-omega"):
+        super().__init__()
+        self.name, self.config, self.patch_size = name, config, config.patch_size
+        self.compute_dtype = torch.float32
+        self.head_frames: int | None = None  # views that the dense head works on at a time; None: what suits the device
+        self.aggregator = OmegaAggregator(config)
+        self.camera_head = OneRoundCameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
+        dense = DPTConfig(2 * config.dim, config.head_features, config.head_stages, double_position=True)
+        self.dense_head = PixelShuffleHead(dense)
+
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers that published checkpoints hold, with their published values."""
+        found = {}
+        for name, buffer in self.named_buffers():
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf == "bias_mask":
+                found[name] = key_bias_mask(len(buffer) // 3)
+            elif leaf == "periods":
+                found[name] = rope_periods(4 * len(buffer))
+        return found
+
+    def encode(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Tapped], list[Tensor]]:
+        with bk.trunk_precision(images[0].device, self.compute_dtype):
+            return self.aggregator(images, groups)
+
+    def decode_depth(self, features: Tapped) -> tuple[Tensor, Tensor]:
+        """Depth and confidence of one bucket, each (B, S_b, H, W)."""
+        grid = features.grid
+        raw = bk.in_chunks(lambda t: self.dense_head([x.float() for x in t], *grid), features.taps, self.head_frames)
+        depth, confidence = raw.unflatten(0, features.taps[0].shape[:2]).exp().unbind(2)
+        return depth, 1 + confidence
+
+    def forward(self, images: Tensor) -> OmegaOutput:
+        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        (features,), (special,) = self.encode([images], [range(images.shape[1])])
+        return OmegaOutput(*self.decode_depth(features), self.camera_head(special.float()), special)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+        groups = bk.group_by_size(images)
+        device = self.aggregator.camera_token.device
+        features, special = self.encode([torch.stack([images[i] for i in g])[None].to(device) for g in groups], groups)
+        vectors = self.camera_head(bk.in_view_order([t.float() for t in special], groups))[0]
+        size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
+        depth: list[Tensor] = [vectors.new_empty(0)] * len(images)
+        confidence = list(depth)
+        for group, bucket in zip(groups, features):
+            for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
+                depth[i], confidence[i] = d, c
+        rotation = pose.rotation_from_quaternion(vectors[:, 3:7])
+        poses = torch.cat([rotation, vectors[:, :3, None]], dim=-1)
+        return Prediction(depth, confidence, poses.cpu(), pose.usable_intrinsics(vectors[:, 7:], size).cpu())

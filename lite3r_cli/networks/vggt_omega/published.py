@@ -1,0 +1,26 @@
+"""VGGT-Ω's published checkpoints."""
+
+from __future__ import annotations
+
+from lite3r_cli.networks.published import ModelInfo
+
+LICENCE = "FAIR Noncommercial Research License (it covers outputs, too)"
+REPOSITORY = "facebook/VGGT-Omega"  # gated: access is asked for there
+MODELS = (
+    ModelInfo(
+        name="vggt-omega",
+        parameters=1_143_841_129,
+        licence=LICENCE,
+        summary="the best cameras in video; for pictures in the wild; gated, set HF_TOKEN",
+        repository=REPOSITORY,
+        file="vggt_omega_1b_512.pt",
+    ),
+    ModelInfo(
+        name="vggt-omega-416",
+        parameters=1_143_841_129,
+        licence=LICENCE,
+        summary="as vggt-omega, trained again on checked data: for benchmarks, at --resolution 480; gated",
+        repository=REPOSITORY,
+        file="vggt_omega_1b_416_reproduce.pt",
+    ),
+)
