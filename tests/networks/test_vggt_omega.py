@@ -76,8 +76,6 @@ def test_the_masked_bias_counts_in_no_form(model):
     torch.testing.assert_close(model.predict(images).depth[1], expected.depth[1], rtol=1e-4, atol=1e-5)
     plain = [m for m in model.named_modules() if isinstance(m[1], torch.nn.Linear)]
     exact = [name for name, m in plain if not isinstance(m, MaskedBiasLinear)]
-        n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not isinstance(m, MaskedBiasLinear)
-    ]
     stay = swap_linears(model, "emulate", lambda name, _: name in exact)
     assert set(stay) == set(exact)
     torch.testing.assert_close(model.predict(images).depth[1], expected.depth[1], rtol=0.1, atol=0.05)
