@@ -58,7 +58,7 @@ class InputConfig:
         Path | None,
         Option(
             INPUT,
-            "Folder of masks named like the images (a.jpg.png or a.png); black pixels are ignored.",
+            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent pixels are ignored.",
             metavar="DIR",
         ),
     ] = None
@@ -78,6 +78,9 @@ class InputConfig:
     strict: Annotated[
         bool,
         Option(INPUT, "Fail at the first image that cannot be used, and on an empty cloud, instead of warning."),
+    ] = False
+    recursive: Annotated[
+        bool, Option(INPUT, "Take the images in sub-folders, too; their names keep the sub-folder.")
     ] = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ SUFFIXES = (
 # What FFmpeg may take a file for: none of these opens other files.
 DEMUXERS = "mov,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,yuv4mpegpipe"
 _MP4_STARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_NO_VIDEO = (b"crx ", b"jp2 ", b"jxl ")  # brands of pictures that stand in boxes, too
 _CONTAINERS = (  # what stands where at the start of a video file: (offset, bytes), …
     *(((4, start),) for start in _MP4_STARTS),
     ((0, b"RIFF"), (8, b"AVI")),
@@ -36,6 +37,8 @@ _LOOKED_THROUGH = 1 << 20  # bytes at the start and at the end
 
 def is_video(head: bytes) -> bool:
     """Do these 200 first bytes start a video?"""
+    if head[4:8] == b"ftyp" and head[8:12] in _NO_VIDEO:
+        return False
     return any(all(head.startswith(mark, at) for at, mark in marks) for marks in _CONTAINERS)
 
 

@@ -11,21 +11,21 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .codecs import heif
+from . import containers
 from .decode import Picture, decode
 from .masks import Target, find_masks, load_mask
 from .names import output_stems, printable, unique_names
-from .probe import check_size, probe
+from .probe import check_size, is_picture, probe
 from .regular import BadImage, open_regular, read_regular
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Journal, Skipped, collect, is_video
+from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
 from .video import DEFAULT_VIEWS, Clip, OnFrame, even_indices
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "ImageRecord", "ImageSet", "Skipped", "discover"]
@@ -37,13 +37,14 @@ T = TypeVar("T")
 class ImageRecord:
     """One picture of a set."""
 
-    name: str  # unique in the set, one line: the file name, or "frame_000123.png" for a frame of a video
+    name: str  # unique in the set, one line: the file's, with its sub-folders, or a video frame's "frame_000123.png"
     path: Path  # the file it comes from
     width: int  # after EXIF orientation
     height: int
     orientation: int = 1  # EXIF orientation that `read` undoes, 1…8
     stem: str = ""  # unique stem for output files, legal on every file system
     has_alpha: bool = False
+    pixel_aspect: float = 1.0  # width of a pixel / its height, upright; what the file states
     mask: Path | None = None  # file out of --masks
     frame: int | None = None  # index in the video
     encoded: bytes | None = field(default=None, repr=False)  # a video's frame, as JPEG
@@ -60,6 +61,11 @@ class ImageSet:
     records: list[ImageRecord]
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    folders: list[dict[str, Any]] = field(default_factory=list)  # what became of the entries of each folder
+    spares: list[ImageRecord] = field(default_factory=list)  # usable pictures that `max_views` left out, in order
+    order: dict[Path, int] = field(default_factory=dict)  # of records and spares
+    masks: Path | None = None  # folder that spares take theirs from
+    mask_shares: dict[int, float] = field(default_factory=dict)  # of the pixels that the masks read so far leave
 
     def __len__(self) -> int:
         return len(self.records)
@@ -84,6 +90,25 @@ class ImageSet:
 
         Raises InputError if the mask or the picture is damaged.
         """
+        mask = self._mask_of(i)
+        if mask is not None:
+            self.mask_shares[i] = float(mask.mean())
+        return mask
+
+    def mask_warnings(self, indices: Sequence[int]) -> list[str]:
+        """What to say of masks that were read and remove nothing, or everything: they may not be what was meant."""
+        warnings = []
+        for share, what in (
+            (1.0, "nothing: every pixel is white"),
+            (0.0, "everything: every pixel is black or transparent"),
+        ):
+            those = [self.records[i].name for i in indices if self.mask_shares.get(i) == share]
+            if those:
+                more = f" and {len(those) - 1} more" if len(those) > 1 else ""
+                warnings.append(f"the mask of {those[0]}{more} removes {what}")
+        return warnings
+
+    def _mask_of(self, i: int) -> np.ndarray | None:
         record = self.records[i]
         mask = None
         if record.mask is not None:
@@ -100,7 +125,8 @@ class ImageSet:
     ) -> Iterator[tuple[int, T | InputError]]:
         """(i, function(read(i))) in the order of `indices` (default: all), decoded by a few threads ahead of time.
 
-        A picture that cannot be decoded gives its InputError instead; other errors are raised. At most `workers`
+        A picture that cannot be decoded gives its InputError instead; other errors are raised. Before that, `spares`
+        stand in for it, the nearest first: the record changes, and `skipped` lists the damaged one. At most `workers`
         (default: the number of cores, up to 4) full-size pictures are in memory at a time.
         """
 
@@ -118,14 +144,43 @@ class ImageSet:
                 for i in range(len(self)) if indices is None else indices:
                     pending.append((i, pool.submit(one, i)))
                     if len(pending) > workers:
-                        done, future = pending.popleft()
-                        yield done, future.result()
+                        yield self._settled(*pending.popleft(), one)
                 while pending:
-                    done, future = pending.popleft()
-                    yield done, future.result()
+                    yield self._settled(*pending.popleft(), one)
             finally:
                 for _, future in pending:
                     future.cancel()
+
+    def _settled(
+        self, i: int, future: Future[T | InputError], one: Callable[[int], T | InputError]
+    ) -> tuple[int, T | InputError]:
+        """The result for picture i; if it is damaged, that of the nearest spare that is not."""
+        result, first = future.result(), self.records[i]
+        damage = result
+        while isinstance(result, InputError) and self.spares and first.frame is None:
+            place = self.order.get(first.path, 0)
+            spare = min(self.spares, key=lambda record: abs(self.order.get(record.path, 0) - place))
+            self.spares.remove(spare)
+            self.records[i] = self._with_mask(spare)
+            result = one(i)
+            if isinstance(result, InputError):
+                self.skipped.append(Skipped(spare.name, str(result)))
+        if isinstance(damage, InputError):
+            if isinstance(result, InputError):
+                self.records[i] = first
+            else:
+                text = f"{damage}; {self.records[i].name} is used instead"
+                self.skipped.append(Skipped(first.name, text))
+        return i, result
+
+    def _with_mask(self, record: ImageRecord) -> ImageRecord:
+        if self.masks is None:
+            return record
+        try:
+            found, _ = find_masks(self.masks, [_target(record)], strict=False)
+        except InputError:  # it has none
+            return record
+        return replace(record, mask=found.get(record.name))
 
 
 Item = ImageRecord | Clip
@@ -140,53 +195,83 @@ def discover(
     stride: int = 1,
     max_pixels: int = 200_000_000,
     strict: bool = False,
+    recursive: bool = False,
     on_frame: OnFrame | None = None,
 ) -> ImageSet:
     """The usable pictures of folders, files and videos, in natural order; what cannot be used is listed in `skipped`.
 
     `stride` keeps every n-th picture (and every n-th frame of each video), then `max_views` keeps that many evenly,
     the first and the last included. A video gives at most `DEFAULT_VIEWS` frames where `max_views` is None.
-    `on_frame` is told about the progress through a video. Raises UsageError for a path that does not exist, InputError
-    if nothing usable is left and, if `strict`, for the first thing that would be skipped.
+    `recursive` searches sub-folders, too. `on_frame` is told about the progress through a video. Raises UsageError for
+    a path that does not exist, InputError if nothing usable is left and, if `strict`, for the first thing that would be
+    skipped.
     """
     if max_views is not None and max_views < 1:
         raise UsageError(f"--max-views must be at least 1, not {max_views}")
     if stride < 1:
         raise UsageError(f"--stride must be at least 1, not {stride}")
     journal = Journal(strict)
-    items = _probe_all(collect([Path(path) for path in inputs], journal), max_pixels, journal)
+    items = _probe_all(collect([Path(path) for path in inputs], journal, recursive), max_pixels, journal)
     plan = _decode_videos(items, max_views, stride, journal, on_frame)
-    records = _name([record for record in itertools.starmap(_record, plan) if record is not None])
+    records = [record for record in itertools.starmap(_record, plan) if record is not None]
     if not records:
         raise InputError(_nothing_left(journal))
+    used = {record.path for record in records}
+    spares = [item for item in items if isinstance(item, ImageRecord) and item.path not in used]
+    if max_views is None or strict:  # every n-th was asked for, or the first damage is to be heard of
+        spares = []
+    named = _name(records + spares)
+    records, spares = named[: len(records)], named[len(records) :]
+    order = {item.path: place for place, item in enumerate(items)}
     if masks is not None:
+        masks = Path(masks)
         records = _with_masks(records, masks, journal)
-    return ImageSet(records, journal.skipped, journal.warnings)
+    return ImageSet(records, journal.skipped, journal.warnings, journal.accounts(), spares, order, masks)
 
 
 def _encoded(record: ImageRecord) -> bytes:
     return read_regular(record.path) if record.encoded is None else record.encoded
 
 
-def _probe_all(files: Sequence[Path], max_pixels: int, journal: Journal) -> list[Item]:
+def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> list[Item]:
     """The usable pictures (named by their file for now) and videos, in order."""
     items: list[Item] = []
-    for path in files:
+    several: list[str] = []
+    for file in files:
         try:
-            items.append(_probe_video(path, max_pixels) if is_video(path) else _probe_image(path, max_pixels))
+            if _is_clip(file.path):
+                items.append(_probe_video(file.path, max_pixels))
+                continue
+            record, pictures = _probe_image(file, max_pixels)
         except BadImage as error:
-            journal.skip(path, str(error))
+            journal.skip(file.path, str(error))
+            continue
+        items.append(record)
+        several += [f"{printable(file.name)} ({pictures})"] if pictures > 1 else []
+    if several:
+        more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+        what = "files hold several pictures, pages or frames" if len(several) > 1 else "file holds several pictures"
+        text = f"{len(several)} {what}: {', '.join(several[:3])}{more}; the first one of each is used"
+        journal.warnings.append(text)
     return items
 
 
-def _probe_image(path: Path, max_pixels: int) -> ImageRecord:
-    if path.suffix.lower() in heif.SUFFIXES:
-        heif.require()
+def _is_clip(path: Path) -> bool:
+    """By content where it is known, else by the name."""
     with open_regular(path) as stream:
+        head = stream.read(200)
+    return not is_picture(head) and (is_video(path) or containers.is_video(head))
+
+
+def _probe_image(file: Found, max_pixels: int) -> tuple[ImageRecord, int]:
+    """The record, and how many pictures the file holds."""
+    with open_regular(file.path) as stream:
         header = probe(stream)
     width, height = header.upright_size
     check_size(width, height, max_pixels)
-    return ImageRecord(path.name, path, width, height, header.orientation, has_alpha=header.has_alpha)
+    aspect = header.upright_aspect
+    turn, alpha = header.orientation, header.has_alpha
+    return ImageRecord(file.name, file.path, width, height, turn, "", alpha, aspect), header.pictures
 
 
 def _probe_video(path: Path, max_pixels: int) -> Clip:
@@ -260,10 +345,13 @@ def _name(records: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def _with_masks(records: Sequence[ImageRecord], folder: Path, journal: Journal) -> list[ImageRecord]:
-    targets = [Target(record.name, record.path, record.frame is not None) for record in records]
-    found, warnings = find_masks(Path(folder), targets, journal.strict)
+    found, warnings = find_masks(folder, [_target(record) for record in records], journal.strict)
     journal.warnings += warnings
     return [replace(record, mask=found.get(record.name)) for record in records]
+
+
+def _target(record: ImageRecord) -> Target:
+    return Target(record.name, record.path, record.frame is not None)
 
 
 def _nothing_left(journal: Journal) -> str:

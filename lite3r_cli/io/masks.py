@@ -1,15 +1,17 @@
 """Masks that say which pixels of a photograph to use, named as COLMAP names them: black = ignore.
 
-For `a.jpg` the mask is `a.jpg.png`, or else `a.png`. A mask may have any size. It is drawn over the picture as a viewer
-shows it; one whose shape fits the picture as the sensor stored it (before EXIF turned it on its side) is turned along.
+For `a.jpg` the mask is `a.jpg.png`, or else `a.png`; it may be of any size and of any format that pictures may have.
+What is transparent in a mask is ignored like what is black. It is drawn over the picture as a viewer shows it; one
+whose shape fits the picture as the sensor stored it (before EXIF turned it on its side) is turned along.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 import cv2
 import numpy as np
@@ -19,13 +21,14 @@ from .decode import decode_mask, upright
 from .names import printable
 from .probe import probe
 from .regular import BadImage, open_regular, read_regular
+from .sources import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Target:
     """What a mask is looked up by."""
 
-    name: str  # unique name in the set
+    name: str  # unique name in the set, perhaps with folders
     path: Path  # the picture, or the video that the frame is from
     is_frame: bool = False
 
@@ -40,10 +43,11 @@ def find_masks(folder: Path, targets: Sequence[Target], strict: bool) -> tuple[d
     if not folder.is_dir():
         raise UsageError(f"--masks {printable(folder)}: not a folder")
     shared = Counter(target.path.name for target in targets if not target.is_frame)
+    listing = _Listing()
     found: dict[str, Path] = {}
     missing, damaged = [], []
     for target in targets:
-        mask = next((path for path in _candidates(folder, target, shared) if path.is_file()), None)
+        mask = next(listing.files(_candidates(folder, target, shared), target.path), None)
         if mask is None:
             missing.append(target.name)
             continue
@@ -83,12 +87,40 @@ def load_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarr
 
 
 def _candidates(folder: Path, target: Target, shared: Counter[str]) -> list[Path]:
+    """Where a mask may lie, without its suffix: beside the others, or in sub-folders like the pictures'."""
     name = target.name if target.is_frame else target.path.name
-    names = (f"{name}.png", f"{PurePath(name).stem}.png")
-    places = [folder]
+    below = PurePosixPath(target.name).parent
+    places = [folder] if below == PurePosixPath(".") else [folder / below, folder]
     if shared[name] > 1:
-        places = [folder / target.path.absolute().parent.name]
-    return [place / name for place in places for name in names]
+        places = [folder / below, folder / target.path.absolute().parent.name]
+        places = [place for place in places if place != folder] or places
+    return [place / base for place in places for base in (name, PurePath(name).stem)]
+
+
+class _Listing:
+    """The files of the masks' folders by name, whatever the case of their suffixes."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def files(self, bases: Sequence[Path], picture: Path) -> Iterator[Path]:
+        """Existing files BASE.png, or with another picture's suffix; never the picture itself."""
+        for base in bases:
+            names = self._in(base.parent)
+            for suffix in (".png", *IMAGE_SUFFIXES):
+                mask = names.get(f"{base.name}\0{suffix}")
+                if mask is not None and os.path.realpath(mask) != os.path.realpath(picture):
+                    yield mask
+
+    def _in(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._folders:
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError:
+                names = []
+            paths = [folder / name for name in names]
+            self._folders[folder] = {f"{p.stem}\0{p.suffix.lower()}": p for p in paths if p.is_file()}
+        return self._folders[folder]
 
 
 def _mismatch(mask: np.ndarray, width: int, height: int) -> float:

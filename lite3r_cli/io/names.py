@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath, PurePosixPath
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\ud800-\udfff]")  # control, line breaks, bytes not in UTF-8
 _UNSAFE = re.compile(r'[\\/:*?"<>|]')  # not allowed in file names on Windows
@@ -34,9 +34,10 @@ def unique_names(file_names: Sequence[str]) -> list[str]:
 def output_stems(names: Sequence[str]) -> list[str]:
     """For each of the unique `names` a stem for its output files, pairwise different and legal on every file system.
 
-    `a.jpg` gives `a`; where `a.png` is in the set too they give `a_jpg` and `a_png`.
+    `a.jpg` gives `a`, `left/a.jpg` gives `left_a`; where `a.png` is in the set too they give `a_jpg` and `a_png`.
     """
-    stems = [_safe_stem(PurePath(name).stem) for name in names]
+    paths = [PurePosixPath(name) for name in names]
+    stems = [_safe_stem("_".join([*path.parts[:-1], path.stem])) for path in paths]
     shared = Counter(map(_fold, stems))
     for i, name in enumerate(names):
         if shared[_fold(stems[i])] > 1:
@@ -57,15 +58,15 @@ def _numbered(names: Sequence[str]) -> list[str]:
     result = []
     for name in names:
         if _fold(name) in seen:
-            name = _free(Path(name), taken)
+            name = _free(PurePosixPath(name), taken)
             taken.add(_fold(name))
         seen.add(_fold(name))
         result.append(name)
     return result
 
 
-def _free(name: Path, taken: set[str]) -> str:
+def _free(name: PurePosixPath, taken: set[str]) -> str:
     number = 2
-    while _fold(candidate := f"{name.stem}_{number}{name.suffix}") in taken:
+    while _fold(candidate := str(name.with_name(f"{name.stem}_{number}{name.suffix}"))) in taken:
         number += 1
     return candidate

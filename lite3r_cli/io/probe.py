@@ -17,7 +17,7 @@ from .codecs import gif, heif, jpeg, jpeg2000, png, raster, through_pillow, tiff
 from .codecs.header import Header
 from .regular import BadImage, guarded
 
-__all__ = ["FORMATS", "Header", "check_size", "probe"]
+__all__ = ["FORMATS", "Header", "check_size", "is_picture", "probe"]
 
 MIN_SIDE = 14  # pixels: one patch of the network
 MAX_ASPECT = 8
@@ -58,6 +58,11 @@ def probe(stream: BinaryIO) -> Header:
                     raise BadImage("damaged: the header gives no size")
                 return header
         raise BadImage(unread.reason(head))
+
+
+def is_picture(head: bytes) -> bool:
+    """Do these first bytes, 32 at least, start a picture of a format that is read?"""
+    return any(kind.matches(head) for kind in FORMATS.values())
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

@@ -1,47 +1,34 @@
-"""From what stands on the command line to a list of picture and video files, in order."""
+"""From what stands on the command line to a list of picture and video files, in order; nothing is left out unsaid."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 from ..errors import InputError, UsageError
 from . import containers
-from .codecs import heif
+from .codecs import heif, unread
 from .names import printable
 from .natural import natural_key
-from .regular import os_reason
+from .own_outputs import is_output, written_into
+from .probe import is_picture
+from .regular import BadImage, open_regular, os_reason
 
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".apng",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".jp2",
-    ".j2k",
-    ".jpf",
-    ".jpx",
-    *heif.SUFFIXES,
-)
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *heif.SUFFIXES,
+)  # fmt: skip
 VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
+_NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put beside pictures
+_MAX_FOLDERS, _MAX_DEPTH = 10_000, 64
+_HEAD = 200  # bytes that tell a picture or a video
 
 
 @dataclass(frozen=True)
@@ -52,6 +39,28 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """A picture or video file, and what it is called: its name, with the folders between it and the one given."""
+
+    path: Path
+    name: str
+
+
+@dataclass
+class FolderAccount:
+    """What became of every entry of a folder, for run.json."""
+
+    folder: str
+    images: int = 0
+    videos: int = 0
+    unread: dict[str, int] = field(default_factory=dict)  # pictures of kinds that are not read, by suffix
+    outputs: int = 0  # files that an earlier run wrote
+    sub_folders: dict[str, int] = field(default_factory=dict)  # name → pictures in it, not searched
+    others: dict[str, int] = field(default_factory=dict)  # by suffix
+    hidden: int = 0
+
+
 @dataclass
 class Journal:
     """What was left out on the way, and what the user should know; with `strict` the first loss ends the run."""
@@ -59,6 +68,7 @@ class Journal:
     strict: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    folders: list[FolderAccount] = field(default_factory=list)
     first_loss: str = ""
 
     def skip(self, path: Path, reason: str) -> None:
@@ -75,18 +85,23 @@ class Journal:
             raise InputError(f"{printable(path)}: {reason}")
         self.warnings.append(f"{printable(path)}: {reason}")
 
+    def accounts(self) -> list[dict[str, Any]]:
+        return [asdict(account) for account in self.folders]
+
 
 def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def collect(inputs: Sequence[Path], journal: Journal) -> list[Path]:
+def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -> list[Found]:
     """Files to read: folders one after the other as given, natural order within a folder, each file once.
 
-    Hidden files and sub-folders of a folder are left alone; its videos count only if it has no images and one video.
-    Files given by name keep their folders' order of appearance. Raises UsageError for a path that does not exist.
+    A folder's videos count only if it has no images and one video. With `recursive` its sub-folders follow it. Hidden
+    files, and what an earlier run wrote, are no input. Files given by name keep their folders' order of appearance.
+    Raises UsageError for a path that does not exist.
     """
-    found: dict[Path, list[Path]] = {}  # folder → files, in the order in which the folders appear
+    found: dict[Path, list[Found]] = {}  # folder → files, in the order in which the folders appear
+    given = {os.path.realpath(path) for path in inputs}
     for path in inputs:
         try:
             status = os.stat(path)
@@ -96,48 +111,187 @@ def collect(inputs: Sequence[Path], journal: Journal) -> list[Path]:
                 continue
             raise UsageError(f"{printable(path)}: no such file or folder") from error
         if stat.S_ISDIR(status.st_mode):
-            found.setdefault(path.absolute(), []).extend(_folder(path, journal))
-        elif path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-            found.setdefault(path.absolute().parent, []).append(path)
+            for folder, files in _Search(path, journal, recursive, given).run():
+                found.setdefault(folder.absolute(), []).extend(files)
+        elif path.suffix.lower() in unread.RAW_SUFFIXES:
+            journal.skip(path, unread.reason(_head(path), path.suffix))
+        elif path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES or _holds(path):
+            found.setdefault(path.absolute().parent, []).append(Found(path, path.name))
         else:
-            journal.skip(path, f"neither an image nor a video nor a folder; {LOOKED_FOR}")
-    files = [path for group in found.values() for path in sorted(group, key=lambda path: natural_key(path.name))]
-    once = {path.absolute(): path for path in reversed(files)}
+            journal.skip(path, _why_not(path))
+    files = [item for group in found.values() for item in sorted(group, key=lambda item: natural_key(item.path.name))]
+    once: dict[str, Found] = {}
+    for item in files:
+        once.setdefault(os.path.realpath(item.path), item)
     if len(once) < len(files):
-        journal.warnings.append(f"{len(files) - len(once)} files were named twice and are used once")
-    return [path for path in files if once.pop(path.absolute(), None) is not None]
+        journal.warnings.append(f"{len(files) - len(once)} files were named twice, or by two paths, and are used once")
+    return _told_apart(list(once.values()))
 
 
-def _folder(folder: Path, journal: Journal) -> list[Path]:
+def _told_apart(files: Sequence[Found]) -> list[Found]:
+    """Files of one name in several folders are called by their folders, too: left/0001.jpg, right/0001.jpg."""
+    count = Counter(item.name for item in files)
+    if max(count.values(), default=0) < 2:
+        return list(files)
+    common = Path(os.path.commonpath([item.path.absolute().parent for item in files]))
+    return [
+        item if count[item.name] == 1 else Found(item.path, item.path.absolute().relative_to(common).as_posix())
+        for item in files
+    ]
+
+
+def _holds(path: Path) -> bool:
+    """Does a file hold a picture or a video, whatever its name says?"""
+    head = _head(path)
+    return is_picture(head) or containers.is_video(head)
+
+
+def _head(path: Path) -> bytes:
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        journal.skip(folder, os_reason(error))
-        return []
-    images = [folder / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    videos = [folder / name for name in names if is_video(Path(name))]
-    if images:
-        if videos:
+        with open_regular(path) as stream:
+            return stream.read(_HEAD)
+    except (BadImage, OSError):
+        return b""
+
+
+def _why_not(path: Path) -> str:
+    """Why a file that was named is no input."""
+    try:
+        with open_regular(path) as stream:
+            reason = unread.reason(stream.read(_HEAD))
+    except BadImage as error:
+        return str(error)
+    unknown = reason.startswith("not a picture")
+    return f"neither an image nor a video nor a folder; {LOOKED_FOR}" if unknown else reason
+
+
+class _Search:
+    """One folder of the command line."""
+
+    def __init__(self, top: Path, journal: Journal, recursive: bool, given: set[str]) -> None:
+        self.top, self.journal, self.recursive, self.given = top, journal, recursive, given
+        self.outputs: dict[str, int] = {}
+        self.seen: set[str] = set()
+
+    def run(self) -> Iterable[tuple[Path, list[Found]]]:
+        """(folder, its pictures, or else its video). What is missing is told to the journal."""
+        waiting = [self.top]
+        results, first = [], True
+        while waiting and len(self.seen) < _MAX_FOLDERS:
+            folder = waiting.pop(0)
+            real = os.path.realpath(folder)
+            if real in self.seen:
+                continue  # a link back to a folder that was searched already
+            self.seen.add(real)
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError as error:
+                self.journal.skip(folder, os_reason(error))
+                continue
+            self.outputs |= written_into(folder)
+            account, files = self._sort(folder, names)
+            self.journal.folders.append(account)
+            inner = [folder / name for name in sorted(account.sub_folders, key=natural_key)]
+            if self.recursive:
+                waiting = [f for f in inner if len(f.relative_to(self.top).parts) <= _MAX_DEPTH] + waiting
+                account.sub_folders = {}
+            else:
+                inner = [path for path in inner if os.path.realpath(path) not in self.given]
+                account.sub_folders = {p.name: n for p in inner if (n := self._pictures_below(p))}
+            if files or not first:
+                self._tell(folder, account)
+            results.append((folder, files))
+            first = False
+        if not any(files for _, files in results) and results:
+            self.journal.skip(self.top, self._why_empty())
+        return results
+
+    def _sort(self, folder: Path, names: Sequence[str]) -> tuple[FolderAccount, list[Found]]:
+        """Count the entries by kind; the pictures among them, or the only video."""
+        account = FolderAccount(printable(folder))
+        images, videos, unread_files, misnamed = [], [], [], []
+        unread_kinds: Counter[str] = Counter()
+        others: Counter[str] = Counter()
+        for name in names:
+            path, suffix = folder / name, PurePath(name).suffix.lower()
+            if name.startswith("."):
+                account.hidden += 1
+            elif is_output(path, self.outputs):
+                account.outputs += 1
+            elif suffix in IMAGE_SUFFIXES:
+                images.append(path)
+            elif path.is_dir():
+                if name not in _NEVER_SEARCHED:
+                    account.sub_folders[name] = 0
+            elif suffix in VIDEO_SUFFIXES and (suffix != ".ts" or containers.is_video(_head(path))):
+                videos.append(path)
+            elif suffix in unread.RAW_SUFFIXES or (suffix in unread.OTHER_SUFFIXES and not is_picture(_head(path))):
+                unread_kinds[suffix] += 1
+                unread_files.append(path)
+            elif is_picture(_head(path)):
+                (images if suffix in unread.OTHER_SUFFIXES else misnamed).append(path)
+                others[suffix] += suffix not in unread.OTHER_SUFFIXES
+            else:
+                others[suffix] += 1
+        account.images, account.videos = len(images), len(videos)
+        account.unread, account.others = dict(unread_kinds), dict(+others)
+        self._tell_unread(folder, unread_files, images)
+        if misnamed:
+            what = f"{len(misnamed)} files hold pictures, but their names do not end like it"
+            self.journal.warnings.append(
+                f"{printable(folder)}: {what} (first: {printable(misnamed[0].name)}): not used"
+            )
+        if images and videos:
             more = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
-            journal.warnings.append(f"{printable(videos[0])}{more}: a video beside images is used only if named itself")
-        return images
-    if len(videos) == 1:
-        return videos
-    if videos:
-        journal.skip(folder, f"holds {len(videos)} videos and no images: name the one to reconstruct")
-    else:
-        journal.skip(folder, _why_empty(folder, names))
-    return []
+            text = f"{printable(videos[0])}{more}: a video beside images is used only if named itself"
+            self.journal.warnings.append(text)
+        if not images and len(videos) > 1:
+            self.journal.skip(folder, f"holds {len(videos)} videos and no images: name the one to reconstruct")
+        chosen = images or (videos if len(videos) == 1 else [])
+        return account, [Found(path, path.relative_to(self.top).as_posix()) for path in chosen]
 
+    def _tell_unread(self, folder: Path, files: Sequence[Path], images: Sequence[Path]) -> None:
+        """Raw photographs beside a JPEG of the same name lose nothing; all others are losses."""
+        stems = {path.stem.lower() for path in images}
+        doubles = [p for p in files if p.suffix.lower() in unread.RAW_SUFFIXES and p.stem.lower() in stems]
+        if doubles:
+            text = f"{len(doubles)} raw photographs are left out, for pictures of the same names beside them"
+            self.journal.warnings.append(f"{printable(folder)}: {text}")
+        for path in files:
+            if path not in doubles:
+                self.journal.skip(path, unread.reason(_head(path), path.suffix))
 
-def _why_empty(folder: Path, names: Sequence[str]) -> str:
-    for name in names:
-        try:
-            inside = os.listdir(folder / name)
-        except OSError:
-            continue  # a file, or a folder that is closed to us: neither can be the hint
-        if any(Path(entry).suffix.lower() in IMAGE_SUFFIXES for entry in inside):
-            hint = "sub-folders are not searched, name that one"
+    def _tell(self, folder: Path, account: FolderAccount) -> None:
+        """Warnings that a folder with pictures deserves."""
+        if account.outputs:
+            text = f"{account.outputs} files that an earlier run wrote are no input"
+            self.journal.warnings.append(f"{printable(folder)}: {text}")
+        if account.sub_folders:
+            counts = [f"{printable(name)} ({n})" for name, n in list(account.sub_folders.items())[:3]]
+            more = f" and {len(account.sub_folders) - 3} more" if len(account.sub_folders) > 3 else ""
+            text = f"pictures in sub-folders are not used: {', '.join(counts)}{more}; --recursive takes them"
+            self.journal.warnings.append(f"{printable(folder)}: {text}")
+
+    def _pictures_below(self, folder: Path) -> int:
+        """Pictures in a folder and the folders below it, without what runs wrote there."""
+        count, outputs = 0, dict(self.outputs)
+        for visited, (place, folders, files) in enumerate(os.walk(folder)):
+            if visited == 1000:
+                break
+            outputs |= written_into(Path(place))
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in _NEVER_SEARCHED]
+            pictures = [n for n in files if PurePath(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+            count += sum(not is_output(Path(place, name), outputs) for name in pictures)
+        return count
+
+    def _why_empty(self) -> str:
+        """Why nothing was found, with a hint to where something is."""
+        account = next(a for a in self.journal.folders if a.folder == printable(self.top))
+        if account.sub_folders:
+            name, count = next(iter(account.sub_folders.items()))
+            hint = f"name that one, or take all with --recursive ({count} pictures)"
             return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
-    what = "the folder is empty" if not names else "no images in the folder"
-    return f"{what}; {LOOKED_FOR}"
+        everything = account.images or account.others or account.unread or account.outputs or account.videos
+        if account.outputs and not account.others:
+            return f"no images in the folder but the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
+        return f"{'no images in the folder' if everything else 'the folder is empty'}; {LOOKED_FOR}"

@@ -5,7 +5,7 @@ torch is imported after the images are found: a wrong path or option is told at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
 from ..io.formats import EXTRA_FORMATS, image_references, require_known
-from ..io.images import ImageSet, discover
+from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
@@ -70,12 +70,13 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
             from .. import runtime
             from .predict import Predictor
         predictor = Predictor(config.predict, progress)
+        told = len(images.skipped)
         predictions = predictor.predict(images, progress, strict=config.input.strict)
-        for skipped in predictions.skipped:
-            tell(f"skipped {skipped.name}: {skipped.reason}")
-        for text in predictions.warnings:
+        for text in (*_told([*images.skipped[told:], *predictions.skipped]), *predictions.warnings):
             tell(text)
         cloud, statistics = _fuse(config, images, predictions, progress, tell)
+        for text in images.mask_warnings(predictions.indices):
+            tell(text)
         with progress.stage("Write"):
             _write(out, config, images, predictions, cloud)
             out.commit(_run_info(config, predictor, images, predictions, statistics, warnings, progress.seconds))
@@ -104,12 +105,26 @@ def _find(config: InputConfig, progress: Progress, tell: Warn) -> ImageSet:
             stride=config.stride,
             max_pixels=config.max_pixels,
             strict=config.strict,
+            recursive=config.recursive,
         )
-    for skipped in images.skipped:
-        tell(f"skipped {skipped.name}: {skipped.reason}")
+    for text in _told(images.skipped):
+        tell(text)
     for text in images.warnings:
         tell(text)
     return images
+
+
+def _told(skipped: Sequence[Skipped]) -> list[str]:
+    """A line for each file, or for each reason that many share: a folder may hold hundreds that are not read."""
+    names: dict[str, list[str]] = {}
+    for item in skipped:
+        names.setdefault(item.reason, []).append(item.name)
+    lines = []
+    for reason, those in names.items():
+        if len(those) > 3:
+            those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
+        lines += [f"skipped {name}: {reason}" for name in those]
+    return lines
 
 
 def _fuse(
@@ -224,6 +239,7 @@ def _run_info(
         "runtime": predictor.choices(),
         "attention": predictor.lite.attention_info(predictor.backbone),
         "images": verdicts,
+        "folders": images.folders,
         "warnings": warnings,
         "world": predictions.frame.as_dict(),
         "points": statistics.points,

@@ -128,11 +128,14 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     kind: Kind = header.detail
     parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored, so inflated only once
     parts[b"IEND"] = [_chunk(b"IEND", b"")]
+    transparency = parts[b"tRNS"]
+    if (kind.depth, kind.colour) == (16, _GREY):
+        parts[b"tRNS"] = []  # Pillow would make 8 bits of it
     reduced = SIGNATURE + b"".join(whole for name in _NEEDED for whole in parts[name])
     if kind.depth < 16:
         return through_pillow.decode(reduced, header)
     if kind.colour == _GREY:
-        return _with_level(through_pillow.decode(reduced, header), parts[b"tRNS"])
+        return _with_level(through_pillow.decode(reduced, header), transparency)
     return _deep(reduced)
 
 

@@ -137,7 +137,7 @@ def _text_values(text: bytes, kind: int, count: int) -> np.ndarray:
     else:
         if text.translate(None, b"0123456789 \t\r\n\f\v"):
             raise BadImage("damaged: something else than numbers among the pixels")
-        values = np.fromstring(text, np.int64, count, sep=" ")
+        values = np.fromstring(text.decode("ascii"), np.int64, count, sep=" ")
     if len(values) < count:
         raise BadImage("truncated: the pixels end before the picture does")
     return values

@@ -57,10 +57,14 @@ OTHER_SUFFIXES = frozenset(
 )
 
 
-def reason(head: bytes) -> str:
-    """Why a file that starts with these bytes is no picture for this program, and what to do."""
+def reason(head: bytes, suffix: str = "") -> str:
+    """Why a file that starts with these bytes, and ends with this suffix, is no picture here, and what to do."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, mark, what, fix in _SIGNATURES:
         if head.startswith(mark, offset) or (offset == 0 and mark.startswith(b"<") and text.startswith(mark)):
             return f"{what} is not read: {fix}"
+    if suffix.lower() in RAW_SUFFIXES:
+        return f"a raw photograph ({suffix}) is not read: {_DEVELOP}"
+    if suffix.lower() in OTHER_SUFFIXES:
+        return f"a picture of kind {suffix} is not read: {_CONVERT}"
     return "not a picture: its first bytes are of no known format"

@@ -1,0 +1,233 @@
+"""Every entry of a folder is accounted for: used, named in a warning, or counted."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.images import discover
+
+
+def save(path, seed=0, kind=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    Image.fromarray(cv2.resize(noise, (51, 35))).save(path, kind, **options)
+    return path
+
+
+def names(images):
+    return [record.name for record in images.records]
+
+
+def warned(images, *words):
+    assert any(all(word in text for word in words) for text in images.warnings), images.warnings
+
+
+def test_each_entry_is_in_the_account(tmp_path):
+    for name in ("a.jpg", "b.jpe", "c.gif", "d.PNG", "raw/x.jpg", "deep/er/y.jpg"):
+        save(tmp_path / name, kind={".jpe": "JPEG"}.get(os.path.splitext(name)[1]))
+    for name in ("notes.txt", "a.xmp", "b.xmp", "Makefile", ".hidden.jpg", "new.jxl", "photo.nef"):
+        (tmp_path / name).write_bytes(b"\xff\x0a junk" if name.endswith("jxl") else b"junk" * 20)
+    images = discover([tmp_path])
+    assert names(images) == ["a.jpg", "b.jpe", "c.gif", "d.PNG"]
+    account = images.folders[0]
+    assert account["images"] == 4 and account["hidden"] == 1 and account["unread"] == {".jxl": 1, ".nef": 1}
+    assert account["others"] == {".txt": 1, ".xmp": 2, "": 1} and account["sub_folders"] == {"raw": 1, "deep": 1}
+    entries = sum(account[key] for key in ("images", "videos", "hidden", "outputs"))
+    entries += sum(sum(account[key].values()) for key in ("unread", "others")) + len(account["sub_folders"])
+    assert entries == len(os.listdir(tmp_path))
+    assert {s.name: s.reason for s in images.skipped} == {
+        "new.jxl": "JPEG XL is not read: convert it to JPEG, PNG or TIFF first",
+        "photo.nef": "a raw photograph (.nef) is not read: develop it to JPEG or TIFF first",
+    }
+    warned(images, "sub-folders", "raw (1)", "deep (1)", "--recursive")
+    with pytest.raises(InputError, match=r"new\.jxl: JPEG XL"):
+        discover([tmp_path], strict=True)
+
+
+def test_raw_beside_a_picture_of_its_name_is_no_loss(tmp_path):
+    save(tmp_path / "IMG_1.JPG", kind="JPEG")
+    (tmp_path / "IMG_1.dng").write_bytes(b"II*\0" + bytes(50))
+    warned(discover([tmp_path], strict=True), "1 raw photographs")
+
+
+@pytest.mark.parametrize(
+    "name, head, word",
+    [
+        ("a.jpg", b"GIF12a", "no known format"),
+        ("a.png", b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        ("a.jpg", b"8BPS", "Photoshop"),
+        ("a.tif", b"II*\0\x10\0\0\0CR\2\0", "Canon CR2"),
+        ("a.jpg", b"\0\0\0\x18ftypcrx ", "Canon CR3"),
+        ("a.jpg", b"\n <!DOCTYPE html>", "HTML"),
+        ("a.jpg", b"%PDF-1.4", "PDF"),
+        ("a.exr", b"\x76\x2f\x31\x01", "OpenEXR"),
+        ("a.zip", b"PK\3\4", "ZIP"),
+        ("a.ppm", b"P7\n", "PAM"),
+    ],
+)
+def test_files_of_other_kinds_are_called_by_their_name(tmp_path, name, head, word):
+    (tmp_path / name).write_bytes(head + bytes(300))
+    with pytest.raises(InputError, match=word) as caught:
+        discover([tmp_path / name])
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "b.jp2", "c.tga", "d", "e.JPG_large"])
+def test_content_counts_not_the_name(tmp_path, name, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    assert len(discover([save(tmp_path / name, kind="JPEG")], strict=True)) == 1
+
+
+def test_pictures_under_other_names_are_mentioned(tmp_path):
+    save(tmp_path / "a.jpg")
+    for name in ("IMG_0001", "b.jpg_original"):
+        save(tmp_path / name, kind="PNG")
+    warned(discover([tmp_path]), "2 files hold pictures", "IMG_0001")
+
+
+def test_plain_text_pictures(tmp_path):
+    grey = np.arange(20 * 30).reshape(20, 30) % 200
+    (tmp_path / "a.pgm").write_text("P2\n# c\n30 20\n199\n" + "\n".join(" ".join(map(str, row)) for row in grey))
+    (tmp_path / "b.pbm").write_text("P1\n30 20\n" + "".join("01"[int(v > 99)] for v in grey.ravel()))
+    images = discover([tmp_path], strict=True)
+    assert np.abs(images.read(0)[..., 0].astype(int) - grey * 255 / 199).max() <= 0.5
+    assert np.array_equal(images.read(1)[..., 0], np.where(grey > 99, 0, 255))
+
+
+# --- sub-folders ------------------------------------------------------------------------------------------------------
+
+
+def test_recursive_takes_sub_folders_and_names_keep_them(tmp_path):
+    for name in ("z.jpg", "left/0.jpg", "left/10.jpg", "right/0.jpg", "right/in/1.jpg", ".git/a.jpg", "@eaDir/b.jpg"):
+        save(tmp_path / name, seed=len(name))
+    os.symlink(tmp_path, tmp_path / "right" / "loop")
+    images = discover([tmp_path], recursive=True)
+    assert names(images) == ["z.jpg", "left/0.jpg", "left/10.jpg", "right/0.jpg", "right/in/1.jpg"]
+    assert [r.stem for r in images.records] == ["z", "left_0", "left_10", "right_0", "right_in_1"]
+    assert not images.warnings
+    assert names(discover([tmp_path / "left", tmp_path / "right"])) == ["left/0.jpg", "10.jpg", "right/0.jpg"]
+
+
+def test_masks_of_sub_folders(tmp_path):
+    for side in ("left", "right"):
+        save(tmp_path / "photos" / side / "0.jpg")
+    black = np.zeros((35, 51), np.uint8)
+    for name, level in (("masks/left/0.jpg.png", 0), ("masks/right/0.png", 255)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name), black + level)
+    images = discover([tmp_path / "photos"], recursive=True, masks=tmp_path / "masks")
+    assert [images.read_mask(i).mean() for i in range(2)] == [0, 1]
+
+
+# --- several pictures in a file ---------------------------------------------------------------------------------------
+
+
+def test_further_pictures_of_a_file_are_mentioned(tmp_path):
+    two = [Image.fromarray(np.full((40, 60, 3), v, np.uint8)) for v in (40, 200)]
+    for name, kind in (("a.tif", "TIFF"), ("b.mpo", "MPO"), ("c.webp", "WEBP"), ("d.gif", "GIF"), ("e.png", "PNG")):
+        two[0].save(tmp_path / name, kind, save_all=True, append_images=two[1:])
+    images = discover([tmp_path])
+    assert len(images) == 5
+    warned(images, "5 files hold several", "a.tif (2)", "b.mpo (2)", "first one of each")
+    assert all(abs(int(images.read(i).mean()) - 40) < 3 for i in range(5))
+
+
+def test_thumbnails_and_gain_maps_are_no_further_pictures(tmp_path):
+    one, small = Image.fromarray(np.zeros((40, 60, 3), np.uint8)), Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    one.save(tmp_path / "a.tif", "TIFF", save_all=True, append_images=[small])
+    one.save(tmp_path / "b.jpg", "MPO", save_all=True, append_images=[small])
+    data = (tmp_path / "b.jpg").read_bytes()
+    second = data.index(b"\xff\xd8", 10)
+    (tmp_path / "b.jpg").write_bytes(data[: second + 11] + b"hdrgm" + data[second + 16 :])
+    assert not discover([tmp_path]).warnings
+
+
+# --- what runs wrote --------------------------------------------------------------------------------------------------
+
+
+def wrote(root, *files, run_json):
+    """A finished output that lists `files`."""
+    listing = {}
+    for name in files:
+        path = save(root / name) if name.endswith(".png") else root / name
+        if not path.exists():
+            path.write_bytes(b"ply")
+        listing[name] = {"bytes": path.stat().st_size, "sha256": "0"}
+    (root / run_json).parent.mkdir(parents=True, exist_ok=True)
+    (root / run_json).write_text(json.dumps({"files": listing}))
+
+
+def test_outputs_of_a_run_are_no_input(tmp_path):
+    photos = tmp_path / "house"
+    for i in range(2):
+        save(photos / f"{i}.jpg", seed=i)
+    wrote(tmp_path, "house.ply", "house/preview.png", "house/depth/0.png", run_json="house/run.json")
+    images = discover([photos])
+    assert names(images) == ["0.jpg", "1.jpg"]
+    warned(images, "1 files that an earlier run wrote")
+    save(photos / "preview.png", seed=9, compress_level=0)  # now the user's own
+    assert len(discover([photos])) == 3
+
+
+@pytest.mark.parametrize("layout", ["inside", "folder"])
+def test_outputs_inside_the_photographs_folder(tmp_path, layout):
+    for i in range(2):
+        save(tmp_path / f"{i}.jpg", seed=i)
+    if layout == "inside":  # -o photos/scene.ply
+        wrote(tmp_path, "scene.ply", "scene/preview.png", "scene/depth/0.png", run_json="scene/run.json")
+    else:  # -o photos/
+        wrote(tmp_path, "scene.ply", "preview.png", "depth/0.png", "depth_preview/0.png", run_json="run.json")
+    for recursive in (False, True):
+        images = discover([tmp_path], recursive=recursive)
+        assert names(images) == ["0.jpg", "1.jpg"]
+        assert not any("sub-folder" in text for text in images.warnings)
+
+
+def test_a_run_json_that_is_not_ours_lists_nothing(tmp_path):
+    save(tmp_path / "preview.png")
+    for text in ("[]", '{"files": {"preview.png": 3}}', "{", "[" * 100_000, '{"files": {"/etc/passwd": {"bytes": 1}}}'):
+        (tmp_path / "run.json").write_text(text)
+        assert names(discover([tmp_path])) == ["preview.png"]
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    assert names(discover([tmp_path])) == ["preview.png"]
+
+
+# --- one file, two ways -----------------------------------------------------------------------------------------------
+
+
+def test_one_picture_by_two_paths_counts_once(tmp_path):
+    save(tmp_path / "x" / "a.png")
+    os.symlink(tmp_path / "x", tmp_path / "y")
+    images = discover([tmp_path / "x" / "a.png", tmp_path / "x" / ".." / "x" / "a.png", tmp_path / "y"])
+    assert names(images) == ["a.png"]
+    warned(images, "by two paths")
+
+
+# --- damage found late ------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_picture_is_replaced_under_max_views(tmp_path):
+    for i in range(9):
+        save(tmp_path / f"{i}.png", seed=i)
+    for i in (4, 5):  # chosen, and its nearest neighbour
+        data = bytearray((tmp_path / f"{i}.png").read_bytes())
+        data[-40] ^= 255
+        (tmp_path / f"{i}.png").write_bytes(data)
+    images = discover([tmp_path], max_views=3)
+    assert names(images) == ["0.png", "4.png", "8.png"]
+    results = list(images.read_each(np.shape))
+    assert [shape for _, shape in results] == [(35, 51, 3)] * 3
+    assert names(images) == ["0.png", "3.png", "8.png"]
+    assert any("3.png is used instead" in skipped.reason for skipped in images.skipped)
+    with pytest.raises(InputError, match=r"4\.png"):
+        results = dict(discover([tmp_path], max_views=3, strict=True).read_each(np.shape))
+        raise results[1]
