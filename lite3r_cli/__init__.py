@@ -1,6 +1,56 @@
 """Lite3R: a folder of photos becomes depth maps, camera poses and a coloured point cloud.
 
-Importing this package imports nothing heavy: torch is loaded by the command that needs it.
+    import lite3r_cli as lite3r
+
+    scene = lite3r.reconstruct("photos/")
+    scene.save("scene.ply")
+
+Importing this package imports nothing heavy: a public name loads what it needs when it is first used (PEP 562).
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import Reconstructor, export, load_model, reconstruct, sparsify
+    from .pipelines.result import Scene
+    from .scene.view import PointCloud, View
+
+__all__ = [
+    "PointCloud",
+    "Reconstructor",
+    "Scene",
+    "View",
+    "__version__",
+    "export",
+    "load_model",
+    "reconstruct",
+    "sparsify",
+]
+
+_HOMES = {
+    "PointCloud": "scene.view",
+    "Reconstructor": "api",
+    "Scene": "pipelines.result",
+    "View": "scene.view",
+    "export": "api",
+    "load_model": "api",
+    "reconstruct": "api",
+    "sparsify": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value  # the next look-up finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -98,7 +98,10 @@ class SparseLinearAttention(Attention):
         if config.mix == "convex":
             self.mix_logit = nn.Parameter(torch.full((dense.heads,), START_LOGIT, device=like.device))
         else:
-            self.proj_lin = nn.Linear(width, width, bias=False, device=like.device, dtype=like.dtype)
+            # without torch's random values: zeros follow, or a checkpoint's
+            self.proj_lin = nn.utils.skip_init(
+                nn.Linear, width, width, bias=False, device=like.device, dtype=like.dtype
+            )
             if not like.is_meta:
                 nn.init.zeros_(self.proj_lin.weight)
         if config.official:

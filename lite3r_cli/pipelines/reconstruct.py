@@ -1,12 +1,12 @@
-"""Photographs → a scene on disk: find, predict, fuse, write, and account for it in run.json.
+"""Photographs → a scene: find, predict, fuse; and on disk, accounted for in run.json.
 
 torch is imported after the images are found: a wrong path or option is told at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,16 @@ import numpy as np
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress
 from ..errors import InputError
-from ..io import depth as depth_files
 from ..io.atomic import OutputSet
-from ..io.cameras import write_cameras_json
-from ..io.formats import EXTRA_FORMATS, image_references, require_known
+from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
-from ..io.ply import write_ply
-from ..io.preview import render_preview
 from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.fusion import FusionStatistics, fuse_with_statistics
 from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud, View
+from ..scene.view import PointCloud
+from .result import Scene, write_scene
+from .run_info import run_info
 
 if TYPE_CHECKING:
     from .predict import Predictions, Predictor
@@ -45,7 +43,7 @@ class Report:
     points: int
     skipped: list[dict[str, str]]
     warnings: list[str]
-    runtime: dict[str, dict[str, str]]
+    runtime: dict[str, dict[str, Any]]
     seconds: dict[str, float]
     peak_memory: dict[str, int]
     files: list[str] = field(default_factory=list)  # relative to the folder of the cloud
@@ -65,30 +63,24 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         warn(text)
 
     with OutputSet(config.output, overwrite=config.overwrite) as out:
-        images = _find(config.input, progress, tell)
+        images = find_images(config.input, progress, tell)
         with progress.stage("Start", minor=True):
             from .. import runtime
             from .predict import Predictor
         predictor = Predictor(config.predict, progress)
-        told = len(images.skipped)
-        predictions = predictor.predict(images, progress, strict=config.input.strict)
-        for text in (*_told([*images.skipped[told:], *predictions.skipped]), *predictions.warnings):
-            tell(text)
-        cloud, statistics = _fuse(config, images, predictions, progress, tell)
-        for text in images.mask_warnings(predictions.indices):
-            tell(text)
+        scene = make_scene(config, predictor, images, progress, warn, warnings)
         with progress.stage("Write"):
-            _write(out, config, images, predictions, cloud)
-            out.commit(_run_info(config, predictor, images, predictions, statistics, warnings, progress.seconds))
+            write_scene(out, scene)
+            out.commit(scene.info)
         files = sorted(files_of_run(out.layout) or ())
     return Report(
         cloud=out.layout.root / out.layout.cloud,
         folder=out.layout.root / out.layout.folder,
         images=len(images) + len(images.skipped),
-        views=len(predictions.views),
-        points=len(cloud),
-        skipped=[asdict(s) for s in (*images.skipped, *predictions.skipped)],
-        warnings=warnings,
+        views=len(scene.views),
+        points=len(scene.cloud),
+        skipped=scene.skipped,
+        warnings=scene.warnings,
         runtime=predictor.choices(),
         seconds=dict(progress.seconds),
         peak_memory=runtime.peak_memory(predictor.runtime.torch_device),
@@ -96,7 +88,37 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     )
 
 
-def _find(config: InputConfig, progress: Progress, tell: Warn) -> ImageSet:
+def make_scene(
+    config: ReconstructConfig,
+    predictor: Predictor,
+    images: ImageSet,
+    progress: Progress,
+    warn: Warn = lambda text: None,
+    warnings: Sequence[str] = (),
+) -> Scene:
+    """The scene that a loaded network sees in the images; `warnings` are those that were told before.
+
+    Raises InputError if no image can be used (with `config.input.strict`: if one cannot), MemoryLimitError.
+    """
+    told = list(warnings)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        warn(text)
+
+    known = len(images.skipped)
+    predictions = predictor.predict(images, progress, strict=config.input.strict)
+    for text in (*_told([*images.skipped[known:], *predictions.skipped]), *predictions.warnings):
+        tell(text)
+    cloud, statistics = _fuse(config, images, predictions, progress, tell)
+    for text in images.mask_warnings(predictions.indices):
+        tell(text)
+    info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress.seconds)
+    return Scene(config, cloud, info, predictor.fingerprint, images, predictions)
+
+
+def find_images(config: InputConfig, progress: Progress, tell: Warn) -> ImageSet:
+    """The usable images of the inputs, in order; `tell` hears of what is skipped. Raises InputError, UsageError."""
     with progress.stage("Find images", minor=True):
         images = discover(
             config.inputs,
@@ -153,106 +175,3 @@ def _fuse(
             raise InputError(text)
         tell(text)
     return cloud, statistics
-
-
-def _write(
-    out: OutputSet, config: ReconstructConfig, images: ImageSet, predictions: Predictions, cloud: PointCloud
-) -> None:
-    """Every file but run.json into the staging folder."""
-    views = predictions.views
-    write_ply(out.cloud, cloud, predictions.frame.comments())
-    stems = [images.records[i].stem for i in predictions.indices]
-    scales = [_write_view(out, stem, view, config.save_npy) for stem, view in zip(stems, views)]
-    write_cameras_json(out.path("cameras.json"), views, [f"depth/{stem}.png" for stem in stems], scales)
-    references = _image_references(images, predictions, out.final(out.directory))
-    for name in dict.fromkeys(config.formats):
-        EXTRA_FORMATS[name](out.directory, views, cloud, references, predictions.sparse)
-    if config.preview:
-        render_preview(out.path("preview.png"), cloud, views)
-
-
-def _write_view(out: OutputSet, stem: str, view: View, save_npy: bool) -> float:
-    """The pictures of one view; returns the scale of its 16-bit depth file."""
-    scale = depth_files.write_depth_png(out.path(f"depth/{stem}.png"), view.depth)
-    if save_npy:
-        depth_files.write_depth_npy(out.path(f"depth/{stem}.npy"), view.depth)
-    depth_files.write_depth_preview(out.path(f"depth_preview/{stem}.png"), view.depth)
-    depth_files.write_confidence(out.path(f"confidence/{stem}.png"), view.confidence)
-    return scale
-
-
-def _image_references(images: ImageSet, predictions: Predictions, folder: Path) -> Mapping[str, str]:
-    records = [images.records[i] for i in predictions.indices]
-    return image_references({record.name: record.path for record in records}, folder)
-
-
-def _run_info(
-    config: ReconstructConfig,
-    predictor: Predictor,
-    images: ImageSet,
-    predictions: Predictions,
-    statistics: FusionStatistics,
-    warnings: list[str],
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    from .. import runtime
-
-    used = {
-        i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
-    }
-    refinement = dict(zip(predictions.indices, predictions.verdicts or ()))
-    focal = {
-        i: {"source": prior.source, "fx": prior.fx, "fy": prior.fy, "sigma": prior.sigma, "fixed": prior.fixed}
-        for i, prior in zip(predictions.indices, predictions.priors.focal)
-        if prior is not None
-    }
-    verdicts = [
-        {
-            "name": record.name,
-            "path": str(record.path),
-            "verdict": "used",
-            "width": record.width,
-            "height": record.height,
-            "orientation": record.orientation,
-            "network": used[i],
-            **({"focal": focal[i]} if i in focal else {}),
-            **({"refinement": refinement[i]} if i in refinement else {}),
-        }
-        for i, record in enumerate(images.records)
-        if i in used
-    ]
-    verdicts += [
-        {"name": skipped.name, "verdict": "skipped", "reason": skipped.reason}
-        for skipped in (*images.skipped, *predictions.skipped)
-    ]
-    return {
-        "versions": runtime.versions(),
-        "arguments": _plain(asdict(config)),
-        "seed": config.predict.seed,
-        "model": {
-            "name": predictor.backbone.name,
-            "checkpoint": str(predictor.checkpoint),
-            "sha256": predictor.fingerprint.result(),
-            "licence": predictor.origin.licence,
-            "not_loaded": list(predictor.origin.notices),
-        },
-        "runtime": predictor.choices(),
-        "attention": predictor.lite.attention_info(predictor.backbone),
-        "images": verdicts,
-        "folders": images.folders,
-        "warnings": warnings,
-        "world": predictions.frame.as_dict(),
-        "points": statistics.points,
-        "fusion": statistics.to_dict(),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory": runtime.peak_memory(predictor.runtime.torch_device),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Paths become text, tuples lists: what JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,188 @@
+"""The library: photographs or arrays in, a `Scene` out. The commands run the same functions.
+
+    import lite3r_cli as lite3r
+
+    scene = lite3r.reconstruct("photos/", model="mini")
+    scene.save("scene.ply", formats=["colmap"])
+
+    model = lite3r.Reconstructor("vggt-1b", attention="sla", keep_ratio=0.1)  # loads once
+    scene = model(images)  # paths, or a list of (H, W, 3) arrays or (3, H, W) tensors
+
+Nothing global changes in the calling program: no seeds, thread counts, log levels or environment variables. All errors
+derive from `lite3r_cli.errors.Lite3RError` and say in one line what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import console
+from .config import InputConfig, PredictConfig, ReconstructConfig
+from .config.keywords import from_keywords
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .attention.config import SparseConfig
+    from .io.images import ImageSet
+    from .pipelines.result import Scene
+
+ARRAYS = Path("arrays")  # what run.json says of images that came from memory
+
+
+class Reconstructor:
+    """A network on a device, loaded once, for any number of image sets.
+
+    Keyword arguments are the options of `lite3r reconstruct`, as fields of PredictConfig, LiteConfig and FusionConfig
+    (lite3r_cli/config): `resolution`, `device`, `dtype`, `seed`, `attention`, `keep_ratio`, `refine`,
+    `confidence_percentile`, `max_points` and so on. `progress` shows the stages on standard error.
+
+    Raises UsageError (a value that cannot be), WeightsError (checkpoint), BackendError (device or package); TypeError
+    for an option that does not exist.
+    """
+
+    def __init__(self, model: str | Path = PredictConfig.model, *, progress: bool = False, **options: Any) -> None:
+        nothing = InputConfig((ARRAYS,))
+        self.config = from_keywords(ReconstructConfig, {**options, "model": str(model)}, input=nothing)
+        from .pipelines.predict import Predictor
+
+        self._progress = progress
+        self._predictor = Predictor(self.config.predict, self._new_progress())
+
+    @property
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Device, precision, attention, FP8 arithmetic and engine: what was asked, what was chosen, and why."""
+        return self._predictor.choices()
+
+    def __call__(
+        self,
+        images: str | Path | Sequence[Any],
+        *,
+        masks: str | Path | Sequence[Any] | None = None,
+        names: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Scene:
+        """Reconstruct one scene.
+
+        `images` is a folder, an image, a video, a list of such paths, or a list of pictures in memory: arrays
+        (H, W, 3) or tensors (3, H, W), RGB, uint8 or floating-point in 0..1, sizes may differ. Pictures in memory give
+        the same result as lossless files of the same pixels; what a file's EXIF says is lost (`focal` can say it).
+        `masks` is a folder of mask files, or for pictures in memory a list of boolean (H, W) arrays, True = use the
+        pixel. `names` name pictures in memory, for the files of `Scene.save`.
+        `options` are fields of InputConfig: `max_views`, `stride`, `max_pixels`, `recursive`, `strict`.
+
+        Raises UsageError, InputError (nothing usable), MemoryLimitError.
+        """
+        from dataclasses import replace
+
+        from .pipelines.reconstruct import find_images, make_scene
+
+        progress = self._new_progress()
+        told: list[str] = []
+        paths = _as_paths(images)
+        given = {name: value for name, value in options.items() if value is not None}
+        if paths is None:
+            asked = from_keywords(InputConfig, given, inputs=(ARRAYS,))
+            found = _in_memory(images, masks, names, asked)
+        else:
+            folder = None if masks is None else Path(os.fspath(masks))  # type: ignore[arg-type]
+            asked = from_keywords(InputConfig, given, inputs=paths, masks=folder)
+            found = find_images(asked, progress, told.append)
+        return make_scene(replace(self.config, input=asked), self._predictor, found, progress, warnings=told)
+
+    def _new_progress(self) -> console.Progress:
+        return console.progress() if self._progress else console.Progress()
+
+
+def reconstruct(
+    images: str | Path | Sequence[Any],
+    model: str | Path = PredictConfig.model,
+    *,
+    masks: str | Path | Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+    max_views: int | None = None,
+    stride: int = InputConfig.stride,
+    strict: bool = InputConfig.strict,
+    progress: bool = False,
+    **options: Any,
+) -> Scene:
+    """Photographs in, a scene out: `Reconstructor(model, **options)(images, …)` in one call.
+
+    See Reconstructor for the options and for what `images` may be. To reconstruct several scenes, make a Reconstructor
+    once: loading the network takes longer than many a scene.
+    """
+    model_ = Reconstructor(model, progress=progress, **options)
+    return model_(images, masks=masks, names=names, max_views=max_views, stride=stride, strict=strict)
+
+
+def load_model(
+    name: str | Path = PredictConfig.model, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> nn.Module:
+    """A network as an nn.Module in evaluation mode, for those who train or take it apart.
+
+    `name` is one of `lite3r models`, a checkpoint file or hf:OWNER/NAME. Its method `predict(images)` takes a list of
+    (3, H, W) float32 tensors in 0..1, sides multiples of `patch_size`, and returns depth, confidence, cam_from_world
+    and K of all views (networks/base.py). `dtype` is the arithmetic of the trunk: torch.float32 (None) or
+    torch.bfloat16. Raises WeightsError, BackendError.
+    """
+    from .networks import registry
+
+    return registry.load(str(name), device=device, dtype=dtype)  # type: ignore[return-value]
+
+
+def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> SparseConfig:
+    """Give a network sparse-linear attention across views, in place, and return its settings.
+
+    `keep_ratio` is the share of all pairs of blocks that is computed. The linear branch starts without effect and is
+    what training has to fit (arXiv 2605.11354); `lite3r distill` does so. `settings` are fields of SparseConfig
+    (attention/config.py); those not given are the preset's. Raises UsageError.
+    """
+    from .networks.sparsify import sparsify as run
+
+    return run(module, keep_ratio, **settings)
+
+
+def export(
+    module: nn.Module,
+    output: str | Path,
+    *,
+    weights: Literal["fp8", "bf16", "float32"] = "fp8",
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a network as a checkpoint that `load_model` and every `--model` take, and return its files.
+
+    `output` ends in .safetensors. Sparse-linear attention goes along. `weights` is the precision of the matrices, as
+    of `lite3r convert`: FP8 E4M3 with a scale for each row (what conversion spares stays in bf16), bf16, or float32
+    unchanged. Raises OutputError, UsageError.
+    """
+    from .pipelines.export import export as run
+
+    return run(module, Path(output), weights, licence, overwrite)
+
+
+def _as_paths(images: Any) -> tuple[Path, ...] | None:
+    """The paths that were given, None if they are pictures in memory."""
+    if isinstance(images, (str, os.PathLike)):
+        return (Path(images),)
+    if isinstance(images, Sequence) and images and all(isinstance(item, (str, os.PathLike)) for item in images):
+        return tuple(Path(item) for item in images)
+    return None
+
+
+def _in_memory(images: Any, masks: Any, names: Sequence[str] | None, asked: InputConfig) -> ImageSet:
+    from .errors import UsageError
+    from .io.arrays import from_arrays
+    from .io.video import even_indices
+
+    if isinstance(masks, (str, os.PathLike)):
+        raise UsageError("masks: a folder of mask files goes with image files; give boolean arrays for arrays")
+    pictures = list(images)
+    kept = list(range(0, len(pictures), asked.stride))
+    if asked.max_views is not None:
+        kept = [kept[i] for i in even_indices(len(kept), asked.max_views)]
+    return from_arrays(pictures, masks, names, kept)

@@ -1,0 +1,38 @@
+"""A network in memory → a checkpoint that every command loads."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from .. import __version__
+from ..attention.module import METADATA_KEY
+from ..checkpoints.metadata import describe
+from ..checkpoints.write import refuse_existing, save_tensors
+from ..config.conversion import WEIGHTS, ConvertConfig
+from ..config.prediction import require_one_of
+from ..networks.family import require_family
+from ..networks.sparsify import sparse_modules
+from .convert import convert
+
+
+def export(module: nn.Module, output: Path, weights: str, licence: str | None, overwrite: bool) -> list[Path]:
+    """See `lite3r_cli.export`. The file is written in float32 first, beside the output, and then converted."""
+    require_one_of("weights", weights, WEIGHTS)
+    family = require_family(module)
+    sparse = sparse_modules(module)
+    layers = sparse[0].config.layers if sparse else ("none",)
+    config = ConvertConfig(str(output), output, weights=weights, attention=layers, overwrite=overwrite)
+    refuse_existing(output, overwrite, (), [output.name])
+    metadata = describe(family.name_of(module.config), module.config, exported_by=f"lite3r {__version__}")
+    if sparse:
+        metadata[METADATA_KEY] = sparse[0].config.to_json()
+    if licence is not None:
+        metadata["licence"] = licence
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
+        exact = Path(folder) / output.name
+        save_tensors(exact, tensors, metadata)
+        return convert(ConvertConfig(str(exact), **{k: v for k, v in vars(config).items() if k != "source"})).files

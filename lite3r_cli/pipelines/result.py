@@ -1,0 +1,158 @@
+"""A reconstructed scene: posed depth maps and the cloud made of them, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checkpoints.fingerprint import Fingerprint
+from ..config import ReconstructConfig
+from ..io import depth as depth_files
+from ..io.atomic import OutputSet
+from ..io.cameras import write_cameras_json
+from ..io.formats import EXTRA_FORMATS, image_references, require_known
+from ..io.images import ImageSet
+from ..io.output_layout import files_of_run
+from ..io.ply import write_ply
+from ..io.preview import render_preview
+from ..scene.frame import WorldFrame
+from ..scene.view import PointCloud, View
+
+if TYPE_CHECKING:
+    from .predict import Predictions
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a set of photographs gave.
+
+    Axes are OpenCV's (+x right, +y down, +z forward). The world frame and the unit of length are those of `frame`;
+    unless more is known, the frame of the first camera and an arbitrary scale. Pixel centres lie at +0.5.
+    """
+
+    config: ReconstructConfig  # what was asked
+    cloud: PointCloud
+    facts: dict[str, Any]  # `info` but for the checkpoint's hash
+    fingerprint: Fingerprint  # SHA-256 of the checkpoint, computed beside the work
+    images: ImageSet
+    predictions: Predictions
+
+    @property
+    def views(self) -> list[View]:
+        """One for each image that could be used: name, size, K, cam_from_world, depth (h, w), confidence (h, w)."""
+        return self.predictions.views
+
+    @property
+    def points(self) -> np.ndarray:
+        """(N, 3) float32 points in the world frame (float64 where the frame's origin is far away)."""
+        return self.cloud.points
+
+    @property
+    def colors(self) -> np.ndarray:
+        """(N, 3) uint8 RGB of the points."""
+        return self.cloud.colors
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(N,) float32 confidence of the points: larger is better, the scale is the network's."""
+        return self.cloud.confidence
+
+    @property
+    def frame(self) -> WorldFrame:
+        """The world frame and the unit of length of points, poses and depth."""
+        return self.predictions.frame
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json says, but for its list of files: versions, what was asked, what was chosen and why, what
+        became of each image, times in seconds, memory in bytes.
+        """
+        model = self.facts["model"] | {"sha256": self.fingerprint.result()}
+        return {**self.facts, "arguments": plain(self.config), "model": model}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd, one sentence each: skipped images, little parallax, an empty cloud."""
+        return list(self.facts["warnings"])
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """The images that could not be used: `name` and `reason`."""
+        everything = (*self.images.skipped, *self.predictions.skipped)
+        return [{"name": skipped.name, "reason": skipped.reason} for skipped in everything]
+
+    def __repr__(self) -> str:
+        return f"<Scene: {len(self.views)} views, {len(self.cloud):,} points, {self.frame.description}>"
+
+    def save(
+        self,
+        output: str | Path,
+        *,
+        formats: Sequence[str] = (),
+        preview: bool = False,
+        save_npy: bool = False,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write the scene as `lite3r reconstruct -o OUTPUT` does and return the files, run.json last.
+
+        `output` is a .ply file, which gets a folder of its name beside it, or a folder. `formats` are those of
+        `--format`, e.g. ["colmap", "glb"]. All files appear together or none does. Raises OutputError where something
+        is in the way (`overwrite` replaces what an earlier run wrote) or cannot be written, UsageError for an unknown
+        format.
+        """
+        require_known(formats)
+        config = replace(
+            self.config,
+            output=str(output),
+            formats=tuple(formats),
+            preview=preview,
+            save_npy=save_npy,
+            overwrite=overwrite,
+        )
+        with OutputSet(output, overwrite=overwrite) as out:
+            scene = replace(self, config=config)
+            write_scene(out, scene)
+            out.commit(scene.info)
+        files = sorted(files_of_run(out.layout) or ())
+        return [out.layout.root / name for name in (*files, out.layout.run_json)]
+
+
+def write_scene(out: OutputSet, scene: Scene) -> None:
+    """Every file but run.json into the staging folder."""
+    config, views = scene.config, scene.views
+    write_ply(out.cloud, scene.cloud, scene.frame.comments())
+    records = [scene.images.records[i] for i in scene.predictions.indices]
+    scales = [_write_view(out, record.stem, view, config.save_npy) for record, view in zip(records, views)]
+    write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
+    references: Mapping[str, str] = image_references(
+        {record.name: record.path for record in records}, out.final(out.directory)
+    )
+    for name in dict.fromkeys(config.formats):
+        EXTRA_FORMATS[name](out.directory, views, scene.cloud, references, scene.predictions.sparse)
+    if config.preview:
+        render_preview(out.path("preview.png"), scene.cloud, views)
+
+
+def _write_view(out: OutputSet, stem: str, view: View, save_npy: bool) -> float:
+    """The pictures of one view; returns the scale of its 16-bit depth file."""
+    scale = depth_files.write_depth_png(out.path(f"depth/{stem}.png"), view.depth)
+    if save_npy:
+        depth_files.write_depth_npy(out.path(f"depth/{stem}.npy"), view.depth)
+    depth_files.write_depth_preview(out.path(f"depth_preview/{stem}.png"), view.depth)
+    depth_files.write_confidence(out.path(f"confidence/{stem}.png"), view.confidence)
+    return scale
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: configurations and tuples become dictionaries and lists, paths become text."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,81 @@
+"""What run.json says of a run, but for its list of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..io.images import ImageSet
+from ..scene.fusion import FusionStatistics
+
+if TYPE_CHECKING:
+    from .predict import Predictions, Predictor
+
+
+def run_info(
+    seed: int,
+    predictor: Predictor,
+    images: ImageSet,
+    predictions: Predictions,
+    statistics: FusionStatistics,
+    warnings: Sequence[str],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Versions, arguments, what was chosen and why, what became of each image, times and memory.
+
+    The checkpoint's hash is added by `Scene.info`: it may still be computed while the scene is written.
+    """
+    from .. import runtime
+
+    return {
+        "versions": runtime.versions(),
+        "seed": seed,
+        "model": {
+            "name": predictor.backbone.name,
+            "checkpoint": str(predictor.checkpoint),
+            "licence": predictor.origin.licence,
+            "not_loaded": list(predictor.origin.notices),
+        },
+        "runtime": predictor.choices(),
+        "attention": predictor.lite.attention_info(predictor.backbone),
+        "images": _verdicts(images, predictions),
+        "folders": images.folders,
+        "warnings": list(warnings),
+        "world": predictions.frame.as_dict(),
+        "points": statistics.points,
+        "fusion": statistics.to_dict(),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory": runtime.peak_memory(predictor.runtime.torch_device),
+    }
+
+
+def _verdicts(images: ImageSet, predictions: Predictions) -> list[dict[str, Any]]:
+    """What became of each image, in order; the skipped ones at the end."""
+    used = {
+        i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
+    }
+    refinement = dict(zip(predictions.indices, predictions.verdicts or ()))
+    focal = {
+        i: {"source": prior.source, "fx": prior.fx, "fy": prior.fy, "sigma": prior.sigma, "fixed": prior.fixed}
+        for i, prior in zip(predictions.indices, predictions.priors.focal)
+        if prior is not None
+    }
+    verdicts: list[dict[str, Any]] = [
+        {
+            "name": record.name,
+            "path": str(record.path),
+            "verdict": "used",
+            "width": record.width,
+            "height": record.height,
+            "orientation": record.orientation,
+            "network": used[i],
+            **({"focal": focal[i]} if i in focal else {}),
+            **({"refinement": refinement[i]} if i in refinement else {}),
+        }
+        for i, record in enumerate(images.records)
+        if i in used
+    ]
+    return verdicts + [
+        {"name": skipped.name, "verdict": "skipped", "reason": skipped.reason}
+        for skipped in (*images.skipped, *predictions.skipped)
+    ]
