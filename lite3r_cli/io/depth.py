@@ -9,10 +9,14 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, OutputError
+from .codecs import png
 from .files import write_bytes
-from .quiet import quiet_opencv
+from .names import printable
+from .probe import probe
+from .regular import BadImage, guarded, read_regular
 
 LARGEST = 65535  # of a 16-bit PNG
+MAX_PIXELS = 200_000_000  # of a depth map that is read
 FAR = 128.0  # depths beyond this many medians are stored as unknown: they would cost the rest its precision
 
 
@@ -41,17 +45,21 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
 
 
 def read_depth_png(path: Path, scale: float) -> np.ndarray:
-    """Read a 16-bit PNG as (h, w) float32 z-depth, 0 = unknown. Raises InputError."""
+    """Read a 16-bit PNG as (h, w) float32 z-depth, 0 = unknown. Raises InputError.
+
+    The header is looked at before anything is decoded: a file of a kilobyte can promise gigabytes.
+    """
     try:
-        data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise InputError(f"{path}: depth map cannot be read: {error.strerror or error}") from error
-    with quiet_opencv():
-        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if values is None:
-        raise InputError(f"{path}: depth map cannot be decoded; it has to be a 16-bit grey PNG")
-    if values.dtype != np.uint16 or values.ndim != 2:
-        raise InputError(f"{path}: depth map is not a 16-bit grey PNG ({values.dtype}, {values.ndim} axes)")
+        data = read_regular(Path(path))
+        header = probe(io.BytesIO(data))
+        if header.format != "png" or (header.detail.depth, header.detail.colour) != (16, png.GREY):
+            raise BadImage("it is another kind of picture")
+        if header.width * header.height > MAX_PIXELS:
+            raise BadImage(f"{header.width}x{header.height} pixels are more than a depth map has")
+        with guarded("damaged: the PNG pixels cannot be decoded"):
+            values = png.decode(data, header)
+    except BadImage as error:
+        raise InputError(f"{printable(path)}: depth map cannot be read as a 16-bit grey PNG: {error}") from error
     return (values / np.float64(scale)).astype(np.float32)
 
 

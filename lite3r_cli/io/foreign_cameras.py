@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from importlib.util import find_spec
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError, InputError, UsageError
+from ..errors import InputError, UsageError
 from ..scene.geometry import invert_pose
 from ..scene.view import View
+from . import camera_fields as fields
 from .cameras import read_cameras_json
+from .colmap_model import read_colmap_model
+from .documents import read_json
+from .names import printable
 from .nerfstudio import OPENGL_AXES
 
-_COLMAP_FOLDERS = (".", "sparse/0", "sparse")
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-_PINHOLE = {"SIMPLE_PINHOLE", "PINHOLE"}
+_COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
+_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 
 
 def read_known_cameras(path: Path) -> list[View]:
-    """The views at `path`, without depth: a cameras.json or transforms.json, a folder that holds one of them or a
-    COLMAP model (also in sparse/0 or sparse). Names are file names without folders.
+    """The views at `path`, without depth: a cameras.json, a transforms.json, a folder that holds one of them, or a
+    COLMAP model (also in sparse/0 or sparse). Names are file names, with folders where names occur twice without them.
 
-    Raises UsageError for a path that is nothing of the kind, InputError for what is malformed or not a pinhole camera,
-    BackendError for a COLMAP model without pycolmap.
+    Raises UsageError for a path that is nothing of the kind, InputError for what is malformed or not a pinhole camera.
     """
     path = Path(path)
     if path.is_dir():
@@ -34,83 +38,92 @@ def read_known_cameras(path: Path) -> list[View]:
                 return read_known_cameras(path / name)
         for folder in _COLMAP_FOLDERS:
             if any((path / folder / f"images.{suffix}").is_file() for suffix in ("bin", "txt")):
-                return _checked(path, _read_colmap(path / folder))
-        raise UsageError(f"{path}: holds no cameras.json, no transforms.json and no COLMAP model (images.bin or .txt)")
+                return _checked(path, read_colmap_model(path / folder))
+        raise UsageError(
+            f"{printable(path)}: holds no cameras.json, no transforms.json and no COLMAP model (images.bin or .txt)"
+        )
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; --cameras takes a cameras.json, a transforms.json or a COLMAP folder")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {' '.join(str(error).split())}") from error
+        kinds = "--cameras takes a cameras.json, a transforms.json or a COLMAP folder"
+        raise UsageError(f"{printable(path)}: no such file; {kinds}")
+    document = read_json(path)
     if isinstance(document, dict) and "frames" in document:
         return _checked(path, _from_nerfstudio(path, document))
     return read_cameras_json(path, load_depth=False)
 
 
 def _checked(path: Path, views: list[View]) -> list[View]:
-    names = [view.name for view in views]
-    if not names:
-        raise InputError(f"{path}: holds no camera")
-    double = next((name for name in names if names.count(name) > 1), None)
+    """Names without the folders that tell nothing apart. Raises InputError without cameras, or with two of one name."""
+    if not views:
+        raise InputError(f"{printable(path)}: holds no camera")
+    names = _short_names([view.name for view in views])
+    double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
-        raise InputError(f"{path}: has two cameras for {double}: file names have to be unique")
-    return views
+        raise InputError(f"{printable(path)}: has two cameras for {double[:80]}: each picture needs a name of its own")
+    return [replace(view, name=name) for view, name in zip(views, names, strict=True)]
 
 
-# --- nerfstudio -------------------------------------------------------------------------------------------------------
+def _short_names(names: Sequence[str]) -> list[str]:
+    """File names alone where they differ, else without the folders that all have in common."""
+    paths = [PurePosixPath(name) for name in names]
+    last = [path.name or name for path, name in zip(paths, names, strict=True)]
+    if len(set(last)) == len(names):
+        return last
+    parts = [[part for part in path.parts if part not in (".", "..", "/")] for path in paths]
+    common = 0
+    while all(len(p) > common + 1 for p in parts) and len({p[common] for p in parts}) == 1:
+        common += 1
+    return ["/".join(p[common:]) or name for p, name in zip(parts, names, strict=True)]
+
+
+# --- nerfstudio and instant-ngp ---------------------------------------------------------------------------------------
 
 
 def _from_nerfstudio(path: Path, document: dict[str, Any]) -> list[View]:
     frames = document["frames"]
     if not isinstance(frames, list):
-        raise InputError(f"{path}: frames has to be a list")
-    return [_frame(f"{path}: frames[{i}]", {**document, **frame}) for i, frame in enumerate(frames)]
+        raise InputError(f"{printable(path)}: frames has to be a list")
+    common = {key: value for key, value in document.items() if key != "frames"}
+    views = []
+    for i, frame in enumerate(frames):
+        where = f"{printable(path)}: frames[{i}]"
+        if not isinstance(frame, dict):
+            raise InputError(f"{where}: has to be an object with file_path and transform_matrix")
+        views.append(_frame(where, {**common, **frame}))
+    return views
 
 
 def _frame(where: str, entry: dict[str, Any]) -> View:
     """One frame; what holds for all frames may stand at the top."""
-    try:
-        numbers = {key: float(entry[key]) for key in ("fl_x", "cx", "cy", "w", "h")}
-        focal_y = float(entry.get("fl_y", numbers["fl_x"]))
-        world_from_cam = np.array(entry["transform_matrix"], dtype=np.float64)[:3].reshape(3, 4)
-        name = PurePosixPath(str(entry["file_path"])).name
-        distortion = [float(entry.get(key, 0)) for key in _DISTORTION]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}: needs file_path, transform_matrix, fl_x, cx, cy, w, h as numbers ({error})"
-        ) from error
-    if any(distortion):
-        raise InputError(f"{where}: has lens distortion; undistort the images and their cameras first")
-    K = np.array([[numbers["fl_x"], 0, numbers["cx"]], [0, focal_y, numbers["cy"]], [0, 0, 1]])
-    if not (np.isfinite(world_from_cam).all() and np.isfinite(K).all() and numbers["fl_x"] > 0 and focal_y > 0):
-        raise InputError(f"{where}: has numbers that are not finite or a focal length that is not positive")
-    world_from_cam = world_from_cam.copy()
+    file = entry.get("file_path")
+    if not isinstance(file, str) or not file or "\0" in file:
+        raise InputError(f"{where}: file_path has to be the name of a picture")
+    model = entry.get("camera_model", "OPENCV")
+    if not isinstance(model, str):
+        raise InputError(f"{where}: camera_model has to be the name of one, e.g. PINHOLE")
+    if entry.get("is_fisheye"):
+        model = "OPENCV_FISHEYE"
+    fields.require_pinhole(where, printable(model)[:40], [fields.number(where, entry, key, 0) for key in _DISTORTION])
+    width, height = fields.side(where, entry, "w"), fields.side(where, entry, "h")
+    focal_x = _focal(where, entry, "fl_x", "camera_angle_x", width)
+    focal_y = _focal(where, entry, "fl_y", "camera_angle_y", height, focal_x)
+    centre = fields.number(where, entry, "cx", width / 2), fields.number(where, entry, "cy", height / 2)
+    K = np.array([[focal_x, 0, centre[0]], [0, focal_y, centre[1]], [0, 0, 1.0]])
+    world_from_cam = fields.matrix(where, entry, "transform_matrix", (4, 4), (3, 4))
+    if len(world_from_cam) == 4 and not np.array_equal(world_from_cam[3], (0, 0, 0, 1)):
+        raise InputError(f"{where}: transform_matrix has to end in the row 0 0 0 1")
+    world_from_cam = world_from_cam[:3].copy()
+    fields.require_rotation(where, world_from_cam[:, :3], "transform_matrix")
     world_from_cam[:, :3] *= OPENGL_AXES
-    if np.abs(world_from_cam[:, :3] @ world_from_cam[:, :3].T - np.eye(3)).max() > 1e-3:
-        raise InputError(f"{where}: transform_matrix does not start with a rotation")
-    return View(name, int(numbers["w"]), int(numbers["h"]), K, invert_pose(world_from_cam))
+    return fields.camera(where, printable(file), (width, height), K, invert_pose(world_from_cam))
 
 
-# --- COLMAP -----------------------------------------------------------------------------------------------------------
-
-
-def _read_colmap(folder: Path) -> list[View]:
-    if find_spec("pycolmap") is None:
-        raise BackendError(f"{folder}: reading a COLMAP model needs pycolmap: pip install 'lite3r[colmap]'")
-    import pycolmap
-
-    try:
-        model = pycolmap.Reconstruction(folder)
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise InputError(f"{folder}: not a COLMAP model: {' '.join(str(error).split())}") from error
-    views = []
-    for image in model.images.values():
-        camera = image.camera
-        if camera.model.name not in _PINHOLE:
+def _focal(where: str, entry: dict[str, Any], key: str, angle: str, pixels: int, default: float | None = None) -> float:
+    """A focal length in pixels, or the angle of view that instant-ngp writes (radians)."""
+    if key not in entry and angle in entry:
+        view = fields.number(where, entry, angle)
+        if not 0 < view < math.pi:
             raise InputError(
-                f"{folder}: {image.name} has a {camera.model.name} camera; undistort first (colmap image_undistorter)"
+                f"{where}: {angle} has to be an angle in radians between 0 and {math.pi:.4g}, not {view:g}"
             )
-        if image.has_pose:
-            K, pose = camera.calibration_matrix(), image.cam_from_world().matrix()
-            views.append(View(PurePosixPath(image.name).name, camera.width, camera.height, K, pose))
-    return views
+        return pixels / 2 / math.tan(view / 2)
+    return fields.number(where, entry, key, default)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from ..scene import geometry
+from .documents import read_text
 
 _WAYS = (
     'a JSON file with "K" for all pictures, or "images": {NAME or PATTERN: {"K", "width", "height"}}, or text with the '
@@ -44,10 +45,7 @@ def read_intrinsics(path: Path) -> list[Intrinsics]:
     """The cameras of a file, names before patterns. Raises UsageError if it is missing, InputError if malformed."""
     if not path.is_file():
         raise UsageError(f"--intrinsics {path}: no such file; give auto, shared, per-image, or {_WAYS}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    text = read_text(path)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

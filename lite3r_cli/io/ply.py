@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyElement
 
 from ..errors import InputError
 from ..scene.frame import FIRST_CAMERA
 from ..scene.view import PointCloud
 from .files import write_bytes
+from .regular import BadImage, open_regular
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
@@ -45,11 +49,13 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAM
 def read_ply(path: Path) -> PointCloud:
     """Read a cloud that `write_ply` wrote (or any PLY with the same vertex properties). Raises InputError."""
     try:
-        ply = PlyData.read(str(path), mmap=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (PlyParseError, ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a valid PLY file: {' '.join(str(error).split())}") from error
+        with open_regular(Path(path)) as stream:
+            _require_counts(stream)
+            ply = PlyData.read(stream, mmap=False)
+    except BadImage as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except Exception as error:  # the parser raises whatever it meets in a hostile header
+        raise InputError(f"{path}: not a valid PLY file: {' '.join(str(error).split())[:200]}") from error
     if "vertex" not in ply:
         raise InputError(f"{path}: has no element `vertex`")
     vertices = ply["vertex"].data
@@ -61,3 +67,13 @@ def read_ply(path: Path) -> PointCloud:
         colors=np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1).astype(np.uint8),
         confidence=np.array(vertices["confidence"], dtype=np.float32),
     )
+
+
+def _require_counts(stream: BinaryIO) -> None:
+    """Raises BadImage for a header that promises more elements than the file has bytes: they would be allocated."""
+    size = os.fstat(stream.fileno()).st_size
+    head = stream.read(1 << 16).partition(b"end_header")[0]
+    counts = re.findall(rb"element\s+\S+\s+(\d+)", head)
+    if any(len(word) > 18 for word in counts) or sum(map(int, counts)) > size:
+        raise BadImage("its header promises more than the file holds")
+    stream.seek(0)

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..scene.geometry import invert_pose, matrix_from_quaternion, quaternion_from_matrix
 from ..scene.view import View
+from .documents import read_text
 from .files import write_bytes
 
 _MAX_LINES = 1_000_000
@@ -35,10 +36,7 @@ def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
 
     The first column is a time, an index or an image name. Raises InputError for a file that is not a trajectory.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    lines = read_text(path).splitlines()
     rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines[:_MAX_LINES], 1)]
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:

@@ -22,9 +22,9 @@ from .header import Header, aspect_of_density, exactly
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-_CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
-_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
+GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_CHANNELS = {GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+_DEPTHS = {GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _LONGEST_METADATA = 1 << 24
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
@@ -129,12 +129,12 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored, so inflated only once
     parts[b"IEND"] = [_chunk(b"IEND", b"")]
     transparency = parts[b"tRNS"]
-    if (kind.depth, kind.colour) == (16, _GREY):
+    if (kind.depth, kind.colour) == (16, GREY):
         parts[b"tRNS"] = []  # Pillow would make 8 bits of it
     reduced = SIGNATURE + b"".join(whole for name in _NEEDED for whole in parts[name])
     if kind.depth < 16:
         return through_pillow.decode(reduced, header)
-    if kind.colour == _GREY:
+    if kind.colour == GREY:
         return _with_level(through_pillow.decode(reduced, header), transparency)
     return _deep(reduced)
 

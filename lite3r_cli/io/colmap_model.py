@@ -1,0 +1,200 @@
+"""Cameras and poses out of a COLMAP model, binary or text. Points are not needed and not read.
+
+Every count in a file is compared with what is left of the file before it is used, and names are bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import InputError
+from ..scene.geometry import matrix_from_quaternion
+from ..scene.view import View
+from . import camera_fields as fields
+from .names import printable
+from .regular import BadImage, open_regular
+
+# id → (name, parameters in all, how many of them are focal lengths); then the principal point, then the rest
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3, 1), 1: ("PINHOLE", 4, 2), 2: ("SIMPLE_RADIAL", 4, 1), 3: ("RADIAL", 5, 1),
+    4: ("OPENCV", 8, 2), 5: ("OPENCV_FISHEYE", 8, 2), 6: ("FULL_OPENCV", 12, 2), 7: ("FOV", 5, 2),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4, 1), 9: ("RADIAL_FISHEYE", 5, 1), 10: ("THIN_PRISM_FISHEYE", 12, 2),
+    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16, 2), 12: ("SIMPLE_DIVISION", 4, 1), 13: ("DIVISION", 5, 2),
+    14: ("SIMPLE_FISHEYE", 3, 1), 15: ("FISHEYE", 4, 2), 16: ("EUCM", 6, 2), 17: ("EQUIRECTANGULAR", 2, 0),
+}  # fmt: skip
+_BY_NAME = {name: (name, count, focal) for name, count, focal in _MODELS.values()}
+_MAX_NAME = 4096  # bytes, the longest path of common systems
+_LONGEST_LINE = 1 << 26  # of text: an image's observations stand in one line
+_QUATERNION_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class _Camera:
+    model: str
+    width: int
+    height: int
+    focal: tuple[float, ...]
+    centre: tuple[float, ...]
+    further: tuple[float, ...]
+
+    def intrinsics(self) -> np.ndarray:
+        return np.array([[self.focal[0], 0, self.centre[0]], [0, self.focal[-1], self.centre[1]], [0, 0, 1.0]])
+
+
+def read_colmap_model(folder: Path) -> list[View]:
+    """The registered images of a model, named with their folders. Raises InputError that names file and record."""
+    suffix = "bin" if (folder / "images.bin").is_file() else "txt"
+    cameras_file, images_file = folder / f"cameras.{suffix}", folder / f"images.{suffix}"
+    read_cameras, read_images = (_cameras, _images) if suffix == "bin" else (_text_cameras, _text_images)
+    with _opened(cameras_file) as stream:
+        cameras = dict(read_cameras(_Reader(cameras_file, stream)))
+    with _opened(images_file) as stream:
+        return [_view(images_file, cameras, *image) for image in read_images(_Reader(images_file, stream))]
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except BadImage as error:
+        raise InputError(f"{printable(path)}: {error}") from error
+
+
+def _view(path: Path, cameras: dict[int, _Camera], name: bytes, pose: tuple[float, ...], camera_id: int) -> View:
+    text = printable(os.fsdecode(name))
+    where = f"{printable(path)}: {text[:80]}"
+    camera = cameras.get(camera_id)
+    if camera is None:
+        raise InputError(f"{where}: its camera {camera_id} is not in the model")
+    fields.require_pinhole(where, camera.model, camera.further)
+    w, x, y, z, *translation = pose
+    quaternion = np.array([x, y, z, w])
+    norm = np.linalg.norm(np.clip(quaternion, -2, 2))
+    if not (np.isfinite(pose).all() and abs(norm - 1) < _QUATERNION_TOLERANCE):
+        raise InputError(f"{where}: its rotation is no unit quaternion")
+    rotation = matrix_from_quaternion(quaternion / norm)
+    cam_from_world = np.hstack([rotation, np.array(translation)[:, None]])
+    return fields.camera(where, text, (camera.width, camera.height), camera.intrinsics(), cam_from_world)
+
+
+def _made(where: str, model: tuple[str, int, int], width: int, height: int, values: tuple[float, ...]) -> _Camera:
+    name, count, focal = model
+    if len(values) != count:
+        raise InputError(f"{where}: a {name} camera has {count} parameters, not {len(values)}")
+    if focal == 0:
+        fields.require_pinhole(where, name, ())
+    return _Camera(name, width, height, values[:focal], values[focal : focal + 2], values[focal + 2 :])
+
+
+class _Reader:
+    """A stream that knows how much of it is left, and names its file in errors."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.where, self.stream = printable(path), stream
+        self.size = os.fstat(stream.fileno()).st_size
+
+    @property
+    def left(self) -> int:
+        return self.size - self.stream.tell()
+
+    def unpack(self, layout: str) -> tuple:
+        length = struct.calcsize(layout)
+        data = self.stream.read(length)
+        if len(data) < length:
+            raise InputError(f"{self.where}: ends inside a record: not a whole COLMAP model")
+        return struct.unpack(layout, data)
+
+    def count(self, smallest: int) -> int:
+        """A number of records of at least `smallest` bytes each. Raises InputError if the file cannot hold them."""
+        (count,) = self.unpack("<Q")
+        if count * smallest > self.left:
+            raise InputError(f"{self.where}: promises {count} records, for which it is too short: damaged")
+        return count
+
+    def name(self) -> bytes:
+        start = self.stream.tell()
+        data = self.stream.read(_MAX_NAME + 1)
+        end = data.find(b"\0")
+        if end < 1:
+            raise InputError(f"{self.where}: a record without the name of its image: damaged")
+        self.stream.seek(start + end + 1)
+        return data[:end]
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines, without their ends; comments and the last empty one are left out by the caller."""
+        while line := self.stream.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise InputError(f"{self.where}: a line is longer than {_LONGEST_LINE >> 20} MB")
+            yield line.rstrip(b"\r\n")
+
+
+def _cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
+    for _ in range(reader.count(24)):
+        number, model_id, width, height = reader.unpack("<IiQQ")
+        where = f"{reader.where}: camera {number}"
+        model = _MODELS.get(model_id)
+        if model is None:
+            raise InputError(f"{where}: is of model {model_id}, which COLMAP does not have: damaged, or too new")
+        yield number, _made(where, model, width, height, reader.unpack(f"<{model[1]}d"))
+
+
+def _images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
+    for _ in range(reader.count(74)):
+        _, *pose, camera = reader.unpack("<I7dI")
+        name = reader.name()
+        observations = reader.count(24)
+        reader.stream.seek(24 * observations, os.SEEK_CUR)
+        yield name, tuple(pose), camera
+
+
+def _text_cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
+    for line in reader.lines():
+        if not line.strip() or line.lstrip().startswith(b"#"):
+            continue
+        number, name, width, height, *values = _words(reader.where, line, 4)
+        where = f"{reader.where}: camera {_whole(reader.where, number)}"
+        model = _BY_NAME.get(name.decode("latin-1"))
+        if model is None:
+            raise InputError(
+                f"{where}: is of model {printable(name.decode('latin-1'))[:40]}, which COLMAP does not have"
+            )
+        size = _whole(where, width), _whole(where, height)
+        yield _whole(where, number), _made(where, model, *size, tuple(_float(where, value) for value in values))
+
+
+def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
+    """Two lines an image: its camera and pose, then its observations, which may be empty."""
+    lines = (line for line in reader.lines() if not line.lstrip().startswith(b"#"))
+    for line in lines:
+        if not line.strip():
+            continue
+        _, *pose, camera, name = _words(reader.where, line, 10, 9)
+        where = f"{reader.where}: {printable(os.fsdecode(name))[:80]}"
+        yield name.strip(), tuple(_float(where, value) for value in pose), _whole(where, camera)
+        next(lines, None)
+
+
+def _words(where: str, line: bytes, least: int, most: int = -1) -> list[bytes]:
+    words = line.split(None, most)
+    if len(words) < least:
+        raise InputError(f"{where}: a line of {len(words)} words where COLMAP writes {least} or more")
+    return words
+
+
+def _whole(where: str, word: bytes) -> int:
+    if not word.isdigit() or len(word) > 19:
+        raise InputError(f"{where}: {printable(word[:40].decode('latin-1'))} is no whole number")
+    return int(word)
+
+
+def _float(where: str, word: bytes) -> float:
+    try:
+        return float(word)
+    except ValueError as error:
+        raise InputError(f"{where}: {printable(word[:40].decode('latin-1'))} is no number") from error
