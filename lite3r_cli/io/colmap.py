@@ -1,9 +1,10 @@
 """A COLMAP model, text and binary, of the cameras and the points: what Gaussian splatting and MVS tools read.
 
-COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points are the sparse
-ones of the refinement, with their tracks, where there are any; else those of the fused cloud, which have no tracks
-(they come from depth maps, not from matches) and an error of -1, COLMAP's "not computed". COLMAP reads the binary files
-where both are there; from text it takes a name only up to its first blank.
+COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have tracks: the
+adjusted ones of the refinement first, then those of the fused cloud that two views see. Where no point has one, the
+cloud's stand without, with an error of -1, COLMAP's "not computed". COLMAP reads the binary files where both are there;
+from text it takes a name only up to its first blank. `points3D.ply` is what graphdeco's trainer would make of them on
+its first run: an old one that it finds there it would start from.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 from ..scene.geometry import quaternion_from_matrix
 from ..scene.sparse_points import SparseModel
 from ..scene.view import PointCloud, View
+from .export import SceneExport
 from .files import write_bytes
+from .splat_start import point_normals, write_start
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
 PINHOLE = 1  # COLMAP's model id
+START = "points3D.ply"
 _POINT = np.dtype(  # 51 bytes, packed
     [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
 )
@@ -37,19 +41,17 @@ class _Points:
     observations: list[np.ndarray]  # per view (M,) of _OBSERVATION
 
 
-def write_colmap(
-    directory: Path, views: Sequence[View], cloud: PointCloud, sparse: SparseModel | None = None
-) -> list[Path]:
-    """Write cameras, images and points3D as .txt and .bin into `directory`/sparse/0 and return the files.
+def write_colmap(scene: SceneExport) -> list[Path]:
+    """Write cameras, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and return the files.
 
-    One PINHOLE camera for all images with the same size and K; ids start at 1, in the order of `views`. Skew is not
+    One PINHOLE camera for all images with the same size and K; ids start at 1, in the order of the views. Skew is not
     representable and left out. Raises OutputError.
     """
-    folder = directory / "sparse" / "0"
+    folder, views, sparse = scene.directory / "sparse" / "0", scene.views, scene.sparse
     cameras, camera_of = _shared_cameras(views)
     poses = [_pose(view) for view in views]
-    names = [" ".join(view.name.splitlines()) for view in views]  # a line break would end the record
-    points = _dense_points(cloud, len(views)) if sparse is None else _sparse_points(sparse, len(views))
+    names = [scene.picture_name(view) for view in views]
+    points = _dense_points(scene.cloud, len(views)) if sparse is None else _sparse_points(sparse, len(views))
     contents = {
         "cameras.txt": _cameras_text(cameras),
         "cameras.bin": _cameras_binary(cameras),
@@ -60,7 +62,9 @@ def write_colmap(
     }
     for name, data in contents.items():
         write_bytes(folder / name, data)
-    return [folder / name for name in contents]
+    normals = point_normals(views, points.records["xyz"], scene.sparse)
+    write_start(folder / START, points.records["xyz"], normals, points.records["rgb"])
+    return [*(folder / name for name in contents), folder / START]
 
 
 def _shared_cameras(views: Sequence[View]) -> tuple[list[tuple], list[int]]:

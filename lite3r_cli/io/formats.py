@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import UsageError
-from ..scene.sparse_points import SparseModel
-from ..scene.view import PointCloud, View
 from .colmap import write_colmap
+from .export import SceneExport
 from .glb import write_glb
 from .nerfstudio import write_nerfstudio
 from .tum import write_tum
 
 
-class FormatWriter(Protocol):
-    """Writes a scene into a folder, which all formats can share, and returns the files."""
+@dataclass(frozen=True)
+class Format:
+    """`write` writes a scene into its folder, which all formats share, and returns the files. Raises OutputError."""
 
-    def __call__(
-        self,
-        directory: Path,
-        views: Sequence[View],
-        cloud: PointCloud,
-        references: Mapping[str, str] | None = None,
-        sparse: SparseModel | None = None,
-    ) -> list[Path]:
-        """`references`: view name -> image path to write where a format names image files. `sparse`: what stands for
-        the cloud in a format that knows tracks. Raises OutputError."""
-        ...
+    write: Callable[[SceneExport], list[Path]]
+    trains: bool = False  # whether programs train on it: it comes with pictures, masks, and points with tracks
 
 
-EXTRA_FORMATS: dict[str, FormatWriter] = {
-    "colmap": lambda directory, views, cloud, references=None, sparse=None: write_colmap(
-        directory, views, cloud, sparse
-    ),
-    "nerfstudio": lambda directory, views, cloud, references=None, sparse=None: write_nerfstudio(
-        directory, views, cloud, references
-    ),
-    "tum": lambda directory, views, cloud, references=None, sparse=None: write_tum(directory, views),
-    "glb": lambda directory, views, cloud, references=None, sparse=None: write_glb(directory, views, cloud),
+EXTRA_FORMATS: dict[str, Format] = {
+    "colmap": Format(write_colmap, trains=True),
+    "nerfstudio": Format(write_nerfstudio, trains=True),
+    "tum": Format(write_tum),
+    "glb": Format(write_glb),
 }
 
 
@@ -52,8 +38,3 @@ def require_known(names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, EXTRA_FORMATS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UsageError(f"--format {name}: unknown{hint}; known formats: {', '.join(sorted(EXTRA_FORMATS))}")
-
-
-def image_references(paths: Mapping[str, Path], directory: Path) -> dict[str, str]:
-    """View name -> path of its image relative to `directory` (the final one, not a staging one), with slashes."""
-    return {name: Path(os.path.relpath(path, directory)).as_posix() for name, path in paths.items()}

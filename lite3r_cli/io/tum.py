@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
 from ..scene.geometry import invert_pose, matrix_from_quaternion, quaternion_from_matrix
-from ..scene.view import View
 from .documents import read_text
+from .export import SceneExport
 from .files import write_bytes
 
 _MAX_LINES = 1_000_000
 
 
-def write_tum(directory: Path, views: Sequence[View]) -> list[Path]:
-    """Write `directory`/trajectory.txt: per view its index, centre and camera-to-world quaternion, w last.
+def write_tum(scene: SceneExport) -> list[Path]:
+    """Write trajectory.txt: per view its index, centre and camera-to-world quaternion, w last.
 
     Raises OutputError.
     """
+    views = scene.views
     lines = ["# index tx ty tz qx qy qz qw (world from camera, OpenCV axes, scene units)"]
     for index, view in enumerate(views):
         pose = invert_pose(view.cam_from_world)
         values = (*pose[:, 3], *quaternion_from_matrix(pose[:, :3]))
         lines.append(" ".join([str(index), *(f"{value:.9f}" for value in values)]))
-    path = directory / "trajectory.txt"
+    path = scene.directory / "trajectory.txt"
     write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
     return [path]
 

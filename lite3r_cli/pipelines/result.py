@@ -14,16 +14,22 @@ from ..config import ReconstructConfig
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
-from ..io.formats import EXTRA_FORMATS, image_references, require_known
+from ..io.export import SceneExport
+from ..io.exported_pictures import export_pictures
+from ..io.formats import EXTRA_FORMATS, require_known
 from ..io.images import ImageSet
 from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
 from ..scene.frame import WorldFrame
+from ..scene.tracks import joined, tracks_from_depth
 from ..scene.view import PointCloud, View
 
 if TYPE_CHECKING:
     from .predict import Predictions
+
+
+START_POINTS = 150_000  # of the cloud, in exports that a splat is trained from: more gain nothing
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,12 @@ def write_scene(out: OutputSet, scene: Scene) -> None:
     records = [scene.images.records[i] for i in scene.predictions.indices]
     scales = [_write_view(out, record.stem, view, config.save_npy) for record, view in zip(records, views)]
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
-    references: Mapping[str, str] = image_references(
-        {record.name: record.path for record in records}, out.final(out.directory)
-    )
-    for name in dict.fromkeys(config.formats):
-        EXTRA_FORMATS[name](out.directory, views, scene.cloud, references, scene.predictions.sparse)
+    formats = [EXTRA_FORMATS[name] for name in dict.fromkeys(config.formats)]
+    if formats:
+        depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
+        export = _export(out.directory, scene, depths, trains=any(each.trains for each in formats))
+        for each in formats:
+            each.write(export)
     if config.preview:
         render_preview(out.path("preview.png"), scene.cloud, views)
 
@@ -145,6 +152,17 @@ def _write_view(out: OutputSet, stem: str, view: View, save_npy: bool) -> float:
     depth_files.write_depth_preview(out.path(f"depth_preview/{stem}.png"), view.depth)
     depth_files.write_confidence(out.path(f"confidence/{stem}.png"), view.confidence)
     return scale
+
+
+def _export(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]], trains: bool) -> SceneExport:
+    """What the formats are given; pictures and tracks only where a format asked for is trained on."""
+    views, sparse = scene.views, scene.predictions.sparse
+    if not trains:
+        return SceneExport(directory, views, scene.cloud, sparse, depths=depths)
+    exported = export_pictures(directory, scene.images, scene.predictions.indices)
+    dense = tracks_from_depth(views, scene.cloud, START_POINTS)
+    sparse = dense if sparse is None else joined(sparse, dense)
+    return SceneExport(directory, views, scene.cloud, sparse or None, exported.pictures, exported.masks, depths)
 
 
 def plain(value: Any) -> Any:

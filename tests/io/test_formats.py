@@ -12,7 +12,9 @@ import pytest
 from odd_scene import odd_cloud, odd_views  # noqa: F401
 
 from lite3r_cli.io import colmap
-from lite3r_cli.io.formats import EXTRA_FORMATS, image_references
+from lite3r_cli.io.export import SceneExport
+from lite3r_cli.io.formats import EXTRA_FORMATS
+from lite3r_cli.io.glb import for_viewing, linear
 from lite3r_cli.io.ply import read_ply
 from lite3r_cli.scene.geometry import invert_pose, matrix_from_quaternion
 from lite3r_cli.scene.view import PointCloud
@@ -25,7 +27,7 @@ def nothing() -> PointCloud:
 @pytest.mark.parametrize("name", EXTRA_FORMATS)
 def test_returned_files_are_what_is_there_and_the_same_every_time(tmp_path, odd_views, odd_cloud, name: str) -> None:
     for folder in ("one", "two"):
-        files = EXTRA_FORMATS[name](tmp_path / folder, odd_views, odd_cloud)
+        files = EXTRA_FORMATS[name].write(SceneExport(tmp_path / folder, odd_views, odd_cloud))
         assert sorted(files) == sorted(path for path in (tmp_path / folder).rglob("*") if path.is_file())
     for path in (tmp_path / "one").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
@@ -33,16 +35,16 @@ def test_returned_files_are_what_is_there_and_the_same_every_time(tmp_path, odd_
 
 @pytest.mark.parametrize("name", EXTRA_FORMATS)
 def test_no_points_and_one_view(tmp_path, odd_views, name: str) -> None:
-    assert EXTRA_FORMATS[name](tmp_path, odd_views[:1], nothing())
+    assert EXTRA_FORMATS[name].write(SceneExport(tmp_path, odd_views[:1], nothing()))
 
 
 def test_formats_share_a_folder(tmp_path, odd_views, odd_cloud) -> None:
-    files = [file for write in EXTRA_FORMATS.values() for file in write(tmp_path, odd_views, odd_cloud)]
+    files = [f for each in EXTRA_FORMATS.values() for f in each.write(SceneExport(tmp_path, odd_views, odd_cloud))]
     assert len(set(files)) == len(files)
 
 
 def test_colmap_text_and_binary_agree_with_the_scene(tmp_path, odd_views, odd_cloud) -> None:
-    EXTRA_FORMATS["colmap"](tmp_path, odd_views, odd_cloud)
+    EXTRA_FORMATS["colmap"].write(SceneExport(tmp_path, odd_views, odd_cloud))
     folder = tmp_path / "sparse/0"
 
     def records(name: str) -> list[str]:
@@ -84,7 +86,7 @@ def test_pycolmap_reads_it(tmp_path, odd_views, odd_cloud, suffix: str) -> None:
     pycolmap = pytest.importorskip("pycolmap")
     if suffix == ".txt":  # COLMAP ends a name at the first blank when it reads text
         odd_views = [replace(view, name=view.name.replace(" ", "_")) for view in odd_views]
-    files = EXTRA_FORMATS["colmap"](tmp_path, odd_views, odd_cloud)
+    files = EXTRA_FORMATS["colmap"].write(SceneExport(tmp_path, odd_views, odd_cloud))
     for path in files:
         if path.suffix != suffix:
             path.unlink()
@@ -102,18 +104,28 @@ def test_pycolmap_reads_it(tmp_path, odd_views, odd_cloud, suffix: str) -> None:
 
 def test_colmap_keeps_to_its_budget_and_to_one_line_a_name(tmp_path, monkeypatch, odd_views, odd_cloud) -> None:
     monkeypatch.setattr(colmap, "MAX_POINTS", 10)
-    EXTRA_FORMATS["colmap"](tmp_path, [replace(odd_views[0], name="a\nb.jpg")], odd_cloud)
+    EXTRA_FORMATS["colmap"].write(SceneExport(tmp_path, [replace(odd_views[0], name="a\nb.jpg")], odd_cloud))
     points = (tmp_path / "sparse/0/points3D.txt").read_text().splitlines()[2:]
     assert len(points) == 10 and points[0].split()[1] == f"{odd_cloud.points[0, 0]:.9g}"
     assert "a b.jpg" in (tmp_path / "sparse/0/images.txt").read_text()
 
 
 def test_nerfstudio(tmp_path: Path, odd_views, odd_cloud) -> None:
-    paths = {view.name: tmp_path / "photos" / view.name for view in odd_views}
-    references = image_references(paths, tmp_path / "out/scene")
-    EXTRA_FORMATS["nerfstudio"](tmp_path / "staging", odd_views, odd_cloud, references)
+    masks, depths = {odd_views[0].name: "masks/a b.jpg.png"}, {odd_views[1].name: ("depth/u.png", 5000.0)}
+    pictures = {view.name: f"images/{view.name}" for view in odd_views}
+    scene = SceneExport(tmp_path / "staging", odd_views, odd_cloud, None, pictures, masks, depths)
+    EXTRA_FORMATS["nerfstudio"].write(scene)
     document = json.loads((tmp_path / "staging/transforms.json").read_text())
-    assert [frame["file_path"] for frame in document["frames"]] == [f"../../photos/{view.name}" for view in odd_views]
+    assert [frame["file_path"] for frame in document["frames"]] == [f"images/{view.name}" for view in odd_views]
+    assert [frame.get("mask_path") for frame in document["frames"]] == ["masks/a b.jpg.png", None, None]
+    depth = document["frames"][1]
+    assert (depth["depth_file_path"], depth["depth_unit_scale_factor"]) == ("depth/u.png", 1 / 5000)
+    # instant-ngp: position · scale + offset, then in a box of side aabb_scale around 0.5
+    middle = np.median(odd_cloud.points, axis=0) * document["scale"] + document["offset"]
+    for view in odd_views:
+        centre = invert_pose(view.cam_from_world)[:, 3] * document["scale"] + document["offset"]
+        assert (np.abs(centre - 0.5) <= document["aabb_scale"] / 2).all()
+    assert (np.abs(middle - 0.5) <= document["aabb_scale"] / 2).all() and document["up"] == [0, -1, 0]
     for frame, view in zip(document["frames"], odd_views):
         pose = np.array(frame["transform_matrix"])
         ahead = invert_pose(view.cam_from_world) @ [0, 0, 1, 1]
@@ -127,7 +139,7 @@ def test_nerfstudio(tmp_path: Path, odd_views, odd_cloud) -> None:
 
 
 def test_tum(tmp_path: Path, odd_views, odd_cloud) -> None:
-    EXTRA_FORMATS["tum"](tmp_path, odd_views, odd_cloud)
+    EXTRA_FORMATS["tum"].write(SceneExport(tmp_path, odd_views, odd_cloud))
     rows = np.loadtxt(tmp_path / "trajectory.txt")
     assert np.array_equal(rows[:, 0], [0, 1, 2])
     for row, view in zip(rows, odd_views):
@@ -139,16 +151,37 @@ def test_tum(tmp_path: Path, odd_views, odd_cloud) -> None:
 def test_glb(tmp_path: Path, odd_views, odd_cloud) -> None:
     import trimesh
 
-    EXTRA_FORMATS["glb"](tmp_path, odd_views, odd_cloud)
+    EXTRA_FORMATS["glb"].write(SceneExport(tmp_path, odd_views, odd_cloud))
     scene = trimesh.load(tmp_path / "scene.glb")
-    points = next(g for g in scene.geometry.values() if isinstance(g, trimesh.PointCloud))
-    assert np.allclose(points.vertices, odd_cloud.points * [1, -1, -1])  # y up, z towards the viewer
-    assert np.array_equal(points.colors[:, :3], odd_cloud.colors)
+    name = next(n for n, g in scene.geometry.items() if isinstance(g, trimesh.PointCloud))
+    pose, _ = scene.graph.get("points")
+    points = scene.geometry[name].vertices @ pose[:3, :3].T + pose[:3, 3]
+    size = np.ptp(odd_cloud.points, axis=0).max()
+    assert np.abs(points - odd_cloud.points * [1, -1, -1]).max() <= size / 65535  # y up, z towards the viewer
     for view in odd_views:
-        pose, name = scene.graph.get(f"camera {view.name}")
+        pose, _ = scene.graph.get(f"camera {view.name}")
         ahead = invert_pose(view.cam_from_world) @ [0, 0, 1, 1]
         assert np.allclose(pose @ [0, 0, -1, 1], [*(ahead * [1, -1, -1]), 1], atol=1e-6)
-        corners = scene.geometry[name].vertices
-        assert corners[:, 2].max() < -corners[:, 2].min() / 10  # the frustum opens towards -z
-        width, height = np.ptp(corners[:, :2], axis=0)
-        assert (width > height) == (view.width > view.height)
+
+
+def test_glb_colours_are_linear_unlit_and_cameras_are_cameras(tmp_path: Path, odd_views, odd_cloud) -> None:
+    EXTRA_FORMATS["glb"].write(SceneExport(tmp_path, odd_views, odd_cloud))
+    data = (tmp_path / "scene.glb").read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+    (points,) = (m["primitives"][0] for m in document["meshes"] if m["name"] == "points")
+    accessor = document["accessors"][points["attributes"]["COLOR_0"]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    rows = np.frombuffer(binary, np.uint16, accessor["count"] * 4, view["byteOffset"]).reshape(-1, 4)[:, :3]
+    assert accessor["normalized"] and np.array_equal(rows, linear(odd_cloud.colors))
+    assert abs(linear(np.array([[188]], np.uint8)).item() / 65535 - 0.5) < 0.01
+    assert all("KHR_materials_unlit" in material["extensions"] for material in document["materials"])
+    for lens, odd in zip(document["cameras"], odd_views):
+        assert np.isclose(np.tan(lens["perspective"]["yfov"] / 2), odd.height / 2 / odd.K[1, 1])
+
+
+def test_a_far_fragment_does_not_set_the_view(odd_views, odd_cloud) -> None:
+    many = PointCloud(*(np.repeat(a, 10, axis=0) for a in (odd_cloud.points, odd_cloud.colors, odd_cloud.confidence)))
+    many.points[0] = 1000
+    near = for_viewing(many, odd_views)
+    assert len(near) == len(many) - 1 and np.abs(near.points).max() < 10

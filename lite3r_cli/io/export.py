@@ -1,0 +1,31 @@
+"""What a format writer is given: cameras, points, and where the pictures, masks and depth maps of the export lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..scene.sparse_points import SparseModel
+from ..scene.view import PointCloud, View
+
+
+@dataclass(frozen=True)
+class SceneExport:
+    """A scene on its way into a folder that all formats share. Paths are relative to it, with slashes."""
+
+    directory: Path
+    views: Sequence[View]
+    cloud: PointCloud
+    sparse: SparseModel | None = None  # points with tracks; None: the format makes do with the cloud
+    pictures: Mapping[str, str] = field(default_factory=dict)  # view name → "images/a.jpg"; upright, as the cameras say
+    masks: Mapping[str, str] = field(default_factory=dict)  # view name → "masks/a.jpg.png", black = ignore
+    depths: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # view name → file, scale (value / depth)
+
+    def picture(self, view: View) -> str:
+        """The path of a view's picture; images/NAME where none was written."""
+        return self.pictures.get(view.name, f"images/{view.name}")
+
+    def picture_name(self, view: View) -> str:
+        """The same below images/: the name that COLMAP's files give it, one line."""
+        return " ".join(self.picture(view).removeprefix("images/").splitlines())
