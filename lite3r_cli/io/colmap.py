@@ -19,8 +19,8 @@ import numpy as np
 from ..scene.geometry import quaternion_from_matrix
 from ..scene.sparse_points import SparseModel
 from ..scene.view import PointCloud, View
-from .export import SceneExport
 from .files import write_bytes
+from .scene_export import SceneExport
 from .splat_start import point_normals, write_start
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object

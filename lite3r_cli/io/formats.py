@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .colmap import write_colmap
-from .export import SceneExport
 from .glb import write_glb
 from .nerfstudio import write_nerfstudio
+from .scene_export import SceneExport
 from .tum import write_tum
 
 

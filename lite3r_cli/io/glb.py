@@ -19,9 +19,9 @@ import numpy as np
 
 from ..scene.geometry import camera_centres, invert_pose
 from ..scene.view import PointCloud, View
-from .export import SceneExport
 from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
+from .scene_export import SceneExport
 
 GLTF_AXES = np.array([1.0, -1.0, -1.0])  # of OpenCV's
 MOST_POINTS = 300_000  # 16 bytes each

@@ -9,9 +9,9 @@ import numpy as np
 from ..scene import geometry
 from ..scene.geometry import invert_pose
 from ..scene.view import PointCloud, View
-from .export import SceneExport
 from .files import write_json
 from .ply import write_ply
+from .scene_export import SceneExport
 
 POINTS = "sparse_pc.ply"
 NGP_BOX = 4  # side of instant-ngp's box, in its units; a power of two

@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import InputError
 from ..scene.geometry import invert_pose, matrix_from_quaternion, quaternion_from_matrix
 from .documents import read_text
-from .export import SceneExport
 from .files import write_bytes
+from .scene_export import SceneExport
 
 _MAX_LINES = 1_000_000
 

@@ -14,13 +14,13 @@ from ..config import ReconstructConfig
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
-from ..io.export import SceneExport
 from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS, require_known
 from ..io.images import ImageSet
 from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
+from ..io.scene_export import SceneExport
 from ..scene.frame import WorldFrame
 from ..scene.tracks import joined, tracks_from_depth
 from ..scene.view import PointCloud, View

@@ -12,10 +12,10 @@ import pytest
 from odd_scene import odd_cloud, odd_views  # noqa: F401
 
 from lite3r_cli.io import colmap
-from lite3r_cli.io.export import SceneExport
 from lite3r_cli.io.formats import EXTRA_FORMATS
 from lite3r_cli.io.glb import for_viewing, linear
 from lite3r_cli.io.ply import read_ply
+from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene.geometry import invert_pose, matrix_from_quaternion
 from lite3r_cli.scene.view import PointCloud
 
