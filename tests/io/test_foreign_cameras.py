@@ -12,6 +12,7 @@ from lite3r_cli.io.cameras import write_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.nerfstudio import write_nerfstudio
+from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.view import PointCloud, View
 
@@ -47,14 +48,14 @@ def same(read, views) -> bool:
 def test_every_format_is_read_back(views, tmp_path):
     pytest.importorskip("pycolmap")
     write_cameras_json(tmp_path / "own" / "cameras.json", views)
-    write_nerfstudio(tmp_path / "nerf", views, EMPTY)
-    write_colmap(tmp_path / "colmap", views, EMPTY)
+    write_nerfstudio(SceneExport(tmp_path / "nerf", views, EMPTY))
+    write_colmap(SceneExport(tmp_path / "colmap", views, EMPTY))
     for path in ("own", "own/cameras.json", "nerf", "nerf/transforms.json", "colmap", "colmap/sparse/0"):
         assert same(read_known_cameras(tmp_path / path), views), path
 
 
 def test_distortion_is_refused(views, tmp_path):
-    write_nerfstudio(tmp_path, views, EMPTY)
+    write_nerfstudio(SceneExport(tmp_path, views, EMPTY))
     document = json.loads((tmp_path / "transforms.json").read_text())
     (tmp_path / "transforms.json").write_text(json.dumps({**document, "k1": 0.1}))
     with pytest.raises(InputError, match="undistort"):
@@ -66,7 +67,7 @@ def test_broken_files_are_named(views, tmp_path):
         read_known_cameras(tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         read_known_cameras(tmp_path / "missing")
-    write_nerfstudio(tmp_path, views, EMPTY)
+    write_nerfstudio(SceneExport(tmp_path, views, EMPTY))
     document = json.loads((tmp_path / "transforms.json").read_text())
     document["frames"][1]["transform_matrix"] = [[1, 2], [3, 4]]
     (tmp_path / "transforms.json").write_text(json.dumps(document))

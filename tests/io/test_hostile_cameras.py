@@ -13,6 +13,7 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.intrinsics import read_intrinsics
+from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.io.tum import read_tum
 from lite3r_cli.scene.view import PointCloud, View
 
@@ -103,7 +104,7 @@ def model(tmp_path):
     """A model of three images, written by us, in both forms."""
     K = np.array([[50.0, 0, 24], [0, 51, 18], [0, 0, 1]])
     views = [View(f"{i}.jpg", 48, 36 + i, K, np.eye(4)[:3] + [[0, 0, 0, i]] * np.ones((3, 1))) for i in range(3)]
-    write_colmap(tmp_path, views, CLOUD)
+    write_colmap(SceneExport(tmp_path, views, CLOUD))
     return tmp_path / "sparse/0"
 
 

@@ -12,6 +12,7 @@ import pytest
 from lite3r_cli.errors import BackendError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
+from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.refine import backend, matching
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
@@ -89,7 +90,7 @@ def test_colmap_reads_the_tracks_back(refined, tmp_path):
     pycolmap = pytest.importorskip("pycolmap")
     result = refined[1]
     empty = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-    write_colmap(tmp_path, result.views, empty, result.sparse)
+    write_colmap(SceneExport(tmp_path, result.views, empty, result.sparse))
     folder = tmp_path / "sparse" / "0"
     models = [pycolmap.Reconstruction(), pycolmap.Reconstruction()]
     models[0].read_binary(folder)
