@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from lite3r_cli import __version__
-from lite3r_cli.checkpoints.sources import open_source
-from lite3r_cli.networks.loading import load_model
+from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.training.state import save_weights
 
 KEPT = ("licence", "initialised_from", "recipe")  # of the metadata
@@ -32,11 +31,11 @@ def main() -> None:
     parser.add_argument("--recipe", type=json.loads, help="JSON of the runs since the first, added to its recipe")
     parser.add_argument("--half", action="store_true", help="float16 instead of FP8")
     o = parser.parse_args()
-    with open_source(o.first) as source:
-        extra = {name: source.metadata[name] for name in KEPT if name in source.metadata}
-        first, _ = load_model(source, torch.device("cpu"), torch.float32)
-    with open_source(o.second) as source:
-        second, _ = load_model(source, torch.device("cpu"), torch.float32)
+    with open_checkpoint(o.first) as checkpoint:
+        extra = {name: checkpoint.metadata[name] for name in KEPT if name in checkpoint.metadata}
+        first = checkpoint.load()
+    with open_checkpoint(o.second) as checkpoint:
+        second = checkpoint.load()
     if o.recipe is not None:
         average = [{"averaged_with_previous": round(1 - o.share, 4)}] if o.share != 1 else []
         extra["recipe"] = json.dumps([*json.loads(extra.get("recipe", "[]")), *o.recipe, *average])

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.views import Shot, read_views
 from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
@@ -40,9 +39,8 @@ from lite3r_cli.distillation.loop import Distiller, Network
 from lite3r_cli.distillation.students import Arithmetic
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
-from lite3r_cli.networks import registry
+from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.family import exact_products
-from lite3r_cli.networks.loading import load_model
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.evaluate import NO_DIRECTION, windows
 from lite3r_cli.runtime import choose
@@ -212,9 +210,8 @@ class Bench:
         self.o = o
         runtime = choose(o.device, o.dtype)
         self.device, self.dtype = runtime.torch_device, runtime.torch_dtype
-        self.path = registry.resolve(o.model)
-        with open_source(self.path) as source:
-            self.network, _ = load_model(source, self.device, torch.float32)
+        with open_checkpoint(o.model) as self.checkpoint:
+            self.network = self.checkpoint.load(self.device)
         self.high_precision = exact_products(self.network)
         self.network.compute_dtype = self.dtype
         sizes = Sizes(o.views, 1, o.resolution, self.network.patch_size, 0)
@@ -362,9 +359,12 @@ def main() -> None:
     o = options()
     bench = Bench(o)
     bench.check()
-    sha = registry.fingerprint(bench.path)
+    sha = bench.checkpoint.fingerprint.result()
     known = {name: float(np.nanmean(values)) for name, values in bench.truth.items()}
-    print(f"teacher {bench.path.name}, SHA-256 {sha}: AbsRel {known['absrel']:.4f}, AUC@30 {known['auc30']:.4f}")
+    print(
+        f"teacher {bench.checkpoint.path.name}, SHA-256 {sha}: "
+        f"AbsRel {known['absrel']:.4f}, AUC@30 {known['auc30']:.4f}"
+    )
     print(f"{len(bench.windows)} windows of {o.views} views, {o.resolution} px; {bench.device}, {bench.dtype}")
     results = []
     for title, settings in (("main", MAIN), ("ablations, 75 % skipped unless said", ABLATIONS if o.ablations else ())):

@@ -19,10 +19,8 @@ import torch
 from distill_mini import against_teacher, answers, scene_windows
 from torch import nn
 
-from lite3r_cli.checkpoints.sources import open_source
-from lite3r_cli.networks import registry
+from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.family import exact_products, family_of
-from lite3r_cli.networks.loading import load_model
 from lite3r_cli.quant.swap import swap_linears
 
 CPU = torch.device("cpu")
@@ -49,9 +47,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--resolution", type=int, default=336)
     o = parser.parse_args()
-    path = registry.resolve(o.model)
-    with open_source(path) as source:
-        network, _ = load_model(source, CPU, torch.float32)
+    with open_checkpoint(o.model) as checkpoint:
+        network = checkpoint.load()
     network.compute_dtype = torch.float32
     parts = [next(scene_windows(folder, o.views, o.resolution, network.patch_size)) for folder in o.scenes]
     exact, _ = answers(network, parts, CPU)
@@ -77,7 +74,7 @@ def main() -> None:
         )
         print(f"{name:40} {len(layers):6} {depth:7.4f} {np.mean(turns):8.3f}° {np.median(turns):7.3f}°", flush=True)
     about = {
-        "sha256": registry.fingerprint(path),
+        "sha256": checkpoint.fingerprint.result(),
         "views": o.views,
         "resolution": o.resolution,
         "scenes": [p.name for p in o.scenes],

@@ -62,9 +62,9 @@ def own_cache(tmp_path_factory) -> None:
 @pytest.fixture
 def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     """Make every model name load PlaneBackbone."""
-    from lite3r_cli.networks import registry
+    from lite3r_cli.networks.checkpoint import Checkpoint
 
-    monkeypatch.setattr(registry, "load", lambda name, **options: PlaneBackbone())
+    monkeypatch.setattr(Checkpoint, "load", lambda self, *options: PlaneBackbone())
     return PlaneBackbone
 
 

@@ -282,7 +282,7 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
 
 MOMENTS = (
     "lite3r_cli.pipelines.reconstruct.discover",
-    "lite3r_cli.networks.registry.load",
+    "lite3r_cli.networks.checkpoint.Checkpoint.load",
     "lite3r_cli.pipelines.preprocess.resize_for_network",
     "conftest.PlaneBackbone.predict",
     "lite3r_cli.pipelines.reconstruct.fuse_with_statistics",

@@ -1,4 +1,4 @@
-"""The index of a checkpoint in several safetensors files."""
+"""The files of a checkpoint: an index and its shards, or one file."""
 
 from __future__ import annotations
 

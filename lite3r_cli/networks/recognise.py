@@ -18,7 +18,7 @@ WRAPPERS = ("model.", "module.")  # prefixes that training programs put before e
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointSpec:
     """What a checkpoint is: its network, and which stored tensor each of the network's tensors comes from."""
 
     family: Family
@@ -31,8 +31,8 @@ class Layout:
         return self.family.build(self.config, self.name)
 
 
-def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Layout:
-    """The layout of a checkpoint whose file holds tensors of these names and shapes. Raises
+def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> CheckpointSpec:
+    """The spec of a checkpoint whose file holds tensors of these names and shapes. Raises
     WeightsError for an unknown one.
     """
     sources = _unwrapped(shapes)
@@ -45,7 +45,7 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Layout
     left_out = _leave_out(sources, family)
     _share(sources, family)
     config = _config(family, {name: shapes[stored] for name, stored in sources.items()}, metadata, path)
-    return Layout(family, family.name_of(config), config, sources, left_out)
+    return CheckpointSpec(family, family.name_of(config), config, sources, left_out)
 
 
 def _unwrapped(shapes: Shapes) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +16,10 @@ from lite3r_cli.networks.published import ModelInfo
 
 if TYPE_CHECKING:
     import torch
-
-    from lite3r_cli.networks.base import Backbone
+    from torch import nn
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CHECKPOINT_FOLDERS = (PACKAGE / "checkpoints", PACKAGE.parent / "checkpoints")  # installed wheel, source tree
-
-UNKNOWN_LICENCE = "unknown: the checkpoint does not say"
 
 
 def _published() -> dict[str, ModelInfo]:
@@ -32,16 +28,6 @@ def _published() -> dict[str, ModelInfo]:
 
 
 MODELS: dict[str, ModelInfo] = _published()  # families from outside the package add theirs
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a checkpoint is, as it stands in run.json."""
-
-    model: str
-    licence: str
-    notices: tuple[str, ...] = ()  # tensors that are not loaded on purpose
-    trained_for_fp8: bool = False  # whether its training saw the rounding of FP8 arithmetic
 
 
 def find_checkpoint(name: str) -> Path | None:
@@ -93,43 +79,9 @@ def _within(folder: Path) -> Path:
     return folder / name
 
 
-def inspect(name_or_path: str) -> Origin:
-    """What would be loaded, from headers alone. Raises WeightsError."""
-    from lite3r_cli.checkpoints.sources import open_source
-    from lite3r_cli.networks.lite_form import trained_for_fp8
-    from lite3r_cli.networks.loading import layout_of, left_out_notices, sparse_config_of
+def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """A network with its weights, in evaluation mode; see `Checkpoint.load`. Raises WeightsError, BackendError."""
+    from lite3r_cli.networks.checkpoint import open_checkpoint
 
-    with open_source(resolve(name_or_path)) as source:
-        layout = layout_of(source)
-        sparse = sparse_config_of(source, layout)
-        official = sparse is not None and sparse.official and f"lite3r-{layout.name}" in MODELS
-        model = f"lite3r-{layout.name}" if official else layout.name
-        licence = source.metadata.get("licence") or _licence(name_or_path, model)
-        notices = tuple(left_out_notices(layout.left_out))
-        return Origin(model, licence, notices, trained_for_fp8(source.metadata, sparse))
-
-
-def _licence(name_or_path: str, model: str) -> str:
-    """Of weights that do not state theirs: certain for a known name, a hint for a file of the same network."""
-    if name_or_path in MODELS:
-        return MODELS[name_or_path].licence
-    if name_or_path.startswith(hub.PREFIX):
-        return f"see https://huggingface.co/{hub.parse(name_or_path)[0]}"
-    published = MODELS[model].licence if model in MODELS and MODELS[model].repository else None
-    return f"not stated in the file; the published {model} is under {published}" if published else UNKNOWN_LICENCE
-
-
-def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Backbone:
-    """A backbone with its weights, in evaluation mode.
-
-    `dtype` is the arithmetic of the transformer (float32 or bfloat16, None = float32); FP8 weights are expanded to it.
-    Raises WeightsError, BackendError.
-    """
-    import torch
-
-    from lite3r_cli.checkpoints.sources import open_source
-    from lite3r_cli.networks.loading import load_model
-
-    with open_source(resolve(name_or_path)) as source:
-        model, _ = load_model(source, torch.device(device), dtype or torch.float32)
-    return model
+    with open_checkpoint(name_or_path) as checkpoint:
+        return checkpoint.load(device, dtype)

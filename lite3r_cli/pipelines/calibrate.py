@@ -13,6 +13,7 @@ from ..config import PredictConfig
 from ..config.conversion import CalibrateConfig
 from ..console import Progress
 from ..io.images import discover
+from ..networks.checkpoint import Checkpoint
 from ..quant.fp8 import round_to_fp8
 from ..scene import geometry
 from ..scene.view import View
@@ -20,7 +21,7 @@ from .predict import Predictor
 
 
 def measure_sensitivity(
-    checkpoint: str, layers: Sequence[str], config: CalibrateConfig, progress: Progress
+    checkpoint: Checkpoint, layers: Sequence[str], config: CalibrateConfig, progress: Progress
 ) -> dict[str, float]:
     """Layer → change of the prediction when that layer alone is in FP8
     (`prediction_change`), everything else in float32.
@@ -28,7 +29,8 @@ def measure_sensitivity(
     Raises InputError for images that cannot be used, BackendError, WeightsError, MemoryLimitError.
     """
     images = discover(config.images, max_views=config.views)
-    predictor = Predictor(PredictConfig(checkpoint, config.resolution, config.device, "float32"), Progress())
+    asked = PredictConfig(str(checkpoint.path), config.resolution, config.device, "float32")
+    predictor = Predictor(asked, Progress(), checkpoint)
     parameters = dict(predictor.backbone.named_parameters())
     exact = predictor.predict(images).views
     changes: dict[str, float] = {}

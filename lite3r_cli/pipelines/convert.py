@@ -17,15 +17,13 @@ from .. import __version__
 from ..attention.module import METADATA_KEY, SparseConfig
 from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.shards import shard_files
-from ..checkpoints.sources import Source, open_source
+from ..checkpoints.sources import Source
 from ..checkpoints.weights import read_float
 from ..checkpoints.write import CheckpointWriter, refuse_existing
 from ..config.conversion import ConvertConfig
 from ..console import Progress
 from ..errors import UsageError
-from ..networks import registry
-from ..networks.loading import build, layout_of, sparse_config_of
-from ..networks.recognise import Layout
+from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 
@@ -64,27 +62,25 @@ class ConvertReport:
 def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertReport:
     """Convert a checkpoint. Raises the errors of errors.py; what was there before is then as it was."""
     progress = progress or Progress()
-    path = registry.resolve(config.source)
-    origin = registry.inspect(config.source)
-    for text in (f"model: {origin.model}, licence: {origin.licence}", *origin.notices):
-        progress.note(text)
-    with open_source(path) as source:
-        layout = layout_of(source)
-        model = build(source, layout)  # strict: an unsound source is refused here
-        sparse = _attention(config, source, layout, model)
-        items = plan(source, layout, model, sparse, config.weights, config.keep, config.quantize)
-        refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(path)})
+    with open_checkpoint(config.source) as checkpoint:
+        origin, files_before = checkpoint.origin, shard_files(checkpoint.path)
+        for text in origin.notes:
+            progress.note(text)
+        model = checkpoint.build()  # strict: an unsound source is refused here
+        sparse = _attention(config, checkpoint, model)
+        items = plan(checkpoint, model, sparse, config.weights, config.keep, config.quantize)
+        refuse_existing(config.output, config.overwrite, {part.resolve() for part in files_before})
         sensitivity: dict[str, float] = {}
         if config.calibrate is not None:
             from .calibrate import measure_sensitivity
 
             candidates = [item.name for item in items if item.dtype == FP8 and not item.as_stored]
-            sensitivity = measure_sensitivity(str(path), candidates, config.calibrate, progress)
+            sensitivity = measure_sensitivity(checkpoint, candidates, config.calibrate, progress)
             worst = sorted(sensitivity, key=lambda name: (-sensitivity[name], name))
             items = keep_also(items, worst[: config.calibrate.keep_worst])
-        metadata = _metadata(source, layout, sparse, config, origin.licence)
-        files, layers = _write(config, source, items, metadata, sensitivity, progress)
-        before = sum(part.stat().st_size for part in shard_files(path))
+        metadata = _metadata(checkpoint, sparse, config)
+        before = sum(part.stat().st_size for part in files_before)
+        files, layers = _write(config, checkpoint.source, items, metadata, sensitivity, progress)
     after = sum(file.stat().st_size for file in files)
     return ConvertReport(
         origin.model,
@@ -100,10 +96,10 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
     )
 
 
-def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.Module) -> SparseConfig | None:
+def _attention(config: ConvertConfig, checkpoint: Checkpoint, model: nn.Module) -> SparseConfig | None:
     """Sparse-linear attention of the new checkpoint: what the source has, and what was asked for."""
-    present = sparse_config_of(source, layout)
-    chosen = select_attention(model, layout, config.attention)
+    present = checkpoint.sparse
+    chosen = select_attention(model, checkpoint.spec, config.attention)
     layers = tuple(dict.fromkeys([*(present.layers if present else ()), *chosen]))
     if not layers:
         return None
@@ -118,11 +114,10 @@ def _attention(config: ConvertConfig, source: Source, layout: Layout, model: nn.
     return replace(present, layers=layers, keep_ratio=config.keep_ratio or present.keep_ratio, keep_ratios=())
 
 
-def _metadata(
-    source: Source, layout: Layout, sparse: SparseConfig | None, config: ConvertConfig, licence: str
-) -> dict[str, str]:
-    said = describe(layout.name, layout.config, licence=licence, weights=config.weights)
-    metadata = {**source.metadata, **said, "converted_by": f"lite3r {__version__}"}
+def _metadata(checkpoint: Checkpoint, sparse: SparseConfig | None, config: ConvertConfig) -> dict[str, str]:
+    spec, licence = checkpoint.spec, checkpoint.origin.licence
+    said = describe(spec.name, spec.config, licence=licence, weights=config.weights)
+    metadata = {**checkpoint.metadata, **said, "converted_by": f"lite3r {__version__}"}
     metadata.pop(METADATA_KEY, None)
     return metadata | ({METADATA_KEY: sparse.to_json()} if sparse else {})
 

@@ -10,10 +10,10 @@ import torch
 
 from lite3r_cli.attention.module import PROJECTION, UNUSED, SparseConfig, attention_modules
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
-from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.write import Slot
 from lite3r_cli.errors import UsageError
-from lite3r_cli.networks.recognise import Layout
+from lite3r_cli.networks.checkpoint import Checkpoint
+from lite3r_cli.networks.recognise import CheckpointSpec
 
 FP8 = torch.float8_e4m3fn
 WEIGHTS: dict[str, torch.dtype] = {"fp8": FP8, "bf16": torch.bfloat16, "float32": torch.float32}
@@ -52,27 +52,26 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def select_attention(model: torch.nn.Module, layout: Layout, patterns: Sequence[str]) -> tuple[str, ...]:
+def select_attention(model: torch.nn.Module, spec: CheckpointSpec, patterns: Sequence[str]) -> tuple[str, ...]:
     """The attention modules that `patterns` (or SELECTIONS) mean. Raises UsageError for a pattern without any."""
     found = attention_modules(model)
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "none":
             continue
-        hits = layout.family.global_layers(layout.config) if pattern == "global" else list(found)
+        hits = spec.family.global_layers(spec.config) if pattern == "global" else list(found)
         if pattern not in SELECTIONS:
             hits = [name for name in found if fnmatchcase(name, pattern)]
         if not hits:
             raise UsageError(
-                f"--attention {pattern}: no attention module of {layout.name} is called so, e.g. {next(iter(found))}"
+                f"--attention {pattern}: no attention module of {spec.name} is called so, e.g. {next(iter(found))}"
             )
         chosen.update(hits)
     return tuple(name for name in found if name in chosen)
 
 
 def plan(
-    source: Source,
-    layout: Layout,
+    checkpoint: Checkpoint,
     model: torch.nn.Module,
     sparse: SparseConfig | None,
     weights: str,
@@ -85,8 +84,9 @@ def plan(
     stay in 16 bits; vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a
     pattern that matches nothing.
     """
+    source, spec = checkpoint.source, checkpoint.spec
     order = {stored: i for i, stored in enumerate(source.entries)}
-    names = sorted(layout.sources, key=lambda name: (order[layout.sources[name]], name))
+    names = sorted(spec.sources, key=lambda name: (order[spec.sources[name]], name))
     for option, patterns in (("--keep", keep), ("--quantize", quantize)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -95,12 +95,12 @@ def plan(
                 )
     items = []
     for name in names:
-        entry = source.entries[layout.sources[name]]
+        entry = source.entries[spec.sources[name]]
         matrix = len(entry.shape) >= 2 and name.endswith(".weight")
-        kept = matches(name, keep) or (matches(name, layout.family.high_precision) and not matches(name, quantize))
+        kept = matches(name, keep) or (matches(name, spec.family.high_precision) and not matches(name, quantize))
         dtype = _target(entry.dtype, matrix, kept, weights)
-        items.append(Item(name, entry.shape, layout.sources[name], entry.dtype, dtype, matrix))
-    return items + _new_items(layout, model, sparse, weights)
+        items.append(Item(name, entry.shape, spec.sources[name], entry.dtype, dtype, matrix))
+    return items + _new_items(spec, model, sparse, weights)
 
 
 def _target(stored: torch.dtype, matrix: bool, kept: bool, weights: str) -> torch.dtype:
@@ -115,7 +115,7 @@ def _target(stored: torch.dtype, matrix: bool, kept: bool, weights: str) -> torc
     return torch.bfloat16 if matrix else torch.float32
 
 
-def _new_items(layout: Layout, model: torch.nn.Module, sparse: SparseConfig | None, weights: str) -> list[Item]:
+def _new_items(spec: CheckpointSpec, model: torch.nn.Module, sparse: SparseConfig | None, weights: str) -> list[Item]:
     """The tensors that sparse-linear attention adds, at zero, where the source has none."""
     if sparse is None or sparse.mix != "sum":  # another mix starts at no zero: the source has it
         return []
@@ -126,7 +126,7 @@ def _new_items(layout: Layout, model: torch.nn.Module, sparse: SparseConfig | No
         width = module.proj.in_features // module.heads
         wanted = {f"{layer}.{PROJECTION}": (width, width)} | ({f"{layer}.{UNUSED}": ()} if sparse.official else {})
         for name, shape in wanted.items():
-            if name not in layout.sources:
+            if name not in spec.sources:
                 items.append(Item(name, shape, None, torch.float32, dtype if shape else torch.float32, bool(shape)))
     return items
 

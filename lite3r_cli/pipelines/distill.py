@@ -12,18 +12,15 @@ from torch import nn
 
 from .. import runtime
 from ..attention.module import SparseConfig
-from ..checkpoints.fingerprint import fingerprint
-from ..checkpoints.sources import open_source
 from ..config import LiteConfig
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
 from ..distillation.data import Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
 from ..errors import OutputError, UsageError
-from ..networks import registry
-from ..networks.family import exact_products, family_named, global_layers_of
-from ..networks.loading import load_model, sparse_config_of
-from ..networks.recognise import Layout
+from ..networks.checkpoint import Checkpoint, open_checkpoint
+from ..networks.family import exact_products, global_layers_of
+from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import skipped_share, sparsify
 from ..training.loop import Worker
 from ..training.plot import plot_losses
@@ -63,11 +60,11 @@ def run(config: DistillConfig, progress: Progress | None = None) -> DistillRepor
     """
     progress = progress or Progress()
     _check_output(config)
-    with workers_of(config.device) as worker:
+    with workers_of(config.device) as worker, open_checkpoint(config.model) as teacher:
         if not worker.is_first:
             progress = Progress()
-        config = _settled(config, worker, progress)
-        network, layout, path = _load(config, worker.device, progress)
+        config = _settled(config, teacher, worker, progress)
+        network = _load(config, teacher, worker.device, progress)
         sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution, network.model.patch_size,
                       config.recipe.seed)  # fmt: skip
         data = open_data(config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures)
@@ -75,11 +72,11 @@ def run(config: DistillConfig, progress: Progress | None = None) -> DistillRepor
             progress.note(f"data: {text}")
         if worker.is_first:
             config.folder.mkdir(parents=True, exist_ok=True)
-        return _distil(config, worker, network, layout, path, data, progress)
+        return _distil(config, worker, network, teacher, data, progress)
 
 
 def _distil(
-    config: DistillConfig, worker: Worker, network: Network, layout: Layout, path: Path, data: Data, progress: Progress
+    config: DistillConfig, worker: Worker, network: Network, teacher: Checkpoint, data: Data, progress: Progress
 ) -> DistillReport | None:
     def report(record: dict[str, float]) -> None:
         if "measured" in record:
@@ -118,12 +115,12 @@ def _distil(
     distiller.finish()
     distiller.use_best()
     recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
-    write_student(config.output, path, layout, distiller.trained.best, network.sparse, json.dumps(recipe))
+    write_student(config.output, teacher, distiller.trained.best, network.sparse, json.dumps(recipe))
     plot_losses(config.folder / LOG, config.folder / PLOT)
     return DistillReport(
         config.output,
-        layout.name,
-        fingerprint(path),
+        teacher.spec.name,
+        teacher.fingerprint.result(),
         distiller.trained.count(),
         total,
         network.sparse.layers,
@@ -151,7 +148,7 @@ def _check_output(config: DistillConfig) -> None:
         raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
 
 
-def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> DistillConfig:
+def _settled(config: DistillConfig, teacher: Checkpoint, worker: Worker, progress: Progress) -> DistillConfig:
     """What was left open, decided for the device and said."""
     on_gpu = worker.device.type == "cuda"
     dtype = config.dtype
@@ -160,8 +157,8 @@ def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> Disti
     chosen = runtime.choose(str(worker.device), dtype)
     resolution, why = config.resolution, "asked for"
     if resolution is None:
-        family = family_named(registry.inspect(config.model).model)
-        resolution, why = (family.preparation.resolution, "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
+        own = teacher.spec.family.preparation.resolution
+        resolution, why = (own, "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
     workers = (GPU_WORKERS if on_gpu else 0) if config.workers is None else config.workers
     progress.note(
         f"device {chosen.device.chosen} ({worker.world} process{'es' * (worker.world > 1)}), {chosen.dtype.chosen}; "
@@ -171,20 +168,19 @@ def _settled(config: DistillConfig, worker: Worker, progress: Progress) -> Disti
     return replace(config, recipe=recipe, dtype=chosen.dtype.chosen, workers=workers)
 
 
-def _load(config: DistillConfig, device: torch.device, progress: Progress) -> tuple[Network, Layout, Path]:
-    path = registry.resolve(config.model)
-    origin = registry.inspect(config.model)
-    for text in (f"model: {origin.model}, licence: {origin.licence}", *origin.notices):
+def _load(config: DistillConfig, teacher: Checkpoint, device: torch.device, progress: Progress) -> Network:
+    for text in teacher.origin.notes:
         progress.note(text)
-    with progress.stage("Load model"), open_source(path) as source:
-        model, layout = load_model(source, device, torch.float32)
-        present = sparse_config_of(source, layout)
+    with progress.stage("Load model"):
+        model = teacher.load(device)
     model.compute_dtype = getattr(torch, config.dtype)
-    sparse = make_sparse(model, config.sparse, present, layout)
-    return Network(model, sparse, exact_products(model)), layout, path
+    sparse = make_sparse(model, config.sparse, teacher.sparse, teacher.spec)
+    return Network(model, sparse, exact_products(model))
 
 
-def make_sparse(model: nn.Module, choice: SparseChoice, present: SparseConfig | None, layout: Layout) -> SparseConfig:
+def make_sparse(
+    model: nn.Module, choice: SparseChoice, present: SparseConfig | None, spec: CheckpointSpec
+) -> SparseConfig:
     """Give a loaded network the student's attention, in place: that of its checkpoint with what was asked for changed.
 
     A checkpoint that keeps everything (`lite3r convert` without a ratio) only says which layers are sparse-linear.
@@ -192,7 +188,7 @@ def make_sparse(model: nn.Module, choice: SparseChoice, present: SparseConfig | 
     asked = {name: value for name, value in asdict(choice).items() if value is not None}
     patterns, ratio = asked.pop("layers"), asked.pop("keep_ratio", None)
     across = tuple(global_layers_of(model))
-    layers = select_attention(model, layout, patterns) if patterns else (present.layers if present else across)
+    layers = select_attention(model, spec, patterns) if patterns else (present.layers if present else across)
     stored: dict[str, object] = {}
     if present is not None and (present.keep_ratio < 1 or present.official):
         stored = {name: value for name, value in vars(present).items() if name not in ("layers", "keep_ratio")}

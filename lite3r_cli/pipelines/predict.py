@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,12 @@ import numpy as np
 import torch
 
 from .. import runtime
-from ..checkpoints.fingerprint import Fingerprint
 from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
-from ..networks import registry
 from ..networks.base import Backbone, Prediction
+from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
@@ -63,12 +63,14 @@ class Predictions:
 
 
 class Predictor:
-    """A network on a device, ready for image sets.
+    """A network on a device, ready for image sets. `checkpoint` is that of `config.model` where it is open already.
 
     Raises BackendError (device), WeightsError (checkpoint) when built.
     """
 
-    def __init__(self, config: PredictConfig, progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: PredictConfig, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    ) -> None:
         self.config = config
         progress = progress or Progress()
         if config.refine:
@@ -76,13 +78,10 @@ class Predictor:
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
-            self.checkpoint = registry.resolve(config.model)
-            self.origin = registry.inspect(config.model)
-            self.fingerprint = Fingerprint(self.checkpoint)
-            self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
-            self.backbone: Backbone = registry.load(
-                config.model, device=self.runtime.torch_device, dtype=self.lite.loaded_dtype
-            )
+            with open_checkpoint(config.model) if checkpoint is None else nullcontext(checkpoint) as self.checkpoint:
+                self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
+                self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
+                self.backbone: Backbone = self.checkpoint.load(self.runtime.torch_device, self.lite.loaded_dtype)
             self.lite.apply(self.backbone)
             known_cameras.configure(self.backbone, config)
             self.fast = FastPath(config.engine, self.backbone, self.lite, self.runtime)
@@ -90,7 +89,7 @@ class Predictor:
                 self.lite.round(self.backbone)
         for text in self.lite.notes:
             progress.note(text)
-        for text in (f"model: {self.origin.model}, licence: {self.origin.licence}", *self.origin.notices):
+        for text in self.origin.notes:
             progress.note(text)
 
     def choices(self) -> dict[str, dict[str, str]]:

@@ -32,7 +32,7 @@ def run_info(
         "seed": seed,
         "model": {
             "name": predictor.backbone.name,
-            "checkpoint": str(predictor.checkpoint),
+            "checkpoint": str(predictor.checkpoint.path),
             "licence": predictor.origin.licence,
             "not_loaded": list(predictor.origin.notices),
         },

@@ -18,6 +18,7 @@ from lite3r_cli.distillation.students import make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks import registry, standin
+from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, cam_from_world
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
@@ -30,6 +31,11 @@ SMALL = dict(heads=2, head_features=16, head_stages=(8, 8, 8, 8), position_grid=
 TINY = MiniConfig(dim=32, depth=6, alternate_from=1, taps=(1, 3, 4, 5), camera_hidden=16, **SMALL)
 CPU = Worker(0, 1, torch.device("cpu"))
 HIGH = ("patch_embed.*", "head.*", "camera.*", "ray_head.*", "*.proj_lin.*")
+
+
+def origin_of(name):
+    with open_checkpoint(name) as checkpoint:
+        return checkpoint.origin
 
 
 def mini(seed: int = 1) -> Mini:
@@ -317,7 +323,7 @@ def test_the_checkpoint_holds_both_forms(photographs, checkpoint, capsys):
     for module in sparse_modules(student).values():
         module.backend = "dense"
     torch.testing.assert_close(student.predict(images).depth[1], teacher.predict(images).depth[1])
-    assert registry.inspect(str(output)).trained_for_fp8
+    assert origin_of(str(output)).trained_for_fp8
     assert (output.with_suffix("") / "losses.png").is_file() and not list(output.parent.glob(".*partial*"))
     again, _ = command(photographs, checkpoint)
     assert again == 7 and "--overwrite" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""An open checkpoint: opened once, and handed on to all who ask what it is, load it or copy from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from lite3r_cli.attention import module as attention
+from lite3r_cli.checkpoints import hub
+from lite3r_cli.checkpoints.fingerprint import Fingerprint
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
+from lite3r_cli.checkpoints.sources import Source, open_source
+from lite3r_cli.checkpoints.weights import require_names
+from lite3r_cli.errors import Lite3RError, WeightsError
+from lite3r_cli.layers.unfilled import unfilled
+from lite3r_cli.networks.lite_form import trained_for_fp8
+from lite3r_cli.networks.loading import load_values
+from lite3r_cli.networks.recognise import CheckpointSpec, recognise
+from lite3r_cli.networks.registry import MODELS, resolve
+
+OFFICIAL_KEEP_RATIO = 0.3  # of Lite3R's published checkpoints, which do not say it themselves
+UNKNOWN_LICENCE = "unknown: the checkpoint does not say"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint is, as it stands in run.json."""
+
+    model: str
+    licence: str
+    notices: tuple[str, ...] = ()  # tensors that are not loaded on purpose
+    trained_for_fp8: bool = False  # whether its training saw the rounding of FP8 arithmetic
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a command says about the checkpoint that it loads."""
+        return (f"model: {self.model}, licence: {self.licence}", *self.notices)
+
+
+class Checkpoint:
+    """A checkpoint whose headers are read: `spec`, `sparse` and `origin`. A context manager; `load` and `source.read`
+    work while it is open, the rest also afterwards.
+    """
+
+    def __init__(self, asked: str, source: Source):
+        self.asked, self.source, self.path = asked, source, source.path
+        shapes = {name: entry.shape for name, entry in source.entries.items() if not name.endswith(SCALE_SUFFIX)}
+        self.spec: CheckpointSpec = recognise(shapes, source.metadata, source.path)
+        self.sparse = _sparse_config(source, self.spec)
+        self.origin = self._origin()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.source.metadata
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Its SHA-256, which begins to be computed when it is first asked for."""
+        return Fingerprint(self.path)
+
+    def build(self) -> nn.Module:
+        """The network without its values. Raises WeightsError if the tensors do not fit it."""
+        with unfilled():
+            model = self.spec.build()
+            if self.sparse is not None:
+                try:
+                    attention.attach(model, self.sparse)
+                except (KeyError, AttributeError) as error:
+                    raise WeightsError(
+                        f"{self.path}: sparse-linear attention for {error}, which {self.spec.name} has not"
+                    ) from error
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: self.source.entries[stored].shape for name, stored in self.spec.sources.items()}
+        require_names(expected, found, self.path, self.spec.name)
+        return model
+
+    def load(self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """The network in evaluation mode. `dtype` is the arithmetic of its trunk (float32 or bfloat16, None: float32);
+        FP8 weights are expanded to it. Raises WeightsError.
+        """
+        return load_values(self.build(), self.source, self.spec, torch.device(device), dtype or torch.float32)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.source.__exit__(kind, error, trace)
+
+    def _origin(self) -> Origin:
+        official = self.sparse is not None and self.sparse.official and f"lite3r-{self.spec.name}" in MODELS
+        model = f"lite3r-{self.spec.name}" if official else self.spec.name
+        licence = self.metadata.get("licence") or _licence(self.asked, model)
+        notices = (f"not loaded: {why}, {len(names)} tensors" for why, names in self.spec.left_out.items())
+        return Origin(model, licence, tuple(notices), trained_for_fp8(self.metadata, self.sparse))
+
+
+def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """A model's name, hf:OWNER/NAME or a path → its checkpoint; downloads what is not here. Raises WeightsError,
+    BackendError where a download needs a package that is not installed.
+    """
+    source = open_source(resolve(str(name_or_path)))
+    try:
+        return Checkpoint(str(name_or_path), source)
+    except BaseException as error:
+        source.__exit__(type(error), error, error.__traceback__)
+        raise
+
+
+def _licence(asked: str, model: str) -> str:
+    """Of weights that do not state theirs: certain for a known name, a hint for a file of the same network."""
+    if asked in MODELS:
+        return MODELS[asked].licence
+    if asked.startswith(hub.PREFIX):
+        return f"see https://huggingface.co/{hub.parse(asked)[0]}"
+    published = MODELS[model].licence if model in MODELS and MODELS[model].repository else None
+    return f"not stated in the file; the published {model} is under {published}" if published else UNKNOWN_LICENCE
+
+
+def _sparse_config(source: Source, spec: CheckpointSpec) -> attention.SparseConfig | None:
+    """The sparse-linear attention of a checkpoint: from its metadata, else (official ones) from its tensors."""
+    layers = attention.layers_in(spec.sources)
+    if not layers and attention.METADATA_KEY not in source.metadata:
+        return None
+    try:
+        if attention.METADATA_KEY in source.metadata:
+            return attention.SparseConfig.from_dict(json.loads(source.metadata[attention.METADATA_KEY]))
+        official = f"{layers[0]}.{attention.UNUSED}" in spec.sources
+        return attention.SparseConfig(layers, OFFICIAL_KEEP_RATIO if official else 1.0, official=official)
+    except (ValueError, KeyError, TypeError, Lite3RError) as error:
+        raise WeightsError(
+            f"{source.path}: its metadata holds no readable `{attention.METADATA_KEY}` ({error})"
+        ) from error
