@@ -45,7 +45,7 @@ from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.evaluate import NO_DIRECTION, windows
 from lite3r_cli.runtime import choose
 from lite3r_cli.scene import geometry, metrics
-from lite3r_cli.training.loop import Worker
+from lite3r_cli.training.worker import Worker
 
 TARGETS = {
     0.75: "AbsRel ≤ +3 %, AUC@30 ≥ −1 point; against the teacher AbsRel ≤ 0.01, rotation ≤ 0.3°",

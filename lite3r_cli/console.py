@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+Tell = Callable[[str], None]  # what pipelines are handed to say something with, see Progress.note and warn
+
 
 @dataclass
 class _Settings:

@@ -12,6 +12,7 @@ def train(config: TrainConfig) -> None:
 
     Example: torchrun --nproc-per-node 4 -m lite3r_cli train -o runs/a --init encoder.safetensors --compile
     """
+    from .. import console
     from ..pipelines.train import run
 
-    run(config)
+    run(config, console.progress(), console.warn)

@@ -23,9 +23,9 @@ from lite3r_cli.distillation.objectives import answer_distance, attention_distan
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import Lite3RError, UsageError
-from lite3r_cli.training.loop import Worker
 from lite3r_cli.training.optimiser import WeightAverage, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.state import load_training_state, save_training_state
+from lite3r_cli.training.worker import Worker
 
 STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
 LOGIT_FACTOR = 20.0  # of the learning rate, for the logits of the convex mix

@@ -18,6 +18,7 @@ from lite3r_cli.checkpoints.fingerprint import Fingerprint
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
 from lite3r_cli.checkpoints.sources import Source, open_source
 from lite3r_cli.checkpoints.weights import require_names
+from lite3r_cli.console import Tell
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.lite_form import trained_for_fp8
@@ -103,11 +104,11 @@ class Checkpoint:
         return Origin(model, licence, tuple(notices), trained_for_fp8(self.metadata, self.sparse))
 
 
-def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """A model's name, hf:OWNER/NAME or a path → its checkpoint; downloads what is not here. Raises WeightsError,
-    BackendError where a download needs a package that is not installed.
+def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) -> Checkpoint:
+    """A model's name, hf:OWNER/NAME or a path → its checkpoint; downloads what is not here, and tells `note` its size
+    and licence first. Raises WeightsError, BackendError where a download needs a package that is not installed.
     """
-    source = open_source(resolve(str(name_or_path)))
+    source = open_source(resolve(str(name_or_path), note))
     try:
         return Checkpoint(str(name_or_path), source)
     except BaseException as error:

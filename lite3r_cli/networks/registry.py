@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lite3r_cli import console
 from lite3r_cli.checkpoints import hub
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX
+from lite3r_cli.console import Tell
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks import NETWORKS
 from lite3r_cli.networks.published import ModelInfo
@@ -38,17 +38,18 @@ def find_checkpoint(name: str) -> Path | None:
     return next((folder / info.file for folder in CHECKPOINT_FOLDERS if (folder / info.file).is_file()), None)
 
 
-def resolve(name_or_path: str) -> Path:
-    """A model's name, hf:OWNER/NAME or a checkpoint's path → the checkpoint's path; downloads what is not here.
+def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:
+    """A model's name, hf:OWNER/NAME or a checkpoint's path → the checkpoint's path; downloads what is not here, and
+    tells `note` its size and licence first.
 
     Raises WeightsError with the known names, BackendError where a download needs a package that is not installed.
     """
     if name_or_path in MODELS:
-        return _resolve_known(MODELS[name_or_path])
+        return _resolve_known(MODELS[name_or_path], note)
     if name_or_path.startswith(hub.PREFIX):
         repository, revision = hub.parse(name_or_path)
         cached = hub.find_cached(repository, revision)
-        return cached or hub.download(repository, revision, f"see https://huggingface.co/{repository}", console.info)
+        return cached or hub.download(repository, revision, f"see https://huggingface.co/{repository}", note)
     path = Path(name_or_path)
     if path.is_dir():
         return _within(path)
@@ -61,13 +62,13 @@ def resolve(name_or_path: str) -> Path:
     )
 
 
-def _resolve_known(info: ModelInfo) -> Path:
+def _resolve_known(info: ModelInfo, note: Tell) -> Path:
     path = find_checkpoint(info.name)
     if path is not None:
         return path
     if info.repository is None:
         raise WeightsError(f"{info.name}: its checkpoint is not in this installation; reinstall lite3r")
-    return hub.download(info.repository, info.revision, info.licence, console.info, info.file)
+    return hub.download(info.repository, info.revision, info.licence, note, info.file)
 
 
 def _within(folder: Path) -> Path:

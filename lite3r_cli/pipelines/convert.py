@@ -62,7 +62,7 @@ class ConvertReport:
 def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertReport:
     """Convert a checkpoint. Raises the errors of errors.py; what was there before is then as it was."""
     progress = progress or Progress()
-    with open_checkpoint(config.source) as checkpoint:
+    with open_checkpoint(config.source, progress.note) as checkpoint:
         origin, files_before = checkpoint.origin, shard_files(checkpoint.path)
         for text in origin.notes:
             progress.note(text)

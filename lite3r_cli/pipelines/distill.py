@@ -22,11 +22,10 @@ from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
 from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import skipped_share, sparsify
-from ..training.loop import Worker
 from ..training.plot import plot_losses
+from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import write_student
-from .train import _workers as workers_of
 
 CPU_RESOLUTION = 252  # pixels: a step takes seconds on two cores
 GPU_WORKERS = 8  # processes that prepare data for each GPU
@@ -60,7 +59,7 @@ def run(config: DistillConfig, progress: Progress | None = None) -> DistillRepor
     """
     progress = progress or Progress()
     _check_output(config)
-    with workers_of(config.device) as worker, open_checkpoint(config.model) as teacher:
+    with worker_process(config.device) as worker, open_checkpoint(config.model, progress.note) as teacher:
         if not worker.is_first:
             progress = Progress()
         config = _settled(config, teacher, worker, progress)

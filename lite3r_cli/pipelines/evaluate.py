@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import EvaluateConfig, PredictConfig
-from ..console import Progress
+from ..console import Progress, Tell
 from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .predict import Predictor
 
 PredictWindow = Callable[[ImageSet, Sequence[int]], Sequence[View]]  # the views of images[indices], in that order
-Warn = Callable[[str], None]
 
 NO_DIRECTION = 1e-6  # true baselines below this share of the scene's extent have no direction
 CHAMFER_POINTS = 50_000  # points a cloud and window
@@ -73,7 +72,7 @@ class Scene:
 def evaluate(
     config: EvaluateConfig,
     progress: Progress | None = None,
-    warn: Warn = lambda text: None,
+    warn: Tell = lambda text: None,
     predict: PredictWindow | None = None,
 ) -> Evaluation:
     """Score every scene of `config`; `predict` stands in for the network.
@@ -122,7 +121,7 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
-def open_scene(folder: Path, warn: Warn = lambda text: None) -> Scene:
+def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
     """Check a scene's cameras.json and pictures; neither pictures nor depth maps are decoded yet.
 
     Raises UsageError for a path that does not exist, InputError for what is missing or malformed in it.

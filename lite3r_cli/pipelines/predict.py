@@ -78,7 +78,9 @@ class Predictor:
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
-            with open_checkpoint(config.model) if checkpoint is None else nullcontext(checkpoint) as self.checkpoint:
+            with (
+                open_checkpoint(config.model, progress.note) if checkpoint is None else nullcontext(checkpoint)
+            ) as self.checkpoint:
                 self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
                 self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
                 self.backbone: Backbone = self.checkpoint.load(self.runtime.torch_device, self.lite.loaded_dtype)

@@ -5,7 +5,7 @@ torch is imported after the images are found: a wrong path or option is told at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import InputConfig, ReconstructConfig
-from ..console import Progress
+from ..console import Progress, Tell
 from ..errors import InputError
 from ..io.atomic import OutputSet
 from ..io.formats import require_known
@@ -28,8 +28,6 @@ from .run_info import run_info
 
 if TYPE_CHECKING:
     from .predict import Predictions, Predictor
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Report:
     files: list[str] = field(default_factory=list)  # relative to the folder of the cloud
 
 
-def reconstruct(config: ReconstructConfig, progress: Progress | None = None, warn: Warn = lambda text: None) -> Report:
+def reconstruct(config: ReconstructConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Report:
     """Run the whole pipeline and put the scene in place; `warn` is told of everything odd as soon as it is known.
 
     Raises the errors of errors.py; nothing is left behind then.
@@ -93,7 +91,7 @@ def make_scene(
     predictor: Predictor,
     images: ImageSet,
     progress: Progress,
-    warn: Warn = lambda text: None,
+    warn: Tell = lambda text: None,
     warnings: Sequence[str] = (),
 ) -> Scene:
     """The scene that a loaded network sees in the images; `warnings` are those that were told before.
@@ -117,7 +115,7 @@ def make_scene(
     return Scene(config, cloud, info, predictor.fingerprint, images, predictions)
 
 
-def find_images(config: InputConfig, progress: Progress, tell: Warn) -> ImageSet:
+def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet:
     """The usable images of the inputs, in order; `tell` hears of what is skipped. Raises InputError, UsageError."""
     with progress.stage("Find images", minor=True):
         images = discover(
@@ -150,7 +148,7 @@ def _told(skipped: Sequence[Skipped]) -> list[str]:
 
 
 def _fuse(
-    config: ReconstructConfig, images: ImageSet, predictions: Predictions, progress: Progress, tell: Warn
+    config: ReconstructConfig, images: ImageSet, predictions: Predictions, progress: Progress, tell: Tell
 ) -> tuple[PointCloud, FusionStatistics]:
     indices = predictions.indices
     # fusion computes in single precision: in the frame of a map it works around the cameras' middle

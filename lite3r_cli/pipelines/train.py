@@ -4,45 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from lite3r_cli import __version__, console
+from lite3r_cli import __version__
 from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.config.training_run import TrainConfig
+from lite3r_cli.console import Progress, Tell
 from lite3r_cli.errors import OutputError
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
-from lite3r_cli.training.loop import Trainer, Worker
+from lite3r_cli.training.loop import Trainer
 from lite3r_cli.training.plot import plot_losses
 from lite3r_cli.training.schedule import ShapeSchedule
 from lite3r_cli.training.state import save_weights
+from lite3r_cli.training.worker import worker_process
 
 
-def run(config: TrainConfig) -> None:
+def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> None:
     """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to
     the output folder.
 
     Ctrl-C and SIGTERM save the state first. Raises OutputError when the folder holds a run and --resume was not given.
     """
+    progress = progress or Progress()
     output = config.loop.output
     state = output / "state.safetensors"
     if not config.resume and state.exists():
         raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
-    with _workers(config.device) as worker:
+    with worker_process(config.device) as worker:
         if worker.is_first:
             output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.loop.seed)
         model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
-        _initialise(model, config.init)
+        _initialise(model, config.init, warn)
         model.head.to(memory_format=torch.channels_last)
-        trainer = Trainer(model, config.loop, worker, _report)
+        trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)))
         if config.resume:
             trainer.resume(state)
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
@@ -56,15 +55,15 @@ def run(config: TrainConfig) -> None:
         except BaseException as error:
             if worker.is_first and not isinstance(error, Exception):  # stopped by hand: nothing is broken
                 trainer.save()
-                console.info(f"stopped at step {trainer.step}; go on with: lite3r train -o {output} --resume")
+                progress.note(f"stopped at step {trainer.step}; go on with: lite3r train -o {output} --resume")
             raise
         if worker.is_first:
-            _finish(config, trainer)
+            _finish(config, trainer, progress)
 
 
-def _initialise(model: Mini, files: tuple[Path, ...]) -> None:
+def _initialise(model: Mini, files: tuple[Path, ...], warn: Tell) -> None:
     if not files:
-        console.warn("training from random weights; --init names a pretrained encoder or a checkpoint")
+        warn("training from random weights; --init names a pretrained encoder or a checkpoint")
         return
     with open_source(files[0]) as source:
         is_ours = "config" in source.metadata
@@ -74,7 +73,7 @@ def _initialise(model: Mini, files: tuple[Path, ...]) -> None:
         load_encoder(model, list(files))
 
 
-def _finish(config: TrainConfig, trainer: Trainer) -> None:
+def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
     output = config.loop.output
     recipe = json.dumps(_plain(dataclasses.asdict(config)))
     state = trainer.average.state_dict()
@@ -82,7 +81,7 @@ def _finish(config: TrainConfig, trainer: Trainer) -> None:
         output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe
     )
     plot_losses(output / "log.jsonl", output / "losses.png")
-    console.info(
+    progress.note(
         f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; "
         f"{output / 'mini.safetensors'} is the FP8 checkpoint"
     )
@@ -97,26 +96,6 @@ def _plain(value):
     return value.name if isinstance(value, Path) else value
 
 
-def _report(record: dict) -> None:
+def _line(record: dict[str, float]) -> str:
     losses = " ".join(f"{k} {v:.3f}" for k, v in record.items() if k not in ("step", "seconds", "progress", "lr"))
-    console.info(f"step {record['step']} {record['seconds'] / 60:.1f} min lr {record['lr']:.1e} {losses}")
-
-
-@contextmanager
-def _workers(device: str) -> Iterator[Worker]:
-    """This process's rank and device; torchrun's environment says whether there are others."""
-    cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    where = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(where)
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-    if world > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield Worker(rank, world, where)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+    return f"step {record['step']} {record['seconds'] / 60:.1f} min lr {record['lr']:.1e} {losses}"

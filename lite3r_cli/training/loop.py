@@ -24,6 +24,7 @@ from lite3r_cli.training.losses import Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.state import load_training_state, save_training_state, save_weights
+from lite3r_cli.training.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,6 @@ class Batch:
     targets: Targets
     decoded: Tensor | None = None  # (V,) views whose depth is trained in this step, None = all
     known: KnownCameras | None = None  # cameras that the network is told, see networks/mini/known.py
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process's place among the others."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
 
 
 class Trainer:

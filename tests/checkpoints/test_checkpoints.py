@@ -246,20 +246,21 @@ def no_cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-def test_a_download_announces_size_licence_and_revision(vggt, tmp_path, no_cache, monkeypatch, capsys):
+def test_a_download_announces_size_licence_and_revision(vggt, tmp_path, no_cache, monkeypatch):
     folder = tmp_path / "remote"
     folder.mkdir()
     write_shards(folder, vggt.state_dict())
     fake = FakeHub(folder)
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    assert_same(registry.load("vggt-1b"), vggt)
-    said = capsys.readouterr().err
+    said = []
+    with open_checkpoint("vggt-1b", said.append) as checkpoint:
+        assert_same(checkpoint.load(), vggt)
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 1e9
     assert fake.asked == [("facebook/VGGT-1B", registry.MODELS["vggt-1b"].revision)]
     for words in ("VGGT research licence", f"{size:.2f} GB", "commit c0ffee, "):
-        assert words in said
-    registry.load("hf:someone/else")
-    assert fake.asked[-1] == ("someone/else", "main") and "revision not pinned" in capsys.readouterr().err
+        assert words in said[0]
+    registry.resolve("hf:someone/else", said.append)
+    assert fake.asked[-1] == ("someone/else", "main") and "revision not pinned" in said[1]
     registry.load("hf:someone/else@v2")
     assert fake.asked[-1] == ("someone/else", "v2")
 

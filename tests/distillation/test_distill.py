@@ -23,9 +23,9 @@ from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, cam_from_world
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
-from lite3r_cli.training.loop import Worker
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import save_weights
+from lite3r_cli.training.worker import Worker
 
 SMALL = dict(heads=2, head_features=16, head_stages=(8, 8, 8, 8), position_grid=4)
 TINY = MiniConfig(dim=32, depth=6, alternate_from=1, taps=(1, 3, 4, 5), camera_hidden=16, **SMALL)

@@ -13,6 +13,7 @@ from toy_network import Toy, ToyConfig
 
 from lite3r_cli.cli import main
 from lite3r_cli.networks import registry
+from lite3r_cli.networks.checkpoint import open_checkpoint
 
 ON_CPU = ("--device", "cpu", "-q")
 
@@ -65,3 +66,22 @@ def test_three_steps_of_distill(checkpoint, tmp_path):
                  "56", "--batch", "1", "--keep-ratio", "0.5", *ON_CPU]  # fmt: skip
     assert main(arguments) == 0
     assert "blocks.1.attn.proj_lin.weight" in load_file(student) and registry.load(str(student)).name == "toy"
+
+
+def test_a_checkpoint_is_opened_once(checkpoint, photographs, tmp_path, monkeypatch):
+    opened = []
+    original = open_checkpoint.__globals__["open_source"]
+
+    def counted(path):
+        opened.append(path)
+        return original(path)
+
+    for module in ("lite3r_cli.networks.checkpoint", "lite3r_cli.checkpoints.weights"):
+        monkeypatch.setattr(f"{module}.open_source", counted)
+    photos = str(photographs(2))
+    assert main(["reconstruct", photos, "-o", str(tmp_path / "scene.ply"), "-m", str(checkpoint), *ON_CPU]) == 0
+    assert opened == [checkpoint]
+    lite = tmp_path / "lite.safetensors"
+    arguments = ["convert", str(checkpoint), "-o", str(lite), "--calibrate", photos, "--keep-worst", "1", "-q"]
+    assert main(arguments) == 0
+    assert opened == [checkpoint] * 2
