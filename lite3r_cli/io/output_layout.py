@@ -9,13 +9,14 @@ the output but itself, relative to the folder of the cloud: {"scene/depth/a.png"
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
+from .documents import read_json
 
+_MAX_PARTS = 32  # folders of a listed path: what we write lies in three at most
 _OTHER_FILES = (".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".xyz", ".zip")
 
 
@@ -53,9 +54,9 @@ def files_of_run(layout: Layout) -> dict[str, int] | None:
     A list that leads outside the output (an absolute path, `..`) is not one of ours.
     """
     try:
-        document = json.loads((layout.root / layout.run_json).read_text(encoding="utf-8"))
+        document = read_json(layout.root / layout.run_json)
         sizes = {str(name): int(entry["bytes"]) for name, entry in document["files"].items()}
-    except (OSError, ValueError, RecursionError, OverflowError, KeyError, TypeError, AttributeError):
+    except (InputError, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         return None
     return sizes if all(belongs(layout, name) for name in sizes) else None
 
@@ -73,7 +74,7 @@ def is_complete(target: str | Path) -> bool:
 def belongs(layout: Layout, name: str) -> bool:
     """Whether a listed path is the cloud or lies, links resolved, in the output's folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:
         return False
     home = layout.root / layout.folder
     return name == layout.cloud or (layout.root / path).parent.resolve().is_relative_to(home.resolve())

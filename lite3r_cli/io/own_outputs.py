@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from .regular import BadImage, read_regular
+from ..errors import InputError
+from .documents import read_json
 
 _RUN_JSON = "run.json"
 
@@ -44,9 +44,9 @@ def _listed_by(place: Path) -> dict[str, int]:
     if not os.path.lexists(place / _RUN_JSON):
         return {}
     try:
-        document = json.loads(read_regular(place / _RUN_JSON))
+        document = read_json(place / _RUN_JSON)
         sizes = {str(name): int(entry["bytes"]) for name, entry in document["files"].items()}
-    except (BadImage, ValueError, RecursionError, OverflowError, KeyError, TypeError, AttributeError):
+    except (InputError, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         return {}
     own = f"{place.absolute().name}/"
     inside = [name for name in sizes if name.startswith(own)]

@@ -131,9 +131,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         file.seek(0)
         try:
             container = av.open(file, metadata_errors="replace", options={"format_whitelist": DEMUXERS})
-        except MemoryError:
-            raise
-        except Exception as error:
+        except Exception as error:  # FFmpeg's MemoryError, too: the file promised what it does not hold
             raise BadImage("not a video that can be decoded: FFmpeg does not know what is in it") from error
         with container:
             streams = [s for s in container.streams.video if not _is_cover(s)]
@@ -167,12 +165,12 @@ def _first_frame(container: Any, codec: str) -> Any:
 
 def _frames_of(container: Any) -> Iterator[Any]:
     """All frames that decode, whatever lies between them."""
+    import av
+
     for packet in container.demux(video=0):
         try:
             yield from packet.decode()
-        except MemoryError:
-            raise
-        except Exception:  # a damaged packet, accounted for by `_Damage`
+        except av.FFmpegError:  # a damaged packet, accounted for by `_Damage`
             continue
 
 
@@ -265,14 +263,14 @@ class _Damage:
             self._note(packet.pts)
 
     def decoded(self, packet: Any) -> Iterator[Any]:
+        import av
+
         try:
             for frame in packet.decode():
                 if frame.is_corrupt:
                     self._note(frame.pts)
                 yield frame
-        except MemoryError:
-            raise
-        except Exception:  # FFmpeg's own errors: this packet gives no frame
+        except av.FFmpegError:  # this packet gives no frame
             self._note(packet.pts)
         if self._told.take():
             self._note(min(self._recent, default=None))

@@ -84,7 +84,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
     orientation, aspect, transparent, frames, whole = None, 1.0, False, 1, True
     for name, start, length in _sound_chunks(stream, size):
         stream.seek(start)
-        if name == b"IHDR":
+        if name == b"IHDR" and not width:
             width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", exactly(stream, 13, "IHDR"))
             if depth not in _DEPTHS.get(colour, ()) or interlace > 1:
                 raise BadImage("damaged: a PNG of a kind that does not exist")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import BinaryIO
 
 import numpy as np
@@ -62,9 +61,7 @@ def _opened(stream: BinaryIO, kind: str):
 
     stream.seek(0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Image.open(stream, formats=(_NAMES[kind],))
+        return Image.open(stream, formats=(_NAMES[kind],))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise whatever they meet

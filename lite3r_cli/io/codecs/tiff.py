@@ -101,7 +101,8 @@ def _layout(directory: Directory, width: int, height: int) -> Layout:
     all_bits = set(values.get(BITS, (1,)))
     bits = max(all_bits)
     if len(all_bits) > 1 or bits not in (1, 2, 4, 8, 16) or set(values.get(SAMPLE_FORMAT, (1,))) - {1, 4}:
-        what = "signed" if 2 in values.get(SAMPLE_FORMAT, ()) else f"{'/'.join(map(str, sorted(all_bits)))}-bit"
+        depths = "/".join(map(str, sorted(all_bits)[:4]))
+        what = "signed" if 2 in values.get(SAMPLE_FORMAT, ()) else f"{depths}-bit"
         raise BadImage(f"{what} pixels are not read: {_SAVE}")
     colours = _COLOURS.get(photometric)
     if colours is None:

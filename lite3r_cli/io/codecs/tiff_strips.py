@@ -182,9 +182,7 @@ def _decoded_group(packed: Sequence[bytes], layout: Layout, shape: tuple[int, in
         with av.open(io.BytesIO(data), format="tiff_pipe") as container:
             container.streams.video[0].codec_context.options = {"err_detect": "explode"}
             frame = next(container.decode(video=0))
-    except MemoryError:
-        raise
-    except Exception as error:  # FFmpeg's own errors, and the end of the stream
+    except (av.FFmpegError, StopIteration) as error:
         raise BadImage(_DAMAGED) from error
     if (frame.width, frame.height) != (width, rows * len(packed)):
         raise BadImage(_DAMAGED)

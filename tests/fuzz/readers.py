@@ -1,0 +1,427 @@
+"""What is fuzzed: for each reader sound files, how to change them, and what has to hold of what it accepts.
+
+A reader may refuse with an error of lite3r_cli.errors; anything else that it raises is a fault, as is an answer that is
+not what it promises.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from mutate import Change, json_bytes, mutated, words
+from structure import (
+    TIFF,
+    bmp_field,
+    exif_block,
+    iso_box,
+    jpeg_joined,
+    jpeg_segment,
+    jpeg_segments,
+    png_chunk,
+    png_chunks,
+    png_joined,
+    riff_chunk,
+)
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`make` gives the files of one case, `read` reads them from a folder and returns what is unsound, or None."""
+
+    make: Callable[[random.Random], Files]
+    read: Callable[[Path], str | None]
+    weight: int = 1  # share of the cases
+
+
+def picture(channels: int = 3, width: int = 48, height: int = 36) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([x * 5 + 40 * c + y * 3 for c in range(channels)], -1)
+    return ((waves + rng.integers(0, 9, waves.shape)) % 256).astype(np.uint8)
+
+
+@cache
+def corpus(kind: str) -> tuple[bytes, ...]:
+    """Small sound files of a format."""
+    import cv2
+    from PIL import Image
+
+    rgb, rgba, grey = Image.fromarray(picture()), Image.fromarray(picture(4)), Image.fromarray(picture()[..., 0])
+    exif = b"Exif\0\0" + exif_block(random.Random("corpus"))
+
+    def saved(image, kind=kind, **options) -> bytes:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        return stream.getvalue()
+
+    if kind == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    deep = cv2.imencode(".png", picture().astype(np.uint16) * 257)[1].tobytes()
+    compressions = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma")
+    made: dict[str, Callable[[], list[bytes]]] = {
+        "JPEG": lambda: [
+            *(saved(rgb, **o) for o in ({}, {"progressive": True, "exif": exif}, {"subsampling": 2, "exif": exif})),
+            *(saved(grey), saved(rgb.convert("CMYK")), saved(rgb, "MPO", save_all=True, append_images=[rgb])),
+        ],
+        "PNG": lambda: [
+            *(saved(rgb, exif=exif), saved(rgba), saved(grey), saved(rgb.quantize(16), transparency=3), deep),
+            *(saved(grey.convert("1")), saved(grey, transparency=7), saved(rgb, save_all=True, append_images=[grey])),
+        ],
+        "TIFF": lambda: [
+            *(saved(rgb, compression=c) for c in compressions),
+            *(saved(grey.convert("1"), compression=c) for c in ("group3", "group4")),
+            *(
+                saved(rgb),
+                saved(rgba),
+                saved(rgb.quantize(8)),
+                saved(rgb, tiffinfo={274: 6}),
+                saved(rgb.convert("CMYK")),
+            ),
+            saved(rgb, save_all=True, append_images=[grey]),
+        ],
+        "WEBP": lambda: [saved(rgb), saved(rgba, lossless=True), saved(rgba, exif=exif), saved(rgb, lossless=True)],
+        "BMP": lambda: [saved(rgb), saved(grey), saved(rgb.quantize(16)), saved(grey.convert("1")), saved(rgba)],
+        "PPM": lambda: [
+            *(saved(rgb), saved(grey), b"P5\n# c\n20 20\n65535\n" + bytes(800)),
+            *(b"P2\n20 20\n9\n" + b"1 2 3 4 " * 100, b"P1 20 20\n" + b"01" * 200, b"P4\n20 20\n" + bytes(60)),
+        ],
+        "GIF": lambda: [saved(rgb), saved(rgb, save_all=True, append_images=[grey]), saved(grey, transparency=3)],
+        "JPEG2000": lambda: [saved(rgb), saved(rgba), saved(grey, irreversible=True)],
+        "HEIF": lambda: [saved(rgb, quality=50), saved(rgba, quality=50, exif=exif[6:]), saved(rgb, quality=30)],
+        "AVIF": lambda: [saved(rgb, quality=50), saved(rgba, quality=50, exif=exif), saved(rgb, quality=30)],
+    }
+    return tuple(made[kind]())
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _read_picture(path: Path) -> str | None:
+    """What `reconstruct` does with a picture."""
+    from lite3r_cli.io.exif import read_metadata
+    from lite3r_cli.io.images import discover
+
+    images = discover([path])
+    if not images.records or images.records[0].frame is not None:
+        return None
+    read_metadata(path)
+    record, rgb, mask = images.records[0], images.read(0), images.read_mask(0)
+    if rgb.dtype != np.uint8 or rgb.shape != (record.height, record.width, 3):
+        return f"picture of {rgb.dtype} {rgb.shape} for {record.width}x{record.height}"
+    if mask is not None and (mask.dtype != bool or mask.shape != rgb.shape[:2]):
+        return f"mask of {mask.dtype} {mask.shape} for {rgb.shape}"
+    return None if 0.2 < record.pixel_aspect < 5 else f"pixel aspect {record.pixel_aspect}"
+
+
+def _pictures(kind: str, suffix: str, structured: Sequence[Change], weight: int = 2) -> Reader:
+    def make(r: random.Random) -> Files:
+        return {f"a.{suffix}": mutated(r, r.choice(corpus(kind)), corpus(kind), structured)}
+
+    return Reader(make, lambda folder: _read_picture(folder / f"a.{suffix}"), weight)
+
+
+def _exif_in_pictures() -> Reader:
+    """A damaged EXIF block in a sound picture costs no picture."""
+
+    def make(r: random.Random) -> Files:
+        block = exif_block(r)
+        block = mutated(r, block, [block], TIFF)
+        if r.random() < 0.5:
+            segments, rest = jpeg_segments(corpus("JPEG")[0])
+            return {"a.jpg": jpeg_joined([(0xE1, b"Exif\0\0" + block[:65000]), *segments], rest)}
+        chunks = png_chunks(corpus("PNG")[2])
+        return {"a.png": png_joined([chunks[0], (b"eXIf", block), *chunks[1:]])}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.errors import InputError
+
+        try:
+            return _read_picture(next(folder.iterdir()))
+        except InputError as error:
+            return f"a sound picture is refused: {error}"
+
+    return Reader(make, read, 2)
+
+
+def _masks() -> Reader:
+    kinds = {"PNG": (png_chunk,), "TIFF": TIFF, "JPEG": (jpeg_segment,), "BMP": (bmp_field,), "WEBP": (riff_chunk,)}
+
+    def make(r: random.Random) -> Files:
+        kind = r.choice(list(kinds))
+        return {"a.jpg.png": mutated(r, r.choice(corpus(kind)), corpus(kind), kinds[kind])}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.masks import Target, find_masks, load_mask
+
+        found, _ = find_masks(folder, [Target("a.jpg", folder / "a.jpg")], True)
+        mask = load_mask(found["a.jpg"], 48, 36, 6)
+        return None if mask.shape == (36, 48) and mask.dtype == bool else f"mask {mask.shape} {mask.dtype}"
+
+    return Reader(make, read)
+
+
+@cache
+def _films() -> dict[str, bytes]:
+    """Short videos in several containers and codecs."""
+    import av
+
+    films = {}
+    for suffix, codec in (
+        ("mp4", "libx264"),
+        ("avi", "mpeg4"),
+        ("mkv", "ffv1"),
+        ("mov", "mjpeg"),
+        ("mpg", "mpeg2video"),
+    ):
+        stream = io.BytesIO()
+        kind = {"mkv": "matroska", "mpg": "mpeg"}.get(suffix, suffix)
+        with av.open(stream, "w", format=kind) as out:
+            track = out.add_stream(codec, rate=25)
+            track.width, track.height = 64, 48
+            track.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for i in range(6):
+                frame = np.roll(picture(width=64, height=48), i, 1)
+                out.mux(track.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            out.mux(track.encode())
+        films[suffix] = stream.getvalue()
+    return films
+
+
+def _videos() -> Reader:
+    def make(r: random.Random) -> Files:
+        suffix = r.choice(list(_films()))
+        return {
+            f"a.{suffix}": mutated(
+                r, _films()[suffix], list(_films().values()), (iso_box,) * (suffix in ("mp4", "mov"))
+            )
+        }
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.images import discover
+
+        images = discover([next(folder.iterdir())], max_views=3)
+        for i, record in enumerate(images.records):
+            if images.read(i).shape != (record.height, record.width, 3):
+                return "a frame of another size than its record"
+        return None
+
+    return Reader(make, read)
+
+
+# --- depth, clouds, cameras, outputs ----------------------------------------------------------------------------------
+
+
+def _depth() -> Reader:
+    import cv2
+
+    deep = cv2.imencode(".png", np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 30)[1].tobytes()
+
+    def make(r: random.Random) -> Files:
+        return {"d.png": mutated(r, deep, corpus("PNG"), (png_chunk,))}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.depth import read_depth_png
+
+        return None if np.isfinite(read_depth_png(folder / "d.png", 100.0)).all() else "depth that is not finite"
+
+    return Reader(make, read)
+
+
+def _clouds() -> Reader:
+    names = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+    head = "\n".join(
+        ["ply", "format binary_little_endian 1.0", "element vertex 20", *names, "property float confidence"]
+    )
+    body = np.zeros(20, "<f4,<f4,<f4,u1,u1,u1,<f4").tobytes()
+    binary = head.encode() + b"\nend_header\n" + body
+    text = head.replace("binary_little_endian", "ascii").encode() + b"\nend_header\n" + b"1 2 3 4 5 6 0.5\n" * 20
+    lists = head.replace("property float conf", "property list uchar int q\nproperty float conf").encode()
+    sound = (binary, text, lists + b"\nend_header\n" + body)
+
+    def header(r: random.Random, data: bytes) -> bytes:
+        first, mark, rest = data.partition(b"end_header\n")
+        return words(r, first) + mark + rest
+
+    def make(r: random.Random) -> Files:
+        return {"a.ply": mutated(r, r.choice(sound), sound, (header,))}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.ply import read_ply
+
+        cloud = read_ply(folder / "a.ply")
+        return None if cloud.points.shape == cloud.colors.shape == (len(cloud), 3) else "arrays of different lengths"
+
+    return Reader(make, read)
+
+
+def _unsound(views) -> str | None:
+    """What every reader of cameras promises."""
+    for view in views:
+        K, pose = np.asarray(view.K), np.asarray(view.cam_from_world)
+        if K.shape != (3, 3) or pose.shape != (3, 4) or not (np.isfinite(K).all() and np.isfinite(pose).all()):
+            return "K or pose not finite"
+        if K[0, 0] <= 0 or K[1, 1] <= 0 or view.width < 1 or view.height < 1:
+            return "focal length or size not positive"
+        if np.abs(pose[:, :3] @ pose[:, :3].T - np.eye(3)).max() > 2e-3 or np.linalg.det(pose[:, :3]) < 0:
+            return "not a rotation"
+    return None
+
+
+def _read_cameras(folder: Path) -> str | None:
+    from lite3r_cli.io.foreign_cameras import read_known_cameras
+
+    return _unsound(read_known_cameras(folder))
+
+
+def _own_cameras() -> Reader:
+    eye, K = np.eye(4)[:3].tolist(), [[50.0, 0, 24], [0, 50, 18], [0, 0, 1]]
+    entry = {"K": K, "cam_from_world": eye, "width": 48, "height": 36, "depth_scale": 100.0}
+    document = {"convention": "x", "images": {f"{i}.jpg": entry | {"depth": f"depth/{i}.png"} for i in range(3)}}
+
+    def make(r: random.Random) -> Files:
+        import cv2
+
+        deep = cv2.imencode(".png", np.ones((36, 48), np.uint16))[1].tobytes()
+        return {"cameras.json": json_bytes(r, document), "depth/0.png": deep, "depth/1.png": deep}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.cameras import read_cameras_json
+
+        return _read_cameras(folder) or _unsound(read_cameras_json(folder))
+
+    return Reader(make, read)
+
+
+def _transforms() -> Reader:
+    frames = [{"file_path": f"images/{i}.jpg", "transform_matrix": np.eye(4).tolist()} for i in range(3)]
+    top = {"camera_model": "PINHOLE", "fl_x": 50.0, "fl_y": 50.0, "cx": 24, "cy": 18, "w": 48, "h": 36, "k1": 0.0}
+    documents = [top | {"frames": frames}, {"frames": [top | frame for frame in frames], "ply_file_path": "x.ply"}]
+    return Reader(lambda r: {"transforms.json": json_bytes(r, r.choice(documents))}, _read_cameras, 2)
+
+
+@cache
+def _model() -> Mapping[str, bytes]:
+    """A COLMAP model as we write it."""
+    import tempfile
+
+    from lite3r_cli.io.colmap import write_colmap
+    from lite3r_cli.scene.view import PointCloud, View
+
+    K = np.array([[50.0, 0, 24], [0, 50, 18], [0, 0, 1]])
+    views = [View(f"{i}.jpg", 48, 36 + i, K, np.eye(4)[:3]) for i in range(3)]
+    cloud = PointCloud(np.zeros((8, 3), np.float32), np.zeros((8, 3), np.uint8), np.zeros(8, np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        write_colmap(Path(folder), views, cloud)
+        return {path.name: path.read_bytes() for path in Path(folder, "sparse/0").iterdir()}
+
+
+def _colmap(suffix: str) -> Reader:
+    def make(r: random.Random) -> Files:
+        files = {name: data for name, data in _model().items() if name.endswith(suffix)}
+        for _ in range(r.choice((1, 1, 2))):
+            name = r.choice(sorted(files))
+            files[name] = mutated(r, files[name], list(files.values()), (words,) * (suffix == "txt"))
+        if r.random() < 0.05:
+            del files[r.choice(sorted(files))]
+        return files
+
+    def read(folder: Path) -> str | None:
+        return _read_cameras(folder) if (folder / f"images.{suffix}").is_file() else None
+
+    return Reader(make, read, 2)
+
+
+def _run_json() -> Reader:
+    listing = {"scene.ply": {"bytes": 3}, "scene/depth/a.png": {"bytes": 4}}
+
+    def make(r: random.Random) -> Files:
+        data = json_bytes(r, {"versions": {}, "files": listing})
+        if r.random() < 0.1:
+            data = json.dumps({"files": {"scene/" + "y/" * r.choice((2, 2000)) + "a": {"bytes": 1}}}).encode()
+        return {"scene/run.json": data, "a.jpg": corpus("JPEG")[0]}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.io.images import discover
+        from lite3r_cli.io.output_layout import files_of_run, is_complete, layout_of
+
+        files_of_run(layout_of(folder / "scene.ply"))
+        is_complete(folder / "scene.ply")
+        return None if len(discover([folder])) == 1 else "the picture is lost"
+
+    return Reader(make, read)
+
+
+@dataclass(frozen=True)
+class _TextCase:
+    """Readers of small text files beside the pictures."""
+
+    samples: tuple[bytes, ...] = field(
+        default=(
+            b"0 1 2 3 0 0 0 1\n1 1 2 3 0 0 0 1\n",
+            b"50 0 24\n0 50 18\n0 0 1\n",
+            b'{"K": [[50, 0, 24], [0, 50, 18], [0, 0, 1]]}',
+        )
+    )
+
+    def make(self, r: random.Random) -> Files:
+        sample = r.choice(self.samples)
+        return {"a.txt": words(r, sample) if r.random() < 0.7 else mutated(r, sample, self.samples)}
+
+    def read(self, folder: Path) -> str | None:
+        from lite3r_cli.errors import Lite3RError
+        from lite3r_cli.io.intrinsics import read_intrinsics
+        from lite3r_cli.io.tum import read_tum
+
+        for reader in (read_tum, read_intrinsics):
+            try:
+                reader(folder / "a.txt")
+            except Lite3RError:
+                continue
+        return None
+
+
+def readers() -> dict[str, Reader]:
+    """All readers by name. Building them imports the package."""
+    text = _TextCase()
+    return {
+        "jpeg": _pictures("JPEG", "jpg", (jpeg_segment,), 4),
+        "png": _pictures("PNG", "png", (png_chunk,), 3),
+        "tiff": _pictures("TIFF", "tif", TIFF, 5),
+        "webp": _pictures("WEBP", "webp", (riff_chunk,)),
+        "bmp": _pictures("BMP", "bmp", (bmp_field,)),
+        "pnm": _pictures("PPM", "ppm", (words,)),
+        "gif": _pictures("GIF", "gif", ()),
+        "jpeg2000": _pictures("JPEG2000", "jp2", ()),
+        "heif": _pictures("HEIF", "heic", (iso_box,)),
+        "avif": _pictures("AVIF", "avif", (iso_box,), 1),
+        "exif": _exif_in_pictures(),
+        "mask": _masks(),
+        "video": _videos(),
+        "depth": _depth(),
+        "cloud": _clouds(),
+        "cameras": _own_cameras(),
+        "transforms": _transforms(),
+        "colmap_text": _colmap("txt"),
+        "colmap_binary": _colmap("bin"),
+        "run_json": _run_json(),
+        "text": Reader(text.make, text.read),
+    }
+
+
+def write(folder: Path, files: Files) -> None:
+    """Put the files of a case into an empty folder."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
