@@ -5,12 +5,18 @@ answer.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores; read when torch is imported
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 PLANE_DEPTH = 2.0
 STEP = 0.1  # between two cameras, along x

@@ -54,6 +54,15 @@ def test_help_and_version_import_nothing_heavy():
     assert f"lite3r {__version__}" in run.stdout.splitlines()
 
 
+def test_a_system_without_posix_locks_is_told_so():
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from lite3r_cli.cli import main\n"
+        "sys.exit(main(['reconstruct', 'nowhere']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 5 and "use WSL" in run.stderr and run.stderr.count("\n") == 1
+
+
 def test_every_option_of_every_command_explains_itself():
     root = typer.main.get_command(cli.app)
     assert set(root.commands) >= {"reconstruct", "eval", "models", "train", "synth"}

@@ -22,7 +22,7 @@ FLOORS = (
     {"attention", "quant"},
     {"layers"},
     {"scene"},
-    {"config", "console", "errors", "runtime"},
+    {"config", "console", "errors", "extras", "runtime"},
 )
 FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
 
@@ -45,7 +45,6 @@ REPEATED = {
     "evaluate.py",
     "loop.py",
     "outputs.py",
-    "plot.py",
     "reconstruct.py",
     "schedule.py",
     "sources.py",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, shard_files
 from lite3r_cli.errors import BackendError, WeightsError
+from lite3r_cli.extras import install_line
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 MAIN = "main"
-INSTALL = "pip install 'huggingface_hub>=0.23'"
 # The names that a repository's weights have, the preferred ones first.
 PREFERRED = ("model.safetensors", "model.safetensors.index.json", "model.pt")
 ENDINGS = (INDEX_SUFFIX, ".safetensors", ".pt")
@@ -74,7 +74,7 @@ def download(
         from huggingface_hub import constants
     except ImportError as error:
         raise BackendError(
-            f"{repository}: downloading needs the package huggingface_hub: {INSTALL}; "
+            f"{repository}: downloading needs the package huggingface_hub: {install_line('huggingface_hub')}; "
             f"or get the file from https://huggingface.co/{repository} and give its path to --model"
         ) from error
     if constants.HF_HUB_OFFLINE:

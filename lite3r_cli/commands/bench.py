@@ -10,6 +10,7 @@ import typer
 from .. import console
 from ..config.benchmark import BenchConfig, numbers
 from ..errors import BackendError
+from ..extras import require
 from .options import command
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def bench(config: BenchConfig, more: More = None) -> None:
     No ratio is printed unless every fast operator agrees with plain torch code.
     """
     config = replace(config, views=config.views + numbers(more or ()))
+    if config.plot is not None:
+        require("matplotlib", "--plot")  # said before anything is measured
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
         from ..bench.run import run
@@ -37,7 +40,7 @@ def bench(config: BenchConfig, more: More = None) -> None:
     else:
         _show(config, result)
     if config.plot is not None:
-        from ..bench.plot import draw
+        from ..bench.speed_plot import draw
 
         draw(
             result.rows,

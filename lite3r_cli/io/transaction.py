@@ -10,7 +10,6 @@ the kernel drops it when the process ends.
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -20,8 +19,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import OutputError
+from ..errors import BackendError, OutputError
 from .files import output_error, write_json
+
+try:
+    import fcntl
+except ImportError as error:
+    raise BackendError("lite3r runs on Linux and macOS; on Windows use WSL (locks and renames are POSIX's)") from error
 
 
 class Transaction:

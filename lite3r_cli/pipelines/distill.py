@@ -22,7 +22,7 @@ from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
 from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import skipped_share, sparsify
-from ..training.plot import plot_losses
+from ..training.loss_plot import plot_losses
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import write_student
@@ -115,7 +115,7 @@ def _distil(
     distiller.use_best()
     recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
     write_student(config.output, teacher, distiller.trained.best, network.sparse, json.dumps(recipe))
-    plot_losses(config.folder / LOG, config.folder / PLOT)
+    plot_losses(config.folder / LOG, config.folder / PLOT, progress.note)
     return DistillReport(
         config.output,
         teacher.spec.name,

@@ -17,7 +17,7 @@ from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loop import Trainer
-from lite3r_cli.training.plot import plot_losses
+from lite3r_cli.training.loss_plot import plot_losses
 from lite3r_cli.training.schedule import ShapeSchedule
 from lite3r_cli.training.state import save_weights
 from lite3r_cli.training.worker import worker_process
@@ -80,7 +80,7 @@ def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
     save_weights(
         output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe
     )
-    plot_losses(output / "log.jsonl", output / "losses.png")
+    plot_losses(output / "log.jsonl", output / "losses.png", progress.note)
     progress.note(
         f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; "
         f"{output / 'mini.safetensors'} is the FP8 checkpoint"

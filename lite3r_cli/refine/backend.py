@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from types import ModuleType
 
-from ..errors import BackendError
-
-INSTALL = "pip install 'lite3r[colmap]'"
+from ..extras import require
 
 
 def require_pycolmap() -> ModuleType:
     """The module. Raises BackendError without it."""
-    if find_spec("pycolmap") is None:
-        raise BackendError(f"--refine needs pycolmap, which is not installed: {INSTALL}")
+    require("pycolmap", "--refine")
     import pycolmap
 
     return pycolmap

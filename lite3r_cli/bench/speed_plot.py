@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputError
+from ..extras import require
 
 if TYPE_CHECKING:
     from .run import Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Write a PNG. Raises OutputError."""
-    import matplotlib
+    """Write a PNG. Raises OutputError, BackendError without Matplotlib."""
+    require("matplotlib", "--plot")
+    from matplotlib.figure import Figure  # without pyplot, which has a state of its own
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    time, memory = figure.subplots(1, 2)
     for name in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == name]
         views = [row.views for row in mine]
@@ -35,5 +35,3 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         figure.savefig(path, dpi=120, format="png")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        plt.close(figure)

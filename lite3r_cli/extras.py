@@ -1,0 +1,34 @@
+"""Optional packages: found, or missed with the line that installs them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from .errors import BackendError
+
+# Module → the extra that brings it (pyproject.toml)
+EXTRAS = {
+    "cupy": "train",
+    "huggingface_hub": "hub",
+    "matplotlib": "plots",
+    "pillow_heif": "heif",
+    "pycolmap": "colmap",
+    "transformer_engine": "te",
+    "triton": "hopper",
+}
+
+
+def install_line(module: str) -> str:
+    """What to type to get an optional package."""
+    return f"pip install 'lite3r[{EXTRAS[module]}]'"
+
+
+def is_installed(module: str) -> bool:
+    """Whether an optional package is there; it is not imported."""
+    return find_spec(module) is not None
+
+
+def require(module: str, what: str) -> None:
+    """Raise BackendError unless the package is there; `what` needs it."""
+    if not is_installed(module):
+        raise BackendError(f"{what} needs the package {module}, which is not installed: {install_line(module)}")

@@ -1,0 +1,33 @@
+"""The examples of docs/python.md run, in their order, as one program; links between the pages lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("README.md", "CONTRIBUTING.md", "checkpoints/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_python_examples(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "sample_scenes", tmp_path / "sample_scenes")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert {"facade.ply", "mine.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    scene, view, in_world = names["scene"], names["view"], names["in_world"]
+    assert len(scene.views) == 2 and view.depth.shape == in_world.shape[:2]
+    assert len(names["settings"].layers) > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+    assert [target for target in targets if not (page.parent / target).exists()] == []
