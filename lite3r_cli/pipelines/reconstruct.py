@@ -20,13 +20,15 @@ from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
 from ..scene.frame import local_origin, move_cloud, move_views, translation
-from ..scene.fusion import FusionStatistics, fuse_with_statistics
 from ..scene.geometry import camera_centres
 from ..scene.view import PointCloud
 from .result import Scene, write_scene
 from .run_info import run_info
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..scene.fusion import FusionStatistics
     from .predict import Predictions, Predictor
 
 
@@ -108,7 +110,7 @@ def make_scene(
     predictions = predictor.predict(images, progress, strict=config.input.strict)
     for text in (*_told([*images.skipped[known:], *predictions.skipped]), *predictions.warnings):
         tell(text)
-    cloud, statistics = _fuse(config, images, predictions, progress, tell)
+    cloud, statistics = _fuse(config, images, predictions, predictor.runtime.torch_device, progress, tell)
     for text in images.mask_warnings(predictions.indices):
         tell(text)
     info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress.seconds)
@@ -148,8 +150,15 @@ def _told(skipped: Sequence[Skipped]) -> list[str]:
 
 
 def _fuse(
-    config: ReconstructConfig, images: ImageSet, predictions: Predictions, progress: Progress, tell: Tell
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictions: Predictions,
+    device: torch.device,
+    progress: Progress,
+    tell: Tell,
 ) -> tuple[PointCloud, FusionStatistics]:
+    from ..scene.fusion import fuse_with_statistics
+
     indices = predictions.indices
     # fusion computes in single precision: in the frame of a map it works around the cameras' middle
     origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
@@ -161,6 +170,7 @@ def _fuse(
             config.fusion,
             config.predict.seed,
             step,
+            device,
         )
     if origin is not None:
         cloud = move_cloud(cloud, translation(origin))

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..io.images import ImageSet
-from ..scene.fusion import FusionStatistics
 
 if TYPE_CHECKING:
+    from ..scene.fusion import FusionStatistics
     from .predict import Predictions, Predictor
 
 

@@ -3,138 +3,271 @@
 With z the point's depth in the other camera and d the depth seen there, r = z / d says: 1 ± tolerance, both see the
 same surface; below, the point hangs in free space that the other view looks through; slightly above, a doubled surface;
 far above, the point is merely hidden. Torn places (depth edges) get the benefit of the doubt.
+
+One implementation for CPU and GPU. It uses element-wise operations and gathers alone, whose results do not depend on
+the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import geometry
 from .view import View
 
-_OUTSIDE = -10.0  # a pixel coordinate that no map covers
 _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
 _TOLERANCE_RANGE = (0.02, 0.15)
 _SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
-_CLOSE = 0.05  # relative deviation at which an agreement counts half
+_CLOSE = 0.05  # relative difference of depths that counts half in `agreement`
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
-_KERNEL = np.ones((3, 3), np.uint8)
-_SILENT = np.float32(1e30)  # inverse depth that never is the farthest surface
+_SILENT = 1e30  # inverse depth that never is the farthest surface
+_TINY = 1e-30  # instead of a divisor of 0
+_TOGETHER = {"cpu": 1}  # neighbours compared at a time: a processor's cache holds one, a GPU wants large operations
+_SURFACES = 24  # views whose surfaces are kept: those that the next views are compared with
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the neighbours say of each pixel of a view."""
+    """What the neighbours say of each of N pixels of a view."""
 
-    contradicted: np.ndarray  # (h, w) bool: somebody should see the point, nobody does
-    seen_through: np.ndarray  # (h, w) bool: more views look through the point than see it
-    shift: np.ndarray | None  # (3, h, w) float32 in camera coordinates, to the mean of the agreeing surfaces
+    contradicted: Tensor  # (N,) bool: somebody should see the point, nobody does
+    seen_through: Tensor  # (N,) bool: more views look through the point than see it
+    shift: Tensor | None  # (3, N) float32 in camera coordinates, to the mean of the agreeing surfaces
 
 
 class VoterMap:
     """A view's depth map with the pixels that may speak, and its camera at the map's own size."""
 
-    def __init__(self, view: View, alive: np.ndarray) -> None:
-        self.depth = view.depth
-        self.alive = alive
-        height, width = alive.shape
-        self.K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
+    def __init__(self, view: View, alive: np.ndarray | Tensor, depth: Tensor | None = None) -> None:
+        """`depth` is the view's on a device, where `alive` is, too; None: on the CPU."""
+        self.depth = on_device(view.depth, "cpu") if depth is None else depth
+        self.alive = alive if isinstance(alive, Tensor) else on_device(alive, self.depth.device)
+        self.height, self.width = self.alive.shape
+        self.K = geometry.scale_intrinsics(view.K, self.width / view.width, self.height / view.height)
         self.cam_from_world = np.asarray(view.cam_from_world, np.float64)
 
-    def camera_points(self, step: int = 1) -> np.ndarray:
-        """Camera coordinates (3, h', w') float32 of every `step`-th pixel; 0 where there is no depth."""
-        depth = np.where(self.alive, self.depth, 0)[::step, ::step].astype(np.float32)
-        return _plane_combination(np.linalg.inv(self.K), depth.shape, step) * depth
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
 
-    def world_points(self, shift: np.ndarray | None = None) -> np.ndarray:
-        """World points (h, w, 3) float32 of every pixel, moved by `shift` (3, h, w) in camera coordinates."""
-        points = self.camera_points() if shift is None else self.camera_points() + shift
-        pose = geometry.invert_pose(self.cam_from_world)
-        return np.stack([_affine(row, points) for row in pose.astype(np.float32)], axis=-1)
+    def pixels(self, step: int = 1) -> Tensor:
+        """The usable ones (N,) int64 among every `step`-th row and column, as places in the flattened map."""
+        if step == 1:
+            return self.alive.view(-1).nonzero()[:, 0]
+        row, column = self.alive[::step, ::step].nonzero(as_tuple=True)
+        return row * (step * self.width) + column * step
 
-    def inverse_depth(self) -> np.ndarray:
-        """(h, w) float32, 0 where the pixel may not speak."""
-        return np.divide(1, self.depth, out=np.zeros(self.alive.shape, np.float32), where=self.alive)
+    def camera_points(self, pixels: Tensor) -> Tensor:
+        """Camera coordinates (3, N) float32 of pixels (N,)."""
+        row = pixels // self.width
+        column = pixels - row * self.width
+        u, v = (torch.arange(n, dtype=torch.float64, device=pixels.device) + 0.5 for n in (self.width, self.height))
+        depth = self.depth.view(-1).index_select(0, pixels)
+        points = []
+        for a, b, c in np.linalg.inv(self.K).tolist():  # of a camera without skew x depends on u alone, y on v alone
+            if a and b:
+                ray = ((a * u).index_select(0, column) + (b * v + c).index_select(0, row)).float()
+            elif a or b:
+                ray = ((a * u + c).float()).index_select(0, column) if a else ((b * v + c).float()).index_select(0, row)
+            else:
+                ray = c
+            points.append(depth * ray)
+        return torch.stack(points)
+
+    def surfaces(self) -> Tensor:
+        """Four maps (4, h + 4, w + 4) float32 with a border of zeros, 0 where no pixel may speak: inverse depth; the
+        inverse depths of the nearest and of the farthest surface within 3 × 3 pixels; and 1 where the surface is whole.
+        """
+        padded = torch.zeros(4, self.height + 4, self.width + 4, device=self.depth.device)
+        inverse = torch.where(self.alive, 1 / self.depth, 0)
+        padded[0, 2:-2, 2:-2] = inverse
+        around = padded[0, 1:-1, 1:-1]
+        near = _extreme(around, torch.maximum)
+        far = _extreme(torch.where(around > 0, around, _SILENT), torch.minimum)
+        padded[1, 2:-2, 2:-2], padded[2, 2:-2, 2:-2] = near, far
+        padded[3, 2:-2, 2:-2] = near <= _TORN * far
+        return padded
 
 
-def _affine(row: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """One row (4,) of [R | t] applied to points (3, h, w); element by element: no BLAS decides on the rounding."""
-    return row[0] * points[0] + row[1] * points[1] + row[2] * points[2] + row[3]
+def on_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
-def _plane_combination(matrix: np.ndarray, shape: tuple[int, int], step: int) -> np.ndarray:
-    """matrix @ (u, v, 1) at the centres of every `step`-th pixel: (3, h', w') float32."""
-    v, u = (np.arange(n, dtype=np.float64) * step + 0.5 for n in shape)
-    rows = [(row[0] * u)[None, :] + (row[1] * v + row[2])[:, None] for row in matrix]
-    return np.stack(rows).astype(np.float32)
+def to_world(cam_from_world: np.ndarray, points: Tensor) -> Tensor:
+    """Camera points (3, N) float32 → world points (3, N)."""
+    pose = geometry.invert_pose(cam_from_world).astype(np.float32)
+    return torch.stack([_affine(row, points) for row in pose.tolist()])
+
+
+def _affine(row: Sequence[float] | Sequence[Tensor], points: Tensor) -> Tensor:
+    """One row (4,) of [R | t] applied to points (3, N); element by element: no BLAS decides on the rounding. Rows of
+    tensors (n, 1) give (n, N).
+    """
+    total = row[0] * points[0]
+    for factor, values in zip(row[1:3], points[1:]):
+        if isinstance(factor, Tensor):
+            total.addcmul_(factor, values)
+        else:
+            total.add_(values, alpha=factor)
+    return total.add_(row[3])
+
+
+def _extreme(padded: Tensor, pick) -> Tensor:
+    """The largest or smallest value (h, w) within 3 × 3 of a map with a border (h + 2, w + 2)."""
+    along = pick(pick(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    return pick(pick(along[:-2], along[1:-1]), along[2:])
+
+
+class Surfaces:
+    """The surfaces of the views that were asked for last."""
+
+    def __init__(self, voters: Sequence[VoterMap | None]) -> None:
+        self.voters = voters
+        self._kept: dict[int, Tensor] = {}
+
+    def of(self, i: int) -> Tensor:
+        if i not in self._kept and len(self._kept) >= _SURFACES:
+            del self._kept[next(iter(self._kept))]
+        self._kept[i] = self._kept.pop(i) if i in self._kept else self.voters[i].surfaces()
+        return self._kept[i]
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def check_view(view: VoterMap, neighbours: Sequence[VoterMap], tolerance: float, average: bool) -> Verdict:
-    """Count for each pixel the neighbours that confirm, contradict and look through its point."""
-    shape = view.alive.shape
-    confirmed, doubled, through = (np.zeros(shape, np.uint8) for _ in range(3))
-    shift = np.zeros((3, *shape), np.float32) if average else None
-    points = view.camera_points()
-    for other in neighbours:
-        ratio, front, behind = _compare(view, points, other)
-        agrees = np.abs(ratio - 1) <= tolerance  # NaN, not seen, is never true
-        confirmed += agrees
-        through += ~agrees & (front < 1 - tolerance)
-        doubled += ~agrees & (behind > 1 + tolerance) & (behind < 1 + _HIDDEN * tolerance)
-        if shift is not None:
-            centre = geometry.camera_centres(geometry.relative_pose(view.cam_from_world, other.cam_from_world))
-            along = np.where(agrees, 1 / np.where(agrees, ratio, 1) - 1, 0)
-            for axis in range(3):
-                shift[axis] += (points[axis] - np.float32(centre[axis])) * along
-    if shift is not None:
-        shift /= confirmed + np.float32(1)
+def check_view(
+    surfaces: Surfaces, i: int, pixels: Tensor, points: Tensor, neighbours: Sequence[int], tolerance: float,
+    average: bool,
+) -> Verdict:  # fmt: skip
+    """Count for each pixel of view i, with its camera point in `points` (3, N), the neighbours that confirm, contradict
+    and look through it.
+    """
+    confirmed, doubled, through = (torch.zeros(len(pixels), dtype=torch.uint8, device=pixels.device) for _ in range(3))
+    along = torch.zeros_like(points[0])  # Σ (1 / ratio − 1) over the neighbours that confirm
+    centres = torch.zeros_like(points)  # the same, times the neighbour's centre in the frame of view i
+    view = surfaces.voters[i]
+    for others in _together(surfaces.voters, neighbours):
+        seen = _compare(surfaces, i, points, others)
+        agrees = (seen.ratio - 1).abs_() <= tolerance
+        confirmed += agrees[0] if len(others) == 1 else agrees.sum(0, dtype=torch.uint8)
+        front, behind, pixel = seen.around(~agrees)
+        through.index_add_(0, pixel, (front < 1 - tolerance).to(torch.uint8))
+        doubled.index_add_(0, pixel, ((behind > 1 + tolerance) & (behind < 1 + _HIDDEN * tolerance)).to(torch.uint8))
+        if average:
+            change = seen.ratio.clamp_(min=1 - tolerance).reciprocal_().sub_(1).mul_(agrees)
+            for each, j in zip(change, others):
+                along += each
+                relative = geometry.relative_pose(view.cam_from_world, surfaces.voters[j].cam_from_world)
+                for axis, value in enumerate(geometry.camera_centres(relative).tolist()):
+                    centres[axis].add_(each, alpha=value)
+    shift = (points * along).sub_(centres).div_(confirmed + 1.0) if average else None
     return Verdict((confirmed == 0) & (doubled + through > 0), through > confirmed, shift)
 
 
-def _compare(view: VoterMap, points: np.ndarray, other: VoterMap, step: int = 1) -> tuple[np.ndarray, ...]:
-    """Ratios z / d in `other` of the points (3, h, w) of `view`: to its surface, to the nearest and to the farthest
-    depth within 3 × 3 pixels. NaN where `other` does not see the point.
+def _together(voters: Sequence[VoterMap | None], neighbours: Sequence[int]) -> Iterator[list[int]]:
+    """The neighbours, in parts of one size of map."""
+    limit = _TOGETHER.get(voters[neighbours[0]].depth.device.type, len(neighbours)) if neighbours else 0
+    part: list[int] = []
+    for j in neighbours:
+        if part and (len(part) == limit or voters[j].shape != voters[part[0]].shape):
+            yield part
+            part = []
+        part.append(j)
+    if part:
+        yield part
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Points (N,) as n other views of one size see them."""
+
+    z: Tensor  # (n, N) depth of the points in the other views
+    place: Tensor  # (n, N) the pixels that they fall into, in the flattened surfaces
+    planes: Sequence[Tensor]  # the flattened surfaces
+    ratio: Tensor  # (n, N) z / d of the surface there; 0 or less where the other view does not see the point
+
+    def around(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the points `chosen` (n, N) that the other views see: the ratios to the nearest and to the farthest depth
+        within 3 × 3 pixels, and which points they are; (M,) each.
+        """
+        which = (chosen & (self.ratio > 0)).view(-1).nonzero()[:, 0]
+        place, z = (each.view(-1).index_select(0, which) for each in (self.place, self.z))
+        front, behind = (plane.index_select(0, place).mul_(z) for plane in self.planes[1:3])
+        return front, behind, which if len(self.z) == 1 else which % self.z.shape[1]
+
+
+def _compare(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) -> _Seen:
+    """The points (3, N) of view i in n views of one size.
 
     Inverse depth is affine in the pixel on a plane, so its bilinear interpolation is exact there; near pixels that may
     not speak the weights of the others are scaled up, and where the surface is torn the nearest pixel is taken.
     """
-    x, y, z = _to_other(view, points, other)
-    inverse = other.inverse_depth()
-    valid = (inverse > 0).astype(np.float32)
-    nearest_surface = cv2.dilate(inverse, _KERNEL)
-    farthest_surface = cv2.erode(np.where(valid > 0, inverse, _SILENT), _KERNEL)
-    smooth = cv2.remap(cv2.merge([inverse, valid]), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    stacked = cv2.merge([inverse, nearest_surface, farthest_surface])
-    at, near, far = cv2.split(cv2.remap(stacked, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT))
-    seen = (at > 0) & (z > 0) & view.alive[::step, ::step]
-    interpolated = np.divide(smooth[..., 0], smooth[..., 1], out=at.copy(), where=seen & (near <= _TORN * far))
-    z = np.where(seen, z, np.float32(np.nan))
-    return z * interpolated, z * near, z * far
+    height, width = surfaces.voters[others[0]].shape
+    x, y, z = _to_others(surfaces.voters[i], points, [surfaces.voters[j] for j in others])  # (n, N) each
+    # the first pixel of the border stands for everything outside: there is no depth
+    column, row = x.round().clamp_(-1, width), y.round().clamp_(-1, height)
+    stride = width + 4  # of a row of the surfaces
+    place = (row.int() + 2).mul_(stride).add_(column.int()).add_(2)
+    planes = _planes(surfaces, others)
+    if len(others) > 1:
+        area = stride * (height + 4)
+        place += torch.arange(0, len(others) * area, area, dtype=torch.int32, device=place.device)[:, None]
+    inverse = _interpolated(planes, place, x.sub_(column), y.sub_(row), stride)
+    return _Seen(z, place, planes, inverse.mul_(z))
 
 
-def _to_other(view: VoterMap, points: np.ndarray, other: VoterMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the camera points (3, h, w) of `view` lie in `other`: columns and rows counted from the centre of its first
-    pixel, as OpenCV counts, and depth; all (h, w) float32."""
-    pose = geometry.relative_pose(view.cam_from_world, other.cam_from_world)
-    matrix = (other.K @ pose).astype(np.float32)
-    u, v, z = (_affine(row, points) for row in matrix)
-    in_front = z > 0
-    coordinates = []
-    for numerator, size in zip((u, v), other.alive.shape[::-1], strict=True):
-        pixel = np.divide(numerator, z, out=np.full_like(z, _OUTSIDE), where=in_front) - np.float32(0.5)
-        coordinates.append(np.clip(pixel, _OUTSIDE, size - _OUTSIDE))
-    return (*coordinates, z)
+def _planes(surfaces: Surfaces, others: Sequence[int]) -> Tensor:
+    """The surfaces of the others, one after the other: four maps, flattened."""
+    maps = [surfaces.of(j) for j in others]
+    return maps[0].flatten(1) if len(maps) == 1 else torch.stack(maps, dim=1).flatten(1)
 
 
-def adaptive_tolerance(voters: Sequence[VoterMap | None], neighbours: Sequence[Sequence[int]]) -> float:
+def _interpolated(planes: Tensor, place: Tensor, right: Tensor, down: Tensor, stride: int) -> Tensor:
+    """Bilinear inverse depth (n, N) at distances `right` and `down`, at most ½ pixel, from the centres of pixels."""
+
+    def at(plane: Tensor, place: Tensor) -> Tensor:
+        return plane.index_select(0, place.view(-1)).view(place.shape)
+
+    inverse, whole = planes[0], at(planes[3], place)
+    beside = torch.copysign(torch.ones_like(right), right).int()
+    below = torch.copysign(torch.ones_like(down), down).int().mul_(stride)
+    right, down = right.abs_().mul_(whole), down.abs_().mul_(whole)
+    value = at(inverse, place)
+    corners = (
+        value,
+        at(inverse, place + beside),
+        at(inverse, place.add(below)),
+        at(inverse, beside.add_(below).add_(place)),
+    )
+    known = [corner.sign() for corner in corners]  # 1 where there is depth
+    total, weight = (
+        torch.lerp(torch.lerp(a, b, right), torch.lerp(c, d, right), down) for a, b, c, d in (corners, known)
+    )
+    return total.div_(weight.clamp_(min=_TINY)).mul_(known[0])
+
+
+def _to_others(view: VoterMap, points: Tensor, others: Sequence[VoterMap]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the camera points (3, N) of `view` lie in n other views: columns and rows (n, N) counted from the centre of
+    the first pixel, and depth (n, N); float32. What lies behind a view gets a place far outside, but for its axis.
+    """
+    poses = [geometry.relative_pose(view.cam_from_world, other.cam_from_world) for other in others]
+    matrices = np.stack([other.K @ pose for other, pose in zip(others, poses)]).astype(np.float32)
+    if len(others) == 1:
+        u, v, z = (_affine(row, points)[None] for row in matrices[0].tolist())
+    else:
+        rows = torch.from_numpy(matrices).to(points.device)[..., None]  # (n, 3, 4, 1)
+        u, v, z = (_affine(rows[:, k].unbind(1), points) for k in range(3))
+    positive = z.clamp(min=_TINY)
+    return u.div_(positive).sub_(0.5), v.div_(positive).sub_(0.5), z
+
+
+def adaptive_tolerance(surfaces: Surfaces, neighbours: Sequence[Sequence[int]]) -> float:
     """Three times the median relative disagreement between neighbouring depth maps, kept within 2–15 %.
 
     That is two standard deviations of a Gaussian: 95 % of what sees the same surface agrees. Networks differ in how
@@ -143,28 +276,33 @@ def adaptive_tolerance(voters: Sequence[VoterMap | None], neighbours: Sequence[S
     chosen = [i for i, others in enumerate(neighbours) if others]
     deviations = []
     for i in chosen[:: -(-len(chosen) // 32)]:
-        step = max(1, round((voters[i].alive.size / 2000) ** 0.5))
-        points = voters[i].camera_points(step)
-        for j in neighbours[i]:
-            deviation = np.abs(_compare(voters[i], points, voters[j], step)[0] - 1)
+        for ratio in _sampled_ratios(surfaces, i, neighbours[i], 2000):
+            deviation = (ratio - 1).abs()
             deviations.append(deviation[deviation < _SAME_SURFACE])
-    pooled = np.concatenate(deviations)
+    pooled = torch.cat(deviations).cpu().numpy()
     typical = 3 * float(np.median(pooled)) if len(pooled) else 0.0
     return float(np.clip(typical, *_TOLERANCE_RANGE))
+
+
+def _sampled_ratios(surfaces: Surfaces, i: int, neighbours: Sequence[int], samples: int) -> Iterator[Tensor]:
+    """z / d (n, M) of about `samples` pixels of view i in its neighbours, 0 or less where they do not see them."""
+    view = surfaces.voters[i]
+    step = max(1, round((view.alive.numel() / samples) ** 0.5))
+    points = view.camera_points(view.pixels(step))
+    for others in _together(surfaces.voters, neighbours):
+        yield _compare(surfaces, i, points, others).ratio
 
 
 def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
     """How well the depth maps times `factor` agree with those of their neighbours, 0..1: the mean of
     1 / (1 + (log ratio / `_CLOSE`)²) over the pixels compared, about `samples` a view; unseen ones count as 0."""
     voters = [VoterMap(replace(view, depth=view.depth * np.float32(factor)), view.depth > 0) for view in views]
+    surfaces = Surfaces(voters)
     total, count = 0.0, 0
-    for voter, others in zip(voters, neighbours, strict=True):
-        step = max(1, round((voter.alive.size / samples) ** 0.5))
-        points = voter.camera_points(step)
-        for j in others:
-            ratio = _compare(voter, points, voters[j], step)[0]
-            deviation = np.log(ratio[ratio > 0]) / _CLOSE
-            total, count = total + float((1 / (1 + deviation**2)).sum()), count + ratio.size
+    for i, others in enumerate(neighbours):
+        for ratio in _sampled_ratios(surfaces, i, others, samples):
+            deviation = ratio[ratio > 0].log() / _CLOSE
+            total, count = total + float((1 / (1 + deviation**2)).sum(dtype=torch.float64)), count + ratio.numel()
     return total / max(count, 1)
 
 
@@ -173,42 +311,48 @@ def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor
 
 def best_neighbours(voters: Sequence[VoterMap | None], count: int) -> list[list[int]]:
     """For each view at most `count` others, those that see most of its points first; none that sees nothing of it."""
-    usable = [i for i, voter in enumerate(voters) if voter is not None and voter.alive.any()]
+    usable = [i for i, voter in enumerate(voters) if voter is not None and bool(voter.alive.any())]
     result: list[list[int]] = [[] for _ in voters]
     if len(usable) < 2:
         return result
-    coarse = np.stack([_coarse_depth(voters[i]) for i in usable])  # (S, n, n), 0 = unknown
-    sizes = np.array([voters[i].alive.shape[::-1] for i in usable], np.float64)
-    projections = np.stack([voters[i].K @ voters[i].cam_from_world for i in usable])  # (S, 3, 4)
+    device = voters[usable[0]].depth.device
+    coarse = torch.stack([_coarse_depth(voters[i]) for i in usable]).flatten()  # (S · n · n,), 0 = unknown
+    sizes = torch.tensor([[voters[i].width, voters[i].height] for i in usable], dtype=torch.float64, device=device)
+    matrices = np.stack([voters[i].K @ voters[i].cam_from_world for i in usable])
+    projections = torch.from_numpy(matrices).to(device)[..., None]  # (S, 3, 4, 1)
+    first = torch.arange(len(usable), device=device)[:, None] * _SAMPLE_SIDE**2
+    scales = (_SAMPLE_SIDE / sizes)[..., None]  # (S, 2, 1)
+    overlaps = []
+    for i in usable:
+        points = _sample_points(voters[i])  # (3, M) world, float64
+        u, v, z = (_affine(projections[:, k].unbind(1), points) for k in range(3))  # (S, M) each
+        column, line = (torch.floor(value / z * scales[:, k]) for k, value in enumerate((u, v)))
+        inside = (column >= 0) & (column < _SAMPLE_SIDE) & (line >= 0) & (line < _SAMPLE_SIDE) & (z > 0)
+        cell = first + torch.where(inside, line * _SAMPLE_SIDE + column, 0).to(torch.int64)
+        seen = inside & (z <= 1.25 * coarse[cell])  # hidden points do not count
+        overlaps.append(seen.sum(1) / seen.shape[1])
+    overlap = torch.stack(overlaps).fill_diagonal_(0).cpu().numpy()
     for row, i in enumerate(usable):
-        points = _sample_points(voters[i])  # (M, 3) world
-        homogeneous = points @ projections[:, :, :3].swapaxes(1, 2) + projections[:, None, :, 3]  # (S, M, 3)
-        z = homogeneous[..., 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cells = np.floor(homogeneous[..., :2] / z[..., None] * (_SAMPLE_SIDE / sizes[:, None]))
-        inside = ((cells >= 0) & (cells < _SAMPLE_SIDE)).all(axis=-1) & (z > 0)
-        column, line = (np.where(inside, cells[..., k], 0).astype(np.int64) for k in (0, 1))
-        depth = coarse[np.arange(len(usable))[:, None], line, column]
-        overlap = (inside & (z <= 1.25 * depth)).mean(axis=1)  # hidden points do not count
-        overlap[row] = 0
-        order = np.argsort(-overlap, kind="stable")[:count]
-        result[i] = [usable[k] for k in order if overlap[k] > 0]
+        order = np.argsort(-overlap[row], kind="stable")[:count]
+        result[i] = [usable[k] for k in order if overlap[row, k] > 0]
     return result
 
 
-def _sample_points(voter: VoterMap) -> np.ndarray:
-    """At most some hundred usable pixels (M, 3), spread over the map, as world points in float64."""
-    step = max(1, int((voter.alive.size / _SAMPLE_SIDE**2) ** 0.5))
-    while not voter.alive[::step, ::step].any():  # few pixels are left, and none of them on the coarse grid
+def _sample_points(voter: VoterMap) -> Tensor:
+    """At most some hundred usable pixels, spread over the map, as world points (3, M) in float64."""
+    step = max(1, int((voter.alive.numel() / _SAMPLE_SIDE**2) ** 0.5))
+    pixels = voter.pixels(step)
+    while not len(pixels):  # few pixels are left, and none of them on the coarse grid
         step = max(1, step // 2)
-    points = voter.camera_points(step)[:, voter.alive[::step, ::step]].T
-    return geometry.transform(geometry.invert_pose(voter.cam_from_world), points)
+        pixels = voter.pixels(step)
+    points = voter.camera_points(pixels).double()
+    return torch.stack([_affine(row, points) for row in geometry.invert_pose(voter.cam_from_world).tolist()])
 
 
-def _coarse_depth(voter: VoterMap) -> np.ndarray:
+def _coarse_depth(voter: VoterMap) -> Tensor:
     """The farthest usable depth in each of n × n cells, 0 = none."""
-    depth = np.where(voter.alive, voter.depth, 0).astype(np.float32)
-    rows, columns = (np.minimum(np.arange(n) * _SAMPLE_SIDE // n, _SAMPLE_SIDE - 1) for n in depth.shape)
-    cells = np.zeros((_SAMPLE_SIDE, _SAMPLE_SIDE), np.float32)
-    np.maximum.at(cells, (rows[:, None], columns[None, :]), depth)
-    return cells
+    device = voter.depth.device
+    rows, columns = (torch.arange(n, device=device) * _SAMPLE_SIDE // n for n in voter.shape)
+    cell = (rows[:, None] * _SAMPLE_SIDE + columns).flatten()
+    depth = torch.where(voter.alive, voter.depth, 0).flatten()
+    return torch.zeros(_SAMPLE_SIDE**2, device=device).scatter_reduce_(0, cell, depth, "amax")

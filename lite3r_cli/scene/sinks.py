@@ -1,0 +1,161 @@
+"""Points of many views become one cloud, within a budget or merged in voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .view import PointCloud
+
+if TYPE_CHECKING:
+    from .fusion import FusionStatistics
+
+_VOXEL_ROWS = 4_000_000  # voxel sums held before equal voxels are merged
+_RANDOM_BITS = 40  # of a point's random number
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one view."""
+
+    world: Tensor  # (N, 3) float32
+    colors: Tensor  # (N, 3) uint8
+    confidence: Tensor  # (N,) float32
+    view: int
+    pixels: Tensor  # (N,) places in the view's flattened map
+
+    def some(self, keep: Tensor) -> Points:
+        """Those of `keep` (N,) bool."""
+        rows = keep.nonzero()[:, 0]
+        world, colors, confidence, pixels = (
+            column.index_select(0, rows) for column in (self.world, self.colors, self.confidence, self.pixels)
+        )
+        return Points(world, colors, confidence, self.view, pixels)
+
+
+def random_numbers(seed: int, view: int, pixels: Tensor) -> Tensor:
+    """Whole numbers (N,) int64 below 2^_RANDOM_BITS, by the pixel alone: the same on every device, in any order.
+
+    Two rounds of a 32-bit integer hash (multiply and xor-shift, as in MurmurHash3's finaliser); of products only the
+    low 32 bits count, so that the sign of int64 does not matter.
+    """
+    x = pixels ^ ((seed * 0x9E3779B1 + view * 0x85EBCA6B + 0x27D4EB2F) & 0xFFFFFFFF)
+    parts = []
+    for salt in (0x7FEB352D, 0x846CA68B):
+        y = (x ^ (x >> 16)) * salt & 0xFFFFFFFF
+        y = (y ^ (y >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
+        y = (y ^ (y >> 12)) * 0x297A2D39 & 0xFFFFFFFF
+        parts.append(y ^ (y >> 15))
+        x = x + parts[-1] & 0xFFFFFFFF
+    return parts[0] << (_RANDOM_BITS - 32) | parts[1] >> (64 - _RANDOM_BITS)
+
+
+class PointSink:
+    """Collects points as they are. A budget keeps those of the lowest random numbers; what cannot be among them is told
+    by `chosen` before anything is computed for it.
+    """
+
+    def __init__(self, max_points: int | None, seed: int) -> None:
+        self.max_points, self.seed = max_points, seed
+        self._parts: list[Points] = []
+        self._limit: int | None = None  # no point with a random number above it is kept in the end
+        self._held = self.added = 0
+
+    def _numbers(self, points: Points) -> Tensor:
+        return random_numbers(self.seed, points.view, points.pixels)
+
+    def chosen(self, view: int, pixels: Tensor) -> Tensor | None:
+        """Which of a view's pixels (N,) to compute points for, as places among them; None: all."""
+        self.added += len(pixels)
+        if self._limit is None:
+            return None
+        return (random_numbers(self.seed, view, pixels) <= self._limit).nonzero()[:, 0]
+
+    def add(self, points: Points) -> None:
+        self._parts.append(points)
+        self._held += len(points.pixels)
+        if self.max_points is not None and self._held > 2 * self.max_points:
+            self._prune(self.max_points)
+
+    def _prune(self, budget: int) -> None:
+        numbers = [self._numbers(points) for points in self._parts]
+        self._limit = int(torch.cat(numbers).kthvalue(budget).values)
+        self._parts = [points.some(own <= self._limit) for points, own in zip(self._parts, numbers)]
+        self._held = sum(len(points.pixels) for points in self._parts)
+
+    def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+        if not self._parts:
+            return empty_cloud()
+        if self.max_points is not None and self._held > self.max_points:
+            self._prune(self.max_points)
+        columns = zip(*((p.world, p.colors, p.confidence) for p in self._parts))
+        cloud = PointCloud(*(torch.cat(column).cpu().numpy() for column in columns))
+        if self.max_points is not None and len(cloud) > self.max_points:  # equal random numbers: the first ones stay
+            cloud = _rows(cloud, slice(self.max_points))
+        statistics.over_budget += self.added - len(cloud)
+        return cloud
+
+
+def _rows(cloud: PointCloud, rows: slice | np.ndarray) -> PointCloud:
+    return PointCloud(cloud.points[rows], cloud.colors[rows], cloud.confidence[rows])
+
+
+class VoxelSink:
+    """Confidence-weighted means of position and colour, and the mean confidence, per voxel."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # keys (N,), sums (N, 8): 1, w, w·position, w·colour
+        self._held = self.added = 0
+
+    def chosen(self, view: int, pixels: Tensor) -> None:
+        self.added += len(pixels)
+
+    def add(self, points: Points) -> None:
+        world, colors, confidence = (t.cpu().numpy() for t in (points.world, points.colors, points.confidence))
+        weight = np.maximum(confidence.astype(np.float64), 1e-12)[:, None]
+        sums = np.hstack([np.ones_like(weight), weight, weight * world, weight * colors])
+        self._parts.append(_sum_by_key(_voxel_keys(world, self.size), sums))
+        self._held += len(self._parts[-1][0])
+        if self._held > _VOXEL_ROWS:
+            self._merge()
+
+    def _merge(self) -> None:
+        self._parts = [_sum_by_key(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))]
+        self._held = len(self._parts[0][0])
+
+    def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+        if not self._parts:
+            return empty_cloud()
+        self._merge()
+        _, sums = self._parts[0]
+        count, weight = sums[:, 0], sums[:, 1:2]
+        points, colors = sums[:, 2:5] / weight, np.rint(sums[:, 5:8] / weight)
+        statistics.merged += self.added - len(sums)
+        cloud = PointCloud(
+            points.astype(np.float32), colors.astype(np.uint8), (weight[:, 0] / count).astype(np.float32)
+        )
+        if max_points is None or len(cloud) <= max_points:
+            return cloud
+        statistics.over_budget += len(cloud) - max_points
+        return _rows(cloud, np.sort(np.random.default_rng(seed).choice(len(cloud), max_points, replace=False)))
+
+
+def _voxel_keys(points: np.ndarray, size: float) -> np.ndarray:
+    """Voxel coordinates packed in 63 bits; only voxels exactly 2²¹ apart along an axis share a key."""
+    cells = np.clip(np.floor(points.astype(np.float64) / size), -(2.0**62), 2.0**62).astype(np.int64) & (2**21 - 1)
+    return cells[:, 0] | cells[:, 1] << 21 | cells[:, 2] << 42
+
+
+def _sum_by_key(keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    unique, inverse = np.unique(keys, return_inverse=True)
+    columns = [np.bincount(inverse, weights=column, minlength=len(unique)) for column in sums.T]
+    return unique, np.stack(columns, axis=1)
+
+
+def empty_cloud() -> PointCloud:
+    return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
