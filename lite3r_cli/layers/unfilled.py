@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 # On the meta device torch computes all of these by way of its compiler, whose import takes seconds.
 FACTORIES = {torch.randn, torch.rand}
 INITIALISERS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"}
-SCALINGS = {"mul", "mul_", "__mul__", "__rmul__"}
+ARITHMETIC = {"mul", "div", "truediv", "pow", "add", "sub"}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Random factories give tensors without values; initialisers and products with numbers leave a tensor as it is."""
+    """Factories give tensors without values; initialisers and arithmetic with numbers leave a tensor as it is."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -25,9 +26,21 @@ class _Undrawn(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in INITIALISERS:
             return args[0] if args else kwargs["tensor"]
-        if name in SCALINGS and isinstance(args[1], float):
-            return args[0]
+        if func is torch.arange and "out" not in kwargs:
+            given = {key: value for key, value in kwargs.items() if key in ("device", "dtype")}
+            return torch.empty(len(range(*args)) if all(isinstance(n, int) for n in args) else _steps(*args), **given)
+        bare = name.strip("_")
+        if bare in ARITHMETIC or bare.removeprefix("r") in ARITHMETIC:
+            tensors = [value for value in args if isinstance(value, torch.Tensor)]
+            if len(args) == 2 and len(tensors) == 1:
+                return tensors[0]
         return (torch.empty if func in FACTORIES else func)(*args, **kwargs)
+
+
+def _steps(start: float, end: float | None = None, step: float = 1.0) -> int:
+    """How many values `torch.arange` gives."""
+    start, end = (0.0, start) if end is None else (start, end)
+    return max(0, math.ceil((end - start) / step))
 
 
 @contextmanager
