@@ -17,6 +17,7 @@ import lite3r_cli as lite3r
 from lite3r_cli import cli
 from lite3r_cli.errors import InputError, OutputError, UsageError
 
+opencv_log = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
 SIZE = {"resolution": 112, "device": "cpu", "dtype": "float32"}
 FACADE = Path(__file__).resolve().parents[1] / "sample_scenes" / "facade" / "images"
 
@@ -112,7 +113,7 @@ def test_nothing_global_changes(pictures, tmp_path):
             torch.is_grad_enabled(),
             torch.get_default_dtype(),
             torch.backends.cuda.matmul.allow_tf32,
-            cv2.utils.logging.getLogLevel(),
+            opencv_log.getLogLevel(),
             cv2.getNumThreads(),
             dict(os.environ),
         ]

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import cv2
 
+# OpenCV 5 has these in a module of their own, OpenCV 4 at the top; level 0 is silence in both.
+_log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+SILENT = 0
 _lock = threading.Lock()
 _inside, _level_before = 0, 0
 
@@ -21,8 +24,8 @@ def quiet_opencv() -> Iterator[None]:
     global _inside, _level_before
     with _lock:
         if _inside == 0:
-            _level_before = cv2.utils.logging.getLogLevel()
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            _level_before = _log.getLogLevel()
+            _log.setLogLevel(SILENT)
         _inside += 1
     try:
         yield
@@ -30,4 +33,4 @@ def quiet_opencv() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                cv2.utils.logging.setLogLevel(_level_before)
+                _log.setLogLevel(_level_before)
