@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,12 @@ def test_python_examples(tmp_path, monkeypatch):
     scene, view, in_world = names["scene"], names["view"], names["in_world"]
     assert len(scene.views) == 2 and view.depth.shape == in_world.shape[:2]
     assert len(names["settings"].layers) > 0
+
+
+def test_figures_are_those_of_the_measurements():
+    script = ROOT / "benchmarks" / "figures.py"
+    run = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,6 +1,6 @@
 """The ways to run one network that `lite3r bench` compares, each ready to be called with images on the device.
 
-dense-eager   as its authors run it: float32 weights, half precision by autocast, torch's fused attention, no graph
+dense-eager   layer by layer: float32 weights, half precision by autocast, torch's fused attention, no graph
 dense         the fastest way that this program has here without approximating anything but by rounding
 lite          the same with sparse-linear attention, and FP8 linear layers where the device multiplies FP8
 """
