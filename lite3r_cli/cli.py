@@ -5,12 +5,12 @@ Nothing heavy is imported here or by the modules in commands/: a command imports
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeGuard
 
 import typer
@@ -24,11 +24,16 @@ from .commands.models import models
 from .commands.reconstruct import reconstruct
 from .commands.synth import synth
 from .commands.train import train
-from .errors import Lite3RError, MemoryLimitError
+from .errors import Lite3RError, MemoryLimitError, OutputError
+from .stopping import Terminated, signals_as_exceptions
 
-INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141
+INTERRUPTED, PIPE_CLOSED = 130, 141
+BY_SIGNAL = 128  # plus its number
 # Limit OpenMP's spin-waiting: by default it starves other processes on the same cores. Read when torch is imported.
 SPINS = ("GOMP_SPINCOUNT", "3000")
+VANISHED = "; the current folder exists no more: give absolute paths"
+NOWHERE = "/proc/self/task"  # takes no file, not even from root
+_STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -76,54 +81,40 @@ class _Complaint(Exception):
     def format_message(self) -> str: ...
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception, so that cleaning up is all that happens on the way out."""
-
-
-def _raise_terminated(signum: int, frame: object) -> None:
-    raise Terminated
-
-
-@contextmanager
-def _sigterm_as_exception() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that temporary files are removed, as Ctrl-C does by itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code (errors.py states the contract)."""
     console.reset()
+    console.replace_closed_streams()
     os.environ.setdefault(*SPINS)
+    _silence_libraries()
+    lost = _leave_vanished_folder()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with _sigterm_as_exception():
+        with signals_as_exceptions():
             code = app(args=arguments, prog_name="lite3r", standalone_mode=False)
             console.flush()
             if code == INTERRUPTED:  # Typer's form of KeyboardInterrupt
                 raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
     except Lite3RError as error:
-        return _fail(error, str(error), error.exit_code)
+        return _fail(error, f"{error}{VANISHED if lost else ''}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
     except Terminated as error:
-        return _fail(error, "stopped; nothing half-written is left", TERMINATED, label="terminated")
+        return _fail(error, "stopped; nothing half-written is left", BY_SIGNAL + error.number, label="terminated")
     except console.OutputClosed:
-        console.abandon_stdout()
+        console.abandon(sys.stdout)
         return PIPE_CLOSED
+    except console.OutputLost as error:
+        return _stdout_lost(error, str(error))
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):  # Typer's answer to a reader that left its help page
             raise
-        console.abandon_stdout()
+        console.abandon(sys.stdout)
         return PIPE_CLOSED
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:  # of a help page
+            return _stdout_lost(error, error.strerror or str(error))
         if _is_complaint(error):
             if not error.format_message():  # a command without arguments has shown its help
                 return error.exit_code
@@ -131,6 +122,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_out_of_memory(error):
             return _fail(error, OUT_OF_MEMORY, MemoryLimitError.exit_code)
         return _fail(error, f"{type(error).__name__}: {error} (run again with --debug)", 1, label="bug")
+
+
+def _stdout_lost(error: BaseException, reason: str) -> int:
+    """Standard output took nothing: what the run wrote to files is there, what it had to print is not."""
+    console.abandon(sys.stdout)
+    message = f"standard output cannot be written ({reason}); files that the run has written are complete"
+    return _fail(error, message, OutputError.exit_code)
+
+
+def _silence_libraries() -> None:
+    """What Pillow and FFmpeg say about damaged pictures is said by our own lines, with the file's name."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    for name in ("PIL", "libav"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+
+
+def _leave_vanished_folder() -> bool:
+    """Whether the current folder exists no more. Libraries end the process over that: another one takes its place, in
+    which nothing can be found or written, so that relative paths fail as they have to.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir(NOWHERE if os.path.isdir(NOWHERE) else os.sep)
+        return True
+    return False
 
 
 def _is_complaint(error: Exception) -> TypeGuard[_Complaint]:

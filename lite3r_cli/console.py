@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 Tell = Callable[[str], None]  # what pipelines are handed to say something with, see Progress.note and warn
 
@@ -23,9 +24,11 @@ class _Settings:
     verbose: bool = False
     json: bool = False
     debug: bool = False
+    stdout_closed: bool = False
 
 
 settings = _Settings()
+SECONDS_BETWEEN_LINES = 10.0  # of a stage that is under way
 
 
 class OutputClosed(BaseException):
@@ -33,6 +36,10 @@ class OutputClosed(BaseException):
 
     Not an Exception, so that nothing swallows it on the way out.
     """
+
+
+class OutputLost(BaseException):
+    """Standard output is closed, or the disk behind it is full. Says why."""
 
 
 def reset() -> None:
@@ -56,39 +63,95 @@ def _one_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def _write(stream, text: str) -> None:
+class _Sturdy:
+    """A stream for messages: one that cannot be written to any more costs messages, never a result."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(_encodable(self.stream, text))
+        except (OSError, ValueError):
+            abandon(self.stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            abandon(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _encodable(stream: Any, text: str) -> str:
+    """A name need not fit the terminal's encoding."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)  # a name need not fit the terminal's encoding
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _messages() -> Any:
+    return _Sturdy(sys.stderr)
+
+
+def _say(text: str) -> None:
+    """A line on standard error."""
+    stream = _messages()
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _write(text: str) -> None:
+    """Text on standard output. Raises OutputClosed or OutputLost."""
     try:
-        stream.write(text + "\n")
-        stream.flush()
+        sys.stdout.write(_encodable(sys.stdout, text) + "\n")
+        sys.stdout.flush()
     except BrokenPipeError as error:
         raise OutputClosed from error
+    except (OSError, ValueError) as error:
+        raise OutputLost(getattr(error, "strerror", None) or str(error)) from error
 
 
 def flush() -> None:
-    """Hand over what is still buffered for standard output, help pages included."""
+    """Hand over what is still buffered for standard output, help pages included. Raises OutputClosed or OutputLost."""
     try:
         sys.stdout.flush()
     except BrokenPipeError as error:
         raise OutputClosed from error
+    except (OSError, ValueError) as error:
+        raise OutputLost(getattr(error, "strerror", None) or str(error)) from error
 
 
-def abandon_stdout() -> None:
-    """Point standard output at the null device: the interpreter flushes it again at exit and would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def abandon(stream: Any) -> None:
+    """Point a stream at the null device: the interpreter flushes it again at exit and would complain."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        return  # not a stream of the process
+
+
+def replace_closed_streams() -> None:
+    """A standard stream that was closed when the process began is None in Python: the null device takes its place."""
+    settings.stdout_closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def info(text: object) -> None:
     """A line about progress; hidden by --quiet."""
     if not settings.quiet:
-        _write(sys.stderr, _one_line(text))
+        _say(_one_line(text))
 
 
 def detail(text: object) -> None:
     """A line that only --verbose shows."""
     if settings.verbose and not settings.quiet:
-        _write(sys.stderr, _one_line(text))
+        _say(_one_line(text))
 
 
 def _labelled(label: str, style: str, text: object) -> None:
@@ -97,9 +160,9 @@ def _labelled(label: str, style: str, text: object) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{label}: ", style), line))
+        Console(file=_messages(), soft_wrap=True).print(Text.assemble((f"{label}: ", style), line))
     else:
-        _write(sys.stderr, f"{label}: {line}")
+        _say(f"{label}: {line}")
 
 
 def warn(text: object) -> None:
@@ -116,18 +179,36 @@ def traceback(error: BaseException) -> None:
     """The full traceback, for --debug."""
     import traceback as module
 
-    _write(sys.stderr, "".join(module.format_exception(error)).rstrip())
+    lines = "".join(module.format_exception(error)).rstrip().splitlines()
+    _say("\n".join(map(_one_line, lines)))
 
 
 def document(value: object) -> None:
-    """The one JSON document of --json, on standard output."""
-    _write(sys.stdout, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """The one JSON document of --json, on standard output, in ASCII: JSON in every locale, and no terminal codes.
+
+    Raises OutputClosed or OutputLost.
+    """
+    if settings.stdout_closed:
+        raise OutputLost("it is closed")
+    text = json.dumps(value, indent=2, allow_nan=False)
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        _write(text)
+        return
+    flush()
+    try:
+        binary.write(text.encode("ascii") + b"\n")
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except (OSError, ValueError) as error:
+        raise OutputLost(getattr(error, "strerror", None) or str(error)) from error
+    flush()
 
 
 def text(value: str) -> None:
     """Plain result text on standard output; hidden by --quiet."""
     if not settings.quiet:
-        _write(sys.stdout, value)
+        _write(value)
 
 
 def table(
@@ -145,7 +226,7 @@ def table(
         align = [str.ljust if i == 0 or not numbers else str.rjust for i in range(len(columns))]
         lines = ["  ".join(f(c, w) for f, c, w in zip(align, row, widths)).rstrip() for row in [list(columns), *cells]]
         lines = [line for line in lines if line]  # a table without headings has an empty first line
-        _write(sys.stdout, "\n".join(([title] if title else []) + lines))
+        _write("\n".join(([title] if title else []) + lines))
         return
     from rich import box
     from rich.console import Console
@@ -192,14 +273,25 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """One line for each finished stage, for logs."""
+    """One line for each finished stage, for logs; long stages say how far they are now and then."""
 
     def note(self, text: str) -> None:
         info(text)
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
-        yield lambda figures="": info(f"{name}: {figures}") if figures else None
+        done, last = 0, time.monotonic()
+
+        def step(figures: str = "") -> None:
+            nonlocal done, last
+            done += 1
+            if figures:
+                info(f"{name}: {figures}")
+            elif total and done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                info(f"{name}: {done} of {total}")
+
+        yield step
 
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         count = f" ({total})" if total else ""
@@ -218,7 +310,7 @@ class LiveProgress(PlainProgress):
         columns = [SpinnerColumn(), TextColumn("{task.description}")]
         columns += [BarColumn(bar_width=30), MofNCompleteColumn()] if total else []
         columns += [TimeElapsedColumn(), TextColumn("{task.fields[figures]}")]
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=Console(file=_messages()), transient=True) as bar:
             task = bar.add_task(name, total=total, figures="")
             yield lambda figures="": bar.update(task, advance=1, **({"figures": figures} if figures else {}))
 

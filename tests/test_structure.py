@@ -13,6 +13,7 @@ MAX_LINES = 400
 # From the top to the ground. A module may import from its own floor and from those below it.
 FLOORS = (
     {"__main__"},
+    {"entry"},
     {"cli"},
     {"commands"},
     {"api"},
@@ -22,7 +23,7 @@ FLOORS = (
     {"attention", "quant"},
     {"layers"},
     {"scene"},
-    {"config", "console", "errors", "extras", "runtime"},
+    {"config", "console", "errors", "extras", "runtime", "stopping"},
 )
 FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
 

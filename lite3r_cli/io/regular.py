@@ -63,6 +63,8 @@ def open_regular(path: Path) -> BinaryIO:
         stream = os.fdopen(os.open(path, flags), "rb")
     except OSError as error:
         raise BadImage(os_reason(error)) from error
+    except ValueError as error:  # a NUL, or a character that no file name can have
+        raise BadImage("no file can have this name") from error
     try:
         status = os.fstat(stream.fileno())
         _require_regular(status)

@@ -1,0 +1,135 @@
+"""Signals that stop a run: heard at once, obeyed once, and never in the middle of cleaning up.
+
+Python hears a signal between two of its instructions only. A layer over hundreds of views computes for minutes in
+between, so such work runs in a thread of its own while the main thread listens (`responsive`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+GRACE = 1.5  # seconds that interrupted work has to clean up after itself
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived. Not an Exception, so that cleaning up is all that happens on the way out."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _signals() -> tuple[int, ...]:
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Let the first SIGINT, SIGTERM or SIGHUP unwind the stack, so that temporary files are removed.
+
+    Further ones are ignored until that is done. A signal that the parent process ignores stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        if stopped:
+            return
+        stopped = True
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    before = {number: signal.getsignal(number) for number in _signals()}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals back for a few short steps that have to be done together; they arrive behind them."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- long work --------------------------------------------------------------------------------------------------------
+
+
+class _Worker(threading.Thread):
+    """One thread for all long work: libraries keep what they set up for a thread."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lite3r-work", daemon=True)
+        self.tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.tasks.get().run()
+
+
+class _Task:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function, self.done = function, threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+
+
+_idle: list[_Worker] = []
+
+
+def responsive(function: Callable[[], T]) -> T:
+    """function(), computed in another thread so that the main thread can be interrupted meanwhile.
+
+    Interrupted, the work is told to stop and gets `GRACE` seconds for it; what still computes then is left behind, for
+    the process is about to end. Outside the main thread it is an ordinary call.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    worker = _idle.pop() if _idle else _Worker()
+    task = _Task(function)
+    worker.tasks.put(task)
+    try:
+        while not task.done.wait(0.2):
+            pass
+    except BaseException:
+        _interrupt(worker, task)
+        raise
+    _idle.append(worker)
+    if task.error is not None:
+        raise task.error
+    return task.result
+
+
+def _interrupt(worker: _Worker, task: _Task) -> None:
+    """Raise KeyboardInterrupt in the worker, which hears it between two of Python's instructions."""
+    if worker.ident is not None and not task.done.is_set():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(KeyboardInterrupt))
+        task.done.wait(GRACE)
