@@ -8,14 +8,18 @@ the picture.
 
 from __future__ import annotations
 
-import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
+from lite3r_cli.data.views import read_rgb
 from lite3r_cli.errors import InputError
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.names import printable
 
 MIN_OVERLAP = 0.2
 
@@ -38,22 +42,33 @@ def load_scenes(folder: Path) -> list[PosedScene]:
 
 
 def _load_scene(folder: Path) -> PosedScene:
+    points = _read_points(folder / "points.npz")
+    views = [view for view in read_cameras_json(folder, load_depth=False) if len(points.get(view.name, ()))]
+    if len(views) < 2:
+        raise InputError(f"{folder}: {len(views)} images with a camera and points; a scene needs two at least")
+    images = [read_rgb(folder / "images" / view.name) for view in views]
+    for view, image in zip(views, images):
+        if image.shape[:2] != (view.height, view.width):
+            raise InputError(
+                f"{folder / 'images' / view.name}: has {image.shape[1]}x{image.shape[0]} pixels, "
+                f"but cameras.json says {view.width}x{view.height}"
+            )
+    K, poses = (np.stack([getattr(view, name) for view in views]) for name in ("K", "cam_from_world"))
+    pixels = [points[view.name] for view in views]
+    return PosedScene(images, K, poses, pixels, _overlap(images, K, poses, pixels))
+
+
+def _read_points(path: Path) -> dict[str, np.ndarray]:
+    """Image name → points (N, 3) as u, v, z-depth."""
     try:
-        entries = json.loads((folder / "cameras.json").read_text())["images"]
-        with np.load(folder / "points.npz", allow_pickle=False) as archive:
+        with np.load(path, allow_pickle=False) as archive:
             points = {name: archive[name].astype(np.float64) for name in archive.files}
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{folder}: cameras.json or points.npz cannot be read ({error})") from error
-    names = sorted(name for name in entries if name in points and len(points[name]))
-    images = [cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR) for name in names]
-    missing = [name for name, image in zip(names, images) if image is None]
-    if missing or len(names) < 2:
-        raise InputError(f"{folder}: unreadable or too few images ({', '.join(missing[:5]) or len(names)})")
-    K = np.array([entries[name]["K"] for name in names], dtype=np.float64)
-    poses = np.array([entries[name]["cam_from_world"] for name in names], dtype=np.float64)
-    pixels = [points[name] for name in names]
-    rgb = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images]
-    return PosedScene(rgb, K, poses, pixels, _overlap(rgb, K, poses, pixels))
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read as an .npz file ({type(error).__name__}: {error})") from error
+    for name, array in points.items():
+        if array.ndim != 2 or array.shape[1] != 3 or not np.isfinite(array).all():
+            raise InputError(f"{path}: {printable(name)} is not a list of finite u, v, z-depth, one row for each point")
+    return points
 
 
 def _overlap(images: list[np.ndarray], K: np.ndarray, poses: np.ndarray, points: list[np.ndarray]) -> np.ndarray:
@@ -135,7 +150,8 @@ def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bo
     depth = np.zeros((height, width), np.float32)
     x, y = np.floor(uv).astype(int).T
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (uvz[:, 2] > 0)
-    depth[y[inside], x[inside]] = uvz[inside, 2]
+    nearest_last = np.flatnonzero(inside)[np.argsort(-uvz[inside, 2], kind="stable")]  # of those in one pixel
+    depth[y[nearest_last], x[nearest_last]] = uvz[nearest_last, 2]
     return np.ascontiguousarray(picture), depth, target_K.astype(np.float32), rolled.astype(np.float32)
 
 

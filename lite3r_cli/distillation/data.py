@@ -15,16 +15,16 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lite3r_cli.data.blendedmvs import is_blendedmvs, load_blendedmvs
 from lite3r_cli.data.dtu import is_dtu, load_dtu
 from lite3r_cli.data.folder import is_folder_of_scenes, is_scene, load_photographs, load_scenes
 from lite3r_cli.data.procedural.augment import augment
+from lite3r_cli.data.steps import load_steps
 from lite3r_cli.data.views import Split, ViewSet, choose_views, read_views
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.resize import network_size
-from lite3r_cli.training.data import PREFETCH, TrainingData
+from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import Shape
 
@@ -141,21 +141,16 @@ class _Drawn:
     seed: int
 
 
-class _Draws(IterableDataset):
-    """Worker w of n yields every n-th step."""
+@dataclass(frozen=True)
+class _Draw:
+    """The photographs of a step."""
 
-    def __init__(self, scenes: Sequence[ViewSet], sizes: Sizes, seed: int, rank: int, first: int):
-        self.scenes, self.sizes, self.seed, self.rank, self.first = scenes, sizes, seed, rank, first
+    scenes: Sequence[ViewSet]
+    sizes: Sizes
+    seed: int
+    rank: int
 
-    def __iter__(self) -> Iterator[_Drawn]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.first + offset
-        while True:
-            yield self.draw(step)
-            step += stride
-
-    def draw(self, step: int) -> _Drawn:
+    def __call__(self, step: int) -> _Drawn:
         rng = np.random.default_rng([self.seed, step, self.rank, 3])
         scenes = [self.scenes[rng.integers(len(self.scenes))] for _ in range(self.sizes.batch)]
         count = min(self.sizes.views, *(len(scene.shots) for scene in scenes))
@@ -180,14 +175,8 @@ class PhotographSource:
         self.workers, self.seed, self.augmented = workers, seed, augmented
 
     def batches(self, first: int) -> Iterator[DistillBatch]:
-        loader = DataLoader(
-            _Draws(self.scenes, self.sizes, self.seed, self.rank, first),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
-            worker_init_fn=_single_thread,
-        )
-        return map(self._on_device, loader)
+        draw = _Draw(self.scenes, self.sizes, self.seed, self.rank)
+        return map(self._on_device, load_steps(draw, first, self.workers))
 
     def _on_device(self, drawn: _Drawn) -> DistillBatch:
         images = drawn.images.to(self.device).permute(0, 1, 4, 2, 3).float() / 255
@@ -204,10 +193,6 @@ class PhotographSource:
         depth = torch.zeros(batch, views, height, width) if drawn.depth is None else drawn.depth
         reference = torch.zeros(batch, dtype=torch.long)
         return Targets(*(t.to(self.device) for t in (depth, drawn.K, drawn.cam_from_world, reference)))
-
-
-def _single_thread(_: int) -> None:
-    torch.set_num_threads(1)
 
 
 # -- what was asked for ------------------------------------------------------------------------------------------------

@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lite3r_cli.data.photos import PosedScene, load_scenes, sample_photos
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
+from lite3r_cli.data.steps import load_steps
 from lite3r_cli.networks.mini.known import KnownCameras
 from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.schedule import ShapeSchedule
 
-PREFETCH = 4  # batches a worker holds ready
 # more disorder, and more lenses, than in scenes that are made to be looked at
 CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
 FOCAL_KNOWN, POSES_KNOWN = 0.3, 0.15  # shares of the scenes whose focal lengths, or poses, the network is told
@@ -43,26 +42,17 @@ class PhotoBatch:
         return PhotoBatch(*(t.pin_memory() for t in (self.images, self.depth, self.K, self.cam_from_world)), self.seed)
 
 
-class StepDataset(IterableDataset):
-    """Worker w of n yields every n-th step, so that the loader's order is the order of steps; a step's draw depends on
-    (seed, step, rank).
-    """
+@dataclass(frozen=True)
+class StepDraw:
+    """What a step is made of: scenes to render, or photographs. It depends on (seed, step, rank)."""
 
-    def __init__(
-        self, shapes: ShapeSchedule, scenes: SceneConfig, photos: list[PosedScene], seed: int, rank: int, first: int
-    ):
-        self.shapes, self.scenes, self.photos = shapes, scenes, photos
-        self.seed, self.rank, self.first = seed, rank, first
+    shapes: ShapeSchedule
+    scenes: SceneConfig
+    photos: list[PosedScene]
+    seed: int
+    rank: int
 
-    def __iter__(self) -> Iterator[TrainingBatch | PhotoBatch]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.first + offset
-        while True:
-            yield self.draw(step)
-            step += stride
-
-    def draw(self, step: int) -> TrainingBatch | PhotoBatch:
+    def __call__(self, step: int) -> TrainingBatch | PhotoBatch:
         shape = self.shapes(step)
         bucket = (shape.batch, shape.views, shape.height, shape.width)
         if not shape.photos:
@@ -94,16 +84,8 @@ class TrainingData:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Rendered batches from step `first` on, for ever."""
-        dataset = StepDataset(self.shapes, self.scenes, self.photos, self.seed, self.rank, first)
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=PREFETCH if self.workers else None,
-            worker_init_fn=lambda _: torch.set_num_threads(1),
-        )
-        for drawn in loader:
+        draw = StepDraw(self.shapes, self.scenes, self.photos, self.seed, self.rank)
+        for drawn in load_steps(draw, first, self.workers, pin_memory=self.device.type == "cuda"):
             yield self._photographs(drawn) if isinstance(drawn, PhotoBatch) else self._rendered(drawn)
 
     def _rendered(self, drawn: TrainingBatch) -> Batch:

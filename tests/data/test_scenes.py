@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.data.procedural.batch import iterate_batches, render_batch, sample_batch, sample_posed
+from lite3r_cli.data.procedural.batch import render_batch, sample_batch, sample_posed
 from lite3r_cli.data.procedural.cameras import CameraConfig, coarse_views, overlaps
 from lite3r_cli.data.procedural.coarse import CoarseScene
 from lite3r_cli.data.procedural.materials import Looks
@@ -15,7 +19,10 @@ from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.partition import partition
 from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES, Builder, Stage, environment
 from lite3r_cli.data.procedural.textures import build_atlas
+from lite3r_cli.data.steps import load_steps
 from lite3r_cli.errors import UsageError
+from lite3r_cli.training.data import StepDraw
+from lite3r_cli.training.schedule import Shape
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +73,23 @@ def test_a_partition_ends_at_the_walls_and_its_doorways_are_open(atlas):
 
 
 def test_batches_do_not_depend_on_the_workers(atlas):
-    schedule = Schedule()
     config = SceneConfig(atlas.catalog)
-    alone = list(iterate_batches(schedule, config, seed=5, first=3, steps=4))
-    shared = list(iterate_batches(schedule, config, seed=5, first=3, steps=4, workers=2))
+    draw = StepDraw(Schedule(), config, [], seed=5, rank=0)
+    pickle.dumps(draw)  # as processes that are started anew need it
+    alone = list(islice(load_steps(draw, first=3), 4))
+    shared = list(islice(load_steps(draw, first=3, workers=2), 4))
     assert [b.step for b in shared] == [3, 4, 5, 6] == [b.step for b in alone]
     assert all(torch.equal(a.rows, b.rows) and a.seed == b.seed for a, b in zip(alone, shared))
-    other = sample_batch(config, CameraConfig(), schedule(3), 5, 3, 1)
+    other = replace(draw, rank=1)(3)
     assert other.seed != alone[0].seed and other.cameras[0].shape == (2, 3, 3, 3)
     assert not torch.equal(other.cameras[1], alone[0].cameras[1])
 
 
 class Schedule:
-    """Picklable: batch, views, height, width of a step."""
+    """The shapes of the steps; picklable."""
 
-    def __call__(self, step: int) -> tuple[int, int, int, int]:
-        return 2, 2 + step % 2, 42, 70
+    def __call__(self, step: int) -> Shape:
+        return Shape(2, 2 + step % 2, 42, 70)
 
 
 def test_packing_pads_without_changing_the_picture(atlas):

@@ -1,5 +1,7 @@
 """Photographs as training data: re-photographing keeps geometry exact."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,58 @@ def test_rephotographed_points_still_show_their_place(scenes):
 def test_the_same_seed_gives_the_same_pictures(scenes):
     first, second = (sample_photos(scenes, np.random.default_rng(5), 2, 2, 70, 98) for _ in range(2))
     assert all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_of_several_points_in_a_pixel_the_nearest_one_counts(posed_photos):
+    path = posed_photos / "wall" / "points.npz"
+    with np.load(path) as archive:
+        points = dict(archive)
+    for uvz in points.values():  # something twice as far behind each point, before and after it in the list
+        behind = uvz * np.float32([1, 1, 2])
+        points |= {name: np.r_[behind, uvz, behind] for name, value in points.items() if value is uvz}
+    usual = sample_photos(load_scenes(posed_photos), np.random.default_rng(3), 2, 2, 84, 70)
+    np.savez(path, **points)
+    seen = sample_photos(load_scenes(posed_photos), np.random.default_rng(3), 2, 2, 84, 70)
+    assert usual["depth"].any() and np.array_equal(seen["depth"], usual["depth"])
+
+
+def break_cameras(scene):
+    text = (scene / "cameras.json").read_text()
+    (scene / "cameras.json").write_text(text.replace('"width": 161', '"width": 160', 1))
+
+
+def break_matrix(scene):
+    document = json.loads((scene / "cameras.json").read_text())
+    document["images"]["1.png"]["K"][0] = [1, 2]
+    (scene / "cameras.json").write_text(json.dumps(document))
+
+
+def break_image(scene):
+    (scene / "images" / "1.png").write_bytes((scene / "images" / "1.png").read_bytes()[:-200])
+
+
+def break_points(scene):
+    np.savez(scene / "points.npz", **{"0.png": np.ones((4, 2)), "1.png": np.ones((4, 3))})
+
+
+def truncate_points(scene):
+    (scene / "points.npz").write_bytes((scene / "points.npz").read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (break_cameras, "161x121"),
+        (break_matrix, "K"),
+        (break_image, "1.png"),
+        (break_points, "0.png"),
+        (truncate_points, "points.npz"),
+    ],
+)
+def test_a_damaged_scene_is_refused_by_name(posed_photos, damage, word):
+    damage(posed_photos / "wall")
+    with pytest.raises(InputError, match=word):
+        load_scenes(posed_photos)
 
 
 def test_a_folder_without_scenes_is_an_input_error(tmp_path):

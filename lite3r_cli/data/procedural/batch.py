@@ -1,4 +1,4 @@
-"""Endless training batches: worker processes sample scenes and cameras, the main process renders them on its device.
+"""Batches of scenes: worker processes sample scenes and cameras, the main process renders them on its device.
 
 A batch is one float32 block per kind of row, deterministic from (seed, step, rank), so the number of workers changes
 nothing.
@@ -6,12 +6,10 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lite3r_cli.data.procedural.cameras import CameraConfig, sample_cameras
 from lite3r_cli.data.procedural.render import render
@@ -20,7 +18,6 @@ from lite3r_cli.data.procedural.scene import Scene, SceneBatch, pack_rows, unpac
 from lite3r_cli.data.procedural.textures import Atlas
 
 Bucket = tuple[int, int, int, int]  # batch, views, height, width
-Schedule = Callable[[int], Bucket]
 CAMERA = 21  # K (9), cam_from_world (12)
 
 
@@ -37,7 +34,7 @@ class TrainingBatch:
     names: tuple[str, ...] = field(default=())
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        """One asynchronous copy (the rows are pinned by `iterate_batches` when CUDA is there)."""
+        """One asynchronous copy (of rows that the loader has pinned, on a GPU)."""
         return replace(self, rows=self.rows.to(device, non_blocking=True))
 
     def pin_memory(self) -> TrainingBatch:
@@ -81,66 +78,6 @@ def sample_batch(
     rows = torch.from_numpy(np.concatenate([packed, poses.astype(np.float32)], 1))
     noise = int(np.random.default_rng([seed, step, rank]).integers(2**31))
     return TrainingBatch(rows, views, height, width, step, noise, tuple(p[0].name for p in posed))
-
-
-class ProceduralDataset(IterableDataset):
-    """Batches from `first` on; worker w of n yields every n-th step, so that the loader's order is the order of
-    steps."""
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        scenes: SceneConfig,
-        cameras: CameraConfig,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        first: int = 0,
-        steps: int | None = None,
-    ) -> None:
-        self.schedule, self.scenes, self.cameras = schedule, scenes, cameras
-        self.seed, self.rank, self.first, self.steps = seed, rank, first, steps
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.first + offset
-        while self.steps is None or step < self.first + self.steps:
-            yield sample_batch(self.scenes, self.cameras, self.schedule(step), self.seed, step, self.rank)
-            step += stride
-
-
-def _single_thread(_: int) -> None:
-    torch.set_num_threads(1)
-
-
-def iterate_batches(
-    schedule: Schedule,
-    scenes: SceneConfig,
-    cameras: CameraConfig = CameraConfig(),
-    *,
-    seed: int = 0,
-    rank: int = 0,
-    workers: int = 0,
-    first: int = 0,
-    steps: int | None = None,
-    prefetch: int = 4,
-) -> DataLoader:
-    """An iterable of TrainingBatch, `schedule(step)` -> (batch, views, height, width), starting at step `first`.
-
-    With workers the schedule must be picklable or the start method `fork`. Use:
-    `for batch in iterate_batches(...): images, depth, K, cam_from_world = render_batch(batch.to(device), atlas)`.
-    """
-    dataset = ProceduralDataset(schedule, scenes, cameras, seed=seed, rank=rank, first=first, steps=steps)
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=prefetch if workers else None,
-        persistent_workers=False,
-        worker_init_fn=_single_thread,
-    )
 
 
 def render_batch(
