@@ -140,6 +140,11 @@ class SparseLinearAttention(Attention):
         layout = self.layout
         if layout is None:
             layout = packed_layout(q.shape[2], self.config.block, q.device, self.config.key_block)
+        elif len(layout.occupants) != q.shape[2]:  # of an earlier forward pass
+            raise ValueError(
+                f"attention over {q.shape[2]} tokens, but set_frames told of {len(layout.occupants)}: "
+                "it goes before every forward pass"
+            )
         out, blocks = sparse_linear(q, k, v, self.formula, weight, alpha, layout, self.choice.chosen)
         self.skipped = q.new_zeros(()) if blocks is None else blocks.skipped
         return out

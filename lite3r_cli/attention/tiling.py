@@ -23,6 +23,7 @@ from lite3r_cli.attention.features import widened
 from lite3r_cli.errors import UsageError
 
 BLOCK = 64  # tokens
+KEPT = 8  # layouts of either kind that are kept: those of many views take tens of megabytes of a GPU
 TILE_COST = 16  # of one more tile, in slots: many small ones keep a processor less busy
 
 
@@ -109,51 +110,84 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Run:
-    """The tokens of one block and what is special about it."""
+class _Blocks:
+    """Some blocks of a layout, their tokens first, then the first of these again up to the common width."""
 
-    tokens: Sequence[int]
-    frame: int = -1
-    protected: bool = False
-    exact: bool = False
+    index: Tensor  # (blocks, T)
+    lengths: Tensor  # (blocks,)
+    frame: Tensor  # (blocks,)
+
+    @classmethod
+    def of(cls, pieces: Sequence[Sequence[int]], frame: int = -1) -> _Blocks:
+        """Blocks of these tokens, one piece each."""
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        width = int(lengths.max())
+        index = torch.tensor([[*piece, *[piece[0]] * (width - len(piece))] for piece in pieces])
+        return cls(index, lengths, torch.full((len(pieces),), frame))
+
+    def widened(self, width: int) -> Tensor:
+        """`index` with `width` columns."""
+        first = self.index[:, :1].expand(-1, width - self.index.shape[1])
+        return torch.cat([self.index, first], dim=1)
+
+    def in_frames(self, count: int, number: int, start: int, tokens: int, turn: bool) -> _Blocks:
+        """The blocks of one frame in each of `count` frames of `tokens` tokens, the first one number `number`, whose
+        tokens start at `start`. With `turn` the order of the blocks is reversed in every odd frame.
+        """
+        numbers = number + torch.arange(count)
+        order = torch.arange(len(self.index)).expand(count, -1)
+        if turn:
+            order = torch.where((numbers % 2 == 1)[:, None], order.flip(1), order)
+        shift = start + torch.arange(count)[:, None, None] * tokens
+        frame = numbers[:, None].expand_as(order)
+        return _Blocks((self.index[order] + shift).flatten(0, 1), self.lengths[order].flatten(), frame.flatten())
 
 
-def from_runs(runs: Sequence[Run], most_protected: int | None = None) -> Layout:
-    """A layout of these blocks; `most_protected` if other frames may be protected later (`with_reference`)."""
-    width = max(len(run.tokens) for run in runs)
-    padded = [[*run.tokens, *[run.tokens[0]] * (width - len(run.tokens))] for run in runs]
-    protected = [run.protected for run in runs]
-    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
-        index = torch.tensor(padded)
-        valid = torch.arange(width) < torch.tensor([len(run.tokens) for run in runs])[:, None]
-        slots = valid.flatten().nonzero()[:, 0]
-        return Layout(
-            index=index,
-            valid=valid,
-            protected=torch.tensor(protected),
-            exact=torch.tensor([run.exact for run in runs]),
-            frame=torch.tensor([run.frame for run in runs]),
-            lengths=valid.sum(1, dtype=torch.int32),
-            slots=slots,
-            occupants=index.flatten()[slots],
-            full=len(slots) == index.numel(),
-            most_protected=sum(protected) if most_protected is None else most_protected,
-            exact_blocks=sum(run.exact for run in runs),
-        )
+def _layout(
+    parts: Sequence[_Blocks], shared: int, guarded: int | None, protect: bool, most_protected: int | None = None
+) -> Layout:
+    """A layout of these blocks. With `protect` the first `shared` of them are critical as keys and see all as queries,
+    and the frame `guarded` is critical as keys; `most_protected` if other frames may be so later (`with_reference`).
+    """
+    width = max(part.index.shape[1] for part in parts)
+    index = torch.cat([part.widened(width) for part in parts])
+    lengths, frame = (torch.cat([getattr(part, name) for part in parts]) for name in ("lengths", "frame"))
+    exact = (torch.arange(len(index)) < shared) & protect
+    protected = exact if guarded is None or not protect else exact | (frame == guarded)
+    valid = torch.arange(width) < lengths[:, None]
+    slots = valid.flatten().nonzero()[:, 0]
+    return Layout(
+        index=index,
+        valid=valid,
+        protected=protected,
+        exact=exact,
+        frame=frame,
+        lengths=lengths.int(),
+        slots=slots,
+        occupants=index.flatten()[slots],
+        full=len(slots) == index.numel(),
+        most_protected=int(protected.sum()) if most_protected is None else most_protected,
+        exact_blocks=shared if protect else 0,
+    )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def packed_layout(
     tokens: int, block: int = BLOCK, device: torch.device | None = None, key_block: int | None = None
 ) -> Layout:
     """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`."""
     if key_block not in (None, block):
         return replace(packed_layout(tokens, block, device), finer=packed_layout(tokens, key_block, device))
-    layout = from_runs([Run(range(first, min(first + block, tokens))) for first in range(0, tokens, block)])
-    return layout if device is None else layout.to(device)
+    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+        starts = torch.arange(0, tokens, block)
+        lengths = (tokens - starts).clamp(max=block)
+        inside = torch.arange(min(block, tokens))
+        index = starts[:, None] + torch.where(inside < lengths[:, None], inside, 0)
+        layout = _layout([_Blocks(index, lengths, torch.full_like(starts, -1))], 0, None, False)
+        return layout if device is None else layout.to(device)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def frame_layout(
     frames: tuple[Frames, ...],
     block: int = BLOCK,
@@ -169,30 +203,32 @@ def frame_layout(
     all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
     and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at
     most `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
-    Kept: one for a device.
+    The last few are kept, one for a device.
     """
     if key_block not in (None, block):
         same = {"reference": reference, "protect": protect, "device": device, "walk": walk}
         return replace(frame_layout(frames, block, **same), finer=frame_layout(frames, key_block, **same))
-    runs: list[Run] = []
-    specials: list[int] = []
-    start = number = largest = 0
-    for group in frames:
-        cut = _walked if walk else _tiles
-        pieces = cut(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
-        largest = max(largest, len(pieces))
-        for _ in range(group.count):
-            specials += range(start, start + group.specials)
-            first = start + group.specials
-            guarded = protect and number == reference
-            ordered = pieces[::-1] if walk and number % 2 else pieces  # where two frames meet, blocks lie alike in them
-            runs += [Run([first + i for i in piece], number, guarded) for piece in ordered]
-            start, number = start + group.tokens, number + 1
-    shared = [[specials[i] for i in piece] for piece in _split(len(specials), block)] if specials else []
-    runs = [Run(tokens, -1, protect, protect) for tokens in shared] + runs
-    most = (len(shared) + (0 if reference is None else largest)) if protect else 0
-    layout = from_runs(runs, most)
-    return layout if device is None else layout.to(device)
+    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+        parts: list[_Blocks] = []
+        specials: list[Tensor] = []
+        start = number = largest = 0
+        for group in frames:
+            cut = _walked if walk else _tiles
+            pieces = cut(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
+            largest = max(largest, len(pieces))
+            # where two frames meet, blocks of a walk lie alike in them
+            patches = _Blocks.of(pieces).in_frames(group.count, number, start + group.specials, group.tokens, turn=walk)
+            parts.append(patches)
+            firsts = start + torch.arange(group.count)[:, None] * group.tokens
+            specials.append((firsts + torch.arange(group.specials)).flatten())
+            start, number = start + group.count * group.tokens, number + group.count
+        tokens = torch.cat(specials).tolist()
+        shared = [[tokens[i] for i in piece] for piece in _split(len(tokens), block)] if tokens else []
+        if shared:
+            parts.insert(0, _Blocks.of(shared))
+        most = (len(shared) + (0 if reference is None else largest)) if protect else 0
+        layout = _layout(parts, len(shared), reference, protect, most)
+        return layout if device is None else layout.to(device)
 
 
 def _split(length: int, most: int) -> list[range]:

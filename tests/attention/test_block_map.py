@@ -159,3 +159,15 @@ def test_the_middle_of_a_deep_network_keeps_more_than_its_beginning_and_its_end_
 def test_impossible_frames_are_refused(values):
     with pytest.raises(UsageError):
         Frames(*values)
+
+
+@pytest.mark.parametrize("walk", [False, True])
+def test_the_blocks_of_every_frame_are_those_of_the_first(walk):
+    groups = (Frames(2, 3 + 4 * 5, 3, (4, 5)), Frames(3, 3 + 6 * 2, 3, (6, 2)))
+    layout, alone = frame_layout(groups, 6, walk=walk), frame_layout((Frames(1, 3 + 6 * 2, 3, (6, 2)),), 6, walk=walk)
+    patches = [layout.index[i][layout.valid[i]] for i in range(layout.blocks) if layout.frame[i] == 3]
+    first = [alone.index[i][alone.valid[i]] for i in range(alone.blocks) if alone.frame[i] == 0]
+    if walk:  # an odd frame is walked backwards
+        first.reverse()
+    start = 2 * 23 + 15
+    assert [(p - start).tolist() for p in patches] == [f.tolist() for f in first]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lite3r_cli.attention.module import SparseConfig, attach
+from lite3r_cli.attention.module import SparseConfig, attach, set_frames
 from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Block
@@ -100,3 +100,13 @@ def test_key_blocks_are_those_of_the_settings():
 def test_impossible_settings_are_refused_when_built(values):
     with pytest.raises(UsageError):
         SparseConfig(LAYERS, **values)
+
+
+def test_frames_of_another_forward_pass_are_refused():
+    block = torch.nn.ModuleList([Block(16, 2, qk_norm=True)])
+    attach(block, SparseConfig(("0.attn",), keep_ratio=0.5, block=4))
+    set_frames([block[0].attn], [Frames(2, 10, 1)], 0, torch.device("cpu"))
+    assert block[0](torch.randn(1, 20, 16)).shape == (1, 20, 16)
+    for tokens in (19, 21):
+        with pytest.raises(ValueError, match="set_frames"):
+            block[0](torch.randn(1, tokens, 16))

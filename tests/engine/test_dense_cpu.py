@@ -4,6 +4,9 @@ threads.
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -40,7 +43,11 @@ def test_huge_logits_stay_finite_and_pick_the_largest():
     torch.testing.assert_close(out[clear], chosen[clear])
 
 
-def test_threads_change_nothing():
+def _own_threads() -> int:
+    return sum(thread.name.startswith("attention") for thread in threading.enumerate())
+
+
+def test_threads_change_nothing_and_only_the_last_ones_are_kept():
     q, k, v = _inputs(300, 300, 1.0)
     before = torch.get_num_threads()
     try:
@@ -49,6 +56,13 @@ def test_threads_change_nothing():
             torch.set_num_threads(threads)
             results.append(dense_by_products(q, k, v, logits=2**13))
             assert torch.get_num_threads() == threads
+        for threads in (4, 2):
+            torch.set_num_threads(threads)
+            dense_by_products(q, k, v, logits=2**13)
+        deadline = time.monotonic() + 30
+        while (left := _own_threads()) > 2 and time.monotonic() < deadline:  # the older pools end by themselves
+            time.sleep(0.01)
+        assert left == 2
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*results, rtol=2e-2, atol=2e-3)
