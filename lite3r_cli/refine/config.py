@@ -1,4 +1,7 @@
-"""How cameras and depth maps are refined: every threshold of the package, checked when built."""
+"""How cameras and depth maps are refined: what a user may want to change, checked when built.
+
+Constants of one method stand beside it, in stereo.py, fill.py, depth.py, align.py and correlation.py.
+"""
 
 from __future__ import annotations
 

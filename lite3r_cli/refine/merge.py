@@ -16,7 +16,8 @@ from .matching import sample_depth
 def align(views: Sequence[View], poses: np.ndarray, images: Sequence[int], sparse: SparseModel) -> Similarity:
     """The Sim(3) from the refined to the predicted world, robust to single bad cameras.
 
-    `poses` (S, 3, 4) are refined for the views `images`. The rotation is the mean over the cameras, the scale the
+    `poses` (S, 3, 4) are refined for the views `images`. The rotation is the one nearest to
+    the element-wise median over the cameras' rotations (by SVD), the scale the
     median ratio of predicted to refined depth of the sparse points (it needs no baseline), the translation the median
     over the camera centres.
     """
