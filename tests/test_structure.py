@@ -39,18 +39,12 @@ REPEATED = {
     "calibrate.py",
     "cameras.py",
     "config.py",
-    "convert.py",
     "data.py",
     "depth.py",
-    "distill.py",
-    "evaluate.py",
     "loop.py",
     "outputs.py",
-    "reconstruct.py",
     "schedule.py",
     "sources.py",
-    "synth.py",
-    "train.py",
 }
 
 
