@@ -79,19 +79,18 @@ def mass(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
 
 def kept_blocks(layout: Layout, keep_ratio: float) -> int:
     """How many key blocks an ordinary query block keeps, so that with the rows that keep all it is `keep_ratio`."""
-    rows, exact, keys = layout.blocks, layout.exact_blocks, layout.keys
-    share = keep_ratio * keys.blocks
-    if exact:
-        share = (keep_ratio * rows - exact) * keys.blocks / max(1, rows - exact)
-    return min(keys.blocks, max(1, int(share), keys.most_protected))
+    keys = layout.keys
+    return kept_count(layout.blocks, layout.exact_blocks, keys.blocks, keys.most_protected, keep_ratio)
+
+
+def kept_count(rows: int, exact: int, keys: int, most_protected: int, keep_ratio: float) -> int:
+    """Of `keys` key blocks, how many each of `rows` query blocks keeps that is not one of the `exact` ones, which keep
+    all, so that `keep_ratio` of all pairs is kept: rounded down, at least one, and no fewer than may be protected.
+    """
+    share = (keep_ratio * rows - exact) * keys / max(1, rows - exact) if exact else keep_ratio * keys
+    return min(keys, max(1, int(share), most_protected))
 
 
 def _marked(scores: Tensor, count: int, largest: bool) -> Tensor:
     chosen = scores.topk(count, dim=-1, largest=largest, sorted=False).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
-
-
-def keep_everything(q: Tensor, k: Tensor) -> BlockMap:
-    """The map of dense attention for tiles (B, H, blocks, T, D)."""
-    critical = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool, device=q.device)
-    return BlockMap(critical, ~critical)

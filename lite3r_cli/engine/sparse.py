@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.attention.block_map import kept_count
 from lite3r_cli.attention.module import START_LOGIT, SparseConfig, SparseLinearAttention
 from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
 from lite3r_cli.engine.packing import Bucket, Packing
@@ -54,12 +55,7 @@ class SparsePlan:
 
     def count(self, keep_ratio: float) -> int:
         """Key tiles of an ordinary group, so that with those that see all it is `keep_ratio` of all pairs."""
-        share = keep_ratio * self.blocks
-        if self.exact_groups:
-            share = (
-                (keep_ratio * self.groups - self.exact_groups) * self.blocks / max(1, self.groups - self.exact_groups)
-            )
-        return min(self.blocks, max(1, int(share), self.most_protected))
+        return kept_count(self.groups, self.exact_groups, self.blocks, self.most_protected, keep_ratio)
 
     def skipped(self, keep_ratio: float) -> float:
         """1 − computed / all pairs of groups and key tiles."""
