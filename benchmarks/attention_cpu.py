@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.attention.block_map import SCORES
+from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dense import dense
-from lite3r_cli.attention.dispatch import Formula, sparse_linear
+from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout
 
 GRID = (25, 37)  # patches of a view of 518×350 pixels

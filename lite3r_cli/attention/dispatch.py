@@ -6,48 +6,19 @@ convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; �
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from lite3r_cli.attention import torch_backend
-from lite3r_cli.attention.block_map import SCORES, BlockMap, block_map
-from lite3r_cli.attention.dense import dense, has_amx
-from lite3r_cli.attention.features import FEATURES
+from lite3r_cli.attention.block_map import BlockMap, block_map
+from lite3r_cli.attention.config import Formula
+from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.reference import both_branches
 from lite3r_cli.attention.tiling import Layout, packed_layout
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.runtime import Choice
 
 BACKENDS = ("auto", "dense", "torch", "triton", "reference")
-LINEAR_OVER = ("all", "rest")
-CROSSOVER = {"cpu": 7000}  # tokens from which a quarter of the blocks costs less than all: benchmarks/attention_cpu.py
-AMX_MEASURED = 29_632  # tokens, up to which dense attention is faster on processors with AMX: it has their matrix units
-
-
-@dataclass(frozen=True)
-class Formula:
-    """What is computed, whoever computes it."""
-
-    keep_ratio: float = 1.0  # share of the key blocks with exact attention, k_h
-    drop_ratio: float = 0.0  # share of the key blocks that nobody sees, k_l
-    feature: str = "elu"  # φ, a key of FEATURES
-    linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
-    summaries: bool = False  # blocks neither kept nor dropped count in the exact branch as one token each
-    scores: str = "pooled"  # what tells the blocks to keep, one of SCORES
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep_ratio <= 1:
-            raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
-        if not 0 <= self.drop_ratio < 1:
-            raise UsageError(f"the drop ratio must be at least 0 and below 1, not {self.drop_ratio}")
-        if self.feature not in FEATURES:
-            raise UsageError(f"the feature map must be one of {', '.join(FEATURES)}, not {self.feature!r}")
-        if self.scores not in SCORES:
-            raise UsageError(f"blocks are kept by one of {', '.join(SCORES)} scores, not {self.scores!r}")
-        if self.linear_over not in LINEAR_OVER:
-            raise UsageError(f"the linear branch sees one of {', '.join(LINEAR_OVER)}, not {self.linear_over!r}")
 
 
 def triton_reason() -> str | None:
@@ -63,11 +34,9 @@ def triton_reason() -> str | None:
     return "Triton needs a GPU"
 
 
-def choose_backend(
-    asked: str, device: torch.device, tokens: int, crossover: int | None = None, head_dim: int = 64
-) -> Choice:
-    """The back end for a sequence; below `crossover` tokens (None: what was measured for the kind of device) "auto" is
-    dense attention, which is faster there.
+def choose_backend(asked: str, device: torch.device, tokens: int, crossover: int = 0, head_dim: int = 64) -> Choice:
+    """The back end for a sequence. Below `crossover` tokens "auto" is dense attention: `pipelines/engine_choice.py`
+    decides where it may be.
     Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
     """
     if asked not in BACKENDS:
@@ -76,11 +45,6 @@ def choose_backend(
         raise BackendError(f"attention back end triton: {reason}; use torch")
     if asked != "auto":
         return Choice(asked, asked, "asked for")
-    if crossover is None and device.type == "cpu" and has_amx():
-        return Choice(
-            asked, "dense", f"the processor has AMX: dense attention is faster, up to {AMX_MEASURED} tokens at least"
-        )
-    crossover = CROSSOVER.get(device.type, 0) if crossover is None else crossover
     if tokens < crossover:
         return Choice(asked, "dense", f"{tokens} tokens, sparse attention is faster from {crossover} on")
     if device.type != "cuda":

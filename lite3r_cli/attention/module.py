@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.dispatch import Formula, choose_backend, sparse_linear
-from lite3r_cli.attention.reference import BLOCK, sparse_linear_attention
+from lite3r_cli.attention.config import Formula, SparseConfig
+from lite3r_cli.attention.dispatch import choose_backend, sparse_linear
+from lite3r_cli.attention.reference import sparse_linear_attention
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention
 from lite3r_cli.runtime import Choice
 
-METADATA_KEY = "attention"  # of a checkpoint: which modules are sparse-linear, and their settings
 PROJECTION = "proj_lin.weight"
-MIXES = ("sum", "convex")  # of the two branches, see `dispatch`
-PROTECT = ("none", "specials", "reference")  # tokens critical to every query; the last are special ones and a frame
 START_LOGIT = 6.0  # of α in the convex mix: 0.9975, nearly without effect and still with a gradient
 UNUSED = "lam"  # a scalar of the official checkpoints that their formula never reads
-
-
-@dataclass(frozen=True)
-class SparseConfig:
-    layers: tuple[str, ...]  # names of the attention modules
-    keep_ratio: float = 1.0  # share of key blocks that get exact attention
-    block: int = BLOCK  # tokens
-    official: bool = False  # the modules hold the unused scalar of the official checkpoints
-    keep_ratios: tuple[float, ...] = ()  # of each layer, in the order of `layers`; empty: `keep_ratio` for all
-    drop_ratio: float = 0.0  # share of key blocks that nobody sees
-    feature: str = "elu"  # φ of the linear branch
-    linear_over: str = "all"  # tokens of the linear branch: "all" or "rest"
-    mix: str = "sum"  # one of MIXES
-    protect: str = "specials"  # one of PROTECT
-    tiles: bool = False  # blocks are rectangles of patches, not runs
-    walk: bool = False  # nearly so, and all but full: with `tiles`, see `layout.py`
-    summaries: bool = False  # blocks that are not kept count in the exact branch as one token each
-    key_block: int | None = None  # tokens of a block of keys; None: as many as of queries
-    scores: str = "pooled"  # what tells the blocks to keep: "pooled" or "mass", see `block_map`
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep_ratio <= 1:
-            raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
-        for size in (self.block, self.key_block):
-            if size is not None and size < 1:
-                raise UsageError(f"a block of attention must have at least one token, not {size}")
-        if self.official and self.key_block not in (None, self.block):
-            raise UsageError("official checkpoints have key blocks of as many tokens as query blocks")
-        if self.mix not in MIXES:
-            raise UsageError(f"the branches are mixed by {' or '.join(MIXES)}, not {self.mix!r}")
-        if self.protect not in PROTECT:
-            raise UsageError(f"protected are {', '.join(PROTECT)}, not {self.protect!r}")
-        if len(self.keep_ratios) not in (0, len(self.layers)):
-            raise UsageError(f"{len(self.keep_ratios)} keep ratios were given for {len(self.layers)} sparse layers")
-        for layer in self.layers or ("",):
-            self.formula(layer)
-
-    def formula(self, layer: str) -> Formula:
-        """What the attention module of this name computes."""
-        own = dict(zip(self.layers, self.keep_ratios)) if self.keep_ratios else {}
-        ratio = own.get(layer, self.keep_ratio)
-        return Formula(ratio, self.drop_ratio, self.feature, self.linear_over, self.summaries, self.scores)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SparseConfig:
-        sequences = {name: tuple(values[name]) for name in ("layers", "keep_ratios") if name in values}
-        return cls(**{**values, **sequences})
 
 
 class SparseLinearAttention(Attention):
@@ -89,7 +35,7 @@ class SparseLinearAttention(Attention):
         self.heads = dense.heads
         self.layout: Layout | None = None
         self.backend = "auto"
-        self.crossover: int | None = 0
+        self.crossover = 0  # tokens below which it is dense attention, see `pipelines/engine_choice.py`
         self.choice: Choice | None = None
         self.skipped: Tensor | None = None
         self.qkv, self.proj, self.q_norm, self.k_norm = dense.qkv, dense.proj, dense.q_norm, dense.k_norm

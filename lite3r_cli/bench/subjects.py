@@ -9,13 +9,15 @@ from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.family import family_named
 
+CHECKPOINT = "checkpoint"
+
 
 def network(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]:
     """A network in float32 in evaluation mode, and where its values are from. Raises WeightsError."""
     family = family_named(name)
     here = name in registry.MODELS and registry.find_checkpoint(name) is not None
     if here or family is None or name not in family.sizes:
-        return registry.load(name, device=device, dtype=torch.float32), "checkpoint"
+        return registry.load(name, device=device, dtype=torch.float32), CHECKPOINT
     with unfilled():
         model = family.build(family.sizes[name], name)
     for part in family.unused:

@@ -3,33 +3,39 @@
 dense-eager   layer by layer: float32 weights, half precision by autocast, torch's fused attention, no graph
 dense         the fastest way that this program has here without approximating anything but by rounding
 lite          the same with sparse-linear attention, and FP8 linear layers where the device multiplies FP8
+
+The dense ones are dense for every checkpoint: linear branches and trained keep ratios are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.dense import fused_only
 from lite3r_cli.bench.measure import Timer, allocated
 from lite3r_cli.bench.stages import watched
-from lite3r_cli.bench.subjects import network
+from lite3r_cli.bench.subjects import CHECKPOINT, network
 from lite3r_cli.config import LiteConfig
-from lite3r_cli.engine.layers import CROSSOVER, Settings
+from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
-from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
 from lite3r_cli.layers.vit import Block
+from lite3r_cli.networks.arithmetic import set_arithmetic, set_precision
+from lite3r_cli.networks.checkpoint import open_checkpoint
+from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.family import require_family, trunk_of
-from lite3r_cli.networks.fast_form import fast_runner, reason_against
-from lite3r_cli.networks.lite_form import set_arithmetic, set_attention
+from lite3r_cli.networks.fast_form import fast_runner
 from lite3r_cli.networks.sparsify import skipped_share
-from lite3r_cli.quant.swap import choose_fp8_backend
+from lite3r_cli.pipelines.engine_choice import FAST, Asked, Machine, resolve
+from lite3r_cli.pipelines.planned import fast_settings, set_attention
 
+EXACT = Asked(attention="dense", fp8_backend="off")
 Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and poses (S, 3, 4), float32
 
 
@@ -55,12 +61,23 @@ class Request:
     dtype: torch.dtype
     seed: int
     lite: LiteConfig
+    stored: NetworkFacts | None = None  # of the checkpoint; None: random values
+
+    @property
+    def machine(self) -> Machine:
+        return Machine.of(self.device, self.dtype)
+
+    def facts(self, model: nn.Module) -> NetworkFacts:
+        return NetworkFacts.of_model(model) if self.stored is None else self.stored
 
 
 def build(name: str, request: Request) -> tuple[Variant, nn.Module, str]:
     """A variant, the network that it was made of (on the meta device, for its sizes), and where the values are from."""
     before = allocated(request.device)
     model, origin = network(request.model, request.device, request.seed)
+    if origin == CHECKPOINT:
+        with open_checkpoint(request.model) as checkpoint:
+            request = replace(request, stored=checkpoint.facts)
     maker = {"dense-eager": _eager, "dense": _dense, "lite": _lite}[name]
     variant = maker(model, request)
     shape_only = model if not variant.fast else model.to("meta")
@@ -76,57 +93,54 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _eager(model: nn.Module, request: Request) -> Variant:
+    set_attention(model, resolve(EXACT, request.facts(model), request.machine))
     model.compute_dtype = request.dtype
-    words = f"float32 weights, {_word(request.dtype)} by autocast, torch's fused attention"
+    words = f"dense attention, float32 weights, {_word(request.dtype)} by autocast, torch's fused attention"
     return _ordinary("dense-eager", words, model, request, fused_only)
 
 
 def _dense(model: nn.Module, request: Request) -> Variant:
-    settings = Settings(dtype=request.dtype, sparse=False)
-    if _goes_fast(model, settings, request):
-        return _fast("dense", f"{_word(request.dtype)} weights, fused kernels, one graph", model, settings, request)
-    _cast(model, request.dtype)
-    return _ordinary("dense", f"{_word(request.dtype)} weights", model, request)
+    return _planned("dense", model, request, replace(EXACT, engine=_engine(model, request)))
 
 
 def _lite(model: nn.Module, request: Request) -> Variant:
-    fp8 = choose_fp8_backend(request.lite.fp8_backend, request.device)
-    config = request.lite
-    if config.attention == "auto" and config.keep_ratio is None:
-        config = LiteConfig("sla", LiteConfig.default_keep_ratio, config.fp8_backend)
-    attention = set_attention(model, config)
-    settings = Settings(dtype=request.dtype, fp8=fp8.chosen == "scaled-mm", crossover=CROSSOVER)
-    choices = {"attention": f"{attention.chosen}: {attention.reason}", "fp8": f"{fp8.chosen}: {fp8.reason}"}
-    if _goes_fast(model, settings, request):
-        if fp8.chosen not in ("scaled-mm", "off"):
-            raise BackendError(f"--fp8-backend {fp8.chosen}: the fast path multiplies FP8 by scaled-mm, or off")
-        words = f"{'FP8' if settings.fp8 else _word(request.dtype)} weights, sparse attention, fused kernels, one graph"
-        variant = _fast("lite", words, model, settings, request)
+    return _planned("lite", model, request, Asked.of_lite(request.lite, prefer_lite=True))
+
+
+def _engine(model: nn.Module, request: Request) -> str:
+    """Of dense attention: the fast one wherever there is one."""
+    try:
+        return resolve(replace(EXACT, engine=FAST), request.facts(model), request.machine).engine.chosen
+    except BackendError:
+        return "auto"
+
+
+def _planned(name: str, model: nn.Module, request: Request, asked: Asked) -> Variant:
+    plan = resolve(asked, request.facts(model), request.machine)
+    set_attention(model, plan)
+    attention = "dense attention" if plan.sparse is None else f"sparse attention ({_form(plan.sparse)})"
+    kind = f"FP8 ({plan.fp8.chosen})" if plan.is_fp8 else _word(request.dtype)
+    if plan.engine.chosen == FAST:
+        words = f"{attention}, {kind} weights, fused kernels, one graph"
+        variant = _fast(name, words, model, fast_settings(plan), request)
     else:
-        kind = _word(request.dtype)
-        if fp8.chosen == "off":
-            _cast(model, request.dtype)
+        if plan.is_fp8:
+            set_arithmetic(model, plan.fp8.chosen, request.dtype)
         else:
-            set_arithmetic(model, fp8.chosen, request.dtype)
-            kind = f"FP8 ({fp8.chosen})"
-        choices["path"] = (
-            f"layer by layer: {reason_against(model, settings, request.device) or 'the fast path is for GPUs'}"
-        )
-        variant = _ordinary("lite", f"{kind} weights, sparse attention", model, request)
-        variant.fp8 = fp8.chosen in ("scaled-mm", "te")
-    variant.choices = choices
+            set_precision(model, request.dtype)
+        variant = _ordinary(name, f"{attention}, {kind} weights, layer by layer", model, request)
+        variant.fp8 = plan.fp8.chosen in ("scaled-mm", "te")
+    variant.choices = {
+        what: f"{choice.chosen}: {choice.reason}"
+        for what, choice in (("attention", plan.attention), ("fp8", plan.fp8), ("engine", plan.engine))
+    }
     return variant
 
 
-def _goes_fast(model: nn.Module, settings: Settings, request: Request) -> bool:
-    return request.device.type == "cuda" and reason_against(model, settings, request.device) is None
-
-
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    model.compute_dtype = dtype
-    trunk = trunk_of(model)
-    if dtype in HALF_PRECISION and trunk is not None:
-        cast_products(trunk, dtype)
+def _form(sparse: SparseConfig) -> str:
+    keys = sparse.key_block or sparse.block
+    more = ", summaries" if sparse.summaries else ""
+    return f"{100 * sparse.mean_ratio:.0f} % of blocks of {sparse.block} × {keys} kept by {sparse.scores} scores{more}"
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import console
 from ..config import EvaluateConfig
 from .options import command
+from .sentences import sentence
 
 COLUMNS = {  # heading: digits
     "AUC@5": 3,
@@ -43,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> None:
     console.table(
         ("scene", *COLUMNS), rows, title=f"{predict.model}, {config.views} views, {predict.resolution or 'default'} px"
     )
-    chosen = [(what, f"{choice['chosen']} ({choice['reason']})") for what, choice in evaluation.choices.items()]
+    chosen = [(what, sentence(choice)) for what, choice in evaluation.choices.items()]
     console.table(("", ""), chosen, numbers=False)
 
 

@@ -10,6 +10,7 @@ from .. import console
 from ..config import ReconstructConfig
 from ..config.option import OUTPUT
 from .options import command
+from .sentences import sentence
 
 if TYPE_CHECKING:
     from ..pipelines.reconstruct import Report
@@ -90,7 +91,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("points", f"{report.points:,}"),
         ("seconds", f"{sum(report.seconds.values()):.1f} ({stages})"),
         ("peak memory", memory),
-        *((what, f"{choice['chosen']} ({choice['reason']})") for what, choice in report.runtime.items()),
+        *((what, sentence(choice)) for what, choice in report.runtime.items()),
         ("cloud", str(report.cloud)),
         ("folder", f"{report.folder}/: {', '.join(others)}, run.json"),
     ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lite3r_cli.attention.module import SparseConfig
+from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.calibrate import calibrate

@@ -20,7 +20,6 @@ from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
 
-CROSSOVER = 4096  # tokens on a GPU below which dense attention is cheaper than making lists of tiles
 MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
 
 
@@ -31,7 +30,7 @@ class Settings:
     dtype: torch.dtype = torch.bfloat16  # of tokens, and of weights that are not FP8
     fp8: bool = False  # linear layers of the blocks in E4M3
     sparse: bool = True  # sparse-linear attention where the network has it
-    crossover: int = 0  # tokens below which it stays dense
+    crossover: int = 0  # tokens below which it stays dense, see `pipelines/engine_choice.py`
     query_tiles: int = 2  # that share one list of key tiles
     head_frames: int = 8  # that the dense head works on at a time
     graphs: bool = True  # on a GPU: one CUDA graph for each shape of input

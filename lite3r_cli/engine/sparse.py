@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.block_map import kept_count
-from lite3r_cli.attention.module import START_LOGIT, SparseConfig, SparseLinearAttention
+from lite3r_cli.attention.config import SparseConfig
+from lite3r_cli.attention.module import START_LOGIT, SparseLinearAttention
 from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
 from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
-from lite3r_cli.errors import BackendError
 
 SMALLEST_TILE = 16  # slots, for the matrix units
 
@@ -124,15 +124,14 @@ def from_layout(layout: Layout, group: int, most_protected: int, device: torch.d
     return SparsePlan(tiles, *placed, most_protected, int(exact.sum()), runs=runs)
 
 
-def reason_against(module: SparseLinearAttention) -> str | None:
-    """Why the fast path cannot compute a layer's formula; None if it can."""
-    formula, config = module.formula, module.config
-    if formula.feature != "elu":
-        return f"the fast path has the feature map elu, not {formula.feature}"
-    if formula.drop_ratio:
-        return f"the fast path drops no block, not {formula.drop_ratio:g} of them"
-    if formula.scores != "pooled":
-        return f"the fast path keeps blocks by pooled scores, not by {formula.scores}"
+def reason_against(config: SparseConfig) -> str | None:
+    """Why the fast path cannot compute these settings; None if it can."""
+    if config.feature != "elu":
+        return f"the fast path has the feature map elu, not {config.feature}"
+    if config.drop_ratio:
+        return f"the fast path drops no block, not {config.drop_ratio:g} of them"
+    if config.scores != "pooled":
+        return f"the fast path keeps blocks by pooled scores, not by {config.scores}"
     if config.key_block not in (None, config.block):
         return f"the fast path has key blocks as long as query blocks ({config.block}), not {config.key_block}"
     return None
@@ -143,8 +142,6 @@ class SparseLayer:
 
     def __init__(self, module: SparseLinearAttention, name: str):
         formula = module.formula
-        if (reason := reason_against(module)) is not None:
-            raise BackendError(f"{name}: {reason}; use --attention dense")
         self.formula, self.config = formula, module.config
         convex = module.config.mix == "convex"
         self.alpha = module.mix_logit.detach().float().sigmoid() if convex else None

@@ -12,7 +12,8 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from lite3r_cli.attention import module as attention
+from lite3r_cli.attention.config import METADATA_KEY, SparseConfig
+from lite3r_cli.attention.module import UNUSED, attach, layers_in
 from lite3r_cli.checkpoints import hub
 from lite3r_cli.checkpoints.fingerprint import Fingerprint
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
@@ -21,7 +22,7 @@ from lite3r_cli.checkpoints.weights import require_names
 from lite3r_cli.console import Tell
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.unfilled import unfilled
-from lite3r_cli.networks.lite_form import trained_for_fp8
+from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.loading import load_values
 from lite3r_cli.networks.recognise import CheckpointSpec, recognise
 from lite3r_cli.networks.registry import MODELS, resolve
@@ -37,7 +38,6 @@ class Origin:
     model: str
     licence: str
     notices: tuple[str, ...] = ()  # tensors that are not loaded on purpose
-    trained_for_fp8: bool = False  # whether its training saw the rounding of FP8 arithmetic
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Origin:
 
 
 class Checkpoint:
-    """A checkpoint whose headers are read: `spec`, `sparse` and `origin`. A context manager; `load` and `source.read`
+    """A checkpoint whose headers are read: `spec`, `sparse`, `facts`, `origin`. A context manager; `load` and `source`
     work while it is open, the rest also afterwards.
     """
 
@@ -55,6 +55,7 @@ class Checkpoint:
         shapes = {name: entry.shape for name, entry in source.entries.items() if not name.endswith(SCALE_SUFFIX)}
         self.spec: CheckpointSpec = recognise(shapes, source.metadata, source.path)
         self.sparse = _sparse_config(source, self.spec)
+        self.facts = NetworkFacts.of_checkpoint(self.spec, self.sparse, source.metadata)
         self.origin = self._origin()
 
     @property
@@ -72,7 +73,7 @@ class Checkpoint:
             model = self.spec.build()
             if self.sparse is not None:
                 try:
-                    attention.attach(model, self.sparse)
+                    attach(model, self.sparse)
                 except (KeyError, AttributeError) as error:
                     raise WeightsError(
                         f"{self.path}: sparse-linear attention for {error}, which {self.spec.name} has not"
@@ -101,7 +102,7 @@ class Checkpoint:
         model = f"lite3r-{self.spec.name}" if official else self.spec.name
         licence = self.metadata.get("licence") or _licence(self.asked, model)
         notices = (f"not loaded: {why}, {len(names)} tensors" for why, names in self.spec.left_out.items())
-        return Origin(model, licence, tuple(notices), trained_for_fp8(self.metadata, self.sparse))
+        return Origin(model, licence, tuple(notices))
 
 
 def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) -> Checkpoint:
@@ -126,17 +127,15 @@ def _licence(asked: str, model: str) -> str:
     return f"not stated in the file; the published {model} is under {published}" if published else UNKNOWN_LICENCE
 
 
-def _sparse_config(source: Source, spec: CheckpointSpec) -> attention.SparseConfig | None:
+def _sparse_config(source: Source, spec: CheckpointSpec) -> SparseConfig | None:
     """The sparse-linear attention of a checkpoint: from its metadata, else (official ones) from its tensors."""
-    layers = attention.layers_in(spec.sources)
-    if not layers and attention.METADATA_KEY not in source.metadata:
+    layers = layers_in(spec.sources)
+    if not layers and METADATA_KEY not in source.metadata:
         return None
     try:
-        if attention.METADATA_KEY in source.metadata:
-            return attention.SparseConfig.from_dict(json.loads(source.metadata[attention.METADATA_KEY]))
-        official = f"{layers[0]}.{attention.UNUSED}" in spec.sources
-        return attention.SparseConfig(layers, OFFICIAL_KEEP_RATIO if official else 1.0, official=official)
+        if METADATA_KEY in source.metadata:
+            return SparseConfig.from_dict(json.loads(source.metadata[METADATA_KEY]))
+        official = f"{layers[0]}.{UNUSED}" in spec.sources
+        return SparseConfig(layers, OFFICIAL_KEEP_RATIO if official else 1.0, official=official)
     except (ValueError, KeyError, TypeError, Lite3RError) as error:
-        raise WeightsError(
-            f"{source.path}: its metadata holds no readable `{attention.METADATA_KEY}` ({error})"
-        ) from error
+        raise WeightsError(f"{source.path}: its metadata holds no readable `{METADATA_KEY}` ({error})") from error

@@ -20,18 +20,27 @@ from lite3r_cli.networks.sparsify import sparse_modules
 from lite3r_cli.quant.swap import scaled_mm_reason
 
 
+def form_reason(of: object, name: str) -> str | None:
+    """Why a network, or what is known of one (anything with its `config`), has no fast path at all; None if it has."""
+    family = family_of(of)
+    if family is None or family.fast is None:
+        return f"there is no fast path for {name}"
+    if getattr(getattr(of, "config", None), "swiglu", False):
+        return f"the fast path has no gated MLP, which {name} has"
+    return None
+
+
 def reason_against(model: nn.Module, settings: Settings, device: torch.device) -> str | None:
     """Why `model`, set as it is now, cannot run on the fast path here; None if it can."""
-    family = family_of(model)
-    if family is None or family.fast is None:
-        return f"there is no fast path for {getattr(model, 'name', type(model).__name__)}"
+    if (reason := form_reason(model, getattr(model, "name", type(model).__name__))) is not None:
+        return reason
     if any(isinstance(part, SwiGlu) for part in model.modules()):
         return f"the fast path has no gated MLP, which {model.name} has"
     if getattr(model, "ray_poses", False):
         return "the fast path has no cameras from rays"
     if settings.sparse:
-        reasons = (sparse.reason_against(m) for m in sparse_modules(model) if m.backend != "dense")
-        if (reason := next(filter(None, reasons), None)) is not None:
+        configs = {module.config for module in sparse_modules(model) if module.backend != "dense"}
+        if (reason := next(filter(None, map(sparse.reason_against, configs)), None)) is not None:
             return reason
     if settings.fp8 and device.type == "cuda":
         return scaled_mm_reason(device)

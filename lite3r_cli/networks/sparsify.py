@@ -12,14 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention, attach, attention_modules
-from lite3r_cli.attention.schedule import SHALLOW, keep_ratios
+from lite3r_cli.attention.config import SparseConfig, settle
+from lite3r_cli.attention.module import SparseLinearAttention, attach, attention_modules
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks.family import global_layers_of
-
-DEFAULTS: dict[str, object] = {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"}
-# of shallow networks, measured on mini
-FINE: dict[str, object] = {"walk": False, "key_block": 16, "scores": "mass", "linear_over": "rest"}
+from lite3r_cli.runtime import Choice
 
 
 def sparsify(
@@ -28,7 +25,7 @@ def sparsify(
     *,
     layers: Sequence[str] | None = None,
     backend: str = "auto",
-    crossover: int | None = 0,
+    crossover: int = 0,
     **settings: object,
 ) -> SparseConfig:
     """Put sparse-linear attention into `model` (mini, VGGT, DA3), in place, and return its settings, which a checkpoint
@@ -36,34 +33,33 @@ def sparsify(
 
     `keep_ratio` is the share of all pairs of blocks to compute over all layers across views: the mean of a schedule
     (`attention/schedule.py`), or the same for each of `layers` (names) if given, the others staying dense. `settings`
-    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; where it is not
-    told, what lost least on `mini` (docs/method.md): blocks are rectangles, and those not kept have summaries. In
-    shallow networks the linear branch sees those alone, and keys are cut finer than queries, unless a `block` is given
-    for both, and kept by their mass; in deep ones it sees all, which loses nothing measurable and is much less work for
-    a GPU, and blocks are cut so that a GPU's tiles are full (`walk`). `backend` and `crossover` as in `choose_backend`;
-    0: sparse at any length. Raises UsageError for settings that cannot be, and for a network without attention across
-    views.
+    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; those not given are
+    the preset's, see `attention/config.py`. `backend` and `crossover` as in `choose_backend`; 0: sparse at any length.
+    Raises UsageError for settings that cannot be, and for a network without attention across views.
     """
     across = global_layers_of(model)
     if not across:
         raise UsageError(
             f"{getattr(model, 'name', type(model).__name__)} has no attention across views to be sparse in"
         )
-    if layers is None and "keep_ratios" not in settings:
-        layers, settings["keep_ratios"] = across, keep_ratios(len(across), keep_ratio)
-    if len(across) <= SHALLOW:
-        settings = {**FINE, "key_block": settings.get("block", FINE["key_block"])} | settings
-    settings = DEFAULTS | settings
-    config = SparseConfig(tuple(across if layers is None else layers), keep_ratio, **settings)
-    unknown = sorted(set(config.layers) - attention_modules(model).keys())
-    if unknown:
-        raise UsageError(f"no attention module is called {unknown[0]}, but for example {across[0]}")
-    attach(model, config)
-    run_with(model, backend, crossover)
+    if layers is not None:
+        settings.setdefault("keep_ratios", ())
+    config = settle(across, None, keep_ratio, layers, **settings)
+    apply_sparse(model, config, backend, crossover)
     return config
 
 
-def run_with(model: nn.Module, backend: str = "auto", crossover: int | None = 0) -> None:
+def apply_sparse(model: nn.Module, config: SparseConfig, backend: str = "auto", crossover: int = 0) -> None:
+    """Give `model` exactly these settings, in place. Raises UsageError for a module that it has not, or another mix."""
+    found = attention_modules(model)
+    unknown = sorted(set(config.layers) - found.keys())
+    if unknown:
+        raise UsageError(f"no attention module is called {unknown[0]}, but for example {next(iter(found), 'none')}")
+    attach(model, config)
+    run_with(model, backend, crossover)
+
+
+def run_with(model: nn.Module, backend: str = "auto", crossover: int = 0) -> None:
     """Choose the back end of all sparse-linear attention in `model`, see `choose_backend`."""
     for module in sparse_modules(model):
         module.backend, module.crossover = backend, crossover
@@ -71,6 +67,11 @@ def run_with(model: nn.Module, backend: str = "auto", crossover: int | None = 0)
 
 def sparse_modules(model: nn.Module) -> list[SparseLinearAttention]:
     return [module for module in model.modules() if isinstance(module, SparseLinearAttention)]
+
+
+def attention_backends(model: nn.Module) -> list[Choice]:
+    """The back ends that the sparse-linear modules took in the last forward pass, each once."""
+    return list(dict.fromkeys(m.choice for m in sparse_modules(model) if m.choice is not None))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..attention.module import METADATA_KEY, SparseConfig
+from ..attention.config import METADATA_KEY, SparseConfig, settle
 from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.shards import shard_files
 from ..checkpoints.sources import Source
@@ -103,15 +103,16 @@ def _attention(config: ConvertConfig, checkpoint: Checkpoint, model: nn.Module) 
     layers = tuple(dict.fromkeys([*(present.layers if present else ()), *chosen]))
     if not layers:
         return None
-    if present is None:
-        return SparseConfig(layers, config.keep_ratio or 1.0)
-    if layers == present.layers and config.keep_ratio in (None, present.keep_ratio):
+    if present is not None and layers == present.layers and config.keep_ratio in (None, present.keep_ratio):
         return present
-    if present.mix != "sum" and set(layers) != set(present.layers):
+    if present is not None and present.mix != "sum" and set(layers) != set(present.layers):
         raise UsageError(
             f"--attention: the source's {present.mix} mix must be trained for other modules, see lite3r distill"
         )
-    return replace(present, layers=layers, keep_ratio=config.keep_ratio or present.keep_ratio, keep_ratios=())
+    if config.keep_ratio is None and (present is None or present.unset):  # settings: the preset's, at prediction
+        return SparseConfig(layers, mix=present.mix if present else "sum")
+    spec = checkpoint.spec
+    return settle(spec.family.global_layers(spec.config), present, config.keep_ratio, layers)
 
 
 def _metadata(checkpoint: Checkpoint, sparse: SparseConfig | None, config: ConvertConfig) -> dict[str, str]:

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from .. import runtime
-from ..attention.module import SparseConfig
-from ..config import LiteConfig
+from ..attention.config import SparseConfig, settle
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
 from ..distillation.data import Data, Sizes, open_data
@@ -21,7 +20,7 @@ from ..errors import OutputError, UsageError
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
 from ..networks.recognise import CheckpointSpec
-from ..networks.sparsify import skipped_share, sparsify
+from ..networks.sparsify import apply_sparse, skipped_share
 from ..training.loss_plot import plot_losses
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
@@ -182,18 +181,11 @@ def make_sparse(
 ) -> SparseConfig:
     """Give a loaded network the student's attention, in place: that of its checkpoint with what was asked for changed.
 
-    A checkpoint that keeps everything (`lite3r convert` without a ratio) only says which layers are sparse-linear.
+    Raises UsageError for settings that cannot be, or another mix than the checkpoint's.
     """
     asked = {name: value for name, value in asdict(choice).items() if value is not None}
     patterns, ratio = asked.pop("layers"), asked.pop("keep_ratio", None)
-    across = tuple(global_layers_of(model))
-    layers = select_attention(model, spec, patterns) if patterns else (present.layers if present else across)
-    stored: dict[str, object] = {}
-    if present is not None and (present.keep_ratio < 1 or present.official):
-        stored = {name: value for name, value in vars(present).items() if name not in ("layers", "keep_ratio")}
-        if ratio is not None or layers != present.layers:
-            del stored["keep_ratios"]  # they were for another mean, or other layers
-        ratio = ratio or present.keep_ratio
-    by_schedule = layers == across and "keep_ratios" not in stored
-    ratio = ratio or LiteConfig.default_keep_ratio
-    return sparsify(model, ratio, layers=None if by_schedule else layers, **stored | asked)
+    layers = select_attention(model, spec, patterns) if patterns else None
+    sparse = settle(global_layers_of(model), present, ratio, layers, **asked)
+    apply_sparse(model, sparse)
+    return sparse

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..attention.module import METADATA_KEY, SparseConfig
+from ..attention.config import METADATA_KEY, SparseConfig
 from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.write import CheckpointWriter, Slot
 from ..networks.checkpoint import Checkpoint
-from ..networks.lite_form import RECIPE_KEY
+from ..networks.checkpoint_facts import RECIPE_KEY
 from ..quant.fp8 import quantize_rows
 
 FP8 = torch.float8_e4m3fn

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Evaluation:
 
     scenes: dict[str, Scores]
     mean: Scores
-    choices: dict[str, dict[str, str]] = field(default_factory=dict)  # device, precision, attention: chosen, and why
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # device, precision, attention: chosen, and why
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def evaluate(
     scenes = [open_scene(folder, warn) for folder in config.scenes]
     network = None if predict else _network(config.predict, progress)
     run = predict or (lambda images, indices: network.predict(images, indices=indices, strict=True).views)
-    scores = {}
+    scores: dict[str, Scores] = {}
     for name, scene in zip(scene_names(config.scenes), scenes, strict=True):
         truth = read_cameras_json(scene.folder)
         parts = windows(len(truth), config.views)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ from ..scene.view import View
 from ..world.known import back_into_given, place
 from . import known_cameras
 from .beforehand import Beforehand, focal_notes, known_warnings
-from .fast_path import FAST, FastPath
-from .lite import LiteRun
+from .engine_choice import Asked, Machine, resolve
+from .planned import PlannedNetwork
 from .preprocess import align, fit
 
 if TYPE_CHECKING:
@@ -78,27 +78,24 @@ class Predictor:
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
+            device = self.runtime.torch_device
             with (
                 open_checkpoint(config.model, progress.note) if checkpoint is None else nullcontext(checkpoint)
             ) as self.checkpoint:
                 self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
-                self.lite = LiteRun(config.lite, self.runtime, self.origin.trained_for_fp8)
-                self.backbone: Backbone = self.checkpoint.load(self.runtime.torch_device, self.lite.loaded_dtype)
-            self.lite.apply(self.backbone)
+                machine = Machine.of(device, self.runtime.torch_dtype)
+                plan = resolve(Asked.of(config), self.checkpoint.facts, machine)
+                self.backbone: Backbone = self.checkpoint.load(device, plan.loaded_dtype)
             known_cameras.configure(self.backbone, config)
-            self.fast = FastPath(config.engine, self.backbone, self.lite, self.runtime)
-            if self.fast.choice.chosen != FAST:
-                self.lite.round(self.backbone)
-        for text in self.lite.notes:
+            self.network = PlannedNetwork(self.backbone, plan, device)
+        for text in plan.notes:
             progress.note(text)
         for text in self.origin.notes:
             progress.note(text)
 
-    def choices(self) -> dict[str, dict[str, str]]:
-        """Device, precision, attention, FP8 arithmetic and engine: asked, chosen, and why, as they stand in
-        run.json.
-        """
-        return self.runtime.as_dict() | self.lite.as_dict() | {"engine": asdict(self.fast.choice)}
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json."""
+        return self.runtime.as_dict() | self.network.choices()
 
     def predict(
         self,
@@ -197,7 +194,7 @@ class Predictor:
         device = self.runtime.torch_device
         try:
             tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
-            prediction = self._predict(tensors, cameras)
+            prediction = self.network.predict(tensors, **cameras)
             prediction = Prediction(
                 depth=[d.float().cpu() for d in prediction.depth],
                 confidence=[c.float().cpu() for c in prediction.confidence],
@@ -213,18 +210,6 @@ class Predictor:
                 f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "
                 f"{self.runtime.device.chosen}: try --dtype float32 or another --resolution"
             )
-        return prediction
-
-    @torch.inference_mode()
-    def _predict(self, tensors: list[torch.Tensor], cameras: dict[str, Any]) -> Prediction:
-        """By the fast path or layer by layer; accounts for what was skipped."""
-        if self.fast.choice.chosen == FAST:
-            prediction, skipped = self.fast.predict(tensors, cameras)
-            self.lite.account(skipped, [])
-            return prediction
-        self.lite.round(self.backbone)
-        prediction = self.backbone.predict(tensors, **cameras)
-        self.lite.ran(self.backbone)
         return prediction
 
     def _memory_message(self, batch: Sequence[np.ndarray]) -> str:

@@ -37,7 +37,7 @@ def run_info(
             "not_loaded": list(predictor.origin.notices),
         },
         "runtime": predictor.choices(),
-        "attention": predictor.lite.attention_info(predictor.backbone),
+        "attention": predictor.network.attention_info(),
         "images": _verdicts(images, predictions),
         "folders": images.folders,
         "warnings": list(warnings),

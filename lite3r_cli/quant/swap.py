@@ -1,4 +1,4 @@
-"""Which FP8 arithmetic runs here and why, and putting it in the place of a network's linear layers."""
+"""Which FP8 arithmetic a device has, and putting it in the place of a network's linear layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lite3r_cli.config.prediction import FP8_BACKENDS
-from lite3r_cli.errors import BackendError, UsageError
+from lite3r_cli.errors import UsageError
 from lite3r_cli.quant import te
 from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear
-from lite3r_cli.runtime import Choice
 
 MULTIPLE = 16  # of both sides of a weight, for FP8 kernels
 
@@ -26,25 +24,6 @@ def scaled_mm_reason(device: torch.device) -> str | None:
     if (major, minor) < (9, 0):
         return f"compute capability {major}.{minor}, row-wise scales need 9.0"
     return None
-
-
-def choose_fp8_backend(asked: str, device: torch.device) -> Choice:
-    """The FP8 arithmetic for a device: "auto" is `scaled-mm` where the GPU has it, else `off`, since emulation only
-    costs time. Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
-    """
-    if asked not in FP8_BACKENDS:
-        raise UsageError(f"the FP8 back end must be one of {', '.join(FP8_BACKENDS)}, not {asked!r}")
-    if asked in ("off", "emulate"):
-        return Choice(asked, asked, "asked for")
-    reason = te.reason_against() if asked == "te" else scaled_mm_reason(device)
-    if asked == "te" and reason is None and device.type != "cuda":
-        reason = "Transformer Engine needs a GPU"
-    if reason is None:
-        why = "the GPU has it" if asked == "auto" else "asked for"
-        return Choice(asked, "te" if asked == "te" else "scaled-mm", why)
-    if asked == "auto":
-        return Choice(asked, "off", reason)
-    raise BackendError(f"FP8 back end {asked}: {reason}; use emulate")
 
 
 def fits(module: nn.Linear) -> bool:

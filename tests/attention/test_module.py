@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from lite3r_cli.attention.module import SparseConfig, attach, set_frames
+from lite3r_cli.attention.config import SparseConfig
+from lite3r_cli.attention.module import attach, set_frames
 from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Block

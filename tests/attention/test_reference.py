@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention, attach, attention_modules, layers_in
+from lite3r_cli.attention.config import SparseConfig
+from lite3r_cli.attention.module import SparseLinearAttention, attach, attention_modules, layers_in
 from lite3r_cli.attention.reference import kept_blocks, linear_attention, sparse_attention, sparse_linear_attention
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention, Block

@@ -13,8 +13,9 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from lite3r_cli.attention.block_map import block_map
-from lite3r_cli.attention.dispatch import ATTEND, Formula, choose_backend, sparse_linear
-from lite3r_cli.attention.module import SparseConfig, SparseLinearAttention
+from lite3r_cli.attention.config import Formula, SparseConfig
+from lite3r_cli.attention.dispatch import ATTEND, choose_backend, sparse_linear
+from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
 from lite3r_cli.attention.triton_backend import INTERPRETED
 from lite3r_cli.layers.vit import Attention

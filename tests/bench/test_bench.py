@@ -23,6 +23,7 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.networks.vggt.recompute import vggt_from
+from lite3r_cli.pipelines.engine_choice import CROSSOVERS, Crossover, Machine
 
 VGGT = Path(__file__).parent.parent / "fixtures" / "vggt_small_3x140x182.npz"
 TINY = dict(views=(2,), size=(56, 84), repeats=2, device="cpu")
@@ -106,9 +107,10 @@ def small_vggt(monkeypatch):
         return model.eval().to(device), "random values"
 
     monkeypatch.setattr(variants, "network", make)
-    monkeypatch.setattr(variants, "_goes_fast", lambda model, settings, request: True)
-    monkeypatch.setattr(variants, "CROSSOVER", 0)
-    monkeypatch.setattr("lite3r_cli.networks.sparsify.SHALLOW", 0)  # the settings of the deep networks it stands for
+    gpu = Machine("cuda", "bfloat16", scaled_mm="not here")  # the kernels' twins stand for the kernels
+    monkeypatch.setattr(Machine, "of", lambda device, dtype: gpu)
+    monkeypatch.setitem(CROSSOVERS, "cuda", Crossover(0, "for this test"))
+    monkeypatch.setattr("lite3r_cli.attention.config.SHALLOW", 0)  # the settings of the deep networks it stands for
 
 
 def test_the_fast_path_is_measured_like_the_others(small_vggt):
@@ -123,7 +125,7 @@ def test_fp8_arithmetic_without_the_fast_path():
     config = BenchConfig(**TINY, dtype="float32", lite=LiteConfig("sla", 0.5, "emulate"), compare=("dense", "lite"))
     result = run(config)
     _dense, lite = result.rows
-    assert 0 < lite.depth_difference < 1 and "layer by layer" in result.environment["variants"]["lite"]["path"]
+    assert 0 < lite.depth_difference < 1 and "layer by layer" in result.environment["variants"]["lite"]["description"]
 
 
 def test_random_weights_follow_the_stand_in_rule(monkeypatch):

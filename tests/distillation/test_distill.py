@@ -33,9 +33,9 @@ CPU = Worker(0, 1, torch.device("cpu"))
 HIGH = ("patch_embed.*", "head.*", "camera.*", "ray_head.*", "*.proj_lin.*")
 
 
-def origin_of(name):
+def facts_of(name):
     with open_checkpoint(name) as checkpoint:
-        return checkpoint.origin
+        return checkpoint.facts
 
 
 def mini(seed: int = 1) -> Mini:
@@ -323,7 +323,7 @@ def test_the_checkpoint_holds_both_forms(photographs, checkpoint, capsys):
     for module in sparse_modules(student).values():
         module.backend = "dense"
     torch.testing.assert_close(student.predict(images).depth[1], teacher.predict(images).depth[1])
-    assert origin_of(str(output)).trained_for_fp8
+    assert facts_of(str(output)).fp8_trained
     assert (output.with_suffix("") / "losses.png").is_file() and not list(output.parent.glob(".*partial*"))
     again, _ = command(photographs, checkpoint)
     assert again == 7 and "--overwrite" in capsys.readouterr().err

@@ -8,20 +8,22 @@ import pytest
 import torch
 from conftest import photograph
 
-from lite3r_cli.attention.module import METADATA_KEY, SparseConfig, SparseLinearAttention
+from lite3r_cli.attention.config import METADATA_KEY
+from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.checkpoints.weights import read_checkpoint, save_checkpoint
 from lite3r_cli.cli import main
-from lite3r_cli.config import LiteConfig
 from lite3r_cli.networks import registry
+from lite3r_cli.networks.arithmetic import set_arithmetic
 from lite3r_cli.networks.checkpoint import open_checkpoint
-from lite3r_cli.networks.lite_form import set_arithmetic, set_attention, trained_for_fp8
-from lite3r_cli.networks.sparsify import skipped_share, sparsify
+from lite3r_cli.networks.sparsify import sparsify
+from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
+from lite3r_cli.pipelines.planned import PlannedNetwork
 from lite3r_cli.quant.linear import FP8Linear
 
 
-def origin_of(name):
+def facts_of(name):
     with open_checkpoint(name) as checkpoint:
-        return checkpoint.origin
+        return checkpoint.facts
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_the_dense_network_is_the_default_of_a_dense_checkpoint(photos, tmp_path
         "reason": "the checkpoint's attention is dense",
     }
     assert run["runtime"]["fp8"]["chosen"] == "off" and "not trained" in run["runtime"]["fp8"]["reason"]
-    assert run["attention"] == {"skipped_share": 0, "keep_ratios": {}}
+    assert run["attention"] == {"skipped_share": 0, "keep_ratios": {}, "settings": None, "dense_below_tokens": 0}
 
 
 def test_what_was_asked_is_reported_with_what_was_skipped(photos, tmp_path, capsys):
@@ -73,9 +75,11 @@ def test_what_was_asked_is_reported_with_what_was_skipped(photos, tmp_path, caps
     )
     found = run["runtime"]["attention"]
     assert (found["asked"], found["chosen"]) == ("sla", "sla")
-    assert all(word in found["reason"] for word in ("asked for", "lite3r distill", "back end torch", "skipped"))
+    assert all(word in found["reason"] for word in ("asked for", "lite3r distill"))
+    assert [backend["chosen"] for backend in found["backends"]] == ["torch"]
+    assert found["skipped"] == run["attention"]["skipped_share"] and run["attention"]["settings"]["scores"] == "mass"
     assert 0.4 <= run["attention"]["skipped_share"] < 0.6
-    assert run["runtime"]["fp8"]["chosen"] == "emulate" and "stay exact" in run["runtime"]["fp8"]["reason"]
+    assert run["runtime"]["fp8"]["chosen"] == "emulate" and run["runtime"]["fp8"]["exact_layers"] > 10
     assert run["arguments"]["predict"]["lite"] == {"attention": "sla", "keep_ratio": 0.6, "fp8_backend": "emulate"}
 
 
@@ -116,7 +120,7 @@ def test_eval_reports_what_was_chosen(capsys):
     )
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    assert "skipped" in json.loads(printed.out)["runtime"]["attention"]["reason"]
+    assert 0.5 < json.loads(printed.out)["runtime"]["attention"]["skipped"] < 0.8
 
 
 # --- what a checkpoint says -------------------------------------------------------------------------------------------
@@ -136,33 +140,20 @@ def student(request, tmp_path):
 
 def test_a_checkpoint_keeps_its_own_settings_unless_told_otherwise(student):
     path, config = student
-    assert origin_of(str(path)).trained_for_fp8 and not origin_of("mini").trained_for_fp8
     pictures = list(torch.rand(5, 3, 140, 140, generator=torch.Generator().manual_seed(0)))
 
-    def run(*asked):
-        model = registry.load(str(path))
-        choice = set_attention(model, LiteConfig(*asked))
-        return choice, model, model.predict(pictures)
+    def run(*asked) -> tuple[PlannedNetwork, torch.Tensor]:
+        plan = resolve(Asked(*asked), facts_of(str(path)), Machine())
+        network = PlannedNetwork(registry.load(str(path)), plan, torch.device("cpu"))
+        return network, network.predict(pictures).depth[0]
 
-    choice, model, _ = run()
-    modules = [m for m in model.modules() if isinstance(m, SparseLinearAttention)]
-    assert choice.chosen == "sla" and modules[0].config == config and modules[0].crossover is None
-    assert skipped_share(model) == 0 and "faster" in modules[0].choice.reason  # dense: so few tokens
-    assert skipped_share(run("sla")[1]) == pytest.approx(0.5, abs=0.1)
-    assert skipped_share(run("sla", 0.75)[1]) == pytest.approx(0.25, abs=0.1)
-    assert run("auto", 0.75)[0].reason == "--keep-ratio 0.75 was given"
-    dense = registry.load("mini").predict(pictures)
-    torch.testing.assert_close(run("dense")[2].depth[0], dense.depth[0], rtol=1e-2, atol=1e-3)  # stored in float16
-
-
-def test_a_converted_checkpoint_computes_everything_until_told_otherwise(tmp_path, capsys):
-    path = tmp_path / "mini-lite.safetensors"
-    assert main(["convert", "mini", "-o", str(path)]) == 0
-    model = registry.load(str(path))
-    assert set_attention(model, LiteConfig()).chosen == "dense"
-    assert set_attention(model, LiteConfig("sla")).reason == "asked for"
-    model.predict(list(torch.rand(5, 3, 140, 140, generator=torch.Generator().manual_seed(0))))
-    assert skipped_share(model) == pytest.approx(0.75, abs=0.1)
+    network, _ = run()
+    assert network.plan.sparse == config and network.plan.crossover == 0  # so few tokens, and still what was trained
+    assert network.ran[0].skipped == pytest.approx(0.5, abs=0.1)
+    assert run("sla", 0.75)[0].ran[0].skipped == pytest.approx(0.25, abs=0.1)
+    assert run("auto", 0.75)[0].plan.attention.reason == "--keep-ratio 0.75 was given"
+    dense = registry.load("mini").predict(pictures).depth[0]
+    assert float((run("dense")[1] - dense).norm() / dense.norm()) < 0.01  # stored in float16
 
 
 def test_conversion_keeps_the_settings_of_a_student(student, tmp_path):
@@ -183,8 +174,3 @@ def test_fp8_arithmetic_spares_heads_and_camera_path():
     assert all(why == "kept in high precision" for why in stay.values()) and any(
         name.startswith("camera") for name in stay
     )
-
-
-def test_training_for_fp8_is_read_from_the_metadata():
-    assert trained_for_fp8({}, SparseConfig(("a",), official=True)) and not trained_for_fp8({}, None)
-    assert not trained_for_fp8({"distillation": json.dumps({"fp8_from": 1})}, None)

@@ -1,0 +1,167 @@
+"""The settings of sparse-linear attention: what a checkpoint stores, the presets, and how a request changes them.
+
+Every caller (`reconstruct`, `convert`, `distill`, `bench`, `sparsify`) gets its settings from `settle`, so that one
+network has one sparse form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lite3r_cli.attention.block_map import SCORES
+from lite3r_cli.attention.features import FEATURES
+from lite3r_cli.attention.reference import BLOCK
+from lite3r_cli.attention.schedule import SHALLOW, keep_ratios
+from lite3r_cli.config import LiteConfig
+from lite3r_cli.errors import UsageError
+
+METADATA_KEY = "attention"  # of a checkpoint: which modules are sparse-linear, and their settings
+LINEAR_OVER = ("all", "rest")
+MIXES = ("sum", "convex")  # of the two branches, see `dispatch`
+PROTECT = ("none", "specials", "reference")  # tokens critical to every query; the last are special ones and a frame
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What one layer computes, whichever back end computes it."""
+
+    keep_ratio: float = 1.0  # share of the key blocks with exact attention, k_h
+    drop_ratio: float = 0.0  # share of the key blocks that no query sees, k_l
+    feature: str = "elu"  # φ, a key of FEATURES
+    linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
+    summaries: bool = False  # blocks neither kept nor dropped count in the exact branch as one token each
+    scores: str = "pooled"  # how the blocks to keep are chosen, one of SCORES
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
+        if not 0 <= self.drop_ratio < 1:
+            raise UsageError(f"the drop ratio must be at least 0 and below 1, not {self.drop_ratio}")
+        if self.feature not in FEATURES:
+            raise UsageError(f"the feature map must be one of {', '.join(FEATURES)}, not {self.feature!r}")
+        if self.scores not in SCORES:
+            raise UsageError(f"blocks are kept by one of {', '.join(SCORES)} scores, not {self.scores!r}")
+        if self.linear_over not in LINEAR_OVER:
+            raise UsageError(f"the linear branch sees one of {', '.join(LINEAR_OVER)}, not {self.linear_over!r}")
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """Which attention modules of a network are sparse-linear, and how. The defaults are the published form."""
+
+    layers: tuple[str, ...]  # names of the attention modules
+    keep_ratio: float = 1.0  # share of key blocks that get exact attention
+    block: int = BLOCK  # tokens
+    official: bool = False  # the modules hold the unused scalar of the official checkpoints
+    keep_ratios: tuple[float, ...] = ()  # of each layer, in the order of `layers`; empty: `keep_ratio` for all
+    drop_ratio: float = 0.0  # share of key blocks that no query sees
+    feature: str = "elu"  # φ of the linear branch
+    linear_over: str = "all"  # tokens of the linear branch: "all" or "rest"
+    mix: str = "sum"  # one of MIXES
+    protect: str = "specials"  # one of PROTECT
+    tiles: bool = False  # blocks are rectangles of patches, not runs of tokens
+    walk: bool = False  # blocks are nearly rectangles, and all but full: with `tiles`, see `tiling.py`
+    summaries: bool = False  # blocks that are not kept count in the exact branch as one token each
+    key_block: int | None = None  # tokens of a block of keys; None: as many as of queries
+    scores: str = "pooled"  # how the blocks to keep are chosen: "pooled" or "mass", see `block_map`
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {self.keep_ratio}")
+        for size in (self.block, self.key_block):
+            if size is not None and size < 1:
+                raise UsageError(f"a block of attention must have at least one token, not {size}")
+        if self.official and self.key_block not in (None, self.block):
+            raise UsageError("official checkpoints have key blocks of as many tokens as query blocks")
+        if self.mix not in MIXES:
+            raise UsageError(f"the branches are mixed by {' or '.join(MIXES)}, not {self.mix!r}")
+        if self.protect not in PROTECT:
+            raise UsageError(f"protected are {', '.join(PROTECT)}, not {self.protect!r}")
+        if len(self.keep_ratios) not in (0, len(self.layers)):
+            raise UsageError(f"{len(self.keep_ratios)} keep ratios were given for {len(self.layers)} sparse layers")
+        for layer in self.layers or ("",):
+            self.formula(layer)
+
+    def formula(self, layer: str) -> Formula:
+        """What the attention module of this name computes."""
+        own = dict(zip(self.layers, self.keep_ratios)) if self.keep_ratios else {}
+        ratio = own.get(layer, self.keep_ratio)
+        return Formula(ratio, self.drop_ratio, self.feature, self.linear_over, self.summaries, self.scores)
+
+    @property
+    def mean_ratio(self) -> float:
+        """The keep ratio over all sparse-linear modules."""
+        return sum(self.keep_ratios) / len(self.keep_ratios) if self.keep_ratios else self.keep_ratio
+
+    @property
+    def unset(self) -> bool:
+        """Whether only the layers (and the mix, which decides what parameters there are) were chosen: what
+        `lite3r convert` writes without a keep ratio. The other settings are then those of the preset.
+        """
+        return replace(self, layers=(), keep_ratios=(), mix="sum") == SparseConfig(()) and not self.keep_ratios
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SparseConfig:
+        sequences = {name: tuple(values[name]) for name in ("layers", "keep_ratios") if name in values}
+        return cls(**{**values, **sequences})
+
+
+# `published` is the form of SLA and of the official Lite3R checkpoints. The other two lost least on `mini`
+# (docs/method.md): blocks are rectangles, and those not kept have summaries. In shallow networks keys are cut finer
+# than queries and kept by their mass, and the linear branch sees only what is not kept; in deep ones it sees all,
+# which loses nothing measurable and is much less work for a GPU, and blocks are cut so that a GPU's tiles are full.
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "published": {},
+    "shallow": {"tiles": True, "summaries": True, "key_block": 16, "scores": "mass", "linear_over": "rest"},
+    "deep": {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"},
+}
+
+
+def preset_for(across: int) -> str:
+    """The key of PRESETS for a network with so many attention layers across views."""
+    return "shallow" if across <= SHALLOW else "deep"
+
+
+def settle(
+    across: Sequence[str],
+    stored: SparseConfig | None = None,
+    keep_ratio: float | None = None,
+    layers: Sequence[str] | None = None,
+    **asked: Any,
+) -> SparseConfig:
+    """The settings of a network with the attention modules `across` views: those that its checkpoint stores, with what
+    was asked for changed; where neither says anything, the preset's.
+
+    `keep_ratio` is the share over all `layers` together: a schedule (`schedule.py`) shares it out where the layers are
+    exactly those across views, else each layer keeps as much. None: the checkpoint's, else
+    `LiteConfig.default_keep_ratio`. `layers`: None for the checkpoint's, else those across views.
+    Raises UsageError for settings that cannot be.
+    """
+    known = None if stored is None or stored.unset else stored
+    if known is None:
+        base = dict(PRESETS[preset_for(len(across))])
+        if "block" in asked and "key_block" in base:
+            base["key_block"] = asked["block"]
+        if stored is not None:
+            base["mix"] = stored.mix
+    else:
+        own = ("layers", "keep_ratio", "keep_ratios")
+        base = {name: value for name, value in vars(known).items() if name not in own}
+    settings = base | asked
+    names = tuple(layers or (stored.layers if stored is not None else across))
+    if set(names) == set(across):
+        names = tuple(across)  # the order of a schedule
+    if keep_ratio is None:
+        keep_ratio = LiteConfig.default_keep_ratio if known is None else known.keep_ratio
+    if "keep_ratios" not in settings:
+        if known is not None and names == known.layers and keep_ratio == known.keep_ratio:
+            settings["keep_ratios"] = known.keep_ratios
+        elif names == tuple(across) and not settings.get("official"):
+            settings["keep_ratios"] = keep_ratios(len(across), keep_ratio)
+    return SparseConfig(names, keep_ratio, **settings)

@@ -1,0 +1,280 @@
+"""The one place that decides in which form a network runs: attention, FP8 products and engine.
+
+`resolve(asked, network, machine)` is a function of three records, none of which holds a tensor: what was asked, what
+the checkpoint is (`networks/checkpoint_facts.py`), and what the machine can do. The answer is a `Plan`; `planned.py`
+carries it out. `reconstruct`, `eval` and `bench` come here; `convert` and `distill` share the settings
+(`attention/config.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..attention.config import SparseConfig, settle
+from ..attention.dense import has_amx
+from ..attention.dispatch import triton_reason
+from ..config import LiteConfig, PredictConfig
+from ..config.prediction import FP8_BACKENDS
+from ..engine.layers import Settings
+from ..engine.sparse import reason_against
+from ..errors import BackendError, UsageError
+from ..networks.checkpoint_facts import NetworkFacts
+from ..networks.fast_form import form_reason
+from ..quant import te
+from ..quant.swap import scaled_mm_reason
+from ..runtime import Choice
+
+DENSE, SPARSE = "dense", "sla"
+FAST, ORDINARY = "fast", "ordinary"
+HALF = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """From how many tokens on sparse attention is faster than dense attention; None: at no length that was measured."""
+
+    tokens: int | None
+    words: str
+
+    @property
+    def reason(self) -> str:
+        if self.tokens is None:
+            return f"dense attention is the faster one here: {self.words}"
+        return f"dense attention below {self.tokens:,} tokens, where it is faster: {self.words}"
+
+
+# Kind of processor → what was measured on it.
+CROSSOVERS = {
+    "cuda": Crossover(4096, "lists of tiles cost more than they save"),
+    "cpu": Crossover(7000, "a quarter of the blocks, benchmarks/attention_cpu.py"),
+    "cpu with AMX": Crossover(None, "it has matrix units for dense attention; measured up to 29,632 tokens"),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks for; `prefer_lite`: "auto" means the lite form, wherever it pays (the lite column of `bench`)."""
+
+    attention: str = "auto"  # one of config.ATTENTION
+    keep_ratio: float | None = None
+    fp8_backend: str = "auto"  # one of config.FP8_BACKENDS
+    engine: str = "auto"  # one of config.ENGINES
+    ray_poses: bool = False
+    prefer_lite: bool = False
+
+    @classmethod
+    def of(cls, config: PredictConfig) -> Asked:
+        return cls.of_lite(config.lite, engine=config.engine, ray_poses=config.poses == "rays")
+
+    @classmethod
+    def of_lite(cls, lite: LiteConfig, **more: Any) -> Asked:
+        return cls(lite.attention, lite.keep_ratio, lite.fp8_backend, **more)
+
+    @property
+    def wish(self) -> str:
+        """For attention: dense, sla, auto or lite."""
+        if self.attention == "auto" and self.keep_ratio is None:
+            return "lite" if self.prefer_lite else "auto"
+        return SPARSE if self.attention == "auto" else self.attention
+
+    @property
+    def words(self) -> str:
+        return "asked for" if self.attention == SPARSE else f"--keep-ratio {self.keep_ratio:g} was given"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device can do. Reasons are None where nothing is in the way."""
+
+    device: str = "cpu"  # cpu or cuda
+    dtype: str = "float32"  # that the run computes in
+    amx: bool = False
+    triton: str | None = None  # why Triton's kernels cannot run
+    scaled_mm: str | None = None  # why torch._scaled_mm cannot run
+    te: str | None = None  # why Transformer Engine cannot run
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype) -> Machine:
+        on_gpu = device.type == "cuda"
+        return cls(
+            device.type,
+            str(dtype).removeprefix("torch."),
+            amx=not on_gpu and has_amx(),
+            triton=triton_reason() if on_gpu else "Triton's kernels are for GPUs",
+            scaled_mm=scaled_mm_reason(device),
+            te=te.reason_against() or (None if on_gpu else "Transformer Engine needs a GPU"),
+        )
+
+    @property
+    def crossover(self) -> Crossover:
+        return CROSSOVERS["cpu with AMX" if self.amx else self.device]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The form in which a network runs: each decision with what was asked and why."""
+
+    attention: Choice  # chosen: dense or sla
+    sparse: SparseConfig | None  # the settings of sparse-linear attention; None: dense
+    crossover: int  # tokens below which it is dense attention all the same; 0: never
+    fp8: Choice  # chosen: off, or the back end
+    engine: Choice  # chosen: fast or ordinary, whatever the images
+    dtype: str
+    query_tiles: int = 1  # blocks of queries that share one choice of key blocks on the fast path
+
+    @property
+    def is_fp8(self) -> bool:
+        return self.fp8.chosen != "off"
+
+    @property
+    def loaded_dtype(self) -> torch.dtype:
+        """In which the network is to be loaded: FP8 weights are made from float32, in which stored ones are exact."""
+        return torch.float32 if self.is_fp8 else getattr(torch, self.dtype)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was chosen of what was asked for by name."""
+        chosen = {"attention": self.attention, "FP8": self.fp8}
+        return [f"{what}: {c.chosen} ({c.reason})" for what, c in chosen.items() if c.asked != "auto"]
+
+
+def resolve(asked: Asked, network: NetworkFacts, machine: Machine) -> Plan:
+    """The form in which a network runs. Raises UsageError, BackendError for what cannot be."""
+    attention, sparse, crossover = choose_attention(asked, network, machine)
+    fp8 = choose_fp8(asked, network, machine)
+    engine = _choose_engine(asked, network, machine, sparse, fp8)
+    tiles = Settings.query_tiles if network.training == "none" else 1  # trained: exactly the form of its training
+    return Plan(attention, sparse, crossover, fp8, engine, machine.dtype, tiles)
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    form: str  # DENSE or SPARSE
+    reason: str  # with {asked}: why sparse attention is asked for
+    may_cross: bool = False  # dense attention may take its place where it is faster
+
+
+_UNTRAINED = "{asked}; the checkpoint is not trained for it, see lite3r distill"
+
+# (what is asked, what the checkpoint holds) → form. `dense`: no sparse attention, or settings without effect;
+# `sparse`: settings, but nothing trained with them; `branch`, `weights`: see networks.checkpoint_facts.TRAININGS.
+# Dense attention may take the place of sparse only where it is what sparse attention approximates: a trained linear
+# branch, or weights trained with sparse attention, would compute something else without it.
+ATTENTION_TABLE: dict[tuple[str, str], _Row] = {
+    ("dense", "dense"): _Row(DENSE, "asked for"),
+    ("dense", "sparse"): _Row(DENSE, "asked for"),
+    ("dense", "branch"): _Row(DENSE, "asked for; the checkpoint's linear branches are left out"),
+    ("dense", "weights"): _Row(DENSE, "asked for; but the checkpoint's weights were trained with sparse attention"),
+    ("sla", "dense"): _Row(SPARSE, _UNTRAINED),
+    ("sla", "sparse"): _Row(SPARSE, _UNTRAINED),
+    ("sla", "branch"): _Row(SPARSE, "{asked}"),
+    ("sla", "weights"): _Row(SPARSE, "{asked}"),
+    ("auto", "dense"): _Row(DENSE, "the checkpoint's attention is dense"),
+    ("auto", "sparse"): _Row(SPARSE, "the checkpoint says so", may_cross=True),
+    ("auto", "branch"): _Row(SPARSE, "the checkpoint was distilled for it"),
+    ("auto", "weights"): _Row(SPARSE, "the checkpoint's weights were trained with it"),
+    ("lite", "dense"): _Row(SPARSE, "the lite form", may_cross=True),
+    ("lite", "sparse"): _Row(SPARSE, "the lite form, by the checkpoint's settings", may_cross=True),
+    ("lite", "branch"): _Row(SPARSE, "the lite form, which the checkpoint was distilled for"),
+    ("lite", "weights"): _Row(SPARSE, "the lite form, which the checkpoint's weights were trained with"),
+}
+
+
+def held(network: NetworkFacts) -> str:
+    """What a checkpoint holds, as in ATTENTION_TABLE."""
+    if network.sparse is None or (network.training == "none" and network.sparse.mean_ratio >= 1):
+        return "dense"
+    return "sparse" if network.training == "none" else network.training
+
+
+def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> tuple[Choice, SparseConfig | None, int]:
+    """Dense or sparse, why; the settings; below how many tokens it is dense all the same. Raises UsageError."""
+    holds = held(network)
+    row = ATTENTION_TABLE[asked.wish, holds]
+    if not network.across and row.form == SPARSE and network.sparse is None:
+        if asked.wish == "lite":
+            return Choice(asked.attention, DENSE, f"{network.name} has no attention across views"), None, 0
+        raise UsageError(f"--attention sla: {network.name} has no attention across views")
+    reason = row.reason.format(asked=asked.words if asked.wish == SPARSE else "")
+    if row.form == DENSE:
+        return Choice(asked.attention, DENSE, reason), None, 0
+    crossover = 0
+    if row.may_cross:
+        measured = machine.crossover
+        if measured.tokens is None and asked.wish == "auto":
+            return Choice(asked.attention, DENSE, measured.reason), None, 0
+        crossover, reason = measured.tokens or 0, f"{reason}; {measured.reason}"
+    ratio = asked.keep_ratio
+    if ratio is None and holds == "dense":
+        ratio = LiteConfig.default_keep_ratio
+    return Choice(asked.attention, SPARSE, reason), settle(network.across, network.sparse, ratio), crossover
+
+
+# -- FP8 ---------------------------------------------------------------------------------------------------------------
+
+
+def choose_fp8(asked: Asked, network: NetworkFacts, machine: Machine) -> Choice:
+    """The back end of FP8 products. "auto": `scaled-mm` where the checkpoint was trained for FP8 (or the lite form is
+    preferred) and the device multiplies FP8, else off: emulation only costs time. Raises UsageError, BackendError.
+    """
+    backend = asked.fp8_backend
+    if backend not in FP8_BACKENDS:
+        raise UsageError(f"the FP8 back end must be one of {', '.join(FP8_BACKENDS)}, not {backend!r}")
+    if backend in ("off", "emulate"):
+        return Choice(backend, backend, "asked for")
+    if backend == "auto":
+        if not (network.fp8_trained or asked.prefer_lite):
+            return Choice(backend, "off", "the checkpoint was not trained for FP8 arithmetic")
+        found = machine.scaled_mm
+        return Choice(backend, "scaled-mm", "the GPU has it") if found is None else Choice(backend, "off", found)
+    reason = {"te": machine.te, "scaled-mm": machine.scaled_mm}[backend]
+    if reason is not None:
+        raise BackendError(f"FP8 back end {backend}: {reason}; use emulate")
+    return Choice(backend, backend, "asked for")
+
+
+# -- engine ------------------------------------------------------------------------------------------------------------
+
+_EXACT = "nothing approximate was asked for; --engine fast is faster and rounds tokens to half precision"
+
+
+def _choose_engine(
+    asked: Asked, network: NetworkFacts, machine: Machine, sparse: SparseConfig | None, fp8: Choice
+) -> Choice:
+    """The fused form where something approximate is computed anyway and it computes the same. Raises BackendError."""
+    if asked.engine == ORDINARY:
+        return Choice(ORDINARY, ORDINARY, "asked for")
+    against: tuple[Callable[[], str | None], ...] = (
+        lambda: form_reason(network, network.name),
+        lambda: None if machine.device == "cuda" else "the fast path is for GPUs",
+        lambda: machine.triton,
+        lambda: None if machine.dtype in HALF else "the fast path computes in half precision",
+        lambda: (
+            None
+            if fp8.chosen in ("off", "scaled-mm")
+            else f"the fast path multiplies FP8 by scaled-mm, not by {fp8.chosen}"
+        ),
+        lambda: "the fast path has no cameras from rays" if asked.ray_poses else None,
+        lambda: None if sparse is None else reason_against(sparse),
+    )
+    reason = next(filter(None, (check() for check in against)), None)
+    if reason is not None:
+        return _refused(asked.engine, reason)
+    if asked.engine == FAST:
+        return Choice(FAST, FAST, "asked for")
+    if sparse is None and fp8.chosen == "off":
+        return Choice("auto", ORDINARY, _EXACT)
+    return Choice("auto", FAST, "attention or products are approximate already")
+
+
+def _refused(asked: str, reason: str) -> Choice:
+    if asked == FAST:
+        raise BackendError(f"--engine fast: {reason}; use --engine auto")
+    return Choice(asked, ORDINARY, reason)

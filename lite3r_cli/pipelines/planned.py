@@ -1,0 +1,121 @@
+"""A loaded network that runs as planned (`engine_choice.py`), and an account of what each prediction ran."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.module import SparseLinearAttention
+from ..engine.layers import Settings
+from ..engine.packing import Shape
+from ..engine.runner import FastRunner
+from ..errors import UsageError
+from ..networks.arithmetic import set_arithmetic
+from ..networks.base import Backbone, Prediction
+from ..networks.fast_form import fast_runner
+from ..networks.fast_form import predict as fast_predict
+from ..networks.sparsify import apply_sparse, attention_backends, run_with, skipped_share
+from ..runtime import Choice
+from .engine_choice import FAST, ORDINARY, Plan
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one prediction ran."""
+
+    skipped: float  # share of the key blocks across views
+    backends: tuple[Choice, ...] = ()  # of sparse-linear attention on the ordinary path
+
+
+def set_attention(model: nn.Module, plan: Plan) -> None:
+    """Make a loaded network attend as planned, in place. Raises UsageError for one that cannot."""
+    if plan.sparse is None:
+        run_with(model, "dense")
+    else:
+        apply_sparse(model, plan.sparse, "auto", plan.crossover)
+
+
+def fast_settings(plan: Plan, **more: Any) -> Settings:
+    """How the fast path computes what is planned."""
+    return Settings(
+        dtype=getattr(torch, plan.dtype),
+        fp8=plan.fp8.chosen == "scaled-mm",
+        sparse=plan.sparse is not None,
+        crossover=plan.crossover,
+        query_tiles=plan.query_tiles,
+        **more,
+    )
+
+
+class PlannedNetwork:
+    """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry a prediction.
+
+    The fast engine makes its own form of the network when the first images come.
+    """
+
+    def __init__(self, backbone: Backbone, plan: Plan, device: torch.device) -> None:
+        self.backbone, self.plan, self.device = backbone, plan, device
+        self.ran: list[Ran] = []
+        self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → why
+        self._runner: FastRunner | None = None
+        self._module = backbone if isinstance(backbone, nn.Module) else None
+        if self._module is None:
+            if plan.sparse is not None:
+                raise UsageError(f"--attention sla: {backbone.name} has no attention across views")
+            return
+        set_attention(self._module, plan)
+        if plan.engine.chosen == ORDINARY and plan.is_fp8:
+            self.exact = set_arithmetic(self._module, plan.fp8.chosen, getattr(torch, plan.dtype))
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor], **cameras: Any) -> Prediction:
+        """The answer for S images (3, H, W) on the device."""
+        model = self._module
+        if model is None:
+            self.ran.append(Ran(0.0))
+            return self.backbone.predict(images, **cameras)
+        if self.plan.engine.chosen == FAST:
+            if self._runner is None:
+                self._runner = fast_runner(model, fast_settings(self.plan, graphs=False), self.device)
+                model.to("cpu")  # what the fast form did not take over need not stay on the device
+            prediction = fast_predict(self._runner, images, **cameras)
+            self.ran.append(Ran(self._runner.skipped(Shape.of(images))))
+            return prediction
+        prediction = self.backbone.predict(images, **cameras)
+        self.ran.append(Ran(skipped_share(model), tuple(attention_backends(model))))
+        return prediction
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Attention, FP8 and engine: asked, chosen, reason, and what was measured where something ran."""
+        attention, fp8 = asdict(self.plan.attention), asdict(self.plan.fp8)
+        if self.plan.sparse is not None and self.ran:
+            attention["skipped"] = statistics.mean(ran.skipped for ran in self.ran)
+            attention["backends"] = [asdict(choice) for choice in self.ran[-1].backends]
+        if self.exact:
+            fp8["exact_layers"] = len(self.exact)
+        return {"attention": attention, "fp8": fp8, "engine": asdict(self.plan.engine)}
+
+    def attention_info(self) -> Mapping[str, Any]:
+        """For run.json: the share skipped, the settings, and what each sparse-linear layer was asked to keep."""
+        modules = dict(self._module.named_modules()) if self._module is not None else {}
+        sparse = self.plan.sparse
+        kept = {
+            name: m.formula.keep_ratio
+            for name, m in modules.items()
+            if sparse is not None and isinstance(m, SparseLinearAttention)
+        }
+        skipped = statistics.mean([ran.skipped for ran in self.ran] or [0.0])
+        settings = {k: v for k, v in vars(sparse).items() if k not in ("layers", "keep_ratios")} if sparse else None
+        return {
+            "skipped_share": skipped,
+            "keep_ratios": kept,
+            "settings": settings,
+            "dense_below_tokens": self.plan.crossover,
+        }
