@@ -10,12 +10,12 @@ Importing this package imports nothing heavy: a public name loads what it needs 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as typing has it, which takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .api import Reconstructor, export, load_model, reconstruct, sparsify
     from .pipelines.result import Scene
     from .scene.view import PointCloud, View
@@ -47,6 +47,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value  # the next look-up finds it at once
     return value
