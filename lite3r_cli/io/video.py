@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = streams[0]
             if stream.codec_context is None:
                 raise BadImage(_no_decoder(codec_name(file)))
+            if stream.frames > os.fstat(file.fileno()).st_size:
+                raise BadImage("damaged: the video states more frames than the file has bytes")
             stream.thread_type = "AUTO"
             yield container, stream
 

@@ -243,20 +243,37 @@ def _to_views(
         confidence = prediction.confidence[j].numpy()
         known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
         sure = known if inputs[j].border is None else known & ~inputs[j].border
-        height, width = inputs[j].full
-        K = inputs[j].uncrop_intrinsics(prediction.K[j].numpy())
+        K, pose = _square(record, inputs[j], prediction.K[j].numpy(), poses[j])
         views.append(
             View(
                 name=record.name,
                 width=record.width,
                 height=record.height,
-                K=geometry.scale_intrinsics(K, record.width / width, record.height / height),
-                cam_from_world=poses[j],
+                K=K,
+                cam_from_world=pose,
                 depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
                 confidence=inputs[j].uncrop(np.where(sure, confidence, np.float32(0))),
             )
         )
     return views
+
+
+def _square(record: ImageRecord, shown: NetworkInput, K: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """K (3, 3) of the original picture with one focal length, unless its pixels are not square, and the pose that fits.
+
+    Rounding to whole patches squeezes a picture along one axis by up to half a patch. The network takes it for the
+    scene: its sideways lengths are off by the ratio of its focal length along that axis to the true one, and so are
+    the sideways parts of the translation. Depth is not.
+    """
+    height, width = shown.full
+    K = geometry.scale_intrinsics(shown.uncrop_intrinsics(K), record.width / width, record.height / height)
+    aspect = record.pixel_aspect
+    across, down = K[0, 0] * aspect, K[1, 1]
+    focal = float(np.sqrt(across * down))
+    K, pose = K.copy(), pose.copy()
+    K[0, 0], K[1, 1] = focal / aspect, focal
+    pose[:2, 3] *= across / focal, down / focal
+    return K, pose
 
 
 def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:

@@ -117,7 +117,7 @@ def json_changed(r: random.Random, value):
         parent[r.choice(("", "..", "../x", "\0", "a" * 3000, "\x1b[2J", "NaN", "0"))] = parent.pop(key)
     elif what == 2 and isinstance(parent, list):
         parent.insert(r.randrange(len(parent) + 1), old)
-    elif what == 3 and isinstance(old, (int, float)) and not isinstance(old, bool):
+    elif what == 3 and isinstance(old, (int, float)) and not isinstance(old, bool) and abs(old) < 1e6:
         parent[key] = r.choice((old * -1, old * 0, old * 10**18, old * 1e300, str(old), [old], old + 0.5))
     else:
         parent[key] = new

@@ -316,13 +316,14 @@ def _model() -> Mapping[str, bytes]:
     import tempfile
 
     from lite3r_cli.io.colmap import write_colmap
+    from lite3r_cli.io.scene_export import SceneExport
     from lite3r_cli.scene.view import PointCloud, View
 
     K = np.array([[50.0, 0, 24], [0, 50, 18], [0, 0, 1]])
     views = [View(f"{i}.jpg", 48, 36 + i, K, np.eye(4)[:3]) for i in range(3)]
     cloud = PointCloud(np.zeros((8, 3), np.float32), np.zeros((8, 3), np.uint8), np.zeros(8, np.float32))
     with tempfile.TemporaryDirectory() as folder:
-        write_colmap(Path(folder), views, cloud)
+        write_colmap(SceneExport(Path(folder), views, cloud))
         return {path.name: path.read_bytes() for path in Path(folder, "sparse/0").iterdir()}
 
 

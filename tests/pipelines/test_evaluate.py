@@ -205,8 +205,8 @@ def test_the_command_prints_one_json_document(tmp_path, plane_backbone, capsys):
     assert list(document) == ["scenes", "mean", "runtime"] and list(document["scenes"]) == ["s"]
     assert list(document["mean"]) == [field.name for field in fields(Scores)]
     assert document["mean"] == document["scenes"]["s"]
-    focal = (56 * WIDTH / 56, 56 * HEIGHT / 42)  # the network saw 56 × 42 pixels and answered 56
-    assert document["mean"]["focal_pct"] == pytest.approx(100 * (focal[0] / 40 - 1 + focal[1] / 41 - 1) / 2)
+    focal = np.sqrt(56 * WIDTH / 56 * 56 * HEIGHT / 42)  # the network saw 56 × 42 pixels and answered 56
+    assert document["mean"]["focal_pct"] == pytest.approx(100 * (focal / 40 - 1 + focal / 41 - 1) / 2)
     assert main(["eval", str(folder), "--resolution", "56", "--device", "cpu"]) == 0
     assert "AUC@30" in capsys.readouterr().out
     assert main(["eval", str(tmp_path), "--device", "cpu"]) == 3

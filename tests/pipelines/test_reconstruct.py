@@ -45,9 +45,13 @@ def test_the_plane_comes_out_in_the_frame_of_the_first_camera(photographs, tmp_p
     np.testing.assert_allclose(cloud.points[:, 2], PLANE_DEPTH, rtol=1e-5)
     views = read_cameras_json(tmp_path / "out" / "scene")
     np.testing.assert_array_equal(views[0].cam_from_world, np.eye(3, 4))
-    np.testing.assert_allclose([v.cam_from_world[0, 3] for v in views], [0, -STEP, -2 * STEP], atol=1e-6)
-    for view in views:  # at original size: the network saw 112 × 84 of 98 × 70
-        np.testing.assert_allclose(view.K, [[98, 0, 49], [0, 112 * 70 / 84, 35], [0, 0, 1]], rtol=1e-6)
+    # The network saw 112 × 84 of 98 × 70 pixels and answered 112: 98 across, 93.3 down. Pixels are square.
+    focal = np.sqrt(98 * 112 * 70 / 84)
+    across = 98 / focal
+    steps = [0, -STEP * across, -2 * STEP * across]
+    np.testing.assert_allclose([v.cam_from_world[0, 3] for v in views], steps, atol=1e-6)
+    for view in views:
+        np.testing.assert_allclose(view.K, [[focal, 0, 49], [0, focal, 35], [0, 0, 1]], rtol=1e-6)
         np.testing.assert_allclose(view.depth, PLANE_DEPTH, rtol=1e-4)
 
 
