@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from .. import __version__
-from ..attention.module import METADATA_KEY
+from ..attention.config import METADATA_KEY
 from ..checkpoints.metadata import describe
 from ..checkpoints.write import refuse_existing, save_tensors
 from ..config.conversion import WEIGHTS, ConvertConfig
