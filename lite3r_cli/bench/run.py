@@ -19,7 +19,7 @@ from ..console import Progress
 from ..engine.packing import Shape
 from ..errors import InputError, MemoryLimitError
 from ..io.images import discover
-from ..networks.family import preparation_of
+from ..networks.family import preparation_of, require_family
 from ..networks.pictures import Preparation
 from ..pipelines.preprocess import fit
 from ..runtime import Runtime, choose, is_out_of_memory, seed_everything, versions
@@ -27,7 +27,7 @@ from . import gate
 from .floor import Rates, floor_ms, rates_of, work_of
 from .measure import GIB, Peak, Timer, alternate, once, spread
 from .stages import with_rest
-from .subjects import image_sets
+from .subjects import CHECKPOINT, image_sets
 from .variants import Request, Variant, build
 
 INPUT_SETS = 2  # that runs take in turn
@@ -47,9 +47,11 @@ class Row:
     reserved_gib: float
     floor_ms: float
     skipped: float  # share of the key blocks across views
-    depth_difference: float  # relative, to the first variant's answer to the same images
+    depth_difference: float  # relative, to the first dense variant's answer to the same images
+    attention: str  # that ran: "dense", or "sparse" if any block may have been skipped
     stages: dict[str, float] = field(default_factory=dict)  # milliseconds, of one run without a graph
-    speedup: float | None = None  # over the first variant; None before the gate is passed
+    speedup: float | None = None  # over the first variant; None before the gate is passed, or see `withheld`
+    withheld: str | None = None  # why there is no speed-up although the gate is passed
 
 
 @dataclass
@@ -83,7 +85,8 @@ def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
     bench = Bench(_environment(runtime, rates, variants, origin), {})
     for views in config.views:
         with progress.stage(f"{views} views", total=len(variants) * config.repeats) as step:
-            rows, complaints = _measure(config, device, variants, sizes, rates, views, step)
+            stand_in = origin != CHECKPOINT or config.images is None
+            rows, complaints = _measure(config, device, variants, sizes, rates, views, stand_in, step)
         bench.rows += rows
         wrong += complaints
     operators = [asdict(check) for check in checks]
@@ -92,13 +95,14 @@ def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
         for views in config.views:
             group = [row for row in bench.rows if row.views == views]
             for row in group:
-                row.speedup = group[0].median_ms / row.median_ms
+                if row.withheld is None:
+                    row.speedup = group[0].median_ms / row.median_ms
     return bench
 
 
 def _measure(
     config: BenchConfig, device: torch.device, variants: list[Variant], sizes: nn.Module, rates: Rates, views: int,
-    step: Callable[[], None],
+    stand_in: bool, step: Callable[[], None],
 ) -> tuple[list[Row], list[str]]:  # fmt: skip
     try:
         images = _images(config, sizes, views, device)
@@ -112,6 +116,7 @@ def _measure(
             raise
         raise MemoryLimitError(f"out of memory on {device} at {views} views: leave them out of --views") from error
     work, rows = work_of(sizes, views, height, width), []
+    tokens = views * (height * width // sizes.patch_size**2 + require_family(sizes).special_tokens)
     for v in variants:
         skipped = v.skipped(Shape.equal(views, height, width))
         least = floor_ms(work, rates, v.weight_bytes, v.fp8, skipped)
@@ -119,7 +124,9 @@ def _measure(
         rows.append(
             Row(
                 config.model, v.name, views, height, width, statistics.median(times[v.name]), spread(times[v.name]),
-                peak.allocated / GIB, peak.reserved / GIB, least, skipped, differences[v.name], stages[v.name],
+                peak.allocated / GIB, peak.reserved / GIB, least, skipped, differences[v.name],
+                "sparse" if v.sparse and tokens >= v.crossover else "dense", stages[v.name],
+                withheld=gate.reason_against_ratio(v.name, differences[v.name], skipped, stand_in),
             )
         )  # fmt: skip
         v.forget()
@@ -129,20 +136,21 @@ def _measure(
 def _first_answers(
     variants: list[Variant], images: list[Tensor], device: torch.device
 ) -> tuple[dict[str, Peak], dict[str, float], list[str]]:
-    """Memory at the peak, the difference in depth to the first variant's, and what is wrong. It also warms up."""
-    peaks, differences, wrong = {}, {}, []
-    first: gate.Answer | None = None
+    """Memory at the peak, the difference in depth to the first dense variant's, and what is wrong. It also warms up."""
+    peaks: dict[str, Peak] = {}
+    answers: dict[str, gate.Answer] = {}
     for variant in variants:
         peak = peaks[variant.name] = Peak(device)
         own = variant.held + images[0].nbytes
         for given in reversed(images):  # the answer to the first set comes last: on a GPU that of a graph's replay
             with peak.watch(own):
                 answer = variant.run(given)
-        if first is None:
-            first = tuple(t.cpu() for t in answer)
-        answer = tuple(t.cpu() for t in answer)
-        differences[variant.name] = gate.difference(answer[0], first[0])
-        wrong += gate.complaints(variant, answer, first, (len(images[0]), *images[0].shape[-2:]))
+        depth, confidence, cameras = answer
+        answers[variant.name] = depth.cpu(), confidence.cpu(), cameras.cpu()
+    reference = answers[next((v.name for v in variants if not v.sparse), variants[0].name)]
+    differences = {name: gate.difference(answer[0], reference[0]) for name, answer in answers.items()}
+    shape = (len(images[0]), *images[0].shape[-2:])
+    wrong = [text for v in variants for text in gate.complaints(v, answers[v.name], reference, shape)]
     return peaks, differences, wrong
 
 

@@ -51,6 +51,8 @@ class Variant:
     fast: bool = False
     forget: Callable[[], None] = lambda: None  # what was kept for the shapes so far
     held: int = 0  # bytes on the device
+    sparse: bool = False  # from `crossover` tokens on
+    crossover: int = 0
     choices: dict[str, str] = field(default_factory=dict)
 
 
@@ -130,6 +132,7 @@ def _planned(name: str, model: nn.Module, request: Request, asked: Asked) -> Var
             set_precision(model, request.dtype)
         variant = _ordinary(name, f"{attention}, {kind} weights, layer by layer", model, request)
         variant.fp8 = plan.fp8.chosen in ("scaled-mm", "te")
+    variant.sparse, variant.crossover = plan.sparse is not None, plan.crossover
     variant.choices = {
         what: f"{choice.chosen}: {choice.reason}"
         for what, choice in (("attention", plan.attention), ("fp8", plan.fp8), ("engine", plan.engine))

@@ -14,7 +14,7 @@ from ..extras import require
 from .options import command
 
 if TYPE_CHECKING:
-    from ..bench.run import Bench
+    from ..bench.run import Bench, Row
 
 More = Annotated[list[str] | None, typer.Argument(hidden=True, help="More numbers of views.")]
 HEADINGS = ("views", "variant", "ms", "±", "peak GiB", "floor ms", "× floor", "skipped %", "depth diff.", "speed-up")
@@ -25,7 +25,7 @@ def bench(config: BenchConfig, more: More = None) -> None:
     """Time and memory of a network, beside the least that the hardware could take.
 
     Runs alternate, inputs too; medians of runs from the images on the device to depth and cameras there.
-    No ratio is printed unless every fast operator agrees with plain torch code.
+    No ratio is printed unless every fast operator agrees with plain torch code, nor for a lite form far from dense.
     """
     config = replace(config, views=config.views + numbers(more or ()))
     if config.plot is not None:
@@ -51,11 +51,16 @@ def bench(config: BenchConfig, more: More = None) -> None:
         raise BackendError("no ratios, the check failed: " + "; ".join(result.gate["complaints"][:5]))
 
 
+def _label(row: Row) -> str:
+    """The column's name, and what ran where the name does not say it."""
+    return "lite (dense attention)" if row.variant == "lite" and row.attention == "dense" else row.variant
+
+
 def _show(config: BenchConfig, result: Bench) -> None:
     first = result.rows[0]
     cells = [
         (
-            row.views, row.variant, f"{row.median_ms:.1f}", f"{row.spread_ms:.1f}", f"{row.peak_gib:.2f}",
+            row.views, _label(row), f"{row.median_ms:.1f}", f"{row.spread_ms:.1f}", f"{row.peak_gib:.2f}",
             f"{row.floor_ms:.1f}", f"{row.median_ms / row.floor_ms:.1f}", f"{100 * row.skipped:.0f}",
             f"{row.depth_difference:.4f}", "–" if row.speedup is None else f"{row.speedup:.2f}",
         )
@@ -63,12 +68,15 @@ def _show(config: BenchConfig, result: Bench) -> None:
     ]  # fmt: skip
     console.table(HEADINGS, cells, title=f"{config.model}, {first.height}×{first.width}")
     stages = [
-        (row.views, row.variant, *(f"{milliseconds:.1f}" for milliseconds in row.stages.values()))
+        (row.views, _label(row), *(f"{milliseconds:.1f}" for milliseconds in row.stages.values()))
         for row in result.rows
     ]
     console.table(("views", "variant", *first.stages), stages, title="where it goes, ms, without a graph")
     environment = result.environment
     rows = [(name, entry["description"]) for name, entry in environment["variants"].items()]
+    why = environment["variants"].get("lite", {})
+    rows += [(f"lite, {what}", text) for what, text in why.items() if what != "description"]
+    rows += [("withheld", f"{row.views} views: {row.withheld}") for row in result.rows if row.withheld]
     shown = ("weights", "gpu", "driver", "clock_sm", "torch", "triton", "dtype")
     rows += [(key, environment[key]) for key in shown if key in environment]
     checks = result.gate["operators"]

@@ -121,6 +121,35 @@ def test_the_fast_path_is_measured_like_the_others(small_vggt):
     assert len(result.gate["operators"]) >= 16 and all(row.stages["heads"] > 0 for row in result.rows)
 
 
+def test_dense_columns_are_dense_for_every_checkpoint(tmp_path):
+    checkpoint = tmp_path / "converted.safetensors"
+    assert main(["convert", "mini", "-o", str(checkpoint), "--keep-ratio", "0.25", "-q"]) == 0
+    result = run(BenchConfig(**TINY | {"repeats": 1}, model=str(checkpoint), dtype="float32", lite=LiteConfig("sla")))
+    eager, dense, lite = result.rows
+    assert eager.skipped == dense.skipped == 0 and dense.depth_difference < 1e-4
+    assert (eager.attention, dense.attention, lite.attention) == ("dense", "dense", "sparse") and lite.skipped > 0
+    words = {name: entry["description"] for name, entry in result.environment["variants"].items()}
+    assert words["dense"].startswith("dense attention") and "25 % of blocks of 64 × 16" in words["lite"]
+
+
+def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch):
+    monkeypatch.setitem(CROSSOVERS, "cpu", Crossover(7000, "measured"))
+    monkeypatch.setitem(CROSSOVERS, "cpu with AMX", Crossover(7000, "measured"))
+    assert main("bench --views 2 -r 56x84 --repeats 1 --device cpu --compare dense,lite --dtype float32".split()) == 0
+    printed = capsys.readouterr().out
+    assert "lite (dense attention)" in printed and "below 7,000 tokens" in printed.replace("\n", " ")
+
+
+def test_a_lite_form_far_from_dense_gets_no_ratio(monkeypatch, capsys):
+    monkeypatch.setattr(gate, "STAND_IN_LIMIT", 1e-9)
+    config = BenchConfig(**TINY | {"repeats": 1}, dtype="float32", lite=LiteConfig("sla"), compare=("dense", "lite"))
+    dense, lite = run(config).rows
+    assert dense.speedup == 1 and lite.speedup is None and "limit" in lite.withheld
+    far = gate.reason_against_ratio
+    assert far("lite", 0.05, 0.75, False) and far("lite", 0.09, 0.9, False) and not far("lite", 0.05, 0.9, False)
+    assert far("dense", 0.05, 0, False) is None
+
+
 def test_fp8_arithmetic_without_the_fast_path():
     config = BenchConfig(**TINY, dtype="float32", lite=LiteConfig("sla", 0.5, "emulate"), compare=("dense", "lite"))
     result = run(config)
