@@ -23,10 +23,10 @@ from lite3r_cli.config.training_run import LoopConfig, ShapeConfig, TrainConfig
 from lite3r_cli.errors import Lite3RError
 
 RECONSTRUCT = (
-    "reconstruct a b.jpg -o out/ -f colmap --format glb --preview --masks m --max-views 7 --stride 2 --strict "
-    "--model x.safetensors -r 280 --device cpu --dtype float32 --seed 5 --cameras c.json --refine --intrinsics shared "
-    "--attention sla --keep-ratio 0.5 --fp8-backend off --engine ordinary --confidence-percentile 0 --no-edge-filter "
-    "--no-consistency --tolerance 0.1 --voxel-size 0.2 --max-points 9"
+    "reconstruct a b.jpg -o out/ -f colmap --format glb --preview --no-previews --masks m --max-views 7 --stride 2 "
+    "--strict --model x.safetensors -r 280 --device cpu --dtype float32 --seed 5 --cameras c.json --refine "
+    "--intrinsics shared --attention sla --keep-ratio 0.5 --fp8-backend off --engine ordinary "
+    "--confidence-percentile 0 --no-edge-filter --no-consistency --tolerance 0.1 --voxel-size 0.2 --max-points 9"
 )
 DISTILL = (
     "distill a procedural -o s.safetensors --layers p --layers q --no-summaries --key-block 16 --trainable t --steps 3 "
@@ -54,6 +54,7 @@ CASES = {
             output="out/",
             formats=("colmap", "glb"),
             preview=True,
+            previews=False,
         ),
     ),
     "eval s t --views 6 --poses rays": (

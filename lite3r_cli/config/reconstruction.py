@@ -96,6 +96,10 @@ class ReconstructConfig:
     ] = ()  # keys of io.formats.EXTRA_FORMATS
     preview: Annotated[bool, Option(OUTPUT, "Draw the cloud and the cameras to preview.png.")] = False
     save_npy: Annotated[bool, Option(OUTPUT, "Write depth as unrounded float32 .npy too.")] = False
+    previews: Annotated[
+        bool,
+        Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),
+    ] = True
     overwrite: Overwrite = False
 
 

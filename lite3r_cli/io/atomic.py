@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import OutputError
 from .files import output_error, write_json
 from .output_layout import Layout, belongs, files_of_run, layout_of
-from .transaction import Transaction
+from .transaction import Transaction, in_threads
 
 
 class OutputSet:
@@ -71,7 +71,8 @@ class OutputSet:
         """Put everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
         root, new = self.layout.root, self._files.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-        write_json(new / self.layout.run_json, {**run_info, "files": {name: _listed(new / name) for name in names}})
+        listed = in_threads(lambda name: _listed(new / name), names)
+        write_json(new / self.layout.run_json, {**run_info, "files": dict(zip(names, listed))})
         names.append(self.layout.run_json)
         for name in names:
             if name not in self._old and os.path.lexists(root / name):

@@ -17,6 +17,12 @@ from .regular import BadImage, guarded, read_regular
 
 LARGEST = 65535  # of a 16-bit PNG
 MAX_PIXELS = 200_000_000  # of a depth map that is read
+# How pictures are compressed, as measured by benchmarks/png_settings.py: depth is smooth, a coloured picture repeats
+# itself. Older versions of OpenCV cannot be told the prediction; their defaults are as fast and larger.
+_SETTABLE = hasattr(cv2, "IMWRITE_PNG_FILTER")
+_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1] if _SETTABLE else []
+_DEPTH = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB] if _SETTABLE else []
+_COLOURED = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if _SETTABLE else []
 FAR = 128.0  # depths beyond this many medians are stored as unknown: they would cost the rest its precision
 
 
@@ -25,8 +31,13 @@ def depth_scale(depth: np.ndarray) -> float:
 
     The top is capped at `FAR` medians, so that the median keeps at least 512 steps. 1.0 where nothing is known.
     """
-    known = depth[_known(depth)].astype(np.float64)
-    return LARGEST / min(known.max(), FAR * float(np.median(known))) if known.size else 1.0
+    known = depth[_known(depth)]
+    if not known.size:
+        return 1.0
+    largest = float(known.max())
+    if largest > FAR * float(known.min()):  # else it is below `FAR` medians whatever the median is
+        largest = min(largest, FAR * float(np.median(known.astype(np.float64))))
+    return LARGEST / largest
 
 
 def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, compression: int | None = None) -> float:
@@ -40,7 +51,8 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.rint(depth.astype(np.float64) * scale)
         inside = _known(depth) & (values <= LARGEST)
-    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16), compression)
+    flags = _DEPTH if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16), flags)
     return scale
 
 
@@ -77,7 +89,7 @@ def write_depth_preview(path: Path, depth: np.ndarray) -> None:
     """
     known = _known(depth)
     inverse = np.divide(1.0, depth.astype(np.float64), out=np.zeros(depth.shape), where=known)
-    _write_png(path, _coloured(inverse, known, cv2.COLORMAP_TURBO))
+    _write_png(path, _coloured(inverse, known, cv2.COLORMAP_TURBO), _COLOURED)
 
 
 def write_confidence(path: Path, confidence: np.ndarray) -> None:
@@ -85,7 +97,7 @@ def write_confidence(path: Path, confidence: np.ndarray) -> None:
 
     Raises OutputError.
     """
-    _write_png(path, _coloured(confidence.astype(np.float64), _known(confidence), cv2.COLORMAP_VIRIDIS))
+    _write_png(path, _coloured(confidence.astype(np.float64), _known(confidence), cv2.COLORMAP_VIRIDIS), _COLOURED)
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -102,9 +114,8 @@ def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarra
     return picture
 
 
-def _write_png(path: Path, picture: np.ndarray, compression: int | None = None) -> None:
+def _write_png(path: Path, picture: np.ndarray, flags: list[int]) -> None:
     """Encode (h, w) or (h, w, 3) BGR; cv2.imwrite would only return False on a full disk."""
-    flags = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
     done, data = cv2.imencode(".png", picture, flags)
     if not done:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of {picture.shape[1]}x{picture.shape[0]} pixels")

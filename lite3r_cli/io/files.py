@@ -26,12 +26,15 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {advice}")
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a whole file, making its folder. Raises OutputError; a file that could not be completed is removed."""
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a whole file, part by part, making its folder. Raises OutputError; a file that could not be completed is
+    removed.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as stream:
-            stream.write(data)
+            for part in parts:
+                stream.write(part)
     except OSError as error:
         if path.is_file():
             path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Sequence
@@ -41,9 +40,8 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAM
         vertices[name] = cloud.colors[:, channel]
     vertices["confidence"] = cloud.confidence
     header = [" ".join(comment.split()).encode("ascii", "backslashreplace").decode("ascii") for comment in comments]
-    stream = io.BytesIO()
-    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=header).write(stream)
-    write_bytes(path, stream.getbuffer())
+    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=header).header
+    write_bytes(path, f"{head}\n".encode("ascii"), vertices.view(np.uint8).data)
 
 
 def read_ply(path: Path) -> PointCloud:

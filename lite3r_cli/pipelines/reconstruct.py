@@ -5,7 +5,7 @@ torch is imported after the images are found: a wrong path or option is told at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from ..scene.geometry import camera_centres
 from ..scene.view import PointCloud
 from .result import Scene, write_scene
 from .run_info import run_info
+from .view_files import ViewFiles
 
 if TYPE_CHECKING:
     import torch
@@ -62,15 +63,18 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         warnings.append(text)
         warn(text)
 
-    with OutputSet(config.output, overwrite=config.overwrite) as out:
+    with (
+        OutputSet(config.output, overwrite=config.overwrite) as out,
+        ViewFiles(out, config.previews, config.save_npy) as view_files,
+    ):
         images = find_images(config.input, progress, tell)
         with progress.stage("Start", minor=True):
             from .. import runtime
             from .predict import Predictor
         predictor = Predictor(config.predict, progress)
-        scene = make_scene(config, predictor, images, progress, warn, warnings)
+        scene = make_scene(config, predictor, images, progress, warn, warnings, view_files)
         with progress.stage("Write"):
-            write_scene(out, scene)
+            write_scene(out, scene, view_files)
             out.commit(scene.info)
         files = sorted(files_of_run(out.layout) or ())
     return Report(
@@ -95,8 +99,10 @@ def make_scene(
     progress: Progress,
     warn: Tell = lambda text: None,
     warnings: Sequence[str] = (),
+    view_files: ViewFiles | None = None,
 ) -> Scene:
-    """The scene that a loaded network sees in the images; `warnings` are those that were told before.
+    """The scene that a loaded network sees in the images; `warnings` are those that were told before. `view_files`
+    begin to be written as soon as the views are known.
 
     Raises InputError if no image can be used (with `config.input.strict`: if one cannot), MemoryLimitError.
     """
@@ -110,7 +116,10 @@ def make_scene(
     predictions = predictor.predict(images, progress, strict=config.input.strict)
     for text in (*_told([*images.skipped[known:], *predictions.skipped]), *predictions.warnings):
         tell(text)
-    cloud, statistics = _fuse(config, images, predictions, predictor.runtime.torch_device, progress, tell)
+    if view_files is not None:
+        view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
+    device, check = predictor.runtime.torch_device, None if view_files is None else view_files.raise_failure
+    cloud, statistics = _fuse(config, images, predictions, device, progress, tell, check)
     for text in images.mask_warnings(predictions.indices):
         tell(text)
     info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress.seconds)
@@ -156,6 +165,7 @@ def _fuse(
     device: torch.device,
     progress: Progress,
     tell: Tell,
+    check: Callable[[], None] | None,
 ) -> tuple[PointCloud, FusionStatistics]:
     from ..scene.fusion import fuse_with_statistics
 
@@ -163,13 +173,19 @@ def _fuse(
     # fusion computes in single precision: in the frame of a map it works around the cameras' middle
     origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
     with progress.stage("Fuse", total=len(indices)) as step:
+
+        def after_view() -> None:
+            step()
+            if check is not None:
+                check()
+
         cloud, statistics = fuse_with_statistics(
             move_views(predictions.views, translation(None if origin is None else -origin)),
             lambda j: images.read(indices[j]),
             lambda j: images.read_mask(indices[j]),
             config.fusion,
             config.predict.seed,
-            step,
+            after_view,
             device,
         )
     if origin is not None:

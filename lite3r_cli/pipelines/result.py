@@ -11,7 +11,6 @@ import numpy as np
 
 from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
-from ..io import depth as depth_files
 from ..io.atomic import OutputSet
 from ..io.cameras import write_cameras_json
 from ..io.exported_pictures import export_pictures
@@ -24,6 +23,7 @@ from ..io.scene_export import SceneExport
 from ..scene.frame import WorldFrame
 from ..scene.tracks import joined, tracks_from_depth
 from ..scene.view import PointCloud, View
+from .view_files import ViewFiles
 
 if TYPE_CHECKING:
     from .predict import Predictions
@@ -101,6 +101,7 @@ class Scene:
         formats: Sequence[str] = (),
         preview: bool = False,
         save_npy: bool = False,
+        previews: bool = True,
         overwrite: bool = False,
     ) -> list[Path]:
         """Write the scene as `lite3r reconstruct -o OUTPUT` does and return the files, run.json last.
@@ -117,22 +118,25 @@ class Scene:
             formats=tuple(formats),
             preview=preview,
             save_npy=save_npy,
+            previews=previews,
             overwrite=overwrite,
         )
-        with OutputSet(output, overwrite=overwrite) as out:
+        with OutputSet(output, overwrite=overwrite) as out, ViewFiles(out, previews, save_npy) as files:
             scene = replace(self, config=config)
-            write_scene(out, scene)
+            write_scene(out, scene, files)
             out.commit(scene.info)
         files = sorted(files_of_run(out.layout) or ())
         return [out.layout.root / name for name in (*files, out.layout.run_json)]
 
 
-def write_scene(out: OutputSet, scene: Scene) -> None:
-    """Every file but run.json into the staging folder."""
+def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
+    """Every file but run.json into the staging folder; `files` may have begun with those of the views."""
     config, views = scene.config, scene.views
-    write_ply(out.cloud, scene.cloud, scene.frame.comments())
     records = [scene.images.records[i] for i in scene.predictions.indices]
-    scales = [_write_view(out, record.stem, view, config.save_npy) for record, view in zip(records, views)]
+    if not files.started:
+        files.start(views, [record.stem for record in records])
+    write_ply(out.cloud, scene.cloud, scene.frame.comments())
+    scales = files.scales()
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
     formats = [EXTRA_FORMATS[name] for name in dict.fromkeys(config.formats)]
     if formats:
@@ -142,16 +146,6 @@ def write_scene(out: OutputSet, scene: Scene) -> None:
             each.write(export)
     if config.preview:
         render_preview(out.path("preview.png"), scene.cloud, views)
-
-
-def _write_view(out: OutputSet, stem: str, view: View, save_npy: bool) -> float:
-    """The pictures of one view; returns the scale of its 16-bit depth file."""
-    scale = depth_files.write_depth_png(out.path(f"depth/{stem}.png"), view.depth)
-    if save_npy:
-        depth_files.write_depth_npy(out.path(f"depth/{stem}.npy"), view.depth)
-    depth_files.write_depth_preview(out.path(f"depth_preview/{stem}.png"), view.depth)
-    depth_files.write_confidence(out.path(f"confidence/{stem}.png"), view.confidence)
-    return scale
 
 
 def _export(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]], trains: bool) -> SceneExport:

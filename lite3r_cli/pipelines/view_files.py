@@ -1,0 +1,73 @@
+"""The files of each view, written by threads beside the fusion: depth, and pictures of depth and confidence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from ..io import depth as depth_files
+from ..io.atomic import OutputSet
+from ..scene.view import View
+
+MOST_THREADS = 8  # beyond, they wait for the disk
+
+
+class ViewFiles:
+    """`with ViewFiles(out, …) as files: files.start(views, stems); …; scales = files.scales()`.
+
+    Leaving the block drops what was not begun and waits for what was: nothing is written into a folder that is about to
+    be removed.
+    """
+
+    def __init__(self, out: OutputSet, previews: bool, save_npy: bool) -> None:
+        self.out, self.previews, self.save_npy = out, previews, save_npy
+        self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="view files")
+        self._scales: list[Future[float]] = []
+        self._pictures: list[Future[None]] = []
+
+    def start(self, views: Sequence[View], stems: Sequence[str]) -> None:
+        """Begin to write the files of all views."""
+        for view, stem in zip(views, stems, strict=True):
+            self._scales.append(self._pool.submit(self._depth, view, stem))
+            if self.previews:
+                self._pictures.append(self._pool.submit(self._look, view, stem))
+
+    @property
+    def started(self) -> bool:
+        return bool(self._scales)
+
+    def raise_failure(self) -> None:
+        """Raises what the first file that failed so far failed with."""
+        begun: list[Future[Any]] = [*self._scales, *self._pictures]
+        for future in begun:
+            if future.done() and (error := future.exception()) is not None:
+                raise error
+
+    def scales(self) -> list[float]:
+        """Waits for all files; the scales of the depth files, in the order of the views. Raises OutputError."""
+        for picture in self._pictures:
+            picture.result()
+        return [scale.result() for scale in self._scales]
+
+    def _depth(self, view: View, stem: str) -> float:
+        assert view.depth is not None  # every predicted view has depth and confidence
+        scale = depth_files.write_depth_png(self.out.path(f"depth/{stem}.png"), view.depth)
+        if self.save_npy:
+            depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), view.depth)
+        return scale
+
+    def _look(self, view: View, stem: str) -> None:
+        assert view.depth is not None and view.confidence is not None
+        depth_files.write_depth_preview(self.out.path(f"depth_preview/{stem}.png"), view.depth)
+        depth_files.write_confidence(self.out.path(f"confidence/{stem}.png"), view.confidence)
+
+    def __enter__(self) -> ViewFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
