@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -33,6 +34,7 @@ from ..scene.sparse_points import SparseModel
 from ..scene.view import View
 from ..world.known import back_into_given, place
 from . import known_cameras
+from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import Asked, Machine, resolve
 from .planned import PlannedNetwork
@@ -112,6 +114,7 @@ class Predictor:
         """
         progress = progress or Progress()
         kept, inputs, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
+        inputs, bars = self._between_bars(images, kept, inputs, progress)
         batch = [item.rgb for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         records = [images.records[i] for i in kept]
@@ -122,9 +125,13 @@ class Predictor:
             prediction = self._run(batch, self._cameras(priors, records, inputs))
         views = _to_views(images, kept, inputs, prediction)
         warnings = _parallax_warnings(views, digests) + _border_warnings(inputs) + known_warnings(priors, records)
+        if bars:
+            warnings.append(
+                f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
+            )
         placed = place(views, priors)
         views = placed.views
-        refined = self._refine(images, kept, views, priors, progress) if self.config.refine else None
+        refined = self._refine(images, kept, views, inputs, priors, progress) if self.config.refine else None
         return Predictions(
             views=views if refined is None else refined.views,
             indices=kept,
@@ -138,20 +145,27 @@ class Predictor:
         )
 
     def _refine(
-        self, images: ImageSet, kept: Sequence[int], views: Sequence[View], priors: CameraPriors, progress: Progress
+        self,
+        images: ImageSet,
+        kept: Sequence[int],
+        views: Sequence[View],
+        inputs: Sequence[NetworkInput],
+        priors: CameraPriors,
+        progress: Progress,
     ) -> Refined:
         """`--refine`, in a frame whose numbers are small, and back into that of the known cameras."""
         origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
         refined = refine(
             move_views(views, translation(None if origin is None else -origin)),
             lambda j: images.read(kept[j]),
-            lambda j: images.read_mask(kept[j]),
+            lambda j: _scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
             RefineConfig(intrinsics=self.config.focal_sharing, seed=self.config.seed, fixed_focal=priors.fixed_focal),
             progress,
             self.runtime.torch_device,
             given=len(priors.known_poses) == len(views),
         )
-        moved, sparse = back_into_given(refined.views, refined.sparse, priors, origin)
+        shown = [_without_frame(view, item) for view, item in zip(refined.views, inputs, strict=True)]
+        moved, sparse = back_into_given(shown, refined.sparse, priors, origin)
         return replace(refined, views=moved, sparse=sparse)
 
     def _read(
@@ -181,6 +195,23 @@ class Predictor:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
         return kept, align(batch, prepare, native), skipped
+
+    def _between_bars(
+        self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress
+    ) -> tuple[list[NetworkInput], Bars]:
+        """Pictures with bars are read again, and the network sees what lies between."""
+        native = self.config.preprocess == "native"
+        bars = Bars() if native else find_bars([item.rgb for item in inputs])
+        if not bars:
+            return inputs, bars
+        prepare, size = preparation_of(self.backbone), self.backbone.patch_size
+        with progress.stage("Read images", total=len(kept)) as step:
+            for j, i in enumerate(kept):
+                inputs[j] = fit_between(
+                    images.read(i), bars, lambda rgb: fit(rgb, prepare, self.config.resolution, size)
+                )
+                step()
+        return inputs, bars
 
     def _cameras(
         self, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
@@ -274,6 +305,38 @@ def _square(record: ImageRecord, shown: NetworkInput, K: np.ndarray, pose: np.nd
     K[0, 0], K[1, 1] = focal / aspect, focal
     pose[:2, 3] *= across / focal, down / focal
     return K, pose
+
+
+def _unseen(shown: NetworkInput) -> np.ndarray | None:
+    """(h, w) bool of the whole picture: bars, and a frame that was painted over; None without either."""
+    if shown.border is None and shown.rgb.shape[:2] == shown.full:
+        return None
+    seen = np.ones(shown.rgb.shape[:2], np.uint8) if shown.border is None else (~shown.border).astype(np.uint8)
+    return shown.uncrop(seen) == 0
+
+
+def _scene_only(mask: np.ndarray | None, shown: NetworkInput, view: View) -> np.ndarray | None:
+    """A picture's mask (H, W), True = use, without what is no scene."""
+    unseen = _unseen(shown)
+    if unseen is None:
+        return mask
+    size = (view.width, view.height)
+    scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
+    return scene if mask is None else mask & scene
+
+
+def _without_frame(view: View, shown: NetworkInput) -> View:
+    """What refinement found on a frame or a bar, which stands still while the scene moves, is no depth."""
+    unseen = _unseen(shown)
+    if unseen is None or view.depth is None or view.confidence is None:
+        return view
+    size = view.depth.shape[::-1]
+    no_scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    depth, confidence = (
+        np.where(no_scene, np.float32(0), view.depth),
+        np.where(no_scene, np.float32(0), view.confidence),
+    )
+    return replace(view, depth=depth, confidence=confidence)
 
 
 def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
