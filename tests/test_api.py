@@ -161,7 +161,7 @@ def test_a_network_goes_out_and_comes_back(weights, tmp_path, pictures):
         found = again.predict(images)
     close = max(float(((a - b).abs() / a)[a > 0].median()) for a, b in zip(given.depth, found.depth))
     assert close < (1e-5 if weights == "float32" else 0.05)
-    scene = lite3r.reconstruct(arrays, file, **SIZE)
+    scene = lite3r.reconstruct(arrays, file, **SIZE, attention="sla")
     assert scene.info["model"]["licence"] == "MIT" and scene.info["runtime"]["attention"]["chosen"] == "sla"
     with pytest.raises(OutputError, match="exists"):
         lite3r.export(module, file)
