@@ -8,7 +8,7 @@ import numpy as np
 from ..scene import geometry
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
-from .matching import sample_depth
+from .observations import sample_depth
 
 _MIN_POINTS = 8  # below, the scale of the scene has to do
 _CURVE_POINTS = 30  # from here on the curve has a slope in log depth and in the image

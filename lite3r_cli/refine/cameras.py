@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,20 +12,18 @@ import numpy as np
 from ..scene import geometry
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
-from . import bundle, matching, merge
+from . import bundle, matching
+from .bundle import Hypothesis
 from .config import RefineConfig
-from .matching import Matches, ReadImage, ReadMask
+from .keypoints import ReadImage, ReadMask
+from .lens import known_lenses
+from .mapping import Workshop
+from .matching import Matches
+from .merge import merge_poses
+from .search import Found, Search
+from .verdicts import GIVEN, KEPT, REFINED, Account, Verdict, account, image_support, verified_images
 
-REFINED, KEPT, GIVEN = "refined", "kept", "given"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one image's camera."""
-
-    cameras: str  # REFINED, KEPT or GIVEN
-    reason: str
-    observations: int = 0  # sparse points that it sees
+Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class RefinedCameras:
     views: list[View]
     sparse: SparseModel | None
     verdicts: list[Verdict]
+    account: Account | None = None
 
     @property
     def trusted(self) -> list[int]:
@@ -43,71 +42,47 @@ class RefinedCameras:
 
 
 def refine_cameras(
-    views: Sequence[View], read_rgb: ReadImage, read_mask: ReadMask | None, config: RefineConfig
+    views: Sequence[View],
+    read_rgb: ReadImage,
+    read_mask: ReadMask | None,
+    config: RefineConfig,
+    step: Step = lambda: None,
 ) -> RefinedCameras:
-    """Adjust the cameras of all views that can be verified; the others keep the predicted ones, moved along.
+    """Adjust the cameras of all views that can be verified; the others keep their place beside them.
 
-    Incremental mapping is tried, too, where the adjustment explains too few of the matches; the better answer is
-    taken. Raises BackendError without pycolmap.
+    `step` is called after each picture whose features were found. Raises BackendError without pycolmap.
     """
     if len(views) < 2:
         return unchanged(views, "one image only")
     with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
-        matches = matching.match(views, read_rgb, read_mask, Path(folder), config)
+        matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
-        best = _best_candidate(views, matches, config)
-    if best is None:
-        return unchanged(views, "its matches fit no camera with enough parallax")
-    best = _without_contradictions(views, best, config)
-    if len(best.images) < 2:
-        return unchanged(views, "its few matches contradict the predicted cameras")
-    return _merge(views, read_rgb, matches, bundle.share_focal(best, matches, config))
-
-
-def _best_candidate(views: Sequence[View], matches: Matches, config: RefineConfig) -> bundle.Candidate | None:
-    best = bundle.from_prediction(views, matches, config)
-    if _explained(best, matches, len(views)) < config.explained:
-        other = bundle.incremental(matches, config)
-        if other is not None and other.better_than(best):
-            best = other
-    return best
-
-
-def _without_contradictions(views: Sequence[View], found: bundle.Candidate, config: RefineConfig) -> bundle.Candidate:
-    """The candidate without images whose cameras rest on few points and are far from the predicted ones.
-
-    Far: the relative rotation or the direction to half of the other images differs by more than
-    `config.contradiction_deg`. A network errs that much, too, but then enough matches say so.
-    """
-    chosen = found.images
-    poses = np.stack([found.model.image(i + 1).cam_from_world().matrix() for i in chosen])
-    predicted = np.stack([views[i].cam_from_world for i in chosen])
-    few = [found.model.image(i + 1).num_points3D < config.firm_observations for i in chosen]
-    kept = []
-    for k, i in enumerate(chosen):
-        others = [j for j in range(len(chosen)) if j != k]
-        relative, before = (geometry.relative_pose(p[others], p[k]) for p in (poses, predicted))
-        turn = geometry.rotation_angle(relative[:, :, :3] @ np.swapaxes(before[:, :, :3], 1, 2))
-        swing = geometry.vector_angle(relative[:, :, 3], before[:, :, 3])
-        if not few[k] or np.degrees(np.median(np.maximum(turn, swing))) <= config.contradiction_deg:
-            kept.append(i)
-    return replace(found, images=kept)
+        found = Search(views, matches, config).run()
+        if found is None:
+            return unchanged(views, "its matches fit no camera with enough parallax")
+        return _verified(views, read_rgb, matches, found, config)
 
 
 def triangulate(
-    views: Sequence[View], read_rgb: ReadImage, read_mask: ReadMask | None, config: RefineConfig
+    views: Sequence[View],
+    read_rgb: ReadImage,
+    read_mask: ReadMask | None,
+    config: RefineConfig,
+    step: Step = lambda: None,
 ) -> RefinedCameras:
     """Sparse points for cameras that are known; nothing moves. Raises BackendError without pycolmap."""
     verdicts = [Verdict(GIVEN, "known beforehand")] * len(views)
     if len(views) < 2:
         return RefinedCameras(list(views), None, verdicts)
     with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
-        matches = matching.match(views, read_rgb, read_mask, Path(folder), config)
-        found = bundle.given(views, matches, config) if matches.pairs else None
+        matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
+        rows = {pair: found.matches for pair, found in matches.pairs.items()}
+        workshop = Workshop("given", matches, rows, known_lenses(views, matches.sizes), config)
+        found = bundle.given(views, workshop, config) if matches.pairs else None
     if found is None:
         return RefinedCameras(list(views), None, verdicts)
-    sparse = _sparse_model(views, read_rgb, matches, found)
+    sparse = _sparse_model(views, read_rgb, matches, found, range(len(views)))
     seen = np.bincount(sparse.image, minlength=len(views)).tolist()
     verdicts = [replace(verdict, observations=count) for verdict, count in zip(verdicts, seen, strict=True)]
     return RefinedCameras(list(views), sparse, verdicts)
@@ -118,59 +93,63 @@ def unchanged(views: Sequence[View], reason: str) -> RefinedCameras:
     return RefinedCameras(list(views), None, [Verdict(KEPT, reason)] * len(views))
 
 
-def _explained(candidate: bundle.Candidate | None, matches: Matches, count: int) -> float:
-    """Share of the matched keypoints that see a point of the model; 0 where an image is missing from it."""
-    if candidate is None or len(candidate.images) < count:
-        return 0.0
-    matched = len(matching.tracks(matches)[0])
-    return candidate.observations / max(matched, 1)
-
-
-def _merge(views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate) -> RefinedCameras:
-    sparse = _sparse_model(views, read_rgb, matches, best)
-    poses = np.stack([view.cam_from_world for view in views])
-    for i in best.images:
-        poses[i] = best.model.image(i + 1).cam_from_world().matrix()
-    similarity = merge.align(views, poses, best.images, sparse)
-    poses[best.images] = similarity.apply_to_poses(poses[best.images])
-    to_first = geometry.Similarity(1.0, poses[0][:, :3], poses[0][:, 3])
-    merged, verdicts = [], []
+def _verified(
+    views: Sequence[View], read_rgb: ReadImage, matches: Matches, found: Found, config: RefineConfig
+) -> RefinedCameras:
+    """The views with the cameras that pass the tests, in one frame with the others."""
+    hypothesis = found.hypothesis
+    matches_of = {pair: len(two) for pair, two in matches.pairs.items()}
+    seen = np.array(
+        [hypothesis.model.image(i + 1).num_points3D if i in hypothesis.poses else 0 for i in range(len(views))]
+    )
+    support = image_support(found, matches_of, len(views))
+    chosen, reasons = verified_images(views, found, seen, support, config)
+    if len(chosen) < 2:
+        return unchanged(views, next(iter(reasons.values())))
+    sparse = _sparse_model(views, read_rgb, matches, hypothesis, chosen)
+    poses, to_first = merge_poses(views, {i: hypothesis.poses[i] for i in chosen}, sparse)
     seen = np.bincount(sparse.image, minlength=len(views))
-    for i, (view, pose) in enumerate(zip(views, geometry.rebase(poses), strict=True)):
-        K = view.K
-        if i in best.images:
-            K = _intrinsics(best.model.image(i + 1).camera, view)
-            verdicts.append(Verdict(REFINED, best.path, int(seen[i])))
+    merged, verdicts = [], []
+    for i, (view, pose) in enumerate(zip(views, poses, strict=True)):
+        share = None if np.isnan(support[i]) else round(float(support[i]), 3)
+        if i in reasons:
+            verdicts.append(Verdict(KEPT, reasons[i], int(seen[i]), share))
+            merged.append(replace(view, cam_from_world=pose))
         else:
-            verdicts.append(Verdict(KEPT, "too few of its matches could be verified", int(seen[i])))
-        merged.append(replace(view, K=K, cam_from_world=pose))
-    return RefinedCameras(merged, sparse.moved(similarity).moved(to_first), verdicts)
+            verdicts.append(Verdict(REFINED, hypothesis.path, int(seen[i]), share))
+            merged.append(replace(view, K=_intrinsics(hypothesis, i, view), cam_from_world=pose))
+    told = account(views, found, chosen, sparse.image, sparse.point, matches_of, config)
+    return RefinedCameras(merged, sparse.moved(to_first), verdicts, told)
 
 
-def _intrinsics(camera, view: View) -> np.ndarray:
+def _intrinsics(found: Hypothesis, i: int, view: View) -> np.ndarray:
     """K in pixels of the original image."""
-    sx, sy = view.width / camera.width, view.height / camera.height
-    return geometry.scale_intrinsics(camera.calibration_matrix(), sx, sy)
+    lens = found.lenses.lenses[found.lenses.of_view[i]]
+    sx, sy = view.width / lens.size[0], view.height / lens.size[1]
+    return geometry.scale_intrinsics(lens.camera(1).calibration_matrix(), sx, sy)
 
 
-def _sparse_model(views: Sequence[View], read_rgb: ReadImage, matches: Matches, best: bundle.Candidate) -> SparseModel:
-    """Points seen by at least two verified views, with the colour of their first observation."""
-    index = {i: k for k, i in enumerate(best.images)}
+def _sparse_model(
+    views: Sequence[View], read_rgb: ReadImage, matches: Matches, found: Hypothesis, chosen: Sequence[int]
+) -> SparseModel:
+    """Points seen by at least two of the `chosen` views, with the colour of their first observation."""
+    index = set(chosen)
     points, errors, image, point, keypoint = [], [], [], [], []
-    for item in best.model.points3D.values():
+    for number in sorted(found.model.point3D_ids()):
+        item = found.model.point3D(number)
         seen = {e.image_id - 1: e.point2D_idx for e in item.track.elements if e.image_id - 1 in index}
         if len(seen) < 2:
             continue
-        for i, k in seen.items():
+        for i, k in sorted(seen.items()):
             image.append(i), point.append(len(points)), keypoint.append(k)
         points.append(item.xyz)
         # the features' images may be smaller than the originals, whose pixels the errors are in
-        errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in seen]))
+        errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in sorted(seen)]))
     image, point, keypoint = (np.array(column, np.int64) for column in (image, point, keypoint))
     order = np.lexsort((point, image))
     image, point, keypoint = image[order], point[order], keypoint[order]
     pixel, colors = np.zeros((len(image), 2)), np.zeros((len(points), 3), np.uint8)
-    for i in best.images[::-1]:
+    for i in sorted(index, reverse=True):
         mine = image == i
         ratio = np.array([views[i].width / matches.sizes[i][0], views[i].height / matches.sizes[i][1]])
         pixel[mine] = matches.keypoints[i][keypoint[mine]] * ratio

@@ -1,7 +1,4 @@
-"""How cameras and depth maps are refined: what a user may want to change, checked when built.
-
-Constants of one method stand beside it, in stereo.py, fill.py, depth.py, align.py and correlation.py.
-"""
+"""How cameras and depth maps are refined: the thresholds that decide, checked when built."""
 
 from __future__ import annotations
 
@@ -16,23 +13,31 @@ class RefineConfig:
     """Steps of `--refine` and their thresholds; lengths in pixels refer to the image at `feature_size`."""
 
     depth: bool = True  # stereo with the refined cameras, the network's depth where that fails
-    intrinsics: str = "auto"  # one focal length for all images, or one each; auto: see bundle.share_focal
+    intrinsics: str = "auto"  # one focal length for the images of one camera, or one each; auto: see lens_choice
     feature_size: int = 1600  # features are found at most at this longest side
     max_features: int = 8192  # an image
-    exhaustive_views: int = 20  # up to so many images every pair is matched, beyond only those that should overlap
-    pair_neighbours: int = 12  # images that each one is matched with, beyond
+    exhaustive_views: int = 60  # up to so many images every pair is matched, beyond only those that may overlap
+    pair_neighbours: int = 12  # images that each one is matched with, beyond, by depth and by descriptors
+    min_matches: int = 15  # of two images that one geometry explains, to be believed at all
+    cycle_deg: float = 20.0  # turn from the average of all rotations from which a pair contradicts the others
     max_error: float = 4.0  # reprojection error of a point that counts
     min_angle_deg: float = 1.5  # triangulation angle of a point that counts
+    explained: float = 0.85  # share of the held-out observations from which one hypothesis is enough
+    pair_support: float = 0.5  # share of a pair's matches that the cameras have to explain for the pair to count
+    lens_gain: float = 0.02  # fall of the loss of held-out matches from which a richer model of the lens is taken
     min_observations: int = 15  # points that an image has to see to count as verified
+    min_support: float = 0.4  # share of an image's matches that its camera has to explain to count as verified
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
     contradiction_deg: float = 25.0  # from the prediction, beyond which a camera on fewer points is not believed
-    explained: float = 0.6  # share of the verified matches below which the start was too far off
-    shared_rise: float = 0.05  # of the mean reprojection error, up to which one focal length is taken for all images
+    firm_tie: int = 40  # points that a part shares with the others, below which it is named
+    rival_share: float = 0.5  # contradicting matches against shared points, from which a part may stand elsewhere
     neighbours: int = 7  # views that a depth map is compared with
     seed: int = 0
     fixed_focal: tuple[int, ...] = ()  # views whose focal lengths are known and stay
+    lens_keys: tuple[str, ...] = ()  # per view, what its file says of camera and lens; () = nothing of any
 
     def __post_init__(self) -> None:
+        shares = ("explained", "pair_support", "lens_gain", "min_support")
         checks = {
             f"the intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}": (
                 self.intrinsics in INTRINSICS
@@ -43,8 +48,11 @@ class RefineConfig:
             f"the triangulation angle must lie in 0..90 degrees, not {self.min_angle_deg}": (
                 0 < self.min_angle_deg < 90
             ),
-            f"the explained share must lie between 0 and 1, not {self.explained}": 0 < self.explained < 1,
             f"the number of neighbours must be at least 1, not {self.neighbours}": self.neighbours >= 1,
+            **{
+                f"{name} must lie between 0 and 1, not {getattr(self, name)}": 0 < getattr(self, name) < 1
+                for name in shares
+            },
         }
         for message, ok in checks.items():
             if not ok:

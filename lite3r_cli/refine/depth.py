@@ -18,7 +18,7 @@ from .confidence import fused_confidence
 from .config import RefineConfig
 from .correlation import window_mean
 from .fill import fill
-from .matching import ReadImage
+from .keypoints import ReadImage
 from .stereo import Surface, stereo
 from .warp import Picture
 

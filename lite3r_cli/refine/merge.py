@@ -1,4 +1,5 @@
-"""Refined cameras into the frame of the predicted ones, where the cameras that could not be verified still stand."""
+"""Refined cameras and predicted ones in one frame: the scale is the prediction's, unverified cameras keep their place
+beside those of the verified ones that the network has next to them."""
 
 from __future__ import annotations
 
@@ -7,37 +8,43 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import geometry
-from ..scene.geometry import Similarity
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
-from .matching import sample_depth
+from ..world.registration import place_beside
+from .observations import sample_depth
 
 
-def align(views: Sequence[View], poses: np.ndarray, images: Sequence[int], sparse: SparseModel) -> Similarity:
-    """The Sim(3) from the refined to the predicted world, robust to single bad cameras.
+def merge_poses(
+    views: Sequence[View], refined: dict[int, np.ndarray], sparse: SparseModel
+) -> tuple[np.ndarray, geometry.Similarity]:
+    """Poses (S, 3, 4) of all views in the frame of the first one, and the similarity to it from that of `refined`
+    (view -> cam_from_world), which `sparse` stands in, too.
 
-    `poses` (S, 3, 4) are refined for the views `images`. The rotation is the one nearest to
-    the element-wise median over the cameras' rotations (by SVD), the scale the
-    median ratio of predicted to refined depth of the sparse points (it needs no baseline), the translation the median
-    over the camera centres.
+    The scale is the median ratio of predicted to refined depth of the sparse points: it needs no baseline.
     """
-    predicted = np.stack([views[i].cam_from_world for i in images])
-    refined = poses[list(images)]
-    turns = np.swapaxes(predicted[:, :, :3], 1, 2) @ refined[:, :, :3]
-    u, _, vt = np.linalg.svd(np.median(turns, axis=0))
-    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-    scale = _depth_ratio(views, poses, images, sparse)
-    moved = scale * geometry.camera_centres(refined) @ rotation.T
-    translation = np.median(geometry.camera_centres(predicted) - moved, axis=0)
-    return Similarity(scale, rotation, translation)
+    images = sorted(refined)
+    scale = depth_ratio(views, refined, sparse)
+    poses = np.stack([view.cam_from_world for view in views])
+    grown = geometry.Similarity(scale, np.eye(3), np.zeros(3))
+    given = grown.apply_to_poses(np.stack([refined[i] for i in images]))
+    others = [i for i in range(len(views)) if i not in refined]
+    if others:
+        beside = place_beside(poses, images, given, 1.0, others)
+        poses[others] = beside
+    poses[images] = given
+    to_first = geometry.Similarity(scale, poses[0][:, :3], poses[0][:, 3])
+    return geometry.rebase(poses), to_first
 
 
-def _depth_ratio(views: Sequence[View], poses: np.ndarray, images: Sequence[int], sparse: SparseModel) -> float:
+def depth_ratio(views: Sequence[View], refined: dict[int, np.ndarray], sparse: SparseModel) -> float:
+    """The median ratio of predicted to refined depth over all observations; 1 where there is no depth."""
     ratios = []
-    for i in images:
+    for i, pose in sorted(refined.items()):
+        if views[i].depth is None:
+            continue
         point, pixel = sparse.of_view(i)
-        z = geometry.transform(poses[i], sparse.points[point])[:, 2]
+        z = geometry.transform(pose, sparse.points[point])[:, 2]
         depth = sample_depth(views[i], pixel, (views[i].width, views[i].height))
         ratios.append(depth[(depth > 0) & (z > 0)] / z[(depth > 0) & (z > 0)])
-    pooled = np.concatenate(ratios)
+    pooled = np.concatenate(ratios) if ratios else np.zeros(0)
     return float(np.median(pooled)) if len(pooled) else 1.0

@@ -11,10 +11,11 @@ from ..console import Progress
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
 from .backend import quiet_pycolmap
-from .cameras import KEPT, refine_cameras, triangulate
+from .cameras import refine_cameras, triangulate
 from .config import RefineConfig
 from .depth import refine_depth
-from .matching import ReadImage, ReadMask
+from .keypoints import ReadImage, ReadMask
+from .verdicts import KEPT
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Refined:
     sparse: SparseModel | None  # None where no camera could be refined
     verdicts: list[dict[str, object]]  # per view, for run.json
     warnings: list[str]
+    account: dict[str, object] | None = None  # what the search for the cameras found, for run.json
 
 
 @quiet_pycolmap()
@@ -42,8 +44,8 @@ def refine(
     `given`: the views' cameras are known beforehand and stay. Raises BackendError without pycolmap.
     """
     progress = progress or Progress()
-    with progress.stage("Refine cameras"):
-        cameras = (triangulate if given else refine_cameras)(views, read_rgb, read_mask, config)
+    with progress.stage("Refine cameras", total=len(views)) as step:
+        cameras = (triangulate if given else refine_cameras)(views, read_rgb, read_mask, config, step)
     verdicts = [asdict(verdict) for verdict in cameras.verdicts]
     result = cameras.views
     if config.depth and cameras.sparse is not None:
@@ -54,7 +56,9 @@ def refine(
             {**verdict, "depth": done, "confirmed": share}
             for verdict, done, share in zip(verdicts, depth.steps, depth.confirmed, strict=True)
         ]
-    return Refined(result, cameras.sparse, verdicts, _warnings(views, cameras))
+    told = cameras.account
+    warnings = _warnings(views, cameras) + (told.warnings if told is not None else [])
+    return Refined(result, cameras.sparse, verdicts, warnings, None if told is None else told.as_dict())
 
 
 def _warnings(views: Sequence[View], cameras) -> list[str]:

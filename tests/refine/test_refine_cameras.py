@@ -13,7 +13,7 @@ from lite3r_cli.errors import BackendError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.scene_export import SceneExport
-from lite3r_cli.refine import backend, matching
+from lite3r_cli.refine import backend, observations, pairing
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.scene import geometry, metrics
@@ -120,22 +120,21 @@ def test_missing_package_names_the_install_line(monkeypatch):
     assert caught.value.exit_code == 5
 
 
-def test_tracks_join_and_drop_contradictions(tmp_path):
-    keypoints = [np.zeros((3, 2))] * 3
+def test_tracks_join_and_drop_contradictions():
     pairs = {
         (0, 1): np.array([[0, 0], [1, 1]]),
         (1, 2): np.array([[0, 2], [1, 1]]),
         (0, 2): np.array([[2, 1]]),  # joins keypoints 1 and 2 of image 0: their track contradicts itself
     }
-    found = matching.Matches(tmp_path / "db", [(8, 8)] * 3, keypoints, pairs)
-    track, image, keypoint = matching.tracks(found)
-    assert track.tolist() == [0, 0, 0] and image.tolist() == [0, 1, 2] and keypoint.tolist() == [0, 0, 2]
+    found = observations.join([3, 3, 3], pairs)
+    assert found.track.tolist() == [0, 0, 0]
+    assert found.image.tolist() == [0, 1, 2] and found.keypoint.tolist() == [0, 0, 2]
 
 
 def test_pairs_are_chosen_by_overlap(facade):
     truth = facade[0]
     far = replace(truth[0], cam_from_world=geometry.compose(np.diag([-1.0, 1, -1, 1])[:3], truth[0].cam_from_world))
-    pairs = matching.overlapping_pairs([*truth, far], 3)
+    pairs = pairing.overlapping_pairs([*truth, far], 3)
     assert (0, 1) in pairs and (0, VIEWS) not in pairs
 
 

@@ -1,0 +1,61 @@
+"""One robust bundle adjustment, and which of its points are dropped: pycolmap on one thread, so sums have one order.
+
+A model is a pycolmap.Reconstruction; picture i of the set has the number i + 1 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .backend import require_pycolmap
+
+
+@dataclass(frozen=True)
+class Free:
+    """What an adjustment may change beside poses and points."""
+
+    focal: bool = True
+    distortion: bool = False
+    centre: bool = False  # the principal points
+    fixed_cameras: Collection[int] = ()  # numbers of cameras whose intrinsics are known
+    poses: bool = True
+
+
+def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance: float = 1e-5) -> None:
+    """Adjust all points and what is `free`, in place; Cauchy loss with `loss_scale` in pixels."""
+    pycolmap = require_pycolmap()
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length = free.focal
+    options.refine_extra_params = free.distortion
+    options.refine_principal_point = free.centre
+    options.refine_rig_from_world = free.poses
+    options.print_summary = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = loss_scale
+    options.ceres.solver_options.max_num_iterations = iterations
+    options.ceres.solver_options.function_tolerance = tolerance
+    options.ceres.solver_options.num_threads = 1
+    problem = pycolmap.BundleAdjustmentConfig()
+    for i in sorted(model.reg_image_ids()):
+        problem.add_image(i)
+        if model.image(i).camera_id in free.fixed_cameras:
+            problem.set_constant_cam_intrinsics(model.image(i).camera_id)
+    if free.poses:
+        problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, problem, model).solve()
+    model.update_point_3d_errors()
+
+
+def drop_outliers(model, max_error: float) -> None:
+    """Drop observations behind the camera or `max_error` pixels off, whatever the angle of triangulation."""
+    manager = require_pycolmap().ObservationManager(model)
+    manager.filter_observations_with_negative_depth()
+    manager.filter_points3D_with_large_reprojection_error(max_error, model.point3D_ids())
+
+
+def drop_weak_points(model, max_error: float, min_angle_deg: float) -> None:
+    """Drop observations behind the camera or `max_error` pixels off, and points seen under too small an angle."""
+    manager = require_pycolmap().ObservationManager(model)
+    manager.filter_all_points3D(max_error, min_angle_deg)
+    manager.filter_observations_with_negative_depth()

@@ -1,0 +1,150 @@
+"""How much of the matches a set of cameras explains, those included that no adjustment has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scene import geometry
+from .lens import Lenses
+from .matching import Matches, Pair
+from .observations import Tracks
+
+_ROUNDS = 4  # of triangulation with weights
+_FAR = 1e-12  # a fourth coordinate below counts as a direction
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Where observations look: directions in their cameras, and what an angle is in pixels there."""
+
+    direction: np.ndarray  # (O, 3) unit vectors
+    focal: np.ndarray  # (O,) pixels
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What cameras make of tracks."""
+
+    explained: float  # share of the observations, 0..1; those of pictures without a camera are not explained
+    error: float  # pixels: median over the explained observations of tracks seen three times or more
+    views: np.ndarray  # (S,) share of each picture's observations that are explained; NaN without any
+
+
+def rays(matches: Matches, tracks: Tracks, lenses: Lenses) -> Rays:
+    """The observations' directions, by each picture's lens."""
+    pixels = tracks.pixels(matches)
+    direction, focal = np.zeros((len(pixels), 3)), np.ones(len(pixels))
+    for k, lens in enumerate(lenses.lenses):
+        mine = np.flatnonzero(np.array(lenses.of_view)[tracks.image] == k)
+        camera = lens.camera(k + 1)
+        flat = np.asarray(camera.cam_from_img(pixels[mine]), np.float64).reshape(-1, 2)
+        flat = np.where(np.isfinite(flat), flat, 0.0)
+        direction[mine] = np.concatenate([flat, np.ones((len(mine), 1))], axis=1)
+        focal[mine] = camera.mean_focal_length()
+    return Rays(direction / np.linalg.norm(direction, axis=1, keepdims=True), focal)
+
+
+def judge(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays, views: int, tolerance: float) -> Evidence:
+    """Triangulate every track with the cameras `poses` (cam_from_world, 3 × 4) and count what lies within `tolerance`
+    pixels of it and before the camera."""
+    errors = track_errors(poses, tracks, seen)
+    good = errors < tolerance
+    share = np.full(views, np.nan)
+    for i in range(views):
+        mine = tracks.image == i
+        if mine.any():
+            share[i] = good[mine].mean()
+    often = good & (np.bincount(tracks.track[good], minlength=tracks.count)[tracks.track] >= 3)
+    error = float(np.median(errors[often])) if often.any() else tolerance
+    return Evidence(float(good.mean()) if len(good) else 0.0, error, share)
+
+
+def track_errors(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays) -> np.ndarray:
+    """Errors (O,) in pixels of the observations against points triangulated from their tracks; infinite where there
+    is none.
+
+    A point is the least eigenvector of Σ w Pᵀ(I − d dᵀ)P over its observations, so that it may lie at infinity; the
+    weights w are those of a Cauchy loss, in angles.
+    """
+    known = np.array([i in poses for i in range(int(tracks.image.max(initial=-1)) + 1)], bool)
+    usable = known[tracks.image] if len(tracks.image) else np.zeros(0, bool)
+    errors = np.full(len(usable), np.inf)
+    if not usable.any():
+        return errors
+    track, image = tracks.track[usable], tracks.image[usable]
+    d, focal = seen.direction[usable], seen.focal[usable]
+    table = np.zeros((len(known), 3, 4))
+    for i, pose in poses.items():
+        if i < len(known):
+            table[i] = pose
+    P = table[image]  # (O, 3, 4)
+    across = P - d[:, :, None] * np.einsum("oi,oij->oj", d, P)[:, None]  # (I − d dᵀ) P
+    quadratic = np.einsum("oki,okj->oij", across, across).reshape(-1, 16)
+    weight = np.ones(len(d))
+    for _ in range(_ROUNDS):
+        sums = np.stack([np.bincount(track, weight * column, tracks.count) for column in quadratic.T], axis=1)
+        point = np.linalg.eigh(sums.reshape(-1, 4, 4))[1][:, :, 0]
+        at = np.einsum("oij,oj->oi", P, point[track])
+        # the sign of a homogeneous point is free: the one that most observations have before them
+        ahead = np.bincount(track, weight * np.sign(np.einsum("oi,oi->o", at, d)), tracks.count)
+        at *= np.where(ahead < 0, -1.0, 1.0)[track, None]
+        angle = geometry.vector_angle(at, d)
+        weight = 1 / (1 + (angle * focal / 2.0) ** 2)
+    errors[usable] = angle * focal
+    alone = np.bincount(track, minlength=tracks.count) < 2
+    errors[alone[tracks.track]] = np.inf
+    return errors
+
+
+def pair_support(
+    poses: Mapping[int, np.ndarray], matches: Matches, lenses: Lenses, tolerance: float
+) -> dict[Pair, float]:
+    """Share of each pair's matches that its two cameras explain: the epipolar distance (Sampson) is within `tolerance`
+    pixels and the rays meet before both. Pairs without both cameras are missing."""
+    cameras = [lens.camera(k + 1) for k, lens in enumerate(lenses.lenses)]
+    flat = [_flat(cameras[lenses.of_view[i]], points) for i, points in enumerate(matches.keypoints)]
+    result = {}
+    for (i, j), pair in matches.pairs.items():
+        if i in poses and j in poses:
+            relative = geometry.relative_pose(poses[i], poses[j])
+            focal = 0.5 * sum(cameras[lenses.of_view[k]].mean_focal_length() for k in (i, j))
+            first, second = flat[i][pair.matches[:, 0]], flat[j][pair.matches[:, 1]]
+            result[i, j] = float(_agree(relative, first, second, tolerance / focal).mean())
+    return result
+
+
+def _flat(camera, points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of a picture on the plane z = 1, homogeneous (N, 3)."""
+    found = np.asarray(camera.cam_from_img(points), np.float64).reshape(-1, 2)
+    return np.concatenate([np.where(np.isfinite(found), found, 0.0), np.ones((len(found), 1))], axis=1)
+
+
+def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which matches (M,) of rays (M, 3) fit the pose of the second camera against the first, to `tolerance`."""
+    R, t = relative[:, :3], relative[:, 3]
+    turned = first @ R.T  # where the first camera's rays point in the second
+    length = np.linalg.norm(t)
+    if length < _FAR:
+        return np.linalg.norm(turned[:, :2] / turned[:, 2:] - second[:, :2], axis=1) < tolerance
+    E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R / length
+    line, back = first @ E.T, second @ E
+    residual = (second * line).sum(axis=1)
+    scale = np.sqrt((line[:, :2] ** 2).sum(axis=1) + (back[:, :2] ** 2).sum(axis=1))
+    near = np.abs(residual) < tolerance * np.maximum(scale, 1e-12)
+    # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both have to be positive, or too far to tell
+    a, b, c = (turned**2).sum(1), (second**2).sum(1), (turned * second).sum(1)
+    p, q = -(turned @ t), second @ t
+    determinant = a * b - c * c
+    z1, z2 = p * b + q * c, q * a + p * c
+    parallel = determinant < (4 * tolerance) ** 2 * a * b
+    return near & (parallel | ((z1 > 0) & (z2 > 0)))
+
+
+def mean_support(support: Mapping[Pair, float], matches: Matches, pairs: Sequence[Pair]) -> float:
+    """The mean share over `pairs`, each weighted by its matches up to a hundred; pairs without cameras count as 0."""
+    weight = np.array([min(len(matches.pairs[pair]), 100) for pair in pairs], np.float64)
+    share = np.array([support.get(pair, 0.0) for pair in pairs])
+    return float((weight * share).sum() / max(weight.sum(), 1e-9))

@@ -1,0 +1,132 @@
+"""Which pictures were taken by one camera with one lens, and the models of these lenses.
+
+Lengths are pixels of the pictures at the size of their features. A lens shared by several pictures is far better
+determined than one of their own for each; whether they share one is asked of the matches (see sharing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.view import View
+from .backend import require_pycolmap
+from .config import RefineConfig
+
+PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
+_ZOOM = 1.3  # ratio of the predicted focal lengths of one size from which the pictures share no lens
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A camera model of pycolmap with its parameters, in its order."""
+
+    model: str
+    params: tuple[float, ...]
+    size: tuple[int, int]
+    fixed: bool = False  # known beforehand
+    centred: bool = True  # the principal point is the picture's middle and stays
+
+    @property
+    def distorted(self) -> bool:
+        """Whether straight lines bend."""
+        return self.model not in PINHOLES
+
+    def camera(self, number: int):
+        """As a pycolmap.Camera."""
+        return require_pycolmap().Camera(
+            camera_id=number, model=self.model, width=self.size[0], height=self.size[1], params=list(self.params),
+            has_prior_focal_length=True,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lenses:
+    """The lenses of a set, and whose they are."""
+
+    lenses: tuple[Lens, ...]
+    of_view: tuple[int, ...]  # the lens of each view
+    focal_of_two: bool = False  # two views adjust the focal length that they share, which they tell poorly
+
+    @property
+    def fixed(self) -> set[int]:
+        """Numbers in pycolmap (one more than here) of the lenses that are known."""
+        return {k + 1 for k, lens in enumerate(self.lenses) if lens.fixed}
+
+    @property
+    def views_each(self) -> list[int]:
+        """How many views each lens has."""
+        return np.bincount(self.of_view, minlength=len(self.lenses)).tolist()
+
+    def each_its_own(self) -> Lenses:
+        """The same with a lens of its own for every view, but for known ones."""
+        lenses: list[Lens] = []
+        of_view: list[int] = []
+        kept: dict[int, int] = {}
+        for k in self.of_view:
+            if not (self.lenses[k].fixed and k in kept):
+                kept[k] = len(lenses)
+                lenses.append(self.lenses[k])
+            of_view.append(kept[k])
+        return replace(self, lenses=tuple(lenses), of_view=tuple(of_view))
+
+    def adjusted(self, model) -> Lenses:
+        """With the parameters that a pycolmap model of these lenses has by now."""
+        found = tuple(
+            replace(lens, params=tuple(float(p) for p in model.camera(k + 1).params))
+            if k + 1 in model.cameras
+            else lens
+            for k, lens in enumerate(self.lenses)
+        )
+        return replace(self, lenses=found)
+
+
+def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config: RefineConfig) -> Lenses:
+    """One pinhole for all pictures of one camera: same size and `config.lens_keys`. A lens of its own where the
+    predicted focal lengths tell of a zoom, or with `config.intrinsics` "per-image"; with "shared", never."""
+    focal = [_focal(view, size) for view, size in zip(views, sizes, strict=True)]
+    keys: list[tuple] = []
+    for i, size in enumerate(sizes):
+        known = i in config.fixed_focal
+        own = config.intrinsics == "per-image" and not known
+        label = config.lens_keys[i] if config.lens_keys else ""
+        keys.append((size, label, i if own else -1, focal[i] if known else None))
+    groups = {key: [i for i, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)}
+    lenses, of_view = [], [0] * len(views)
+    for key, members in groups.items():
+        zoomed = _zoomed([focal[i] for i in members]) and config.intrinsics != "shared"
+        for part in [[i] for i in members] if zoomed else [members]:
+            for i in part:
+                of_view[i] = len(lenses)
+            lenses.append(_pinhole([focal[i] for i in part], key[0], key[3] is not None))
+    return Lenses(tuple(lenses), tuple(of_view))
+
+
+def known_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]]) -> Lenses:
+    """The views' cameras as they are, both focal lengths and the principal point."""
+    lenses = []
+    for view, size in zip(views, sizes, strict=True):
+        K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
+        lenses.append(Lens("PINHOLE", (K[0, 0], K[1, 1], K[0, 2], K[1, 2]), size, True))
+    return Lenses(tuple(lenses), tuple(range(len(views))))
+
+
+def _focal(view: View, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy at an image size."""
+    K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
+    return float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+
+
+def _zoomed(focal: Sequence[tuple[float, ...]]) -> bool:
+    lengths = np.array([np.sqrt(f[0] * f[1]) for f in focal])
+    return float(np.percentile(lengths, 90) / np.percentile(lengths, 10)) > _ZOOM
+
+
+def _pinhole(focal: Sequence[tuple[float, ...]], size: tuple[int, int], fixed: bool) -> Lens:
+    if fixed:
+        return Lens("PINHOLE", focal[0], size, True)
+    length = float(np.median([np.sqrt(f[0] * f[1]) for f in focal]))
+    return Lens("SIMPLE_PINHOLE", (length, size[0] / 2, size[1] / 2), size)

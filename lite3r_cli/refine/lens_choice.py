@@ -1,0 +1,125 @@
+"""Which lens explains matches that no adjustment has seen: a richer model has to earn its parameters there.
+
+Each trial adjusts a copy of the settled model with more freedom. It is taken if the held-out tracks fit clearly better
+(their mean loss falls by a share that noise does not make), and if the loss of all tracks falls by several of its
+standard errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .adjustment import adjust, drop_weak_points
+from .bundle import Hypothesis, freedom, from_model
+from .config import RefineConfig
+from .evidence import rays, track_errors
+from .lens import Lenses
+from .mapping import Workshop
+from .observations import Tracks
+
+_SIGMAS = 4.0  # standard errors that the gain has to reach
+_CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
+_TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One richer model of the lenses, and what the held-out matches said; stands in run.json."""
+
+    name: str
+    gain: float  # relative fall of the held-out loss; of two images, growth of the points that both see
+    sigmas: float  # the gain in standard errors
+    taken: bool
+
+
+def choose_lenses(
+    found: Hypothesis, workshop: Workshop, held_out: Tracks, everything: Tracks, config: RefineConfig
+) -> tuple[Hypothesis, list[Trial]]:
+    """The hypothesis with the lenses that the tracks ask for, those held out and `everything`, and the trials made."""
+    trials: list[Trial] = []
+    for name, enrich in _ladder(config):
+        richer = enrich(found.lenses)
+        if richer is None or (len(found.poses) < 3 and not richer.focal_of_two):
+            continue
+        attempt = _adjusted(found, workshop, richer, name, config)
+        gain, _ = _gain(found, attempt, workshop, held_out)
+        _, sigmas = _gain(found, attempt, workshop, everything)
+        if richer.focal_of_two:  # two views fit nearly any focal length closely, but not as many of their matches
+            gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
+            taken = gain > config.lens_gain
+        else:
+            taken = bool(gain > config.lens_gain and sigmas > _SIGMAS)
+        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken))
+        if taken:
+            found = attempt
+    return found, trials
+
+
+def _ladder(config: RefineConfig) -> list[tuple[str, Callable[[Lenses], Lenses | None]]]:
+    steps: list[tuple[str, Callable[[Lenses], Lenses | None]]] = [("focal length of two images", _focal_of_two)]
+    if config.intrinsics == "auto":
+        steps.append(("a focal length for each image", _split))
+    steps.append(("principal point", _with_centre))
+    return steps
+
+
+def _focal_of_two(lenses: Lenses) -> Lenses | None:
+    """One adjusted focal length for two views of one lens; None for more views."""
+    if len(lenses.of_view) != 2 or len(lenses.lenses) != 1 or lenses.lenses[0].fixed:
+        return None
+    return replace(lenses, focal_of_two=True)
+
+
+def _with_centre(lenses: Lenses) -> Lenses | None:
+    """Principal points free; None where some lens has too few views to tell its own."""
+    counts = lenses.views_each
+    open_to = [k for k, lens in enumerate(lenses.lenses) if not lens.fixed]
+    if not open_to or min(counts[k] for k in open_to) < _CENTRE_VIEWS:
+        return None
+    return replace(lenses, lenses=tuple(replace(lens, centred=lens.fixed) for lens in lenses.lenses))
+
+
+def _split(lenses: Lenses) -> Lenses | None:
+    own = lenses.each_its_own()
+    return own if len(own.lenses) > len(lenses.lenses) else None
+
+
+def _adjusted(found: Hypothesis, workshop: Workshop, lenses: Lenses, name: str, config: RefineConfig) -> Hypothesis:
+    shop = workshop.with_lenses(f"{workshop.name}, {name}", lenses)
+    model = shop.dressed(found.model)
+    for turn in range(_TRIAL_ROUNDS):
+        if turn:
+            model = shop.triangulate(model)  # what the poorer lens had shut out comes back
+        adjust(model, 1.0, freedom(model, lenses))
+        drop_weak_points(model, config.max_error, config.min_angle_deg)
+    return from_model(model, lenses, found.path)
+
+
+def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: Tracks) -> tuple[float, float]:
+    """Relative fall of the held-out loss, and that in standard errors over the tracks.
+
+    The loss of an observation is log(1 + (e/s)²), s the median error before. Where there are more than two views,
+    tracks of two, which fit nearly any lens, do not count.
+    """
+    least = min(3, len(before.poses))
+    losses = []
+    scale = None
+    for item in (before, after):
+        error = track_errors(item.poses, held_out, rays(workshop.matches, held_out, item.lenses))
+        often = np.bincount(held_out.track, minlength=held_out.count)[held_out.track] >= least
+        error, track = error[often], held_out.track[often]
+        finite = np.isfinite(error)
+        if scale is None:
+            scale = max(float(np.median(error[finite])), 1e-3) if finite.any() else 1.0
+        loss = np.log1p((np.minimum(error, 1e3) / scale) ** 2)
+        losses.append(np.bincount(track, loss, held_out.count))
+    mean = float(losses[0].sum())
+    if mean == 0:
+        return 0.0, 0.0
+    fall = losses[0] - losses[1]
+    fall = fall[(losses[0] > 0) | (losses[1] > 0)]
+    spread = float(fall.std()) * np.sqrt(len(fall))
+    return float(fall.sum()) / mean, float(fall.sum()) / max(spread, 1e-9)

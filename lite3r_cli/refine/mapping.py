@@ -1,0 +1,136 @@
+"""Models out of matches by pycolmap: triangulation, incremental mapping (Schönberger & Frahm, CVPR 2016) and global
+mapping (Pan et al., ECCV 2024). One thread and one seed, so that the same matches always give the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .backend import require_pycolmap
+from .config import RefineConfig
+from .lens import Lenses
+from .matching import Matches, Pair, TwoView, write_picture
+
+_GLOBAL_TRACKS = 4000  # that global mapping places cameras with
+_MERGED_ERROR = 4.0  # pixels, up to which a point takes over another one or further observations
+
+
+class Workshop:
+    """A database of the matches that count, with the lenses of the pictures, in a folder of its own."""
+
+    def __init__(
+        self, name: str, matches: Matches, rows: Mapping[Pair, np.ndarray], lenses: Lenses, config: RefineConfig
+    ) -> None:
+        self.name, self.matches, self.rows, self.lenses, self.config = name, matches, rows, lenses, config
+        self.folder = matches.folder / name
+        self.folder.mkdir()
+        self.database = self.folder / "matches.db"
+        self._write()
+
+    def _write(self) -> None:
+        pycolmap = require_pycolmap()
+        written: set[int] = set()
+        with pycolmap.Database.open(self.database) as database:
+            for i, points in enumerate(self.matches.keypoints):
+                number = self.lenses.of_view[i]
+                camera = self.lenses.lenses[number].camera(number + 1)
+                write_picture(database, i, camera, points, new_camera=number not in written)
+                written.add(number)
+            for (i, j), rows in sorted(self.rows.items()):
+                if len(rows):
+                    database.write_matches(i + 1, j + 1, rows.astype(np.uint32))
+                    database.write_two_view_geometry(i + 1, j + 1, _geometry(self.matches.pairs[i, j], rows))
+
+    def with_lenses(self, name: str, lenses: Lenses) -> Workshop:
+        """The same matches with other lenses."""
+        return Workshop(name, self.matches, self.rows, lenses, self.config)
+
+    def dressed(self, model):
+        """A copy of a model with the lenses of this workshop."""
+        pycolmap = require_pycolmap()
+        copy = self.model({i - 1: model.image(i).cam_from_world().matrix() for i in sorted(model.reg_image_ids())})
+        for number in sorted(model.point3D_ids()):
+            point = model.point3D(number)
+            copy.add_point3D(point.xyz, pycolmap.Track(point.track.elements))
+        return copy
+
+    def model(self, poses: Mapping[int, np.ndarray]):
+        """A model of the pictures that have a pose (cam_from_world, 3 × 4), without points."""
+        pycolmap = require_pycolmap()
+        model = pycolmap.Reconstruction()
+        for k in sorted({self.lenses.of_view[i] for i in poses}):
+            model.add_camera_with_trivial_rig(self.lenses.lenses[k].camera(k + 1))
+        for i in sorted(poses):
+            image = pycolmap.Image(
+                name=f"{i:06d}", keypoints=self.matches.keypoints[i], camera_id=self.lenses.of_view[i] + 1,
+                image_id=i + 1,
+            )  # fmt: skip
+            model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(poses[i], np.float64)))
+        return model
+
+    def triangulate(self, model):
+        """The model with new points for its cameras, which stay."""
+        pycolmap = require_pycolmap()
+        options = self._pipeline(min_angle=self.config.min_angle_deg)
+        options.ba_global_max_refinements = 1
+        return pycolmap.triangulate_points(model, self.database, self.folder, self._output("points"), True, options)
+
+    def incremental(self) -> Sequence:
+        """Models by incremental mapping, the largest first."""
+        pycolmap = require_pycolmap()
+        options = self._pipeline()
+        options.min_model_size = 3
+        options.ba_refine_extra_params = False
+        options.constant_cameras = self.lenses.fixed
+        return _largest_first(
+            pycolmap.incremental_mapping(self.database, self.folder, self._output("incremental"), options)
+        )
+
+    def globally(self) -> Sequence:
+        """Models by global mapping, the largest first."""
+        pycolmap = require_pycolmap()
+        seed = self.config.seed
+        options = pycolmap.GlobalPipelineOptions(random_seed=seed, num_threads=1)
+        mapper = options.mapper
+        mapper.random_seed, mapper.num_threads = seed, 1
+        mapper.rotation_averaging.random_seed = mapper.global_positioning.random_seed = seed
+        mapper.retriangulation.random_seed = seed
+        mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
+        mapper.bundle_adjustment.ceres.solver_options.num_threads = 1
+        mapper.bundle_adjustment.refine_extra_params = False
+        mapper.keep_max_num_tracks = _GLOBAL_TRACKS
+        mapper.skip_retriangulation = True
+        return _largest_first(pycolmap.global_mapping(self.database, self.folder, self._output("global"), options))
+
+    def _output(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _pipeline(self, min_angle: float | None = None):
+        pycolmap = require_pycolmap()
+        options = pycolmap.IncrementalPipelineOptions(random_seed=self.config.seed, num_threads=1, extract_colors=False)
+        options.mapper.random_seed, options.mapper.num_threads = self.config.seed, 1
+        options.triangulation.random_seed = self.config.seed
+        options.triangulation.ignore_two_view_tracks = False
+        if min_angle is not None:
+            options.triangulation.min_angle = min_angle
+        return options
+
+
+def _geometry(pair: TwoView, rows: np.ndarray):
+    pycolmap = require_pycolmap()
+    found = pycolmap.TwoViewGeometry()
+    found.config = pycolmap.TwoViewGeometryConfiguration(pair.kind)
+    found.inlier_matches = rows.astype(np.uint32)
+    if pair.second_from_first is not None:
+        found.cam2_from_cam1 = pycolmap.Rigid3d(pair.second_from_first)
+    return found
+
+
+def _largest_first(models: Mapping[int, object]) -> list:
+    found = [models[k] for k in sorted(models)]
+    return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))

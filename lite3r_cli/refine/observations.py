@@ -1,0 +1,117 @@
+"""Tracks: what keypoints of several pictures are matches of each other, and where the network's depth puts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.view import View
+from .matching import Matches, Pair
+
+HELD_OUT = 5  # every so many-th track is kept from the adjustment, to judge it
+_ENOUGH = 60  # tracks a picture from which some can be spared
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """O observations of T tracks, sorted by track, then by picture."""
+
+    track: np.ndarray  # (O,) int64
+    image: np.ndarray  # (O,) int64
+    keypoint: np.ndarray  # (O,) int64
+
+    @property
+    def count(self) -> int:
+        return int(self.track[-1]) + 1 if len(self.track) else 0
+
+    def chosen(self, wanted: np.ndarray) -> Tracks:
+        """Those for which `wanted` (T,) is true, numbered anew."""
+        keep = wanted[self.track]
+        number = np.cumsum(wanted) - 1
+        return Tracks(number[self.track[keep]], self.image[keep], self.keypoint[keep])
+
+    def pixels(self, matches: Matches) -> np.ndarray:
+        """Where the observations lie (O, 2), in the pictures at the size of their features."""
+        found = np.zeros((len(self.track), 2))
+        for i, points in enumerate(matches.keypoints):
+            mine = self.image == i
+            found[mine] = points[self.keypoint[mine]]
+        return found
+
+
+def split(tracks: Tracks, views: int) -> tuple[Tracks, Tracks]:
+    """Tracks to adjust cameras with, and tracks held out to judge them; all in both where there are few."""
+    if tracks.count < _ENOUGH * views:
+        return tracks, tracks
+    out = np.arange(tracks.count) % HELD_OUT == HELD_OUT - 1
+    return tracks.chosen(~out), tracks.chosen(out)
+
+
+def without(matches: Matches, pairs: Mapping[Pair, np.ndarray], held_out: Tracks) -> dict[Pair, np.ndarray]:
+    """The matches of `pairs` that are no part of the tracks held out."""
+    spared = [np.zeros(len(points), bool) for points in matches.keypoints]
+    for i, used in enumerate(spared):
+        used[held_out.keypoint[held_out.image == i]] = True
+    return {(i, j): rows[~spared[i][rows[:, 0]]] for (i, j), rows in pairs.items()}
+
+
+def join(counts: Sequence[int], pairs: Mapping[Pair, np.ndarray]) -> Tracks:
+    """Join matches (M, 2) of `pairs` into tracks; picture i has counts[i] keypoints.
+
+    A track with two keypoints in one picture is dropped as a whole: at least one of its matches is wrong.
+    """
+    offset = np.concatenate([[0], np.cumsum(counts)])
+    edges = [np.stack([rows[:, 0] + offset[i], rows[:, 1] + offset[j]]) for (i, j), rows in pairs.items()]
+    if not edges:
+        return Tracks(*(np.zeros(0, np.int64) for _ in range(3)))
+    a, b = np.concatenate(edges, axis=1)
+    root = _components(a, b, int(offset[-1]))
+    members = np.unique(np.concatenate([a, b]))
+    members = members[np.argsort(root[members], kind="stable")]
+    track = np.unique(root[members], return_inverse=True)[1]
+    image = np.searchsorted(offset, members, side="right") - 1
+    seen = np.unique(np.stack([track, image]), axis=1)[0]
+    clean = np.bincount(seen) == np.bincount(track)
+    keep = clean[track]
+    number = np.cumsum(clean) - 1
+    return Tracks(number[track[keep]], image[keep], (members - offset[image])[keep])
+
+
+def _components(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """The smallest member of each node's component: labels spread along the edges until nothing changes."""
+    label = np.arange(count)
+    while True:
+        low = np.minimum(label[a], label[b])
+        before = label.copy()
+        np.minimum.at(label, a, low)
+        np.minimum.at(label, b, low)
+        label = label[label]
+        if np.array_equal(before, label):
+            return label
+
+
+def sample_depth(view: View, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The view's depth (N,) at keypoints (N, 2) of its image at `size`; 0 where unknown."""
+    height, width = view.depth.shape
+    column, row = (keypoints * np.array([width / size[0], height / size[1]])).astype(np.int64).T
+    return view.depth[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+
+
+def start_points(views: Sequence[View], matches: Matches, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
+    """World points (T, 3) of the tracks, from the predicted depth maps, and which are known (T,) bool.
+
+    The mean over a track's observations: no parallax is needed, and poses may be degrees off.
+    """
+    total, known = np.zeros((tracks.count, 3)), np.zeros(tracks.count)
+    for i, view in enumerate(views):
+        mine = np.flatnonzero(tracks.image == i)
+        pixels = matches.keypoints[i][tracks.keypoint[mine]]
+        depth = sample_depth(view, pixels, matches.sizes[i])
+        K = geometry.scale_intrinsics(view.K, matches.sizes[i][0] / view.width, matches.sizes[i][1] / view.height)
+        points = geometry.unproject_pixels(pixels, depth, K, view.cam_from_world)[depth > 0]
+        np.add.at(total, tracks.track[mine[depth > 0]], points)
+        np.add.at(known, tracks.track[mine[depth > 0]], 1)
+    return total / np.maximum(known, 1)[:, None], known > 0

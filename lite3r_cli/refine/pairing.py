@@ -1,0 +1,60 @@
+"""Which pictures are matched with each other: all of them, or, in larger sets, those that may see the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..scene.consistency import VoterMap, best_neighbours
+from ..scene.view import View
+from .config import RefineConfig
+from .keypoints import Features
+
+_ADJACENT = 4  # pictures before and after in the order of the set
+_LOOK = 256  # features of a picture that a quick look compares: the largest (Wu, 3DV 2013, "preemptive matching")
+_RATIO = 0.8  # of the distances to the best and the second-best descriptor
+_SAME = 3  # features in common from which a quick look says anything
+
+
+def choose_pairs(features: Sequence[Features], views: Sequence[View], config: RefineConfig) -> list[tuple[int, int]]:
+    """Pairs i < j worth matching, sorted. Up to `config.exhaustive_views` all; beyond, for each view the others whose
+    predicted depth maps overlap most, those that look alike at a quick look, and those next to it in order.
+    """
+    count = len(features)
+    if count <= config.exhaustive_views:
+        return [(i, j) for i in range(count) for j in range(i + 1, count)]
+    chosen = overlapping_pairs(views, config.pair_neighbours) | similar_pairs(features, config.pair_neighbours)
+    chosen |= {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + _ADJACENT, count))}
+    return sorted(chosen)
+
+
+def overlapping_pairs(views: Sequence[View], count: int) -> set[tuple[int, int]]:
+    """Of each view the `count` others that see most of its surface, as the predicted depth maps have it."""
+    voters = [None if view.depth is None else VoterMap(view, view.depth > 0) for view in views]
+    return {(min(i, j), max(i, j)) for i, others in enumerate(best_neighbours(voters, count)) for j in others}
+
+
+def similar_pairs(features: Sequence[Features], count: int) -> set[tuple[int, int]]:
+    """Of each picture the `count` others with most features in common, among the `_LOOK` largest of each."""
+    look = [item.descriptors[np.argsort(-item.scales, kind="stable")[:_LOOK]].astype(np.float32) for item in features]
+    common = np.zeros((len(look), len(look)), np.int64)
+    for i, here in enumerate(look):
+        for j in range(i + 1, len(look)):
+            common[i, j] = common[j, i] = _in_common(here, look[j])
+    best = np.argsort(-common, axis=1, kind="stable")[:, :count]
+    return {(min(i, j), max(i, j)) for i, row in enumerate(best) for j in row.tolist() if common[i, j] >= _SAME}
+
+
+def _in_common(here: np.ndarray, there: np.ndarray) -> int:
+    """Mutual nearest neighbours of descriptors (N, 128), (M, 128) that pass the ratio test both ways."""
+    if min(len(here), len(there)) < 2:
+        return 0
+    length = 512.0**2
+    distance = 2 * length - 2 * (here @ there.T)  # whole numbers, exact in float32
+    first, second = np.partition(distance, 1, axis=1)[:, :2].T
+    above, below = np.partition(distance, 1, axis=0)[:2]
+    row, column = distance.argmin(axis=1), distance.argmin(axis=0)
+    clear_here, clear_there = first < _RATIO**2 * second, above < _RATIO**2 * below
+    mutual = column[row] == np.arange(len(here))
+    return int((mutual & clear_here & clear_there[row]).sum())

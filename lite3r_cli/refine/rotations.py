@@ -1,0 +1,114 @@
+"""Rotations of all cameras from those between pairs, and the pairs that contradict the rest.
+
+Matches on look-alike surfaces pass every test of two views. But their rotation does not close the cycles that it takes
+part in: where all rotations are averaged robustly (Chatterjee & Govindu, PAMI 2018), such a pair stays far from the
+average, while true pairs stay within some degrees, even with a wrong focal length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scene import geometry
+
+Pair = tuple[int, int]
+_ROUNDS, _ROBUST_FROM = 80, 25  # least absolute deviations first, then a loss that lets go of outliers
+_KNEE = np.radians(5.0)  # of that loss
+_LEAST = np.radians(0.3)  # a smaller deviation counts as this one
+_MOST_WEIGHT = 300  # matches from which a pair counts no more
+_SETTLED = 1e-5  # radians
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """Rotations that explain those of the pairs."""
+
+    rotations: np.ndarray  # (S, 3, 3) cam_from_world; free up to one rotation for each connected part
+    residuals: dict[Pair, float]  # radians, between a pair's rotation and the averaged one
+    cost: float  # robust, 0..1: weighted mean of 1 - 1 / (1 + (residual / knee)²)
+
+
+def average(
+    count: int, relative: Mapping[Pair, np.ndarray], weights: Mapping[Pair, float], start: np.ndarray | None = None
+) -> Averaged:
+    """Average the rotations `relative` (3, 3), second camera from first, of pairs of `count` cameras.
+
+    Starts from `start` (S, 3, 3), or along the tree of the heaviest pairs.
+    """
+    pairs = sorted(relative)
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    measured = np.stack([relative[pair] for pair in pairs]) if pairs else np.zeros((0, 3, 3))
+    heavy = np.array([min(weights[pair], _MOST_WEIGHT) for pair in pairs], np.float64)
+    rotations = _along_tree(count, pairs, relative, weights) if start is None else np.array(start, np.float64)
+    for turn in range(_ROUNDS if pairs else 0):
+        left = _residuals(rotations, first, second, measured)
+        angle = np.linalg.norm(left, axis=1)
+        robust = turn >= _ROBUST_FROM
+        weight = heavy / (1 + (angle / _KNEE) ** 2) ** 2 if robust else heavy / np.maximum(angle, _LEAST)
+        step = _solve(count, first, second, weight, left)
+        rotations = rotations @ rotation_from_vector(step)
+        if robust and np.abs(step).max() < _SETTLED:
+            break
+    angle = np.linalg.norm(_residuals(rotations, first, second, measured), axis=1)
+    cost = float((heavy * (1 - 1 / (1 + (angle / _KNEE) ** 2))).sum() / max(heavy.sum(), 1e-9))
+    return Averaged(rotations, dict(zip(pairs, angle.tolist(), strict=True)), cost)
+
+
+def best_average(
+    count: int, relative: Mapping[Pair, np.ndarray], weights: Mapping[Pair, float], predicted: np.ndarray
+) -> Averaged:
+    """The better of the averages that start along the tree and from the `predicted` rotations (S, 3, 3)."""
+    along = average(count, relative, weights)
+    guess = average(count, relative, weights, predicted)
+    return guess if guess.cost < along.cost else along
+
+
+def vector_from_rotation(rotations: np.ndarray) -> np.ndarray:
+    """Axis times angle (N, 3) of rotations (N, 3, 3)."""
+    q = geometry.quaternion_from_matrix(rotations)
+    sine = np.linalg.norm(q[..., :3], axis=-1)
+    angle = 2 * np.arctan2(sine, q[..., 3])
+    return q[..., :3] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)[..., None]
+
+
+def rotation_from_vector(vectors: np.ndarray) -> np.ndarray:
+    """Rotations (N, 3, 3) about vectors (N, 3) by their lengths in radians."""
+    angle = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    factor = np.where(angle > 1e-12, np.sin(angle / 2) / np.maximum(angle, 1e-12), 0.5)
+    return geometry.matrix_from_quaternion(np.concatenate([vectors * factor, np.cos(angle / 2)], axis=-1))
+
+
+def _residuals(rotations: np.ndarray, first: np.ndarray, second: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    return vector_from_rotation(np.swapaxes(rotations[second], 1, 2) @ measured @ rotations[first])
+
+
+def _solve(count: int, first: np.ndarray, second: np.ndarray, weight: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """The steps (S, 3) that take most of the residuals `left` (P, 3) away: weighted least squares on the graph."""
+    laplacian, right = np.zeros((count, count)), np.zeros((count, 3))
+    for a, b, sign in ((first, second, -1.0), (second, first, 1.0)):
+        np.add.at(laplacian, (a, a), weight)
+        np.add.at(laplacian, (a, b), -weight)
+        np.add.at(right, a, sign * weight[:, None] * left)
+    laplacian += np.eye(count) * 1e-9 * max(float(weight.max()), 1e-9)  # every part is free as a whole
+    return np.linalg.solve(laplacian, right)
+
+
+def _along_tree(
+    count: int, pairs: Sequence[Pair], relative: Mapping[Pair, np.ndarray], weights: Mapping[Pair, float]
+) -> np.ndarray:
+    """Rotations (S, 3, 3) along the spanning tree of the heaviest pairs; parts without a pair between them start at
+    the identity."""
+    part = list(range(count))
+    rotations = np.tile(np.eye(3), (count, 1, 1))
+    for i, j in sorted(pairs, key=lambda pair: (-weights[pair], pair)):
+        if part[i] == part[j]:
+            continue
+        moved = [k for k in range(count) if part[k] == part[j]]
+        # the second part turns as a whole, so that R_j = R_ij R_i
+        turn = rotations[j].T @ relative[i, j] @ rotations[i]
+        for k in moved:
+            rotations[k], part[k] = rotations[k] @ turn, part[i]
+    return rotations

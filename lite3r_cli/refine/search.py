@@ -1,0 +1,164 @@
+"""The search for the cameras: pairs that contradict the rest go, hypotheses are made, and matches that none of them was
+adjusted to choose between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.view import View
+from . import bundle, observations
+from .bundle import Hypothesis
+from .config import RefineConfig
+from .evidence import Evidence, Rays, judge, pair_support, rays
+from .lens import Lenses, start_lenses
+from .lens_choice import Trial, choose_lenses
+from .mapping import Workshop
+from .matching import Matches, Pair
+from .rotations import Averaged, best_average
+
+_LEAST_VIEW = 0.5  # share of a picture's observations that the first hypothesis has to explain to be the only one
+_CLEARLY = 0.01  # share of the observations by which a hypothesis has to be better than an earlier one
+_TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # of triangulation and adjustment: without and with the tracks held out
+_RIVAL = 0.02  # a hypothesis that explains less by no more than this is another way to stand
+_APART = np.radians(5.0)  # turn of a picture between two hypotheses
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A hypothesis as run.json tells of it."""
+
+    path: str
+    images: int
+    explained: float  # share of the held-out observations
+    error: float  # pixels at the size of the features, median over those explained
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer of the search."""
+
+    hypothesis: Hypothesis
+    support: dict[Pair, float]  # share of each verified pair's matches that the cameras explain
+    tried: list[Tried]
+    trials: list[Trial] = field(default_factory=list)
+    dropped: list[Pair] = field(default_factory=list)  # verified pairs that contradict the rest
+    elsewhere: list[int] = field(default_factory=list)  # views that an equally good hypothesis turns
+
+
+class Search:
+    """What all hypotheses share: the tracks of the pairs that agree, some of them held out."""
+
+    def __init__(self, views: Sequence[View], matches: Matches, config: RefineConfig) -> None:
+        self.views, self.matches, self.config = views, matches, config
+        self.agreeing = agreeing_pairs(views, matches, config)
+        rows = {pair: matches.pairs[pair].matches for pair in self.agreeing}
+        self.joined = observations.join([len(points) for points in matches.keypoints], rows)
+        self.used, self.held_out = observations.split(self.joined, len(views))
+        lenses = start_lenses(views, matches.sizes, config)
+        if self.used is not self.held_out:
+            rows = observations.without(matches, rows, self.held_out)
+        self.workshop = Workshop("adjusted", matches, rows, lenses, config)
+        self._rays: dict[Lenses, Rays] = {}
+
+    def evidence(self, found: Hypothesis) -> Evidence:
+        """What a hypothesis makes of the tracks held out."""
+        seen = rays(self.matches, self.held_out, found.lenses)
+        return judge(found.poses, self.held_out, seen, len(self.views), self.config.max_error)
+
+    def run(self) -> Found | None:
+        """The best hypothesis, its lenses chosen, adjusted to all matches that it explains; None without any."""
+        made: list[tuple[Hypothesis, Evidence]] = []
+        for make in self._makers():
+            found = make()
+            if found is None or len(found.poses) < 2:
+                continue
+            evidence = self.evidence(found)
+            made.append((found, evidence))
+            if len(made) == 1 and self._beyond_doubt(found, evidence):
+                break
+        tried = [
+            Tried(found.path, len(found.poses), round(evidence.explained, 4), round(evidence.error, 3))
+            for found, evidence in made
+        ]
+        for found, evidence in _best_first(made):
+            settled = bundle.settle(found, self.workshop, self.config, _TRAIN_ROUNDS)
+            if settled is None:
+                continue
+            chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, self.config)
+            last = self._adjusted_to_all(chosen)
+            if last is None:
+                continue
+            support = pair_support(last.poses, self.matches, last.lenses, self.config.max_error)
+            dropped = [pair for pair in self.matches.pairs if support.get(pair, 0.0) < self.config.pair_support]
+            return Found(last, support, tried, trials, dropped, _elsewhere(found, evidence, made))
+        return None
+
+    def _makers(self) -> list[Callable[[], Hypothesis | None]]:
+        return [
+            lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop, self.config),
+            lambda: bundle.by_global_mapping(self.workshop),
+            lambda: bundle.incremental(self.workshop),
+        ]
+
+    def _beyond_doubt(self, found: Hypothesis, evidence: Evidence) -> bool:
+        return (
+            evidence.explained >= self.config.explained
+            and len(found.poses) == len(self.views)
+            and bool(np.nanmin(evidence.views) >= _LEAST_VIEW)
+        )
+
+    def _adjusted_to_all(self, found: Hypothesis) -> Hypothesis | None:
+        """Adjusted once more, with the tracks held out and with every pair that the cameras explain after all."""
+        support = pair_support(found.poses, self.matches, found.lenses, self.config.max_error)
+        rows = {
+            pair: self.matches.pairs[pair].matches
+            for pair, share in support.items()
+            if share >= self.config.pair_support
+        }
+        workshop = Workshop("all", self.matches, rows, found.lenses, self.config)
+        return bundle.settle(found, workshop, self.config, _LAST_ROUNDS)
+
+
+def agreeing_pairs(views: Sequence[View], matches: Matches, config: RefineConfig) -> list[Pair]:
+    """The verified pairs whose rotation fits the average of all."""
+    relative = {
+        pair: found.second_from_first[:, :3]
+        for pair, found in matches.pairs.items()
+        if found.second_from_first is not None
+    }
+    weights = {pair: float(len(matches.pairs[pair])) for pair in relative}
+    predicted = np.stack([view.cam_from_world[:, :3] for view in views])
+    averaged: Averaged = best_average(len(views), relative, weights, predicted)
+    most = np.radians(config.cycle_deg)
+    return [pair for pair in sorted(matches.pairs) if averaged.residuals.get(pair, 0.0) <= most]
+
+
+def _best_first(made: Sequence[tuple[Hypothesis, Evidence]]) -> list[tuple[Hypothesis, Evidence]]:
+    """By the share explained, in steps of `_CLEARLY`: of equals the earlier one first."""
+    return sorted(made, key=lambda item: -round(item[1].explained / _CLEARLY))
+
+
+def _elsewhere(chosen: Hypothesis, evidence: Evidence, made: Sequence[tuple[Hypothesis, Evidence]]) -> list[int]:
+    """Views that a hypothesis which explains as much turns against the others."""
+    found: set[int] = set()
+    for other, its in made:
+        if other is chosen or its.explained < evidence.explained - _RIVAL:
+            continue
+        both = sorted(chosen.poses.keys() & other.poses.keys())
+        if len(both) < 3:
+            continue
+        turn = np.stack([chosen.poses[i][:, :3].T @ other.poses[i][:, :3] for i in both])
+        apart = geometry.rotation_angle(np.swapaxes(turn, 1, 2)[:, None] @ turn[None])  # between any two
+        middle = int(np.argmin(np.median(apart, axis=1)))
+        found |= {i for i, angle in zip(both, apart[middle]) if angle > _APART}
+    return sorted(found)
+
+
+def with_poses(found: Hypothesis, views: Sequence[int]) -> Hypothesis:
+    """The hypothesis without the other views."""
+    return replace(found, poses={i: found.poses[i] for i in views})

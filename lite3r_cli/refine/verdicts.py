@@ -1,0 +1,172 @@
+"""Which cameras of a model are verified, what the whole rests on, and what the user should be told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.view import View
+from .config import RefineConfig
+from .links import Cut, weakest_cuts
+from .search import Found
+
+REFINED, KEPT, GIVEN = "refined", "kept", "given"
+_STRONG = 30  # matches of a pair from which they seldom are chance
+_CREDIBLE = np.radians(10.0)  # median turn against the refined cameras up to which the prediction may object
+_NAMES = 3  # pictures named in a warning
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one image's camera."""
+
+    cameras: str  # REFINED, KEPT or GIVEN
+    reason: str
+    observations: int = 0  # sparse points that it sees
+    support: float | None = None  # share of its matches with other images that its camera explains
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the search found, for run.json."""
+
+    path: str  # the hypothesis that was taken
+    hypotheses: list[dict[str, Any]]
+    lenses: list[dict[str, Any]]
+    lens_trials: list[dict[str, Any]]
+    pairs: int  # with verified matches
+    contradicting_pairs: int  # of them not explained by the cameras: look-alike surfaces, or chance
+    weakest_link: dict[str, Any] | None  # the cut that the fewest points cross: its images and their number
+    weak_parts: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: int) -> np.ndarray:
+    """Share (S,) of each image's matches that the cameras explain, over its pairs, the strong ones where it has any."""
+    share = np.full(views, np.nan)
+    for i in found.hypothesis.poses:
+        mine = [pair for pair in found.support if i in pair]
+        strong = [pair for pair in mine if matches_of[pair] >= _STRONG] or mine
+        if strong:
+            weight = [min(matches_of[pair], 100) for pair in strong]
+            share[i] = float(np.average([found.support[pair] for pair in strong], weights=weight))
+    return share
+
+
+def verified_images(
+    views: Sequence[View], found: Found, seen: np.ndarray, support: np.ndarray, config: RefineConfig
+) -> tuple[list[int], dict[int, str]]:
+    """The views whose cameras are verified, and for each other one why not. `seen` (S,): points of the model."""
+    reasons = {}
+    for i in range(len(views)):
+        if i not in found.hypothesis.poses or seen[i] < config.min_observations:
+            reasons[i] = "too few of its matches could be verified"
+        elif support[i] < config.min_support:
+            reasons[i] = "most of its matches contradict each other"
+    kept = [i for i in range(len(views)) if i not in reasons]
+    for i in _contradicted(views, found, kept, seen, config):
+        reasons[i] = "its few matches contradict the predicted cameras"
+    return [i for i in kept if i not in reasons], reasons
+
+
+def _contradicted(
+    views: Sequence[View], found: Found, chosen: Sequence[int], seen: np.ndarray, config: RefineConfig
+) -> list[int]:
+    """Views on few points that stand far from where the network, where it is right about the firm ones, has them.
+
+    Far: the relative rotation or the direction to half of the other images differs by more than
+    `config.contradiction_deg`. A network errs that much, too, but then enough matches say so.
+    """
+    few = [i for i in chosen if seen[i] < config.firm_observations]
+    if not few or len(chosen) < 2:
+        return []
+    poses = np.stack([found.hypothesis.poses[i] for i in chosen])
+    predicted = np.stack([views[i].cam_from_world for i in chosen])
+    turn, swing = np.zeros((2, len(chosen), len(chosen)))
+    for k in range(len(chosen)):
+        here, before = (geometry.relative_pose(p, p[k]) for p in (poses, predicted))
+        turn[k] = geometry.rotation_angle(here[:, :, :3] @ np.swapaxes(before[:, :, :3], 1, 2))
+        swing[k] = geometry.vector_angle(here[:, :, 3], before[:, :, 3])
+    firm = [k for k, i in enumerate(chosen) if i not in few]
+    if len(firm) >= 2 and np.median(turn[np.ix_(firm, firm)][np.triu_indices(len(firm), 1)]) > _CREDIBLE:
+        return []
+    least = np.radians(config.contradiction_deg)
+    others = ~np.eye(len(chosen), dtype=bool)
+    larger = np.maximum(turn, swing)
+    return [i for k, i in enumerate(chosen) if i in few and np.median(larger[k][others[k]]) > least]
+
+
+def account(
+    views: Sequence[View], found: Found, chosen: Sequence[int], image: np.ndarray, point: np.ndarray,
+    matches_of: dict[tuple[int, int], int], config: RefineConfig,
+) -> Account:  # fmt: skip
+    """What run.json says, warnings of weak and of ambiguous parts included; observations by `image` and `point`."""
+    against = {
+        pair: round(matches_of[pair] * (1 - found.support[pair]))
+        for pair in found.dropped
+        if pair in found.support and matches_of[pair] >= _STRONG
+    }
+    cuts = weakest_cuts(chosen, image, point, against)
+    weakest = min(cuts, key=lambda cut: cut.strength, default=None)
+    parts, warnings = [], []
+    for cut in cuts:
+        rival = cut.against >= config.rival_share * cut.strength and cut.against > 0
+        if cut.strength < config.firm_tie or rival:
+            parts.append({**_named(cut, views), "could_stand_elsewhere": rival})
+            warnings.append(_warning(cut, views, rival))
+    if found.elsewhere:
+        names = _names(views, found.elsewhere)
+        warnings.append(f"--refine: {names} can stand in two ways: two solutions explain the matches equally well")
+    return Account(
+        path=found.hypothesis.path,
+        hypotheses=[asdict(tried) for tried in found.tried],
+        lenses=[_lens(found, k, views) for k in range(len(found.hypothesis.lenses.lenses))],
+        lens_trials=[asdict(trial) for trial in found.trials],
+        pairs=len(matches_of),
+        contradicting_pairs=len(found.dropped),
+        weakest_link=None if weakest is None else _named(weakest, views),
+        weak_parts=parts,
+        warnings=warnings,
+    )
+
+
+def _named(cut: Cut, views: Sequence[View]) -> dict[str, Any]:
+    return {
+        "images": [views[i].name for i in cut.part],
+        "shared_points": int(cut.strength),
+        "contradicting_matches": int(cut.against),
+    }
+
+
+def _warning(cut: Cut, views: Sequence[View], rival: bool) -> str:
+    names = _names(views, cut.part)
+    if rival:
+        return (
+            f"--refine: {names} may stand elsewhere: {int(cut.strength)} points tie them to the others, "
+            f"{int(cut.against)} matches say otherwise"
+        )
+    return f"--refine: {names} hang on {int(cut.strength)} points only: add pictures between them and the others"
+
+
+def _names(views: Sequence[View], chosen: Sequence[int]) -> str:
+    rest = len(chosen) - _NAMES
+    return ", ".join(views[i].name for i in chosen[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _lens(found: Found, k: int, views: Sequence[View]) -> dict[str, Any]:
+    lenses = found.hypothesis.lenses
+    lens = lenses.lenses[k]
+    return {
+        "model": lens.model,
+        "size": list(lens.size),
+        "params": [round(p, 6) for p in lens.params],
+        "known": lens.fixed,
+        "images": [views[i].name for i, own in enumerate(lenses.of_view) if own == k],
+    }
