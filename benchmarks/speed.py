@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from lite3r_cli.bench.run import run
-from lite3r_cli.config import LiteConfig
 from lite3r_cli.config.benchmark import BenchConfig
+from lite3r_cli.config.prediction import LiteConfig
 
 SQUARE, WIDE = (518, 518), (392, 518)
 ALL, LITE = ("dense-eager", "dense", "lite"), ("lite",)
@@ -29,7 +29,8 @@ ALL, LITE = ("dense-eager", "dense", "lite"), ("lite",)
 def config(
     model: str, views: tuple[int, ...], size: tuple[int, int], compare=ALL, keep: float = 0.1, repeats: int = 5
 ) -> BenchConfig:
-    return BenchConfig(model, views, size, None, compare, LiteConfig("sla", keep), repeats, device="cuda")
+    lite = LiteConfig("sla", keep)
+    return BenchConfig(model, views, size, compare=compare, lite=lite, repeats=repeats, device="cuda")
 
 
 RUNS = {
@@ -40,6 +41,9 @@ RUNS = {
     "vggt-100": config("vggt-1b", (100,), WIDE, repeats=3),
     "da3-100": config("da3-large", (100,), WIDE, repeats=3),
     "vggt-75": config("vggt-1b", (8, 32, 100), WIDE, LITE, keep=0.25, repeats=3),
+    "vggt-lite": config("vggt-1b", (8, 32, 100), WIDE, LITE, repeats=3),
+    "da3-lite": config("da3-large", (8, 32, 100), WIDE, LITE, repeats=3),
+    "mini-100": config("mini", (100,), (350, 518), ("dense", "lite"), repeats=3),
     "vggt-300": config("vggt-1b", (300,), WIDE, LITE, repeats=2),
 }
 

@@ -34,6 +34,11 @@ class Formula:
     linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
     summaries: bool = False  # blocks neither kept nor dropped count in the exact branch as one token each
     scores: str = "pooled"  # how the blocks to keep are chosen, one of SCORES
+    keep_views: float | None = None  # over packed tokens: views' worth of keys that a query sees at most
+
+    def ratio(self, views: int) -> float:
+        """The keep ratio for so many views: a share, up to a number of views."""
+        return self.keep_ratio if self.keep_views is None else min(self.keep_ratio, self.keep_views / views)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -67,6 +72,10 @@ class SparseConfig:
     summaries: bool = False  # blocks that are not kept count in the exact branch as one token each
     key_block: int | None = None  # tokens of a block of keys; None: as many as of queries
     scores: str = "pooled"  # how the blocks to keep are chosen: "pooled" or "mass", see `block_map`
+    packed: bool = (
+        False  # across views the form of `packed.py`; what the fields of blocks say is for layers within views
+    )
+    keep_views: int | None = None  # with `packed`: views' worth of keys that a query sees at most, mean over the layers
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -76,6 +85,12 @@ class SparseConfig:
                 raise UsageError(f"a block of attention must have at least one token, not {size}")
         if self.official and self.key_block not in (None, self.block):
             raise UsageError("official checkpoints have key blocks of as many tokens as query blocks")
+        if self.packed and (self.official or self.linear_over != "all" or self.drop_ratio):
+            raise UsageError(
+                "over packed tokens the linear branch sees all, nothing is dropped, and nothing is official"
+            )
+        if self.keep_views is not None and (self.keep_views < 1 or not self.packed):
+            raise UsageError(f"the views kept must be at least 1, and need packed tokens, not {self.keep_views}")
         if self.mix not in MIXES:
             raise UsageError(f"the branches are mixed by {' or '.join(MIXES)}, not {self.mix!r}")
         if self.protect not in PROTECT:
@@ -89,7 +104,8 @@ class SparseConfig:
         """What the attention module of this name computes."""
         own = dict(zip(self.layers, self.keep_ratios)) if self.keep_ratios else {}
         ratio = own.get(layer, self.keep_ratio)
-        return Formula(ratio, self.drop_ratio, self.feature, self.linear_over, self.summaries, self.scores)
+        views = None if self.keep_views is None else self.keep_views * ratio / self.mean_ratio
+        return Formula(ratio, self.drop_ratio, self.feature, self.linear_over, self.summaries, self.scores, views)
 
     @property
     def mean_ratio(self) -> float:
@@ -112,20 +128,26 @@ class SparseConfig:
         return cls(**{**values, **sequences})
 
 
-# `published` is the form of SLA and of the official Lite3R checkpoints. The other two lost least on `mini`
-# (docs/method.md): blocks are rectangles, and those not kept have summaries. In shallow networks keys are cut finer
-# than queries and kept by their mass, and the linear branch sees only what is not kept; in deep ones it sees all,
-# which loses nothing measurable and is much less work for a GPU, and blocks are cut so that a GPU's tiles are full.
+# `published` is the form of SLA and of the official Lite3R checkpoints. The others are what this project makes
+# (docs/method.md). In shallow networks blocks are rectangles, keys are cut finer than queries and kept by their mass,
+# and those not kept have summaries: the most accurate. Deep ones have packed tokens, which a GPU computes fast. `deep`
+# was their form before, for checkpoints that were made with it, and where a field of blocks is asked for.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "published": {},
+    "packed": {"packed": True, "summaries": True, "keep_views": 40},
     "shallow": {"tiles": True, "summaries": True, "key_block": 16, "scores": "mass", "linear_over": "rest"},
     "deep": {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"},
 }
+OF_BLOCKS = {"block", "key_block", "tiles", "walk", "summaries", "scores", "protect", "linear_over", "drop_ratio"}
 
 
-def preset_for(across: int) -> str:
-    """The key of PRESETS for a network with so many attention layers across views."""
-    return "shallow" if across <= SHALLOW else "deep"
+def preset_for(across: int, asked: Mapping[str, Any]) -> str:
+    """The key of PRESETS for a network with so many attention layers across views, where these fields are asked for."""
+    if asked.get("packed"):
+        return "packed"
+    if across <= SHALLOW:
+        return "shallow"
+    return "packed" if OF_BLOCKS.isdisjoint(asked) else "deep"
 
 
 def settle(
@@ -145,7 +167,7 @@ def settle(
     """
     known = None if stored is None or stored.unset else stored
     if known is None:
-        base = dict(PRESETS[preset_for(len(across))])
+        base = dict(PRESETS[preset_for(len(across), asked)])
         if "block" in asked and "key_block" in base:
             base["key_block"] = asked["block"]
         if stored is not None:
@@ -153,6 +175,8 @@ def settle(
     else:
         own = ("layers", "keep_ratio", "keep_ratios")
         base = {name: value for name, value in vars(known).items() if name not in own}
+        if known.packed and not OF_BLOCKS.isdisjoint(asked):
+            base |= {"packed": False, "keep_views": None}
     settings = base | asked
     names = tuple(layers or (stored.layers if stored is not None else across))
     if set(names) == set(across):

@@ -13,7 +13,9 @@ from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import BlockMap, block_map
 from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dense import dense
-from lite3r_cli.attention.reference import both_branches
+from lite3r_cli.attention.features import FEATURES, widened
+from lite3r_cli.attention.packed import PackedPlan, packed_attention
+from lite3r_cli.attention.reference import EPSILON, both_branches
 from lite3r_cli.attention.tiling import Layout, packed_layout
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.runtime import Choice
@@ -131,3 +133,30 @@ def sparse_linear(
         settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
         sparse, linear = ATTEND[backend](q, k, v, *settings)
         return layout.untile(mixed(sparse, linear, blocks, formula, weight, alpha), tokens), blocks
+
+
+def packed_sparse_linear(
+    q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, formula: Formula, weight: Tensor | None, alpha: Tensor | None
+) -> Tensor:
+    """`sparse_linear` in the form of `packed.py`, q, k, v (B, H, N, D). A projection that is zero costs nothing."""
+    with torch.autocast(q.device.type, enabled=False):
+        sparse = packed_attention(q, k, v, plan, formula.ratio(plan.views))
+        if weight is not None and not weight.requires_grad and not weight.any():
+            return sparse
+        phi = FEATURES[formula.feature]
+        fq, fk, values = phi(widened(q)), phi(widened(k)), widened(v)
+        linear = fq @ (fk.mT @ values) / (fq @ fk.sum(2)[..., None] + EPSILON)
+        return mix_packed(widened(sparse), linear, plan, formula.ratio(plan.views), weight, alpha).to(v.dtype)
+
+
+def mix_packed(
+    sparse: Tensor, linear: Tensor, plan: PackedPlan, keep_ratio: float, weight: Tensor | None, alpha: Tensor | None
+) -> Tensor:
+    """Both branches (…, H, N, D) in one, see the top; the convex mix leaves alone what sees everything."""
+    if weight is not None:
+        return sparse + linear @ widened(weight).T
+    if plan.count(keep_ratio) >= plan.blocks:
+        return sparse
+    assert alpha is not None
+    share = widened(alpha)[:, None, None]
+    return share * sparse + (1 - share) * linear

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.config import Formula, SparseConfig
-from lite3r_cli.attention.dispatch import choose_backend, sparse_linear
+from lite3r_cli.attention.dispatch import choose_backend, packed_sparse_linear, sparse_linear
+from lite3r_cli.attention.packed import PackedPlan, packed_plan
 from lite3r_cli.attention.reference import sparse_linear_attention
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
@@ -34,6 +35,7 @@ class SparseLinearAttention(Attention):
         nn.Module.__init__(self)
         self.heads = dense.heads
         self.layout: Layout | None = None
+        self.plan: PackedPlan | None = None
         self.backend = "auto"
         self.crossover = 0  # tokens below which it is dense attention, see `pipelines/engine_choice.py`
         self.choice: Choice | None = None
@@ -59,12 +61,15 @@ class SparseLinearAttention(Attention):
         if hasattr(self, "mix_logit") != (config.mix == "convex"):
             raise UsageError(f"{name}: was not trained for the {config.mix} mix of its branches")
         self.config, self.formula = config, config.formula(name)
-        self._keeps_all = replace(self.formula, summaries=False, scores="pooled") == Formula()
+        self._keeps_all = replace(self.formula, summaries=False, scores="pooled", keep_views=None) == Formula()
 
     def set_frames(self, frames: tuple[Frames, ...], reference: Tensor | int, device: torch.device) -> None:
         """The frames of the sequence to come and which of them is the reference: an index, or (B, frames) bool."""
         config = self.config
         if config.official:
+            return
+        if config.packed:
+            self.plan = packed_plan(frames, device)
             return
         if not config.tiles:
             frames = tuple(replace(group, grid=None) for group in frames)
@@ -83,6 +88,8 @@ class SparseLinearAttention(Attention):
         if self.choice.chosen != "dense" and self._keeps_all and weight is not None:
             self.skipped = q.new_zeros(())
             return sparse_linear_attention(q, k, v, weight)  # dense plus the linear branch
+        if self.choice.chosen != "dense" and self.config.packed and self.plan is not None:
+            return self._packed(q, k, v, weight, alpha)
         layout = self.layout
         if layout is None:
             layout = packed_layout(q.shape[2], self.config.block, q.device, self.config.key_block)
@@ -94,6 +101,11 @@ class SparseLinearAttention(Attention):
         out, blocks = sparse_linear(q, k, v, self.formula, weight, alpha, layout, self.choice.chosen)
         self.skipped = q.new_zeros(()) if blocks is None else blocks.skipped
         return out
+
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, alpha: Tensor | None) -> Tensor:
+        assert self.plan is not None
+        self.skipped = q.new_full((), self.plan.skipped(self.formula.ratio(self.plan.views)), dtype=torch.float32)
+        return packed_sparse_linear(q, k, v, self.plan, self.formula, weight, alpha)
 
     def extra_repr(self) -> str:
         mix = f"{self.config.mix}, {self.formula.feature} over {self.formula.linear_over}"

@@ -120,6 +120,15 @@ class LiteConfig:
             metavar="BACKEND",
         ),
     ] = "auto"  # one of FP8_BACKENDS
+    keep_views: Annotated[
+        int | None,
+        Option(
+            ATTENTION_PANEL,
+            "With many views: a query sees the keys of at most so many views' worth, whatever the share.",
+            metavar="N",
+            shown="the checkpoint's, or 40",
+        ),
+    ] = None
 
     default_keep_ratio: ClassVar[float] = 0.25  # of `sla` where the checkpoint has none
 
@@ -129,6 +138,9 @@ class LiteConfig:
         require(
             self.keep_ratio is None or 0 < self.keep_ratio <= 1,
             f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}",
+        )
+        require(
+            self.keep_views is None or self.keep_views >= 1, f"--keep-views must be at least 1, not {self.keep_views}"
         )
         require(
             self.keep_ratio is None or self.attention != "dense",

@@ -56,7 +56,7 @@ class SynthConfig:
     def __post_init__(self) -> None:
         bounds = {
             "scenes": (1, 10**6),
-            "views": (1, 200),
+            "views": (1, 1000),
             "width": (16, 8192),
             "height": (16, 8192),
             "samples": (1, 8),

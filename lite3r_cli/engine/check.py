@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lite3r_cli.attention import packed
+from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.engine import twins
 from lite3r_cli.engine.operators import operators
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
@@ -43,7 +45,7 @@ def check_operators(
     device: torch.device, dtype: torch.dtype, fp8: bool, kernels: bool | None = None, sizes: Sizes = Sizes()
 ) -> list[OperatorCheck]:
     """All operators of a device on random operands at odd sizes."""
-    fast = operators(device, kernels)
+    fast, plain = operators(device, kernels), operators(device, False)
     make = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -51,8 +53,8 @@ def check_operators(
 
     checks = []
     for name, run in _cases(random, sizes, device):
-        exact = run(twins, torch.float32, False)
-        found, usual = (_error(run(ops, dtype, fp8), exact) for ops in (fast, twins))
+        exact = run(plain, torch.float32, False)
+        found, usual = (_error(run(ops, dtype, fp8), exact) for ops in (fast, plain))
         checks.append(OperatorCheck(name, found, usual))
     return checks
 
@@ -108,6 +110,7 @@ def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, ob
     tiles = given(heads, tokens + 7, dim)
     yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
     yield from _block_cases(random, given, sizes, device)
+    yield from _packed_cases(random, given, sizes, device)
     yield from _map_cases(random, given, sizes, device)
 
 
@@ -146,6 +149,56 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
                 return out[:, occupied].float()
 
             yield f"sparse_attention, {group} tiles, {mix}", attend
+
+
+def _packed_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+    grid, specials = (max(4, sizes.blocks // 2), max(6, sizes.blocks * 2 // 3)), 5
+    plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device)
+    place = plan.place.long()
+    table = torch.zeros(3, sizes.heads, plan.slots, sizes.dim, device=device)
+    table[:, :, place] = given(3, sizes.heads, plan.tokens, sizes.dim)
+    asked, squares = packed.ask(table[0], plan)
+    filled = table.clone()
+    spreads = packed.summarise_blocks(filled[1], filled[2], squares, plan)
+    filled = filled.bfloat16().float()
+    shares = packed.block_shares(asked, filled[1], spreads, plan)
+    compared = (shares.view(torch.int32) >> packed.IGNORED << packed.IGNORED).view(torch.float32)
+    count = max(1, plan.blocks // 4)
+    lists = packed.list_blocks(shares, plan, count)
+
+    def means(ops, kind, fp8):
+        own = table.to(kind, copy=True)
+        ops.summarise_blocks(own[1], own[2], squares, plan)
+        return own[1:, :, plan.fine :].float()
+
+    def chosen(ops, kind, fp8):
+        """Shares that are equal in what is compared may be chosen in another order: their sum, and how many tokens
+        the lists stand for.
+        """
+        found = ops.list_blocks(shares, plan, count)
+        blocks = found.blocks[..., plan.special_blocks :].long() - plan.first // packed.KEYS
+        known = torch.arange(found.rows.shape[2], device=device) < found.lengths[..., None]
+        weigh = torch.where(
+            found.rows < plan.fine, 1, torch.where(found.rows < plan.coarse, packed.KEYS, packed.SUMMARY)
+        )
+        tokens = packed.KEYS * found.blocks.shape[2] + (weigh * known).sum(-1)
+        return torch.stack([compared.gather(2, blocks).sum(-1), tokens.float() / plan.tokens])
+
+    def attended(lists):
+        def run(ops, kind, fp8):
+            return ops.gathered_attention(*filled.to(kind), lists, plan)[:, place].float()
+
+        return run
+
+    yield "summarise_blocks, means", means
+    yield (
+        "summarise_blocks, spreads",
+        lambda ops, kind, fp8: ops.summarise_blocks(*table[1:].to(kind, copy=True), squares, plan),
+    )
+    yield "block_shares", lambda ops, kind, fp8: ops.block_shares(asked.to(kind), filled[1].to(kind), spreads, plan)
+    yield "list_blocks", chosen
+    yield "gathered_attention", attended(lists)
+    yield "gathered_attention, all", attended(None)
 
 
 def _rounded(run):

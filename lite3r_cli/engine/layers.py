@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.attention.packed import PackedPlan
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
@@ -101,7 +102,7 @@ class Together:
 
     buckets: tuple[Bucket, ...]
     runs: int
-    plan: SparsePlan | None  # None: dense attention
+    plan: SparsePlan | PackedPlan | None  # None: dense attention
 
 
 class Product:

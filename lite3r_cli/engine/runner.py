@@ -92,7 +92,7 @@ class FastRunner:
         for layer in self.form.layers_across:
             plan = plans.across(layer.sparse)
             if plan is not None and layer.sparse is not None:
-                total += plan.skipped(layer.sparse.keep_ratio)
+                total += plan.skipped(layer.sparse.ratio(plan))
         return total / len(self.form.layers_across)
 
     def _run(self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape, engine: Engine) -> FastOutput:

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from lite3r_cli.attention.block_map import kept_count
 from lite3r_cli.attention.config import SparseConfig
+from lite3r_cli.attention.dispatch import mix_packed
 from lite3r_cli.attention.module import START_LOGIT, SparseLinearAttention
+from lite3r_cli.attention.packed import SUMMARY, PackedPlan, packed_plan
+from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
 from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
@@ -72,17 +75,17 @@ class Plans:
 
     def __init__(self, packing: Packing, query_tiles: int, crossover: int, device: torch.device):
         self.packing, self.query_tiles, self.crossover, self.device = packing, query_tiles, crossover, device
-        self._made: dict[tuple, SparsePlan] = {}
+        self._made: dict[tuple, SparsePlan | PackedPlan] = {}
 
-    def across(self, layer: SparseLayer | None) -> SparsePlan | None:
+    def across(self, layer: SparseLayer | None) -> SparsePlan | PackedPlan | None:
         """For attention across all views; None where it is dense."""
         return self._plan(layer, None, self.packing.tokens)
 
-    def within(self, layer: SparseLayer | None, bucket: Bucket) -> SparsePlan | None:
+    def within(self, layer: SparseLayer | None, bucket: Bucket) -> SparsePlan | PackedPlan | None:
         """For attention within each view of a bucket; None where it is dense."""
         return self._plan(layer, bucket, bucket.tokens)
 
-    def _plan(self, layer: SparseLayer | None, bucket: Bucket | None, tokens: int) -> SparsePlan | None:
+    def _plan(self, layer: SparseLayer | None, bucket: Bucket | None, tokens: int) -> SparsePlan | PackedPlan | None:
         if layer is None or (tokens < self.crossover and not layer.trained):
             return None
         group = 1 if layer.trained else self.query_tiles
@@ -91,12 +94,14 @@ class Plans:
             self._made[kind, group, bucket] = self._make(layer.config, group, bucket)
         return self._made[kind, group, bucket]
 
-    def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan:
+    def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan | PackedPlan:
         if bucket is not None:  # within a view no network tells what its tokens are: blocks are runs of them
             return from_layout(packed_layout(bucket.tokens, config.block), group, 0, self.device, len(bucket.views))
         if config.official:
             return from_layout(packed_layout(self.packing.tokens, config.block), group, 0, self.device)
         frames = self.packing.frames
+        if config.packed:
+            return packed_plan(frames, self.device)
         if not config.tiles:
             frames = tuple(replace(part, grid=None) for part in frames)
         layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
@@ -130,6 +135,8 @@ def reason_against(config: SparseConfig) -> str | None:
         return f"the fast path has the feature map elu, not {config.feature}"
     if config.drop_ratio:
         return f"the fast path drops no block, not {config.drop_ratio:g} of them"
+    if config.packed:
+        return None
     if config.scores != "pooled":
         return f"the fast path keeps blocks by pooled scores, not by {config.scores}"
     if config.key_block not in (None, config.block):
@@ -150,9 +157,9 @@ class SparseLayer:
         # where training moved the mix, dense attention is not what the checkpoint was trained for
         self.trained = self.config.official or mix.is_meta or bool(mix.any())
 
-    @property
-    def keep_ratio(self) -> float:
-        return self.formula.keep_ratio
+    def ratio(self, plan: SparsePlan | PackedPlan) -> float:
+        """Share of all pairs that the layer computes under a plan."""
+        return self.formula.ratio(plan.views) if isinstance(plan, PackedPlan) else self.formula.keep_ratio
 
     @classmethod
     def of(cls, attention: nn.Module, name: str) -> SparseLayer | None:
@@ -160,8 +167,12 @@ class SparseLayer:
         is_sparse = isinstance(attention, SparseLinearAttention) and attention.backend != "dense"
         return cls(attention, name) if is_sparse else None
 
-    def attend(self, heads: Tensor, plan: SparsePlan, ops: SimpleNamespace, reference: Tensor | None) -> Tensor:
+    def attend(
+        self, heads: Tensor, plan: SparsePlan | PackedPlan, ops: SimpleNamespace, reference: Tensor | None
+    ) -> Tensor:
         """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
+        if isinstance(plan, PackedPlan):
+            return self._attend_packed(heads, plan, ops)
         shape, alpha = heads.shape[1:], self.alpha
         if plan.runs > 1:  # the runs of a head are as many heads
             heads = heads.unflatten(2, (plan.runs, -1)).flatten(1, 2)
@@ -171,11 +182,31 @@ class SparseLayer:
         moments = ops.block_moments(heads.flatten(0, 1), tiles.lengths, tiles.width)
         means, spreads = (t.unflatten(0, (3, -1)) for t in moments)
         scores = _grouped(means[0], plan) @ means[1].transpose(1, 2)
-        listed, left = ops.select_blocks(scores, plan.guarded(reference), tiles, plan.count(self.keep_ratio))
+        listed, left = ops.select_blocks(scores, plan.guarded(reference), tiles, plan.count(self.ratio(plan)))
         far = Far(means[1], spreads[1], means[2]) if self.formula.summaries else None
         sums = ops.linear_sums(k, v, tiles.lengths, tiles.width)
         branch = LinearBranch(*sums, self.formula.linear_over == "rest", self.weight, alpha)
         return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far).view(shape)
+
+    def _attend_packed(self, heads: Tensor, plan: PackedPlan, ops: SimpleNamespace) -> Tensor:
+        count = plan.count(self.ratio(plan))
+        out = heads.new_empty(heads.shape[1], plan.queries, heads.shape[3])
+        step = len(out) if count >= plan.blocks else plan.heads_at_a_time(count)
+        for first in range(0, len(out), step):
+            q, k, v = heads[:, first : first + step]
+            lists = None
+            if count < plan.blocks:
+                asked, squares = ops.ask(q, plan)
+                spreads = ops.summarise_blocks(k, v, squares, plan)
+                lists = ops.list_blocks(ops.block_shares(asked, k, spreads, plan), plan, count)
+            ops.gathered_attention(q, k, v, lists, plan, out[first : first + step])
+        if self.alpha is None and not self.trained:  # the projection is zero
+            return out
+        q, k, v = heads[:, :, : plan.queries]
+        square, norm = ops.linear_sums(k.contiguous(), v.contiguous(), plan.lengths, SUMMARY)
+        features = torch.nn.functional.elu(q.float()) + 1
+        linear = (features @ square) / (features @ norm[..., None] + EPSILON)
+        return mix_packed(out.float(), linear, plan, self.ratio(plan), self.weight, self.alpha).to(out.dtype)
 
 
 def _grouped(means: Tensor, plan: SparsePlan) -> Tensor:

@@ -65,6 +65,7 @@ class Asked:
     engine: str = "auto"  # one of config.ENGINES
     ray_poses: bool = False
     prefer_lite: bool = False
+    keep_views: int | None = None
 
     @classmethod
     def of(cls, config: PredictConfig) -> Asked:
@@ -72,7 +73,7 @@ class Asked:
 
     @classmethod
     def of_lite(cls, lite: LiteConfig, **more: Any) -> Asked:
-        return cls(lite.attention, lite.keep_ratio, lite.fp8_backend, **more)
+        return cls(lite.attention, lite.keep_ratio, lite.fp8_backend, keep_views=lite.keep_views, **more)
 
     @property
     def wish(self) -> str:
@@ -214,7 +215,11 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
     ratio = asked.keep_ratio
     if ratio is None and holds == "dense":
         ratio = LiteConfig.default_keep_ratio
-    return Choice(asked.attention, SPARSE, reason), settle(network.across, network.sparse, ratio), crossover
+    views = {} if asked.keep_views is None else {"keep_views": asked.keep_views}
+    sparse = settle(network.across, network.sparse, ratio, **views)
+    if sparse.keep_views is not None:
+        reason = f"{reason}; a query sees the keys of {sparse.keep_views} views at most"
+    return Choice(asked.attention, SPARSE, reason), sparse, crossover
 
 
 # -- FP8 ---------------------------------------------------------------------------------------------------------------

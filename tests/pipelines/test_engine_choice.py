@@ -111,11 +111,23 @@ def test_a_form_that_was_trained_never_gives_way_to_dense_attention() -> None:
 
 def test_settings_are_the_checkpoints_or_the_presets() -> None:
     shallow = ACROSS[:5]
-    for across, preset in ((ACROSS, "deep"), (shallow, "shallow")):
+    of_blocks = {"summaries": True}
+    cases = (
+        (ACROSS, "packed", {}),
+        (shallow, "shallow", {}),
+        (ACROSS, "deep", of_blocks),
+        (shallow, "packed", {"packed": True}),
+    )
+    for across, preset, asked in cases:
         for stored in (None, SparseConfig(across)):
-            found = settle(across, stored, 0.25)
+            found = settle(across, stored, 0.25, **asked)
             assert {name: getattr(found, name) for name in PRESETS[preset]} == PRESETS[preset]
             assert found.mean_ratio == pytest.approx(0.25) and len(set(found.keep_ratios)) > 1
+    packed = settle(ACROSS, settle(ACROSS, None, 0.5), 0.2, keep_views=10)
+    assert packed.packed and packed.keep_views == 10 and packed.mean_ratio == pytest.approx(0.2)
+    assert packed.formula(ACROSS[0]).ratio(8) == packed.keep_ratios[0]  # a share, up to ten views
+    assert sum(packed.formula(name).ratio(100) for name in ACROSS) / len(ACROSS) == pytest.approx(0.1)
+    assert not settle(ACROSS, packed, 0.2, scores="mass").packed
     kept = settle(shallow, SparseConfig(shallow, 0.5, block=32, scores="mass"), 0.2)
     assert (kept.block, kept.scores, kept.tiles, kept.mean_ratio) == (32, "mass", False, pytest.approx(0.2))
     assert settle(shallow, SparseConfig(shallow, mix="convex")).mix == "convex"
@@ -159,7 +171,7 @@ ENGINE_CASES = {  # what stands against the fast engine → the words of the rea
     "rays": (Asked("sla", ray_poses=True), VGGT, "gpu", "cameras from rays"),
     "gated MLP": (Asked("sla"), replace(VGGT, name="da3-giant", config=GIANT), "gpu", "gated MLP"),
     "an official checkpoint": (Asked(), CHECKPOINTS["official"], "gpu", None),
-    "keys of 16": (Asked("sla"), replace(VGGT, across=ACROSS[:5]), "gpu", "pooled scores"),
+    "kept by mass": (Asked(), replace(VGGT, sparse=settle(ACROSS, None, 0.5, scores="mass")), "gpu", "pooled scores"),
     "another feature": (Asked(), replace(VGGT, sparse=settle(ACROSS, None, 0.5, feature="relu")), "gpu", "relu"),
     "dropped blocks": (Asked(), replace(VGGT, sparse=settle(ACROSS, None, 0.5, drop_ratio=0.1)), "gpu", "drops no"),
     "another network": (Asked("sla"), replace(VGGT, name="other", config=object()), "gpu", "no fast path for other"),

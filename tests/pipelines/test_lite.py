@@ -80,7 +80,12 @@ def test_what_was_asked_is_reported_with_what_was_skipped(photos, tmp_path, caps
     assert found["skipped"] == run["attention"]["skipped_share"] and run["attention"]["settings"]["scores"] == "mass"
     assert 0.4 <= run["attention"]["skipped_share"] < 0.6
     assert run["runtime"]["fp8"]["chosen"] == "emulate" and run["runtime"]["fp8"]["exact_layers"] > 10
-    assert run["arguments"]["predict"]["lite"] == {"attention": "sla", "keep_ratio": 0.6, "fp8_backend": "emulate"}
+    assert run["arguments"]["predict"]["lite"] == {
+        "attention": "sla",
+        "keep_ratio": 0.6,
+        "keep_views": None,
+        "fp8_backend": "emulate",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,296 @@
+"""GPU kernels over packed tokens: same names and arguments as the steps in `attention/packed.py`, which says what
+each computes.
+
+`gathered_attention` is CUDA C++ (`hopper_attention.cu`) where the GPU has Hopper's matrix instructions, Triton
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lite3r_cli.attention.packed import ASKED, KEYS, LARGEST, QUERIES, SUMMARY, Lists, PackedPlan, ask
+from lite3r_cli.engine.cuda_kernel import Kernel
+
+LOG2_E = 1.4426950408889634
+__all__ = ["ask", "block_shares", "gathered_attention", "list_blocks", "summarise_blocks"]
+
+MOST_SHARED = 200_000  # bytes that a thread block of another kernel may ask for
+HOPPER_SHARED = 16384 + 3 * 32768 + 3 * 256  # bytes: queries, three stages of keys and values, biases
+PER: int = SUMMARY // KEYS
+
+
+@triton.jit
+def _summarise(
+    keys, values, squares, spreads, rows, first, fine, coarse, blocks, supers, heads,
+    KEYS: tl.constexpr, PER: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    at, part = tl.program_id(0), tl.program_id(1)
+    head, of_keys = (part % heads).to(tl.int64), part < heads
+    table = tl.where(of_keys, keys, values) + head * rows * D
+    key, channel = tl.arange(0, KEYS), tl.arange(0, D)
+    weigh = tl.load(squares + head * D + channel) / (2 * D)
+    spreads += head * (blocks + supers)
+    kind = keys.dtype.element_ty
+    whole = tl.zeros([D], tl.float32)
+    wide = tl.zeros([D], tl.float32)
+    for i in tl.static_range(PER):
+        number = at * PER + i
+        place = (first + number * KEYS + key).to(tl.int64)[:, None] * D + channel[None, :]
+        x = tl.load(table + place, mask=(number + key * 0 < blocks)[:, None], other=0.0).to(tl.float32)
+        mean, square = tl.sum(x, 0) / KEYS, tl.sum(x * x, 0) / KEYS
+        whole += mean / PER
+        wide += square / PER
+        tl.store(
+            table + tl.cast(fine + number, tl.int64) * D + channel, mean.to(kind), mask=number + channel * 0 < blocks
+        )
+        one = tl.sum((square - mean * mean) * weigh, 0) + tl.zeros([1], tl.float32)
+        tl.store(spreads + number + tl.arange(0, 1), one, mask=number + tl.arange(0, 1) < tl.where(of_keys, blocks, 0))
+    tl.store(table + tl.cast(coarse + at, tl.int64) * D + channel, whole.to(kind), mask=at + channel * 0 < supers)
+    one = tl.sum((wide - whole * whole) * weigh, 0) + tl.zeros([1], tl.float32)
+    tl.store(spreads + blocks + at + tl.arange(0, 1), one, mask=at + tl.arange(0, 1) < tl.where(of_keys, supers, 0))
+
+
+def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: PackedPlan) -> Tensor:
+    heads, rows, dim = keys.shape
+    spreads = torch.empty(heads, plan.blocks + plan.supers, device=keys.device, dtype=torch.float32)
+    if plan.blocks:
+        grid = triton.cdiv(plan.blocks, PER), 2 * heads
+        sizes = rows, plan.first, plan.fine, plan.coarse, plan.blocks, plan.supers, heads
+        _summarise[grid](keys, values, squares, spreads, *sizes, KEYS=KEYS, PER=PER, D=dim, num_warps=1)
+    return spreads
+
+
+@triton.jit
+def _logits(x, keys, spreads, column, last, scale, more, D: tl.constexpr, WIDE: tl.constexpr):
+    """In powers of two, of x to the means `column` below `last`."""
+    channel, inside = tl.arange(0, D), column < last
+    k = tl.load(keys + column[:, None] * D + channel[None, :], mask=inside[:, None], other=0.0)
+    bias = tl.load(spreads + column, mask=inside, other=0.0) * 1.4426950408889634 + more
+    return tl.where(
+        inside[None, :], tl.dot(x, tl.trans(k), input_precision=WIDE) * scale + bias[None, :], float("-inf")
+    )
+
+
+@triton.jit
+def _more(logits, top, total):
+    higher = tl.maximum(top, tl.max(logits, 1))
+    return higher, total * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
+
+
+@triton.jit
+def _shares(
+    asked, keys, spreads, out, asked_rows, rows, fine, groups, blocks, supers, covered, scale,
+    M: tl.constexpr, N: tl.constexpr, A: tl.constexpr, D: tl.constexpr, FINE: tl.constexpr, COARSE: tl.constexpr,
+    LARGEST: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    part, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, column, channel = part * M + tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
+    x = tl.load(
+        asked + (head * asked_rows + row[:, None]) * D + channel[None, :], mask=(row < asked_rows)[:, None], other=0.0
+    )
+    keys += (head * rows + fine) * D
+    spreads += head * (blocks + supers)
+    top = tl.full([M], -1e30, tl.float32)
+    total = tl.zeros([M], tl.float32)
+    for start in range(blocks, blocks + supers, N):
+        top, total = _more(
+            _logits(x, keys, spreads, start + column, blocks + supers, scale, COARSE, D, WIDE), top, total
+        )
+    if covered < blocks:
+        top, total = _more(
+            _logits(x, keys, spreads, covered + tl.arange(0, 16), blocks, scale, FINE, D, WIDE), top, total
+        )
+    top += tl.log2(total)
+    group = part * (M // A) + tl.arange(0, M // A)
+    for start in range(0, blocks, N):
+        logits = _logits(x, keys, spreads, start + column, blocks, scale, FINE, D, WIDE)
+        shares = tl.sum(tl.reshape(tl.exp2(tl.minimum(logits - top[:, None], LARGEST)), (M // A, A, N)), 1)
+        there = (group < groups)[:, None] & (start + column < blocks)[None, :]
+        tl.store(out + (head * groups + group[:, None]) * blocks + start + column[None, :], shares, mask=there)
+
+
+def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan) -> Tensor:
+    heads, asked_rows, dim = asked.shape
+    groups = asked_rows // ASKED
+    out = torch.empty(heads, groups, plan.blocks, device=asked.device, dtype=torch.float32)
+    sizes = asked_rows, keys.shape[1], plan.fine, groups, plan.blocks, plan.supers, plan.supers * PER
+    _shares[triton.cdiv(asked_rows, 64), heads](
+        asked, keys, spreads, out, *sizes, dim**-0.5 * LOG2_E,
+        M=64, N=128, A=ASKED, D=dim, FINE=math.log2(KEYS), COARSE=math.log2(SUMMARY), LARGEST=LARGEST * LOG2_E,
+        WIDE="ieee" if asked.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _list(
+    shares, loose, out, rows, lengths, blocks, supers, count, special_blocks, loose_count, room, first_block, fine,
+    coarse, BLOCK: tl.constexpr, PER: tl.constexpr, SPECIAL: tl.constexpr, LOOSE: tl.constexpr,
+):  # fmt: skip
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = column < blocks
+    # none is negative: the bits are in the order of the numbers; eight of the mantissa are enough
+    key = tl.load(shares + row * blocks + column, mask=inside, other=0.0).to(tl.int32, bitcast=True) >> 15
+    low = tl.min(tl.where(inside, key, 0xFFFF), 0)
+    high = tl.max(tl.where(inside, key, 0), 0)
+    for _ in range(17):  # halving finds the count-th largest
+        middle = low + (high - low + 1) // 2
+        enough = tl.sum((inside & (key >= middle)).to(tl.int32), 0) >= count
+        low = tl.where(enough, middle, low)
+        high = tl.where(enough, high, tl.maximum(middle - 1, low))
+    above, equal = inside & (key > low), inside & (key == low)
+    spare = count - tl.sum(above.to(tl.int32), 0)
+    chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= spare))
+    out += row * (special_blocks + count)
+    special = tl.arange(0, SPECIAL)
+    tl.store(out + special, special, mask=special < special_blocks)
+    tl.store(out + special_blocks + tl.cumsum(chosen.to(tl.int32), 0) - 1, first_block + column, mask=chosen)
+    rows += row * room
+    single = tl.arange(0, LOOSE)
+    tl.store(rows + single, tl.load(loose + single, mask=single < loose_count, other=0), mask=single < loose_count)
+    touched = tl.max(tl.reshape(chosen.to(tl.int32), (BLOCK // PER, PER)), 1)
+    spread = tl.reshape(tl.broadcast_to(touched[:, None], (BLOCK // PER, PER)), (BLOCK,))
+    small = inside & (chosen == 0) & ((spread != 0) | (column >= supers * PER))
+    tl.store(rows + loose_count + tl.cumsum(small.to(tl.int32), 0) - 1, fine + column, mask=small)
+    rows += loose_count + tl.sum(small.to(tl.int32), 0)
+    number = tl.arange(0, BLOCK // PER)
+    large = (number < supers) & (touched == 0)
+    tl.store(rows + tl.cumsum(large.to(tl.int32), 0) - 1, coarse + number, mask=large)
+    tl.store(lengths + row, loose_count + tl.sum(small.to(tl.int32), 0) + tl.sum(large.to(tl.int32), 0))
+
+
+def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
+    heads, groups, blocks = shares.shape
+    room = plan.room(count)
+    out = torch.empty(heads, groups, plan.special_blocks + count, device=shares.device, dtype=torch.int32)
+    rows = torch.empty(heads, groups, room, device=shares.device, dtype=torch.int32)
+    lengths = torch.empty(heads, groups, device=shares.device, dtype=torch.int32)
+    sizes = (
+        blocks,
+        plan.supers,
+        count,
+        plan.special_blocks,
+        len(plan.loose),
+        room,
+        plan.first // KEYS,
+        plan.fine,
+        plan.coarse,
+    )
+    if by_cuda(shares):
+        _cuda("list_blocks", shares.device.index or 0)(
+            heads * groups, shares, plan.loose, out, rows, lengths, *sizes, shared=2 * blocks
+        )
+        return Lists(out, rows, lengths)
+    block = max(16, triton.next_power_of_2(blocks))
+    _list[(heads * groups,)](
+        shares, plan.loose, out, rows, lengths, *sizes,
+        BLOCK=block, PER=PER, SPECIAL=triton.next_power_of_2(max(1, plan.special_blocks)),
+        LOOSE=triton.next_power_of_2(max(1, len(plan.loose))), num_warps=max(1, min(16, block // 2048)),
+    )  # fmt: skip
+    return Lists(out, rows, lengths)
+
+
+@triton.jit
+def _softmax_step(logits, values, top, total, mean, WIDE: tl.constexpr):
+    higher = tl.maximum(top, tl.max(logits, 1))
+    weights = tl.exp2(logits - higher[:, None])
+    fade = tl.exp2(top - higher)
+    mean = tl.dot(weights.to(values.dtype), values, acc=mean * fade[:, None], input_precision=WIDE)
+    return higher, total * fade + tl.sum(weights, 1), mean
+
+
+@triton.jit
+def _gathered(
+    q, keys, values, blocks, rows, lengths, every, every_rows, out,
+    heads, slots, q_rows, table, groups, exact, count, room, all_count, all_rows, fine, coarse, scale,
+    ROWS: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, PER: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    usual = pid - heads * exact
+    all_of = usual < 0
+    head = tl.where(all_of, pid % heads, usual // tl.maximum(groups - exact, 1)).to(tl.int64)
+    group = tl.where(all_of, pid // heads, exact + usual % tl.maximum(groups - exact, 1))
+    at = head * (groups - exact) + group - exact
+    listed = tl.where(all_of, every, blocks + at * count)
+    singles = tl.where(all_of, every_rows, rows + at * room)
+    number = tl.where(all_of, all_count, count)
+    wanted = tl.where(all_of, all_rows, tl.load(lengths + at, mask=usual >= 0, other=0))
+    row, column, channel = group * ROWS + tl.arange(0, ROWS), tl.arange(0, N), tl.arange(0, D)
+    x = tl.load(q + (head * q_rows + row[:, None]) * D + channel[None, :])
+    keys += head * table * D
+    values += head * table * D
+    top = tl.full([ROWS], -1e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    mean = tl.zeros([ROWS, D], tl.float32)
+    for start in range(0, number, N // KEYS):
+        entry = start + column // KEYS
+        place = tl.load(listed + entry, mask=entry < number, other=0) * KEYS + column % KEYS
+        here = place.to(tl.int64)[:, None] * D + channel[None, :]
+        logits = tl.dot(x, tl.trans(tl.load(keys + here)), input_precision=WIDE) * scale
+        logits = tl.where((entry < number)[None, :], logits, -1e30)
+        top, total, mean = _softmax_step(logits, tl.load(values + here), top, total, mean, WIDE)
+    for start in range(0, wanted, N):
+        there = start + column < wanted
+        place = tl.load(singles + start + column, mask=there, other=0)
+        bias = tl.where(
+            place < fine, 0.0, tl.where(place < coarse, KEYS.bit_length() - 1.0, (KEYS * PER).bit_length() - 1.0)
+        )
+        here = place.to(tl.int64)[:, None] * D + channel[None, :]
+        logits = tl.dot(x, tl.trans(tl.load(keys + here)), input_precision=WIDE) * scale
+        logits = tl.where(there[None, :], logits + bias[None, :], -1e30)
+        top, total, mean = _softmax_step(logits, tl.load(values + here), top, total, mean, WIDE)
+    mean /= total[:, None]
+    tl.store(out + (head * slots + row[:, None]) * D + channel[None, :], mean.to(out.dtype.element_ty))
+
+
+@cache
+def _cuda(name: str, device: int) -> Kernel:
+    """`name`.cu, compiled for the device."""
+    with torch.cuda.device(device):
+        major, minor = torch.cuda.get_device_capability()
+        shared = HOPPER_SHARED if name == "hopper_attention" else MOST_SHARED
+        return Kernel(f"{name}.cu", name, f"sm_{major}{minor}{'a' if major == 9 else ''}", 256, shared)
+
+
+def by_cuda(x: Tensor) -> bool:
+    """Whether the CUDA kernels run where x is."""
+    return x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] == 9
+
+
+def on_hopper(q: Tensor) -> bool:
+    """Whether the CUDA kernel computes attention of q."""
+    return by_cuda(q) and q.dtype == torch.bfloat16 and q.shape[-1] == 64
+
+
+def gathered_attention(
+    q: Tensor, keys: Tensor, values: Tensor, lists: Lists | None, plan: PackedPlan, out: Tensor | None = None
+) -> Tensor:
+    heads, q_rows, dim = q.shape
+    out = torch.empty(heads, plan.queries, dim, device=q.device, dtype=q.dtype) if out is None else out
+    exact = plan.groups if lists is None else plan.exact
+    given = (None, None, None) if lists is None else (lists.blocks, lists.rows, lists.lengths)
+    count, room = (0, 0) if lists is None else (lists.blocks.shape[2], lists.rows.shape[2])
+    every = len(plan.every), len(plan.loose)
+    scale = dim**-0.5 * LOG2_E
+    if on_hopper(q):
+        _cuda("hopper_attention", q.device.index or 0)(
+            heads * plan.groups, q, keys, values, *given, plan.every, plan.loose, out, None,
+            heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine,
+            plan.coarse, scale,
+        )  # fmt: skip
+        return out
+    given = tuple(plan.every if t is None else t for t in given)
+    _gathered[(heads * plan.groups,)](
+        q, keys, values, *given, plan.every, plan.loose, out,
+        heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine, plan.coarse,
+        scale, ROWS=QUERIES, N=64, KEYS=KEYS, PER=PER, D=dim, WIDE="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=8, num_stages=2,
+    )  # fmt: skip
+    return out
