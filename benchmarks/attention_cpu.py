@@ -6,9 +6,13 @@ without AMX products of matrices (`attention/dense.py`), otherwise torch's fused
 every block kept the output must be that of dense attention. Measure on idle cores; the load average is printed because
 other work slows the threads of torch far out of proportion. The two operators take turns, so that a change of load
 meets both, and the factor of processor time is given beside that of wall time: with --threads 1 it hardly depends on
-the load. A table, then one JSON line.
+the load. A table, then one JSON line; --json also writes it to a file. The crossover is the least number of tokens from
+which on sparse attention was the faster one at every length that was measured: the figure that CROSSOVERS of
+`pipelines/engine_choice.py` holds. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment keeps oneDNN's
+products off the matrix units of a processor with AMX; dense attention is still chosen as for one with AMX.
 
     python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--plain]
+                                       [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,7 +32,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.config import Formula
-from lite3r_cli.attention.dense import dense
+from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout
 
@@ -49,6 +54,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
@@ -92,6 +98,16 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
     }  # fmt: skip
 
 
+def crossover(rows: Sequence[dict[str, object]]) -> int | None:
+    """The least number of tokens from which on sparse attention was faster by processor time; None: at no length."""
+    found = None
+    for row in sorted(rows, key=lambda row: -row["tokens"]):
+        if row["factor_cpu"] <= 1:
+            break
+        found = row["tokens"]
+    return found
+
+
 @torch.inference_mode()
 def main() -> None:
     o = options()
@@ -109,8 +125,21 @@ def main() -> None:
                 f"{r['load']:6.2f}",
                 flush=True,
             )
-    machine = {"processor": platform.processor(), "cores": os.cpu_count(), "threads": o.threads}
-    print(json.dumps({"benchmark": "attention_cpu", "torch": torch.__version__, **machine, "results": rows}))
+    machine = {
+        "processor": platform.processor(), "cores": os.cpu_count(), "threads": o.threads, "amx": has_amx(),
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+    }  # fmt: skip
+    crossovers = {dtype: crossover([row for row in rows if row["dtype"] == dtype]) for dtype in o.dtype}
+    asked = {name: value for name, value in vars(o).items() if name != "json"}
+    document = {"benchmark": "attention_cpu", "torch": torch.__version__, **machine, "options": asked}
+    document |= {"crossover_tokens": crossovers, "results": rows}
+    for dtype, tokens in crossovers.items():
+        print(
+            f"{dtype}: sparse is faster " + ("at no length measured" if tokens is None else f"from {tokens} tokens on")
+        )
+    print(json.dumps(document))
+    if o.json is not None:
+        o.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
