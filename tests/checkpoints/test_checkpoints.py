@@ -268,7 +268,7 @@ def test_a_download_announces_size_licence_and_revision(vggt, tmp_path, no_cache
 
 def test_without_the_hubs_package_the_install_line_is_given(no_cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(BackendError, match="pip install 'huggingface_hub"):
+    with pytest.raises(BackendError, match=r"pip install 'lite3r\[hub\]'"):
         registry.resolve("da3-small")
 
 

@@ -109,7 +109,8 @@ def test_both_engines_compute_sparse_attention_within_views(where: str) -> None:
     for module in sparse_modules(model):
         nn.init.normal_(module.proj_lin.weight, std=0.05)
     expected = model.predict(images)
-    same(planned(model, Asked(), GPU, "branch").predict(images), expected)
+    # sparse choice of keys amplifies the last bits, whose order of sums depends on the number of threads
+    same(planned(model, Asked(), GPU, "branch").predict(images), expected, tolerance=5e-5)
 
 
 def test_no_set_of_images_changes_what_the_next_one_runs_on(deep) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lite3r_cli import extras
 from lite3r_cli.errors import BackendError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
@@ -114,7 +115,7 @@ def test_without_parallax_nothing_changes(facade):
 
 
 def test_missing_package_names_the_install_line(monkeypatch):
-    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"pip install 'lite3r\[colmap\]'") as caught:
         backend.require_pycolmap()
     assert caught.value.exit_code == 5
