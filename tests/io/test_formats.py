@@ -149,7 +149,7 @@ def test_tum(tmp_path: Path, odd_views, odd_cloud) -> None:
 
 
 def test_glb(tmp_path: Path, odd_views, odd_cloud) -> None:
-    import trimesh
+    trimesh = pytest.importorskip("trimesh")
 
     EXTRA_FORMATS["glb"].write(SceneExport(tmp_path, odd_views, odd_cloud))
     scene = trimesh.load(tmp_path / "scene.glb")
