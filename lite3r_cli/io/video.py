@@ -143,7 +143,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise BadImage(_no_decoder(codec_name(file)))
             if stream.frames > os.fstat(file.fileno()).st_size:
                 raise BadImage("damaged: the video states more frames than the file has bytes")
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 1  # threads that log wait for Python, which may be waiting for them
             yield container, stream
 
 
@@ -243,13 +243,13 @@ def _read_frames(
 class _Damage:
     """What FFmpeg notices while it decodes, as spans of time: from the packet it complains about to the next key frame.
 
-    Frames in between are predicted from the damaged one. Several threads decode ahead, so that a complaint may concern
-    any of the last packets.
+    Frames in between are predicted from the damaged one. A complaint may concern the packet before, whose frame comes
+    late where frames are stored out of order.
     """
 
     def __init__(self, stream: Any, told: _Told) -> None:
         self.aspect = _pixel_aspect(stream)
-        self._stream, self._told = stream, told
+        self._told = told
         self._is_mjpeg = stream.codec_context.name == "mjpeg"
         self._recent: list[int] = []  # times of the packets that may still be at work
         self._open: int | None = None  # start of the damaged span that has no end yet
@@ -260,8 +260,7 @@ class _Damage:
             self._spans.append((self._open, packet.pts))
             self._open = None
         if packet.pts is not None:
-            depth = max(1, min(self._stream.codec_context.thread_count or threading.active_count(), 16))
-            self._recent = [*self._recent, packet.pts][-depth - 1 :]
+            self._recent = [*self._recent, packet.pts][-2:]
         if packet.is_corrupt or (self._is_mjpeg and packet.size and _is_damaged_jpeg(bytes(packet))):
             self._note(packet.pts)
 
