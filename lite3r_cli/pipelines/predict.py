@@ -60,6 +60,7 @@ class Predictions:
     warnings: list[str] = field(default_factory=list)
     sparse: SparseModel | None = None  # of the refinement
     verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
+    account: dict[str, object] | None = None  # what the search for the cameras found
     priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
 
@@ -140,6 +141,7 @@ class Predictor:
             warnings=warnings if refined is None else warnings + refined.warnings,
             sparse=None if refined is None else refined.sparse,
             verdicts=None if refined is None else refined.verdicts,
+            account=None if refined is None else refined.account,
             priors=priors,
             frame=GIVEN if priors.known_poses else FIRST_CAMERA,
         )

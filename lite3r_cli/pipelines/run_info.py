@@ -39,6 +39,7 @@ def run_info(
         "runtime": predictor.choices(),
         "attention": predictor.network.attention_info(),
         "images": _verdicts(images, predictions),
+        **({"refinement": predictions.account} if predictions.account is not None else {}),
         "folders": images.folders,
         "warnings": list(warnings),
         "world": predictions.frame.as_dict(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Hypothesis:
     path: str  # "bundle adjustment", "incremental mapping", "global mapping" or "given"
     poses: dict[int, np.ndarray]  # view -> cam_from_world (3, 4)
     lenses: Lenses
-    model: object = None  # pycolmap.Reconstruction, points included
+    model: Any = None  # pycolmap.Reconstruction, points included
 
 
 def from_model(model, lenses: Lenses, path: str) -> Hypothesis:

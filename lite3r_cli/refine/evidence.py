@@ -52,6 +52,7 @@ def judge(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays, views: in
     pixels of it and before the camera."""
     errors = track_errors(poses, tracks, seen)
     good = errors < tolerance
+    good &= np.bincount(tracks.track[good], minlength=tracks.count)[tracks.track] >= 2  # one ray alone fits anything
     share = np.full(views, np.nan)
     for i in range(views):
         mine = tracks.image == i
@@ -90,7 +91,9 @@ def track_errors(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays) ->
         at = np.einsum("oij,oj->oi", P, point[track])
         # the sign of a homogeneous point is free: the one that most observations have before them
         ahead = np.bincount(track, weight * np.sign(np.einsum("oi,oi->o", at, d)), tracks.count)
-        at *= np.where(ahead < 0, -1.0, 1.0)[track, None]
+        point *= np.where(ahead < 0, -1.0, 1.0)[:, None]
+        point[:, 3] = np.maximum(point[:, 3], 0)  # rays that meet behind the cameras: a direction is the most they mean
+        at = np.einsum("oij,oj->oi", P, point[track])
         angle = geometry.vector_angle(at, d)
         weight = 1 / (1 + (angle * focal / 2.0) ** 2)
     errors[usable] = angle * focal

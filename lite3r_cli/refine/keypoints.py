@@ -44,7 +44,7 @@ def extract(rgb: np.ndarray, mask: np.ndarray | None, config: RefineConfig) -> F
     if min(size) < 16:
         return Features(size, np.zeros((0, 2)), np.zeros(0, np.float32), np.zeros((0, LENGTH), np.uint8))
     # the doubled picture of the first octave is sampled at the right places only with enable_precise_upscale
-    sift = cv2.SIFT_create(
+    sift = cv2.SIFT_create(  # type: ignore[attr-defined]
         config.max_features, 3, 0.013, 10, 1.6, descriptorType=cv2.CV_32F, enable_precise_upscale=True
     )
     found, descriptors = sift.detectAndCompute(grey, mask)

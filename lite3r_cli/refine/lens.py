@@ -95,7 +95,8 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
         label = config.lens_keys[i] if config.lens_keys else ""
         keys.append((size, label, i if own else -1, focal[i] if known else None))
     groups = {key: [i for i, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)}
-    lenses, of_view = [], [0] * len(views)
+    lenses: list[Lens] = []
+    of_view = [0] * len(views)
     for key, members in groups.items():
         zoomed = _zoomed([focal[i] for i in members]) and config.intrinsics != "shared"
         for part in [[i] for i in members] if zoomed else [members]:

@@ -95,6 +95,7 @@ def _components(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
 
 def sample_depth(view: View, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The view's depth (N,) at keypoints (N, 2) of its image at `size`; 0 where unknown."""
+    assert view.depth is not None  # a prediction has depth
     height, width = view.depth.shape
     column, row = (keypoints * np.array([width / size[0], height / size[1]])).astype(np.int64).T
     return view.depth[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
