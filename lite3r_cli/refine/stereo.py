@@ -28,6 +28,7 @@ _COARSE_HALF = 3  # pixels
 _COARSE_TOLERANCE = 0.015
 _ROUNDS = 3  # of telling each other
 _BONUS, _MOST_BONUS = 0.15, 0.45  # score of a hypothesis that one confirmed point meets, and that many meet
+_COUNTS = 2**16  # a score of 1 in whole numbers: their sums do not depend on the order in which threads add
 _FAR, _UNEXPECTED = 0.3, 0.2  # log depth from the expected one at which a hypothesis costs most, and that cost
 _SURE = 0.5  # correlation from which one other view is enough to confirm
 _VALLEY = 0.1  # fall of the score that parts two peaks
@@ -37,6 +38,7 @@ _EDGE = 0.06  # change of grey value over which the large penalty falls to a thi
 _FINE = ((2, 3, 4, (6, 3)), (1, 2, 2, (3,)))  # (shrink, half window, hypotheses on either side, reach nearby)
 _FINE_SMALL, _FINE_LARGE = 0.05, 0.3
 _STEP_PIXELS = 0.7  # motion in the neighbours from one fine hypothesis to the next
+_FARTHEST = 0.5  # relative change of inverse depth that a narrow search tries at most
 _MARGIN = 0.1  # of the score, by which a depth from nearby must be better
 _TOLERANCE = 0.01
 
@@ -153,14 +155,14 @@ def _unexpected(planes: Tensor, expected: Tensor) -> Tensor:
 def _bonus(points: tuple[Tensor, Tensor, Tensor], planes: Tensor, shape) -> Tensor:
     """What confirmed points add to the scores (D, h, w) of the planes next to them."""
     row, column, inverse = points
-    bonus = torch.zeros(shape, device=planes.device)
+    bonus = torch.zeros(shape, device=planes.device, dtype=torch.int32)
     number = (inverse - planes[0]) / (planes[1] - planes[0])
     for offset in (-1, 0, 1):
         plane = number.round().long() + offset
         ok = (plane >= 0) & (plane < len(planes))
-        worth = _BONUS * torch.exp(-((plane - number) ** 2))
+        worth = (_COUNTS * _BONUS * torch.exp(-((plane - number) ** 2))).round().int()
         bonus.index_put_((plane[ok], row[ok], column[ok]), worth[ok], accumulate=True)
-    return bonus.clamp_(max=_MOST_BONUS)
+    return (bonus / _COUNTS).clamp_(max=_MOST_BONUS)
 
 
 # --- finer ------------------------------------------------------------------------------------------------------------
@@ -181,7 +183,8 @@ def _take_over(match: Correlation, inverse: Tensor, reaches: Sequence[int]) -> T
 
 def _narrow(match: Correlation, inverse: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best of 2 · count + 1 surfaces around `inverse` (h, w), with its score."""
-    step = _STEP_PIXELS / _motion(match, inverse)
+    # where parallax hardly tells depth, a step of one pixel would reach behind the camera
+    step = min(_STEP_PIXELS / _motion(match, inverse), _FARTHEST / count)
     offsets = torch.arange(-count, count + 1, device=inverse.device) * step
     volume = match.volume(inverse * (1 + offsets)[:, None, None])
     level = inverse.log()

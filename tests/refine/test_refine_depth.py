@@ -15,7 +15,7 @@ from lite3r_cli.refine.align import align_depth
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
 from lite3r_cli.refine.fill import fill
-from lite3r_cli.refine.stereo import stereo
+from lite3r_cli.refine.stereo import _bonus, stereo
 from lite3r_cli.refine.warp import Picture
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.metrics import resample_depth
@@ -156,3 +156,29 @@ def test_neighbours_need_an_angle(truth, sparse):
     assert all(len(found) == 2 and i not in found for i, found in others.items())
     twin = [truth[0], truth[0], *truth[2:]]
     assert sweep_neighbours(twin, sparse, range(4), 3)[0][-1] == 1
+
+
+def test_little_parallax_never_leads_behind_the_camera():
+    """Noise seen by two cameras next to each other: a hypothesis one pixel away is beyond infinity."""
+    rng = np.random.default_rng(0)
+    K = torch.tensor([[120.0, 0, 56], [0, 120, 42], [0, 0, 1]], dtype=torch.float64)
+    pictures = {}
+    for i in (0, 1):
+        pose = torch.eye(4, dtype=torch.float64)[:3].clone()
+        pose[0, 3] = -0.02 * i
+        pictures[i] = Picture(torch.from_numpy(rng.random((84, 112), np.float32)), K, pose)
+    expected = {i: torch.full((84, 112), 3.0) for i in pictures}
+    found = stereo(pictures, {0: [1], 1: [0]}, {0: (1.0, 20.0), 1: (1.0, 20.0)}, expected)
+    for surface in found.values():
+        assert bool((surface.inverse > 0).all()) and bool(torch.isfinite(surface.inverse.log()).all())
+
+
+def test_points_that_meet_add_up_in_any_order():
+    planes, rng = torch.linspace(0.1, 1.0, 16), np.random.default_rng(0)
+    row, column = (torch.from_numpy(rng.integers(0, 5, 70_000)) for _ in range(2))
+    inverse = torch.from_numpy(rng.uniform(0.1, 1.0, 70_000).astype(np.float32))
+    order = torch.from_numpy(rng.permutation(70_000))
+    first = _bonus((row, column, inverse), planes, (16, 5, 5))
+    again = _bonus((row[order], column[order], inverse[order]), planes, (16, 5, 5))
+    few = _bonus((row[:40], column[:40], inverse[:40]), planes, (16, 5, 5))
+    assert torch.equal(first, again) and 0 < float(few.max()) <= 0.45
