@@ -25,6 +25,7 @@ class RefineConfig:
     explained: float = 0.85  # share of the held-out observations from which one hypothesis is enough
     pair_support: float = 0.5  # share of a pair's matches that the cameras have to explain for the pair to count
     lens_gain: float = 0.02  # fall of the loss of held-out matches from which a richer model of the lens is taken
+    centre_gain: float = 0.025  # the same for free principal points, which few sets of pictures tell
     min_observations: int = 15  # points that an image has to see to count as verified
     min_support: float = 0.4  # share of an image's matches that its camera has to explain to count as verified
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
@@ -37,7 +38,7 @@ class RefineConfig:
     lens_keys: tuple[str, ...] = ()  # per view, what its file says of camera and lens; () = nothing of any
 
     def __post_init__(self) -> None:
-        shares = ("explained", "pair_support", "lens_gain", "min_support")
+        shares = ("explained", "pair_support", "lens_gain", "centre_gain", "min_support")
         checks = {
             f"the intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}": (
                 self.intrinsics in INTRINSICS

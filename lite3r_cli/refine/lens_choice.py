@@ -21,6 +21,7 @@ from .mapping import Workshop
 from .observations import Tracks
 
 _SIGMAS = 4.0  # standard errors that the gain has to reach
+_CENTRE = "principal point"
 _CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
 _TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
 
@@ -51,7 +52,8 @@ def choose_lenses(
             gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
             taken = gain > config.lens_gain
         else:
-            taken = bool(gain > config.lens_gain and sigmas > _SIGMAS)
+            least = config.centre_gain if name == _CENTRE else config.lens_gain
+            taken = bool(gain > least and sigmas > _SIGMAS)
         trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken))
         if taken:
             found = attempt
@@ -62,7 +64,7 @@ def _ladder(config: RefineConfig) -> list[tuple[str, Callable[[Lenses], Lenses |
     steps: list[tuple[str, Callable[[Lenses], Lenses | None]]] = [("focal length of two images", _focal_of_two)]
     if config.intrinsics == "auto":
         steps.append(("a focal length for each image", _split))
-    steps.append(("principal point", _with_centre))
+    steps.append((_CENTRE, _with_centre))
     return steps
 
 
