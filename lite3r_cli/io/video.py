@@ -170,11 +170,21 @@ def _frames_of(container: Any) -> Iterator[Any]:
     """All frames that decode, whatever lies between them."""
     import av
 
-    for packet in container.demux(video=0):
+    for packet in _packets(container.demux(video=0)):
         try:
             yield from packet.decode()
         except av.FFmpegError:  # a damaged packet, accounted for by `_Damage`
             continue
+
+
+def _packets(demuxed: Iterator[Any]) -> Iterator[Any]:
+    """Packets up to the first that cannot be read: there the video ends, as if it had been cut."""
+    import av
+
+    try:
+        yield from demuxed
+    except av.FFmpegError:  # its MemoryError, too: a packet that is longer than the file
+        return
 
 
 def _stated_frames(container: Any, stream: Any) -> int:
@@ -227,7 +237,7 @@ def _read_frames(
     times: list[int | None] = []
     with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), _complaints() as told:
         damage = _Damage(stream, told)
-        for packet in container.demux(stream):
+        for packet in _packets(container.demux(stream)):
             damage.about_to_decode(packet)
             for frame in damage.decoded(packet):
                 if len(times) in wanted:

@@ -256,3 +256,17 @@ def test_av1_is_decoded(tmp_path):
     if "libsvtav1" not in av.codecs_available:
         pytest.skip("no AV1 encoder here")
     assert len(discover([film(tmp_path / "a.mp4", "libsvtav1", frames=5)], strict=True)) == 5
+
+
+def test_a_packet_that_promises_more_than_the_file_ends_the_video(tmp_path):
+    """FFmpeg raises a MemoryError of its own over it, which is no lack of memory here."""
+    path = film(tmp_path / "a.mp4", frames=12)
+    data = bytearray(path.read_bytes())
+    sizes = data.index(b"stsz") + 4 + 12  # ISO 14496-12, section 8.7.3: the table of sizes
+    data[sizes + 4 * 6 : sizes + 4 * 7] = struct.pack(">I", 0x7FFFFFF0)
+    path.write_bytes(data)
+    try:
+        images = discover([path])
+    except InputError:
+        return
+    assert 0 < len(images) < 12 and images.warnings
