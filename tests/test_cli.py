@@ -69,8 +69,6 @@ def test_every_option_of_every_command_explains_itself():
     for name, command in root.commands.items():
         assert command.help, name
         for parameter in command.params:
-            if parameter.help is None and parameter.param_type_name == "argument":
-                continue  # older versions of Typer do not hand an argument's help to Click
             assert (parameter.help or "").endswith("."), f"lite3r {name}: {parameter.name}"
         assert {"debug", "quiet"} <= {parameter.name for parameter in command.params}, name
 

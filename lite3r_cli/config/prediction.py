@@ -228,8 +228,8 @@ class PredictConfig:
         str,
         Option(
             ATTENTION_PANEL,
-            "fast: VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer, as their authors "
-            "do; auto is fast with sla or FP8.",
+            "fast: mini, VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer; "
+            "auto is fast with sla or FP8.",
             metavar="HOW",
         ),
     ] = "auto"  # one of ENGINES
