@@ -58,7 +58,7 @@ def same(found: Prediction, expected: Prediction, tolerance: float = 5e-6) -> No
     pairs += [(found.cam_from_world, expected.cam_from_world), (found.K[:, :2, 2], expected.K[:, :2, 2])]
     for ours, theirs in pairs:
         assert float((ours - theirs).norm() / theirs.norm()) < tolerance
-    # random weights give lenses of half a degree, whose focal length is the quotient of a number that cancels: in radians
+    # random weights give lenses of half a degree, whose focal length divides by a number that cancels: in radians
     assert float((fields_of_view(found.K) - fields_of_view(expected.K)).abs().max()) < tolerance
 
 
