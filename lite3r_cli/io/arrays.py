@@ -31,7 +31,7 @@ class ArraySet(ImageSet):
         )
         self._pictures, self._masks = list(pictures), list(masks)
 
-    def read_picture(self, i: int) -> Picture:
+    def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
         """The picture as given."""
         picture = self._pictures[i]
         return Picture(picture, None, Header("array", picture.shape[1], picture.shape[0]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .codecs import jpeg
 from .codecs.header import Header
 from .probe import FORMATS, probe
 from .regular import BadImage, guarded
@@ -34,12 +35,13 @@ class Picture:
     header: Header
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, least: tuple[int, int] | None = None) -> Picture:
     """The picture in the bytes of a file: grey, palette, CMYK become RGB; 16 bits are scaled to 8.
 
-    Raises BadImage if the picture is cut off, damaged or of a kind that is not read.
+    `least` (height, width), upright, allows a smaller picture of at least so many pixels where the format's decoder can
+    give one for less work. Raises BadImage if the picture is cut off, damaged or of a kind that is not read.
     """
-    pixels, header = _stored(data)
+    pixels, header = _stored(data, least)
     colour, alpha = _split(_to_8_bit(pixels))
     rgb = cv2.cvtColor(colour, cv2.COLOR_GRAY2RGB) if colour.ndim == 2 else colour
     opaque = None
@@ -67,12 +69,18 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
     return upright(used.astype(np.uint8), header.orientation).astype(bool), header
 
 
-def _stored(data: bytes) -> tuple[np.ndarray, Header]:
+def _stored(data: bytes, least: tuple[int, int] | None = None) -> tuple[np.ndarray, Header]:
     """Pixels as stored, not turned, grey or RGB, with alpha behind if there is any."""
     header = probe(io.BytesIO(data))
+    reduced = least is not None and header.format == "jpeg"
     with guarded(f"damaged: the {header.format.upper()} pixels cannot be decoded"):
-        pixels = FORMATS[header.format].decode(data, header)
-        if pixels.shape[:2] != (header.height, header.width) or pixels.dtype not in (np.uint8, np.uint16):
+        if reduced:
+            turned = _TURNS[header.orientation][0]
+            pixels = jpeg.decode(data, header, least[::-1] if turned else least)
+        else:
+            pixels = FORMATS[header.format].decode(data, header)
+        whole = pixels.shape[:2] == (header.height, header.width)
+        if not (whole or reduced) or pixels.dtype not in (np.uint8, np.uint16):
             raise BadImage(f"damaged: the {header.format.upper()} pixels cannot be decoded")
     return pixels, header
 

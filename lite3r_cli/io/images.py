@@ -74,14 +74,14 @@ class ImageSet:
         """(H, W, 3) uint8 RGB at full resolution, upright. Raises InputError if the file is damaged or has changed."""
         return self.read_picture(i).rgb
 
-    def read_picture(self, i: int) -> Picture:
-        """Colours and transparency by one decoding. Raises InputError as `read` does."""
+    def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
+        """Colours and transparency by one decoding; `least` as in `decode`. Raises InputError as `read` does."""
         record = self.records[i]
         try:
-            picture = decode(_encoded(record))
+            picture = decode(_encoded(record), least)
         except BadImage as error:
             raise InputError(f"{printable(record.path)}: {error}") from error
-        if picture.rgb.shape[:2] != (record.height, record.width):
+        if picture.header.upright_size != (record.width, record.height):
             raise InputError(f"{printable(record.path)}: the file changed while it was in use: start again")
         return picture
 
@@ -121,9 +121,14 @@ class ImageSet:
         return mask & opaque
 
     def read_each(
-        self, function: Callable[[np.ndarray], T], indices: Sequence[int] | None = None, workers: int | None = None
+        self,
+        function: Callable[[np.ndarray, ImageRecord], T],
+        indices: Sequence[int] | None = None,
+        workers: int | None = None,
+        least: Callable[[ImageRecord], tuple[int, int] | None] = lambda record: None,
     ) -> Iterator[tuple[int, T | InputError]]:
-        """(i, function(read(i))) in the order of `indices` (default: all), decoded by a few threads ahead of time.
+        """(i, function(colours, record)) in the order of `indices` (default: all), decoded by a few threads ahead of
+        time. `least` tells of a record how many pixels (height, width) are needed at least, None for all.
 
         A picture that cannot be decoded gives its InputError instead; other errors are raised. Before that, `spares`
         stand in for it, the nearest first: the record changes, and `skipped` lists the damaged one. At most `workers`
@@ -131,11 +136,12 @@ class ImageSet:
         """
 
         def one(i: int) -> T | InputError:
+            record = self.records[i]
             try:
-                rgb = self.read(i)
+                picture = self.read_picture(i, least(record))
             except InputError as error:
                 return error
-            return function(rgb)
+            return function(picture.rgb, record)
 
         workers = workers or min(4, os.cpu_count() or 1)
         with ThreadPoolExecutor(workers) as pool:

@@ -24,8 +24,11 @@ def network_size(width: int, height: int, longest: int, multiple: int = 14) -> t
     return (short_side, long_side) if width >= height else (long_side, short_side)
 
 
-def resize_for_network(rgb: np.ndarray, longest: int, multiple: int = 14) -> np.ndarray:
-    """(H, W, 3) uint8 → (h, w, 3) uint8 of `network_size`, antialiased.
+def resize_for_network(
+    rgb: np.ndarray, longest: int, multiple: int = 14, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """(H, W, 3) uint8 → (h, w, 3) uint8 of `network_size`, antialiased; `size`: the photograph's (height, width) where
+    a reduced one is given.
 
     Shrinking averages areas, enlarging is cubic. The two axes may differ by the rounding of the short side, so
     intrinsics scale by w / W and h / H separately (pixel centres at +0.5: no shift).
@@ -33,7 +36,8 @@ def resize_for_network(rgb: np.ndarray, longest: int, multiple: int = 14) -> np.
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
     height, width = rgb.shape[:2]
-    h, w = network_size(width, height, longest, multiple)
+    tall, wide = size or (height, width)
+    h, w = network_size(wide, tall, longest, multiple)
     if (h, w) == (height, width):
         return rgb.copy()
     shrinks = h <= height and w <= width

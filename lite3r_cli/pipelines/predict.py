@@ -38,7 +38,7 @@ from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import Asked, Machine, resolve
 from .planned import PlannedNetwork
-from .preprocess import align, fit
+from .preprocess import align, fit, pixels_needed
 
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
@@ -63,6 +63,7 @@ class Predictions:
     account: dict[str, object] | None = None  # what the search for the cameras found
     priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
+    colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the photograph reduced
 
 
 class Predictor:
@@ -144,6 +145,7 @@ class Predictor:
             account=None if refined is None else refined.account,
             priors=priors,
             frame=GIVEN if priors.known_poses else FIRST_CAMERA,
+            colors=[_colors(record, item) for record, item in zip(records, inputs)],
         )
 
     def _refine(
@@ -182,8 +184,11 @@ class Predictor:
             self.config.preprocess == "native",
         )
         with progress.stage("Read images", total=len(indices)) as step:
+            how = (prepare, self.config.resolution, size, native)
             for i, result in images.read_each(
-                lambda rgb: fit(rgb, prepare, self.config.resolution, size, native), indices
+                lambda rgb, record: fit(rgb, *how, (record.height, record.width)),
+                indices,
+                least=lambda record: pixels_needed((record.height, record.width), *how),
             ):
                 if not isinstance(result, InputError):
                     kept.append(i)
@@ -339,6 +344,13 @@ def _without_frame(view: View, shown: NetworkInput) -> View:
         np.where(no_scene, np.float32(0), view.confidence),
     )
     return replace(view, depth=depth, confidence=confidence)
+
+
+def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
+    """The whole photograph as the network saw it; None where that was enlarged, cropped or painted over."""
+    height, width = item.rgb.shape[:2]
+    whole = item.border is None and item.full == (height, width)
+    return item.rgb if whole and height <= record.height and width <= record.width else None
 
 
 def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:

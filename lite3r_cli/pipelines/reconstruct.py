@@ -172,6 +172,13 @@ def _fuse(
     indices = predictions.indices
     # fusion computes in single precision: in the frame of a map it works around the cameras' middle
     origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
+
+    def colors(j: int) -> np.ndarray:
+        """At the size of the depth map where the file was read for the network already, else at full size."""
+        small, depth = predictions.colors[j] if predictions.colors else None, predictions.views[j].depth
+        same = small is not None and depth is not None and small.shape[:2] == depth.shape
+        return small if same else images.read(indices[j])
+
     with progress.stage("Fuse", total=len(indices)) as step:
 
         def after_view() -> None:
@@ -181,7 +188,7 @@ def _fuse(
 
         cloud, statistics = fuse_with_statistics(
             move_views(predictions.views, translation(None if origin is None else -origin)),
-            lambda j: images.read(indices[j]),
+            colors,
             lambda j: images.read_mask(indices[j]),
             config.fusion,
             config.predict.seed,

@@ -81,7 +81,7 @@ def test_a_hole_in_the_middle_is_skipped_and_listed(tmp_path, name, at, capfd):
     (tmp_path / f"b_{name}").write_bytes(holed(whole, at))
     (tmp_path / f"c_{name}").write_bytes(whole)
     images = discover([tmp_path])
-    results = [result for _, result in images.read_each(np.shape)]
+    results = [result for _, result in images.read_each(lambda rgb, record: rgb.shape)]
     assert [results[0], results[-1]] == [(192, 256, 3)] * 2
     told = [str(result) for result in results if isinstance(result, InputError)] + [s.reason for s in images.skipped]
     assert len(told) == 1 and ("damaged" in told[0] or "truncated" in told[0])

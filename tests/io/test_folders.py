@@ -224,10 +224,10 @@ def test_a_damaged_picture_is_replaced_under_max_views(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(data)
     images = discover([tmp_path], max_views=3)
     assert names(images) == ["0.png", "4.png", "8.png"]
-    results = list(images.read_each(np.shape))
+    results = list(images.read_each(lambda rgb, record: rgb.shape))
     assert [shape for _, shape in results] == [(35, 51, 3)] * 3
     assert names(images) == ["0.png", "3.png", "8.png"]
     assert any("3.png is used instead" in skipped.reason for skipped in images.skipped)
     with pytest.raises(InputError, match=r"4\.png"):
-        results = dict(discover([tmp_path], max_views=3, strict=True).read_each(np.shape))
+        results = dict(discover([tmp_path], max_views=3, strict=True).read_each(lambda rgb, record: rgb.shape))
         raise results[1]

@@ -214,10 +214,10 @@ def test_damage_inside_the_pixels_shows_at_reading_and_spares_the_others(tmp_pat
     assert len(images) == 3
     with pytest.raises(InputError, match=r"b\.png: damaged"):
         images.read(1)
-    results = list(images.read_each(lambda rgb: rgb.shape))
+    results = list(images.read_each(lambda rgb, record: rgb.shape))
     assert [i for i, _ in results] == [0, 1, 2]
     assert results[0][1] == results[2][1] == (200, 300, 3) and isinstance(results[1][1], InputError)
-    assert [i for i, _ in images.read_each(np.shape, indices=[2, 0], workers=1)] == [2, 0]
+    assert [i for i, _ in images.read_each(lambda rgb, record: rgb.shape, indices=[2, 0], workers=1)] == [2, 0]
 
 
 def test_file_that_changes_after_discovery(tmp_path):

@@ -125,14 +125,14 @@ def test_colours_come_from_the_photographs(tmp_path):
 
 def test_a_picture_that_fails_at_decoding_is_left_out_and_the_rest_keeps_its_order(photographs, tmp_path, monkeypatch):
     images = discover([photographs(4)])
-    read = images.read
+    read = images.read_picture
 
-    def fails(i: int) -> np.ndarray:
+    def fails(i: int, least=None):
         if i == 1:
             raise InputError("a1.jpg: damaged")
-        return read(i)
+        return read(i, least)
 
-    monkeypatch.setattr(images, "read", fails)
+    monkeypatch.setattr(images, "read_picture", fails)
     predictor = Predictor(PredictConfig(resolution=112, device="cpu"))
     predictions = predictor.predict(images)
     assert predictions.indices == [0, 2, 3]

@@ -138,8 +138,12 @@ def _require_whole(data: bytes) -> None:
         raise BadImage("truncated: the JPEG ends before its last pixels") from error
 
 
-def decode(data: bytes, header: Header | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises BadImage for whatever libjpeg warns of."""
+def decode(data: bytes, header: Header | None = None, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises BadImage for whatever libjpeg warns of.
+
+    With `least` (height, width) it may be smaller by libjpeg's own reduction: the smallest that has as many pixels and
+    covers the picture exactly. Of other sizes it adds part of a pixel, which would move every point of the scene.
+    """
     reduced = _reduced(data)
     try:
         colours = simplejpeg.decode_jpeg_header(reduced)[2]
@@ -149,18 +153,32 @@ def decode(data: bytes, header: Header | None = None) -> np.ndarray:
         raise _damaged(error) from error
     if colours in ("CMYK", "YCCK"):
         return _from_cmyk(strictly(data, "CMYK"), b"\xff\xee\0\x0eAdobe" in reduced)
-    return strictly(data, "RGB")
+    return strictly(data, "RGB", (0, 0) if header is None else _reduction(header, least))
 
 
-def strictly(data: bytes, colours: str) -> np.ndarray:
+def _reduction(header: Header, least: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) to ask libjpeg for, n eighths of the picture's; (0, 0) for all of it."""
+    if least == (0, 0):
+        return least
+    sides = header.height, header.width
+    for eighths in range(1, 8):
+        exact = all(side * eighths % 8 == 0 for side in sides)
+        height, width = (side * eighths // 8 for side in sides)
+        if exact and height >= least[0] and width >= least[1]:
+            return height, width
+    return 0, 0
+
+
+def strictly(data: bytes, colours: str, least: tuple[int, int] = (0, 0)) -> np.ndarray:
     """(H, W, C) uint8 of a JPEG file, in the colours that simplejpeg calls so. Raises BadImage for every warning."""
+    size = {"min_height": least[0], "min_width": least[1]}
     try:
-        return simplejpeg.decode_jpeg(_reduced(data), colours, strict=True)
+        return simplejpeg.decode_jpeg(_reduced(data), colours, strict=True, **size)
     except ValueError as error:
         if "extraneous" not in str(error):
             raise _damaged(error) from error
     try:  # zeros that a writer left between a scan and the next marker are no damage; other bytes there are
-        return simplejpeg.decode_jpeg(_reduced(data, trimmed=True), colours, strict=True)
+        return simplejpeg.decode_jpeg(_reduced(data, trimmed=True), colours, strict=True, **size)
     except ValueError as error:
         raise _damaged(error) from error
 
