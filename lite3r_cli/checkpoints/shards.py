@@ -8,18 +8,32 @@ from pathlib import Path
 from lite3r_cli.errors import WeightsError
 
 INDEX_SUFFIX = ".safetensors.index.json"
+LARGEST_INDEX = 1 << 26  # bytes: a million tensors
+MOST_SHARDS = 1000  # each is an open file
+LONGEST_NAME = 255  # of a tensor or a file, characters
 
 
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name → file beside the index. Raises WeightsError."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")
+        if path.stat().st_size > LARGEST_INDEX:
+            raise ValueError(f"larger than {LARGEST_INDEX >> 20} MB")
         weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
-        if not weight_map or any(Path(name).name != name for name in weight_map.values()):
+        shards = set(weight_map.values())
+        if not shards or not all(name == Path(name).name != "" and not name.endswith(INDEX_SUFFIX) for name in shards):
             raise ValueError("its weight_map does not name files beside it")
+        if max(map(len, (*weight_map, *shards))) > LONGEST_NAME:
+            raise ValueError(f"it holds a name of more than {LONGEST_NAME} characters")
+        if len(shards) > MOST_SHARDS:
+            raise ValueError(f"it names {len(shards)} files, and at most {MOST_SHARDS} are read")
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not an index of safetensors shards ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: not an index of safetensors shards ({' '.join(str(error).split())[:200]})"
+        ) from error
     return weight_map
 
 

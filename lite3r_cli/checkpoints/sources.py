@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, read_index, shard_files
+from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, read_index, shard_files
 from lite3r_cli.errors import WeightsError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -70,10 +70,13 @@ class Source:
 
 def open_source(path: Path) -> Source:
     """Open a checkpoint. Raises WeightsError for a file that is missing, damaged, or holds more than tensors."""
-    if path.name.endswith(INDEX_SUFFIX):
-        return _open_shards(path)
-    _refuse_non_checkpoints(path)
-    return _open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else _open_safetensors(path)
+    try:
+        _refuse_non_checkpoints(path)
+        if path.name.endswith(INDEX_SUFFIX):
+            return _open_shards(path)
+        return _open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else _open_safetensors(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _refuse_non_checkpoints(path: Path) -> None:
@@ -113,6 +116,8 @@ def _open_safetensors(path: Path) -> Source:
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
     header.pop("__metadata__", None)
+    if any(len(name) > LONGEST_NAME for name in header):
+        raise WeightsError(f"{path}: holds a tensor with a name of more than {LONGEST_NAME} characters")
     unknown = sorted({entry["dtype"] for entry in header.values()} - DTYPES.keys())
     if unknown:
         raise WeightsError(f"{path}: holds tensors of a kind that is not supported ({', '.join(unknown)})")

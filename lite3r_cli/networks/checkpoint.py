@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,9 +54,10 @@ class Checkpoint:
     def __init__(self, asked: str, source: Source):
         self.asked, self.source, self.path = asked, source, source.path
         shapes = {name: entry.shape for name, entry in source.entries.items() if not name.endswith(SCALE_SUFFIX)}
-        self.spec: CheckpointSpec = recognise(shapes, source.metadata, source.path)
-        self.sparse = _sparse_config(source, self.spec)
-        self.facts = NetworkFacts.of_checkpoint(self.spec, self.sparse, source.metadata)
+        with _said_of(source.path):
+            self.spec: CheckpointSpec = recognise(shapes, source.metadata, source.path)
+            self.sparse = _sparse_config(source, self.spec)
+            self.facts = NetworkFacts.of_checkpoint(self.spec, self.sparse, source.metadata)
         self.origin = self._origin()
 
     @property
@@ -69,14 +71,14 @@ class Checkpoint:
 
     def build(self) -> nn.Module:
         """The network without its values. Raises WeightsError if the tensors do not fit it."""
-        with unfilled():
+        with unfilled(), _said_of(self.path):
             model = self.spec.build()
             if self.sparse is not None:
                 try:
                     attach(model, self.sparse)
                 except (KeyError, AttributeError) as error:
                     raise WeightsError(
-                        f"{self.path}: sparse-linear attention for {error}, which {self.spec.name} has not"
+                        f"{self.path}: sparse-linear attention for {str(error)[:200]}, which {self.spec.name} has not"
                     ) from error
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         found = {name: self.source.entries[stored].shape for name, stored in self.spec.sources.items()}
@@ -103,6 +105,18 @@ class Checkpoint:
         licence = self.metadata.get("licence") or _licence(self.asked, model)
         notices = (f"not loaded: {why}, {len(names)} tensors" for why, names in self.spec.left_out.items())
         return Origin(model, licence, tuple(notices))
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """What odd metadata makes the readers raise becomes WeightsError: no list of their errors would be complete."""
+    try:
+        yield
+    except (Lite3RError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise WeightsError(f"{path}: what its metadata says of the network cannot be used ({reason})") from error
 
 
 def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) -> Checkpoint:
@@ -138,4 +152,6 @@ def _sparse_config(source: Source, spec: CheckpointSpec) -> SparseConfig | None:
         official = f"{layers[0]}.{UNUSED}" in spec.sources
         return SparseConfig(layers, OFFICIAL_KEEP_RATIO if official else 1.0, official=official)
     except (ValueError, KeyError, TypeError, Lite3RError) as error:
-        raise WeightsError(f"{source.path}: its metadata holds no readable `{METADATA_KEY}` ({error})") from error
+        raise WeightsError(
+            f"{source.path}: its metadata holds no readable `{METADATA_KEY}` ({str(error)[:200]})"
+        ) from error

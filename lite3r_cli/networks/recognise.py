@@ -14,6 +14,7 @@ from torch import nn
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.networks.family import Family, Shapes, families, family_named
 
+SMALL_NUMBER = 1024  # of a configuration: no layer count or width up to it costs much
 WRAPPERS = ("model.", "module.")  # prefixes that training programs put before every name
 
 
@@ -94,14 +95,33 @@ def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: P
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise WeightsError(
-                f"{path}: its configuration has entries this version does not know ({', '.join(unknown[:5])}); "
+                f"{path}: its configuration has entries this version does not know ({', '.join(unknown[:5])[:200]}); "
                 f"known are {', '.join(known)}"
             )
+        _limit(values, family, shapes)
         return family.config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (KeyError, ValueError, TypeError, Lite3RError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError, Lite3RError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
             f"{path}: not a Lite3R checkpoint: its metadata holds no readable `config`, "
-            f"and its tensors do not tell ({error})"
+            f"and its tensors do not tell ({str(error)[:200]})"
         ) from error
+
+
+def _limit(values: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
+    """Entries are of the kind that this family has; and a network has no more layers than the file has tensors, and
+    none wider than they are: said before it is built. Raises ValueError.
+    """
+    most = max(SMALL_NUMBER, len(shapes), *(side for shape in shapes.values() for side in shape))
+    example = next(iter(family.sizes.values()))
+    for name, value in values.items():
+        usual = getattr(example, name)
+        several = isinstance(usual, tuple)
+        if several != isinstance(value, list):
+            raise ValueError(f"{name} is {'no list' if several else 'a list'}")
+        for number, kind in zip(value, [*usual, *usual[-1:] * len(value)]) if several else [(value, usual)]:
+            if kind is not None and type(kind) is not type(number):
+                raise ValueError(f"{name} = {str(number)[:20]} is of another kind")
+            if isinstance(number, int) and not isinstance(number, bool) and not 0 <= number <= most:
+                raise ValueError(f"{name} = {str(number)[:20]} fits none of its tensors")

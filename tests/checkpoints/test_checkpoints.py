@@ -179,6 +179,26 @@ def malformed(kind, state, folder):
     elif kind == "index astray":
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../b.safetensors"}}))
         return folder
+    elif kind.startswith("index: "):
+        index = write_shards(folder, state)
+        text, weight_map = index.read_text(), json.loads(index.read_text())["weight_map"]
+        if kind == "index: names itself":
+            text = json.dumps({"weight_map": {"a": index.name}})
+        elif kind == "index: deep":
+            text = '{"weight_map": ' + "[" * 100_000
+        elif kind == "index: long names":
+            text = json.dumps({"weight_map": weight_map | {"a": "x" * 5000}})
+        elif kind == "index: too many files":
+            text = json.dumps({"weight_map": {str(i): f"{i}.safetensors" for i in range(5000)}})
+        elif kind == "index: numbers":
+            text = json.dumps({"weight_map": dict.fromkeys(weight_map, 3)})
+        index.write_text(text)
+        if kind == "index: too large":
+            os.truncate(index, 1 << 40)
+        elif kind == "index: pipe":
+            index.unlink()
+            os.mkfifo(index)
+        return index
     elif kind == "no dict":
         torch.save([torch.zeros(3)], folder / "x.pt")
         return folder / "x.pt"
@@ -203,6 +223,13 @@ def malformed(kind, state, folder):
         ("no shard", "model-1.safetensors: missing"),
         ("shard truncated", "model-1.safetensors: damaged or truncated"),
         ("index astray", "does not name files beside it"),
+        ("index: names itself", "does not name files beside it"),
+        ("index: deep", "not an index of safetensors shards"),
+        ("index: long names", "a name of more than 255"),
+        ("index: too many files", "5000 files"),
+        ("index: numbers", "not an index of safetensors shards"),
+        ("index: too large", "larger than 64 MB"),
+        ("index: pipe", "no such checkpoint file"),
         ("no dict", "not a state dict"),
         ("pt truncated", "truncated"),
         ("empty folder", "a folder without"),
@@ -215,6 +242,36 @@ def test_a_malformed_checkpoint_is_named_with_its_fault(vggt, tmp_path, kind, wo
     message = str(caught.value)
     assert str(tmp_path) in message and "\n" not in message
     assert message.count("aggregator.") + message.count("extra.") <= 5
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [
+        ("config", {"depth": 10**9}),
+        ("config", {"dim": -3}),
+        ("config", {"dim": 10**30}),
+        ("config", {"heads": "six"}),
+        ("config", {"heads": 0}),
+        ("config", {"taps": [0, 10**7]}),
+        ("config", {"taps": 3}),
+        ("config", {"x" * 9000: 3}),
+        ("attention", {"layers": ["blocks.1.attn", "y" * 9000]}),
+        ("attention", {"layers": 5}),
+        ("distillation", [1]),
+    ],
+)
+def test_odd_metadata_is_named_at_once(tmp_path, entry, value):
+    """Sizes out of the metadata are looked at before a network is built by them."""
+    with open_checkpoint("mini") as checkpoint:
+        state = {name: checkpoint.source.read(name) for name in checkpoint.source.entries}
+        metadata = dict(checkpoint.metadata)
+    attention = {"layers": ["blocks.1.attn"]}
+    metadata |= {"attention": json.dumps(attention), "distillation": "{}"}
+    metadata[entry] = json.dumps(value if isinstance(value, list) else json.loads(metadata[entry]) | value)
+    save_file(state, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(WeightsError) as caught, open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        checkpoint.build()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1500
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------

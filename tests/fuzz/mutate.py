@@ -64,6 +64,18 @@ def junk(r: random.Random, data: bytes) -> bytes:
 GENERIC: tuple[Change, ...] = (flip, flip, cut, repeat, remove, integer, integer, integer, hole, junk)
 
 
+_BROKEN = (
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 def mutated(r: random.Random, data: bytes, corpus: Sequence[bytes], structured: Sequence[Change] = ()) -> bytes:
     """One to three changes; those that know the format more often than not."""
     for _ in range(r.choice((1, 1, 1, 2, 3))):
@@ -71,8 +83,8 @@ def mutated(r: random.Random, data: bytes, corpus: Sequence[bytes], structured: 
             try:
                 data = r.choice(structured)(r, data)
                 continue
-            except (struct.error, zlib.error, ValueError, IndexError, KeyError, OverflowError):
-                pass  # what an earlier change broke is no longer of that structure
+            except _BROKEN:
+                pass
         if r.random() < 0.08:
             other = r.choice(corpus)
             data = data[: r.randrange(len(data) + 1)] + other[r.randrange(len(other) + 1) :]

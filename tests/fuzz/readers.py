@@ -363,6 +363,61 @@ def _run_json() -> Reader:
     return Reader(make, read)
 
 
+@cache
+def _weights() -> bytes:
+    """A very small `mini` as it is saved."""
+    import dataclasses
+
+    import torch
+    from safetensors.torch import save
+
+    from lite3r_cli.networks.mini.network import Mini, MiniConfig
+
+    torch.manual_seed(1)
+    config = MiniConfig(
+        24, 2, 1, taps=(0, 0, 1, 1), head_features=8, head_stages=(8,) * 4, camera_hidden=8, position_grid=3
+    )
+    state = {name: tensor.half() for name, tensor in Mini(config).state_dict().items()}
+    attention = {"layers": ["blocks.1.attn"], "keep_ratio": 0.5, "keep_ratios": [0.5]}
+    told = {"model": "mini", "config": dataclasses.asdict(config), "attention": attention, "distillation": {"a": 1}}
+    return save(state, {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()})
+
+
+def _header(r: random.Random, data: bytes) -> bytes:
+    """Another header of a safetensors file, of the length that it says, or other metadata in it."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if r.random() < 0.6:
+        told = header["__metadata__"]
+        name = r.choice([key for key, text in told.items() if key != "model" and isinstance(text, str)])
+        told[name] = json_bytes(r, json.loads(told[name])).decode("utf-8", "replace")
+        new = json.dumps(header).encode()
+    else:
+        new = json_bytes(r, header)
+    return len(new).to_bytes(8, "little") + new + data[8 + size :]
+
+
+def _checkpoints() -> Reader:
+    def make(r: random.Random) -> Files:
+        names = list(json.loads(_weights()[8 : 8 + int.from_bytes(_weights()[:8], "little")]))
+        weight_map = {name: "a.safetensors" for name in names if name != "__metadata__"}
+        if r.random() < 0.3:
+            index = json_bytes(r, {"metadata": {"total_size": 10}, "weight_map": weight_map})
+            return {"a.safetensors": _weights(), "a.safetensors.index.json": index}
+        return {"a.safetensors": mutated(r, _weights(), [_weights()], (_header,))}
+
+    def read(folder: Path) -> str | None:
+        from lite3r_cli.networks.checkpoint import open_checkpoint
+
+        index = folder / "a.safetensors.index.json"
+        with open_checkpoint(index if index.exists() else folder / "a.safetensors") as checkpoint:
+            model = checkpoint.load()
+            values = list(model.state_dict().values())
+        return None if all(v.isfinite().all() for v in values) else "weights that are not finite"
+
+    return Reader(make, read)
+
+
 @dataclass(frozen=True)
 class _TextCase:
     """Readers of small text files beside the pictures."""
@@ -416,6 +471,7 @@ def readers() -> dict[str, Reader]:
         "colmap_text": _colmap("txt"),
         "colmap_binary": _colmap("bin"),
         "run_json": _run_json(),
+        "checkpoint": _checkpoints(),
         "text": Reader(text.make, text.read),
     }
 
