@@ -81,9 +81,11 @@ class _Complaint(Exception):
     def format_message(self) -> str: ...
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code (errors.py states the contract)."""
-    console.reset()
+def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
+    """Run the program and return its exit code (errors.py states the contract). `began`: when the process did, as of
+    `time.perf_counter`; None: now.
+    """
+    console.reset(began)
     console.replace_closed_streams()
     os.environ.setdefault(*SPINS)
     _silence_libraries()

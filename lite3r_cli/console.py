@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Tell = Callable[[str], None]  # what pipelines are handed to say something with, see Progress.note and warn
@@ -25,6 +25,7 @@ class _Settings:
     json: bool = False
     debug: bool = False
     stdout_closed: bool = False
+    began: float = field(default_factory=time.perf_counter)  # when the program began
 
 
 settings = _Settings()
@@ -42,9 +43,9 @@ class OutputLost(BaseException):
     """Standard output is closed, or the disk behind it is full. Says why."""
 
 
-def reset() -> None:
-    """Forget the options of an earlier call in the same process."""
-    settings.__dict__.update(vars(_Settings()))
+def reset(began: float | None = None) -> None:
+    """Forget the options of an earlier call in the same process; `began` as of `time.perf_counter`, None: now."""
+    settings.__dict__.update(vars(_Settings() if began is None else _Settings(began=began)))
 
 
 def _setter(name: str) -> Callable[[bool], bool]:
@@ -244,8 +245,23 @@ def table(
 class Progress:
     """Stages of a run and the seconds that each took. This base shows nothing: what pipelines use by default."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run
+    def __init__(self, began: float | None = None) -> None:
+        """`began`: when the run began, as of `time.perf_counter`; None: now."""
+        self.began = time.perf_counter() if began is None else began
+        self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run; stages may overlap
+        self._running: dict[str, float] = {}  # stage → when it began
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self.began
+
+    def so_far(self) -> dict[str, float]:
+        """`seconds`, with what the running stages have taken until now."""
+        now, taken = time.perf_counter(), dict(self.seconds)
+        for name, start in list(self._running.items()):
+            taken[name] = taken.get(name, 0.0) + now - start
+        return taken
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[..., None]]:
@@ -254,11 +270,15 @@ class Progress:
 
         A `minor` stage leaves a line only with --verbose.
         """
-        start = time.perf_counter()
-        with self._show(name, total) as step:
-            yield step
+        start = self._running[name] = time.perf_counter()
+        self.seconds.setdefault(name, 0.0)
+        try:
+            with self._show(name, total) as step:
+                yield step
+        finally:
+            del self._running[name]
         seconds = time.perf_counter() - start
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.seconds[name] += seconds
         self._finished(name, seconds, total, minor)
 
     def note(self, text: str) -> None:
@@ -316,7 +336,8 @@ class LiveProgress(PlainProgress):
 
 
 def progress() -> Progress:
-    """The display that fits where standard error goes."""
-    if settings.quiet:
-        return Progress()
-    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    """The display that fits where standard error goes. What the program has taken until now is its stage `Start`."""
+    kind = Progress if settings.quiet else LiveProgress if sys.stderr.isatty() else PlainProgress
+    made = kind(settings.began)
+    made.seconds["Start"] = made.wall
+    return made

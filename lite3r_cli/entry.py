@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
+BEGAN = time.perf_counter()
 STOPPING = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
 
@@ -35,7 +37,7 @@ def main() -> int:
     _open_streams()
     from .cli import main as run
 
-    code = run()
+    code = run(began=BEGAN)
     number = code - 128
     if number in STOPPING:
         _die_of(number)

@@ -75,6 +75,7 @@ def _summary(report: Report) -> dict[str, object]:
         "warnings": report.warnings,
         "runtime": report.runtime,
         "seconds": {name: round(value, 3) for name, value in report.seconds.items()},
+        "wall_seconds": round(report.wall, 3),
         "peak_memory": report.peak_memory,
         "files": report.files,
     }
@@ -89,7 +90,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     return [
         ("views", f"{report.views} of {report.images} images"),
         ("points", f"{report.points:,}"),
-        ("seconds", f"{sum(report.seconds.values()):.1f} ({stages})"),
+        ("seconds", f"{report.wall:.1f} ({stages})"),
         ("peak memory", memory),
         *((what, sentence(choice)) for what, choice in report.runtime.items()),
         ("cloud", str(report.cloud)),

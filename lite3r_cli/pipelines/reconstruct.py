@@ -23,7 +23,7 @@ from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.geometry import camera_centres
 from ..scene.view import PointCloud
 from .result import Scene, write_scene
-from .run_info import run_info
+from .run_info import run_info, seconds_info
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Report:
     skipped: list[dict[str, str]]
     warnings: list[str]
     runtime: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # by stage; stages may overlap
+    wall: float  # seconds since the program began
     peak_memory: dict[str, int]
     files: list[str] = field(default_factory=list)  # relative to the folder of the cloud
 
@@ -75,7 +76,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         scene = make_scene(config, predictor, images, progress, warn, warnings, view_files)
         with progress.stage("Write"):
             write_scene(out, scene, view_files)
-            out.commit(scene.info)
+            out.commit(scene.info | seconds_info(progress))
         files = sorted(files_of_run(out.layout) or ())
     return Report(
         cloud=out.layout.root / out.layout.cloud,
@@ -87,6 +88,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         warnings=scene.warnings,
         runtime=predictor.choices(),
         seconds=dict(progress.seconds),
+        wall=progress.wall,
         peak_memory=runtime.peak_memory(predictor.runtime.torch_device),
         files=files,
     )
@@ -122,7 +124,7 @@ def make_scene(
     cloud, statistics = _fuse(config, images, predictions, device, progress, tell, check)
     for text in images.mask_warnings(predictions.indices):
         tell(text)
-    info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress.seconds)
+    info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress)
     return Scene(config, cloud, info, predictor.fingerprint, images, predictions)
 
 

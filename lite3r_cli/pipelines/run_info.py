@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..console import Progress
 from ..io.images import ImageSet
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def run_info(
     predictions: Predictions,
     statistics: FusionStatistics,
     warnings: Sequence[str],
-    seconds: Mapping[str, float],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Versions, arguments, what was chosen and why, what became of each image, times and memory.
 
@@ -45,9 +46,15 @@ def run_info(
         "world": predictions.frame.as_dict(),
         "points": statistics.points,
         "fusion": statistics.to_dict(),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **seconds_info(progress),
         "peak_memory": runtime.peak_memory(predictor.runtime.torch_device),
     }
+
+
+def seconds_info(progress: Progress) -> dict[str, Any]:
+    """Seconds until now: by stage, which may overlap, and since the run began."""
+    stages = {name: round(value, 3) for name, value in progress.so_far().items()}
+    return {"seconds": stages, "wall_seconds": round(progress.wall, 3)}
 
 
 def _verdicts(images: ImageSet, predictions: Predictions) -> list[dict[str, Any]]:
