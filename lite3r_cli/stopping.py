@@ -61,15 +61,25 @@ def signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals back for a few short steps that have to be done together; they arrive behind them."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+    """Hold signals back for a few short steps that have to be done together; the first one arrives behind them.
+
+    The handlers are exchanged, for a mask would not help: it is one thread's, and a signal goes to any of them.
+    """
+    handlers = {number: signal.getsignal(number) for number in _signals()}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
+    heard: list[int] = []
+    for number in ours:
+        signal.signal(number, lambda number, frame: heard.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 # --- long work --------------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputError
 from ..extras import require
+from ..io.transaction import replace_file
 
 if TYPE_CHECKING:
     from .run import Row
@@ -31,7 +32,6 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         axes.grid(True, which="both", alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)
-    try:
-        figure.savefig(path, dpi=120, format="png")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    replace_file(path, content.getvalue())

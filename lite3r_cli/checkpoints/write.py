@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from lite3r_cli.checkpoints.sources import DTYPES
 from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error
-from lite3r_cli.io.transaction import Transaction
+from lite3r_cli.io.transaction import Transaction, in_the_way
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT = 8  # of the header's end
@@ -198,16 +199,18 @@ def save_tensors(
 def old_files(output: Path) -> list[str]:
     """Names of the files that a checkpoint at `output` has now, the one to load first; an index counts with its shards.
 
-    Of an index that cannot be read its shards are not known: they stay.
+    Only shards that are called as this writer (and the hub) calls them count: an index may list any file beside it. Of
+    an index that cannot be read its shards are not known: they stay.
     """
     index = output.with_name(output.stem + INDEX_SUFFIX)
     found = []
-    if index.is_file():
+    if _is_file(index):
+        shard = re.compile(re.escape(output.stem) + r"-\d{5}-of-\d{5}" + re.escape(CHECKPOINT_SUFFIX))
         try:
-            found = [index.name, *read_index(index).values()]
+            found = [index.name, *filter(shard.fullmatch, read_index(index).values())]
         except WeightsError:
             found = [index.name]
-    return [name for name in dict.fromkeys([*found, output.name]) if output.with_name(name).is_file()]
+    return [name for name in dict.fromkeys([*found, output.name]) if _is_file(output.with_name(name))]
 
 
 def refuse_existing(
@@ -221,8 +224,15 @@ def refuse_existing(
         target = output.with_name(name)
         if target.resolve() in sources:
             raise OutputError(f"{target}: is the checkpoint that is to be converted; choose another -o")
-        if os.path.lexists(target) and not (overwrite and target.is_file()):
+        if os.path.lexists(target) and not _is_file(target):
+            raise in_the_way(target)
+        if os.path.lexists(target) and not overwrite:
             raise OutputError(f"{target}: exists; give --overwrite or choose another -o")
+
+
+def _is_file(path: Path) -> bool:
+    """A regular file, not a link to one: a link is somebody's, and what it leads to is elsewhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _file_names(output: Path, parts: int) -> list[str]:

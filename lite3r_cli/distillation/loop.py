@@ -23,6 +23,7 @@ from lite3r_cli.distillation.objectives import answer_distance, attention_distan
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import Lite3RError, UsageError
+from lite3r_cli.io.transaction import append_line
 from lite3r_cli.training.optimiser import WeightAverage, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.state import load_training_state, save_training_state
 from lite3r_cli.training.worker import Worker
@@ -249,6 +250,5 @@ class Distiller:
         if self._lines is not None:
             self._lines.append(line)
         elif self.folder is not None:
-            with (self.folder / LOG).open("a") as file:
-                file.write(line)
+            append_line(self.folder / LOG, line)
         self.report(record)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -69,14 +71,11 @@ class OutputSet:
 
     def commit(self, run_info: Mapping[str, Any]) -> None:
         """Put everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
-        root, new = self.layout.root, self._files.new
+        new = self._files.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
         listed = in_threads(lambda name: _listed(new / name), names)
         write_json(new / self.layout.run_json, {**run_info, "files": dict(zip(names, listed))})
         names.append(self.layout.run_json)
-        for name in names:
-            if name not in self._old and os.path.lexists(root / name):
-                raise OutputError(f"{root / name}: is in the way and not from lite3r; move it or choose another -o")
         self._files.commit(self._old, self.layout.run_json)
         self.files = names
 
@@ -84,6 +83,8 @@ class OutputSet:
         """Files of the old output that may be replaced, run.json first. Raises OutputError unless the way is free."""
         layout = self.layout
         folder = layout.root / layout.folder
+        if layout.folder and folder.is_symlink():
+            raise output_error(folder, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
         if os.path.lexists(folder) and not folder.is_dir():
             raise OutputError(f"{folder}: is a file, but the output needs a folder of this name; choose another -o")
         old = files_of_run(layout)
@@ -96,7 +97,26 @@ class OutputSet:
                 raise OutputError(f"{path}: exists and no run.json lists it as lite3r's; move it or choose another -o")
             if not self.overwrite:
                 raise OutputError(f"{path}: exists; --overwrite replaces it, --skip-existing keeps it")
+        for name, size in (old or {}).items():
+            _require_unchanged(layout.root / name, size)
         return ours
+
+
+def _require_unchanged(path: Path, size: int) -> None:
+    """Raises OutputError where a listed file is not what was written: by now it may be somebody's work."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{path}: run.json lists a file, but this is none; move it or choose another -o")
+    if status.st_size != size:
+        raise OutputError(
+            f"{path}: has {status.st_size} bytes, not the {size} that were written: changed since, or damaged; "
+            "move or remove it, or choose another -o"
+        )
 
 
 def _listed(path: Path) -> dict[str, Any]:

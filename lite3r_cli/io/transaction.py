@@ -5,24 +5,31 @@ moves the old files aside, renames the new ones into place, the one that says "c
 old ones. A journal is written before the first rename, so that whatever stops a commit (an error, a signal, a power
 cut) is undone: by this run as it leaves, else by the next run at the same place. flock() serialises concurrent runs;
 the kernel drops it when the process ends.
+
+The folder may be shared with others. So a hidden folder that is found there counts as a stopped run's only if it is no
+link, belongs to this user, is closed to everybody else and holds our marker; no link below the output's folder is
+followed; and only regular files are moved or removed.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
-import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
 
-from ..errors import BackendError, OutputError
-from .files import output_error, write_json
+from ..errors import BackendError, InputError, OutputError
+from ..stopping import uninterrupted
+from .beneath import Beneath
+from .documents import read_json
+from .files import output_error, write_bytes, write_json
 
 try:
     import fcntl
@@ -33,6 +40,8 @@ except ImportError as error:
 T = TypeVar("T")
 THREADS = 8  # that hash and sync files
 FEWEST_FOR_THREADS = 16  # files; for fewer, threads cost more than they save
+MARKER = "made-by-lite3r"  # the first file of every hidden folder
+ABOUT = "Files of a run of lite3r that is not finished. The next run with the same -o removes this folder.\n"
 
 
 class Transaction:
@@ -45,18 +54,20 @@ class Transaction:
 
     def __init__(self, root: Path, name: str, belongs: Callable[[str], bool]) -> None:
         self.root, self.name, self.belongs = root, name, belongs
-        self._staging: Path | None = None
+        self._hidden: str | None = None  # name of the hidden folder
+        self._identity: tuple[int, int] | None = None  # its device and inode
+        self._below: Beneath | None = None
         self._lock: int | None = None
-        self._made: list[Path] = []  # folders that did not exist before
-        self._old: list[str] = []
-        self._committed = False
+        self._made_above: list[Path] = []  # the root and folders above it that did not exist before
+        self._made: list[str] = []  # the same below the root
+        self._emptied: list[str] = []  # folders below the root from which old files have gone
 
     @property
     def staging(self) -> Path:
         """The hidden folder."""
-        if self._staging is None:
+        if self._hidden is None:
             raise RuntimeError(f"the output of {self.name} is used outside its `with` block")
-        return self._staging
+        return self.root / self._hidden
 
     @property
     def new(self) -> Path:
@@ -65,12 +76,18 @@ class Transaction:
 
     def __enter__(self) -> Transaction:
         try:
-            self._make_folder(self.root)
+            self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._below = Beneath(self.root)
             self._lock = _acquire(self._lock_file)
-            for leftover in self.root.glob(f"{glob.escape(self._prefix)}*"):
-                self._discard(leftover)
-            self._staging = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self.root))
+            self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
+            self.staging.mkdir(mode=0o700)
+            self._identity = self._opened.identity(self._hidden)
+            with open(self.staging / MARKER, "x", encoding="ascii") as stream:
+                stream.write(ABOUT)
             self.new.mkdir()
+            for leftover in self._leftovers():
+                self._discard(leftover)
         except BaseException as error:
             self.leave()
             if isinstance(error, OSError):
@@ -81,14 +98,14 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        staging = self._staging
+        hidden = self._hidden
         try:
             self.leave()
         except OSError as failure:
             raise output_error(Path(failure.filename or self.root), failure) from failure
-        if staging is None or not isinstance(error, (OSError, OutputError)):
+        if hidden is None or not isinstance(error, (OSError, OutputError)):
             return
-        here, there = f"{staging / 'new'}{os.sep}", f"{self.root}{os.sep}"
+        here, there = f"{self.root / hidden / 'new'}{os.sep}", f"{self.root}{os.sep}"
         if isinstance(error, OutputError) and here in str(error):  # name the file as the user knows it
             raise OutputError(str(error).replace(here, there)) from error
         if isinstance(error, OSError) and here in str(error.filename):
@@ -96,35 +113,52 @@ class Transaction:
 
     def commit(self, old: Sequence[str], last: str) -> None:
         """Put every file below `new` into its place, `last` at the end; `old` are the files that go, paths relative to
-        `root`, the one that says "complete" first. Raises OutputError.
+        `root`, the one that says "complete" first. Raises OutputError. Signals wait until all is done.
         """
-        self._old = list(old)
+        staging, below = self.staging, self._opened
         try:
-            names = [path.relative_to(self.new).as_posix() for path in self.new.rglob("*") if not path.is_dir()]
+            if below.identity(staging.name) != self._identity:
+                raise OutputError(
+                    f"{staging}: somebody has exchanged this folder; choose an -o where only you can write"
+                )
+            prefix = f"{staging.name}/new/"
+            names = [name.removeprefix(prefix) for name in below.files(f"{staging.name}/new")]
             names = [*sorted(name for name in names if name != last), last]
-            in_threads(lambda name: sync_file(self.new / name), names)
-            self._write_journal(names, last)
-            for name in self._old:
-                if os.path.lexists(self.root / name):
-                    self._move(self.root / name, self.staging / "old" / name)
+            gone = [name for name in old if below.is_file(name)]
             for name in names:
-                self._make_folder((self.root / name).parent)
-                self._move(self.new / name, self.root / name)
-            for folder in {(self.root / name).parent for name in names}:
-                sync_folder(folder)
+                if name not in gone and below.status(name) is not None:
+                    raise in_the_way(self.root / name)
+            in_threads(lambda name: sync_file(self.new / name), names)
+            with uninterrupted():
+                self._write_journal(names, last)
+                self._exchange(gone, names, last)
+                self._emptied, self._made = [str(PurePosixPath(name).parent) for name in gone], []
+                self._made_above = []
+                self.leave()
         except OSError as error:
             involved = [Path(name) for name in (error.filename, error.filename2) if name]
-            lasting = [path for path in involved if self.staging not in path.parents]  # the names that the user knows
+            lasting = [path for path in involved if staging not in path.parents]  # the names that the user knows
             raise output_error(lasting[0] if lasting else self.root, error) from error
-        self._committed = True
 
-    @property
-    def _prefix(self) -> str:
-        return f".{self.name}.lite3r-"
+    def _exchange(self, gone: Sequence[str], names: Sequence[str], last: str) -> None:
+        """The renames. All of them are on the disk before the one that says "complete" is made."""
+        below, hidden = self._opened, self.staging.name
+        for name in gone:
+            below.make_folder(f"{hidden}/old/{PurePosixPath(name).parent}")
+            self._move(name, f"{hidden}/old/{name}")
+        for name in names:
+            self._made += below.make_folder(str(PurePosixPath(name).parent))
+            if name == last:
+                for folder in _folders_above([*gone, *names]):
+                    below.sync_folder(folder)
+            self._move(f"{hidden}/new/{name}", name)
+        for folder in _folders_above([last]):
+            below.sync_folder(folder)
+        for above in {path.parent for path in self._made_above}:
+            sync_folder(above)
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.root / f".{self.name}.lock"
+    def _move(self, source: str, target: str) -> None:
+        self._opened.move(source, target)
 
     def _write_journal(self, names: Sequence[str], last: str) -> None:
         """State what is about to move, so that it can be undone: each new file with what tells it from a stranger's."""
@@ -132,69 +166,148 @@ class Transaction:
         write_json(self.staging / "journal.tmp", {"last": last, "files": marks})
         sync_file(self.staging / "journal.tmp")
         os.replace(self.staging / "journal.tmp", self.staging / "journal.json")
-        sync_folder(self.staging)
+        self._opened.sync_folder(self.staging.name)
+        self._opened.sync_folder("")
 
-    def _move(self, source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
+    @property
+    def _opened(self) -> Beneath:
+        if self._below is None:
+            raise RuntimeError(f"the output of {self.name} is used outside its `with` block")
+        return self._below
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder and remember which of its parents were missing."""
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        self._made += reversed(missing)
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / f".{self.name}.lock"
 
     def leave(self) -> None:
-        """Undo or finish, remove the temporary files, give back the lock."""
-        try:
-            if self._staging is not None:
-                self._discard(self._staging)
-        finally:
-            self._staging = None
-            if self._lock is not None:
-                self._lock_file.unlink(missing_ok=True)
-                os.close(self._lock)
-                self._lock = None
-        emptied = {parent for name in self._old for parent in (self.root / name).parents}
-        emptied = {path for path in emptied if self.root in path.parents}
-        for folder in sorted(emptied if self._committed else self._made, key=lambda path: -len(path.parts)):
-            _remove_if_empty(folder)
-
-    def _discard(self, staging: Path) -> None:
-        """Remove a hidden folder, first undoing its commit if that had started and not come to its last file."""
-        journal = staging / "journal.json"
-        if journal.is_file():
+        """Undo or finish, remove the temporary files, give back the lock. Does nothing the second time."""
+        with uninterrupted():
+            below, self._below = self._below, None
+            if below is None:
+                _remove_folders(self._made_above)
+                return
             try:
-                document = json.loads(journal.read_text(encoding="ascii"))
+                if self._hidden is not None:
+                    self._discard(self._hidden, below)
+            finally:
+                self._hidden = None
+                if self._lock is not None:
+                    _give_back(self._lock, self._lock_file)
+                    self._lock = None
+                emptied = {above for name in self._emptied for above in _with_parents(name)}
+                for name in sorted({*emptied, *self._made} - {"."}, key=lambda name: -name.count("/")):
+                    below.remove_folder_if_empty(name)
+                below.close()
+            _remove_folders(self._made_above)
+
+    # -- what stopped runs left ----------------------------------------------------------------------------------------
+
+    def _leftovers(self) -> list[str]:
+        """Hidden folders of stopped runs at this place. What only has the name of one stays as it is."""
+        pattern = re.compile(re.escape(f".{self.name}.lite3r-") + "[0-9a-f]{12}")
+        found = [name for name in os.listdir(self.root) if pattern.fullmatch(name) and name != self._hidden]
+        return [name for name in sorted(found) if self._is_ours(name)]
+
+    def _is_ours(self, name: str) -> bool:
+        """A folder of this user's that nobody else can write into, and either empty or with our marker. The folder of
+        this run shows what a closed one looks like: some file systems keep no modes.
+        """
+        closed, found = self._opened.status(self.staging.name), self._opened.status(name)
+        if closed is None or found is None or (found.st_uid, found.st_mode) != (closed.st_uid, closed.st_mode):
+            return False
+        marker = self._opened.status(f"{name}/{MARKER}")
+        if marker is None:
+            return not os.listdir(self.root / name)
+        return stat.S_ISREG(marker.st_mode) and marker.st_uid == closed.st_uid
+
+    def _discard(self, hidden: str, below: Beneath | None = None) -> None:
+        """Remove a hidden folder, first undoing its commit if that had started and not come to its last file."""
+        below = below or self._opened
+        staging = self.root / hidden
+        if below.is_file(f"{hidden}/journal.json"):
+            try:
+                document = read_json(staging / "journal.json")
                 last, marks = str(document["last"]), dict(document["files"])
-            except (ValueError, TypeError, KeyError) as error:
+            except (InputError, ValueError, TypeError, KeyError) as error:
                 raise OutputError(
                     f"{staging}: left by a stopped run and damaged; save what you need, then remove it"
                 ) from error
-            if (staging / "new" / last).exists():
-                self._undo(staging, marks)
+            if below.is_file(f"{hidden}/new/{last}"):
+                self._undo(below, hidden, marks)
         shutil.rmtree(staging, ignore_errors=True)
 
-    def _undo(self, staging: Path, marks: dict[str, list[int]]) -> None:
+    def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:
         for name, mark in marks.items():
-            path = self.root / name
-            if self.belongs(name) and not (staging / "new" / name).exists() and path.is_file():
-                stat = path.stat()
-                if [stat.st_size, stat.st_mtime_ns] == mark:
-                    path.unlink()
-        old = staging / "old"
-        for path in old.rglob("*"):
-            target = self.root / path.relative_to(old)
-            if not path.is_dir() and not os.path.lexists(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+            if self.belongs(name) and below.is_file(name) and not below.is_file(f"{hidden}/new/{name}"):
+                found = below.status(name)
+                if found is not None and [found.st_size, found.st_mtime_ns] == mark:
+                    below.remove_file(name)
+        old = f"{hidden}/old/"
+        if below.status(old) is None:
+            return
+        for path in below.files(old):
+            name = path.removeprefix(old)
+            if below.is_file(path) and self.belongs(name) and below.status(name) is None:
+                below.make_folder(str(PurePosixPath(name).parent))
+                below.move(path, name)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write one file in place of an older one. Raises OutputError."""
+    with Transaction(path.parent, path.name, lambda name: name == path.name) as files:
+        write_bytes(files.new / path.name, content)
+        files.commit([path.name], path.name)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, which is made if it is not there. Raises OutputError, also for a link or a file that
+    has a second name: what is written would come out elsewhere.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise in_the_way(path)
+            data = line.encode()
+            if stream.write(data) != len(data):
+                os.truncate(stream.fileno(), status.st_size)  # no half line stays
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _with_parents(folder: str) -> list[str]:
+    return [folder, *map(str, PurePosixPath(folder).parents)]
+
+
+def _folders_above(names: Sequence[str]) -> list[str]:
+    """Every folder that holds one of the names, or a folder of theirs, the root ("." ) included."""
+    return sorted({str(folder) for name in names for folder in PurePosixPath(name).parents}, reverse=True)
+
+
+def in_the_way(path: Path) -> OutputError:
+    """For what the program has not written and would have to replace."""
+    return OutputError(f"{path}: is in the way and not from lite3r; move it or choose another -o")
+
+
+def _remove_folders(folders: Sequence[Path]) -> None:
+    """Remove those that are empty, the lowest first."""
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # somebody uses it
 
 
 def _acquire(path: Path) -> int:
     """Take the lock file and return its descriptor; the kernel frees it when the process ends, however it ends."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = _open_lock(path)
         try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise in_the_way(path)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:  # else its last holder removed it between our open and our lock
                 return descriptor
@@ -204,6 +317,34 @@ def _acquire(path: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
+        except OutputError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Neither a link nor a pipe is waited for or followed. A lock that another user left can be held, not written."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            if not os.path.lexists(path):
+                raise
+            return os.open(path, flags | os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise in_the_way(path) from error
+        raise
+
+
+def _give_back(descriptor: int, path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        pass  # another user's, in a folder where one removes only one's own
+    finally:
         os.close(descriptor)
 
 
@@ -232,20 +373,9 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, where the file system can (some network ones cannot and say EINVAL)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Bring a folder's entries to the disk."""
+    opened = Beneath(folder)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
+        opened.sync_folder("")
     finally:
-        os.close(descriptor)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
-            raise
+        opened.close()

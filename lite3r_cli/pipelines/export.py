@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +12,7 @@ from ..checkpoints.metadata import describe
 from ..checkpoints.write import refuse_existing, save_tensors
 from ..config.conversion import WEIGHTS, ConvertConfig
 from ..config.prediction import require_one_of
+from ..io.transaction import Transaction
 from ..networks.family import require_family
 from ..networks.sparsify import sparse_modules
 from .convert import convert
@@ -32,7 +32,7 @@ def export(module: nn.Module, output: Path, weights: str, licence: str | None, o
     if licence is not None:
         metadata["licence"] = licence
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
-        exact = Path(folder) / output.name
+    with Transaction(output.parent, f"{output.stem}.exact", lambda name: False) as hidden:  # what a kill leaves goes
+        exact = hidden.new / output.name
         save_tensors(exact, tensors, metadata)
         return convert(ConvertConfig(str(exact), **{k: v for k, v in vars(config).items() if k != "source"})).files

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.config.training_run import LoopConfig
 from lite3r_cli.errors import Lite3RError
+from lite3r_cli.io.transaction import append_line
 from lite3r_cli.networks.mini.known import KnownCameras
 from lite3r_cli.training.losses import Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
@@ -127,6 +128,5 @@ class Trainer:
             "lr": self.optimisers[0].param_groups[0]["lr"],
             **{k: round(v, 5) for k, v in mean.items()},
         }
-        with (self.config.output / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_line(self.config.output / "log.jsonl", json.dumps(record) + "\n")
         self.report(record)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from lite3r_cli.extras import install_line, is_installed
+from lite3r_cli.io.transaction import replace_file
 
 NOT_LOSSES = {"step", "seconds", "progress", "lr", "grad_norm"}
+
+
+def _records(log: Path) -> list[dict[str, float]]:
+    """The log's lines; those that a full disk or a power cut has left half are not drawn."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("seconds"), (int, float)):
+            records.append({k: v for k, v in record.items() if isinstance(v, (int, float))})
+    return records
 
 
 def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
@@ -20,7 +39,7 @@ def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
         return
     from matplotlib.figure import Figure  # without pyplot, which has a state of its own
 
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    records = _records(log)
     if not records:
         return
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -31,4 +50,6 @@ def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
     axes.set(xlabel="minutes", ylabel="weighted loss", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(ncols=2, fontsize=8)
-    figure.savefig(picture, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    replace_file(picture, content.getvalue())

@@ -17,7 +17,7 @@ from lite3r_cli.io import transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.files import write_bytes
 from lite3r_cli.io.output_layout import is_complete, layout_of
-from lite3r_cli.io.transaction import Transaction
+from lite3r_cli.io.transaction import MARKER, Transaction
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -142,7 +142,7 @@ def test_a_killed_commit_is_undone_by_the_next_run(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from lite3r_cli.io.atomic import OutputSet
-from lite3r_cli.io.transaction import Transaction
+from lite3r_cli.io.transaction import MARKER, Transaction
 move, calls = Transaction._move, []
 def dies(self, source, target):
     calls.append(source)
@@ -175,8 +175,11 @@ def test_two_runs_into_one_output(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     (tmp_path / ".scene.ply.lock").touch()
-    (tmp_path / ".scene.ply.lite3r-dead/new").mkdir(parents=True)
+    leftover = tmp_path / ".scene.ply.lite3r-00000000dead"
+    leftover.mkdir(mode=0o700)
+    (leftover / MARKER).touch()
     produce(tmp_path / "scene.ply")
+    assert not leftover.exists()
     assert set(tree(tmp_path)) == {"scene.ply", "scene/cameras.json", "scene/depth/a.png", "scene/run.json"}
 
 
@@ -217,7 +220,7 @@ def test_a_refused_rename_names_the_place_that_the_user_knows(tmp_path, monkeypa
     produce(target)
 
     def refused(self, source, destination):
-        raise PermissionError(errno.EACCES, "Permission denied", str(source), None, str(destination))
+        raise PermissionError(errno.EACCES, "", f"{self.root}/{source}", None, f"{self.root}/{destination}")
 
     for overwrite, other in ((True, target), (False, tmp_path / "b.ply")):  # moving aside, moving into place
         with monkeypatch.context() as patch, pytest.raises(OutputError, match="permission denied") as caught:

@@ -1,0 +1,140 @@
+"""Files below a folder, reached without following a single link on the way (dir_fd and O_NOFOLLOW).
+
+In a folder that several users share, anybody may put a link where a program is about to write. The folder itself was
+named by the user and is opened as it stands; of everything below it the links are refused, also those that appear
+between a look and the deed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Beneath:
+    """An open folder; names are relative to it, with `/` between their parts. Raises OSError with the whole path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Of the entry itself, a link not followed; None where it, or a folder on the way, is not there."""
+        try:
+            with self._parent(name) as (folder, last):
+                return os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def is_file(self, name: str, size: int | None = None) -> bool:
+        """Whether a regular file is there, of this size if one is given."""
+        try:
+            status = self.status(name)
+        except OSError:
+            return False
+        return status is not None and stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+
+    def identity(self, name: str) -> tuple[int, int] | None:
+        """Device and inode."""
+        status = self.status(name)
+        return None if status is None else (status.st_dev, status.st_ino)
+
+    def make_folder(self, name: str) -> list[str]:
+        """Make a folder and those above it; the names of the new ones, the highest first. "" is the root itself."""
+        made, parts = [], PurePosixPath(name).parts
+        descriptor = os.dup(self._descriptor)
+        try:
+            for i, part in enumerate(parts):
+                path = "/".join(parts[: i + 1])
+                with suppress(FileExistsError), self._whole(path):
+                    os.mkdir(part, dir_fd=descriptor)
+                    made.append(path)
+                descriptor = self._step(descriptor, part, path)
+        finally:
+            os.close(descriptor)
+        return made
+
+    def move(self, source: str, target: str) -> None:
+        """Rename; the target's folder is there."""
+        with self._parent(source) as (here, old), self._parent(target) as (there, new), self._whole(source, target):
+            os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
+
+    def remove_file(self, name: str) -> None:
+        with self._parent(name) as (folder, last), self._whole(name):
+            os.unlink(last, dir_fd=folder)
+
+    def remove_folder_if_empty(self, name: str) -> None:
+        try:
+            with self._parent(name) as (folder, last), self._whole(name):
+                os.rmdir(last, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+                raise
+
+    def sync_folder(self, name: str) -> None:
+        """Bring a folder's entries to the disk, where the file system can (some network ones say EINVAL)."""
+        with self._folder(name) as descriptor:
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+
+    def files(self, name: str) -> list[str]:
+        """Everything below a folder but folders, relative to the root; folders that are links are entries, too."""
+        found: list[str] = []
+        with self._folder(name) as descriptor:
+            for place, folders, entries, opened in os.fwalk(".", dir_fd=descriptor):
+                links = [entry for entry in folders if stat.S_ISLNK(os.lstat(entry, dir_fd=opened).st_mode)]
+                found += [(PurePosixPath(name) / place / entry).as_posix() for entry in (*entries, *links)]
+        return sorted(found)
+
+    @contextmanager
+    def _folder(self, name: str) -> Iterator[int]:
+        """A descriptor of a folder below the root, or of the root itself for ""."""
+        descriptor = os.dup(self._descriptor)
+        parts = PurePosixPath(name).parts
+        try:
+            for i, part in enumerate(parts):
+                descriptor = self._step(descriptor, part, "/".join(parts[: i + 1]))
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _parent(self, name: str) -> Iterator[tuple[int, str]]:
+        path = PurePosixPath(name)
+        with self._folder(str(path.parent)) as folder:
+            yield folder, path.name
+
+    def _step(self, descriptor: int, part: str, path: str) -> int:
+        """The descriptor of a folder's folder, in place of its own. A link is ELOOP, whatever the system calls it."""
+        if part == "..":
+            raise ValueError(f"{path}: leads out of its folder")
+        with self._whole(path):
+            try:
+                below = os.open(part, _FOLDER, dir_fd=descriptor)
+            except NotADirectoryError:
+                if stat.S_ISLNK(os.lstat(part, dir_fd=descriptor).st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), part) from None
+                raise
+        os.close(descriptor)
+        return below
+
+    @contextmanager
+    def _whole(self, name: str, target: str | None = None) -> Iterator[None]:
+        """Errors name the whole path: what a descriptor's function saw of it means nothing to a reader."""
+        try:
+            yield
+        except OSError as error:
+            involved = [str(self.root / name), *([] if target is None else [None, str(self.root / target)])]
+            raise OSError(error.errno, error.strerror, *involved) from error

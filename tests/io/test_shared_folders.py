@@ -1,0 +1,249 @@
+"""In a folder where others may write: what is found there is not ours because of its name, and no link is followed.
+
+The user in these tests cannot change, so
+another user's files are told by what cannot be faked: mode, kind and marker (and the owner, where root runs the tests).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lite3r_cli.checkpoints.write import save_tensors
+from lite3r_cli.errors import OutputError
+from lite3r_cli.io import transaction
+from lite3r_cli.io.atomic import OutputSet
+from lite3r_cli.io.transaction import ABOUT, MARKER, Transaction, append_line, replace_file
+
+HIDDEN = ".scene.ply.lite3r-0123456789ab"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def produce(target: Path, content: bytes = b"one", **options) -> None:
+    with OutputSet(target, **options) as out:
+        out.cloud.write_bytes(content)
+        out.path("cameras.json").write_bytes(content)
+        out.path("depth/a.png").write_bytes(content)
+        out.commit({})
+
+
+def plant(place: Path, marker: bool = True) -> Path:
+    """A hidden folder with a journal that removes scene/thesis.txt and brings back scene/evil.desktop."""
+    thesis = place.parent / "scene/thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_bytes(b"years of work")
+    (place / "new/scene").mkdir(parents=True)
+    (place / "new/scene/run.json").write_text("{}")
+    (place / "old/scene").mkdir(parents=True)
+    (place / "old/scene/evil.desktop").write_text("planted")
+    stat = thesis.stat()
+    files = {"scene/thesis.txt": [stat.st_size, stat.st_mtime_ns]}
+    (place / "journal.json").write_text(json.dumps({"last": "scene/run.json", "files": files}))
+    if marker:
+        (place / MARKER).write_text(ABOUT)
+    place.chmod(0o700)
+    return place
+
+
+def no_marker(place: Path) -> None:
+    plant(place, marker=False)
+
+
+def open_to_others(place: Path) -> None:
+    plant(place).chmod(0o770)
+
+
+def marker_is_a_link(place: Path) -> None:
+    plant(place, marker=False)
+    (place / MARKER).symlink_to("journal.json")
+
+
+def a_link(place: Path) -> None:
+    plant(place.with_name("elsewhere"))
+    place.symlink_to("elsewhere")
+
+
+def longer_name(place: Path) -> None:  # the hidden folder of another output, "scene.ply.lite3r-0"
+    plant(place.with_name(".scene.ply.lite3r-0.lite3r-0123456789ab"))
+
+
+def of_another_user(place: Path) -> None:
+    os.chown(plant(place), 2001, 2001)
+
+
+@pytest.mark.parametrize("strange", [no_marker, open_to_others, marker_is_a_link, a_link, longer_name, of_another_user])
+def test_what_is_not_a_stopped_run_of_ours_is_neither_believed_nor_removed(tmp_path, strange) -> None:
+    if strange is of_another_user and os.geteuid():
+        pytest.skip("only root can make another user's files")
+    strange(tmp_path / HIDDEN)
+    before = tree(tmp_path)
+    produce(tmp_path / "scene.ply")
+    assert before.items() <= tree(tmp_path).items() and not (tmp_path / "scene/evil.desktop").exists()
+
+
+def test_a_stopped_run_of_ours_is_undone_but_for_what_it_may_not_touch(tmp_path) -> None:
+    plant(tmp_path / HIDDEN)
+    (tmp_path / HIDDEN / "old/mine.txt").write_text("not of this output")
+    (tmp_path / HIDDEN / "old/scene/link").symlink_to("/etc")
+    (tmp_path / ".scene.ply.lite3r-000000000000").mkdir(mode=0o700)  # stopped before its marker
+    produce(tmp_path / "scene.ply")
+    left = set(tree(tmp_path))
+    assert "scene/evil.desktop" in left and "scene/thesis.txt" not in left and "mine.txt" not in left
+    assert not os.path.lexists(tmp_path / "scene/link") and not [
+        name for name in os.listdir(tmp_path) if name[0] == "."
+    ]
+
+
+@pytest.mark.parametrize("name", ["scene", "scene/depth", "scene/depth/a.png", ".scene.ply.lock"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_link_within_an_output_is_followed(tmp_path, name: str, overwrite: bool) -> None:
+    victim, output = tmp_path / "victim", tmp_path / "out"
+    produce(victim / "scene.ply")  # complete and listed: a link to it looks like an old output
+    link = output / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim / name)
+    (output / "scene.ply").write_bytes(b"one")
+    if name != "scene":
+        (output / "scene.ply").unlink()
+    before = tree(victim)
+    with pytest.raises(OutputError, match=name):
+        produce(output / "scene.ply", b"two", overwrite=overwrite)
+    assert tree(victim) == before and link.is_symlink()
+
+
+def test_a_pipe_in_place_of_the_lock_does_not_hang(tmp_path) -> None:
+    os.mkfifo(tmp_path / ".scene.ply.lock")
+    with pytest.raises(OutputError, match="is in the way"):
+        produce(tmp_path / "scene.ply")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "mine.txt").write_bytes(b"mine")
+
+
+def edited(path: Path) -> None:
+    path.write_bytes(b"edited by hand")
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("mine"))
+    path.symlink_to("mine")
+
+
+@pytest.mark.parametrize("change", [a_folder, edited, linked])
+@pytest.mark.parametrize("name", ["scene/cameras.json", "scene/depth/a.png"])
+def test_overwrite_takes_only_what_is_as_it_was_written(tmp_path, change, name: str) -> None:
+    produce(tmp_path / "scene.ply")
+    change(tmp_path / name)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=Path(name).name):
+        produce(tmp_path / "scene.ply", b"two", overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("listed", ["thesis.txt", "other.safetensors", "m-00001-of-00002.txt"])
+def test_an_index_cannot_name_what_is_removed(tmp_path, listed: str) -> None:
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": listed, "b": ".."}}))
+    (tmp_path / listed).write_bytes(b"mine")
+    save_tensors(tmp_path / "m.safetensors", {"t": torch.zeros(2)}, {})
+    assert tree(tmp_path)[listed] == b"mine" and "m.safetensors.index.json" not in tree(tmp_path)
+
+
+def test_a_checkpoint_does_not_take_the_place_of_a_link(tmp_path) -> None:
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / "m.safetensors").symlink_to("precious")
+    with pytest.raises(OutputError, match="m.safetensors: is in the way"):
+        save_tensors(tmp_path / "m.safetensors", {"t": torch.zeros(2)}, {})
+    assert tree(tmp_path)["precious"] == b"mine" and (tmp_path / "m.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_log_is_not_written_through_a_link(tmp_path, make) -> None:
+    (tmp_path / "precious").write_bytes(b"mine\n")
+    make(tmp_path / "precious", tmp_path / "log.jsonl")
+    with pytest.raises(OutputError, match="log.jsonl"):
+        append_line(tmp_path / "log.jsonl", "{}\n")
+    with pytest.raises(OutputError) if make is os.symlink else pytest.MonkeyPatch.context():
+        replace_file(tmp_path / "log.jsonl", b"new")
+    assert (tmp_path / "precious").read_bytes() == b"mine\n"
+
+
+def test_a_hidden_folder_that_somebody_has_exchanged_is_not_committed(tmp_path) -> None:
+    with pytest.raises(OutputError, match="exchanged"), OutputSet(tmp_path / "scene.ply") as out:
+        staging = out.cloud.parents[1]
+        staging.rename(tmp_path / "taken")
+        (staging / "new/scene").mkdir(parents=True)
+        (staging / "new/scene.ply").write_bytes(b"evil")
+        out.commit({})
+    assert not (tmp_path / "scene.ply").exists()
+
+
+MOMENTS = {
+    "clearing": (transaction.shutil, "rmtree"),
+    "unlocking": (transaction, "_give_back"),
+    "renaming": (Transaction, "_move"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_while_cleaning_up_waits_for_its_end(tmp_path, monkeypatch, moment: str) -> None:
+    produce(tmp_path / "scene.ply")
+    owner, name = MOMENTS[moment]
+    genuine = getattr(owner, name)
+
+    def hit(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return genuine(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, hit)
+    with pytest.raises(KeyboardInterrupt):
+        produce(tmp_path / "scene.ply", b"two", overwrite=True)
+    files = tree(tmp_path)
+    assert files["scene.ply"] == b"two" and not [path for path in files if path.startswith(".")]
+
+
+def test_what_a_power_cut_meets_is_on_the_disk_in_order(tmp_path, monkeypatch) -> None:
+    """Content, then journal, then renames, then their folders, then the file that says "complete", then its folder."""
+    produce(tmp_path / "scene.ply")
+    events: list[tuple[str, str]] = []
+    fsync, move = os.fsync, Transaction._move
+
+    def synced(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path).as_posix()
+        events.append(("sync", "/".join(part for part in path.split("/") if not part.startswith(".scene"))))
+        fsync(descriptor)
+
+    def moved(self, source: str, target: str) -> None:
+        events.append(("move", target))
+        move(self, source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Transaction, "_move", moved)
+    produce(tmp_path / "scene.ply", b"two", overwrite=True)
+    first = next(i for i, event in enumerate(events) if event[0] == "move")
+    last = events.index(("move", "scene/run.json"))
+    before, between, after = events[:first], events[first:last], events[last:]
+    contents = {("sync", f"new/{name}") for name in ("scene.ply", "scene/run.json", "scene/depth/a.png")}
+    assert contents <= set(before[: before.index(("sync", "journal.tmp"))])
+    assert before[-2:] == [("sync", ""), ("sync", ".")]  # the hidden folder, and its own entry
+    renamed = max(i for i, event in enumerate(between) if event[0] == "move")
+    assert {("sync", name) for name in (".", "scene", "scene/depth")} <= set(between[renamed:])
+    assert ("sync", "scene") in after and all(kind == "sync" for kind, _ in after[1:])
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="leads out"), Transaction(tmp_path / "out", "a", lambda name: True) as files:
+        (files.new / "a").write_bytes(b"")
+        files._move(f"{files.staging.name}/new/a", "../a")
+    assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")
