@@ -265,8 +265,8 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[..., None]]:
-        """Time a stage; the value given is called after each of its `total` steps, with figures to show if there are
-        new ones. A name used twice adds up.
+        """Time a stage; the value given is called after each of its `total` steps, with `figures` to show if there are
+        new ones, or with `where` the stage is now if its steps are of several kinds. A name used twice adds up.
 
         A `minor` stage leaves a line only with --verbose.
         """
@@ -286,7 +286,7 @@ class Progress:
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
-        yield lambda figures="": None
+        yield lambda figures="", where="": None
 
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         pass
@@ -302,14 +302,15 @@ class PlainProgress(Progress):
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
         done, last = 0, time.monotonic()
 
-        def step(figures: str = "") -> None:
+        def step(figures: str = "", where: str = "") -> None:
             nonlocal done, last
             done += 1
+            under_way = where or (total and done < total)
             if figures:
                 info(f"{name}: {figures}")
-            elif total and done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            elif under_way and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
-                info(f"{name}: {done} of {total}")
+                info(f"{name}: {where or f'{done} of {total}'}")
 
         yield step
 
@@ -332,7 +333,13 @@ class LiveProgress(PlainProgress):
         columns += [TimeElapsedColumn(), TextColumn("{task.fields[figures]}")]
         with Bar(*columns, console=Console(file=_messages()), transient=True) as bar:
             task = bar.add_task(name, total=total, figures="")
-            yield lambda figures="": bar.update(task, advance=1, **({"figures": figures} if figures else {}))
+
+            def step(figures: str = "", where: str = "") -> None:
+                bar.update(task, advance=1)
+                if figures or where:
+                    bar.update(task, figures=figures or where)
+
+            yield step
 
 
 def progress() -> Progress:

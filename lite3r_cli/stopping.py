@@ -6,6 +6,7 @@ between, so such work runs in a thread of its own while the main thread listens 
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import queue
 import signal
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-GRACE = 1.5  # seconds that interrupted work has to clean up after itself
+GRACE = 1.0  # seconds that interrupted work has to clean up after itself
 
 
 class Terminated(BaseException):
@@ -124,7 +125,8 @@ def responsive(function: Callable[[], T]) -> T:
     if threading.current_thread() is not threading.main_thread():
         return function()
     worker = _idle.pop() if _idle else _Worker()
-    task = _Task(function)
+    context = contextvars.copy_context()  # what holds for the caller holds for its work
+    task = _Task(lambda: context.run(function))
     worker.tasks.put(task)
     try:
         while not task.done.wait(0.2):

@@ -129,6 +129,42 @@ def test_long_work_is_left_at_once(monkeypatch):
         stopping.responsive(lambda: 1 / 0)
 
 
+def test_a_signal_ends_a_prediction_within_a_layer(tmp_path, monkeypatch, plane_backbone, capsys):
+    """Over hundreds of views a layer computes for a minute; the program listens all the same."""
+    import threading
+
+    from lite3r_cli.cli import main
+
+    lock, begun = threading.Lock(), []
+    lock.acquire()
+
+    def predict(self, images):
+        begun.append(len(images))
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        lock.acquire(timeout=20)
+        raise AssertionError("the signal came too late")
+
+    monkeypatch.setattr(plane_backbone, "predict", predict)
+    photo = photograph(tmp_path / "photos" / "a.jpg")
+    code = main(["reconstruct", str(photo), "-o", str(tmp_path / "out" / "a.ply"), "--device", "cpu"])
+    lock.release()
+    assert code == 128 + signal.SIGTERM and begun == [1]
+    assert "terminated: stopped" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_predict_says_how_far_it_is(tmp_path, photo, monkeypatch, capsys):
+    """In a log as lines: every layer, and the views whose depth is there."""
+    from lite3r_cli import console
+    from lite3r_cli.cli import main
+
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    assert main(["reconstruct", str(photo), "-o", str(tmp_path / "a.ply"), *SMALL]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("Predict: layer")]
+    assert steps == [f"Predict: layer {i} of 12" for i in range(1, 13)]
+    assert "Predict: depth of 1 of 1 views" in lines
+
+
 def test_a_second_signal_does_not_disturb_the_cleaning_up():
     cleaned = []
     with pytest.raises(KeyboardInterrupt), stopping.signals_as_exceptions():

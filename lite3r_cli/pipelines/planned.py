@@ -19,6 +19,7 @@ from ..networks.arithmetic import set_arithmetic
 from ..networks.base import Backbone, Prediction
 from ..networks.fast_form import fast_runner
 from ..networks.fast_form import predict as fast_predict
+from ..networks.layer_steps import Told, told_of_layers
 from ..networks.sparsify import apply_sparse, attention_backends, run_with, skipped_share
 from ..runtime import Choice
 from .engine_choice import FAST, ORDINARY, Plan
@@ -73,8 +74,8 @@ class PlannedNetwork:
             self.exact = set_arithmetic(self._module, plan.fp8.chosen, getattr(torch, plan.dtype))
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], **cameras: Any) -> Prediction:
-        """The answer for S images (3, H, W) on the device."""
+    def predict(self, images: Sequence[Tensor], tell: Told = lambda where: None, **cameras: Any) -> Prediction:
+        """The answer for S images (3, H, W) on the device; `tell` hears of its layers on the ordinary path."""
         model = self._module
         if model is None:
             self.ran.append(Ran(0.0))
@@ -86,7 +87,8 @@ class PlannedNetwork:
             prediction = fast_predict(self._runner, images, **cameras)
             self.ran.append(Ran(self._runner.skipped(Shape.of(images))))
             return prediction
-        prediction = self.backbone.predict(images, **cameras)
+        with told_of_layers(model, len(images), tell):
+            prediction = self.backbone.predict(images, **cameras)
         self.ran.append(Ran(skipped_share(model), tuple(attention_backends(model))))
         return prediction
 

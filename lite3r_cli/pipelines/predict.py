@@ -23,6 +23,7 @@ from ..io.images import Skipped
 from ..networks.base import Backbone, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
+from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
@@ -32,6 +33,7 @@ from ..scene.frame import FIRST_CAMERA, GIVEN, WorldFrame, local_origin, move_vi
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
+from ..stopping import responsive
 from ..world.known import back_into_given, place
 from . import known_cameras
 from .bars import Bars, find_bars, fit_between
@@ -123,8 +125,9 @@ class Predictor:
         priors = self.beforehand.priors(records)
         for text in focal_notes(priors, records):
             progress.note(text)
-        with progress.stage("Predict"):
-            prediction = self._run(batch, self._cameras(priors, records, inputs))
+        cameras = self._cameras(priors, records, inputs)
+        with progress.stage("Predict") as step:
+            prediction = responsive(lambda: self._run(batch, cameras, lambda where: step(where=where)))
         views = _to_views(images, kept, inputs, prediction)
         warnings = _parallax_warnings(views, digests) + _border_warnings(inputs) + known_warnings(priors, records)
         if bars:
@@ -227,12 +230,12 @@ class Predictor:
         known = known_cameras.for_inputs(priors, records, inputs) if known_cameras.taken_by(self.backbone) else None
         return {} if known is None else {"cameras": known}
 
-    def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any]) -> Prediction:
+    def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any], tell: Told) -> Prediction:
         """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
         device = self.runtime.torch_device
         try:
             tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
-            prediction = self.network.predict(tensors, **cameras)
+            prediction = self.network.predict(tensors, tell, **cameras)
             prediction = Prediction(
                 depth=[d.float().cpu() for d in prediction.depth],
                 confidence=[c.float().cpu() for c in prediction.confidence],
