@@ -7,6 +7,7 @@ their options from these fields; the API takes the same fields as keyword argume
 from .option import Argument, Option, require
 from .prediction import InputConfig, LiteConfig, PredictConfig
 from .reconstruction import EvaluateConfig, FusionConfig, ReconstructConfig
+from .world import WorldConfig
 
 __all__ = [
     "Argument",
@@ -17,5 +18,6 @@ __all__ = [
     "Option",
     "PredictConfig",
     "ReconstructConfig",
+    "WorldConfig",
     "require",
 ]

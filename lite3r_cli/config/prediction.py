@@ -77,7 +77,13 @@ class InputConfig:
     ] = 200_000_000
     strict: Annotated[
         bool,
-        Option(INPUT, "Fail at the first image that cannot be used, and on an empty cloud, instead of warning."),
+        Option(
+            INPUT,
+            "Fail at the first image that cannot be used or does not belong, and on an empty cloud; no warning.",
+        ),
+    ] = False
+    keep_unrelated: Annotated[
+        bool, Option(INPUT, "Keep all images in one scene, even those that show something else.")
     ] = False
     recursive: Annotated[
         bool, Option(INPUT, "Take the images in sub-folders, too; their names keep the sub-folder.")

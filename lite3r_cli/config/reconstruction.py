@@ -9,6 +9,7 @@ from typing import Annotated
 
 from .option import CLOUD, INPUT, OUTPUT, Argument, Option, require
 from .prediction import InputConfig, PredictConfig
+from .world import WorldConfig
 
 Overwrite = Annotated[bool, Option(OUTPUT, "Replace what an earlier run wrote there; no other file is touched.")]
 
@@ -101,6 +102,7 @@ class ReconstructConfig:
         Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),
     ] = True
     overwrite: Overwrite = False
+    world: WorldConfig = WorldConfig()
 
 
 @dataclass(frozen=True)

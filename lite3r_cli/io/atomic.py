@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,25 @@ from ..errors import OutputError
 from .files import output_error, write_json
 from .output_layout import Layout, belongs, files_of_run, layout_of
 from .transaction import Transaction, in_threads
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one scene of an output is written for now: its cloud, and its other files in `directory`."""
+
+    cloud: Path
+    directory: Path
+    place: Callable[[Path], Path]  # such a path → where it will be in the end
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name` ("depth/a.png") for now; its folder exists."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def final(self, path: Path) -> Path:
+        """The place that a path given out by this object will have in the end."""
+        return self.place(path)
 
 
 class OutputSet:
@@ -51,6 +71,14 @@ class OutputSet:
     def final(self, path: Path) -> Path:
         """The place that a path given out by this object will have in the end."""
         return self.layout.root / path.relative_to(self._files.new)
+
+    def part(self, number: int) -> Place:
+        """The place of one of several scenes: 1 is the output itself, the others are in `part-2`, `part-3`, …"""
+        if number == 1:
+            return Place(self.cloud, self.directory, self.final)
+        directory = self.directory / f"part-{number}"
+        directory.mkdir(parents=True, exist_ok=True)
+        return Place(directory / "scene.ply", directory, self.final)
 
     def __enter__(self) -> OutputSet:
         self._files.__enter__()

@@ -20,6 +20,7 @@ class Format:
     """`write` writes a scene into its folder, which all formats share, and returns the files. Raises OutputError."""
 
     write: Callable[[SceneExport], list[Path]]
+    levelled: bool = False  # whether viewers show it: where up is known it stands upright, on the ground at the origin
     trains: bool = False  # whether programs train on it: it comes with pictures, masks, and points with tracks
 
 
@@ -27,7 +28,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "colmap": Format(write_colmap, trains=True),
     "nerfstudio": Format(write_nerfstudio, trains=True),
     "tum": Format(write_tum),
-    "glb": Format(write_glb),
+    "glb": Format(write_glb, levelled=True),
 }
 
 

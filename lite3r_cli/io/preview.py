@@ -45,16 +45,23 @@ class _Camera:
     near: float
 
 
-def render_preview(path: Path, cloud: PointCloud, views: Sequence[View], size: tuple[int, int] = (1280, 960)) -> None:
+def render_preview(
+    path: Path,
+    cloud: PointCloud,
+    views: Sequence[View],
+    size: tuple[int, int] = (1280, 960),
+    up: np.ndarray | None = None,
+) -> None:
     """Draw `cloud` (0 points are fine) and the cameras of `views` (at least one) to a PNG of `size` (width, height).
 
-    The view is three-quarter, from behind and above the cameras; outliers do not count. Raises OutputError.
+    The view is three-quarter, from behind and above the cameras; outliers do not count. `up` (3,) is the direction
+    against gravity, None = how the cameras are held. Raises OutputError.
     """
     depth = frustum_depth(views, cloud)
     corners = [transform(invert_pose(view.cam_from_world), frustum(view, depth)) for view in views]
     corners = np.stack(corners)  # (S, 5, 3), world
     points = cloud.points.astype(np.float64)
-    camera = _choose_camera(points, views, corners, (OVERSAMPLING * size[0], OVERSAMPLING * size[1]))
+    camera = _choose_camera(points, views, corners, up, (OVERSAMPLING * size[0], OVERSAMPLING * size[1]))
     nearest, distance = _splat(points, camera)
     picture = _background(camera)
     covered = nearest >= 0
@@ -68,7 +75,9 @@ def render_preview(path: Path, cloud: PointCloud, views: Sequence[View], size: t
     write_bytes(path, data.data)
 
 
-def _choose_camera(points: np.ndarray, views: Sequence[View], corners: np.ndarray, size: tuple[int, int]) -> _Camera:
+def _choose_camera(
+    points: np.ndarray, views: Sequence[View], corners: np.ndarray, up: np.ndarray | None, size: tuple[int, int]
+) -> _Camera:
     """The candidate from which the cloud fills most of the picture; all look at its middle from behind the cameras."""
     framed = corners.reshape(-1, 3)
     centre = np.median(points, axis=0) if len(points) else framed.mean(axis=0)
@@ -78,7 +87,7 @@ def _choose_camera(points: np.ndarray, views: Sequence[View], corners: np.ndarra
         inner = inner[:: max(1, len(inner) // SAMPLES)]
     else:
         inner = points
-    ahead, up = _common_axes(views)
+    ahead, up = _common_axes(views, up)
     side = np.cross(ahead, up)
     best, best_share = None, -1.0
     for azimuth, elevation in product(np.radians(AZIMUTHS), np.radians(ELEVATIONS)):
@@ -91,9 +100,18 @@ def _choose_camera(points: np.ndarray, views: Sequence[View], corners: np.ndarra
     return best
 
 
-def _common_axes(views: Sequence[View]) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of where the cameras look and of what is up; the first camera's where they disagree too much."""
+def _common_axes(views: Sequence[View], known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of where the cameras look and of what is up; the first camera's where they disagree too much.
+
+    With `known` up, ahead is level; cameras that look straight down have their tops ahead.
+    """
     poses = np.stack([view.cam_from_world for view in views])
+    if known is not None:
+        for direction in (poses[:, 2, :3].mean(axis=0), poses[0, 2, :3], -poses[0, 1, :3]):
+            ahead = direction - (direction @ known) * known
+            if np.linalg.norm(ahead) > AGREEMENT:
+                break
+        return ahead / np.linalg.norm(ahead), known
     ahead, up = poses[:, 2, :3].mean(axis=0), -poses[:, 1, :3].mean(axis=0)
     if np.linalg.norm(ahead) < AGREEMENT or np.linalg.norm(np.cross(ahead, up)) < AGREEMENT**2:
         ahead, up = poses[0, 2, :3], -poses[0, 1, :3]

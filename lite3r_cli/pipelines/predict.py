@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -27,7 +26,7 @@ from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
-from ..refine.pipeline import Refined, refine
+from ..refine.pipeline import refine
 from ..scene import geometry
 from ..scene.frame import FIRST_CAMERA, GIVEN, WorldFrame, local_origin, move_views, translation
 from ..scene.priors import CameraPriors
@@ -39,6 +38,7 @@ from . import known_cameras
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import Asked, Machine, resolve
+from .no_scene import scene_only, without_frame
 from .planned import PlannedNetwork
 from .preprocess import align, fit, pixels_needed
 
@@ -64,8 +64,22 @@ class Predictions:
     verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
     account: dict[str, object] | None = None  # what the search for the cameras found
     priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
+    inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, what the network saw
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
     colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the photograph reduced
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a set at the size at which the network sees them."""
+
+    indices: list[int]  # of the set
+    inputs: list[NetworkInput]
+    skipped: list[Skipped] = field(default_factory=list)  # could not be decoded
+
+    def only(self, positions: Sequence[int]) -> Pictures:
+        """Some of them; what could not be decoded belongs to the whole."""
+        return Pictures([self.indices[k] for k in positions], [self.inputs[k] for k in positions])
 
 
 class Predictor:
@@ -117,8 +131,14 @@ class Predictor:
         any usable image. Raises MemoryLimitError when the device's memory does not suffice.
         """
         progress = progress or Progress()
-        kept, inputs, skipped = self._read(images, range(len(images)) if indices is None else indices, progress, strict)
-        inputs, bars = self._between_bars(images, kept, inputs, progress)
+        pictures = self.read(images, progress, indices=indices, strict=strict)
+        return self.refine(images, self.predict_pictures(images, pictures, progress), progress)
+
+    def predict_pictures(self, images: ImageSet, pictures: Pictures, progress: Progress | None = None) -> Predictions:
+        """Views of pictures that were read, as the network sees them: `--refine` is another step."""
+        progress = progress or Progress()
+        kept = pictures.indices
+        inputs, bars = self._between_bars(images, kept, pictures.inputs, progress)
         batch = [item.rgb for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         records = [images.records[i] for i in kept]
@@ -134,50 +154,59 @@ class Predictor:
             warnings.append(
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
             )
-        placed = place(views, priors)
-        views = placed.views
-        refined = self._refine(images, kept, views, inputs, priors, progress) if self.config.refine else None
         return Predictions(
-            views=views if refined is None else refined.views,
+            views=place(views, priors).views,
             indices=kept,
             network_sizes=[rgb.shape[:2] for rgb in batch],
-            skipped=skipped,
-            warnings=warnings if refined is None else warnings + refined.warnings,
-            sparse=None if refined is None else refined.sparse,
-            verdicts=None if refined is None else refined.verdicts,
-            account=None if refined is None else refined.account,
+            skipped=pictures.skipped,
+            warnings=warnings,
             priors=priors,
+            inputs=list(inputs),
             frame=GIVEN if priors.known_poses else FIRST_CAMERA,
             colors=[_colors(record, item) for record, item in zip(records, inputs)],
         )
 
-    def _refine(
-        self,
-        images: ImageSet,
-        kept: Sequence[int],
-        views: Sequence[View],
-        inputs: Sequence[NetworkInput],
-        priors: CameraPriors,
-        progress: Progress,
-    ) -> Refined:
-        """`--refine`, in a frame whose numbers are small, and back into that of the known cameras."""
+    def refine(self, images: ImageSet, found: Predictions, progress: Progress | None = None) -> Predictions:
+        """What `--refine` makes of predictions; without it they are as they were.
+
+        It works in a frame whose numbers are small, and goes back into that of the known cameras.
+        """
+        if not self.config.refine:
+            return found
+        views, kept, inputs, priors = found.views, found.indices, found.inputs, found.priors
         origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
         refined = refine(
             move_views(views, translation(None if origin is None else -origin)),
             lambda j: images.read(kept[j]),
-            lambda j: _scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
+            lambda j: scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
             RefineConfig(intrinsics=self.config.focal_sharing, seed=self.config.seed, fixed_focal=priors.fixed_focal),
-            progress,
+            progress or Progress(),
             self.runtime.torch_device,
             given=len(priors.known_poses) == len(views),
         )
-        shown = [_without_frame(view, item) for view, item in zip(refined.views, inputs, strict=True)]
+        shown = [without_frame(view, item) for view, item in zip(refined.views, inputs, strict=True)]
         moved, sparse = back_into_given(shown, refined.sparse, priors, origin)
-        return replace(refined, views=moved, sparse=sparse)
+        warnings = found.warnings + refined.warnings
+        return replace(
+            found,
+            views=moved,
+            sparse=sparse,
+            verdicts=refined.verdicts,
+            account=refined.account,
+            warnings=warnings,
+        )
 
-    def _read(
-        self, images: ImageSet, indices: Sequence[int], progress: Progress, strict: bool
-    ) -> tuple[list[int], list[NetworkInput], list[Skipped]]:
+    def read(
+        self,
+        images: ImageSet,
+        progress: Progress | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        strict: bool = False,
+    ) -> Pictures:
+        """The images `indices` (default: all) as the network sees them. Raises as `predict` does."""
+        progress = progress or Progress()
+        indices = range(len(images)) if indices is None else indices
         kept: list[int] = []
         batch: list[NetworkInput] = []
         skipped: list[Skipped] = []
@@ -204,7 +233,7 @@ class Predictor:
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
-        return kept, align(batch, prepare, native), skipped
+        return Pictures(kept, align(batch, prepare, native), skipped)
 
     def _between_bars(
         self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress
@@ -315,38 +344,6 @@ def _square(record: ImageRecord, shown: NetworkInput, K: np.ndarray, pose: np.nd
     K[0, 0], K[1, 1] = focal / aspect, focal
     pose[:2, 3] *= across / focal, down / focal
     return K, pose
-
-
-def _unseen(shown: NetworkInput) -> np.ndarray | None:
-    """(h, w) bool of the whole picture: bars, and a frame that was painted over; None without either."""
-    if shown.border is None and shown.rgb.shape[:2] == shown.full:
-        return None
-    seen = np.ones(shown.rgb.shape[:2], np.uint8) if shown.border is None else (~shown.border).astype(np.uint8)
-    return shown.uncrop(seen) == 0
-
-
-def _scene_only(mask: np.ndarray | None, shown: NetworkInput, view: View) -> np.ndarray | None:
-    """A picture's mask (H, W), True = use, without what is no scene."""
-    unseen = _unseen(shown)
-    if unseen is None:
-        return mask
-    size = (view.width, view.height)
-    scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
-    return scene if mask is None else mask & scene
-
-
-def _without_frame(view: View, shown: NetworkInput) -> View:
-    """What refinement found on a frame or a bar, which stands still while the scene moves, is no depth."""
-    unseen = _unseen(shown)
-    if unseen is None or view.depth is None or view.confidence is None:
-        return view
-    size = view.depth.shape[::-1]
-    no_scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    depth, confidence = (
-        np.where(no_scene, np.float32(0), view.depth),
-        np.where(no_scene, np.float32(0), view.confidence),
-    )
-    return replace(view, depth=depth, confidence=confidence)
 
 
 def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:

@@ -6,7 +6,7 @@ torch is imported after the images are found: a wrong path or option is told at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,18 @@ from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
 from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud
+from ..scene.view import PointCloud, View
 from .result import Scene, write_scene
-from .run_info import run_info, seconds_info
+from .run_info import Part, run_info, seconds_info
+from .standing import stand_up
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
     import torch
 
     from ..scene.fusion import FusionStatistics
-    from .predict import Predictions, Predictor
+    from .grouping import Grouping
+    from .predict import Pictures, Predictions, Predictor
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def make_scene(
     warnings: Sequence[str] = (),
     view_files: ViewFiles | None = None,
 ) -> Scene:
-    """The scene that a loaded network sees in the images; `warnings` are those that were told before. `view_files`
-    begin to be written as soon as the views are known.
+    """The scene that a loaded network sees in the images, with further ones in its `parts` where nothing ties them
+    together; `warnings` are those that were told before. `view_files` begin to be written when the views are known.
 
     Raises InputError if no image can be used (with `config.input.strict`: if one cannot), MemoryLimitError.
     """
@@ -115,8 +117,74 @@ def make_scene(
         warn(text)
 
     known = len(images.skipped)
-    predictions = predictor.predict(images, progress, strict=config.input.strict)
-    for text in (*_told([*images.skipped[known:], *predictions.skipped]), *predictions.warnings):
+    pictures = predictor.read(images, progress, strict=config.input.strict)
+    for text in _told([*images.skipped[known:], *pictures.skipped]):
+        tell(text)
+    grouping, whole = _group(config, images, predictor, pictures, progress, tell)
+    if whole is not None:
+        parts = [_finish(config, images, predictor, whole, progress, tell, view_files)]
+    else:
+        predicted = (predictor.predict_pictures(images, pictures.only(part), progress) for part in grouping.parts)
+        parts = [
+            _finish(config, images, predictor, found, progress, tell, None if k else view_files)
+            for k, found in enumerate(predicted)
+        ]
+    parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=pictures.skipped))
+    left_out, untied = ([pictures.indices[k] for k in which] for which in (grouping.left_out, grouping.untied))
+    facts = run_info(config.predict.seed, predictor, images, parts, left_out, untied, told, progress)
+    scenes = [Scene(config, p.cloud, facts, predictor.fingerprint, images, p.predictions, p.level) for p in parts]
+    return replace(scenes[0], parts=tuple(scenes[1:]))
+
+
+def _group(
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictor: Predictor,
+    pictures: Pictures,
+    progress: Progress,
+    tell: Tell,
+) -> tuple[Grouping, Predictions | None]:
+    """Which pictures make which scene; and the prediction of all together, where it was made and they are one scene.
+
+    Raises InputError where some do not belong and `--strict` was given.
+    """
+    from .grouping import explain, group_pictures, one_group
+
+    count, indices = len(pictures.indices), pictures.indices
+    if config.input.keep_unrelated or count < 2:
+        return one_group(count), None
+    made: list[Predictions] = []
+
+    def predict_all() -> list[View]:
+        made.append(predictor.predict_pictures(images, pictures, progress))
+        return made[0].views
+
+    grouping = group_pictures(
+        [item.rgb for item in pictures.inputs],
+        lambda k: images.read(indices[k]),
+        predict_all,
+        predictor.beforehand.priors([images.records[i] for i in indices]).known_poses,
+        progress,
+    )
+    for text in explain(grouping, [images.records[i].name for i in indices]):
+        if config.input.strict and not grouping.whole:
+            raise InputError(text)
+        tell(text)
+    return grouping, made[0] if made and grouping.whole else None
+
+
+def _finish(
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictor: Predictor,
+    predictions: Predictions,
+    progress: Progress,
+    tell: Tell,
+    view_files: ViewFiles | None = None,
+) -> Part:
+    """One scene from its prediction: refinement where it was asked for, and fusion."""
+    predictions = predictor.refine(images, predictions, progress)
+    for text in predictions.warnings:
         tell(text)
     if view_files is not None:
         view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
@@ -124,8 +192,7 @@ def make_scene(
     cloud, statistics = _fuse(config, images, predictions, device, progress, tell, check)
     for text in images.mask_warnings(predictions.indices):
         tell(text)
-    info = run_info(config.predict.seed, predictor, images, predictions, statistics, told, progress)
-    return Scene(config, cloud, info, predictor.fingerprint, images, predictions)
+    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
 
 
 def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet:

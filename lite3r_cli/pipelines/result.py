@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
-from ..io.atomic import OutputSet
+from ..io.atomic import OutputSet, Place
 from ..io.cameras import write_cameras_json
 from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS, require_known
@@ -20,9 +20,10 @@ from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
 from ..io.scene_export import SceneExport
-from ..scene.frame import WorldFrame
+from ..scene.frame import WorldFrame, move_cloud, move_views
 from ..scene.tracks import joined, tracks_from_depth
 from ..scene.view import PointCloud, View
+from ..world.level import Level
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Scene:
     fingerprint: Fingerprint  # SHA-256 of the checkpoint, computed beside the work
     images: ImageSet
     predictions: Predictions
+    level: Level | None = None  # which way is up, and the way to the levelled frame
+    parts: tuple[Scene, ...] = ()  # further scenes that the photographs show and nothing ties to this one
 
     @property
     def views(self) -> list[View]:
@@ -130,7 +133,17 @@ class Scene:
 
 
 def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
-    """Every file but run.json into the staging folder; `files` may have begun with those of the views."""
+    """Every file but run.json into the staging folder, further parts into `part-2`, `part-3`, …; `files` may have begun
+    with those of the main scene's views.
+    """
+    _write_part(out.part(1), scene, files)
+    for number, part in enumerate(scene.parts, 2):
+        place = out.part(number)
+        with ViewFiles(place, scene.config.previews, scene.config.save_npy) as others:
+            _write_part(place, replace(part, config=scene.config), others)
+
+
+def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     config, views = scene.config, scene.views
     records = [scene.images.records[i] for i in scene.predictions.indices]
     if not files.started:
@@ -139,13 +152,19 @@ def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
     scales = files.scales()
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
     formats = [EXTRA_FORMATS[name] for name in dict.fromkeys(config.formats)]
+    upright = scene.level is not None and scene.level.up.found
     if formats:
         depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
         export = _export(out.directory, scene, depths, trains=any(each.trains for each in formats))
         for each in formats:
-            each.write(export)
+            each.write(_levelled(export, scene.level) if each.levelled and upright else export)
     if config.preview:
-        render_preview(out.path("preview.png"), scene.cloud, views)
+        render_preview(out.path("preview.png"), scene.cloud, views, up=scene.level.up.direction if upright else None)
+
+
+def _levelled(export: SceneExport, level: Level) -> SceneExport:
+    """The same as viewers shall see it, gravity along +y."""
+    return replace(export, views=move_views(export.views, level.look), cloud=move_cloud(export.cloud, level.look))
 
 
 def _export(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]], trains: bool) -> SceneExport:

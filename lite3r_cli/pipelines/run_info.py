@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..console import Progress
 from ..io.images import ImageSet
+from ..scene.view import PointCloud
+from ..world.level import Level
 
 if TYPE_CHECKING:
     from ..scene.fusion import FusionStatistics
     from .predict import Predictions, Predictor
 
 
+UNRELATED = "shows nothing that another picture shows"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the scenes that a set of pictures shows, mostly the only one."""
+
+    predictions: Predictions
+    cloud: PointCloud
+    statistics: FusionStatistics
+    level: Level | None = None
+
+
 def run_info(
     seed: int,
     predictor: Predictor,
     images: ImageSet,
-    predictions: Predictions,
-    statistics: FusionStatistics,
+    parts: Sequence[Part],
+    left_out: Sequence[int],
+    untied: Sequence[int],
     warnings: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
     """Versions, arguments, what was chosen and why, what became of each image, times and memory.
 
-    The checkpoint's hash is added by `Scene.info`: it may still be computed while the scene is written.
+    `parts` has the main scene first; `left_out` are indices of images that belong to none, `untied` of those that were
+    kept without a tie to the others. The checkpoint's hash is
+    added by `Scene.info`: it may still be computed while the scene is written.
     """
     from .. import runtime
 
@@ -39,13 +58,11 @@ def run_info(
         },
         "runtime": predictor.choices(),
         "attention": predictor.network.attention_info(),
-        "images": _verdicts(images, predictions),
-        **({"refinement": predictions.account} if predictions.account is not None else {}),
+        "images": _verdicts(images, parts, left_out, set(untied)),
         "folders": images.folders,
         "warnings": list(warnings),
-        "world": predictions.frame.as_dict(),
-        "points": statistics.points,
-        "fusion": statistics.to_dict(),
+        **_result(parts[0]),
+        **({"parts": [_part(number, part) for number, part in enumerate(parts, 1)]} if len(parts) > 1 else {}),
         **seconds_info(progress),
         "peak_memory": runtime.peak_memory(predictor.runtime.torch_device),
     }
@@ -57,17 +74,31 @@ def seconds_info(progress: Progress) -> dict[str, Any]:
     return {"seconds": stages, "wall_seconds": round(progress.wall, 3)}
 
 
-def _verdicts(images: ImageSet, predictions: Predictions) -> list[dict[str, Any]]:
-    """What became of each image, in order; the skipped ones at the end."""
-    used = {
-        i: {"height": h, "width": w} for i, (h, w) in zip(predictions.indices, predictions.network_sizes, strict=True)
+def _result(part: Part) -> dict[str, Any]:
+    account = part.predictions.account
+    return {
+        **({"refinement": account} if account is not None else {}),
+        "world": part.predictions.frame.as_dict(),
+        "up": None if part.level is None else part.level.as_dict(),
+        "points": part.statistics.points,
+        "fusion": part.statistics.to_dict(),
     }
-    refinement = dict(zip(predictions.indices, predictions.verdicts or ()))
-    focal = {
-        i: {"source": prior.source, "fx": prior.fx, "fy": prior.fy, "sigma": prior.sigma, "fixed": prior.fixed}
-        for i, prior in zip(predictions.indices, predictions.priors.focal)
-        if prior is not None
-    }
+
+
+def _part(number: int, part: Part) -> dict[str, Any]:
+    folder = "." if number == 1 else f"part-{number}"
+    return {"folder": folder, "images": [view.name for view in part.predictions.views], **_result(part)}
+
+
+def _verdicts(
+    images: ImageSet, parts: Sequence[Part], left_out: Sequence[int], untied: set[int]
+) -> list[dict[str, Any]]:
+    """What became of each image: the used ones in order, then those left out, then those that could not be read."""
+    used: dict[int, dict[str, Any]] = {}
+    for number, part in enumerate(parts, 1):
+        which = {"part": number} if len(parts) > 1 else {}
+        for k, i in enumerate(part.predictions.indices):
+            used[i] = which | _view_facts(part.predictions, k)
     verdicts: list[dict[str, Any]] = [
         {
             "name": record.name,
@@ -76,14 +107,27 @@ def _verdicts(images: ImageSet, predictions: Predictions) -> list[dict[str, Any]
             "width": record.width,
             "height": record.height,
             "orientation": record.orientation,
-            "network": used[i],
-            **({"focal": focal[i]} if i in focal else {}),
-            **({"refinement": refinement[i]} if i in refinement else {}),
+            **used[i],
+            **({"untied": True} if i in untied else {}),
         }
         for i, record in enumerate(images.records)
         if i in used
     ]
+    for record in (images.records[i] for i in left_out):
+        verdicts.append({"name": record.name, "path": str(record.path), "verdict": "left out", "reason": UNRELATED})
     return verdicts + [
         {"name": skipped.name, "verdict": "skipped", "reason": skipped.reason}
-        for skipped in (*images.skipped, *predictions.skipped)
+        for skipped in (*images.skipped, *parts[0].predictions.skipped)
     ]
+
+
+def _view_facts(predictions: Predictions, k: int) -> dict[str, Any]:
+    """What run.json says of view k beside its name and size."""
+    height, width = predictions.network_sizes[k]
+    facts: dict[str, Any] = {"network": {"height": height, "width": width}}
+    prior = predictions.priors.focal[k]
+    if prior is not None:
+        facts["focal"] = {name: getattr(prior, name) for name in ("source", "fx", "fy", "sigma", "fixed")}
+    if predictions.verdicts is not None:
+        facts["refinement"] = predictions.verdicts[k]
+    return facts

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from ..io import depth as depth_files
-from ..io.atomic import OutputSet
+from ..io.atomic import OutputSet, Place
 from ..scene.view import View
 
 MOST_THREADS = 8  # beyond, they wait for the disk
@@ -22,7 +22,7 @@ class ViewFiles:
     be removed.
     """
 
-    def __init__(self, out: OutputSet, previews: bool, save_npy: bool) -> None:
+    def __init__(self, out: OutputSet | Place, previews: bool, save_npy: bool) -> None:
         self.out, self.previews, self.save_npy = out, previews, save_npy
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="view files")
         self._scales: list[Future[float]] = []

@@ -293,6 +293,23 @@ def _sampled_ratios(surfaces: Surfaces, i: int, neighbours: Sequence[int], sampl
         yield _compare(surfaces, i, points, others).ratio
 
 
+def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the pixels of view i lie in view j, as cv2.remap counts, and the ratio of their depth there to the depth
+    that j sees, 0 where it sees nothing: three (h, w) float32 arrays.
+    """
+    view = surfaces.voters[i]
+    pixels = view.pixels()
+    points = view.camera_points(pixels)
+    x, y, _ = _to_others(view, points, [surfaces.voters[j]])
+    ratio = _compare(surfaces, i, points, [j]).ratio
+    maps = []
+    for values, outside in ((x, -1e4), (y, -1e4), (ratio, 0.0)):
+        whole = torch.full((view.height * view.width,), outside, device=pixels.device)
+        whole[pixels] = values[0].clamp(-1e4, 1e4)
+        maps.append(whole.view(view.shape).cpu().numpy())
+    return maps[0], maps[1], maps[2]
+
+
 def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
     """How well the depth maps times `factor` agree with those of their neighbours, 0..1: the mean of
     1 / (1 + (log ratio / `_CLOSE`)²) over the pixels compared, about `samples` a view; unseen ones count as 0."""

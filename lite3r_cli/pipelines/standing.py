@@ -1,0 +1,77 @@
+"""Which way is up in a finished scene, and putting all of it into the levelled frame where that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from ..config import WorldConfig
+from ..config.world import UPS, parse_up
+from ..console import Progress
+from ..errors import InputError
+from ..io.images import ImageSet
+from ..networks.pictures import NetworkInput
+from ..scene.frame import WorldFrame, move_cloud, move_views
+from ..world.gravity import Up, find_up, up_of_cameras
+from ..world.level import level_scene
+from .beforehand import metadata_of
+from .predict import Predictions
+from .run_info import Part
+
+LEVEL = WorldFrame(
+    "level",
+    "world = levelled, +x right, +y ahead (of the first camera), +z up, origin on the ground below the cameras",
+    up=(0.0, 0.0, 1.0),
+)
+
+
+def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progress) -> Part:
+    """The part with its level; in the levelled frame with `--world level`.
+
+    Raises InputError where that frame was asked for and nothing tells what is up.
+    """
+    if config.up == "none":
+        return part
+    with progress.stage("Level", minor=True):
+        up = _up(config, images, part.predictions)
+        level = level_scene(part.predictions.views, part.cloud, up)
+    if config.world != "level":
+        return replace(part, level=level)
+    if not up.found:
+        raise InputError(
+            "--world level: the pictures show no vertical edges that tell what is up; give --up camera or --up x,y,z"
+        )
+    found = part.predictions
+    moved = replace(
+        found,
+        views=move_views(found.views, level.map),
+        sparse=None if found.sparse is None else found.sparse.moved(level.map),
+        frame=replace(LEVEL, units=found.frame.units, metric=found.frame.metric),
+    )
+    cloud = move_cloud(part.cloud, level.map)
+    stands = replace(up, direction=np.array([0.0, 0.0, 1.0]))
+    stood = replace(level_scene(moved.views, cloud, stands), applied=level.map)
+    return replace(part, predictions=moved, cloud=cloud, level=stood)
+
+
+def _up(config: WorldConfig, images: ImageSet, found: Predictions) -> Up:
+    if config.up == "camera":
+        return Up(up_of_cameras(found.views), "cameras", True)
+    if config.up not in UPS:
+        direction = np.array(parse_up(config.up))
+        return Up(direction / np.linalg.norm(direction), "stated", True)
+    attitudes = [metadata_of(images.records[i]).attitude for i in found.indices]
+    greys = [cv2.cvtColor(np.ascontiguousarray(_whole(item.rgb, item)), cv2.COLOR_RGB2GRAY) for item in found.inputs]
+    return find_up(found.views, greys, attitudes)
+
+
+def _whole(rgb: np.ndarray, item: NetworkInput) -> np.ndarray:
+    """The picture as the network saw it, grey where it saw nothing, so that pixels lie where K says."""
+    if rgb.shape[:2] == tuple(item.full):
+        return rgb
+    whole = np.full((*item.full, 3), 127, np.uint8)
+    top, left = item.corner
+    whole[top : top + rgb.shape[0], left : left + rgb.shape[1]] = rgb
+    return whole

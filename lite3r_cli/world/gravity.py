@@ -1,0 +1,199 @@
+"""Which way is up: from the vertical edges of what was built, from a drone's gimbal, else from how cameras are held.
+
+An edge in a picture and the camera's centre span a plane; if the edge is vertical in the world, the vertical lies in
+that plane. The vertical is the direction that most planes of all pictures have in common, looked for around the way the
+cameras are held. One picture with a wrong pose cannot bend it, and depth is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..io.exif import Attitude
+from ..scene import geometry
+from ..scene.view import View
+
+_SIDE = 900  # pixels of the longer side at which edges are found
+_SHORTEST = 0.025  # of the diagonal
+_SEARCH = np.radians([40.0, 22.0])  # around how cameras are held, and around what their horizontal axes say
+_STEP = np.radians(1.5)  # between two directions that are tried
+_WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the bell around a plane, coarse to fine
+_MOST = 150  # edges of a picture, the longest ones
+_LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges
+_LEAST_EDGES = 10.0  # effective number of vertical edges
+_STANDS_OUT = 4.0  # score against that of other directions around
+
+
+@dataclass(frozen=True)
+class Up:
+    """The direction against gravity in the world of the views."""
+
+    direction: np.ndarray  # (3,) unit vector
+    source: str  # "edges", "gimbal", "cameras" or "stated"
+    found: bool  # False: `direction` is how the cameras are held on average, and no more
+    edges: int = 0  # vertical ones
+    stands_out: float = 0.0  # support of the direction, against that of others around
+
+    def as_dict(self) -> dict[str, object]:
+        """For run.json."""
+        return {
+            "direction": [round(float(x), 6) for x in self.direction], "source": self.source, "found": self.found,
+            "vertical_edges": self.edges, "stands_out": round(self.stands_out, 2),
+        }  # fmt: skip
+
+
+def find_up(views: Sequence[View], greys: Sequence[np.ndarray], attitudes: Sequence[Attitude | None] = ()) -> Up:
+    """The direction up of posed views with their pictures (h, w) uint8 of any size."""
+    measured = up_of_gimbals(views, attitudes)
+    if measured is not None:
+        return Up(measured, "gimbal", True)
+    held = up_of_cameras(views)
+    likely = np.stack([held, up_of_horizons(views, held)])
+    normals, weight, view = edge_planes(views, greys)
+    if len(normals) < _LEAST_EDGES:
+        return Up(held, "cameras", False)
+    return _from_edges(likely, normals, weight, view, len(views))
+
+
+def up_of_cameras(views: Sequence[View]) -> np.ndarray:
+    """How the cameras are held on average: the robust mean of the pictures' up, (3,)."""
+    ups = np.stack([-view.cam_from_world[1, :3] for view in views])
+    mean = ups.mean(axis=0)
+    for _ in range(10):
+        mean = mean / max(float(np.linalg.norm(mean)), 1e-9)
+        weight = 1 / (0.05 + geometry.vector_angle(ups, np.broadcast_to(mean, ups.shape)))
+        mean = (weight[:, None] * ups).sum(axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-9)
+
+
+def up_of_horizons(views: Sequence[View], held: np.ndarray) -> np.ndarray:
+    """The direction (3,) that is most perpendicular to the pictures' horizontal axes, on the side of `held`.
+
+    People tilt cameras up and down, but seldom sideways. `held` itself where the cameras hardly turn.
+    """
+    axes = np.stack([view.cam_from_world[0, :3] for view in views])
+    values, vectors = np.linalg.eigh(axes.T @ axes / len(axes))
+    if values[1] < 0.02 or values[0] > 0.25 * values[1]:
+        return held
+    return vectors[:, 0] * (1.0 if vectors[:, 0] @ held >= 0 else -1.0)
+
+
+def up_of_gimbals(views: Sequence[View], attitudes: Sequence[Attitude | None]) -> np.ndarray | None:
+    """The mean of what drones' gimbals say, where at least half of the pictures say it and they agree to 10°."""
+    ups = [v.cam_from_world[:, :3].T @ -gravity_of(a) for v, a in zip(views, attitudes) if a is not None]
+    if len(ups) < max(2, len(views) / 2):
+        return None
+    mean = np.median(np.stack(ups), axis=0)
+    length = float(np.linalg.norm(mean))
+    if length == 0 or np.median(geometry.vector_angle(np.stack(ups), np.tile(mean, (len(ups), 1)))) > np.radians(10):
+        return None
+    return mean / length
+
+
+def gravity_of(attitude: Attitude) -> np.ndarray:
+    """The direction of gravity in the camera's frame (+x right, +y down, +z ahead)."""
+    pitch, roll = np.radians([attitude.pitch, attitude.roll])
+    return np.array([np.sin(roll) * np.cos(pitch), np.cos(roll) * np.cos(pitch), -np.sin(pitch)])
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------
+
+
+def edge_planes(views: Sequence[View], greys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The straight edges of all pictures: normals of their planes in the world (N, 3), weights (N,), views (N,)."""
+    normals, weights, numbers = [], [], []
+    for i, (view, grey) in enumerate(zip(views, greys, strict=True)):
+        segments, diagonal = find_edges(grey)
+        if not len(segments):
+            continue
+        ends = segments.reshape(-1, 2, 2) * [view.width / grey.shape[1], view.height / grey.shape[0]]
+        homogeneous = np.concatenate([ends, np.ones_like(ends[..., :1])], axis=-1)
+        rays = homogeneous @ np.linalg.inv(view.K).T  # (M, 2, 3)
+        normal = np.cross(rays[:, 0], rays[:, 1])
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+        normals.append(normal @ view.cam_from_world[:, :3])
+        length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1) / diagonal
+        weights.append(np.minimum(length, 0.25))
+        numbers.append(np.full(len(segments), i))
+    if not normals:
+        return np.zeros((0, 3)), np.zeros(0), np.zeros(0, np.int64)
+    return np.concatenate(normals), np.concatenate(weights), np.concatenate(numbers)
+
+
+def find_edges(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """At most `_MOST` straight segments (M, 4) x1 y1 x2 y2 of a picture, in its pixels, and its diagonal."""
+    scale = min(1.0, _SIDE / max(grey.shape))
+    small = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    found = cv2.createLineSegmentDetector().detect(small)[0]
+    diagonal = float(np.hypot(*grey.shape))
+    if found is None:
+        return np.zeros((0, 4)), diagonal
+    segments = (found.reshape(-1, 4).astype(np.float64) + 0.5) / scale
+    length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1)
+    margin = 0.012 * diagonal  # what runs along the picture's border is the border
+    lines = segments.reshape(-1, 2, 2)
+    border = np.zeros(len(segments), bool)
+    for axis, size in ((0, grey.shape[1]), (1, grey.shape[0])):
+        border |= (lines[:, :, axis] < margin).all(axis=1) | (lines[:, :, axis] > size - margin).all(axis=1)
+    kept = np.flatnonzero((length > _SHORTEST * diagonal) & ~border)
+    return segments[kept[np.argsort(-length[kept], kind="stable")[:_MOST]]], diagonal
+
+
+def _from_edges(likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, view: np.ndarray, count: int) -> Up:
+    weight = weight * _balanced(weight, view, count)
+    """`likely` (2, 3): how the cameras are held on average, and what their horizontal axes say."""
+    held = likely[0]
+    tried = np.concatenate([_around(*each, _STEP) for each in zip(likely, _SEARCH)])
+    score = _support(tried, normals, weight, _WIDTHS[0])
+    best = tried[int(np.argmax(score * _prior(tried, likely)))]
+    for width in _WIDTHS:
+        for _ in range(8):
+            off = np.arcsin(np.clip(normals @ best, -1, 1))
+            bell = weight / (1 + (off / width) ** 2) ** 2
+            _, vectors = np.linalg.eigh((normals * bell[:, None]).T @ normals)
+            turned = vectors[:, 0] * np.sign(vectors[:, 0] @ best)
+            best = turned
+    inside = np.abs(np.arcsin(np.clip(normals @ best, -1, 1))) < 2 * _WIDTHS[-1]
+    edges, seen = int(inside.sum()), len(np.unique(view[inside])) / count
+    around = _support(tried, normals, weight, _WIDTHS[-2])
+    stands_out = float(_support(best[None], normals, weight, _WIDTHS[-2])[0] / max(float(np.median(around)), 1e-9))
+    near = (geometry.vector_angle(np.broadcast_to(best, likely.shape), likely) < _SEARCH).any()
+    found = edges >= _LEAST_EDGES and seen >= _LEAST_VIEWS and stands_out >= _STANDS_OUT and bool(near)
+    return Up(best if found else held, "edges" if found else "cameras", found, edges, stands_out)
+
+
+def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
+    """A factor (N,) by which no picture counts more than twice the median one."""
+    total = np.bincount(view, weights=weight, minlength=count)
+    typical = float(np.median(total[total > 0]))
+    return np.minimum(1.0, 2 * typical / np.maximum(total, 1e-9))[view]
+
+
+def _support(directions: np.ndarray, normals: np.ndarray, weight: np.ndarray, width: float) -> np.ndarray:
+    """Σ weight / (1 + (angle to the plane / width)²)² for directions (D, 3): (D,)."""
+    off = np.arcsin(np.clip(directions @ normals.T, -1, 1)) / width
+    return (weight / (1 + off**2) ** 2).sum(axis=1)
+
+
+def _prior(directions: np.ndarray, likely: np.ndarray) -> np.ndarray:
+    """How likely directions (D, 3) are up where cameras are held like this: (D,)."""
+    angles = [geometry.vector_angle(directions, np.broadcast_to(each, directions.shape)) for each in likely]
+    wide, narrow = (1 / (1 + (angle / width) ** 2) for angle, width in zip(angles, np.radians([25.0, 12.0])))
+    return wide + narrow
+
+
+def _around(direction: np.ndarray, radius: float, step: float) -> np.ndarray:
+    """Directions (D, 3) about `step` apart within `radius` of one."""
+    helper = np.eye(3)[np.argmin(np.abs(direction))]
+    x = np.cross(direction, helper)
+    x /= np.linalg.norm(x)
+    y = np.cross(direction, x)
+    rings = [direction[None]]
+    for polar in np.arange(step, radius, step):
+        azimuth = np.linspace(0, 2 * np.pi, max(6, int(2 * np.pi * np.sin(polar) / step)), endpoint=False)[:, None]
+        rings.append(np.cos(polar) * direction + np.sin(polar) * (np.cos(azimuth) * x + np.sin(azimuth) * y))
+    return np.concatenate(rings)

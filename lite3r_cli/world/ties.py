@@ -1,0 +1,174 @@
+"""Do two pictures show the same thing? Matched features on one epipolar geometry say so, and chance is ruled out.
+
+The evidence is the number of false alarms of an a-contrario test (Moisan and Stival, IJCV 2004): how often one would
+find that many matches near epipolar lines if matches fell anywhere. On the pictures of unrelated scenes its logarithm
+stays above −2; on overlapping pictures it is −10 to −1000. It needs no network, no camera and no threshold on counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import hypot, lgamma, log, log10
+
+import cv2
+import numpy as np
+
+TIED = -4.0  # decimal logarithm of the number of false alarms from which on two pictures are tied
+_RATIO = 0.8  # of distances to the best and the second best match (Lowe, IJCV 2004)
+_PIXELS = 1.5  # from the epipolar line
+_SAMPLE = 7  # matches that fix an epipolar geometry
+_LEAST_AREA = 0.003  # of the picture, that the matches have to span: a logo or a date is no scene
+_STILL = 1.5  # pixels of median motion below which matches may be an overlay
+_ALIKE = 0.3  # correlation of the pictures as a whole from which a still pair is the same view
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Features of one picture at the size (height, width) at which they were found."""
+
+    points: np.ndarray  # (N, 2) float32
+    descriptors: np.ndarray  # (N, C) float32, unit vectors
+    size: tuple[int, int]
+    thumbnail: np.ndarray  # (16, 16) float32, zero mean and unit norm
+
+
+def find_keypoints(rgb: np.ndarray, side: int, count: int) -> Keypoints:
+    """At most `count` SIFT features of a picture (H, W, 3) uint8, no larger than `side` pixels."""
+    grey = _grey(rgb, side)
+    # half the usual contrast: dark rooms and plain walls have few features
+    found, descriptors = cv2.SIFT.create(count, contrastThreshold=0.02).detectAndCompute(grey, None)
+    if descriptors is None:
+        return _keypoints(grey, found, np.zeros((0, 128), np.float32))
+    # the square root turns Euclidean distance into Hellinger's (Arandjelović and Zisserman, CVPR 2012)
+    descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
+    return _keypoints(grey, found, descriptors)
+
+
+def find_corners(rgb: np.ndarray, side: int, count: int) -> Keypoints:
+    """At most `count` ORB features, a tenth of SIFT's work; they match where views differ little."""
+    grey = _grey(rgb, side)
+    found, bits = cv2.ORB.create(count, fastThreshold=7).detectAndCompute(grey, None)
+    if bits is None:
+        return _keypoints(grey, found, np.zeros((0, 256), np.float32))
+    # bits as ±1/16 are unit vectors whose squared distance is the number of bits that differ, divided by 64
+    return _keypoints(grey, found, np.unpackbits(np.asarray(bits, np.uint8), axis=1).astype(np.float32) / 8 - 1 / 16)
+
+
+def _grey(rgb: np.ndarray, side: int) -> np.ndarray:
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    scale = side / max(grey.shape)
+    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+
+
+def _keypoints(grey: np.ndarray, found: Sequence[cv2.KeyPoint], descriptors: np.ndarray) -> Keypoints:
+    thumbnail = cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
+    thumbnail -= thumbnail.mean()
+    thumbnail /= max(float(np.linalg.norm(thumbnail)), 1e-6)
+    points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)
+    return Keypoints(points, descriptors, (grey.shape[0], grey.shape[1]), thumbnail)
+
+
+def evidence(a: Keypoints, b: Keypoints) -> float:
+    """The decimal logarithm of the number of false alarms of the best epipolar geometry; inf where there is none."""
+    first, second = _matches(a.descriptors, b.descriptors)
+    if len(first) <= _SAMPLE:
+        return np.inf
+    p, q = a.points[first], b.points[second]
+    try:
+        _, mask = cv2.findFundamentalMat(p, q, cv2.USAC_MAGSAC, _PIXELS, 0.999, 2000)
+    except cv2.error:  # a degenerate sample; OpenCV has no other word for it
+        return np.inf
+    inside = np.zeros(len(p), bool) if mask is None else mask.ravel().astype(bool)
+    if inside.sum() <= _SAMPLE or _is_overlay(a, b, p[inside], q[inside]):
+        return np.inf
+    height, width = b.size
+    chance = min(2 * _PIXELS * hypot(height, width) / (height * width), 0.5)
+    return false_alarms(len(p), int(inside.sum()), chance)
+
+
+def false_alarms(matches: int, inside: int, chance: float) -> float:
+    """log10 of (n − 7) · C(n, k) · C(k, 7) · chance^(k − 7): n matches, k of them near their epipolar lines."""
+    return (
+        log10(max(matches - _SAMPLE, 1))
+        + _log_binomial(matches, inside)
+        + _log_binomial(inside, _SAMPLE)
+        + (inside - _SAMPLE) * log10(chance)
+    )
+
+
+def _log_binomial(n: int, k: int) -> float:
+    return (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(10)
+
+
+def _matches(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mutually best matches of unit descriptors (N, C), (M, C) that pass the ratio test: two index arrays."""
+    if len(a) < 2 or len(b) < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    similarity = a @ b.T
+    forward, distinct = _best(similarity)
+    mine = np.arange(len(a))
+    chosen = distinct & (similarity.argmax(axis=0)[forward] == mine)
+    return mine[chosen], forward[chosen]
+
+
+def _best(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row the best column, and whether it is clearly better than the second."""
+    best = similarity.argmax(axis=1)
+    rows = np.arange(len(similarity))
+    value = similarity[rows, best]
+    second = np.partition(similarity, -2, axis=1)[:, -2]
+    return best, np.maximum(2 - 2 * value, 0) < _RATIO**2 * np.maximum(2 - 2 * second, 0)
+
+
+def _is_overlay(a: Keypoints, b: Keypoints, p: np.ndarray, q: np.ndarray) -> bool:
+    """Matches on a small patch, or that stay where they are while the rest differs: a logo, a date, a frame."""
+    if np.median(np.linalg.norm(p - q, axis=1)) < _STILL and a.size == b.size:
+        return float((a.thumbnail * b.thumbnail).sum()) < _ALIKE
+    areas = (cv2.contourArea(cv2.convexHull(points)) / (k.size[0] * k.size[1]) for points, k in ((p, a), (q, b)))
+    return min(areas) < _LEAST_AREA
+
+
+class Groups:
+    """Which of N pictures hang together; ties join groups."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def of(self, i: int) -> int:
+        """The smallest member of i's group."""
+        while self._parent[i] != i:
+            i = self._parent[i]
+        return i
+
+    def join(self, i: int, j: int) -> None:
+        low, high = sorted((self.of(i), self.of(j)))
+        self._parent[high] = low
+
+    def members(self) -> list[list[int]]:
+        """The groups, the largest first, each in order."""
+        found: dict[int, list[int]] = {}
+        for i in range(len(self._parent)):
+            found.setdefault(self.of(i), []).append(i)
+        return sorted(found.values(), key=lambda group: (-len(group), group[0]))
+
+    def tie(self, pairs: Iterable[tuple[int, int]], tied: Callable[[int, int], bool]) -> None:
+        """Ask `tied` of each pair whose pictures do not hang together yet, until all do."""
+        left = len(self.members()) - 1
+        for i, j in pairs:
+            if left == 0:
+                return
+            if self.of(i) != self.of(j) and tied(i, j):
+                self.join(i, j)
+                left -= 1
+
+
+def near_first(count: int, limit: int) -> Iterable[tuple[int, int]]:
+    """Pairs i < j of `count` pictures, neighbours in order first, at most `limit` of them."""
+    asked = 0
+    for apart in range(1, count):
+        for i in range(count - apart):
+            if asked == limit:
+                return
+            asked += 1
+            yield i, i + apart
