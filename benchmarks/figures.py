@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import paper_report
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", "docs/paper.md")
 PHOTOGRAPHS = {"fountain-P11": 11, "herz-jesu-P8": 8, "entry-P10": 10}
 INDOORS = {"rgbd-office": "indoors, small motion", "rgbd-desk": "indoors, dark, little overlap"}
 PROCEDURAL = [f"proc-{i:02d}" for i in range(8)]
@@ -122,7 +124,18 @@ def floors() -> str:
     return table(("floor of `dense` / `lite`, ms", "2 views", "8", "32", "100"), lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "refine": refine, "speed": speed, "floors": floors}
+def paper() -> str:
+    """The paper's comparison: what was measured here, beside what its authors published."""
+    return paper_report.markdown(load("paper-tables-mini"))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": accuracy,
+    "refine": refine,
+    "speed": speed,
+    "floors": floors,
+    "paper": paper,
+}
 
 
 def main() -> int:

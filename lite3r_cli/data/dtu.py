@@ -41,15 +41,31 @@ def load_dtu(folder: Path) -> Split:
 
     Raises InputError for a folder that holds none of them.
     """
-    scans = {int(m[1]): path.parent for path in folder.glob("scan*/image") if (m := SCAN.fullmatch(path.parent.name))}
+    scans = _scan_folders(folder)
     train, held_out = (tuple(n for n in part if n in scans) for part in (TRAINING, VALIDATION))
     if not train and not held_out:
         raise InputError(f"{folder}: none of its {len(scans)} scans is in DTU's training or validation list")
     unused = len(scans) - len(train) - len(held_out)
     note = f"DTU: {len(train)} scans to train on, {len(held_out)} held out, {unused} test or unlisted scans left alone"
     cameras = _cameras(folder / "Cameras")
-    sets = [tuple(_scan(scans[n], cameras) for n in part) for part in (train, held_out)]
-    return Split(*sets, note)
+    trained, held = (tuple(_scan(scans[n], cameras) for n in part) for part in (train, held_out))
+    return Split(trained, held, note)
+
+
+def load_all_scans(folder: Path) -> tuple[ViewSet, ...]:
+    """Every scan by number, those of the test list included: to be measured on, never to be trained on.
+
+    Raises InputError for a folder without scans.
+    """
+    scans = _scan_folders(folder)
+    if not scans:
+        raise InputError(f"{folder}: no scanN/image below it; is it DTU?")
+    cameras = _cameras(folder / "Cameras")
+    return tuple(_scan(scans[n], cameras) for n in sorted(scans))
+
+
+def _scan_folders(folder: Path) -> dict[int, Path]:
+    return {int(m[1]): path.parent for path in folder.glob("scan*/image") if (m := SCAN.fullmatch(path.parent.name))}
 
 
 def _cameras(folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:

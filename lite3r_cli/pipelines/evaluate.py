@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def evaluate(
     for name, scene in zip(scene_names(config.scenes), scenes, strict=True):
         truth = read_cameras_json(scene.folder)
         parts = windows(len(truth), config.views)
-        tally = _Tally(truth)
+        tally = Tally(truth)
         with progress.stage(name, total=len(parts)) as step:
             for part in parts:
                 tally.add([truth[i] for i in part], run(scene.images, [scene.indices[i] for i in part]))
@@ -166,16 +166,25 @@ def _network(config: PredictConfig, progress: Progress) -> Predictor:
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
+class DepthErrors(NamedTuple):
+    """Errors of depth maps and of the clouds that they give; None: no true depth."""
+
+    absrel: float | None
+    delta1: float | None  # share of pixels within a factor of 1.25
+    accuracy: float | None  # mean distance of the predicted cloud from the true one
+    completeness: float | None  # and of the true one from the predicted
+
+
 @dataclass
-class _Tally:
-    """The errors of a scene's windows so far."""
+class Tally:
+    """The errors of a scene's windows so far: `add` each window, then ask for the `scores`."""
 
     truth: Sequence[View]  # of the whole scene
     rotation: list[np.ndarray] = field(default_factory=list)  # per window (P,)
     translation: list[np.ndarray] = field(default_factory=list)
     larger: list[np.ndarray] = field(default_factory=list)
     focal: list[np.ndarray] = field(default_factory=list)  # per window (S,)
-    depth: list[tuple[float, float, float]] = field(default_factory=list)  # per window AbsRel, δ, Chamfer
+    depth: list[DepthErrors] = field(default_factory=list)  # per window
 
     def __post_init__(self) -> None:
         self.median_depth = _median_depth(self.truth)
@@ -200,18 +209,24 @@ class _Tally:
     def scores(self) -> Scores:
         """The scene's measures over all windows added."""
         larger = np.concatenate(self.larger)
-        absrel, delta, chamfer = np.array(self.depth or [(np.nan,) * 3]).T
-        chamfer_pct = 100 * chamfer / self.median_depth if self.median_depth else chamfer
+        found = self.depth_errors()
+        accuracy, completeness = found.accuracy, found.completeness
         aucs = [metrics.auc(larger, threshold) if len(larger) else None for threshold in (5, 15, 30)]
         return Scores(
             *aucs,
             rotation_deg=_known(np.median, np.concatenate(self.rotation)),
             translation_deg=_known(np.median, np.concatenate(self.translation)),
             focal_pct=_known(np.median, np.concatenate(self.focal)),
-            absrel=_known(np.mean, absrel),
-            delta1=_known(np.mean, delta),
-            chamfer_pct=_known(np.mean, chamfer_pct),
+            absrel=found.absrel,
+            delta1=found.delta1,
+            chamfer_pct=None if accuracy is None or completeness is None else (accuracy + completeness) / 2,
         )
+
+    def depth_errors(self) -> DepthErrors:
+        """The means over the windows with true depth, distances in per cent of the scene's median depth."""
+        columns = np.array(self.depth or [(np.nan,) * 4], np.float64).T
+        columns[2:] *= 100 / self.median_depth if self.median_depth else 1.0
+        return DepthErrors(*(_known(np.mean, column) for column in columns))
 
 
 def _known(average: Callable[[np.ndarray], float], values: np.ndarray) -> float | None:
@@ -230,8 +245,8 @@ def _median_depth(views: Sequence[View]) -> float | None:
 
 def _compare_depth(
     truth: Sequence[View], predicted: Sequence[View], poses: np.ndarray, true_poses: np.ndarray
-) -> tuple[float, float, float]:
-    """AbsRel, δ and the Chamfer distance (true units) of a window, all at the one scale that fits its depth maps."""
+) -> DepthErrors:
+    """The errors of a window, all at the one scale that fits its depth maps; distances in true units."""
     judged = [i for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()]
     known = [truth[i].depth > 0 for i in judged]
     true_depth = [truth[i].depth[mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
@@ -248,7 +263,7 @@ def _compare_depth(
         K, true_K = (_map_intrinsics(view, (height, width)) for view in (predicted[i], truth[i]))
         cloud.append(scale * geometry.unproject_pixels(pixels, z, K, poses[i])[z > 0])
         true_cloud.append(geometry.unproject_pixels(pixels, true_z, true_K, true_poses[i]))
-    return absrel, delta, metrics.chamfer_distance(np.concatenate(cloud), np.concatenate(true_cloud))
+    return DepthErrors(absrel, delta, *metrics.accuracy_completeness(np.concatenate(cloud), np.concatenate(true_cloud)))
 
 
 def _draw(counts: Sequence[int]) -> list[np.ndarray]:

@@ -14,8 +14,11 @@ from . import geometry
 
 DELTA = 1.25
 UNDEFINED_DIRECTION = 90.0  # degrees: the mean error of a random direction, for a prediction that has no baseline
-_KD_TREE = {"algorithm": 4, "leaf_max_size": 10}  # FLANN's KDTreeSingleIndex, the exact one
-_EXACT = {"checks": -1, "eps": 0.0}
+_KD_TREE: dict[str, bool | int | float | str] = {
+    "algorithm": 4,
+    "leaf_max_size": 10,
+}  # FLANN's KDTreeSingleIndex, the exact one
+_EXACT: dict[str, bool | int | float | str] = {"checks": -1, "eps": 0.0}
 
 
 class PairErrors(NamedTuple):
@@ -98,17 +101,26 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float
     return float(np.mean(np.abs(p - t) / t)), float(within.mean())
 
 
+def accuracy_completeness(cloud: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Mean distance from a point of `cloud` (N, 3) to the nearest one of `truth` (M, 3), and the other way round.
+
+    Accuracy and completeness as in Aanæs et al. (IJCV 2016), in the clouds' unit, without a bound on the distance.
+    Exact nearest neighbours (k-d tree). NaN for both if a cloud is empty.
+    """
+    if not len(cloud) or not len(truth):
+        return float("nan"), float("nan")
+    return _mean_nearest(cloud, truth), _mean_nearest(truth, cloud)
+
+
 def chamfer_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Mean distance to the nearest point of the other cloud, averaged over both directions; a (N, 3), b (M, 3).
 
-    Exact nearest neighbours (k-d tree). NaN if a cloud is empty.
+    The mean of accuracy and completeness, in the clouds' unit. NaN if a cloud is empty.
     """
-    if not len(a) or not len(b):
-        return float("nan")
-    return (_mean_nearest(a, b) + _mean_nearest(b, a)) / 2
+    return sum(accuracy_completeness(a, b)) / 2
 
 
 def _mean_nearest(queries: np.ndarray, points: np.ndarray) -> float:
     points, queries = (np.ascontiguousarray(x, np.float32) for x in (points, queries))
-    _, squared = cv2.flann_Index(points, _KD_TREE).knnSearch(queries, 1, params=_EXACT)
+    _, squared = cv2.flann.Index(points, _KD_TREE).knnSearch(queries, 1, params=_EXACT)
     return float(np.sqrt(squared.astype(np.float64)).mean())
