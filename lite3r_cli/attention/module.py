@@ -63,7 +63,7 @@ class SparseLinearAttention(Attention):
         self.config, self.formula = config, config.formula(name)
         self._keeps_all = replace(self.formula, summaries=False, scores="pooled", keep_views=None) == Formula()
 
-    def set_frames(self, frames: tuple[Frames, ...], reference: Tensor | int, device: torch.device) -> None:
+    def set_frames(self, frames: tuple[Frames, ...], reference: Tensor | int | None, device: torch.device) -> None:
         """The frames of the sequence to come and which of them is the reference: an index, or (B, frames) bool."""
         config = self.config
         if config.official:
@@ -119,7 +119,7 @@ def attention_modules(model: nn.Module) -> dict[str, Attention]:
 
 
 def set_frames(
-    modules: Iterable[Attention], frames: Iterable[Frames], reference: Tensor | int, device: torch.device
+    modules: Iterable[Attention], frames: Iterable[Frames], reference: Tensor | int | None, device: torch.device
 ) -> None:
     """Tell the sparse-linear ones among a network's attention modules across views what their tokens are: frames in the
     order of the sequence, and which of them is the reference: an index, or (B, frames) bool.

@@ -26,7 +26,7 @@ from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import Block
-from lite3r_cli.networks.arithmetic import set_arithmetic, set_precision
+from lite3r_cli.networks.arithmetic import set_arithmetic, set_compute_dtype, set_precision
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.family import require_family, trunk_of
@@ -96,7 +96,7 @@ def _bytes(model: nn.Module) -> int:
 
 def _eager(model: nn.Module, request: Request) -> Variant:
     set_attention(model, resolve(EXACT, request.facts(model), request.machine))
-    model.compute_dtype = request.dtype
+    set_compute_dtype(model, request.dtype)
     words = f"dense attention, float32 weights, {_word(request.dtype)} by autocast, torch's fused attention"
     return _ordinary("dense-eager", words, model, request, fused_only)
 

@@ -48,7 +48,8 @@ def load_blendedmvs(folder: Path) -> Split:
         raise InputError(f"{folder}: no SCENE/blended_images of the training list below it; is it BlendedMVS?")
     source = "its training_list.txt" if listed else "all scenes but the validation list's"
     note = f"BlendedMVS: {len(train)} scenes to train on ({source}), {len(measured)} held out"
-    return Split(*(tuple(_scene(folder / name) for name in part) for part in (train, measured)), note)
+    trained, held = (tuple(_scene(folder / name) for name in part) for part in (train, measured))
+    return Split(trained, held, note)
 
 
 def _listed(path: Path) -> tuple[str, ...] | None:

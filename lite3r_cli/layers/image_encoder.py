@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.layers.vit import Block, PatchEmbed, resize_position_embedding
+from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, resize_position_embedding
 
 REGISTERS = 4
 
@@ -31,7 +31,7 @@ class ImageEncoder(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, REGISTERS, dim))
         if mask_token:  # held by some checkpoints; only pretraining used it
             self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
+        self.blocks = ModulesOf(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:

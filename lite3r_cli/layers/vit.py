@@ -7,12 +7,16 @@ dict loads without renaming.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.attention.dense import dense
 
+M = TypeVar("M", bound=nn.Module)
 RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 
 
@@ -147,6 +151,17 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
+class ModulesOf(nn.ModuleList, Generic[M]):
+    """A ModuleList that knows what it holds; its parameters have the same names."""
+
+    def __init__(self, modules: Iterable[M] | None = None):
+        super().__init__(modules)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[M]: ...
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches: (B, channels, H, W) → (B, N, C), row-major."""
 
@@ -170,9 +185,6 @@ def resize_position_embedding(
     if (rows, columns) == (side, side):
         return embedding
     grid = embedding.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    if offset:
-        target = dict(scale_factor=((rows + offset) / side, (columns + offset) / side))
-    else:
-        target = dict(size=(rows, columns))
-    grid = F.interpolate(grid, **target, mode="bicubic", align_corners=False, antialias=antialias)
+    size, scale = (None, ((rows + offset) / side, (columns + offset) / side)) if offset else ((rows, columns), None)
+    grid = F.interpolate(grid, size, scale, mode="bicubic", align_corners=False, antialias=antialias)
     return grid.flatten(2).transpose(1, 2)

@@ -28,4 +28,9 @@ def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
     trunk = trunk_of(model)
     if dtype in HALF_PRECISION and trunk is not None:
         cast_products(trunk, dtype)
-    model.compute_dtype = dtype  # type: ignore[assignment]
+    set_compute_dtype(model, dtype)
+
+
+def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Say in which precision a network's transformer computes; its weights stay as they are."""
+    model.compute_dtype = dtype  # type: ignore[assignment] # nn.Module says that its attributes are tensors or modules

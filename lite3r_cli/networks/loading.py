@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.weights import read_float
 from lite3r_cli.layers.buckets import HALF_PRECISION
+from lite3r_cli.networks.arithmetic import set_compute_dtype
 from lite3r_cli.networks.family import trunk_of
 from lite3r_cli.networks.recognise import CheckpointSpec
 
@@ -30,7 +31,7 @@ def load_values(
             wanted = dtype if name in half else torch.float32
             _assign(model, name, value.to(device=device, dtype=wanted))
         del value
-    model.compute_dtype = dtype
+    set_compute_dtype(model, dtype)
     return model.to(device).eval()
 
 

@@ -35,7 +35,10 @@ def find_checkpoint(name: str) -> Path | None:
     info = MODELS[name]
     if info.repository is not None:
         return hub.find_cached(info.repository, info.revision, info.file)
-    return next((folder / info.file for folder in CHECKPOINT_FOLDERS if (folder / info.file).is_file()), None)
+    if info.file is None:
+        return None
+    found = (folder / info.file for folder in CHECKPOINT_FOLDERS)
+    return next((path for path in found if path.is_file()), None)
 
 
 def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:

@@ -74,6 +74,10 @@ def bias_of(dense: nn.Linear) -> Tensor | None:
 class FP8Linear(nn.Module):
     """A Linear for prediction: the weight is stored in E4M3, activations are rounded token by token. No gradients."""
 
+    weight_fp8: Tensor  # (R, C) float8_e4m3fn
+    weight_scale: Tensor  # (R,) float32
+    bias: Tensor | None
+
     def __init__(self, dense: nn.Linear, backend: str):
         super().__init__()
         self.in_features, self.out_features, self.backend = dense.in_features, dense.out_features, backend
@@ -110,8 +114,9 @@ class FakeQuantLinear(nn.Linear):
         nn.Module.__init__(out)
         out.in_features, out.out_features = dense.in_features, dense.out_features
         out.weight, out.bias = dense.weight, dense.bias
-        if hasattr(dense, "bias_mask"):
-            out.register_buffer("bias_mask", dense.bias_mask)
+        mask = getattr(dense, "bias_mask", None)
+        if mask is not None:
+            out.register_buffer("bias_mask", mask)
         return out
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import geometry
-from .view import View
+from .view import View, known_depth
 
 _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
@@ -45,8 +45,8 @@ class VoterMap:
     """A view's depth map with the pixels that may speak, and its camera at the map's own size."""
 
     def __init__(self, view: View, alive: np.ndarray | Tensor, depth: Tensor | None = None) -> None:
-        """`depth` is the view's on a device, where `alive` is, too; None: on the CPU."""
-        self.depth = on_device(view.depth, "cpu") if depth is None else depth
+        """`depth` is the view's on a device, where `alive` is, too; None: on the CPU. The view has a depth map."""
+        self.depth = on_device(known_depth(view), "cpu") if depth is None else depth
         self.alive = alive if isinstance(alive, Tensor) else on_device(alive, self.depth.device)
         self.height, self.width = self.alive.shape
         self.K = geometry.scale_intrinsics(view.K, self.width / view.width, self.height / view.height)
@@ -110,15 +110,16 @@ def _affine(row: Sequence[float] | Sequence[Tensor], points: Tensor) -> Tensor:
     tensors (n, 1) give (n, N).
     """
     total = row[0] * points[0]
-    for factor, values in zip(row[1:3], points[1:]):
+    for k in (1, 2):
+        factor = row[k]
         if isinstance(factor, Tensor):
-            total.addcmul_(factor, values)
+            total.addcmul_(factor, points[k])
         else:
-            total.add_(values, alpha=factor)
+            total.add_(points[k], alpha=factor)
     return total.add_(row[3])
 
 
-def _extreme(padded: Tensor, pick) -> Tensor:
+def _extreme(padded: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The largest or smallest value (h, w) within 3 × 3 of a map with a border (h + 2, w + 2)."""
     along = pick(pick(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
     return pick(pick(along[:-2], along[1:-1]), along[2:])
@@ -131,10 +132,17 @@ class Surfaces:
         self.voters = voters
         self._kept: dict[int, Tensor] = {}
 
+    def voter(self, i: int) -> VoterMap:
+        """The map of view i, which has depth."""
+        found = self.voters[i]
+        if found is None:
+            raise ValueError(f"view {i} has no depth map")
+        return found
+
     def of(self, i: int) -> Tensor:
         if i not in self._kept and len(self._kept) >= _SURFACES:
             del self._kept[next(iter(self._kept))]
-        self._kept[i] = self._kept.pop(i) if i in self._kept else self.voters[i].surfaces()
+        self._kept[i] = self._kept.pop(i) if i in self._kept else self.voter(i).surfaces()
         return self._kept[i]
 
 
@@ -151,8 +159,8 @@ def check_view(
     confirmed, doubled, through = (torch.zeros(len(pixels), dtype=torch.uint8, device=pixels.device) for _ in range(3))
     along = torch.zeros_like(points[0])  # Σ (1 / ratio − 1) over the neighbours that confirm
     centres = torch.zeros_like(points)  # the same, times the neighbour's centre in the frame of view i
-    view = surfaces.voters[i]
-    for others in _together(surfaces.voters, neighbours):
+    view = surfaces.voter(i)
+    for others in _together(surfaces, neighbours):
         seen = _compare(surfaces, i, points, others)
         agrees = (seen.ratio - 1).abs_() <= tolerance
         confirmed += agrees[0] if len(others) == 1 else agrees.sum(0, dtype=torch.uint8)
@@ -163,19 +171,19 @@ def check_view(
             change = seen.ratio.clamp_(min=1 - tolerance).reciprocal_().sub_(1).mul_(agrees)
             for each, j in zip(change, others):
                 along += each
-                relative = geometry.relative_pose(view.cam_from_world, surfaces.voters[j].cam_from_world)
+                relative = geometry.relative_pose(view.cam_from_world, surfaces.voter(j).cam_from_world)
                 for axis, value in enumerate(geometry.camera_centres(relative).tolist()):
                     centres[axis].add_(each, alpha=value)
     shift = (points * along).sub_(centres).div_(confirmed + 1.0) if average else None
     return Verdict((confirmed == 0) & (doubled + through > 0), through > confirmed, shift)
 
 
-def _together(voters: Sequence[VoterMap | None], neighbours: Sequence[int]) -> Iterator[list[int]]:
+def _together(surfaces: Surfaces, neighbours: Sequence[int]) -> Iterator[list[int]]:
     """The neighbours, in parts of one size of map."""
-    limit = _TOGETHER.get(voters[neighbours[0]].depth.device.type, len(neighbours)) if neighbours else 0
+    limit = _TOGETHER.get(surfaces.voter(neighbours[0]).depth.device.type, len(neighbours)) if neighbours else 0
     part: list[int] = []
     for j in neighbours:
-        if part and (len(part) == limit or voters[j].shape != voters[part[0]].shape):
+        if part and (len(part) == limit or surfaces.voter(j).shape != surfaces.voter(part[0]).shape):
             yield part
             part = []
         part.append(j)
@@ -189,7 +197,7 @@ class _Seen:
 
     z: Tensor  # (n, N) depth of the points in the other views
     place: Tensor  # (n, N) the pixels that they fall into, in the flattened surfaces
-    planes: Sequence[Tensor]  # the flattened surfaces
+    planes: Tensor  # (4, pixels) the flattened surfaces
     ratio: Tensor  # (n, N) z / d of the surface there; 0 or less where the other view does not see the point
 
     def around(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,8 +216,8 @@ def _compare(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) 
     Inverse depth is affine in the pixel on a plane, so its bilinear interpolation is exact there; near pixels that may
     not speak the weights of the others are scaled up, and where the surface is torn the nearest pixel is taken.
     """
-    height, width = surfaces.voters[others[0]].shape
-    x, y, z = _to_others(surfaces.voters[i], points, [surfaces.voters[j] for j in others])  # (n, N) each
+    height, width = surfaces.voter(others[0]).shape
+    x, y, z = _to_others(surfaces.voter(i), points, [surfaces.voter(j) for j in others])  # (n, N) each
     # the first pixel of the border stands for everything outside: there is no depth
     column, row = x.round().clamp_(-1, width), y.round().clamp_(-1, height)
     stride = width + 4  # of a row of the surfaces
@@ -286,10 +294,10 @@ def adaptive_tolerance(surfaces: Surfaces, neighbours: Sequence[Sequence[int]]) 
 
 def _sampled_ratios(surfaces: Surfaces, i: int, neighbours: Sequence[int], samples: int) -> Iterator[Tensor]:
     """z / d (n, M) of about `samples` pixels of view i in its neighbours, 0 or less where they do not see them."""
-    view = surfaces.voters[i]
+    view = surfaces.voter(i)
     step = max(1, round((view.alive.numel() / samples) ** 0.5))
     points = view.camera_points(view.pixels(step))
-    for others in _together(surfaces.voters, neighbours):
+    for others in _together(surfaces, neighbours):
         yield _compare(surfaces, i, points, others).ratio
 
 
@@ -297,10 +305,10 @@ def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.
     """Where the pixels of view i lie in view j, as cv2.remap counts, and the ratio of their depth there to the depth
     that j sees, 0 where it sees nothing: three (h, w) float32 arrays.
     """
-    view = surfaces.voters[i]
+    view = surfaces.voter(i)
     pixels = view.pixels()
     points = view.camera_points(pixels)
-    x, y, _ = _to_others(view, points, [surfaces.voters[j]])
+    x, y, _ = _to_others(view, points, [surfaces.voter(j)])
     ratio = _compare(surfaces, i, points, [j]).ratio
     maps = []
     for values, outside in ((x, -1e4), (y, -1e4), (ratio, 0.0)):
@@ -313,8 +321,10 @@ def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.
 def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
     """How well the depth maps times `factor` agree with those of their neighbours, 0..1: the mean of
     1 / (1 + (log ratio / `_CLOSE`)²) over the pixels compared, about `samples` a view; unseen ones count as 0."""
-    voters = [VoterMap(replace(view, depth=view.depth * np.float32(factor)), view.depth > 0) for view in views]
-    surfaces = Surfaces(voters)
+    maps = [known_depth(view) for view in views]
+    surfaces = Surfaces(
+        [VoterMap(replace(v, depth=depth * np.float32(factor)), depth > 0) for v, depth in zip(views, maps)]
+    )
     total, count = 0.0, 0
     for i, others in enumerate(neighbours):
         for ratio in _sampled_ratios(surfaces, i, others, samples):
@@ -328,20 +338,21 @@ def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor
 
 def best_neighbours(voters: Sequence[VoterMap | None], count: int) -> list[list[int]]:
     """For each view at most `count` others, those that see most of its points first; none that sees nothing of it."""
-    usable = [i for i, voter in enumerate(voters) if voter is not None and bool(voter.alive.any())]
+    maps = {i: voter for i, voter in enumerate(voters) if voter is not None and bool(voter.alive.any())}
+    usable = list(maps)
     result: list[list[int]] = [[] for _ in voters]
     if len(usable) < 2:
         return result
-    device = voters[usable[0]].depth.device
-    coarse = torch.stack([_coarse_depth(voters[i]) for i in usable]).flatten()  # (S · n · n,), 0 = unknown
-    sizes = torch.tensor([[voters[i].width, voters[i].height] for i in usable], dtype=torch.float64, device=device)
-    matrices = np.stack([voters[i].K @ voters[i].cam_from_world for i in usable])
+    device = maps[usable[0]].depth.device
+    coarse = torch.stack([_coarse_depth(voter) for voter in maps.values()]).flatten()  # (S · n · n,), 0 = unknown
+    sizes = torch.tensor([[voter.width, voter.height] for voter in maps.values()], dtype=torch.float64, device=device)
+    matrices = np.stack([voter.K @ voter.cam_from_world for voter in maps.values()])
     projections = torch.from_numpy(matrices).to(device)[..., None]  # (S, 3, 4, 1)
     first = torch.arange(len(usable), device=device)[:, None] * _SAMPLE_SIDE**2
     scales = (_SAMPLE_SIDE / sizes)[..., None]  # (S, 2, 1)
     overlaps = []
-    for i in usable:
-        points = _sample_points(voters[i])  # (3, M) world, float64
+    for voter in maps.values():
+        points = _sample_points(voter)  # (3, M) world, float64
         u, v, z = (_affine(projections[:, k].unbind(1), points) for k in range(3))  # (S, M) each
         column, line = (torch.floor(value / z * scales[:, k]) for k, value in enumerate((u, v)))
         inside = (column >= 0) & (column < _SAMPLE_SIDE) & (line >= 0) & (line < _SAMPLE_SIDE) & (z > 0)

@@ -21,7 +21,7 @@ from ..config import FusionConfig
 from . import geometry
 from .consistency import Surfaces, VoterMap, adaptive_tolerance, best_neighbours, check_view, on_device, to_world
 from .sinks import Points, PointSink, VoxelSink
-from .view import PointCloud, View
+from .view import PointCloud, View, known_depth
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use
@@ -94,8 +94,8 @@ def fuse_with_statistics(
             if chosen is not None:
                 pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
             if len(pixels):
-                colors = sample_colors(on_device(read_rgb(i), device), pixels, voters[i].shape)
-                world = to_world(voters[i].cam_from_world, points)
+                colors = sample_colors(on_device(read_rgb(i), device), pixels, each.voter.shape)
+                world = to_world(each.voter.cam_from_world, points)
                 sink.add(Points(world.T, colors, each.confidence.view(-1).index_select(0, pixels), i, pixels))
         step()
     counts.into(statistics)
@@ -112,7 +112,7 @@ class _Map:
 
     def __init__(self, view: View, device: torch.device | str) -> None:
         self.view = view
-        self.depth = on_device(view.depth, device)
+        self.depth = on_device(known_depth(view), device)
         self.confidence = (
             torch.ones_like(self.depth) if view.confidence is None else on_device(view.confidence, device).float()
         )
@@ -152,7 +152,7 @@ def _drop_unusable(
         counts.add("unknown", ~each.alive)
         mask = read_mask(i) if read_mask is not None else None
         if mask is not None:
-            used = on_device(sample_mask(mask, tuple(each.alive.shape)), each.alive.device)
+            used = on_device(sample_mask(mask, each.voter.shape), each.alive.device)
             each.drop(~used, "masked", counts)
     threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
     statistics.confidence_threshold = threshold
@@ -183,7 +183,7 @@ def flying_pixels(view: View, max_incidence_deg: float, depth: Tensor | None = N
     either side of a clean edge, and at both ends of a smeared one, have a side that does not, and stay. Unknown
     neighbours and the border do not count. `depth` is the view's on the device, if it is there already.
     """
-    depth = on_device(view.depth, "cpu") if depth is None else depth
+    depth = on_device(known_depth(view), "cpu") if depth is None else depth
     height, width = depth.shape
     K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
     steepest = np.tan(np.radians(max_incidence_deg))
@@ -211,10 +211,10 @@ def _checked(
     surfaces: Surfaces, i: int, neighbours: Sequence[int], tolerance: float | None, average: bool, counts: _Counts
 ) -> tuple[Tensor, Tensor]:
     """The pixels of view i that stay (N,), as places in the flattened map, and their camera points (3, N)."""
-    voter = surfaces.voters[i]
+    voter = surfaces.voter(i)
     pixels = voter.pixels()
     points = voter.camera_points(pixels)
-    if not neighbours or not len(pixels):
+    if not neighbours or not len(pixels) or tolerance is None:
         return pixels, points
     verdict = check_view(surfaces, i, pixels, points, neighbours, tolerance, average)
     inconsistent = verdict.contradicted & ~verdict.seen_through

@@ -30,6 +30,13 @@ class View:
     confidence: np.ndarray | None = None  # (h, w) float32, larger is better, 0 where depth is unknown
 
 
+def known_depth(view: View) -> np.ndarray:
+    """The depth map (h, w) of a view that has one. Raises ValueError for another."""
+    if view.depth is None:
+        raise ValueError(f"{view.name} has no depth map")
+    return view.depth
+
+
 @dataclass(frozen=True)
 class PointCloud:
     """Fused points in the world frame."""

@@ -39,7 +39,8 @@ class PhotoBatch:
     seed: int
 
     def pin_memory(self) -> PhotoBatch:
-        return PhotoBatch(*(t.pin_memory() for t in (self.images, self.depth, self.K, self.cam_from_world)), self.seed)
+        images, depth, K, poses = (t.pin_memory() for t in (self.images, self.depth, self.K, self.cam_from_world))
+        return PhotoBatch(images, depth, K, poses, self.seed)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class TrainingData:
     def _photographs(self, drawn: PhotoBatch) -> Batch:
         move = lambda t: t.to(self.device, non_blocking=True)  # noqa: E731
         images = move(drawn.images).permute(0, 1, 4, 2, 3).float() / 255
-        reference = self._references(*drawn.K.shape[:2], drawn.seed)
+        reference = self._references(drawn.K.shape[0], drawn.K.shape[1], drawn.seed)
         targets = Targets(move(drawn.depth), move(drawn.K), move(drawn.cam_from_world), reference, sparse=True, step=1)
         return self._finish(images, targets, drawn.seed)
 

@@ -21,6 +21,7 @@ from lite3r_cli.config.training_run import LoopConfig
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.io.transaction import append_line
 from lite3r_cli.networks.mini.known import KnownCameras
+from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.losses import Targets, compute_losses
 from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.rounding import RoundedWeights
@@ -41,7 +42,7 @@ class Batch:
 class Trainer:
     """Runs steps over batches; `report(record)` is called on rank 0 with each logged record."""
 
-    def __init__(self, model: nn.Module, config: LoopConfig, worker: Worker, report: Callable[[dict], None]):
+    def __init__(self, model: Mini, config: LoopConfig, worker: Worker, report: Callable[[dict], None]):
         self.model, self.config, self.worker, self.report = model, config, worker, report
         if config.compile:
             for block in model.blocks:
@@ -49,7 +50,7 @@ class Trainer:
         self.optimisers = build_optimisers(model, config.lr, config.encoder_factor, config.muon)
         self.average = WeightAverage(model, config.ema_decay)
         self.rounded = RoundedWeights(model)
-        self.runner = model
+        self.runner: nn.Module = model
         if worker.world > 1:
             ids = [worker.device.index] if worker.device.type == "cuda" else None
             self.runner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)

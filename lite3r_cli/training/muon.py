@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,14 +17,16 @@ class StackedMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of all parameters with a gradient. Raises ValueError for a closure."""
         if closure is not None:
             raise ValueError("a closure is not supported")
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            gradients, buffers = [p.grad for p in parameters], [self._momentum(p) for p in parameters]
+            gradients = [p.grad for p in parameters]
+            buffers = [self._momentum(p, gradient) for p, gradient in zip(parameters, gradients)]
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
@@ -36,10 +39,10 @@ class StackedMuon(torch.optim.Muon):
                 rate = 0.2 * max(shape) ** 0.5 * group["lr"]
                 torch._foreach_add_([parameters[i] for i in members], list(update.unbind()), alpha=-rate)
 
-    def _momentum(self, parameter: Tensor) -> Tensor:
+    def _momentum(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            state["momentum_buffer"] = torch.zeros_like(gradient)
         return state["momentum_buffer"]
 
 

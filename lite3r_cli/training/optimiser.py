@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.errors import BackendError
+from lite3r_cli.networks.mini.network import Mini
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
@@ -17,7 +18,7 @@ def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float
     return min(1.0, (step + 1) / warmup_steps) * cosine
 
 
-def build_optimisers(model: nn.Module, lr: float, encoder_factor: float, muon: bool) -> list[torch.optim.Optimizer]:
+def build_optimisers(model: Mini, lr: float, encoder_factor: float, muon: bool) -> list[torch.optim.Optimizer]:
     """AdamW over everything, or Muon (Jordan et al. 2024) over the blocks' matrices and AdamW over the rest.
 
     The pretrained parts before attention across views (`patch_embed`, first blocks) learn at `encoder_factor` times the

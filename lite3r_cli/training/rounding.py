@@ -36,7 +36,7 @@ class RoundedWeights:
             yield
             return
         with torch.no_grad():
-            exact = [torch.cat(group) for group in self.groups]
+            exact = [torch.cat(tuple(group)) for group in self.groups]
             for group, rows in zip(self.groups, exact):
                 _write(group, round_to_fp8(rows))
         try:
@@ -48,4 +48,4 @@ class RoundedWeights:
 
 
 def _write(group: list[nn.Parameter], rows: Tensor) -> None:
-    torch._foreach_copy_(group, list(rows.split([len(p) for p in group])))
+    torch._foreach_copy_(tuple(group), list(rows.split([len(p) for p in group])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, material
@@ -76,7 +77,7 @@ class Looks:
         tint = d.color(0.75, 1.15, 0.12) if d.chance(0.7) else (1.0, 1.0, 1.0)
         strength = 1.0 if d.chance(0.75) else d.uniform(0.2, 0.9)
         blank = name != PHOTO and d.chance(0.12)
-        options = {
+        options: dict[str, Any] = {
             "flat": d.color(0.3, 0.9, 0.25), "strength": d.uniform(0.0, 0.15) if blank else strength, "tint": tint,
             "mirror": name == PHOTO, "offset": (d.unit(), d.unit()), "shift_faces": True,
             "angle": 0.0 if d.chance(0.75) else d.choice((math.pi / 2, d.uniform(0, 6.28))),

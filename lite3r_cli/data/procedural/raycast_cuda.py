@@ -64,11 +64,9 @@ def raycast(
     cupy, kernel = _kernel(device)
     image = torch.empty((b, s, 3, height, width), device=batch.device)
     depth = torch.empty((b, s, height, width), device=batch.device)
-    arguments = [np.uintp(t.data_ptr()) for t in (*tensors, image, depth)]
-    arguments += [np.int32(x) for x in (primitives, s, height, width, samples)] + [
-        np.float32(bias),
-        np.uint32(seed & 0xFFFFFFFF),
-    ]
+    arguments: list[np.generic] = [np.uintp(t.data_ptr()) for t in (*tensors, image, depth)]
+    arguments += [np.int32(x) for x in (primitives, s, height, width, samples)]
+    arguments += [np.float32(bias), np.uint32(seed & 0xFFFFFFFF)]
     grid = (-(-width // TILE), -(-height // TILE), b * s)
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
         kernel(grid, (TILE, TILE), tuple(arguments))

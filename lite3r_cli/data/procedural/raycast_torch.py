@@ -77,7 +77,7 @@ def camera_rays(
 
 
 def _render(view: View, camera, height, width, samples, seeds):
-    total = 0.0
+    total = torch.zeros((), device=camera.device)
     for k in range(samples):
         o, d = camera_rays(camera, height, width, OFFSETS[k & 7])
         t, index, part = nearest(view, o, d)

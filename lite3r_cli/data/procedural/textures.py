@@ -73,8 +73,8 @@ def load_photos(path: Path) -> list[np.ndarray]:
             data, offsets = file["data"], file["offsets"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a texture archive (.npz with `data` and `offsets`): {error}") from error
-    photos = [_photo(data[a:b]) for a, b in itertools.pairwise(offsets)]
-    photos = [p for p in photos if p is not None]
+    read = (_photo(data[a:b]) for a, b in itertools.pairwise(offsets))
+    photos = [photo for photo in read if photo is not None]
     if not photos:
         raise InputError(f"{path}: no readable JPEG crop inside; `data` must hold JPEG files bounded by `offsets`")
     return photos

@@ -31,9 +31,9 @@ def uv_embedding(
     """
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
-    f32 = dict(device=like.device, dtype=torch.float32)
-    u = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width, **f32)
-    v = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height, **f32)
+    end_u, end_v = span_x * (width - 1) / width, span_y * (height - 1) / height
+    u = torch.linspace(-end_u, end_u, width, device=like.device, dtype=torch.float32)
+    v = torch.linspace(-end_v, end_v, height, device=like.device, dtype=torch.float32)
     quarter = channels // 4
     omega = 1.0 / 100.0 ** (torch.arange(quarter, device=like.device, dtype=precision) / quarter)
     ux, vy = u[:, None] * omega, v[:, None] * omega  # (W, C/4), (H, C/4)
@@ -81,6 +81,15 @@ class FusionBlock(nn.Module):
         return self.out_conv(_resize(self.resConfUnit2(top), size))
 
 
+class Scratch(nn.Module):
+    """The part of a head that works on feature maps, under the name that checkpoints have for it."""
+
+    output_conv1: nn.Conv2d
+    output_conv2: nn.Sequential
+    output_conv1_aux: nn.ModuleList  # of DualDPTHead
+    output_conv2_aux: nn.ModuleList
+
+
 class DPTHead(nn.Module):
     """Four token maps (B, N, Cin) of an h×w grid → (B, out_channels, p·h, p·w) raw values."""
 
@@ -101,7 +110,7 @@ class DPTHead(nn.Module):
                 nn.Conv2d(stages[3], stages[3], 3, 2, 1),
             ]
         )
-        self.scratch = nn.Module()
+        self.scratch = Scratch()
         for i, channels in enumerate(stages, 1):
             setattr(self.scratch, f"layer{i}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
             setattr(self.scratch, f"refinenet{i}", FusionBlock(features, skip, lateral=i < 4))
@@ -119,12 +128,11 @@ class DPTHead(nn.Module):
 
     def fuse(self, levels: Sequence[Tensor], rows: int, columns: int, suffix: str = "") -> Tensor:
         """From the coarsest level to the finest → (B, features, FINEST·rows, FINEST·columns)."""
-        top = None
+        top, lateral = levels[3], None
         for i in (4, 3, 2, 1):
-            lateral = levels[i - 1]
             size = levels[i - 2].shape[-2:] if i > 1 else (self.FINEST * rows, self.FINEST * columns)
-            block = getattr(self.scratch, f"refinenet{i}{suffix}")
-            top = block(lateral, None, size) if top is None else block(top, lateral, size)
+            top = getattr(self.scratch, f"refinenet{i}{suffix}")(top, lateral, size)
+            lateral = levels[i - 2] if i > 1 else None
         return top
 
     def decode(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:

@@ -119,7 +119,8 @@ class FastDA3(FastForm):
         tokens.ropes, tokens.ropes_across = fixed["within"], fixed["across"]
         tokens.reference = tokens.prepared.places.index_select(0, reference[None])[0]
         if known is None:
-            known = torch.where((fixed["views"] == reference)[:, None], *self.camera_token)
+            of_reference, of_others = self.camera_token
+            known = torch.where((fixed["views"] == reference)[:, None], of_reference, of_others)
         for frames, views in zip(tokens.frames(), tokens.prepared.order):
             frames[:, 0] = known[views].to(frames.dtype)
 

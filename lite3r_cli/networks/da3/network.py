@@ -21,7 +21,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
-from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import KnownCameras, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
 from lite3r_cli.networks.da3.reference_view import STRATEGIES, choose_reference
@@ -84,7 +84,7 @@ class DA3Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.camera_token = nn.Parameter(torch.randn(1, 2, dim) * 0.02)  # reference view, every other view
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.position_grid**2, dim) * 0.02)
-        self.blocks = nn.ModuleList(
+        self.blocks = ModulesOf(
             Block(dim, config.heads, norm_eps=1e-6, qk_norm=i >= a, swiglu=config.swiglu) for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-5)
@@ -138,7 +138,7 @@ class DA3Encoder(nn.Module):
     def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor) -> None:
         """Tell sparse attention which tokens belong together, and the reference views (B,)."""
         across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
-        frames = (Frames(*b.shape[1:3], 1, grid) for b, grid in zip(x, grids))
+        frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids))
         is_reference = torch.arange(sum(map(len, groups)), device=reference.device) == reference[:, None]
         set_frames(across, frames, torch.cat(bk.in_buckets(is_reference, groups), dim=1), x[0].device)
 
@@ -154,6 +154,14 @@ class DA3Encoder(nn.Module):
         return [rope_table(p, head_dim, published=True) for p in positions], bk.pack_ropes(across, views)
 
 
+class Pretrained(nn.Module):
+    """The encoder under the name that the published checkpoints have for it, `backbone.pretrained`."""
+
+    def __init__(self, config: DA3Config):
+        super().__init__()
+        self.pretrained = DA3Encoder(config)
+
+
 class DA3(nn.Module):
     """`configure` may be called, and `head_frames` set, before predicting."""
 
@@ -163,11 +171,9 @@ class DA3(nn.Module):
         self.compute_dtype = torch.float32
         self.reference_view = "saddle_balanced"
         self.ray_poses = False  # cameras from the ray maps instead of the camera decoder
-        self.head_frames: int | None = (
-            None  # views that the dense head works on at a time; None: as many as suit the device
-        )
-        self.backbone = nn.Module()
-        self.backbone.pretrained = DA3Encoder(config)
+        # views that the dense head works on at a time; None: as many as suit the device
+        self.head_frames: int | None = None
+        self.backbone = Pretrained(config)
         self.head = DualDPTHead(DPTConfig(2 * config.dim, config.head_features, config.head_stages), config.patch_size)
         self.cam_dec = CameraDecoder(2 * config.dim)
         self.cam_enc = CameraEncoder(config.dim, config.camera_depth, config.camera_heads)
@@ -179,7 +185,7 @@ class DA3(nn.Module):
         self.reference_view, self.ray_poses = reference_view, poses == "rays"
 
     @property
-    def trunk(self) -> nn.Module:
+    def trunk(self) -> DA3Encoder:
         """The part whose matrix products may run in half precision; the rest stays in float32."""
         return self.backbone.pretrained
 
@@ -239,7 +245,8 @@ class DA3(nn.Module):
         for group, bucket in zip(groups, features):
             if self.ray_poses:
                 rays, weight = self.decode_rays(bucket)
-                found, ray_K = cameras_from_rays(rays[0], weight[0], tuple(images[group[0]].shape[-2:]))
+                height, width = images[group[0]].shape[-2:]
+                found, ray_K = cameras_from_rays(rays[0], weight[0], (height, width))
                 poses[group], K[group] = found, pose.centres_at_half(ray_K)
             for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c

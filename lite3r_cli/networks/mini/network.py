@@ -19,7 +19,15 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
 from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
-from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.layers.vit import (
+    Block,
+    ModulesOf,
+    PatchEmbed,
+    RopeTable,
+    patch_positions,
+    resize_position_embedding,
+    rope_table,
+)
 from lite3r_cli.networks.base import Prediction, RawOutput
 from lite3r_cli.networks.mini.known import KnownCameras, KnownCameraToken
 
@@ -59,7 +67,7 @@ class Mini(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.position_grid**2, dim) * 0.02)
         self.camera_token = nn.Parameter(torch.randn(2, dim) * 0.02)  # reference view, every other view
-        self.blocks = nn.ModuleList(
+        self.blocks = ModulesOf(
             Block(dim, config.heads, qk_norm=i >= config.alternate_from, layer_scale=0.1) for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -108,14 +116,15 @@ class Mini(nn.Module):
         config = self.config
         ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
         packed_rope = pack_ropes(ropes, [b.shape[1] for b in buckets])
-        frames = (Frames(*b.shape[1:3], 1, grid) for b, grid in zip(buckets, grids))
+        frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(buckets, grids))
         across = (block.attn for i, block in enumerate(self.blocks) if config.is_global(i))
         set_frames(across, frames, torch.cat(is_reference, dim=1), buckets[0].device)
-        local, taps = buckets, [[] for _ in buckets]
+        local = buckets
+        taps: list[list[Tensor]] = [[] for _ in buckets]
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from:
-                known = known or [None] * len(buckets)
-                buckets = [self._add_camera_token(*each) for each in zip(buckets, is_reference, known)]
+                told: Sequence[Tensor | None] = known or [None] * len(buckets)
+                buckets = [self._add_camera_token(*each) for each in zip(buckets, is_reference, told)]
             if config.is_global(i):
                 buckets = run_packed(block, buckets, packed_rope)
             else:

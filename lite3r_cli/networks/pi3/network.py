@@ -19,7 +19,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.image_encoder import ImageEncoder
-from lite3r_cli.layers.vit import Block, PatchEmbed, RopeTable, patch_positions, rope_table
+from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, RopeTable, patch_positions, rope_table
 from lite3r_cli.networks.base import KnownCameras, Prediction
 from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, pixel_rays, prepare
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels, MetricDecoder
@@ -103,13 +103,13 @@ class Pi3(nn.Module):
         head = (2 * dim, config.head_dim, config.head_heads, config.head_depth)
         self.encoder = ImageEncoder(*encoder)
         self.register_token = nn.Parameter(torch.randn(1, 1, REGISTERS, dim) * 1e-6)
-        self.decoder = nn.ModuleList(
-            Block(dim, config.heads, qk_norm=True, layer_scale=0.01) for _ in range(config.depth)
-        )
+        self.decoder = ModulesOf(Block(dim, config.heads, qk_norm=True, layer_scale=0.01) for _ in range(config.depth))
         self.point_decoder, self.conf_decoder = (HeadTransformer(*head, config.head_out) for _ in range(2))
         self.camera_decoder = HeadTransformer(*head, config.camera_out)
         self.camera_head = CameraHead(config.camera_out)
-        if not self.metric:
+        self.point_head: LinearPixels | ConvPixels
+        self.conf_head: LinearPixels | ConvPixels
+        if not isinstance(config, Pi3XConfig):
             self.point_head = LinearPixels(config.head_out, 3, patch)
             self.conf_head = LinearPixels(config.head_out, 1, patch)
             return
@@ -123,7 +123,7 @@ class Pi3(nn.Module):
         self.depth_encoder = ImageEncoder(*encoder, channels=2)
         self.depth_emb = nn.Parameter(torch.zeros(1, 1, dim))
         self.ray_embed = PatchEmbed(dim, patch, channels=2)
-        self.pose_inject_blk = nn.ModuleList(PoseInjection(dim, config.heads) for _ in config.inject_after)
+        self.pose_inject_blk = ModulesOf(PoseInjection(dim, config.heads) for _ in config.inject_after)
 
     # -- tokens -----------------------------------------------------------------------------------------------------
 
@@ -166,11 +166,11 @@ class Pi3(nn.Module):
         ropes = [rope_table(patch_positions(*g, REGISTERS, device), head_dim, published=True) for g in grids]
         packed = bk.pack_ropes(ropes, [len(g) for g in groups])
         x = [self.embed(im, views, given) for im, views in zip(images, groups)]
-        frames = (Frames(*b.shape[1:3], REGISTERS, grid) for b, grid in zip(x, grids))
+        frames = (Frames(b.shape[1], b.shape[2], REGISTERS, grid) for b, grid in zip(x, grids))
         across = (block.attn for i, block in enumerate(self.decoder) if config.is_global(i))
         set_frames(across, frames, None, device)
-        inject = {}
-        if given is not None and given.any_pose:
+        inject: dict[int, PoseInjection] = {}
+        if given is not None and given.any_pose and isinstance(config, Pi3XConfig):
             inject = dict(zip(config.inject_after, self.pose_inject_blk))
         near = x
         for i, block in enumerate(self.decoder):
@@ -178,7 +178,7 @@ class Pi3(nn.Module):
                 x = bk.run_packed(block, x, packed)
             else:
                 x = near = bk.run_each(block, x, ropes)
-            if i in inject:
+            if given is not None and i in inject:
                 x = self._inject(inject[i], x, grids, groups, given)
         return [Features(torch.cat([a, b], dim=-1), grid, rope) for a, b, grid, rope in zip(near, x, grids, ropes)]
 
@@ -225,7 +225,8 @@ class Pi3(nn.Module):
             local = torch.stack([maps[:, 0] * z, maps[:, 1] * z, z], dim=-1)
             return local, self.conf_head(confidence, *features.grid)[0][:, 0]
 
-        return tuple(self._in_chunks(features, run))
+        points, confidence = self._in_chunks(features, run)
+        return points, confidence
 
     def decode_cameras(self, features: Features) -> Tensor:
         """world_from_cam (B, S_b, 3, 4), without the metric scale."""

@@ -38,7 +38,7 @@ SIZES = {  # entry of a fixture → field of the configuration
 def pi3_from(config: Mapping[str, Any]) -> Pi3:
     """The network of a fixture, on the meta device."""
     kind = Pi3XConfig if config["model"] == "pi3x" else Pi3Config
-    sizes = {SIZES[k]: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in SIZES}
+    sizes: dict[str, Any] = {SIZES[k]: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in SIZES}
     with torch.device("meta"):
         return Pi3(kind(**sizes))
 

@@ -18,7 +18,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
-from lite3r_cli.layers.vit import Block, patch_positions, rope_table
+from lite3r_cli.layers.vit import Block, ModulesOf, patch_positions, rope_table
 from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.vggt.camera_head import CameraHead
 
@@ -83,7 +83,7 @@ class Aggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first view, every other view
         self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
         self.frame_blocks, self.global_blocks = (
-            nn.ModuleList(
+            ModulesOf(
                 Block(dim, config.heads, norm_eps=1e-5, qk_norm=True, layer_scale=0.01) for _ in range(config.pairs)
             )
             for _ in range(2)
@@ -109,7 +109,7 @@ class Aggregator(nn.Module):
         ropes = [rope_table(p, config.dim // config.heads, published=True) for p in positions]
         packed = bk.pack_ropes(ropes, [len(g) for g in groups])
         x = [self.embed(im, views) for im, views in zip(images, groups)]
-        frames = (Frames(*b.shape[1:3], SPECIALS, grid) for b, grid in zip(x, grids))
+        frames = (Frames(b.shape[1], b.shape[2], SPECIALS, grid) for b, grid in zip(x, grids))
         first = [i for group in groups for i in group].index(0)
         set_frames((block.attn for block in self.global_blocks), frames, first, x[0].device)
         taps: list[list[Tensor]] = [[] for _ in x]

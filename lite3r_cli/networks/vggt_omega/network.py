@@ -18,6 +18,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig
+from lite3r_cli.layers.vit import ModulesOf
 from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.vggt_omega.parts import (
     ImageEncoder16,
@@ -84,7 +85,7 @@ class OmegaAggregator(nn.Module):
         self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
         self.rope_embed = RopePeriods(dim // config.heads)
         self.frame_blocks, self.inter_frame_blocks = (
-            nn.ModuleList(block(dim, config.heads, qk_norm=True) for _ in range(config.pairs)) for _ in range(2)
+            ModulesOf(block(dim, config.heads, qk_norm=True) for _ in range(config.pairs)) for _ in range(2)
         )
 
     def embed(self, images: Tensor, views: Sequence[int]) -> Tensor:
@@ -104,9 +105,9 @@ class OmegaAggregator(nn.Module):
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
         ropes = [self.rope_embed.table(*grid, SPECIALS) for grid in grids]
         x = [self.embed(im, views) for im, views in zip(images, groups)]
-        frames = (Frames(*b.shape[1:3], SPECIALS, grid) for b, grid in zip(x, grids))
+        frames = (Frames(b.shape[1], b.shape[2], SPECIALS, grid) for b, grid in zip(x, grids))
         first = [i for group in groups for i in group].index(0)
-        across = (self.inter_frame_blocks[i].attn for i in config.global_pairs)
+        across = (pair.attn for i, pair in enumerate(self.inter_frame_blocks) if i in config.global_pairs)
         set_frames(across, frames, first, x[0].device)
         taps: list[list[Tensor]] = [[] for _ in x]
         for i, (within, between) in enumerate(zip(self.frame_blocks, self.inter_frame_blocks)):

@@ -39,7 +39,7 @@ def _room(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
     """Four walls, floor and ceiling with a look each: the faces lie before a closed shell."""
     x, y, z = half
     shell = looks.look(WALLS, (0.6, 5.0))
-    opening = (-1.0,)
+    opening: tuple[float, ...] = (-1.0,)
     if d.chance(0.25):
         u, v = d.uniform(-0.7, 0.2), d.uniform(-0.5, 0.1)
         opening = (d.choice((0, 1, 4, 5)), u, u + d.uniform(0.25, 0.7), v, v + d.uniform(0.3, 0.8))

@@ -58,14 +58,14 @@ def _patches(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float, 
         turn = yaw(d.uniform(0, 6.28)) if d.chance(0.4) else np.eye(3)
         b.add(Kind.BOX, center, size, looks.look(WALLS, grain)(size), rotation=turn, occluder=0.0, shadow=False)
     for _ in range(d.integer(0, 6)):
-        size = np.array([d.uniform(0.15, 0.8), d.uniform(0.15, 0.8), 0.02]) * half[1]
+        board = np.array([d.uniform(0.15, 0.8), d.uniform(0.15, 0.8), 0.02]) * half[1]
         along, height = d.uniform(-0.8, 0.8), d.uniform(0.3, 1.6) * half[1]
         side, axis = d.sign(), d.choice((0, 2))
         away = 0.985 if indoors and d.chance(0.7) else d.uniform(0.7, 1.6)
-        center = np.array([along * half[0], height, along * half[2]])
-        center[axis] = side * away * half[axis]
+        middle = np.array([along * half[0], height, along * half[2]])
+        middle[axis] = side * away * half[axis]
         turn = yaw((1.5708 if axis == 0 else 0.0) + (0.0 if away == 0.985 else d.uniform(-0.6, 0.6)))
-        b.add(Kind.BOX, center, size, looks.look(WALLS, grain)(size), rotation=turn, occluder=0.0)
+        b.add(Kind.BOX, middle, board, looks.look(WALLS, grain)(board), rotation=turn, occluder=0.0)
 
 
 def _solids(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) -> np.ndarray:

@@ -50,7 +50,8 @@ class Draw:
     def color(self, low: float = 0.2, high: float = 0.9, saturation: float = 0.3) -> tuple[float, float, float]:
         grey = self.uniform(low, high)
         saturation *= self.unit()
-        return tuple(min(max(grey * (1 + saturation * self.uniform(-1, 1)), 0.03), 0.97) for _ in range(3))
+        r, g, b = (min(max(grey * (1 + saturation * self.uniform(-1, 1)), 0.03), 0.97) for _ in range(3))
+        return r, g, b
 
     def rotation(self) -> np.ndarray:
         """A uniformly random rotation (3, 3)."""

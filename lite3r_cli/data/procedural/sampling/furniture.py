@@ -125,8 +125,8 @@ def chair(p: Place, d: Draw, looks: Looks, design: ChairDesign | None = None) ->
         y = high - k * (high - low) / c.rungs if c.slats == 0 else (low, high)[k]
         p.box(0, y, -w + r, w - r, 0.025, 0.01, c.wood)
     for k in range(c.slats):
-        x = (2 * (k + 1) / (c.slats + 1) - 1) * (w - r)
-        p.box(x, (low + high) / 2, -w + r, 0.4 * w / (c.slats + 1), (high - low) / 2, 0.008, c.wood)
+        at = (2 * (k + 1) / (c.slats + 1) - 1) * (w - r)
+        p.box(at, (low + high) / 2, -w + r, 0.4 * w / (c.slats + 1), (high - low) / 2, 0.008, c.wood)
 
 
 def dining(p: Place, d: Draw, looks: Looks) -> None:

@@ -22,7 +22,7 @@ def indoor(
 ) -> np.ndarray:
     """One to three lamps near the ceiling and bounced light; with a `window`, its outward direction (x, z), often
     the sun in it."""
-    lights = []
+    lights: list[Light] = []
     for _ in range(d.integer(1, 4)):
         at = [low[i] + (high[i] - low[i]) * d.uniform(0.12, 0.88) for i in range(3)]
         at[1] = low[1] + (high[1] - low[1]) * d.uniform(0.7, 0.96)

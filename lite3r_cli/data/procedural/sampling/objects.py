@@ -30,7 +30,8 @@ def add_object(
     a, h, c = r * d.uniform(0.4, 1.0), r * d.uniform(0.4, 1.3), r * d.uniform(0.4, 1.0)
     if shape in ("torus", "rounded", "turned", "rock"):
         return _add_sdf(b, d, look, shape, base, r, rotation)
-    kind, half, mode, parameters = Kind.BOX, (a, h, c), UV.BOX, ()
+    kind, half, mode = Kind.BOX, (a, h, c), UV.BOX
+    parameters: tuple[float, ...] = ()
     if shape == "ellipsoid":
         kind, mode = Kind.ELLIPSOID, UV.CYLINDER
         if d.chance(0.4):
@@ -56,6 +57,7 @@ def add_object(
 
 
 def _add_sdf(b: Builder, d: Draw, look, shape: str, base, r: float, rotation) -> float:
+    parameters: tuple[float, ...]
     if shape == "torus":
         minor = d.uniform(0.1, 0.38)
         parameters, bottom = (minor, 0.98 - minor), minor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -141,7 +142,16 @@ def parasol(p: Place, d: Draw, looks: Looks) -> None:
     p.cylinder(0, 0.7, 0, 0.4, 0.02, cloth)
 
 
-ITEMS = {tree: 3.0, house: 1.5, monument: 2.0, colonnade: 0.8, low_wall: 1.0, rocks: 1.5, thing: 2.0, parasol: 0.5}
+ITEMS: dict[Callable[..., None], float] = {
+    tree: 3.0,
+    house: 1.5,
+    monument: 2.0,
+    colonnade: 0.8,
+    low_wall: 1.0,
+    rocks: 1.5,
+    thing: 2.0,
+    parasol: 0.5,
+}
 
 
 def sample(d: Draw, looks: Looks) -> Scene:

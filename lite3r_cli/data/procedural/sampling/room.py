@@ -115,7 +115,7 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, f
     outward direction."""
     x, y, z = half
     look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1)
-    opening = (-1.0,)
+    opening: tuple[float, ...] = (-1.0,)
     if d.chance(0.3):
         u = d.uniform(-0.6, 0.1)
         opening = (d.choice((0, 1, 4, 5)), u, u + d.uniform(0.3, 0.6), d.choice((-0.99, -0.25)), d.uniform(0.4, 0.75))
@@ -155,7 +155,7 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, f
     if opening[0] < 0:
         return None
     _glazing(b, d, looks, half, opening)
-    return OUTWARD[opening[0]]
+    return OUTWARD[int(opening[0])]
 
 
 def _glazing(b: Builder, d: Draw, looks: Looks, half: np.ndarray, opening: tuple[float, ...]) -> None:
@@ -164,7 +164,7 @@ def _glazing(b: Builder, d: Draw, looks: Looks, half: np.ndarray, opening: tuple
     face, a0, a1, b0, b1 = opening
     across, depth = (z, x) if face < 2 else (x, z)
     frame, t = looks.look(FURNITURE, (0.5, 2.0), photos=0.0), d.uniform(0.02, 0.045)
-    outward = OUTWARD[face]
+    outward = OUTWARD[int(face)]
 
     def bar(u: float, v: float, hu: float, hv: float) -> None:
         at = (outward[0] * depth, y + v * y, u * across) if face < 2 else (u * across, y + v * y, outward[1] * depth)
