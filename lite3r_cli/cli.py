@@ -16,6 +16,7 @@ from typing import Annotated, TypeGuard
 import typer
 
 from . import __version__, console
+from .commands.batch import batch
 from .commands.bench import bench
 from .commands.convert import convert
 from .commands.distill import distill
@@ -38,6 +39,7 @@ OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --m
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
+    "batch": batch,
     "eval": evaluate,
     "models": models,
     "bench": bench,

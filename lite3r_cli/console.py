@@ -251,6 +251,10 @@ class Progress:
         self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run; stages may overlap
         self._running: dict[str, float] = {}  # stage → when it began
 
+    def restart(self) -> None:
+        """The run begins now."""
+        self.began = time.perf_counter()
+
     @property
     def wall(self) -> float:
         """Seconds since the run began."""

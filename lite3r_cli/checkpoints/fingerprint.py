@@ -40,7 +40,6 @@ class Fingerprint:
         """Waits for it. Raises OSError if the file cannot be read."""
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
         if self._error is not None:
             raise self._error
         assert self._value is not None

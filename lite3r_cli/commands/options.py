@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -96,13 +97,25 @@ class _Leaf:
 
 
 def command(
-    *configs: type, without: tuple[str, ...] = (), general: tuple[str, ...] = tuple(GENERAL_OPTIONS)
+    *configs: type,
+    without: tuple[str, ...] = (),
+    instead: Mapping[str, Option] = MappingProxyType({}),
+    required: tuple[str, ...] = (),
+    general: tuple[str, ...] = tuple(GENERAL_OPTIONS),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator: the function's first parameters are configurations, built from the command line.
 
-    `without` names fields that the command does not offer, `general` the general options that it does.
+    `without` names fields that the command does not offer, `instead` has other options for fields, `required` names
+    fields that have to be given here, `general` the general options that there are.
     """
-    leaves = [[leaf for leaf in _leaves(config) if leaf.path[-1] not in without] for config in configs]
+
+    def here(leaf: _Leaf) -> _Leaf:
+        name = leaf.path[-1]
+        return replace(
+            leaf, option=instead.get(name, leaf.option), default=MISSING if name in required else leaf.default
+        )
+
+    leaves = [[here(leaf) for leaf in _leaves(config) if leaf.path[-1] not in without] for config in configs]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[len(configs) :]

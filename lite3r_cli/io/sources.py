@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
-_NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put beside pictures
+NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put beside pictures
 _MAX_FOLDERS, _MAX_DEPTH = 10_000, 64
 _HEAD = 200  # bytes that tell a picture or a video
 
@@ -221,7 +221,7 @@ class _Search:
             elif suffix in IMAGE_SUFFIXES:
                 images.append(path)
             elif path.is_dir():
-                if name not in _NEVER_SEARCHED:
+                if name not in NEVER_SEARCHED:
                     account.sub_folders[name] = 0
             elif suffix in VIDEO_SUFFIXES and (suffix != ".ts" or containers.is_video(_head(path))):
                 videos.append(path)
@@ -279,7 +279,7 @@ class _Search:
             if visited == 1000:
                 break
             outputs |= written_into(Path(place))
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in _NEVER_SEARCHED]
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in NEVER_SEARCHED]
             pictures = [n for n in files if PurePath(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
             count += sum(not is_output(Path(place, name), outputs) for name in pictures)
         return count

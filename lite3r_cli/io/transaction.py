@@ -79,7 +79,7 @@ class Transaction:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
             self._below = Beneath(self.root)
-            self._lock = _acquire(self._lock_file)
+            self._lock = acquire(self._lock_file)
             self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
             self.staging.mkdir(mode=0o700)
             self._identity = self._opened.identity(self._hidden)
@@ -192,7 +192,7 @@ class Transaction:
             finally:
                 self._hidden = None
                 if self._lock is not None:
-                    _give_back(self._lock, self._lock_file)
+                    give_back(self._lock, self._lock_file)
                     self._lock = None
                 emptied = {above for name in self._emptied for above in _with_parents(name)}
                 for name in sorted({*emptied, *self._made} - {"."}, key=lambda name: -name.count("/")):
@@ -300,8 +300,15 @@ def _remove_folders(folders: Sequence[Path]) -> None:
             return  # somebody uses it
 
 
-def _acquire(path: Path) -> int:
-    """Take the lock file and return its descriptor; the kernel frees it when the process ends, however it ends."""
+class Busy(OutputError):
+    """Another process holds the lock."""
+
+
+def acquire(path: Path) -> int:
+    """Take the lock file and return its descriptor; the kernel frees it when the process ends, however it ends.
+
+    Raises Busy, OutputError, OSError.
+    """
     while True:
         descriptor = _open_lock(path)
         try:
@@ -313,7 +320,7 @@ def _acquire(path: Path) -> int:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            raise OutputError(f"{path.parent}: another run is writing here; wait for it or choose another -o") from None
+            raise Busy(f"{path.parent}: another run is writing here; wait for it or choose another -o") from None
         except OSError as error:
             os.close(descriptor)
             raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
@@ -339,7 +346,8 @@ def _open_lock(path: Path) -> int:
         raise
 
 
-def _give_back(descriptor: int, path: Path) -> None:
+def give_back(descriptor: int, path: Path) -> None:
+    """Remove a lock file that is held, then let go of it."""
     try:
         path.unlink(missing_ok=True)
     except PermissionError:

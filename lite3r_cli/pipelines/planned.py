@@ -94,17 +94,18 @@ class PlannedNetwork:
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
-    def choices(self) -> dict[str, dict[str, Any]]:
-        """Attention, FP8 and engine: asked, chosen, reason, and what was measured where something ran."""
+    def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
+        """Attention, FP8 and engine: asked, chosen, reason, and what was measured in `ran` (None: all that ran)."""
+        ran = self.ran if ran is None else ran
         attention, fp8 = asdict(self.plan.attention), asdict(self.plan.fp8)
-        if self.plan.sparse is not None and self.ran:
-            attention["skipped"] = statistics.mean(ran.skipped for ran in self.ran)
-            attention["backends"] = [asdict(choice) for choice in self.ran[-1].backends]
+        if self.plan.sparse is not None and ran:
+            attention["skipped"] = statistics.mean(each.skipped for each in ran)
+            attention["backends"] = [asdict(choice) for choice in ran[-1].backends]
         if self.exact:
             fp8["exact_layers"] = len(self.exact)
         return {"attention": attention, "fp8": fp8, "engine": asdict(self.plan.engine)}
 
-    def attention_info(self) -> Mapping[str, Any]:
+    def attention_info(self, ran: Sequence[Ran]) -> Mapping[str, Any]:
         """For run.json: the share skipped, the settings, and what each sparse-linear layer was asked to keep."""
         modules = dict(self._module.named_modules()) if self._module is not None else {}
         sparse = self.plan.sparse
@@ -113,7 +114,7 @@ class PlannedNetwork:
             for name, m in modules.items()
             if sparse is not None and isinstance(m, SparseLinearAttention)
         }
-        skipped = statistics.mean([ran.skipped for ran in self.ran] or [0.0])
+        skipped = statistics.mean([each.skipped for each in ran] or [0.0])
         settings = {k: v for k, v in vars(sparse).items() if k not in ("layers", "keep_ratios")} if sparse else None
         return {
             "skipped_share": skipped,

@@ -39,7 +39,7 @@ from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import Asked, Machine, resolve
 from .no_scene import scene_only, without_frame
-from .planned import PlannedNetwork
+from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
 
 if TYPE_CHECKING:
@@ -113,9 +113,11 @@ class Predictor:
         for text in self.origin.notes:
             progress.note(text)
 
-    def choices(self) -> dict[str, dict[str, Any]]:
-        """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json."""
-        return self.runtime.as_dict() | self.network.choices()
+    def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
+        """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json; what was
+        measured is that of the predictions `ran`, None: of all.
+        """
+        return self.runtime.as_dict() | self.network.choices(ran)
 
     def predict(
         self,

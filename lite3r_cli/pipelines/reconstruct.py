@@ -6,11 +6,11 @@ torch is imported after the images are found: a wrong path or option is told at 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress, Tell
@@ -19,19 +19,16 @@ from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
-from ..scene.frame import local_origin, move_cloud, move_views, translation
-from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud, View
+from ..scene.view import View
+from .fuse_views import fuse_views
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
 from .standing import stand_up
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..scene.fusion import FusionStatistics
     from .grouping import Grouping
+    from .planned import Ran
     from .predict import Pictures, Predictions, Predictor
 
 
@@ -53,47 +50,121 @@ class Report:
     files: list[str] = field(default_factory=list)  # relative to the folder of the cloud
 
 
+class Stopped(Exception):
+    """Another thread said `stop`."""
+
+
+class SceneRun:
+    """One scene from photographs to files: `with SceneRun(config) as run: run.find(); run.read(predictor);
+    run.predict(predictor); run.finish(predictor)`.
+
+    The steps may run in different threads, one after the other. Each raises the errors of errors.py; nothing is left
+    behind unless `finish` comes to its end. `warn` is told of everything odd as soon as it is known.
+    """
+
+    images: ImageSet
+    pictures: Pictures
+    predicted: Predicted
+
+    def __init__(
+        self, config: ReconstructConfig, progress: Progress | None = None, warn: Tell = lambda text: None
+    ) -> None:
+        self.config, self.progress, self._warn = config, progress or Progress(), warn
+        self.warnings: list[str] = []
+        self.out = OutputSet(config.output, overwrite=config.overwrite)
+        self._open = ExitStack()
+        self._view_files: ViewFiles | None = None
+        self._stopped = False
+
+    def __enter__(self) -> SceneRun:
+        require_known(self.config.formats)
+        with ExitStack() as opened:
+            opened.enter_context(self.out)
+            files = ViewFiles(self.out, self.config.previews, self.config.save_npy)
+            self._view_files = opened.enter_context(files)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def stop(self) -> None:
+        """A step that runs in another thread raises Stopped before long."""
+        self._stopped = True
+
+    def find(self) -> None:
+        """Look which images there are."""
+        self.images = find_images(self.config.input, self.progress, self._tell)
+
+    def read(self, predictor: Predictor) -> None:
+        """Decode them."""
+        self._check()
+        self.pictures = _read(self.config, predictor, self.images, self.progress, self._tell)
+
+    def predict(self, predictor: Predictor) -> None:
+        """Let the network see them."""
+        self.predicted = _predict(self.config, self.images, predictor, self.pictures, self.progress, self._tell)
+        del self.pictures
+
+    def finish(self, predictor: Predictor) -> Report:
+        """Refine, fuse, write, and put the files into place."""
+        from .. import runtime
+
+        files = self._view_files
+        assert files is not None  # the block was entered
+
+        def check() -> None:
+            self._check()
+            files.raise_failure()
+
+        scene = _finish(
+            self.config, self.images, predictor, self.predicted, self.progress, self._tell, self.warnings, files, check
+        )
+        with self.progress.stage("Write"):
+            write_scene(self.out, scene, files)
+            self._check()
+            self.out.commit(scene.info | seconds_info(self.progress))
+        layout = self.out.layout
+        return Report(
+            cloud=layout.root / layout.cloud,
+            folder=layout.root / layout.folder,
+            images=len(self.images) + len(self.images.skipped),
+            views=len(scene.views),
+            points=len(scene.cloud),
+            skipped=scene.skipped,
+            warnings=scene.warnings,
+            runtime=scene.facts["runtime"],
+            seconds=dict(self.progress.seconds),
+            wall=self.progress.wall,
+            peak_memory=runtime.peak_memory(predictor.runtime.torch_device),
+            files=sorted(files_of_run(layout) or ()),
+        )
+
+    def _tell(self, text: str) -> None:
+        self.warnings.append(text)
+        self._warn(text)
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise Stopped
+
+
 def reconstruct(config: ReconstructConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Report:
     """Run the whole pipeline and put the scene in place; `warn` is told of everything odd as soon as it is known.
 
     Raises the errors of errors.py; nothing is left behind then.
     """
     progress = progress or Progress()
-    require_known(config.formats)
-    warnings: list[str] = []
-
-    def tell(text: str) -> None:
-        warnings.append(text)
-        warn(text)
-
-    with (
-        OutputSet(config.output, overwrite=config.overwrite) as out,
-        ViewFiles(out, config.previews, config.save_npy) as view_files,
-    ):
-        images = find_images(config.input, progress, tell)
+    with SceneRun(config, progress, warn) as run:
+        run.find()
         with progress.stage("Start", minor=True):
-            from .. import runtime
             from .predict import Predictor
         predictor = Predictor(config.predict, progress)
-        scene = make_scene(config, predictor, images, progress, warn, warnings, view_files)
-        with progress.stage("Write"):
-            write_scene(out, scene, view_files)
-            out.commit(scene.info | seconds_info(progress))
-        files = sorted(files_of_run(out.layout) or ())
-    return Report(
-        cloud=out.layout.root / out.layout.cloud,
-        folder=out.layout.root / out.layout.folder,
-        images=len(images) + len(images.skipped),
-        views=len(scene.views),
-        points=len(scene.cloud),
-        skipped=scene.skipped,
-        warnings=scene.warnings,
-        runtime=predictor.choices(),
-        seconds=dict(progress.seconds),
-        wall=progress.wall,
-        peak_memory=runtime.peak_memory(predictor.runtime.torch_device),
-        files=files,
-    )
+        run.read(predictor)
+        run.predict(predictor)
+        return run.finish(predictor)
 
 
 def make_scene(
@@ -103,10 +174,9 @@ def make_scene(
     progress: Progress,
     warn: Tell = lambda text: None,
     warnings: Sequence[str] = (),
-    view_files: ViewFiles | None = None,
 ) -> Scene:
     """The scene that a loaded network sees in the images, with further ones in its `parts` where nothing ties them
-    together; `warnings` are those that were told before. `view_files` begin to be written when the views are known.
+    together; `warnings` are those that were told before.
 
     Raises InputError if no image can be used (with `config.input.strict`: if one cannot), MemoryLimitError.
     """
@@ -116,22 +186,75 @@ def make_scene(
         told.append(text)
         warn(text)
 
+    pictures = _read(config, predictor, images, progress, tell)
+    predicted = _predict(config, images, predictor, pictures, progress, tell)
+    return _finish(config, images, predictor, predicted, progress, tell, told)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the network made of a set of pictures."""
+
+    grouping: Grouping  # which pictures make which scene
+    parts: list[Predictions]  # of each scene, the main one first
+    indices: list[int]  # of the pictures that could be read
+    skipped: list[Skipped]  # the others
+    ran: list[Ran]
+
+
+def _read(
+    config: ReconstructConfig, predictor: Predictor, images: ImageSet, progress: Progress, tell: Tell
+) -> Pictures:
+    """The images as the network will see them. Raises InputError."""
     known = len(images.skipped)
     pictures = predictor.read(images, progress, strict=config.input.strict)
     for text in _told([*images.skipped[known:], *pictures.skipped]):
         tell(text)
+    return pictures
+
+
+def _predict(
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictor: Predictor,
+    pictures: Pictures,
+    progress: Progress,
+    tell: Tell,
+) -> Predicted:
+    """What the network sees in them, one scene or several. Raises InputError, MemoryLimitError."""
+    ran_before = len(predictor.network.ran)
     grouping, whole = _group(config, images, predictor, pictures, progress, tell)
-    if whole is not None:
-        parts = [_finish(config, images, predictor, whole, progress, tell, view_files)]
-    else:
-        predicted = (predictor.predict_pictures(images, pictures.only(part), progress) for part in grouping.parts)
-        parts = [
-            _finish(config, images, predictor, found, progress, tell, None if k else view_files)
-            for k, found in enumerate(predicted)
-        ]
-    parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=pictures.skipped))
-    left_out, untied = ([pictures.indices[k] for k in which] for which in (grouping.left_out, grouping.untied))
-    facts = run_info(config.predict.seed, predictor, images, parts, left_out, untied, told, progress)
+    parts = (
+        [predictor.predict_pictures(images, pictures.only(part), progress) for part in grouping.parts]
+        if whole is None
+        else [whole]
+    )
+    return Predicted(grouping, parts, pictures.indices, pictures.skipped, predictor.network.ran[ran_before:])
+
+
+def _finish(
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictor: Predictor,
+    predicted: Predicted,
+    progress: Progress,
+    tell: Tell,
+    told: Sequence[str],
+    view_files: ViewFiles | None = None,
+    check: Callable[[], None] | None = None,
+) -> Scene:
+    """The scene of what was predicted; `told` is what `tell` heard so far, `view_files` are those of the main scene,
+    `check` is called now and then and may raise.
+    """
+    parts = [
+        _fuse_part(config, images, predictor, found, progress, tell, None if k else view_files, check)
+        for k, found in enumerate(predicted.parts)
+    ]
+    parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=predicted.skipped))
+    grouping = predicted.grouping
+    left_out, untied = ([predicted.indices[k] for k in which] for which in (grouping.left_out, grouping.untied))
+    seed, ran = config.predict.seed, predicted.ran
+    facts = run_info(seed, predictor, images, parts, left_out, untied, ran, told, progress)
     scenes = [Scene(config, p.cloud, facts, predictor.fingerprint, images, p.predictions, p.level) for p in parts]
     return replace(scenes[0], parts=tuple(scenes[1:]))
 
@@ -173,14 +296,15 @@ def _group(
     return grouping, made[0] if made and grouping.whole else None
 
 
-def _finish(
+def _fuse_part(
     config: ReconstructConfig,
     images: ImageSet,
     predictor: Predictor,
     predictions: Predictions,
     progress: Progress,
     tell: Tell,
-    view_files: ViewFiles | None = None,
+    view_files: ViewFiles | None,
+    check: Callable[[], None] | None,
 ) -> Part:
     """One scene from its prediction: refinement where it was asked for, and fusion."""
     predictions = predictor.refine(images, predictions, progress)
@@ -188,8 +312,7 @@ def _finish(
         tell(text)
     if view_files is not None:
         view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
-    device, check = predictor.runtime.torch_device, None if view_files is None else view_files.raise_failure
-    cloud, statistics = _fuse(config, images, predictions, device, progress, tell, check)
+    cloud, statistics = fuse_views(config, images, predictions, predictor.runtime.torch_device, progress, tell, check)
     for text in images.mask_warnings(predictions.indices):
         tell(text)
     return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
@@ -225,53 +348,3 @@ def _told(skipped: Sequence[Skipped]) -> list[str]:
             those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
         lines += [f"skipped {name}: {reason}" for name in those]
     return lines
-
-
-def _fuse(
-    config: ReconstructConfig,
-    images: ImageSet,
-    predictions: Predictions,
-    device: torch.device,
-    progress: Progress,
-    tell: Tell,
-    check: Callable[[], None] | None,
-) -> tuple[PointCloud, FusionStatistics]:
-    from ..scene.fusion import fuse_with_statistics
-
-    indices = predictions.indices
-    # fusion computes in single precision: in the frame of a map it works around the cameras' middle
-    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
-
-    def colors(j: int) -> np.ndarray:
-        """At the size of the depth map where the file was read for the network already, else at full size."""
-        small, depth = predictions.colors[j] if predictions.colors else None, predictions.views[j].depth
-        same = small is not None and depth is not None and small.shape[:2] == depth.shape
-        return small if same else images.read(indices[j])
-
-    with progress.stage("Fuse", total=len(indices)) as step:
-
-        def after_view() -> None:
-            step()
-            if check is not None:
-                check()
-
-        cloud, statistics = fuse_with_statistics(
-            move_views(predictions.views, translation(None if origin is None else -origin)),
-            colors,
-            lambda j: images.read_mask(indices[j]),
-            config.fusion,
-            config.predict.seed,
-            after_view,
-            device,
-        )
-    if origin is not None:
-        cloud = move_cloud(cloud, translation(origin))
-    if len(cloud) == 0:
-        counts = statistics.to_dict()
-        reason = max(("unknown", "masked", "low_confidence", "edge", "inconsistent", "free_space"), key=counts.get)
-        dropped = f"most pixels dropped: {reason.replace('_', ' ')}"
-        text = f"no point is left ({dropped}); loosen --masks or the cloud's filters"
-        if config.input.strict:
-            raise InputError(text)
-        tell(text)
-    return cloud, statistics

@@ -13,6 +13,7 @@ from ..world.level import Level
 
 if TYPE_CHECKING:
     from ..scene.fusion import FusionStatistics
+    from .planned import Ran
     from .predict import Predictions, Predictor
 
 
@@ -36,13 +37,14 @@ def run_info(
     parts: Sequence[Part],
     left_out: Sequence[int],
     untied: Sequence[int],
+    ran: Sequence[Ran],
     warnings: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
     """Versions, arguments, what was chosen and why, what became of each image, times and memory.
 
     `parts` has the main scene first; `left_out` are indices of images that belong to none, `untied` of those that were
-    kept without a tie to the others. The checkpoint's hash is
+    kept without a tie to the others, `ran` what the network ran for them. The checkpoint's hash is
     added by `Scene.info`: it may still be computed while the scene is written.
     """
     from .. import runtime
@@ -56,8 +58,8 @@ def run_info(
             "licence": predictor.origin.licence,
             "not_loaded": list(predictor.origin.notices),
         },
-        "runtime": predictor.choices(),
-        "attention": predictor.network.attention_info(),
+        "runtime": predictor.choices(ran),
+        "attention": predictor.network.attention_info(ran),
         "images": _verdicts(images, parts, left_out, set(untied)),
         "folders": images.folders,
         "warnings": list(warnings),

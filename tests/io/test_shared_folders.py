@@ -190,7 +190,7 @@ def test_a_hidden_folder_that_somebody_has_exchanged_is_not_committed(tmp_path) 
 
 MOMENTS = {
     "clearing": (transaction.shutil, "rmtree"),
-    "unlocking": (transaction, "_give_back"),
+    "unlocking": (transaction, "give_back"),
     "renaming": (Transaction, "_move"),
 }
 

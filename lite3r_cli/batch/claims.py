@@ -1,0 +1,145 @@
+"""Who works on which scene: lock files that die with their process, and a record of each scene beside them.
+
+Both lie in OUT/.batch, so that any number of processes on one file system, started by hand, by a shell or by a cluster,
+share one output folder without knowing of each other. The lock is flock()'s, which the kernel drops however a process
+ends. The record says how often the scene was begun, so that one that kills its process does not do so for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, OutputError
+from ..io.documents import read_json
+from ..io.files import output_error
+from ..io.transaction import Busy, acquire, give_back
+
+FOLDER = ".batch"
+MOST_ATTEMPTS = 3  # of processes that died on a scene
+DONE, FAILED, RUNNING = "done", "failed", "running"
+DIED = f"{MOST_ATTEMPTS} processes died while they worked on it (memory?); --overwrite tries again"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a scene."""
+
+    name: str
+    status: str  # DONE, FAILED or RUNNING
+    attempts: int = 0  # processes that began and did not come to an end of it, this one included
+    time: float = 0.0  # of the record, seconds since 1970
+    facts: dict[str, Any] = field(default_factory=dict)  # for batch.json
+
+    @property
+    def died(self) -> bool:
+        """Whether it is given up: it ended one process after the other."""
+        return self.attempts >= MOST_ATTEMPTS
+
+
+class Claims:
+    """The claims and records of one output folder."""
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output / FOLDER
+
+    def record(self, name: str) -> Record | None:
+        """What is known of a scene; None where nothing is, or nothing that can be read."""
+        try:
+            document = read_json(self._file(name, "json"))
+            return Record(**document) if document.get("name") == name else None
+        except (InputError, TypeError, AttributeError):
+            return None
+
+    def take(self, name: str) -> Claim | None:
+        """Claim a scene; None while another process has it. Raises OutputError."""
+        path = self._file(name, "lock")
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return Claim(self, name, path, acquire(path))
+            except Busy:
+                return None
+            except FileNotFoundError:
+                continue  # its folder was removed in between
+            except OSError as error:
+                raise output_error(path, error) from error
+
+    def write(self, record: Record) -> None:
+        """Keep a record, whole or not at all. Raises OutputError."""
+        path = self._file(record.name, "json")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".record-")
+            try:
+                with open(descriptor, "w", encoding="ascii") as stream:
+                    json.dump(asdict(record), stream)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def forget(self, name: str) -> None:
+        """Remove a scene's record."""
+        try:
+            self._file(name, "json").unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno != errno.ENOTDIR:
+                raise output_error(self._file(name, "json"), error) from error
+
+    def _file(self, name: str, kind: str) -> Path:
+        return self.folder / f"{name}.{kind}"
+
+
+class Claim:
+    """A scene that this process works on. `done` or `failed` ends it; `give_back` as if it had never been begun."""
+
+    def __init__(self, claims: Claims, name: str, lock: Path, descriptor: int) -> None:
+        self.claims, self.name, self._lock, self._descriptor = claims, name, lock, descriptor
+        self._before: Record | None = None
+
+    def begin(self, before: Record | None) -> None:
+        """Count the attempt, where `before` is the scene's record. Raises OutputError."""
+        self._before = before
+        died = before.attempts if before is not None and before.status == RUNNING else 0
+        self.claims.write(Record(self.name, RUNNING, died + 1, time.time()))
+
+    def done(self, facts: dict[str, Any]) -> None:
+        """The scene's files are in place. Raises OutputError."""
+        self._end(Record(self.name, DONE, 0, time.time(), facts))
+
+    def failed(self, facts: dict[str, Any], attempts: int = 0) -> None:
+        """It cannot be made. Raises OutputError."""
+        self._end(Record(self.name, FAILED, attempts, time.time(), facts))
+
+    def give_back(self) -> None:
+        """A user stopped it: as if it had never been begun."""
+        try:
+            if self._before is None:
+                self.claims.forget(self.name)
+            else:
+                self.claims.write(self._before)
+        except OutputError:
+            return  # the attempt stays counted
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Let others have it; what is recorded stays."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            give_back(descriptor, self._lock)
+
+    def _end(self, record: Record) -> None:
+        try:
+            self.claims.write(record)
+        finally:
+            self.leave()

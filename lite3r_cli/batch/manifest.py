@@ -1,0 +1,150 @@
+"""Which scenes a batch has: folders, folders of folders, videos, and text files that list them.
+
+A folder with pictures in it is a scene, and nothing below it is searched. A folder without pictures stands for what is
+in it: each of its sub-folders is a scene, or holds scenes, and so is each of its videos. A scene whose pictures lie in
+`NAME/images` is called NAME.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, UsageError
+from ..io.documents import read_text
+from ..io.names import printable, unique_names
+from ..io.natural import natural_key
+from ..io.own_outputs import is_output, written_into
+from ..io.sources import IMAGE_SUFFIXES, NEVER_SEARCHED, VIDEO_SUFFIXES
+
+PICTURES = "images"  # the folder's name that says nothing
+
+
+@dataclass(frozen=True)
+class SceneInput:
+    """One scene of a batch."""
+
+    name: str  # unique in the batch; its output's folder below the batch's
+    path: Path  # a folder of photographs, or a video
+
+
+def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
+    """The scenes of what was given, in natural order within a folder, each once. What lies in `output` is none.
+
+    Raises UsageError for a path that does not exist or is a picture, InputError for a list that cannot be read or where
+    nothing is left. A folder that holds no pictures is a scene all the same: that it failed has to be told.
+    """
+    barred = os.path.realpath(output)
+    found: dict[str, tuple[Path, Path]] = {}  # real path → path, and where its name begins
+    for path in given:
+        for scene, top in _expand(path, barred):
+            found.setdefault(os.path.realpath(scene), (scene, top))
+    if not found:
+        raise InputError(f"{', '.join(printable(path) for path in given)}: holds no scene: no pictures, no sub-folders")
+    names = unique_names(_named(list(found.values())))
+    return [SceneInput(name, scene) for name, (scene, _) in zip(names, found.values())]
+
+
+def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
+    """Scenes, each with the folder that its name begins below."""
+    if path.is_dir():
+        yield from _below(path, barred)
+        return
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise UsageError(f"{printable(path)}: no such file or folder")
+    if suffix in VIDEO_SUFFIXES:
+        yield path, path.parent
+    elif suffix in IMAGE_SUFFIXES:
+        raise UsageError(f"{printable(path)}: a picture is no scene; give folders, videos, or a text file of them")
+    else:
+        for line in _lines(path):
+            if line.is_dir():
+                yield from _below(line, barred)
+            else:
+                yield line, line.parent  # a video, or something that will fail and be told
+
+
+def _lines(path: Path) -> Iterator[Path]:
+    """The paths that a text file lists, one a line, relative to its folder; `#` begins a comment."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if any("\0" in line for line in lines):
+        raise InputError(f"{printable(path)}: is no text file; list one folder or video a line")
+    if not lines:
+        raise InputError(f"{printable(path)}: lists no scene; write one folder or video a line")
+    return (path.parent / os.path.expanduser(line) for line in lines)
+
+
+def _below(folder: Path, barred: str) -> Iterator[tuple[Path, Path]]:
+    """The scenes of a folder: itself, or those below it."""
+    inside = list(_scenes_in(folder, barred, set()))
+    if not inside and not any(_sub_folders(folder, barred)):
+        inside = [folder]
+    for scene in inside:
+        yield scene, folder.parent if scene == folder else folder
+
+
+def _scenes_in(folder: Path, barred: str, seen: set[str]) -> Iterator[Path]:
+    """`seen` are the real paths that were searched: a link may lead back."""
+    top, real = not seen, os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as entries:
+            files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    except OSError:
+        yield folder  # its failure will tell why
+        return
+    outputs = written_into(folder) if "run.json" in files else {}
+    files = [name for name in files if not is_output(folder / name, outputs)]
+    suffixes = [Path(name).suffix.lower() for name in files]
+    videos = sorted((n for n, s in zip(files, suffixes) if s in VIDEO_SUFFIXES), key=natural_key)
+    if any(suffix in IMAGE_SUFFIXES for suffix in suffixes) or len(videos) == 1:
+        yield folder
+        return
+    yield from (folder / name for name in videos)
+    if outputs:
+        return  # below lie the pictures that an earlier run made
+    for sub in _sub_folders(folder, barred):
+        known = os.path.realpath(sub) in seen
+        scenes = list(_scenes_in(sub, barred, seen))
+        yield from scenes
+        if not scenes and top and not known and not written_into(sub):
+            yield sub  # a scene without pictures: its failure is told
+
+
+def _sub_folders(folder: Path, barred: str) -> Iterable[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+    paths = [folder / name for name in sorted(names, key=natural_key) if name not in NEVER_SEARCHED]
+    return [path for path in paths if os.path.realpath(path) != barred]
+
+
+def _named(scenes: Sequence[tuple[Path, Path]]) -> list[str]:
+    """A scene is called by its path below the folder that was given; where that is not enough to tell it from others,
+    by its path below the folder that all of them share.
+    """
+    short = [_name(scene, top) for scene, top in scenes]
+    count = Counter(short)
+    if max(count.values()) == 1:
+        return short
+    common = Path(os.path.commonpath([os.path.abspath(scene.parent) for scene, _ in scenes]))
+    return [name if count[name] == 1 else _name(scene, common) for name, (scene, _) in zip(short, scenes)]
+
+
+def _name(scene: Path, top: Path) -> str:
+    path = Path(os.path.abspath(scene))
+    parts = path.relative_to(os.path.abspath(top)).parts if path != Path(os.path.abspath(top)) else (path.name,)
+    if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+        parts = (*parts[:-1], path.stem)
+    elif parts[-1] == PICTURES:
+        parts = parts[:-1] or (path.parent.name,)
+    return "/".join(parts) or "scene"
