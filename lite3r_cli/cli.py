@@ -25,6 +25,7 @@ from .commands.models import models
 from .commands.reconstruct import reconstruct
 from .commands.synth import synth
 from .commands.train import train
+from .commands.view import view
 from .errors import Lite3RError, MemoryLimitError, OutputError
 from .stopping import Terminated, signals_as_exceptions
 
@@ -40,6 +41,7 @@ OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --m
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     "batch": batch,
+    "view": view,
     "eval": evaluate,
     "models": models,
     "bench": bench,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from ..config import ReconstructConfig
 from ..config.option import OUTPUT
 from .options import command
 from .sentences import sentence
+from .view import show
 
 if TYPE_CHECKING:
     from ..pipelines.reconstruct import Report
@@ -27,9 +29,20 @@ SkipExisting = Annotated[
     ),
 ]
 
+Open = Annotated[
+    bool,
+    typer.Option(
+        "--open",
+        metavar="",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+        help="Write view.html (--format html) and open it in the browser of this machine.",
+    ),
+]
+
 
 @command(ReconstructConfig)
-def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False) -> None:
+def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, open: Open = False) -> None:
     """Reconstruct a scene: photographs in; a coloured cloud, depth maps and cameras out.
 
     [bold]lite3r reconstruct photos -o scene.ply[/bold] writes scene.ply and a folder scene/
@@ -40,6 +53,8 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False) 
     """
     if skip_existing and _is_done(config.output):
         return
+    if open:
+        config = replace(config, formats=(*config.formats, "html"))
     from ..pipelines.reconstruct import reconstruct as run
 
     report = run(config, console.progress(), console.warn)
@@ -47,6 +62,8 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False) 
         console.document(_summary(report))
     else:
         console.table(("", ""), _rows(report), numbers=False)
+    if open:
+        show(report.folder / "view.html")
 
 
 def _is_done(output: str) -> bool:

@@ -90,7 +90,7 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, tum or glb; may be given several times.",
+            "Write also colmap, nerfstudio, tum, glb or html (a page to look at); may be given several times.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),

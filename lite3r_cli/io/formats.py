@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UsageError
 from .colmap import write_colmap
 from .glb import write_glb
+from .html_page import write_html
 from .nerfstudio import write_nerfstudio
 from .scene_export import SceneExport
 from .tum import write_tum
@@ -29,6 +30,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "nerfstudio": Format(write_nerfstudio, trains=True),
     "tum": Format(write_tum),
     "glb": Format(write_glb, levelled=True),
+    "html": Format(write_html),
 }
 
 

@@ -33,6 +33,11 @@ class Layout:
         return f"{self.folder}/{name}" if self.folder else name
 
     @property
+    def title(self) -> str:
+        """What a viewer calls the scene: the name that was given to it."""
+        return self.folder or self.root.absolute().name or "scene"
+
+    @property
     def run_json(self) -> str:
         return self.inside("run.json")
 

@@ -49,7 +49,7 @@ def read_ply(path: Path) -> PointCloud:
     try:
         with open_regular(Path(path)) as stream:
             _require_counts(stream)
-            ply = PlyData.read(stream, mmap=False)
+            ply = PlyData.read(stream, mmap="r")  # else it is read number by number
     except BadImage as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except Exception as error:  # the parser raises whatever it meets in a hostile header

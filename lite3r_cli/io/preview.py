@@ -87,7 +87,7 @@ def _choose_camera(
         inner = inner[:: max(1, len(inner) // SAMPLES)]
     else:
         inner = points
-    ahead, up = _common_axes(views, up)
+    ahead, up = common_axes(views, up)
     side = np.cross(ahead, up)
     best, best_share = None, -1.0
     for azimuth, elevation in product(np.radians(AZIMUTHS), np.radians(ELEVATIONS)):
@@ -100,7 +100,7 @@ def _choose_camera(
     return best
 
 
-def _common_axes(views: Sequence[View], known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def common_axes(views: Sequence[View], known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of where the cameras look and of what is up; the first camera's where they disagree too much.
 
     With `known` up, ahead is level; cameras that look straight down have their tops ahead.

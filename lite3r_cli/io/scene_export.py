@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.sparse_points import SparseModel
 from ..scene.view import PointCloud, View
 
@@ -21,6 +24,10 @@ class SceneExport:
     pictures: Mapping[str, str] = field(default_factory=dict)  # view name → "images/a.jpg"; upright, as the cameras say
     masks: Mapping[str, str] = field(default_factory=dict)  # view name → "masks/a.jpg.png", black = ignore
     depths: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # view name → file, scale (value / depth)
+    frame: WorldFrame = FIRST_CAMERA
+    up: np.ndarray | None = None  # (3,) unit vector against gravity, where that is known
+    title: str = "scene"
+    read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
 
     def picture(self, view: View) -> str:
         """The path of a view's picture; images/NAME where none was written."""

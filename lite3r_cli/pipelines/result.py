@@ -16,7 +16,7 @@ from ..io.cameras import write_cameras_json
 from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS, require_known
 from ..io.images import ImageSet
-from ..io.output_layout import files_of_run
+from ..io.output_layout import files_of_run, layout_of
 from ..io.ply import write_ply
 from ..io.preview import render_preview
 from ..io.scene_export import SceneExport
@@ -170,12 +170,24 @@ def _levelled(export: SceneExport, level: Level) -> SceneExport:
 def _export(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]], trains: bool) -> SceneExport:
     """What the formats are given; pictures and tracks only where a format asked for is trained on."""
     views, sparse = scene.views, scene.predictions.sparse
+    numbers = {view.name: index for view, index in zip(views, scene.predictions.indices)}
+    plain_export = SceneExport(
+        directory,
+        views,
+        scene.cloud,
+        sparse,
+        depths=depths,
+        frame=scene.frame,
+        up=scene.level.up.direction if scene.level is not None and scene.level.up.found else None,
+        title=layout_of(scene.config.output).title,
+        read_picture=lambda name: scene.images.read(numbers[name]),
+    )
     if not trains:
-        return SceneExport(directory, views, scene.cloud, sparse, depths=depths)
+        return plain_export
     exported = export_pictures(directory, scene.images, scene.predictions.indices)
     dense = tracks_from_depth(views, scene.cloud, START_POINTS)
     sparse = dense if sparse is None else joined(sparse, dense)
-    return SceneExport(directory, views, scene.cloud, sparse or None, exported.pictures, exported.masks, depths)
+    return replace(plain_export, sparse=sparse or None, pictures=exported.pictures, masks=exported.masks)
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,34 @@
+"""`lite3r view`: a scene as one HTML page."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from .. import console
+from ..config.viewing import ViewConfig
+from .options import command
+
+
+@command(ViewConfig, general=("json", "quiet", "debug"))
+def view(config: ViewConfig) -> None:
+    """Write a page to look at a scene: points, cameras and photographs, in one file.
+
+    The page needs no network and no program but a browser: send it, or open it from the disk.
+    Click on a camera to look through it, with its photograph over the points.
+    """
+    from ..pipelines.view_scene import view_scene
+
+    page = view_scene(config, console.warn)
+    if console.settings.json:
+        console.document({"page": str(page), "bytes": page.stat().st_size})
+    else:
+        console.info(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    if config.open:
+        show(page)
+
+
+def show(page: Path) -> None:
+    """Open a file in the user's browser, or say where it is."""
+    if not webbrowser.open(page.absolute().as_uri()):
+        console.warn(f"no browser can be started here: open {page} yourself")

@@ -1,0 +1,184 @@
+"""One HTML page that shows a scene: points, cameras and photographs, offline, in any browser with WebGL 2.
+
+The page is made of the files in viewer/. It loads nothing: its policy allows its own script alone, known by its hash,
+and pictures out of itself. Whatever comes from outside, such as the names of files, is JSON without `<`, and the script
+only sets it as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import OutputError
+from ..scene.geometry import camera_centres
+from ..scene.view import PointCloud, View
+from .files import write_bytes
+from .frusta import frustum_depth
+from .glb import for_viewing
+from .names import printable
+from .point_packing import PackedPoints, pack
+from .preview import common_axes
+from .scene_export import SceneExport
+
+PARTS = Path(__file__).parents[1] / "viewer"
+SCRIPTS = ("math.js", "unpack.js", "render.js", "navigation.js", "page.js")
+LARGEST = 12_000_000  # bytes of the page
+MOST_POINTS = 1_000_000
+PICTURES = 3_000_000  # bytes of all pictures, in base64
+SIDES = (96, 1024)  # pixels of a picture's longer side: at least, at most
+BYTES_A_PIXEL = 0.2  # of a JPEG, about
+QUALITY = 80
+INNER = 96  # per cent of the points that the first view has to show
+
+
+def write_html(scene: SceneExport) -> list[Path]:
+    """Write view.html and return it. Raises OutputError, and InputError for a picture that has changed."""
+    path = scene.directory / "view.html"
+    write_bytes(path, page(scene))
+    return [path]
+
+
+def page(scene: SceneExport) -> bytes:
+    """The whole page, at most `LARGEST` bytes where the pictures' least size allows. Raises InputError."""
+    pictures = _pictures(scene)
+    room = LARGEST - 100_000 - sum(len(picture) for picture in pictures if picture is not None) - 400 * len(pictures)
+    cloud, packed = _fitting(scene, max(room, LARGEST // 10) * 3 // 4)
+    script = "(() => {\n" + "".join(_part(name) for name in SCRIPTS) + "})();\n"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    values = {
+        "title": html.escape(printable(scene.title)),
+        "script_hash": digest,
+        "style": _part("page.css"),
+        "scene": _json(_description(scene, cloud, packed, pictures)),
+        "points": base64.b64encode(packed.data).decode("ascii"),
+        "script": script,
+    }
+    before, *rest = _part("page.html").split("{{")
+    filled = [before]
+    for piece in rest:
+        name, text = piece.split("}}", 1)
+        filled += [values[name], text]
+    return "".join(filled).encode("utf-8", "replace")
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _json(document: dict[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _fitting(scene: SceneExport, room: int) -> tuple[PointCloud, PackedPoints]:
+    """As many points as `room` bytes hold, without far fragments."""
+    most = MOST_POINTS
+    while True:
+        cloud = for_viewing(scene.cloud, scene.views, most)
+        packed = pack(cloud)
+        if len(packed.data) <= room or len(cloud) == 0:
+            return cloud, packed
+        most = int(0.98 * len(cloud) * room / len(packed.data))
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """Where the first view looks; directions are unit vectors in the world."""
+
+    centre: np.ndarray
+    radius: float
+    ahead: np.ndarray
+    up: np.ndarray
+
+
+def _aim(scene: SceneExport, cloud: PointCloud) -> _Aim:
+    ahead, up = common_axes(scene.views, scene.up)
+    points = cloud.points.astype(np.float64)
+    if len(points) == 0:
+        points = camera_centres(np.stack([view.cam_from_world for view in scene.views]))
+    centre = np.median(points, axis=0)
+    radius = float(np.percentile(np.linalg.norm(points - centre, axis=1), INNER))
+    return _Aim(centre, radius or 1.0, ahead, up)
+
+
+def _description(
+    scene: SceneExport, cloud: PointCloud, packed: PackedPoints, pictures: list[str | None]
+) -> dict[str, Any]:
+    """What the script is told. The origin is the middle of the points: the page computes in single precision."""
+    aim = _aim(scene, cloud)
+    return {
+        "title": printable(scene.title),
+        "metric": scene.frame.metric,
+        "total": len(scene.cloud),
+        "centre": [0, 0, 0],
+        "radius": aim.radius,
+        "ahead": aim.ahead.tolist(),
+        "up": aim.up.tolist(),
+        "frustum": frustum_depth(scene.views, cloud),
+        "levels": packed.levels,
+        "points": {"low": (packed.low - aim.centre).tolist(), "step": packed.step, "spacing": packed.spacing},
+        "cameras": [_camera(view, aim.centre, picture) for view, picture in zip(scene.views, pictures)],
+    }
+
+
+def _camera(view: View, centre: np.ndarray, picture: str | None) -> dict[str, Any]:
+    pose = view.cam_from_world.copy()
+    pose[:, 3] += pose[:, :3] @ centre
+    K = view.K
+    return {
+        "name": printable(view.name),
+        "width": view.width,
+        "height": view.height,
+        "K": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
+        "pose": pose.ravel().tolist(),
+        "picture": picture,
+    }
+
+
+def _pictures(scene: SceneExport) -> list[str | None]:
+    """A JPEG in base64 for each view; None where there is no picture. Their size is what all of them have room for."""
+    read = scene.read_picture
+    if read is None:
+        return [None] * len(scene.views)
+    wanted = PICTURES * 3 / 4 / BYTES_A_PIXEL / len(scene.views)
+    aspect = float(np.mean([min(v.width, v.height) / max(v.width, v.height) for v in scene.views]))
+    side = int(np.clip(math.sqrt(wanted / aspect), *SIDES))
+
+    def small(view: View) -> np.ndarray | None:
+        rgb = read(view.name)
+        return None if rgb is None else _resized(rgb, side)
+
+    with ThreadPoolExecutor(4) as pool:
+        resized = list(pool.map(small, scene.views))
+    encoded = [None if rgb is None else _jpeg(rgb) for rgb in resized]
+    size = sum(len(data) for data in encoded if data is not None) * 4 / 3
+    if size > 1.2 * PICTURES and side > SIDES[0]:
+        side = max(SIDES[0], int(side * math.sqrt(PICTURES / size)))
+        encoded = [None if rgb is None else _jpeg(_resized(rgb, side)) for rgb in resized]
+    return [None if data is None else base64.b64encode(data).decode("ascii") for data in encoded]
+
+
+def _resized(rgb: np.ndarray, side: int) -> np.ndarray:
+    factor = side / max(rgb.shape[:2])
+    if factor >= 1:
+        return rgb
+    size = [max(1, round(factor * n)) for n in rgb.shape[1::-1]]
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg(rgb: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise OutputError(f"a picture of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be encoded as JPEG")
+    return data.tobytes()

@@ -1,0 +1,98 @@
+"""A cloud in few bytes: places in 16 bits, sorted so that neighbours follow each other, as deflated differences.
+
+viewer/unpack.js reads it. The points come in levels: the first eighth is a cloud of its own, evenly thinned, so is the
+first quarter, and so on. Each point has the spacing of its neighbours with it, so that a viewer can draw it as large as
+the gap that it has to close.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scene.view import PointCloud
+
+LEVELS = 65535  # of a place along an axis
+SHARES = (0.125, 0.25, 0.5, 1.0)  # of the points, up to the end of each level
+SPACING_STEPS = 16  # to a doubling of the spacing
+WINDOW = 32  # neighbours along the curve that the spacing is taken from
+
+
+@dataclass(frozen=True)
+class PackedPoints:
+    """place = low + step · (x, y, z); spacing of a point = spacing · 2^(byte / SPACING_STEPS)."""
+
+    data: bytes  # zlib: planes of x low, x high, y low, …, z high, red, green, blue, confidence, spacing
+    low: np.ndarray  # (3,) float64
+    step: float
+    spacing: float
+    levels: list[int]  # number of points up to the end of each level
+
+
+def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
+    """The points (N may be 0), places within the cloud's box, confidence as rank from 0 to 255."""
+    points = cloud.points.astype(np.float64)
+    low = points.min(0) if len(points) else np.zeros(3)
+    step = (float((points - low).max()) if len(points) else 0.0) / LEVELS or 1.0
+    places = np.round((points - low) / step).astype(np.uint16)
+    curve = np.argsort(morton(places), kind="stable")
+    spacing, byte = _spacing(points[curve])
+    levels = [round(share * len(points)) for share in SHARES]
+    # a random order gives each point its level; within a level the curve's order stays
+    level = np.searchsorted(levels, np.random.default_rng(seed).permutation(len(points)), side="right")
+    order = np.argsort(level, kind="stable")
+    rows = curve[order]
+    planes = [_differences(places[rows, axis]) for axis in range(3)]
+    data = [part for plane in planes for part in (plane & 255, plane >> 8)]
+    columns = [*cloud.colors[rows].T, _ranks(cloud.confidence)[rows], byte[order]]
+    data += [_differences(np.ascontiguousarray(column)) for column in columns]
+    packed = zlib.compress(b"".join(part.astype(np.uint8).tobytes() for part in data), 6)
+    return PackedPoints(packed, low, step, spacing, levels)
+
+
+def morton(places: np.ndarray) -> np.ndarray:
+    """(N, 3) uint16 → (N,) uint64: the bits of the three axes in turn, so that neighbours in space have near values."""
+    code = np.zeros(len(places), np.uint64)
+    for axis in range(3):
+        x = places[:, axis].astype(np.uint64)
+        for shift, mask in (
+            (32, 0x1F00000000FFFF),
+            (16, 0x1F0000FF0000FF),
+            (8, 0x100F00F00F00F00F),
+            (4, 0x10C30C30C30C30C3),
+            (2, 0x1249249249249249),
+        ):
+            x = (x | (x << np.uint64(shift))) & np.uint64(mask)
+        code |= x << np.uint64(axis)
+    return code
+
+
+def _differences(values: np.ndarray) -> np.ndarray:
+    """Each value less the one before it, modulo its type's range."""
+    result = values.copy()
+    result[1:] -= values[:-1]
+    return result
+
+
+def _ranks(confidence: np.ndarray) -> np.ndarray:
+    """Share of the points that are less sure, from 0 to 255."""
+    rank = np.searchsorted(np.sort(confidence), confidence, side="left")
+    return (rank * 256 // max(len(confidence), 1)).astype(np.uint8)
+
+
+def _spacing(points: np.ndarray) -> tuple[float, np.ndarray]:
+    """The least spacing, and for each point of the curve the steps above it (N,) uint8.
+
+    The next point on the curve is mostly a neighbour in space; where it is not, the geometric mean takes little notice.
+    """
+    if len(points) < 2:
+        return 1.0, np.zeros(len(points), np.uint8)
+    gaps = np.linalg.norm(np.diff(points, axis=0, append=points[-2:-1]), axis=1)
+    logs = np.log2(np.maximum(gaps, np.max(gaps) * 1e-6 or 1.0))
+    width = min(WINDOW, len(logs))
+    sums = np.cumsum(np.concatenate([[0.0], np.pad(logs, (width // 2, width - width // 2), mode="edge")]))
+    smooth = (sums[width:] - sums[:-width])[: len(logs)] / width
+    least = float(np.percentile(smooth, 1))
+    return float(2**least), np.clip(np.round((smooth - least) * SPACING_STEPS), 0, 255).astype(np.uint8)

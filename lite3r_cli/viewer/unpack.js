@@ -1,0 +1,33 @@
+// The points as page.html carries them: deflated planes, in base64. point_packing.py writes them.
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+}
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Planes of differences → places (x, y, z, step of the spacing) and colours (r, g, b, confidence), four numbers a point
+function unpacked(planes, count) {
+  const places = new Uint16Array(4 * count), colours = new Uint8Array(4 * count);
+  for (let axis = 0; axis < 3; axis++) {
+    const low = 2 * axis * count, high = low + count;
+    for (let i = 0, value = 0; i < count; i++) {
+      value = (value + planes[low + i] + 256 * planes[high + i]) & 65535;
+      places[4 * i + axis] = value;
+    }
+  }
+  for (let channel = 0; channel < 5; channel++) {
+    const start = (6 + channel) * count;
+    for (let i = 0, value = 0; i < count; i++) {
+      value = (value + planes[start + i]) & 255;
+      if (channel < 4) colours[4 * i + channel] = value;
+      else places[4 * i + 3] = value;
+    }
+  }
+  return { places, colours };
+}

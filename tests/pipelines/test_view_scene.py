@@ -1,0 +1,94 @@
+"""`lite3r view`: scenes on the disk, wherever their photographs are by now."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import photograph
+
+from lite3r_cli.cli import main
+from lite3r_cli.config.viewing import ViewConfig
+from lite3r_cli.errors import InputError, OutputError
+from lite3r_cli.pipelines.view_scene import view_scene
+
+pytestmark = pytest.mark.usefixtures("plane_backbone")
+
+
+def scene_of(page: Path) -> dict:
+    return json.loads(re.findall(r'id="scene">(.*?)</script>', page.read_text("utf-8"), re.S)[0])
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in ("reconstruct", *arguments, "--resolution", "112", "-q")])
+
+
+def test_a_scene_is_found_by_its_cloud_and_by_its_folder(photographs, tmp_path) -> None:
+    assert run(photographs(3), "-o", tmp_path / "out/a.ply") == 0
+    assert main(["view", str(tmp_path / "out/a.ply"), "-q"]) == 0
+    page = tmp_path / "out/a.html"
+    scene = scene_of(page)
+    assert scene["title"] == "a" and [camera["name"] for camera in scene["cameras"]] == ["a0.jpg", "a1.jpg", "a2.jpg"]
+    assert all(camera["picture"] for camera in scene["cameras"])
+    first = page.read_bytes()
+    assert main(["view", str(tmp_path / "out/a"), "-q"]) == 0 and page.read_bytes() == first
+    assert main(["view", str(tmp_path / "out"), "-q"]) == 3 and main(["view", str(tmp_path / "no"), "-q"]) == 3
+    page.write_text("mine")
+    assert main(["view", str(tmp_path / "out/a"), "-q"]) == 7 and page.read_text() == "mine"
+    assert main(["view", str(tmp_path / "out/a"), "--overwrite", "-q"]) == 0 and page.read_bytes() == first
+
+
+def test_photographs_that_are_gone_or_changed(photographs, tmp_path) -> None:
+    photos = photographs(3)
+    assert run(photos, "-o", tmp_path / "out/") == 0
+    (photos / "a0.jpg").unlink()
+    photograph(photos / "a1.jpg", 50, 50)
+    told: list[str] = []
+    page = view_scene(ViewConfig(tmp_path / "out"), told.append)
+    assert page == tmp_path / "out/scene.html" and len(told) == 1 and "1 of 3" in told[0] and "a0.jpg" in told[0]
+    assert [camera["picture"] is not None for camera in scene_of(page)["cameras"]] == [False, False, True]
+    (tmp_path / "out/run.json").write_text("{")
+    assert [camera["picture"] for camera in scene_of(view_scene(ViewConfig(tmp_path / "out")))["cameras"]] == [None] * 3
+    (tmp_path / "out/cameras.json").unlink()
+    with pytest.raises(InputError, match=r"cameras\.json is missing"):
+        view_scene(ViewConfig(tmp_path / "out"))
+
+
+def test_exported_pictures_are_taken_first(photographs, tmp_path) -> None:
+    photos = photographs(2)
+    assert run(photos, "-o", tmp_path / "out/", "-f", "colmap", "-f", "html") == 0
+    shutil.rmtree(photos)
+    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    page = view_scene(ViewConfig(tmp_path / "elsewhere"))
+    assert all(camera["picture"] for camera in scene_of(page)["cameras"])
+    written = scene_of(tmp_path / "elsewhere/view.html")
+    assert {**written, "title": "elsewhere"} == scene_of(page)
+
+
+def test_frames_of_a_video(tmp_path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (96, 64))
+    for level in range(20, 240, 20):
+        writer.write(np.full((64, 96, 3), level, np.uint8))
+    writer.release()
+    assert run(tmp_path / "clip.mp4", "-o", tmp_path / "out/", "--max-views", "3") == 0
+    page = view_scene(ViewConfig(tmp_path / "out", tmp_path / "look.html"))
+    assert page == tmp_path / "look.html" and all(camera["picture"] for camera in scene_of(page)["cameras"])
+
+
+def test_no_place_to_write(photographs, tmp_path) -> None:
+    assert run(photographs(2), "-o", tmp_path / "out/") == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        view_scene(ViewConfig(tmp_path / "out", tmp_path / "file/look.html"))
+
+
+def test_open_writes_the_page_and_shows_it(photographs, tmp_path, monkeypatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: shown.append(url) or True)
+    assert run(photographs(2), "-o", tmp_path / "a.ply", "--open") == 0
+    assert shown == [(tmp_path / "a/view.html").as_uri()] and (tmp_path / "a/view.html").is_file()
