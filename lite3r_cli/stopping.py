@@ -83,6 +83,49 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(heard[0])
 
 
+class Noted:
+    """Signals that were heard in `between_steps`; `obey` is called where a run may be left."""
+
+    def __init__(self, handlers: dict[int, Any]) -> None:
+        self.handlers, self.number = handlers, 0
+
+    def obey(self) -> None:
+        """Raise what the first signal stands for, if there was one."""
+        if self.number:
+            number, self.number = self.number, 0
+            self._deliver(number)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.number:  # whoever asks a second time does not want to wait for the end of a step
+            self._deliver(number)
+        self.number = number
+
+    def _deliver(self, number: int) -> None:
+        for each, handler in self.handlers.items():
+            signal.signal(each, handler)
+        signal.raise_signal(number)
+
+
+@contextmanager
+def between_steps() -> Iterator[Noted]:
+    """Signals are noted, and obeyed where the block calls `obey()`: between two steps of a training, where its state is
+    that of a step. A second one is obeyed at once, and one that nobody obeyed at the end of the block.
+    """
+    handlers = {number: signal.getsignal(number) for number in _signals()}
+    noted = Noted({number: handler for number, handler in handlers.items() if callable(handler)})
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    for number in noted.handlers:
+        signal.signal(number, noted._hear)
+    try:
+        yield noted
+    finally:
+        for number, handler in noted.handlers.items():
+            signal.signal(number, handler)
+    noted.obey()
+
+
 # --- long work --------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import InputError, OutputError
 from ..io.documents import read_json
 from ..io.files import output_error
-from ..io.transaction import Busy, acquire, give_back
+from ..io.locks import Busy, acquire, give_back
 
 FOLDER = ".batch"
 MOST_ATTEMPTS = 3  # of processes that died on a scene

@@ -14,8 +14,9 @@ from ..config import ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import UsageError
 from ..io.formats import require_known
+from ..io.locks import Busy
 from ..io.output_layout import is_complete
-from ..io.transaction import Busy, replace_file
+from ..io.transaction import replace_file
 from ..pipelines.result import plain
 from . import claims as recorded
 from .claims import Claim, Claims, Record

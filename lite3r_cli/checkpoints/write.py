@@ -27,7 +27,8 @@ from lite3r_cli.checkpoints.sources import DTYPES
 from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error
-from lite3r_cli.io.transaction import Transaction, in_the_way
+from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.transaction import Transaction
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT = 8  # of the header's end

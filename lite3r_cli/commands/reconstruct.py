@@ -67,8 +67,10 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
 
 
 def _is_done(output: str) -> bool:
+    from ..io.atomic import bring_right
     from ..io.output_layout import is_complete, layout_of
 
+    bring_right(output)  # a run may have been stopped while it put its files into place
     if not is_complete(output):
         return False
     layout = layout_of(output)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ..errors import UsageError
 from .option import OUTPUT, Argument, Option, require
-from .prediction import Device, Dtype, Model, PredictConfig, require_one_of
+from .prediction import DTYPES, Device, Dtype, Model, PredictConfig, require_device, require_one_of
 from .reconstruction import Overwrite
 
 STUDENT, LOSS, TRAINING = "Student", "Loss", "Training"
@@ -239,9 +239,15 @@ class DistillConfig:
         int | None,
         Option(TRAINING, "Processes that prepare data.", metavar="N", shown="0 on a CPU, 8 on a GPU"),
     ] = None
+    strict: Annotated[
+        bool, Option(TRAINING, "Fail where pictures, cameras or scenes are damaged, instead of leaving them out.")
+    ] = False
     device: Device = "auto"
     dtype: Dtype = "auto"
     resume: Annotated[bool, Option(TRAINING, "Go on from the state that an interrupted run left.")] = False
+    resume_anyway: Annotated[
+        bool, Option(TRAINING, "Go on from a state of other data, another teacher or other options, too.")
+    ] = False
     overwrite: Overwrite = False
 
     def __post_init__(self) -> None:
@@ -252,6 +258,12 @@ class DistillConfig:
         require(bool(self.data), f"no data given: name folders, or the word {PROCEDURAL}")
         require(self.textures is None or self.textures.is_file(), f"--textures {self.textures}: no such file")
         require(self.workers is None or self.workers >= 0, "--workers must not be negative")
+        require_one_of("--dtype", self.dtype, DTYPES)
+        require_device(self.device)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.resume or self.resume_anyway
 
     @property
     def folder(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ..errors import UsageError
 from .option import OUTPUT, Option, require
-from .prediction import Device
+from .prediction import Device, require_device
 
 SCHEDULE, DATA, OPTIMISER = "Time", "Data", "Optimiser"
 
@@ -79,8 +79,11 @@ class LoopConfig:
     weights: LossWeights = LossWeights()
 
     def __post_init__(self) -> None:
-        require(self.budget_minutes > 0, "--budget-minutes must be positive")
+        require(0 < self.budget_minutes < float("inf"), "--budget-minutes must be positive")
         require(0 < self.lr < 1, "--lr must lie between 0 and 1")
+        require(self.seed >= 0, f"--seed must not be negative, not {self.seed}")
+        require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
+        require(0 <= self.rounded_share <= 1, "--rounded-share lies between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class TrainConfig:
         ),
     ] = ()
     resume: Annotated[bool, Option(SCHEDULE, "Go on from DIR/state.safetensors.")] = False
+    resume_anyway: Annotated[bool, Option(SCHEDULE, "Go on from a state of other data or other options, too.")] = False
     textures: Annotated[
         Path | None,
         Option(
@@ -139,3 +143,8 @@ class TrainConfig:
         if missing:
             raise UsageError(f"{missing[0]}: no such file or folder")
         require(self.workers >= 0, "--workers must not be negative")
+        require_device(self.device)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.resume or self.resume_anyway

@@ -15,10 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lite3r_cli.data.views import Shot, Split, ViewSet, read_rgb
+from lite3r_cli.data.content import file_content, joined
+from lite3r_cli.data.views import Shot, Split, ViewSet, look_at, read_rgb, require_own_size, usable
 from lite3r_cli.errors import InputError
+from lite3r_cli.io.camera_fields import LARGEST
+from lite3r_cli.io.documents import read_text
+from lite3r_cli.io.names import printable
 from lite3r_cli.io.regular import BadImage, read_regular
 
+ROTATION_TOLERANCE = 1e-2  # of R R^T against the identity: the published files are rounded
 TRAINING, VALIDATION = "training_list.txt", "validation_list.txt"
 # validation_list.txt of the published project lists, for copies without it.
 PUBLISHED_VALIDATION = (
@@ -47,31 +52,44 @@ def load_blendedmvs(folder: Path) -> Split:
     if not train and not measured:
         raise InputError(f"{folder}: no SCENE/blended_images of the training list below it; is it BlendedMVS?")
     source = "its training_list.txt" if listed else "all scenes but the validation list's"
-    note = f"BlendedMVS: {len(train)} scenes to train on ({source}), {len(measured)} held out"
-    trained, held = (tuple(_scene(folder / name) for name in part) for part in (train, measured))
-    return Split(trained, held, note)
+    damaged: list[str] = []
+    parts = [tuple(usable(part, lambda name: _scene(folder / name, damaged), damaged)) for part in (train, measured)]
+    note = f"BlendedMVS: {len(parts[0])} scenes to train on ({source}), {len(parts[1])} held out"
+    return Split(parts[0], parts[1], note, tuple(damaged))
 
 
 def _listed(path: Path) -> tuple[str, ...] | None:
     """The names in a list; its lines may carry the suffix of an archive."""
     if not path.is_file():
         return None
-    return tuple(line.split(".")[0] for line in path.read_text().split())
+    return tuple(line.split(".")[0] for line in read_text(path).split())
 
 
-def _scene(folder: Path) -> ViewSet:
+def _scene(folder: Path, damaged: list[str]) -> ViewSet:
     pictures = sorted(p for p in (folder / "blended_images").glob("*.jpg") if not p.stem.endswith("_masked"))
-    shots, numbers = [], []
-    for picture in pictures:
-        K, pose = read_camera(folder / "cams" / f"{picture.stem}_cam.txt")
-        depth = folder / "rendered_depth_maps" / f"{picture.stem}.pfm"
-        if not depth.is_file():
-            raise InputError(f"{depth}: missing; get the scene {folder.name} again")
-        shots.append(Shot(partial(read_rgb, picture), K, pose, partial(read_depth_pfm, depth)))
-        numbers.append(int(picture.stem))
-    if not shots:
+    if not pictures:
         raise InputError(f"{folder / 'blended_images'}: no .jpg in it; get the scene again")
-    return ViewSet(folder.name, tuple(shots), read_partners(folder / "cams" / "pair.txt", numbers))
+    found = usable(pictures, lambda picture: _shot(folder, picture), damaged)
+    if len(found) < 2:
+        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} pictures can be used; a scene needs two")
+    numbers, shots, contents = zip(*found)
+    pairs = folder / "cams" / "pair.txt"
+    return ViewSet(folder.name, shots, read_partners(pairs, list(numbers)), joined(contents))
+
+
+def _shot(folder: Path, picture: Path) -> tuple[int, Shot, str]:
+    """Number, photograph and content of one picture with its camera and depth map."""
+    if not (picture.stem.isascii() and picture.stem.isdecimal()):
+        raise InputError(f"{printable(picture)}: is not called by a number, as pictures of this set are")
+    camera = folder / "cams" / f"{picture.stem}_cam.txt"
+    K, pose = read_camera(camera)
+    size, content = look_at(picture)
+    require_own_size(picture, size, K)
+    depth = folder / "rendered_depth_maps" / f"{picture.stem}.pfm"
+    if not depth.is_file():
+        raise InputError(f"{depth}: missing; get the scene {folder.name} again")
+    shot = Shot(partial(read_rgb, picture), K, pose, partial(read_depth_pfm, depth), content)
+    return int(picture.stem), shot, joined([content, file_content(camera), file_content(depth)])
 
 
 # -- file formats of MVSNet --------------------------------------------------------------------------------------------
@@ -80,16 +98,19 @@ def _scene(folder: Path) -> ViewSet:
 def read_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """K (3, 3) and cam_from_world (3, 4) of a `_cam.txt`. Raises InputError."""
     try:
-        words = path.read_text().split()
+        words = read_text(path).split()
         first, second = words.index("extrinsic") + 1, words.index("intrinsic") + 1
         pose = np.array(words[first : first + 16], np.float64).reshape(4, 4)
         K = np.array(words[second : second + 9], np.float64).reshape(3, 3)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path}: not a camera file with `extrinsic` (4×4) and `intrinsic` (3×3)") from error
-    if not np.isfinite(pose).all() or abs(np.linalg.det(pose[:, :3][:3]) - 1) > 1e-2 or min(K[0, 0], K[1, 1]) <= 0:
-        raise InputError(f"{path}: its extrinsic has no rotation, or its intrinsic no focal length")
+    rotation = pose[:3, :3]
+    if not (np.isfinite(pose).all() and np.isfinite(K).all() and max(abs(pose).max(), abs(K).max()) <= LARGEST):
+        raise InputError(f"{path}: holds numbers that are not finite, or too large for a camera")
+    if abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+        raise InputError(f"{path}: its extrinsic does not start with a rotation (R R^T = I, det R = 1)")
+    if min(K[0, 0], K[1, 1]) <= 0 or not np.array_equal([*K[1:, 0], *K[2, 1:]], [0, 0, 0, 1]):
+        raise InputError(f"{path}: its intrinsic is not [fx s cx; 0 fy cy; 0 0 1] with positive focal lengths")
     return K, pose[:3]
 
 
@@ -102,13 +123,13 @@ def read_depth_pfm(path: Path) -> np.ndarray:
         data = read_regular(path)
         kind, size, scale, values = data.split(b"\n", 3)
         width, height = (int(word) for word in size.split())
-        if kind.strip() != b"Pf" or len(values) < 4 * width * height:
+        if kind.strip() != b"Pf" or min(width, height) < 1 or len(values) < 4 * width * height:
             raise ValueError
         order = "<f4" if float(scale) < 0 else ">f4"
         depth = np.frombuffer(values, order, width * height).reshape(height, width)[::-1].astype(np.float32)
     except (BadImage, OSError) as error:
         raise InputError(f"{path}: {error}") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a grey PFM, or cut off; get it again") from error
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
@@ -122,8 +143,8 @@ def read_partners(path: Path, numbers: list[int]) -> tuple[tuple[int, ...], ...]
         return ()
     place = {number: i for i, number in enumerate(numbers)}
     try:
-        lines = path.read_text().split("\n")[1:]
+        lines = read_text(path).split("\n")[1:]
         found = {int(a): [int(word) for word in b.split()[1::2]] for a, b in zip(lines[::2], lines[1::2]) if a.strip()}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a list of view pairs ({error})") from error
     return tuple(tuple(place[n] for n in found.get(number, ()) if n in place) for number in numbers)

@@ -9,16 +9,16 @@ This copy has no depth maps: it trains cameras, and depth through the teacher al
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lite3r_cli.data.blendedmvs import read_camera, read_partners
-from lite3r_cli.data.views import Shot, Split, ViewSet, read_rgb
+from lite3r_cli.data.content import file_content, joined
+from lite3r_cli.data.views import Shot, Split, ViewSet, look_at, read_rgb, require_own_size, usable
 from lite3r_cli.errors import InputError
-from lite3r_cli.io.probe import probe
-from lite3r_cli.io.regular import open_regular
 
 # The split that the field uses since MVSNet (arXiv 1804.02505).
 TRAINING = (
@@ -46,55 +46,69 @@ def load_dtu(folder: Path) -> Split:
     if not train and not held_out:
         raise InputError(f"{folder}: none of its {len(scans)} scans is in DTU's training or validation list")
     unused = len(scans) - len(train) - len(held_out)
-    note = f"DTU: {len(train)} scans to train on, {len(held_out)} held out, {unused} test or unlisted scans left alone"
-    cameras = _cameras(folder / "Cameras")
-    trained, held = (tuple(_scan(scans[n], cameras) for n in part) for part in (train, held_out))
-    return Split(trained, held, note)
+    damaged: list[str] = []
+    cameras = _cameras(folder / "Cameras", damaged)
+    sets = [tuple(usable(part, lambda n: _scan(scans[n], cameras, damaged), damaged)) for part in (train, held_out)]
+    note = f"DTU: {len(sets[0])} scans to train on, {len(sets[1])} held out, {unused} test or unlisted scans left alone"
+    return Split(sets[0], sets[1], note, tuple(damaged))
 
 
 def load_all_scans(folder: Path) -> tuple[ViewSet, ...]:
     """Every scan by number, those of the test list included: to be measured on, never to be trained on.
 
-    Raises InputError for a folder without scans.
+    Raises InputError for a folder without scans, and for what is damaged: a measurement leaves nothing out.
     """
     scans = _scan_folders(folder)
     if not scans:
         raise InputError(f"{folder}: no scanN/image below it; is it DTU?")
-    cameras = _cameras(folder / "Cameras")
-    return tuple(_scan(scans[n], cameras) for n in sorted(scans))
+    damaged: list[str] = []
+    cameras = _cameras(folder / "Cameras", damaged)
+    found = usable(sorted(scans), lambda n: _scan(scans[n], cameras, damaged), damaged)
+    if damaged:
+        raise InputError(damaged[0])
+    return tuple(found)
 
 
 def _scan_folders(folder: Path) -> dict[int, Path]:
     return {int(m[1]): path.parent for path in folder.glob("scan*/image") if (m := SCAN.fullmatch(path.parent.name))}
 
 
-def _cameras(folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    files = {int(p.name.split("_")[0]): p for p in sorted(folder.glob("*_cam.txt")) if p.name.split("_")[0].isdigit()}
+@dataclass(frozen=True)
+class _Camera:
+    K: np.ndarray
+    pose: np.ndarray
+    content: str
+
+
+def _number(name: str) -> int | None:
+    return int(name) if name.isascii() and name.isdecimal() else None
+
+
+def _cameras(folder: Path, damaged: list[str]) -> dict[int, _Camera]:
+    files = {n: p for p in sorted(folder.glob("*_cam.txt")) if (n := _number(p.name.split("_")[0])) is not None}
     if not files:
         raise InputError(f"{folder}: no 00000000_cam.txt in it; DTU's cameras belong there")
-    return {number: read_camera(path) for number, path in files.items()}
+    read = usable(files, lambda n: (n, _Camera(*read_camera(files[n]), file_content(files[n]))), damaged)
+    return dict(read)
 
 
-def _scan(folder: Path, cameras: dict[int, tuple[np.ndarray, np.ndarray]]) -> ViewSet:
+def _scan(folder: Path, cameras: dict[int, _Camera], damaged: list[str]) -> ViewSet:
     files = sorted((folder / "image").iterdir())
-    pictures = {int(p.stem): p for p in files if p.suffix in PICTURES and p.stem.isdigit()}
-    missing = sorted(pictures.keys() - cameras.keys())
-    if missing or not pictures:
-        what = f"picture {missing[0]} has no camera in Cameras/" if missing else f"no picture ({' '.join(PICTURES)})"
-        raise InputError(f"{folder / 'image'}: {what}")
-    numbers = sorted(pictures)
-    with open_regular(pictures[numbers[0]]) as stream:
-        width, height = probe(stream).upright_size
-    _check_size(folder, cameras[numbers[0]][0], width, height)
-    shots = tuple(Shot(partial(read_rgb, pictures[n]), *cameras[n]) for n in numbers)
-    return ViewSet(folder.name, shots, read_partners(folder.parent / "Cameras" / "pair.txt", numbers))
+    pictures = {n: p for p in files if p.suffix in PICTURES and (n := _number(p.stem)) is not None}
+    if not pictures:
+        raise InputError(f"{folder / 'image'}: no picture ({' '.join(PICTURES)})")
+    found = usable(sorted(pictures), lambda n: (n, _shot(pictures[n], cameras.get(n))), damaged)
+    if len(found) < 2:
+        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} pictures can be used; a scene needs two")
+    numbers, shots = zip(*found)
+    content = joined([*(shot.content for shot in shots), *(cameras[n].content for n in numbers)])
+    partners = read_partners(folder.parent / "Cameras" / "pair.txt", list(numbers))
+    return ViewSet(folder.name, shots, partners, content)
 
 
-def _check_size(folder: Path, K: np.ndarray, width: int, height: int) -> None:
-    """Copies of DTU come in several sizes, their cameras in others."""
-    centre = K[:2, 2] / (width, height)
-    if (abs(centre - 0.5) > 0.25).any():
-        raise InputError(
-            f"{folder}: its pictures have {width}×{height} pixels, but Cameras/ puts the principal point at "
-            f"({K[0, 2]:.0f}, {K[1, 2]:.0f}); use the cameras of that size"
-        )
+def _shot(picture: Path, camera: _Camera | None) -> Shot:
+    if camera is None:
+        raise InputError(f"{picture}: has no camera in Cameras/ that can be used")
+    size, content = look_at(picture)
+    require_own_size(picture, size, camera.K)
+    return Shot(partial(read_rgb, picture), camera.K, camera.pose, content=content)

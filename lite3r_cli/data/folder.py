@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from lite3r_cli.data.views import Shot, Split, ViewSet, read_rgb
+from lite3r_cli.data.content import bytes_content, file_content, joined
+from lite3r_cli.data.views import Known, Shot, Split, ViewSet, look_at, read_rgb, usable
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
+from lite3r_cli.io.names import printable
+from lite3r_cli.scene.view import View
 
 FEWEST_TO_SPLIT = 2  # scenes from which on the last tenth, at least one, is held out
 
@@ -23,51 +26,94 @@ def is_folder_of_scenes(folder: Path) -> bool:
 
 def load_scenes(folders: list[Path]) -> Split:
     """Folders with cameras.json, or folders of such folders; a scene's depth is used where all of it is there."""
-    return split([scene for folder in folders for scene in _scenes(folder)], "scenes")
+    damaged: list[str] = []
+    places = list(dict.fromkeys(place.resolve() for folder in folders for place in _places(folder)))
+    return split(usable(places, lambda place: _scene(place, damaged), damaged), "scenes", damaged)
 
 
 def load_photographs(folders: list[Path]) -> Split:
     """Folders of photographs (or videos) without cameras: each is one scene."""
-    return split([_photographs(folder) for folder in folders], "folders of photographs")
+    damaged: list[str] = []
+    places = list(dict.fromkeys(folder.resolve() for folder in folders))
+    return split(usable(places, lambda place: _photographs(place, damaged), damaged), "folders of photographs", damaged)
 
 
-def split(scenes: list[ViewSet], kind: str) -> Split:
-    """The last tenth of the scenes in the order given, at least one, is held out. A single one is used for both."""
+def split(scenes: list[ViewSet], kind: str, damaged: list[str] | None = None) -> Split:
+    """The last tenth of the scenes in the order given, at least one, is held out. A single one is used for both.
+
+    A scene that came twice, see `Known`, counts once.
+    """
+    scenes, again = _distinct(scenes)
+    left_out = tuple(damaged or ())
     if len(scenes) < FEWEST_TO_SPLIT:
-        return Split(tuple(scenes), tuple(scenes), f"one of the {kind} only: what is measured was trained on, too")
+        only = f"one of the {kind} only: what is measured was trained on, too{again}"
+        return Split(tuple(scenes), tuple(scenes), only if scenes else f"none of the {kind} can be used", left_out)
     count = max(1, len(scenes) // 10)
     held_out = ", ".join(scene.name for scene in scenes[-count:][:5])
-    note = f"{len(scenes) - count} {kind} to train on, {count} held out: {held_out}"
-    return Split(tuple(scenes[:-count]), tuple(scenes[-count:]), note)
+    note = f"{len(scenes) - count} {kind} to train on, {count} held out: {held_out}{again}"
+    return Split(tuple(scenes[:-count]), tuple(scenes[-count:]), note, left_out)
 
 
-def _scenes(folder: Path) -> list[ViewSet]:
+def _distinct(scenes: list[ViewSet]) -> tuple[list[ViewSet], str]:
+    """Each scene once, and words about those that came again."""
+    known = Known()
+    kept, again = [], []
+    for scene in scenes:
+        other = known.find(scene)
+        if other is None:
+            kept.append(scene)
+            known.add(scene)
+        else:
+            again.append(f"{scene.name} shows pictures of {other.name}")
+    more = f" and {len(again) - 3} more" if len(again) > 3 else ""
+    return kept, f"; the same scene again, left out: {', '.join(again[:3])}{more}" if again else ""
+
+
+def _places(folder: Path) -> list[Path]:
     if is_scene(folder):
-        return [_scene(folder)]
-    found = [_scene(path.parent) for path in sorted(folder.glob("*/cameras.json"))]
+        return [folder]
+    found = [path.parent for path in sorted(folder.glob("*/cameras.json"))]
     if not found:
         raise InputError(f"{folder}: no cameras.json in it or below it; a scene is a folder with one, and images/")
     return found
 
 
-def _scene(folder: Path) -> ViewSet:
-    views = read_cameras_json(folder, load_depth=True)
-    shots = []
-    for view in views:
-        picture = folder / "images" / view.name
-        if not picture.is_file():
-            raise InputError(f"{picture}: missing, but cameras.json lists it: restore it or remove its entry")
-        depth = None if view.depth is None else partial(_as_is, view.depth)
-        shots.append(Shot(partial(read_rgb, picture), view.K, view.cam_from_world, depth))
-    return ViewSet(folder.name, tuple(shots))
+def _scene(folder: Path, damaged: list[str]) -> ViewSet:
+    views = read_cameras_json(folder, load_depth=True, bad=lambda error: damaged.append(str(error)))
+    shots = usable(views, lambda view: _shot(folder, view), damaged)
+    if not shots:
+        raise InputError(f"{folder}: none of its pictures can be used")
+    depths = [bytes_content(view.depth[::4, ::4].tobytes()) for view in views if view.depth is not None]
+    content = joined([*(shot.content for shot in shots), file_content(folder / "cameras.json"), *depths])
+    return ViewSet(folder.name, tuple(shots), content=content)
+
+
+def _shot(folder: Path, view: View) -> Shot:
+    name = PurePosixPath(view.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise InputError(f"{folder / 'cameras.json'}: {printable(view.name)} is a picture outside of images/")
+    picture = folder / "images" / view.name
+    if not picture.is_file():
+        raise InputError(f"{printable(picture)}: missing, but cameras.json lists it: restore it or remove its entry")
+    size, content = look_at(picture)
+    if size != (view.width, view.height):
+        raise InputError(
+            f"{printable(picture)}: has {size[0]}x{size[1]} pixels, but cameras.json says {view.width}x{view.height}"
+        )
+    depth = None if view.depth is None else partial(_as_is, view.depth)
+    return Shot(partial(read_rgb, picture), view.K, view.cam_from_world, depth, content)
 
 
 def _as_is(value):
     return value
 
 
-def _photographs(folder: Path) -> ViewSet:
+def _photographs(folder: Path, damaged: list[str]) -> ViewSet:
     images = discover([folder])
-    full = folder.resolve()
-    name = full.parent.name if full.name == "images" else full.name
-    return ViewSet(name, tuple(Shot(partial(images.read, i)) for i in range(len(images))))
+    damaged += [f"{printable(folder / each.name)}: {each.reason}" for each in images.skipped]
+    name = folder.parent.name if folder.name == "images" else folder.name
+    shots = []
+    for i, record in enumerate(images.records):
+        content = file_content(record.path) if record.encoded is None else bytes_content(record.encoded)
+        shots.append(Shot(partial(images.read, i), content=content))
+    return ViewSet(name, tuple(shots), content=joined(shot.content for shot in shots))

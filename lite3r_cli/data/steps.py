@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -39,9 +40,14 @@ def load_steps(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_prepare,
     )
 
 
-def _single_thread(_: int) -> None:
+def _prepare(_: int) -> None:
+    """One thread a process. Ctrl-C reaches the processes of a terminal all at once: the main one decides what becomes
+    of it, and ends the others; a handler that it has noted signals with is not theirs.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

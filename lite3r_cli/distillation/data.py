@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.data.blendedmvs import is_blendedmvs, load_blendedmvs
+from lite3r_cli.data.content import joined
 from lite3r_cli.data.dtu import is_dtu, load_dtu
 from lite3r_cli.data.folder import is_folder_of_scenes, is_scene, load_photographs, load_scenes
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.steps import load_steps
-from lite3r_cli.data.views import Split, ViewSet, choose_views, read_views
-from lite3r_cli.errors import UsageError
+from lite3r_cli.data.views import Known, Split, ViewSet, choose_views, read_views
+from lite3r_cli.errors import InputError, UsageError
 from lite3r_cli.io.resize import network_size
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.losses import Targets
@@ -32,6 +33,9 @@ PROCEDURAL = "procedural"
 HELD_OUT_SEED = 1_000_003  # added to the seed for scenes that are only measured on
 ASPECTS = (4 / 3, 3 / 2, 16 / 9, 1.0)
 PORTRAIT = 0.25  # share of procedural steps
+MOST_ATTEMPTS = 20  # draws in the place of one that cannot be read
+MOST_TOLD = 20  # damaged files that are named one by one
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Data:
     train: tuple[Source, ...]
     held_out: tuple[Source, ...]
     notes: tuple[str, ...]
+    content: str = ""  # of everything that is drawn from, see data/content.py
 
     def batches(self, first: int, seed: int) -> Iterator[DistillBatch]:
         """Training batches from step `first` on, each from a source drawn at random."""
@@ -139,6 +144,7 @@ class _Drawn:
     cam_from_world: Tensor | None
     depth: Tensor | None
     seed: int
+    left_out: tuple[str, ...] = ()  # what could not be read on the way to this draw, and why
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,20 @@ class _Draw:
     rank: int
 
     def __call__(self, step: int) -> _Drawn:
-        rng = np.random.default_rng([self.seed, step, self.rank, 3])
+        """What cannot be read is replaced by another draw, which follows from the step as the first one does.
+
+        Raises InputError where one draw after the other fails.
+        """
+        left_out: list[str] = []
+        for attempt in range(MOST_ATTEMPTS):
+            rng = np.random.default_rng([self.seed, step, self.rank, 3, *([attempt] if attempt else [])])
+            try:
+                return replace(self._drawn(rng), left_out=tuple(left_out))
+            except InputError as error:
+                left_out.append(str(error))
+        raise InputError(f"{MOST_ATTEMPTS} draws for step {step} could not be read, the last one: {left_out[-1]}")
+
+    def _drawn(self, rng: np.random.Generator) -> _Drawn:
         scenes = [self.scenes[rng.integers(len(self.scenes))] for _ in range(self.sizes.batch)]
         count = min(self.sizes.views, *(len(scene.shots) for scene in scenes))
         parts, size = [], None
@@ -169,8 +188,10 @@ class PhotographSource:
 
     def __init__(
         self, scenes: Sequence[ViewSet], sizes: Sizes, device: torch.device, rank: int, workers: int, seed: int,
-        augmented: bool = True,
+        augmented: bool = True, tell: Tell = lambda text: None,
     ):  # fmt: skip
+        """`tell` hears once of each thing that could not be read when it was drawn."""
+        self.tell, self.told = tell, set[str]()
         self.scenes, self.sizes, self.device, self.rank = scenes, sizes, device, rank
         self.workers, self.seed, self.augmented = workers, seed, augmented
 
@@ -179,6 +200,10 @@ class PhotographSource:
         return map(self._on_device, load_steps(draw, first, self.workers))
 
     def _on_device(self, drawn: _Drawn) -> DistillBatch:
+        for text in drawn.left_out:
+            if text not in self.told:
+                self.told.add(text)
+                self.tell(f"left out, another draw takes its place ({len(self.told)} so far): {text}")
         images = drawn.images.to(self.device).permute(0, 1, 4, 2, 3).float() / 255
         if self.augmented:
             images = augment(images, torch.Generator(self.device).manual_seed(drawn.seed))
@@ -204,9 +229,9 @@ def _one_by_one(load: Callable[[Path], Split]) -> Loader:
     """A loader of one folder for several, their parts put together."""
 
     def load_all(folders: list[Path]) -> Split:
-        parts = [load(folder) for folder in folders]
+        parts = [load(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
         train, held_out = (tuple(s for p in parts for s in getattr(p, name)) for name in ("train", "held_out"))
-        return Split(train, held_out, "; ".join(p.note for p in parts))
+        return Split(train, held_out, "; ".join(p.note for p in parts), tuple(t for p in parts for t in p.damaged))
 
     return load_all
 
@@ -228,36 +253,78 @@ def kind_of(path: Path) -> str:
 
 
 def open_data(
-    inputs: Sequence[str], sizes: Sizes, device: torch.device, rank: int, workers: int, textures: Path | None
+    inputs: Sequence[str],
+    sizes: Sizes,
+    device: torch.device,
+    rank: int,
+    workers: int,
+    textures: Path | None,
+    strict: bool = False,
+    tell: Tell = lambda text: None,
 ) -> Data:
-    """Sources for what stands on the command line, one a kind. Raises UsageError, InputError."""
+    """Sources for what stands on the command line, one a kind. What is damaged is left out and noted; with `strict` it
+    is an InputError. `tell` hears of damage that is met later. Raises UsageError, InputError.
+    """
     train: list[Source] = []
     held_out: list[Source] = []
     notes: list[str] = []
+    contents: list[str] = []
     seed = sizes.seed
     if PROCEDURAL in inputs:
         source = ProceduralSource(sizes, device, rank, workers, textures)
         train.append(source)
         held_out.append(source.held_out())
         notes.append("procedural scenes, others held out")
+        contents.append(PROCEDURAL)
+    splits = [with_enough_views(each, sizes.views) for each in _splits(inputs)]
+    damaged = [text for each in splits for text in each.damaged]
+    if damaged and strict:
+        raise InputError(f"{damaged[0]}" + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
+    for split in without_held_out(splits):
+        notes += [split.note, *_damage_in_words(split.damaged)]
+        contents += [scene.content for part in (split.train, split.held_out) for scene in part]
+        if split.train:
+            train.append(PhotographSource(split.train, sizes, device, rank, workers, seed, tell=tell))
+        if split.held_out:
+            other = seed + HELD_OUT_SEED
+            held_out.append(PhotographSource(split.held_out, sizes, device, 0, 0, other, augmented=False, tell=tell))
+    if not train:
+        raise (InputError if damaged else UsageError)(f"nothing to train on: {'; '.join([*notes, *damaged[:1]])}")
+    if not held_out:
+        held_out, notes = train, [*notes, "nothing is held out: what is measured was trained on, too"]
+    return Data(tuple(train), tuple(held_out), tuple(notes), joined(contents))
+
+
+def _splits(inputs: Sequence[str]) -> list[Split]:
     by_kind: dict[str, list[Path]] = {}
     for name in inputs:
         if name != PROCEDURAL:
             by_kind.setdefault(kind_of(Path(name)), []).append(Path(name))
-    for kind, folders in by_kind.items():
-        split = with_enough_views(KINDS[kind][1](folders), sizes.views)
-        notes.append(split.note)
-        if split.train:
-            train.append(PhotographSource(split.train, sizes, device, rank, workers, seed))
-        if split.held_out:
-            held_out.append(
-                PhotographSource(split.held_out, sizes, device, 0, 0, seed + HELD_OUT_SEED, augmented=False)
-            )
-    if not train:
-        raise UsageError(f"nothing to train on: {'; '.join(notes)}")
-    if not held_out:
-        held_out, notes = train, [*notes, "nothing is held out: what is measured was trained on, too"]
-    return Data(tuple(train), tuple(held_out), tuple(notes))
+    return [KINDS[kind][1](folders) for kind, folders in by_kind.items()]
+
+
+def _damage_in_words(damaged: Sequence[str]) -> list[str]:
+    """The first ones in full: thousands of lines help nobody."""
+    more = len(damaged) - MOST_TOLD
+    return [f"left out: {text}" for text in damaged[:MOST_TOLD]] + ([f"left out: {more} more"] if more > 0 else [])
+
+
+def without_held_out(splits: Sequence[Split]) -> list[Split]:
+    """The splits without training scenes that are held out, too, by whatever folder or data set they came in.
+
+    A single scene that is used for both stays: its note says so.
+    """
+    alone = [each.train == each.held_out for each in splits]
+    held = Known(scene for each, one in zip(splits, alone) if not one for scene in each.held_out)
+    kept = []
+    for split, one in zip(splits, alone):
+        both = [] if one else [scene for scene in split.train if held.find(scene)]
+        if both:
+            names = ", ".join(scene.name for scene in both[:5])
+            note = f"{split.note}; not trained on, for it is held out: {names}"
+            split = replace(split, train=tuple(scene for scene in split.train if scene not in both), note=note)
+        kept.append(split)
+    return kept
 
 
 def with_enough_views(split: Split, views: int) -> Split:
@@ -270,7 +337,8 @@ def with_enough_views(split: Split, views: int) -> Split:
     if not short:
         return split
     parts = (tuple(s for s in part if len(s.shots) >= needed) for part in (split.train, split.held_out))
-    return Split(*parts, f"{split.note}; {len(short)} left out, below {needed} views: {', '.join(short[:5])}")
+    note = f"{split.note}; {len(short)} left out, below {needed} views: {', '.join(short[:5])}"
+    return Split(*parts, note, split.damaged)
 
 
 def first_batches(data: Data, count: int, seed: int) -> list[DistillBatch]:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.attention.config import SparseConfig
-from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.calibrate import calibrate
 from lite3r_cli.distillation.capture import captured, select_layers
@@ -22,10 +22,10 @@ from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
-from lite3r_cli.errors import Lite3RError, UsageError
+from lite3r_cli.errors import UsageError
 from lite3r_cli.io.transaction import append_line
-from lite3r_cli.training.optimiser import WeightAverage, learning_rate_factor, set_learning_rate
-from lite3r_cli.training.state import load_training_state, save_training_state
+from lite3r_cli.training.optimiser import DivergedError, WeightAverage, learning_rate_factor, set_learning_rate
+from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state
 from lite3r_cli.training.worker import Worker
 
 STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
@@ -50,33 +50,23 @@ def _groups(trained: Trained, lr: float) -> list[dict]:
     return [{"params": p, "lr": factor * lr, "peak_lr": factor * lr} for factor, p in kinds.items()]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run's state belongs to."""
-
-    recipe: Recipe
-    sparse: SparseConfig
-
-
-def check_settings(state: Path, settings: Settings) -> None:
-    with open_source(state) as source:
-        before = json.loads(source.metadata.get("config", "{}"))
-    now = json.loads(json.dumps(asdict(settings)))
-    for part, values in now.items():
-        for name, value in values.items():
-            if before.get(part, {}).get(name) != value:
-                raise UsageError(
-                    f"--resume: {state} was made with {name} = {before.get(part, {}).get(name)}, not {value}; "
-                    "give the options of that run, or start anew with --overwrite"
-                )
-
-
 class Distiller:
     """Teacher, student and the state of training. `report(record)` is called on rank 0 with each logged record."""
 
     def __init__(
-        self, network: Network, recipe: Recipe, worker: Worker, data: Data, folder: Path | None, report: Report
+        self,
+        network: Network,
+        recipe: Recipe,
+        worker: Worker,
+        data: Data,
+        folder: Path | None,
+        report: Report,
+        depends_on: Mapping[str, Any] | None = None,
+        anyway: bool = False,
     ):
+        """`depends_on`: what beside recipe and attention decides the numbers, see `Dependencies`."""
+        parts = {"recipe": asdict(recipe), "sparse": asdict(network.sparse), "inputs": dict(depends_on or {})}
+        self.depends_on = Dependencies("distill", parts, anyway)
         self.data, self.measured = data, data.measured(recipe.validation_batches)
         self.recipe, self.worker, self.folder, self.report = recipe, worker, folder, report
         teacher, self.student, names = make_pair(network.model, network.sparse, recipe.trainable)
@@ -84,7 +74,7 @@ class Distiller:
         self.unit_scale = has_unit_scale(self.student)
         self.teacher_network, self.teacher = teacher, Runner(teacher)
         self.runner: nn.Module = Runner(self.student)
-        self.trained = Trained(self.student, names, Settings(recipe, network.sparse))
+        self.trained = Trained(self.student, names)
         if worker.world > 1:
             ids = [worker.device.index] if worker.device.type == "cuda" else None
             self.runner = DistributedDataParallel(self.runner, device_ids=ids)
@@ -92,9 +82,12 @@ class Distiller:
         self.average = WeightAverage(self.trained, recipe.ema_decay)
         self.arithmetic = Arithmetic(self.student, network.high_precision)
         self.step, self.elapsed = 0, 0.0
+        self.whole = True  # whether weights, averages and counter are those of the same step
         old = folder is not None and any((folder / name).exists() for name in (STATE, LOG, PLOT))
-        # The log up to the first save, where it replaces another run, which is whole until then
-        self._lines: list[str] | None = [] if old else None
+        # The log up to the first save: state and log appear together, and an older run is whole until then
+        self._lines: list[str] = []
+        self.owns_folder = not old
+        self._saved = False
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
@@ -113,17 +106,17 @@ class Distiller:
                 torch.distributed.broadcast(parameter.data, 0)
         self.average = WeightAverage(self.trained, self.recipe.ema_decay)
 
-    def resume(self, path: Path) -> None:
-        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of other settings."""
-        check_settings(path, self.trained.config)
+    def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
+        self.depends_on.check(path, tell)
         self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
-        self._lines = None
+        self._saved = self.owns_folder = True
 
     def save(self) -> None:
         """Save the state; the first time also the log, in place of all that an older run left."""
         if self.folder is None:
             return
-        new = {} if self._lines is None else {LOG: "".join(self._lines).encode()}
+        new = {} if self._saved else {LOG: "".join(self._lines).encode()}
         save_training_state(
             self.folder / STATE,
             self.trained,
@@ -131,28 +124,33 @@ class Distiller:
             [self.optimiser],
             self.step,
             round(self.elapsed, 3),
+            self.depends_on,
             beside=new,
             gone=(PLOT,) if new else (),
         )
-        self._lines = None
+        self._saved = self.owns_folder = True
 
     def finish(self) -> None:
         """Replace an older run by this one, also where no step was made."""
-        if self._lines is not None:
+        if not self._saved:
             self.save()
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def run(self, tick: Callable[[str], None] = lambda text: None) -> None:
-        """Train to the last step; `tick` is called after each with the latest losses, or nothing new."""
+    def run(self, tick: Callable[[str], None] = lambda text: None, between: Callable[[], None] = lambda: None) -> None:
+        """Train to the last step; `tick` is called after each with the latest losses, or nothing new, and `between`
+        where the run may be left: the state is that of a step.
+        """
         start = time.monotonic() - self.elapsed
         if self.step == 0:
             self._log({"measured": self.validate()})
+            if self.owns_folder:
+                self.save()
         window: list[dict[str, Tensor]] = []
         batches = self.data.batches(self.step, self.recipe.seed)
         while self.step < self.recipe.steps:
+            between()
             window.append(self.train_step(next(batches)))
-            self.step += 1
             self.elapsed = time.monotonic() - start
             text = ""
             if self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps:
@@ -161,18 +159,22 @@ class Distiller:
                 self._log({"measured": self.validate()})
                 self.save()
             tick(text)
+        between()
 
     def train_step(self, batch: DistillBatch) -> dict[str, Tensor]:
-        """One step; the weighted losses, scalars on the device."""
+        """One step; the weighted losses, scalars on the device. Until the optimiser begins the last state is whole."""
         self.arithmetic.round(self.recipe.is_fp8(self.step))
         factor = learning_rate_factor(self.step, self.step / max(1, self.recipe.steps), self.recipe.warmup_steps)
         set_learning_rate([self.optimiser], factor)
         terms = self.losses(batch)
         terms["total"].backward()
         norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
+        self.whole = False
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.average.update(self.step)
+        self.step += 1
+        self.whole = True
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
     def losses(self, batch: DistillBatch) -> dict[str, Tensor]:
@@ -204,14 +206,16 @@ class Distiller:
         """
         exact = {name: p.detach().clone() for name, p in self.trained.named_parameters()}
         averages = self.average.state_dict()
-        self._put(averages)
         self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))
         network = Runner(self.student)
-        scores = [self._distance(network, batch) for batch in self.measured]
-        self._put(exact)
+        try:  # whatever ends it, the averages do not stay in the place of the weights
+            self._put(averages)
+            scores = [self._distance(network, batch) for batch in self.measured]
+        finally:
+            self._put(exact)
         score = sum(scores) / len(scores)
         if not math.isfinite(score):
-            raise Lite3RError(f"distillation diverged before step {self.step}; start again with a lower --lr")
+            raise DivergedError(f"distillation diverged before step {self.step}; start again with a lower --lr")
         self.trained.keep_best(averages, score)
         return score
 
@@ -236,7 +240,7 @@ class Distiller:
         names = sorted({k for terms in window for k in terms})
         mean = {n: float(torch.stack([t[n] for t in window if n in t]).mean()) for n in names}
         if not math.isfinite(mean["grad_norm"]):
-            raise Lite3RError(f"distillation diverged before step {self.step}; start again with a lower --lr")
+            raise DivergedError(f"distillation diverged before step {self.step}; start again with a lower --lr")
         self._log({"lr": self.optimiser.param_groups[0]["lr"], **mean})
         return " ".join(f"{name} {value:.4f}" for name, value in mean.items() if name != "grad_norm")
 
@@ -247,7 +251,7 @@ class Distiller:
         record = {"step": self.step, "seconds": round(self.elapsed, 1), "progress": progress}
         record |= {k: float(f"{v:.6g}") for k, v in values.items()}
         line = json.dumps(record) + "\n"
-        if self._lines is not None:
+        if not self._saved:
             self._lines.append(line)
         elif self.folder is not None:
             append_line(self.folder / LOG, line)

@@ -86,9 +86,8 @@ class Trained(nn.Module):
     Names of parameters may not hold dots: here they have slashes.
     """
 
-    def __init__(self, student: nn.Module, names: Sequence[str], settings: object):
+    def __init__(self, student: nn.Module, names: Sequence[str]):
         super().__init__()
-        self.config = settings  # a dataclass, stored with the state
         self.names = list(names)
         parameters = dict(student.named_parameters())
         for name in names:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import OutputError
 from .files import output_error, write_json
 from .output_layout import Layout, belongs, files_of_run, layout_of
-from .transaction import Transaction, in_threads
+from .transaction import Transaction, in_threads, recover
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,12 @@ class OutputSet:
         for name, size in (old or {}).items():
             _require_unchanged(layout.root / name, size)
         return ours
+
+
+def bring_right(target: str | Path) -> None:
+    """Undo what a run that was stopped in its commit has left. Raises OutputError."""
+    layout = layout_of(target)
+    recover(layout.root, layout.cloud, lambda name: belongs(layout, name))
 
 
 def _require_unchanged(path: Path, size: int) -> None:

@@ -39,7 +39,7 @@ class Beneath:
         """Whether a regular file is there, of this size if one is given."""
         try:
             status = self.status(name)
-        except OSError:
+        except (OSError, ValueError):
             return False
         return status is not None and stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
 

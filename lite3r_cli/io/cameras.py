@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
@@ -51,11 +51,14 @@ def write_cameras_json(
     write_json(path, {"convention": CONVENTION, "images": images})
 
 
-def read_cameras_json(path: Path, load_depth: bool = True) -> list[View]:
+def read_cameras_json(
+    path: Path, load_depth: bool = True, bad: Callable[[InputError], None] | None = None
+) -> list[View]:
     """The views of `path` (a cameras.json or the folder that holds one) in natural order, with depth maps where given.
 
     `depth_scale` may stand at the top or with each image. `load_depth=False` leaves every depth map None.
-    Raises InputError that names the file and the key for whatever is malformed.
+    Raises InputError that names the file and the key for whatever is malformed; `bad`, where given, hears of a view
+    that is, and the others are read.
     """
     path = Path(path)
     if path.is_dir():
@@ -65,7 +68,15 @@ def read_cameras_json(path: Path, load_depth: bool = True) -> list[View]:
     if not isinstance(images, dict) or not images:
         raise InputError(f"{path}: key `images` has to map at least one image name to its camera")
     default_scale = document.get("depth_scale")
-    return [_view(path, name, images[name], default_scale, load_depth) for name in sorted(images, key=natural_key)]
+    views = []
+    for name in sorted(images, key=natural_key):
+        try:
+            views.append(_view(path, name, images[name], default_scale, load_depth))
+        except InputError as error:
+            if bad is None:
+                raise
+            bad(error)
+    return views
 
 
 def _view(path: Path, name: str, entry: Any, default_scale: Any, load_depth: bool) -> View:

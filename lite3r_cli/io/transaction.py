@@ -25,17 +25,12 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
 
-from ..errors import BackendError, InputError, OutputError
+from ..errors import InputError, OutputError
 from ..stopping import uninterrupted
 from .beneath import Beneath
 from .documents import read_json
 from .files import output_error, write_bytes, write_json
-
-try:
-    import fcntl
-except ImportError as error:
-    raise BackendError("lite3r runs on Linux and macOS; on Windows use WSL (locks and renames are POSIX's)") from error
-
+from .locks import acquire, give_back, in_the_way, remove_folders
 
 T = TypeVar("T")
 THREADS = 8  # that hash and sync files
@@ -184,7 +179,7 @@ class Transaction:
         with uninterrupted():
             below, self._below = self._below, None
             if below is None:
-                _remove_folders(self._made_above)
+                remove_folders(self._made_above)
                 return
             try:
                 if self._hidden is not None:
@@ -198,7 +193,7 @@ class Transaction:
                 for name in sorted({*emptied, *self._made} - {"."}, key=lambda name: -name.count("/")):
                     below.remove_folder_if_empty(name)
                 below.close()
-            _remove_folders(self._made_above)
+            remove_folders(self._made_above)
 
     # -- what stopped runs left ----------------------------------------------------------------------------------------
 
@@ -252,6 +247,17 @@ class Transaction:
                 below.move(path, name)
 
 
+def recover(root: Path, name: str, belongs: Callable[[str], bool]) -> None:
+    """Bring right what a stopped run left at a place, before somebody looks at what is there. Raises OutputError."""
+    try:
+        found = any(entry.startswith(f".{name}.lite3r-") for entry in os.listdir(root))
+    except OSError:
+        return  # nothing is there, or nothing can be seen: the run itself will say so
+    if found:
+        with Transaction(root, name, belongs):
+            pass
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write one file in place of an older one. Raises OutputError."""
     with Transaction(path.parent, path.name, lambda name: name == path.name) as files:
@@ -284,76 +290,6 @@ def _with_parents(folder: str) -> list[str]:
 def _folders_above(names: Sequence[str]) -> list[str]:
     """Every folder that holds one of the names, or a folder of theirs, the root ("." ) included."""
     return sorted({str(folder) for name in names for folder in PurePosixPath(name).parents}, reverse=True)
-
-
-def in_the_way(path: Path) -> OutputError:
-    """For what the program has not written and would have to replace."""
-    return OutputError(f"{path}: is in the way and not from lite3r; move it or choose another -o")
-
-
-def _remove_folders(folders: Sequence[Path]) -> None:
-    """Remove those that are empty, the lowest first."""
-    for folder in sorted(folders, key=lambda path: -len(path.parts)):
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # somebody uses it
-
-
-class Busy(OutputError):
-    """Another process holds the lock."""
-
-
-def acquire(path: Path) -> int:
-    """Take the lock file and return its descriptor; the kernel frees it when the process ends, however it ends.
-
-    Raises Busy, OutputError, OSError.
-    """
-    while True:
-        descriptor = _open_lock(path)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise in_the_way(path)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else its last holder removed it between our open and our lock
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Busy(f"{path.parent}: another run is writing here; wait for it or choose another -o") from None
-        except OSError as error:
-            os.close(descriptor)
-            raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
-        except OutputError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    """Neither a link nor a pipe is waited for or followed. A lock that another user left can be held, not written."""
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        try:
-            return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:
-            if not os.path.lexists(path):
-                raise
-            return os.open(path, flags | os.O_RDONLY)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise in_the_way(path) from error
-        raise
-
-
-def give_back(descriptor: int, path: Path) -> None:
-    """Remove a lock file that is held, then let go of it."""
-    try:
-        path.unlink(missing_ok=True)
-    except PermissionError:
-        pass  # another user's, in a folder where one removes only one's own
-    finally:
-        os.close(descriptor)
 
 
 def in_threads(function: Callable[[str], T], names: Sequence[str]) -> list[T]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,21 @@ from torch import nn
 
 from .. import runtime
 from ..attention.config import SparseConfig, settle
+from ..checkpoints.write import refuse_existing
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
+from ..data.content import content_of
 from ..distillation.data import Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
 from ..errors import OutputError, UsageError
+from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
 from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import apply_sparse, skipped_share
+from ..stopping import between_steps
 from ..training.loss_plot import plot_losses
+from ..training.state import kind_of_run, recover_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import write_student
@@ -52,7 +59,7 @@ class DistillReport:
 
 
 def run(config: DistillConfig, progress: Progress | None = None) -> DistillReport | None:
-    """Distil; None on ranks other than the first. Ctrl-C and SIGTERM save the state first.
+    """Distil; None on ranks other than the first. Ctrl-C and SIGTERM wait for the end of a step, whose state is saved.
 
     Raises the errors of errors.py; an existing checkpoint or run is refused without `overwrite` or `resume`.
     """
@@ -61,16 +68,27 @@ def run(config: DistillConfig, progress: Progress | None = None) -> DistillRepor
     with worker_process(config.device) as worker, open_checkpoint(config.model, progress.note) as teacher:
         if not worker.is_first:
             progress = Progress()
-        config = _settled(config, teacher, worker, progress)
-        network = _load(config, teacher, worker.device, progress)
-        sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution, network.model.patch_size,
-                      config.recipe.seed)  # fmt: skip
-        data = open_data(config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures)
-        for text in data.notes:
-            progress.note(f"data: {text}")
-        if worker.is_first:
-            config.folder.mkdir(parents=True, exist_ok=True)
-        return _distil(config, worker, network, teacher, data, progress)
+        with run_folder(config.folder) if worker.is_first else nullcontext():
+            _check_output(config)  # nobody else can write there from now on
+            config = _settled(config, teacher, worker, progress)
+            network = _load(config, teacher, worker.device, progress)
+            sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution,
+                          network.model.patch_size, config.recipe.seed)  # fmt: skip
+            data = open_data(
+                config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures, config.strict,
+                lambda text: progress.note(f"data: {text}"),
+            )  # fmt: skip
+            for text in data.notes:
+                progress.note(f"data: {text}")
+            return _distil(config, worker, network, teacher, data, progress)
+
+
+def _inputs(config: DistillConfig, worker: Worker, teacher: Checkpoint, data: Data) -> dict[str, Any]:
+    """What beside recipe and attention decides the numbers, in a form that can be compared."""
+    return {
+        "teacher": teacher.fingerprint.result(), "data": data.content, "textures": content_of(config.textures),
+        "dtype": config.dtype, "processes": worker.world,
+    }  # fmt: skip
 
 
 def _distil(
@@ -81,7 +99,8 @@ def _distil(
             progress.note(f"step {record['step']}: distance from the teacher, held out: {record['measured']:.5f}")
 
     folder = config.folder if worker.is_first else None
-    distiller = Distiller(network, config.recipe, worker, data, folder, report)
+    inputs = _inputs(config, worker, teacher, data)
+    distiller = Distiller(network, config.recipe, worker, data, folder, report, inputs, config.resume_anyway)
     total = sum(p.numel() for p in network.model.parameters())
     progress.note(
         f"{distiller.trained.count():,} of {total:,} parameters train "
@@ -89,31 +108,28 @@ def _distil(
     )
     before: float | None = None
     shares: dict[str, float] = {}
-    if config.resume:
-        distiller.resume(config.folder / STATE)
+    if config.goes_on:
+        distiller.resume(config.folder / STATE, progress.note)
         progress.note(f"going on from step {distiller.step}")
     else:
         before = distiller.validate()
         progress.note(f"without effect of the linear branch: distance from the teacher, held out: {before:.5f}")
-    if not config.resume and config.recipe.start == "calibrated":
+    if not config.goes_on and config.recipe.start == "calibrated":
         with progress.stage("Calibrate"):
             shares = distiller.calibrate()
         progress.note("calibrated: of sparse attention's squared error the linear branch removes "
                       + ", ".join(f"{100 * share:.0f} %" for share in shares.values()))  # fmt: skip
-    try:
-        with progress.stage("Distil", total=config.recipe.steps) as step:
-            distiller.run(step)
-    except BaseException as error:
-        if worker.is_first and not isinstance(error, Exception):  # stopped by hand: nothing is broken
-            distiller.save()
-            progress.note(f"stopped at step {distiller.step}; go on with the same command and --resume")
-        raise
+    with saved_as_it_stops(
+        distiller, worker, lambda at: progress.note(f"{at}; go on with the same command and --resume")
+    ):
+        with between_steps() as signals, progress.stage("Distil", total=config.recipe.steps) as step:
+            distiller.run(step, signals.obey if worker.is_first else lambda: None)
     if not worker.is_first:
         return None
     distiller.finish()
     distiller.use_best()
     recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
-    write_student(config.output, teacher, distiller.trained.best, network.sparse, json.dumps(recipe))
+    write_student(config.output, teacher, distiller.trained.best, network.sparse, json.dumps(recipe), config.overwrite)
     plot_losses(config.folder / LOG, config.folder / PLOT, progress.note)
     return DistillReport(
         config.output,
@@ -137,12 +153,22 @@ def _leaves(names: list[str]) -> set[str]:
 
 
 def _check_output(config: DistillConfig) -> None:
+    """Raises OutputError for what is not of a run of this command: the folder's name alone says nothing of it."""
+    recover_state(config.folder / STATE)
     state = config.folder / STATE
-    if config.resume and not state.is_file():
+    if config.goes_on and not state.is_file():
         raise UsageError(f"--resume: no {state} to go on from; start without it")
-    if config.output.exists() and not config.overwrite:
-        raise OutputError(f"{config.output}: exists; give --overwrite or choose another -o")
-    if state.exists() and not (config.resume or config.overwrite):
+    refuse_existing(config.output, config.overwrite, (), [config.output.name])
+    present = [name for name in (STATE, LOG, PLOT) if os.path.lexists(config.folder / name)]
+    if present and present[0] != STATE:
+        raise in_the_way(config.folder / present[0])
+    if not present or config.goes_on:
+        return
+    kind = kind_of_run(state)
+    if kind != "distill":
+        what = f"holds a run of lite3r {kind}" if kind else f"{STATE} in it is damaged, or no state of a run"
+        raise OutputError(f"{config.folder}: {what}; move it or choose another -o")
+    if not config.overwrite:
         raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
 
 

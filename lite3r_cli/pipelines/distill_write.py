@@ -20,9 +20,14 @@ FP8 = torch.float8_e4m3fn
 
 
 def write_student(
-    output: Path, teacher: Checkpoint, trained: Mapping[str, Tensor], sparse: SparseConfig, recipe: str
+    output: Path,
+    teacher: Checkpoint,
+    trained: Mapping[str, Tensor],
+    sparse: SparseConfig,
+    recipe: str,
+    overwrite: bool = True,
 ) -> None:
-    """Write the student in place of an old file. Raises OutputError.
+    """Write the student, with `overwrite` in place of an old file. Raises OutputError.
 
     A trained tensor that the teacher's file holds too is stored in the same precision, a new one in float32.
     """
@@ -35,7 +40,7 @@ def write_student(
         METADATA_KEY: sparse.to_json(),
         RECIPE_KEY: recipe,
     }
-    with CheckpointWriter(output, slots, metadata, overwrite=True) as writer:
+    with CheckpointWriter(output, slots, metadata, overwrite=overwrite) as writer:
         for name in names:
             for part, tensor in _tensors(name, teacher, trained):
                 writer.write(part, tensor)

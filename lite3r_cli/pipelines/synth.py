@@ -13,7 +13,7 @@ from lite3r_cli.console import Progress
 from lite3r_cli.data.procedural.batch import render_batch, sample_batch
 from lite3r_cli.data.procedural.cameras import CameraConfig
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
-from lite3r_cli.data.procedural.scene_folder import check_free, write_scene
+from lite3r_cli.data.procedural.scene_folder import bring_right, check_free, write_scene
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 from lite3r_cli.errors import UsageError
 from lite3r_cli.runtime import choose
@@ -26,6 +26,7 @@ def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
     if config.kind is not None and config.kind not in SAMPLERS:
         raise UsageError(f"--kind {config.kind}: use one of {', '.join(SAMPLERS)}")
     for index in range(config.scenes):
+        bring_right(config.folder(index))
         check_free(config.folder(index), config.overwrite)
     device = choose(config.device).torch_device
     with progress.stage("textures"):
@@ -52,4 +53,4 @@ def _make(config: SynthConfig, index: int, atlas: Atlas, device: torch.device) -
         "views": config.views,
         "samples": config.samples, "units": "metres", "photo_textures": config.textures is not None,
     }  # fmt: skip
-    write_scene(config.folder(index), rgb, depth, K, poses, record, quality=config.quality)
+    write_scene(config.folder(index), rgb, depth, K, poses, record, quality=config.quality, overwrite=config.overwrite)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,53 +14,81 @@ from lite3r_cli import __version__
 from lite3r_cli.checkpoints.sources import open_source
 from lite3r_cli.config.training_run import TrainConfig
 from lite3r_cli.console import Progress, Tell
-from lite3r_cli.errors import OutputError
+from lite3r_cli.data.content import content_of
+from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.io.locks import in_the_way, run_folder
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
-from lite3r_cli.training.loop import Trainer
+from lite3r_cli.training.loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.loss_plot import plot_losses
 from lite3r_cli.training.schedule import ShapeSchedule
-from lite3r_cli.training.state import save_weights
-from lite3r_cli.training.worker import worker_process
+from lite3r_cli.training.state import Dependencies, recover_state, save_weights, saved_as_it_stops
+from lite3r_cli.training.worker import Worker, worker_process
 
 
 def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> None:
     """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to
     the output folder.
 
-    Ctrl-C and SIGTERM save the state first. Raises OutputError when the folder holds a run and --resume was not given.
+    Ctrl-C and SIGTERM wait for the end of a step, whose state is saved. Raises OutputError when the folder holds a run
+    and --resume was not given.
     """
     progress = progress or Progress()
     output = config.loop.output
-    state = output / "state.safetensors"
-    if not config.resume and state.exists():
-        raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
-    with worker_process(config.device) as worker:
-        if worker.is_first:
-            output.mkdir(parents=True, exist_ok=True)
+    _check_output(config)
+    with worker_process(config.device) as worker, run_folder(output) if worker.is_first else nullcontext():
+        _check_output(config)  # nobody else can write there from now on
         torch.manual_seed(config.loop.seed)
         model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
-        _initialise(model, config.init, warn)
+        if not config.goes_on:
+            _initialise(model, config.init, warn)
         model.head.to(memory_format=torch.channels_last)
-        trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)))
-        if config.resume:
-            trainer.resume(state)
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)
         data = TrainingData(
             shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed
         )
-        try:
-            trainer.run(data.batches)
-        except BaseException as error:
-            if worker.is_first and not isinstance(error, Exception):  # stopped by hand: nothing is broken
-                trainer.save()
-                progress.note(f"stopped at step {trainer.step}; go on with: lite3r train -o {output} --resume")
-            raise
+        depends_on = _dependencies(config, worker)
+        trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
+        if config.goes_on:
+            trainer.resume(output / STATE, warn)
+        advice = f"go on with: lite3r train -o {output} --resume, and the same options"
+        with (
+            saved_as_it_stops(trainer, worker, lambda at: progress.note(f"{at}; {advice}")),
+            between_steps() as signals,
+        ):
+            trainer.run(data.batches, signals.obey if worker.is_first else lambda: None)
         if worker.is_first:
             _finish(config, trainer, progress)
+
+
+def _check_output(config: TrainConfig) -> None:
+    """Raises OutputError where the folder holds a run, or files of these names that are of none."""
+    output = config.loop.output
+    recover_state(output / STATE)
+    present = [name for name in (STATE, LOG, PLOT, AVERAGE, RESULT) if os.path.lexists(output / name)]
+    if config.goes_on:
+        if STATE not in present:
+            raise UsageError(f"--resume: no {output / STATE} to go on from; start without it")
+    elif STATE in present:
+        raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
+    elif present:
+        raise in_the_way(output / present[0])
+
+
+def _dependencies(config: TrainConfig, worker: Worker) -> Dependencies:
+    """What decides the numbers. Where the files lie, and how often they are written, does not."""
+    loop = {
+        key: value for key, value in vars(config.loop).items() if key not in ("output", "log_every", "save_minutes")
+    }
+    inputs = {
+        "textures": content_of(config.textures), "photos": content_of(config.photos), "processes": worker.world
+    }  # fmt: skip
+    parts = {"loop": _plain(loop | {"weights": vars(config.loop.weights)}), "shapes": vars(config.shapes)}
+    return Dependencies("train", parts | {"inputs": inputs}, config.resume_anyway)
 
 
 def _initialise(model: Mini, files: tuple[Path, ...], warn: Tell) -> None:
@@ -75,15 +105,16 @@ def _initialise(model: Mini, files: tuple[Path, ...], warn: Tell) -> None:
 
 def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
     output = config.loop.output
-    recipe = json.dumps(_plain(dataclasses.asdict(config)))
+    plain = _plain(dataclasses.asdict(config))
+    for name in ("resume", "resume_anyway", "workers", "device"):  # change no value
+        del plain[name]
+    del plain["loop"]["output"]
+    recipe = json.dumps(plain)
     state = trainer.average.state_dict()
-    save_weights(
-        output / "mini.safetensors", state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe
-    )
-    plot_losses(output / "log.jsonl", output / "losses.png", progress.note)
+    save_weights(output / RESULT, state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe)
+    plot_losses(output / LOG, output / PLOT, progress.note)
     progress.note(
-        f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; "
-        f"{output / 'mini.safetensors'} is the FP8 checkpoint"
+        f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / RESULT} is the FP8 checkpoint"
     )
 
 

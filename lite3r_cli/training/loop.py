@@ -18,15 +18,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.config.training_run import LoopConfig
-from lite3r_cli.errors import Lite3RError
 from lite3r_cli.io.transaction import append_line
 from lite3r_cli.networks.mini.known import KnownCameras
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.losses import Targets, compute_losses
-from lite3r_cli.training.optimiser import WeightAverage, build_optimisers, learning_rate_factor, set_learning_rate
+from lite3r_cli.training.optimiser import (
+    DivergedError,
+    WeightAverage,
+    build_optimisers,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from lite3r_cli.training.rounding import RoundedWeights
-from lite3r_cli.training.state import load_training_state, save_training_state, save_weights
+from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state, save_weights
 from lite3r_cli.training.worker import Worker
+
+STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
+AVERAGE, RESULT = "average.safetensors", "mini.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,16 @@ class Batch:
 class Trainer:
     """Runs steps over batches; `report(record)` is called on rank 0 with each logged record."""
 
-    def __init__(self, model: Mini, config: LoopConfig, worker: Worker, report: Callable[[dict], None]):
+    def __init__(
+        self,
+        model: Mini,
+        config: LoopConfig,
+        worker: Worker,
+        report: Callable[[dict], None],
+        depends_on: Dependencies | None = None,
+    ):
+        """`depends_on`: what decides the numbers, for those who go on from the state."""
+        self.depends_on = depends_on or Dependencies("train", {})
         self.model, self.config, self.worker, self.report = model, config, worker, report
         if config.compile:
             for block in model.blocks:
@@ -55,15 +72,24 @@ class Trainer:
             ids = [worker.device.index] if worker.device.type == "cuda" else None
             self.runner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         self.step, self.elapsed = 0, 0.0
+        self.whole = True  # whether weights, averages and counter are those of the same step
+        self.owns_folder = True  # nothing of another run is replaced
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
+        self.depends_on.check(path, tell)
         self.step, self.elapsed = load_training_state(path, self.model, self.average, self.optimisers)
 
-    def run(self, batches: Callable[[int], Iterator[Batch]]) -> None:
-        """Train until the budget is spent; `batches(step)` yields the batches from that step on."""
+    def run(self, batches: Callable[[int], Iterator[Batch]], between: Callable[[], None] = lambda: None) -> None:
+        """Train until the budget is spent; `batches(step)` yields the batches from that step on. `between` is called
+        where the run may be left: the state is that of a step.
+        """
+        if self.worker.is_first and self.step == 0:
+            self.save_state()  # from the start on it can be read whose folder this is
         start, saved = time.monotonic() - self.elapsed, time.monotonic()
         window: list[dict[str, Tensor]] = []
         for batch in batches(self.step):
+            between()
             if self.step % 10 == 0:  # rank 0's clock decides for all
                 self.elapsed = self._agree(time.monotonic() - start)
             progress = self._progress()
@@ -71,7 +97,6 @@ class Trainer:
                 break
             set_learning_rate(self.optimisers, learning_rate_factor(self.step, progress, self.config.warmup_steps))
             window.append(self.train_step(batch, rounded=progress > 1 - self.config.rounded_share))
-            self.step += 1
             if self.step % self.config.log_every == 0:
                 self._log(window, progress)
                 window = []
@@ -90,18 +115,24 @@ class Trainer:
             terms = compute_losses(out, batch.targets, self.config.weights)
             terms["total"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.whole = False
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
         self.average.update(self.step)
+        self.step += 1
+        self.whole = True
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
     def save(self) -> None:
-        folder = self.config.output
-        save_weights(folder / "average.safetensors", self.average.state_dict(), self.model, torch.float16)
-        save_training_state(
-            folder / "state.safetensors", self.model, self.average, self.optimisers, self.step, self.elapsed
-        )
+        """The averages, which are a checkpoint, and the state."""
+        path = self.config.output / AVERAGE
+        save_weights(path, self.average.state_dict(), self.model, torch.float16)
+        self.save_state()
+
+    def save_state(self) -> None:
+        path = self.config.output / STATE
+        save_training_state(path, self.model, self.average, self.optimisers, self.step, self.elapsed, self.depends_on)
 
     def _progress(self) -> float:
         by_time = self.elapsed / (60 * self.config.budget_minutes)
@@ -119,7 +150,7 @@ class Trainer:
         for name in sorted({k for terms in window for k in terms}):
             mean[name] = float(torch.stack([terms[name] for terms in window if name in terms]).mean())
         if not math.isfinite(mean["grad_norm"]):
-            raise Lite3RError(f"training diverged before step {self.step}; start again with a lower --lr")
+            raise DivergedError(f"training diverged before step {self.step}; start again with a lower --lr")
         if not self.worker.is_first:
             return
         record = {
@@ -129,5 +160,5 @@ class Trainer:
             "lr": self.optimisers[0].param_groups[0]["lr"],
             **{k: round(v, 5) for k, v in mean.items()},
         }
-        append_line(self.config.output / "log.jsonl", json.dumps(record) + "\n")
+        append_line(self.config.output / LOG, json.dumps(record) + "\n")
         self.report(record)

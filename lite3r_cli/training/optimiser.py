@@ -8,8 +8,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.errors import BackendError
+from lite3r_cli.errors import BackendError, Lite3RError
 from lite3r_cli.networks.mini.network import Mini
+
+
+class DivergedError(Lite3RError):
+    """The numbers are no longer finite: this state is not worth saving."""
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:

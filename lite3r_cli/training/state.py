@@ -2,23 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lite3r_cli import __version__
 from lite3r_cli.checkpoints.metadata import describe
 from lite3r_cli.checkpoints.weights import load_into, save_checkpoint
 from lite3r_cli.checkpoints.write import save_tensors
-from lite3r_cli.errors import WeightsError
-from lite3r_cli.training.optimiser import WeightAverage
+from lite3r_cli.errors import Lite3RError, OutputError, UsageError, WeightsError
+from lite3r_cli.io.transaction import recover
+from lite3r_cli.training.optimiser import DivergedError, WeightAverage
+from lite3r_cli.training.worker import Worker
+
+STATE_FORMAT = "lite3r-state-1"  # a new number where an older state would mean something else
+Tell = Callable[[str], None]
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype, **extra: str) -> None:
     """A checkpoint that `lite3r reconstruct --model PATH` reads, in place of the old one. Raises OutputError."""
     save_checkpoint(path, state, describe("mini", model.config, **extra), dtype)
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What the numbers of a run depend on; its state holds this, and another run cannot go on from it."""
+
+    kind: str  # the command: "train" or "distill"
+    parts: Mapping[str, Mapping[str, Any]]  # group → name → value, JSON's types
+    anyway: bool = False  # go on whatever differs (--resume-anyway)
+
+    def check(self, path: Path, tell: Tell) -> None:
+        """Raises UsageError where the state at `path` is another run's; WeightsError where it is none."""
+        metadata = read_metadata(path)
+        if metadata["run"] != self.kind:
+            raise UsageError(f"--resume: {path} is the state of lite3r {metadata['run']}, not of {self.kind}")
+        found = differences(_settings(metadata, path), json.loads(self.to_json()))
+        if not found:
+            return
+        if self.anyway:
+            tell(f"--resume-anyway: {path} was made with {'; '.join(found)}")
+            return
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UsageError(
+            f"--resume: {path} was made with {'; '.join(found[:3])}{more}; give the options and data of that run, "
+            "start anew with --overwrite, or go on nevertheless with --resume-anyway"
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(self.parts, sort_keys=True)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """ "lr = 0.001, not 0.01" for each value that differs or is only in one of them."""
+    found = []
+    for group in sorted(before.keys() | now.keys()):
+        old, new = before.get(group, {}), now.get(group, {})
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                found.append(f"{name} = {_short(old.get(name))}, not {_short(new.get(name))}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a state says of itself. Raises WeightsError for a file that is none, or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _not_a_state(path, str(error)) from error
+    if metadata.get("format") != STATE_FORMAT:
+        raise _not_a_state(path, f"its format is {metadata.get('format')!r}, not {STATE_FORMAT!r}")
+    if not all(metadata.get(key) for key in ("run", "settings", "step", "elapsed")):
+        raise _not_a_state(path, "its metadata is not complete")
+    return metadata
+
+
+def _settings(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        settings = json.loads(metadata["settings"])
+    except (ValueError, RecursionError) as error:
+        raise _not_a_state(path, "its settings are not JSON") from error
+    if not isinstance(settings, dict) or not all(isinstance(part, dict) for part in settings.values()):
+        raise _not_a_state(path, "its settings are not groups of values")
+    return settings
+
+
+def recover_state(path: Path) -> None:
+    """Undo what a run that was killed while it saved has left, before anybody asks for the state."""
+    recover(path.parent, path.name, lambda name: "/" not in name)
+
+
+def kind_of_run(path: Path) -> str | None:
+    """The command whose state lies there; None for a file that is no state."""
+    try:
+        return read_metadata(path)["run"]
+    except WeightsError:
+        return None
+
+
+class Run(Protocol):
+    """What `saved_as_it_stops` has to know of a training."""
+
+    step: int
+    whole: bool
+    owns_folder: bool
+
+    def save(self) -> None: ...
+
+
+@contextmanager
+def saved_as_it_stops(run: Run, worker: Worker, tell: Tell) -> Iterator[None]:
+    """Save the state of the last whole step when a signal or an expected error (a full disk, a file that is gone) ends
+    the block; `tell` hears where. A run that has diverged, or is broken, keeps its last saved state.
+    """
+    try:
+        yield
+    except BaseException as error:
+        by_hand = not isinstance(error, Exception)
+        expected = isinstance(error, Lite3RError) and not isinstance(error, DivergedError) and run.owns_folder
+        if worker.is_first and run.whole and (by_hand or expected):
+            try:
+                run.save()
+                tell(f"stopped at step {run.step}")
+            except OutputError as failure:
+                tell(f"stopped at step {run.step}, whose state cannot be saved ({failure})")
+        raise
+
+
+def _not_a_state(path: Path, why: str) -> WeightsError:
+    reason = " ".join(why.split())[:200]
+    return WeightsError(f"{path}: not a training state to go on from ({reason}); start anew, or choose another -o")
 
 
 def save_training_state(
@@ -28,6 +154,7 @@ def save_training_state(
     optimisers: list[torch.optim.Optimizer],
     step: int,
     elapsed: float,
+    run: Dependencies,
     beside: Mapping[str, bytes] | None = None,
     gone: Sequence[str] = (),
 ) -> None:
@@ -39,30 +166,59 @@ def save_training_state(
     for i, optimiser in enumerate(optimisers):
         for j, slot in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in slot.items()}
-    metadata = describe("mini", model.config, step=str(step), elapsed=repr(elapsed))
+    metadata = {
+        "format": STATE_FORMAT, "run": run.kind, "settings": run.to_json(), "version": __version__,
+        "step": str(step), "elapsed": repr(elapsed),
+    }  # fmt: skip
     save_tensors(path, tensors, metadata, beside=beside, gone=gone)
 
 
 def load_training_state(
     path: Path, model: nn.Module, average: WeightAverage, optimisers: list[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    """Restore everything; returns the step and the seconds already spent. Raises WeightsError."""
+    """Restore everything; returns the step and the seconds already spent. Raises WeightsError, and nothing has changed
+    then but the model's own values.
+    """
+    metadata = read_metadata(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
         step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
+        with safe_open(path, "pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+        slots = [_slots(optimiser, _under(tensors, f"optimiser.{i}.")) for i, optimiser in enumerate(optimisers)]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: not a training state to resume from ({error}); start without --resume") from error
+        raise _not_a_state(path, str(error)) from error
+    if step < 0 or not 0 <= elapsed < float("inf"):
+        raise _not_a_state(path, f"step {step} after {elapsed} seconds cannot be")
+    averages = _under(tensors, "average.")
+    wrong = [name for name, value in average.state_dict().items() if _shape(averages.get(name)) != tuple(value.shape)]
+    if wrong or averages.keys() != average.state_dict().keys():
+        raise _not_a_state(path, f"its averages are not those of this network: {', '.join(wrong[:3])}")
     load_into(model, _under(tensors, "model."), path)
-    average.load_state_dict(_under(tensors, "average."))
-    for i, optimiser in enumerate(optimisers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, f"optimiser.{i}.").items():
-            slot, name = key.split(".", 1)
-            state.setdefault(int(slot), {})[name] = value
+    average.load_state_dict(averages)
+    for optimiser, state in zip(optimisers, slots):
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return step, elapsed
+
+
+def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's own values for each parameter. Raises ValueError for what does not fit its parameters."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        slot, _, name = key.partition(".")
+        place = int(slot)
+        if not name or not 0 <= place < len(parameters):
+            raise ValueError(f"the optimiser has no value called {key[:80]}")
+        if value.ndim and value.shape != parameters[place].shape:
+            raise ValueError(f"the optimiser's {key[:80]} has the shape of another parameter")
+        state.setdefault(place, {})[name] = value
+    if len({frozenset(slot) for slot in state.values()}) > 1:
+        raise ValueError("the optimiser's values are not complete")
+    return state
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

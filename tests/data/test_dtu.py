@@ -38,10 +38,16 @@ def test_test_scans_are_left_alone_and_cameras_are_shared(tree):
     assert shot.depth is None and shot.rgb().shape == (36, 48, 3)
 
 
-def test_pictures_of_another_size_than_the_cameras_are_refused(tree):
+def test_pictures_of_another_size_than_the_cameras_cost_themselves_alone(tree):
     cv2.imwrite(str(tree / "scan2" / "image" / "000000.png"), np.zeros((144, 192, 3), np.uint8))
-    with pytest.raises(InputError, match="scan2.*192×144"):
-        load_dtu(tree)
+    (tree / "scan2" / "image" / "².png").write_bytes(b"is no number")
+    split = load_dtu(tree)
+    assert [len(scan.shots) for scan in split.train] == [2] and len(split.damaged) == 1
+    assert "scan2" in split.damaged[0] and "192×144" in split.damaged[0]
+    (tree / "Cameras" / "00000001_cam.txt").write_text("")
+    split = load_dtu(tree)
+    assert not split.train and len(split.held_out[0].shots) == 2  # two pictures at least
+    assert any("00000001_cam.txt" in text for text in split.damaged)
 
 
 def test_only_test_scans_are_no_data(tree):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +19,8 @@ from lite3r_cli.data.procedural.textures import build_atlas, load_photos
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.pipelines.synth import run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +78,59 @@ def test_existing_scenes_are_kept_or_replaced_whole(tmp_path):
         run(config(tmp_path / "out", overwrite=True))
     assert (folder / "mine.txt").read_text() == "keep"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["scene-000"]
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path, step):
+    (folder,) = run(config(tmp_path / "out"))
+    old = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_synth import config, run
+from lite3r_cli.io.transaction import Transaction
+move, calls = Transaction._move, []
+def dies(self, *names):
+    calls.append(names)
+    if len(calls) == {step}: os.kill(os.getpid(), signal.SIGKILL)
+    move(self, *names)
+Transaction._move = dies
+run(config(Path({str(tmp_path / "out")!r}), seed=5, overwrite=True))
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    with pytest.raises(OutputError, match="--overwrite"):
+        run(config(tmp_path / "out"))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == old
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene-000"]
+
+
+@pytest.mark.parametrize("change", ["edited", "linked", "listed outside", "deep"])
+def test_only_a_scene_as_it_was_written_is_replaced(tmp_path, change):
+    (folder,) = run(config(tmp_path / "out"))
+    (tmp_path / "mine.txt").write_text("mine")
+    record = json.loads((folder / "synth.json").read_text())
+    if change == "edited":
+        (folder / "images/00.jpg").write_bytes(b"retouched")
+    elif change == "linked":
+        (folder / "images/00.jpg").unlink()
+        (folder / "images/00.jpg").symlink_to(tmp_path / "mine.txt")
+    else:
+        record["files"]["../../mine.txt"] = {"bytes": 4}
+        text = json.dumps(record) if change == "listed outside" else "[" * 100_000
+        (folder / "synth.json").write_text(text)
+    with pytest.raises(OutputError, match="move it"):
+        run(config(tmp_path / "out", overwrite=True))
+    assert (tmp_path / "mine.txt").read_text() == "mine" and (folder / "depth/00.png").is_file()
+
+
+def test_the_mode_of_a_scene_is_the_users(tmp_path):
+    before = os.umask(0o027)
+    try:
+        (folder,) = run(config(tmp_path / "out"))
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o750 and (folder / "cameras.json").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("more", [{"views": 0}, {"kind": "opera"}, {"seed": -1}, {"samples": 9}])

@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from lite3r_cli.errors import OutputError
+from lite3r_cli.errors import InputError, OutputError
 from lite3r_cli.io.cameras import write_cameras_json
 from lite3r_cli.io.depth import write_depth_png
+from lite3r_cli.io.documents import read_json
 from lite3r_cli.io.files import output_error, write_bytes, write_json
+from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.transaction import Transaction, recover
 from lite3r_cli.scene.view import View
 
 RECORD = "synth.json"
 MILLIMETRES = 1000.0  # depth is stored in whole ones, up to 65.5 m: a third of the size of a full-range map
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Raises OutputError unless a scene may be written to `folder`: it is not there, or `overwrite` and nothing but
-    a scene of ours."""
+def bring_right(folder: Path) -> None:
+    """Undo what a run that was stopped while it replaced this scene has left."""
+    recover(folder.parent, folder.name, _within(folder.name))
+
+
+def _within(name: str) -> Callable[[str], bool]:
+    return lambda path: path.startswith(f"{name}/")
+
+
+def check_free(folder: Path, overwrite: bool) -> list[str]:
+    """The files of an old scene that go when a new one is written to `folder`, relative to it, RECORD first.
+
+    Raises OutputError unless the way is free: nothing is there, or `overwrite` and nothing but a scene of ours as it
+    was written.
+    """
     if not os.path.lexists(folder):
-        return
+        return []
     if not overwrite:
         raise OutputError(f"{folder}: exists; --overwrite replaces it, or choose another -o")
+    if folder.is_symlink() or not folder.is_dir():
+        raise in_the_way(folder)
+    ours = _listed(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        size = ours.get(name, -1)
+        if size < 0 or not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size != size:
+            changed = "has changed since lite3r synth wrote it" if name in ours else "is not from lite3r synth"
+            raise OutputError(f"{path}: {changed}; move it or choose another -o")
+    return [RECORD, *(name for name in ours if name != RECORD)]
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """Name → bytes of a scene's files. Raises OutputError for a folder that holds none."""
     try:
-        ours = set(json.loads((folder / RECORD).read_text(encoding="ascii"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = read_json(folder / RECORD)["files"]
+        sizes = {str(name): int(entry["bytes"]) for name, entry in files.items()}
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in sizes):
+            raise ValueError
+        return sizes | {RECORD: (folder / RECORD).stat().st_size}
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
             f"{folder}: exists and is not a scene of lite3r synth; move it or choose another -o"
         ) from error
-    others = sorted(
-        str(p.relative_to(folder))
-        for p in folder.rglob("*")
-        if not p.is_dir() and p.relative_to(folder).as_posix() not in ours
-    )
-    if others:
-        raise OutputError(f"{folder / others[0]}: is not from lite3r synth; move it or choose another -o")
 
 
 def write_scene(
@@ -52,31 +79,21 @@ def write_scene(
     record: dict,
     *,
     quality: int = 95,
+    overwrite: bool = True,
 ) -> None:
     """Write S views: images (S, H, W, 3) uint8 RGB, z-depth (S, H, W), K (S, 3, 3), cam_from_world (S, 3, 4).
 
-    The folder appears complete or not at all; an old one is replaced: ask `check_free(folder, overwrite=True)`
-    before. Raises OutputError.
+    The folder appears complete or not at all; an old scene is replaced where `overwrite` is given. Raises OutputError.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise output_error(folder, error) from error
-    aside = staging.with_name(staging.name + ".old")
-    try:
-        _write_files(staging, images, depth, K, cam_from_world, record, quality)
-        staging.chmod(0o755)
-        if folder.exists():
-            folder.rename(aside)
-        staging.rename(folder)
-    except OSError as error:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    name = folder.name
+    with Transaction(folder.parent, name, _within(name)) as files:
+        old = check_free(folder, overwrite)
+        place = files.new / name
+        try:
+            _write_files(place, images, depth, K, cam_from_world, record, quality)
+        except OSError as error:
+            raise output_error(Path(error.filename or place), error) from error
+        files.commit([f"{name}/{each}" for each in old], f"{name}/{RECORD}")
 
 
 def _write_files(folder: Path, images, depth, K, cam_from_world, record: dict, quality: int) -> None:
@@ -95,8 +112,8 @@ def _write_files(folder: Path, images, depth, K, cam_from_world, record: dict, q
         files.append(file)
         views.append(View(name, width, height, K[i].astype(np.float64), _exact_pose(cam_from_world[i]), depth[i]))
     write_cameras_json(folder / "cameras.json", views, files, scales)
-    ours = [*(f"images/{v.name}" for v in views), *files, "cameras.json", RECORD]
-    write_json(folder / RECORD, record | {"files": ours})
+    ours = [*(f"images/{v.name}" for v in views), *files, "cameras.json"]
+    write_json(folder / RECORD, record | {"files": {name: {"bytes": (folder / name).stat().st_size} for name in ours}})
 
 
 def _exact_pose(pose: np.ndarray) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""What files hold, as a short text that can be compared: data are known by their content, not by where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.names import printable
+from lite3r_cli.io.regular import BadImage, open_regular
+
+PIECE = 1 << 16  # bytes read at the start, in the middle and at the end: data sets are too large to be read whole
+SHOWN = 24  # hexadecimal digits
+
+
+def content_of(path: Path | None) -> str | None:
+    """Of a file, or of all files of a folder with their names; None for None. Raises InputError."""
+    if path is None:
+        return None
+    if not path.is_dir():
+        return _hashed([file_content(path)])
+    names = sorted(found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
+    visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return _hashed(f"{name} {_or_unreadable(path / name)}" for name in visible)
+
+
+def _or_unreadable(path: Path) -> str:
+    try:
+        return file_content(path)
+    except InputError:
+        return "unreadable"
+
+
+def file_content(path: Path) -> str:
+    """Of size and three pieces of a file. Raises InputError."""
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            digest = hashlib.sha256(str(size).encode())
+            for start in sorted({0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)}):
+                stream.seek(start)
+                digest.update(stream.read(PIECE))
+    except (BadImage, OSError) as error:
+        raise InputError(f"{printable(path)}: cannot be read: {error}") from error
+    return digest.hexdigest()[:SHOWN]
+
+
+def bytes_content(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:SHOWN]
+
+
+def joined(contents: Iterable[str]) -> str:
+    """Of several, in this order."""
+    return _hashed(contents)
+
+
+def _hashed(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:SHOWN]

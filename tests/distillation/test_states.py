@@ -1,0 +1,250 @@
+"""A state is the state of a step, of one run, with one set of data; whose folder it lies in is read, not guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import photograph
+from safetensors.torch import load_file, save_file
+from test_distill import CPU, checkpoint, command, distiller, mini  # noqa: F401 (a fixture)
+
+from lite3r_cli.cli import main
+from lite3r_cli.distillation import loop
+from lite3r_cli.distillation.loop import STATE, Distiller
+from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
+from lite3r_cli.io.locks import run_folder
+from lite3r_cli.stopping import between_steps
+from lite3r_cli.training.optimiser import DivergedError, WeightAverage
+from lite3r_cli.training.state import Dependencies, kind_of_run, save_weights, saved_as_it_stops
+
+WHERE = {
+    "measuring": (Distiller, "_distance"),
+    "averaging": (WeightAverage, "update"),
+    "stepping": (torch.optim.AdamW, "step"),
+    "logging": (Distiller, "_log"),
+    "saving": (loop, "save_training_state"),
+    "losses": (Distiller, "losses"),
+}
+
+
+def finished(made: Distiller) -> dict[str, torch.Tensor]:
+    with saved_as_it_stops(made, CPU, lambda text: None), between_steps() as signals:
+        made.run(between=signals.obey)
+    return load_file(made.folder / STATE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, torch.Tensor]:
+    return finished(distiller(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("call", [2, 3])
+@pytest.mark.parametrize("where", WHERE)
+def test_stopped_anywhere_a_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, whole, where, call):
+    owner, name = WHERE[where]
+    genuine, calls = getattr(owner, name), []
+
+    def hit(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return genuine(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, hit)
+        finished(distiller(tmp_path))
+    made = distiller(tmp_path)
+    made.resume(tmp_path / STATE)
+    resumed = finished(made)
+    assert resumed.keys() == whole.keys()
+    assert not [name for name in whole if not torch.equal(whole[name], resumed[name])]
+
+
+def test_a_second_signal_is_obeyed_at_once_and_costs_the_steps_since_the_last_save(tmp_path, monkeypatch):
+    genuine = WeightAverage.update
+
+    def twice(self, step):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        genuine(self, step)
+
+    monkeypatch.setattr(WeightAverage, "update", twice)
+    made = distiller(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        finished(made)
+    monkeypatch.undo()
+    again = distiller(tmp_path)
+    again.resume(tmp_path / STATE)
+    assert again.step == 4 and not made.whole  # saved at step 4; what it was in is of no step
+
+
+@pytest.mark.parametrize("error, saved", [(InputError("gone"), 3), (DivergedError("nan"), 0), (RuntimeError("bug"), 0)])
+def test_an_expected_error_saves_the_last_step_and_others_do_not(tmp_path, monkeypatch, error, saved):
+    genuine = Distiller.losses
+
+    def fails(self, batch):
+        if self.step == 3:
+            raise error
+        return genuine(self, batch)
+
+    monkeypatch.setattr(Distiller, "losses", fails)
+    with pytest.raises(type(error)):
+        finished(distiller(tmp_path))
+    again = distiller(tmp_path)
+    again.resume(tmp_path / STATE)
+    assert again.step == saved
+
+
+def test_out_of_memory_while_measuring_leaves_the_weights_in_place(tmp_path, monkeypatch):
+    made = distiller(tmp_path)
+    made.run()
+    before = {name: p.detach().clone() for name, p in made.trained.named_parameters()}
+    monkeypatch.setattr(Distiller, "_distance", lambda self, network, batch: [][0])
+    with pytest.raises(IndexError):
+        made.validate()
+    assert all(torch.equal(p, before[name]) for name, p in made.trained.named_parameters())
+
+
+# -- another run -------------------------------------------------------------------------------------------------------
+
+
+def test_resume_with_other_data_or_another_teacher_is_refused_by_name(photographs, checkpoint, tmp_path, capsys):
+    code, output = command(photographs, checkpoint)
+    assert code == 0, capsys.readouterr().err
+    output.unlink()
+    other = tmp_path / "other.safetensors"
+    model = mini(seed=2)
+    save_weights(other, model.state_dict(), model, torch.float8_e4m3fn)
+
+    assert command(photographs, other, "--resume")[0] == 2
+    assert "teacher = " in capsys.readouterr().err
+    photograph(photographs(5) / "z.png", 98, 70, seed=77)
+    assert command(photographs, checkpoint, "--resume", "--lr", "0.01")[0] == 2
+    said = capsys.readouterr().err
+    assert "data = " in said and "lr = 0.001, not 0.01" in said and "--resume-anyway" in said
+    assert not output.exists()
+    code, _ = command(photographs, checkpoint, "--resume-anyway")
+    assert code == 0 and "--resume-anyway: " in capsys.readouterr().err and output.exists()
+
+
+@pytest.mark.parametrize("kind", ["train", "stranger", "log"])
+def test_a_folder_that_is_not_of_this_command_is_left_alone(photographs, checkpoint, tmp_path, kind, capsys):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    if kind == "train":
+        metadata = {"format": "lite3r-state-1", "run": "train", "settings": "{}", "step": "5", "elapsed": "1.0"}
+        save_file({"a": torch.zeros(1)}, folder / STATE, metadata)
+    if kind == "stranger":
+        (folder / STATE).write_bytes(b"a state of the union")
+    (folder / "log.jsonl").write_bytes(b"years of work")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for more in ([], ["--overwrite"], ["--resume"]):
+        code, output = command(photographs, checkpoint, *more)
+        said = capsys.readouterr().err
+        assert code in (2, 4, 7) and not output.exists(), said
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert kind_of_run(folder / STATE) == ("train" if kind == "train" else None)
+
+
+def test_two_runs_in_one_folder(tmp_path, photographs, checkpoint, capsys):
+    with run_folder(tmp_path / "student"):
+        assert command(photographs, checkpoint)[0] == 7
+        assert "another run is writing here" in capsys.readouterr().err
+    assert not (tmp_path / "student").exists()
+    with pytest.raises(OutputError), run_folder(tmp_path / "tiny.safetensors"):
+        pass
+
+
+def test_what_a_run_wrote_meanwhile_is_not_replaced(photographs, checkpoint, tmp_path, monkeypatch, capsys):
+    genuine = Distiller.finish
+
+    def meanwhile(self):
+        genuine(self)
+        (tmp_path / "student.safetensors").write_bytes(b"of another run")
+
+    monkeypatch.setattr(Distiller, "finish", meanwhile)
+    code, output = command(photographs, checkpoint)
+    assert code == 7 and output.read_bytes() == b"of another run", capsys.readouterr().err
+
+
+SPOILT = {
+    "no tensors": lambda tensors, metadata: ({"a": torch.zeros(1)}, metadata),
+    "half an average": lambda tensors, metadata: (
+        {k: v[:1] if k.startswith("average.") and v.ndim else v for k, v in tensors.items()}, metadata
+    ),
+    "odd optimiser": lambda tensors, metadata: (tensors | {"optimiser.0.x.exp_avg": torch.zeros(2)}, metadata),
+    "optimiser of another": lambda tensors, metadata: (tensors | {"optimiser.0.0.exp_avg": torch.zeros(7)}, metadata),
+    "settings": lambda tensors, metadata: (tensors, metadata | {"settings": "[1]"}),
+    "step": lambda tensors, metadata: (tensors, metadata | {"step": "-1"}),
+    "time": lambda tensors, metadata: (tensors, metadata | {"elapsed": "nan"}),
+    "format": lambda tensors, metadata: (tensors, metadata | {"format": "lite3r-1"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_state_is_checked_before_it_is_used(tmp_path, how):
+    from safetensors import safe_open
+
+    made = distiller(tmp_path, steps=2, validate_every=2)
+    made.run()
+    with safe_open(tmp_path / STATE, "pt") as file:
+        tensors, metadata = SPOILT[how]({k: file.get_tensor(k) for k in file.keys()}, file.metadata())
+    save_file(tensors, tmp_path / STATE, metadata)
+    again = distiller(tmp_path, steps=2, validate_every=2)
+    with pytest.raises(WeightsError, match="state.safetensors"):
+        again.resume(tmp_path / STATE)
+
+
+def test_differences_are_named_and_long_values_are_short(tmp_path):
+    made = distiller(tmp_path, steps=1)
+    made.run()
+    other = Dependencies("distill", {"recipe": {"lr": 1}, "inputs": {"teacher": "f" * 64}})
+    with pytest.raises(UsageError, match="teacher = None, not f{12}….*and .* more"):
+        other.check(tmp_path / STATE, print)
+    with pytest.raises(UsageError, match="of lite3r distill, not of train"):
+        Dependencies("train", {}).check(tmp_path / STATE, print)
+
+
+# -- the environment ---------------------------------------------------------------------------------------------------
+
+PLACES = [
+    {"RANK": "1"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "x"}, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+    {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+    {"RANK": "a", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("left_over", PLACES, ids=lambda each: " ".join(f"{k}={v}" for k, v in each.items()))
+def test_an_environment_that_only_looks_like_torchruns(photographs, checkpoint, monkeypatch, capsys, left_over):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    code, output = command(photographs, checkpoint)
+    assert code == 2 and "torchrun" in capsys.readouterr().err and not output.exists()
+
+
+@pytest.mark.parametrize(
+    "words, code", [("--device gpu", 2), ("--device cuda", 5), ("--dtype float99", 2), ("--seed -1", 2)]
+)
+def test_devices_and_precisions_are_checked_as_everywhere(photographs, checkpoint, capsys, words, code):
+    if torch.cuda.is_available() and code == 5:
+        pytest.skip("there is a CUDA device")
+    assert command(photographs, checkpoint, *words.split())[0] == code
+    assert words.split()[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--device gpu", "--seed -1", "--max-steps 0", "--budget-minutes inf"])
+def test_the_same_for_train(tmp_path, capsys, words):
+    assert main(["train", "-o", str(tmp_path / "t"), *words.split()]) == 2
+    assert words.split()[0] in capsys.readouterr().err and not os.listdir(tmp_path)
+
+
+def test_train_leaves_files_of_its_names_alone(tmp_path, capsys):
+    (tmp_path / "mini.safetensors").write_bytes(b"mine")
+    for more in ([], ["--resume"]):
+        assert main(["train", "-o", str(tmp_path), "--max-steps", "1", *more]) in (2, 7)
+    assert os.listdir(tmp_path) == ["mini.safetensors"] and json.loads("1")
