@@ -90,11 +90,15 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, tum, glb or html (a page to look at); may be given several times.",
+            "Write also colmap, nerfstudio, 3dgs, tum, glb or html (a page to look at); may be given several times.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),
     ] = ()  # keys of io.formats.EXTRA_FORMATS
+    keep_unverified: Annotated[
+        bool,
+        Option(OUTPUT, "With --refine: keep the pictures whose cameras it could not verify in what is trained on."),
+    ] = False
     preview: Annotated[bool, Option(OUTPUT, "Draw the cloud and the cameras to preview.png.")] = False
     save_npy: Annotated[bool, Option(OUTPUT, "Write depth as unrounded float32 .npy too.")] = False
     previews: Annotated[

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .colmap import write_colmap
+from .gaussians import write_gaussians
 from .glb import write_glb
 from .html_page import write_html
 from .nerfstudio import write_nerfstudio
@@ -22,12 +23,14 @@ class Format:
 
     write: Callable[[SceneExport], list[Path]]
     levelled: bool = False  # whether viewers show it: where up is known it stands upright, on the ground at the origin
-    trains: bool = False  # whether programs train on it: it comes with pictures, masks, and points with tracks
+    tracks: bool = False  # whether training starts from it: points with tracks, and only views that can be trusted
+    pictures: bool = False  # whether pictures and masks have to lie beside it
 
 
 EXTRA_FORMATS: dict[str, Format] = {
-    "colmap": Format(write_colmap, trains=True),
-    "nerfstudio": Format(write_nerfstudio, trains=True),
+    "colmap": Format(write_colmap, tracks=True, pictures=True),
+    "nerfstudio": Format(write_nerfstudio, tracks=True, pictures=True),
+    "3dgs": Format(write_gaussians, tracks=True),
     "tum": Format(write_tum),
     "glb": Format(write_glb, levelled=True),
     "html": Format(write_html),

@@ -23,6 +23,7 @@ from ..scene.view import View
 from .fuse_views import fuse_views
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
+from .scene_formats import format_warnings
 from .standing import stand_up
 from .view_files import ViewFiles
 
@@ -313,7 +314,7 @@ def _fuse_part(
     if view_files is not None:
         view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
     cloud, statistics = fuse_views(config, images, predictions, predictor.runtime.torch_device, progress, tell, check)
-    for text in images.mask_warnings(predictions.indices):
+    for text in (*images.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
         tell(text)
     return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
 

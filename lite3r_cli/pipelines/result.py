@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +13,19 @@ from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
 from ..io.atomic import OutputSet, Place
 from ..io.cameras import write_cameras_json
-from ..io.exported_pictures import export_pictures
-from ..io.formats import EXTRA_FORMATS, require_known
+from ..io.formats import require_known
 from ..io.images import ImageSet
-from ..io.output_layout import files_of_run, layout_of
+from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
-from ..io.scene_export import SceneExport
-from ..scene.frame import WorldFrame, move_cloud, move_views
-from ..scene.tracks import joined, tracks_from_depth
+from ..scene.frame import WorldFrame
 from ..scene.view import PointCloud, View
 from ..world.level import Level
+from .scene_formats import write_formats
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
     from .predict import Predictions
-
-
-START_POINTS = 150_000  # of the cloud, in exports that a splat is trained from: more gain nothing
 
 
 @dataclass(frozen=True)
@@ -151,43 +146,11 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     write_ply(out.cloud, scene.cloud, scene.frame.comments())
     scales = files.scales()
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
-    formats = [EXTRA_FORMATS[name] for name in dict.fromkeys(config.formats)]
     upright = scene.level is not None and scene.level.up.found
-    if formats:
-        depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
-        export = _export(out.directory, scene, depths, trains=any(each.trains for each in formats))
-        for each in formats:
-            each.write(_levelled(export, scene.level) if each.levelled and upright else export)
+    depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
+    write_formats(out.directory, scene, depths)
     if config.preview:
         render_preview(out.path("preview.png"), scene.cloud, views, up=scene.level.up.direction if upright else None)
-
-
-def _levelled(export: SceneExport, level: Level) -> SceneExport:
-    """The same as viewers shall see it, gravity along +y."""
-    return replace(export, views=move_views(export.views, level.look), cloud=move_cloud(export.cloud, level.look))
-
-
-def _export(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]], trains: bool) -> SceneExport:
-    """What the formats are given; pictures and tracks only where a format asked for is trained on."""
-    views, sparse = scene.views, scene.predictions.sparse
-    numbers = {view.name: index for view, index in zip(views, scene.predictions.indices)}
-    plain_export = SceneExport(
-        directory,
-        views,
-        scene.cloud,
-        sparse,
-        depths=depths,
-        frame=scene.frame,
-        up=scene.level.up.direction if scene.level is not None and scene.level.up.found else None,
-        title=layout_of(scene.config.output).title,
-        read_picture=lambda name: scene.images.read(numbers[name]),
-    )
-    if not trains:
-        return plain_export
-    exported = export_pictures(directory, scene.images, scene.predictions.indices)
-    dense = tracks_from_depth(views, scene.cloud, START_POINTS)
-    sparse = dense if sparse is None else joined(sparse, dense)
-    return replace(plain_export, sparse=sparse or None, pictures=exported.pictures, masks=exported.masks)
 
 
 def plain(value: Any) -> Any:

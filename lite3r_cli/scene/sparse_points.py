@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ class SparseModel:
     image: np.ndarray  # (O,) int64, index of the view, ascending
     point: np.ndarray  # (O,) int64, index of the point
     pixel: np.ndarray  # (O, 2) float64 in the original image, pixel centres at +0.5
+    confidence: np.ndarray | None = None  # (N,) float32, larger is better, where the points come from a cloud
 
     def __len__(self) -> int:
         return len(self.points)
@@ -27,6 +29,20 @@ class SparseModel:
         """The points (M,) that view i sees, and where (M, 2)."""
         mine = self.image == i
         return self.point[mine], self.pixel[mine]
+
+    def only(self, kept: Sequence[int]) -> SparseModel:
+        """What the views `kept` saw, these numbered anew, without the points that none of them saw."""
+        number = np.full(max(int(self.image.max(initial=-1)), *kept, 0) + 1, -1)
+        number[list(kept)] = np.arange(len(kept))
+        mine = number[self.image] >= 0
+        image, point, pixel = number[self.image[mine]], self.point[mine], self.pixel[mine]
+        order = np.argsort(image, kind="stable")
+        seen = np.unique(point)
+        place = np.zeros(len(self), np.int64)
+        place[seen] = np.arange(len(seen))
+        confidence = None if self.confidence is None else self.confidence[seen]
+        parts = self.points[seen], self.colors[seen], self.errors[seen]
+        return SparseModel(*parts, image[order], place[point[order]], pixel[order], confidence)
 
     def moved(self, similarity: Similarity) -> SparseModel:
         """The same in another world frame."""

@@ -39,11 +39,12 @@ def tracks_from_depth(views: Sequence[View], cloud: PointCloud, most: int) -> Sp
     pixel = np.array([seen[i][0][chosen[p]] for i, p in zip(image, point)]) if len(image) else np.zeros((0, 2))
     ratio = np.array([r[chosen] for _, r, _ in seen]).reshape(len(views), -1)[image, point]
     errors = _errors(views, points[chosen], image, point, ratio)
-    return SparseModel(points[chosen], cloud.colors[kept][chosen], errors, image, point, pixel)
+    confidence = cloud.confidence[kept][chosen]
+    return SparseModel(points[chosen], cloud.colors[kept][chosen], errors, image, point, pixel, confidence)
 
 
 def joined(first: SparseModel, second: SparseModel) -> SparseModel:
-    """The points of two models of the same views, those of `first` first."""
+    """The points of two models of the same views, those of `first` first; without a confidence they are the surest."""
     image = np.concatenate([first.image, second.image])
     order = np.argsort(image, kind="stable")
     return SparseModel(
@@ -53,7 +54,15 @@ def joined(first: SparseModel, second: SparseModel) -> SparseModel:
         image[order],
         np.concatenate([first.point, second.point + len(first)])[order],
         np.concatenate([first.pixel, second.pixel])[order],
+        np.concatenate([_confidence(first, second), _confidence(second, first)]),
     )
+
+
+def _confidence(model: SparseModel, other: SparseModel) -> np.ndarray:
+    if model.confidence is not None:
+        return model.confidence
+    most = 1.0 if other.confidence is None else other.confidence.max(initial=1.0)
+    return np.full(len(model), most, np.float32)
 
 
 def _seen_by(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,106 @@
+"""What the formats of `--format` are given of a scene, and what the user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import ReconstructConfig
+from ..io.exported_pictures import export_pictures
+from ..io.formats import EXTRA_FORMATS
+from ..io.output_layout import layout_of
+from ..io.scene_export import SceneExport
+from ..refine.verdicts import KEPT
+from ..scene.frame import move_cloud, move_views
+from ..scene.tracks import joined, tracks_from_depth
+from ..world.level import Level
+
+if TYPE_CHECKING:
+    from .predict import Predictions
+    from .result import Scene
+
+START_POINTS = 150_000  # of the cloud, in exports that a splat is trained from: more gain nothing
+FEWEST = 2  # verified pictures of which a model is worth while
+
+
+def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> None:
+    """Write the formats that were asked for into `directory`; `depths`: view → depth file and its scale.
+
+    Raises OutputError.
+    """
+    formats = [EXTRA_FORMATS[name] for name in dict.fromkeys(scene.config.formats)]
+    if not formats:
+        return
+    whole = _whole(directory, scene, depths)
+    trained = whole
+    if any(each.tracks for each in formats):
+        trained = _trained(whole, scene, pictures=any(each.pictures for each in formats))
+    for each in formats:
+        export = trained if each.tracks else whole
+        if each.levelled and scene.level is not None and scene.level.up.found:
+            export = _levelled(export, scene.level)
+        each.write(export)
+
+
+def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
+    """What to say before a scene is handed on for training."""
+    training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
+    if not training or found.priors.known_poses:
+        return []
+    names = ", ".join(f"--format {name}" for name in training)
+    if found.verdicts is None:
+        return [f"{names}: the cameras are the network's alone, too coarse for sharp splats; --refine makes them exact"]
+    trusted = trusted_views(found, config.keep_unverified)
+    lost = [view.name for i, view in enumerate(found.views) if i not in set(trusted)]
+    if not lost:
+        return []
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return [
+        f"{names}: {len(lost)} of {len(found.views)} pictures are left out, --refine could not verify their cameras "
+        f"({', '.join(lost[:3])}{more}); --keep-unverified keeps them"
+    ]
+
+
+def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
+    """The views that go into a model: those whose cameras are verified; all where none was or could be."""
+    everything = list(range(len(found.views)))
+    if keep_all or found.verdicts is None:
+        return everything
+    verified = [i for i, verdict in enumerate(found.verdicts) if verdict.get("cameras") != KEPT]
+    return verified if len(verified) >= FEWEST else everything
+
+
+def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> SceneExport:
+    numbers = {view.name: index for view, index in zip(scene.views, scene.predictions.indices)}
+    return SceneExport(
+        directory,
+        scene.views,
+        scene.cloud,
+        scene.predictions.sparse,
+        depths=depths,
+        frame=scene.frame,
+        up=scene.level.up.direction if scene.level is not None and scene.level.up.found else None,
+        title=layout_of(scene.config.output).title,
+        read_picture=lambda name: scene.images.read(numbers[name]),
+    )
+
+
+def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
+    """With pictures and points that have tracks: the adjusted ones first, then well spread ones of the cloud."""
+    found = scene.predictions
+    trusted = trusted_views(found, scene.config.keep_unverified)
+    views, sparse = [found.views[i] for i in trusted], found.sparse
+    dense = tracks_from_depth(views, scene.cloud, START_POINTS)
+    start = dense if sparse is None else joined(sparse.only(trusted), dense)
+    export = replace(whole, views=views, sparse=start or None)
+    if not pictures:
+        return export
+    exported = export_pictures(whole.directory, scene.images, [found.indices[i] for i in trusted])
+    return replace(export, pictures=exported.pictures, masks=exported.masks)
+
+
+def _levelled(export: SceneExport, level: Level) -> SceneExport:
+    """The same as viewers shall see it, gravity along +y."""
+    return replace(export, views=move_views(export.views, level.look), cloud=move_cloud(export.cloud, level.look))
