@@ -35,7 +35,7 @@ from torch import nn
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.views import Shot, read_views
 from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
-from lite3r_cli.distillation.loop import Distiller, Network
+from lite3r_cli.distillation.loop import Distiller, StudentPlan
 from lite3r_cli.distillation.students import Arithmetic
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
@@ -251,11 +251,11 @@ class Bench:
             fp8_from=0.5 if setting.fp8 else 1.0, match_teacher=setting.match_teacher,
             validate_every=max(1, steps // 4), log_every=max(1, steps // 4),
         )  # fmt: skip
-        wanted, worker = Network(network, config, self.high_precision), Worker(0, 1, self.device)
+        wanted, worker = StudentPlan(network, config, self.high_precision), Worker(0, 1, self.device)
         made = Distiller(wanted, recipe, worker, self.data(), None, lambda record: None)
         made.validate()
         if setting.start == "calibrated":
-            made.calibrate()
+            made.fit_linear_branches()
         made.run()
         made.use_best()
         return made.student

@@ -131,7 +131,7 @@ def load_model(
     """
     from .networks import registry
 
-    return registry.load(str(name), device=device, dtype=dtype)  # type: ignore[return-value]
+    return registry.load(str(name), device=device, dtype=dtype)
 
 
 def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> SparseConfig:

@@ -82,7 +82,9 @@ class _Complaint(Exception):
 
     exit_code: int
 
-    def format_message(self) -> str: ...
+    def format_message(self) -> str:
+        """What is wrong."""
+        raise NotImplementedError
 
 
 def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:

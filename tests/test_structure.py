@@ -36,7 +36,6 @@ UPWARDS = {
 PARALLEL = {"networks", "commands"}
 # Names that still occur twice. The list only shrinks.
 REPEATED = {
-    "calibrate.py",
     "cameras.py",
     "config.py",
     "data.py",

@@ -6,7 +6,6 @@ Bytes counted: every weight once, the images, the answers. Attention counts as c
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lite3r_cli.bench.measure import once
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.layers.vit import Block
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import global_layers_of, require_family
 from lite3r_cli.quant.fp8 import quantize_rows
 from lite3r_cli.quant.linear import quantize_tokens
@@ -74,7 +74,7 @@ def _fp8_product_ms(a: torch.Tensor, b: torch.Tensor, device: torch.device) -> f
     return min(once(device, product) for _ in range(TRIALS))
 
 
-def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
+def work_of(model: Network, views: int, height: int, width: int) -> Work:
     """Counted on a copy of `model` without values: a forward pass of two views for cameras and depth, of which all but
     attention across views grows with their number.
     """
@@ -85,7 +85,7 @@ def work_of(model: nn.Module, views: int, height: int, width: int) -> Work:
     images = torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         family.answer(twin, images, torch.arange(COUNTED_VIEWS, device="meta"))
-    grid = math.prod(side // model.patch_size for side in (height, width))
+    grid = (height // model.patch_size) * (width // model.patch_size)
     tokens = grid + family.special_tokens  # of a view
 
     def across(count: int) -> float:

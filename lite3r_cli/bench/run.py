@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from lite3r_cli.networks.base import Network
 
 from ..config.benchmark import BenchConfig
 from ..console import Progress
@@ -71,11 +73,11 @@ def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
     seed_everything(config.seed)
     device = runtime.torch_device
     request = Request(config.model, device, runtime.torch_dtype, config.seed, config.lite)
-    variants, sizes, origin = [], None, ""
+    built = []
     for name in config.compare:
         with progress.stage(f"Load {name}"):
-            variant, sizes, origin = build(name, request)
-            variants.append(variant)
+            built.append(build(name, request))
+    variants, (_, sizes, origin) = [variant for variant, _, _ in built], built[-1]
     progress.note(f"weights: {origin}")
     with progress.stage("Check operators"):
         checks = gate.operator_checks(variants, device, runtime.torch_dtype)
@@ -101,14 +103,14 @@ def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
 
 
 def _measure(
-    config: BenchConfig, device: torch.device, variants: list[Variant], sizes: nn.Module, rates: Rates, views: int,
+    config: BenchConfig, device: torch.device, variants: list[Variant], sizes: Network, rates: Rates, views: int,
     stand_in: bool, step: Callable[[], None],
 ) -> tuple[list[Row], list[str]]:  # fmt: skip
     try:
         images = _images(config, sizes, views, device)
         height, width = images[0].shape[-2:]
         peaks, differences, wrong = _first_answers(variants, images, device)
-        runs = {v.name: partial(_turn, v, images) for v in variants}
+        runs: dict[str, Callable[[int], object]] = {v.name: partial(_turn, v, images) for v in variants}
         times = alternate(device, runs, config.repeats, step)
         stages = {v.name: _stages(v, images[0], device) for v in variants}
     except (MemoryError, RuntimeError) as error:
@@ -165,16 +167,15 @@ def _stages(variant: Variant, images: Tensor, device: torch.device) -> dict[str,
     return with_rest(timer.totals(), whole)
 
 
-def _images(config: BenchConfig, sizes, views: int, device: torch.device) -> list[Tensor]:
+def _images(config: BenchConfig, sizes: Network, views: int, device: torch.device) -> list[Tensor]:
     patch = sizes.patch_size
     preparation = preparation_of(sizes)
     side = config.size or (preparation.resolution, None)
     if config.images is not None:
         return _pictures(config.images, preparation, side, patch, views, device)
     tall, wide = side
-    if wide is None:
-        tall, wide = tall * ASPECT[0] / ASPECT[1], tall
-    height, width = (max(1, round(length / patch)) * patch for length in (tall, wide))
+    lengths = (tall * ASPECT[0] / ASPECT[1], tall) if wide is None else (tall, wide)
+    height, width = (max(1, round(length / patch)) * patch for length in lengths)
     return image_sets(INPUT_SETS, views, height, width, device, config.seed)
 
 

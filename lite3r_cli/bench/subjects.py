@@ -7,12 +7,13 @@ from torch import nn
 
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks import registry, standin
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import family_named
 
 CHECKPOINT = "checkpoint"
 
 
-def network(name: str, device: torch.device, seed: int) -> tuple[nn.Module, str]:
+def network(name: str, device: torch.device, seed: int) -> tuple[Network, str]:
     """A network in float32 in evaluation mode, and where its values are from. Raises WeightsError."""
     family = family_named(name)
     here = name in registry.MODELS and registry.find_checkpoint(name) is not None

@@ -26,7 +26,8 @@ from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import Block
-from lite3r_cli.networks.arithmetic import set_arithmetic, set_compute_dtype, set_precision
+from lite3r_cli.networks.arithmetic import set_arithmetic, set_precision
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.family import require_family, trunk_of
@@ -69,11 +70,11 @@ class Request:
     def machine(self) -> Machine:
         return Machine.of(self.device, self.dtype)
 
-    def facts(self, model: nn.Module) -> NetworkFacts:
+    def facts(self, model: Network) -> NetworkFacts:
         return NetworkFacts.of_model(model) if self.stored is None else self.stored
 
 
-def build(name: str, request: Request) -> tuple[Variant, nn.Module, str]:
+def build(name: str, request: Request) -> tuple[Variant, Network, str]:
     """A variant, the network that it was made of (on the meta device, for its sizes), and where the values are from."""
     before = allocated(request.device)
     model, origin = network(request.model, request.device, request.seed)
@@ -94,22 +95,22 @@ def _bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in parameters)
 
 
-def _eager(model: nn.Module, request: Request) -> Variant:
+def _eager(model: Network, request: Request) -> Variant:
     set_attention(model, resolve(EXACT, request.facts(model), request.machine))
-    set_compute_dtype(model, request.dtype)
+    model.compute_dtype = request.dtype
     words = f"dense attention, float32 weights, {_word(request.dtype)} by autocast, torch's fused attention"
     return _ordinary("dense-eager", words, model, request, fused_only)
 
 
-def _dense(model: nn.Module, request: Request) -> Variant:
+def _dense(model: Network, request: Request) -> Variant:
     return _planned("dense", model, request, replace(EXACT, engine=_engine(model, request)))
 
 
-def _lite(model: nn.Module, request: Request) -> Variant:
+def _lite(model: Network, request: Request) -> Variant:
     return _planned("lite", model, request, Asked.of_lite(request.lite, prefer_lite=True))
 
 
-def _engine(model: nn.Module, request: Request) -> str:
+def _engine(model: Network, request: Request) -> str:
     """Of dense attention: the fast one wherever there is one."""
     try:
         return resolve(replace(EXACT, engine=FAST), request.facts(model), request.machine).engine.chosen
@@ -117,7 +118,7 @@ def _engine(model: nn.Module, request: Request) -> str:
         return "auto"
 
 
-def _planned(name: str, model: nn.Module, request: Request, asked: Asked) -> Variant:
+def _planned(name: str, model: Network, request: Request, asked: Asked) -> Variant:
     plan = resolve(asked, request.facts(model), request.machine)
     set_attention(model, plan)
     attention = "dense attention" if plan.sparse is None else f"sparse attention ({_form(plan.sparse)})"
@@ -150,25 +151,25 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _fast(name: str, words: str, model: nn.Module, settings: Settings, request: Request) -> Variant:
+def _fast(name: str, words: str, model: Network, settings: Settings, request: Request) -> Variant:
     runner = fast_runner(model, settings, request.device)
 
     def run(images: Tensor) -> Answer:
-        out = runner(images)
+        out = runner(list(images))
         return out.depth[0], out.confidence[0], out.cam_from_world
 
     blocks = trunk_of(model) or nn.ModuleList(part for part in model.modules() if isinstance(part, Block))
     trunk = sum(p.numel() for p in blocks.parameters())
     heads = sum(p.numel() for p in model.parameters()) - trunk
     size = trunk * (1 if settings.fp8 else 2) + 2 * heads
-    staged = lambda images, timer: runner.eager(images, timer.span)  # noqa: E731
+    staged = lambda images, timer: runner.eager(list(images), timer.span)  # noqa: E731
     return Variant(name, words, run, staged, runner.skipped, size, settings.fp8, True, runner.forget)
 
 
 def _ordinary(
     name: str,
     words: str,
-    model: nn.Module,
+    model: Network,
     request: Request,
     around: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Variant:

@@ -83,9 +83,9 @@ def download(
         )
     try:
         info = hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
-        sizes = {item.rfilename: item.size or 0 for item in info.siblings}
+        sizes = {item.rfilename: item.size or 0 for item in info.siblings or ()}
         name = file or choose_file(sizes)
-        if name not in sizes:
+        if name is None or name not in sizes:
             shown = ", ".join(sorted(sizes)[:5])
             raise WeightsError(f"{repository}: holds no checkpoint to choose ({shown}); download it and give its path")
 

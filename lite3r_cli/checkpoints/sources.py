@@ -126,7 +126,7 @@ def _open_safetensors(path: Path) -> Source:
         def read() -> Tensor:
             data = torch.empty(end - start, dtype=torch.uint8)
             file.seek(8 + size + start)
-            view, done = memoryview(data.numpy()), 0
+            view, done = memoryview(data.numpy().data), 0
             while done < len(view):
                 count = file.readinto(view[done:])
                 if not count:
@@ -139,7 +139,8 @@ def _open_safetensors(path: Path) -> Source:
     entries = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-        entries[name] = Entry(dtype, shape, reader(*entry["data_offsets"], dtype, shape))
+        start, end = entry["data_offsets"]
+        entries[name] = Entry(dtype, shape, reader(start, end, dtype, shape))
     return Source(path, entries, metadata, file.close)
 
 

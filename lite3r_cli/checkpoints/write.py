@@ -86,7 +86,7 @@ class SafetensorsWriter:
         assert self._file is not None
         self._file.seek(len(self._header) + self._offsets[name])
         if slot.nbytes:
-            _write_all(self._file, memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+            _write_all(self._file, tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import console
 from .options import command
 
@@ -11,7 +13,7 @@ def models() -> None:
     """List the models: parameters, licence, where the weights come from, and whether they are here."""
     from ..networks.registry import MODELS, find_checkpoint
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for info in MODELS.values():
         path = find_checkpoint(info.name)
         rows.append(

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
-from types import MappingProxyType
+from types import GenericAlias, MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -84,7 +84,8 @@ class _Leaf:
         if self.option.off is not None:
             return bool, False
         if get_origin(self.type) is tuple and get_args(self.type)[1:] == (...,):
-            return list[get_args(self.type)[0]], empty if self.default is MISSING else list(self.default)
+            item = get_args(self.type)[0]
+            return GenericAlias(list, (item,)), empty if self.default is MISSING else list(self.default)
         return self.type, empty if self.default is MISSING else self.default
 
     def value(self, given: Any) -> Any:
@@ -138,7 +139,7 @@ def command(
     return decorate
 
 
-def _leaves(config: type, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
+def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
     """The options of a configuration: its own fields, then those of the configurations within."""
     hints = get_type_hints(config, include_extras=True)
     nested = []
@@ -163,8 +164,7 @@ def _build(config: type, leaves: list[_Leaf], given: Mapping[str, Any]) -> Any:
         if len(leaf.path) == 1:
             values[leaf.path[0]] = leaf.value(given[leaf.parameter])
         else:
-            below = _Leaf(leaf.path[1:], leaf.type, leaf.option, leaf.default)
-            inner.setdefault(leaf.path[0], []).append(below)
+            inner.setdefault(leaf.path[0], []).append(_Leaf(leaf.path[1:], leaf.type, leaf.option, leaf.default))
     hints = get_type_hints(config)
     for name, below in inner.items():
         values[name] = _build(hints[name], below, given)

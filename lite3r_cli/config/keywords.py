@@ -27,9 +27,9 @@ def from_keywords(config: type[T], options: Mapping[str, Any], **given: Any) -> 
 def _names(config: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Name of a field, and the fields that lead to it."""
     hints = get_type_hints(config)
-    for field in fields(config):  # type: ignore[arg-type]
+    for field in fields(config):
         if is_dataclass(hints[field.name]):
-            yield from _names(hints[field.name], (*path, field.name))  # type: ignore[arg-type]
+            yield from _names(hints[field.name], (*path, field.name))
         else:
             yield field.name, (*path, field.name)
 

@@ -22,7 +22,7 @@ from lite3r_cli.data.dtu import is_dtu, load_dtu
 from lite3r_cli.data.folder import is_folder_of_scenes, is_scene, load_photographs, load_scenes
 from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.steps import load_steps
-from lite3r_cli.data.views import Known, Split, ViewSet, choose_views, read_views
+from lite3r_cli.data.views import Known, Split, Views, ViewSet, choose_views, read_views
 from lite3r_cli.errors import InputError, UsageError
 from lite3r_cli.io.resize import network_size
 from lite3r_cli.training.data import TrainingData
@@ -129,6 +129,7 @@ class ProceduralSource:
         for batch in self.data.batches(first):
             t = batch.targets
             zero = torch.zeros_like(t.reference)
+            assert batch.decoded is not None  # procedural scenes always say which views have depth
             yield DistillBatch(batch.images, batch.decoded, Targets(t.depth, t.K, t.cam_from_world, zero), sky=True)
 
 
@@ -171,16 +172,23 @@ class _Draw:
         raise InputError(f"{MOST_ATTEMPTS} draws for step {step} could not be read, the last one: {left_out[-1]}")
 
     def _drawn(self, rng: np.random.Generator) -> _Drawn:
-        scenes = [self.scenes[rng.integers(len(self.scenes))] for _ in range(self.sizes.batch)]
+        scenes = [self.scenes[int(rng.integers(len(self.scenes)))] for _ in range(self.sizes.batch)]
         count = min(self.sizes.views, *(len(scene.shots) for scene in scenes))
-        parts, size = [], None
+        parts: list[Views] = []
+        size: tuple[int, int] | None = None
         for scene in scenes:
             shots = [scene.shots[i] for i in choose_views(scene, rng, count)]
             parts.append(read_views(shots, self.sizes.resolution, self.sizes.multiple, size))
-            size = parts[0].images.shape[1:3]
-        fields = [[getattr(p, name) for p in parts] for name in ("images", "K", "cam_from_world", "depth")]
-        stacked = [None if any(v is None for v in f) else torch.from_numpy(np.stack(f)) for f in fields]
-        return _Drawn(*stacked, seed=int(rng.integers(2**31)))
+            size = parts[0].images.shape[1], parts[0].images.shape[2]
+        images = torch.from_numpy(np.stack([part.images for part in parts]))
+        K, poses, depth = (_stacked([getattr(p, name) for p in parts]) for name in ("K", "cam_from_world", "depth"))
+        return _Drawn(images, K, poses, depth, seed=int(rng.integers(2**31)))
+
+
+def _stacked(values: Sequence[np.ndarray | None]) -> Tensor | None:
+    """One array of all; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(values) else None
 
 
 class PhotographSource:
@@ -217,7 +225,8 @@ class PhotographSource:
         batch, views, height, width = drawn.images.shape[:4]
         depth = torch.zeros(batch, views, height, width) if drawn.depth is None else drawn.depth
         reference = torch.zeros(batch, dtype=torch.long)
-        return Targets(*(t.to(self.device) for t in (depth, drawn.K, drawn.cam_from_world, reference)))
+        K, poses = drawn.K.to(self.device), drawn.cam_from_world.to(self.device)
+        return Targets(depth.to(self.device), K, poses, reference.to(self.device))
 
 
 # -- what was asked for ------------------------------------------------------------------------------------------------
@@ -336,9 +345,9 @@ def with_enough_views(split: Split, views: int) -> Split:
     short = sorted({scene.name for scene in every if len(scene.shots) < needed})
     if not short:
         return split
-    parts = (tuple(s for s in part if len(s.shots) >= needed) for part in (split.train, split.held_out))
+    train, held_out = (tuple(s for s in part if len(s.shots) >= needed) for part in (split.train, split.held_out))
     note = f"{split.note}; {len(short)} left out, below {needed} views: {', '.join(short[:5])}"
-    return Split(*parts, note, split.damaged)
+    return Split(train, held_out, note, split.damaged)
 
 
 def first_batches(data: Data, count: int, seed: int) -> list[DistillBatch]:

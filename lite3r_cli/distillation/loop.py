@@ -16,14 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.config.distill_recipe import Recipe
-from lite3r_cli.distillation.calibrate import calibrate
 from lite3r_cli.distillation.capture import captured, select_layers
 from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
+from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.transaction import append_line
+from lite3r_cli.networks.base import Network
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state
 from lite3r_cli.training.worker import Worker
@@ -34,10 +35,10 @@ Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Network:
+class StudentPlan:
     """What is distilled: a loaded network, its sparse attention, and which matrices never compute in FP8."""
 
-    model: nn.Module
+    model: Network
     sparse: SparseConfig
     high_precision: Sequence[str]  # patterns
 
@@ -55,7 +56,7 @@ class Distiller:
 
     def __init__(
         self,
-        network: Network,
+        network: StudentPlan,
         recipe: Recipe,
         worker: Worker,
         data: Data,
@@ -91,11 +92,11 @@ class Distiller:
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
-    def calibrate(self) -> dict[str, float]:
+    def fit_linear_branches(self) -> dict[str, float]:
         """The closed-form start; per layer the share of the sparse branch's squared error that it removes."""
         batches = first_batches(self.data, self.recipe.calibration_batches, self.recipe.seed)
         network = Runner(self.student)
-        shares = calibrate(self.student, (network(b.images, b.decoded[:1]) for b in batches))
+        shares = fit_linear_branches(self.student, (network(b.images, b.decoded[:1]) for b in batches))
         self._restart_average()
         return shares
 

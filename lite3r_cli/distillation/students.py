@@ -86,6 +86,8 @@ class Trained(nn.Module):
     Names of parameters may not hold dots: here they have slashes.
     """
 
+    best_score: Tensor  # ()
+
     def __init__(self, student: nn.Module, names: Sequence[str]):
         super().__init__()
         self.names = list(names)
@@ -96,7 +98,7 @@ class Trained(nn.Module):
         self.register_buffer("best_score", torch.tensor(math.inf, device=parameters[names[0]].device))
 
     @property
-    def values(self) -> dict[str, Tensor]:
+    def values(self) -> dict[str, nn.Parameter]:
         """Name in the student → parameter."""
         return {name: self.get_parameter(name.replace(".", "/")) for name in self.names}
 

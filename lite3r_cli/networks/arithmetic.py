@@ -5,14 +5,14 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
 
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import exact_products, trunk_of
 from lite3r_cli.quant.swap import swap_linears
 
 
-def set_arithmetic(model: nn.Module, backend: str, dtype: torch.dtype) -> dict[str, str]:
+def set_arithmetic(model: Network, backend: str, dtype: torch.dtype) -> dict[str, str]:
     """Run the linear layers of `model`, loaded in float32, by an FP8 back end, in place; what stays runs in `dtype`.
 
     Returns the layers that stay exact → why: `exact_products`.
@@ -23,14 +23,9 @@ def set_arithmetic(model: nn.Module, backend: str, dtype: torch.dtype) -> dict[s
     return stay
 
 
-def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
+def set_precision(model: Network, dtype: torch.dtype) -> None:
     """Run the matrix products of the transformer, loaded in float32, in `dtype`, in place."""
     trunk = trunk_of(model)
     if dtype in HALF_PRECISION and trunk is not None:
         cast_products(trunk, dtype)
-    set_compute_dtype(model, dtype)
-
-
-def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Say in which precision a network's transformer computes; its weights stay as they are."""
-    model.compute_dtype = dtype  # type: ignore[assignment] # nn.Module says that its attributes are tensors or modules
+    model.compute_dtype = dtype

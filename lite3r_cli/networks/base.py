@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,32 @@ class RawOutput:
     log_focal: Tensor  # (B, S), units of half the image diagonal
     rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
     belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
+
+
+class Network(nn.Module):
+    """A multi-view network as `Family.build` makes it and `Checkpoint.load` fills it.
+
+    Beside what stands here it has a method `configure` where its family has `options`, and `predict` takes
+    `cameras: KnownCameras | None` where its family says so.
+    """
+
+    name: str  # of the model, "vggt-1b"
+    config: Any  # its family's configuration
+    patch_size: int  # image sides have to be multiples of it
+    compute_dtype: torch.dtype = torch.float32  # of the transformer's matrix products, set by those who load it
+
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1]; sizes may differ between images."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A network whose family has `options`."""
+
+    def configure(self, **settings: Any) -> None:
+        """Set them before predicting. Raises UsageError."""
+        ...
 
 
 @runtime_checkable

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from torch import nn
 
 from lite3r_cli.attention.config import METADATA_KEY, SparseConfig
 from lite3r_cli.attention.module import UNUSED, attach, layers_in
@@ -23,6 +22,7 @@ from lite3r_cli.checkpoints.weights import require_names
 from lite3r_cli.console import Tell
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.layers.unfilled import unfilled
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.loading import load_values
 from lite3r_cli.networks.recognise import CheckpointSpec, recognise
@@ -69,7 +69,7 @@ class Checkpoint:
         """Its SHA-256, which begins to be computed when it is first asked for."""
         return Fingerprint(self.path)
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """The network without its values. Raises WeightsError if the tensors do not fit it."""
         with unfilled(), _said_of(self.path):
             model = self.spec.build()
@@ -85,7 +85,7 @@ class Checkpoint:
         require_names(expected, found, self.path, self.spec.name)
         return model
 
-    def load(self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    def load(self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Network:
         """The network in evaluation mode. `dtype` is the arithmetic of its trunk (float32 or bfloat16, None: float32);
         FP8 weights are expanded to it. Raises WeightsError.
         """

@@ -41,7 +41,7 @@ class NetworkFacts:
     @classmethod
     def of_model(cls, model: nn.Module) -> NetworkFacts:
         """Of a network without a checkpoint: nothing of it is trained."""
-        modules = sparse_modules(model)
+        modules = list(sparse_modules(model).values())
         name, config = getattr(model, "name", type(model).__name__), getattr(model, "config", None)
         return cls(name, config, tuple(global_layers_of(model)), modules[0].config if modules else None)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import NETWORKS, registry
-from lite3r_cli.networks.base import RawOutput
+from lite3r_cli.networks.base import Network, RawOutput
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.published import ModelInfo
 
@@ -31,8 +31,7 @@ OPTIONS = ("poses", "reference_view", "cameras")  # fields of PredictConfig that
 class Family:
     """One kind of network.
 
-    A network is an `nn.Module` with `name`, `config`, `patch_size`, `compute_dtype` (of its trunk) and
-    `predict(images) -> Prediction`, see `networks/base.py`. Where a fact depends on the size of the network, it is a
+    A network is a `networks.base.Network`. Where a fact depends on the size of the network, it is a
     function of the configuration.
     """
 
@@ -41,7 +40,7 @@ class Family:
     models: tuple[ModelInfo, ...]  # its published checkpoints, with licence and repository
     sizes: Mapping[str, Any]  # name of a model → its configuration
     config_class: type  # a frozen dataclass of numbers and tuples, stored in a checkpoint's metadata
-    build: Callable[[Any, str], nn.Module]  # (configuration, name) → the network, its values at random
+    build: Callable[[Any, str], Network]  # (configuration, name) → the network, its values at random
     name_of: Callable[[Any], str]  # configuration → name of the model
 
     # How its checkpoints are recognised

@@ -39,7 +39,7 @@ def reason_against(model: nn.Module, settings: Settings, device: torch.device) -
     if getattr(model, "ray_poses", False):
         return "the fast path has no cameras from rays"
     if settings.sparse:
-        configs = {module.config for module in sparse_modules(model) if module.backend != "dense"}
+        configs = {module.config for module in sparse_modules(model).values() if module.backend != "dense"}
         if (reason := next(filter(None, map(sparse.reason_against, configs)), None)) is not None:
             return reason
     if settings.fp8 and device.type == "cuda":

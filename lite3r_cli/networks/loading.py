@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from lite3r_cli.checkpoints.sources import Source
 from lite3r_cli.checkpoints.weights import read_float
 from lite3r_cli.layers.buckets import HALF_PRECISION
-from lite3r_cli.networks.arithmetic import set_compute_dtype
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import trunk_of
 from lite3r_cli.networks.recognise import CheckpointSpec
 
 
 def load_values(
-    model: nn.Module, source: Source, spec: CheckpointSpec, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+    model: Network, source: Source, spec: CheckpointSpec, device: torch.device, dtype: torch.dtype
+) -> Network:
     """Give the network its values on a device: float32, but the trunk's matrix products in `dtype`
     where that is half precision.
     """
@@ -31,7 +31,7 @@ def load_values(
             wanted = dtype if name in half else torch.float32
             _assign(model, name, value.to(device=device, dtype=wanted))
         del value
-    set_compute_dtype(model, dtype)
+    model.compute_dtype = dtype
     return model.to(device).eval()
 
 

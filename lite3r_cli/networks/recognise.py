@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from lite3r_cli.errors import Lite3RError, WeightsError
+from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import Family, Shapes, families, family_named
 
 SMALL_NUMBER = 1024  # of a configuration: no layer count or width up to it costs much
@@ -28,7 +27,7 @@ class CheckpointSpec:
     sources: dict[str, str]  # name in the network → name in the file
     left_out: dict[str, list[str]]  # reason → names in the file
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         return self.family.build(self.config, self.name)
 
 

@@ -16,7 +16,8 @@ from lite3r_cli.networks.published import ModelInfo
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+
+    from lite3r_cli.networks.base import Network
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CHECKPOINT_FOLDERS = (PACKAGE / "checkpoints", PACKAGE.parent / "checkpoints")  # installed wheel, source tree
@@ -83,7 +84,7 @@ def _within(folder: Path) -> Path:
     return folder / name
 
 
-def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Network:
     """A network with its weights, in evaluation mode; see `Checkpoint.load`. Raises WeightsError, BackendError."""
     from lite3r_cli.networks.checkpoint import open_checkpoint
 

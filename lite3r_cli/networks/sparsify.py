@@ -61,17 +61,18 @@ def apply_sparse(model: nn.Module, config: SparseConfig, backend: str = "auto", 
 
 def run_with(model: nn.Module, backend: str = "auto", crossover: int = 0) -> None:
     """Choose the back end of all sparse-linear attention in `model`, see `choose_backend`."""
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         module.backend, module.crossover = backend, crossover
 
 
-def sparse_modules(model: nn.Module) -> list[SparseLinearAttention]:
-    return [module for module in model.modules() if isinstance(module, SparseLinearAttention)]
+def sparse_modules(model: nn.Module) -> dict[str, SparseLinearAttention]:
+    """Name → sparse-linear attention module, in the network's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SparseLinearAttention)}
 
 
 def attention_backends(model: nn.Module) -> list[Choice]:
     """The back ends that the sparse-linear modules took in the last forward pass, each once."""
-    return list(dict.fromkeys(m.choice for m in sparse_modules(model) if m.choice is not None))
+    return list(dict.fromkeys(m.choice for m in sparse_modules(model).values() if m.choice is not None))
 
 
 @torch.no_grad()

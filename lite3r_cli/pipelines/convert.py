@@ -72,7 +72,7 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
         refuse_existing(config.output, config.overwrite, {part.resolve() for part in files_before})
         sensitivity: dict[str, float] = {}
         if config.calibrate is not None:
-            from .calibrate import measure_sensitivity
+            from .fp8_sensitivity import measure_sensitivity
 
             candidates = [item.name for item in items if item.dtype == FP8 and not item.as_stored]
             sensitivity = measure_sensitivity(checkpoint, candidates, config.calibrate, progress)

@@ -121,11 +121,13 @@ def _new_items(spec: CheckpointSpec, model: torch.nn.Module, sparse: SparseConfi
     if sparse is None or sparse.mix != "sum":  # another mix starts at no zero: the source has it
         return []
     dtype = torch.float32 if weights == "float32" else torch.bfloat16
-    items = []
+    items, found = [], attention_modules(model)
     for layer in sparse.layers:
-        module = model.get_submodule(layer)
+        module = found[layer]
         width = module.proj.in_features // module.heads
-        wanted = {f"{layer}.{PROJECTION}": (width, width)} | ({f"{layer}.{UNUSED}": ()} if sparse.official else {})
+        wanted: dict[str, tuple[int, ...]] = {f"{layer}.{PROJECTION}": (width, width)}
+        if sparse.official:
+            wanted[f"{layer}.{UNUSED}"] = ()
         for name, shape in wanted.items():
             if name not in spec.sources:
                 items.append(Item(name, shape, None, torch.float32, dtype if shape else torch.float32, bool(shape)))

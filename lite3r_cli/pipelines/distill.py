@@ -19,7 +19,7 @@ from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
 from ..data.content import content_of
 from ..distillation.data import Data, Sizes, open_data
-from ..distillation.loop import LOG, PLOT, STATE, Distiller, Network
+from ..distillation.loop import LOG, PLOT, STATE, Distiller, StudentPlan
 from ..errors import OutputError, UsageError
 from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
@@ -92,7 +92,7 @@ def _inputs(config: DistillConfig, worker: Worker, teacher: Checkpoint, data: Da
 
 
 def _distil(
-    config: DistillConfig, worker: Worker, network: Network, teacher: Checkpoint, data: Data, progress: Progress
+    config: DistillConfig, worker: Worker, network: StudentPlan, teacher: Checkpoint, data: Data, progress: Progress
 ) -> DistillReport | None:
     def report(record: dict[str, float]) -> None:
         if "measured" in record:
@@ -116,7 +116,7 @@ def _distil(
         progress.note(f"without effect of the linear branch: distance from the teacher, held out: {before:.5f}")
     if not config.goes_on and config.recipe.start == "calibrated":
         with progress.stage("Calibrate"):
-            shares = distiller.calibrate()
+            shares = distiller.fit_linear_branches()
         progress.note("calibrated: of sparse attention's squared error the linear branch removes "
                       + ", ".join(f"{100 * share:.0f} %" for share in shares.values()))  # fmt: skip
     with saved_as_it_stops(
@@ -192,14 +192,14 @@ def _settled(config: DistillConfig, teacher: Checkpoint, worker: Worker, progres
     return replace(config, recipe=recipe, dtype=chosen.dtype.chosen, workers=workers)
 
 
-def _load(config: DistillConfig, teacher: Checkpoint, device: torch.device, progress: Progress) -> Network:
+def _load(config: DistillConfig, teacher: Checkpoint, device: torch.device, progress: Progress) -> StudentPlan:
     for text in teacher.origin.notes:
         progress.note(text)
     with progress.stage("Load model"):
         model = teacher.load(device)
     model.compute_dtype = getattr(torch, config.dtype)
     sparse = make_sparse(model, config.sparse, teacher.sparse, teacher.spec)
-    return Network(model, sparse, exact_products(model))
+    return StudentPlan(model, sparse, exact_products(model))
 
 
 def make_sparse(

@@ -215,7 +215,7 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
     ratio = asked.keep_ratio
     if ratio is None and holds == "dense":
         ratio = LiteConfig.default_keep_ratio
-    views = {} if asked.keep_views is None else {"keep_views": asked.keep_views}
+    views: dict[str, Any] = {} if asked.keep_views is None else {"keep_views": asked.keep_views}
     sparse = settle(network.across, network.sparse, ratio, **views)
     if sparse.keep_views is not None:
         reason = f"{reason}; a query sees the keys of {sparse.keep_views} views at most"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
 from ..scene import geometry, metrics
-from ..scene.view import View
+from ..scene.view import View, known_depth
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -81,8 +82,10 @@ def evaluate(
     """
     progress = progress or Progress()
     scenes = [open_scene(folder, warn) for folder in config.scenes]
-    network = None if predict else _network(config.predict, progress)
-    run = predict or (lambda images, indices: network.predict(images, indices=indices, strict=True).views)
+    network: Predictor | None = None
+    if predict is None:
+        network = _network(config.predict, progress)
+        predict = partial(_predict, network)
     scores: dict[str, Scores] = {}
     for name, scene in zip(scene_names(config.scenes), scenes, strict=True):
         truth = read_cameras_json(scene.folder)
@@ -90,10 +93,14 @@ def evaluate(
         tally = Tally(truth)
         with progress.stage(name, total=len(parts)) as step:
             for part in parts:
-                tally.add([truth[i] for i in part], run(scene.images, [scene.indices[i] for i in part]))
+                tally.add([truth[i] for i in part], predict(scene.images, [scene.indices[i] for i in part]))
                 step()
         scores[name] = tally.scores()
     return Evaluation(scores, mean_scores(list(scores.values())), network.choices() if network else {})
+
+
+def _predict(network: Predictor, images: ImageSet, indices: Sequence[int]) -> Sequence[View]:
+    return network.predict(images, indices=indices, strict=True).views
 
 
 def windows(count: int, size: int) -> list[range]:
@@ -211,9 +218,11 @@ class Tally:
         larger = np.concatenate(self.larger)
         found = self.depth_errors()
         accuracy, completeness = found.accuracy, found.completeness
-        aucs = [metrics.auc(larger, threshold) if len(larger) else None for threshold in (5, 15, 30)]
+        auc5, auc15, auc30 = (metrics.auc(larger, threshold) if len(larger) else None for threshold in (5, 15, 30))
         return Scores(
-            *aucs,
+            auc5,
+            auc15,
+            auc30,
             rotation_deg=_known(np.median, np.concatenate(self.rotation)),
             translation_deg=_known(np.median, np.concatenate(self.translation)),
             focal_pct=_known(np.median, np.concatenate(self.focal)),
@@ -224,7 +233,7 @@ class Tally:
 
     def depth_errors(self) -> DepthErrors:
         """The means over the windows with true depth, distances in per cent of the scene's median depth."""
-        columns = np.array(self.depth or [(np.nan,) * 4], np.float64).T
+        columns = np.array(self.depth or [DepthErrors(*(np.nan,) * 4)], np.float64).T
         columns[2:] *= 100 / self.median_depth if self.median_depth else 1.0
         return DepthErrors(*(_known(np.mean, column) for column in columns))
 
@@ -247,10 +256,10 @@ def _compare_depth(
     truth: Sequence[View], predicted: Sequence[View], poses: np.ndarray, true_poses: np.ndarray
 ) -> DepthErrors:
     """The errors of a window, all at the one scale that fits its depth maps; distances in true units."""
-    judged = [i for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()]
-    known = [truth[i].depth > 0 for i in judged]
-    true_depth = [truth[i].depth[mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
-    depth = [metrics.resample_depth(predicted[i].depth, m.shape)[m] for i, m in zip(judged, known, strict=True)]
+    maps = {i: view.depth for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()}
+    judged, known = list(maps), [depth > 0 for depth in maps.values()]
+    true_depth = [maps[i][mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
+    depth = [metrics.resample_depth(known_depth(predicted[i]), m.shape)[m] for i, m in zip(judged, known, strict=True)]
     scale = metrics.depth_scale(np.concatenate(depth), np.concatenate(true_depth))
     absrel, delta = metrics.depth_errors(scale * np.concatenate(depth), np.concatenate(true_depth))
 

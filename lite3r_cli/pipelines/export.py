@@ -22,7 +22,7 @@ def export(module: nn.Module, output: Path, weights: str, licence: str | None, o
     """See `lite3r_cli.export`. The file is written in float32 first, beside the output, and then converted."""
     require_one_of("weights", weights, WEIGHTS)
     family = require_family(module)
-    sparse = sparse_modules(module)
+    sparse = list(sparse_modules(module).values())
     layers = sparse[0].config.layers if sparse else ("none",)
     config = ConvertConfig(str(output), output, weights=weights, attention=layers, overwrite=overwrite)
     refuse_existing(output, overwrite, (), [output.name])

@@ -10,7 +10,7 @@ import torch
 from ..config import PredictConfig
 from ..errors import UsageError
 from ..io.images import ImageRecord
-from ..networks.base import Backbone, KnownCameras
+from ..networks.base import Backbone, Configurable, KnownCameras
 from ..networks.family import families, family_of
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
@@ -31,6 +31,7 @@ def configure(backbone: Backbone, config: PredictConfig) -> None:
         raise UsageError(f"{flag} is for the {others} models; {backbone.name} has nothing like it")
     settings = {name: getattr(config, name) for name in known if name != "cameras"}
     if settings:
+        assert isinstance(backbone, Configurable)  # every family with options has it
         backbone.configure(**settings)
 
 
@@ -44,14 +45,15 @@ def for_inputs(
     priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
 ) -> KnownCameras | None:
     """The cameras as the network saw the pictures, in the frame of the first one; None unless all are known."""
-    if any(pose is None for pose in priors.poses) or any(focal is None for focal in priors.focal):
+    focal = [prior for prior in priors.focal if prior is not None]
+    if len(priors.known_poses) < len(priors.poses) or len(focal) < len(priors.focal):
         return None
     intrinsics = []
-    for prior, record, item in zip(priors.focal, records, inputs, strict=True):
+    for prior, record, item in zip(focal, records, inputs, strict=True):
         height, width = item.full
         K = prior.intrinsics(record.width, record.height)
         K = geometry.scale_intrinsics(K, width / record.width, height / record.height)
         K[:2, 2] -= item.corner[::-1]
         intrinsics.append(K)
-    poses = geometry.rebase(np.stack(priors.poses))
+    poses = geometry.rebase(priors.given_poses())
     return KnownCameras(torch.from_numpy(poses).float(), torch.from_numpy(np.stack(intrinsics)).float())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..engine.packing import Shape
 from ..engine.runner import FastRunner
 from ..errors import UsageError
 from ..networks.arithmetic import set_arithmetic
-from ..networks.base import Backbone, Prediction
+from ..networks.base import Backbone, Network, Prediction
 from ..networks.fast_form import fast_runner
 from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
@@ -64,7 +64,7 @@ class PlannedNetwork:
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → why
         self._runner: FastRunner | None = None
-        self._module = backbone if isinstance(backbone, nn.Module) else None
+        self._module = cast(Network, backbone) if isinstance(backbone, nn.Module) else None
         if self._module is None:
             if plan.sparse is not None:
                 raise UsageError(f"--attention sla: {backbone.name} has no attention across views")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,14 @@ def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
 
 
 def _make(config: SynthConfig, index: int, atlas: Atlas, device: torch.device) -> None:
-    scenes = SceneConfig(atlas.catalog, **({"weights": {config.kind: 1.0}} if config.kind else {}))
+    scenes = SceneConfig(atlas.catalog)
+    if config.kind:
+        scenes = replace(scenes, weights={config.kind: 1.0})
     bucket = (1, config.views, config.height, config.width)
     lens = config.field_of_view
-    cameras = CameraConfig(shuffled=0.0, **({"any_lens": 1.0, "lenses": (lens, lens)} if lens else {}))
+    cameras = CameraConfig(shuffled=0.0)
+    if lens:
+        cameras = replace(cameras, any_lens=1.0, lenses=(lens, lens))
     batch = sample_batch(scenes, cameras, bucket, config.seed, index, 0)
     images, depth, K, poses = (
         t[0].cpu().numpy() for t in render_batch(batch.to(device), atlas, samples=config.samples)

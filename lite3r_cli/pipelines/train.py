@@ -44,7 +44,7 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
         if not config.goes_on:
             _initialise(model, config.init, warn)
-        model.head.to(memory_format=torch.channels_last)
+        model.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch has it, its stub has not
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)

@@ -53,3 +53,7 @@ class CameraPriors:
     def known_poses(self) -> list[int]:
         """The views whose pose is given."""
         return [i for i, pose in enumerate(self.poses) if pose is not None]
+
+    def given_poses(self) -> np.ndarray:
+        """The poses of `known_poses`, cam_from_world (N, 3, 4), in that order."""
+        return np.stack([pose for pose in self.poses if pose is not None])

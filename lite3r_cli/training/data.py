@@ -4,7 +4,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.data.steps import load_steps
-from lite3r_cli.networks.mini.known import KnownCameras
+from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
-from lite3r_cli.training.schedule import ShapeSchedule
+from lite3r_cli.training.schedule import Shape
 
 # more disorder, and more lenses, than in scenes that are made to be looked at
 CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
@@ -47,7 +47,7 @@ class PhotoBatch:
 class StepDraw:
     """What a step is made of: scenes to render, or photographs. It depends on (seed, step, rank)."""
 
-    shapes: ShapeSchedule
+    shapes: Callable[[int], Shape]
     scenes: SceneConfig
     photos: list[PosedScene]
     seed: int
@@ -69,7 +69,7 @@ class TrainingData:
 
     def __init__(
         self,
-        shapes: ShapeSchedule,
+        shapes: Callable[[int], Shape],
         device: torch.device,
         rank: int,
         workers: int,
@@ -139,7 +139,7 @@ def with_outsider(images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
     return swap(images), swapped
 
 
-def tell_cameras(targets: Targets, generator: torch.Generator) -> KnownCameras:
+def tell_cameras(targets: Targets, generator: torch.Generator) -> CameraHints:
     """What the network is told: the focal lengths of some scenes, the poses of fewer, nothing of the rest.
 
     Focal lengths are off by half a per cent, as those in files are.
@@ -162,7 +162,7 @@ def tell_cameras(targets: Targets, generator: torch.Generator) -> KnownCameras:
     tell_pose = draw(POSES_KNOWN, batch, 1)
     if targets.belongs is not None:  # where such a view would stand in this scene is not known
         tell_pose = tell_pose & targets.belongs
-    return KnownCameras(
+    return CameraHints(
         torch.where(tell_focal, focal.log() + noise, torch.nan),
         torch.where(tell_pose[..., None, None], rotation, torch.nan),
         torch.where(tell_pose[..., None], centre, torch.nan),

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.config.training_run import LoopConfig
 from lite3r_cli.io.transaction import append_line
-from lite3r_cli.networks.mini.known import KnownCameras
+from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.losses import Targets, compute_losses
 from lite3r_cli.training.optimiser import (
@@ -44,7 +44,7 @@ class Batch:
     images: Tensor
     targets: Targets
     decoded: Tensor | None = None  # (V,) views whose depth is trained in this step, None = all
-    known: KnownCameras | None = None  # cameras that the network is told, see networks/mini/known.py
+    known: CameraHints | None = None  # cameras that the network is told, see networks/mini/known.py
 
 
 class Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import UsageError
 from ..io.exif import PhotoMetadata
@@ -35,6 +36,14 @@ class FocalAnswer:
         return FocalPrior(self.pixels, self.pixels, self.sigma, f"EXIF: {self.reason}")
 
 
+class _Measured(NamedTuple):
+    """A focal length found in one way."""
+
+    pixels: float  # of the picture as it is
+    sigma: float  # relative standard deviation
+    reason: str
+
+
 def _no(reason: str) -> FocalAnswer:
     return FocalAnswer(None, 0.0, reason)
 
@@ -50,11 +59,12 @@ def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
         return _no("no EXIF")
     if photo.panorama:
         return _no(f"a panorama ({photo.panorama})")
-    scale = _scale_since_taken(photo)
+    size = photo.width, photo.height
+    scale = _scale_since_taken(photo, size)
     if scale is None:
         taken, now = f"{photo.exif_width}x{photo.exif_height}", f"{photo.width}x{photo.height}"
         return _no(f"cropped since it was taken ({taken} → {now})")
-    sensor, film = _from_sensor(photo, scale), _from_35mm(photo, scale)
+    sensor, film = _from_sensor(photo, size, scale), _from_35mm(photo, size, scale)
     if sensor and film and abs(sensor.pixels / film.pixels - 1) > _AGREE:
         return _no(f"its entries contradict each other: {sensor.pixels:.0f} px ({sensor.reason}), "
                    f"{film.pixels:.0f} px ({film.reason})")  # fmt: skip
@@ -64,28 +74,28 @@ def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
     answer = sensor or film
     if answer is None:
         return _no("no focal length in EXIF, or a sensor of unknown size")
-    side = max(photo.width, photo.height)
+    side = max(size)
     if not _PLAUSIBLE[0] < answer.pixels / side < _PLAUSIBLE[1]:
         return _no(f"{answer.pixels:.0f} px is no focal length of a picture of {side} pixels")
-    return answer
+    return FocalAnswer(*answer)
 
 
-def _scale_since_taken(photo: PhotoMetadata) -> float | None:
+def _scale_since_taken(photo: PhotoMetadata, size: tuple[int, int]) -> float | None:
     """By what factor the picture was resized since it was taken; 1 for a mere crop; None where that cannot be told."""
     if not photo.exif_width or not photo.exif_height:
         return 1.0
-    long, short = max(photo.width, photo.height), min(photo.width, photo.height)
-    taken_long, taken_short = (pick(photo.exif_width, photo.exif_height) for pick in (max, min))
+    taken = photo.exif_width, photo.exif_height
+    long, short, taken_long, taken_short = max(size), min(size), max(taken), min(taken)
     if abs((long / short) / (taken_long / taken_short) - 1) <= _SAME_ASPECT:
         return long / taken_long
-    kept_a_side = {photo.width, photo.height} & {photo.exif_width, photo.exif_height}
+    kept_a_side = set(size) & set(taken)
     return 1.0 if kept_a_side and long <= taken_long and short <= taken_short else None
 
 
-def _from_sensor(photo: PhotoMetadata, scale: float) -> FocalAnswer | None:
+def _from_sensor(photo: PhotoMetadata, now: tuple[int, int], scale: float) -> _Measured | None:
     if not photo.focal_mm:
         return None
-    taken = max(photo.exif_width or photo.width, photo.exif_height or photo.height)
+    taken, tall = _size_when_taken(photo, now)
     zoom = max(photo.digital_zoom or 1, 1)
     note = f", digital zoom {zoom:g}" if zoom > 1.02 else ""
     size = sensor_size(photo.make, photo.model)
@@ -94,38 +104,43 @@ def _from_sensor(photo: PhotoMetadata, scale: float) -> FocalAnswer | None:
         width = taken / density
         if size is None or abs(width / size[0] - 1) < _AGREE:  # some cameras write a density of another picture size
             pixels = photo.focal_mm * density * scale * zoom
-            return FocalAnswer(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor {width:.1f} mm wide{note}")
+            return _Measured(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor {width:.1f} mm wide{note}")
     if size is None:
         return None
     native = size[0] / size[1]
-    tall = min(photo.exif_width or photo.width, photo.exif_height or photo.height)
     per_mm = taken / size[0] if taken / tall >= native * (1 - _SAME_ASPECT) else tall / size[1]
     pixels = photo.focal_mm * per_mm * scale * zoom
     model = photo.model or photo.make
-    return FocalAnswer(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor of {model} {size[0]:g} mm wide{note}")
+    return _Measured(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor of {model} {size[0]:g} mm wide{note}")
 
 
-def _from_35mm(photo: PhotoMetadata, scale: float) -> FocalAnswer | None:
+def _from_35mm(photo: PhotoMetadata, now: tuple[int, int], scale: float) -> _Measured | None:
     if not photo.focal_35mm:
         return None
-    width, height = photo.exif_width or photo.width, photo.exif_height or photo.height
-    diagonal, exact = _uncropped_diagonal(max(width, height), min(width, height), photo)
+    crop = photo.focal_35mm / photo.focal_mm if photo.focal_mm else 7.0
+    diagonal, exact = _uncropped_diagonal(*_size_when_taken(photo, now), crop)
     rounding = 0.29 / photo.focal_35mm if photo.focal_35mm == round(photo.focal_35mm) else 0.0
     sigma = max(_SIGMA_35MM if exact else _SIGMA_CROPPED, rounding)
     pixels = photo.focal_35mm / FULL_DIAGONAL * diagonal * scale
-    return FocalAnswer(pixels, sigma, f"{photo.focal_35mm:g} mm (35 mm equivalent)")
+    return _Measured(pixels, sigma, f"{photo.focal_35mm:g} mm (35 mm equivalent)")
 
 
-def _uncropped_diagonal(long: int, short: int, photo: PhotoMetadata) -> tuple[float, bool]:
+def _size_when_taken(photo: PhotoMetadata, now: tuple[int, int]) -> tuple[int, int]:
+    """The longer and the shorter side in pixels: EXIF's, else those of the picture as it is."""
+    sides = photo.exif_width or now[0], photo.exif_height or now[1]
+    return max(sides), min(sides)
+
+
+def _uncropped_diagonal(long: int, short: int, crop: float) -> tuple[float, bool]:
     """The diagonal in pixels of the whole sensor, and whether the picture shows all of it.
 
     A picture of another aspect than a sensor's was cut in the camera: 16:9 keeps the longer side, 1:1 the shorter one.
+    `crop` is the 35 mm equivalent over the focal length: how much smaller than 36 × 24 mm the sensor is.
     """
     aspect = long / short
     native = min(_NATIVE, key=lambda a: abs(aspect / a - 1))
     if abs(aspect / native - 1) <= 2 * _SAME_ASPECT:
         return (long**2 + short**2) ** 0.5, True
-    crop = photo.focal_35mm / photo.focal_mm if photo.focal_mm else 7.0
     native = 3 / 2 if crop < 1.7 else 4 / 3  # large sensors are 3:2, those of telephones and compacts 4:3
     return (long * (1 + native**-2) ** 0.5, False) if aspect > native else (short * (1 + native**2) ** 0.5, False)
 
@@ -164,8 +179,8 @@ class StatedFocal:
             make=photo.make, model=photo.model, width=size[0], height=size[1], focal_mm=self.value,
             pixels_per_mm=photo.pixels_per_mm, exif_width=photo.exif_width, exif_height=photo.exif_height,
         )  # fmt: skip
-        scale = _scale_since_taken(known)
-        answer = None if scale is None else _from_sensor(known, scale)
+        scale = _scale_since_taken(known, size)
+        answer = None if scale is None else _from_sensor(known, size, scale)
         if answer is None:
             raise UsageError(
                 f"--focal {self.value:g}mm: the sensor of {name} is not known; give the focal length in pixels, or the "

@@ -16,7 +16,7 @@ from ..scene.consistency import VoterMap, agreement, best_neighbours
 from ..scene.frame import move_views, translation
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
+from ..scene.view import View, known_depth
 from .registration import place_beside, similarity_from_cameras
 
 _NEIGHBOURS = 4  # views that each depth map is compared with
@@ -52,7 +52,7 @@ def place(views: Sequence[View], priors: CameraPriors) -> Placed:
     if not known:
         return Placed(views, 1.0, [])
     predicted = np.stack([view.cam_from_world for view in views])
-    given = np.stack([priors.poses[i] for i in known])
+    given = priors.given_poses()
     similarity = similarity_from_cameras(predicted[known], given)
     poses = np.empty_like(predicted)
     poses[known] = given
@@ -93,7 +93,7 @@ def back_into_given(
         similarity = translation(origin)
     else:
         moved = np.stack([views[i].cam_from_world for i in known])
-        similarity = similarity_from_cameras(moved, np.stack([priors.poses[i] for i in known]))
+        similarity = similarity_from_cameras(moved, priors.given_poses())
     result = move_views(views, similarity)
     for i in known:
         result[i] = replace(result[i], cam_from_world=np.asarray(priors.poses[i], np.float64))
@@ -110,7 +110,7 @@ def depth_factor(views: Sequence[View]) -> float:
     Agreement is the mean of 1 / (1 + (log ratio / 5 %)²) over the pixels that another view sees; the best of `_STEPS`
     factors, refined by a parabola. 1 where no view sees another.
     """
-    voters = [VoterMap(view, view.depth > 0) for view in views]
+    voters = [VoterMap(view, known_depth(view) > 0) for view in views]
     neighbours = best_neighbours(voters, _NEIGHBOURS)
     if not any(neighbours):
         return 1.0

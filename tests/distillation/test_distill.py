@@ -9,9 +9,9 @@ import torch
 
 from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.config.distill_recipe import Recipe
-from lite3r_cli.distillation.calibrate import calibrate, sparse_modules
 from lite3r_cli.distillation.data import Data, DistillBatch
-from lite3r_cli.distillation.loop import STATE, Distiller, Network
+from lite3r_cli.distillation.linear_branch import fit_linear_branches
+from lite3r_cli.distillation.loop import STATE, Distiller, StudentPlan
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner
 from lite3r_cli.distillation.students import make_pair
@@ -21,7 +21,7 @@ from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, cam_from_world
-from lite3r_cli.networks.sparsify import skipped_share, sparsify
+from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import save_weights
@@ -77,7 +77,7 @@ def distiller(tmp_path, targets: bool = True, keep: float = 0.25, **changes) -> 
     usual = {"steps": 8, "validate_every": 4, "log_every": 2, "warmup_steps": 1, "validation_batches": 2}
     recipe = Recipe(**usual | changes)
     data = Data((Fixed(0, targets),), (Fixed(1000, targets),), ())
-    return Distiller(Network(model, config, HIGH), recipe, CPU, data, tmp_path, lambda record: None)
+    return Distiller(StudentPlan(model, config, HIGH), recipe, CPU, data, tmp_path, lambda record: None)
 
 
 def rebased(cam_from_world: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ def test_the_start_is_the_best_the_branch_can_do_on_what_it_saw(mix, summaries):
         return inner(q, k, v)
 
     run = Runner(model)
-    shares = calibrate(model, (run(pictures(s)) for s in [5]))
+    shares = fit_linear_branches(model, (run(pictures(s)) for s in [5]))
     assert all(0 <= share <= 1 for share in shares.values()) and max(shares.values()) > 0.05
 
     module.mix = spy
@@ -175,13 +175,13 @@ def test_the_start_in_half_precision_is_nearly_the_same():
         model.compute_dtype = dtype
         sparsify(model, 0.3, block=4)
         run = Runner(model)
-        shares.append(list(calibrate(model, (run(pictures(s)) for s in (1, 2))).values()))
+        shares.append(list(fit_linear_branches(model, (run(pictures(s)) for s in (1, 2))).values()))
     torch.testing.assert_close(torch.tensor(shares[1]), torch.tensor(shares[0]), atol=0.05, rtol=0)
 
 
 def test_a_branch_that_serves_only_what_it_was_fitted_to_stays_out():
     """With values of one scene only, leaving a batch out tells that the fit does not carry over."""
-    from lite3r_cli.distillation.calibrate import Normal, fit
+    from lite3r_cli.distillation.linear_branch import Normal, fit
 
     generator = torch.Generator().manual_seed(4)
     batches = []
@@ -251,10 +251,10 @@ def test_resuming_continues_bit_for_bit_across_the_start_of_fp8(tmp_path, mix):
     whole = distiller(tmp_path / "whole", mix=mix)
     (tmp_path / "whole").mkdir()
     (tmp_path / "part").mkdir()
-    whole.calibrate()
+    whole.fit_linear_branches()
     whole.run()
     part = distiller(tmp_path / "part", mix=mix)
-    part.calibrate()
+    part.fit_linear_branches()
     seen = []
 
     def stop(text):

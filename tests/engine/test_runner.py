@@ -87,7 +87,7 @@ def errors(model: torch.nn.Module, images, settings: Settings, cameras=None, wor
 
 def trained(model: torch.nn.Module) -> None:
     """Give the linear branches an effect."""
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         if module.config.mix == "sum":
             torch.nn.init.normal_(module.proj_lin.weight, std=0.05)
         else:
@@ -150,7 +150,7 @@ def test_known_cameras_of_mini_are_those_of_the_ordinary_path():
     model = Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, known_cameras=True))
     standin.fill(model, SEED)
     images = mixed(network("mini")[1])
-    some = known.KnownCameras.nothing(1, len(images), CPU)
+    some = known.CameraHints.nothing(1, len(images), CPU)
     some.log_focal[:, 1:] = 0.9
     some.centre[:] = torch.arange(3 * len(images)).view(1, -1, 3)
     some.rotation[:] = torch.eye(3)

@@ -72,7 +72,7 @@ def test_blocks_stay_inside_frames_and_the_reference_view_is_protected(model):
     model.predict(MIXED)
     reference = {"mini": 0, "vggt": 0, "da3": 2}[model.name]
     place = [0, 2, 1, 4, 3].index(reference)  # in the order of the buckets
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         layout = module.layout
         assert torch.equal(layout.protected.flatten(), (layout.frame == place) | (layout.frame == -1))
         tokens = [35 + (5 if model.name == "vggt" else 1)] * 4 + [9 + (5 if model.name == "vggt" else 1)]
@@ -83,11 +83,11 @@ def test_blocks_stay_inside_frames_and_the_reference_view_is_protected(model):
 
 def test_asking_again_keeps_what_was_trained(model):
     config = sparsify(model, 0.5, block=5)
-    modules = sparse_modules(model)
+    modules = list(sparse_modules(model).values())
     torch.nn.init.normal_(modules[0].proj_lin.weight)
     trained = modules[0].proj_lin.weight.clone()
     sparsify(model, 0.7, layers=config.layers[:2], block=5)
-    assert sparse_modules(model) == modules and torch.equal(modules[0].proj_lin.weight, trained)
+    assert list(sparse_modules(model).values()) == modules and torch.equal(modules[0].proj_lin.weight, trained)
     assert modules[1].formula.keep_ratio == 0.7
     with pytest.raises(UsageError, match="mix"):
         sparsify(model, 0.5, mix="convex")
@@ -100,7 +100,7 @@ def test_a_layout_of_a_prediction_serves_training_with_any_reference_view():
     model.predict(list(images[0]))
     out = model(images, reference=torch.tensor([0, 2]))
     (out.log_depth.square().mean() + out.rotation.square().mean()).backward()
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         assert module.layout.protected.shape[0] == 2 and 0 < module.skipped < 1
         assert module.proj_lin.weight.grad.isfinite().all()
 

@@ -17,7 +17,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets
 from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, rope_table
-from lite3r_cli.networks.base import Prediction, RawOutput
+from lite3r_cli.networks.base import Network, Prediction, RawOutput
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, last_two
 from lite3r_cli.networks.mini.network import cam_from_world, intrinsics_from_log_focal
@@ -39,7 +39,7 @@ class ToyConfig:
         return i % 2 == 1
 
 
-class Toy(nn.Module):
+class Toy(Network):
     def __init__(self, config: ToyConfig, name: str = "toy"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size

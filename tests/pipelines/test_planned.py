@@ -92,10 +92,10 @@ def test_both_engines_compute_a_trained_form_at_any_length(official: bool, ratio
     across = tuple(global_layers_of(model))
     sparse = SparseConfig(across, ratio, official=True) if official else settle(across, None, ratio)
     attach(model, sparse)
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         nn.init.normal_(module.proj_lin.weight, std=0.05)
     dense = model.predict(images) if ratio == 1 else None
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         module.backend = "dense"
     without = model.predict(images)
     answers = [planned(model, Asked(engine=engine), GPU, "branch") for engine in ("ordinary", "auto")]
@@ -113,7 +113,7 @@ def test_both_engines_compute_sparse_attention_within_views(where: str) -> None:
     model, images, _ = small_vggt()
     layers = [name for name in attention_modules(model) if where in name]
     attach(model, SparseConfig(tuple(layers), 0.3, linear_over="rest"))
-    for module in sparse_modules(model):
+    for module in sparse_modules(model).values():
         nn.init.normal_(module.proj_lin.weight, std=0.05)
     expected = model.predict(images)
     same(planned(model, Asked(), GPU, "branch").predict(images), expected)
@@ -161,8 +161,8 @@ def test_the_authors_answer_holds_through_the_path_of_reconstruct(machine: str) 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_an_official_checkpoint_computes_its_formula_on_a_cpu(machine: str) -> None:
     model, images, _ = small_vggt("lite3r_vggt_small_3x140x182")
-    attach(model, replace(sparse_modules(model)[0].config, keep_ratio=0.3))
-    for module in sparse_modules(model):
+    attach(model, replace(next(iter(sparse_modules(model).values())).config, keep_ratio=0.3))
+    for module in sparse_modules(model).values():
         module.backend = "torch"  # at any length
     expected = model.predict(images)
     network = planned(model, Asked(), MACHINES[machine], "weights")

@@ -22,7 +22,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.base import KnownCameras, Prediction
+from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
 from lite3r_cli.networks.da3.reference_view import STRATEGIES, choose_reference
 from lite3r_cli.scene import geometry
@@ -162,7 +162,7 @@ class Pretrained(nn.Module):
         self.pretrained = DA3Encoder(config)
 
 
-class DA3(nn.Module):
+class DA3(Network):
     """`configure` may be called, and `head_frames` set, before predicting."""
 
     def __init__(self, config: DA3Config, name: str = "da3"):

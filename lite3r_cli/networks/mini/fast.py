@@ -17,7 +17,7 @@ from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.mini.known import KnownCameras
+from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.networks.mini.network import (
     LARGEST_LOG_CONFIDENCE,
     SKY,
@@ -57,7 +57,7 @@ class FastMini(FastForm):
             "reference": torch.tensor(prepared.packing.places[0], device=device),
         }
 
-    def known(self, cameras: KnownCameras, prepared: Prepared) -> Tensor:
+    def known(self, cameras: CameraHints, prepared: Prepared) -> Tensor:
         """What is added to the camera tokens (S, C)."""
         return super().known(cameras, prepared) if self.known_camera is None else self.known_camera(cameras)[0]
 

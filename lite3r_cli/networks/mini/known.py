@@ -12,15 +12,18 @@ FEATURES = 3 + 10  # focal length: known, value, square; pose: known, rotation 6
 
 
 @dataclass(frozen=True)
-class KnownCameras:
-    """Cameras of B scenes with S views each; NaN where a value is unknown."""
+class CameraHints:
+    """What is known of the cameras of B scenes with S views each; NaN where a value is unknown.
+
+    `networks.base.KnownCameras`, which other networks take, are whole.
+    """
 
     log_focal: Tensor  # (B, S), units of half the image diagonal
     rotation: Tensor  # (B, S, 3, 3) world_from_cam, the world being the reference camera
     centre: Tensor  # (B, S, 3) camera centres in that frame, any scale
 
     @classmethod
-    def nothing(cls, batch: int, views: int, device: torch.device) -> KnownCameras:
+    def nothing(cls, batch: int, views: int, device: torch.device) -> CameraHints:
         return cls(
             torch.full((batch, views), torch.nan, device=device),
             torch.full((batch, views, 3, 3), torch.nan, device=device),
@@ -55,5 +58,5 @@ class KnownCameraToken(nn.Module):
         self.linear = nn.Linear(FEATURES, dim, bias=False)
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, known: KnownCameras) -> Tensor:
+    def forward(self, known: CameraHints) -> Tensor:
         return self.linear(known.features())

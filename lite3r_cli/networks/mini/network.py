@@ -28,8 +28,8 @@ from lite3r_cli.layers.vit import (
     resize_position_embedding,
     rope_table,
 )
-from lite3r_cli.networks.base import Prediction, RawOutput
-from lite3r_cli.networks.mini.known import KnownCameras, KnownCameraToken
+from lite3r_cli.networks.base import Network, Prediction, RawOutput
+from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
 
 # Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
 # what else its scenes hold ends below 3, 20 times that depth.
@@ -55,7 +55,7 @@ class MiniConfig:
         return i >= self.alternate_from and i % 2 == 1
 
 
-class Mini(nn.Module):
+class Mini(Network):
     name = "mini"
 
     def __init__(self, config: MiniConfig = MiniConfig()):
@@ -154,7 +154,7 @@ class Mini(nn.Module):
         reference: Tensor | None = None,
         decoded: Tensor | None = None,
         rays: bool = False,
-        known: KnownCameras | None = None,
+        known: CameraHints | None = None,
     ) -> RawOutput:
         """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if
         None; `known` goes with `config.known_cameras`.
@@ -179,7 +179,7 @@ class Mini(nn.Module):
         return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray, belongs)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], known: KnownCameras | None = None) -> Prediction:
+    def predict(self, images: Sequence[Tensor], known: CameraHints | None = None) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size;
         `known` (B = 1, the first view is the reference) goes with `config.known_cameras`.
 

@@ -20,7 +20,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.image_encoder import ImageEncoder
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, RopeTable, patch_positions, rope_table
-from lite3r_cli.networks.base import KnownCameras, Prediction
+from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, pixel_rays, prepare
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels, MetricDecoder
 
@@ -89,7 +89,7 @@ class Pi3Output:
     features: Features
 
 
-class Pi3(nn.Module):
+class Pi3(Network):
     """`head_frames` may be set before predicting."""
 
     def __init__(self, config: Pi3Config | Pi3XConfig = PI3, name: str = "pi3"):

@@ -19,7 +19,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
 from lite3r_cli.layers.vit import Block, ModulesOf, patch_positions, rope_table
-from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.base import Network, Prediction
 from lite3r_cli.networks.vggt.camera_head import CameraHead
 
 SPECIALS = 1 + REGISTERS  # camera token, then registers
@@ -123,7 +123,7 @@ class Aggregator(nn.Module):
         return [Features(*pair) for pair in zip(taps, grids)], special
 
 
-class VGGT(nn.Module):
+class VGGT(Network):
     """`head_frames` may be set before predicting."""
 
     def __init__(self, config: VGGTConfig = VGGT_1B, name: str = "vggt"):

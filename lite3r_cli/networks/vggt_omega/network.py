@@ -19,7 +19,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig
 from lite3r_cli.layers.vit import ModulesOf
-from lite3r_cli.networks.base import Prediction
+from lite3r_cli.networks.base import Network, Prediction
 from lite3r_cli.networks.vggt_omega.parts import (
     ImageEncoder16,
     OneRoundCameraHead,
@@ -124,7 +124,7 @@ class OmegaAggregator(nn.Module):
         return [Tapped(*pair) for pair in zip(taps, grids)], last
 
 
-class VGGTOmega(nn.Module):
+class VGGTOmega(Network):
     """`head_frames` may be set before predicting."""
 
     def __init__(self, config: VGGTOmegaConfig = OMEGA_1B, name: str = "vggt-omega"):

@@ -23,18 +23,14 @@ from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import ATTEND
 from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.attention.tiling import packed_layout
+from lite3r_cli.networks.sparsify import sparse_modules
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # λ as a share of the mean squared channel of O_linear
 ALPHA_RANGE = (0.01, 0.9975)  # of the convex mix: beyond, its logit has no gradient
 
 
-def sparse_modules(network: nn.Module) -> dict[str, SparseLinearAttention]:
-    """Name → sparse-linear attention, in the network's order."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, SparseLinearAttention)}
-
-
 @torch.no_grad()
-def calibrate(network: nn.Module, passes: Iterable[object]) -> dict[str, float]:
+def fit_linear_branches(network: nn.Module, passes: Iterable[object]) -> dict[str, float]:
     """Fit every sparse-linear module of `network`; drawing from `passes` has to run the network once each time.
 
     Returns per module the share of the squared error of sparse attention alone that the branch removes on batches that
@@ -56,12 +52,12 @@ def _recording(network: nn.Module, fits: dict[str, _Sum | _Convex]) -> Iterator[
     """Sparse modules give dense attention and tell their fits both branches."""
     modules = sparse_modules(network)
     for name, module in modules.items():
-        module.mix = _Recorder(module, fits[name])  # on the instance: it hides the method
+        vars(module)["mix"] = _Recorder(module, fits[name])  # on the instance: it hides the method
     try:
         yield
     finally:
         for module in modules.values():
-            del module.mix
+            del vars(module)["mix"]
 
 
 class _Recorder:
@@ -79,8 +75,9 @@ class _Recorder:
         exact = dense(q, k, v)
         tiles = layout.tiles(q.float(), k.float(), v.float())
         blocks = block_map(*tiles[:2], layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
-        settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
-        sparse, linear = ATTEND["torch"](*tiles, *settings)
+        sparse, linear = ATTEND["torch"](
+            *tiles, blocks, layout, formula.feature, formula.linear_over, formula.summaries
+        )
         counted = blocks.linear.any(-1) if formula.linear_over == "rest" else ~blocks.critical.all(-1)
         self.fit.add(sparse, linear, layout.tile(exact.float()), layout.valid, counted)
         return exact
@@ -126,7 +123,8 @@ class _Sum:
     """θ = Wᵀ (D, D)."""
 
     def __init__(self, module: SparseLinearAttention):
-        self.weight, self.batches = module.proj_lin.weight, []
+        self.weight = module.proj_lin.weight
+        self.batches: list[Normal] = []
 
     def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
         """Branches and their target (B, H, blocks, T, D)."""

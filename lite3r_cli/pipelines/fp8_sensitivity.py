@@ -16,7 +16,7 @@ from ..io.images import discover
 from ..networks.checkpoint import Checkpoint
 from ..quant.fp8 import round_to_fp8
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.view import View, known_depth
 from .predict import Predictor
 
 
@@ -31,6 +31,7 @@ def measure_sensitivity(
     images = discover(config.images, max_views=config.views)
     asked = PredictConfig(str(checkpoint.path), config.resolution, config.device, "float32")
     predictor = Predictor(asked, Progress(), checkpoint)
+    assert isinstance(predictor.backbone, torch.nn.Module)  # a checkpoint gives nothing else
     parameters = dict(predictor.backbone.named_parameters())
     exact = predictor.predict(images).views
     changes: dict[str, float] = {}
@@ -47,7 +48,7 @@ def measure_sensitivity(
 
 def prediction_change(exact: Sequence[View], other: Sequence[View]) -> float:
     """Mean |Δ log depth|, plus the mean rotation in radians, plus the mean shift of the cameras in median depths."""
-    depths = [(a.depth, b.depth) for a, b in zip(exact, other, strict=True)]
+    depths = [(known_depth(a), known_depth(b)) for a, b in zip(exact, other, strict=True)]
     known = [(a > 0) & (b > 0) for a, b in depths]
     logs = [np.abs(np.log(a[k] / b[k])).mean() for (a, b), k in zip(depths, known) if k.any()]
     poses, others = (np.stack([view.cam_from_world for view in views]) for views in (exact, other))
