@@ -14,6 +14,7 @@ from lite3r_cli.attention.packed import PackedPlan, packed_plan
 from lite3r_cli.attention.reference import sparse_linear_attention
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import Attention
 from lite3r_cli.runtime import Choice
 
@@ -81,7 +82,9 @@ class SparseLinearAttention(Attention):
         )
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+        if keys is not None:
+            return self._mix_some(q, k, v, keys)
         weight = None if self.config.mix == "convex" else self.proj_lin.weight.to(v.dtype)
         alpha = self.mix_logit.sigmoid() if weight is None else None
         self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])
@@ -102,6 +105,15 @@ class SparseLinearAttention(Attention):
         self.skipped = q.new_zeros(()) if blocks is None else blocks.skipped
         return out
 
+    def _mix_some(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
+        """Among the tokens `keys` alone, of which `set_frames` was told; the others get nothing from across views."""
+        self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])
+        if self.choice.chosen == "dense":
+            self.skipped = q.new_zeros(())
+            return super().mix(q, k, v, keys)
+        found = self.mix(q[:, :, keys], k[:, :, keys], v[:, :, keys])
+        return torch.zeros_like(q).index_copy(2, keys, found)
+
     def _packed(self, q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, alpha: Tensor | None) -> Tensor:
         assert self.plan is not None
         self.skipped = q.new_full((), self.plan.skipped(self.formula.ratio(self.plan.views)), dtype=torch.float32)
@@ -119,12 +131,20 @@ def attention_modules(model: nn.Module) -> dict[str, Attention]:
 
 
 def set_frames(
-    modules: Iterable[Attention], frames: Iterable[Frames], reference: Tensor | int | None, device: torch.device
+    modules: Iterable[Attention],
+    frames: Iterable[Frames],
+    reference: Tensor | int | None,
+    device: torch.device,
+    seen: Seen | None = None,
 ) -> None:
     """Tell the sparse-linear ones among a network's attention modules across views what their tokens are: frames in the
-    order of the sequence, and which of them is the reference: an index, or (B, frames) bool.
+    order of the sequence, and which of them is the reference: an index, or (B, frames) bool. Where not all patches are
+    `seen`, blocks are runs of those that are.
     """
     frames = tuple(frames)
+    if seen is not None:
+        specials = [group.specials for group in frames for _ in range(group.count)]
+        frames = tuple(Frames(1, few + count, few) for few, count in zip(specials, seen.counts, strict=True))
     for module in modules:
         if isinstance(module, SparseLinearAttention):
             module.set_frames(frames, reference, device)

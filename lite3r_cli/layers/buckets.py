@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.layers.seen import Seen, keys_within
 from lite3r_cli.layers.vit import RopeTable
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as every encoder here was trained with
@@ -62,15 +63,34 @@ def pack_ropes(ropes: Sequence[RopeTable], views: Sequence[int]) -> RopeTable:
     return cos, sin
 
 
-def run_each(block: nn.Module, buckets: Sequence[Tensor], ropes: Sequence[RopeTable | None]) -> list[Tensor]:
-    """A block within each view."""
-    return [block(b.flatten(0, 1), rope).unflatten(0, b.shape[:2]) for b, rope in zip(buckets, ropes)]
+def run_each(
+    block: nn.Module, buckets: Sequence[Tensor], ropes: Sequence[RopeTable | None], seen: Seen | None = None
+) -> list[Tensor]:
+    """A block within each view; only what is `seen` are keys."""
+    return [
+        run_within(block, b.flatten(0, 1), rope, rows).unflatten(0, b.shape[:2])
+        for b, rope, rows in zip(buckets, ropes, Seen.rows(seen, len(buckets)))
+    ]
 
 
-def run_packed(block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | None) -> list[Tensor]:
-    """A block across all tokens of all views."""
+def run_within(block: nn.Module, tokens: Tensor, rope: RopeTable | None, seen: Tensor | None) -> Tensor:
+    """A block within views (S, T, C), whose keys are special tokens and the patches `seen` (S, N) bool; None: all."""
+    if seen is None:
+        return block(tokens, rope)
+    out = torch.empty_like(tokens)
+    for views, keys in keys_within(seen, tokens.shape[1], tokens.device):
+        out[views] = block(tokens[views], rope, keys).to(out.dtype)
+    return out
+
+
+def run_packed(
+    block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | None, seen: Seen | None = None
+) -> list[Tensor]:
+    """A block across all tokens of all views; only what is `seen` are keys."""
     sizes = [b.shape[1] * b.shape[2] for b in buckets]
-    parts = block(torch.cat([b.flatten(1, 2) for b in buckets], dim=1), rope).split(sizes, dim=1)
+    packed = torch.cat([b.flatten(1, 2) for b in buckets], dim=1)
+    keys = () if seen is None else (seen.across([b.shape[2] for b in buckets], packed.device),)
+    parts = block(packed, rope, *keys).split(sizes, dim=1)
     return [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
 
 

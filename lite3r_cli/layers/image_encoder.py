@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, resize_position_embedding
 
 REGISTERS = 4
@@ -34,12 +35,13 @@ class ImageEncoder(nn.Module):
         self.blocks = ModulesOf(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Only patches that are `seen` (B, N) bool are keys; None: all."""
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         x = self.patch_embed(images)
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, antialias=True)
         first = self.cls_token + self.pos_embed[:, :1]
         x = torch.cat([first.expand(len(x), -1, -1), self.register_tokens.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = run_within(block, x, None, seen)
         return self.norm(x[:, 1 + REGISTERS :])

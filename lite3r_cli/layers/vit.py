@@ -70,19 +70,20 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(dim // heads, eps=qk_norm_eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(dim // heads, eps=qk_norm_eps) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: RopeTable | None = None, keys: Tensor | None = None) -> Tensor:
+        """`keys` are the tokens that the others see, indices; None: all."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = self.mix(q.to(v.dtype), k.to(v.dtype), v)
+        out = self.mix(q.to(v.dtype), k.to(v.dtype), v, keys)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q kᵀ / √D) v of (B, H, T, D) each; what other kinds of attention replace."""
-        return dense(q, k, v)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+        """softmax(q kᵀ / √D) v of (B, H, T, D) each, over the tokens `keys`; what other kinds of attention replace."""
+        return dense(q, *((k, v) if keys is None else (k[:, :, keys], v[:, :, keys])))
 
 
 class Mlp(nn.Module):
@@ -146,8 +147,8 @@ class Block(nn.Module):
         self.mlp = (SwiGlu if swiglu else Mlp)(dim, int(dim * mlp_ratio))
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
-    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x), rope))
+    def forward(self, x: Tensor, rope: RopeTable | None = None, keys: Tensor | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), rope, keys))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 

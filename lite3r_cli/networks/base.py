@@ -48,7 +48,8 @@ class Network(nn.Module):
     """A multi-view network as `Family.build` makes it and `Checkpoint.load` fills it.
 
     Beside what stands here it has a method `configure` where its family has `options`, and `predict` takes
-    `cameras: KnownCameras | None` where its family says so.
+    `cameras: KnownCameras | None` where its family says so, and `unseen: Sequence[Tensor | None] | None` where it can
+    leave pixels that show no scene, (H, W) bool of each image, out of attention.
     """
 
     name: str  # of the model, "vggt-1b"

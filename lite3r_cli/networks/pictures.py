@@ -18,6 +18,7 @@ class NetworkInput:
     full: tuple[int, int]  # size (h, w) of the whole resized picture
     corner: tuple[int, int] = (0, 0)  # the window's first row and column
     border: np.ndarray | None = None  # (h, w) bool, a plain frame that was painted over
+    masked: np.ndarray | None = None  # (h, w) bool, masked or transparent pixels
 
     def crop(self, height: int, width: int) -> NetworkInput:
         """The middle `height` × `width` of the window."""

@@ -1,43 +1,84 @@
-"""What a picture has that is no scene: bars that were cut off, frames that were painted over."""
+"""Pixels that are no part of the scene: masked, transparent, on a bar, on a plain frame. They are no keys of attention,
+their depth is unknown, and refinement looks away from them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
+from ..io.images import ImageSet
 from ..networks.pictures import NetworkInput
+from ..scene.fusion import sample_mask
 from ..scene.view import View
 
 
-def _unseen(shown: NetworkInput) -> np.ndarray | None:
-    """(h, w) bool of the whole picture: bars, and a frame that was painted over; None without either."""
-    if shown.border is None and shown.rgb.shape[:2] == shown.full:
-        return None
-    seen = np.ones(shown.rgb.shape[:2], np.uint8) if shown.border is None else (~shown.border).astype(np.uint8)
-    return shown.uncrop(seen) == 0
+def with_masks(images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
+    """The inputs of the images `kept` with their masks, and with what is transparent."""
+    return [_with_mask(item, images.read_mask(i)) for i, item in zip(kept, inputs, strict=True)]
 
 
-def scene_only(mask: np.ndarray | None, shown: NetworkInput, view: View) -> np.ndarray | None:
+def _with_mask(item: NetworkInput, mask: np.ndarray | None) -> NetworkInput:
+    if mask is None or mask.all():
+        return item
+    top, left = item.corner
+    height, width = item.rgb.shape[:2]
+    return replace(item, masked=~sample_mask(mask, item.full)[top : top + height, left : left + width])
+
+
+def in_window(item: NetworkInput) -> np.ndarray | None:
+    """(h, w) bool of what the network is shown: the pixels that are no scene; None without any."""
+    found = [part for part in (item.border, item.masked) if part is not None]
+    return np.logical_or.reduce(found) if found else None
+
+
+def shown_to_network(item: NetworkInput) -> np.ndarray:
+    """(h, w, 3) uint8: the picture, plain where it is masked."""
+    return item.rgb if item.masked is None else plain_where(item.rgb, item.masked)
+
+
+def plain_where(rgb: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with its mean colour in the pixels `masked` (H, W) bool."""
+    mean = rgb[~masked].mean(0) if not masked.all() else np.zeros(3)
+    return np.where(masked[..., None], mean.round().astype(np.uint8), rgb)
+
+
+def in_picture(item: NetworkInput) -> np.ndarray | None:
+    """(H, W) bool of the whole picture as it was resized: the pixels that are no scene; None without any."""
+    unseen = in_window(item)
+    if unseen is None:
+        if item.rgb.shape[:2] == item.full:
+            return None
+        unseen = np.zeros(item.rgb.shape[:2], bool)
+    return item.uncrop((~unseen).astype(np.uint8)) == 0
+
+
+def scene_only(mask: np.ndarray | None, item: NetworkInput, view: View) -> np.ndarray | None:
     """A picture's mask (H, W), True = use, without what is no scene."""
-    unseen = _unseen(shown)
+    unseen = in_picture(item)
     if unseen is None:
         return mask
-    size = (view.width, view.height)
-    scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
+    scene = sample_mask(~unseen, (view.height, view.width))
     return scene if mask is None else mask & scene
 
 
-def without_frame(view: View, shown: NetworkInput) -> View:
-    """What refinement found on a frame or a bar, which stands still while the scene moves, is no depth."""
-    unseen = _unseen(shown)
+def without_unseen(view: View, item: NetworkInput) -> View:
+    """What refinement found where there is no scene is no depth."""
+    unseen = in_picture(item)
     if unseen is None or view.depth is None or view.confidence is None:
         return view
-    size = view.depth.shape[::-1]
-    no_scene = cv2.resize(unseen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    depth, confidence = (
-        np.where(no_scene, np.float32(0), view.depth),
-        np.where(no_scene, np.float32(0), view.confidence),
+    scene = sample_mask(~unseen, view.depth.shape)
+    nothing = np.float32(0)
+    return replace(
+        view, depth=np.where(scene, view.depth, nothing), confidence=np.where(scene, view.confidence, nothing)
     )
-    return replace(view, depth=depth, confidence=confidence)
+
+
+def border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
+    """What to say of plain frames."""
+    count = sum(item.border is not None for item in inputs)
+    if not count:
+        return []
+    return [f"{count} of {len(inputs)} images have a white or black frame: left out, it is no part of the scene"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +16,7 @@ from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
 from ..engine.runner import FastRunner
-from ..errors import UsageError
+from ..errors import BackendError, UsageError
 from ..networks.arithmetic import set_arithmetic
 from ..networks.base import Backbone, Network, Prediction
 from ..networks.fast_form import fast_runner
@@ -24,6 +26,8 @@ from ..networks.sparsify import apply_sparse, attention_backends, run_with, skip
 from ..runtime import Choice
 from .engine_choice import FAST, ORDINARY, Plan
 
+LEFT_OUT = "left out"
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -31,6 +35,8 @@ class Ran:
 
     skipped: float  # share of the key blocks across views
     backends: tuple[Choice, ...] = ()  # of sparse-linear attention on the ordinary path
+    engine: Choice | None = None  # None: as planned
+    masked: Choice | None = None  # whether pixels that show no scene were left out; None: there were none
 
 
 def set_attention(model: nn.Module, plan: Plan) -> None:
@@ -63,6 +69,7 @@ class PlannedNetwork:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → why
+        self.engine = plan.engine
         self._runner: FastRunner | None = None
         self._module = cast(Network, backbone) if isinstance(backbone, nn.Module) else None
         if self._module is None:
@@ -70,27 +77,64 @@ class PlannedNetwork:
                 raise UsageError(f"--attention sla: {backbone.name} has no attention across views")
             return
         set_attention(self._module, plan)
-        if plan.engine.chosen == ORDINARY and plan.is_fp8:
-            self.exact = set_arithmetic(self._module, plan.fp8.chosen, getattr(torch, plan.dtype))
+        if plan.engine.chosen == ORDINARY:
+            self._set_arithmetic()
+
+    def _set_arithmetic(self) -> None:
+        if self.plan.is_fp8 and self._module is not None:
+            self.exact = set_arithmetic(self._module, self.plan.fp8.chosen, getattr(torch, self.plan.dtype))
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], tell: Told = lambda where: None, **cameras: Any) -> Prediction:
-        """The answer for S images (3, H, W) on the device; `tell` hears of its layers on the ordinary path."""
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        unseen: Sequence[Tensor | None] | None = None,
+        tell: Told = lambda where: None,
+        **cameras: Any,
+    ) -> Prediction:
+        """The answer for S images (3, H, W) on the device; patches of `unseen` pixels alone, (H, W) bool of each image,
+        are no keys of attention. `tell` hears of its layers on the ordinary path.
+
+        Raises BackendError where there are such pixels and the fast path is asked for by name.
+        """
         model = self._module
+        masked = self._masked(unseen)
+        if masked is not None and masked.chosen == LEFT_OUT:
+            cameras["unseen"] = unseen
         if model is None:
-            self.ran.append(Ran(0.0))
+            self.ran.append(Ran(0.0, masked=masked))
             return self.backbone.predict(images, **cameras)
-        if self.plan.engine.chosen == FAST:
+        if self.engine.chosen == FAST:
             if self._runner is None:
                 self._runner = fast_runner(model, fast_settings(self.plan, graphs=False), self.device)
                 model.to("cpu")  # what the fast form did not take over need not stay on the device
             prediction = fast_predict(self._runner, images, **cameras)
-            self.ran.append(Ran(self._runner.skipped(Shape.of(images))))
+            self.ran.append(Ran(self._runner.skipped(Shape.of(images)), masked=masked))
             return prediction
         with told_of_layers(model, len(images), tell):
             prediction = self.backbone.predict(images, **cameras)
-        self.ran.append(Ran(skipped_share(model), tuple(attention_backends(model))))
+        self.ran.append(Ran(skipped_share(model), tuple(attention_backends(model)), self.engine, masked))
         return prediction
+
+    def _masked(self, unseen: Sequence[Tensor | None] | None) -> Choice | None:
+        """What becomes of pixels that show no scene; leaves the fast path, which cannot leave out keys."""
+        if unseen is None or all(mask is None for mask in unseen):
+            return None
+        if "unseen" not in inspect.signature(self.backbone.predict).parameters:
+            return Choice(
+                "auto", "plain", f"{self.backbone.name} cannot leave pixels out: it sees a plain colour there"
+            )
+        if self.engine.chosen == FAST:
+            reason = "the fast path cannot leave masked pixels out of attention"
+            if self.engine.asked == FAST:
+                raise BackendError(f"--engine fast: {reason}; use --engine auto, or no masks")
+            self.engine = Choice(self.engine.asked, ORDINARY, reason)
+            if self._runner is not None and self._module is not None:
+                self._runner = None
+                gc.collect()  # a graph and its memory hang together in a circle
+                self._module.to(self.device)
+            self._set_arithmetic()
+        return Choice("auto", LEFT_OUT, "patches without any scene are no keys of attention")
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -103,7 +147,10 @@ class PlannedNetwork:
             attention["backends"] = [asdict(choice) for choice in ran[-1].backends]
         if self.exact:
             fp8["exact_layers"] = len(self.exact)
-        return {"attention": attention, "fp8": fp8, "engine": asdict(self.plan.engine)}
+        engine = next((each.engine for each in reversed(ran) if each.engine is not None), self.plan.engine)
+        told = {"attention": attention, "fp8": fp8, "engine": asdict(engine)}
+        masked = next((each.masked for each in ran if each.masked is not None), None)
+        return told if masked is None else told | {"masked": asdict(masked)}
 
     def attention_info(self, ran: Sequence[Ran]) -> Mapping[str, Any]:
         """For run.json: the share skipped, the settings, and what each sparse-linear layer was asked to keep."""

@@ -38,7 +38,7 @@ from . import known_cameras
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import Asked, Machine, resolve
-from .no_scene import scene_only, without_frame
+from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
 from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
 
@@ -141,7 +141,8 @@ class Predictor:
         progress = progress or Progress()
         kept = pictures.indices
         inputs, bars = self._between_bars(images, kept, pictures.inputs, progress)
-        batch = [item.rgb for item in inputs]
+        inputs = with_masks(images, kept, inputs)
+        batch = [shown_to_network(item) for item in inputs]
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         records = [images.records[i] for i in kept]
         priors = self.beforehand.priors(records)
@@ -149,9 +150,10 @@ class Predictor:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
         with progress.stage("Predict") as step:
-            prediction = responsive(lambda: self._run(batch, cameras, lambda where: step(where=where)))
+            unseen = [in_window(item) for item in inputs]
+            prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
         views = _to_views(images, kept, inputs, prediction)
-        warnings = _parallax_warnings(views, digests) + _border_warnings(inputs) + known_warnings(priors, records)
+        warnings = _parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
         if bars:
             warnings.append(
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
@@ -186,7 +188,7 @@ class Predictor:
             self.runtime.torch_device,
             given=len(priors.known_poses) == len(views),
         )
-        shown = [without_frame(view, item) for view, item in zip(refined.views, inputs, strict=True)]
+        shown = [without_unseen(view, item) for view, item in zip(refined.views, inputs, strict=True)]
         moved, sparse = back_into_given(shown, refined.sparse, priors, origin)
         warnings = found.warnings + refined.warnings
         return replace(
@@ -261,12 +263,17 @@ class Predictor:
         known = known_cameras.for_inputs(priors, records, inputs) if known_cameras.taken_by(self.backbone) else None
         return {} if known is None else {"cameras": known}
 
-    def _run(self, batch: Sequence[np.ndarray], cameras: dict[str, Any], tell: Told) -> Prediction:
-        """One forward pass over (h, w, 3) uint8 images; answers on the CPU in float32."""
+    def _run(
+        self, batch: Sequence[np.ndarray], unseen: Sequence[np.ndarray | None], cameras: dict[str, Any], tell: Told
+    ) -> Prediction:
+        """One forward pass over (h, w, 3) uint8 images, of which the pixels `unseen` (h, w) are no scene; answers on
+        the CPU in float32.
+        """
         device = self.runtime.torch_device
         try:
             tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
-            prediction = self.network.predict(tensors, tell, **cameras)
+            masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
+            prediction = self.network.predict(tensors, masks, tell, **cameras)
             prediction = Prediction(
                 depth=[d.float().cpu() for d in prediction.depth],
                 confidence=[c.float().cpu() for c in prediction.confidence],
@@ -314,7 +321,8 @@ def _to_views(
         depth = prediction.depth[j].numpy()
         confidence = prediction.confidence[j].numpy()
         known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
-        sure = known if inputs[j].border is None else known & ~inputs[j].border
+        if (unseen := in_window(inputs[j])) is not None:
+            known &= ~unseen
         K, pose = _square(record, inputs[j], prediction.K[j].numpy(), poses[j])
         views.append(
             View(
@@ -324,7 +332,7 @@ def _to_views(
                 K=K,
                 cam_from_world=pose,
                 depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
-                confidence=inputs[j].uncrop(np.where(sure, confidence, np.float32(0))),
+                confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
             )
         )
     return views
@@ -353,16 +361,6 @@ def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
     height, width = item.rgb.shape[:2]
     whole = item.border is None and item.full == (height, width)
     return item.rgb if whole and height <= record.height and width <= record.width else None
-
-
-def _border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
-    count = sum(item.border is not None for item in inputs)
-    if not count:
-        return []
-    return [
-        f"{count} of {len(inputs)} images have a white or black frame: painted over for the network, "
-        "no confidence there"
-    ]
 
 
 def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:

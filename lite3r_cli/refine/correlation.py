@@ -45,12 +45,14 @@ class Correlation:
     def _pair(self, inverse: Tensor, other: Picture, to: Projection) -> Tensor:
         """The correlation (B, h, w) with one neighbour, 0 where it is negative or unseen."""
         x, y, _ = to(inverse)
-        seen = inside(x, y)
+        seen = inside(other, x, y)
         there = sample(other.grey, x, y)
         mean = window_mean(there, self.half)
         variance = (window_mean(there * there, self.half) - mean * mean).clamp_min_(0)
         product = window_mean(there * self.picture.grey, self.half) - mean * self.mean
         value = product * torch.rsqrt((self.variance + _NOISE) * (variance + _NOISE))
+        if self.picture.scene is not None:
+            value = value * self.picture.scene
         return torch.where(seen, value.clamp_(0, 1), 0.0)
 
 

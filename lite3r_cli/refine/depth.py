@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..scene import geometry
+from ..scene.fusion import sample_mask
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
 from .align import align_depth
@@ -18,7 +19,7 @@ from .confidence import fused_confidence
 from .config import RefineConfig
 from .correlation import window_mean
 from .fill import fill
-from .keypoints import ReadImage
+from .keypoints import ReadImage, ReadMask
 from .stereo import Surface, stereo
 from .warp import Picture
 
@@ -53,11 +54,15 @@ def refine_depth(
     config: RefineConfig,
     device: torch.device,
     step: Callable[[], None] = lambda: None,
+    read_mask: ReadMask | None = None,
 ) -> RefinedDepth:
-    """Refine the depth maps of the views `trusted`; the others stay as they are."""
+    """Refine the depth maps of the views `trusted`; the others stay as they are. What is masked is compared with
+    nothing.
+    """
     others = sweep_neighbours(views, sparse, trusted, config.neighbours)
     ranges = {i: depth_range(views[i], sparse, i) for i in trusted if others[i]}
-    pictures = {i: _picture(views[i], read_rgb(i), device) for i in trusted}
+    masks = {i: None if read_mask is None else read_mask(i) for i in trusted}
+    pictures = {i: _picture(views[i], read_rgb(i), masks[i], device) for i in trusted}
     aligned = {i: align_depth(views[i], sparse, i) for i in trusted}
     expected = {i: torch.from_numpy(aligned[i]).to(device) for i in trusted}
     surfaces = stereo(pictures, others, ranges, expected, step)
@@ -136,14 +141,17 @@ def depth_range(view: View, sparse: SparseModel, i: int) -> tuple[float, float]:
     return float(near / _NEARER), float(far * _FARTHER)
 
 
-def _picture(view: View, rgb: np.ndarray, device: torch.device) -> Picture:
-    """The view at the size of its depth map."""
+def _picture(view: View, rgb: np.ndarray, mask: np.ndarray | None, device: torch.device) -> Picture:
+    """The view at the size of its depth map; `mask` (H, W) bool, True = scene."""
     height, width = view.depth.shape
     grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
     pose = np.asarray(view.cam_from_world, np.float64)
-    return Picture(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in (grey, K, pose)))
+    arrays = [grey, K, pose]
+    if mask is not None and not mask.all():
+        arrays.append(sample_mask(mask, (height, width)).astype(np.float32))
+    return Picture(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays))
 
 
 def _sure(surface: Surface) -> Tensor:

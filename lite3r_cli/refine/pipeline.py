@@ -50,7 +50,7 @@ def refine(
     result = cameras.views
     if config.depth and cameras.sparse is not None:
         with progress.stage("Refine depth", total=len(cameras.trusted)) as step, torch.inference_mode():
-            depth = refine_depth(result, cameras.sparse, cameras.trusted, read_rgb, config, device, step)
+            depth = refine_depth(result, cameras.sparse, cameras.trusted, read_rgb, config, device, step, read_mask)
         result = depth.views
         verdicts = [
             {**verdict, "depth": done, "confirmed": share}

@@ -18,6 +18,7 @@ class Picture:
     grey: Tensor  # (h, w) float32 in 0..1
     K: Tensor  # (3, 3) float64
     cam_from_world: Tensor  # (3, 4) float64
+    scene: Tensor | None = None  # (h, w) float32, 1 where it shows the scene and 0 where it does not; None: everywhere
 
     def shrunk(self, factor: float) -> Picture:
         """The picture smaller by about `factor`, K with it."""
@@ -27,7 +28,10 @@ class Picture:
         size = (max(8, round(height / factor)), max(8, round(width / factor)))
         grey = F.interpolate(self.grey[None, None], size=size, mode="bilinear", antialias=True, align_corners=False)
         ratio = torch.tensor([size[1] / width, size[0] / height, 1.0]).to(self.K)
-        return Picture(grey[0, 0], self.K * ratio[:, None], self.cam_from_world)
+        scene = self.scene
+        if scene is not None:
+            scene = F.interpolate(scene[None, None], size=size, mode="nearest-exact")[0, 0]
+        return Picture(grey[0, 0], self.K * ratio[:, None], self.cam_from_world, scene)
 
 
 class Projection:
@@ -62,6 +66,7 @@ def sample(values: Tensor, x: Tensor, y: Tensor, mode: str = "bilinear") -> Tens
     return found[0, 0].reshape(x.shape)
 
 
-def inside(x: Tensor, y: Tensor) -> Tensor:
-    """Which places lie in the picture."""
-    return (x.abs() < 1) & (y.abs() < 1)
+def inside(picture: Picture, x: Tensor, y: Tensor) -> Tensor:
+    """Which places lie in the picture, and show the scene there."""
+    within = (x.abs() < 1) & (y.abs() < 1)
+    return within if picture.scene is None else within & (sample(picture.scene, x, y, "nearest") > 0)

@@ -1,6 +1,6 @@
 """Posed depth maps become one cloud: what is doubtful is dropped, what several views saw is averaged.
 
-Dropped are, in this order: pixels without depth, masked pixels, the least confident pixels of the scene, pixels that
+Dropped are, in this order: masked pixels, pixels without depth, the least confident pixels of the scene, pixels that
 float between foreground and background at depth edges, pixels that other views contradict. What is left is moved to the
 mean of the surfaces that agree on it, coloured from the image, optionally merged in voxels, and cut to the budget.
 
@@ -33,7 +33,7 @@ class FusionStatistics:
     """What became of every pixel; the counts from `unknown` to `over_budget` and `points` add up to `pixels`."""
 
     pixels: int = 0
-    unknown: int = 0  # no or non-finite depth
+    unknown: int = 0  # not masked, and no or non-finite depth
     masked: int = 0
     low_confidence: int = 0
     edge: int = 0  # flying pixels
@@ -149,11 +149,14 @@ def _drop_unusable(
     for i, each in enumerate(maps):
         if each is None:
             continue
-        counts.add("unknown", ~each.alive)
         mask = read_mask(i) if read_mask is not None else None
-        if mask is not None:
-            used = on_device(sample_mask(mask, each.voter.shape), each.alive.device)
-            each.drop(~used, "masked", counts)
+        if mask is None:
+            counts.add("unknown", ~each.alive)
+            continue
+        used = on_device(sample_mask(mask, each.voter.shape), each.alive.device)
+        counts.add("masked", ~used)
+        counts.add("unknown", ~each.alive & used)
+        each.alive &= used
     threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
     statistics.confidence_threshold = threshold
     for each in maps:

@@ -135,6 +135,27 @@ def test_views_that_were_not_verified_stay_and_so_does_the_sky(truth, sparse):
     assert (result.views[0].confidence[result.views[0].depth == 0] == 0).all()
 
 
+def test_masked_pixels_are_compared_with_nothing(truth, sparse):
+    """A thing that stands in every picture at the place where a surface far nearer would be seen: unmasked, stereo
+    believes in it.
+    """
+    pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1].copy() for view in truth]
+    thing = np.random.default_rng(5).integers(0, 256, (120, 140, 3), dtype=np.uint8)
+    masks = [np.ones(picture.shape[:2], bool) for picture in pictures]
+    for picture, mask in zip(pictures, masks):
+        picture[100:220, 180:320], mask[100:220, 180:320] = thing, False
+    start = [bent(view) for view in truth]
+    how = (start, sparse, range(4), pictures.__getitem__, RefineConfig(), torch.device("cpu"))
+    seen, masked = refine_depth(*how), refine_depth(*how, read_mask=masks.__getitem__)
+    assert max(masked.confirmed) < 1 - (~masks[0]).mean() + 0.01
+    small = cv2.resize(masks[0].astype(np.uint8), SIZE[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    known = small & (truth[0].depth > 0)
+    wrong = [
+        np.mean(np.abs(np.log(found.views[0].depth[known] / truth[0].depth[known])) > 0.05) for found in (seen, masked)
+    ]
+    assert masked.steps == ["stereo"] * 4 and wrong[1] <= wrong[0]
+
+
 def test_stripes_that_fit_several_depths_are_where_the_network_expects_them():
     """Stripes 8 px apart: 32 px of disparity (depth 2) explain the other picture as well as 24 px (depth 2.67)."""
     K = torch.tensor([[160.0, 0, 80], [0, 160, 60], [0, 0, 1]], dtype=torch.float64)

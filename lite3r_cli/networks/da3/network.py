@@ -21,6 +21,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
@@ -103,14 +104,17 @@ class DA3Encoder(nn.Module):
         groups: Sequence[Sequence[int]],
         camera_tokens: Tensor | None = None,
         reference_view: str = "saddle_balanced",
+        unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
         """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`;
-        `camera_tokens` (B, S, C) of known cameras.
+        `camera_tokens` (B, S, C) of known cameras; patches of `unseen` pixels alone, (H, W) bool of each view, are no
+        keys of attention.
 
         Returns what the dense head reads of each bucket, and the camera features (B, S, 2C) of all views.
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
+        seen = Seen.of(unseen, groups, grids)
         local_ropes, global_rope = self._ropes(grids, [len(g) for g in groups], images[0].device)
         x = local = [self.embed(im) for im in images]
         reference = torch.zeros(len(x[0]), dtype=torch.long, device=images[0].device)
@@ -123,24 +127,25 @@ class DA3Encoder(nn.Module):
                     self._camera_tokens(reference, sum(map(len, groups))) if camera_tokens is None else camera_tokens
                 )
                 first = bk.in_buckets(tokens, groups)
-                self._set_frames(x, grids, groups, reference)
+                self._set_frames(x, grids, groups, reference, seen)
                 x = [torch.cat([t[:, :, None].to(b.dtype), b[:, :, 1:]], dim=2) for t, b in zip(first, x)]
             if config.is_global(i):
-                x = bk.run_packed(block, x, global_rope)
+                x = bk.run_packed(block, x, global_rope, seen)
             else:
-                x = local = bk.run_each(block, x, local_ropes if i >= config.alternate_from else [None] * len(x))
+                turned = local_ropes if i >= config.alternate_from else [None] * len(x)
+                x = local = bk.run_each(block, x, turned, seen)
             if i in config.taps:
                 for tap, near, far in zip(taps, local, x):
                     tap.append(torch.cat([near[:, :, 1:], self.norm(far[:, :, 1:])], dim=-1))
         cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # never normalised
         return [Features(*pair) for pair in zip(taps, grids)], bk.in_view_order(cameras, groups)
 
-    def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor) -> None:
+    def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor, seen: Seen | None) -> None:
         """Tell sparse attention which tokens belong together, and the reference views (B,)."""
         across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
         frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids))
         is_reference = torch.arange(sum(map(len, groups)), device=reference.device) == reference[:, None]
-        set_frames(across, frames, torch.cat(bk.in_buckets(is_reference, groups), dim=1), x[0].device)
+        set_frames(across, frames, torch.cat(bk.in_buckets(is_reference, groups), dim=1), x[0].device, seen)
 
     def _camera_tokens(self, reference: Tensor, views: int) -> Tensor:
         is_reference = torch.arange(views, device=reference.device) == reference[:, None]
@@ -190,10 +195,14 @@ class DA3(Network):
         return self.backbone.pretrained
 
     def encode(
-        self, images: Sequence[Tensor], groups: Sequence[Sequence[int]], camera_tokens: Tensor | None = None
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        camera_tokens: Tensor | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            features, cameras = self.trunk(images, groups, camera_tokens, self.reference_view)
+            features, cameras = self.trunk(images, groups, camera_tokens, self.reference_view, unseen)
         return features, cameras.float()
 
     def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
@@ -224,10 +233,16 @@ class DA3(Network):
         return DA3Output(*self.decode_depth(features), self.cam_dec(cameras), *ray)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], cameras: KnownCameras | None = None) -> Prediction:
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        cameras: KnownCameras | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
-        With known `cameras` depth comes in their scale, and they are returned as given.
+        With known `cameras` depth comes in their scale, and they are returned as given. Patches of `unseen` pixels
+        alone, (H, W) bool of each image, are no keys of attention.
         """
         groups = bk.group_by_size(images)
         device = self.trunk.pos_embed.device
@@ -236,7 +251,7 @@ class DA3(Network):
         tokens = None
         if cameras is not None:
             tokens = self.cam_enc(encode_known(cameras, size))
-        features, camera_features = self.encode(stacks, groups, tokens)
+        features, camera_features = self.encode(stacks, groups, tokens, unseen)
         vectors = self.cam_dec(camera_features)[0]
         K = pose.usable_intrinsics(vectors[:, 7:], size)
         poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])

@@ -19,6 +19,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
 from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import (
     Block,
     ModulesOf,
@@ -106,9 +107,10 @@ class Mini(Network):
         grids: list[tuple[int, int]],
         is_reference: list[Tensor],
         known: list[Tensor] | None = None,
+        seen: Seen | None = None,
     ) -> list[list[Tensor]]:
         """Run the blocks. Per bucket: tokens (B, S_b, P_b, C), which of its views is the reference, (B, S_b) bool, and
-        what is known of its cameras, (B, S_b, C), from `known_camera`.
+        what is known of its cameras, (B, S_b, C), from `known_camera`. Only patches that are `seen` are keys.
 
         Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view
         output.
@@ -118,7 +120,7 @@ class Mini(Network):
         packed_rope = pack_ropes(ropes, [b.shape[1] for b in buckets])
         frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(buckets, grids))
         across = (block.attn for i, block in enumerate(self.blocks) if config.is_global(i))
-        set_frames(across, frames, torch.cat(is_reference, dim=1), buckets[0].device)
+        set_frames(across, frames, torch.cat(is_reference, dim=1), buckets[0].device, seen)
         local = buckets
         taps: list[list[Tensor]] = [[] for _ in buckets]
         for i, block in enumerate(self.blocks):
@@ -126,9 +128,10 @@ class Mini(Network):
                 told: Sequence[Tensor | None] = known or [None] * len(buckets)
                 buckets = [self._add_camera_token(*each) for each in zip(buckets, is_reference, told)]
             if config.is_global(i):
-                buckets = run_packed(block, buckets, packed_rope)
+                buckets = run_packed(block, buckets, packed_rope, seen)
             else:
-                buckets = run_each(block, buckets, ropes if i >= config.alternate_from else [None] * len(buckets))
+                turned = ropes if i >= config.alternate_from else [None] * len(buckets)
+                buckets = run_each(block, buckets, turned, seen)
                 local = buckets
             if i in config.taps:
                 for tap, loc, glo in zip(taps, local, buckets):
@@ -179,9 +182,15 @@ class Mini(Network):
         return RawOutput(log_depth, confidence, decoded, rotation, centre, log_focal, ray, belongs)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], known: CameraHints | None = None) -> Prediction:
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        known: CameraHints | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size;
-        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`.
+        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`. Patches of `unseen` pixels
+        alone, (H, W) bool of each image, are no keys of attention.
 
         Sky has no depth: 0, with confidence 0.
         """
@@ -197,7 +206,7 @@ class Mini(Network):
         poses = torch.zeros(len(images), 3, 4)
         intrinsics = torch.zeros(len(images), 3, 3)
         with trunk_precision(device, self.compute_dtype):
-            taps = self.trunk([self.embed(s) for s in stacks], grids, refs, tokens)
+            taps = self.trunk([self.embed(s) for s in stacks], grids, refs, tokens, Seen.of(unseen, groups, grids))
             for group, tap, grid in zip(groups, taps, grids):
                 for k, i in enumerate(group):  # one view at a time: the head is the memory peak
                     log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)

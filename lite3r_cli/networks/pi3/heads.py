@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
 
 
@@ -20,10 +21,11 @@ class HeadTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(hidden, heads, layer_scale=None) for _ in range(depth))
         self.linear_out = nn.Linear(hidden, out)
 
-    def forward(self, tokens: Tensor, rope: RopeTable) -> Tensor:
+    def forward(self, tokens: Tensor, rope: RopeTable, seen: Tensor | None = None) -> Tensor:
+        """Only patches that are `seen` (B, N) bool are keys; None: all."""
         x = self.projects(tokens)
         for block in self.blocks:
-            x = block(x, rope)
+            x = run_within(block, x, rope, seen)
         return self.linear_out(x)
 
 
@@ -128,11 +130,16 @@ class CameraHead(nn.Module):
         self.more_mlps = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.fc_t, self.fc_rot = nn.Linear(dim, 3), nn.Linear(dim, 9)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Only patches that are `seen` (B, N) bool count; None: all."""
         x = tokens.float()
         for block in self.res_conv:
             x = block(x)
-        x = self.more_mlps(x.mean(1))
+        if seen is None:
+            x = self.more_mlps(x.mean(1))
+        else:
+            share = seen.to(x) / seen.sum(1, keepdim=True).to(x)
+            x = self.more_mlps((x * share[..., None]).sum(1))
         rotation = nearest_rotation(self.fc_rot(x).unflatten(-1, (3, 3)))
         return torch.cat([rotation, self.fc_t(x)[..., None]], dim=-1)
 

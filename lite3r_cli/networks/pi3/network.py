@@ -19,6 +19,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.image_encoder import ImageEncoder
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, RopeTable, patch_positions, rope_table
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, pixel_rays, prepare
@@ -76,6 +77,13 @@ class Features:
     tokens: Tensor  # (B, S_b, 5 + N, 2C)
     grid: tuple[int, int]  # patches (h, w)
     rope: RopeTable
+    seen: Tensor | None = None  # (S_b, N) bool, the patches that are keys; None: all
+
+    def seen_pixels(self, patch: int) -> Tensor | None:
+        """(S_b, H, W) bool, the pixels of these patches."""
+        if self.seen is None:
+            return None
+        return self.seen.unflatten(1, self.grid).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
 
 
 @dataclass(frozen=True)
@@ -127,9 +135,9 @@ class Pi3(Network):
 
     # -- tokens -----------------------------------------------------------------------------------------------------
 
-    def embed(self, images: Tensor, views: Sequence[int], given: Prepared | None) -> Tensor:
+    def embed(self, images: Tensor, views: Sequence[int], given: Prepared | None, seen: Tensor | None = None) -> Tensor:
         """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
-        patches = self.encoder(bk.normalise(images).flatten(0, 1)).unflatten(0, images.shape[:2])
+        patches = self.encoder(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         if given is not None:
             patches = patches + self._embed_given(views, given)
         registers = self.register_token.expand(*images.shape[:2], -1, -1)
@@ -150,14 +158,24 @@ class Pi3(Network):
         return added
 
     def encode(
-        self, images: Sequence[Tensor], groups: Sequence[Sequence[int]], given: Prepared | None = None
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        given: Prepared | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
     ) -> list[Features]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`."""
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
+        (H, W) bool of each view, are no keys of attention.
+        """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            return self._encode(images, groups, given)
+            return self._encode(images, groups, given, unseen)
 
     def _encode(
-        self, images: Sequence[Tensor], groups: Sequence[Sequence[int]], given: Prepared | None
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        given: Prepared | None,
+        unseen: Sequence[Tensor | None] | None,
     ) -> list[Features]:
         config = self.config
         device = images[0].device
@@ -165,22 +183,25 @@ class Pi3(Network):
         head_dim = config.dim // config.heads
         ropes = [rope_table(patch_positions(*g, REGISTERS, device), head_dim, published=True) for g in grids]
         packed = bk.pack_ropes(ropes, [len(g) for g in groups])
-        x = [self.embed(im, views, given) for im, views in zip(images, groups)]
+        seen = Seen.of(unseen, groups, grids)
+        rows = Seen.rows(seen, len(groups))
+        x = [self.embed(im, views, given, row) for im, views, row in zip(images, groups, rows)]
         frames = (Frames(b.shape[1], b.shape[2], REGISTERS, grid) for b, grid in zip(x, grids))
         across = (block.attn for i, block in enumerate(self.decoder) if config.is_global(i))
-        set_frames(across, frames, None, device)
+        set_frames(across, frames, None, device, seen)
         inject: dict[int, PoseInjection] = {}
         if given is not None and given.any_pose and isinstance(config, Pi3XConfig):
             inject = dict(zip(config.inject_after, self.pose_inject_blk))
         near = x
         for i, block in enumerate(self.decoder):
             if config.is_global(i):
-                x = bk.run_packed(block, x, packed)
+                x = bk.run_packed(block, x, packed, seen)
             else:
-                x = near = bk.run_each(block, x, ropes)
+                x = near = bk.run_each(block, x, ropes, seen)
             if given is not None and i in inject:
                 x = self._inject(inject[i], x, grids, groups, given)
-        return [Features(torch.cat([a, b], dim=-1), grid, rope) for a, b, grid, rope in zip(near, x, grids, ropes)]
+        tokens = (torch.cat(pair, dim=-1) for pair in zip(near, x))
+        return [Features(*each) for each in zip(tokens, grids, ropes, rows)]
 
     def _inject(self, block: PoseInjection, x: list[Tensor], grids, groups, given: Prepared) -> list[Tensor]:
         device = x[0].device
@@ -204,20 +225,25 @@ class Pi3(Network):
     # -- outputs ----------------------------------------------------------------------------------------------------
 
     def _in_chunks(self, features: Features, run) -> list[Tensor]:
-        """`run` of tokens (b, 5 + N, 2C), a few views at a time, → each of its outputs as (B, S_b, …)."""
+        """`run` of tokens (b, 5 + N, 2C) and what is seen of them, a few views at a time, → each of its outputs as
+        (B, S_b, …).
+        """
         shape = features.tokens.shape[:2]
         flat = features.tokens.flatten(0, 1)
         frames = self.head_frames or bk.CHUNK_FRAMES.get(flat.device.type, 8)
-        parts = [run(flat[i : i + frames]) for i in range(0, len(flat), frames)]
+        parts = [
+            run(flat[i : i + frames], None if features.seen is None else features.seen[i : i + frames])
+            for i in range(0, len(flat), frames)
+        ]
         return [torch.cat(column).unflatten(0, shape) for column in zip(*parts)]
 
     def decode(self, features: Features) -> tuple[Tensor, Tensor]:
         """Points in each camera's frame (B, S_b, H, W, 3), without the metric scale, and confidence (B, S_b, H, W)."""
 
-        def run(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        def run(tokens: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
             with bk.trunk_precision(tokens.device, self.compute_dtype):
                 points, confidence = (
-                    head(tokens, features.rope)[:, REGISTERS:] for head in (self.point_decoder, self.conf_decoder)
+                    head(tokens, features.rope, seen)[:, REGISTERS:] for head in (self.point_decoder, self.conf_decoder)
                 )
             maps = torch.cat(self.point_head(points, *features.grid), dim=1)
             logit = maps[:, 2].clamp(max=LARGEST_LOG_DEPTH) if self.metric else maps[:, 2]
@@ -231,10 +257,10 @@ class Pi3(Network):
     def decode_cameras(self, features: Features) -> Tensor:
         """world_from_cam (B, S_b, 3, 4), without the metric scale."""
 
-        def run(tokens: Tensor) -> tuple[Tensor]:
+        def run(tokens: Tensor, seen: Tensor | None) -> tuple[Tensor]:
             with bk.trunk_precision(tokens.device, self.compute_dtype):
-                seen = self.camera_decoder(tokens, features.rope)[:, REGISTERS:]
-            return (self.camera_head(seen),)
+                patches = self.camera_decoder(tokens, features.rope, seen)[:, REGISTERS:]
+            return (self.camera_head(patches, seen),)
 
         return self._in_chunks(features, run)[0]
 
@@ -244,6 +270,10 @@ class Pi3(Network):
             return None
         tokens = torch.cat([f.tokens.flatten(1, 2) for f in buckets], dim=1)
         rope = bk.pack_ropes([f.rope for f in buckets], [f.tokens.shape[1] for f in buckets])
+        rows = [f.seen for f in buckets if f.seen is not None]
+        if rows:
+            keys = Seen(rows).across([f.tokens.shape[2] for f in buckets], tokens.device)
+            tokens, rope = tokens[:, keys], (rope[0][keys], rope[1][keys])
         with bk.trunk_precision(tokens.device, self.compute_dtype):
             x = self.metric_decoder(self.metric_token.expand(len(tokens), -1, -1), tokens, rope)
         return self.metric_head(x.float()).exp()[:, 0, 0]
@@ -259,16 +289,22 @@ class Pi3(Network):
         return Pi3Output(points, confidence, poses, metric, features)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], cameras: KnownCameras | None = None) -> Prediction:
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        cameras: KnownCameras | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
         Known `cameras` guide Pi3X (NaN where a view's pose or K is unknown); the answer is its own, in its own metres.
+        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
         """
         groups = bk.group_by_size(images)
         device = self.register_token.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         given = None if cameras is None else prepare(conditions_from(cameras, images, device))
-        buckets = self.encode(stacks, groups, given)
+        buckets = self.encode(stacks, groups, given, unseen)
         poses = bk.in_view_order([self.decode_cameras(f) for f in buckets], groups)[0]
         metric = self.metric_scale(buckets)
         scale = 1.0 if metric is None else float(metric)
@@ -276,7 +312,7 @@ class Pi3(Network):
         confidence, K = list(depth), torch.zeros(len(images), 3, 3)
         for group, features in zip(groups, buckets):
             points, logit = self.decode(features)
-            K[group] = intrinsics_from_points(points[0]).cpu()
+            K[group] = intrinsics_from_points(points[0], features.seen_pixels(self.patch_size)).cpu()
             for i, z, c in zip(group, (points[0, ..., 2] * scale).cpu(), 1 + logit[0].exp().cpu()):
                 depth[i], confidence[i] = z, c
         return Prediction(depth, confidence, cam_from_first(poses, scale).cpu(), K)
@@ -290,13 +326,16 @@ def cam_from_first(world_from_cam: Tensor, scale: float = 1.0) -> Tensor:
     return invert_rigid(rotation, centre)
 
 
-def intrinsics_from_points(points: Tensor) -> Tensor:
-    """The pinhole camera that fits points (S, H, W, 3) best, pixel by pixel: K (S, 3, 3), pixel centres at +0.5.
+def intrinsics_from_points(points: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The pinhole camera that fits points (S, H, W, 3) best, pixel by pixel, of those that are `seen` (S, H, W): K
+    (S, 3, 3), pixel centres at +0.5.
 
     The principal point is in the middle. Least squares on x/z and y/z, as the authors recover it.
     """
     height, width = points.shape[1:3]
     x, y = (points[..., i] / points[..., 2].clamp(min=1e-10) for i in (0, 1))
+    if seen is not None:
+        x, y = x * seen.to(x), y * seen.to(y)
     u = torch.arange(width, device=points.device) - (width - 1) / 2
     v = torch.arange(height, device=points.device) - (height - 1) / 2
     fx = (x * u).sum((1, 2)) / x.square().sum((1, 2)).clamp(min=1e-12)

@@ -18,6 +18,7 @@ from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import Block, ModulesOf, patch_positions, rope_table
 from lite3r_cli.networks.base import Network, Prediction
 from lite3r_cli.networks.vggt.camera_head import CameraHead
@@ -89,16 +90,22 @@ class Aggregator(nn.Module):
             for _ in range(2)
         )
 
-    def embed(self, images: Tensor, views: Sequence[int]) -> Tensor:
+    def embed(self, images: Tensor, views: Sequence[int], seen: Tensor | None = None) -> Tensor:
         """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
         batch = len(images)
-        patches = self.patch_embed(bk.normalise(images).flatten(0, 1)).unflatten(0, images.shape[:2])
+        patches = self.patch_embed(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         kind = torch.tensor([min(i, 1) for i in views], device=images.device)
         special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(batch, -1, -1, -1)
         return torch.cat([special.to(patches.dtype), patches], dim=2)
 
-    def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> tuple[list[Features], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
+        (H, W) bool of each view, are no keys of attention.
 
         Returns what the dense heads read of each bucket, and each bucket's special tokens
         after the last pair, (B, S_b, 5, 2C).
@@ -108,14 +115,16 @@ class Aggregator(nn.Module):
         positions = [patch_positions(*grid, SPECIALS, images[0].device) for grid in grids]
         ropes = [rope_table(p, config.dim // config.heads, published=True) for p in positions]
         packed = bk.pack_ropes(ropes, [len(g) for g in groups])
-        x = [self.embed(im, views) for im, views in zip(images, groups)]
+        seen = Seen.of(unseen, groups, grids)
+        rows = Seen.rows(seen, len(groups))
+        x = [self.embed(im, views, row) for im, views, row in zip(images, groups, rows)]
         frames = (Frames(b.shape[1], b.shape[2], SPECIALS, grid) for b, grid in zip(x, grids))
         first = [i for group in groups for i in group].index(0)
-        set_frames((block.attn for block in self.global_blocks), frames, first, x[0].device)
+        set_frames((block.attn for block in self.global_blocks), frames, first, x[0].device, seen)
         taps: list[list[Tensor]] = [[] for _ in x]
         for i, (within, across) in enumerate(zip(self.frame_blocks, self.global_blocks)):
-            near = bk.run_each(within, x, ropes)
-            x = bk.run_packed(across, near, packed)
+            near = bk.run_each(within, x, ropes, seen)
+            x = bk.run_packed(across, near, packed, seen)
             if i in config.taps:
                 for tap, a, b in zip(taps, near, x):
                     tap.append(torch.cat([a[:, :, SPECIALS:], b[:, :, SPECIALS:]], dim=-1))
@@ -145,9 +154,14 @@ class VGGT(Network):
         """The part whose matrix products may run in half precision; the rest stays in float32."""
         return self.aggregator
 
-    def encode(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Features], list[Tensor]]:
+    def encode(
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> tuple[list[Features], list[Tensor]]:
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            return self.aggregator(images, groups)
+            return self.aggregator(images, groups, unseen)
 
     def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
         """Depth and confidence of one bucket, each (B, S_b, H, W)."""
@@ -174,11 +188,14 @@ class VGGT(Network):
         return VGGTOutput(*self.decode_depth(features), rounds, last, *point_map)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+    def predict(self, images: Sequence[Tensor], unseen: Sequence[Tensor | None] | None = None) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        """
         groups = bk.group_by_size(images)
         device = self.aggregator.camera_token.device
-        features, special = self.encode([torch.stack([images[i] for i in g])[None].to(device) for g in groups], groups)
+        stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
+        features, special = self.encode(stacks, groups, unseen)
         vectors = self.camera_head(bk.in_view_order([t[:, :, 0].float() for t in special], groups))[-1][0]
         size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
         rotation = pose.rotation_from_quaternion(vectors[:, 3:7])

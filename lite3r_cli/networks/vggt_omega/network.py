@@ -18,6 +18,7 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets as bk
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig
+from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import ModulesOf
 from lite3r_cli.networks.base import Network, Prediction
 from lite3r_cli.networks.vggt_omega.parts import (
@@ -88,15 +89,21 @@ class OmegaAggregator(nn.Module):
             ModulesOf(block(dim, config.heads, qk_norm=True) for _ in range(config.pairs)) for _ in range(2)
         )
 
-    def embed(self, images: Tensor, views: Sequence[int]) -> Tensor:
+    def embed(self, images: Tensor, views: Sequence[int], seen: Tensor | None = None) -> Tensor:
         """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 17 + N, C)."""
-        patches = self.patch_embed(bk.normalise(images).flatten(0, 1)).unflatten(0, images.shape[:2])
+        patches = self.patch_embed(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         kind = torch.tensor([min(i, 1) for i in views], device=images.device)
         special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(len(images), -1, -1, -1)
         return torch.cat([special.to(patches.dtype), patches], dim=2)
 
-    def forward(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Tapped], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`.
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> tuple[list[Tapped], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
+        (H, W) bool of each view, are no keys of attention.
 
         Returns what the dense head reads of each bucket, and each bucket's special tokens after the last pair,
         (B, S_b, 17, 2C).
@@ -104,19 +111,21 @@ class OmegaAggregator(nn.Module):
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
         ropes = [self.rope_embed.table(*grid, SPECIALS) for grid in grids]
-        x = [self.embed(im, views) for im, views in zip(images, groups)]
+        seen = Seen.of(unseen, groups, grids)
+        rows = Seen.rows(seen, len(groups))
+        x = [self.embed(im, views, row) for im, views, row in zip(images, groups, rows)]
         frames = (Frames(b.shape[1], b.shape[2], SPECIALS, grid) for b, grid in zip(x, grids))
         first = [i for group in groups for i in group].index(0)
         across = (pair.attn for i, pair in enumerate(self.inter_frame_blocks) if i in config.global_pairs)
-        set_frames(across, frames, first, x[0].device)
+        set_frames(across, frames, first, x[0].device, seen)
         taps: list[list[Tensor]] = [[] for _ in x]
         for i, (within, between) in enumerate(zip(self.frame_blocks, self.inter_frame_blocks)):
-            near = bk.run_each(within, x, ropes)
+            near = bk.run_each(within, x, ropes, seen)
             if i in config.register_pairs:
                 special = bk.run_packed(between, [b[:, :, :SPECIALS] for b in near], None)
                 x = [torch.cat([s, b[:, :, SPECIALS:]], dim=2) for s, b in zip(special, near)]
             else:
-                x = bk.run_packed(between, near, None)
+                x = bk.run_packed(between, near, None, seen)
             if i in config.taps:
                 for tap, a, b in zip(taps, near, x):
                     tap.append(torch.cat([a[:, :, SPECIALS:], b[:, :, SPECIALS:]], dim=-1))
@@ -148,9 +157,14 @@ class VGGTOmega(Network):
                 found[name] = rope_periods(4 * len(buffer))
         return found
 
-    def encode(self, images: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> tuple[list[Tapped], list[Tensor]]:
+    def encode(
+        self,
+        images: Sequence[Tensor],
+        groups: Sequence[Sequence[int]],
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> tuple[list[Tapped], list[Tensor]]:
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            return self.aggregator(images, groups)
+            return self.aggregator(images, groups, unseen)
 
     def decode_depth(self, features: Tapped) -> tuple[Tensor, Tensor]:
         """Depth and confidence of one bucket, each (B, S_b, H, W)."""
@@ -165,11 +179,14 @@ class VGGTOmega(Network):
         return OmegaOutput(*self.decode_depth(features), self.camera_head(special.float()), special)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size."""
+    def predict(self, images: Sequence[Tensor], unseen: Sequence[Tensor | None] | None = None) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        """
         groups = bk.group_by_size(images)
         device = self.aggregator.camera_token.device
-        features, special = self.encode([torch.stack([images[i] for i in g])[None].to(device) for g in groups], groups)
+        stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
+        features, special = self.encode(stacks, groups, unseen)
         vectors = self.camera_head(bk.in_view_order([t.float() for t in special], groups))[0]
         size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
         depth: list[Tensor] = [vectors.new_empty(0)] * len(images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead, add_position
 from lite3r_cli.layers.vit import Block, HalvesTable, PatchEmbed
 
@@ -88,14 +89,15 @@ class ImageEncoder16(nn.Module):
         self.blocks = nn.ModuleList(block(dim, heads, qk_norm=False) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=EPS)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Only patches that are `seen` (B, N) bool are keys; None: all."""
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         x = self.patch_embed(images)
         special = torch.cat([self.cls_token, self.storage_tokens], dim=1)
         x = torch.cat([special.expand(len(x), -1, -1), x], dim=1)
         rope = self.rope_embed.table(rows, columns, 1 + STORAGE)
         for part in self.blocks:
-            x = part(x, rope)
+            x = run_within(part, x, rope, seen)
         return self.norm(x[:, 1 + STORAGE :])
 
 
