@@ -92,7 +92,10 @@ class Checkout:
     def __init__(self, name: str, folder: Path, caches: Path) -> None:
         self.name, self.folder = name, folder
         cache = str(caches / name)
-        self.environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache}
+        own = {"PYTHONPATH": str(folder), "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache}
+        # modules are compiled once, as those of an installed package are
+        own |= {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+        self.environment = {**os.environ, **own}
 
     def python(self, *arguments: str) -> tuple[str, float]:
         """Standard output and wall seconds of a process that must succeed."""

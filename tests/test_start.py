@@ -61,6 +61,19 @@ def imported(program: str, *arguments: str) -> set[str]:
     return {name for name in modules if name in FORBIDDEN or name.split(".")[0] in FORBIDDEN}
 
 
+def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path):
+    program = """
+import sys
+from lite3r_cli.cli import main
+code = main([*sys.argv[1:], "-q"])
+print(code, "torch" in sys.modules)
+"""
+    for command in ("reconstruct", "batch"):
+        arguments = [command, str(tmp_path / "none"), "-o", str(tmp_path / "out")]
+        run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+        assert run.stdout == "2 False\n" and run.stderr.count("\n") == 1, run.stderr
+
+
 def test_nothing_heavy_is_imported_on_the_way_of_reconstruct(photographs, tmp_path):
     out = str(tmp_path / "scene.ply")
     arguments = ["reconstruct", str(photographs(2)), "-o", out, "--resolution", "112", "--device", "cpu", "-q"]

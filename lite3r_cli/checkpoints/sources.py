@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -125,10 +126,9 @@ def _open_safetensors(path: Path) -> Source:
     def reader(start: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
         def read() -> Tensor:
             data = torch.empty(end - start, dtype=torch.uint8)
-            file.seek(8 + size + start)
             view, done = memoryview(data.numpy().data), 0
             while done < len(view):
-                count = file.readinto(view[done:])
+                count = os.preadv(file.fileno(), [view[done:]], 8 + size + start + done)  # by several threads at once
                 if not count:
                     raise WeightsError(f"{path}: became shorter while it was read; get it again")
                 done += count

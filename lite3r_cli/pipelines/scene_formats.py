@@ -12,7 +12,6 @@ from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS
 from ..io.output_layout import layout_of
 from ..io.scene_export import SceneExport
-from ..refine.verdicts import KEPT
 from ..scene.frame import move_cloud, move_views
 from ..scene.tracks import joined, tracks_from_depth
 from ..world.level import Level
@@ -65,6 +64,8 @@ def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
 
 def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
     """The views that go into a model: those whose cameras are verified; all where none was or could be."""
+    from ..refine.verdicts import KEPT  # imports torch
+
     everything = list(range(len(found.views)))
     if keep_all or found.verdicts is None:
         return everything

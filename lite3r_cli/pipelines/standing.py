@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,8 +18,10 @@ from ..scene.frame import WorldFrame, move_cloud, move_views
 from ..world.gravity import Up, find_up, up_of_cameras
 from ..world.level import level_scene
 from .beforehand import metadata_of
-from .predict import Predictions
 from .run_info import Part
+
+if TYPE_CHECKING:
+    from .predict import Predictions
 
 LEVEL = WorldFrame(
     "level",

@@ -7,7 +7,9 @@ cameras are held. One picture with a wrong pose cannot bend it, and depth is not
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +24,8 @@ _SHORTEST = 0.025  # of the diagonal
 _SEARCH = np.radians([40.0, 22.0])  # around how cameras are held, and around what their horizontal axes say
 _STEP = np.radians(1.5)  # between two directions that are tried
 _WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the bell around a plane, coarse to fine
+_THREADS = min(8, os.cpu_count() or 1)
+_TOGETHER = 1 << 17  # products of directions and edges that are in memory for a thread: a processor's cache holds them
 _MOST = 150  # edges of a picture, the longest ones
 _LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges
 _LEAST_EDGES = 10.0  # effective number of vertical edges
@@ -106,8 +110,9 @@ def gravity_of(attitude: Attitude) -> np.ndarray:
 def edge_planes(views: Sequence[View], greys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The straight edges of all pictures: normals of their planes in the world (N, 3), weights (N,), views (N,)."""
     normals, weights, numbers = [], [], []
-    for i, (view, grey) in enumerate(zip(views, greys, strict=True)):
-        segments, diagonal = find_edges(grey)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="edges") as pool:
+        found = list(pool.map(find_edges, greys))
+    for i, (view, grey, (segments, diagonal)) in enumerate(zip(views, greys, found, strict=True)):
         if not len(segments):
             continue
         ends = segments.reshape(-1, 2, 2) * [view.width / grey.shape[1], view.height / grey.shape[0]]
@@ -175,8 +180,24 @@ def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
 
 def _support(directions: np.ndarray, normals: np.ndarray, weight: np.ndarray, width: float) -> np.ndarray:
     """Σ weight / (1 + (angle to the plane / width)²)² for directions (D, 3): (D,)."""
-    off = np.arcsin(np.clip(directions @ normals.T, -1, 1)) / width
-    return (weight / (1 + off**2) ** 2).sum(axis=1)
+
+    def some(part: np.ndarray) -> np.ndarray:
+        off = part @ normals.T
+        np.clip(off, -1, 1, out=off)
+        np.arcsin(off, out=off)
+        off *= off
+        off /= width**2
+        off += 1
+        off *= off
+        np.divide(weight, off, out=off)
+        return off.sum(axis=1)
+
+    if not len(directions):
+        return np.zeros(0)
+    rows = max(1, _TOGETHER // max(1, len(normals)))
+    parts = [directions[i : i + rows] for i in range(0, len(directions), rows)]
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="up") as pool:
+        return np.concatenate(list(pool.map(some, parts)))
 
 
 def _prior(directions: np.ndarray, likely: np.ndarray) -> np.ndarray:

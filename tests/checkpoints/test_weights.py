@@ -35,6 +35,28 @@ def test_fp8_rows_are_within_half_a_step_of_e4m3():
     torch.testing.assert_close(round_to_fp8(back), back)  # rounding twice changes nothing
 
 
+def test_fp8_is_expanded_and_checked_value_by_value(tmp_path):
+    """Every code of both kinds as torch converts it; codes that are no number, and scales that lead to infinity."""
+    for kind, bad in ((torch.float8_e4m3fn, [0x7F, 0xFF]), (torch.float8_e5m2, [0x7C, 0x7D, 0xFC, 0xFE])):
+        largest = 0x7E if kind == torch.float8_e4m3fn else 0x7B
+        codes = torch.tensor([code for code in range(256) if code & 0x7F <= largest], dtype=torch.uint8)
+        values, scale = codes.view(2, -1).view(kind), torch.tensor([3e-4, -70.0])
+        path = tmp_path / f"{kind}.safetensors"
+        save_file({"w": values, "w::scale": scale}, path)
+        found, _ = read_checkpoint(path)
+        assert torch.equal(found["w"], dequantize_rows(values, scale))
+        for code in bad:
+            broken = codes.view(2, -1).clone()
+            broken[1, 3] = code
+            save_file({"w": broken.view(kind), "w::scale": scale}, path)
+            with pytest.raises(WeightsError, match="infinite values in w"):
+                read_checkpoint(path)
+        for number in (float("nan"), float("inf"), 3e38):
+            save_file({"w": values, "w::scale": torch.tensor([1.0, number])}, path)
+            with pytest.raises(WeightsError, match="infinite values in w"):
+                read_checkpoint(path)
+
+
 def test_saved_checkpoint_loads_as_its_rounded_weights(checkpoint):
     model = registry.load(str(checkpoint))
     state, _ = read_checkpoint(checkpoint)
