@@ -1,6 +1,6 @@
-"""The program: one Typer command for each entry of COMMANDS, and `main`, which turns every ending into an exit code.
+"""The program: the commands of commands/lazy.py, and `main`, which turns every ending into an exit code.
 
-Nothing heavy is imported here or by the modules in commands/: a command imports its pipeline when it runs.
+Nothing heavy is imported here: a command is imported when it is called, and imports its pipeline when it runs.
 """
 
 from __future__ import annotations
@@ -10,22 +10,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, TypeGuard
 
 import typer
 
 from . import __version__, console
-from .commands.batch import batch
-from .commands.bench import bench
-from .commands.convert import convert
-from .commands.distill import distill
-from .commands.evaluate import evaluate
-from .commands.models import models
-from .commands.reconstruct import reconstruct
-from .commands.synth import synth
-from .commands.train import train
-from .commands.view import view
+from .commands.lazy import SETTINGS, LazyGroup
 from .errors import Lite3RError, MemoryLimitError, OutputError
 from .stopping import Terminated, signals_as_exceptions
 
@@ -38,28 +29,14 @@ NOWHERE = "/proc/self/task"  # takes no file, not even from root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "reconstruct": reconstruct,
-    "batch": batch,
-    "view": view,
-    "eval": evaluate,
-    "models": models,
-    "bench": bench,
-    "convert": convert,
-    "distill": distill,
-    "train": train,
-    "synth": synth,
-}
-
 app = typer.Typer(
     name="lite3r",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
-for _name, _function in COMMANDS.items():
-    app.command(_name, no_args_is_help=_name != "models")(_function)
 
 
 def _show_version(value: bool) -> None:

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from lite3r_cli import __version__, cli, console
-from lite3r_cli.commands import options
+from lite3r_cli.commands import lazy, options
 from lite3r_cli.errors import (
     BackendError,
     InputError,
@@ -66,8 +66,9 @@ def test_a_system_without_posix_locks_is_told_so():
 def test_every_option_of_every_command_explains_itself():
     root = typer.main.get_command(cli.app)
     assert set(root.commands) >= {"reconstruct", "eval", "models", "train", "synth"}
-    for name, command in root.commands.items():
-        assert command.help, name
+    for name, listed in root.commands.items():
+        command = lazy.build(name)
+        assert listed.help == command.help.split("\n\n")[0].replace("\n", " "), name
         for parameter in command.params:
             assert (parameter.help or "").endswith("."), f"lite3r {name}: {parameter.name}"
         assert {"debug", "quiet"} <= {parameter.name for parameter in command.params}, name
