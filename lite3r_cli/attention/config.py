@@ -13,6 +13,7 @@ from typing import Any
 
 from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.features import FEATURES
+from lite3r_cli.attention.packed import GROUPS
 from lite3r_cli.attention.reference import BLOCK
 from lite3r_cli.attention.schedule import SHALLOW, keep_ratios
 from lite3r_cli.config import LiteConfig
@@ -75,6 +76,7 @@ class SparseConfig:
     packed: bool = (
         False  # across views the form of `packed.py`; what the fields of blocks say is for layers within views
     )
+    group: int = GROUPS[0]  # with `packed`: queries that share a list of keys
     keep_views: int | None = None  # with `packed`: views' worth of keys that a query sees at most, mean over the layers
 
     def __post_init__(self) -> None:
@@ -89,6 +91,8 @@ class SparseConfig:
             raise UsageError(
                 "over packed tokens the linear branch sees all, nothing is dropped, and nothing is official"
             )
+        if self.group not in GROUPS:
+            raise UsageError(f"{' or '.join(map(str, GROUPS))} queries share a list of keys, not {self.group}")
         if self.keep_views is not None and (self.keep_views < 1 or not self.packed):
             raise UsageError(f"the views kept must be at least 1, and need packed tokens, not {self.keep_views}")
         if self.mix not in MIXES:
@@ -129,25 +133,23 @@ class SparseConfig:
 
 
 # `published` is the form of SLA and of the official Lite3R checkpoints. The others are what this project makes
-# (docs/method.md). In shallow networks blocks are rectangles, keys are cut finer than queries and kept by their mass,
-# and those not kept have summaries: the most accurate. Deep ones have packed tokens, which a GPU computes fast. `deep`
-# was their form before, for checkpoints that were made with it, and where a field of blocks is asked for.
+# (docs/method.md): packed tokens, which a GPU computes fast; in shallow networks, whose attention is broad and where
+# nothing later mends what a layer lost, half as many queries share a list. `… blocks` are the forms before, for
+# checkpoints that were made with them, and where a field of blocks is asked for.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "published": {},
-    "packed": {"packed": True, "summaries": True, "keep_views": 40},
-    "shallow": {"tiles": True, "summaries": True, "key_block": 16, "scores": "mass", "linear_over": "rest"},
-    "deep": {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"},
+    "deep": {"packed": True, "summaries": True, "keep_views": 40},
+    "shallow": {"packed": True, "summaries": True, "keep_views": 40, "group": 64},
+    "shallow blocks": {"tiles": True, "summaries": True, "key_block": 16, "scores": "mass", "linear_over": "rest"},
+    "deep blocks": {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"},
 }
 OF_BLOCKS = {"block", "key_block", "tiles", "walk", "summaries", "scores", "protect", "linear_over", "drop_ratio"}
 
 
 def preset_for(across: int, asked: Mapping[str, Any]) -> str:
     """The key of PRESETS for a network with so many attention layers across views, where these fields are asked for."""
-    if asked.get("packed"):
-        return "packed"
-    if across <= SHALLOW:
-        return "shallow"
-    return "packed" if OF_BLOCKS.isdisjoint(asked) else "deep"
+    depth = "shallow" if across <= SHALLOW else "deep"
+    return depth if asked.get("packed") or OF_BLOCKS.isdisjoint(asked) else f"{depth} blocks"
 
 
 def settle(

@@ -70,7 +70,7 @@ class SparseLinearAttention(Attention):
         if config.official:
             return
         if config.packed:
-            self.plan = packed_plan(frames, device)
+            self.plan = packed_plan(frames, device, config.group)
             return
         if not config.tiles:
             frames = tuple(replace(group, grid=None) for group in frames)

@@ -1,17 +1,17 @@
 """Sparse attention over packed tokens: what is known before the images are, and each step in plain torch.
 
 The patches of each frame are ordered along a Hilbert curve, so that any run of them is compact, and the frames follow
-one another, every other one backwards. Queries share lists of keys in groups of 128; keys are chosen in blocks of 16.
-No block has an empty slot: what does not fill one stands in the lists row by row. A block that is not chosen counts
+one another, every other one backwards. Queries share lists of keys in groups of 128 or 64; keys are chosen in blocks of
+16. No block has an empty slot: what does not fill one stands in the lists row by row. A block that is not chosen counts
 as one token, its mean key and value with the weight of its 16 tokens; where none of 64 neighbouring tokens is chosen,
 those do.
 
-    share(block) = mean over 16 queries of a group of softmax over blocks of q · k̄ / √D + s,   s = ½ Σ_c m_c var_c(k)
+    share(block) = mean over queries of a group of softmax over blocks of q · k̄ / √D + s,   s = ½ Σ_c m_c var_c(k)
     / D O            = softmax over chosen keys of q · k / √D and over means of q · k̄ / √D + log n, times v
 
-where m is the mean square of a head's queries: what a block's spread adds to its share. By Jensen's inequality a mean
-never counts more in O than its keys. Special tokens see and are seen by all. The divisor of the shares comes from means
-of 64: it weighs queries, and only the order of the blocks counts.
+where every eighth query tells the shares, and m is the mean square of a head's queries: what a block's spread adds to
+its share. By Jensen's inequality a mean never counts more in O than its keys. Special tokens see and are seen by all.
+The divisor of the shares comes from means of 64: it weighs queries, and only the order of the blocks counts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch import Tensor
 from lite3r_cli.attention.features import widened
 from lite3r_cli.attention.tiling import Frames
 
-QUERIES = 128  # that share a list
+GROUPS = (128, 64)  # queries that share a list
 KEYS = 16  # of a block
 SUMMARY = 64  # tokens of a coarse mean
-ASKED = 16  # queries of a group that tell the shares
+EVERY = 8  # so many queries have one among them that tells the shares
 IGNORED = 15  # lowest bits of a share that do not count when blocks are compared: eight of the mantissa do
 LARGEST = 40.0  # logarithm of a share: its divisor is approximate
 CHUNK = 2**24  # elements of what `gathered_attention` holds at a time
@@ -84,24 +84,25 @@ class PackedPlan:
     tokens: int
     views: int
     specials: int
-    queries: int  # slots of tokens, a multiple of 128: special ones from 0 on, the others from `first` on
-    first: int  # a multiple of 128
+    group: int  # queries that share a list, one of GROUPS
+    queries: int  # slots of tokens, a multiple of `group`: special ones from 0 on, the others from `first` on
+    first: int  # a multiple of `group`
     blocks: int  # of 16 patches
     place: Tensor  # (tokens,) int32, the slot of each token
     empty: Tensor  # int32, rows that hold zeros until they are filled
-    asked: Tensor  # (groups − exact, 16) the slots of the queries that tell the shares
+    asked: Tensor  # (groups − exact, group / 8) the slots of the queries that tell the shares
     lengths: Tensor  # (queries / 64,) int32, tokens in each 64 slots: they come first
     loose: Tensor  # int32, slots of tokens in no block: in every list
     every: Tensor  # int32, all blocks: what those groups see which see everything
 
     @property
     def groups(self) -> int:
-        return self.queries // QUERIES
+        return self.queries // self.group
 
     @property
     def exact(self) -> int:
         """Groups of special tokens, at the start: they see everything."""
-        return self.first // QUERIES
+        return self.first // self.group
 
     @property
     def patches(self) -> int:
@@ -157,29 +158,29 @@ class PackedPlan:
 
 
 @lru_cache(maxsize=32)
-def packed_plan(frames: tuple[Frames, ...], device: torch.device | None = None) -> PackedPlan:
-    """The plan for groups of equally sized frames in the order of the sequence; a frame without a grid is one run.
-    Kept.
+def packed_plan(frames: tuple[Frames, ...], device: torch.device | None = None, group: int = GROUPS[0]) -> PackedPlan:
+    """The plan for sets of equally sized frames in the order of the sequence, with `group` queries a list; a frame
+    without a grid is one run. Kept.
     """
     specials: list[int] = []
     patches: list[int] = []
     start = number = 0
-    for group in frames:
-        count = group.tokens - group.specials
-        cells = hilbert(*group.grid) if group.grid else list(range(count))
-        for _ in range(group.count):
-            specials += range(start, start + group.specials)
+    for part in frames:
+        count = part.tokens - part.specials
+        cells = hilbert(*part.grid) if part.grid else list(range(count))
+        for _ in range(part.count):
+            specials += range(start, start + part.specials)
             ordered = cells[::-1] if number % 2 else cells
-            patches += [start + group.specials + c for c in ordered]
-            start, number = start + group.tokens, number + 1
+            patches += [start + part.specials + c for c in ordered]
+            start, number = start + part.tokens, number + 1
     with torch.inference_mode(False):
-        plan = _plan(specials, patches, number)
+        plan = _plan(specials, patches, number, group)
         return plan if device is None else _moved(plan, device)
 
 
-def _plan(specials: list[int], patches: list[int], views: int) -> PackedPlan:
-    first = -(-len(specials) // QUERIES) * QUERIES
-    queries = first + -(-len(patches) // QUERIES) * QUERIES
+def _plan(specials: list[int], patches: list[int], views: int, group: int) -> PackedPlan:
+    first = -(-len(specials) // group) * group
+    queries = first + -(-len(patches) // group) * group
     blocks = len(patches) // KEYS
     order = torch.tensor(specials + patches)
     slot = torch.cat([torch.arange(len(specials)), first + torch.arange(len(patches))])
@@ -188,9 +189,9 @@ def _plan(specials: list[int], patches: list[int], views: int) -> PackedPlan:
     free = torch.ones(queries + blocks + blocks * KEYS // SUMMARY, dtype=torch.bool)
     free[slot] = False
     known = ~free[:queries]
-    per_group = known.view(-1, QUERIES).sum(1)[first // QUERIES :]
-    asked = torch.arange(ASKED)[None] * per_group[:, None] // ASKED
-    asked += first + QUERIES * torch.arange(len(per_group))[:, None]
+    per_group = known.view(-1, group).sum(1)[first // group :]
+    asked = torch.arange(group // EVERY)[None] * per_group[:, None] // (group // EVERY)
+    asked += first + group * torch.arange(len(per_group))[:, None]
     whole = torch.cat([torch.arange(len(specials) // KEYS), first // KEYS + torch.arange(blocks)])
     loose = torch.cat(
         [
@@ -199,7 +200,8 @@ def _plan(specials: list[int], patches: list[int], views: int) -> PackedPlan:
         ]
     )
     return PackedPlan(
-        tokens=len(order), views=views, specials=len(specials), queries=queries, first=first, blocks=blocks,
+        tokens=len(order), views=views, specials=len(specials), group=group, queries=queries, first=first,
+        blocks=blocks,
         place=place, empty=free.nonzero()[:, 0].int(), asked=asked, lengths=known.view(-1, SUMMARY).sum(1,
         dtype=torch.int32), loose=loose.int(), every=whole.int(),
     )  # fmt: skip
@@ -225,8 +227,8 @@ class Lists:
 
 
 def ask(q: Tensor, plan: PackedPlan) -> tuple[Tensor, Tensor]:
-    """The queries that tell the shares (H, groups · 16, D), and their mean square (H, D) float32, from q (H, slots,
-    D).
+    """The queries that tell the shares (H, those of all groups, D), and their mean square (H, D) float32, from q
+    (H, slots, D).
     """
     asked = q[:, plan.asked.flatten()]
     return asked, widened(asked).square().mean(1)
@@ -256,7 +258,7 @@ def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan)
     fine = fine + spreads[:, None, : plan.blocks] + math.log(KEYS)
     coarse = coarse + spreads[:, None, plan.blocks :] + math.log(SUMMARY)
     total = torch.cat([coarse, fine[..., covered:]], dim=-1).logsumexp(-1, keepdim=True)
-    return (fine - total).clamp(max=LARGEST).exp().unflatten(1, (-1, ASKED)).sum(2)
+    return (fine - total).clamp(max=LARGEST).exp().unflatten(1, (-1, plan.asked.shape[1])).sum(2)
 
 
 def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
@@ -291,9 +293,9 @@ def gathered_attention(
     known = torch.cat([whole.flatten(), plan.loose.long()])
     exact = plan.groups if lists is None else plan.exact
     parts = []
-    step = max(QUERIES, CHUNK // (heads * plan.tokens))
-    for first in range(0, exact * QUERIES, step):
-        x = q[:, first : min(first + step, exact * QUERIES)]
+    step = max(plan.group, CHUNK // (heads * plan.tokens))
+    for first in range(0, exact * plan.group, step):
+        x = q[:, first : min(first + step, exact * plan.group)]
         weights = (widened(x) @ widened(keys[:, known]).mT * dim**-0.5).softmax(-1)
         parts.append((weights @ widened(values[:, known])).to(q.dtype))
     if lists is not None:
@@ -315,8 +317,8 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
     every = torch.cat([tokens, rows.where(inside, rows.new_zeros(()))], dim=-1)  # (H, groups, keys)
     at = (every + torch.arange(heads, device=q.device)[:, None, None] * keys.shape[1]).flatten()
     k, v = (widened(t.flatten(0, 1)[at].view(heads, groups, -1, dim)) for t in (keys, values))
-    start = plan.first + part.start * QUERIES
-    x = widened(q[:, start : start + groups * QUERIES]).unflatten(1, (groups, QUERIES))
+    start = plan.first + part.start * plan.group
+    x = widened(q[:, start : start + groups * plan.group]).unflatten(1, (groups, plan.group))
     logits = x @ k.mT * dim**-0.5
     logits = logits + torch.cat([bias.new_zeros(tokens.shape), bias], dim=-1)[:, :, None]
     return (logits.softmax(-1) @ v).flatten(1, 2).to(q.dtype)

@@ -110,7 +110,8 @@ def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, ob
     tiles = given(heads, tokens + 7, dim)
     yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
     yield from _block_cases(random, given, sizes, device)
-    yield from _packed_cases(random, given, sizes, device)
+    for group in packed.GROUPS:
+        yield from _packed_cases(random, given, sizes, device, group)
     yield from _map_cases(random, given, sizes, device)
 
 
@@ -151,9 +152,9 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
             yield f"sparse_attention, {group} tiles, {mix}", attend
 
 
-def _packed_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int) -> Iterator[tuple[str, object]]:
     grid, specials = (max(4, sizes.blocks // 2), max(6, sizes.blocks * 2 // 3)), 5
-    plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device)
+    plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device, group)
     place = plan.place.long()
     table = torch.zeros(3, sizes.heads, plan.slots, sizes.dim, device=device)
     table[:, :, place] = given(3, sizes.heads, plan.tokens, sizes.dim)
@@ -190,15 +191,19 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator
 
         return run
 
-    yield "summarise_blocks, means", means
+    several = f"{group} queries"
+    yield f"summarise_blocks, means, {several}", means
     yield (
-        "summarise_blocks, spreads",
+        f"summarise_blocks, spreads, {several}",
         lambda ops, kind, fp8: ops.summarise_blocks(*table[1:].to(kind, copy=True), squares, plan),
     )
-    yield "block_shares", lambda ops, kind, fp8: ops.block_shares(asked.to(kind), filled[1].to(kind), spreads, plan)
-    yield "list_blocks", chosen
-    yield "gathered_attention", attended(lists)
-    yield "gathered_attention, all", attended(None)
+    yield (
+        f"block_shares, {several}",
+        lambda ops, kind, fp8: ops.block_shares(asked.to(kind), filled[1].to(kind), spreads, plan),
+    )
+    yield f"list_blocks, {several}", chosen
+    yield f"gathered_attention, {several}", attended(lists)
+    yield f"gathered_attention, all, {several}", attended(None)
 
 
 def _rounded(run):

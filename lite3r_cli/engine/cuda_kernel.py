@@ -5,9 +5,11 @@ package.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -43,11 +45,14 @@ def _checked(status: int, what: str) -> None:
         raise BackendError(f"{what} failed with CUDA error {status}; use --engine ordinary")
 
 
-def compiled(source: str, name: str, architecture: str) -> bytes:
-    """Machine code of CUDA C++ for an architecture such as sm_90a. Raises BackendError with the compiler's words."""
+def compiled(source: str, name: str, architecture: str, defined: Mapping[str, int] = MappingProxyType({})) -> bytes:
+    """Machine code of CUDA C++ for an architecture such as sm_90a, with these macros. Raises BackendError with the
+    compiler's words.
+    """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     _checked(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None), "NVRTC")
     options = [b"--std=c++17", f"--gpu-architecture={architecture}".encode()]
+    options += [f"-D{macro}={value}".encode() for macro, value in defined.items()]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     if status:
         size = ctypes.c_size_t()
@@ -68,9 +73,17 @@ class Kernel:
     most.
     """
 
-    def __init__(self, file: str, name: str, architecture: str, threads: int, shared: int):
+    def __init__(
+        self,
+        file: str,
+        name: str,
+        architecture: str,
+        threads: int,
+        shared: int,
+        defined: Mapping[str, int] = MappingProxyType({}),
+    ):
         source = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
-        self.code, self.threads, self.shared = compiled(source, file, architecture), threads, shared
+        self.code, self.threads, self.shared = compiled(source, file, architecture, defined), threads, shared
         torch.cuda.current_stream()  # there is a context from here on
         module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
         cuda = _driver()

@@ -1,18 +1,22 @@
-// Attention of 128 queries to gathered keys by Hopper's matrix units (sm_90a): whole blocks of 16 keys first, then single rows with a bias.
+// Attention of ROWS queries (128 or 64, given to the compiler) to gathered keys by Hopper's matrix units (sm_90a): whole blocks of 16 keys
+// first, then single rows with a bias.
 //
-// One thread block has two warpgroups of 64 queries each; two such blocks share a multiprocessor, so that the exponentials of one hide
-// behind the products of the other. Keys and values travel by cp.async into rows of 128 bytes whose 16-byte pieces are permuted as wgmma wants
-// them (128-byte swizzle). Softmax is online, in powers of two.
+// One thread block has two warpgroups of 64 queries each. With 128 queries both work on one list and share its keys in shared memory; with 64
+// each has a list, keys and barriers of its own. Two such blocks share a multiprocessor, so that the exponentials of one warpgroup hide behind
+// the products of another. Keys and values travel by cp.async into rows of 128 bytes whose 16-byte pieces are permuted as wgmma wants them
+// (128-byte swizzle). Softmax is online, in powers of two.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define D 64
-#define ROWS 128
-#define TILE 128
+#define UNITS (128 / ROWS)    // of a thread block: lists at a time
+#define THREADS (256 / UNITS)  // of a unit
+#define TILE ROWS              // keys at a time
 #define STAGES 3
 #define KEYS 16
 #define TILE_BYTES (TILE * D * 2)
+#define LINES (THREADS / 8)  // rows that a unit copies at a time
 #define NEVER -1e30f
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -25,6 +29,14 @@ __device__ __forceinline__ void copy16(u32 to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
+__device__ __forceinline__ void meet(int unit) {  // all threads of a unit
+#if UNITS == 1
+    __syncthreads();
+#else
+    asm volatile("bar.sync %0, %1;" ::"r"(unit + 1), "n"(THREADS) : "memory");
+#endif
+}
+
 __device__ __forceinline__ void fence_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void finish_products() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
@@ -32,8 +44,9 @@ __device__ __forceinline__ void finish_products() { asm volatile("wgmma.wait_gro
 #define R4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
 #define R16(a, i) R4(a, i), R4(a, i + 4), R4(a, i + 8), R4(a, i + 12)
 
-// s (64 × 128) = or += Q (64 × 16) Kᵀ, both in shared memory
-__device__ __forceinline__ void product_qk(float (&s)[64], u64 q, u64 k, int add) {
+// s (64 × TILE) = or += Q (64 × 16) Kᵀ, both in shared memory
+__device__ __forceinline__ void product_qk(float (&s)[TILE / 2], u64 q, u64 k, int add) {
+#if TILE == 128
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
@@ -42,6 +55,15 @@ __device__ __forceinline__ void product_qk(float (&s)[64], u64 q, u64 k, int add
         " %64, %65, p, 1, 1, 0, 0;\n}\n"
         : R16(s, 0), R16(s, 16), R16(s, 32), R16(s, 48)
         : "l"(q), "l"(k), "r"(add));
+#else
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31},"
+        " %32, %33, p, 1, 1, 0, 0;\n}\n"
+        : R16(s, 0), R16(s, 16)
+        : "l"(q), "l"(k), "r"(add));
+#endif
 }
 
 // o (64 × 64) += P (64 × 16, registers) V (16 × 64, a row a key)
@@ -71,10 +93,10 @@ struct Softmax {  // of two rows a thread: 8 apart
 
     // s · scale, plus bias (a column each) if BIASED; o is brought to the new maximum. Returns what s is still to be multiplied by.
     template <bool BIASED>
-    __device__ __forceinline__ float raise(float (&s)[64], float (&o)[32], float scale, const unsigned short* bias) {
+    __device__ __forceinline__ float raise(float (&s)[TILE / 2], float (&o)[32], float scale, const unsigned short* bias) {
         if (BIASED) {
 #pragma unroll
-            for (int j = 0; j < 16; j++) {
+            for (int j = 0; j < TILE / 8; j++) {
                 u32 two = *(const u32*)(bias + 8 * j);  // in bfloat16
                 float even = __uint_as_float(two << 16), odd = __uint_as_float(two & 0xFFFF0000u);
                 s[4 * j] = fmaf(s[4 * j], scale, even);
@@ -88,7 +110,7 @@ struct Softmax {  // of two rows a thread: 8 apart
         for (int r = 0; r < 2; r++) {
             float high = s[2 * r];
 #pragma unroll
-            for (int j = 0; j < 16; j++) high = fmaxf(high, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+            for (int j = 0; j < TILE / 8; j++) high = fmaxf(high, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
             high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
             high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
             float now = fmaxf(top[r], high * scale), fade = power(top[r] - now);
@@ -100,11 +122,11 @@ struct Softmax {  // of two rows a thread: 8 apart
         return scale;
     }
 
-    // weights of 64 keys of s, those of `part`, packed
-    __device__ __forceinline__ void weigh(const float (&s)[64], int part, float scale, u32 (&p)[16]) {
+    // weights of half of the keys of s, those of `part`, packed
+    __device__ __forceinline__ void weigh(const float (&s)[TILE / 2], int part, float scale, u32 (&p)[TILE / 8]) {
 #pragma unroll
-        for (int j = 0; j < 16; j++) {
-            int at = 32 * part + 2 * j, r = j & 1;
+        for (int j = 0; j < TILE / 8; j++) {
+            int at = TILE / 4 * part + 2 * j, r = j & 1;
             float a = power(fmaf(s[at], scale, -top[r])), b = power(fmaf(s[at + 1], scale, -top[r]));
             sum[r] += a + b;
             p[j] = halves(a, b);
@@ -113,21 +135,23 @@ struct Softmax {  // of two rows a thread: 8 apart
 };
 
 // q (H, q_rows, 64); keys and values (H, table, 64): `tokens` rows of tokens, means of 16 from row `tokens` on, means of 64 from row `coarse` on.
-// The first `exact` groups of 128 queries see the blocks `every` (all_count) and the rows `every_rows` (all_rows). Each other one sees its `blocks`
-// (H, groups − exact, count) and the first `lengths` (H, groups − exact) of its `rows` (H, groups − exact, room). Counts of blocks are multiples
-// of eight. out (H, slots, 64); lse (H, slots) or null.
+// The first `exact` groups of ROWS queries see the blocks `every` (all_count) and the rows `every_rows` (all_rows). Each other one sees its `blocks`
+// (H, groups − exact, count) and the first `lengths` (H, groups − exact) of its `rows` (H, groups − exact, room). out (H, slots, 64); lse (H, slots)
+// or null.
 extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     const unsigned short* q, const unsigned short* keys, const unsigned short* values, const int* blocks, const int* rows, const int* lengths,
     const int* every, const int* every_rows, unsigned short* out, float* lse, int heads, int slots, int q_rows, int table, int groups, int exact, int count,
     int room, int all_count, int all_rows, int tokens, int coarse, float scale) {
     extern __shared__ __align__(1024) unsigned char memory[];  // two thread blocks fill a multiprocessor's: no room to align it here
-    unsigned char* tile_q = memory;
-    unsigned char* tile_k = memory + ROWS * D * 2;
+    int half = threadIdx.x >> 7, unit = half % UNITS;
+    unsigned char* tile_q = memory + unit * ROWS * D * 2;
+    unsigned char* tile_k = memory + UNITS * ROWS * D * 2 + unit * 2 * STAGES * TILE_BYTES;
     unsigned char* tile_v = tile_k + STAGES * TILE_BYTES;
-    unsigned short* bias = (unsigned short*)(tile_v + STAGES * TILE_BYTES);
+    unsigned short* bias = (unsigned short*)(memory + UNITS * (ROWS * D * 2 + 2 * STAGES * TILE_BYTES)) + unit * STAGES * TILE;
     if (shared_address(memory) & 1023) __trap();
 
-    int pid = blockIdx.x, head, group;
+    int pid = blockIdx.x * UNITS + unit, head, group;
+    if (pid >= heads * groups) return;
     if (pid < heads * exact) {  // these take longest: begun first, nobody waits for them
         head = pid % heads, group = pid / heads;
     } else {
@@ -143,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     int rest = (all ? all_count : count) % (TILE / KEYS) * KEYS;  // rows of blocks that fill no tile
     int tiles = full + (rest + wanted + TILE - 1) / TILE;
 
-    int thread = threadIdx.x, piece = thread & 7, line = thread >> 3;  // this thread copies piece `piece` of rows line, line + 32, …
+    int thread = threadIdx.x % THREADS, piece = thread & 7, line = thread >> 3;  // copies this piece of rows line, line + LINES, …
     const unsigned short* from_k = keys + (long long)head * table * D + piece * 8;
     const unsigned short* from_v = values + (long long)head * table * D + piece * 8;
     u32 to = line * (D * 2) + ((piece ^ (line & 7)) << 4);
@@ -153,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     auto look = [&](int tile) {  // which rows this thread copies next: read one step before they are needed
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int row = line + 32 * i, beside = (tile - full) * TILE + row;
+            int row = line + LINES * i, beside = (tile - full) * TILE + row;
             bool block = tile < full || beside < rest;
             if (!block && beside - rest >= wanted) {
                 next[i] = -1;
@@ -168,17 +192,17 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int row = next[i] < 0 ? 0 : next[i];
-            copy16(to_k + stage * TILE_BYTES + i * 32 * D * 2, from_k + (long long)row * D);
-            copy16(to_v + stage * TILE_BYTES + i * 32 * D * 2, from_v + (long long)row * D);
+            copy16(to_k + stage * TILE_BYTES + i * LINES * D * 2, from_k + (long long)row * D);
+            copy16(to_v + stage * TILE_BYTES + i * LINES * D * 2, from_v + (long long)row * D);
             if (tile >= full && piece == 0)
-                bias[stage * TILE + line + 32 * i] = 
+                bias[stage * TILE + line + LINES * i] = 
                     next[i] < 0 ? 0xF149 : next[i] < tokens ? 0 : next[i] < coarse ? 0x4080 : 0x40C0;  // −1e30, 0, 4, 6
         }
     };
 
     const unsigned short* from_q = q + ((long long)head * q_rows + (long long)group * ROWS) * D + piece * 8;
 #pragma unroll
-    for (int i = 0; i < 4; i++) copy16(shared_address(tile_q) + to + i * 32 * D * 2, from_q + (line + 32 * i) * D);
+    for (int i = 0; i < 4; i++) copy16(shared_address(tile_q) + to + i * LINES * D * 2, from_q + (line + LINES * i) * D);
     if (tiles > 0) look(0);
 #pragma unroll
     for (int t = 0; t < STAGES - 1; t++) {
@@ -189,9 +213,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
 
-    int half = thread >> 7, lane = thread & 31;
-    u64 matrix_q = matrix_at(shared_address(tile_q) + half * 64 * D * 2);
-    float s[64], o[32];
+    int lane = thread & 31;
+    u64 matrix_q = matrix_at(shared_address(tile_q) + (thread >> 7) * 64 * D * 2);
+    float s[TILE / 2], o[32];
 #pragma unroll
     for (int j = 0; j < 32; j++) o[j] = 0;
     Softmax softmax = {{NEVER, NEVER}, {0, 0}};
@@ -199,7 +223,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     for (int t = 0; t < tiles; t++) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        __syncthreads();  // tile t is there, and nobody reads tile t − 1 any more
+        meet(unit);  // tile t is there, and nobody reads tile t − 1 any more
         if (t + STAGES - 1 < tiles) {
             copy(t + STAGES - 1);
             if (t + STAGES < tiles) look(t + STAGES);
@@ -214,22 +238,23 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
         finish_products();
         float left = t < full ? softmax.raise<false>(s, o, scale, bias) : softmax.raise<true>(s, o, scale, bias + stage * TILE + 2 * (lane & 3));
         u64 matrix_v = matrix_at(shared_address(tile_v) + stage * TILE_BYTES);
-        u32 near[16], far[16];
+        u32 near[TILE / 8], far[TILE / 8];
         softmax.weigh(s, 0, left, near);
         fence_products();
 #pragma unroll
-        for (int k = 0; k < 4; k++) product_pv(o, near[4 * k], near[4 * k + 1], near[4 * k + 2], near[4 * k + 3], matrix_v + k * (16 * D * 2 / 16));
+        for (int k = 0; k < TILE / 32; k++)
+            product_pv(o, near[4 * k], near[4 * k + 1], near[4 * k + 2], near[4 * k + 3], matrix_v + k * (16 * D * 2 / 16));
         commit_products();
         softmax.weigh(s, 1, left, far);  // while those products run
         fence_products();
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-            product_pv(o, far[4 * k], far[4 * k + 1], far[4 * k + 2], far[4 * k + 3], matrix_v + (4 + k) * (16 * D * 2 / 16));
+        for (int k = 0; k < TILE / 32; k++)
+            product_pv(o, far[4 * k], far[4 * k + 1], far[4 * k + 2], far[4 * k + 3], matrix_v + (TILE / 32 + k) * (16 * D * 2 / 16));
         commit_products();
         finish_products();
     }
 
-    int row = group * ROWS + half * 64 + ((thread & 127) >> 5) * 16 + (lane >> 2);
+    int row = group * ROWS + (thread >> 5) * 16 + (lane >> 2);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float total = softmax.sum[r];

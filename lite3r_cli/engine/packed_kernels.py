@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lite3r_cli.attention.packed import ASKED, KEYS, LARGEST, QUERIES, SUMMARY, Lists, PackedPlan, ask
+from lite3r_cli.attention.packed import KEYS, LARGEST, SUMMARY, Lists, PackedPlan, ask
 from lite3r_cli.engine.cuda_kernel import Kernel
 
 LOG2_E = 1.4426950408889634
@@ -118,12 +118,12 @@ def _shares(
 
 def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan) -> Tensor:
     heads, asked_rows, dim = asked.shape
-    groups = asked_rows // ASKED
+    groups, each = plan.asked.shape
     out = torch.empty(heads, groups, plan.blocks, device=asked.device, dtype=torch.float32)
     sizes = asked_rows, keys.shape[1], plan.fine, groups, plan.blocks, plan.supers, plan.supers * PER
     _shares[triton.cdiv(asked_rows, 64), heads](
         asked, keys, spreads, out, *sizes, dim**-0.5 * LOG2_E,
-        M=64, N=128, A=ASKED, D=dim, FINE=math.log2(KEYS), COARSE=math.log2(SUMMARY), LARGEST=LARGEST * LOG2_E,
+        M=64, N=128, A=each, D=dim, FINE=math.log2(KEYS), COARSE=math.log2(SUMMARY), LARGEST=LARGEST * LOG2_E,
         WIDE="ieee" if asked.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
     )  # fmt: skip
     return out
@@ -251,12 +251,12 @@ def _gathered(
 
 
 @cache
-def _cuda(name: str, device: int) -> Kernel:
-    """`name`.cu, compiled for the device."""
+def _cuda(name: str, device: int, **defined: int) -> Kernel:
+    """`name`.cu, compiled for the device with these macros."""
     with torch.cuda.device(device):
         major, minor = torch.cuda.get_device_capability()
         shared = HOPPER_SHARED if name == "hopper_attention" else MOST_SHARED
-        return Kernel(f"{name}.cu", name, f"sm_{major}{minor}{'a' if major == 9 else ''}", 256, shared)
+        return Kernel(f"{name}.cu", name, f"sm_{major}{minor}{'a' if major == 9 else ''}", 256, shared, defined)
 
 
 def by_cuda(x: Tensor) -> bool:
@@ -280,8 +280,9 @@ def gathered_attention(
     every = len(plan.every), len(plan.loose)
     scale = dim**-0.5 * LOG2_E
     if on_hopper(q):
-        _cuda("hopper_attention", q.device.index or 0)(
-            heads * plan.groups, q, keys, values, *given, plan.every, plan.loose, out, None,
+        units = 128 // plan.group  # groups that a thread block computes
+        _cuda("hopper_attention", q.device.index or 0, ROWS=plan.group)(
+            -(-heads * plan.groups // units), q, keys, values, *given, plan.every, plan.loose, out, None,
             heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine,
             plan.coarse, scale,
         )  # fmt: skip
@@ -290,7 +291,7 @@ def gathered_attention(
     _gathered[(heads * plan.groups,)](
         q, keys, values, *given, plan.every, plan.loose, out,
         heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine, plan.coarse,
-        scale, ROWS=QUERIES, N=64, KEYS=KEYS, PER=PER, D=dim, WIDE="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=8, num_stages=2,
+        scale, ROWS=plan.group, N=64, KEYS=KEYS, PER=PER, D=dim, WIDE="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=plan.group // 16, num_stages=2,
     )  # fmt: skip
     return out

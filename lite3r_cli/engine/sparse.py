@@ -101,7 +101,7 @@ class Plans:
             return from_layout(packed_layout(self.packing.tokens, config.block), group, 0, self.device)
         frames = self.packing.frames
         if config.packed:
-            return packed_plan(frames, self.device)
+            return packed_plan(frames, self.device, config.group)
         if not config.tiles:
             frames = tuple(replace(part, grid=None) for part in frames)
         layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)

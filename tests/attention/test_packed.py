@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.attention import packed
-from lite3r_cli.attention.packed import KEYS, QUERIES, SUMMARY, Lists, PackedPlan, packed_plan
+from lite3r_cli.attention.packed import GROUPS, KEYS, SUMMARY, Lists, PackedPlan, packed_plan
 from lite3r_cli.attention.tiling import Frames
 
 SEQUENCES = {
@@ -51,19 +51,20 @@ def test_the_curve_goes_through_every_cell_by_neighbours(rows, columns):
     assert max(steps, default=1) == 1  # diagonals at most
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_every_token_has_a_slot_and_queries_ask_for_tokens(name):
-    plan = packed_plan(SEQUENCES[name])
+def test_every_token_has_a_slot_and_queries_ask_for_tokens(name, group):
+    plan = packed_plan(SEQUENCES[name], None, group)
     place = plan.place.long()
     assert len(place.unique()) == plan.tokens and not set(place.tolist()) & set(plan.empty.tolist())
-    assert int(plan.lengths.sum()) == plan.tokens and plan.queries % QUERIES == 0
+    assert int(plan.lengths.sum()) == plan.tokens and plan.queries % plan.group == 0
     assert set(plan.asked.flatten().tolist()) <= set(place.tolist())
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
-def test_a_list_stands_for_every_token_once(name, keep):
-    plan = packed_plan(SEQUENCES[name])
+@pytest.mark.parametrize("keep, group", [(0.1, 128), (0.5, 64), (0.9, 128)])
+def test_a_list_stands_for_every_token_once(name, keep, group):
+    plan = packed_plan(SEQUENCES[name], None, group)
     count = plan.count(keep)
     if count >= plan.blocks:
         pytest.skip("so few blocks that all are chosen")
@@ -103,7 +104,7 @@ def by_weights(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, lists: Lists |
         keys, values = k[0, head], v[0, head]
         rows = []
         for group in range(plan.groups):
-            members = token_in[group * QUERIES : (group + 1) * QUERIES]
+            members = token_in[group * plan.group : (group + 1) * plan.group]
             members = members[members >= 0]
             near_k, near_v = keys, values
             if lists is not None and group >= plan.exact:
@@ -122,10 +123,10 @@ def by_weights(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, lists: Lists |
     return torch.stack(out)[None]
 
 
-@pytest.mark.parametrize("name", ["vggt-like", "several sizes"])
-def test_values_and_gradients_are_those_of_the_formula(name):
+@pytest.mark.parametrize("name, group", [("vggt-like", 128), ("several sizes", 64)])
+def test_values_and_gradients_are_those_of_the_formula(name, group):
     given = [t.requires_grad_() for t in tokens_of(SEQUENCES[name], dtype=torch.float64)]
-    plan = packed_plan(SEQUENCES[name])
+    plan = packed_plan(SEQUENCES[name], None, group)
     count = plan.count(0.4)
     assert count < plan.blocks
     lists, _ = lists_for(given[0].detach(), given[1].detach(), plan, count)

@@ -129,7 +129,7 @@ def test_dense_columns_are_dense_for_every_checkpoint(tmp_path):
     assert eager.skipped == dense.skipped == 0 and dense.depth_difference < 1e-4
     assert (eager.attention, dense.attention, lite.attention) == ("dense", "dense", "sparse") and lite.skipped > 0
     words = {name: entry["description"] for name, entry in result.environment["variants"].items()}
-    assert words["dense"].startswith("dense attention") and "25 % of blocks of 64 × 16" in words["lite"]
+    assert words["dense"].startswith("dense attention") and "% of packed tokens, lists of 64" in words["lite"]
 
 
 def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch):

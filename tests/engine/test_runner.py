@@ -184,7 +184,7 @@ def test_what_has_no_fast_path_says_so():
     with pytest.raises(BackendError, match="no cameras from rays"):
         fast_runner(small, Settings(), meta)
     small.ray_poses = False
-    sparsify(small, 0.5)
+    sparsify(small, 0.5, scores="mass")
     with pytest.raises(BackendError, match="pooled scores, not by mass"):
         fast_runner(small, Settings(), meta)
     fast_runner(small, Settings(sparse=False), meta)

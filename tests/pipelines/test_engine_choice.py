@@ -113,10 +113,11 @@ def test_settings_are_the_checkpoints_or_the_presets() -> None:
     shallow = ACROSS[:5]
     of_blocks = {"summaries": True}
     cases = (
-        (ACROSS, "packed", {}),
+        (ACROSS, "deep", {}),
         (shallow, "shallow", {}),
-        (ACROSS, "deep", of_blocks),
-        (shallow, "packed", {"packed": True}),
+        (ACROSS, "deep blocks", of_blocks),
+        (shallow, "shallow blocks", of_blocks),
+        (shallow, "shallow", {"packed": True}),
     )
     for across, preset, asked in cases:
         for stored in (None, SparseConfig(across)):
@@ -227,3 +228,5 @@ def test_facts_of_published_networks_have_a_fast_form() -> None:
     for name, config in SIZES.items():
         plan = resolve(Asked("sla"), NetworkFacts(name, config, ACROSS), MACHINES["gpu"])
         assert plan.engine.chosen == ("ordinary" if config.swiglu else "fast"), name
+    plan = resolve(Asked("sla"), NetworkFacts("mini", MiniConfig(), ACROSS[:5]), MACHINES["gpu"])
+    assert plan.engine.chosen == "fast" and plan.sparse is not None and plan.sparse.group == 64
