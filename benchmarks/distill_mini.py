@@ -1,4 +1,7 @@
-"""How accurate `mini`'s sparse-linear, FP8 form is beside its dense teacher, and what each part of the method is worth.
+"""How accurate `mini` with sparse attention by blocks and FP8 is beside its dense teacher, and what each part is worth.
+
+The form of blocks by layout and map; packed tokens are measured by `sparse_forms.py`, with the windows and measures of
+this script.
 
 Teacher: the checkpoint with dense attention, weights dequantised. Students: the same weights, other attention,
 arithmetic and training; their few new tensors are fitted and trained here, on procedural scenes of another seed than
@@ -32,6 +35,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lite3r_cli.attention.config import PRESETS
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.views import Shot, read_views
 from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
@@ -70,6 +74,7 @@ class Setting:
 
 
 MAIN = (Setting("75 % skipped", 0.25), Setting("90 % skipped", 0.10))
+BLOCKS = PRESETS["shallow blocks"]  # the form that all of this is about, and that settings change
 PLAIN = {"tiles": False, "summaries": False, "key_block": None, "scores": "pooled", "keep_ratios": (0.25,) * 5}
 TOKENS = PLAIN | {"block": 1, "protect": "none", "linear_over": "all"}  # each query its own keys, as in Lite3R
 DEEP = {"walk": True, "key_block": None, "scores": "pooled", "linear_over": "all"}
@@ -244,7 +249,7 @@ class Bench:
         if not setting.sparse:
             Arithmetic(network, self.high_precision).round(setting.fp8)
             return network
-        config = sparsify(network, setting.keep_ratio, **setting.attention)
+        config = sparsify(network, setting.keep_ratio, **BLOCKS | setting.attention)
         steps = self.o.steps if setting.steps is None else setting.steps
         recipe = Recipe(
             steps=steps, lr=self.o.lr, start=setting.start, calibration_batches=self.o.calibration_batches,

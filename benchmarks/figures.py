@@ -18,16 +18,31 @@ import paper_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/paper.md")
+PAGES = ("README.md", "docs/performance.md", "docs/method.md", "docs/paper.md")
 PHOTOGRAPHS = {"fountain-P11": 11, "herz-jesu-P8": 8, "entry-P10": 10}
 INDOORS = {"rgbd-office": "indoors, small motion", "rgbd-desk": "indoors, dark, little overlap"}
 PROCEDURAL = [f"proc-{i:02d}" for i in range(8)]
-NETWORKS = {"vggt": "VGGT-1B", "da3": "DA3-Large"}
+NETWORKS = {
+    "VGGT-1B": ("vggt-eager", "vggt-2", "vggt-8-32", "vggt-100", "vggt-long"),
+    "DA3-Large": ("da3-2", "da3-8-32-100"),
+    "`mini`": ("mini-100", "mini-long"),
+}  # the files of each
 VARIANTS = {
     "dense-eager": "{}, layer by layer, bfloat16 by autocast",
     "dense": "{}, `dense`: fused kernels, nothing approximated but by rounding",
-    "lite": "{}, `lite`: FP8, 90 % of the attention across views skipped from 8 views on",
+    "lite": "{}, `lite`: FP8, 90 % of the attention across views skipped, or more",
 }
+# Milliseconds / GiB for 2, 8, 32, 100, 300, 500, 1,000 views.
+VIEWS = (2, 8, 32, 100, 300, 500, 1000)
+TARGETS = {
+    ("VGGT-1B", "dense"): {2: (17,), 8: (55,), 32: (370,), 100: (2650,)},
+    ("VGGT-1B", "lite"): {
+        2: (16, 1.7), 8: (36, 2.1), 32: (130, 2.4), 100: (560, 4), 300: (2600, 8), 500: (4800, 13), 1000: (12000, 24),
+    },
+    ("DA3-Large", "lite"): {2: (6,), 8: (14,), 32: (58,), 100: (230,)},
+    ("`mini`", "lite"): {100: (120,), 1000: (3000,)},
+}  # fmt: skip
+STEPS = ("ask", "summarise_blocks", "block_shares", "list_blocks", "gathered_attention")
 MARK = re.compile(r"(<!-- figures: ([\w-]+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -94,34 +109,119 @@ def refine() -> str:
 
 
 def _speed_rows(network: str) -> dict[tuple[str, int], dict]:
-    rows = [row for name in ("2", "8-32", "100") for row in load(f"h100-{network}-{name}")["rows"]]
+    rows = [row for name in NETWORKS[network] for row in load(f"h100-{name}")["rows"]]
     return {(row["variant"], row["views"]): row for row in rows}
 
 
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def speed() -> str:
-    """Time and memory on one H100."""
+    """Time and memory on one H100, as README shows it."""
     lines = []
-    for network, title in NETWORKS.items():
+    for network in NETWORKS:
         rows = _speed_rows(network)
         for variant, what in VARIANTS.items():
-            cells = [what.format(title)]
-            for views in (2, 8, 32, 100):
-                row = rows[variant, views]
-                ms = f"{row['median_ms']:,.0f}" if row["median_ms"] >= 10 else f"{row['median_ms']:.1f}"
-                cells.append(f"{ms} / {row['peak_gib']:.1f}")
-            lines.append(cells)
-    head = ("one H100, random weights: ms / GiB", "2 views of 518×518", "8 of 392×518", "32", "100")
-    return table(head, lines)
+            found = [rows.get((variant, views)) for views in VIEWS]
+            if any(found):
+                cells = ("–" if row is None else f"{_ms(row['median_ms'])} / {row['peak_gib']:.1f}" for row in found)
+                lines.append([what.format(network), *cells])
+    return table(("one H100: ms / GiB", *(f"{n:,}" for n in VIEWS)), lines)
+
+
+def targets() -> str:
+    """The same beside what is aimed at; bold: reached. For `lite` also how often faster than `dense` it is."""
+    lines = []
+    for (network, variant), wanted in TARGETS.items():
+        rows = _speed_rows(network)
+        aims, found, faster = ([f"{network}, {variant}: {what}"] for what in ("target", "measured", "times as fast"))
+        for views in VIEWS:
+            row, goal = rows.get((variant, views)), wanted.get(views, ())
+            aims.append(" / ".join(_ms(x) if i == 0 else f"{x:g}" for i, x in enumerate(goal)) or "–")
+            values = (
+                ()
+                if row is None
+                else ((_ms(row["median_ms"]), row["median_ms"]), (f"{row['peak_gib']:.2f}", row["peak_gib"]))
+            )
+            cells = [f"**{said}**" if i < len(goal) and x <= goal[i] else said for i, (said, x) in enumerate(values)]
+            found.append(" / ".join(cells) or "–")
+            dense = rows.get(("dense", views))
+            faster.append(f"{dense['median_ms'] / row['median_ms']:.2f} ×" if row and dense else "–")
+        lines += [aims, found, *([faster] if variant == "lite" else [])]
+    return table(("ms / GiB", *(f"{n:,} views" for n in VIEWS)), lines)
 
 
 def floors() -> str:
     """The least time that the card could take, as `lite3r bench` computes it."""
     lines = []
-    for network, title in NETWORKS.items():
+    for network in NETWORKS:
         rows = _speed_rows(network)
-        pairs = [[rows[variant, n]["floor_ms"] for variant in ("dense", "lite")] for n in (2, 8, 32, 100)]
-        lines.append([title, *(" / ".join(f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" for ms in p) for p in pairs)])
-    return table(("floor of `dense` / `lite`, ms", "2 views", "8", "32", "100"), lines)
+        for variant in ("dense", "lite"):
+            found = [rows.get((variant, views)) for views in VIEWS]
+            lines.append([f"{network}, `{variant}`", *("–" if row is None else _ms(row["floor_ms"]) for row in found)])
+    return table(("floor, ms", *(f"{n:,} views" for n in VIEWS)), lines)
+
+
+def stages() -> str:
+    """Where the time of `lite` goes, without a graph."""
+    lines, names = [], []
+    for network in NETWORKS:
+        for (variant, views), row in sorted(_speed_rows(network).items()):
+            if variant == "lite" and views >= 32:
+                names = list(row["stages"])
+                lines.append([f"{network}, {views:,}", *(_ms(row["stages"][name]) for name in names)])
+    return table(("`lite`, ms", *names), lines)
+
+
+def kernels() -> str:
+    """One layer of sparse attention over packed tokens, step by step."""
+    rows = load("packed-h100")["rows"]
+    head = [f"{row['shape']}, {row['tokens']:,} tokens, {row['queries']} queries a list" for row in rows]
+
+    def line(name: str, values: Sequence[float], digits: int = 2) -> list[str]:
+        return [name, *(f"{x:.{digits}f}" if x < 10 else f"{x:.1f}" for x in values)]
+
+    lines = [line(f"`{step}`", [row[step] for row in rows]) for step in STEPS]
+    lines.append(line("together", [sum(row[step] for step in STEPS) for row in rows]))
+    lines.append(line("`gathered_attention` without means", [row["without means"] for row in rows]))
+    lines.append(["its rate, TF/s", *(f"{row['tflops of kept pairs']:.0f}" for row in rows)])
+    lines.append(line("dense attention by cuDNN", [row["dense by cuDNN"] for row in rows]))
+    return table(("ms", *head), lines)
+
+
+def _against_dense(row: dict) -> list[str]:
+    relative = "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * x for x in row["absrel"]))
+    points = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * x for x in row[key])) for key in ("auc30", "auc5")]
+    cells = [relative, *points, f"{row['depth']:.4f}", f"{row['rotation_median']:.2f}°"]
+    return [cell.replace("-", "−") for cell in cells]
+
+
+_ACCURACY_HEAD = ("skipped", "AbsRel", "AUC@30, points", "AUC@5, points", "dense: AbsRel", "rotation, median")
+
+
+def packed_accuracy() -> str:
+    """Packed tokens on `mini` by the fast path, FP8: the schedule that the program uses."""
+    lines = []
+    results = load("packed-accuracy")["results"]
+    for row in sorted(results, key=lambda row: (round(row["skipped"], 2), row["form"] and row["form"]["group"])):
+        form = row["form"]
+        if form is None:
+            lines.append(["dense", "0 %", *_against_dense(row)])
+        elif form["schedule"] == "usual":
+            lines.append([f"{form['group']} queries a list", f"{100 * row['skipped']:.1f} %", *_against_dense(row)])
+    return table(("form", *_ACCURACY_HEAD), lines)
+
+
+def many_views() -> str:
+    """`mini` with hundreds of views, by the fast path."""
+    lines = []
+    for views, document in load("many-views").items():
+        for row in document["results"]:
+            if row["form"] is not None:
+                count = f"{views} ({len(document['windows'])} scenes)"
+                lines.append([count, f"{100 * row['skipped']:.0f} %", *_against_dense(row)])
+    return table(("views", *_ACCURACY_HEAD), lines)
 
 
 def paper() -> str:
@@ -133,7 +233,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "refine": refine,
     "speed": speed,
+    "targets": targets,
     "floors": floors,
+    "stages": stages,
+    "kernels": kernels,
+    "packed-accuracy": packed_accuracy,
+    "many-views": many_views,
     "paper": paper,
 }
 

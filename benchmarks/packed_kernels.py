@@ -1,9 +1,10 @@
-"""The kernels of sparse attention over packed tokens on a GPU, step by step, at VGGT's shape (16 heads × 64, bfloat16).
+"""The kernels of sparse attention over packed tokens on a GPU, step by step, at the shape of VGGT (16 heads × 64,
+bfloat16, views of 392 × 518) or of `mini` (6 heads, 350 × 518), with 128 or 64 queries a list.
 
 Correctness first: every operator against plain torch (`engine/check.py`). Then the median of each step by events, at
 90 % skipped, and dense attention by the same kernel and by cuDNN.
 
-    python benchmarks/packed_kernels.py [--views 32 100] [--keep 0.1] [--json FILE]
+    python benchmarks/packed_kernels.py [--shapes vggt mini] [--groups 128 64] [--views 32 100] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from triton.testing import do_bench
 
-from lite3r_cli.attention.packed import packed_plan
+from lite3r_cli.attention.packed import GROUPS, packed_plan
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.engine import packed_kernels as kernels
 from lite3r_cli.engine.check import check_operators
 
-HEADS, DIM, GRID, SPECIALS = 16, 64, (28, 37), 5  # VGGT at 392 × 518
+DIM = 64
+SHAPES = {"vggt": (16, (28, 37), 5), "mini": (6, (25, 37), 1)}  # heads, patches of a view, its special tokens
 DEVICE = torch.device("cuda")
 
 
@@ -32,10 +34,11 @@ def milliseconds(run) -> float:
     return do_bench(run, warmup=20, rep=100, return_mode="median")
 
 
-def steps(views: int, keep: float) -> dict[str, float]:
-    plan = packed_plan((Frames(views, SPECIALS + GRID[0] * GRID[1], SPECIALS, GRID),), DEVICE)
-    table = torch.zeros(3, HEADS, plan.slots, DIM, device=DEVICE, dtype=torch.bfloat16)
-    table[:, :, plan.place.long()] = torch.randn(3, HEADS, plan.tokens, DIM, device=DEVICE).bfloat16()
+def steps(shape: str, group: int, views: int, keep: float) -> dict[str, float]:
+    heads, grid, specials = SHAPES[shape]
+    plan = packed_plan((Frames(views, specials + grid[0] * grid[1], specials, grid),), DEVICE, group)
+    table = torch.zeros(3, heads, plan.slots, DIM, device=DEVICE, dtype=torch.bfloat16)
+    table[:, :, plan.place.long()] = torch.randn(3, heads, plan.tokens, DIM, device=DEVICE).bfloat16()
     q, k, v = table
     count = plan.count(keep)
     asked, squares = kernels.ask(q, plan)
@@ -43,8 +46,8 @@ def steps(views: int, keep: float) -> dict[str, float]:
     shares = kernels.block_shares(asked, k, spreads, plan)
     lists = kernels.list_blocks(shares, plan, count)
     bare = replace(lists, lengths=torch.zeros_like(lists.lengths))
-    work = 4 * plan.tokens**2 * HEADS * DIM / 1e9
-    dense = torch.randn(3, 1, HEADS, plan.tokens, DIM, device=DEVICE).bfloat16()
+    work = 4 * plan.tokens**2 * heads * DIM / 1e9
+    dense = torch.randn(3, 1, heads, plan.tokens, DIM, device=DEVICE).bfloat16()
     found = {
         "ask": milliseconds(lambda: kernels.ask(q, plan)),
         "summarise_blocks": milliseconds(lambda: kernels.summarise_blocks(k, v, squares, plan)),
@@ -58,6 +61,8 @@ def steps(views: int, keep: float) -> dict[str, float]:
         found["dense by cuDNN"] = milliseconds(lambda: F.scaled_dot_product_attention(*dense))
     kept = 1 - plan.skipped(keep)
     return {
+        "shape": shape,
+        "queries": group,
         "tokens": plan.tokens,
         "kept": kept,
         **found,
@@ -68,6 +73,8 @@ def steps(views: int, keep: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["vggt"])
+    parser.add_argument("--groups", type=int, nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--views", type=int, nargs="+", default=[32, 100])
     parser.add_argument("--keep", type=float, default=0.1)
     parser.add_argument("--json", type=Path)
@@ -77,9 +84,9 @@ def main() -> None:
     failed = [check for check in check_operators(DEVICE, torch.bfloat16, False) if not check.passed]
     if failed:
         sys.exit(f"wrong results: {failed}")
-    rows = [steps(views, o.keep) for views in o.views]
+    rows = [steps(shape, group, views, o.keep) for shape in o.shapes for group in o.groups for views in o.views]
     for row in rows:
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+        print("  ".join(f"{k} {v}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in row.items()), flush=True)
     document = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
     if o.json:
         o.json.write_text(json.dumps(document) + "\n")

@@ -3,7 +3,7 @@
 Every form is computed exactly, as dense attention with a mask and with the means of what is masked, so that a form
 needs no kernel to be judged. Linear layers are FP8 where the GPU multiplies FP8. Windows and measures are those of
 `distill_mini.py`: AbsRel and AUC@30 against the truth as differences from dense attention, paired by window; depth and
-rotation against the dense answer. With --engine the form that the program uses is measured on the fast path, after
+rotation against the dense answer. With --engine forms of packed tokens are measured on the fast path itself, after
 dense.
 
     python benchmarks/sparse_forms.py SCENE… [--windows 12] [--only TEXT …] [--engine] [--json FILE]
@@ -29,7 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 import distill_mini as measures
 
-from lite3r_cli.attention.packed import hilbert
+from lite3r_cli.attention.packed import GROUPS, hilbert
 from lite3r_cli.attention.schedule import SHALLOW_WEIGHTS, shared_out
 from lite3r_cli.distillation.data import ProceduralSource, Sizes
 from lite3r_cli.engine.layers import Settings
@@ -53,7 +53,7 @@ class Form:
     order: str = "hilbert"  # the curve through a frame that blocks are runs of; "walk8": bands of eight rows
     # mean: shares of a softmax over means of keys; mass: with their variances; scalar: those under the mean square of a
     # head's queries; scalar, coarse: its divisor from means of 64; pooled: by the mean query; submean, submass: by
-    # means of some queries; fine: in blocks of 16, added up; true: by all keys
+    # means of some queries; fine: in blocks of 16, added up; true: by all keys; "… by 8": each half of 16 by itself
     scores: str = "mean"
     asked: int = 16  # queries of a block that tell the mass
     budget: str = "row"  # the best blocks of: a "row" of the map, a "head", all heads of a "layer"
@@ -61,7 +61,8 @@ class Form:
     summary: int = (
         0  # tokens of a mean, 0: of a key block; −1: 64 where none of them is seen, else those of a key block
     )
-    weights: str = "mini"  # of the layers: "mini" or "equal"
+    weights: str = "usual"  # of the layers, a key of SCHEDULES
+    alone: int = -1  # the only layer that skips anything; −1: all do
     reference: bool = False  # the first view's keys are always kept
 
     @property
@@ -69,6 +70,31 @@ class Form:
         plain = Form(self.keep)
         said = [f"{k} {v}" for k, v in asdict(self).items() if k != "keep" and v != getattr(plain, k)]
         return f"{100 * (1 - self.keep):g} % skipped: " + (", ".join(said) or "the default")
+
+
+@dataclass(frozen=True)
+class Fast:
+    """A form of packed tokens as the fast path computes it."""
+
+    keep: float
+    group: int  # queries that share a list
+    schedule: str  # a key of SCHEDULES
+    keep_views: int | None
+
+    @property
+    def name(self) -> str:
+        views = "" if self.keep_views is None else f", {self.keep_views} views at most"
+        return f"{100 * (1 - self.keep):g} % skipped, fast path, {self.group} queries, {self.schedule}{views}"
+
+
+# Shares of the layers across views, first to last.
+SCHEDULES = {
+    "usual": SHALLOW_WEIGHTS,
+    "equal": (1.0, 1.0, 1.0, 1.0, 1.0),
+    "first": (0.36, 0.38, 0.22, 0.16, 0.13),
+    "firmer": (0.42, 0.42, 0.18, 0.13, 0.10),
+    "cameras": (0.34, 0.40, 0.28, 0.17, 0.06),
+}
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------
@@ -133,7 +159,8 @@ def _summary_logits(q: Tensor, mean: Tensor, spread: Tensor, kind: str) -> Tenso
 def scores_of(q: Tensor, k: Tensor, form: Form) -> Tensor:
     """(H, query blocks, key blocks): what a query block thinks of a key block, shares of a softmax."""
     tiles, count = _cut(q, form.queries)
-    size = 16 if form.scores == "fine" else form.keys
+    name, _, part = form.scores.partition(" by ")
+    size = 16 if name == "fine" else int(part or form.keys)
     if form.scores.startswith("submean"):  # the means of some runs of a block's queries ask
         runs = tiles.unflatten(2, (form.asked, -1)).mean(3).flatten(1, 2)
         mean, spread, lengths = moments(k, size)
@@ -258,19 +285,25 @@ class Subject:
         def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if self.form is None:
                 return self.usual(layer, q, k, v)
-            weights = SHALLOW_WEIGHTS if self.form.weights == "mini" else (1.0,) * len(self.layers)
-            keep = shared_out(weights, self.form.keep)[i]
+            keep = shared_out(SCHEDULES[self.form.weights], self.form.keep)[i]
+            if self.form.alone >= 0:
+                if self.form.alone != i:
+                    return self.usual(layer, q, k, v)
+                keep = self.form.keep
             out, share = attend(q[0], k[0], v[0], self.form, keep, *self.window)
             self.shares.append(share)
             return out[None]
 
         return mix
 
-    def settle(self, keep: float, device: torch.device, dense: bool = False) -> None:
-        """From here on by the fast path, in its own form."""
-        if not dense:
-            sparsify(self.network, keep, packed=True)
-        self.runner = fast_runner(self.network, Settings(fp8=not dense, graphs=False), device)
+    def settle(self, fast: Fast | None, device: torch.device) -> None:
+        """From here on by the fast path, in a form of packed tokens; None: dense, without FP8."""
+        if fast is not None:
+            ratios = shared_out(SCHEDULES[fast.schedule], fast.keep)
+            sparsify(
+                self.network, fast.keep, packed=True, group=fast.group, keep_ratios=ratios, keep_views=fast.keep_views
+            )
+        self.runner = fast_runner(self.network, Settings(fp8=fast is not None, graphs=False), device)
         self.network.to("cpu")
 
     @torch.inference_mode()
@@ -303,8 +336,15 @@ MIXED = replace(PAIRS, summary=-1)
 FORMS = (
     replace(MIXED, scores="scalar, coarse"),  # what the program uses
     replace(MIXED, scores="scalar"),
+    *(replace(MIXED, scores=f"scalar by {part}") for part in (8, 4)),
+    replace(MIXED, scores="scalar by 8", asked=8),
+    *(replace(MIXED, scores="true", queries=queries) for queries in (128, 64)),
     replace(MIXED, scores="scalar", asked=32),
     replace(MIXED, scores="scalar", weights="equal"),
+    *(replace(MIXED, scores="scalar, coarse", queries=64, asked=asked) for asked in (16, 8)),
+    replace(MIXED, scores="scalar, coarse", queries=64, weights="equal"),
+    replace(MIXED, scores="scalar, coarse", weights="equal"),
+    *(replace(MIXED, scores="scalar, coarse", queries=64, alone=i) for i in range(5)),
     MIXED,
     replace(MIXED, asked=32),
     replace(MIXED, scores="mass"),
@@ -342,7 +382,13 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=518)
     parser.add_argument("--keep", type=float, nargs="+", default=[0.25, 0.1])
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--engine", action="store_true", help="the form of the fast path, by the fast path")
+    parser.add_argument("--engine", action="store_true", help="packed tokens, by the fast path")
+    parser.add_argument("--groups", type=int, nargs="+", default=[GROUPS[-1]], help="with --engine: queries a list")
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=["usual"], help="with --engine")
+    parser.add_argument("--keep-views", type=int, help="with --engine: views' worth of keys that a query sees at most")
+    parser.add_argument(
+        "--fast-base", action="store_true", help="dense is the fast path's, in bfloat16: for many views"
+    )
     parser.add_argument("--only", nargs="+", metavar="TEXT")
     parser.add_argument("--seconds", type=float, default=3600, help="no form is begun later than this")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -365,18 +411,24 @@ def main() -> None:
         windows += measures.scene_windows(folder, o.views, o.resolution, subject.network.patch_size)
     print(f"{len(windows)} windows after {time.monotonic() - start:.0f} s", flush=True)
     torch.backends.cuda.matmul.allow_tf32 = True
-    teacher, _ = plain.answers(windows, device, None)
+    if o.fast_base:
+        plain.settle(None, device)
+        teacher, _ = plain.engine_answers(windows, device)
+    else:
+        teacher, _ = plain.answers(windows, device, None)
     base = [against_truth(a, w) for a, w in zip(teacher, windows)]
     base = {name: np.array([row[name] for row in base]) for name in base[0]}
     print(f"dense: AbsRel {np.nanmean(base['absrel']):.4f}, AUC@30 {np.nanmean(base['auc30']):.4f}", flush=True)
     results = []
     if o.engine:  # dense and lite by the fast path, and nothing else
-        for keep in (None, *o.keep):
+        forms = [Fast(k, g, s, o.keep_views) for k in o.keep for s in o.schedules for g in o.groups]
+        for fast in (None, *forms):
             subject = Subject(MODEL, device, "off")
-            subject.settle(keep or 1.0, device, dense=keep is None)
+            subject.settle(fast, device)
             found, skipped = subject.engine_answers(windows, device)
-            name = "dense, fast path" if keep is None else f"{100 * (1 - keep):g} % skipped, fast path"
-            results.append(row_of(name, None, skipped, found, teacher, windows, base))
+            name = "dense, fast path" if fast is None else fast.name
+            form = None if fast is None else asdict(fast) | {"weights": SCHEDULES[fast.schedule]}
+            results.append(row_of(name, form, skipped, found, teacher, windows, base))
             print(line_of(results[-1], time.monotonic() - start), flush=True)
             if o.json:
                 write(o.json, windows, base, results)

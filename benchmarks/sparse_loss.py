@@ -19,14 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lite3r_cli.attention.config import PRESETS
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
+from lite3r_cli.pipelines.planned import PlannedNetwork
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.view import View
 
+BLOCKS = PRESETS["shallow blocks"]
 ONE_SIZE = {"key_block": None, "scores": "pooled"}
 TILES = ONE_SIZE | {"summaries": False}
 PLAIN = TILES | {"tiles": False}
@@ -55,12 +58,14 @@ def settings(layers: int) -> Iterator[Setting]:
         yield "ratios by layer", keep, ONE_SIZE
         yield "key blocks of 32", keep, {"key_block": 32, "scores": "pooled"}
         yield "key blocks of 16", keep, {"scores": "pooled"}
-        yield "kept by mass (the default)", keep, {}
-        yield "the default, key blocks of 64", keep, {"key_block": 64}
-        yield "the default, key blocks of 8", keep, {"key_block": 8}
-        yield "the default, equal ratios", keep, equal
-        yield "the default, nothing protected", keep, {"protect": "none"}
-        yield "the default, reference frame protected", keep, {"protect": "reference"}
+        yield "kept by mass (the form of blocks)", keep, {}
+        yield "the form of blocks, key blocks of 64", keep, {"key_block": 64}
+        yield "the form of blocks, key blocks of 8", keep, {"key_block": 8}
+        yield "the form of blocks, equal ratios", keep, equal
+        yield "the form of blocks, nothing protected", keep, {"protect": "none"}
+        yield "the form of blocks, reference frame protected", keep, {"protect": "reference"}
+        yield "packed tokens, 64 queries a list (the default)", keep, {"packed": True}
+        yield "packed tokens, 128 queries a list", keep, {"packed": True, "group": 128}
 
 
 def one_by_one(layers: int) -> Iterator[Setting]:
@@ -84,7 +89,7 @@ def difference(exact: Sequence[View], other: Sequence[View]) -> tuple[float, flo
 def main() -> None:
     o = options()
     predictor = Predictor(PredictConfig(o.model, o.resolution, o.device, "float32"))
-    dense, device = predictor.backbone, predictor.runtime.device
+    dense, device, plan = predictor.backbone, predictor.runtime.torch_device, predictor.network.plan
     sets = [discover((folder / "images",)) for folder in o.scenes]
     exact = [predictor.predict(images, indices=range(min(o.views, len(images)))).views for images in sets]
     layers = len(global_layers_of(dense))
@@ -93,12 +98,13 @@ def main() -> None:
     chosen = list(one_by_one(layers) if o.layers else settings(layers))
     chosen = chosen if o.only is None else [chosen[i] for i in o.only]
     for name, keep, values in [("everything", 1.0, {}), *chosen]:
-        predictor.backbone = copy.deepcopy(dense)
-        sparsify(predictor.backbone, keep, **values)
+        model = copy.deepcopy(dense)
+        predictor.network = PlannedNetwork(model, plan, device)  # which makes it dense: sparse from here on
+        sparsify(model, keep, **values if values.get("packed") else BLOCKS | values)
         found, skipped = [], []
         for images, views in zip(sets, exact, strict=True):
             found.append(difference(views, predictor.predict(images, indices=range(len(views))).views))
-            skipped.append(skipped_share(predictor.backbone))
+            skipped.append(skipped_share(model))
         depth, rotation, shift = np.mean(found, axis=0).tolist()
         if keep == 1:
             assert depth < 1e-3 and rotation < 0.01, "keeping everything is not dense attention"
@@ -116,7 +122,7 @@ def main() -> None:
     about = {"model": o.model, "views": o.views, "resolution": o.resolution, "scenes": [p.name for p in o.scenes]}
     print(
         json.dumps(
-            {"benchmark": "sparse_loss", "torch": torch.__version__, "device": device.chosen, **about, "results": rows}
+            {"benchmark": "sparse_loss", "torch": torch.__version__, "device": str(device), **about, "results": rows}
         )
     )
 
