@@ -77,7 +77,7 @@ def test_what_was_asked_is_reported_with_what_was_skipped(photos, tmp_path, caps
     assert (found["asked"], found["chosen"]) == ("sla", "sla")
     assert all(word in found["reason"] for word in ("asked for", "lite3r distill"))
     assert [backend["chosen"] for backend in found["backends"]] == ["torch"]
-    assert found["skipped"] == run["attention"]["skipped_share"] and run["attention"]["settings"]["scores"] == "mass"
+    assert found["skipped"] == run["attention"]["skipped_share"] and run["attention"]["settings"]["group"] == 64
     assert 0.4 <= run["attention"]["skipped_share"] < 0.6
     assert run["runtime"]["fp8"]["chosen"] == "emulate" and run["runtime"]["fp8"]["exact_layers"] > 10
     assert run["arguments"]["predict"]["lite"] == {
