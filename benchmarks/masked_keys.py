@@ -54,10 +54,10 @@ def object_masks(count: int, height: int, width: int, share: float, seed: int) -
     return masks
 
 
-def run(folder: Path, masks: Path | None, model: str, network: Callable | None = None, keys: bool = True):
+def run(folder: Path, masks: Path | None, config: PredictConfig, network: Callable | None = None, keys: bool = True):
     """Predictions for a folder; `keys`: masked patches are none."""
     images = discover([folder], masks=masks)
-    predictor = predict.Predictor(PredictConfig(model, device="cpu"))
+    predictor = predict.Predictor(config)
     with ExitStack() as stack:
         if not keys:
             stack.enter_context(mock.patch.object(planned.PlannedNetwork, "_masked", lambda self, unseen: None))
@@ -122,7 +122,7 @@ def _nearer(points: np.ndarray, view, true, mask: np.ndarray, scale: float) -> i
     return int(((depth > 0) & (z[there] < NEARER * depth)).sum())
 
 
-def measure(scene: Path, model: str, share: float, seed: int) -> dict[str, dict[str, float]]:
+def measure(scene: Path, config: PredictConfig, share: float, seed: int) -> dict[str, dict[str, float]]:
     truth = read_cameras_json(scene)
     files = sorted((scene / "images").iterdir())
     truth = [next(v for v in truth if v.name == f.name) for f in files]
@@ -143,13 +143,13 @@ def measure(scene: Path, model: str, share: float, seed: int) -> dict[str, dict[
             cv2.imwrite(str(folder / "masks" / f"{file.stem}.png"), np.where(mask, 0, 255).astype(np.uint8))
         pasted, masks = folder / "with", folder / "masks"
         found = {
-            "absent": run(folder / "without", None, model),
-            "seen": run(pasted, None, model),
-            "black": run(pasted, masks, model, black, keys=False),
-            "plain": run(pasted, masks, model, keys=False),
-            "left out": run(pasted, masks, model),
-            "left, black": run(pasted, masks, model, black),
-            "left, seen": run(pasted, masks, model, lambda item: item.rgb),
+            "absent": run(folder / "without", None, config),
+            "seen": run(pasted, None, config),
+            "black": run(pasted, masks, config, black, keys=False),
+            "plain": run(pasted, masks, config, keys=False),
+            "left out": run(pasted, masks, config),
+            "left, black": run(pasted, masks, config, black),
+            "left, seen": run(pasted, masks, config, lambda item: item.rgb),
         }
     return {name: scores(*result, truth, objects) for name, result in found.items()}
 
@@ -158,13 +158,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("scenes", nargs="*", type=Path, default=[ROOT / "sample_scenes/facade"])
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--resolution", type=int, help="longest side in the network")
     parser.add_argument("--share", type=float, default=0.12, help="of a picture that the object covers")
     parser.add_argument("--seeds", type=int, default=3, help="places of the object")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    report: dict = {"torch": torch.__version__, "model": arguments.model, "share": arguments.share, "scenes": {}}
+    config = PredictConfig(arguments.model, resolution=arguments.resolution, device="cpu")
+    report: dict = {
+        "torch": torch.__version__,
+        "model": arguments.model,
+        "share": arguments.share,
+        "resolution": arguments.resolution,
+        "scenes": {},
+    }
     for scene in arguments.scenes:
-        rows = [measure(scene, arguments.model, arguments.share, seed) for seed in range(arguments.seeds)]
+        rows = [measure(scene, config, arguments.share, seed) for seed in range(arguments.seeds)]
         means = {name: {k: float(np.mean([r[name][k] for r in rows])) for k in rows[0][name]} for name in rows[0]}
         report["scenes"][scene.name] = {"mean": means, "seeds": rows}
         print(f"\n| {scene.name} | AUC@5 | AUC@15 | focal % | AbsRel | points | before the scene |")
