@@ -34,7 +34,9 @@ Dtype = Annotated[
         metavar="DTYPE",
     ),
 ]
-Seed = Annotated[int, Option(NETWORK, "Same seed and device, same result to the last byte.", metavar="N")]
+Seed = Annotated[
+    int, Option(NETWORK, "Same seed, device and number of threads: the same result to the last byte.", metavar="N")
+]
 
 
 def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:

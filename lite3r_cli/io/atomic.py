@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import OutputError
 from .files import output_error, write_json
-from .output_layout import Layout, belongs, files_of_run, layout_of
+from .output_layout import Layout, belongs, files_of_run, incomplete_files, layout_of
 from .transaction import Transaction, in_threads, recover
 
 
@@ -124,6 +124,11 @@ class OutputSet:
             if name not in ours:
                 raise OutputError(f"{path}: exists and no run.json lists it as lite3r's; move it or choose another -o")
             if not self.overwrite:
+                lost = incomplete_files(layout, old or {})
+                if lost:
+                    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+                    text = f"is incomplete: {lost[0]}{more} is missing or has changed; --overwrite makes it anew"
+                    raise OutputError(f"{path}: {text}")
                 raise OutputError(f"{path}: exists; --overwrite replaces it, --skip-existing keeps it")
         for name, size in (old or {}).items():
             _require_unchanged(layout.root / name, size)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BackendError, OutputError
@@ -77,6 +77,8 @@ def acquire(path: Path) -> int:
             raise Busy(f"{path.parent}: another run is writing here; wait for it or choose another -o") from None
         except OSError as error:
             os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()  # no lock to anybody where there are none
             raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
         except OutputError:
             os.close(descriptor)

@@ -10,6 +10,7 @@ the output but itself, relative to the folder of the cloud: {"scene/depth/a.png"
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -70,10 +71,13 @@ def is_complete(target: str | Path) -> bool:
     """Whether `-o target` holds a finished output: a valid run.json, and every file it lists there in its size."""
     layout = layout_of(target)
     sizes = files_of_run(layout)
-    if not sizes:
-        return False
-    paths = {layout.root / name: size for name, size in sizes.items()}
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+    return sizes is not None and len(sizes) > 0 and not incomplete_files(layout, sizes)
+
+
+def incomplete_files(layout: Layout, sizes: Mapping[str, int]) -> list[str]:
+    """Files of an output that are not there, or of another size."""
+    paths = {name: layout.root / name for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 def belongs(layout: Layout, name: str) -> bool:

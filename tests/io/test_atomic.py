@@ -234,3 +234,39 @@ def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(OutputError, match="permission denied"):
         produce(tmp_path / "scene.ply")
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling", "device"])
+def test_a_folder_that_is_none_is_said(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / kind
+    if kind == "file":
+        place.write_bytes(b"x")
+    elif kind == "dangling":
+        place.symlink_to("nowhere")
+    else:
+        place = Path("/dev/null")
+    with pytest.raises(OutputError, match="not a folder; write elsewhere"), OutputSet(place / "scene.ply"):
+        pass
+    assert len(list(tmp_path.iterdir())) == (kind != "device")
+
+
+@pytest.mark.parametrize("change", ["gone", "cut"])
+def test_an_output_that_lacks_a_file_is_called_incomplete(tmp_path: Path, change: str) -> None:
+    produce(tmp_path / "scene.ply", names=("depth/a.png", "depth/b.png"))
+    lost = tmp_path / "scene/depth/b.png"
+    lost.unlink() if change == "gone" else lost.write_bytes(b"")
+    with (
+        pytest.raises(OutputError, match=r"incomplete: scene/depth/b.png is missing or has changed; --overwrite"),
+        OutputSet(tmp_path / "scene.ply"),
+    ):
+        pass
+
+
+def test_where_nothing_can_be_locked_nothing_stays(tmp_path: Path, monkeypatch) -> None:
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("lite3r_cli.io.locks.fcntl.flock", refuses)
+    with pytest.raises(OutputError, match="No locks available.*local disk"), OutputSet(tmp_path / "a" / "scene.ply"):
+        pass
+    assert not list(tmp_path.iterdir())
