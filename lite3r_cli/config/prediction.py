@@ -12,6 +12,7 @@ from .option import DA3_ONLY, INPUT, NETWORK, WORLD, Argument, Option, require
 
 POSES = ("tokens", "rays")
 INTRINSICS = ("auto", "shared", "per-image")
+CAMERA_MODELS = ("auto", "pinhole", "simple-radial", "opencv", "opencv-fisheye")
 PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTION = ("auto", "dense", "sla")
@@ -220,6 +221,15 @@ class PredictConfig:
             metavar="HOW|FILE",
         ),
     ] = "auto"  # one of INTRINSICS, or a path
+    camera_model: Annotated[
+        str,
+        Option(
+            WORLD,
+            "The lens that --refine adjusts: pinhole, simple-radial, opencv or opencv-fisheye; auto: a pinhole, unless "
+            "the matches show that it bends lines. Pictures of a lens that does are undistorted.",
+            metavar="MODEL",
+        ),
+    ] = "auto"  # one of CAMERA_MODELS
     focal: Annotated[
         str,
         Option(
@@ -252,6 +262,11 @@ class PredictConfig:
         require(
             not self.fix_intrinsics or self.intrinsics_file is not None or self.focal != "network",
             "--fix-intrinsics needs focal lengths: give --focal or --intrinsics FILE",
+        )
+        require_one_of("--camera-model", self.camera_model, CAMERA_MODELS)
+        require(
+            self.refine or self.camera_model == "auto",
+            f"--camera-model {self.camera_model} needs --refine: without it the network's pinholes stay",
         )
         require_one_of("--engine", self.engine, ENGINES)
         require_one_of("--poses", self.poses, POSES)

@@ -43,6 +43,8 @@ def write_cameras_json(
             "width": view.width,
             "height": view.height,
         }
+        if view.lens is not None:
+            entry["original_camera"] = {"model": view.lens.model, "params": list(view.lens.params)}
         if depth_files is not None and depth_scales is not None:
             entry["depth"], entry["depth_scale"] = depth_files[index], float(depth_scales[index])
         if view.depth is not None and view.depth.shape != (view.height, view.width):

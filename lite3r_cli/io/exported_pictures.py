@@ -44,14 +44,14 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
     Raises OutputError, and InputError for a picture that has changed or is damaged.
     """
     records = [images.records[i] for i in indices]
-    as_is = [_is_read_by_all(record) for record in records]
+    as_is = [images.as_stored(i) and _is_read_by_all(record) for i, record in zip(indices, records)]
     names = _names(records, as_is)
 
     def one(j: int) -> tuple[str, str | None]:
         target = directory / "images" / names[j]
         if as_is[j]:
             _link(records[j].path, target)
-        elif records[j].encoded is not None:  # a frame of a video is held as JPEG
+        elif records[j].encoded is not None and images.as_stored(indices[j]):  # a frame of a video is held as JPEG
             write_bytes(target, records[j].encoded)
         else:
             write_bytes(target, _encode(images.read(indices[j]), target))

@@ -109,16 +109,21 @@ class ImageSet:
         return warnings
 
     def _mask_of(self, i: int) -> np.ndarray | None:
-        record = self.records[i]
-        mask = None
-        if record.mask is not None:
-            mask = load_mask(record.mask, record.width, record.height, record.orientation)
-        if not record.has_alpha:
+        mask = self._drawn_mask(i)
+        if not self.records[i].has_alpha:
             return mask
         opaque = self.read_picture(i).opaque
         if mask is None or opaque is None:
             return mask if opaque is None else opaque
         return mask & opaque
+
+    def _drawn_mask(self, i: int) -> np.ndarray | None:
+        record = self.records[i]
+        return None if record.mask is None else load_mask(record.mask, record.width, record.height, record.orientation)
+
+    def as_stored(self, i: int) -> bool:
+        """Whether the picture that `read` gives is the file's, pixel by pixel."""
+        return True
 
     def read_each(
         self,

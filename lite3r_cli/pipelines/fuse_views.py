@@ -42,7 +42,8 @@ def fuse_views(
 
     def colors(j: int) -> np.ndarray:
         """At the size of the depth map where the file was read for the network already, else at full size."""
-        small, depth = predictions.colors[j] if predictions.colors else None, predictions.views[j].depth
+        small, view = predictions.colors[j] if predictions.colors else None, predictions.views[j]
+        depth = view.depth if view.lens is None else None  # what the network saw is not undistorted
         if small is not None and depth is not None and small.shape[:2] == depth.shape:
             return small
         return images.read(indices[j])

@@ -13,6 +13,7 @@ from ..io.images import ImageSet
 from ..networks.pictures import NetworkInput
 from ..scene.fusion import sample_mask
 from ..scene.view import View
+from ..world.undistort import Undistortion
 
 
 def with_masks(images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
@@ -70,6 +71,8 @@ def without_unseen(view: View, item: NetworkInput) -> View:
     if unseen is None or view.depth is None or view.confidence is None:
         return view
     scene = sample_mask(~unseen, view.depth.shape)
+    if view.lens is not None:
+        scene = Undistortion(view.lens).mask(scene)
     nothing = np.float32(0)
     return replace(
         view, depth=np.where(scene, view.depth, nothing), confidence=np.where(scene, view.confidence, nothing)

@@ -183,7 +183,12 @@ class Predictor:
             move_views(views, translation(None if origin is None else -origin)),
             lambda j: images.read(kept[j]),
             lambda j: scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
-            RefineConfig(intrinsics=self.config.focal_sharing, seed=self.config.seed, fixed_focal=priors.fixed_focal),
+            RefineConfig(
+                camera_model=self.config.camera_model,
+                intrinsics=self.config.focal_sharing,
+                seed=self.config.seed,
+                fixed_focal=priors.fixed_focal,
+            ),
             progress or Progress(),
             self.runtime.torch_device,
             given=len(priors.known_poses) == len(views),

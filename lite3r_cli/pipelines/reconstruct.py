@@ -20,6 +20,7 @@ from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
 from ..scene.view import View
+from ..world.undistort import UndistortedImages
 from .fuse_views import fuse_views
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
@@ -256,7 +257,12 @@ def _finish(
     left_out, untied = ([predicted.indices[k] for k in which] for which in (grouping.left_out, grouping.untied))
     seed, ran = config.predict.seed, predicted.ran
     facts = run_info(seed, predictor, images, parts, left_out, untied, ran, told, progress)
-    scenes = [Scene(config, p.cloud, facts, predictor.fingerprint, images, p.predictions, p.level) for p in parts]
+    scenes = [
+        Scene(
+            config, p.cloud, facts, predictor.fingerprint, _undistorted(images, p.predictions), p.predictions, p.level
+        )
+        for p in parts
+    ]
     return replace(scenes[0], parts=tuple(scenes[1:]))
 
 
@@ -313,10 +319,16 @@ def _fuse_part(
         tell(text)
     if view_files is not None:
         view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
-    cloud, statistics = fuse_views(config, images, predictions, predictor.runtime.torch_device, progress, tell, check)
-    for text in (*images.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
+    shown = _undistorted(images, predictions)
+    cloud, statistics = fuse_views(config, shown, predictions, predictor.runtime.torch_device, progress, tell, check)
+    for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
         tell(text)
     return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
+
+
+def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:
+    """The pictures as the views describe them."""
+    return UndistortedImages.of(images, found.views, found.indices)
 
 
 def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet:

@@ -17,6 +17,7 @@ from ..networks.pictures import NetworkInput
 from ..scene.frame import WorldFrame, move_cloud, move_views
 from ..world.gravity import Up, find_up, up_of_cameras
 from ..world.level import level_scene
+from ..world.undistort import undistorted
 from .beforehand import metadata_of
 from .run_info import Part
 
@@ -66,7 +67,8 @@ def _up(config: WorldConfig, images: ImageSet, found: Predictions) -> Up:
         direction = np.array(parse_up(config.up))
         return Up(direction / np.linalg.norm(direction), "stated", True)
     attitudes = [metadata_of(images.records[i]).attitude for i in found.indices]
-    greys = [cv2.cvtColor(np.ascontiguousarray(_whole(item.rgb, item)), cv2.COLOR_RGB2GRAY) for item in found.inputs]
+    pictures = [undistorted(_whole(item.rgb, item), view) for item, view in zip(found.inputs, found.views)]
+    greys = [cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY) for rgb in pictures]
     return find_up(found.views, greys, attitudes)
 
 

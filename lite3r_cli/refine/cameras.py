@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..scene import geometry
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
+from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
 from .config import RefineConfig
 from .keypoints import ReadImage, ReadMask
-from .lens import known_lenses
+from .lens import Lens, known_lenses
 from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
@@ -61,7 +61,7 @@ def refine_cameras(
         found = Search(views, matches, config).run()
         if found is None:
             return unchanged(views, "its matches fit no camera with enough parallax")
-        return _verified(views, read_rgb, matches, found, config)
+        return _verified(views, read_rgb, found.matches, found, config)
 
 
 def triangulate(
@@ -107,6 +107,7 @@ def _verified(
     if len(chosen) < 2:
         return unchanged(views, next(iter(reasons.values())))
     sparse = _sparse_model(views, read_rgb, matches, hypothesis, chosen)
+    lenses = hypothesis.lenses.of_view
     poses, to_first = merge_poses(views, {i: hypothesis.poses[i] for i in chosen}, sparse)
     seen = np.bincount(sparse.image, minlength=len(views))
     merged, verdicts = [], []
@@ -117,16 +118,19 @@ def _verified(
             merged.append(replace(view, cam_from_world=pose))
         else:
             verdicts.append(Verdict(REFINED, hypothesis.path, int(seen[i]), share))
-            merged.append(replace(view, K=_intrinsics(hypothesis, i, view), cam_from_world=pose))
+            merged.append(replace(with_lens(view, hypothesis.lenses.lenses[lenses[i]]), cam_from_world=pose))
     told = account(views, found, chosen, sparse.image, sparse.point, matches_of, config)
     return RefinedCameras(merged, sparse.moved(to_first), verdicts, told)
 
 
-def _intrinsics(found: Hypothesis, i: int, view: View) -> np.ndarray:
-    """K in pixels of the original image."""
-    lens = found.lenses.lenses[found.lenses.of_view[i]]
-    sx, sy = view.width / lens.size[0], view.height / lens.size[1]
-    return geometry.scale_intrinsics(lens.camera(1).calibration_matrix(), sx, sy)
+def with_lens(view: View, lens: Lens) -> View:
+    """The view with the intrinsics of its lens, in pixels of the original image; where the lens bends lines, the view
+    of the undistorted picture, maps included."""
+    camera = lens.of_picture(view.width, view.height)
+    if not camera.distorted:
+        K = np.array([[camera.focal[0], 0, camera.centre[0]], [0, camera.focal[1], camera.centre[1]], [0, 0, 1.0]])
+        return replace(view, K=K)
+    return undistorted_view(view, Undistortion(camera))
 
 
 def _sparse_model(
@@ -148,7 +152,7 @@ def _sparse_model(
     image, point, keypoint = (np.array(column, np.int64) for column in (image, point, keypoint))
     order = np.lexsort((point, image))
     image, point, keypoint = image[order], point[order], keypoint[order]
-    pixel, colors = np.zeros((len(image), 2)), np.zeros((len(points), 3), np.uint8)
+    seen, pixel, colors = np.ones(len(image), bool), np.zeros((len(image), 2)), np.zeros((len(points), 3), np.uint8)
     for i in sorted(index, reverse=True):
         mine = image == i
         ratio = np.array([views[i].width / matches.sizes[i][0], views[i].height / matches.sizes[i][1]])
@@ -156,4 +160,9 @@ def _sparse_model(
         rgb = read_rgb(i)
         column, row = np.clip(pixel[mine].astype(np.int64), 0, [rgb.shape[1] - 1, rgb.shape[0] - 1]).T
         colors[point[mine]] = rgb[row, column]
-    return SparseModel(np.array(points).reshape(-1, 3), colors, np.array(errors), image, point, pixel)
+        camera = found.lenses.lenses[found.lenses.of_view[i]].of_picture(views[i].width, views[i].height)
+        if camera.distorted:
+            pixel[mine] = Undistortion(camera).points(pixel[mine])
+            inside = (pixel[mine] >= 0) & (pixel[mine] <= [views[i].width, views[i].height])
+            seen[mine] = inside.all(axis=1)  # what the undistorted picture leaves out is not observed there
+    return SparseModel(np.array(points).reshape(-1, 3), colors, np.array(errors), image[seen], point[seen], pixel[seen])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config.prediction import INTRINSICS
+from ..config.prediction import CAMERA_MODELS, INTRINSICS
 from ..errors import UsageError
 
 
@@ -13,6 +13,7 @@ class RefineConfig:
     """Steps of `--refine` and their thresholds; lengths in pixels refer to the image at `feature_size`."""
 
     depth: bool = True  # stereo with the refined cameras, the network's depth where that fails
+    camera_model: str = "auto"  # of the lenses, one of CAMERA_MODELS; auto: a pinhole, or what held-out matches ask for
     intrinsics: str = "auto"  # one focal length for the images of one camera, or one each; auto: see lens_choice
     feature_size: int = 1600  # features are found at most at this longest side
     max_features: int = 8192  # an image
@@ -42,6 +43,9 @@ class RefineConfig:
         checks = {
             f"the intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}": (
                 self.intrinsics in INTRINSICS
+            ),
+            f"the camera model must be one of {', '.join(CAMERA_MODELS)}, not {self.camera_model!r}": (
+                self.camera_model in CAMERA_MODELS
             ),
             f"the feature size must be at least 64 pixels, not {self.feature_size}": self.feature_size >= 64,
             f"the number of features must be at least 64, not {self.max_features}": self.max_features >= 64,

@@ -39,12 +39,15 @@ def rays(matches: Matches, tracks: Tracks, lenses: Lenses) -> Rays:
     direction, focal = np.zeros((len(pixels), 3)), np.ones(len(pixels))
     for k, lens in enumerate(lenses.lenses):
         mine = np.flatnonzero(np.array(lenses.of_view)[tracks.image] == k)
-        camera = lens.camera(k + 1)
-        flat = np.asarray(camera.cam_from_img(pixels[mine]), np.float64).reshape(-1, 2)
-        flat = np.where(np.isfinite(flat), flat, 0.0)
-        direction[mine] = np.concatenate([flat, np.ones((len(mine), 1))], axis=1)
-        focal[mine] = camera.mean_focal_length()
-    return Rays(direction / np.linalg.norm(direction, axis=1, keepdims=True), focal)
+        camera = lens.of_picture(*lens.size)
+        direction[mine] = _known(camera.rays(pixels[mine]))
+        focal[mine] = np.mean(camera.focal)
+    return Rays(direction, focal)
+
+
+def _known(rays: np.ndarray) -> np.ndarray:
+    """Rays (N, 3); the way back where a lens shows nothing there: no point lies on that one."""
+    return np.where(np.isfinite(rays), rays, np.array([0.0, 0.0, -1.0]))
 
 
 def judge(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays, views: int, tolerance: float) -> Evidence:
@@ -106,36 +109,32 @@ def pair_support(
     poses: Mapping[int, np.ndarray], matches: Matches, lenses: Lenses, tolerance: float
 ) -> dict[Pair, float]:
     """Share of each pair's matches that its two cameras explain: the epipolar distance (Sampson) is within `tolerance`
-    pixels and the rays meet before both. Pairs without both cameras are missing."""
-    cameras = [lens.camera(k + 1) for k, lens in enumerate(lenses.lenses)]
-    flat = [_flat(cameras[lenses.of_view[i]], points) for i, points in enumerate(matches.keypoints)]
+    pixels (at the focal length) and the rays meet before both. Pairs without both cameras are missing."""
+    cameras = [lens.of_picture(*lens.size) for lens in lenses.lenses]
+    flat = [_known(cameras[lenses.of_view[i]].rays(points)) for i, points in enumerate(matches.keypoints)]
     result = {}
     for (i, j), pair in matches.pairs.items():
         if i in poses and j in poses:
             relative = geometry.relative_pose(poses[i], poses[j])
-            focal = 0.5 * sum(cameras[lenses.of_view[k]].mean_focal_length() for k in (i, j))
+            focal = 0.5 * sum(float(np.mean(cameras[lenses.of_view[k]].focal)) for k in (i, j))
             first, second = flat[i][pair.matches[:, 0]], flat[j][pair.matches[:, 1]]
             result[i, j] = float(_agree(relative, first, second, tolerance / focal).mean())
     return result
 
 
-def _flat(camera, points: np.ndarray) -> np.ndarray:
-    """Points (N, 2) of a picture on the plane z = 1, homogeneous (N, 3)."""
-    found = np.asarray(camera.cam_from_img(points), np.float64).reshape(-1, 2)
-    return np.concatenate([np.where(np.isfinite(found), found, 0.0), np.ones((len(found), 1))], axis=1)
-
-
 def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, tolerance: float) -> np.ndarray:
-    """Which matches (M,) of rays (M, 3) fit the pose of the second camera against the first, to `tolerance`."""
+    """Which matches (M,) of unit rays (M, 3) fit the pose of the second camera against the first, to an angle of
+    `tolerance`."""
     R, t = relative[:, :3], relative[:, 3]
     turned = first @ R.T  # where the first camera's rays point in the second
     length = np.linalg.norm(t)
     if length < _FAR:
-        return np.linalg.norm(turned[:, :2] / turned[:, 2:] - second[:, :2], axis=1) < tolerance
+        return geometry.vector_angle(turned, second) < tolerance
     E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R / length
     line, back = first @ E.T, second @ E
     residual = (second * line).sum(axis=1)
-    scale = np.sqrt((line[:, :2] ** 2).sum(axis=1) + (back[:, :2] ** 2).sum(axis=1))
+    # Sampson's distance on the sphere: slopes along the rays do not count
+    scale = np.sqrt(np.maximum((line**2).sum(axis=1) + (back**2).sum(axis=1) - 2 * residual**2, 0))
     near = np.abs(residual) < tolerance * np.maximum(scale, 1e-12)
     # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both have to be positive, or too far to tell
     a, b, c = (turned**2).sum(1), (second**2).sum(1), (turned * second).sum(1)

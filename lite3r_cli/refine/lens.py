@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..scene import geometry
+from ..scene.distortion import MODELS, PINHOLES, DistortedCamera
 from ..scene.view import View
 from .backend import require_pycolmap
 from .config import RefineConfig
 
-PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
+DISTORTED = {"simple-radial": "SIMPLE_RADIAL", "opencv": "OPENCV", "opencv-fisheye": "OPENCV_FISHEYE"}  # --camera-model
 _ZOOM = 1.3  # ratio of the predicted focal lengths of one size from which the pictures share no lens
 
 
@@ -32,8 +33,20 @@ class Lens:
 
     @property
     def distorted(self) -> bool:
-        """Whether straight lines bend."""
+        """Whether straight lines may bend."""
         return self.model not in PINHOLES
+
+    def of_picture(self, width: int, height: int) -> DistortedCamera:
+        """The camera of the pictures at another size."""
+        return DistortedCamera(self.model, self.params, *self.size).scaled(width, height)
+
+    def bending(self, model: str) -> Lens:
+        """The same lens as a `model` whose coefficients are 0; its focal length is that on the axis."""
+        camera = DistortedCamera(self.model, self.params, *self.size)
+        shape = MODELS[model]
+        focal = camera.focal if shape.focal == 2 else (float(np.sqrt(camera.focal[0] * camera.focal[1])),)
+        rest = (0.0,) * (shape.count - shape.focal - 2)
+        return replace(self, model=model, params=(*focal, *camera.centre, *rest))
 
     def camera(self, number: int):
         """As a pycolmap.Camera."""
@@ -102,7 +115,9 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
         for part in [[i] for i in members] if zoomed else [members]:
             for i in part:
                 of_view[i] = len(lenses)
-            lenses.append(_pinhole([focal[i] for i in part], key[0], key[3] is not None))
+            lens = _pinhole([focal[i] for i in part], key[0], key[3] is not None)
+            asked = DISTORTED.get(config.camera_model)
+            lenses.append(lens if asked is None or lens.fixed else lens.bending(asked))
     return Lenses(tuple(lenses), tuple(of_view))
 
 

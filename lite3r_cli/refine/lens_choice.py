@@ -23,6 +23,7 @@ from .observations import Tracks
 _SIGMAS = 4.0  # standard errors that the gain has to reach
 _CENTRE = "principal point"
 _CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
+_RADIAL_VIEWS = 3  # of a lens, from which the matches tell how it bends lines
 _TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
 
 
@@ -62,8 +63,12 @@ def choose_lenses(
 
 def _ladder(config: RefineConfig) -> list[tuple[str, Callable[[Lenses], Lenses | None]]]:
     steps: list[tuple[str, Callable[[Lenses], Lenses | None]]] = [("focal length of two images", _focal_of_two)]
+    if config.camera_model == "auto":
+        steps += [("radial distortion", _with_radial)]
     if config.intrinsics == "auto":
         steps.append(("a focal length for each image", _split))
+    if config.camera_model == "auto":
+        steps += [("radial distortion of each image", _with_radial_each)]
     steps.append((_CENTRE, _with_centre))
     return steps
 
@@ -73,6 +78,27 @@ def _focal_of_two(lenses: Lenses) -> Lenses | None:
     if len(lenses.of_view) != 2 or len(lenses.lenses) != 1 or lenses.lenses[0].fixed:
         return None
     return replace(lenses, focal_of_two=True)
+
+
+def _with_radial(lenses: Lenses) -> Lenses | None:
+    """Lenses of enough views bend lines by one coefficient each; None where none has enough."""
+    counts = lenses.views_each
+    bent = tuple(
+        lens.bending("SIMPLE_RADIAL")
+        if lens.model == "SIMPLE_PINHOLE" and not lens.fixed and count >= _RADIAL_VIEWS
+        else lens
+        for lens, count in zip(lenses.lenses, counts, strict=True)
+    )
+    return None if bent == lenses.lenses else replace(lenses, lenses=bent)
+
+
+def _with_radial_each(lenses: Lenses) -> Lenses | None:
+    """The same where each picture has a focal length of its own, and few pictures share one."""
+    shared = max(lenses.views_each) >= _RADIAL_VIEWS  # tried before
+    if shared or len(lenses.of_view) < _RADIAL_VIEWS or any(lens.distorted for lens in lenses.lenses):
+        return None
+    bent = tuple(lens if lens.fixed else lens.bending("SIMPLE_RADIAL") for lens in lenses.lenses)
+    return None if bent == lenses.lenses else replace(lenses, lenses=bent)
 
 
 def _with_centre(lenses: Lenses) -> Lenses | None:

@@ -6,9 +6,9 @@ matched by pycolmap, on a CPU, as they stand in a database of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Matches:
     keypoints: list[np.ndarray]  # per picture (N, 2) float64, pixel centres at +0.5
     pairs: dict[Pair, TwoView]  # geometrically verified, sorted
     folder: Path  # for what pycolmap reads and writes
+    raw: dict[Pair, np.ndarray] = field(default_factory=dict)  # (M, 2) of each pair, before verification
 
 
 def match(
@@ -60,8 +61,8 @@ def match(
     """
     features = extract_all(len(views), read_rgb, read_mask, config, step)
     found = match_features(features, choose_pairs(features, views, config), folder)
-    pairs = verify(features, views, found, config)
-    return Matches([f.size for f in features], [f.points for f in features], pairs, folder)
+    unverified = Matches([f.size for f in features], [f.points for f in features], {}, folder, found)
+    return verified(unverified, predicted_cameras(views, unverified.sizes), config)
 
 
 def match_features(features: Sequence[Features], pairs: Sequence[Pair], folder: Path) -> dict[Pair, np.ndarray]:
@@ -114,20 +115,25 @@ def write_picture(database, i: int, camera, points: np.ndarray, new_camera: bool
     database.write_keypoints(i + 1, np.ascontiguousarray(points, np.float32))
 
 
-def verify(
-    features: Sequence[Features], views: Sequence[View], found: Mapping[Pair, np.ndarray], config: RefineConfig
-) -> dict[Pair, TwoView]:
-    """The matches of each pair that one geometry explains, with the views' focal lengths as a prior; every pair has a
-    seed of its own."""
+def predicted_cameras(views: Sequence[View], sizes: Sequence[tuple[int, int]]) -> list:
+    """The views' cameras at the size of the features, with their focal lengths as a prior."""
     pycolmap = require_pycolmap()
     cameras = []
-    for i, (item, view) in enumerate(zip(features, views, strict=True)):
+    for i, (size, view) in enumerate(zip(sizes, views, strict=True)):
         camera = pycolmap.Camera(
-            camera_id=i + 1, model="SIMPLE_PINHOLE", width=item.size[0], height=item.size[1],
-            params=start_intrinsics(view, item.size),
+            camera_id=i + 1, model="SIMPLE_PINHOLE", width=size[0], height=size[1],
+            params=start_intrinsics(view, size),
         )  # fmt: skip
         camera.has_prior_focal_length = True
         cameras.append(camera)
+    return cameras
+
+
+def verified(matches: Matches, cameras: Sequence, config: RefineConfig) -> Matches:
+    """The matches of each pair that one geometry explains, with these cameras (pycolmap.Camera) of the pictures; every
+    pair has a seed of its own."""
+    pycolmap = require_pycolmap()
+    found = matches.raw
 
     def one(pair: Pair) -> TwoView | None:
         i, j = pair
@@ -135,14 +141,15 @@ def verify(
         options.min_num_inliers = config.min_matches
         options.ransac.random_seed = (config.seed + 1_000_003 * i + j) % 2**31
         geometry_found = pycolmap.estimate_two_view_geometry(
-            cameras[i], features[i].points, cameras[j], features[j].points, found[pair].astype(np.uint32), options
+            cameras[i], matches.keypoints[i], cameras[j], matches.keypoints[j], found[pair].astype(np.uint32), options
         )
         return _two_view(geometry_found, config)
 
     numbers = sorted(pair for pair in found if len(found[pair]) >= config.min_matches)
     with ThreadPoolExecutor(_THREADS) as pool:
         results = list(pool.map(one, numbers))
-    return {pair: result for pair, result in zip(numbers, results, strict=True) if result is not None}
+    pairs = {pair: result for pair, result in zip(numbers, results, strict=True) if result is not None}
+    return replace(matches, pairs=pairs)
 
 
 def _two_view(found, config: RefineConfig) -> TwoView | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 
 from ..console import Progress
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
+from ..world.undistort import Undistortion, undistorted
 from .backend import quiet_pycolmap
 from .cameras import refine_cameras, triangulate
 from .config import RefineConfig
@@ -50,7 +52,8 @@ def refine(
     result = cameras.views
     if config.depth and cameras.sparse is not None:
         with progress.stage("Refine depth", total=len(cameras.trusted)) as step, torch.inference_mode():
-            depth = refine_depth(result, cameras.sparse, cameras.trusted, read_rgb, config, device, step, read_mask)
+            read, mask = _undistorted(result, read_rgb, read_mask)
+            depth = refine_depth(result, cameras.sparse, cameras.trusted, read, config, device, step, mask)
         result = depth.views
         verdicts = [
             {**verdict, "depth": done, "confirmed": share}
@@ -59,6 +62,18 @@ def refine(
     told = cameras.account
     warnings = _warnings(views, cameras) + (told.warnings if told is not None else [])
     return Refined(result, cameras.sparse, verdicts, warnings, None if told is None else told.as_dict())
+
+
+def _undistorted(
+    views: Sequence[View], read_rgb: ReadImage, read_mask: ReadMask | None
+) -> tuple[ReadImage, ReadMask | None]:
+    """What reads the pictures that the views are of, and their masks."""
+
+    def mask(i: int) -> np.ndarray | None:
+        found, lens = None if read_mask is None else read_mask(i), views[i].lens
+        return found if found is None or lens is None else Undistortion(lens).mask(found)
+
+    return lambda i: undistorted(read_rgb(i), views[i]), None if read_mask is None else mask
 
 
 def _warnings(views: Sequence[View], cameras) -> list[str]:

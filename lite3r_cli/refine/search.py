@@ -18,7 +18,7 @@ from .evidence import Evidence, Rays, judge, pair_support, rays
 from .lens import Lenses, start_lenses
 from .lens_choice import Trial, choose_lenses
 from .mapping import Workshop
-from .matching import Matches, Pair
+from .matching import Matches, Pair, verified
 from .rotations import Averaged, best_average
 
 _LEAST_VIEW = 0.5  # share of a picture's observations that the first hypothesis has to explain to be the only one
@@ -43,6 +43,7 @@ class Found:
     """The answer of the search."""
 
     hypothesis: Hypothesis
+    matches: Matches  # verified with its lenses
     support: dict[Pair, float]  # share of each verified pair's matches that the cameras explain
     tried: list[Tried]
     trials: list[Trial] = field(default_factory=list)
@@ -90,12 +91,13 @@ class Search:
             if settled is None:
                 continue
             chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, self.config)
-            last = self._adjusted_to_all(chosen)
+            matches = self._seen_through(chosen.lenses)
+            last = self._adjusted_to_all(chosen, matches)
             if last is None:
                 continue
-            support = pair_support(last.poses, self.matches, last.lenses, self.config.max_error)
-            dropped = [pair for pair in self.matches.pairs if support.get(pair, 0.0) < self.config.pair_support]
-            return Found(last, support, tried, trials, dropped, _elsewhere(found, evidence, made))
+            support = pair_support(last.poses, matches, last.lenses, self.config.max_error)
+            dropped = [pair for pair in matches.pairs if support.get(pair, 0.0) < self.config.pair_support]
+            return Found(last, matches, support, tried, trials, dropped, _elsewhere(found, evidence, made))
         return None
 
     def _makers(self) -> list[Callable[[], Hypothesis | None]]:
@@ -112,15 +114,20 @@ class Search:
             and bool(np.nanmin(evidence.views) >= _LEAST_VIEW)
         )
 
-    def _adjusted_to_all(self, found: Hypothesis) -> Hypothesis | None:
+    def _seen_through(self, lenses: Lenses) -> Matches:
+        """The matches, verified anew where a lens bends lines: those far from the middle fit no pinhole."""
+        if not any(lens.distorted for lens in lenses.lenses):
+            return self.matches
+        cameras = [lenses.lenses[k].camera(i + 1) for i, k in enumerate(lenses.of_view)]
+        return verified(self.matches, cameras, self.config)
+
+    def _adjusted_to_all(self, found: Hypothesis, matches: Matches) -> Hypothesis | None:
         """Adjusted once more, with the tracks held out and with every pair that the cameras explain after all."""
-        support = pair_support(found.poses, self.matches, found.lenses, self.config.max_error)
+        support = pair_support(found.poses, matches, found.lenses, self.config.max_error)
         rows = {
-            pair: self.matches.pairs[pair].matches
-            for pair, share in support.items()
-            if share >= self.config.pair_support
+            pair: matches.pairs[pair].matches for pair, share in support.items() if share >= self.config.pair_support
         }
-        workshop = Workshop("all", self.matches, rows, found.lenses, self.config)
+        workshop = Workshop("all", matches, rows, found.lenses, self.config)
         return bundle.settle(found, workshop, self.config, _LAST_ROUNDS)
 
 

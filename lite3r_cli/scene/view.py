@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .distortion import DistortedCamera
+
 
 @dataclass(frozen=True)
 class View:
@@ -28,6 +30,7 @@ class View:
     cam_from_world: np.ndarray  # (3, 4) float64, [R | t]
     depth: np.ndarray | None = None  # (h, w) float32 z-depth in scene units, 0 = unknown
     confidence: np.ndarray | None = None  # (h, w) float32, larger is better, 0 where depth is unknown
+    lens: DistortedCamera | None = None  # of the picture as it was taken, where the view is of its undistorted one
 
 
 def known_depth(view: View) -> np.ndarray:

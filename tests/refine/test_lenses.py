@@ -1,0 +1,88 @@
+"""Lenses that bend lines are found, shared by the pictures of one camera, and not seen where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from test_refine_cameras import SCENE, rough, worst_error
+
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.lens import Lens, start_lenses
+from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.distortion import DistortedCamera
+
+pytest.importorskip("pycolmap")
+
+
+def through(view, rgb, k1: float, grown: float = 1.12):
+    """The view and the picture that a lens with k1 takes there; its focal length is `grown` times the pinhole's."""
+    camera = DistortedCamera(
+        "SIMPLE_RADIAL", (view.K[0, 0] * grown, view.width / 2, view.height / 2, k1), view.width, view.height
+    )
+    v, u = np.indices((view.height, view.width)) + 0.5
+    rays = camera.rays(np.stack([u.ravel(), v.ravel()], axis=1))
+    pixel = (rays[:, :2] / rays[:, 2:] * view.K[0, 0] + view.K[:2, 2] - 0.5).astype(np.float32)
+    maps = [np.ascontiguousarray(p.reshape(u.shape)) for p in pixel.T]
+    small = [cv2.resize(m, view.depth.shape[::-1], interpolation=cv2.INTER_AREA) for m in maps]
+    scale = view.depth.shape[1] / view.width
+    depth = cv2.remap(view.depth, *[m * scale for m in small], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    K = np.array([[camera.params[0], 0, view.width / 2], [0, camera.params[0], view.height / 2], [0, 0, 1]])
+    return replace(view, K=K, depth=depth, lens=camera), cv2.remap(
+        rgb, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+@pytest.fixture(scope="module")
+def facade():
+    views = read_cameras_json(SCENE)[:5]
+    return views, [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in views]
+
+
+@pytest.fixture(scope="module")
+def bent(facade):
+    """Truth, and what refinement makes of pictures with k1 = -0.1 and a pinhole start."""
+    truth, pictures = zip(*[through(view, rgb, -0.1) for view, rgb in zip(*facade, strict=True)], strict=True)
+    start = rough([replace(view, lens=None) for view in truth], focal=1.1)
+    return truth, refine(start, lambda i: pictures[i], config=RefineConfig(depth=False))
+
+
+def test_distortion_is_found(bent):
+    truth, found = bent
+    lenses = {view.lens for view in found.views}
+    assert len(lenses) == 1  # one camera, one lens
+    lens = lenses.pop()
+    assert lens.model == "SIMPLE_RADIAL"
+    assert lens.focal[0] == pytest.approx(truth[0].lens.focal[0], rel=0.015)
+    assert lens.coefficients[0] == pytest.approx(-0.1, abs=0.02)
+    assert worst_error(found.views, truth) < 1.0
+
+
+def test_points_and_maps_are_those_of_the_undistorted_pictures(bent):
+    found = bent[1]
+    for i, view in enumerate(found.views):
+        assert view.K[0, 0] != view.lens.focal[0] and view.depth is not None
+        point, pixel = found.sparse.of_view(i)
+        projected, _ = geometry.project(found.sparse.points[point], view.K, view.cam_from_world)
+        assert len(point) > 50 and np.median(np.linalg.norm(projected - pixel, axis=1)) < 0.7
+        assert (pixel >= 0).all() and (pixel <= [view.width, view.height]).all()
+
+
+def test_a_straight_lens_stays_a_pinhole(facade):
+    truth, pictures = facade
+    found = refine(rough(truth), pictures.__getitem__, config=RefineConfig(depth=False))
+    assert all(view.lens is None for view in found.views)
+    assert "radial distortion" in [trial["name"] for trial in found.account["lens_trials"]]
+
+
+def test_a_model_that_is_asked_for_starts_straight(facade):
+    views = facade[0]
+    sizes = [(view.width, view.height) for view in views]
+    found = start_lenses(views, sizes, RefineConfig(camera_model="opencv"))
+    assert found.lenses[0].model == "OPENCV" and found.lenses[0].params[4:] == (0.0,) * 4
+    simple = Lens("SIMPLE_PINHOLE", (500.0, 320.0, 240.0), (640, 480)).bending("SIMPLE_RADIAL")
+    assert simple.params == (500.0, 320.0, 240.0, 0.0)
