@@ -90,7 +90,7 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, 3dgs, tum, glb or html (a page to look at); may be given several times.",
+            "Write also colmap, nerfstudio, 3dgs, mesh, tum, glb or html (a page to look at); may be repeated.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),

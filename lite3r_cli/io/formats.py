@@ -12,6 +12,7 @@ from .colmap import write_colmap
 from .gaussians import write_gaussians
 from .glb import write_glb
 from .html_page import write_html
+from .mesh_files import write_mesh
 from .nerfstudio import write_nerfstudio
 from .scene_export import SceneExport
 from .tum import write_tum
@@ -33,6 +34,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "3dgs": Format(write_gaussians, tracks=True),
     "tum": Format(write_tum),
     "glb": Format(write_glb, levelled=True),
+    "mesh": Format(write_mesh),
     "html": Format(write_html),
 }
 

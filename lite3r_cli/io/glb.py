@@ -31,7 +31,7 @@ USHORT, FLOAT = 5123, 5126  # types of a component
 LEVELS = 65535
 
 
-class _Buffer:
+class Buffer:
     """Accessors over one binary chunk."""
 
     def __init__(self) -> None:
@@ -39,12 +39,21 @@ class _Buffer:
         self.views: list[dict[str, int]] = []
         self.accessors: list[dict[str, Any]] = []
 
-    def add(self, values: np.ndarray, kind: int, shape: str, *, normalized: bool = False, stride: int = 0) -> int:
+    def add(
+        self,
+        values: np.ndarray,
+        kind: int,
+        shape: str,
+        *,
+        normalized: bool = False,
+        stride: int = 0,
+        target: int = 34962,
+    ) -> int:
         """An accessor of `values` (N, n), each row at `stride` bytes; returns its index."""
         rows = np.zeros((len(values), stride or values.dtype.itemsize * values.shape[1]), np.uint8)
         packed = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
         rows[:, : packed.shape[1]] = packed
-        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": rows.size, "target": 34962}
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": rows.size, "target": target}
         if stride:
             view["byteStride"] = stride
         self.data += rows.tobytes() + bytes(-rows.size % 4)
@@ -68,7 +77,7 @@ class _Buffer:
 
 def write_glb(scene: SceneExport) -> list[Path]:
     """Write scene.glb and return it. Raises OutputError."""
-    buffer = _Buffer()
+    buffer = Buffer()
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "lite3r"},
         "scene": 0,
@@ -87,7 +96,7 @@ def write_glb(scene: SceneExport) -> list[Path]:
         document |= {"buffers": [{"byteLength": len(buffer.data)}], "bufferViews": buffer.views}
         document["accessors"] = buffer.accessors
     path = scene.directory / "scene.glb"
-    write_bytes(path, _container(document, bytes(buffer.data)))
+    write_bytes(path, container(document, bytes(buffer.data)))
     return [path]
 
 
@@ -112,7 +121,7 @@ def linear(colors: np.ndarray) -> np.ndarray:
     return np.round(table * LEVELS).astype(np.uint16)[colors]
 
 
-def _add_points(document: dict[str, Any], buffer: _Buffer, cloud: PointCloud) -> None:
+def _add_points(document: dict[str, Any], buffer: Buffer, cloud: PointCloud) -> None:
     points = cloud.points.astype(np.float64) * GLTF_AXES
     low, size = points.min(0), float((points.max(0) - points.min(0)).max()) or 1.0
     places = np.round((points - low) / size * LEVELS).astype(np.uint16)
@@ -127,7 +136,7 @@ def _add_points(document: dict[str, Any], buffer: _Buffer, cloud: PointCloud) ->
     document["extensionsRequired"] = ["KHR_mesh_quantization"]
 
 
-def _add_cameras(document: dict[str, Any], buffer: _Buffer, views: Sequence[View], depth: float) -> None:
+def _add_cameras(document: dict[str, Any], buffer: Buffer, views: Sequence[View], depth: float) -> None:
     document["cameras"] = []
     meshes = document.setdefault("meshes", [])
     accent = linear(np.array([ACCENT], np.uint8))
@@ -153,7 +162,7 @@ def _add_cameras(document: dict[str, Any], buffer: _Buffer, views: Sequence[View
         document["nodes"] += [node, lens_node]
 
 
-def _container(document: dict[str, Any], binary: bytes) -> bytes:
+def container(document: dict[str, Any], binary: bytes) -> bytes:
     """Header, JSON chunk padded with blanks, binary chunk padded with zeros."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
     chunks = [(b"JSON", text + b" " * (-len(text) % 4))]

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..scene.frame import FIRST_CAMERA, WorldFrame
+from ..scene.geometry import Similarity
 from ..scene.sparse_points import SparseModel
+from ..scene.surface_nets import Mesh
 from ..scene.view import PointCloud, View
 
 
@@ -26,8 +28,10 @@ class SceneExport:
     depths: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # view name → file, scale (value / depth)
     frame: WorldFrame = FIRST_CAMERA
     up: np.ndarray | None = None  # (3,) unit vector against gravity, where that is known
+    look: Similarity | None = None  # into the upright frame of viewers, where up is known
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
+    make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud
 
     def picture(self, view: View) -> str:
         """The path of a view's picture; images/NAME where none was written."""

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config import ReconstructConfig
 from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS
 from ..io.output_layout import layout_of
 from ..io.scene_export import SceneExport
-from ..scene.frame import move_cloud, move_views
+from ..scene.frame import local_origin, move_cloud, move_views, translation
+from ..scene.geometry import camera_centres
+from ..scene.surface_nets import Mesh
 from ..scene.tracks import joined, tracks_from_depth
 from ..world.level import Level
 
@@ -74,6 +78,7 @@ def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
 
 
 def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> SceneExport:
+    upright = scene.level is not None and scene.level.up.found
     numbers = {view.name: index for view, index in zip(scene.views, scene.predictions.indices)}
     return SceneExport(
         directory,
@@ -82,10 +87,31 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
         scene.predictions.sparse,
         depths=depths,
         frame=scene.frame,
-        up=scene.level.up.direction if scene.level is not None and scene.level.up.found else None,
+        up=scene.level.up.direction if scene.level is not None and upright else None,
+        look=scene.level.look if scene.level is not None and upright else None,
         title=layout_of(scene.config.output).title,
         read_picture=lambda name: scene.images.read(numbers[name]),
+        make_mesh=lambda: mesh_of_scene(scene),
     )
+
+
+def mesh_of_scene(scene: Scene) -> Mesh:
+    """The surface of the depth maps with the filters of the cloud."""
+    from ..scene.fusion import clean_views
+    from ..scene.tsdf import mesh_of
+
+    images, indices = scene.images, scene.predictions.indices
+    device = _device(scene)
+    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in scene.views])))
+    near = move_views(scene.views, translation(None if origin is None else -origin))
+    clean = clean_views(near, lambda j: images.read_mask(indices[j]), scene.config.fusion, device)
+    placed = move_views(clean, translation(origin))
+    return mesh_of(placed, scene.cloud, lambda j: images.read(indices[j]), device)
+
+
+def _device(scene: Scene) -> str:
+    """The device that the network ran on."""
+    return str(scene.facts["runtime"]["device"]["chosen"])
 
 
 def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:

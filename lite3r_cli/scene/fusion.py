@@ -11,7 +11,7 @@ memory holds a byte a pixel, the surfaces of some views (`consistency.py`) and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -102,6 +102,33 @@ def fuse_with_statistics(
     cloud = sink.result(statistics, config.max_points, seed)
     statistics.points = len(cloud)
     return cloud, statistics
+
+
+@torch.inference_mode()
+def clean_views(
+    views: Sequence[View],
+    read_mask: ReadMask | None = None,
+    config: FusionConfig = FusionConfig(),
+    device: torch.device | str = "cpu",
+) -> list[View]:
+    """The views with the depth that goes into a cloud: 0 where a pixel is dropped, moved where others agree."""
+    maps = [_Map(view, device) if view.depth is not None else None for view in views]
+    counts, statistics = _Counts(), FusionStatistics()
+    _drop_unusable(maps, read_mask, config, counts, statistics)
+    voters = [None if each is None else each.voter for each in maps]
+    neighbours = best_neighbours(voters, config.neighbours) if config.consistency else [[] for _ in views]
+    surfaces = Surfaces(voters)
+    if any(neighbours):
+        statistics.tolerance = config.tolerance or adaptive_tolerance(surfaces, neighbours)
+    clean = []
+    for i, (view, each) in enumerate(zip(views, maps)):
+        if each is not None:
+            pixels, points = _checked(surfaces, i, neighbours[i], statistics.tolerance, config.average, counts)
+            depth = torch.zeros_like(each.depth)
+            depth.view(-1)[pixels] = points[2]
+            view = replace(view, depth=depth.cpu().numpy())
+        clean.append(view)
+    return clean
 
 
 # --- which pixels -----------------------------------------------------------------------------------------------------

@@ -43,6 +43,12 @@ def tracks_from_depth(views: Sequence[View], cloud: PointCloud, most: int) -> Sp
     return SparseModel(points[chosen], cloud.colors[kept][chosen], errors, image, point, pixel, confidence)
 
 
+def depth_tolerance(views: Sequence[View], points: np.ndarray) -> float:
+    """Relative deviation of depth up to which a view sees one of the points (N, 3): a few times the usual one."""
+    ratios = [ratio[inside] for _, ratio, inside in (_seen_by(view, points) for view in views)]
+    return _tolerance(np.concatenate(ratios)) if ratios else TOLERANCE[0]
+
+
 def joined(first: SparseModel, second: SparseModel) -> SparseModel:
     """The points of two models of the same views, those of `first` first; without a confidence they are the surest."""
     image = np.concatenate([first.image, second.image])

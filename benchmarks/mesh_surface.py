@@ -1,0 +1,126 @@
+"""`--format mesh` beside the fused cloud: how much of each lies on the true surface, and how much of that they cover.
+
+A scene is a folder with images/, cameras.json and depth maps. Its geometry is the true depth, unprojected; what is
+reconstructed is brought into the frame of the true cameras by the similarity that fits the camera centres best.
+Accuracy: share of the points within a share of the diagonal of the truth; completeness: share of the true points within
+it of a result. A mesh is sampled evenly by area. A table, then JSON.
+
+    python benchmarks/mesh_surface.py SCENE... [--refine] [--tolerance 0.01] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import lite3r_cli as lite3r
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.pipelines.scene_formats import mesh_of_scene
+from lite3r_cli.scene.geometry import Similarity, camera_centres, scale_intrinsics, umeyama, unproject
+from lite3r_cli.scene.surface_nets import Mesh
+from lite3r_cli.scene.view import View
+
+SAMPLES = 200_000
+
+
+def true_points(views: list[View], rng: np.random.Generator) -> np.ndarray:
+    """SAMPLES points (N, 3) of the true depth maps."""
+    found = []
+    for view in views:
+        assert view.depth is not None
+        height, width = view.depth.shape
+        K = scale_intrinsics(view.K, width / view.width, height / view.height)
+        found.append(unproject(np.where(view.depth > 0, view.depth, np.nan), K, view.cam_from_world).reshape(-1, 3))
+    points = np.concatenate(found)
+    points = points[np.isfinite(points).all(axis=1)]
+    return points[rng.choice(len(points), min(SAMPLES, len(points)), replace=False)]
+
+
+def samples_of(mesh: Mesh, rng: np.random.Generator) -> np.ndarray:
+    """SAMPLES points (N, 3) of a mesh, evenly by area."""
+    a, b, c = (mesh.vertices[mesh.triangles[:, k]].astype(np.float64) for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    chosen = rng.choice(len(area), SAMPLES, p=area / area.sum())
+    u, v = rng.random((2, SAMPLES, 1))
+    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    return a[chosen] + u * (b - a)[chosen] + v * (c - a)[chosen]
+
+
+def near(points: np.ndarray, others: np.ndarray, distance: float) -> float:
+    """Share of `points` within `distance` of one of `others`."""
+    flann: Any = cv2
+    index = flann.flann_Index(np.ascontiguousarray(others, np.float32), {"algorithm": 4, "leaf_max_size": 20})
+    _, squared = index.knnSearch(np.ascontiguousarray(points, np.float32), 1, params={"checks": -1})
+    return float((np.sqrt(squared[:, 0]) < distance).mean())
+
+
+def placed(found: list[View], truth: list[View]) -> Similarity:
+    """From the frame of the reconstruction to that of the truth; both sorted by name."""
+    pose = {view.name: view.cam_from_world for view in truth}
+    mine = camera_centres(np.stack([view.cam_from_world for view in found]))
+    return umeyama(mine, camera_centres(np.stack([pose[view.name] for view in found])))
+
+
+def measure(folder: Path, model: lite3r.Reconstructor, tolerance: float) -> dict[str, Any]:
+    truth, rng = read_cameras_json(folder), np.random.default_rng(0)
+    scene = model(str(folder / "images"))
+    begin = time.perf_counter()
+    mesh = mesh_of_scene(scene)
+    seconds = time.perf_counter() - begin
+    similarity = placed(scene.views, truth)
+    true = true_points(truth, rng)
+    low, high = np.percentile(true, (1, 99), axis=0)
+    limit = tolerance * float(np.linalg.norm(high - low))
+    cloud = scene.points[rng.choice(len(scene.points), min(SAMPLES, len(scene.points)), replace=False)]
+    row: dict[str, Any] = {"scene": folder.name, "views": len(scene.views), "mesh_seconds": round(seconds, 2)}
+    row |= {"points": len(scene.points), "vertices": len(mesh.vertices), "triangles": len(mesh.triangles)}
+    for name, points in (("cloud", cloud), ("mesh", samples_of(mesh, rng))):
+        moved = similarity.apply(points)
+        row[f"{name}_accuracy"] = round(near(moved, true, limit), 4)
+        row[f"{name}_completeness"] = round(near(true, moved, limit), 4)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
+    parser.add_argument("--refine", action="store_true")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="share of the true points' diagonal")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    model = lite3r.Reconstructor("mini", refine=arguments.refine)
+    print(
+        f"{'scene':16} {'cloud: accurate':>16} {'complete':>9} {'mesh: accurate':>15} {'complete':>9} {'triangles':>10}"
+    )
+    rows = []
+    for folder in arguments.scenes:
+        row = measure(folder, model, arguments.tolerance)
+        shares = (row[key] for key in ("cloud_accuracy", "cloud_completeness", "mesh_accuracy", "mesh_completeness"))
+        a, b, c, d = (f"{100 * share:.1f} %" for share in shares)
+        print(f"{row['scene']:16} {a:>15} {b:>15} {c:>15} {d:>15} {row['triangles']:>15,}", flush=True)
+        rows.append(row)
+    shown = [key for key in rows[0] if key.endswith(("_accuracy", "_completeness"))]
+    document = {
+        "what": "share of points within the tolerance of the truth, and of true points within it of the result",
+        "tolerance": arguments.tolerance,
+        "refine": arguments.refine,
+        "machine": platform.processor() or platform.machine(),
+        "scenes": rows,
+        "mean": {key: round(float(np.mean([row[key] for row in rows])), 4) for key in shown},
+    }
+    text = json.dumps(document, indent=1)
+    if arguments.json is None:
+        print(text)
+    else:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A surface with vertex colours as PLY, OBJ and GLB.
+
+PLY and OBJ stand in the frame of the cloud. The GLB is for viewers: glTF axes, upright where up is known, unlit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plyfile import PlyData, PlyElement
+
+from ..scene.geometry import Similarity
+from ..scene.surface_nets import Mesh
+from .files import write_bytes
+from .glb import GLTF_AXES, LEVELS, Buffer, container, linear
+from .scene_export import SceneExport
+
+FACE = np.dtype([("count", "u1"), ("vertex_indices", "<i4", 3)])
+TRIANGLES, UINT, USHORT = 4, 5125, 5123  # of glTF
+
+
+def write_mesh(scene: SceneExport) -> list[Path]:
+    """Write mesh.ply, mesh.obj and mesh.glb and return them. Raises OutputError."""
+    mesh = scene.make_mesh() if scene.make_mesh is not None else empty()
+    write_mesh_ply(scene.directory / "mesh.ply", mesh)
+    write_mesh_obj(scene.directory / "mesh.obj", mesh)
+    write_mesh_glb(scene.directory / "mesh.glb", mesh, scene.look)
+    return [scene.directory / f"mesh.{suffix}" for suffix in ("ply", "obj", "glb")]
+
+
+def empty() -> Mesh:
+    return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.uint8))
+
+
+def write_mesh_ply(path: Path, mesh: Mesh) -> None:
+    """Binary PLY: x y z, red green blue, faces. Raises OutputError."""
+    kind = "<f8" if mesh.vertices.dtype == np.float64 else "<f4"
+    names = [(name, kind) for name in "xyz"] + [(name, "u1") for name in ("red", "green", "blue")]
+    vertices = np.empty(len(mesh.vertices), names)
+    for axis in range(3):
+        vertices["xyz"[axis]] = mesh.vertices[:, axis]
+        vertices[("red", "green", "blue")[axis]] = mesh.colors[:, axis]
+    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").header
+    head += f"\nelement face {len(mesh.triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
+    faces = np.empty(len(mesh.triangles), FACE)
+    faces["count"], faces["vertex_indices"] = 3, mesh.triangles
+    head = head.replace("\nend_header\nelement face", "\nelement face")
+    write_bytes(path, head.encode("ascii"), vertices.view(np.uint8).data, faces.view(np.uint8).data)
+
+
+def write_mesh_obj(path: Path, mesh: Mesh) -> None:
+    """Text: `v x y z r g b` with colours from 0 to 1, as MeshLab and Blender read them. Raises OutputError."""
+    lines = ["# lite3r: vertex colours follow the coordinates"]
+    colors = (mesh.colors / 255).round(4)
+    for (x, y, z), (r, g, b) in zip(mesh.vertices.tolist(), colors.tolist()):
+        lines.append(f"v {x:.7g} {y:.7g} {z:.7g} {r:g} {g:g} {b:g}")
+    lines += [f"f {a} {b} {c}" for a, b, c in (mesh.triangles + 1).tolist()]
+    write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
+
+
+def write_mesh_glb(path: Path, mesh: Mesh, look: Similarity | None) -> None:
+    """glTF 2.0, places in 16 bits, linear colours, unlit; `look`: into the frame of viewers. Raises OutputError."""
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "lite3r"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"name": "surface"}],
+    }
+    buffer = Buffer()
+    if len(mesh.triangles):
+        points = mesh.vertices.astype(np.float64) if look is None else look.apply(mesh.vertices)
+        points = points * GLTF_AXES
+        low = points.min(axis=0)
+        size = float((points.max(axis=0) - low).max()) or 1.0
+        places = np.round((points - low) / size * LEVELS).astype(np.uint16)
+        position = buffer.add(places, USHORT, "VEC3", stride=8)
+        buffer.bounds(position, places)
+        color = buffer.add(linear(mesh.colors), USHORT, "VEC3", normalized=True, stride=8)
+        indices = buffer.add(mesh.triangles.reshape(-1, 1).astype(np.uint32), UINT, "SCALAR", target=34963)
+        primitive = {"attributes": {"POSITION": position, "COLOR_0": color}, "indices": indices, "material": 0}
+        used = ["KHR_materials_unlit", "KHR_mesh_quantization"]
+        document |= {
+            "meshes": [{"name": "surface", "primitives": [{**primitive, "mode": TRIANGLES}]}],
+            "materials": [{"name": "unlit", "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}],
+            "extensionsUsed": used,
+            "extensionsRequired": used[1:],
+            "buffers": [{"byteLength": len(buffer.data)}],
+            "bufferViews": buffer.views,
+            "accessors": buffer.accessors,
+        }
+        document["nodes"][0] |= {"mesh": 0, "translation": low.tolist(), "scale": [size / LEVELS] * 3}
+    write_bytes(path, container(document, bytes(buffer.data)))

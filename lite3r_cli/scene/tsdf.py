@@ -1,0 +1,213 @@
+"""Depth maps → a surface: a truncated signed distance field (Curless & Levoy 1996) on the voxels near the cloud alone.
+
+Every view says how far each voxel lies before (+) or behind (-) its surface, in units of the truncation; the mean,
+weighted by confidence, is 0 on the surface. Voxels come in blocks of 4³ that lie within the truncation of a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import geometry
+from .fusion import ReadImage
+from .surface_nets import Mesh, surface_nets, without_small_parts
+from .tracks import depth_tolerance
+from .view import PointCloud, View
+
+BLOCK = 4  # voxels along the side of a block
+MOST_VOXELS = 6_000_000  # on a processor; a GPU takes four times as many
+FINEST = 1 / 900  # of the cloud's diagonal: finer voxels would show the noise
+TRUNCATION = (2.5, 3.5)  # voxels, at least and at most: what is within it of a voxel lies in the blocks next to its own
+CHUNK = 1 << 18  # voxels at a time
+SMALL = 0.002  # of all triangles: parts below this are crumbs
+VIEW_WEIGHT = 0.2  # weight of a view's least sure pixels, its surest have 1
+BEHIND = 1.0  # truncations behind a surface up to which a voxel is told of it
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels of a lattice, in ascending order of their keys; centre of a voxel = origin + side · place."""
+
+    origin: np.ndarray  # (3,) float64
+    side: float
+    places: np.ndarray  # (V, 3) int64, at least 0
+
+
+def mesh_of(
+    views: Sequence[View],
+    cloud: PointCloud,
+    read_rgb: ReadImage,
+    device: torch.device | str = "cpu",
+    step: Callable[[], None] = lambda: None,
+) -> Mesh:
+    """The surface of cleaned depth maps (0 = unknown; `fusion.clean_views`), coloured from the pictures.
+
+    `read_rgb(i)` gives the picture of view i at any size. An empty cloud gives an empty mesh.
+    """
+    if len(cloud) == 0:
+        return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.uint8))
+    middle = np.median(cloud.points[:: max(1, len(cloud) // 10_000)], axis=0).astype(np.float64)
+    local = [_moved(view, middle) for view in views]
+    points = (cloud.points - middle).astype(np.float32)
+    most = MOST_VOXELS * (1 if torch.device(device).type == "cpu" else 4)
+    grid, truncation = _grid(local, points, most)
+    value, weight = integrate(local, grid, truncation, device, step)
+    mesh = surface_nets(grid.places, value, weight > 0)
+    mesh = without_small_parts(mesh, max(50, int(SMALL * len(mesh.triangles))))
+    vertices = (grid.origin + grid.side * mesh.vertices.astype(np.float64)).astype(np.float32)
+    colors = _colors(local, vertices, truncation, read_rgb, device)
+    placed = vertices + middle
+    return Mesh(placed if cloud.points.dtype == np.float64 else placed.astype(np.float32), mesh.triangles, colors)
+
+
+def _moved(view: View, middle: np.ndarray) -> View:
+    pose = view.cam_from_world.copy()
+    pose[:, 3] += pose[:, :3] @ middle
+    return replace(view, cam_from_world=pose)
+
+
+def _grid(views: Sequence[View], points: np.ndarray, most: int) -> tuple[Grid, float]:
+    """The voxels within the truncation of a point, as fine as `most` allows, and the truncation."""
+    low, high = (np.percentile(points, share, axis=0) for share in (0.5, 99.5))
+    margin = 0.05 * float(np.linalg.norm(high - low)) + 1e-6
+    points = points[((points >= low - margin) & (points <= high + margin)).all(axis=1)]
+    diagonal = float(np.linalg.norm(high - low)) or 1.0
+    noise = _noise(views, points)
+    side = max(FINEST * diagonal, noise / TRUNCATION[1])
+    while True:
+        truncation = max(noise, TRUNCATION[0] * side)
+        places = _blocks(points - (low - margin), side, truncation)
+        if len(places) * BLOCK**3 <= most:
+            break
+        side *= max(1.03, (len(places) * BLOCK**3 / most) ** 0.4)
+    inner = np.stack(np.meshgrid(*[np.arange(BLOCK)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    voxels = (places[:, None] * BLOCK + inner).reshape(-1, 3)
+    origin = low - margin + side / 2
+    least = voxels.min(axis=0)
+    voxels = voxels - least
+    size = voxels.max(axis=0) + 1
+    order = np.argsort((voxels[:, 0] * size[1] + voxels[:, 1]) * size[2] + voxels[:, 2], kind="stable")
+    return Grid(origin + side * least, side, voxels[order]), truncation
+
+
+def _noise(views: Sequence[View], points: np.ndarray) -> float:
+    """How far the depth of a surface differs from view to view, in scene units."""
+    sample = points[:: max(1, len(points) // 5000)].astype(np.float64)
+    depths = [view.depth[view.depth > 0] for view in views if view.depth is not None]
+    middle = [float(np.median(depth)) for depth in depths if depth.size]
+    return depth_tolerance(views, sample) * float(np.median(middle)) if middle else 0.0
+
+
+def _blocks(points: np.ndarray, side: float, reach: float) -> np.ndarray:
+    """Places (B, 3) of the blocks that a box of ± `reach` around some point's voxel touches."""
+    voxels = _distinct(np.floor(points / side).astype(np.int64))
+    steps = np.arange(-1, 2) * (reach / side + 0.5)  # at most a block, so that none is stepped over
+    for axis in range(3):
+        corners = []
+        for step in steps:
+            moved = voxels.astype(np.float64) if axis == 0 else voxels
+            moved = moved.copy()
+            moved[:, axis] = np.floor((moved[:, axis] + 0.5 + step) / BLOCK)
+            corners.append(moved)
+        voxels = _distinct(np.concatenate(corners).astype(np.int64))
+    return voxels
+
+
+def _distinct(places: np.ndarray) -> np.ndarray:
+    least = places.min(axis=0)
+    size = places.max(axis=0) - least + 1
+    local = places - least
+    keys = np.unique((local[:, 0] * size[1] + local[:, 1]) * size[2] + local[:, 2])
+    return np.stack([keys // (size[1] * size[2]), keys // size[2] % size[1], keys % size[2]], axis=1) + least
+
+
+@torch.inference_mode()
+def integrate(
+    views: Sequence[View],
+    grid: Grid,
+    truncation: float,
+    device: torch.device | str = "cpu",
+    step: Callable[[], None] = lambda: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean signed distance (V,) in truncations, from -1 to 1, and the weight (V,) it rests on; 0 = nobody knows."""
+    count = len(grid.places)
+    total, weights = (torch.zeros(count, device=device) for _ in range(2))
+    origin = torch.tensor(grid.origin, dtype=torch.float32, device=device)
+    for view in views:
+        if view.depth is None:
+            continue
+        depth, trust = _pixels(view, device)
+        for start in range(0, count, CHUNK):
+            rows = slice(start, min(start + CHUNK, count))
+            centres = torch.from_numpy(grid.places[rows]).to(device).float() * grid.side + origin
+            place, z, inside = _project(view, centres, depth.shape)
+            seen = depth.view(-1)[place]
+            distance = (seen - z) / truncation
+            told = inside & (seen > 0) & (distance > -BEHIND)
+            weight = torch.where(told, trust.view(-1)[place], torch.zeros_like(z))
+            total[rows] += weight * distance.clamp(-1, 1)
+            weights[rows] += weight
+        step()
+    value = total / weights.clamp(min=1e-12)
+    return value.cpu().numpy(), weights.cpu().numpy()
+
+
+def _pixels(view: View, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Depth and weight (h, w) of the view's pixels: the surer, the heavier, and the nearer."""
+    assert view.depth is not None
+    depth = torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device)
+    known = depth > 0
+    trust = torch.ones_like(depth)
+    if view.confidence is not None and bool(known.any()):
+        confidence = torch.from_numpy(np.ascontiguousarray(view.confidence, np.float32)).to(device)
+        sample = confidence[known].sort().values
+        rank = torch.searchsorted(sample, confidence) / len(sample)
+        trust = VIEW_WEIGHT + (1 - VIEW_WEIGHT) * rank
+    typical = depth[known].median() if bool(known.any()) else depth.new_tensor(1.0)
+    return depth, trust * (typical / depth.clamp(min=float(typical) / 4)).clamp(0.05, 4)
+
+
+def _project(view: View, points: Tensor, shape: tuple[int, int] | torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Place (N,) in the flattened map (h, w) that points (N, 3) fall on, their z-depth, and whether they are in it."""
+    height, width = shape
+    K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
+    pose = torch.tensor(view.cam_from_world, dtype=torch.float32, device=points.device)
+    camera = points @ pose[:, :3].T + pose[:, 3]
+    z = camera[:, 2]
+    ahead = z > 1e-6
+    inverse = torch.where(ahead, 1 / z, torch.zeros_like(z))
+    column = (camera[:, 0] * inverse * float(K[0, 0]) + float(K[0, 2])).floor()
+    row = (camera[:, 1] * inverse * float(K[1, 1]) + float(K[1, 2])).floor()
+    inside = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    place = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+    return place, z, inside
+
+
+@torch.inference_mode()
+def _colors(
+    views: Sequence[View], vertices: np.ndarray, truncation: float, read_rgb: ReadImage, device: torch.device | str
+) -> np.ndarray:
+    """(N, 3) uint8: the mean of what the views that see a vertex have there, the near ones counting more."""
+    points = torch.from_numpy(vertices).to(device)
+    total = torch.zeros(len(points), 3, device=device)
+    weights = torch.zeros(len(points), 1, device=device)
+    for i, view in enumerate(views):
+        if view.depth is None or not len(points):
+            continue
+        depth = torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device)
+        place, z, inside = _project(view, points, depth.shape)
+        sees = inside & ((depth.view(-1)[place] - z).abs() < truncation)
+        if not bool(sees.any()):
+            continue
+        rgb = torch.from_numpy(np.ascontiguousarray(read_rgb(i))).to(device)
+        spot, _, _ = _project(view, points, rgb.shape[:2])
+        weight = torch.where(sees, 1 / z.clamp(min=1e-6) ** 2, torch.zeros_like(z))[:, None]
+        total += weight * rgb.view(-1, 3)[spot].float()
+        weights += weight
+    color = torch.where(weights > 0, total / weights.clamp(min=1e-20), torch.full_like(total, 127.0))
+    return color.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
