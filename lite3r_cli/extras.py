@@ -13,6 +13,7 @@ EXTRAS = {
     "matplotlib": "plots",
     "pillow_heif": "heif",
     "pycolmap": "colmap",
+    "pyproj": "geo",
     "transformer_engine": "te",
     "triton": "hopper",
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from .option import WORLD, Option, require
 
 UPS = ("auto", "none", "camera")
-WORLDS = ("auto", "level")
+WORLDS = ("auto", "level", "enu")
 
 
 def parse_up(text: str) -> tuple[float, float, float]:
@@ -41,10 +42,36 @@ class WorldConfig:
         Option(
             WORLD,
             "Frame of all outputs: auto is that of --cameras, else the first camera; level: z up, the origin on the "
-            "ground below the middle of the cameras.",
+            "ground below the middle of the cameras; enu: metres east, north and up, by GPS in the images or --gcp.",
             metavar="FRAME",
         ),
     ] = "auto"  # one of WORLDS
+    scale_from: Annotated[
+        tuple[str, str, float] | None,
+        Option(
+            WORLD, "The cameras of images A and B stood so far apart: all lengths become metres.", metavar="A B METRES"
+        ),
+    ] = None
+    scale_points: Annotated[
+        tuple[str, str, str, float] | None,
+        Option(
+            WORLD,
+            "What two pixels X,Y of an image show is so far apart: all lengths become metres.",
+            metavar="X,Y X,Y IMAGE METRES",
+        ),
+    ] = None
+    camera_height: Annotated[
+        float | None,
+        Option(WORLD, "The cameras stood so high above level ground: all lengths become metres.", metavar="METRES"),
+    ] = None
+    gcp: Annotated[
+        Path | None,
+        Option(
+            WORLD,
+            "Ground control points (gcp_list.txt of OpenDroneMap): the world becomes metres east, north and up.",
+            metavar="FILE",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.up not in UPS:
@@ -53,3 +80,32 @@ class WorldConfig:
         require(
             self.world != "level" or self.up != "none", "--world level needs to know what is up: leave out --up none"
         )
+        ways = {
+            "--scale-from": self.scale_from, "--scale-points": self.scale_points, "--camera-height": self.camera_height,
+            "--gcp": self.gcp, "--world enu": None if self.gcp or self.world != "enu" else True,
+        }  # fmt: skip
+        given = [name for name, value in ways.items() if value is not None]
+        require(len(given) < 2, f"{' and '.join(given)} both say how large the scene is: give one")
+        lengths = [self.camera_height, *(way[-1] for way in (self.scale_from, self.scale_points) if way is not None)]
+        for metres in lengths:
+            ok = metres is None or 0 < metres < math.inf
+            require(ok, f"{given[0] if given else ''}: metres have to be positive, not {metres}")
+        if self.scale_points is not None:
+            self.pixels()
+        require(
+            self.camera_height is None or self.up != "none",
+            "--camera-height needs to know what is up: leave out --up none",
+        )
+
+    def pixels(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The two pixels of `--scale-points`. Raises UsageError."""
+        assert self.scale_points is not None
+        found = []
+        for text in self.scale_points[:2]:
+            try:
+                x, y = map(float, text.split(","))
+            except ValueError:
+                x = math.nan
+            require(math.isfinite(x), f"--scale-points: a pixel is X,Y, not {text!r}")
+            found.append((x, y))
+        return found[0], found[1]

@@ -63,6 +63,7 @@ class Predictions:
     sparse: SparseModel | None = None  # of the refinement
     verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
     account: dict[str, object] | None = None  # what the search for the cameras found
+    anchor: dict[str, Any] | None = None  # how lengths became metres, and the scene got its place
     priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
     inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, what the network saw
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in

@@ -21,6 +21,7 @@ from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
 from ..scene.view import View
 from ..world.undistort import UndistortedImages
+from .anchoring import anchor
 from .fuse_views import fuse_views
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
@@ -249,7 +250,7 @@ def _finish(
     `check` is called now and then and may raise.
     """
     parts = [
-        _fuse_part(config, images, predictor, found, progress, tell, None if k else view_files, check)
+        _fuse_part(config, images, predictor, found, k == 0, progress, tell, None if k else view_files, check)
         for k, found in enumerate(predicted.parts)
     ]
     parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=predicted.skipped))
@@ -308,6 +309,7 @@ def _fuse_part(
     images: ImageSet,
     predictor: Predictor,
     predictions: Predictions,
+    main: bool,
     progress: Progress,
     tell: Tell,
     view_files: ViewFiles | None,
@@ -315,6 +317,12 @@ def _fuse_part(
 ) -> Part:
     """One scene from its prediction: refinement where it was asked for, and fusion."""
     predictions = predictor.refine(images, predictions, progress)
+    try:
+        predictions = anchor(config.world, images, predictions)
+    except InputError as error:
+        if main:
+            raise
+        tell(f"the scene of {predictions.views[0].name} keeps its own frame and scale: {error}")
     for text in predictions.warnings:
         tell(text)
     if view_files is not None:

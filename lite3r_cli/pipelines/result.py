@@ -13,6 +13,7 @@ from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
 from ..io.atomic import OutputSet, Place
 from ..io.cameras import write_cameras_json
+from ..io.files import write_json
 from ..io.formats import require_known
 from ..io.images import ImageSet
 from ..io.output_layout import files_of_run
@@ -146,6 +147,9 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     write_ply(out.cloud, scene.cloud, scene.frame.comments())
     scales = files.scales()
     write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
+    anchor = scene.predictions.anchor
+    if anchor is not None and "origin" in anchor:
+        write_json(out.path("geo.json"), anchor)
     upright = scene.level is not None and scene.level.up.found
     depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
     write_formats(out.directory, scene, depths)

@@ -81,6 +81,7 @@ def _result(part: Part) -> dict[str, Any]:
     return {
         **({"refinement": account} if account is not None else {}),
         "world": part.predictions.frame.as_dict(),
+        **({"anchor": part.predictions.anchor} if part.predictions.anchor is not None else {}),
         "up": None if part.level is None else part.level.as_dict(),
         "points": part.statistics.points,
         "fusion": part.statistics.to_dict(),

@@ -39,7 +39,7 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     if config.up == "none":
         return part
     with progress.stage("Level", minor=True):
-        up = _up(config, images, part.predictions)
+        up = which_way_is_up(config, images, part.predictions)
         level = level_scene(part.predictions.views, part.cloud, up)
     if config.world != "level":
         return replace(part, level=level)
@@ -60,7 +60,10 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     return replace(part, predictions=moved, cloud=cloud, level=stood)
 
 
-def _up(config: WorldConfig, images: ImageSet, found: Predictions) -> Up:
+def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions) -> Up:
+    """Up in the world of the predictions. A map's frame has it, whatever `config` says."""
+    if found.frame.up is not None:
+        return Up(np.array(found.frame.up), "georeference", True)
     if config.up == "camera":
         return Up(up_of_cameras(found.views), "cameras", True)
     if config.up not in UPS:

@@ -1,0 +1,222 @@
+"""Metres and a place on the Earth for a predicted scene: by a known length, GPS in the pictures, or control points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import WorldConfig
+from ..errors import InputError
+from ..io.control_points import ControlPoint, read_control_points
+from ..io.exif import PhotoMetadata
+from ..io.images import ImageSet
+from ..scene import geometry
+from ..scene.frame import WorldFrame, move_views
+from ..scene.geometry import Similarity
+from ..world.geodesy import LocalFrame
+from ..world.georeference import Fit, NotEnough, fit_similarity
+from ..world.lengths import camera_distance, camera_height, pixel_distance, point_at
+from ..world.undistort import Undistortion
+from .beforehand import metadata_of
+from .standing import which_way_is_up
+
+if TYPE_CHECKING:
+    from .predict import Predictions
+
+METRES = "metres"
+_GPS = 3.0  # metres, standard deviation sideways of a receiver that does not say its own
+_HEIGHT = 2.0  # times that, of its heights
+_MARK = 0.02  # metres, of a surveyed point
+
+
+@dataclass(frozen=True)
+class Known:
+    """Positions that are known, one for each point of the scene that they belong to."""
+
+    names: list[str]
+    points: np.ndarray  # (N, 3) in the scene's frame
+    positions: np.ndarray  # (N, 3) metres; NaN where a coordinate is not known
+    sigma: np.ndarray  # (N, 3) metres
+    origin: LocalFrame | None  # None: a local frame that is not tied to the Earth
+    source: str
+
+
+def anchor(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
+    """The predictions in metres, and in a map's frame, where `config` says how; else as they are.
+
+    Raises InputError where that cannot be done for these pictures.
+    """
+    if config.gcp is not None or config.world == "enu":
+        return _georeferenced(config, images, found)
+    names = [view.name for view in found.views]
+    way, metres, length = "", 0.0, None
+    if config.scale_from is not None:
+        first, second, metres = config.scale_from
+        way = f"--scale-from {first} {second}"
+        length = camera_distance(found.views, _find(way, names, first), _find(way, names, second))
+    elif config.scale_points is not None:
+        name, metres = config.scale_points[2:]
+        way = f"--scale-points in {name}"
+        length = pixel_distance(found.views[_find(way, names, name)], *config.pixels())
+    elif config.camera_height is not None:
+        way, metres = "--camera-height", config.camera_height
+        length = camera_height(found.views, which_way_is_up(config, images, found).direction)
+    else:
+        return found
+    if length is None or length < 1e-6:
+        raise InputError(f"{way}: that length cannot be seen in these pictures; choose another one")
+    scale = metres / length
+    frame = replace(found.frame, units=METRES, metric=True)
+    moved = _moved(found, Similarity(scale, np.eye(3), np.zeros(3)), frame)
+    return replace(moved, anchor={"source": way, "metres": metres, "metres_per_unit": scale})
+
+
+def _find(way: str, names: Sequence[str], name: str) -> int:
+    """The view of a picture's name, with or without its folder."""
+    for k, each in enumerate(names):
+        if name in (each, PurePosixPath(each).name):
+            return k
+    raise InputError(f"{way}: there is no image {name} in this scene; it has {', '.join(names[:3])}, …")
+
+
+def _moved(found: Predictions, similarity: Similarity, frame: WorldFrame) -> Predictions:
+    return replace(
+        found,
+        views=move_views(found.views, similarity),
+        sparse=None if found.sparse is None else found.sparse.moved(similarity),
+        frame=frame,
+    )
+
+
+def _georeferenced(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
+    known = _of_photographs(images, found) if config.gcp is None else _of_marks(config, found)
+    up = None if config.up == "none" else which_way_is_up(config, images, found)
+    what = "--world enu" if config.gcp is None else f"--gcp {config.gcp}"
+    try:
+        fit = fit_similarity(known.points, known.positions, known.sigma, up.direction if up and up.found else None)
+    except NotEnough as error:
+        raise InputError(f"{what}: {error}") from error
+    off = [known.names[i] for i in np.flatnonzero(~fit.used)]
+    warnings = list(found.warnings)
+    account = _account(known, fit)
+    if off:
+        far = np.linalg.norm(np.nan_to_num(fit.residuals[~fit.used]), axis=1)
+        some = ", ".join(f"{name} by {distance:.0f} m" for name, distance in zip(off[:5], far))
+        more = f" and {len(off) - 5} more" if len(off) > 5 else ""
+        warnings.append(f"{what}: positions that disagree with the rest are not used: {some}{more}")
+    moved = _moved(found, fit.similarity, _frame(known.origin))
+    return replace(moved, anchor=account, warnings=warnings)
+
+
+def _frame(origin: LocalFrame | None) -> WorldFrame:
+    up = (0.0, 0.0, 1.0)
+    if origin is None:
+        return WorldFrame("local", "world = that of the control points, +z up", METRES, True, up)
+    where = f"latitude {origin.latitude:.5f}, longitude {origin.longitude:.5f}, height {origin.height:.0f}"
+    text = f"world = +x east, +y north, +z up, origin at {where} (WGS84)"
+    return WorldFrame("enu", text, METRES, True, up)
+
+
+def _account(known: Known, fit: Fit) -> dict[str, Any]:
+    """For run.json and geo.json."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = fit.similarity.scale * fit.similarity.rotation
+    matrix[:3, 3] = fit.similarity.translation
+    inside = np.nan_to_num(fit.residuals[fit.used])
+    spread = np.sqrt((inside**2).mean(axis=0))
+    return {
+        "source": known.source,
+        "frame": "local" if known.origin is None else "enu",
+        "origin": None if known.origin is None else known.origin.as_dict(),
+        "crs": None if known.origin is None else "WGS84, heights as the source gives them",
+        "world_from_scene": matrix.tolist(),
+        "metres_per_unit": fit.similarity.scale,
+        "accuracy": {
+            "residual_horizontal": float(np.hypot(*spread[:2])),
+            "residual_vertical": float(spread[2]),
+            "used": int(fit.used.sum()),
+            "of": len(fit.used),
+        },
+        "residuals": {
+            name: {"metres": [None if np.isnan(x) else round(float(x), 3) for x in residual], "used": bool(used)}
+            for name, residual, used in zip(known.names, fit.residuals, fit.used, strict=True)
+        },
+    }
+
+
+# --- GPS --------------------------------------------------------------------------------------------------------------
+
+
+def _of_photographs(images: ImageSet, found: Predictions) -> Known:
+    """The cameras and what their pictures' GPS says. Raises InputError where fewer than two have one."""
+    facts = [metadata_of(images.records[i]) for i in found.indices]
+    having = [k for k, each in enumerate(facts) if each.gps is not None]
+    if len(having) < 2:
+        raise InputError(
+            f"--world enu: {len(having)} of {len(facts)} images say where they were taken (GPS in EXIF); it needs two"
+        )
+    heights = _heights([facts[k] for k in having])
+    places = np.array([[facts[k].gps.latitude, facts[k].gps.longitude] for k in having])  # type: ignore[union-attr]
+    origin = LocalFrame.around(np.c_[places, np.nan_to_num(heights)])
+    local = origin.local(np.c_[places, np.where(np.isfinite(heights), heights, origin.height)])
+    sigma = np.array([facts[k].gps.horizontal_error or _GPS for k in having])  # type: ignore[union-attr]
+    up = np.where(np.isfinite(heights), _HEIGHT * sigma, np.inf)
+    local[:, 2] = np.where(np.isfinite(heights), local[:, 2], np.nan)
+    centres = geometry.camera_centres(np.stack([found.views[k].cam_from_world for k in having]))
+    return Known(
+        [found.views[k].name for k in having], centres, local, np.stack([sigma, sigma, up], -1), origin, "GPS in EXIF"
+    )
+
+
+def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:
+    """(N,) metres, NaN where unknown. A drone's height above its start is far steadier than GPS: it is taken where all
+    have one, moved to the median GPS height."""
+    altitude = np.array([np.nan if f.gps is None or f.gps.altitude is None else f.gps.altitude for f in facts])
+    relative = np.array([np.nan if f.relative_altitude is None else f.relative_altitude for f in facts])
+    if not np.isfinite(relative).all():
+        return altitude
+    both = np.isfinite(altitude)
+    return relative + (float(np.median((altitude - relative)[both])) if both.any() else 0.0)
+
+
+# --- control points ---------------------------------------------------------------------------------------------------
+
+
+def _of_marks(config: WorldConfig, found: Predictions) -> Known:
+    """The control points that these pictures show, as the cameras see them. Raises InputError."""
+    assert config.gcp is not None
+    control = read_control_points(config.gcp)
+    seen = [(point, _triangulated(point, found)) for point in control.points]
+    usable = [(point, place) for point, place in seen if place is not None]
+    if len(usable) < 3:
+        raise InputError(
+            f"--gcp {config.gcp}: these images show {len(usable)} of {len(seen)} control points, but three are needed"
+        )
+    positions = np.array([point.position for point, _ in usable])
+    origin = None if control.local else LocalFrame.around(positions)
+    local = positions if origin is None else origin.local(positions)
+    points = np.stack([place for _, place in usable])
+    return Known([p.name for p, _ in usable], points, local, np.full_like(points, _MARK), origin, "control points")
+
+
+def _triangulated(point: ControlPoint, found: Predictions) -> np.ndarray | None:
+    """Where the rays through its marks meet (3,); through one mark alone, the depth map's surface."""
+    names = {name: k for k, view in enumerate(found.views) for name in (view.name, PurePosixPath(view.name).name)}
+    marks = [(found.views[names[name]], (x, y)) for name, x, y in point.marks if name in names]
+    if not marks:
+        return None
+    if len(marks) == 1:
+        return point_at(*marks[0])
+    normal, right = np.zeros((3, 3)), np.zeros(3)
+    for view, pixel in marks:
+        x, y = pixel if view.lens is None else Undistortion(view.lens).points(np.array([pixel]))[0]
+        ray = np.linalg.solve(view.K, [x, y, 1.0]) @ view.cam_from_world[:, :3]
+        ray /= np.linalg.norm(ray)
+        across = np.eye(3) - np.outer(ray, ray)
+        normal += across
+        right += across @ geometry.camera_centres(view.cam_from_world[None])[0]
+    return np.linalg.solve(normal, right) if np.linalg.cond(normal) < 1e6 else point_at(*marks[0])
