@@ -285,6 +285,11 @@ class Progress:
         self.seconds[name] += seconds
         self._finished(name, seconds, total, minor)
 
+    def record(self, name: str, seconds: float) -> None:
+        """A stage that ran beside others and is over."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._finished(name, seconds, None, minor=False)
+
     def note(self, text: str) -> None:
         """A fact that the user should see once, between stages."""
 

@@ -70,6 +70,7 @@ def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     """Make every model name load PlaneBackbone."""
     from lite3r_cli.networks.checkpoint import Checkpoint
 
+    monkeypatch.setattr(Checkpoint, "build", lambda self: PlaneBackbone())
     monkeypatch.setattr(Checkpoint, "load", lambda self, *options: PlaneBackbone())
     return PlaneBackbone
 

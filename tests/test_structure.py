@@ -23,7 +23,7 @@ FLOORS = (
     {"attention", "quant"},
     {"layers"},
     {"scene"},
-    {"config", "console", "errors", "extras", "runtime", "stopping"},
+    {"config", "console", "cuda_start", "errors", "extras", "runtime", "stopping"},
 )
 FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
 

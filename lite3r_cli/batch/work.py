@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import cuda_start
 from ..config import ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import UsageError
@@ -189,6 +190,7 @@ class _Batch:
         """Only where there is something to do: nobody waits for a network that nothing needs."""
         if self._predictor is not None:
             return
+        cuda_start.begin(self.config.predict.device)
         from ..pipelines.predict import Predictor
 
         loading = Progress()  # the display of the scenes is on

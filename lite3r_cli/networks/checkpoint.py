@@ -85,11 +85,14 @@ class Checkpoint:
         require_names(expected, found, self.path, self.spec.name)
         return model
 
-    def load(self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Network:
+    def load(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, built: Network | None = None
+    ) -> Network:
         """The network in evaluation mode. `dtype` is the arithmetic of its trunk (float32 or bfloat16, None: float32);
-        FP8 weights are expanded to it. Raises WeightsError.
+        FP8 weights are expanded to it. `built` is what `build` gave, if it was called before. Raises WeightsError.
         """
-        return load_values(self.build(), self.source, self.spec, torch.device(device), dtype or torch.float32)
+        model = self.build() if built is None else built
+        return load_values(model, self.source, self.spec, torch.device(device), dtype or torch.float32)
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
-from ..networks.base import Backbone, Prediction
+from ..networks.base import Backbone, Network, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
 from ..networks.layer_steps import Told
@@ -35,9 +36,11 @@ from ..scene.view import View
 from ..stopping import responsive
 from ..world.known import back_into_given, place
 from . import known_cameras
+from .as_views import to_views
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings
-from .engine_choice import Asked, Machine, resolve
+from .engine_choice import Asked, Machine, Plan, resolve
+from .later import Later
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
 from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
@@ -86,33 +89,73 @@ class Pictures:
 class Predictor:
     """A network on a device, ready for image sets. `checkpoint` is that of `config.model` where it is open already.
 
-    Raises BackendError (device), WeightsError (checkpoint) when built.
+    With `background` its values are read by a thread while `read` decodes pictures. Raises BackendError (device),
+    WeightsError (checkpoint) when built; what is wrong with the values may be raised by whatever needs them first.
     """
 
     def __init__(
-        self, config: PredictConfig, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+        self,
+        config: PredictConfig,
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+        background: bool = False,
     ) -> None:
         self.config = config
-        progress = progress or Progress()
+        self._progress = progress = progress or Progress()
         if config.refine:
             require_pycolmap()  # said before the network is loaded
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             device = self.runtime.torch_device
-            with (
-                open_checkpoint(config.model, progress.note) if checkpoint is None else nullcontext(checkpoint)
-            ) as self.checkpoint:
+            opened = open_checkpoint(config.model, progress.note) if checkpoint is None else nullcontext(checkpoint)
+            with ExitStack() as stack:
+                self.checkpoint = stack.enter_context(opened)
                 self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
                 machine = Machine.of(device, self.runtime.torch_dtype)
                 plan = resolve(Asked.of(config), self.checkpoint.facts, machine)
-                self.backbone: Backbone = self.checkpoint.load(device, plan.loaded_dtype)
-            known_cameras.configure(self.backbone, config)
-            self.network = PlannedNetwork(self.backbone, plan, device)
+                built = self.checkpoint.build()
+                self._prepare, self._patch_size = preparation_of(built), built.patch_size
+                closing = stack.pop_all()
+            self._told = not background
+            self._loading = Later(lambda: self._load(built, plan, device, closing), "load model")
+            if not background:
+                self._loading.result()
         for text in plan.notes:
             progress.note(text)
         for text in self.origin.notes:
             progress.note(text)
+
+    def _load(
+        self, built: Network, plan: Plan, device: torch.device, closing: ExitStack
+    ) -> tuple[Backbone, PlannedNetwork, float]:
+        """The network as loaded and as planned, and the seconds that it took."""
+        start = time.perf_counter()
+        with closing:
+            backbone: Backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
+        known_cameras.configure(backbone, self.config)
+        return backbone, PlannedNetwork(backbone, plan, device), time.perf_counter() - start
+
+    def _loaded(self) -> tuple[Backbone, PlannedNetwork]:
+        backbone, network, seconds = self._loading.result()
+        if not self._told:
+            self._told = True
+            self._progress.record("Load model", seconds)
+        return backbone, network
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network as it was loaded."""
+        return self._loaded()[0]
+
+    @property
+    def network(self) -> PlannedNetwork:
+        """The network that runs as planned."""
+        return self._loaded()[1]
+
+    def settle(self) -> None:
+        """Wait for the thread that loads, whatever comes of it."""
+        self._loading.wait()
 
     def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
         """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json; what was
@@ -153,7 +196,7 @@ class Predictor:
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
-        views = _to_views(images, kept, inputs, prediction)
+        views = to_views(images, kept, inputs, prediction)
         warnings = _parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
         if bars:
             warnings.append(
@@ -221,8 +264,8 @@ class Predictor:
         batch: list[NetworkInput] = []
         skipped: list[Skipped] = []
         prepare, size, native = (
-            preparation_of(self.backbone),
-            self.backbone.patch_size,
+            self._prepare,
+            self._patch_size,
             self.config.preprocess == "native",
         )
         with progress.stage("Read images", total=len(indices)) as step:
@@ -253,7 +296,7 @@ class Predictor:
         bars = Bars() if native else find_bars([item.rgb for item in inputs])
         if not bars:
             return inputs, bars
-        prepare, size = preparation_of(self.backbone), self.backbone.patch_size
+        prepare, size = self._prepare, self._patch_size
         with progress.stage("Read images", total=len(kept)) as step:
             for j, i in enumerate(kept):
                 inputs[j] = fit_between(
@@ -298,7 +341,7 @@ class Predictor:
         return prediction
 
     def _memory_message(self, batch: Sequence[np.ndarray]) -> str:
-        tokens = max(rgb.shape[0] * rgb.shape[1] for rgb in batch) // self.backbone.patch_size**2
+        tokens = max(rgb.shape[0] * rgb.shape[1] for rgb in batch) // self._patch_size**2
         longest = max(max(rgb.shape[:2]) for rgb in batch)
         peak = runtime.peak_memory(self.runtime.torch_device)
         used = peak.get("device_bytes", peak["host_bytes"]) / 2**30
@@ -314,52 +357,6 @@ def predict_views(
 ) -> list[View]:
     """Posed depth maps of all images that can be read; give `predictor` to load the network only once."""
     return (predictor or Predictor(config, progress)).predict(images, progress).views
-
-
-def _to_views(
-    images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput], prediction: Prediction
-) -> list[View]:
-    """Network pixels → original pixels, world → frame of the first camera, invalid and unseen depth → 0."""
-    poses = geometry.rebase(prediction.cam_from_world.numpy())
-    views = []
-    for j, i in enumerate(kept):
-        record = images.records[i]
-        depth = prediction.depth[j].numpy()
-        confidence = prediction.confidence[j].numpy()
-        known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
-        if (unseen := in_window(inputs[j])) is not None:
-            known &= ~unseen
-        K, pose = _square(record, inputs[j], prediction.K[j].numpy(), poses[j])
-        views.append(
-            View(
-                name=record.name,
-                width=record.width,
-                height=record.height,
-                K=K,
-                cam_from_world=pose,
-                depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
-                confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
-            )
-        )
-    return views
-
-
-def _square(record: ImageRecord, shown: NetworkInput, K: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """K (3, 3) of the original picture with one focal length, unless its pixels are not square, and the pose that fits.
-
-    Rounding to whole patches squeezes a picture along one axis by up to half a patch. The network takes it for the
-    scene: its sideways lengths are off by the ratio of its focal length along that axis to the true one, and so are
-    the sideways parts of the translation. Depth is not.
-    """
-    height, width = shown.full
-    K = geometry.scale_intrinsics(shown.uncrop_intrinsics(K), record.width / width, record.height / height)
-    aspect = record.pixel_aspect
-    across, down = K[0, 0] * aspect, K[1, 1]
-    focal = float(np.sqrt(across * down))
-    K, pose = K.copy(), pose.copy()
-    K[0, 0], K[1, 1] = focal / aspect, focal
-    pose[:2, 3] *= across / focal, down / focal
-    return K, pose
 
 
 def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .. import cuda_start
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import InputError
@@ -163,9 +164,14 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     with SceneRun(config, progress, warn) as run:
         run.find()
         with progress.stage("Start", minor=True):
+            cuda_start.begin(config.predict.device)
             from .predict import Predictor
-        predictor = Predictor(config.predict, progress)
-        run.read(predictor)
+        predictor = Predictor(config.predict, progress, background=True)
+        try:
+            run.read(predictor)
+        except Exception:
+            predictor.settle()  # a thread that computes while the process ends could crash it
+            raise
         run.predict(predictor)
         return run.finish(predictor)
 

@@ -12,7 +12,8 @@ from PIL import Image
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import ImageRecord, discover
 from lite3r_cli.networks.pictures import NetworkInput
-from lite3r_cli.pipelines.predict import Predictor, _square
+from lite3r_cli.pipelines.as_views import square_pixels
+from lite3r_cli.pipelines.predict import Predictor
 
 
 @pytest.mark.parametrize("width, height", [(256, 192), (240, 160), (320, 240), (500, 375), (1400, 200), (192, 256)])
@@ -44,7 +45,7 @@ def test_pose_and_focal_length_of_a_squeezed_scene(stored, shown, aspect):
     pose = np.c_[np.eye(3), translation * (across, down, 1)]
     record = ImageRecord("a.png", Path("a.png"), width, height, pixel_aspect=aspect)
     K = np.array([[believed, 0, w / 2], [0, believed, h / 2], [0, 0, 1]])
-    K, moved = _square(record, NetworkInput(np.zeros((h, w, 3), np.uint8), (h, w)), K, pose)
+    K, moved = square_pixels(record, NetworkInput(np.zeros((h, w, 3), np.uint8), (h, w)), K, pose)
     assert K[0, 0] * aspect == pytest.approx(K[1, 1])
     ratio = K[1, 1] / true  # what is left is the network's own error of the focal length
     assert np.allclose(moved[:2, 3] * ratio, translation[:2]) and moved[2, 3] == translation[2]
