@@ -17,7 +17,7 @@ import typer
 
 from . import __version__, console
 from .commands.lazy import SETTINGS, LazyGroup
-from .errors import Lite3RError, MemoryLimitError, OutputError
+from .errors import BackendError, InputError, Lite3RError, MemoryLimitError, OutputError
 from .stopping import Terminated, signals_as_exceptions
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -27,6 +27,9 @@ SPINS = ("GOMP_SPINCOUNT", "3000")
 VANISHED = "; the current folder exists no more: give absolute paths"
 NOWHERE = "/proc/self/task"  # takes no file, not even from root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+LOOKING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
+LONGEST_PATH = 300  # characters in a message
 OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
 
 app = typer.Typer(
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     except Lite3RError as error:
         return _fail(error, f"{error}{VANISHED if lost else ''}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # Typer takes any end of any file for Ctrl-D at a prompt
+            return _fail(error.__cause__, _bug(error.__cause__), 1, label="bug")
         return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
     except Terminated as error:
         return _fail(error, "stopped; nothing half-written is left", BY_SIGNAL + error.number, label="terminated")
@@ -106,7 +111,28 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
             return _fail(error, _usage_message(error), error.exit_code)
         if _is_out_of_memory(error):
             return _fail(error, OUT_OF_MEMORY, MemoryLimitError.exit_code)
-        return _fail(error, f"{type(error).__name__}: {error} (run again with --debug)", 1, label="bug")
+        if isinstance(error, OSError) and (answer := _of_the_system(error)) is not None:
+            return _fail(error, str(answer), answer.exit_code)
+        return _fail(error, _bug(error), 1, label="bug")
+
+
+def _bug(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error} (run again with --debug)"
+
+
+def _of_the_system(error: OSError) -> Lite3RError | None:
+    """What the system refused where nobody expected it: looking at a path that the user named, mostly."""
+    path = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    if not path or error.errno is None:
+        return None
+    shown = path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}…"
+    if error.errno in WRITING:
+        return OutputError(f"{shown}: cannot be written: {error.strerror}; write elsewhere with -o")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return BackendError(f"{shown}: too many open files; allow more with `ulimit -n 4096`")
+    if error.errno in LOOKING:
+        return InputError(f"{shown}: {error.strerror}; check the path and its permissions")
+    return None
 
 
 def _stdout_lost(error: BaseException, reason: str) -> int:

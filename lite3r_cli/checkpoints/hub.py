@@ -41,13 +41,25 @@ def choose_file(files: Iterable[str]) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where the hub's client keeps what it downloaded."""
+    """Where the hub's client keeps what it downloaded. Raises WeightsError for a user without a home."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    try:
+        return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    except RuntimeError as error:  # neither HOME nor an entry in the system's list of users: many containers
+        raise WeightsError(
+            "this user has no home folder, and so no cache of the hub; set HF_HOME to a folder"
+        ) from error
 
 
 def find_cached(repository: str, revision: str, file: str | None = None) -> Path | None:
-    """A checkpoint that was downloaded before, complete with its shards, or None."""
+    """A checkpoint that was downloaded before, complete with its shards, or None, also where the cache is closed."""
+    try:
+        return _find(repository, revision, file)
+    except (OSError, WeightsError):
+        return None
+
+
+def _find(repository: str, revision: str, file: str | None) -> Path | None:
     folder = cache_folder() / f"models--{repository.replace('/', '--')}"
     commit = revision
     if (reference := folder / "refs" / revision).is_file():
@@ -81,6 +93,7 @@ def download(
         raise WeightsError(
             f"{repository}: not in {cache_folder()}, and HF_HUB_OFFLINE forbids a download; unset it or give a path"
         )
+    _require_cache()
     try:
         info = hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
         sizes = {item.rfilename: item.size or 0 for item in info.siblings or ()}
@@ -103,6 +116,16 @@ def download(
     except Exception as error:  # network errors have no common base over the versions of the hub's client
         raise WeightsError(_refusal(repository, error)) from error
     return index or paths[0]
+
+
+def _require_cache() -> None:
+    """Raises WeightsError for a cache that this user may not use: the client's own words do not name a way out."""
+    folder = cache_folder()
+    present = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    if not os.access(present, os.R_OK | os.W_OK | os.X_OK):
+        raise WeightsError(
+            f"{folder}: the cache of the hub is closed to this user; set HF_HOME to a folder of your own"
+        )
 
 
 def _refusal(repository: str, error: Exception) -> str:

@@ -7,12 +7,9 @@ nothing but the tensor in hand is held.
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import json
-import mmap
 import os
-import pickle
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +25,6 @@ from lite3r_cli.errors import WeightsError
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 ZIP_HEAD = b"PK\x03\x04"
 PICKLE_HEADS = (ZIP_HEAD, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-STATE_ENTRIES = ("model", "state_dict")  # where training programs put the weights within a .pt file
-CHUNK = 2**24  # elements copied together out of a mapped file
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -75,19 +70,20 @@ def open_source(path: Path) -> Source:
         _refuse_non_checkpoints(path)
         if path.name.endswith(INDEX_SUFFIX):
             return _open_shards(path)
-        return _open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else _open_safetensors(path)
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            from lite3r_cli.checkpoints.torch_files import open_torch_file
+
+            return open_torch_file(path)
+        return _open_safetensors(path)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise WeightsError(f"{path}: cannot be read ({_system_reason(error)})") from error
 
 
 def _refuse_non_checkpoints(path: Path) -> None:
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here")
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    with path.open("rb") as file:
+        head = file.read(64)
     if not head:
         raise WeightsError(f"{path}: the file is empty; get it again")
     if head.startswith(b"version https://git-lfs"):
@@ -99,8 +95,19 @@ def _refuse_non_checkpoints(path: Path) -> None:
         )
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def _system_reason(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many open files; allow more with `ulimit -n 4096`"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def damaged(path: Path, error: Exception) -> WeightsError:
+    """For what a library raises over a file's bytes, or over the system."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    if os.strerror(errno.EMFILE) in reason:  # some libraries give the text alone
+        error = OSError(errno.EMFILE, reason)
+    if isinstance(error, OSError) and error.errno:
+        return WeightsError(f"{path}: cannot be read ({_system_reason(error)})")
     return WeightsError(f"{path}: damaged or truncated ({reason}); get it again")
 
 
@@ -115,7 +122,7 @@ def _open_safetensors(path: Path) -> Source:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     header.pop("__metadata__", None)
     if any(len(name) > LONGEST_NAME for name in header):
         raise WeightsError(f"{path}: holds a tensor with a name of more than {LONGEST_NAME} characters")
@@ -166,65 +173,3 @@ def _open_shards(path: Path) -> Source:
             source._close()
 
     return Source(path, entries, sources[0].metadata, close)
-
-
-# -- torch's own files -------------------------------------------------------------------------------------------------
-
-
-def _open_pickle(path: Path) -> Source:
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(len(ZIP_HEAD)) == ZIP_HEAD  # else torch's format before 1.6, which cannot be mapped
-        content = torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: holds more than tensors, and opening that could run code: refused; get the weights as safetensors"
-        ) from error
-    except Exception as error:  # what a damaged pickle raises has no common base
-        raise _damaged(path, error) from error
-    for entry in STATE_ENTRIES:
-        if isinstance(content, dict) and isinstance(content.get(entry), dict):
-            content = content[entry]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    if not tensors or len(tensors) < len(content):
-        raise WeightsError(f"{path}: not a state dict: a checkpoint is a dict of tensors, or has one as its `model`")
-    mapped = _mapped_ranges(path)
-
-    def reader(tensor: Tensor) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            if not tensor.is_contiguous():
-                return tensor.detach().clone(memory_format=torch.contiguous_format)
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            for target, part in zip(copy.view(-1).split(CHUNK), tensor.detach().view(-1).split(CHUNK)):
-                target.copy_(part)
-                _drop_pages(part, mapped)
-            return copy
-
-        return read
-
-    entries = {name: Entry(t.dtype, tuple(t.shape), reader(t)) for name, t in tensors.items()}
-    return Source(path, entries, {}, lambda: None)
-
-
-def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
-    """Where a file is mapped into this process, [start, end) each; empty where the system does not say."""
-    if not sys.platform.startswith("linux"):
-        return []
-    real = str(path.resolve())
-    ranges = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        parts = line.split(maxsplit=5)
-        if len(parts) == 6 and parts[5] == real:
-            start, end = parts[0].split("-")
-            ranges.append((int(start, 16), int(end, 16)))
-    return ranges
-
-
-def _drop_pages(tensor: Tensor, mapped: list[tuple[int, int]]) -> None:
-    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read again."""
-    page, dont_need = mmap.PAGESIZE, 4
-    start = -(-tensor.data_ptr() // page) * page
-    end = (tensor.data_ptr() + tensor.nbytes) // page * page
-    if end > start and any(low <= start and end <= high for low, high in mapped):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), dont_need)

@@ -80,6 +80,8 @@ def on_device(
         return _expand(value, scale), sound
     if not value.is_floating_point():
         raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
+    if value.dtype == torch.float64:  # nothing computes in it: what float32 cannot hold is found here, not later
+        value = value.float()
     return value, _is_finite(value)
 
 
@@ -88,7 +90,9 @@ def require_sound(source: Source, sound: Mapping[str, Tensor]) -> None:
     if not sound or bool(torch.stack(list(sound.values())).all()):
         return
     bad = next(name for name, flag in sound.items() if not bool(flag))
-    raise WeightsError(f"{source.path}: not-a-number or infinite values in {bad}; get the file again")
+    wide = bad in source.entries and source.entries[bad].dtype == torch.float64
+    what = "not-a-number, infinite or beyond float32:" if wide else "not-a-number or infinite"
+    raise WeightsError(f"{source.path}: {what} values in {bad}; get the file again")
 
 
 def _is_finite(value: Tensor) -> Tensor:

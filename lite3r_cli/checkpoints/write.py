@@ -220,6 +220,13 @@ def refuse_existing(
     """Raises OutputError where a checkpoint at `output` would replace what it may not: what is there without
     `overwrite`, anything that is no file, and `sources` in any case. `names`: the new files, where they are known.
     """
+    try:
+        _refuse(output, overwrite, sources, names)
+    except OSError as error:  # of looking: a closed folder, a name that is too long
+        raise output_error(output, error) from error
+
+
+def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Sequence[str] | None) -> None:
     index = output.stem + INDEX_SUFFIX
     for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
         target = output.with_name(name)

@@ -135,6 +135,9 @@ class TrainConfig:
         Path | None,
         Option(DATA, "Folder of posed photo scenes (cameras.json, points.npz) to mix in.", metavar="DIR", shown="none"),
     ] = None
+    strict: Annotated[
+        bool, Option(DATA, "Fail where a photograph or scene of --photos is damaged, instead of leaving it out.")
+    ] = False
     workers: Annotated[int, Option(DATA, "Processes per GPU that sample scenes.", metavar="N")] = 8
     device: Device = "auto"
 

@@ -8,18 +8,18 @@ the picture.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
-from lite3r_cli.data.views import read_rgb
+from lite3r_cli.data.views import read_rgb, usable
 from lite3r_cli.errors import InputError
+from lite3r_cli.io.archives import read_npz
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.names import printable
+from lite3r_cli.scene.view import View
 
 MIN_OVERLAP = 0.2
 
@@ -33,42 +33,51 @@ class PosedScene:
     overlap: np.ndarray  # (n, n) share of a row's points that fall into the column's image
 
 
-def load_scenes(folder: Path) -> list[PosedScene]:
-    """Every scene below `folder`. Raises InputError when there is none or one cannot be read."""
-    scenes = [_load_scene(path.parent) for path in sorted(folder.glob("*/cameras.json"))]
+def load_scenes(folder: Path, damaged: list[str] | None = None) -> list[PosedScene]:
+    """Every scene below `folder`; what cannot be read is left out and added to `damaged`. Raises InputError when there
+    is none.
+    """
+    left_out: list[str] = [] if damaged is None else damaged
+    places = [path.parent for path in sorted(folder.glob("*/cameras.json"))]
+    scenes = usable(places, lambda place: _load_scene(place, left_out), left_out)
     if not scenes:
-        raise InputError(f"{folder}: no SCENE/cameras.json below it; give a folder of posed scenes")
+        why = left_out[-1] if left_out else f"{folder}: no SCENE/cameras.json below it; give a folder of posed scenes"
+        raise InputError(why)
     return scenes
 
 
-def _load_scene(folder: Path) -> PosedScene:
+def _load_scene(folder: Path, damaged: list[str]) -> PosedScene:
     points = _read_points(folder / "points.npz")
-    views = [view for view in read_cameras_json(folder, load_depth=False) if len(points.get(view.name, ()))]
-    if len(views) < 2:
-        raise InputError(f"{folder}: {len(views)} images with a camera and points; a scene needs two at least")
-    images = [read_rgb(folder / "images" / view.name) for view in views]
-    for view, image in zip(views, images):
-        if image.shape[:2] != (view.height, view.width):
-            raise InputError(
-                f"{folder / 'images' / view.name}: has {image.shape[1]}x{image.shape[0]} pixels, "
-                f"but cameras.json says {view.width}x{view.height}"
-            )
-    K, poses = (np.stack([getattr(view, name) for view in views]) for name in ("K", "cam_from_world"))
-    pixels = [points[view.name] for view in views]
+    views = read_cameras_json(folder, load_depth=False, bad=lambda error: damaged.append(str(error)))
+    seen = [view for view in views if len(points.get(view.name, ()))]
+    read = usable(seen, lambda view: (view, _picture(folder, view)), damaged)
+    if len(read) < 2:
+        because = f" ({damaged[-1]})" if damaged and len(read) < len(points) else ""
+        raise InputError(f"{folder}: {len(read)} images with a camera and points; a scene needs two at least{because}")
+    images = [image for _, image in read]
+    K, poses = (np.stack([getattr(view, name) for view, _ in read]) for name in ("K", "cam_from_world"))
+    pixels = [points[view.name] for view, _ in read]
     return PosedScene(images, K, poses, pixels, _overlap(images, K, poses, pixels))
+
+
+def _picture(folder: Path, view: View) -> np.ndarray:
+    image = read_rgb(folder / "images" / view.name)
+    if image.shape[:2] != (view.height, view.width):
+        raise InputError(
+            f"{folder / 'images' / view.name}: has {image.shape[1]}x{image.shape[0]} pixels, "
+            f"but cameras.json says {view.width}x{view.height}"
+        )
+    return image
 
 
 def _read_points(path: Path) -> dict[str, np.ndarray]:
     """Image name → points (N, 3) as u, v, z-depth."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            points = {name: archive[name].astype(np.float64) for name in archive.files}
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read as an .npz file ({type(error).__name__}: {error})") from error
+    points = read_npz(path)
     for name, array in points.items():
-        if array.ndim != 2 or array.shape[1] != 3 or not np.isfinite(array).all():
+        numbers = array.dtype.kind in "fiu" and array.ndim == 2 and array.shape[1] == 3
+        if not numbers or not np.isfinite(array).all():
             raise InputError(f"{path}: {printable(name)} is not a list of finite u, v, z-depth, one row for each point")
-    return points
+    return {name: array.astype(np.float64) for name, array in points.items()}
 
 
 def _overlap(images: list[np.ndarray], K: np.ndarray, poses: np.ndarray, points: list[np.ndarray]) -> np.ndarray:

@@ -124,3 +124,7 @@ def _limit(values: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
                 raise ValueError(f"{name} = {str(number)[:20]} is of another kind")
             if isinstance(number, int) and not isinstance(number, bool) and not 0 <= number <= most:
                 raise ValueError(f"{name} = {str(number)[:20]} fits none of its tensors")
+    if "taps" in values:
+        taps, layers = values["taps"], values.get("pairs", values.get("depth", getattr(example, "depth", most)))
+        if len(taps) != len(example.taps) or sorted(set(taps)) != taps or taps[-1] >= layers:
+            raise ValueError(f"taps = {str(taps)[:40]} are not {len(example.taps)} of its {layers} layers, in order")

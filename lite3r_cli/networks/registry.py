@@ -55,10 +55,14 @@ def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:
         cached = hub.find_cached(repository, revision)
         return cached or hub.download(repository, revision, f"see https://huggingface.co/{repository}", note)
     path = Path(name_or_path)
-    if path.is_dir():
-        return _within(path)
-    if path.exists() or path.suffix:
-        return path
+    try:
+        if path.is_dir():
+            return _within(path)
+        if path.exists() or path.suffix:
+            return path
+    except (OSError, ValueError) as error:  # closed, too long, with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{name_or_path[:200]}: no checkpoint can be looked for there ({reason})") from error
     close = difflib.get_close_matches(name_or_path, MODELS, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise WeightsError(

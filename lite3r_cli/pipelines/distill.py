@@ -21,6 +21,7 @@ from ..data.content import content_of
 from ..distillation.data import Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, StudentPlan
 from ..errors import OutputError, UsageError
+from ..io.files import output_error
 from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
@@ -153,6 +154,14 @@ def _leaves(names: list[str]) -> set[str]:
 
 
 def _check_output(config: DistillConfig) -> None:
+    """Raises OutputError unless a run may write there."""
+    try:
+        _look_at_output(config)
+    except OSError as error:
+        raise output_error(config.output, error) from error
+
+
+def _look_at_output(config: DistillConfig) -> None:
     """Raises OutputError for what is not of a run of this command: the folder's name alone says nothing of it."""
     recover_state(config.folder / STATE)
     state = config.folder / STATE

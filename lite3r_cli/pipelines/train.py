@@ -16,6 +16,7 @@ from lite3r_cli.config.training_run import TrainConfig
 from lite3r_cli.console import Progress, Tell
 from lite3r_cli.data.content import content_of
 from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.io.files import output_error
 from lite3r_cli.io.locks import in_the_way, run_folder
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.stopping import between_steps
@@ -49,8 +50,9 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)
         data = TrainingData(
-            shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed
-        )
+            shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed,
+            config.strict, warn,
+        )  # fmt: skip
         depends_on = _dependencies(config, worker)
         trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
         if config.goes_on:
@@ -66,6 +68,14 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
 
 
 def _check_output(config: TrainConfig) -> None:
+    """Raises OutputError unless a run may write there."""
+    try:
+        _look_at_output(config)
+    except OSError as error:
+        raise output_error(config.loop.output, error) from error
+
+
+def _look_at_output(config: TrainConfig) -> None:
     """Raises OutputError where the folder holds a run, or files of these names that are of none."""
     output = config.loop.output
     recover_state(output / STATE)

@@ -17,6 +17,7 @@ from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.data.steps import load_steps
+from lite3r_cli.errors import InputError
 from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
@@ -76,12 +77,20 @@ class TrainingData:
         textures: Path | None,
         photos: Path | None,
         seed: int,
+        strict: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
     ):
+        """`tell` hears of photographs that are damaged and left out; with `strict` they are an InputError."""
         self.device, self.rank, self.workers, self.seed, self.shapes = device, rank, workers, seed, shapes
         atlas = build_atlas(textures)
         self.scenes = SceneConfig(atlas.catalog)
         self.atlas = atlas.to(device)
-        self.photos = load_scenes(photos) if photos is not None else []
+        damaged: list[str] = []
+        self.photos = load_scenes(photos, damaged) if photos is not None else []
+        if damaged and strict:
+            raise InputError(damaged[0])
+        for text in damaged:
+            tell(f"left out: {text}")
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Rendered batches from step `first` on, for ever."""

@@ -13,7 +13,7 @@ from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows, round_to_fp8
 
-TINY = MiniConfig(dim=16, depth=2, heads=2, alternate_from=1, taps=(0, 1, 0, 1), head_features=8,
+TINY = MiniConfig(dim=16, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=8,
                   head_stages=(4, 4, 4, 4), camera_hidden=8, position_grid=3)  # fmt: skip
 
 

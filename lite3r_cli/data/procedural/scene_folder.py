@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +37,12 @@ def check_free(folder: Path, overwrite: bool) -> list[str]:
     Raises OutputError unless the way is free: nothing is there, or `overwrite` and nothing but a scene of ours as it
     was written.
     """
-    if not os.path.lexists(folder):
+    try:
+        folder.lstat()
+    except FileNotFoundError:
         return []
+    except OSError as error:  # said before anything is rendered
+        raise output_error(folder, error) from error
     if not overwrite:
         raise OutputError(f"{folder}: exists; --overwrite replaces it, or choose another -o")
     if folder.is_symlink() or not folder.is_dir():

@@ -14,6 +14,7 @@ from lite3r_cli.data.procedural.patterns import PATTERNS, SIZE
 from lite3r_cli.data.procedural.reliefs import RELIEFS
 from lite3r_cli.data.procedural.texture_fetch import TEXELS
 from lite3r_cli.errors import InputError
+from lite3r_cli.io.archives import read_npz
 
 PHOTO = "photo"
 
@@ -68,12 +69,14 @@ def load_photos(path: Path) -> list[np.ndarray]:
 
     Raises InputError when the file is not such an archive.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data, offsets = file["data"], file["offsets"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a texture archive (.npz with `data` and `offsets`): {error}") from error
-    read = (_photo(data[a:b]) for a, b in itertools.pairwise(offsets))
+    arrays = read_npz(path, ("data", "offsets"))
+    data, offsets = arrays["data"], arrays["offsets"]
+    in_order = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 1 and (np.diff(offsets) >= 0).all()
+    if data.ndim != 1 or data.dtype != np.uint8 or not in_order or offsets[0] < 0 or offsets[-1] > len(data):
+        raise InputError(
+            f"{path}: not a texture archive: `data` has to be uint8 of one axis, `offsets` its boundaries in order"
+        )
+    read = (_photo(data[a:b]) for a, b in itertools.pairwise(offsets) if a < b)
     photos = [photo for photo in read if photo is not None]
     if not photos:
         raise InputError(f"{path}: no readable JPEG crop inside; `data` must hold JPEG files bounded by `offsets`")
