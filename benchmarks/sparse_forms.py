@@ -282,7 +282,8 @@ class Subject:
             layer.mix = self._mix(layer, i)
 
     def _mix(self, layer, i: int) -> Callable:
-        def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def mix(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+            assert keys is None  # the forms are compared on whole pictures
             if self.form is None:
                 return self.usual(layer, q, k, v)
             keep = shared_out(SCHEDULES[self.form.weights], self.form.keep)[i]

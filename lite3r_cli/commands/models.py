@@ -11,8 +11,10 @@ from .options import command
 @command(general=("json", "quiet", "debug"))
 def models() -> None:
     """List the models: parameters, licence, where the weights come from, and whether they are here."""
+    from ..networks.installed import load_installed
     from ..networks.registry import MODELS, find_checkpoint
 
+    load_installed()
     rows: list[dict[str, Any]] = []
     for info in MODELS.values():
         path = find_checkpoint(info.name)

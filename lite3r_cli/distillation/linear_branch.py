@@ -64,7 +64,9 @@ class _Recorder:
     def __init__(self, module: SparseLinearAttention, fit: _Sum | _Convex):
         self.module, self.fit = module, fit
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+        if keys is not None:
+            raise ValueError("linear branches are fitted on whole pictures: none of their keys may be left out")
         with torch.autocast(q.device.type, enabled=False):  # what is fitted is the exact formula
             return self._record(q, k, v)
 

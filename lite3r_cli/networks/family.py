@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Network, RawOutput
+from lite3r_cli.networks.installed import load_installed
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.published import ModelInfo
 
@@ -109,9 +110,13 @@ def register(family: Family) -> Family:
 
 
 def families() -> Mapping[str, Family]:
-    """Name → family: those of this package, and those that were registered from outside."""
+    """Name → family: those of this package, of other installed packages, and those that were registered by hand.
+
+    Raises BackendError for an installed one that cannot be imported.
+    """
     for name in NETWORKS:
         import_module(f"{__package__}.{name}.facts")
+    load_installed()
     return _FAMILIES
 
 

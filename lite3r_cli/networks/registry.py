@@ -12,6 +12,7 @@ from lite3r_cli.checkpoints.shards import INDEX_SUFFIX
 from lite3r_cli.console import Tell
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks import NETWORKS
+from lite3r_cli.networks.installed import load_installed
 from lite3r_cli.networks.published import ModelInfo
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:
 
     Raises WeightsError with the known names, BackendError where a download needs a package that is not installed.
     """
+    if name_or_path not in MODELS:
+        load_installed()
     if name_or_path in MODELS:
         return _resolve_known(MODELS[name_or_path], note)
     if name_or_path.startswith(hub.PREFIX):

@@ -136,7 +136,7 @@ def test_the_start_is_the_best_the_branch_can_do_on_what_it_saw(mix, summaries):
     seen = {}
     inner = module.mix
 
-    def spy(q, k, v):
+    def spy(q, k, v, keys=None):
         seen["qkv"] = q, k, v
         return inner(q, k, v)
 
@@ -147,7 +147,7 @@ def test_the_start_is_the_best_the_branch_can_do_on_what_it_saw(mix, summaries):
     module.mix = spy
     # The fit is to the q, k, v of dense attention everywhere: what the first sparse layer's inputs are.
     first = sparse_modules(model)["blocks.1.attn"]
-    first.mix, seen["first"] = (lambda q, k, v: seen.update(first=(q, k, v)) or v), None
+    first.mix, seen["first"] = (lambda q, k, v, keys=None: seen.update(first=(q, k, v)) or v), None
     with torch.no_grad():
         run(pictures(5))
     q, k, v = seen["first"]

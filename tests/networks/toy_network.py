@@ -16,7 +16,7 @@ from lite3r_cli.attention.module import set_frames
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers import buckets
 from lite3r_cli.layers.heads.camera import CameraDecoder
-from lite3r_cli.layers.vit import Block, PatchEmbed, patch_positions, rope_table
+from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, rope_table
 from lite3r_cli.networks.base import Network, Prediction, RawOutput
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, last_two
@@ -46,7 +46,7 @@ class Toy(Network):
         self.compute_dtype = torch.float32  # of the trunk, set by those who load the network
         self.camera_token = nn.Parameter(torch.randn(2, config.dim) * 0.02)  # first view, every other view
         self.patch_embed = PatchEmbed(config.dim, config.patch_size)
-        self.blocks = nn.ModuleList(
+        self.blocks = ModulesOf(
             Block(config.dim, config.heads, qk_norm=True, layer_scale=0.1) for _ in range(config.depth)
         )
         self.depth_head = nn.Linear(config.dim, 2 * config.patch_size**2)  # log depth and confidence of each pixel
@@ -62,7 +62,7 @@ class Toy(Network):
         packed = buckets.pack_ropes(ropes, [len(group) for group in groups])
         # sparse-linear attention cuts tokens into blocks frame by frame; dense attention ignores this
         across = [block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i)]
-        frames = [Frames(*b.shape[1:3], 1, grid) for b, grid in zip(x, grids)]
+        frames = [Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids)]
         first = [i for group in groups for i in group].index(0)
         set_frames(across, frames, first, device)
         for i, block in enumerate(self.blocks):
