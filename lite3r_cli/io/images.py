@@ -317,6 +317,8 @@ def _decode_videos(
         for clip in [item for item in items if isinstance(item, Clip)]:
             try:
                 settled &= clip.fetch([frame for item, frame in plan if item is clip], on_frame)
+                if settled and clip.damaged == clip.count > 0:
+                    raise BadImage(f"damaged: none of its {clip.count} frames is whole")
             except BadImage as error:
                 journal.skip(clip.path, str(error))
                 items.remove(clip)

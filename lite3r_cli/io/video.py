@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ DEFAULT_VIEWS = 60  # frames taken of a video when --max-views does not say
 _JPEG_QUALITY = 98
 _DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous")
 
+_ARITHMETIC = ("vp8", "vp9", "av1")  # codecs whose decoders take any bytes
+_HOLE = re.compile(rb"\0{64}|\xff{64}")  # what arithmetic codes never look like
 OnFrame = Callable[[int, int], None]  # (frames decoded, frames in all as far as known)
 
 
@@ -260,6 +263,7 @@ class _Damage:
     def __init__(self, stream: Any, told: _Told) -> None:
         self.aspect = _pixel_aspect(stream)
         self._told = told
+        self._looks_like_noise = any(name in stream.codec_context.name for name in _ARITHMETIC)
         self._is_mjpeg = stream.codec_context.name == "mjpeg"
         self._recent: list[int] = []  # times of the packets that may still be at work
         self._open: int | None = None  # start of the damaged span that has no end yet
@@ -271,8 +275,14 @@ class _Damage:
             self._open = None
         if packet.pts is not None:
             self._recent = [*self._recent, packet.pts][-2:]
-        if packet.is_corrupt or (self._is_mjpeg and packet.size and _is_damaged_jpeg(bytes(packet))):
+        if packet.is_corrupt or (packet.size and self._is_damaged(bytes(packet))):
             self._note(packet.pts)
+
+    def _is_damaged(self, coded: bytes) -> bool:
+        """What the decoder would not notice."""
+        if self._looks_like_noise and _HOLE.search(coded):
+            return True
+        return self._is_mjpeg and _is_damaged_jpeg(coded)
 
     def decoded(self, packet: Any) -> Iterator[Any]:
         import av

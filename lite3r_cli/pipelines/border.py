@@ -13,6 +13,7 @@ WIDEST = 0.06  # of the shorter side; what is wider is background
 TOLERANCE = 10  # grey levels from pure white or black that compression leaves
 OUTER_SHARE = 0.8  # of a side's outermost pixels have the frame's colour
 INNER_SHARE = 0.04  # of a side's lines at most have it all the way through the widest frame
+SURE_SIDES = 2  # with a frame, from which the others are looked at again
 SOFT = 2  # pixels beyond the frame that resizing and compression have mixed with it
 
 
@@ -23,20 +24,35 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
         return None
     found = np.zeros(rgb.shape[:2], bool)
     for plain in (rgb.min(-1) >= 255 - TOLERANCE, rgb.max(-1) <= TOLERANCE):
-        for turns in range(4):  # each side in turn is the first rows of a rotated view
-            _mark_side(np.rot90(plain, turns), np.rot90(found, turns), widest)
+        # each side in turn is the first rows of a rotated view
+        sides = [(np.rot90(plain, turns), np.rot90(found, turns)) for turns in range(4)]
+        widths = [_mark_side(*side, widest) for side in sides]
+        usual = [width for width in widths if width]
+        if len(usual) >= SURE_SIDES:
+            for side, width in zip(sides, widths):
+                if not width:
+                    _mark_strip(*side, round(float(np.median(usual))))
     if not found.any():
         return None
     return cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=SOFT).astype(bool)
 
 
-def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> None:
-    """Mark the frame along the first rows of `found` (a view), if `plain` has one there."""
+def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> int:
+    """Mark the frame along the first rows of `found` (a view), if `plain` has one there; its width, or 0."""
     lines = np.logical_and.accumulate(plain[: widest + 1], axis=0)  # plain from the edge on
     width = lines.sum(0)
     middle = width[2 * widest : -2 * widest]  # the ends belong to the neighbouring sides' frames
-    if len(middle) and (middle > 0).mean() >= OUTER_SHARE and (middle > widest).mean() <= INNER_SHARE:
-        found[:widest] |= lines[:widest]
+    if not len(middle) or (middle > 0).mean() < OUTER_SHARE or (middle > widest).mean() > INNER_SHARE:
+        return 0
+    found[:widest] |= lines[:widest]
+    return max(1, round(float(np.median(middle))))
+
+
+def _mark_strip(plain: np.ndarray, found: np.ndarray, width: int) -> None:
+    """The same where something as bright or dark as the frame touches it: as wide as the other sides tell."""
+    lines = np.logical_and.accumulate(plain[:width], axis=0)
+    if lines[max(0, width - 2)].mean() >= OUTER_SHARE:
+        found[:width] |= lines
 
 
 def paint_over(rgb: np.ndarray, border: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
+import io
 import struct
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -270,3 +272,41 @@ def test_a_packet_that_promises_more_than_the_file_ends_the_video(tmp_path):
     except InputError:
         return
     assert 0 < len(images) < 12 and images.warnings
+
+
+def moving_noise(codec: str, container: str, frames: int = 12) -> bytes:
+    """Noise that moves, so that every packet has hundreds of bytes; a key frame every third frame."""
+    stream = io.BytesIO()
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    with av.open(stream, "w", format=container) as out:
+        track = out.add_stream(codec, rate=25)
+        track.width, track.height, track.pix_fmt, track.gop_size = 128, 96, "yuv420p", 3
+        for i in range(frames):
+            frame = np.ascontiguousarray(np.roll(picture, 5 * i, 1))
+            out.mux(track.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(track.encode())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("byte", [0, 255])
+@pytest.mark.parametrize("codec, container", [("libvpx", "webm"), ("libvpx-vp9", "webm"), ("libx264", "matroska")])
+def test_a_hole_in_a_video_is_never_shown(tmp_path, codec, container, byte):
+    """VP8 and VP9 decode any bytes without a word: the hole is looked for in the packets."""
+    data = moving_noise(codec, container)
+    (tmp_path / "sound.mkv").write_bytes(data)
+    at = len(data) * 2 // 3
+    (tmp_path / "hole.mkv").write_bytes(data[:at] + bytes([byte]) * 300 + data[at + 300 :])
+    sound, holed = (discover([tmp_path / name], max_views=12) for name in ("sound.mkv", "hole.mkv"))
+    whole = {record.frame: sound.read(i) for i, record in enumerate(sound.records)}
+    assert len(sound) == 12 and not sound.warnings and 0 < len(holed) < 12 and holed.warnings
+    for i, record in enumerate(holed.records):
+        np.testing.assert_array_equal(holed.read(i), whole[record.frame])
+
+
+def test_a_video_without_a_whole_frame_says_so(tmp_path):
+    data = moving_noise("libvpx-vp9", "webm", 2)
+    at = len(data) // 3  # in its only key frame
+    (tmp_path / "a.webm").write_bytes(data[:at] + bytes(300) + data[at + 300 :])
+    with pytest.raises(InputError, match="a.webm: damaged: none of its 2 frames is whole"):
+        discover([tmp_path / "a.webm"])

@@ -1,5 +1,6 @@
 """What a network gets to see of a picture, and that its answer finds the way back to the picture."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from lite3r_cli.io.images import discover
 from lite3r_cli.networks.family import family_named
 from lite3r_cli.networks.pictures import NetworkInput, Preparation
 from lite3r_cli.networks.vggt.network import VGGT_1B
+from lite3r_cli.pipelines.border import find_border
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.preprocess import align, fit
 
@@ -122,6 +124,18 @@ def test_a_plain_frame_is_painted_over(colour):
     plain = fit(scene, shown("mini"), 518, 14, native=False)
     assert plain.border is None
     assert np.abs(framed_shown.rgb.astype(int) - plain.rgb).max() < 25
+
+
+def test_something_white_that_touches_a_frame_does_not_hide_it():
+    noise = np.random.default_rng(3).integers(20, 200, (20, 30, 3), dtype=np.uint8)
+    rgb = cv2.resize(noise, (392, 294), interpolation=cv2.INTER_CUBIC)
+    rgb[:40, 100:180] = 255  # a lamp, a quarter of the upper side
+    alone = find_border(rgb)
+    assert alone is None
+    rgb[:4] = rgb[-4:] = rgb[:, :4] = rgb[:, -4:] = 255
+    found = find_border(rgb)
+    assert found is not None and found[0].all() and found[-1].all() and found[:, 0].all() and found[:, -1].all()
+    assert not found[12:30, 110:170].any() and found.mean() < 0.09
 
 
 def test_a_white_background_is_no_frame():
