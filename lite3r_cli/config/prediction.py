@@ -55,13 +55,18 @@ class InputConfig:
     """Which images are read: folders, files and videos, in natural order."""
 
     inputs: Annotated[
-        tuple[Path, ...], Argument(None, "A folder of photos, several image files, or a video.", metavar="IMAGES")
+        tuple[Path, ...],
+        Argument(
+            None,
+            "Folders of photos, image files or videos, taken in the order of their names: img2 before img10.",
+            metavar="IMAGES",
+        ),
     ]
     masks: Annotated[
         Path | None,
         Option(
             INPUT,
-            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent pixels are ignored.",
+            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent pixels give no depth and no points.",
             metavar="DIR",
         ),
     ] = None
@@ -82,7 +87,7 @@ class InputConfig:
         bool,
         Option(
             INPUT,
-            "Fail at the first image that cannot be used or does not belong, and on an empty cloud; no warning.",
+            "Fail, not warn, at the first image that cannot be used or does not belong, and on an empty cloud.",
         ),
     ] = False
     keep_unrelated: Annotated[
@@ -208,7 +213,7 @@ class PredictConfig:
         bool,
         Option(
             NETWORK,
-            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, but exact.",
+            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, and far more exact.",
         ),
     ] = False
     lite: LiteConfig = LiteConfig()
