@@ -75,6 +75,21 @@ class FusionConfig:
         )
 
 
+DEPTH_UNITS = {"m": 1.0, "cm": 100.0, "mm": 1000.0}  # name → values of a depth file in a scene unit
+
+
+def parse_depth_unit(text: str | None) -> float | None:
+    """`mm`, or the number of values in a scene unit. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = DEPTH_UNITS.get(text) or float(text)
+    except ValueError:
+        value = math.nan
+    require(0 < value < math.inf, f"--depth-unit takes m, cm, mm or the values in a scene unit (5000), not {text!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class ReconstructConfig:
     """Everything that was asked for; stands in run.json as it is."""
@@ -90,7 +105,7 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, 3dgs, mesh, tum, glb or html (a page to look at); may be repeated.",
+            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb or html (a page); may be repeated.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),
@@ -101,6 +116,19 @@ class ReconstructConfig:
     ] = False
     preview: Annotated[bool, Option(OUTPUT, "Draw the cloud and the cameras to preview.png.")] = False
     save_npy: Annotated[bool, Option(OUTPUT, "Write depth as unrounded float32 .npy too.")] = False
+    depth_unit: Annotated[
+        float | None,
+        Option(
+            OUTPUT,
+            "One scale for all depth files: mm, cm, m, or how many values a scene unit has, as TUM's 5000.",
+            metavar="UNIT",
+            shown="a scale for each file",
+            parse=parse_depth_unit,
+        ),
+    ] = None
+    depth_at_picture_size: Annotated[
+        bool, Option(OUTPUT, "Write depth/ at the size of the pictures, not of what the network saw.")
+    ] = False
     previews: Annotated[
         bool,
         Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),

@@ -15,7 +15,7 @@ from .html_page import write_html
 from .mesh_files import write_mesh
 from .nerfstudio import write_nerfstudio
 from .scene_export import SceneExport
-from .tum import write_tum
+from .tum import write_tum, write_tum_rgbd
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Format:
     write: Callable[[SceneExport], list[Path]]
     levelled: bool = False  # whether viewers show it: where up is known it stands upright, on the ground at the origin
     tracks: bool = False  # whether training starts from it: points with tracks, and only views that can be trusted
+    registered_depth: bool = False  # whether it needs depth files at the size of the pictures, with one scale
     pictures: bool = False  # whether pictures and masks have to lie beside it
 
 
@@ -33,6 +34,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "nerfstudio": Format(write_nerfstudio, tracks=True, pictures=True),
     "3dgs": Format(write_gaussians, tracks=True),
     "tum": Format(write_tum),
+    "tum-rgbd": Format(write_tum_rgbd, pictures=True, registered_depth=True),
     "glb": Format(write_glb, levelled=True),
     "mesh": Format(write_mesh),
     "html": Format(write_html),

@@ -48,6 +48,7 @@ class ImageRecord:
     mask: Path | None = None  # file out of --masks
     frame: int | None = None  # index in the video
     encoded: bytes | None = field(default=None, repr=False)  # a video's frame, as JPEG
+    time: float | None = None  # of a video's frame: seconds from the clip's start
 
     def __post_init__(self) -> None:
         if not self.stem:
@@ -346,7 +347,7 @@ def _record(item: Item, frame: int | None) -> ImageRecord | None:
     if held is None:
         return None
     name = f"frame_{frame:06d}.png"
-    return ImageRecord(name, item.path, held.width, held.height, frame=frame, encoded=held.encoded)
+    return ImageRecord(name, item.path, held.width, held.height, frame=frame, encoded=held.encoded, time=held.time)
 
 
 def _name(records: Sequence[ImageRecord]) -> list[ImageRecord]:

@@ -26,12 +26,18 @@ class SceneExport:
     pictures: Mapping[str, str] = field(default_factory=dict)  # view name → "images/a.jpg"; upright, as the cameras say
     masks: Mapping[str, str] = field(default_factory=dict)  # view name → "masks/a.jpg.png", black = ignore
     depths: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # view name → file, scale (value / depth)
+    times: Mapping[str, float] = field(default_factory=dict)  # view name → seconds, where they are known for all views
     frame: WorldFrame = FIRST_CAMERA
     up: np.ndarray | None = None  # (3,) unit vector against gravity, where that is known
     look: Similarity | None = None  # into the upright frame of viewers, where up is known
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
     make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud
+
+    def time(self, index: int) -> str:
+        """When view `index` was taken, in seconds; its index where that is not known."""
+        name = self.views[index].name
+        return f"{self.times[name]:.6f}" if name in self.times else str(index)
 
     def picture(self, view: View) -> str:
         """The path of a view's picture; images/NAME where none was written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +11,73 @@ from ..errors import InputError
 from ..scene.geometry import invert_pose, matrix_from_quaternion, quaternion_from_matrix
 from .documents import read_text
 from .files import write_bytes
+from .names import printable
 from .scene_export import SceneExport
 
 _MAX_LINES = 1_000_000
 
 
 def write_tum(scene: SceneExport) -> list[Path]:
-    """Write trajectory.txt: per view its index, centre and camera-to-world quaternion, w last.
+    """Write trajectory.txt: per view its time, or its index, centre and camera-to-world quaternion, w last.
 
-    Raises OutputError.
+    Comments say which picture is which. Raises OutputError.
     """
-    views = scene.views
-    lines = ["# index tx ty tz qx qy qz qw (world from camera, OpenCV axes, scene units)"]
-    for index, view in enumerate(views):
+    path = scene.directory / "trajectory.txt"
+    names = [f"# {scene.time(i)} {printable(view.name)}" for i, view in enumerate(scene.views)]
+    what = "time in seconds" if scene.times else "index"
+    _write(
+        path, [f"# {what}, tx ty tz qx qy qz qw (world from camera, OpenCV axes, scene units)", *names, *_poses(scene)]
+    )
+    return [path]
+
+
+def write_tum_rgbd(scene: SceneExport) -> list[Path]:
+    """Write rgb.txt, depth.txt and groundtruth.txt, as the sets of TUM's RGB-D benchmark have them (Sturm et al. 2012).
+
+    The files that they list lie in images/ and depth/. "Ground truth" is what the format calls the poses: these are
+    estimates. Raises OutputError.
+    """
+    times = [scene.time(i) for i in range(len(scene.views))]
+    pictures = [f"{time} {scene.picture(view)}" for time, view in zip(times, scene.views)]
+    known = [(time, *scene.depths[view.name]) for time, view in zip(times, scene.views) if view.name in scene.depths]
+    scale = f", value / {known[0][2]:.9g} = depth in scene units, 0 = unknown" if known else ""
+    files = {
+        "rgb.txt": ["# colour images", "# timestamp filename", *pictures],
+        "depth.txt": [f"# depth maps{scale}", "# timestamp filename", *(f"{time} {file}" for time, file, _ in known)],
+        "groundtruth.txt": ["# estimated poses", "# timestamp tx ty tz qx qy qz qw", *_poses(scene)],
+    }
+    for name, lines in files.items():
+        _write(scene.directory / name, lines)
+    return [scene.directory / name for name in files]
+
+
+def _poses(scene: SceneExport) -> list[str]:
+    lines = []
+    for index, view in enumerate(scene.views):
         pose = invert_pose(view.cam_from_world)
         values = (*pose[:, 3], *quaternion_from_matrix(pose[:, :3]))
-        lines.append(" ".join([str(index), *(f"{value:.9f}" for value in values)]))
-    path = scene.directory / "trajectory.txt"
-    write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
-    return [path]
+        lines.append(" ".join([scene.time(index), *(f"{value:.9f}" for value in values)]))
+    return lines
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    write_bytes(path, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
 
 def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     """The (first column, cam_from_world (3, 4)) of every line of a trajectory.
 
-    The first column is a time, an index or an image name. Raises InputError for a file that is not a trajectory.
+    The first column is a time, an index or an image name; the name where a comment of ours says it. Raises InputError
+    for a file that is not a trajectory.
     """
     lines = read_text(path).splitlines()
     rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines[:_MAX_LINES], 1)]
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:
         raise InputError(f"{path}: holds no pose; a line of a TUM trajectory is: time tx ty tz qx qy qz qw")
-    return [(row[0], _pose(f"{path}: line {number}", row)) for number, row in rows]
+    named = [line[1:].split(maxsplit=1) for line in lines[: len(rows) + 1] if line.startswith("# ")]
+    names = dict(pair for pair in named if len(pair) == 2)
+    return [(names.get(row[0], row[0]), _pose(f"{path}: line {number}", row)) for number, row in rows]
 
 
 def _pose(where: str, row: list[str]) -> np.ndarray:

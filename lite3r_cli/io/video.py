@@ -43,6 +43,7 @@ class Frame:
     encoded: bytes
     width: int
     height: int
+    time: float | None = None  # seconds from the clip's start
 
 
 def even_indices(count: int, wanted: int) -> list[int]:
@@ -229,7 +230,7 @@ def _encode(frame: Any, aspect: float) -> Frame:
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
     bgr = cv2.cvtColor(np.ascontiguousarray(np.rot90(rgb, _turns(frame))), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
-    return Frame(encoded.tobytes(), bgr.shape[1], bgr.shape[0])
+    return Frame(encoded.tobytes(), bgr.shape[1], bgr.shape[0], frame.time)
 
 
 def _read_frames(

@@ -23,6 +23,7 @@ from ..io.output_layout import files_of_run
 from ..scene.view import View
 from ..world.undistort import UndistortedImages
 from .anchoring import anchor
+from .depth_request import DepthFiles, depth_warnings
 from .fuse_views import fuse_views
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
@@ -84,7 +85,7 @@ class SceneRun:
         require_known(self.config.formats)
         with ExitStack() as opened:
             opened.enter_context(self.out)
-            files = ViewFiles(self.out, self.config.previews, self.config.save_npy)
+            files = ViewFiles(self.out, self.config.previews, self.config.save_npy, DepthFiles.of(self.config))
             self._view_files = opened.enter_context(files)
             self._open = opened.pop_all()
         return self
@@ -336,6 +337,8 @@ def _fuse_part(
     shown = _undistorted(images, predictions)
     cloud, statistics = fuse_views(config, shown, predictions, predictor.runtime.torch_device, progress, tell, check)
     for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
+        tell(text)
+    for text in depth_warnings(config, predictions.views, predictions.frame.metric):
         tell(text)
     return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
 

@@ -22,6 +22,7 @@ from ..io.preview import render_preview
 from ..scene.frame import WorldFrame
 from ..scene.view import PointCloud, View
 from ..world.level import Level
+from .depth_request import DepthFiles
 from .scene_formats import write_formats
 from .view_files import ViewFiles
 
@@ -120,7 +121,10 @@ class Scene:
             previews=previews,
             overwrite=overwrite,
         )
-        with OutputSet(output, overwrite=overwrite) as out, ViewFiles(out, previews, save_npy) as files:
+        with (
+            OutputSet(output, overwrite=overwrite) as out,
+            ViewFiles(out, previews, save_npy, DepthFiles.of(config)) as files,
+        ):
             scene = replace(self, config=config)
             write_scene(out, scene, files)
             out.commit(scene.info)
@@ -135,7 +139,7 @@ def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
     _write_part(out.part(1), scene, files)
     for number, part in enumerate(scene.parts, 2):
         place = out.part(number)
-        with ViewFiles(place, scene.config.previews, scene.config.save_npy) as others:
+        with ViewFiles(place, scene.config.previews, scene.config.save_npy, DepthFiles.of(scene.config)) as others:
             _write_part(place, replace(part, config=scene.config), others)
 
 
@@ -146,7 +150,8 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
         files.start(views, [record.stem for record in records])
     write_ply(out.cloud, scene.cloud, scene.frame.comments())
     scales = files.scales()
-    write_cameras_json(out.path("cameras.json"), views, [f"depth/{record.stem}.png" for record in records], scales)
+    sizes = [replace(view, depth=files.depth.sized(view)) for view in views] if files.depth.picture_size else views
+    write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)

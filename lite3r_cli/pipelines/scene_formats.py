@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ..scene.geometry import camera_centres
 from ..scene.surface_nets import Mesh
 from ..scene.tracks import joined, tracks_from_depth
 from ..world.level import Level
+from .beforehand import metadata_of
 
 if TYPE_CHECKING:
     from .predict import Predictions
@@ -37,6 +39,8 @@ def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str,
     if not formats:
         return
     whole = _whole(directory, scene, depths)
+    if any(each.pictures and not each.tracks for each in formats):
+        whole = _with_pictures(whole, scene, list(range(len(scene.views))))
     trained = whole
     if any(each.tracks for each in formats):
         trained = _trained(whole, scene, pictures=any(each.pictures for each in formats))
@@ -86,6 +90,7 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
         scene.cloud,
         scene.predictions.sparse,
         depths=depths,
+        times=_times(scene) if {"tum", "tum-rgbd"} & set(scene.config.formats) else {},
         frame=scene.frame,
         up=scene.level.up.direction if scene.level is not None and upright else None,
         look=scene.level.look if scene.level is not None and upright else None,
@@ -122,10 +127,31 @@ def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
     dense = tracks_from_depth(views, scene.cloud, START_POINTS)
     start = dense if sparse is None else joined(sparse.only(trusted), dense)
     export = replace(whole, views=views, sparse=start or None)
-    if not pictures:
-        return export
-    exported = export_pictures(whole.directory, scene.images, [found.indices[i] for i in trusted])
+    return _with_pictures(export, scene, trusted) if pictures and not whole.pictures else export
+
+
+def _with_pictures(export: SceneExport, scene: Scene, which: Sequence[int]) -> SceneExport:
+    exported = export_pictures(export.directory, scene.images, [scene.predictions.indices[i] for i in which])
     return replace(export, pictures=exported.pictures, masks=exported.masks)
+
+
+def _times(scene: Scene) -> dict[str, float]:
+    """Seconds of each view: since the clip's start, or since 1970 by EXIF; empty unless each has a time of its own."""
+    records = [scene.images.records[i] for i in scene.predictions.indices]
+    times = [record.time if record.frame is not None else _taken(metadata_of(record).taken) for record in records]
+    known = [time for time in times if time is not None]
+    if len(set(known)) < len(records):
+        return {}
+    return {view.name: time for view, time in zip(scene.views, known)}
+
+
+def _taken(text: str | None) -> float | None:
+    """EXIF's time, taken for UTC: it has no zone."""
+    try:
+        taken = datetime.strptime((text or "").strip(), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    return taken.replace(tzinfo=UTC).timestamp()
 
 
 def _levelled(export: SceneExport, level: Level) -> SceneExport:

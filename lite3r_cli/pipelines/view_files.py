@@ -11,6 +11,7 @@ from typing import Any
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet, Place
 from ..scene.view import View
+from .depth_request import DepthFiles
 
 MOST_THREADS = 8  # beyond, they wait for the disk
 
@@ -22,14 +23,17 @@ class ViewFiles:
     be removed.
     """
 
-    def __init__(self, out: OutputSet | Place, previews: bool, save_npy: bool) -> None:
-        self.out, self.previews, self.save_npy = out, previews, save_npy
+    def __init__(
+        self, out: OutputSet | Place, previews: bool, save_npy: bool, depth: DepthFiles = DepthFiles()
+    ) -> None:
+        self.out, self.previews, self.save_npy, self.depth = out, previews, save_npy, depth
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="view files")
         self._scales: list[Future[float]] = []
         self._pictures: list[Future[None]] = []
 
     def start(self, views: Sequence[View], stems: Sequence[str]) -> None:
         """Begin to write the files of all views."""
+        self.depth = self.depth.settled(views)
         for view, stem in zip(views, stems, strict=True):
             self._scales.append(self._pool.submit(self._depth, view, stem))
             if self.previews:
@@ -54,9 +58,10 @@ class ViewFiles:
 
     def _depth(self, view: View, stem: str) -> float:
         assert view.depth is not None  # every predicted view has depth and confidence
-        scale = depth_files.write_depth_png(self.out.path(f"depth/{stem}.png"), view.depth)
+        depth = self.depth.sized(view)
+        scale = depth_files.write_depth_png(self.out.path(f"depth/{stem}.png"), depth, self.depth.scale)
         if self.save_npy:
-            depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), view.depth)
+            depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), depth)
         return scale
 
     def _look(self, view: View, stem: str) -> None:

@@ -36,7 +36,7 @@ def test_all_files_are_there_and_scales_in_order(tmp_path):
 def test_leaving_the_block_waits_for_what_was_begun_and_drops_the_rest(tmp_path, monkeypatch):
     begun, go_on, written = threading.Event(), threading.Event(), []
 
-    def slow(path: Path, depth: np.ndarray) -> float:
+    def slow(path: Path, depth: np.ndarray, scale: float | None) -> float:
         begun.set()
         go_on.wait(10)
         written.append(path)
@@ -67,7 +67,7 @@ def test_a_full_disk_in_a_thread_ends_the_run(function, plane_backbone, photogra
 
 
 def test_a_failure_is_told_before_the_end_of_the_fusion(tmp_path, monkeypatch):
-    def full(path, depth):
+    def full(path, depth, scale):
         raise FULL
 
     monkeypatch.setattr(depth_files, "write_depth_png", full)
