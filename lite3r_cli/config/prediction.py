@@ -66,7 +66,7 @@ class InputConfig:
         Path | None,
         Option(
             INPUT,
-            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent pixels give no depth and no points.",
+            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent: no depth, no points.",
             metavar="DIR",
         ),
     ] = None
@@ -213,7 +213,7 @@ class PredictConfig:
         bool,
         Option(
             NETWORK,
-            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, and far more exact.",
+            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, far more exact.",
         ),
     ] = False
     lite: LiteConfig = LiteConfig()
