@@ -39,7 +39,15 @@ from lite3r_cli.io.ply import read_ply  # noqa: E402
 from lite3r_cli.runtime import processor  # noqa: E402
 
 NETWORKS = ("mini", "vggt", "vggt-lite")
-COLUMNS = {"Start": "start", "Load model": "load", "Read images": "read", "Predict": "predict", "Fuse": "fuse"}
+COLUMNS = {
+    "Start": "start",
+    "Load model": "load",
+    "Read images": "read",
+    "Compare images": "compare",
+    "Predict": "predict",
+    "Fuse": "fuse",
+    "Level": "level",
+}
 BASE = "import torch; torch.zeros(1, device={device!r})"
 NETWORK_ALONE = """
 import json, sys, time
@@ -54,10 +62,10 @@ inner = predictor.network.predict
 def wait():
     if predictor.runtime.torch_device.type == "cuda":
         torch.cuda.synchronize()
-def timed(images, **cameras):
+def timed(*images, **more):
     wait()
     start = time.perf_counter()
-    answer = inner(images, **cameras)
+    answer = inner(*images, **more)
     wait()
     seconds.append(time.perf_counter() - start)
     return answer
@@ -92,7 +100,8 @@ class Checkout:
     def __init__(self, name: str, folder: Path, caches: Path) -> None:
         self.name, self.folder = name, folder
         cache = str(caches / name)
-        own = {"PYTHONPATH": str(folder), "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache}
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        own = {"PYTHONPATH": path, "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache}
         # modules are compiled once, as those of an installed package are
         own |= {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
         self.environment = {**os.environ, **own}
@@ -181,7 +190,7 @@ def batch_and_loop(checkout: Checkout, folder: Path, scenes: int, device: str) -
 
 
 def show(rows: list[dict], base: float) -> None:
-    keys = ["start", "load", "read", "predict", "network", "fuse", "write", "exit", "wall"]
+    keys = ["start", "load", "read", "compare", "predict", "network", "fuse", "level", "write", "exit", "wall"]
     wide = max(len(row["name"]) for row in rows) + max(len(row["checkout"]) for row in rows) + 2
     print(
         f"base {base:.2f} s; seconds, medians\n{'':{wide}}" + "".join(f"{key:>9}" for key in [*keys, "beyond", "1st"])

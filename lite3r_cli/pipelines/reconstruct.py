@@ -332,10 +332,15 @@ def _fuse_part(
         tell(f"the scene of {predictions.views[0].name} keeps its own frame and scale: {error}")
     for text in predictions.warnings:
         tell(text)
-    if view_files is not None:
-        view_files.start(predictions.views, [images.records[i].stem for i in predictions.indices])
+    device, stems = predictor.runtime.torch_device, [images.records[i].stem for i in predictions.indices]
+    # threads that write take turns with Python; on a GPU fusion is thousands of short calls, which would wait for them
+    beside = device.type == "cpu"
+    if view_files is not None and beside:
+        view_files.start(predictions.views, stems)
     shown = _undistorted(images, predictions)
-    cloud, statistics = fuse_views(config, shown, predictions, predictor.runtime.torch_device, progress, tell, check)
+    cloud, statistics = fuse_views(config, shown, predictions, device, progress, tell, check)
+    if view_files is not None and not beside:
+        view_files.start(predictions.views, stems)
     for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
         tell(text)
     for text in depth_warnings(config, predictions.views, predictions.frame.metric):
