@@ -205,7 +205,8 @@ class PredictConfig:
         Option(
             WORLD,
             "Known cameras of all or some images (cameras.json, transforms.json, a COLMAP folder, or a TUM trajectory "
-            "with --intrinsics FILE): everything comes in their frame and scale.",
+            "with --intrinsics FILE): everything comes in their frame and scale. Pictures of lenses that bend lines "
+            "are undistorted.",
             metavar="PATH",
         ),
     ] = None

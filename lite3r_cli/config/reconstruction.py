@@ -114,6 +114,12 @@ class ReconstructConfig:
         bool,
         Option(OUTPUT, "With --refine: keep the pictures whose cameras it could not verify in what is trained on."),
     ] = False
+    keep_distortion: Annotated[
+        bool,
+        Option(
+            OUTPUT, "Write the pictures beside COLMAP and nerfstudio models as the lens took them, with its parameters."
+        ),
+    ] = False
     preview: Annotated[bool, Option(OUTPUT, "Draw the cloud and the cameras to preview.png.")] = False
     save_npy: Annotated[bool, Option(OUTPUT, "Write depth as unrounded float32 .npy too.")] = False
     depth_unit: Annotated[
@@ -135,6 +141,12 @@ class ReconstructConfig:
     ] = True
     overwrite: Overwrite = False
     world: WorldConfig = WorldConfig()
+
+    def __post_init__(self) -> None:
+        require(
+            not (self.keep_distortion and "tum-rgbd" in self.formats),
+            "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",
+        )
 
 
 @dataclass(frozen=True)

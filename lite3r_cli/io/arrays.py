@@ -36,7 +36,7 @@ class ArraySet(ImageSet):
         picture = self._pictures[i]
         return Picture(picture, None, Header("array", picture.shape[1], picture.shape[0]))
 
-    def _mask_of(self, i: int) -> np.ndarray | None:
+    def _drawn_mask(self, i: int) -> np.ndarray | None:
         return self._masks[i]
 
 

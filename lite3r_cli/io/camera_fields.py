@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+from ..scene.distortion import MODELS, DistortedCamera
 from ..scene.view import View
 
 ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity
 MAX_SIDE = 1 << 20  # pixels
 LARGEST = 1e12  # of any number: beyond it single precision is lost, and the file is not of cameras
-PINHOLE = ("SIMPLE_PINHOLE", "PINHOLE")
-# Models that are a pinhole where all of their further parameters are 0.
-DISTORTED = ("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "SIMPLE_DIVISION", "DIVISION")
 
 
 def is_number(value: Any) -> bool:
@@ -58,23 +57,45 @@ def require_rotation(where: str, rotation: np.ndarray, what: str) -> None:
         raise InputError(f"{where}: {what} is mirrored (det R = -1): a left-handed frame; turn one axis round")
 
 
-def require_pinhole(where: str, model: str, distortion: Any) -> None:
-    """Raises InputError for a camera that is no pinhole, by the name of its model.
+def require_size(where: str, size: tuple[int, int]) -> None:
+    """Raises InputError for a picture (width, height) that cannot exist."""
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise InputError(f"{where}: a picture of {size[0]}x{size[1]} pixels does not exist")
 
-    `distortion` are the parameters behind focal lengths and principal point.
+
+def lens(
+    where: str, model: str, params: Sequence[float], size: tuple[int, int]
+) -> tuple[np.ndarray, DistortedCamera | None]:
+    """K (3, 3), and the camera as it is where it bends lines: K is then what remains without that.
+
+    Raises InputError for a camera model that is not known, or wrong parameters.
     """
-    bent = model not in PINHOLE + DISTORTED
-    if bent or any(value != 0 for value in distortion):
-        why = "is not a pinhole" if bent else "has lens distortion"
-        fix = "undistort the images and their cameras first (colmap image_undistorter, ns-process-data)"
-        raise InputError(f"{where}: a {model} camera {why}; {fix}")
+    if model == "EQUIRECTANGULAR":
+        raise InputError(f"{where}: an {model} picture has no focal length; give 360° pictures without --cameras")
+    if model not in MODELS:
+        raise InputError(f"{where}: a {model} camera is not known; known are {', '.join(MODELS)}")
+    if len(params) != MODELS[model].count:
+        raise InputError(f"{where}: a {model} camera has {MODELS[model].count} parameters, not {len(params)}")
+    if not all(map(is_number, params)):
+        raise InputError(f"{where}: has numbers that are not finite")
+    found = DistortedCamera(model, tuple(map(float, params)), *size)
+    (fx, fy), (cx, cy) = found.focal, found.centre
+    if not (0 < fx <= LARGEST and 0 < fy <= LARGEST):
+        raise InputError(f"{where}: a focal length is not positive")
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), found if found.distorted else None
 
 
-def camera(where: str, name: str, size: tuple[int, int], K: np.ndarray, cam_from_world: np.ndarray) -> View:
+def camera(
+    where: str,
+    name: str,
+    size: tuple[int, int],
+    K: np.ndarray,
+    cam_from_world: np.ndarray,
+    lens: DistortedCamera | None = None,
+) -> View:
     """A view of checked values. Raises InputError for what does not go together."""
+    require_size(where, size)
     width, height = size
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise InputError(f"{where}: a picture of {width}x{height} pixels does not exist")
     if not (np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.abs(cam_from_world).max() <= LARGEST):
         raise InputError(f"{where}: has numbers that are not finite")
     if not (0 < K[0, 0] <= LARGEST and 0 < K[1, 1] <= LARGEST):
@@ -82,4 +103,4 @@ def camera(where: str, name: str, size: tuple[int, int], K: np.ndarray, cam_from
     if not name or "\0" in name:
         raise InputError(f"{where}: has no file name of a picture")
     require_rotation(where, cam_from_world[:, :3], "its pose")
-    return View(name, width, height, K, cam_from_world)
+    return View(name, width, height, K, cam_from_world, lens=lens)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..scene.distortion import DistortedCamera
 from ..scene.view import View
 from . import camera_fields as fields
 from .depth import read_depth_png
@@ -21,7 +22,8 @@ from .natural import natural_key
 
 CONVENTION = (
     "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
-    " height), pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units"
+    " height), pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units;"
+    " `original_camera` is how the picture file was taken (COLMAP's model): K is that of the undistorted picture"
 )
 
 
@@ -91,10 +93,20 @@ def _view(path: Path, name: str, entry: Any, default_scale: Any, load_depth: boo
         raise InputError(f"{where}: K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths")
     pose = fields.matrix(where, entry, "cam_from_world", (3, 4))
     fields.require_rotation(where, pose[:, :3], "cam_from_world")
-    view = fields.camera(where, name, (width, height), K, pose)
+    view = fields.camera(where, name, (width, height), K, pose, _lens(where, entry, (width, height)))
     if not load_depth or "depth" not in entry:
         return view
     return replace(view, depth=_depth(path, where, entry, default_scale, (height, width)))
+
+
+def _lens(where: str, entry: dict, size: tuple[int, int]) -> DistortedCamera | None:
+    """How the stored picture was taken, where `original_camera` says so; K is then that of the undistorted one."""
+    lens = entry.get("original_camera")
+    if lens is None:
+        return None
+    if not isinstance(lens, dict) or not isinstance(lens.get("model"), str) or not isinstance(lens.get("params"), list):
+        raise InputError(f'{where}: original_camera has to be {{"model": COLMAP\'s name, "params": [numbers]}}')
+    return fields.lens(f"{where}: original_camera", printable(lens["model"])[:40], lens["params"], size)[1]
 
 
 def _depth(path: Path, where: str, entry: dict, default_scale: Any, image_size: tuple[int, int]) -> np.ndarray | None:

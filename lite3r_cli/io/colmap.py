@@ -19,12 +19,12 @@ import numpy as np
 from ..scene.geometry import quaternion_from_matrix
 from ..scene.sparse_points import SparseModel
 from ..scene.view import PointCloud, View
+from .colmap_model import MODEL_NAMES
 from .files import write_bytes
 from .scene_export import SceneExport
 from .splat_start import point_normals, write_start
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
-PINHOLE = 1  # COLMAP's model id
 START = "points3D.ply"
 _POINT = np.dtype(  # 51 bytes, packed
     [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
@@ -44,14 +44,15 @@ class _Points:
 def write_colmap(scene: SceneExport) -> list[Path]:
     """Write cameras, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and return the files.
 
-    One PINHOLE camera for all images with the same size and K; ids start at 1, in the order of the views. Skew is not
+    One camera for all images with the same size and K, a PINHOLE unless the pictures are distorted;
+    ids start at 1, in the order of the views. Skew is not
     representable and left out. Raises OutputError.
     """
     folder, views, sparse = scene.directory / "sparse" / "0", scene.views, scene.sparse
-    cameras, camera_of = _shared_cameras(views)
+    cameras, camera_of = _shared_cameras(scene)
     poses = [_pose(view) for view in views]
     names = [scene.picture_name(view) for view in views]
-    points = _dense_points(scene.cloud, len(views)) if sparse is None else _sparse_points(sparse, len(views))
+    points = _dense_points(scene.cloud, len(views)) if sparse is None else _sparse_points(sparse, scene)
     contents = {
         "cameras.txt": _cameras_text(cameras),
         "cameras.bin": _cameras_binary(cameras),
@@ -67,13 +68,15 @@ def write_colmap(scene: SceneExport) -> list[Path]:
     return [*(folder / name for name in contents), folder / START]
 
 
-def _shared_cameras(views: Sequence[View]) -> tuple[list[tuple], list[int]]:
-    """The distinct (width, height, fx, fy, cx, cy) and, per view, the id (from 1) of its one."""
+def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:
+    """The distinct (model, width, height, parameters…) and, per view, the id (from 1) of its one."""
     ids: dict[tuple, int] = {}
     camera_of = []
-    for view in views:
-        K = view.K
-        camera = (view.width, view.height, *map(float, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])))
+    for view in scene.views:
+        K, lens = view.K, scene.lens(view)
+        model = "PINHOLE" if lens is None else lens.model
+        params = map(float, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])) if lens is None else lens.params
+        camera = (model, view.width, view.height, *params)
         camera_of.append(ids.setdefault(camera, len(ids) + 1))
     return list(ids), camera_of
 
@@ -96,7 +99,7 @@ def _dense_points(cloud: PointCloud, views: int) -> _Points:
     return _Points(points, [np.zeros((0, 2), np.uint32)] * count, [np.zeros(0, _OBSERVATION)] * views)
 
 
-def _sparse_points(sparse: SparseModel, views: int) -> _Points:
+def _sparse_points(sparse: SparseModel, scene: SceneExport) -> _Points:
     """All points of the model with their tracks; an image's observations are those of its points."""
     records = np.zeros(len(sparse), dtype=_POINT)
     records["id"] = np.arange(1, len(sparse) + 1)
@@ -104,11 +107,15 @@ def _sparse_points(sparse: SparseModel, views: int) -> _Points:
     records["track"] = np.bincount(sparse.point, minlength=len(sparse))
     observations = []
     place = np.zeros(len(sparse.image), np.int64)  # of each observation in its image
-    for i in range(views):
+    for i, view in enumerate(scene.views):
         mine = np.flatnonzero(sparse.image == i)
         place[mine] = np.arange(len(mine))
         seen = np.zeros(len(mine), _OBSERVATION)
-        seen["xy"], seen["point"] = sparse.pixel[mine], sparse.point[mine] + 1
+        lens = scene.lens(view)
+        pixels = sparse.pixel[mine]
+        if lens is not None:
+            pixels = lens.pixels(np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(view.K).T)
+        seen["xy"], seen["point"] = pixels, sparse.point[mine] + 1
         observations.append(seen)
     order = np.argsort(sparse.point, kind="stable")
     elements = np.stack([sparse.image[order] + 1, place[order]], axis=1).astype(np.uint32)
@@ -117,14 +124,17 @@ def _sparse_points(sparse: SparseModel, views: int) -> _Points:
 
 
 def _cameras_text(cameras: Sequence[tuple]) -> bytes:
-    lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[] (fx, fy, cx, cy)", f"# Number of cameras: {len(cameras)}"]
-    for number, (width, height, *params) in enumerate(cameras, 1):
-        lines.append(f"{number} PINHOLE {width} {height} {' '.join(map(repr, params))}")
+    lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]", f"# Number of cameras: {len(cameras)}"]
+    for number, (model, width, height, *params) in enumerate(cameras, 1):
+        lines.append(f"{number} {model} {width} {height} {' '.join(map(repr, params))}")
     return _text(lines)
 
 
 def _cameras_binary(cameras: Sequence[tuple]) -> bytes:
-    records = [struct.pack("<IiQQ4d", number, PINHOLE, *camera) for number, camera in enumerate(cameras, 1)]
+    records = [
+        struct.pack(f"<IiQQ{len(rest) - 2}d", number, MODEL_NAMES.index(model), *rest)
+        for number, (model, *rest) in enumerate(cameras, 1)
+    ]
     return struct.pack("<Q", len(cameras)) + b"".join(records)
 
 

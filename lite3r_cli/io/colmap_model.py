@@ -15,21 +15,19 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import InputError
+from ..scene.distortion import MODELS
 from ..scene.geometry import matrix_from_quaternion
 from ..scene.view import View
 from . import camera_fields as fields
 from .names import printable
 from .regular import BadImage, open_regular
 
-# id → (name, parameters in all, how many of them are focal lengths); then the principal point, then the rest
-_MODELS = {
-    0: ("SIMPLE_PINHOLE", 3, 1), 1: ("PINHOLE", 4, 2), 2: ("SIMPLE_RADIAL", 4, 1), 3: ("RADIAL", 5, 1),
-    4: ("OPENCV", 8, 2), 5: ("OPENCV_FISHEYE", 8, 2), 6: ("FULL_OPENCV", 12, 2), 7: ("FOV", 5, 2),
-    8: ("SIMPLE_RADIAL_FISHEYE", 4, 1), 9: ("RADIAL_FISHEYE", 5, 1), 10: ("THIN_PRISM_FISHEYE", 12, 2),
-    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16, 2), 12: ("SIMPLE_DIVISION", 4, 1), 13: ("DIVISION", 5, 2),
-    14: ("SIMPLE_FISHEYE", 3, 1), 15: ("FISHEYE", 4, 2), 16: ("EUCM", 6, 2), 17: ("EQUIRECTANGULAR", 2, 0),
-}  # fmt: skip
-_BY_NAME = {name: (name, count, focal) for name, count, focal in _MODELS.values()}
+MODEL_NAMES = (  # in the order of COLMAP's ids
+    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
+    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "SIMPLE_DIVISION",
+    "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR",
+)  # fmt: skip
+_COUNTS = {name: MODELS[name].count if name in MODELS else 2 for name in MODEL_NAMES}
 _MAX_NAME = 4096  # bytes, the longest path of common systems
 _LONGEST_LINE = 1 << 26  # of text: an image's observations stand in one line
 _QUATERNION_TOLERANCE = 1e-2
@@ -40,12 +38,7 @@ class _Camera:
     model: str
     width: int
     height: int
-    focal: tuple[float, ...]
-    centre: tuple[float, ...]
-    further: tuple[float, ...]
-
-    def intrinsics(self) -> np.ndarray:
-        return np.array([[self.focal[0], 0, self.centre[0]], [0, self.focal[-1], self.centre[1]], [0, 0, 1.0]])
+    params: tuple[float, ...]
 
 
 def read_colmap_model(folder: Path) -> list[View]:
@@ -72,7 +65,9 @@ def _view(path: Path, cameras: dict[int, _Camera], name: bytes, pose: tuple[floa
     camera = cameras.get(camera_id)
     if camera is None:
         raise InputError(f"{where}: its camera {camera_id} is not in the model")
-    fields.require_pinhole(where, camera.model, camera.further)
+    size = camera.width, camera.height
+    fields.require_size(where, size)
+    K, lens = fields.lens(where, camera.model, camera.params, size)
     w, x, y, z, *translation = pose
     quaternion = np.array([x, y, z, w])
     norm = np.linalg.norm(np.clip(quaternion, -2, 2))
@@ -80,16 +75,13 @@ def _view(path: Path, cameras: dict[int, _Camera], name: bytes, pose: tuple[floa
         raise InputError(f"{where}: its rotation is no unit quaternion")
     rotation = matrix_from_quaternion(quaternion / norm)
     cam_from_world = np.hstack([rotation, np.array(translation)[:, None]])
-    return fields.camera(where, text, (camera.width, camera.height), camera.intrinsics(), cam_from_world)
+    return fields.camera(where, text, size, K, cam_from_world, lens)
 
 
-def _made(where: str, model: tuple[str, int, int], width: int, height: int, values: tuple[float, ...]) -> _Camera:
-    name, count, focal = model
-    if len(values) != count:
-        raise InputError(f"{where}: a {name} camera has {count} parameters, not {len(values)}")
-    if focal == 0:
-        fields.require_pinhole(where, name, ())
-    return _Camera(name, width, height, values[:focal], values[focal : focal + 2], values[focal + 2 :])
+def _made(where: str, model: str, width: int, height: int, values: tuple[float, ...]) -> _Camera:
+    if len(values) != _COUNTS[model]:
+        raise InputError(f"{where}: a {model} camera has {_COUNTS[model]} parameters, not {len(values)}")
+    return _Camera(model, width, height, values)
 
 
 class _Reader:
@@ -138,10 +130,10 @@ def _cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
     for _ in range(reader.count(24)):
         number, model_id, width, height = reader.unpack("<IiQQ")
         where = f"{reader.where}: camera {number}"
-        model = _MODELS.get(model_id)
+        model = MODEL_NAMES[model_id] if 0 <= model_id < len(MODEL_NAMES) else None
         if model is None:
             raise InputError(f"{where}: is of model {model_id}, which COLMAP does not have: damaged, or too new")
-        yield number, _made(where, model, width, height, reader.unpack(f"<{model[1]}d"))
+        yield number, _made(where, model, width, height, reader.unpack(f"<{_COUNTS[model]}d"))
 
 
 def _images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
@@ -159,11 +151,9 @@ def _text_cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
             continue
         number, name, width, height, *values = _words(reader.where, line, 4)
         where = f"{reader.where}: camera {_whole(reader.where, number)}"
-        model = _BY_NAME.get(name.decode("latin-1"))
-        if model is None:
-            raise InputError(
-                f"{where}: is of model {printable(name.decode('latin-1'))[:40]}, which COLMAP does not have"
-            )
+        model = name.decode("latin-1")
+        if model not in _COUNTS:
+            raise InputError(f"{where}: is of model {printable(model)[:40]}, which COLMAP does not have")
         size = _whole(where, width), _whole(where, height)
         yield _whole(where, number), _made(where, model, *size, tuple(_float(where, value) for value in values))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
+from ..scene.distortion import DistortedCamera
 from ..scene.geometry import invert_pose
 from ..scene.view import View
 from . import camera_fields as fields
@@ -22,14 +23,21 @@ from .names import printable
 from .nerfstudio import OPENGL_AXES
 
 _COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
-_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_KEYS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # of distortion, in the order of OpenCV and FULL_OPENCV
+# transforms.json's camera models: COLMAP's with the keys of their parameters. What has a k3 is a FULL_OPENCV camera.
+_MODELS: dict[str, tuple[str, ...]] = {
+    "SIMPLE_PINHOLE": (), "PINHOLE": (), "SIMPLE_RADIAL": ("k1",), "RADIAL": ("k1", "k2"), "OPENCV": _KEYS[:4],
+    "FULL_OPENCV": _KEYS, "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"), "SIMPLE_RADIAL_FISHEYE": ("k1",),
+    "RADIAL_FISHEYE": ("k1", "k2"), "SIMPLE_FISHEYE": (), "FISHEYE": (),
+}  # fmt: skip
 
 
 def read_known_cameras(path: Path) -> list[View]:
     """The views at `path`, without depth: a cameras.json, a transforms.json, a folder that holds one of them, or a
     COLMAP model (also in sparse/0 or sparse). Names are file names, with folders where names occur twice without them.
 
-    Raises UsageError for a path that is nothing of the kind, InputError for what is malformed or not a pinhole camera.
+    Raises UsageError for a path that is nothing of the kind, InputError for what is malformed.
+    A camera that bends lines is in `lens`, and K is what remains without that.
     """
     path = Path(path)
     if path.is_dir():
@@ -102,19 +110,38 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
         raise InputError(f"{where}: camera_model has to be the name of one, e.g. PINHOLE")
     if entry.get("is_fisheye"):
         model = "OPENCV_FISHEYE"
-    fields.require_pinhole(where, printable(model)[:40], [fields.number(where, entry, key, 0) for key in _DISTORTION])
     width, height = fields.side(where, entry, "w"), fields.side(where, entry, "h")
     focal_x = _focal(where, entry, "fl_x", "camera_angle_x", width)
     focal_y = _focal(where, entry, "fl_y", "camera_angle_y", height, focal_x)
     centre = fields.number(where, entry, "cx", width / 2), fields.number(where, entry, "cy", height / 2)
-    K = np.array([[focal_x, 0, centre[0]], [0, focal_y, centre[1]], [0, 0, 1.0]])
+    K, lens = _lens(where, entry, model, (focal_x, focal_y, *centre), (width, height))
     world_from_cam = fields.matrix(where, entry, "transform_matrix", (4, 4), (3, 4))
     if len(world_from_cam) == 4 and not np.array_equal(world_from_cam[3], (0, 0, 0, 1)):
         raise InputError(f"{where}: transform_matrix has to end in the row 0 0 0 1")
     world_from_cam = world_from_cam[:3].copy()
     fields.require_rotation(where, world_from_cam[:, :3], "transform_matrix")
     world_from_cam[:, :3] *= OPENGL_AXES
-    return fields.camera(where, printable(file), (width, height), K, invert_pose(world_from_cam))
+    return fields.camera(where, printable(file), (width, height), K, invert_pose(world_from_cam), lens)
+
+
+def _lens(
+    where: str, entry: dict[str, Any], model: str, pinhole: tuple[float, ...], size: tuple[int, int]
+) -> tuple[np.ndarray, DistortedCamera | None]:
+    """K and lens, see `camera_fields.lens`; all models with two focal lengths, which these files always have."""
+    values = {key: fields.number(where, entry, key, 0) for key in _KEYS}
+    if model not in _MODELS:
+        return fields.lens(where, printable(model)[:40], pinhole, size)  # says what is known
+    fisheye = model.endswith("FISHEYE")
+    if model == "OPENCV" and values["k3"]:
+        model = "FULL_OPENCV"
+    unused = [key for key, value in values.items() if value and key not in _MODELS[model]]
+    if unused:
+        raise InputError(f"{where}: a {model} camera has no {', '.join(unused)}; camera_model has to fit them")
+    if fisheye:
+        return fields.lens(where, "OPENCV_FISHEYE", (*pinhole, *(values[f"k{i}"] for i in (1, 2, 3, 4))), size)
+    if any(values[key] for key in _KEYS[4:]):
+        return fields.lens(where, "FULL_OPENCV", (*pinhole, *values.values()), size)
+    return fields.lens(where, "OPENCV", (*pinhole, *(values[key] for key in _KEYS[:4])), size)
 
 
 def _focal(where: str, entry: dict[str, Any], key: str, angle: str, pixels: int, default: float | None = None) -> float:

@@ -122,6 +122,10 @@ class ImageSet:
         record = self.records[i]
         return None if record.mask is None else load_mask(record.mask, record.width, record.height, record.orientation)
 
+    def stored(self) -> ImageSet:
+        """The set whose pictures are as the files hold them, upright."""
+        return self
+
     def as_stored(self, i: int) -> bool:
         """Whether the picture that `read` gives is the file's, pixel by pixel."""
         return True

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import UsageError
 from ..scene import geometry
+from ..scene.distortion import DistortedCamera
 from ..scene.geometry import invert_pose
 from ..scene.view import PointCloud, View
 from .files import write_json
@@ -16,6 +18,14 @@ from .scene_export import SceneExport
 POINTS = "sparse_pc.ply"
 NGP_BOX = 4  # side of instant-ngp's box, in its units; a power of two
 NGP_SIDE = 3.0  # side of the scene in it
+# COLMAP's models that transforms.json can say: its name for them, and the keys of their last parameters
+_MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "SIMPLE_RADIAL": ("OPENCV", ("k1",)), "RADIAL": ("OPENCV", ("k1", "k2")),
+    "OPENCV": ("OPENCV", ("k1", "k2", "p1", "p2")), "SIMPLE_FISHEYE": ("OPENCV_FISHEYE", ()),
+    "FISHEYE": ("OPENCV_FISHEYE", ()), "SIMPLE_RADIAL_FISHEYE": ("OPENCV_FISHEYE", ("k1",)),
+    "RADIAL_FISHEYE": ("OPENCV_FISHEYE", ("k1", "k2")),
+    "OPENCV_FISHEYE": ("OPENCV_FISHEYE", ("k1", "k2", "k3", "k4")),
+}  # fmt: skip
 OPENGL_AXES = np.array([1.0, -1.0, -1.0])  # of OpenCV's
 
 
@@ -24,11 +34,11 @@ def write_nerfstudio(scene: SceneExport) -> list[Path]:
 
     Only the cameras' axes are OpenGL: the world frame stays that of the PLY file. All paths are relative to the folder.
     For instant-ngp, `scale`, `offset` and `aabb_scale` put the points into its box, and `up` says that -y is up.
-    Raises OutputError.
+    Raises OutputError, and UsageError for distorted pictures that the file cannot describe.
     """
+    model = _model(scene)
     frames = []
     for view in scene.views:
-        K = view.K
         pose = np.eye(4)
         pose[:3] = invert_pose(view.cam_from_world)
         pose[:3, :3] *= OPENGL_AXES
@@ -37,24 +47,44 @@ def write_nerfstudio(scene: SceneExport) -> list[Path]:
                 "file_path": scene.picture(view),
                 **({"mask_path": scene.masks[view.name]} if view.name in scene.masks else {}),
                 **_depth(scene, view),
-                "fl_x": float(K[0, 0]),
-                "fl_y": float(K[1, 1]),
-                "cx": float(K[0, 2]),
-                "cy": float(K[1, 2]),
+                **_intrinsics(scene.lens(view), view.K),
                 "w": view.width,
                 "h": view.height,
                 "transform_matrix": pose.tolist(),
             }
         )
     write_ply(scene.directory / POINTS, _start(scene))
-    document = {"camera_model": "PINHOLE", "ply_file_path": POINTS, **_box(scene), "frames": frames}
+    document = {"camera_model": model, "ply_file_path": POINTS, **_box(scene), "frames": frames}
     write_json(scene.directory / "transforms.json", document)
     return [scene.directory / "transforms.json", scene.directory / POINTS]
 
 
+def _model(scene: SceneExport) -> str:
+    """The camera model that stands for all pictures. Raises UsageError where none does."""
+    lenses = [lens for lens in map(scene.lens, scene.views) if lens is not None]
+    models = {_MODELS.get(lens.model, ("", ()))[0] for lens in lenses}
+    if not models:
+        return "PINHOLE"
+    if models in ({"OPENCV"}, {"OPENCV_FISHEYE"}) and (len(lenses) == len(scene.views) or models == {"OPENCV"}):
+        return models.pop()
+    names = ", ".join(sorted({lens.model for lens in lenses}))
+    raise UsageError(f"--keep-distortion: transforms.json cannot say {names}; leave it out, or write --format colmap")
+
+
+def _intrinsics(lens: DistortedCamera | None, K: np.ndarray) -> dict[str, float]:
+    """fl_x, fl_y, cx, cy, and of a distorted picture its k1, k2, …"""
+    values = {"fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
+    if lens is not None:
+        values = dict(zip(("fl_x", "fl_y", "cx", "cy"), (*lens.focal, *lens.centre), strict=True))
+        keys = _MODELS[lens.model][1]
+        values |= dict.fromkeys(("k1", "k2", "k3", "k4", "p1", "p2"), 0.0)
+        values |= dict(zip(keys, lens.params[len(lens.params) - len(keys) :], strict=True))
+    return {key: float(value) for key, value in values.items()}
+
+
 def _depth(scene: SceneExport, view: View) -> dict[str, object]:
     """`depth_file_path`, and what a stored value has to be multiplied with to be depth in scene units."""
-    if view.name not in scene.depths:
+    if view.name not in scene.depths or scene.lens(view) is not None:  # a depth map is always a pinhole's
         return {}
     path, scale = scene.depths[view.name]
     return {"depth_file_path": path, "depth_unit_scale_factor": 1 / scale}

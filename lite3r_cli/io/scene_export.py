@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..scene.distortion import DistortedCamera
 from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.geometry import Similarity
 from ..scene.sparse_points import SparseModel
@@ -33,6 +34,11 @@ class SceneExport:
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
     make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud
+    distorted: bool = False  # pictures and masks are as the lenses took them, see `View.lens`
+
+    def lens(self, view: View) -> DistortedCamera | None:
+        """The lens of a view's picture as it lies in the export; None where that is a pinhole's with `view.K`."""
+        return view.lens if self.distorted else None
 
     def time(self, index: int) -> str:
         """When view `index` was taken, in seconds; its index where that is not known."""

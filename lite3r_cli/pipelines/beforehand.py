@@ -21,6 +21,7 @@ from ..io.tum import read_tum
 from ..scene.priors import CameraPriors, FocalPrior
 from ..scene.view import View
 from ..world.focal import FocalAnswer, StatedFocal, focal_from_metadata, require_one_size
+from ..world.undistort import Undistortion, undistorted_view
 
 _TIME_TOLERANCE = 0.02  # seconds between a trajectory's time and that in a picture's name
 EXACT = 0.002  # relative: what a calibration leaves
@@ -45,7 +46,7 @@ class Beforehand:
         intrinsics = [] if file is None else read_intrinsics(file)
         if path is not None and path.is_file() and path.suffix.lower() in (".txt", ".tum", ".csv"):
             return cls(config, trajectory=read_tum(path), intrinsics=intrinsics)
-        cameras = {} if path is None else {view.name: view for view in read_known_cameras(path)}
+        cameras = {} if path is None else {view.name: _straight(path, view) for view in read_known_cameras(path)}
         return cls(config, cameras, intrinsics=intrinsics)
 
     def priors(self, records: Sequence[ImageRecord]) -> CameraPriors:
@@ -59,6 +60,16 @@ class Beforehand:
                 f"{self.config.cameras}: has a camera for none of the pictures ({records[0].name}, …); it has {some}"
             )
         return CameraPriors(tuple(self._focal(records, cameras)), tuple(poses))
+
+    def lenses(self, records: Sequence[ImageRecord]) -> dict[str, Undistortion]:
+        """By name, of the pictures whose known camera bends lines. Raises InputError for one of another size."""
+        found: dict[str, Undistortion] = {}
+        for record in records:
+            view = find_camera(self.cameras, record.name)
+            if view is not None and view.lens is not None:
+                self._require_size(view, record)
+                found[record.name] = Undistortion(view.lens)
+        return found
 
     def _poses(self, records: Sequence[ImageRecord], cameras: Sequence[View | None]) -> list[np.ndarray | None]:
         if self.trajectory:
@@ -96,6 +107,16 @@ class Beforehand:
                 f"{self.config.cameras}: says that {record.name} has {view.width}x{view.height} pixels, "
                 f"but it has {record.width}x{record.height}: correct width, height and K"
             )
+
+
+def _straight(path: Path, view: View) -> View:
+    """A known camera that bends lines as that of the undistorted picture. Raises InputError where none can be made."""
+    if view.lens is None:
+        return view
+    try:
+        return undistorted_view(view, Undistortion(view.lens))
+    except InputError as error:
+        raise InputError(f"{path}: {view.name[:80]}: {error}") from error
 
 
 def _exactly(K: np.ndarray, source: str, fixed: bool) -> FocalPrior:

@@ -26,6 +26,7 @@ from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
 from ..scene import geometry, metrics
 from ..scene.view import View, known_depth
+from ..world.undistort import UndistortedImages, Undistortion
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -153,7 +154,12 @@ def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
                 f"{path}: has {record.width}x{record.height} pixels, but {folder / 'cameras.json'} says "
                 f"{view.width}x{view.height}: correct width, height and K"
             )
-    return Scene(folder, images, [position[path] for path in paths])
+    lenses = {
+        images.records[position[path]].name: Undistortion(view.lens)
+        for path, view in zip(paths, views, strict=True)
+        if view.lens is not None
+    }
+    return Scene(folder, UndistortedImages.through(images, lenses), [position[path] for path in paths])
 
 
 def scene_names(folders: Sequence[Path]) -> list[str]:

@@ -35,6 +35,7 @@ from ..scene.sparse_points import SparseModel
 from ..scene.view import View
 from ..stopping import responsive
 from ..world.known import back_into_given, place
+from ..world.undistort import UndistortedImages
 from . import known_cameras
 from .as_views import to_views
 from .bars import Bars, find_bars, fit_between
@@ -179,6 +180,7 @@ class Predictor:
         any usable image. Raises MemoryLimitError when the device's memory does not suffice.
         """
         progress = progress or Progress()
+        images = self.as_pinholes(images)
         pictures = self.read(images, progress, indices=indices, strict=strict)
         return self.refine(images, self.predict_pictures(images, pictures, progress), progress)
 
@@ -250,6 +252,10 @@ class Predictor:
             account=refined.account,
             warnings=warnings,
         )
+
+    def as_pinholes(self, images: ImageSet) -> ImageSet:
+        """The set in which pictures whose known cameras bend lines are read undistorted; all else wants this one."""
+        return UndistortedImages.through(images, self.beforehand.lenses([*images.records, *images.spares]))
 
     def read(
         self,

@@ -106,6 +106,7 @@ class SceneRun:
     def read(self, predictor: Predictor) -> None:
         """Decode them."""
         self._check()
+        self.images = predictor.as_pinholes(self.images)
         self.pictures = _read(self.config, predictor, self.images, self.progress, self._tell)
 
     def predict(self, predictor: Predictor) -> None:
@@ -196,6 +197,7 @@ def make_scene(
         told.append(text)
         warn(text)
 
+    images = predictor.as_pinholes(images)
     pictures = _read(config, predictor, images, progress, tell)
     predicted = _predict(config, images, predictor, pictures, progress, tell)
     return _finish(config, images, predictor, predicted, progress, tell, told)
@@ -265,12 +267,10 @@ def _finish(
     left_out, untied = ([predicted.indices[k] for k in which] for which in (grouping.left_out, grouping.untied))
     seed, ran = config.predict.seed, predicted.ran
     facts = run_info(seed, predictor, images, parts, left_out, untied, ran, told, progress)
-    scenes = [
-        Scene(
-            config, p.cloud, facts, predictor.fingerprint, _undistorted(images, p.predictions), p.predictions, p.level
-        )
-        for p in parts
-    ]
+    scenes = []
+    for p in parts:
+        shown, told_lenses = _undistorted(images, p.predictions), _with_known_lenses(images, p.predictions)
+        scenes.append(Scene(config, p.cloud, facts, predictor.fingerprint, shown, told_lenses, p.level))
     return replace(scenes[0], parts=tuple(scenes[1:]))
 
 
@@ -351,6 +351,15 @@ def _fuse_part(
 def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:
     """The pictures as the views describe them."""
     return UndistortedImages.of(images, found.views, found.indices)
+
+
+def _with_known_lenses(images: ImageSet, found: Predictions) -> Predictions:
+    """The predictions with the lenses of pictures that were undistorted when they were read, for the files to tell."""
+    if not isinstance(images, UndistortedImages):
+        return found
+    lenses = {name: lens.camera for name, lens in images.lenses.items()}
+    views = [replace(view, lens=view.lens or lenses.get(view.name)) for view in found.views]
+    return replace(found, views=views)
 
 
 def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet:

@@ -131,8 +131,10 @@ def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
 
 
 def _with_pictures(export: SceneExport, scene: Scene, which: Sequence[int]) -> SceneExport:
-    exported = export_pictures(export.directory, scene.images, [scene.predictions.indices[i] for i in which])
-    return replace(export, pictures=exported.pictures, masks=exported.masks)
+    keep = scene.config.keep_distortion
+    images = scene.images.stored() if keep else scene.images
+    exported = export_pictures(export.directory, images, [scene.predictions.indices[i] for i in which])
+    return replace(export, pictures=exported.pictures, masks=exported.masks, distorted=keep)
 
 
 def _times(scene: Scene) -> dict[str, float]:

@@ -6,6 +6,7 @@ the axis (Kannala & Brandt, PAMI 2006), so that they reach beyond 180 degrees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +16,13 @@ from ..errors import InputError
 
 _STEPS = 2000  # in which the reach of a model is looked for
 _ROUNDS = 8  # of taking the tangential part away
+_NEWTON = 20
 _STEP = 1e-5  # of a numerical slope
 _MOST_RADIUS = 12.0  # tangent of the angle to the axis up to which a pinhole-like model is asked: 85 degrees
+
+
+_Curve = Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
+_Prism = Callable[[np.ndarray, np.ndarray, tuple[float, ...]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,51 @@ class _Model:
     radial: tuple[int, ...] = ()  # places, after the principal point, of k of r², r⁴ …
     below: tuple[int, ...] = ()  # of those in the denominator
     tangential: tuple[int, ...] = ()  # of p1, p2
+    curve: _Curve | None = None  # by what a radius grows, where that is no polynomial
+    prism: _Prism | None = None  # how a point bends whose radius is the angle, where that is not radial
+    further: int = 0  # parameters of `curve` or `prism`
 
     @property
     def count(self) -> int:
-        return self.focal + 2 + len(self.radial) + len(self.below) + len(self.tangential)
+        return self.focal + 2 + len(self.radial) + len(self.below) + len(self.tangential) + self.further
+
+
+def _field_of_view(r: np.ndarray, p: tuple[float, ...]) -> np.ndarray:
+    """Devernay and Faugeras (MVA 2001)."""
+    r = np.maximum(np.abs(r), 1e-9)
+    return np.arctan(2 * r * np.tan(p[0] / 2)) / (p[0] * r) if abs(p[0]) > 1e-8 else np.ones_like(r)
+
+
+def _division(r: np.ndarray, p: tuple[float, ...]) -> np.ndarray:
+    """r = d / (1 + k d²) (Fitzgibbon, CVPR 2001), solved for d; NaN where the lens sees no such r."""
+    return 2 / (1 + np.sqrt(1 - 4 * p[0] * r**2))
+
+
+def _unified(r: np.ndarray, p: tuple[float, ...]) -> np.ndarray:
+    """The extended unified model (Khomutenko et al., RA-L 2016)."""
+    return 1 / (p[0] * np.sqrt(p[1] * r**2 + 1) + 1 - p[0])
+
+
+def _thin_prism(u: np.ndarray, v: np.ndarray, p: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    k1, k2, p1, p2, k3, k4, sx, sy = p
+    rr = u * u + v * v
+    radial = 1 + rr * (k1 + rr * (k2 + rr * (k3 + rr * k4)))
+    return (
+        u * radial + 2 * p1 * u * v + p2 * (rr + 2 * u * u) + sx * rr,
+        v * radial + 2 * p2 * u * v + p1 * (rr + 2 * v * v) + sy * rr,
+    )
+
+
+def _aria(u: np.ndarray, v: np.ndarray, p: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    tt = u * u + v * v
+    radial = 1 + sum((k * tt**n for n, k in enumerate(p[:6], 1)), np.zeros_like(tt))
+    u, v = u * radial, v * radial
+    p0, p1, s0, s1, s2, s3 = p[6:]
+    rr = u * u + v * v
+    return (
+        u + (2 * u * u + rr) * p0 + 2 * u * v * p1 + rr * (s0 + s1 * rr),
+        v + (2 * v * v + rr) * p1 + 2 * u * v * p0 + rr * (s2 + s3 * rr),
+    )
 
 
 MODELS: dict[str, _Model] = {
@@ -42,6 +89,14 @@ MODELS: dict[str, _Model] = {
     "SIMPLE_RADIAL_FISHEYE": _Model(1, True, (0,)),
     "RADIAL_FISHEYE": _Model(1, True, (0, 1)),
     "OPENCV_FISHEYE": _Model(2, True, (0, 1, 2, 3)),
+    "SIMPLE_FISHEYE": _Model(1, True),
+    "FISHEYE": _Model(2, True),
+    "FOV": _Model(2, False, curve=_field_of_view, further=1),
+    "SIMPLE_DIVISION": _Model(1, False, curve=_division, further=1),
+    "DIVISION": _Model(2, False, curve=_division, further=1),
+    "EUCM": _Model(2, False, curve=_unified, further=2),
+    "THIN_PRISM_FISHEYE": _Model(2, True, prism=_thin_prism, further=8),
+    "RAD_TAN_THIN_PRISM_FISHEYE": _Model(2, True, prism=_aria, further=12),
 }
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 
@@ -105,6 +160,8 @@ class DistortedCamera:
                 r = np.arctan2(across, z)
                 scale = np.where(across > 1e-12, self._bent(r) / np.maximum(across, 1e-12), 1 / np.maximum(z, 1e-12))
                 u, v = x * scale, y * scale
+                if model.prism is not None:
+                    u, v = model.prism(u, v, self.coefficients)
             else:
                 x, y = np.where(z > 0, x / z, np.nan), np.where(z > 0, y / z, np.nan)
                 r = np.hypot(x, y)
@@ -119,6 +176,8 @@ class DistortedCamera:
         """Directions (N, 3), unit length, of pixels (N, 2); NaN where no direction leads."""
         model = MODELS[self.model]
         seen = (np.asarray(pixels, np.float64) - self.centre) / self.focal
+        if model.prism is not None:
+            return self._prism_rays(seen)
         bend = np.zeros_like(seen)
         for _ in range(_ROUNDS if model.tangential else 1):
             bent = seen - bend
@@ -131,6 +190,26 @@ class DistortedCamera:
             return np.concatenate([axis * np.sin(r)[:, None], np.cos(r)[:, None]], axis=1)
         rays = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+    def _prism_rays(self, seen: np.ndarray) -> np.ndarray:
+        """`rays` of a model with `prism`, by Newton's method in its plane."""
+        flat = seen.copy()
+        for _ in range(_NEWTON):
+            bent = self._prism(flat)
+            slopes = [(self._prism(flat + _STEP * axis) - bent) / _STEP for axis in np.eye(2)]
+            jacobian = np.stack(slopes, axis=2) + 1e-12 * np.eye(2)
+            flat = flat + np.linalg.solve(jacobian, (seen - bent)[..., None])[..., 0]
+        angle = np.linalg.norm(flat, axis=1)
+        off = np.linalg.norm(self._prism(flat) - seen, axis=1)
+        angle = np.where((off < 1e-6) & (angle <= self._reach), angle, np.nan)
+        axis = flat / np.maximum(angle, 1e-12)[:, None]
+        return np.concatenate([axis * np.sin(angle)[:, None], np.cos(angle)[:, None]], axis=1)
+
+    def _prism(self, flat: np.ndarray) -> np.ndarray:
+        """Points (N, 2) whose radius is the angle, as a model with `prism` bends them."""
+        prism = MODELS[self.model].prism
+        assert prism is not None
+        return np.stack(prism(flat[:, 0], flat[:, 1], self.coefficients), axis=1)
 
     def _straight(self, bent: np.ndarray) -> np.ndarray:
         """The radius (or angle) of bent ones (N,): out of a table, then by Newton's method; NaN beyond the reach."""
@@ -149,6 +228,9 @@ class DistortedCamera:
     def _factor(self, r: np.ndarray) -> np.ndarray:
         """By what a radius grows."""
         model = MODELS[self.model]
+        if model.curve is not None:
+            with np.errstate(all="ignore"):
+                return model.curve(r, self.coefficients)
         above, below = (
             sum((k * r ** (2 * n) for n, k in enumerate(self._coefficients(places), 1)), np.ones_like(r))
             for places in (model.radial, model.below)
@@ -167,5 +249,13 @@ class DistortedCamera:
     def _reach(self) -> float:
         """Radius (or angle, of a fisheye) up to which the bent one grows."""
         r = np.linspace(0, np.pi if MODELS[self.model].fisheye else _MOST_RADIUS, _STEPS)
-        falls = np.flatnonzero(~(np.diff(self._bent(r)) > 0))
+        falls = np.flatnonzero(~(np.diff(self._along_axes(r)) > 0).all(axis=0))
         return float(r[falls[0]] if len(falls) else r[-1])
+
+    def _along_axes(self, r: np.ndarray) -> np.ndarray:
+        """Bent radii (directions, R) of radii or angles (R,): in one direction where all are the same."""
+        prism = MODELS[self.model].prism
+        if prism is None:
+            return self._bent(r)[None]
+        turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)[:, None]
+        return np.hypot(*prism(r * np.cos(turns), r * np.sin(turns), self.coefficients))

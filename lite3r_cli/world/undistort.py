@@ -77,31 +77,43 @@ def undistorted(rgb: np.ndarray, view: View) -> np.ndarray:
 class UndistortedImages(ImageSet):
     """An image set of which some pictures are read undistorted, masks included."""
 
-    lenses: Mapping[int, Undistortion] = field(default_factory=dict)
+    lenses: Mapping[str, Undistortion] = field(default_factory=dict)  # by the picture's name
+    inner: ImageSet = field(default_factory=lambda: ImageSet([]))  # that reads them as they are
 
     @classmethod
     def of(cls, images: ImageSet, views: Sequence[View], indices: Sequence[int]) -> ImageSet:
         """The set in which views[j] is of picture indices[j]: those with a lens are read undistorted."""
-        lenses = {i: Undistortion(view.lens) for view, i in zip(views, indices, strict=True) if view.lens is not None}
+        pairs = zip(views, indices, strict=True)
+        lenses = {images.records[i].name: Undistortion(view.lens) for view, i in pairs if view.lens is not None}
+        return cls.through(images, lenses)
+
+    @classmethod
+    def through(cls, images: ImageSet, lenses: Mapping[str, Undistortion]) -> ImageSet:
+        """The set in which the pictures of these names are read undistorted; what was so before is not twice."""
         if not lenses:
             return images
+        if isinstance(images, UndistortedImages):
+            lenses = {**images.lenses, **lenses}
         shared = {name: getattr(images, name) for name in ImageSet.__dataclass_fields__}
-        return cls(**shared, lenses=lenses)
+        return cls(**shared, lenses=lenses, inner=images.stored())
 
     def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
-        picture = super().read_picture(i, least)
-        lens = self.lenses.get(i)
+        picture = self.inner.read_picture(i, least)
+        lens = self.lenses.get(self.records[i].name)
         if lens is None:
             return picture
         opaque = None if picture.opaque is None else lens.mask(picture.opaque)
         return replace(picture, rgb=lens.picture(picture.rgb), opaque=opaque)
 
     def _drawn_mask(self, i: int) -> np.ndarray | None:
-        mask, lens = super()._drawn_mask(i), self.lenses.get(i)
+        mask, lens = self.inner._drawn_mask(i), self.lenses.get(self.records[i].name)
         return mask if mask is None or lens is None else lens.mask(mask)
 
+    def stored(self) -> ImageSet:
+        return self.inner
+
     def as_stored(self, i: int) -> bool:
-        return i not in self.lenses
+        return self.records[i].name not in self.lenses and self.inner.as_stored(i)
 
 
 @lru_cache(maxsize=16)

@@ -56,11 +56,12 @@ def read(folder, document, name="transforms.json"):
         ({"transform_matrix": [*EYE[:3], [0, 0, 1, 1]]}, "0 0 0 1"),
         ({"file_path": 7}, "file_path"),
         ({"file_path": "a\0b"}, "file_path"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE camera is not a pinhole"),
+        ({"camera_model": "THIN_PRISM"}, "THIN_PRISM camera is not known"),
         ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR"),
         ({"camera_model": ["PINHOLE"]}, "camera_model"),
-        ({"is_fisheye": True}, "FISHEYE"),
-        ({"k3": 0.01}, "lens distortion"),
+        ({"is_fisheye": True, "p1": 0.1}, "OPENCV_FISHEYE camera has no p1"),
+        ({"camera_model": "PINHOLE", "k1": 0.01}, "PINHOLE camera has no k1"),
+        ({"k4": 0.01}, "OPENCV camera has no k4"),
         ({"camera_model": "\x1b[2J"}, "camera"),
     ],
 )
@@ -174,8 +175,9 @@ def test_values_of_a_binary_model(model, name, at, layout, value, word):
 @pytest.mark.parametrize(
     "line, word",
     [
-        ("1 OPENCV_FISHEYE 48 36 50 50 24 18 0 0 0 0", "OPENCV_FISHEYE camera is not a pinhole"),
-        ("1 SIMPLE_RADIAL 48 36 50 24 18 0.1", "lens distortion"),
+        ("1 OPENCV_FISHEYE 48 36 50 50 24 18 0 0 0", "8 parameters, not 7"),
+        ("1 OPENCV_FISHEYE 48 36 50 50 24 18 nan 0 0 0", "not finite"),
+        ("1 SIMPLE_RADIAL 99999999 36 50 24 18 0.1", "does not exist"),
         ("1 PINHOLE 48 36 50 50 24", "4 parameters, not 3"),
         ("1 PINHOLE 48 36 50 nan 24 18", "not finite"),
         ("1 PINHOLE -48 36 50 50 24 18", "no whole number"),

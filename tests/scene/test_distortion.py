@@ -19,6 +19,14 @@ COEFFICIENTS = {
     "SIMPLE_RADIAL_FISHEYE": [-0.03],
     "RADIAL_FISHEYE": [-0.03, 0.004],
     "OPENCV_FISHEYE": [-0.03, 0.01, -0.004, 0.001],
+    "SIMPLE_FISHEYE": [],
+    "FISHEYE": [],
+    "FOV": [0.6],
+    "SIMPLE_DIVISION": [-0.1],
+    "DIVISION": [0.08],
+    "EUCM": [0.6, 1.1],
+    "THIN_PRISM_FISHEYE": [0.02, -0.01, 0.001, 0.002, 0.003, -0.001, 0.002, -0.001],
+    "RAD_TAN_THIN_PRISM_FISHEYE": [0.02, -0.01, 0.003, 0.001, 0.0, -0.001, 0.001, 0.002, 0.001, -0.001, 0.002, 0.001],
 }
 
 
@@ -59,7 +67,7 @@ def test_a_fisheye_sees_beyond_a_right_angle():
 
 
 def test_unknown_models_and_wrong_counts_are_named():
-    with pytest.raises(InputError, match="camera model FOV"):
-        DistortedCamera("FOV", (1.0,), 10, 10)
+    with pytest.raises(InputError, match="camera model POV"):
+        DistortedCamera("POV", (1.0,), 10, 10)
     with pytest.raises(InputError, match="SIMPLE_RADIAL has 4 parameters, not 3"):
         DistortedCamera("SIMPLE_RADIAL", (1.0, 2.0, 3.0), 10, 10)
