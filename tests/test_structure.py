@@ -94,3 +94,38 @@ def test_files_are_short() -> None:
 def test_a_file_name_occurs_once() -> None:
     names = Counter(path.name for path in modules() if path.stem != "__init__" and top(path) not in PARALLEL)
     assert not {name for name, count in names.items() if count > 1} - REPEATED
+
+
+DOCUMENTED = ("scene", "attention", "quant", "networks")  # every public function, class and method has a docstring
+
+
+def without_docstring(path: Path) -> Iterator[str]:
+    """The public functions, classes and methods of a file that have none; `forward` is its class's."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield node.name
+        methods = [
+            m for m in getattr(node, "body", []) if isinstance(node, ast.ClassDef) and isinstance(m, ast.FunctionDef)
+        ]
+        for method in methods:
+            own = not method.name.startswith("_") and method.name not in ("forward", "extra_repr")
+            if own and ast.get_docstring(method) is None:
+                yield f"{node.name}.{method.name}"
+
+
+def test_what_is_public_explains_itself() -> None:
+    missing = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for package in DOCUMENTED
+        for path in sorted((PACKAGE / package).rglob("*.py"))
+        for name in without_docstring(path)
+    }
+    assert not missing
+
+
+def test_what_the_library_offers_explains_itself() -> None:
+    import lite3r_cli
+
+    assert not [name for name in lite3r_cli.__all__ if name != "__version__" and not getattr(lite3r_cli, name).__doc__]

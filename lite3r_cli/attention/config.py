@@ -124,10 +124,12 @@ class SparseConfig:
         return replace(self, layers=(), keep_ratios=(), mix="sum") == SparseConfig(()) and not self.keep_ratios
 
     def to_json(self) -> str:
+        """As it stands in a checkpoint's metadata."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SparseConfig:
+        """From what `to_json` wrote. Raises UsageError for settings that cannot be, TypeError for unknown ones."""
         sequences = {name: tuple(values[name]) for name in ("layers", "keep_ratios") if name in values}
         return cls(**{**values, **sequences})
 

@@ -79,8 +79,10 @@ def _reference(
         own = torch.eye(keys.blocks, dtype=torch.bool, device=known.device).repeat_interleave(columns, 1)
         own = own & known  # (blocks, tokens)
         summary = blocks.linear.repeat_interleave(rows, 2)[..., None] & own
-    parts = both_branches(*(t.flatten(2, 3) for t in (q, k, v)), critical, linear.expand_as(critical), feature, summary)
-    return tuple((part * there).unflatten(2, layout.index.shape) for part in parts)
+    sparse, far = both_branches(
+        q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), critical, linear.expand_as(critical), feature, summary
+    )
+    return (sparse * there).unflatten(2, layout.index.shape), (far * there).unflatten(2, layout.index.shape)
 
 
 def _triton(

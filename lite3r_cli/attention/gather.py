@@ -11,6 +11,9 @@ CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # of the keys gathered at a time
 
 
 def chunks(columns: Tensor, tile: int, width: int) -> Iterator[slice]:
+    """Slices of the rows of `columns` (R, kept), so short that their keys, `tile` tokens of `width` each, stay in the
+    cache.
+    """
     rows, kept = columns.shape
     step = max(1, CHUNK_ELEMENTS.get(columns.device.type, 2**24) // (kept * tile * width))
     if columns.device.type == "cpu":
@@ -26,6 +29,6 @@ def gather(table: Tensor, columns: Tensor, buffer: Tensor | None = None) -> Tens
     return picked.view(len(columns), 1, -1, table.shape[-1])
 
 
-def gathered_bias(mask: Tensor | None, columns: Tensor) -> Tensor | None:
-    """Additive mask (all, T) of the tiles at `columns` → (R, 1, 1, kept·T)."""
-    return None if mask is None else mask.index_select(0, columns.flatten()).view(len(columns), 1, 1, -1)
+def gathered_bias(mask: Tensor, columns: Tensor) -> Tensor:
+    """Additive mask (all, T) of the tiles at `columns` (R, kept) → (R, 1, 1, kept·T)."""
+    return mask.index_select(0, columns.flatten()).view(len(columns), 1, 1, -1)

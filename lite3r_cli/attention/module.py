@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lite3r_cli.attention.config import Formula, SparseConfig
 from lite3r_cli.attention.dispatch import choose_backend, packed_sparse_linear, sparse_linear
 from lite3r_cli.attention.packed import PackedPlan, packed_plan
-from lite3r_cli.attention.reference import sparse_linear_attention
+from lite3r_cli.attention.reference import dense_and_linear
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.seen import Seen
@@ -83,6 +83,9 @@ class SparseLinearAttention(Attention):
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Sparse-linear attention over (B, H, N, D) each, in the form that was chosen for this call; `keys` (M,) are
+        the only ones that count, None = all. Raises ValueError where `set_frames` told of other tokens.
+        """
         if keys is not None:
             return self._mix_some(q, k, v, keys)
         weight = None if self.config.mix == "convex" else self.proj_lin.weight.to(v.dtype)
@@ -90,7 +93,7 @@ class SparseLinearAttention(Attention):
         self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])
         if self.choice.chosen != "dense" and self._keeps_all and weight is not None:
             self.skipped = q.new_zeros(())
-            return sparse_linear_attention(q, k, v, weight)  # dense plus the linear branch
+            return dense_and_linear(q, k, v, weight)
         if self.choice.chosen != "dense" and self.config.packed and self.plan is not None:
             return self._packed(q, k, v, weight, alpha)
         layout = self.layout
@@ -156,11 +159,12 @@ def attach(model: nn.Module, config: SparseConfig) -> None:
     """
     found = attention_modules(model)
     for name in config.layers:
-        if isinstance(found[name], SparseLinearAttention):
-            found[name].configure(config, name)
+        present = found[name]
+        if isinstance(present, SparseLinearAttention):
+            present.configure(config, name)
         else:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, SparseLinearAttention(found[name], config, name))
+            setattr(model.get_submodule(parent), leaf, SparseLinearAttention(present, config, name))
 
 
 def layers_in(names: Iterable[str]) -> tuple[str, ...]:

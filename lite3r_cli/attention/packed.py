@@ -17,8 +17,9 @@ The divisor of the shares comes from means of 64: it weighs queries, and only th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ class PackedPlan:
 
     @property
     def groups(self) -> int:
+        """Groups of queries, each with one list of keys."""
         return self.queries // self.group
 
     @property
@@ -106,26 +108,32 @@ class PackedPlan:
 
     @property
     def patches(self) -> int:
+        """Tokens of patches."""
         return self.tokens - self.specials
 
     @property
     def special_blocks(self) -> int:
+        """Whole blocks of special tokens."""
         return self.specials // KEYS
 
     @property
     def supers(self) -> int:
+        """Summaries of several blocks of keys each."""
         return self.blocks * KEYS // SUMMARY
 
     @property
     def fine(self) -> int:
+        """The slot of the first block mean."""
         return self.queries
 
     @property
     def coarse(self) -> int:
+        """The slot of the first summary of several blocks."""
         return self.queries + self.blocks
 
     @property
     def slots(self) -> int:
+        """Rows of the tables of keys and values: tokens, block means, summaries."""
         return self.coarse + self.supers
 
     def count(self, keep_ratio: float) -> int:
@@ -208,8 +216,9 @@ def _plan(specials: list[int], patches: list[int], views: int, group: int) -> Pa
 
 
 def _moved(plan: PackedPlan, device: torch.device) -> PackedPlan:
-    values = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
-    return PackedPlan(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
+    parts = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+    moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(plan, **moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,10 +343,10 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_rat
         means = [t.clone() for t in tables[1:]]
         with torch.no_grad():
             asked, squares = ask(tables[0], plan)
-            spreads = summarise_blocks(*(t.detach() for t in means), squares, plan)
+            spreads = summarise_blocks(means[0].detach(), means[1].detach(), squares, plan)
             lists = list_blocks(block_shares(asked, means[0], spreads, plan), plan, count)
         tables[1:] = [_with_means(t, plan) for t in tables[1:]]
-    out = gathered_attention(*tables, lists, plan)
+    out = gathered_attention(tables[0], tables[1], tables[2], lists, plan)
     return out.index_select(1, place).unflatten(0, (batch, -1))
 
 

@@ -1,10 +1,11 @@
 """Sparse-linear attention as a formula (SLA, arXiv 2509.24006; Lite3R's form): O(N²), written to be read.
 
-    O = softmax over the kept key blocks (q kᵀ / √D) v  +  W · φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + 1e-6),      φ = elu + 1
+    O = softmax over the critical keys (q kᵀ / √D) v  +  W · φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + 1e-6)
 
-q, k, v are (B, H, N, D). Blocks are runs of `block` tokens, the last one shorter; nothing is padded. For each
-block of queries the key blocks of the highest mean-pooled score are kept. The linear branch sees all tokens; W
-(D, D) is shared by the heads.
+`both_branches` is the formula, for any choice of critical keys. `published` is the form of Lite3R's checkpoints in its
+terms: blocks are runs of 64 tokens, the last one shorter; for each block of queries the key blocks of the highest
+mean-pooled score are critical; the linear branch sees all tokens, φ = elu + 1, and W (D, D) is shared by the heads.
+q, k, v are (B, H, N, D).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from lite3r_cli.attention.features import FEATURES
 
 BLOCK = 64
 EPSILON = 1e-6
-CHUNK_ELEMENTS = 2**27  # of the mask that one slice of queries makes
 
 
 def block_means(x: Tensor, block: int = BLOCK) -> Tensor:
@@ -35,35 +35,26 @@ def kept_blocks(q: Tensor, k: Tensor, keep_ratio: float, block: int = BLOCK) -> 
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True)
 
 
-def sparse_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, block: int = BLOCK) -> Tensor:
-    """Softmax attention of each query block over its kept key blocks. Queries are independent: a
-    slice at a time bounds memory.
-    """
-    batch, heads, tokens, _ = q.shape
-    step = max(1, CHUNK_ELEMENTS // (batch * heads * tokens * block))  # query blocks in a slice
-    parts = []
-    for first in range(0, kept.shape[2], step):
-        rows = q[:, :, first * block : (first + step) * block]
-        mask = kept[:, :, first : first + step].repeat_interleave(block, 2).repeat_interleave(block, 3)
-        parts.append(F.scaled_dot_product_attention(rows, k, v, attn_mask=mask[:, :, : rows.shape[2], :tokens]))
-    return torch.cat(parts, dim=2)
-
-
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """φ(q) Σ φ(k)ᵀ v, normalised, over all tokens; the sums in float32."""
+    """φ(q) Σ φ(k)ᵀ v, normalised, over all tokens in O(N); (B, H, N, D) each, the sums in float32."""
     q, k = F.elu(q.float()) + 1, F.elu(k.float()) + 1
     return ((q @ (k.transpose(-1, -2) @ v.float())) / (q @ k.sum(dim=2)[..., None] + EPSILON)).to(v.dtype)
 
 
-def sparse_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keep_ratio: float = 1.0, block: int = BLOCK
-) -> Tensor:
-    """The sum of both branches; at `keep_ratio` 1 the first one is dense attention."""
-    if keep_ratio >= 1:
-        exact = F.scaled_dot_product_attention(q, k, v)
-    else:
-        exact = sparse_attention(q, k, v, kept_blocks(q, k, keep_ratio, block), block)
-    return exact + linear_attention(q, k, v) @ weight.T
+def dense_and_linear(q: Tensor, k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """The published form with every key kept: dense attention, and the linear branch over all tokens in O(N).
+
+    q, k, v (B, H, N, D), `weight` W (D, D) → (B, H, N, D) in v's precision.
+    """
+    return F.scaled_dot_product_attention(q, k, v) + linear_attention(q, k, v) @ weight.T
+
+
+def published(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keep_ratio: float = 1.0, block: int = BLOCK) -> Tensor:
+    """Lite3R's form (arXiv 2605.11354): q, k, v (B, H, N, D), `weight` W (D, D) → (B, H, N, D)."""
+    critical = kept_blocks(q, k, keep_ratio, block).repeat_interleave(block, 2).repeat_interleave(block, 3)
+    critical = critical[:, :, : q.shape[2], : k.shape[2]]
+    sparse, linear = both_branches(q, k, v, critical, torch.ones_like(critical))
+    return sparse + linear @ weight.T
 
 
 def both_branches(

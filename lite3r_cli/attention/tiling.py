@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class Layout:
 
     @property
     def blocks(self) -> int:
+        """How many there are, of queries."""
         return self.index.shape[0]
 
     @property
@@ -73,8 +75,10 @@ class Layout:
         return self if self.finer is None else self.finer
 
     def to(self, device: torch.device | str) -> Layout:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Layout(**{k: v.to(device) if isinstance(v, Tensor | Layout) else v for k, v in moved.items()})
+        """The same with all tensors on a device."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in parts.items() if isinstance(v, Tensor | Layout)}
+        return replace(self, **moved)
 
     def with_reference(self, is_reference: Tensor) -> Layout:
         """The same blocks, the protected frames being those of `is_reference` (B, frames) bool, one frame in each row;

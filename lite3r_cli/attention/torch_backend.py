@@ -32,9 +32,7 @@ class GatheredAttention(torch.autograd.Function):
             near = columns[part]
             if buffers is None:  # fresh memory for every chunk would cost more than the copy
                 buffers = [t.new_empty(near.numel(), t[0].numel()) for t in (k, v)]
-            bias = gathered_bias(mask, near)
-            if bias is not None:
-                bias = bias.expand(-1, -1, q.shape[1], -1)
+            bias = None if mask is None else gathered_bias(mask, near).expand(-1, -1, q.shape[1], -1)
             keys, values = (gather(t, near, buffer) for t, buffer in zip((k, v), buffers))
             out[part] = F.scaled_dot_product_attention(q[part, None], keys, values, bias)[:, 0]
         ctx.save_for_backward(q, k, v, columns, mask)
@@ -43,6 +41,7 @@ class GatheredAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
+        """Gradients of q, k and v from that of the answer, all (tiles, T, D)."""
         q, k, v, columns, mask = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         kind = torch.promote_types(q.dtype, torch.float32)

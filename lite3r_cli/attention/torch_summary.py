@@ -47,6 +47,7 @@ class SummarisedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
+        """Gradients of q, k, v and of the summaries from that of the answer, all (tiles, T, D)."""
         q, k, v, columns, _, keys, spread, values, head, _ = ctx.saved_tensors
         dq = torch.empty_like(q)
         dk, dv, d_keys, d_spread, d_values = (torch.zeros_like(widened(t)) for t in (k, v, keys, spread, values))

@@ -124,7 +124,7 @@ class _Attend(torch.autograd.Function):
             d_sparse, d_totals.contiguous(), d_norms.contiguous(), dk, dv,
             *counts, d_totals.shape[2], root * LOG2_E, root, **sizes["keys"], PHI=PHI[feature],
         )  # fmt: skip
-        changes = [None] * 3
+        changes: list[Tensor | None] = [None] * 3
         if summaries[0] is not None:
             changes = [torch.empty_like(t) for t in summaries]
             grid = (triton.cdiv(k.shape[2], sizes["summaries"]["WIDTH"]), len(summaries[0]))

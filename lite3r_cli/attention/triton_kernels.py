@@ -92,6 +92,8 @@ def forward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr, SUMMARIES: tl.constexpr,
 ):  # fmt: skip
+    """One query tile: softmax over its critical key tiles (and the summaries that it sees) with a running maximum, as in
+    FlashAttention-2 (arXiv 2307.08691), and the linear branch from the sums of its head."""
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
     slot, channel = tl.arange(0, TILE), tl.arange(0, D)
@@ -144,6 +146,7 @@ def queries_backward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr, SUMMARIES: tl.constexpr,
 ):  # fmt: skip
+    """One query tile: the gradients of its queries, and of the sums that its linear branch read."""
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
     slot, channel = tl.arange(0, TILE), tl.arange(0, D)
@@ -198,6 +201,7 @@ def keys_backward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, D: tl.constexpr, PHI: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
+    """One key tile: the gradients of its keys and values, from the query tiles to which it is critical."""
     column = tl.program_id(0).to(tl.int64)
     head, block = column // blocks, column % blocks
     slot, lane, channel = tl.arange(0, TILE), tl.arange(0, SIDE), tl.arange(0, D)
@@ -242,6 +246,7 @@ def summaries_backward(
     rows, blocks, scale, half, root,
     T: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Some blocks of one head: the gradients of their mean keys, spreads and mean values."""
     first, head = tl.program_id(0) * WIDTH, tl.program_id(1).to(tl.int64)
     slot, channel = tl.arange(0, TILE), tl.arange(0, D)
     inside = slot < T

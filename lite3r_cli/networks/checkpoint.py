@@ -62,6 +62,7 @@ class Checkpoint:
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself."""
         return self.source.metadata
 
     @cached_property

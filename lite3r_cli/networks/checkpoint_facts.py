@@ -23,6 +23,8 @@ TRAININGS = ("none", "branch", "weights")
 
 @dataclass(frozen=True)
 class NetworkFacts:
+    """What decides in which form a network runs: its name, layers across views, stored settings and training."""
+
     name: str
     config: Any  # the network's own configuration
     across: tuple[str, ...]  # its attention modules across views, see `Family.global_layers`
@@ -34,6 +36,7 @@ class NetworkFacts:
     def of_checkpoint(
         cls, spec: CheckpointSpec, sparse: SparseConfig | None, metadata: Mapping[str, str]
     ) -> NetworkFacts:
+        """Of an open checkpoint."""
         across = tuple(spec.family.global_layers(spec.config))
         training = training_of(metadata, sparse)
         return cls(spec.name, spec.config, across, sparse, training, fp8_trained(metadata, sparse))

@@ -28,6 +28,7 @@ class CheckpointSpec:
     left_out: dict[str, list[str]]  # reason → names in the file
 
     def build(self) -> Network:
+        """The network without its values."""
         return self.family.build(self.config, self.name)
 
 

@@ -54,6 +54,7 @@ class VoterMap:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(h, w) of the depth map."""
         return self.height, self.width
 
     def pixels(self, step: int = 1) -> Tensor:
@@ -96,6 +97,7 @@ class VoterMap:
 
 
 def on_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """An array as a tensor of its own type and shape on a device."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
@@ -140,6 +142,7 @@ class Surfaces:
         return found
 
     def of(self, i: int) -> Tensor:
+        """`VoterMap.surfaces` of view i, (4, h + 4, w + 4) float32."""
         if i not in self._kept and len(self._kept) >= _SURFACES:
             del self._kept[next(iter(self._kept))]
         self._kept[i] = self._kept.pop(i) if i in self._kept else self.voter(i).surfaces()

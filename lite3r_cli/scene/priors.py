@@ -42,6 +42,7 @@ class CameraPriors:
 
     @classmethod
     def nothing(cls, views: int) -> CameraPriors:
+        """For so many views of which nothing is known."""
         return cls((None,) * views, (None,) * views)
 
     @property

@@ -76,6 +76,7 @@ class PointSink:
         return (random_numbers(self.seed, view, pixels) <= self._limit).nonzero()[:, 0]
 
     def add(self, points: Points) -> None:
+        """Take the points of one view."""
         self._parts.append(points)
         self._held += len(points.pixels)
         if self.max_points is not None and self._held > 2 * self.max_points:
@@ -88,6 +89,7 @@ class PointSink:
         self._held = sum(len(points.pixels) for points in self._parts)
 
     def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+        """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
         if not self._parts:
             return empty_cloud()
         if self.max_points is not None and self._held > self.max_points:
@@ -113,9 +115,11 @@ class VoxelSink:
         self._held = self.added = 0
 
     def chosen(self, view: int, pixels: Tensor) -> None:
+        """None: every pixel may enter."""
         self.added += len(pixels)
 
     def add(self, points: Points) -> None:
+        """Take the points of one view."""
         world, colors, confidence = (t.cpu().numpy() for t in (points.world, points.colors, points.confidence))
         weight = np.maximum(confidence.astype(np.float64), 1e-12)[:, None]
         sums = np.hstack([np.ones_like(weight), weight, weight * world, weight * colors])
@@ -129,6 +133,7 @@ class VoxelSink:
         self._held = len(self._parts[0][0])
 
     def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+        """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
         if not self._parts:
             return empty_cloud()
         self._merge()
@@ -158,4 +163,5 @@ def _sum_by_key(keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def empty_cloud() -> PointCloud:
+    """A cloud without points."""
     return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import SparseLinearAttention, attach, attention_modules, layers_in
-from lite3r_cli.attention.reference import kept_blocks, linear_attention, sparse_attention, sparse_linear_attention
+from lite3r_cli.attention.reference import dense_and_linear, kept_blocks, linear_attention, published
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention, Block
 
@@ -20,7 +20,8 @@ def test_all_blocks_kept_is_dense_attention(tokens):
     q, k, v = qkv(tokens)
     kept = kept_blocks(q, k, 1.0)
     assert kept.all() and kept.shape[2:] == (-(-tokens // 64),) * 2
-    torch.testing.assert_close(sparse_attention(q, k, v, kept), F.scaled_dot_product_attention(q, k, v))
+    none = torch.zeros(8, 8, dtype=q.dtype)  # without the linear branch
+    torch.testing.assert_close(published(q, k, v, none, 1.0), F.scaled_dot_product_attention(q, k, v))
 
 
 @pytest.mark.parametrize("tokens", [65, 130, 500])
@@ -28,7 +29,7 @@ def test_each_query_block_sees_its_kept_blocks_alone(tokens):
     q, k, v = qkv(tokens)
     kept = kept_blocks(q, k, 0.3)
     assert (kept.sum(-1) == max(1, int(0.3 * kept.shape[-1]))).all()
-    out = sparse_attention(q, k, v, kept)
+    out = published(q, k, v, torch.zeros(8, 8, dtype=q.dtype), 0.3)
     for b, h, i in ((0, 1, 0), (1, 0, kept.shape[2] - 1)):
         seen = torch.cat(
             [torch.arange(64 * j, min(64 * (j + 1), tokens)) for j in kept[b, h, i].nonzero()[:, 0].tolist()]
@@ -50,8 +51,10 @@ def test_linear_branch_is_an_average_with_positive_weights():
 def test_the_projection_acts_on_the_linear_branch_of_each_head():
     q, k, v = qkv(70)
     weight = torch.randn(8, 8, dtype=torch.float64)
-    difference = sparse_linear_attention(q, k, v, weight) - F.scaled_dot_product_attention(q, k, v)
+    difference = dense_and_linear(q, k, v, weight) - F.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(difference, linear_attention(q, k, v) @ weight.T)
+    # the same in O(N) as in O(N²), but for sums in float32
+    torch.testing.assert_close(dense_and_linear(q, k, v, weight), published(q, k, v, weight), atol=1e-4, rtol=1e-4)
 
 
 def test_attaching_changes_nothing_until_the_projection_is_trained():

@@ -45,6 +45,7 @@ class FastDA3(FastForm):
         )
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
+        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim = self.config.dim // self.config.heads
         positions = [patch_positions(*bucket.grid, 1, device) for bucket in prepared.packing.buckets]
@@ -64,6 +65,7 @@ class FastDA3(FastForm):
         return self.camera_encoder(encode_known(cameras, prepared.sizes))[0]
 
     def with_known(self, prediction: Prediction, cameras: KnownCameras) -> Prediction:
+        """The answer with known cameras as given, see `network.with_known`."""
         return with_known(prediction, cameras)
 
     def run(

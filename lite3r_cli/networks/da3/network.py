@@ -33,6 +33,8 @@ POSITION_OFFSET = 0.1  # of a patch, in the position embedding's resampling
 
 @dataclass(frozen=True)
 class DA3Config:
+    """Sizes of a Depth-Anything-3 (arXiv 2511.10647)."""
+
     dim: int
     depth: int
     heads: int
@@ -47,6 +49,7 @@ class DA3Config:
     camera_depth: int = 4
 
     def is_global(self, i: int) -> bool:
+        """Whether block i attends across views."""
         return i >= self.alternate_from and i % 2 == 1
 
 
@@ -77,6 +80,8 @@ class Features:
 
 
 class DA3Encoder(nn.Module):
+    """ViT whose later blocks attend in turn within each view and across all of them."""
+
     def __init__(self, config: DA3Config):
         super().__init__()
         self.config = config
@@ -201,6 +206,9 @@ class DA3(Network):
         camera_tokens: Tensor | None = None,
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
+        the camera features of all views.
+        """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             features, cameras = self.trunk(images, groups, camera_tokens, self.reference_view, unseen)
         return features, cameras.float()

@@ -18,6 +18,7 @@ from lite3r_cli.networks.parity import ready
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
     with unfilled():
         model = DA3(SIZES[config["model"]])
     images = ready(model, config)

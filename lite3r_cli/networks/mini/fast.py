@@ -47,6 +47,7 @@ class FastMini(FastForm):
         self.known_camera = copy.deepcopy(model.known_camera).float().eval() if model.config.known_cameras else None
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
+        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim, grids = self.config.dim // self.config.heads, [bucket.grid for bucket in prepared.packing.buckets]
         first = torch.arange(shape.views, device=device) == 0

@@ -24,6 +24,7 @@ class CameraHints:
 
     @classmethod
     def nothing(cls, batch: int, views: int, device: torch.device) -> CameraHints:
+        """For cameras of which nothing is known."""
         return cls(
             torch.full((batch, views), torch.nan, device=device),
             torch.full((batch, views, 3, 3), torch.nan, device=device),

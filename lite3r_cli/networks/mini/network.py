@@ -40,6 +40,8 @@ LARGEST_LOG_CONFIDENCE = 10.0
 
 @dataclass(frozen=True)
 class MiniConfig:
+    """Sizes of `mini`."""
+
     dim: int = 384
     depth: int = 12
     heads: int = 6
@@ -53,10 +55,13 @@ class MiniConfig:
     known_cameras: bool = False  # takes known focal lengths and poses, and says which views belong to the others
 
     def is_global(self, i: int) -> bool:
+        """Whether block i attends across views."""
         return i >= self.alternate_from and i % 2 == 1
 
 
 class Mini(Network):
+    """The network that ships with this package: see checkpoints/README.md."""
+
     name = "mini"
 
     def __init__(self, config: MiniConfig = MiniConfig()):
@@ -94,6 +99,7 @@ class Mini(Network):
         return torch.cat([first, x], dim=1).unflatten(0, (batch, views))
 
     def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
+        """The rotations of one view of rows × columns patches, kept for the next call."""
         key = (rows, columns, device)
         if key not in self._rope:
             with torch.inference_mode(False):  # a table first made in `predict` must serve training too

@@ -40,6 +40,7 @@ class Prepared:
 
     @property
     def any_pose(self) -> bool:
+        """Whether the pose of any view is given."""
         return bool(self.has_pose.any())
 
 

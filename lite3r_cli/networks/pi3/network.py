@@ -47,6 +47,7 @@ class Sizes:
     position_grid: int = 37
 
     def is_global(self, i: int) -> bool:
+        """Whether block i attends across views."""
         return i % 2 == 1
 
 

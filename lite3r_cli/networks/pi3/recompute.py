@@ -68,6 +68,7 @@ def _conditions(arrays: Mapping[str, np.ndarray], images: Tensor) -> Conditions 
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
     model = pi3_from(config)
     images = ready(model, config)
     seen: dict[str, Tensor] = {}

@@ -42,6 +42,7 @@ class FastVGGT(FastForm):
         self.camera_head = fast_camera_head(model.camera_head, settings)
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
+        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, SPECIALS, self.settings, device)
         head_dim = self.config.dim // self.config.heads
         ropes, embeddings, specials = [], [], []

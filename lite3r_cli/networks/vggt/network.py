@@ -28,6 +28,8 @@ SPECIALS = 1 + REGISTERS  # camera token, then registers
 
 @dataclass(frozen=True)
 class VGGTConfig:
+    """Sizes of a VGGT (arXiv 2503.11651)."""
+
     dim: int = 1024
     pairs: int = 24  # of a block within views and one across views
     heads: int = 16
@@ -69,6 +71,8 @@ class Features:
 
 
 class Aggregator(nn.Module):
+    """Image encoder, then pairs of a block within each view and one across all views."""
+
     def __init__(self, config: VGGTConfig):
         super().__init__()
         self.config = config
@@ -160,6 +164,9 @@ class VGGT(Network):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
+        the camera features of all views.
+        """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             return self.aggregator(images, groups, unseen)
 

@@ -43,6 +43,7 @@ def vggt_from(config: Mapping[str, Any]) -> VGGT:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
     model = vggt_from(config)
     images = ready(model, config)
     out = model(images, points="world_points" in arrays)

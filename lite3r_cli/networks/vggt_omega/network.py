@@ -37,6 +37,8 @@ SPECIALS = 1 + REGISTERS  # camera token, then registers
 
 @dataclass(frozen=True)
 class VGGTOmegaConfig:
+    """Sizes of a VGGT-Ω."""
+
     dim: int = 1024
     pairs: int = 24  # of a block within views and one across views
     heads: int = 16
@@ -52,6 +54,7 @@ class VGGTOmegaConfig:
 
     @property
     def global_pairs(self) -> tuple[int, ...]:
+        """The pairs whose block across views sees all tokens."""
         return tuple(i for i in range(self.pairs) if i not in self.register_pairs)
 
 
@@ -77,6 +80,8 @@ class OmegaOutput:
 
 
 class OmegaAggregator(nn.Module):
+    """Image encoder, then pairs of a block within each view and one across all views, of all tokens or special ones."""
+
     def __init__(self, config: VGGTOmegaConfig):
         super().__init__()
         self.config = config
@@ -163,6 +168,9 @@ class VGGTOmega(Network):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Tapped], list[Tensor]]:
+        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
+        the camera features of all views.
+        """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             return self.aggregator(images, groups, unseen)
 

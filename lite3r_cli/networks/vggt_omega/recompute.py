@@ -38,6 +38,7 @@ def omega_from(config: Mapping[str, Any]) -> VGGTOmega:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
     model = omega_from(config)
     constants = {n: v for n, v in model.constants().items() if n.rsplit(".", 1)[-1] in config["constants"]}
     images = ready(model, config, constants)
