@@ -92,8 +92,9 @@ def forward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr, SUMMARIES: tl.constexpr,
 ):  # fmt: skip
-    """One query tile: softmax over its critical key tiles (and the summaries that it sees) with a running maximum, as in
-    FlashAttention-2 (arXiv 2307.08691), and the linear branch from the sums of its head."""
+    """One query tile: softmax over its critical key tiles (and the summaries that it sees) with a running maximum, as
+    in FlashAttention-2 (arXiv 2307.08691), and the linear branch from the sums of its head.
+    """
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
     slot, channel = tl.arange(0, TILE), tl.arange(0, D)
