@@ -1,18 +1,18 @@
 """Sparse-linear against dense attention on a CPU: the operator alone, block map, moving of tokens and mix included.
 
-Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the key blocks skipped, with
-the settings that `sparsify` gives it; `--plain` is the published form. Dense is what the program runs: in bfloat16
-without AMX products of matrices (`attention/dense.py`), otherwise torch's fused attention. Correctness first: with
-every block kept the output must be that of dense attention. Measure on idle cores; the load average is printed because
-other work slows the threads of torch far out of proportion. The two operators take turns, so that a change of load
-meets both, and the factor of processor time is given beside that of wall time: with --threads 1 it hardly depends on
-the load. A table, then one JSON line; --json also writes it to a file. The crossover is the least number of tokens from
-which on sparse attention was the faster one at every length that was measured: the figure that CROSSOVERS of
-`pipelines/engine_choice.py` holds. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment keeps oneDNN's
+Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the keys skipped, packed
+tokens as `sparsify` gives them; `--form blocks` is the form of blocks, `--form plain` the published one. Dense is what
+the program runs: in bfloat16 without AMX products of matrices (`attention/dense.py`), otherwise the fused attention.
+Correctness first: with every key kept the output must be that of dense attention. Measure on idle cores; the load
+average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
+that a change of load meets both, and the factor of processor time is given beside that of wall time: with --threads 1
+it hardly depends on the load. A table, then one JSON line; --json also writes it to a file. The crossover is the least
+number of tokens from which on sparse attention was the faster one at every length that was measured: the figure that
+CROSSOVERS of `pipelines/engine_choice.py` holds. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment keeps oneDNN's
 products off the matrix units of a processor with AMX; dense attention is still chosen as for one with AMX.
 
-    python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16] [--plain]
-                                       [--json FILE]
+    python benchmarks/attention_cpu.py [--views 1 2 4 8 16] [--keep-ratio 0.25] [--dtype float32 bfloat16]
+                                       [--form packed] [--json FILE]
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.dispatch import sparse_linear
+from lite3r_cli.attention.packed import GROUPS, packed_attention, packed_plan
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout
 
+FORMS = ("packed", "blocks", "plain")  # plain: runs of tokens, one size of block, no summaries, pooled scores
 GRID = (25, 37)  # patches of a view of 518×350 pixels
 HEADS, WIDTH = 6, 64
 
@@ -49,7 +51,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--key-block", type=int, default=16)
     parser.add_argument("--scores", choices=SCORES, default="mass")
     parser.add_argument(
-        "--plain", action="store_true", help="runs of tokens, one size of block, no summaries, pooled scores"
+        "--form", choices=FORMS, default="packed", help="what the program uses; the form of blocks; the published one"
+    )
+    parser.add_argument(
+        "--group", type=int, choices=GROUPS, default=GROUPS[-1], help="packed: queries that share a list"
     )
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
@@ -74,20 +79,34 @@ def seconds(function: Callable[[], object]) -> tuple[float, float]:
 
 
 def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, object]:
-    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, None if o.plain else GRID)
-    layout = frame_layout((frames,), o.block, None, key_block=None if o.plain else o.key_block)
+    plain = o.form == "plain"
+    frames = Frames(views, 1 + GRID[0] * GRID[1], 1, None if plain else GRID)
     make = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, views * frames.tokens, WIDTH, generator=make).to(dtype)
-    if views <= 2:
-        check(q, k, v, layout)
-    scores = "pooled" if o.plain else o.scores
-    formula = Formula(o.keep_ratio, linear_over=o.linear_over, summaries=not o.plain, scores=scores)
-    weight = torch.zeros(WIDTH, WIDTH, dtype=dtype)
+    if o.form == "packed":
+        plan = packed_plan((frames,), None, o.group)
+        skipped = plan.skipped(o.keep_ratio)
+        if views <= 2:
+            x = [t.float() for t in (q, k, v)]
+            expected = F.scaled_dot_product_attention(*x)
+            torch.testing.assert_close(packed_attention(*x, plan, 1.0), expected, atol=1e-5, rtol=1e-4)
 
-    def sparse() -> object:
-        return sparse_linear(q, k, v, formula, weight, layout=layout)[1]
+        def sparse() -> object:
+            return packed_attention(q, k, v, plan, o.keep_ratio)
 
-    skipped = float(sparse().skipped)
+        sparse()
+    else:
+        layout = frame_layout((frames,), o.block, None, key_block=None if plain else o.key_block)
+        if views <= 2:
+            check(q, k, v, layout)
+        scores = "pooled" if plain else o.scores
+        formula = Formula(o.keep_ratio, linear_over=o.linear_over, summaries=not plain, scores=scores)
+        weight = torch.zeros(WIDTH, WIDTH, dtype=dtype)
+
+        def sparse() -> object:
+            return sparse_linear(q, k, v, formula, weight, layout=layout)[1]
+
+        skipped = float(sparse().skipped)
     times = [seconds(lambda: dense(q, k, v)) + seconds(sparse) for _ in range(o.repeats)]
     slow, slow_cpu, fast, fast_cpu = (statistics.median(t) for t in zip(*times))
     return {

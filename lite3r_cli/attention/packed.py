@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lite3r_cli.attention.features import widened
 from lite3r_cli.attention.tiling import Frames
@@ -252,7 +253,8 @@ def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: Packed
         tokens = slice(plan.first, plan.first + (last - first) * size)
         for table in (keys, values):
             table[:, first:last] = widened(table[:, tokens]).unflatten(1, (-1, size)).mean(2).to(table.dtype)
-        spread = widened(keys[:, tokens]).unflatten(1, (-1, size)).var(2, correction=0)
+        runs = widened(keys[:, tokens]).unflatten(1, (-1, size))
+        spread = (runs - runs.mean(2, keepdim=True)).square().mean(2)  # torch warns of var() where there are none
         spreads.append((spread * squares[:, None]).sum(-1) / (2 * keys.shape[-1]))
     return torch.cat(spreads, dim=1)
 
@@ -325,12 +327,15 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
     bias = torch.where(inside, weight, -torch.inf)
     every = torch.cat([tokens, rows.where(inside, rows.new_zeros(()))], dim=-1)  # (H, groups, keys)
     at = (every + torch.arange(heads, device=q.device)[:, None, None] * keys.shape[1]).flatten()
-    k, v = (widened(t.flatten(0, 1)[at].view(heads, groups, -1, dim)) for t in (keys, values))
+    k, v = (t.flatten(0, 1).index_select(0, at).view(heads, groups, -1, dim) for t in (keys, values))
     start = plan.first + part.start * plan.group
-    x = widened(q[:, start : start + groups * plan.group]).unflatten(1, (groups, plan.group))
-    logits = x @ k.mT * dim**-0.5
-    logits = logits + torch.cat([bias.new_zeros(tokens.shape), bias], dim=-1)[:, :, None]
-    return (logits.softmax(-1) @ v).flatten(1, 2).to(q.dtype)
+    x = q[:, start : start + groups * plan.group].unflatten(1, (groups, plan.group))
+    bias = torch.cat([bias.new_zeros(tokens.shape), bias], dim=-1)[:, :, None]
+    if q.device.type == "cpu":  # a quarter of the time, and no logits to keep for gradients
+        mask = bias.to(torch.float64 if q.dtype == torch.float64 else torch.float32).expand(-1, -1, plan.group, -1)
+        return F.scaled_dot_product_attention(x, k, v, attn_mask=mask).flatten(1, 2)
+    logits = widened(x) @ widened(k).mT * dim**-0.5
+    return ((logits + bias).softmax(-1) @ widened(v)).flatten(1, 2).to(q.dtype)
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_ratio: float) -> Tensor:

@@ -86,13 +86,12 @@ class Plans:
         return self._plan(layer, bucket, bucket.tokens)
 
     def _plan(self, layer: SparseLayer | None, bucket: Bucket | None, tokens: int) -> SparsePlan | PackedPlan | None:
-        if layer is None or (tokens < self.crossover and not layer.trained):
+        if layer is None or tokens < self.crossover:
             return None
-        group = 1 if layer.trained else self.query_tiles
         kind = replace(layer.config, layers=(), keep_ratio=1.0, keep_ratios=())
-        if (kind, group, bucket) not in self._made:
-            self._made[kind, group, bucket] = self._make(layer.config, group, bucket)
-        return self._made[kind, group, bucket]
+        if (kind, bucket) not in self._made:
+            self._made[kind, bucket] = self._make(layer.config, self.query_tiles, bucket)
+        return self._made[kind, bucket]
 
     def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan | PackedPlan:
         if bucket is not None:  # within a view no network tells what its tokens are: blocks are runs of them
@@ -154,8 +153,7 @@ class SparseLayer:
         self.alpha = module.mix_logit.detach().float().sigmoid() if convex else None
         self.weight = None if convex else module.proj_lin.weight.detach().float()
         mix = module.mix_logit - START_LOGIT if convex else self.weight
-        # where training moved the mix, dense attention is not what the checkpoint was trained for
-        self.trained = self.config.official or mix.is_meta or bool(mix.any())
+        self.mixes = mix.is_meta or bool(mix.any())  # else the linear branch has no effect
 
     def ratio(self, plan: SparsePlan | PackedPlan) -> float:
         """Share of all pairs that the layer computes under a plan."""
@@ -200,7 +198,7 @@ class SparseLayer:
                 spreads = ops.summarise_blocks(k, v, squares, plan)
                 lists = ops.list_blocks(ops.block_shares(asked, k, spreads, plan), plan, count)
             ops.gathered_attention(q, k, v, lists, plan, out[first : first + step])
-        if self.alpha is None and not self.trained:  # the projection is zero
+        if self.alpha is None and not self.mixes:
             return out
         q, k, v = heads[:, :, : plan.queries]
         square, norm = ops.linear_sums(k.contiguous(), v.contiguous(), plan.lengths, SUMMARY)

@@ -110,12 +110,10 @@ def test_sparse_in_float32_is_the_ordinary_path(case, settings):
     model, images = case
     sparsify(model, 0.5, block=32, backend="torch", **({"scores": "pooled", "key_block": 32} | settings))
     trained(model)
-    assert max(errors(model, images, Settings(**FLOAT32, crossover=10**6))) < 1e-5  # trained: no crossover for it
+    assert max(errors(model, images, Settings(**FLOAT32))) < 1e-5
     runner = fast_runner(model, Settings(**FLOAT32), CPU)
     assert runner.skipped(Shape.of(images)) == pytest.approx(skipped_share(model), abs=1e-6)
-    assert (
-        max(errors(model, mixed(images), Settings(**FLOAT32 | {"query_tiles": 2}))) < 1e-5
-    )  # trained: a list for each tile
+    assert max(errors(model, mixed(images), Settings(**FLOAT32))) < 1e-5
 
 
 def test_sparse_attention_that_nobody_trained_is_dense_below_the_crossover():
@@ -134,7 +132,7 @@ def test_an_official_checkpoint_is_sparse_within_views_too(case, keep, sizes):
     attach(model, SparseConfig(tuple(attention_modules(model)), keep_ratio=keep, official=True, block=16))
     trained(model)
     images = images if sizes == "one size" else mixed(images)
-    assert max(errors(model, images, Settings(**FLOAT32 | {"query_tiles": 2}, crossover=10**6))) < 1e-5
+    assert max(errors(model, images, Settings(**FLOAT32))) < 1e-5
 
 
 def test_known_cameras_are_those_of_the_ordinary_path():
