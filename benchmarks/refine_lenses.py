@@ -1,5 +1,7 @@
 """`--refine` on pictures of lenses that bend lines: focal length, distortion and cameras, beside pycolmap's.
 
+Cameras only: the depth maps stay the network's.
+
 The pictures are those of given scenes, seen through a lens: each pixel of the new picture is read where its ray meets
 the old one, so that the truth is exact. A scene is a folder with images/ and cameras.json, undistorted. pycolmap alone:
 one SIMPLE_RADIAL camera for all images. A table, then one JSON line.
@@ -27,6 +29,8 @@ from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
 from lite3r_cli.pipelines.evaluate import open_scene
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.backend import quiet_pycolmap, require_pycolmap
+from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.scene.distortion import DistortedCamera
 from lite3r_cli.scene.view import View
 
@@ -89,7 +93,10 @@ def focal_error(found: list[tuple[float, float]], truth: list[View]) -> float:
 def ours(predictor: Predictor, folder: Path, truth: list[View]) -> dict[str, object]:
     scene = open_scene(folder)
     start = time.perf_counter()
-    answer = predictor.predict(scene.images, indices=scene.indices)
+    pictures = predictor.read(scene.images, indices=scene.indices)
+    views = predictor.predict_pictures(scene.images, pictures).views
+    config = RefineConfig(depth=False, camera_model=predictor.config.camera_model)
+    answer = refine(views, lambda i: scene.images.read(scene.indices[i]), config=config)
     seconds = time.perf_counter() - start
     of = {view.name: view for view in answer.views}
     views = [of[view.name] for view in truth]
@@ -101,7 +108,7 @@ def ours(predictor: Predictor, folder: Path, truth: list[View]) -> dict[str, obj
         "focal_error": focal_error(found, truth),
         "model": "pinhole" if lens is None else lens.model,
         "distortion": [] if lens is None else [round(k, 4) for k in lens.coefficients],
-        "refined": sum(verdict["cameras"] != "kept" for verdict in answer.verdicts or ()),
+        "refined": sum(verdict["cameras"] != "kept" for verdict in answer.verdicts),
     }
 
 
