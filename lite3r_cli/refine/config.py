@@ -30,7 +30,7 @@ class RefineConfig:
     min_observations: int = 15  # points that an image has to see to count as verified
     min_support: float = 0.4  # share of an image's matches that its camera has to explain to count as verified
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
-    contradiction_deg: float = 25.0  # from the prediction, beyond which a camera on fewer points is not believed
+    contradiction_deg: float = 12.0  # from the prediction, beyond which a camera on fewer points may not be believed
     firm_tie: int = 40  # points that a part shares with the others, below which it is named
     rival_share: float = 0.5  # contradicting matches against shared points, from which a part may stand elsewhere
     neighbours: int = 7  # views that a depth map is compared with

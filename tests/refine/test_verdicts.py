@@ -1,0 +1,50 @@
+"""A camera on few points is believed as far as the network, where the firm cameras show what it is worth, allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli.refine.bundle import Hypothesis
+from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.lens import Lenses
+from lite3r_cli.refine.matching import Matches
+from lite3r_cli.refine.search import Found
+from lite3r_cli.refine.verdicts import verified_images
+from lite3r_cli.scene import geometry
+
+CONFIG = RefineConfig()
+FEW, MANY = CONFIG.firm_observations // 3, 10 * CONFIG.firm_observations
+
+
+def turned(pose: np.ndarray, degrees: float, axis: int) -> np.ndarray:
+    turn = cv2.Rodrigues(np.radians(degrees) * np.eye(3)[axis])[0]
+    return geometry.compose(np.hstack([turn, np.zeros((3, 1))]), pose)
+
+
+def verdict(weak: float, firm: float, few: tuple[int, ...] = (4,)) -> list[int]:
+    """The verified of five cameras; the network has the firm ones `firm` and the last one `weak` degrees off."""
+    rng = np.random.default_rng(0)
+    poses = {i: np.hstack([cv2.Rodrigues(rng.normal(size=3) * 0.2)[0], rng.normal(size=(3, 1))]) for i in range(5)}
+    views = [SimpleNamespace(cam_from_world=turned(poses[i], weak if i == 4 else firm, i % 3)) for i in range(5)]
+    found = Found(Hypothesis("", poses, Lenses((), ())), Matches([], [], {}, Path()), {}, [])
+    seen = np.array([FEW if i in few else MANY for i in range(5)])
+    return verified_images(views, found, seen, np.ones(5), CONFIG)[0]
+
+
+@pytest.mark.parametrize("firm", [0.5, 4.0])
+def test_few_points_against_a_network_that_is_right(firm):
+    assert verdict(5.0, firm) == [0, 1, 2, 3, 4]
+    assert verdict(25.0, firm) == [0, 1, 2, 3]
+
+
+def test_a_network_that_is_wrong_does_not_object():
+    assert verdict(25.0, 20.0) == [0, 1, 2, 3, 4]
+
+
+def test_many_points_are_believed():
+    assert verdict(80.0, 0.5, few=()) == [0, 1, 2, 3, 4]
