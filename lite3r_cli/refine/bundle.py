@@ -53,7 +53,7 @@ def from_prediction(
     """Adjust the predicted cameras of all matched views; None where too few matches or points are left."""
     if not used.count:
         return None
-    points, known = observations.start_points(views, matches, used)
+    points, known = observations.start_points(views, matches, used, workshop.lenses)
     model = _start_model(views, used, points, known, workshop)
     if model.num_points3D() < _MIN_COARSE_TRACKS:
         return None

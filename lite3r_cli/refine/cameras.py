@@ -15,8 +15,9 @@ from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
 from .config import RefineConfig
+from .fisheye import start_fisheyes
 from .keypoints import ReadImage, ReadMask
-from .lens import Lens, known_lenses
+from .lens import Lens, known_lenses, start_lenses
 from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
@@ -58,10 +59,17 @@ def refine_cameras(
         matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
-        found = Search(views, matches, config).run()
+        found = _search(views, matches, config)
         if found is None:
             return unchanged(views, "its matches fit no camera with enough parallax")
         return _verified(views, read_rgb, found.matches, found, config)
+
+
+def _search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:
+    lenses = start_lenses(views, matches.sizes, config)
+    if config.camera_model == "opencv-fisheye":
+        lenses, matches = start_fisheyes(matches, lenses, config)
+    return Search(views, matches, config, lenses).run() if matches.pairs else None
 
 
 def triangulate(

@@ -18,6 +18,7 @@ from .backend import require_pycolmap
 from .config import RefineConfig
 
 DISTORTED = {"simple-radial": "SIMPLE_RADIAL", "opencv": "OPENCV", "opencv-fisheye": "OPENCV_FISHEYE"}  # --camera-model
+_AHEAD = float(np.cos(np.radians(85)))
 _ZOOM = 1.3  # ratio of the predicted focal lengths of one size from which the pictures share no lens
 
 
@@ -39,6 +40,10 @@ class Lens:
     def of_picture(self, width: int, height: int) -> DistortedCamera:
         """The camera of the pictures at another size."""
         return DistortedCamera(self.model, self.params, *self.size).scaled(width, height)
+
+    def ahead(self, pixels: np.ndarray) -> np.ndarray:
+        """Which pixels (N, 2) look less than 85 degrees away from the axis: pycolmap's rays end at 90."""
+        return self.of_picture(*self.size).rays(pixels)[:, 2] > _AHEAD
 
     def bending(self, model: str) -> Lens:
         """The same lens as a `model` whose coefficients are 0; its focal length is that on the axis."""
@@ -73,6 +78,10 @@ class Lenses:
     def views_each(self) -> list[int]:
         """How many views each lens has."""
         return np.bincount(self.of_view, minlength=len(self.lenses)).tolist()
+
+    def cameras(self) -> list:
+        """Each view's lens as a pycolmap.Camera."""
+        return [self.lenses[k].camera(i + 1) for i, k in enumerate(self.of_view)]
 
     def each_its_own(self) -> Lenses:
         """The same with a lens of its own for every view, but for known ones."""

@@ -83,7 +83,7 @@ class Workshop:
         pycolmap = require_pycolmap()
         options = self._pipeline()
         options.min_model_size = 3
-        options.ba_refine_extra_params = False
+        options.ba_refine_extra_params = any(lens.distorted and not lens.fixed for lens in self.lenses.lenses)
         options.constant_cameras = self.lenses.fixed
         return _largest_first(
             pycolmap.incremental_mapping(self.database, self.folder, self._output("incremental"), options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.view import View
+from .lens import Lenses
 from .matching import Matches, Pair
 
 HELD_OUT = 5  # every so many-th track is kept from the adjustment, to judge it
@@ -101,10 +102,13 @@ def sample_depth(view: View, keypoints: np.ndarray, size: tuple[int, int]) -> np
     return view.depth[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
 
 
-def start_points(views: Sequence[View], matches: Matches, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
+def start_points(
+    views: Sequence[View], matches: Matches, tracks: Tracks, lenses: Lenses
+) -> tuple[np.ndarray, np.ndarray]:
     """World points (T, 3) of the tracks, from the predicted depth maps, and which are known (T,) bool.
 
-    The mean over a track's observations: no parallax is needed, and poses may be degrees off.
+    A fisheye's depth counts along its rays: the network, which takes it for a pinhole, has no better one. The mean
+    over a track's observations: no parallax is needed, and poses may be degrees off.
     """
     total, known = np.zeros((tracks.count, 3)), np.zeros(tracks.count)
     for i, view in enumerate(views):
@@ -113,6 +117,10 @@ def start_points(views: Sequence[View], matches: Matches, tracks: Tracks) -> tup
         depth = sample_depth(view, pixels, matches.sizes[i])
         K = geometry.scale_intrinsics(view.K, matches.sizes[i][0] / view.width, matches.sizes[i][1] / view.height)
         points = geometry.unproject_pixels(pixels, depth, K, view.cam_from_world)[depth > 0]
+        lens = lenses.lenses[lenses.of_view[i]]
+        if "FISHEYE" in lens.model:
+            along = lens.of_picture(*lens.size).rays(pixels) * depth[:, None]
+            points = geometry.transform(geometry.invert_pose(view.cam_from_world), along)[depth > 0]
         np.add.at(total, tracks.track[mine[depth > 0]], points)
         np.add.at(known, tracks.track[mine[depth > 0]], 1)
     return total / np.maximum(known, 1)[:, None], known > 0

@@ -54,13 +54,15 @@ class Found:
 class Search:
     """What all hypotheses share: the tracks of the pairs that agree, some of them held out."""
 
-    def __init__(self, views: Sequence[View], matches: Matches, config: RefineConfig) -> None:
+    def __init__(
+        self, views: Sequence[View], matches: Matches, config: RefineConfig, lenses: Lenses | None = None
+    ) -> None:
         self.views, self.matches, self.config = views, matches, config
         self.agreeing = agreeing_pairs(views, matches, config)
         rows = {pair: matches.pairs[pair].matches for pair in self.agreeing}
         self.joined = observations.join([len(points) for points in matches.keypoints], rows)
         self.used, self.held_out = observations.split(self.joined, len(views))
-        lenses = start_lenses(views, matches.sizes, config)
+        lenses = start_lenses(views, matches.sizes, config) if lenses is None else lenses
         if self.used is not self.held_out:
             rows = observations.without(matches, rows, self.held_out)
         self.workshop = Workshop("adjusted", matches, rows, lenses, config)
@@ -118,8 +120,7 @@ class Search:
         """The matches, verified anew where a lens bends lines: those far from the middle fit no pinhole."""
         if not any(lens.distorted for lens in lenses.lenses):
             return self.matches
-        cameras = [lenses.lenses[k].camera(i + 1) for i, k in enumerate(lenses.of_view)]
-        return verified(self.matches, cameras, self.config)
+        return verified(self.matches, lenses.cameras(), self.config)
 
     def _adjusted_to_all(self, found: Hypothesis, matches: Matches) -> Hypothesis | None:
         """Adjusted once more, with the tracks held out and with every pair that the cameras explain after all."""

@@ -11,10 +11,14 @@ from test_refine_cameras import SCENE, rough, worst_error
 
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.fisheye import start_fisheyes
 from lite3r_cli.refine.lens import Lens, start_lenses
+from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.search import Search
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.distortion import DistortedCamera
+from lite3r_cli.scene.view import View
 
 pytest.importorskip("pycolmap")
 
@@ -86,3 +90,42 @@ def test_a_model_that_is_asked_for_starts_straight(facade):
     assert found.lenses[0].model == "OPENCV" and found.lenses[0].params[4:] == (0.0,) * 4
     simple = Lens("SIMPLE_PINHOLE", (500.0, 320.0, 240.0), (640, 480)).bending("SIMPLE_RADIAL")
     assert simple.params == (500.0, 320.0, 240.0, 0.0)
+
+
+def fisheye_matches(folder, views: int = 6, points: int = 500):
+    """What a fisheye of 150 degrees sees of points all around, exactly, and views as a network that takes it for a
+    pinhole may have them."""
+    rng, size = np.random.default_rng(0), (640, 480)
+    focal = size[0] / np.radians(150)
+    camera = DistortedCamera("OPENCV_FISHEYE", (focal, focal, 320.0, 240.0, -0.01, 0.0, 0.0, 0.0), *size)
+    world = rng.uniform([-4, -3, 1], [4, 3, 6], (points, 3))
+    start, truth, keypoints, seen = [], [], [], []
+    for i in range(views):
+        turn = cv2.Rodrigues(np.radians([0, 8 * (i - views / 2), 3.0]) + 0.05 * rng.normal(size=3))[0]
+        pose = np.column_stack([turn, -turn @ [0.5 * (i - views / 2), 0.1 * rng.normal(), 0.3 * rng.normal()]])
+        pixel = camera.pixels(geometry.transform(pose, world)) + 0.2 * rng.normal(size=(points, 2))
+        keypoints.append(np.where(np.isfinite(pixel), pixel, 0.0))
+        seen.append(((pixel >= 0) & (pixel <= size)).all(axis=1))
+        K = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
+        truth.append(View(f"{i}", *size, K, pose))
+        off = cv2.Rodrigues(np.radians(5) * rng.normal(size=3) / 3**0.5)[0]
+        near = geometry.compose(np.hstack([off, np.zeros((3, 1))]), pose)
+        start.append(View(f"{i}", *size, K, near, np.full((48, 64), 4.0, np.float32)))
+    raw = {}
+    for i in range(views):
+        for j in range(i + 1, views):
+            both = np.flatnonzero(seen[i] & seen[j])
+            raw[i, j] = np.stack([both, both], axis=1)
+    return start, truth, Matches([size] * views, keypoints, {}, folder, raw), camera
+
+
+def test_a_fisheye_is_found_from_matches_alone(tmp_path):
+    config = RefineConfig(camera_model="opencv-fisheye")
+    start, truth, matches, camera = fisheye_matches(tmp_path)
+    lenses, matches = start_fisheyes(matches, start_lenses(start, matches.sizes, config), config)
+    assert lenses.lenses[0].params[0] == pytest.approx(camera.focal[0], rel=0.08)  # the nearest of some fields
+    found = Search(start, matches, config, lenses).run()
+    lens = found.hypothesis.lenses.lenses[0]
+    assert lens.model == "OPENCV_FISHEYE" and lens.params[0] == pytest.approx(camera.focal[0], rel=0.015)
+    poses = [replace(view, cam_from_world=found.hypothesis.poses[i]) for i, view in enumerate(truth)]
+    assert worst_error(poses, truth) < 0.5

@@ -1,0 +1,56 @@
+"""The focal length that a fisheye starts with: the network takes every lens for a pinhole and cannot tell it.
+
+Each of some focal lengths turns matches into rays; the right one lets most of them agree on an essential matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .backend import require_pycolmap
+from .config import RefineConfig
+from .lens import Lens, Lenses
+from .matching import Matches, verified
+
+_FIELDS = np.radians([80, 95, 110, 125, 140, 155, 170, 185, 200])  # along the longer side
+_PAIRS = 10  # with most matches, that are asked
+_ERROR = 2.0  # pixels
+
+
+def start_fisheyes(matches: Matches, lenses: Lenses, config: RefineConfig) -> tuple[Lenses, Matches]:
+    """The lenses, those that are not known with the best of `_FIELDS`, and the matches verified anew with them."""
+    best: tuple[int, Lenses] = (-1, lenses)
+    for field in _FIELDS:
+        trial = replace(lenses, lenses=tuple(_with_field(lens, float(field)) for lens in lenses.lenses))
+        agreeing = _agreeing(matches, trial, config)
+        if agreeing > best[0]:
+            best = agreeing, trial
+    return best[1], verified(matches, best[1].cameras(), config)
+
+
+def _with_field(lens: Lens, field: float) -> Lens:
+    """An equidistant fisheye whose longer side sees an angle of `field`; a known lens as it is."""
+    if lens.fixed:
+        return lens
+    focal = max(lens.size) / field
+    return replace(lens, params=(focal, focal, lens.size[0] / 2, lens.size[1] / 2, 0.0, 0.0, 0.0, 0.0))
+
+
+def _agreeing(matches: Matches, lenses: Lenses, config: RefineConfig) -> int:
+    """How many matches of the strongest pairs agree on essential matrices."""
+    pycolmap = require_pycolmap()
+    cameras, count = lenses.cameras(), 0
+    options = pycolmap.RANSACOptions(max_error=_ERROR, random_seed=config.seed, max_num_trials=1000)
+    strongest = sorted(matches.raw, key=lambda pair: (-len(matches.raw[pair]), pair))[:_PAIRS]
+    for i, j in strongest:
+        rows = matches.raw[i, j]
+        ahead = [lenses.lenses[lenses.of_view[k]].ahead(matches.keypoints[k][rows[:, n]]) for n, k in enumerate((i, j))]
+        rows = rows[ahead[0] & ahead[1]]
+        if len(rows) < config.min_matches:
+            continue
+        first, second = matches.keypoints[i][rows[:, 0]], matches.keypoints[j][rows[:, 1]]
+        found = pycolmap.estimate_essential_matrix(first, second, cameras[i], cameras[j], options)
+        count += 0 if found is None else int(found["num_inliers"])
+    return count
