@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, read_index, shard_files
 from lite3r_cli.errors import WeightsError
 
@@ -116,7 +117,10 @@ def damaged(path: Path, error: Exception) -> WeightsError:
 
 def _open_safetensors(path: Path) -> Source:
     try:
-        with safe_open(path, "pt") as checked:  # checks the whole header against the file's size
+        with (
+            plain_path(path) as plain,
+            safe_open(plain, "pt") as checked,
+        ):  # checks the whole header against the file's size
             metadata = dict(checked.metadata() or {})
         file = path.open("rb", buffering=0)
         size = int.from_bytes(file.read(8), "little")

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.sources import DTYPES, PICKLE_HEADS, ZIP_HEAD, Entry, Source, damaged
 from lite3r_cli.errors import WeightsError
 
@@ -66,7 +67,8 @@ def _loaded(path: Path, zipped: bool) -> Any:
     if all(os.environ.get(name) for name in SWITCHES):
         raise WeightsError(f"{path}: torch reads nothing while {' and '.join(SWITCHES)} are both set; unset them")
     try:
-        return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+        with plain_path(path) as plain:
+            return torch.load(plain, map_location="cpu", mmap=zipped, weights_only=True)
     except pickle.UnpicklingError as error:
         found = NAMED.search(str(error))
         what = f" ({found[1][:80]})" if found else ""
@@ -158,7 +160,7 @@ def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
         return []
     real = str(path.resolve())
     ranges = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
         parts = line.split(maxsplit=5)
         if len(parts) == 6 and parts[5] == real:
             start, end = parts[0].split("-")

@@ -45,6 +45,8 @@ class Layout:
 
 def layout_of(target: str | Path) -> Layout:
     """The places that `-o target` means. Raises UsageError for a name that is neither a PLY file nor a folder."""
+    if not str(target):
+        raise UsageError("-o: the name is empty; give a .ply file or a folder")
     path = Path(target)
     is_folder = os.path.isdir(path) or str(target).endswith("/")
     if not is_folder and path.suffix.lower() == ".ply":

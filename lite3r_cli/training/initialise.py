@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.weights import load_into, read_checkpoint
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks.mini.network import Mini
@@ -25,7 +26,8 @@ def load_encoder(model: Mini, files: list[Path]) -> int:
     encoder: dict[str, torch.Tensor] = {}
     for file in files:
         try:
-            encoder |= load_file(file)
+            with plain_path(file) as plain:
+                encoder |= load_file(plain)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: not a readable safetensors file ({error})") from error
     wanted = {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lite3r_cli import __version__
 from lite3r_cli.checkpoints.metadata import describe
+from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.weights import load_into, save_checkpoint
 from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import Lite3RError, OutputError, UsageError, WeightsError
@@ -79,7 +80,7 @@ def _short(value: Any) -> str:
 def read_metadata(path: Path) -> dict[str, str]:
     """What a state says of itself. Raises WeightsError for a file that is none, or damaged."""
     try:
-        with safe_open(path, "pt") as file:
+        with plain_path(path) as plain, safe_open(plain, "pt") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise _not_a_state(path, str(error)) from error
@@ -182,7 +183,7 @@ def load_training_state(
     metadata = read_metadata(path)
     try:
         step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
-        with safe_open(path, "pt") as file:
+        with plain_path(path) as plain, safe_open(plain, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         slots = [_slots(optimiser, _under(tensors, f"optimiser.{i}.")) for i, optimiser in enumerate(optimisers)]
     except (SafetensorError, OSError, KeyError, ValueError) as error:

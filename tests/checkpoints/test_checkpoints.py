@@ -91,6 +91,15 @@ def test_every_form_of_a_checkpoint_gives_the_same_network(vggt, tmp_path, write
     )
 
 
+@pytest.mark.parametrize("write", [write_safetensors, write_shards, write_pt, write_old_pt])
+def test_a_checkpoint_in_a_folder_whose_name_is_no_text(vggt, tmp_path, write):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = write(folder, vggt.state_dict())
+    path = path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
+    assert_same(registry.load(str(path)), vggt)
+
+
 def test_da3_is_recognised_by_its_keys_under_the_published_prefix(tmp_path):
     expected = filled(DA3(SIZES["da3-small"]))
     state = {f"model.{name}": tensor.clone() for name, tensor in expected.state_dict().items()}

@@ -45,6 +45,8 @@ def test_layout_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     assert run["files"]["scene.ply"]["bytes"] == 3
     with pytest.raises(UsageError, match="ends in .ply"):
         layout_of("scene.obj")
+    with pytest.raises(UsageError, match="empty"):
+        layout_of("")
 
 
 def test_complete_means_every_listed_file_in_its_size(tmp_path: Path) -> None:
