@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
-from ..engine.runner import FastRunner
 from ..errors import BackendError, UsageError
 from ..networks.arithmetic import set_arithmetic
 from ..networks.base import Backbone, Network, Prediction
-from ..networks.fast_form import fast_runner
+from ..networks.fast_form import TwoForms
 from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
 from ..networks.sparsify import apply_sparse, attention_backends, run_with, skipped_share
@@ -70,13 +68,13 @@ class PlannedNetwork:
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → why
         self.engine = plan.engine
-        self._runner: FastRunner | None = None
         self._module = cast(Network, backbone) if isinstance(backbone, nn.Module) else None
         if self._module is None:
             if plan.sparse is not None:
                 raise UsageError(f"--attention sla: {backbone.name} has no attention across views")
             return
         set_attention(self._module, plan)
+        self._forms = TwoForms(self._module, fast_settings(plan, graphs=False), device)
         if plan.engine.chosen == ORDINARY:
             self._set_arithmetic()
 
@@ -105,11 +103,9 @@ class PlannedNetwork:
             self.ran.append(Ran(0.0, masked=masked))
             return self.backbone.predict(images, **cameras)
         if self.engine.chosen == FAST:
-            if self._runner is None:
-                self._runner = fast_runner(model, fast_settings(self.plan, graphs=False), self.device)
-                model.to("cpu")  # what the fast form did not take over need not stay on the device
-            prediction = fast_predict(self._runner, images, **cameras)
-            self.ran.append(Ran(self._runner.skipped(Shape.of(images)), masked=masked))
+            runner = self._forms.fast()
+            prediction = fast_predict(runner, images, **cameras)
+            self.ran.append(Ran(runner.skipped(Shape.of(images)), masked=masked))
             return prediction
         with told_of_layers(model, len(images), tell):
             prediction = self.backbone.predict(images, **cameras)
@@ -129,10 +125,7 @@ class PlannedNetwork:
             if self.engine.asked == FAST:
                 raise BackendError(f"--engine fast: {reason}; use --engine auto, or no masks")
             self.engine = Choice(self.engine.asked, ORDINARY, reason)
-            if self._runner is not None and self._module is not None:
-                self._runner = None
-                gc.collect()  # a graph and its memory hang together in a circle
-                self._module.to(self.device)
+            self._forms.ordinary()
             self._set_arithmetic()
         return Choice("auto", LEFT_OUT, "patches without any scene are no keys of attention")
 

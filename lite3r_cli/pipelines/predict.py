@@ -109,7 +109,7 @@ class Predictor:
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
             device = self.runtime.torch_device
-            if background and device.type == "cuda":
+            if device.type == "cuda":
                 Later(lambda: runtime.warm_up(device, self.runtime.torch_dtype), "warm up")
             opened = open_checkpoint(config.model, progress.note) if checkpoint is None else nullcontext(checkpoint)
             with ExitStack() as stack:
