@@ -18,7 +18,7 @@ import paper_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/method.md", "docs/paper.md")
+PAGES = ("README.md", "checkpoints/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 PHOTOGRAPHS = {"fountain-P11": 11, "herz-jesu-P8": 8, "entry-P10": 10}
 INDOORS = {"rgbd-office": "indoors, small motion", "rgbd-desk": "indoors, dark, little overlap"}
 PROCEDURAL = [f"proc-{i:02d}" for i in range(8)]
@@ -224,6 +224,57 @@ def many_views() -> str:
     return table(("views", *_ACCURACY_HEAD), lines)
 
 
+CARD = {
+    "auc5": "AUC@5",
+    "auc15": "AUC@15",
+    "auc30": "AUC@30",
+    "rotation_deg": "rotation °",
+    "translation_deg": "translation °",
+    "focal_pct": "focal %",
+    "absrel": "AbsRel",
+    "delta1": "δ<1.25",
+}
+
+
+def card(model: str) -> str:
+    """All scenes of the model card, for one file of weights."""
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+
+    rows = load("mini-accuracy")["models"][model]["rows"]
+    return table(("scene", *CARD.values()), [[name, *(cell(row[key]) for key in CARD)] for name, row in rows.items()])
+
+
+def picture_size() -> str:
+    """Small photographs at their own size and enlarged."""
+    rows = {(row["pictures"], row["inside"], row["scene"]): row for row in load("picture-size")["rows"]}
+    lines = []
+    for pixels in (336, 420):
+        for inside, how in (("own size", "own size"), (518, "enlarged to 518")):
+            mean, desk, office = (rows[pixels, inside, scene] for scene in ("mean", "rgbd-desk", "rgbd-office"))
+            depth = [f"{row['absrel']:.3f}" for row in (desk, office)]
+            lines.append([f"{pixels} px, {how}", f"{mean['auc30']:.3f}", f"{mean['focal_pct']:.1f}", *depth])
+    return table(("", "AUC@30", "focal %", "AbsRel: rgbd-desk", "rgbd-office"), lines)
+
+
+def sparse_loss() -> str:
+    """What each setting of sparse attention costs `mini`, without training."""
+    results = load("sparse-loss")["results"]
+    rows = {(row["setting"], row["keep_ratio"]): row for row in results}
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in results if row["keep_ratio"] < 1):
+        cells = []
+        for keep in (0.25, 0.1):
+            row = rows[setting, keep]
+            fewer = f" ({100 * row['skipped']:.0f} %)" if row["skipped"] < 0.98 * (1 - keep) else ""
+            cells += [f"{row['depth']:.3f}{fewer}", f"{row['rotation_deg']:.2f}°", f"{row['shift']:.3f}"]
+        default = setting.endswith("(the default)")
+        name = f'**{setting.removesuffix(" (the default)")} ("the default" of these rows)**' if default else setting
+        lines.append([name, *cells])
+    return table(("setting", "75 % skipped: depth", "rotation", "shift", "90 %: depth", "rotation", "shift"), lines)
+
+
 def paper() -> str:
     """The paper's comparison: what was measured here, beside what its authors published."""
     return paper_report.markdown(load("paper-tables-mini"))
@@ -240,7 +291,45 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed-accuracy": packed_accuracy,
     "many-views": many_views,
     "paper": paper,
+    "card-fp8": lambda: card("mini"),
+    "card-half": lambda: card("a16.safetensors"),
+    "picture-size": picture_size,
+    "sparse-loss": sparse_loss,
 }
+
+
+# Tables of figures that no stored measurement makes: first cells of the head → where the figures are from.
+BY_HAND: dict[str, str] = {
+    "| | |": "facts of the file, and the shape of the network",
+    "| | hardware | time | steps": "the training logs",
+    "| measure | target | reached": "read off the tables of the card",
+    "| | facade, 518 px": "masked-keys.json, typed by hand",
+    "| case | what happens": "exit codes",
+    "| form, 90 % skipped": "sparse-forms.json, typed by hand",
+    "| 90 % skipped | AbsRel": "sparse-forms.json, typed by hand",
+    "| student | skipped": "distill-mini.json and its ablations, typed by hand; early checkpoint: none",
+    "| views | tokens | skipped | dense": "no measurement kept: benchmarks/attention_cpu.py",
+    "| views | tokens | bfloat16": "no measurement kept: benchmarks/attention_cpu.py",
+    "| name | parameters": "names and sizes of networks",
+    "| | file | peak memory": "no measurement kept: benchmarks/convert_memory.py",
+    "| kernel | in one pass": "sizes of tiles",
+    "| VGGT-1B | linear layers": "h100-profile.json, typed by hand",
+    "| kernel, 33,312 tokens": "no measurement kept: measured by hand",
+    "| views | target": "xeon-2cores-mini.json, typed by hand",
+    "| | before | now": "no measurement kept: a machine that is gone",
+    "| scene | pycolmap: s": "refine-xeon-2cores.json, typed by hand",
+    "| target | reached": "read off the table before it",
+    "| set | pycolmap: s": "refine-larger-xeon-2cores.json, typed by hand",
+}
+NUMBER = re.compile(r"\d+\.\d+|\d{2,}")
+FEW = 6  # numbers: a table of fewer is no table of figures
+
+
+def unknown_tables(text: str) -> list[str]:
+    """Heads of the tables of figures in a page that are neither made here nor named in BY_HAND."""
+    found = re.findall(r"(?:^\|[^\n]*\n)+", MARK.sub("", text), re.MULTILINE)
+    heads = [part.split("\n")[0] for part in found if len(NUMBER.findall("".join(part.split("\n")[2:]))) >= FEW]
+    return [head for head in heads if not any(head.startswith(known) for known in BY_HAND)]
 
 
 def main() -> int:
@@ -256,6 +345,7 @@ def main() -> int:
             seen.add(name)
             if found != TABLES[name]():
                 wrong.append(f"{page}: the table {name!r} is not what benchmarks/results/ says")
+        wrong += [f"{page}: no measurement makes the table {head!r}" for head in unknown_tables(text)]
         made = MARK.sub(lambda m: m[1] + TABLES[m[2]]() + m[4], text)
         if made != text and not check:
             path.write_text(made, encoding="utf-8")

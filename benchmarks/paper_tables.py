@@ -68,13 +68,15 @@ def main() -> int:
     )  # fmt: skip
     try:
         report = _read_report(arguments.output, settings)
-        scenes = {name: _scenes(name, path, settings, arguments.scenes) for name, path in folders.items()}
+        damaged: list[str] = []  # left out by the loaders
+        scenes = {name: _scenes(name, path, settings, arguments.scenes, damaged) for name, path in folders.items()}
     except Lite3RError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     report["missing"] = [
         f"{title}: name its folder with --{name} DIR" for name, title in DATA.items() if name not in scenes
     ]
+    report["missing"] += [f"damaged and left out: {text}" for text in damaged]
     models, students = _named(arguments.model), _named(arguments.student)
     report["missing"] += [
         f"{name}: name its checkpoint with --model {name}=PATH" for name in PAPER_NETWORKS if name not in models
@@ -124,10 +126,13 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def _scenes(data: str, folder: Path, settings: Settings, most: int | None) -> list[tuple[ViewSet, list[int]]]:
-    """Scenes by name, each with the pictures of its set. Raises InputError."""
+def _scenes(
+    data: str, folder: Path, settings: Settings, most: int | None, damaged: list[str]
+) -> list[tuple[ViewSet, list[int]]]:
+    """Scenes by name, each with the pictures of its set; what is `damaged` is added there. Raises InputError."""
     if data == "blendedmvs":
         split = load_blendedmvs(folder)
+        damaged += split.damaged
         found = split.held_out if settings.held_out else (*split.train, *split.held_out)
         found = tuple(sorted(found, key=lambda scene: scene.name))
     else:

@@ -13,6 +13,9 @@ With SUMMARIES the softmax goes on over the blocks that are not kept, one token 
 time.
 
 Products of half-precision operands run in the tensor cores, all sums are float32.
+
+Names are those of FlashAttention's Triton code: offs_m, offs_n, offs_d count queries, keys and channels of a tile,
+mask_m and mask_n say which there are; m_i is the running maximum, l_i the running sum, acc the answer before division.
 """
 
 from __future__ import annotations
@@ -46,41 +49,42 @@ def phi_gradient(x, f, df, PHI: tl.constexpr):
 
 @triton.jit
 def key_slots(
-    columns, counts, lengths, row, first, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr
+    columns, counts, lengths, row, start_n, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """The tokens of the key tiles that query tile `row` meets from the one numbered `first` on: their places among all
-    slots (WIDTH,), and which of them there are."""
-    slot = tl.arange(0, WIDTH)
-    which, lane = first + slot // SIDE, slot % SIDE
-    met = which < tl.load(counts + row)
-    column = tl.load(columns + row * blocks + which, mask=met, other=0)
-    return (head * blocks + column) * K + lane, met & (lane < tl.load(lengths + column))
+    """The tokens of the key tiles that query tile `row` meets from the one numbered `start_n` on: their places among
+    all slots (WIDTH,), and which of them there are.
+    """
+    offs_n = tl.arange(0, WIDTH)
+    which, lane = start_n + offs_n // SIDE, offs_n % SIDE
+    mask_tile = which < tl.load(counts + row)
+    column = tl.load(columns + row * blocks + which, mask=mask_tile, other=0)
+    return (head * blocks + column) * K + lane, mask_tile & (lane < tl.load(lengths + column))
 
 
 @triton.jit
-def summary_tile(far_k, far_s, first, place, blocks, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Mean keys and spreads (WIDTH, D) of the blocks from `first` on, zeros beyond the last; `place` is the head's
-    first.
+def summary_tile(far_k, far_s, start_n, first_block, blocks, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Mean keys and spreads (WIDTH, D) of the blocks from `start_n` on, zeros beyond the last; `first_block` is the
+    head's first.
     """
-    which = first + tl.arange(0, WIDTH)
-    there = (place + which)[:, None] * D + tl.arange(0, D)[None, :]
-    inside = (which < blocks)[:, None]
-    return tl.load(far_k + there, mask=inside, other=0.0), tl.load(far_s + there, mask=inside, other=0.0)
+    offs_n = start_n + tl.arange(0, WIDTH)
+    k_offs = (first_block + offs_n)[:, None] * D + tl.arange(0, D)[None, :]
+    mask_n = (offs_n < blocks)[:, None]
+    return tl.load(far_k + k_offs, mask=mask_n, other=0.0), tl.load(far_s + k_offs, mask=mask_n, other=0.0)
 
 
 @triton.jit
 def summary_logits(
-    wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH: tl.constexpr, WIDE: tl.constexpr
+    q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH: tl.constexpr, WIDE: tl.constexpr
 ):
-    """Of queries `wide` (TILE, D) float32, in powers of two; −inf for blocks that the query tile does not see so."""
-    which = first + tl.arange(0, WIDTH)
-    inside = which < blocks
-    on = tl.load(seen + row * blocks + which, mask=inside, other=0)
-    count = tl.load(lengths + which, mask=inside, other=1).to(tl.float32)
-    behind = tl.where(on != 0, tl.log2(count), float("-inf"))
-    logits = tl.dot(wide, tl.trans(keys), input_precision=WIDE) * scale
-    logits += tl.dot(wide * wide, tl.trans(spread), input_precision=WIDE) * half
-    return logits + behind[None, :]
+    """Of queries `q_f32` (TILE, D), in powers of two; −inf for blocks that the query tile does not see so."""
+    offs_n = start_n + tl.arange(0, WIDTH)
+    mask_n = offs_n < blocks
+    on = tl.load(seen + row * blocks + offs_n, mask=mask_n, other=0)
+    count = tl.load(lengths + offs_n, mask=mask_n, other=1).to(tl.float32)
+    bias = tl.where(on != 0, tl.log2(count), float("-inf"))
+    qk = tl.dot(q_f32, tl.trans(k_tile), input_precision=WIDE) * scale
+    qk += tl.dot(q_f32 * q_f32, tl.trans(spread), input_precision=WIDE) * half
+    return qk + bias[None, :]
 
 
 @triton.jit
@@ -97,46 +101,46 @@ def forward(
     """
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
-    slot, channel = tl.arange(0, TILE), tl.arange(0, D)
-    inside = slot < T
-    here = slot[:, None] * D + channel[None, :]
-    x = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0)
-    top = tl.full([TILE], float("-inf"), tl.float32)
-    total = tl.zeros([TILE], tl.float32)
-    out = tl.zeros([TILE, D], tl.float32)
-    for first in range(0, tl.load(counts + row), WIDTH // SIDE):
-        place, known = key_slots(columns, counts, lengths, row, first, head, blocks, K, SIDE, WIDTH)
-        there = place[:, None] * D + channel[None, :]
-        keys = tl.load(k + there, mask=known[:, None], other=0.0)
-        values = tl.load(v + there, mask=known[:, None], other=0.0)
-        logits = tl.dot(x, tl.trans(keys), input_precision="ieee") * scale
-        logits = tl.where(known[None, :], logits, float("-inf"))
-        higher = tl.maximum(top, tl.max(logits, 1))
-        weights = tl.exp2(logits - higher[:, None])
-        fade = tl.exp2(top - higher)
-        total = total * fade + tl.sum(weights, 1)
-        out = tl.dot(weights.to(values.dtype), values, acc=out * fade[:, None], input_precision="ieee")
-        top = higher
-    wide = x.to(tl.float32)
+    offs_m, offs_d = tl.arange(0, TILE), tl.arange(0, D)
+    mask_m = offs_m < T
+    q_offs = offs_m[:, None] * D + offs_d[None, :]
+    q_tile = tl.load(q + row * T * D + q_offs, mask=mask_m[:, None], other=0.0)
+    m_i = tl.full([TILE], float("-inf"), tl.float32)
+    l_i = tl.zeros([TILE], tl.float32)
+    acc = tl.zeros([TILE, D], tl.float32)
+    for start_n in range(0, tl.load(counts + row), WIDTH // SIDE):
+        slots, mask_n = key_slots(columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH)
+        k_offs = slots[:, None] * D + offs_d[None, :]
+        k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
+        v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+        qk = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
+        qk = tl.where(mask_n[None, :], qk, float("-inf"))
+        m_new = tl.maximum(m_i, tl.max(qk, 1))
+        p = tl.exp2(qk - m_new[:, None])
+        alpha = tl.exp2(m_i - m_new)
+        l_i = l_i * alpha + tl.sum(p, 1)
+        acc = tl.dot(p.to(v_tile.dtype), v_tile, acc=acc * alpha[:, None], input_precision="ieee")
+        m_i = m_new
+    q_f32 = q_tile.to(tl.float32)
     if SUMMARIES:
-        for first in range(0, blocks, WIDTH):
-            keys, spread = summary_tile(far_k, far_s, first, head * blocks, blocks, D, WIDTH)
-            values, _ = summary_tile(far_v, far_v, first, head * blocks, blocks, D, WIDTH)
-            logits = summary_logits(wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH, WIDE)
-            higher = tl.maximum(top, tl.max(logits, 1))
-            weights = tl.exp2(logits - higher[:, None])
-            fade = tl.exp2(top - higher)
-            total = total * fade + tl.sum(weights, 1)
-            out = tl.dot(weights, values, acc=out * fade[:, None], input_precision=WIDE)
-            top = higher
-    tl.store(sparse + row * T * D + here, (out / total[:, None]).to(sparse.dtype.element_ty), mask=inside[:, None])
-    tl.store(lse + row * T + slot, top + tl.log2(total), mask=inside)
+        for start_n in range(0, blocks, WIDTH):
+            k_tile, spread = summary_tile(far_k, far_s, start_n, head * blocks, blocks, D, WIDTH)
+            v_tile, _ = summary_tile(far_v, far_v, start_n, head * blocks, blocks, D, WIDTH)
+            qk = summary_logits(q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH, WIDE)
+            m_new = tl.maximum(m_i, tl.max(qk, 1))
+            p = tl.exp2(qk - m_new[:, None])
+            alpha = tl.exp2(m_i - m_new)
+            l_i = l_i * alpha + tl.sum(p, 1)
+            acc = tl.dot(p, v_tile, acc=acc * alpha[:, None], input_precision=WIDE)
+            m_i = m_new
+    tl.store(sparse + row * T * D + q_offs, (acc / l_i[:, None]).to(sparse.dtype.element_ty), mask=mask_m[:, None])
+    tl.store(lse + row * T + offs_m, m_i + tl.log2(l_i), mask=mask_m)
     group = head * per_head + block % per_head
-    square = tl.load(totals + group * D * D + channel[:, None] * D + channel[None, :])
-    norm = tl.load(norms + group * D + channel)
-    f = phi(wide, PHI)
+    square = tl.load(totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
+    norm = tl.load(norms + group * D + offs_d)
+    f = phi(q_f32, PHI)
     mean = tl.dot(f, square, input_precision=WIDE) / (tl.sum(f * norm[None, :], 1) + epsilon)[:, None]
-    tl.store(linear + row * T * D + here, mean.to(linear.dtype.element_ty), mask=inside[:, None])
+    tl.store(linear + row * T * D + q_offs, mean.to(linear.dtype.element_ty), mask=mask_m[:, None])
 
 
 @triton.jit
@@ -150,48 +154,48 @@ def queries_backward(
     """One query tile: the gradients of its queries, and of the sums that its linear branch read."""
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
-    slot, channel = tl.arange(0, TILE), tl.arange(0, D)
-    inside = slot < T
-    here = slot[:, None] * D + channel[None, :]
-    x = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0)
-    g = tl.load(d_sparse + row * T * D + here, mask=inside[:, None], other=0.0)
-    level = tl.load(lse + row * T + slot, mask=inside, other=0.0)
-    along = tl.load(delta + row * T + slot, mask=inside, other=0.0)
-    change = tl.zeros([TILE, D], tl.float32)
-    for first in range(0, tl.load(counts + row), WIDTH // SIDE):
-        place, known = key_slots(columns, counts, lengths, row, first, head, blocks, K, SIDE, WIDTH)
-        there = place[:, None] * D + channel[None, :]
-        keys = tl.load(k + there, mask=known[:, None], other=0.0)
-        values = tl.load(v + there, mask=known[:, None], other=0.0)
-        logits = tl.dot(x, tl.trans(keys), input_precision="ieee") * scale
-        weights = tl.exp2(tl.where(known[None, :], logits, float("-inf")) - level[:, None])
-        ds = weights * (tl.dot(g, tl.trans(values), input_precision="ieee") - along[:, None])
-        change = tl.dot(ds.to(keys.dtype), keys, acc=change, input_precision="ieee")
-    wide = x.to(tl.float32)
+    offs_m, offs_d = tl.arange(0, TILE), tl.arange(0, D)
+    mask_m = offs_m < T
+    q_offs = offs_m[:, None] * D + offs_d[None, :]
+    q_tile = tl.load(q + row * T * D + q_offs, mask=mask_m[:, None], other=0.0)
+    do = tl.load(d_sparse + row * T * D + q_offs, mask=mask_m[:, None], other=0.0)
+    lse_m = tl.load(lse + row * T + offs_m, mask=mask_m, other=0.0)
+    delta_m = tl.load(delta + row * T + offs_m, mask=mask_m, other=0.0)
+    dq_acc = tl.zeros([TILE, D], tl.float32)
+    for start_n in range(0, tl.load(counts + row), WIDTH // SIDE):
+        slots, mask_n = key_slots(columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH)
+        k_offs = slots[:, None] * D + offs_d[None, :]
+        k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
+        v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+        qk = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
+        p = tl.exp2(tl.where(mask_n[None, :], qk, float("-inf")) - lse_m[:, None])
+        ds = p * (tl.dot(do, tl.trans(v_tile), input_precision="ieee") - delta_m[:, None])
+        dq_acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc=dq_acc, input_precision="ieee")
+    q_f32 = q_tile.to(tl.float32)
     if SUMMARIES:
-        for first in range(0, blocks, WIDTH):
-            keys, spread = summary_tile(far_k, far_s, first, head * blocks, blocks, D, WIDTH)
-            values, _ = summary_tile(far_v, far_v, first, head * blocks, blocks, D, WIDTH)
-            logits = summary_logits(wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH, WIDE)
-            weights = tl.exp2(logits - level[:, None])
-            ds = weights * (tl.dot(g.to(tl.float32), tl.trans(values), input_precision=WIDE) - along[:, None])
-            change = tl.dot(ds, keys, acc=change, input_precision=WIDE)
-            change += root * wide * tl.dot(ds, spread, input_precision=WIDE)
+        for start_n in range(0, blocks, WIDTH):
+            k_tile, spread = summary_tile(far_k, far_s, start_n, head * blocks, blocks, D, WIDTH)
+            v_tile, _ = summary_tile(far_v, far_v, start_n, head * blocks, blocks, D, WIDTH)
+            qk = summary_logits(q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH, WIDE)
+            p = tl.exp2(qk - lse_m[:, None])
+            ds = p * (tl.dot(do.to(tl.float32), tl.trans(v_tile), input_precision=WIDE) - delta_m[:, None])
+            dq_acc = tl.dot(ds, k_tile, acc=dq_acc, input_precision=WIDE)
+            dq_acc += root * q_f32 * tl.dot(ds, spread, input_precision=WIDE)
     group = head * per_head + block % per_head
-    square = tl.load(totals + group * D * D + channel[:, None] * D + channel[None, :])
-    norm = tl.load(norms + group * D + channel)
-    f = phi(wide, PHI)
-    g = tl.load(d_linear + row * T * D + here, mask=inside[:, None], other=0.0).to(tl.float32)
-    below = tl.sum(f * norm[None, :], 1) + epsilon
-    mean = tl.dot(f, square, input_precision=WIDE) / below[:, None]
-    n = g / below[:, None]
-    m = (-tl.sum(g * mean, 1) / below)[:, None]
+    square = tl.load(totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
+    norm = tl.load(norms + group * D + offs_d)
+    f = phi(q_f32, PHI)
+    do = tl.load(d_linear + row * T * D + q_offs, mask=mask_m[:, None], other=0.0).to(tl.float32)
+    den = tl.sum(f * norm[None, :], 1) + epsilon
+    mean = tl.dot(f, square, input_precision=WIDE) / den[:, None]
+    n = do / den[:, None]
+    m = (-tl.sum(do * mean, 1) / den)[:, None]
     df = tl.dot(n, tl.trans(square), input_precision=WIDE) + m * norm[None, :]
-    change = change * root + phi_gradient(wide, f, df, PHI)
-    tl.store(dq + row * T * D + here, change.to(dq.dtype.element_ty), mask=inside[:, None])
+    dq_acc = dq_acc * root + phi_gradient(q_f32, f, df, PHI)
+    tl.store(dq + row * T * D + q_offs, dq_acc.to(dq.dtype.element_ty), mask=mask_m[:, None])
     outer = tl.dot(tl.trans(f), n, input_precision=WIDE)
-    tl.store(d_totals + row * D * D + channel[:, None] * D + channel[None, :], outer)
-    tl.store(d_norms + row * D + channel, tl.sum(f * m, 0))
+    tl.store(d_totals + row * D * D + offs_d[:, None] * D + offs_d[None, :], outer)
+    tl.store(d_norms + row * D + offs_d, tl.sum(f * m, 0))
 
 
 @triton.jit
@@ -205,39 +209,39 @@ def keys_backward(
     """One key tile: the gradients of its keys and values, from the query tiles to which it is critical."""
     column = tl.program_id(0).to(tl.int64)
     head, block = column // blocks, column % blocks
-    slot, lane, channel = tl.arange(0, TILE), tl.arange(0, SIDE), tl.arange(0, D)
-    inside = slot < T
-    known = lane < tl.load(lengths + block)
-    here = slot[:, None] * D + channel[None, :]
-    there = (column * K + lane[:, None]) * D + channel[None, :]
-    keys = tl.load(k + there, mask=known[:, None], other=0.0)
-    values = tl.load(v + there, mask=known[:, None], other=0.0)
-    key_change = tl.zeros([SIDE, D], tl.float32)
-    value_change = tl.zeros([SIDE, D], tl.float32)
+    offs_m, offs_n, offs_d = tl.arange(0, TILE), tl.arange(0, SIDE), tl.arange(0, D)
+    mask_m = offs_m < T
+    mask_n = offs_n < tl.load(lengths + block)
+    q_offs = offs_m[:, None] * D + offs_d[None, :]
+    k_offs = (column * K + offs_n[:, None]) * D + offs_d[None, :]
+    k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
+    v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+    dk_acc = tl.zeros([SIDE, D], tl.float32)
+    dv_acc = tl.zeros([SIDE, D], tl.float32)
     for i in range(tl.load(counts + column)):
         row = head * rows + tl.load(meeting + column * rows + i).to(tl.int64)
-        x = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0)
-        g = tl.load(d_sparse + row * T * D + here, mask=inside[:, None], other=0.0)
-        level = tl.load(lse + row * T + slot, mask=inside, other=float("inf"))
-        along = tl.load(delta + row * T + slot, mask=inside, other=0.0)
-        logits = tl.dot(x, tl.trans(keys), input_precision="ieee") * scale
-        weights = tl.exp2(tl.where(known[None, :], logits, float("-inf")) - level[:, None])
-        value_change = tl.dot(tl.trans(weights).to(g.dtype), g, acc=value_change, input_precision="ieee")
-        ds = weights * (tl.dot(g, tl.trans(values), input_precision="ieee") - along[:, None])
-        key_change = tl.dot(tl.trans(ds).to(x.dtype), x, acc=key_change, input_precision="ieee")
+        q_tile = tl.load(q + row * T * D + q_offs, mask=mask_m[:, None], other=0.0)
+        do = tl.load(d_sparse + row * T * D + q_offs, mask=mask_m[:, None], other=0.0)
+        lse_m = tl.load(lse + row * T + offs_m, mask=mask_m, other=float("inf"))
+        delta_m = tl.load(delta + row * T + offs_m, mask=mask_m, other=0.0)
+        qk = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
+        p = tl.exp2(tl.where(mask_n[None, :], qk, float("-inf")) - lse_m[:, None])
+        dv_acc = tl.dot(tl.trans(p).to(do.dtype), do, acc=dv_acc, input_precision="ieee")
+        ds = p * (tl.dot(do, tl.trans(v_tile), input_precision="ieee") - delta_m[:, None])
+        dk_acc = tl.dot(tl.trans(ds).to(q_tile.dtype), q_tile, acc=dk_acc, input_precision="ieee")
     group = head * per_head + block % per_head
-    square = tl.load(d_totals + group * D * D + channel[:, None] * D + channel[None, :])
-    norm = tl.load(d_norms + group * D + channel)
-    wide = keys.to(tl.float32)
-    f = phi(wide, PHI)
-    df = tl.dot(values.to(tl.float32), tl.trans(square), input_precision=WIDE) + norm[None, :]
-    df = tl.where(known[:, None], df, 0.0)
-    key_change = key_change * root + phi_gradient(wide, f, df, PHI)
-    f = tl.where(known[:, None], f, 0.0)
-    value_change += tl.dot(f, square, input_precision=WIDE)
-    stored = (lane < K)[:, None]
-    tl.store(dk + there, key_change.to(dk.dtype.element_ty), mask=stored)
-    tl.store(dv + there, value_change.to(dv.dtype.element_ty), mask=stored)
+    square = tl.load(d_totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
+    norm = tl.load(d_norms + group * D + offs_d)
+    k_f32 = k_tile.to(tl.float32)
+    f = phi(k_f32, PHI)
+    df = tl.dot(v_tile.to(tl.float32), tl.trans(square), input_precision=WIDE) + norm[None, :]
+    df = tl.where(mask_n[:, None], df, 0.0)
+    dk_acc = dk_acc * root + phi_gradient(k_f32, f, df, PHI)
+    f = tl.where(mask_n[:, None], f, 0.0)
+    dv_acc += tl.dot(f, square, input_precision=WIDE)
+    stored = (offs_n < K)[:, None]
+    tl.store(dk + k_offs, dk_acc.to(dk.dtype.element_ty), mask=stored)
+    tl.store(dv + k_offs, dv_acc.to(dv.dtype.element_ty), mask=stored)
 
 
 @triton.jit
@@ -248,33 +252,33 @@ def summaries_backward(
     T: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Some blocks of one head: the gradients of their mean keys, spreads and mean values."""
-    first, head = tl.program_id(0) * WIDTH, tl.program_id(1).to(tl.int64)
-    slot, channel = tl.arange(0, TILE), tl.arange(0, D)
-    inside = slot < T
-    here = slot[:, None] * D + channel[None, :]
-    keys, spread = summary_tile(far_k, far_s, first, head * blocks, blocks, D, WIDTH)
-    values, _ = summary_tile(far_v, far_v, first, head * blocks, blocks, D, WIDTH)
-    key_change = tl.zeros([WIDTH, D], tl.float32)
-    spread_change = tl.zeros([WIDTH, D], tl.float32)
-    value_change = tl.zeros([WIDTH, D], tl.float32)
+    start_n, head = tl.program_id(0) * WIDTH, tl.program_id(1).to(tl.int64)
+    offs_m, offs_d = tl.arange(0, TILE), tl.arange(0, D)
+    mask_m = offs_m < T
+    q_offs = offs_m[:, None] * D + offs_d[None, :]
+    k_tile, spread = summary_tile(far_k, far_s, start_n, head * blocks, blocks, D, WIDTH)
+    v_tile, _ = summary_tile(far_v, far_v, start_n, head * blocks, blocks, D, WIDTH)
+    dk_acc = tl.zeros([WIDTH, D], tl.float32)
+    d_spread_acc = tl.zeros([WIDTH, D], tl.float32)
+    dv_acc = tl.zeros([WIDTH, D], tl.float32)
     for i in range(rows):
         row = head * rows + i
-        wide = tl.load(q + row * T * D + here, mask=inside[:, None], other=0.0).to(tl.float32)
-        g = tl.load(d_sparse + row * T * D + here, mask=inside[:, None], other=0.0).to(tl.float32)
-        level = tl.load(lse + row * T + slot, mask=inside, other=float("inf"))
-        along = tl.load(delta + row * T + slot, mask=inside, other=0.0)
-        logits = summary_logits(wide, keys, spread, seen, lengths, row, first, blocks, scale, half, WIDTH, WIDE)
-        weights = tl.exp2(logits - level[:, None])
-        ds = weights * (tl.dot(g, tl.trans(values), input_precision=WIDE) - along[:, None])
-        value_change = tl.dot(tl.trans(weights), g, acc=value_change, input_precision=WIDE)
-        key_change = tl.dot(tl.trans(ds), wide, acc=key_change, input_precision=WIDE)
-        spread_change = tl.dot(tl.trans(ds), wide * wide, acc=spread_change, input_precision=WIDE)
-    which = first + tl.arange(0, WIDTH)
-    there = (head * blocks + which)[:, None] * D + channel[None, :]
-    exists = (which < blocks)[:, None]
-    tl.store(d_keys + there, key_change * root, mask=exists)
-    tl.store(d_spread + there, spread_change * (0.5 * root * root), mask=exists)
-    tl.store(d_values + there, value_change, mask=exists)
+        q_f32 = tl.load(q + row * T * D + q_offs, mask=mask_m[:, None], other=0.0).to(tl.float32)
+        do = tl.load(d_sparse + row * T * D + q_offs, mask=mask_m[:, None], other=0.0).to(tl.float32)
+        lse_m = tl.load(lse + row * T + offs_m, mask=mask_m, other=float("inf"))
+        delta_m = tl.load(delta + row * T + offs_m, mask=mask_m, other=0.0)
+        qk = summary_logits(q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH, WIDE)
+        p = tl.exp2(qk - lse_m[:, None])
+        ds = p * (tl.dot(do, tl.trans(v_tile), input_precision=WIDE) - delta_m[:, None])
+        dv_acc = tl.dot(tl.trans(p), do, acc=dv_acc, input_precision=WIDE)
+        dk_acc = tl.dot(tl.trans(ds), q_f32, acc=dk_acc, input_precision=WIDE)
+        d_spread_acc = tl.dot(tl.trans(ds), q_f32 * q_f32, acc=d_spread_acc, input_precision=WIDE)
+    offs_n = start_n + tl.arange(0, WIDTH)
+    k_offs = (head * blocks + offs_n)[:, None] * D + offs_d[None, :]
+    mask_n = (offs_n < blocks)[:, None]
+    tl.store(d_keys + k_offs, dk_acc * root, mask=mask_n)
+    tl.store(d_spread + k_offs, d_spread_acc * (0.5 * root * root), mask=mask_n)
+    tl.store(d_values + k_offs, dv_acc, mask=mask_n)
 
 
 INTERPRETED = not isinstance(forward, triton.JITFunction)  # Triton's own interpreter, for machines without a GPU
