@@ -316,7 +316,7 @@ BY_HAND: dict[str, str] = {
     "| VGGT-1B | linear layers": "h100-profile.json, typed by hand",
     "| kernel, 33,312 tokens": "no measurement kept: measured by hand",
     "| views | target": "xeon-2cores-mini.json, typed by hand",
-    "| | start | load | read": "no measurement kept: benchmarks/end_to_end.py",
+    "| | start | load | read": "now: h100-end-to-end-quick.json, typed by hand; before: none kept",
     "| | before | now": "no measurement kept: a machine that is gone",
     "| scene | pycolmap: s": "refine-xeon-2cores.json, typed by hand",
     "| target | reached": "read off the table before it",
