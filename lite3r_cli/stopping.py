@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-GRACE = 1.0  # seconds that interrupted work has to clean up after itself
+GRACE = 0.5  # seconds that interrupted work has to clean up after itself
 
 
 class Terminated(BaseException):
