@@ -24,8 +24,12 @@ MOST_VOXELS = 6_000_000  # on a processor; a GPU takes four times as many
 FINEST = 1 / 900  # of the cloud's diagonal: finer voxels would show the noise
 TRUNCATION = (2.5, 3.5)  # voxels, at least and at most: what is within it of a voxel lies in the blocks next to its own
 CHUNK = 1 << 18  # voxels at a time
-SMALL = 0.002  # of all triangles: parts below this are crumbs
+FEWEST = 24  # triangles: smaller parts are crumbs
+MARGIN = 0.5  # of the diagonal of 99 % of the points, kept beyond their box: what is farther is stray
 VIEW_WEIGHT = 0.2  # weight of a view's least sure pixels, its surest have 1
+SUPPORT = 0.75  # voxels within which some view has to have a surface
+STEEPEST = 0.15  # least factor of a surface that is seen from the side
+TORN = 0.1  # relative difference of depth over two pixels that is an edge
 BEHIND = 1.0  # truncations behind a surface up to which a voxel is told of it
 
 
@@ -58,7 +62,9 @@ def mesh_of(
     grid, truncation = _grid(local, points, most)
     value, weight = integrate(local, grid, truncation, device, step)
     mesh = surface_nets(grid.places, value, weight > 0)
-    mesh = without_small_parts(mesh, max(50, int(SMALL * len(mesh.triangles))))
+    vertices = (grid.origin + grid.side * mesh.vertices.astype(np.float64)).astype(np.float32)
+    mesh = _only(mesh, _supported(local, vertices, SUPPORT * grid.side, device))
+    mesh = without_small_parts(mesh, FEWEST)
     vertices = (grid.origin + grid.side * mesh.vertices.astype(np.float64)).astype(np.float32)
     colors = _colors(local, vertices, truncation, read_rgb, device)
     placed = vertices + middle
@@ -74,7 +80,7 @@ def _moved(view: View, middle: np.ndarray) -> View:
 def _grid(views: Sequence[View], points: np.ndarray, most: int) -> tuple[Grid, float]:
     """The voxels within the truncation of a point, as fine as `most` allows, and the truncation."""
     low, high = (np.percentile(points, share, axis=0) for share in (0.5, 99.5))
-    margin = 0.05 * float(np.linalg.norm(high - low)) + 1e-6
+    margin = MARGIN * float(np.linalg.norm(high - low)) + 1e-6
     points = points[((points >= low - margin) & (points <= high + margin)).all(axis=1)]
     diagonal = float(np.linalg.norm(high - low)) or 1.0
     noise = _noise(views, points)
@@ -141,13 +147,13 @@ def integrate(
     for view in views:
         if view.depth is None:
             continue
-        depth, trust = _pixels(view, device)
+        depth, trust, slope = _pixels(view, device)
         for start in range(0, count, CHUNK):
             rows = slice(start, min(start + CHUNK, count))
             centres = torch.from_numpy(grid.places[rows]).to(device).float() * grid.side + origin
             place, z, inside = _project(view, centres, depth.shape)
             seen = depth.view(-1)[place]
-            distance = (seen - z) / truncation
+            distance = (seen - z) * slope.view(-1)[place] / truncation
             told = inside & (seen > 0) & (distance > -BEHIND)
             weight = torch.where(told, trust.view(-1)[place], torch.zeros_like(z))
             total[rows] += weight * distance.clamp(-1, 1)
@@ -157,8 +163,10 @@ def integrate(
     return value.cpu().numpy(), weights.cpu().numpy()
 
 
-def _pixels(view: View, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Depth and weight (h, w) of the view's pixels: the surer, the heavier, and the nearer."""
+def _pixels(view: View, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth and weight (h, w) of the view's pixels: the heavier, the surer, nearer and less slanted they are. And what
+    turns a difference of depth into a distance from the surface.
+    """
     assert view.depth is not None
     depth = torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device)
     known = depth > 0
@@ -169,7 +177,43 @@ def _pixels(view: View, device: torch.device | str) -> tuple[Tensor, Tensor]:
         rank = torch.searchsorted(sample, confidence) / len(sample)
         trust = VIEW_WEIGHT + (1 - VIEW_WEIGHT) * rank
     typical = depth[known].median() if bool(known.any()) else depth.new_tensor(1.0)
-    return depth, trust * (typical / depth.clamp(min=float(typical) / 4)).clamp(0.05, 4)
+    slope = _slope(view, depth)
+    return depth, trust * slope * (typical / depth.clamp(min=float(typical) / 4)).clamp(0.05, 4), slope
+
+
+def _slope(view: View, depth: Tensor) -> Tensor:
+    """(h, w) n · r of a pixel's unit normal n and ray r = (x, y, 1): small where the surface is seen from the side.
+
+    Where a neighbour two pixels on is not of the same surface, the difference to the other side counts, else 1.
+    """
+    height, width = depth.shape
+    K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
+    x = ((torch.arange(width, device=depth.device) + 0.5 - float(K[0, 2])) / float(K[0, 0]))[None].expand(height, -1)
+    y = ((torch.arange(height, device=depth.device) + 0.5 - float(K[1, 2])) / float(K[1, 1]))[:, None].expand(-1, width)
+    rays = torch.stack([x, y, torch.ones_like(x)])
+    points = rays * depth
+    across, down = _tangent(points, depth, 2), _tangent(points, depth, 1)
+    normal = torch.linalg.cross(across, down, dim=0)
+    length = normal.norm(dim=0)
+    slope = (normal * rays).sum(dim=0).abs() / length.clamp(min=1e-20)
+    return torch.where(length > 0, slope, torch.ones_like(slope)).clamp(STEEPEST, 1)
+
+
+def _tangent(points: Tensor, depth: Tensor, axis: int) -> Tensor:
+    """(3, h, w) difference along an axis of (3, h, w) over two pixels, 0 where both sides are torn."""
+    reach = 2
+    count = points.shape[axis]
+    if count <= reach:
+        return torch.zeros_like(points)
+    step = points.narrow(axis, reach, count - reach) - points.narrow(axis, 0, count - reach)
+    a, b = (depth.narrow(axis - 1, start, count - reach) for start in (reach, 0))
+    whole = (torch.minimum(a, b) > 0) & ((a - b).abs() < TORN * torch.minimum(a, b))
+    step = torch.where(whole, step, torch.zeros_like(step))
+    result, sides = torch.zeros_like(points), torch.zeros_like(depth)
+    for start in (0, reach):  # the difference to the next pixel, and from the one before
+        result.narrow(axis, start, count - reach).add_(step)
+        sides.narrow(axis - 1, start, count - reach).add_(whole)
+    return result / sides.clamp(min=1)
 
 
 def _project(view: View, points: Tensor, shape: tuple[int, int] | torch.Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,6 +230,25 @@ def _project(view: View, points: Tensor, shape: tuple[int, int] | torch.Size) ->
     inside = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     place = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
     return place, z, inside
+
+
+@torch.inference_mode()
+def _supported(views: Sequence[View], vertices: np.ndarray, distance: float, device: torch.device | str) -> np.ndarray:
+    """(N,) bool: some view has a surface within `distance`. What lies between surfaces that disagree has none."""
+    points = torch.from_numpy(vertices).to(device)
+    supported = torch.zeros(len(points), dtype=torch.bool, device=device)
+    for view in views:
+        if view.depth is not None and len(points):
+            depth, _, slope = _pixels(view, device)
+            place, z, inside = _project(view, points, depth.shape)
+            seen = depth.view(-1)[place]
+            supported |= inside & (seen > 0) & (((seen - z) * slope.view(-1)[place]).abs() < distance)
+    return supported.cpu().numpy()
+
+
+def _only(mesh: Mesh, kept: np.ndarray) -> Mesh:
+    """The triangles whose vertices are all kept."""
+    return replace(mesh, triangles=mesh.triangles[kept[mesh.triangles].all(axis=1)])
 
 
 @torch.inference_mode()
