@@ -2,8 +2,8 @@
 
     python benchmarks/masked_keys.py [SCENE…] [--model mini] [--json FILE]
 
-SCENE is a folder with images/, cameras.json and depth/ of every view (default: sample_scenes/facade). A picture of another scene, cut
-to an ellipse, is pasted into every view at another place. Compared are
+SCENE is a folder with images/, cameras.json and depth/ of every view (default: sample_scenes/facade). A picture of
+another scene, cut to an ellipse, is pasted into every view at another place. Compared are
 
     absent      the pictures without the object
     seen        with the object, no mask
