@@ -24,6 +24,7 @@ from .merge import merge_poses
 from .search import Found, Search
 from .verdicts import GIVEN, KEPT, REFINED, Account, Verdict, account, image_support, verified_images
 
+_FISHEYE_VIEWS = 3  # from which a set can tell a fisheye from another lens
 Step = Callable[[], None]
 
 
@@ -59,17 +60,34 @@ def refine_cameras(
         matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
-        found = _search(views, matches, config)
+        found = search(views, matches, config)
         if found is None:
             return unchanged(views, "its matches fit no camera with enough parallax")
         return _verified(views, read_rgb, found.matches, found, config)
 
 
-def _search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:
+def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:
+    """The best cameras with lenses of `config.camera_model`; "auto" tries a fisheye, too, where the other lenses leave
+    many matches unexplained, and takes it where it explains more of them."""
     lenses = start_lenses(views, matches.sizes, config)
     if config.camera_model == "opencv-fisheye":
         lenses, matches = start_fisheyes(matches, lenses, config)
-    return Search(views, matches, config, lenses).run() if matches.pairs else None
+    found = Search(views, matches, config, lenses).run() if matches.pairs else None
+    well = found is not None and max(tried.explained for tried in found.tried) >= config.explained
+    if well or config.camera_model != "auto" or len(views) < _FISHEYE_VIEWS:
+        return found
+    matches = replace(matches, folder=matches.folder / "fisheye")
+    matches.folder.mkdir()
+    fisheye = search(views, matches, replace(config, camera_model="opencv-fisheye"))
+    more = fisheye is not None and _explained(fisheye) > (1 + config.fisheye_gain) * _explained(found)
+    return fisheye if more else found
+
+
+def _explained(found: Found | None) -> float:
+    """How many verified matches the cameras explain."""
+    if found is None:
+        return 0.0
+    return sum(share * len(found.matches.pairs[pair]) for pair, share in found.support.items())
 
 
 def triangulate(

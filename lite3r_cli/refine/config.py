@@ -27,6 +27,7 @@ class RefineConfig:
     pair_support: float = 0.5  # share of a pair's matches that the cameras have to explain for the pair to count
     lens_gain: float = 0.02  # fall of the loss of held-out matches from which a richer model of the lens is taken
     centre_gain: float = 0.025  # the same for free principal points, which few sets of pictures tell
+    fisheye_gain: float = 0.1  # more matches that a fisheye has to explain than what was tried before it
     min_observations: int = 15  # points that an image has to see to count as verified
     min_support: float = 0.4  # share of an image's matches that its camera has to explain to count as verified
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
@@ -39,7 +40,7 @@ class RefineConfig:
     lens_keys: tuple[str, ...] = ()  # per view, what its file says of camera and lens; () = nothing of any
 
     def __post_init__(self) -> None:
-        shares = ("explained", "pair_support", "lens_gain", "centre_gain", "min_support")
+        shares = ("explained", "pair_support", "lens_gain", "centre_gain", "fisheye_gain", "min_support")
         checks = {
             f"the intrinsics must be one of {', '.join(INTRINSICS)}, not {self.intrinsics!r}": (
                 self.intrinsics in INTRINSICS

@@ -10,10 +10,11 @@ import pytest
 from test_refine_cameras import SCENE, rough, worst_error
 
 from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.refine.cameras import search
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.fisheye import start_fisheyes
 from lite3r_cli.refine.lens import Lens, start_lenses
-from lite3r_cli.refine.matching import Matches
+from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.refine.search import Search
 from lite3r_cli.scene import geometry
@@ -129,3 +130,10 @@ def test_a_fisheye_is_found_from_matches_alone(tmp_path):
     assert lens.model == "OPENCV_FISHEYE" and lens.params[0] == pytest.approx(camera.focal[0], rel=0.015)
     poses = [replace(view, cam_from_world=found.hypothesis.poses[i]) for i, view in enumerate(truth)]
     assert worst_error(poses, truth) < 0.5
+
+
+def test_auto_tries_a_fisheye_where_other_lenses_leave_much_unexplained(tmp_path):
+    start, _, matches, camera = fisheye_matches(tmp_path, views=5, points=300)
+    matches = verified(matches, predicted_cameras(start, matches.sizes), RefineConfig())
+    lens = search(start, matches, RefineConfig()).hypothesis.lenses.lenses[0]
+    assert lens.model == "OPENCV_FISHEYE" and lens.params[0] == pytest.approx(camera.focal[0], rel=0.015)
