@@ -11,7 +11,6 @@ then one JSON line.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
-from lite3r_cli.pipelines.planned import PlannedNetwork
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.view import View
@@ -89,17 +87,15 @@ def difference(exact: Sequence[View], other: Sequence[View]) -> tuple[float, flo
 def main() -> None:
     o = options()
     predictor = Predictor(PredictConfig(o.model, o.resolution, o.device, "float32"))
-    dense, device, plan = predictor.backbone, predictor.runtime.torch_device, predictor.network.plan
+    model, device = predictor.backbone, predictor.runtime.torch_device
     sets = [discover((folder / "images",)) for folder in o.scenes]
     exact = [predictor.predict(images, indices=range(min(o.views, len(images)))).views for images in sets]
-    layers = len(global_layers_of(dense))
+    layers = len(global_layers_of(model))
     rows = []
     print(f"{'setting':40} {'keep':>5} {'skipped':>8} {'depth':>7} {'rotation':>9} {'shift':>7}")
     chosen = list(one_by_one(layers) if o.layers else settings(layers))
     chosen = chosen if o.only is None else [chosen[i] for i in o.only]
     for name, keep, values in [("everything", 1.0, {}), *chosen]:
-        model = copy.deepcopy(dense)
-        predictor.network = PlannedNetwork(model, plan, device)  # which makes it dense: sparse from here on
         sparsify(model, keep, **values if values.get("packed") else BLOCKS | values)
         found, skipped = [], []
         for images, views in zip(sets, exact, strict=True):
