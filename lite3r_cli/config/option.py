@@ -13,7 +13,8 @@ from ..errors import UsageError
 
 # Headings of --help
 INPUT, NETWORK, CLOUD, OUTPUT, GENERAL = "Input", "Network", "Point cloud", "Output", "General"
-WORLD = "Cameras and the world: what is known beforehand"
+CAMERAS = "Cameras: what is known beforehand"
+WORLD = "World: up, scale and place"
 DA3_ONLY = "Network: Depth-Anything-3 only"
 ATTENTION = "Network: attention across views, arithmetic"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from .option import ATTENTION as ATTENTION_PANEL
-from .option import DA3_ONLY, INPUT, NETWORK, WORLD, Argument, Option, require
+from .option import CAMERAS, DA3_ONLY, INPUT, NETWORK, Argument, Option, require
 
 POSES = ("tokens", "rays")
 INTRINSICS = ("auto", "shared", "per-image")
@@ -203,7 +203,7 @@ class PredictConfig:
     cameras: Annotated[
         Path | None,
         Option(
-            WORLD,
+            CAMERAS,
             "Known cameras of all or some images (cameras.json, transforms.json, a COLMAP folder, or a TUM trajectory "
             "with --intrinsics FILE): everything comes in their frame and scale. Pictures of lenses that bend lines "
             "are undistorted.",
@@ -221,7 +221,7 @@ class PredictConfig:
     intrinsics: Annotated[
         str,
         Option(
-            WORLD,
+            CAMERAS,
             "A file with K (JSON, or nine numbers), for all images or by name. Or how --refine adjusts focal lengths: "
             "shared by all images, per-image, or auto: shared where that fits as well.",
             metavar="HOW|FILE",
@@ -230,7 +230,7 @@ class PredictConfig:
     camera_model: Annotated[
         str,
         Option(
-            WORLD,
+            CAMERAS,
             "The lens that --refine adjusts: pinhole, simple-radial, opencv or opencv-fisheye; auto: a pinhole, unless "
             "the matches show that it bends lines. Pictures of a lens that does are undistorted.",
             metavar="MODEL",
@@ -239,14 +239,14 @@ class PredictConfig:
     focal: Annotated[
         str,
         Option(
-            WORLD,
+            CAMERAS,
             "Focal length: auto is EXIF's where it is sound, else the network's; network; pixels of the original image "
             "(2905); the lens's millimetres (24mm); or their 35 mm equivalent (26mm-eq).",
             metavar="LENGTH",
         ),
     ] = "auto"
     fix_intrinsics: Annotated[
-        bool, Option(WORLD, "With --refine: keep the focal lengths of --focal, --intrinsics or EXIF.")
+        bool, Option(CAMERAS, "With --refine: keep the focal lengths of --focal, --intrinsics or EXIF.")
     ] = False
     engine: Annotated[
         str,

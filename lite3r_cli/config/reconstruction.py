@@ -147,6 +147,10 @@ class ReconstructConfig:
             not (self.keep_distortion and "tum-rgbd" in self.formats),
             "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",
         )
+        require(
+            not (self.keep_distortion and "tum-rgbd" in self.formats),
+            "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",
+        )
 
 
 @dataclass(frozen=True)

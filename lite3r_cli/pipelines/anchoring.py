@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..scene.geometry import Similarity
 from ..world.geodesy import LocalFrame
 from ..world.georeference import Fit, NotEnough, fit_similarity
 from ..world.lengths import camera_distance, camera_height, pixel_distance, point_at
-from ..world.undistort import Undistortion
+from ..world.undistort import UndistortedImages, Undistortion
 from .beforehand import metadata_of
 from .standing import which_way_is_up
 
@@ -93,7 +93,7 @@ def _moved(found: Predictions, similarity: Similarity, frame: WorldFrame) -> Pre
 
 
 def _georeferenced(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
-    known = _of_photographs(images, found) if config.gcp is None else _of_marks(config, found)
+    known = _of_photographs(images, found) if config.gcp is None else _of_marks(config, images, found)
     up = None if config.up == "none" else which_way_is_up(config, images, found)
     what = "--world enu" if config.gcp is None else f"--gcp {config.gcp}"
     try:
@@ -186,11 +186,14 @@ def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:
 # --- control points ---------------------------------------------------------------------------------------------------
 
 
-def _of_marks(config: WorldConfig, found: Predictions) -> Known:
+def _of_marks(config: WorldConfig, images: ImageSet, found: Predictions) -> Known:
     """The control points that these pictures show, as the cameras see them. Raises InputError."""
     assert config.gcp is not None
     control = read_control_points(config.gcp)
-    seen = [(point, _triangulated(point, found)) for point in control.points]
+    lenses = {view.name: Undistortion(view.lens) for view in found.views if view.lens is not None}
+    if isinstance(images, UndistortedImages):
+        lenses = {**images.lenses, **lenses}
+    seen = [(point, _triangulated(point, found, lenses)) for point in control.points]
     usable = [(point, place) for point, place in seen if place is not None]
     if len(usable) < 3:
         raise InputError(
@@ -203,18 +206,25 @@ def _of_marks(config: WorldConfig, found: Predictions) -> Known:
     return Known([p.name for p, _ in usable], points, local, np.full_like(points, _MARK), origin, "control points")
 
 
-def _triangulated(point: ControlPoint, found: Predictions) -> np.ndarray | None:
-    """Where the rays through its marks meet (3,); through one mark alone, the depth map's surface."""
+def _triangulated(point: ControlPoint, found: Predictions, lenses: Mapping[str, Undistortion]) -> np.ndarray | None:
+    """Where the rays through its marks meet (3,); through one mark alone, the depth map's surface. Marks are pixels of
+    the pictures as they were taken."""
     names = {name: k for k, view in enumerate(found.views) for name in (view.name, PurePosixPath(view.name).name)}
-    marks = [(found.views[names[name]], (x, y)) for name, x, y in point.marks if name in names]
+    marks = []
+    for name, x, y in point.marks:
+        if name in names:
+            view = found.views[names[name]]
+            lens = lenses.get(view.name)
+            if lens is not None:
+                x, y = lens.points(np.array([[x, y]]))[0].tolist()
+            marks.append((view, (x, y)))
     if not marks:
         return None
     if len(marks) == 1:
         return point_at(*marks[0])
     normal, right = np.zeros((3, 3)), np.zeros(3)
     for view, pixel in marks:
-        x, y = pixel if view.lens is None else Undistortion(view.lens).points(np.array([pixel]))[0]
-        ray = np.linalg.solve(view.K, [x, y, 1.0]) @ view.cam_from_world[:, :3]
+        ray = np.linalg.solve(view.K, [*pixel, 1.0]) @ view.cam_from_world[:, :3]
         ray /= np.linalg.norm(ray)
         across = np.eye(3) - np.outer(ray, ray)
         normal += across
