@@ -26,6 +26,7 @@ from ..io.sources import is_video
 from ..io.video import Clip
 from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.view import View
+from ..world.undistort import undistorted
 
 MARK = b'<meta name="generator" content="lite3r">'
 
@@ -136,24 +137,32 @@ class _Pictures:
                 self.frames.setdefault(path, []).append(number)
 
     def has(self, view: View) -> bool:
-        return self._find(view) is not None
+        return (self._exported(view) or self._taken(view)) is not None
 
     def read(self, view: View) -> np.ndarray | None:
         """(H, W, 3) RGB; None where it is gone, or has become another picture."""
-        find = self._find(view)
+        exported = self._exported(view)
+        find = exported or self._taken(view)
         if find is None:
             return None
         try:
             rgb, _ = decode_rgb(find())
+            if rgb.shape[:2] != (view.height, view.width):
+                return None
+            return rgb if exported else undistorted(rgb, view)
         except (BadImage, Lite3RError):
             return None
-        return rgb if rgb.shape[:2] == (view.height, view.width) else None
 
-    def _find(self, view: View) -> Callable[[], bytes] | None:
+    def _exported(self, view: View) -> Callable[[], bytes] | None:
+        """The picture of an export, which is what the view describes."""
         for suffix in (Path(view.name).suffix, ".jpg", ".png"):
             exported = (self.exported / view.name).with_suffix(suffix)
             if ".." not in Path(view.name).parts and exported.is_file():
                 return lambda: read_regular(exported)
+        return None
+
+    def _taken(self, view: View) -> Callable[[], bytes] | None:
+        """The picture as it was taken; a lens that bends lines is still in it."""
         path = self.places.get(view.name)
         if path is None or not path.is_file():
             return None

@@ -92,3 +92,14 @@ def test_open_writes_the_page_and_shows_it(photographs, tmp_path, monkeypatch) -
     monkeypatch.setattr("webbrowser.open", lambda url: shown.append(url) or True)
     assert run(photographs(2), "-o", tmp_path / "a.ply", "--open") == 0
     assert shown == [(tmp_path / "a/view.html").as_uri()] and (tmp_path / "a/view.html").is_file()
+
+
+def test_a_photograph_of_a_bent_lens_is_shown_straight(photographs, tmp_path) -> None:
+    assert run(photographs(2), "-o", tmp_path / "out/") == 0
+    straight = scene_of(view_scene(ViewConfig(tmp_path / "out")))["cameras"]
+    document = json.loads((tmp_path / "out/cameras.json").read_text())
+    lens = {"model": "SIMPLE_RADIAL", "params": [98.0, 49.0, 35.0, -0.2]}
+    document["images"]["a0.jpg"]["original_camera"] = lens
+    (tmp_path / "out/cameras.json").write_text(json.dumps(document))
+    bent = scene_of(view_scene(ViewConfig(tmp_path / "out")))["cameras"]
+    assert [a["picture"] == b["picture"] for a, b in zip(straight, bent)] == [False, True]
