@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -54,6 +55,25 @@ def test_what_is_no_scene_has_no_depth(tmp_path, kind, capsys):
     assert (masked if kind != "frame" else unknown) >= 3 * nothing.sum()
     assert info["runtime"]["masked"]["chosen"] == "left out"
     assert ("frame" in capsys.readouterr().err) == (kind == "frame")
+
+
+def test_refinement_brings_no_frame_back(tmp_path):
+    """It has a confidence of its own, and looks for depth by itself."""
+    pytest.importorskip("pycolmap")
+    images = Path(__file__).parents[2] / "sample_scenes" / "facade" / "images"
+    (tmp_path / "photos").mkdir()
+    nothing = np.zeros((252, 336), bool)
+    nothing[:4] = nothing[-4:] = nothing[:, :4] = nothing[:, -4:] = True
+    for name in ("00.jpg", "01.jpg", "02.jpg"):
+        picture = cv2.resize(cv2.imread(str(images / name)), (336, 252), interpolation=cv2.INTER_AREA)
+        picture[nothing] = 255
+        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture)
+    options = ["--refine", "--resolution", "336", "--device", "cpu"]
+    assert main(["reconstruct", str(tmp_path / "photos"), "-o", str(tmp_path / "a.ply"), *options]) == 0
+    refined = [image["refinement"] for image in json.loads((tmp_path / "a" / "run.json").read_text())["images"]]
+    assert any(verdict.get("depth") == "stereo" for verdict in refined)
+    for view in read_cameras_json(tmp_path / "a"):
+        assert (view.depth[nothing] == 0).all() and (view.depth > 0).mean() > 0.6
 
 
 def test_a_network_that_cannot_leave_pixels_out_is_told(tmp_path, plane_backbone):
