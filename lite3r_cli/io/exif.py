@@ -64,6 +64,12 @@ class PhotoMetadata:
     panorama: str | None = None  # GPano's ProjectionType, e.g. "equirectangular"
     taken: str | None = None  # "2026:11:27 10:30:00"
 
+    @property
+    def lens_key(self) -> str:
+        """Camera, lens and focal length in one line, the same for pictures through one lens; "" where none is said."""
+        said = (self.make, self.model, self.lens, self.focal_mm, self.digital_zoom)
+        return "" if all(part is None for part in said) else "|".join("" if p is None else f"{p}" for p in said)
+
 
 NOTHING = PhotoMetadata()
 

@@ -39,7 +39,7 @@ from ..world.undistort import UndistortedImages
 from . import known_cameras
 from .as_views import to_views
 from .bars import Bars, find_bars, fit_between
-from .beforehand import Beforehand, focal_notes, known_warnings
+from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
 from .engine_choice import Asked, Machine, Plan, resolve
 from .later import Later
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
@@ -236,6 +236,7 @@ class Predictor:
                 intrinsics=self.config.focal_sharing,
                 seed=self.config.seed,
                 fixed_focal=priors.fixed_focal,
+                lens_keys=tuple(metadata_of(images.records[i]).lens_key for i in kept),
             ),
             progress or Progress(),
             self.runtime.torch_device,

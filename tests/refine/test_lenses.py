@@ -10,6 +10,7 @@ import pytest
 from test_refine_cameras import SCENE, rough, worst_error
 
 from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.exif import NOTHING, PhotoMetadata
 from lite3r_cli.refine.cameras import search
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.fisheye import start_fisheyes
@@ -82,6 +83,14 @@ def test_a_straight_lens_stays_a_pinhole(facade):
     found = refine(rough(truth), pictures.__getitem__, config=RefineConfig(depth=False))
     assert all(view.lens is None for view in found.views)
     assert "radial distortion" in [trial["name"] for trial in found.account["lens_trials"]]
+
+
+def test_pictures_share_a_lens_as_their_files_say(facade):
+    views = facade[0]
+    sizes = [(view.width, view.height) for view in views]
+    near, far = (PhotoMetadata(make="A", model="B", focal_mm=mm).lens_key for mm in (24.0, 35.0))
+    found = start_lenses(views, sizes, RefineConfig(lens_keys=(near, far, near, far, NOTHING.lens_key)))
+    assert found.of_view == (0, 1, 0, 1, 2) and NOTHING.lens_key == ""
 
 
 def test_a_model_that_is_asked_for_starts_straight(facade):
