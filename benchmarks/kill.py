@@ -1,0 +1,336 @@
+"""Signals at many moments of every command that writes: what is left, and does the next run work?
+
+    python benchmarks/kill.py [--moments 500] [--suites "synth, new;convert, new"] [--json benchmarks/results/kill.json]
+
+This process imports everything once and forks a child for each run, so that a run takes seconds and starts at the
+command line; with `--whole N` there are N runs of whole processes, too. The network is a tiny `mini` of random values.
+moment is uniform in time, or before or after the n-th file operation of the main thread (open, mkdir, rename, unlink,
+rmdir, fsync, write), with SIGKILL (half of them), SIGTERM or SIGINT. After it every visible file has to be the old or
+the new one to the byte (files that hold times, or a state on the way: one that reads back). Then the same command runs
+again, with --resume where a state is left: it has to succeed, its files have to be those of a run that nobody stopped,
+and no hidden file may be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import torch
+
+from lite3r_cli.cli import main
+from lite3r_cli.errors import Lite3RError
+from lite3r_cli.networks import standin
+from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.pipelines import convert, distill, predict, reconstruct, synth, train  # noqa: F401 (before the fork)
+from lite3r_cli.training.loop import Batch
+from lite3r_cli.training.losses import Targets
+from lite3r_cli.training.state import read_metadata, save_weights
+
+TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
+                  head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate")
+TIMED = ("run.json", "log.jsonl", "losses.png")  # hold times: another run writes other bytes
+LIMIT = 300  # seconds of a run
+PREVIEW = "--preview -f colmap -f nerfstudio -f glb -f tum --device cpu -r 56 -q"
+TRAINED = "--steps 6 --views 2 -r 56 --calibration-batches 1 --validate-every 2 --device cpu -q"
+RENDERED = "--scenes 2 --width 64 --height 48 --samples 1 --device cpu -q"
+
+# Suite → the command line that makes the old result (or None) and the one that is stopped. {} is the place.
+SUITES: dict[str, tuple[str | None, str]] = {
+    "reconstruct, new": (None, f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}"),
+    "reconstruct, overwrite": (f"reconstruct others -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}",
+                               f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW} --overwrite"),
+    "convert, new": (None, "convert tiny.safetensors -o {}/c.safetensors -q"),
+    "convert, overwrite": ("convert other.safetensors -o {}/c.safetensors -q",
+                           "convert tiny.safetensors -o {}/c.safetensors -q --overwrite"),
+    "convert shards, overwrite": ("convert other.safetensors -o {}/c.safetensors --shard-size 30K -q",
+                                  "convert tiny.safetensors -o {}/c.safetensors --shard-size 50K -q --overwrite"),
+    "distill, new": (None, f"distill photos -m tiny.safetensors -o {{}}/d.safetensors {TRAINED}"),
+    "distill, overwrite": (f"distill others -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --seed 5",
+                           f"distill photos -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --overwrite"),
+    "train, new": (None, "train -o {}/t --max-steps 8 --save-minutes 0.001 --device cpu -q"),
+    "synth, new": (None, f"synth -o {{}}/s --views 2 {RENDERED}"),
+    "synth, overwrite": (f"synth -o {{}}/s --views 3 --seed 4 {RENDERED}",
+                         f"synth -o {{}}/s --views 2 {RENDERED} --overwrite"),
+}  # fmt: skip
+
+
+# -- what is run -------------------------------------------------------------------------------------------------------
+
+
+class Seeded:
+    """Batches of `lite3r train` that need no ray-caster."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        pass
+
+    def batches(self, first: int):
+        while True:
+            images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(first))
+            K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).expand(1, 2, 3, 3)
+            path = torch.eye(3, 4).repeat(1, 2, 1, 1)
+            path[:, 1, 0, 3] = 0.3
+            yield Batch(images, Targets(1 + images.mean(2), K, path, torch.zeros(1, dtype=torch.long)))
+            first += 1
+
+
+def inputs(folder: Path) -> None:
+    for name, seed in (("photos", 0), ("others", 1)):
+        (folder / name).mkdir()
+        for i in range(3):
+            noise = np.random.default_rng(10 * seed + i).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / name / f"{i}.png"), cv2.resize(noise, (98, 70), interpolation=cv2.INTER_CUBIC))
+    for name, seed in (("tiny", 1), ("other", 2)):
+        model = Mini(TINY)
+        standin.fill(model, seed)
+        save_weights(folder / f"{name}.safetensors", model.state_dict(), model, torch.float16)
+    train.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
+    train.TrainingData = Seeded  # type: ignore[misc,assignment]
+
+
+class Operations:
+    """Counts file operations of the main thread, and calls `hit` before or after the n-th one."""
+
+    def __init__(self, at: int, after: bool, hit: Callable[[], None]) -> None:
+        self.count, self.at, self.after, self.hit = 0, at, after, hit
+        for name in OPERATIONS:
+            setattr(os, name, self._watched(getattr(os, name)))
+
+    def _watched(self, function):
+        def watched(*arguments, **options):
+            if threading.current_thread() is not threading.main_thread():
+                return function(*arguments, **options)
+            self.count += 1
+            mine = self.count == self.at
+            if mine and not self.after:
+                self.hit()
+            result = function(*arguments, **options)
+            if mine and self.after:
+                self.hit()
+            return result
+
+        return watched
+
+
+def run(words: str, number: int = 0, at: int = 0, after: bool = False, delay: float = 0.0) -> tuple[int, int, float]:
+    """A forked run: its exit code, its file operations and its seconds; with a signal at an operation or a time."""
+    reading, writing = os.pipe()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        said = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # of the last run, for whoever looks into it
+        for stream, target in enumerate((null, null, said)):
+            os.dup2(target, stream)
+        seen = Operations(at, after, lambda: os.kill(os.getpid(), number))
+        code = main(words.split())
+        os.write(writing, f"{seen.count}".encode())
+        os._exit(code)
+    os.close(writing)
+    timer = threading.Timer(delay, os.kill, (child, number)) if delay else None
+    guard = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
+    for each in (timer, guard):
+        if each is not None:
+            each.start()
+    _, status = os.waitpid(child, 0)
+    for each in (timer, guard):
+        if each is not None:
+            each.cancel()
+    counted = os.read(reading, 20)
+    os.close(reading)
+    return os.waitstatus_to_exitcode(status), int(counted or 0), time.monotonic() - start
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+def files(place: Path) -> dict[str, str]:
+    found = [path for path in place.rglob("*") if path.is_file()]
+    return {p.relative_to(place).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def hidden(names: dict[str, str]) -> list[str]:
+    return [name for name in names if any(part.startswith(".") for part in name.split("/"))]
+
+
+def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """Visible files that are neither the old nor the new one, and do not read back as what they are."""
+    bad = []
+    for name, digest in found.items():
+        if name in hidden({name: ""}) or digest in (old.get(name), new.get(name)):
+            continue
+        try:
+            if name.endswith(".json"):
+                json.loads((place / name).read_text())
+            elif name.endswith(".jsonl"):
+                [json.loads(line) for line in (place / name).read_text().splitlines()]
+            elif name.endswith(".png"):
+                assert cv2.imread(str(place / name)) is not None
+            elif name.endswith("state.safetensors"):
+                read_metadata(place / name)
+            elif not name.endswith("average.safetensors"):
+                bad.append(name)
+        except (ValueError, AssertionError, Lite3RError):
+            bad.append(name)
+    return bad
+
+
+def comparable(found: dict[str, str]) -> dict[str, str]:
+    """Files that a second run writes to the byte: no times in them."""
+    return {k: v for k, v in found.items() if not k.endswith(TIMED) and not k.endswith("state.safetensors")}
+
+
+def again(words: str, place: Path) -> str:
+    """The command for the next run, as a user would give it."""
+    state = next(iter(place.glob("*/state.safetensors")), None)
+    if words.startswith(("distill", "train")) and state is not None:
+        words = words.replace(" --overwrite", "")
+        return f"{words} --resume"
+    return words
+
+
+@dataclasses.dataclass
+class Suite:
+    name: str
+    words: str
+    before: Path | None  # a copy of the old result
+    old: dict[str, str]
+    new: dict[str, str]
+    operations: int
+    seconds: float
+
+
+def prepare(name: str, folder: Path) -> Suite:
+    earlier, words = SUITES[name]
+    before, old, place = None, {}, folder / "place"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    if earlier is not None:
+        code, _, _ = run(earlier.format(place))
+        assert code == 0, (name, earlier, code, Path("stderr").read_text())
+        old, before = files(place), folder / f"old-{name.replace(' ', '-')}"
+        shutil.copytree(place, before)
+    code, operations, seconds = run(words.format(place))
+    assert code == 0, (name, code, Path("stderr").read_text())
+    return Suite(name, words.format(place), before, old, files(place), operations, seconds)
+
+
+def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> dict[str, object]:
+    place = folder / "place"
+    shutil.rmtree(place, ignore_errors=True)
+    if suite.before is None:
+        place.mkdir()
+    else:
+        shutil.copytree(suite.before, place)
+    number = rng.choice(SIGNALS)
+    if whole:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lite3r_cli", *suite.words.split()], stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.3, 3 + 2 * suite.seconds))
+        process.send_signal(number)
+        code = process.wait(LIMIT)
+    elif rng.random() < 0.7:
+        code, _, _ = run(suite.words, number, rng.randint(1, suite.operations), rng.random() < 0.5)
+    else:
+        code, _, _ = run(suite.words, number, delay=rng.uniform(0.02, 1.1) * suite.seconds)
+    found = files(place)
+    bad = half_written(place, found, suite.old, suite.new)
+    left = len(hidden(found))
+    finished = code == 0 and not (suite.words.startswith(("reconstruct", "convert", "synth")) and suite.before)
+    # whoever was not stopped is complete, and refuses to run again; likewise where the signal came after the last file
+    complete = finished or comparable(found) == comparable(suite.new)
+    next_code = 0 if complete and not left else run(again(suite.words, place))[0]
+    after = files(place)
+    same = comparable(after) == comparable(suite.new)
+    if next_code == 7 and same:  # complete before the signal, hidden files aside: refused, as it has to be
+        next_code = 0
+    return {
+        "suite": suite.name, "signal": number.name, "whole": whole, "exit": code, "half_written": bad, "hidden": left,
+        "next": next_code, "same": same, "hidden_after": hidden(after),
+    }  # fmt: skip
+
+
+def measure() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--moments", type=int, default=500)
+    options.add_argument("--whole", type=int, default=0, help="whole processes, beside the moments")
+    options.add_argument("--suites", default=";".join(SUITES))
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
+    options.add_argument("--json", type=Path)
+    asked = options.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(prefix="lite3r-kill-"))
+    start, rng, cases = time.monotonic(), random.Random(asked.seed), []
+    os.chdir(folder)
+    try:
+        inputs(folder)
+        suites = [prepare(name.strip(), folder) for name in asked.suites.split(";")]
+        simple = [suite for suite in suites if not suite.name.startswith("train")]  # whole processes are not patched
+        for i in range(asked.moments + asked.whole):
+            if time.monotonic() - start > asked.seconds:
+                break
+            whole = i >= asked.moments
+            suite = (simple if whole else suites)[i % len(simple if whole else suites)]
+            cases.append(one(suite, folder, rng, whole))
+            failed = (
+                cases[-1]["half_written"] or cases[-1]["next"] or not cases[-1]["same"] or cases[-1]["hidden_after"]
+            )
+            if failed:
+                print("FAILED", json.dumps(cases[-1]), flush=True)
+    finally:
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+    print(report(cases, time.monotonic() - start))
+    if asked.json is not None:
+        totals = {"cases": len(cases), "by_suite": summary(cases), "seed": asked.seed}
+        asked.json.write_text(json.dumps(totals, indent=1) + "\n")
+
+
+def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
+    rows: dict[str, Counter[str]] = {}
+    for case in cases:
+        row = rows.setdefault(case["suite"], Counter())
+        row["moments"] += 1
+        row[f"sig{case['signal'][3:].lower()}"] += 1
+        row["stopped"] += case["exit"] != 0
+        row["half_written"] += bool(case["half_written"])
+        row["hidden_files_left"] += bool(case["hidden"])
+        row["next_run_failed"] += case["next"] != 0
+        row["next_run_other_bytes"] += not case["same"]
+        row["hidden_files_after_the_next_run"] += bool(case["hidden_after"])
+    return {name: dict(row) for name, row in rows.items()}
+
+
+def report(cases: list[dict], seconds: float) -> str:
+    rows = summary(cases)
+    columns = ("moments", "stopped", "half_written", "hidden_files_left", "next_run_failed", "next_run_other_bytes",
+               "hidden_files_after_the_next_run")  # fmt: skip
+    lines = [f"{len(cases)} moments in {seconds / 60:.1f} minutes", "| suite | " + " | ".join(columns) + " |"]
+    lines += [f"| {name} | " + " | ".join(str(row.get(c, 0)) for c in columns) + " |" for name, row in rows.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    measure()
