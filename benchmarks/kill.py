@@ -4,7 +4,7 @@
 
 This process imports everything once and forks a child for each run, so that a run takes seconds and starts at the
 command line; with `--whole N` there are N runs of whole processes, too. The network is a tiny `mini` of random values.
-moment is uniform in time, or before or after the n-th file operation of the main thread (open, mkdir, rename, unlink,
+A moment is uniform in time, or before or after the n-th file operation of the main thread (open, mkdir, rename, unlink,
 rmdir, fsync, write), with SIGKILL (half of them), SIGTERM or SIGINT. After it every visible file has to be the old or
 the new one to the byte (files that hold times, or a state on the way: one that reads back). Then the same command runs
 again, with --resume where a state is left: it has to succeed, its files have to be those of a run that nobody stopped,
@@ -197,15 +197,18 @@ def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: d
 
 def comparable(found: dict[str, str]) -> dict[str, str]:
     """Files that a second run writes to the byte: no times in them."""
-    return {k: v for k, v in found.items() if not k.endswith(TIMED) and not k.endswith("state.safetensors")}
+    timed = (*TIMED, "state.safetensors")
+    return {k: v for k, v in found.items() if not k.endswith(timed) and not hidden({k: ""})}
 
 
-def again(words: str, place: Path) -> str:
-    """The command for the next run, as a user would give it."""
-    state = next(iter(place.glob("*/state.safetensors")), None)
-    if words.startswith(("distill", "train")) and state is not None:
-        words = words.replace(" --overwrite", "")
+def again(suite: Suite, found: dict[str, str]) -> str:
+    """The command for the next run, as a user gives it: on from a state of this run, over scenes that are whole."""
+    words = suite.words
+    state = next((name for name in found if name.endswith("/state.safetensors") and not hidden({name: ""})), None)
+    if words.startswith(("distill", "train")) and state is not None and found[state] != suite.old.get(state):
         return f"{words} --resume"
+    if words.startswith("synth") and found and "--overwrite" not in words:
+        return f"{words} --overwrite"
     return words
 
 
@@ -260,7 +263,7 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     finished = code == 0 and not (suite.words.startswith(("reconstruct", "convert", "synth")) and suite.before)
     # whoever was not stopped is complete, and refuses to run again; likewise where the signal came after the last file
     complete = finished or comparable(found) == comparable(suite.new)
-    next_code = 0 if complete and not left else run(again(suite.words, place))[0]
+    next_code = 0 if complete and not left else run(again(suite, found))[0]
     after = files(place)
     same = comparable(after) == comparable(suite.new)
     if next_code == 7 and same:  # complete before the signal, hidden files aside: refused, as it has to be
@@ -287,6 +290,7 @@ def measure() -> None:
     try:
         inputs(folder)
         suites = [prepare(name.strip(), folder) for name in asked.suites.split(";")]
+        start = time.monotonic()
         simple = [suite for suite in suites if not suite.name.startswith("train")]  # whole processes are not patched
         for i in range(asked.moments + asked.whole):
             if time.monotonic() - start > asked.seconds:

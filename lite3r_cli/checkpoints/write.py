@@ -28,7 +28,7 @@ from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error
 from lite3r_cli.io.locks import in_the_way
-from lite3r_cli.io.transaction import Transaction
+from lite3r_cli.io.transaction import Transaction, recover
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT = 8  # of the header's end
@@ -125,7 +125,7 @@ class CheckpointWriter:
         whole = shard_bytes is None or self.total <= shard_bytes
         self.parts = [list(slots)] if whole else split_into_shards(slots, shard_bytes or 0)
         self.names = _file_names(output, len(self.parts))  # the file to load first
-        self._files = Transaction(output.parent, output.name, lambda name: Path(name).name == name)
+        self._files = Transaction(output.parent, output.name, _beside)
         self._open = ExitStack()
         self._writers: dict[str, SafetensorsWriter] = {}
 
@@ -212,6 +212,15 @@ def old_files(output: Path) -> list[str]:
         except WeightsError:
             found = [index.name]
     return [name for name in dict.fromkeys([*found, output.name]) if _is_file(output.with_name(name))]
+
+
+def _beside(name: str) -> bool:
+    return Path(name).name == name
+
+
+def bring_right(output: Path) -> None:
+    """Undo or remove what a run that was killed while it wrote this checkpoint has left. Raises OutputError."""
+    recover(output.parent, output.name, _beside)
 
 
 def refuse_existing(

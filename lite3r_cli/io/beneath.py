@@ -36,11 +36,17 @@ class Beneath:
             return None
 
     def is_file(self, name: str, size: int | None = None) -> bool:
-        """Whether a regular file is there, of this size if one is given."""
+        """Whether a regular file is there, of this size if one is given. Raises OSError where it cannot be seen: who
+        took that for an answer would remove what he has not looked at.
+        """
         try:
             status = self.status(name)
-        except (OSError, ValueError):
+        except ValueError:  # it leads out of the folder
             return False
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG):
+                return False
+            raise
         return status is not None and stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
 
     def identity(self, name: str) -> tuple[int, int] | None:
@@ -93,7 +99,7 @@ class Beneath:
         """Everything below a folder but folders, relative to the root; folders that are links are entries, too."""
         found: list[str] = []
         with self._folder(name) as descriptor:
-            for place, folders, entries, opened in os.fwalk(".", dir_fd=descriptor):
+            for place, folders, entries, opened in os.fwalk(".", onerror=_raise, dir_fd=descriptor):
                 links = [entry for entry in folders if stat.S_ISLNK(os.lstat(entry, dir_fd=opened).st_mode)]
                 found += [(PurePosixPath(name) / place / entry).as_posix() for entry in (*entries, *links)]
         return sorted(found)
@@ -138,3 +144,8 @@ class Beneath:
         except OSError as error:
             involved = [str(self.root / name), *([] if target is None else [None, str(self.root / target)])]
             raise OSError(error.errno, error.strerror, *involved) from error
+
+
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed is not empty: whoever took it for that would leave its files behind."""
+    raise error

@@ -11,6 +11,7 @@ from ..errors import OutputError
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere with -o",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere with -o",
+    errno.EFBIG: "the file is larger than this file system or user may write; write elsewhere with -o",
     errno.EROFS: "the file system is read-only; write elsewhere with -o",
     errno.EACCES: "permission denied; write elsewhere with -o",
     errno.EPERM: "permission denied; write elsewhere with -o",

@@ -40,6 +40,13 @@ def run_folder(folder: Path) -> Iterator[None]:
         remove_folders(made)
 
 
+def clear_lock(folder: Path) -> None:
+    """Remove the lock that a killed run has left in a folder; one that is held stays."""
+    with suppress(OSError, OutputError):
+        if os.path.lexists(folder / RUN_LOCK):
+            give_back(acquire(folder / RUN_LOCK), folder / RUN_LOCK)
+
+
 def in_the_way(path: Path) -> OutputError:
     """For what the program has not written and would have to replace."""
     return OutputError(f"{path}: is in the way and not from lite3r; move it or choose another -o")

@@ -21,6 +21,7 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
@@ -229,7 +230,7 @@ class Transaction:
                 ) from error
             if below.is_file(f"{hidden}/new/{last}"):
                 self._undo(below, hidden, marks)
-        shutil.rmtree(staging, ignore_errors=True)
+        _clear(staging)
 
     def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:
         for name, mark in marks.items():
@@ -247,10 +248,24 @@ class Transaction:
                 below.move(path, name)
 
 
+def _clear(staging: Path) -> None:
+    """Remove a hidden folder, its marker last: what a kill leaves of it is known to be ours until it is gone."""
+    with suppress(OSError):
+        for name in os.listdir(staging):
+            path = staging / name
+            if name != MARKER and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif name != MARKER:
+                path.unlink()
+        if os.listdir(staging) == [MARKER]:
+            (staging / MARKER).unlink()
+        staging.rmdir()
+
+
 def recover(root: Path, name: str, belongs: Callable[[str], bool]) -> None:
     """Bring right what a stopped run left at a place, before somebody looks at what is there. Raises OutputError."""
     try:
-        found = any(entry.startswith(f".{name}.lite3r-") for entry in os.listdir(root))
+        found = any(entry.startswith((f".{name}.lite3r-", f".{name}.lock")) for entry in os.listdir(root))
     except OSError:
         return  # nothing is there, or nothing can be seen: the run itself will say so
     if found:

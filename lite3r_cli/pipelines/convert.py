@@ -19,7 +19,7 @@ from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.shards import shard_files
 from ..checkpoints.sources import Source
 from ..checkpoints.weights import read_float
-from ..checkpoints.write import CheckpointWriter, refuse_existing
+from ..checkpoints.write import CheckpointWriter, bring_right, refuse_existing
 from ..config.conversion import ConvertConfig
 from ..console import Progress
 from ..errors import UsageError
@@ -69,6 +69,7 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
         model = checkpoint.build()  # strict: an unsound source is refused here
         sparse = _attention(config, checkpoint, model)
         items = plan(checkpoint, model, sparse, config.weights, config.keep, config.quantize)
+        bring_right(config.output)
         refuse_existing(config.output, config.overwrite, {part.resolve() for part in files_before})
         sensitivity: dict[str, float] = {}
         if config.calibrate is not None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import runtime
 from ..attention.config import SparseConfig, settle
-from ..checkpoints.write import refuse_existing
+from ..checkpoints.write import bring_right, refuse_existing
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress
 from ..data.content import content_of
@@ -167,6 +167,7 @@ def _look_at_output(config: DistillConfig) -> None:
     state = config.folder / STATE
     if config.goes_on and not state.is_file():
         raise UsageError(f"--resume: no {state} to go on from; start without it")
+    bring_right(config.output)
     refuse_existing(config.output, config.overwrite, (), [config.output.name])
     present = [name for name in (STATE, LOG, PLOT) if os.path.lexists(config.folder / name)]
     if present and present[0] != STATE:

@@ -9,7 +9,7 @@ from torch import nn
 from .. import __version__
 from ..attention.config import METADATA_KEY
 from ..checkpoints.metadata import describe
-from ..checkpoints.write import refuse_existing, save_tensors
+from ..checkpoints.write import bring_right, refuse_existing, save_tensors
 from ..config.conversion import WEIGHTS, ConvertConfig
 from ..config.prediction import require_one_of
 from ..io.transaction import Transaction
@@ -25,6 +25,7 @@ def export(module: nn.Module, output: Path, weights: str, licence: str | None, o
     sparse = list(sparse_modules(module).values())
     layers = sparse[0].config.layers if sparse else ("none",)
     config = ConvertConfig(str(output), output, weights=weights, attention=layers, overwrite=overwrite)
+    bring_right(output)
     refuse_existing(output, overwrite, (), [output.name])
     metadata = describe(family.name_of(module.config), module.config, exported_by=f"lite3r {__version__}")
     if sparse:

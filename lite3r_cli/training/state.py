@@ -19,6 +19,7 @@ from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.weights import load_into, save_checkpoint
 from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import Lite3RError, OutputError, UsageError, WeightsError
+from lite3r_cli.io.locks import clear_lock
 from lite3r_cli.io.transaction import recover
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
 from lite3r_cli.training.worker import Worker
@@ -103,6 +104,7 @@ def _settings(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, An
 
 def recover_state(path: Path) -> None:
     """Undo what a run that was killed while it saved has left, before anybody asks for the state."""
+    clear_lock(path.parent)
     recover(path.parent, path.name, lambda name: "/" not in name)
 
 

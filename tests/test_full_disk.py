@@ -1,0 +1,155 @@
+"""A full disk at every write of every command: exit 7, one line, nothing left, and the old result whole.
+
+The limit on the size of a file that the system keeps for each process (RLIMIT_FSIZE) makes every write fail that goes
+beyond it, in whatever library it is made; and each file operation of a commit fails once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+
+from lite3r_cli.checkpoints import write
+from lite3r_cli.checkpoints.write import CheckpointWriter, Slot
+from lite3r_cli.cli import main
+from lite3r_cli.data.procedural import scene_folder
+from lite3r_cli.data.procedural.scene_folder import write_scene
+from lite3r_cli.errors import OutputError
+from lite3r_cli.io import atomic
+from lite3r_cli.io.atomic import OutputSet
+from lite3r_cli.networks import standin
+from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.training.state import save_weights
+
+TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
+                  head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=4)  # fmt: skip
+COMMANDS = {
+    "reconstruct": ("reconstruct photos -m tiny.safetensors -o out/scene.ply -f glb -f colmap -r 56", " --seed 1"),
+    "convert": ("convert tiny.safetensors -o out/c.safetensors", " --weights float32"),
+    "shards": ("convert tiny.safetensors -o out/c.safetensors --shard-size 40K", " --weights float32"),
+    "synth": ("synth -o out --views 2 --width 64 --height 48 --samples 1", " --seed 1"),
+    "distill": ("distill photos -m tiny.safetensors -o out/d.safetensors --steps 2 --views 2 -r 56 "
+                "--calibration-batches 1 --validate-every 1", " --seed 1"),
+}  # fmt: skip
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for i in range(3):
+        photograph(tmp_path / f"photos/{i}.png", seed=i)
+    model = Mini(TINY)
+    standin.fill(model, 1)
+    save_weights(tmp_path / "tiny.safetensors", model.state_dict(), model, torch.float16)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
+    words, other = COMMANDS[command]
+    before = tree(place)
+    for size in (0, 300):
+        with files_of_at_most(size):
+            code = main([*words.split(), "-q"])
+        said = capsys.readouterr().err.strip().splitlines()
+        assert code == 7 and tree(place) == before and not (place / "out").exists(), said
+        assert said[-1].startswith("error: ") and "cannot be written" in said[-1]
+    assert main([*words.split(), "-q"]) == 0, capsys.readouterr().err
+    before = tree(place)
+    for size in (0, 300):
+        with files_of_at_most(size):
+            code = main([*(words + other).split(), "--overwrite", "-q"])
+        said = capsys.readouterr().err.strip().splitlines()
+        assert code == 7 and tree(place) == before and said[-1].startswith("error: "), said
+
+
+# -- every operation of a commit ---------------------------------------------------------------------------------------
+
+
+def scene(folder: Path, value: int) -> None:
+    with OutputSet(folder / "scene.ply", overwrite=True) as out:
+        for path in (out.cloud, out.path("cameras.json"), out.path(f"depth/{value}.png")):
+            path.write_bytes(bytes([value]))
+        out.commit({})
+
+
+def shards(folder: Path, value: int) -> None:
+    slots = [Slot(f"t{i}", torch.float32, (5,)) for i in range(3 - value)]
+    with CheckpointWriter(folder / "c.safetensors", slots, {}, shard_bytes=20, overwrite=True) as out:
+        for slot in slots:
+            out.write(slot.name, torch.full((5,), float(value)))
+
+
+def synthetic(folder: Path, value: int) -> None:
+    count, poses = 1 + value, np.tile(np.eye(3, 4), (2, 1, 1))
+    images, K = np.full((count, 16, 24, 3), value, np.uint8), np.tile(np.diag([20.0, 20, 1]), (2, 1, 1))
+    write_scene(folder / "s", images, np.ones((count, 16, 24)), K[:count], poses[:count], {})
+
+
+PLACES = {
+    "scene": (scene, lambda folder: atomic.bring_right(folder / "scene.ply")),
+    "shards": (shards, lambda folder: write.bring_right(folder / "c.safetensors")),
+    "synthetic": (synthetic, lambda folder: scene_folder.bring_right(folder / "s")),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_any_operation_that_fails_leaves_the_old_result(tmp_path, monkeypatch, kind: str) -> None:
+    make, right = PLACES[kind]
+    make(tmp_path / "new", 0)
+    make(tmp_path / "new", 1)
+    folder = tmp_path / "out"
+    make(folder, 0)
+    old, new, failed = tree(folder), tree(tmp_path / "new"), 0
+    for at in range(1, 500):
+        count = 0
+
+        def fails(genuine, at=at):
+            def operation(*arguments, **options):
+                nonlocal count
+                count += 1
+                if count == at:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+                return genuine(*arguments, **options)
+
+            return operation
+
+        with monkeypatch.context() as patch:
+            for name in ("open", "mkdir", "rename", "replace", "fsync"):
+                patch.setattr(os, name, fails(getattr(os, name)))
+            try:
+                make(folder, 1)
+            except OutputError:
+                failed += 1
+        if count < at:
+            break
+        right(folder)  # where cleaning up failed, the next run does it
+        assert not [name for name in os.listdir(folder) if name.startswith(".")], at
+        if tree(folder) != old:  # complete: what failed came behind the last file
+            assert tree(folder) == new, at
+            make(folder, 0)
+            assert tree(folder) == old
+    assert failed > 15 and count < at and tree(folder) == new
