@@ -132,7 +132,7 @@ def test_any_operation_that_fails_leaves_the_old_result(tmp_path, monkeypatch, k
                 nonlocal count
                 count += 1
                 if count == at:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
                 return genuine(*arguments, **options)
 
             return operation
