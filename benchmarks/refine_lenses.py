@@ -80,7 +80,8 @@ def make_set(scene: Path, k1: float, target: Path) -> list[View]:
         cv2.imwrite(str(target / "images" / name), through(rgb, view, camera), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         K = np.array([[camera.params[0], 0, camera.params[1]], [0, camera.params[0], camera.params[2]], [0, 0, 1]])
         truth.append(replace(view, name=name, K=K, lens=camera))
-    write_cameras_json(target / "cameras.json", truth)
+    # without the lens: nothing may know it but the comparison
+    write_cameras_json(target / "cameras.json", [replace(view, lens=None) for view in truth])
     return truth
 
 
