@@ -118,7 +118,7 @@ def test_what_is_masked_has_no_influence(name) -> None:
     assert model.predict(images, unseen=everything).depth[1].isfinite().all()
 
 
-@pytest.mark.parametrize("preset", ["published", "shallow", "deep", "packed"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_what_is_masked_has_no_influence_on_sparse_attention(preset) -> None:
     model = build("mini")
     attach(model, SparseConfig(tuple(global_layers_of(model)), keep_ratio=0.4, **{"block": 16, **PRESETS[preset]}))
