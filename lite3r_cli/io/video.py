@@ -203,9 +203,19 @@ def _stated_frames(container: Any, stream: Any) -> int:
     return int(frames) if 0 < frames < 2**31 else 0
 
 
-def _turns(frame: Any) -> int:
-    """Quarter turns, counter-clockwise, that bring a stored frame upright."""
-    return round(getattr(frame, "rotation", 0) / 90) % 4
+def _turns(frame: Any) -> tuple[int, bool]:
+    """How a stored frame becomes upright: quarter turns, counter-clockwise, then whether it is mirrored left to right.
+
+    Read from the matrix itself: FFmpeg's angle does not tell a mirrored picture from a turned one, and is no number
+    where the matrix has none.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float) if data is not None else (1, 0, 0, 0, 1)
+    if a * d == b * c:
+        return 0, False
+    mirrored = a * d < b * c
+    across = -a if mirrored else a
+    return round(-2 / np.pi * np.arctan2(b / np.hypot(b, d), across / np.hypot(a, c))) % 4, mirrored
 
 
 def _pixel_aspect(stream: Any) -> float:
@@ -220,7 +230,7 @@ def _square_size(width: int, height: int, aspect: float) -> tuple[int, int]:
 
 def _shown_size(stream: Any, frame: Any) -> tuple[int, int]:
     width, height = _square_size(frame.width, frame.height, _pixel_aspect(stream))
-    return (height, width) if _turns(frame) % 2 else (width, height)
+    return (height, width) if _turns(frame)[0] % 2 else (width, height)
 
 
 def _encode(frame: Any, aspect: float) -> Frame:
@@ -228,7 +238,9 @@ def _encode(frame: Any, aspect: float) -> Frame:
     width, height = _square_size(rgb.shape[1], rgb.shape[0], aspect)
     if (height, width) != rgb.shape[:2]:
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
-    bgr = cv2.cvtColor(np.ascontiguousarray(np.rot90(rgb, _turns(frame))), cv2.COLOR_RGB2BGR)
+    turns, mirrored = _turns(frame)
+    shown = np.rot90(rgb, turns)[:, :: -1 if mirrored else 1]
+    bgr = cv2.cvtColor(np.ascontiguousarray(shown), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
     return Frame(encoded.tobytes(), bgr.shape[1], bgr.shape[0], frame.time)
 

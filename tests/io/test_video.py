@@ -98,23 +98,36 @@ def test_mp4_without_its_index_or_frames_fails(tmp_path):
         discover([write_video(tmp_path / "none.avi", 0)])
 
 
-def test_rotation_of_the_container_is_applied(tmp_path):
+@pytest.mark.parametrize(
+    "linear, turn",  # track header's a, b, c, d in pixels (ISO 14496-12, section 6.2.2), x right and y down
+    [
+        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+        ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).transpose(1, 0, 2)),
+        ((0, 0, 0, 0), lambda picture: picture),
+    ],
+    ids=["quarter", "half", "left-right", "upside-down", "transposed", "transverse", "nothing"],
+)
+def test_turns_and_mirrors_of_the_container_are_applied(linear, turn, tmp_path):
     path = tmp_path / "phone.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (WIDTH, HEIGHT))
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    frame[:, : WIDTH // 2] = 255
+    frame[: HEIGHT // 2, : WIDTH // 2] = 255
     for _ in range(3):
         writer.write(frame)
     writer.release()
     data = bytearray(path.read_bytes())
-    matrix = data.find(b"tkhd") + 4 + 40  # track header, version 0 (ISO 14496-12, section 8.3.2): turn by 90°
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    matrix = data.find(b"tkhd") + 4 + 40  # track header, version 0 (ISO 14496-12, section 8.3.2)
+    a, b, c, d = (value << 16 for value in linear)
+    data[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     images = discover([path])
-    assert (images.records[0].width, images.records[0].height) == (HEIGHT, WIDTH)
-    rgb = images.read(0)
-    assert rgb.shape == (WIDTH, HEIGHT, 3)
-    assert rgb[: WIDTH // 2 - 4].mean() > 240 and rgb[WIDTH // 2 + 4 :].mean() < 15  # stored left = shown top
+    shown = turn(frame)
+    assert (images.records[0].height, images.records[0].width) == shown.shape[:2]
+    assert np.abs(images.read(0).astype(int) - shown).mean() < 12
 
 
 def test_videos_and_images_mix_in_order(tmp_path):
