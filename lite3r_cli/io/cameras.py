@@ -89,7 +89,7 @@ def _view(path: Path, name: str, entry: Any, default_scale: Any, load_depth: boo
         raise InputError(f"{where}: has to be an object with K, cam_from_world, width and height")
     width, height = fields.side(where, entry, "width"), fields.side(where, entry, "height")
     K = fields.matrix(where, entry, "K", (3, 3))
-    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal([*K[1:, 0], *K[2, 1:]], [0, 0, 0, 1]):
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal([K[0, 1], *K[1:, 0], *K[2, 1:]], [0, 0, 0, 0, 1]):
         raise InputError(f"{where}: K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths")
     pose = fields.matrix(where, entry, "cam_from_world", (3, 4))
     fields.require_rotation(where, pose[:, :3], "cam_from_world")

@@ -54,7 +54,7 @@ def test_one_scale_at_the_top(tmp_path: Path, odd_views: list[View]) -> None:
 
 BAD = {
     "images": [{}, [], None],
-    "K": [None, [[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 2]],
+    "K": [None, [[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 2]], [[9, 1, 0], [0, 9, 0], [0, 0, 1]],
           *([[fx, 0, 0], [0, 1, 0], [0, 0, 1]] for fx in (-1, float("nan"), "1", 10**400, True))],
     "cam_from_world": [None, np.eye(4).tolist(), (2 * np.eye(3, 4)).tolist(), np.diag([1.0, 1, -1, 1])[:3].tolist()],
     "width": [None, 0, 7.5, True, "64"],
