@@ -154,6 +154,12 @@ def _head(path: Path) -> bytes:
         return b""
 
 
+def _may_be_video(path: Path, suffix: str) -> bool:
+    """False for a picture that is named like a video, and for the source code that shares `.ts` with one."""
+    head = _head(path)
+    return containers.is_video(head) if suffix == ".ts" else not is_picture(head)
+
+
 def _why_not(path: Path) -> str:
     """Why a file that was named is no input."""
     try:
@@ -223,7 +229,7 @@ class _Search:
             elif path.is_dir():
                 if name not in NEVER_SEARCHED:
                     account.sub_folders[name] = 0
-            elif suffix in VIDEO_SUFFIXES and (suffix != ".ts" or containers.is_video(_head(path))):
+            elif suffix in VIDEO_SUFFIXES and _may_be_video(path, suffix):
                 videos.append(path)
             elif suffix in unread.RAW_SUFFIXES or (suffix in unread.OTHER_SUFFIXES and not is_picture(_head(path))):
                 unread_kinds[suffix] += 1

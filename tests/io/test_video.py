@@ -323,3 +323,13 @@ def test_a_video_without_a_whole_frame_says_so(tmp_path):
     (tmp_path / "a.webm").write_bytes(data[:at] + bytes(300) + data[at + 300 :])
     with pytest.raises(InputError, match="a.webm: damaged: none of its 2 frames is whole"):
         discover([tmp_path / "a.webm"])
+
+
+def test_a_picture_named_like_a_video_is_called_a_picture(tmp_path):
+    ok, jpeg = cv2.imencode(".jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert ok
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    (tmp_path / "b.mp4").write_bytes(jpeg)
+    images = discover([tmp_path])
+    assert len(images) == 1
+    assert any("hold pictures" in warning and "b.mp4" in warning for warning in images.warnings)
