@@ -38,6 +38,8 @@ def camera(model: str) -> DistortedCamera:
 @pytest.mark.parametrize("model", MODELS)
 def test_pixels_are_those_of_colmap_and_lead_back(model):
     pycolmap = pytest.importorskip("pycolmap")
+    if not hasattr(pycolmap.CameraModelId, model):
+        pytest.skip(f"pycolmap {pycolmap.__version__} has no {model}")
     rays = np.random.default_rng(0).normal(size=(500, 3)) * [0.4, 0.3, 0.1] + [0, 0, 1]
     rays[0] = [0, 0, 2]
     found = camera(model).pixels(rays)
