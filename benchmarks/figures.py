@@ -236,14 +236,17 @@ CARD = {
 }
 
 
+def card_cell(value: float | None) -> str:
+    """A figure of the model card."""
+    return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+
+
 def card(model: str) -> str:
     """All scenes of the model card, for one file of weights."""
-
-    def cell(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
-
     rows = load("mini-accuracy")["models"][model]["rows"]
-    return table(("scene", *CARD.values()), [[name, *(cell(row[key]) for key in CARD)] for name, row in rows.items()])
+    return table(
+        ("scene", *CARD.values()), [[name, *(card_cell(row[key]) for key in CARD)] for name, row in rows.items()]
+    )
 
 
 def picture_size() -> str:

@@ -15,30 +15,17 @@ import platform
 from pathlib import Path
 
 import torch
+from figures import CARD as COLUMNS
+from figures import card_cell as cell
 
 from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.networks.registry import find_checkpoint
 from lite3r_cli.pipelines.evaluate import evaluate
 
-COLUMNS = {
-    "auc5": "AUC@5",
-    "auc15": "AUC@15",
-    "auc30": "AUC@30",
-    "rotation_deg": "rotation °",
-    "translation_deg": "translation °",
-    "focal_pct": "focal %",
-    "absrel": "AbsRel",
-    "delta1": "δ<1.25",
-}
-
 
 def sha256(model: str) -> str:
     path = find_checkpoint(model) if model == "mini" else Path(model)
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
 
 
 def main() -> None:

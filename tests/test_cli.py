@@ -161,6 +161,7 @@ def test_sigterm_unwinds_and_is_exit_143(command, capsys):
         (["reconstruct", "a", "--dtype", "float12"], ["--dtype", "bfloat16"]),
         (["reconstruct", "a", "--confidence-percentile", "100"], ["--confidence-percentile"]),
         (["reconstruct", "a", "--voxel-size", "-1"], ["--voxel-size"]),
+        (["reconstruct", "a", "--voxel-size", "1e-300"], ["--voxel-size", "at least 1e-12"]),
         (["reconstruct", "a", "--seed", "-1"], ["--seed"]),
         (["reconstruct", "a", "--format", "colmpa"], ["colmap", "nerfstudio"]),
         (["reconstruct", "a", "-o", "scene.obj"], ["scene.obj", "--format"]),

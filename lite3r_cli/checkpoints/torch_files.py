@@ -115,7 +115,9 @@ def _checked_records(path: Path) -> list[int]:
                 raise WeightsError(f"{path}: holds two records of one name; get it again")
             filled = [record for record in records if record.file_size]
             wrong = [record.filename for record in filled if _checksum(archive, record) != record.CRC]
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # what a damaged archive raises has no common base
         raise damaged(path, error) from error
     if wrong and not {r.filename for r in filled if "/data/" in r.filename} <= set(wrong):  # all: none were written
         raise WeightsError(f"{path}: damaged: the content of {wrong[0][:80]} is not what was written; get it again")

@@ -11,6 +11,8 @@ from .option import CLOUD, INPUT, OUTPUT, Argument, Option, require
 from .prediction import InputConfig, PredictConfig
 from .world import WorldConfig
 
+SMALLEST_VOXEL = 1e-12  # scene units; coordinates in smaller ones do not fit in 64 bits
+
 Overwrite = Annotated[bool, Option(OUTPUT, "Replace what an earlier run wrote there; no other file is touched.")]
 
 
@@ -69,7 +71,10 @@ class FusionConfig:
         require(
             1 <= self.neighbours <= 255, f"the number of neighbours must lie between 1 and 255, not {self.neighbours}"
         )
-        require(self.voxel is None or 0 < self.voxel < math.inf, f"--voxel-size must be positive, not {self.voxel}")
+        require(
+            self.voxel is None or SMALLEST_VOXEL <= self.voxel < math.inf,
+            f"--voxel-size must be at least {SMALLEST_VOXEL:g}, not {self.voxel}",
+        )
         require(
             self.max_points is None or self.max_points >= 1, f"--max-points must be at least 1, not {self.max_points}"
         )

@@ -77,7 +77,8 @@ def load_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarr
     try:
         mask, header = decode_mask(read_regular(path))
     except BadImage as error:
-        raise InputError(f"mask {printable(path)}: {error}") from error
+        advice = "save it again, or take it away and its image is used whole"
+        raise InputError(f"mask {printable(path)}: {error}: {advice}") from error
     drawn_on_sensor = header.orientation == 1 and orientation >= 5
     if drawn_on_sensor and _mismatch(mask, height, width) < _mismatch(mask, width, height):
         mask = upright(mask.astype(np.uint8), orientation).astype(bool)

@@ -81,11 +81,7 @@ def fuse_with_statistics(
     statistics = FusionStatistics(pixels=sum(each.alive.numel() for each in maps if each is not None))
     counts = _Counts()
     _drop_unusable(maps, read_mask, config, counts, statistics)
-    voters = [None if each is None else each.voter for each in maps]
-    neighbours = best_neighbours(voters, config.neighbours) if config.consistency else [[] for _ in views]
-    surfaces = Surfaces(voters)
-    if any(neighbours):
-        statistics.tolerance = config.tolerance or adaptive_tolerance(surfaces, neighbours)
+    surfaces, neighbours = _compared(maps, config, statistics)
     sink = VoxelSink(config.voxel) if config.voxel else PointSink(config.max_points, seed)
     for i, each in enumerate(maps):
         if each is not None:
@@ -115,11 +111,7 @@ def clean_views(
     maps = [_Map(view, device) if view.depth is not None else None for view in views]
     counts, statistics = _Counts(), FusionStatistics()
     _drop_unusable(maps, read_mask, config, counts, statistics)
-    voters = [None if each is None else each.voter for each in maps]
-    neighbours = best_neighbours(voters, config.neighbours) if config.consistency else [[] for _ in views]
-    surfaces = Surfaces(voters)
-    if any(neighbours):
-        statistics.tolerance = config.tolerance or adaptive_tolerance(surfaces, neighbours)
+    surfaces, neighbours = _compared(maps, config, statistics)
     clean = []
     for i, (view, each) in enumerate(zip(views, maps)):
         if each is not None:
@@ -163,6 +155,18 @@ class _Counts:
     def into(self, statistics: FusionStatistics) -> None:
         for reason, counted in self._counted.items():
             setattr(statistics, reason, int(torch.stack(counted).sum()))
+
+
+def _compared(
+    maps: Sequence[_Map | None], config: FusionConfig, statistics: FusionStatistics
+) -> tuple[Surfaces, list[list[int]]]:
+    """The surfaces of all views, and which views check each; sets the tolerance they have to agree within."""
+    voters = [None if each is None else each.voter for each in maps]
+    neighbours = best_neighbours(voters, config.neighbours) if config.consistency else [[] for _ in maps]
+    surfaces = Surfaces(voters)
+    if any(neighbours):
+        statistics.tolerance = config.tolerance or adaptive_tolerance(surfaces, neighbours)
+    return surfaces, neighbours
 
 
 def _drop_unusable(

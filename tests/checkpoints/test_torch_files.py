@@ -44,6 +44,12 @@ def hole(size: int) -> bytes:
     return bytes(data)
 
 
+def far_away(data: bytes) -> bytes:
+    """The archive, whose directory says that its first record lies behind the end of the file."""
+    place = data.index(b"PK\x01\x02") + 42
+    return data[:place] + b"\xfe\xff\xff\x7f" + data[place + 4 :]
+
+
 REFUSED = {
     "record half": (lambda: repacked(lambda n, d: d[: len(d) // 2] if n.endswith("/data/0") else d), "shorter"),
     "largest record short": (lambda: repacked(lambda n, d: d[:-4] if n.endswith("/data/2") else d), "shorter"),
@@ -57,6 +63,7 @@ REFUSED = {
     "safetensors": (lambda: save(STATE), "safetensors"),
     "page of the web": (lambda: b"<!DOCTYPE html><title>404</title>", "its content is none"),
     "arguments beside": (lambda: saved({"model": STATE, "args": argparse.Namespace(lr=1)}), "argparse.Namespace"),
+    "records beyond the end": (lambda: far_away(saved()), ""),
     "int key": (lambda: saved({5: torch.ones(1), **STATE}), "called '5'"),
     "bytes key": (lambda: saved({b"k": torch.ones(1), **STATE}), "no text"),
     "sparse": (lambda: saved({**STATE, "s": torch.eye(3).to_sparse()}), "sparse"),

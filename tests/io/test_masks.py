@@ -64,6 +64,17 @@ def test_truncated_mask_is_not_used_and_strict_fails(photos, tmp_path):
         discover([photos / "a.jpg"], masks=tmp_path / "masks", strict=True)
 
 
+def test_mask_with_damaged_pixels_says_what_to_do(photos, tmp_path):
+    path = tmp_path / "masks" / "a.jpg.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 30] = bytes(30)
+    path.write_bytes(data)
+    images = discover([photos / "a.jpg"], masks=tmp_path / "masks")
+    with pytest.raises(InputError, match=r"a\.jpg\.png: .*damaged.*take it away"):
+        images.read_mask(0)
+
+
 def test_alpha_channel_and_mask_are_combined(tmp_path):
     rgba = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
     rgba[: HEIGHT // 2, :, 3] = 0
