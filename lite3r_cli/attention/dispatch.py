@@ -142,13 +142,18 @@ def packed_sparse_linear(
 ) -> Tensor:
     """`sparse_linear` in the form of `packed.py`, q, k, v (B, H, N, D). A projection that is zero costs nothing."""
     with torch.autocast(q.device.type, enabled=False):
-        sparse = packed_attention(q, k, v, plan, formula.ratio(plan.views))
         if weight is not None and not weight.requires_grad and not weight.any():
-            return sparse
-        phi = FEATURES[formula.feature]
-        fq, fk, values = phi(widened(q)), phi(widened(k)), widened(v)
-        linear = fq @ (fk.mT @ values) / (fq @ fk.sum(2)[..., None] + EPSILON)
-        return mix_packed(widened(sparse), linear, plan, formula.ratio(plan.views), weight, alpha).to(v.dtype)
+            return packed_attention(q, k, v, plan, formula.ratio(plan.views))
+        sparse, linear = packed_branches(q, k, v, plan, formula)
+        return mix_packed(sparse, linear, plan, formula.ratio(plan.views), weight, alpha).to(v.dtype)
+
+
+def packed_branches(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, formula: Formula) -> tuple[Tensor, Tensor]:
+    """The sparse and the linear branch of `packed_sparse_linear`, (B, H, N, D) float32 each or better."""
+    sparse = packed_attention(q, k, v, plan, formula.ratio(plan.views))
+    phi = FEATURES[formula.feature]
+    fq, fk, values = phi(widened(q)), phi(widened(k)), widened(v)
+    return widened(sparse), fq @ (fk.mT @ values) / (fq @ fk.sum(2)[..., None] + EPSILON)
 
 
 def mix_packed(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lite3r_cli.attention.block_map import block_map
 from lite3r_cli.attention.dense import dense
-from lite3r_cli.attention.dispatch import ATTEND
+from lite3r_cli.attention.dispatch import ATTEND, packed_branches
 from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.attention.tiling import packed_layout
 from lite3r_cli.networks.sparsify import sparse_modules
@@ -73,15 +73,22 @@ class _Recorder:
     def _record(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         module, formula = self.module, self.module.formula
         config = module.config
-        layout = module.layout or packed_layout(q.shape[2], config.block, q.device, config.key_block)
         exact = dense(q, k, v)
+        if config.packed and module.plan is not None:
+            plan = module.plan
+            sparse, linear = packed_branches(q.float(), k.float(), v.float(), plan, formula)
+            skips = plan.count(formula.ratio(plan.views)) < plan.blocks
+            everywhere = torch.ones(q.shape[2], dtype=torch.bool, device=q.device)
+            self.fit.add(sparse, linear, exact.float(), everywhere, everywhere & skips)
+            return exact
+        layout = module.layout or packed_layout(q.shape[2], config.block, q.device, config.key_block)
         tiles = layout.tiles(q.float(), k.float(), v.float())
         blocks = block_map(*tiles[:2], layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
         sparse, linear = ATTEND["torch"](
             *tiles, blocks, layout, formula.feature, formula.linear_over, formula.summaries
         )
         counted = blocks.linear.any(-1) if formula.linear_over == "rest" else ~blocks.critical.all(-1)
-        self.fit.add(sparse, linear, layout.tile(exact.float()), layout.valid, counted)
+        self.fit.add(sparse, linear, layout.tile(exact.float()), layout.valid, counted[..., None] & layout.valid)
         return exact
 
 
@@ -129,7 +136,9 @@ class _Sum:
         self.batches: list[Normal] = []
 
     def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
-        """Branches and their target (B, H, blocks, T, D)."""
+        """Branches and their target (B, H, …, D), at the slots `valid` (…) that hold a token. At the slots `counted`,
+        (…) or (B, H, …), the mix may differ from the sparse branch.
+        """
         x, rest = (t[:, :, valid].flatten(0, 2).double() for t in (linear, exact - sparse))
         self.batches.append(Normal(x.T @ x, x.T @ rest, rest.square().sum()))
 
@@ -147,9 +156,9 @@ class _Convex:
         self.batches: list[list[Normal]] = [[] for _ in self.logit]
 
     def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
-        mask = (counted[..., None] & valid)[..., None]
-        step, rest = (torch.where(mask, t, 0.0).double() for t in (linear - sparse, exact - sparse))
-        square, cross, energy = (t.sum((0, 2, 3, 4)) for t in (step.square(), step * rest, rest.square()))
+        mask = counted[..., None]
+        step, rest = (torch.where(mask, t, 0.0).double().transpose(0, 1) for t in (linear - sparse, exact - sparse))
+        square, cross, energy = (t.flatten(1).sum(1) for t in (step.square(), step * rest, rest.square()))
         for batches, *parts in zip(self.batches, square, cross, energy):
             batches.append(Normal(parts[0].view(1, 1), parts[1].view(1), parts[2]))
 
