@@ -56,7 +56,8 @@ def training_of(metadata: Mapping[str, str], sparse: SparseConfig | None) -> str
     if sparse.official:
         return "weights"
     if RECIPE_KEY in metadata:
-        return "weights" if json.loads(metadata[RECIPE_KEY]).get("trainable") else "branch"
+        recipe = json.loads(metadata[RECIPE_KEY])
+        return "weights" if recipe.get("trainable") or recipe.get("adapt", "none") != "none" else "branch"
     return "none" if METADATA_KEY in metadata else "weights"
 
 
