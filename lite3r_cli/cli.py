@@ -29,8 +29,18 @@ NOWHERE = "/proc/self/task"  # takes no file, not even from root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOKING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
+INSTALL = "--install-completion"
 LONGEST_PATH = 300  # characters in a message
-OUT_OF_MEMORY = "out of memory; lower --resolution, or limit the images with --max-views"
+LESS_MEMORY = {  # what takes less, by command
+    "reconstruct": "lower --resolution, or limit the images with --max-views",
+    "batch": "lower --resolution, or limit the images with --max-views",
+    "eval": "lower --resolution or --views",
+    "bench": "lower --resolution or --views",
+    "convert": "leave out --calibrate, or lower --calibrate-resolution",
+    "distill": "lower --resolution, --views or --batch",
+    "train": "lower --tokens",
+    "synth": "lower --width, --height or --samples",
+}
 
 app = typer.Typer(
     name="lite3r",
@@ -110,10 +120,20 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
                 return error.exit_code
             return _fail(error, _usage_message(error), error.exit_code)
         if _is_out_of_memory(error):
-            return _fail(error, OUT_OF_MEMORY, MemoryLimitError.exit_code)
+            command = next((word for word in arguments if word in LESS_MEMORY), "")
+            advice = LESS_MEMORY.get(command, "end other programs, or use a machine with more")
+            return _fail(error, f"out of memory; {advice}", MemoryLimitError.exit_code)
+        if isinstance(error, (OSError, RuntimeError)) and any(word.startswith(INSTALL) for word in arguments):
+            return _fail(error, _not_installed(error), OutputError.exit_code)
         if isinstance(error, OSError) and (answer := _of_the_system(error)) is not None:
             return _fail(error, str(answer), answer.exit_code)
         return _fail(error, _bug(error), 1, label="bug")
+
+
+def _not_installed(error: OSError | RuntimeError) -> str:
+    """Why shell completion could not be put into the user's home; a RuntimeError is of a user without one."""
+    reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error).rstrip(".")
+    return f"{INSTALL}: {reason}; print it with --show-completion and put it where your shell reads it"
 
 
 def _bug(error: BaseException) -> str:

@@ -29,6 +29,7 @@ class _Settings:
 
 
 settings = _Settings()
+LONGEST_WORD = 16  # letters of a table's cell that are kept on one line
 SECONDS_BETWEEN_LINES = 10.0  # of a stage that is under way
 
 
@@ -217,7 +218,8 @@ def table(
 ) -> None:
     """A table on standard output; hidden by --quiet and replaced by `document` with --json.
 
-    Columns after the first are right-aligned when `numbers`. Away from a terminal they are padded text, never cut.
+    Columns after the first are right-aligned when `numbers`. Away from a terminal they are padded text, never cut. On a
+    terminal where the columns would break words, each row is a paragraph of "heading: value" lines.
     """
     if settings.quiet:
         return
@@ -234,12 +236,33 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    terminal = Console()
+    if _least_width([list(columns), *cells]) > terminal.width:
+        head = [Text(title)] if title else []
+        terminal.print(Text("\n\n").join([*head, *(_paragraph(columns, row) for row in cells)]))
+        return
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i == 0 or not numbers else "right", overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
-    Console().print(drawn)
+    terminal.print(drawn)
+
+
+def _least_width(rows: Sequence[Sequence[str]]) -> int:
+    """Terminal columns of a table whose cells break between words only; each column has a space before and two behind,
+    and of a long path what fits is shown on several lines.
+    """
+    longest = [max((len(word) for cell in column for word in cell.split()), default=0) for column in zip(*rows)]
+    return sum(min(width, LONGEST_WORD) + 3 for width in longest)
+
+
+def _paragraph(columns: Sequence[str], row: Sequence[str]) -> Any:
+    """The first cell, and below it the others by their headings, as rich's Text."""
+    from rich.text import Text
+
+    named = [f"{heading}: {cell}" if heading else cell for heading, cell in zip(columns[1:], row[1:]) if cell]
+    return Text("\n").join([Text(row[0], "bold"), *map(Text, named)])
 
 
 class Progress:

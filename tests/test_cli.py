@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -118,7 +120,20 @@ def test_torch_running_out_of_memory_is_exit_6(command, capsys):
 
     command(go)
     assert cli.main(["go"]) == 6
-    assert "--resolution" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: out of memory; end other programs, or use a machine with more\n"
+
+
+@pytest.mark.parametrize("name", cli.LESS_MEMORY)
+def test_advice_for_less_memory_is_of_options_that_the_command_has(name, monkeypatch, capsys):
+    flags = {flag for parameter in lazy.build(name).params for flag in parameter.opts}
+    named = set(re.findall(r"--[a-z-]+", cli.LESS_MEMORY[name]))
+    assert named and named <= flags
+
+    def full(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", full)
+    assert cli.main([name]) == 6 and cli.LESS_MEMORY[name] in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(command, capsys):
@@ -249,3 +264,39 @@ def test_a_live_display_draws_on_a_terminal_and_leaves_one_line(monkeypatch):
     assert run.wait() == 0
     assert b"2/2" in seen and b"Fuse (2):" in seen and b"warning: " in seen and b"a.jpg" in seen
     assert not re.search(rb"\x1b\[[0-9;]*3[0-7]", seen)  # NO_COLOR
+
+
+@pytest.mark.parametrize("width, one_paragraph_a_row", [(20, True), (40, True), (200, False)])
+def test_a_table_in_a_narrow_terminal_breaks_no_words(monkeypatch, width, one_paragraph_a_row):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    columns = ("model", "parameters", "licence", "here", "what it is")
+    console.table(columns, [("vggt-1b", "1190.6 M", "research licence", "no", "cameras and depth")], numbers=False)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdout.getvalue())  # type: ignore[attr-defined]
+    lines = [line.strip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= width
+    words = {word.strip(":") for line in lines for word in line.split()}
+    assert {"parameters", "1190.6", "research", "licence", "cameras"} <= words
+    assert ("parameters: 1190.6 M" in lines) == one_paragraph_a_row
+
+
+@pytest.mark.parametrize("home, word", [(None, "home"), ("FILE", "--show-completion"), ("FILE/below", "FILE/below")])
+def test_shell_completion_without_a_home_to_write_to(tmp_path, monkeypatch, capsys, home, word):
+    def unknown(uid: int):
+        raise KeyError(uid)
+
+    (tmp_path / "FILE").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+    assert cli.main(["--install-completion", "bash"]) == 7
+    err = capsys.readouterr().err
+    assert err.startswith("error: --install-completion: ") and err.count("\n") == 1 and word in err

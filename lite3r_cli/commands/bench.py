@@ -11,6 +11,7 @@ from .. import console
 from ..config.benchmark import BenchConfig, numbers
 from ..errors import BackendError
 from ..extras import require
+from ..io.transaction import require_writable
 from .options import command
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def bench(config: BenchConfig, more: More = None) -> None:
     """
     config = replace(config, views=config.views + numbers(more or ()))
     if config.plot is not None:
-        require("matplotlib", "--plot")  # said before anything is measured
+        require("matplotlib", "--plot")  # said before anything is measured, as is what stands in the plot's way
+        require_writable(config.plot, config.overwrite)
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
         from ..bench.run import run

@@ -15,7 +15,7 @@ def distill(config: DistillConfig) -> None:
     """
     from ..pipelines.distill import run
 
-    report = run(config, console.progress())
+    report = run(config, console.progress(), console.warn)
     if report is None:
         return
     if console.settings.json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UsageError
-from .option import Option, require
+from .option import OUTPUT, Option, require
 from .prediction import Device, Dtype, LiteConfig, Model, PredictConfig, Seed
 
 MEASUREMENT = "Measurement"
@@ -88,6 +88,7 @@ class BenchConfig:
     ] = COMPARE
     repeats: Annotated[int, Option(MEASUREMENT, "Timed runs of each.", metavar="N")] = 7
     plot: Annotated[Path | None, Option(MEASUREMENT, "Draw time and memory.", metavar="FILE.png", shown="none")] = None
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace the picture of --plot if it exists.")] = False
     lite: LiteConfig = LiteConfig()
     device: Device = PredictConfig.device
     dtype: Dtype = PredictConfig.dtype

@@ -137,6 +137,10 @@ class ConvertConfig:
             self.keep_ratio is None or 0 < self.keep_ratio <= 1,
             f"--keep-ratio must lie above 0 and at most at 1, not {self.keep_ratio}",
         )
+        require(
+            self.keep_ratio is None or set(self.attention) != {"none"},
+            "--keep-ratio is of sparse attention, and --attention none attaches none; leave one of them out",
+        )
         require(self.shard_bytes is None or self.shard_bytes >= 1, "--shard-size must be positive")
         require(
             self.calibrate is None or self.weights == "fp8",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lite3r_cli.data.content import bytes_content, file_content, joined
 from lite3r_cli.data.views import Known, Shot, Split, ViewSet, look_at, read_rgb, usable
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.images import discover
-from lite3r_cli.io.names import printable
+from lite3r_cli.io.names import leads_out, printable
 from lite3r_cli.scene.view import View
 
 FEWEST_TO_SPLIT = 2  # scenes from which on the last tenth, at least one, is held out
@@ -89,8 +89,7 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
 
 
 def _shot(folder: Path, view: View) -> Shot:
-    name = PurePosixPath(view.name)
-    if name.is_absolute() or ".." in name.parts:
+    if leads_out(view.name):
         raise InputError(f"{folder / 'cameras.json'}: {printable(view.name)} is a picture outside of images/")
     picture = folder / "images" / view.name
     if not picture.is_file():

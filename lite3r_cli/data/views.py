@@ -26,6 +26,7 @@ from lite3r_cli.scene.geometry import scale_intrinsics
 MOST_PARTNERS = 10  # of a view that are drawn from: its best ones
 MOST_PIXELS = 200_000_000  # of a picture, as for --max-pixels
 MOST_SKEW = 0.02  # by which the aspect ratios of a picture and its depth map may differ
+MOST_OFF_CENTRE = 0.15  # of a picture's side: by how much a principal point may miss the middle
 SAME_SCENE = 0.1  # share of their pictures that makes two scenes one
 MOST_STRIDE = 3  # between views that follow one another, where nothing says which see the same
 
@@ -169,7 +170,7 @@ def look_at(picture: Path) -> tuple[tuple[int, int], str]:
 def require_own_size(picture: Path, size: tuple[int, int], K: np.ndarray) -> None:
     """Copies of a data set come in several sizes, their cameras in others. Raises InputError where K is of another."""
     centre = K[:2, 2] / size
-    if (abs(centre - 0.5) > 0.25).any():
+    if (abs(centre - 0.5) > MOST_OFF_CENTRE).any():
         raise InputError(
             f"{printable(picture)}: has {size[0]}×{size[1]} pixels, but its camera's principal point is at "
             f"({K[0, 2]:.0f}, {K[1, 2]:.0f}); use the cameras of that size"

@@ -72,6 +72,7 @@ class Data:
     train: tuple[Source, ...]
     held_out: tuple[Source, ...]
     notes: tuple[str, ...]
+    damaged: tuple[str, ...] = ()  # a line for each thing that is left out, the first ones alone where they are many
     content: str = ""  # of everything that is drawn from, see data/content.py
 
     def batches(self, first: int, seed: int) -> Iterator[DistillBatch]:
@@ -271,12 +272,13 @@ def open_data(
     strict: bool = False,
     tell: Tell = lambda text: None,
 ) -> Data:
-    """Sources for what stands on the command line, one a kind. What is damaged is left out and noted; with `strict` it
+    """Sources for what stands on the command line, one a kind. What is damaged is left out and listed; with `strict` it
     is an InputError. `tell` hears of damage that is met later. Raises UsageError, InputError.
     """
     train: list[Source] = []
     held_out: list[Source] = []
     notes: list[str] = []
+    left_out: list[str] = []
     contents: list[str] = []
     seed = sizes.seed
     if PROCEDURAL in inputs:
@@ -290,7 +292,8 @@ def open_data(
     if damaged and strict:
         raise InputError(f"{damaged[0]}" + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
     for split in without_held_out(splits):
-        notes += [split.note, *_damage_in_words(split.damaged)]
+        notes.append(split.note)
+        left_out += _damage_in_words(split.damaged)
         contents += [scene.content for part in (split.train, split.held_out) for scene in part]
         if split.train:
             train.append(PhotographSource(split.train, sizes, device, rank, workers, seed, tell=tell))
@@ -301,7 +304,7 @@ def open_data(
         raise (InputError if damaged else UsageError)(f"nothing to train on: {'; '.join([*notes, *damaged[:1]])}")
     if not held_out:
         held_out, notes = train, [*notes, "nothing is held out: what is measured was trained on, too"]
-    return Data(tuple(train), tuple(held_out), tuple(notes), joined(contents))
+    return Data(tuple(train), tuple(held_out), tuple(notes), tuple(left_out), joined(contents))
 
 
 def _splits(inputs: Sequence[str]) -> list[Split]:

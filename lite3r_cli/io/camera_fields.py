@@ -14,6 +14,7 @@ from ..scene.view import View
 
 ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity
 MAX_SIDE = 1 << 20  # pixels
+SMALLEST = 1e-12  # of what has to be positive; likewise
 LARGEST = 1e12  # of any number: beyond it single precision is lost, and the file is not of cameras
 
 
@@ -80,7 +81,7 @@ def lens(
         raise InputError(f"{where}: has numbers that are not finite")
     found = DistortedCamera(model, tuple(map(float, params)), *size)
     (fx, fy), (cx, cy) = found.focal, found.centre
-    if not (0 < fx <= LARGEST and 0 < fy <= LARGEST):
+    if not (SMALLEST <= fx <= LARGEST and SMALLEST <= fy <= LARGEST):
         raise InputError(f"{where}: a focal length is not positive")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), found if found.distorted else None
 
@@ -98,7 +99,7 @@ def camera(
     width, height = size
     if not (np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.abs(cam_from_world).max() <= LARGEST):
         raise InputError(f"{where}: has numbers that are not finite")
-    if not (0 < K[0, 0] <= LARGEST and 0 < K[1, 1] <= LARGEST):
+    if not (SMALLEST <= K[0, 0] <= LARGEST and SMALLEST <= K[1, 1] <= LARGEST):
         raise InputError(f"{where}: a focal length is not positive")
     if not name or "\0" in name:
         raise InputError(f"{where}: has no file name of a picture")

@@ -115,7 +115,7 @@ def _depth(path: Path, where: str, entry: dict, default_scale: Any, image_size: 
         return None
     if not isinstance(file, str) or not file or "\0" in file:
         raise InputError(f"{where}: depth has to be the name of a 16-bit PNG, relative to {path.name}")
-    if not fields.is_number(scale) or scale <= 0:
+    if not fields.is_number(scale) or scale < fields.SMALLEST:
         raise InputError(f"{where}: depth_scale (here or at the top) has to be a positive number, not {short(scale)}")
     size = image_size
     if "depth_width" in entry or "depth_height" in entry:

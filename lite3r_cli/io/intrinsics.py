@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from ..scene import geometry
+from .camera_fields import SMALLEST
 from .documents import read_text
 
 _WAYS = (
@@ -86,7 +87,7 @@ def _checked(path: Path, what: str, rows: Any) -> np.ndarray:
         K = np.array(rows, dtype=np.float64).reshape(3, 3)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {what}: K has to be a 3x3 matrix; the file has to be {_WAYS}") from error
-    usable = np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0
+    usable = np.isfinite(K).all() and SMALLEST <= min(K[0, 0], K[1, 1])
     if not usable or K[0, 1] != 0 or not np.array_equal([*K[1:, 0], *K[2, 1:]], [0, 0, 0, 1]):
         raise InputError(
             f"{path}: {what}: K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths"

@@ -18,6 +18,12 @@ def printable(name: object) -> str:
     return _UNPRINTABLE.sub("_", str(name))
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name within a folder is of something outside of it: absolute, or with `..`."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 def _fold(name: str) -> str:
     """Two names with the same fold are one file on a case-insensitive or normalising file system."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -280,6 +280,17 @@ def replace_file(path: Path, content: bytes) -> None:
         files.commit([path.name], path.name)
 
 
+def require_writable(path: Path, overwrite: bool) -> None:
+    """Raises OutputError where `replace_file` would fail, or would replace a file without having been asked to."""
+    with Transaction(path.parent, path.name, lambda name: name == path.name):
+        if not os.path.lexists(path):
+            return
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise in_the_way(path)
+        if not overwrite:
+            raise OutputError(f"{path}: exists; --overwrite replaces it")
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file, which is made if it is not there. Raises OutputError, also for a link or a file that
     has a second name: what is written would come out elsewhere.

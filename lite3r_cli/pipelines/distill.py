@@ -16,11 +16,11 @@ from .. import runtime
 from ..attention.config import SparseConfig, settle
 from ..checkpoints.write import bring_right, refuse_existing
 from ..config.distill_recipe import DistillConfig, SparseChoice
-from ..console import Progress
+from ..console import Progress, Tell
 from ..data.content import content_of
 from ..distillation.data import Data, Sizes, open_data
 from ..distillation.loop import LOG, PLOT, STATE, Distiller, StudentPlan
-from ..errors import OutputError, UsageError
+from ..errors import OutputError, UsageError, WeightsError
 from ..io.files import output_error
 from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
@@ -29,7 +29,7 @@ from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import apply_sparse, skipped_share
 from ..stopping import between_steps
 from ..training.loss_plot import plot_losses
-from ..training.state import kind_of_run, recover_state, saved_as_it_stops
+from ..training.state import read_metadata, recover_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import write_student
@@ -61,7 +61,9 @@ class DistillReport:
         return asdict(self) | {"output": str(self.output)}
 
 
-def run(config: DistillConfig, progress: Progress | None = None) -> DistillReport | None:
+def run(
+    config: DistillConfig, progress: Progress | None = None, warn: Tell = lambda text: None
+) -> DistillReport | None:
     """Distil; None on ranks other than the first. Ctrl-C and SIGTERM wait for the end of a step, whose state is saved.
 
     Raises the errors of errors.py; an existing checkpoint or run is refused without `overwrite` or `resume`.
@@ -79,10 +81,12 @@ def run(config: DistillConfig, progress: Progress | None = None) -> DistillRepor
                           network.model.patch_size, config.recipe.seed)  # fmt: skip
             data = open_data(
                 config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures, config.strict,
-                lambda text: progress.note(f"data: {text}"),
+                lambda text: warn(f"data: {text}"),
             )  # fmt: skip
             for text in data.notes:
                 progress.note(f"data: {text}")
+            for text in data.damaged if worker.is_first else ():
+                warn(f"data: {text}")
             return _distil(config, worker, network, teacher, data, progress)
 
 
@@ -198,10 +202,12 @@ def _look_at_output(config: DistillConfig) -> None:
         raise in_the_way(config.folder / present[0])
     if not present or config.goes_on:
         return
-    kind = kind_of_run(state)
+    try:
+        kind = read_metadata(state)["run"]
+    except WeightsError as error:  # of an older version, damaged, or somebody's
+        raise OutputError(str(error)) from error
     if kind != "distill":
-        what = f"holds a run of lite3r {kind}" if kind else f"{STATE} in it is damaged, or no state of a run"
-        raise OutputError(f"{config.folder}: {what}; move it or choose another -o")
+        raise OutputError(f"{config.folder}: holds a run of lite3r {kind}; move it or choose another -o")
     if not config.overwrite:
         raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
 

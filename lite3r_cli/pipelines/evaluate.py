@@ -24,6 +24,7 @@ from ..console import Progress, Tell
 from ..errors import InputError, UsageError
 from ..io.cameras import read_cameras_json
 from ..io.images import ImageSet, discover
+from ..io.names import leads_out, printable
 from ..scene import geometry, metrics
 from ..scene.view import View, known_depth
 from ..world.undistort import UndistortedImages, Undistortion
@@ -139,6 +140,9 @@ def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
     if not (folder / "cameras.json").is_file():
         raise InputError(f"{folder}: no cameras.json in it; a scene is a folder with cameras.json and images/")
     views = read_cameras_json(folder, load_depth=False)
+    outside = [view.name for view in views if leads_out(view.name)]
+    if outside:
+        raise InputError(f"{folder / 'cameras.json'}: {printable(outside[0])[:80]} is a picture outside of images/")
     paths = [folder / "images" / view.name for view in views]
     for path in paths:
         if not path.is_file():

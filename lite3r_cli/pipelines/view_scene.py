@@ -16,13 +16,13 @@ from ..errors import InputError, Lite3RError, OutputError
 from ..io.cameras import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
-from ..io.files import output_error, write_bytes
 from ..io.html_page import page
 from ..io.output_layout import Layout, layout_of
 from ..io.ply import read_ply
-from ..io.regular import BadImage, read_regular
+from ..io.regular import BadImage, open_regular, read_regular
 from ..io.scene_export import SceneExport
 from ..io.sources import is_video
+from ..io.transaction import recover, replace_file
 from ..io.video import Clip
 from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.view import View
@@ -40,6 +40,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     target = config.output or layout.root / f"{Path(layout.cloud).stem}.html"
     if target.is_dir():
         target = target / f"{Path(layout.cloud).stem}.html"
+    recover(target.parent, target.name, lambda name: name == target.name)
     _require_ours(target, config.overwrite)
     folder = layout.root / layout.folder
     views = read_cameras_json(folder / "cameras.json", load_depth=False)
@@ -60,7 +61,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
         title=layout.title,
         read_picture=lambda name: pictures.read(sizes[name]),
     )
-    _replace(target, page(export))
+    replace_file(target, page(export))
     return target
 
 
@@ -191,20 +192,9 @@ def _require_ours(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target) or overwrite:
         return
     try:
-        with open(target, "rb") as stream:
-            ours = MARK in stream.read(1000)
-    except OSError as error:
-        raise output_error(target, error) from error
+        with open_regular(target) as stream:
+            ours = not target.is_symlink() and MARK in stream.read(1000)
+    except (BadImage, OSError):
+        ours = False
     if not ours:
         raise OutputError(f"{target}: exists and is no page of lite3r's; --overwrite replaces it, -o names another")
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """The whole file at once: a reader sees the old page or the new one."""
-    staged = target.with_name(f".{target.name}.{os.getpid()}.part")
-    write_bytes(staged, data)
-    try:
-        os.replace(staged, target)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise output_error(target, error) from error

@@ -24,6 +24,7 @@ from lite3r_cli.io.transaction import recover
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
 from lite3r_cli.training.worker import Worker
 
+OLDER_FORMATS = ("lite3r-1",)  # of states that cannot be gone on from; see their message
 STATE_FORMAT = "lite3r-state-1"  # a new number where an older state would mean something else
 Tell = Callable[[str], None]
 
@@ -85,6 +86,12 @@ def read_metadata(path: Path) -> dict[str, str]:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise _not_a_state(path, str(error)) from error
+    if "step" in metadata and metadata.get("format") in OLDER_FORMATS:
+        raise WeightsError(
+            f"{path}: is a training state of an older version of lite3r, which does not hold what a run depends on "
+            "(data, teacher, options), so that it cannot be gone on from to the bit; finish it with that version, or "
+            "move it away and start anew"
+        )
     if metadata.get("format") != STATE_FORMAT:
         raise _not_a_state(path, f"its format is {metadata.get('format')!r}, not {STATE_FORMAT!r}")
     if not all(metadata.get(key) for key in ("run", "settings", "step", "elapsed")):
@@ -106,14 +113,6 @@ def recover_state(path: Path) -> None:
     """Undo what a run that was killed while it saved has left, before anybody asks for the state."""
     clear_lock(path.parent)
     recover(path.parent, path.name, lambda name: "/" not in name)
-
-
-def kind_of_run(path: Path) -> str | None:
-    """The command whose state lies there; None for a file that is no state."""
-    try:
-        return read_metadata(path)["run"]
-    except WeightsError:
-        return None
 
 
 class Run(Protocol):
@@ -147,7 +146,9 @@ def saved_as_it_stops(run: Run, worker: Worker, tell: Tell) -> Iterator[None]:
 
 def _not_a_state(path: Path, why: str) -> WeightsError:
     reason = " ".join(why.split())[:200]
-    return WeightsError(f"{path}: not a training state to go on from ({reason}); start anew, or choose another -o")
+    return WeightsError(
+        f"{path}: not a training state to go on from ({reason}); move it away and start anew, or choose another -o"
+    )
 
 
 def save_training_state(

@@ -96,6 +96,25 @@ def test_views_may_follow_one_another(monkeypatch, capsys, tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("kind", ["exists", "link", "folder closed"])
+def test_what_is_in_the_way_of_the_plot_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, kind):
+    def measured(*arguments):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("lite3r_cli.bench.run.run", measured)
+    plot = tmp_path / "plot.png"
+    if kind == "exists":
+        plot.write_bytes(b"mine")
+    elif kind == "link":
+        plot.symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "file").touch()
+        plot = tmp_path / "file" / "plot.png"
+    before = sorted(tmp_path.iterdir())
+    assert main(["bench", "--plot", str(plot)]) == 7 and "plot.png" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.fixture
 def small_vggt(monkeypatch):
     """Make the networks of bench a small VGGT, and the fast path run on a CPU."""

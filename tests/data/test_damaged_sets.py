@@ -26,7 +26,7 @@ def opened(*folders, strict=False, tell=lambda text: None, sizes=SIZES):
 
 
 def larger_picture(root):
-    cv2.imwrite(str(root / NAME / "blended_images/00000001.jpg"), np.zeros((144, 192, 3), np.uint8))
+    cv2.imwrite(str(root / NAME / "blended_images/00000001.jpg"), np.zeros((72, 96, 3), np.uint8))
 
 
 def camera(pose=np.c_[np.eye(3), np.zeros(3)], intrinsics=K):
@@ -47,7 +47,7 @@ def removed(name):
 
 
 DAMAGE = {
-    "pictures of another size": (larger_picture, "192×144"),
+    "pictures of another size": (larger_picture, "96×72"),
     "not a rotation": (camera(np.c_[np.diag([2, 0.5, 1.0]), np.zeros(3)]), "rotation"),
     "mirrored": (camera(np.c_[np.diag([1, 1, -1.0]), np.zeros(3)]), "rotation"),
     "NaN in K": (camera(intrinsics=np.array([[60, 0, np.nan], [0, 62, 18], [0, 0, 1]])), "not finite"),
@@ -68,7 +68,7 @@ def test_a_bad_item_costs_that_item_and_is_listed(tmp_path, damage):
     split = load_blendedmvs(tmp_path)
     assert [len(views.shots) for views in split.train] == [3]
     assert len(split.damaged) == 1 and word in split.damaged[0] and NAME in split.damaged[0]
-    assert any(split.damaged[0] in note for note in opened(tmp_path).notes)
+    assert any(split.damaged[0] in text for text in opened(tmp_path).damaged)
     with pytest.raises(InputError, match=NAME):
         opened(tmp_path, strict=True)
 

@@ -292,6 +292,7 @@ def test_shards_keep_the_order_and_the_limit():
         (["--weights", "int4"], 2, "fp8, bf16, float32"),
         (["--shard-size", "many"], 2, "500M or 2G"),
         (["--keep-ratio", "2"], 2, "--keep-ratio"),
+        (["--keep-ratio", "0.5", "--attention", "none"], 2, "--attention none attaches none"),
         (["--attention", "nothing*"], 2, "--attention nothing*"),
         (["--weights", "bf16", "--calibrate", "x"], 2, "--calibrate"),
     ],

@@ -178,9 +178,26 @@ def break_json(folder):
     (folder / "cameras.json").write_text('{"images": {"2.png": {"K": [1, 2]}}}')
 
 
+def changed(change):
+    def damage(folder):
+        document = json.loads((folder / "cameras.json").read_text())
+        change(document["images"])
+        (folder / "cameras.json").write_text(json.dumps(document))
+
+    return damage
+
+
+def outside(name):
+    return changed(lambda images: images.update({name: images.pop("2.png")}))
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
+        (outside("../images/2.png"), "outside"),
+        (outside("/tmp/2.png"), "outside"),
+        (changed(lambda images: images["2.png"]["K"][0].__setitem__(0, 5e-324)), "focal"),
+        (changed(lambda images: images["2.png"].update(depth_scale=1e-40)), "depth_scale"),
         (break_nothing_there, "cameras.json"),
         (break_image_gone, "2.png"),
         (break_image_of_another_size, "2.png"),
