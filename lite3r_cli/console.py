@@ -293,7 +293,8 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[..., None]]:
         """Time a stage; the value given is called after each of its `total` steps, with `figures` to show if there are
-        new ones, or with `where` the stage is now if its steps are of several kinds. A name used twice adds up.
+        new ones, or with `where` the stage is now if its steps are of several kinds. A name used twice adds up. With
+        `lane`, the name of one of several who work on the stage, it is no step: it says `where` that one is.
 
         A `minor` stage leaves a line only with --verbose.
         """
@@ -318,7 +319,7 @@ class Progress:
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
-        yield lambda figures="", where="": None
+        yield lambda figures="", where="", lane="": None
 
     def _finished(self, name: str, seconds: float, total: int | None, minor: bool) -> None:
         pass
@@ -334,8 +335,10 @@ class PlainProgress(Progress):
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
         done, last = 0, time.monotonic()
 
-        def step(figures: str = "", where: str = "") -> None:
+        def step(figures: str = "", where: str = "", lane: str = "") -> None:
             nonlocal done, last
+            if lane:
+                return
             done += 1
             under_way = where or (total and done < total)
             if figures:
@@ -365,8 +368,13 @@ class LiveProgress(PlainProgress):
         columns += [TimeElapsedColumn(), TextColumn("{task.fields[figures]}")]
         with Bar(*columns, console=Console(file=_messages()), transient=True) as bar:
             task = bar.add_task(name, total=total, figures="")
+            lanes: dict[str, Any] = {}
 
-            def step(figures: str = "", where: str = "") -> None:
+            def step(figures: str = "", where: str = "", lane: str = "") -> None:
+                if lane:
+                    if lane not in lanes:
+                        lanes[lane] = bar.add_task(f"  {lane}", total=None, figures="")
+                    return bar.update(lanes[lane], figures=where)
                 bar.update(task, advance=1)
                 if figures or where:
                     bar.update(task, figures=figures or where)

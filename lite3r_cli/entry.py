@@ -43,11 +43,11 @@ def main() -> int:
     if number in STOPPING:
         _die_of(number)
     if "torch" in sys.modules:
-        _leave(code)
+        leave(code)
     return code
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
     """End without taking the interpreter and its libraries down piece by piece: with torch that takes a second."""
     atexit._run_exitfuncs()
     try:

@@ -12,7 +12,7 @@ MAX_LINES = 400
 
 # From the top to the ground. A module may import from its own floor and from those below it.
 FLOORS = (
-    {"__main__"},
+    {"__main__", "worker_entry"},
     {"entry"},
     {"cli"},
     {"commands"},
@@ -23,7 +23,7 @@ FLOORS = (
     {"attention", "quant"},
     {"layers"},
     {"scene"},
-    {"config", "console", "cuda_start", "errors", "extras", "runtime", "stopping"},
+    {"config", "console", "cores", "cuda_start", "errors", "extras", "runtime", "stopping"},
 )
 FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
 

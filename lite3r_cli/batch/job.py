@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DONE, THERE, ELSEWHERE, FAILED, OPEN = "done", "there", "elsewhere", "failed", "open"
 MEANINGS = {
-    DONE: "made by this process",
+    DONE: "made by this run",
     ELSEWHERE: "made by another process meanwhile",
     THERE: "complete already",
     FAILED: "failed",

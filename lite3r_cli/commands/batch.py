@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import console
 from ..config import ReconstructConfig
+from ..config.crew import CrewConfig
 from ..config.option import INPUT, OUTPUT, Argument, Option
 from ..errors import InputError
 from .options import command
@@ -27,9 +28,9 @@ INSTEAD: dict[str, Option] = {
 }
 
 
-@command(ReconstructConfig, without=("cameras",), instead=INSTEAD, required=("output",))
-def batch(config: ReconstructConfig) -> None:
-    """Reconstruct many scenes by one process that loads the network once.
+@command(ReconstructConfig, CrewConfig, without=("cameras",), instead=INSTEAD, required=("output",))
+def batch(config: ReconstructConfig, crew: CrewConfig) -> None:
+    """Reconstruct many scenes by one process that loads the network once, or by several.
 
     [bold]lite3r batch ROOT -o OUT[/bold] makes a scene of every folder in ROOT.
     A folder with pictures is one scene; a folder without stands for what is in it.
@@ -41,7 +42,7 @@ def batch(config: ReconstructConfig) -> None:
     """
     from ..batch.work import run_batch
 
-    report = run_batch(config, console.progress(), console.warn)
+    report = run_batch(config, console.progress(), console.warn, crew)
     if console.settings.json:
         console.document(report.document())
     else:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from ..cores import count_cores
 from ..errors import OutputError
 from .files import output_error, write_bytes
 from .images import ImageRecord, ImageSet
@@ -62,7 +63,7 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
         write_bytes(directory / "masks" / f"{names[j]}.png", _encode(black_and_white, Path("mask.png")))
         return f"images/{names[j]}", f"masks/{names[j]}.png"
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=count_cores()) as pool:
         written = list(pool.map(one, range(len(records))))
     return ExportedPictures(
         {record.name: picture for record, (picture, _) in zip(records, written)},

@@ -8,7 +8,6 @@ result, so that a pipeline can leave that picture out and go on.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..cores import count_cores
 from ..errors import InputError, UsageError
 from . import containers
 from .decode import Picture, decode
@@ -153,7 +153,7 @@ class ImageSet:
                 return error
             return function(picture.rgb, record)
 
-        workers = workers or min(4, os.cpu_count() or 1)
+        workers = workers or min(4, count_cores())
         with ThreadPoolExecutor(workers) as pool:
             pending: deque = deque()
             try:

@@ -8,7 +8,6 @@ colours differ, too: half of a scene is worse than a foreign picture in it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 
 from ..console import Progress
+from ..cores import count_cores
 from ..scene.consistency import best_neighbours
 from ..scene.view import View
 from ..world.colours import colour_signature, colours_differ
@@ -108,7 +108,7 @@ def _settle(members: list[list[int]], pictures: Sequence[np.ndarray]) -> Groupin
 
 
 def _by_corners(groups: Groups, pictures: Sequence[np.ndarray]) -> None:
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, count_cores())) as pool:
         found = list(pool.map(lambda rgb: find_corners(rgb, _SIDE, _CORNERS), pictures))
     pairs = near_first(len(pictures), _CORNER_PAIRS * len(pictures))
     groups.tie(pairs, lambda i, j: evidence(found[i], found[j]) < TIED)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from ..cores import count_cores
 from ..io import depth as depth_files
 from ..io.atomic import OutputSet, Place
 from ..scene.view import View
@@ -27,7 +27,7 @@ class ViewFiles:
         self, out: OutputSet | Place, previews: bool, save_npy: bool, depth: DepthFiles = DepthFiles()
     ) -> None:
         self.out, self.previews, self.save_npy, self.depth = out, previews, save_npy, depth
-        self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="view files")
+        self._pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()), thread_name_prefix="view files")
         self._scales: list[Future[float]] = []
         self._pictures: list[Future[None]] = []
 

@@ -7,7 +7,6 @@ cameras are held. One picture with a wrong pose cannot bend it, and depth is not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..cores import count_cores
 from ..io.exif import Attitude
 from ..scene import geometry
 from ..scene.view import View
@@ -24,7 +24,7 @@ _SHORTEST = 0.025  # of the diagonal
 _SEARCH = np.radians([40.0, 22.0])  # around how cameras are held, and around what their horizontal axes say
 _STEP = np.radians(1.5)  # between two directions that are tried
 _WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the bell around a plane, coarse to fine
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, count_cores())
 _TOGETHER = 1 << 17  # products of directions and edges that are in memory for a thread: a processor's cache holds them
 _MOST = 150  # edges of a picture, the longest ones
 _LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges

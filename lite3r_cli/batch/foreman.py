@@ -1,0 +1,180 @@
+"""Several processes make the scenes of one batch: this one hands them out, replaces workers that die, and listens.
+
+It holds no claim and no network. A worker that dies leaves its scenes' records behind, which count the attempts
+(`claims.py`): the scenes go back into the rota, and those that have cost three workers are recorded as failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .. import console, errors
+from ..config.crew import CrewConfig
+from ..console import Progress, Tell
+from ..errors import BackendError
+from .job import Outcome
+from .manifest import SceneInput
+from .past import Past
+from .rota import Answer, Rota
+from .worker_side import BEGUN, BUSY, DIED, ENDED, LEFT, NEXT, NOTE, READY, WARN, WRONG, Message, Order, here
+
+PATIENCE = 0.5  # seconds without a message, after which the foreman looks round
+IDLE_DEATHS = 3  # workers in a row that die without having begun a scene
+
+
+class Crew(Protocol):
+    """Processes that work, wherever they are. Each is known by its number."""
+
+    def start(self, order: Order) -> None:
+        """Begin a worker. Raises BackendError."""
+
+    def messages(self, patience: float) -> Iterable[tuple[int, Message]]:
+        """What workers say, waited for at most `patience` seconds. `DIED` is the last that is heard of one."""
+
+    def reply(self, number: int, answer: Answer) -> None:
+        """Answer the worker's `NEXT`."""
+
+    def dismiss(self) -> None:
+        """End all workers: each cleans up what it has not finished."""
+
+
+@dataclass
+class _Worker:
+    """What is known of a worker's place, which others may take after it."""
+
+    under_way: set[str] = field(default_factory=set)  # scenes that were given to it and have not ended
+    begun: int = 0  # scenes, by the process that has the place now
+    done: int = 0
+    deaths: list[str] = field(default_factory=list)
+    active: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def account(self) -> dict[str, Any]:
+        """For batch.json."""
+        kept = {key: value for key, value in self.facts.items() if key in ("runtime", "peak_memory", "cores")}
+        device = kept.pop("runtime", {}).get("device", {}).get("chosen")
+        return {"device": device, "scenes": self.done, "deaths": self.deaths, **kept}
+
+
+class Foreman:
+    """`run` returns facts for batch.json when every scene is settled."""
+
+    def __init__(
+        self, config: CrewConfig, past: Past, rota: Rota, progress: Progress, warn: Tell, step: Callable[..., None]
+    ) -> None:
+        self.config, self.past, self.rota = config, past, rota
+        self.progress, self.warn, self.step = progress, warn, step
+        self.workers = [_Worker() for _ in range(config.workers)]
+        self.start_seconds: float | None = None
+        self._notes: set[str] = set()
+        self._idle_deaths = 0
+        self._handlers: dict[str, Callable[[int, Any], None]] = {
+            NEXT: self._next,
+            BEGUN: self._begun,
+            BUSY: self._busy,
+            ENDED: self._ended,
+            WARN: lambda number, text: self.warn(text),
+            NOTE: self._note,
+            READY: self._ready,
+            WRONG: self._wrong,
+            LEFT: self._left,
+            DIED: self._died,
+        }
+        self._crew = crew_of(config)
+
+    def run(self) -> dict[str, Any]:
+        """Raises BackendError where workers die before they begin, and what workers say is wrong for all scenes."""
+        try:
+            while self._man():
+                for number, (kind, what) in self._crew.messages(PATIENCE):
+                    self._handlers[kind](number, what)
+        finally:
+            self._crew.dismiss()
+        first: dict[str, Any] = next((w.facts for w in self.workers if "runtime" in w.facts), {})
+        facts: dict[str, Any] = {key: first[key] for key in ("versions", "runtime") if key in first}
+        if self.start_seconds is not None:
+            facts["start_seconds"] = round(self.start_seconds, 3)
+        return {**facts, "workers": [worker.account() for worker in self.workers]}
+
+    def _man(self) -> bool:
+        """Begin workers while scenes wait for them; whether any works."""
+        waiting = self.rota.missing
+        for number, worker in enumerate(self.workers):
+            if worker.active:
+                waiting -= 0 if worker.under_way else 1  # it is about to ask
+            elif waiting > 0:
+                waiting -= 1
+                worker.active, worker.begun = True, 0
+                self._crew.start(Order(self.past, number, here(), debug=console.settings.debug))
+        return any(worker.active for worker in self.workers)
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def _next(self, number: int, _: object) -> None:
+        answer = self.rota.next()
+        if isinstance(answer, SceneInput):
+            self.workers[number].under_way.add(answer.name)
+        self._crew.reply(number, answer)
+
+    def _begun(self, number: int, name: str) -> None:
+        self.workers[number].begun += 1
+        self._idle_deaths = 0
+        self._show(number)
+
+    def _busy(self, number: int, name: str) -> None:
+        self.workers[number].under_way.discard(name)
+        self.rota.later([name])
+
+    def _ended(self, number: int, outcome: Outcome) -> None:
+        worker = self.workers[number]
+        worker.under_way.discard(outcome.name)
+        worker.done += 1
+        self.rota.ended(outcome)
+        self._show(number)
+
+    def _note(self, number: int, text: str) -> None:
+        if text not in self._notes:  # all load the same network
+            self._notes.add(text)
+            self.progress.note(text)
+
+    def _ready(self, number: int, seconds: dict[str, float]) -> None:
+        if self.start_seconds is None:
+            self.start_seconds = self.progress.wall
+            self.progress.seconds.update(seconds)
+
+    def _wrong(self, number: int, what: tuple[str, str]) -> None:
+        kind, text = what
+        if kind:
+            raise getattr(errors, kind, errors.Lite3RError)(text)
+        raise RuntimeError(f"worker {number + 1}: {text}")
+
+    def _left(self, number: int, facts: dict[str, Any]) -> None:
+        self.workers[number].facts = facts
+
+    def _died(self, number: int, how: str) -> None:
+        """The end of a worker: with `how` empty, the one that it was told to come to."""
+        worker = self.workers[number]
+        lost, worker.under_way, worker.active = worker.under_way, set(), False
+        self._show(number)
+        self.rota.later(sorted(lost))
+        if not how:
+            return
+        worker.deaths.append(how)
+        self._idle_deaths += worker.begun == 0
+        if self._idle_deaths >= IDLE_DEATHS:
+            reason = "start fewer --workers if memory is short, or run without --workers to see what is wrong"
+            raise BackendError(f"{IDLE_DEATHS} workers died ({how}) before they had begun a scene; {reason}")
+        at = f" while it worked on {', '.join(sorted(lost))}" if lost else ""
+        self.warn(f"worker {number + 1} died ({how}){at}; another takes its place")
+
+    def _show(self, number: int) -> None:
+        self.step(lane=f"worker {number + 1}", where=", ".join(sorted(self.workers[number].under_way)))
+
+
+def crew_of(config: CrewConfig) -> Crew:
+    """The processes that a configuration asks for."""
+    from .local_crew import LocalCrew
+
+    return LocalCrew(config.workers)

@@ -1,0 +1,139 @@
+"""Workers that are processes of this machine. Each is a fresh Python (no fork: CUDA and threads do not survive one),
+with a socket to the foreman. It ends itself when the foreman is no more.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from multiprocessing import connection
+from typing import Any
+
+from ..cores import divide_cores, own_cores
+from ..errors import BackendError
+from .rota import Answer
+from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
+
+PROGRAM = "lite3r_cli.worker_entry"
+PATIENCE = 20.0  # seconds that workers have to clean up before they are killed
+
+
+class _Process:
+    """A worker as the foreman sees it."""
+
+    def __init__(self, order: Order) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", PROGRAM, str(theirs.fileno())]
+            path = os.pathsep.join(entry for entry in sys.path if entry)  # what this process imports from
+            environment = {**os.environ, "PYTHONPATH": path}
+            try:
+                self.process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr
+                )
+            except OSError as error:
+                ours.close()
+                raise BackendError(f"no worker can be started: {error.strerror}; use fewer --workers") from error
+        self.pipe = connection.Connection(ours.detach())
+        self.told_end = False
+        self.send(order)
+
+    def send(self, what: Any) -> None:
+        try:
+            self.pipe.send(what)
+        except OSError:
+            pass  # it has died; its end of the socket tells
+
+    def receive(self) -> Message:
+        """What it says, or how it ended."""
+        try:
+            message = self.pipe.recv()
+        except (OSError, EOFError):
+            code = self.process.wait()
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return DIED, "" if self.told_end else how
+        self.told_end = self.told_end or message[0] in (LEFT, WRONG)
+        return message
+
+
+class LocalCrew:
+    """See `foreman.Crew`."""
+
+    def __init__(self, workers: int) -> None:
+        self._processes: dict[int, _Process] = {}
+        self._cores = divide_cores(own_cores(), workers)
+
+    def start(self, order: Order) -> None:
+        self._processes[order.number] = _Process(replace(order, cores=self._cores[order.number]))
+
+    def messages(self, patience: float) -> Iterable[tuple[int, Message]]:
+        pipes = {each.pipe: number for number, each in self._processes.items()}
+        for pipe in connection.wait(list(pipes), patience):
+            number = pipes[pipe]  # type: ignore[index]
+            message = self._processes[number].receive()
+            if message[0] == DIED:
+                self._processes.pop(number).pipe.close()
+            yield number, message
+
+    def reply(self, number: int, answer: Answer) -> None:
+        self._processes[number].send(answer)
+
+    def dismiss(self) -> None:
+        for each in self._processes.values():
+            if each.process.poll() is None:
+                each.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        for each in self._processes.values():
+            try:
+                each.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+            each.pipe.close()
+        self._processes.clear()
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------------
+
+
+class _Socket:
+    """The worker's link. A thread reads, so that the end of the foreman is heard at once."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="foreman", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            pass  # the foreman has gone: `_read` has heard it, too
+
+    def answer(self) -> Answer:
+        return self._answers.get()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._answers.put(self._pipe.recv())
+        except (OSError, EOFError):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def serve(descriptor: int) -> None:
+    """The work of a worker's process, whose socket to the foreman has this number. Signals are raised."""
+    pipe = connection.Connection(descriptor)
+    try:
+        order = pipe.recv()
+    except (OSError, EOFError):
+        return  # the foreman has gone before it said what to do
+    follow(order, _Socket(pipe))

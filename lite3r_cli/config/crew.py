@@ -1,0 +1,32 @@
+"""Which processes make the scenes of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from .option import Option, require
+
+CREW = "Workers"  # heading in --help
+
+
+@dataclass(frozen=True)
+class CrewConfig:
+    """How many processes, and where."""
+
+    workers: Annotated[
+        int,
+        Option(
+            CREW,
+            "Make scenes by N processes on this machine: they take turns with the GPUs and divide the cores.",
+            metavar="N",
+        ),
+    ] = 1
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the process that was started makes all scenes itself."""
+        return self.workers == 1
