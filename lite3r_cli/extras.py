@@ -9,6 +9,7 @@ from .errors import BackendError
 # Module → the extra that brings it (pyproject.toml)
 EXTRAS = {
     "cupy": "train",
+    "flash_attn.cute": "hopper",
     "huggingface_hub": "hub",
     "matplotlib": "plots",
     "pillow_heif": "heif",

@@ -23,6 +23,7 @@ REPORTED_IF_USED = {
     "trimesh": "trimesh",
     "pycolmap": "pycolmap",
     "triton": "triton",
+    "flash-attn-4": "flash_attn.cute",
     "transformer-engine": "transformer_engine",
     "huggingface_hub": "huggingface_hub",
 }

@@ -1,18 +1,21 @@
-"""Dense attention by the fastest way that a device has.
+"""Dense attention by the fastest way that a device has; which one that is, is decided here for all networks.
 
-torch's fused kernel multiplies bfloat16 at the speed of float32 on processors with AVX512-BF16 but without AMX; their
-matrix product is four times as fast. There a few queries at a time meet all keys: product, softmax, product, each small
-enough to stay in the cache. The logits are rounded to bfloat16 relative to about the largest of their row, which
-the highest among a few keys tells: there the heavy weights keep their precision.
+On a GPU: FlashAttention-4 where it runs (`fa4_backend.py`), else torch's fused attention, with cuDNN's kernel first if
+the caller says so.
+
+On a CPU: torch's fused kernel multiplies bfloat16 at the speed of float32 on processors with AVX512-BF16 but without
+AMX; their matrix product is four times as fast. There a few queries at a time meet all keys: product, softmax, product,
+each small enough to stay in the cache. The logits are rounded to bfloat16 relative to about the largest of their row,
+which the highest among a few keys tells: there the heavy weights keep their precision.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
 
@@ -20,19 +23,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.attention import fa4_backend
+from lite3r_cli.runtime import Choice
+
+TORCH, CUDNN, PRODUCTS, FA4 = "torch", "cudnn", "products", fa4_backend.NAME
 LOGITS = 2**19  # of a chunk: two copies fit a core's cache
 SAMPLED = 4  # one of so many keys tells how high a row's logits go
-_fused_only: ContextVar[bool] = ContextVar("fused_only", default=False)
+_left_out: ContextVar[tuple[str, ...]] = ContextVar("left_out", default=())
+_account: ContextVar[dict[Choice, float] | None] = ContextVar("account", default=None)
 
 
 @contextmanager
-def fused_only() -> Iterator[None]:
-    """Inside, `dense` is torch's fused attention whatever the processor: to compare with."""
-    token = _fused_only.set(True)
+def leaving_out(*backends: str) -> Iterator[None]:
+    """Inside, `dense` goes none of these ways: to compare with."""
+    token = _left_out.set(backends)
     try:
         yield
     finally:
-        _fused_only.reset(token)
+        _left_out.reset(token)
+
+
+def fused_only() -> AbstractContextManager[None]:
+    """Inside, `dense` is torch's fused attention whatever the device: to compare with."""
+    return leaving_out(CUDNN, PRODUCTS, FA4)
+
+
+@contextmanager
+def accounted() -> Iterator[dict[Choice, float]]:
+    """What computed dense attention inside, with the operations of each; nothing of compiled or recorded code."""
+    account: dict[Choice, float] = {}
+    token = _account.set(account)
+    try:
+        yield account
+    finally:
+        _account.reset(token)
 
 
 def _has(feature: str) -> bool:
@@ -51,13 +75,41 @@ def bfloat16_by_products() -> bool:
     return _has("avx512_bf16") and not has_amx()
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √D) v of (B, H, N, D) each."""
-    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    suits = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not training and not _fused_only.get()
-    if suits and bfloat16_by_products():
-        return dense_by_products(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+def choose_dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Choice:
+    """What computes `dense` of these operands, and why."""
+    left_out = _left_out.get()
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return Choice("auto", TORCH, "gradients are computed")
+    halves = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if halves and PRODUCTS not in left_out and bfloat16_by_products():
+        return Choice("auto", PRODUCTS, "the processor multiplies bfloat16 faster in matrix products")
+    reason = "left out" if FA4 in left_out else fa4_backend.reason_against(q, k)
+    if reason is None:
+        return Choice("auto", FA4, "it runs here, faster than torch's kernels")
+    if cudnn and CUDNN not in left_out:
+        return Choice("auto", CUDNN, f"torch's kernels, cuDNN's first; no {FA4}: {reason}")
+    return Choice("auto", TORCH, f"torch's kernels; no {FA4}: {reason}")
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Tensor:
+    """softmax(q kᵀ / √D) v of (B, H, N, D), (B, H, M, D) and (B, H, M, D); `cudnn`: torch is to try cuDNN's kernel
+    first. On some ways the result lies in memory as (B, N, H, D).
+    """
+    if torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v)
+    choice = choose_dense(q, k, v, cudnn)
+    account = _account.get()
+    if account is not None:
+        account[choice] = account.get(choice, 0.0) + fa4_backend.operations(q, k)
+    return WAYS[choice.chosen](q, k, v)
+
+
+def _cudnn_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(order, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 @lru_cache(maxsize=1)  # a pool for another number of threads ends the one before
@@ -114,3 +166,11 @@ def _some_rows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, jobs: list[tuple[in
         logits, weights = buffers
         torch.softmax(torch.mm(near, keys, out=logits), -1, out=weights)
         torch.mm(weights, v[head], out=out[head, rows])
+
+
+WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    FA4: fa4_backend.attend,
+    CUDNN: _cudnn_first,
+    PRODUCTS: dense_by_products,
+    TORCH: F.scaled_dot_product_attention,
+}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.attention import fa4_backend
 from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.dense import fused_only
 from lite3r_cli.bench.measure import Timer, allocated
@@ -76,6 +77,7 @@ class Request:
 
 def build(name: str, request: Request) -> tuple[Variant, Network, str]:
     """A variant, the network that it was made of (on the meta device, for its sizes), and where the values are from."""
+    fa4_backend.load_at_once()  # many passes are to come
     before = allocated(request.device)
     model, origin = network(request.model, request.device, request.seed)
     if origin == CHECKPOINT:

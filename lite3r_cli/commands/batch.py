@@ -64,7 +64,7 @@ def _show(report: BatchReport) -> None:
     made, facts = counts.get("done", 0), report.facts
     rows = [(MEANINGS[status], str(counts[status])) for status in MEANINGS if status in counts]
     rows.append(("seconds", f"{facts['wall_seconds']:.1f}{_rate(made, facts)}"))
-    rows += [(what, sentence(choice)) for what, choice in facts.get("runtime", {}).items()]
+    rows += [(what.replace("_", " "), sentence(choice)) for what, choice in facts.get("runtime", {}).items()]
     console.table(("", ""), [*rows, ("report", str(report.output / "batch.json"))], numbers=False)
 
 

@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> None:
     console.table(
         ("scene", *COLUMNS), rows, title=f"{predict.model}, {config.views} views, {predict.resolution or 'default'} px"
     )
-    chosen = [(what, sentence(choice)) for what, choice in evaluation.choices.items()]
+    chosen = [(what.replace("_", " "), sentence(choice)) for what, choice in evaluation.choices.items()]
     console.table(("", ""), chosen, numbers=False)
 
 

@@ -111,7 +111,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("points", f"{report.points:,}"),
         ("seconds", f"{report.wall:.1f} ({stages})"),
         ("peak memory", memory),
-        *((what, sentence(choice)) for what, choice in report.runtime.items()),
+        *((what.replace("_", " "), sentence(choice)) for what, choice in report.runtime.items()),
         ("cloud", str(report.cloud)),
         ("folder", f"{report.folder}/: {', '.join(others)}, run.json"),
     ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.packed import PackedPlan
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse import Plans, SparseLayer, SparsePlan
@@ -257,19 +258,9 @@ def _joined(parts: Sequence[Operand]) -> Operand:
 def _dense(heads: Tensor, views: int, ops: SimpleNamespace, fp8: bool) -> Operand:
     """q, k, v (3, H, views · P, D) → attention within each of `views` runs of tokens, as rows (views · P, H·D)."""
     q, k, v = heads.unflatten(2, (views, -1)).transpose(1, 2)  # (V, H, P, D) each
-    with _fast_attention(heads.device):
-        out = F.scaled_dot_product_attention(q, k, v)
+    out = dense(q, k, v, cudnn=heads.is_cuda)
     rows = out.transpose(1, 2)  # (V, P, H, D): what some kernels write
     if rows.is_contiguous():
         return ops.quant(rows.flatten(2).flatten(0, 1), fp8)
     tiles = out.transpose(0, 1).flatten(1, 2).contiguous()  # (H, V · P, D): what the others write
     return ops.merge_heads(tiles, None, tiles.shape[1], fp8)
-
-
-def _fast_attention(device: torch.device) -> AbstractContextManager:
-    if device.type != "cuda":
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(order, set_priority=True)

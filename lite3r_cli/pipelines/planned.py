@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..attention.dense import accounted
 from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
@@ -35,6 +36,7 @@ class Ran:
     backends: tuple[Choice, ...] = ()  # of sparse-linear attention on the ordinary path
     engine: Choice | None = None  # None: as planned
     masked: Choice | None = None  # whether pixels that show no scene were left out; None: there were none
+    dense: Choice | None = None  # what computed most of dense attention; None: there was none
 
 
 def set_attention(model: nn.Module, plan: Plan) -> None:
@@ -95,22 +97,25 @@ class PlannedNetwork:
 
         Raises BackendError where there are such pixels and the fast path is asked for by name.
         """
-        model = self._module
         masked = self._masked(unseen)
         if masked is not None and masked.chosen == LEFT_OUT:
             cameras["unseen"] = unseen
+        with accounted() as account:
+            prediction, ran = self._run(images, tell, cameras)
+        dense = max(account, key=account.__getitem__, default=None)
+        self.ran.append(replace(ran, masked=masked, dense=dense))
+        return prediction
+
+    def _run(self, images: Sequence[Tensor], tell: Told, more: Mapping[str, Any]) -> tuple[Prediction, Ran]:
+        model = self._module
         if model is None:
-            self.ran.append(Ran(0.0, masked=masked))
-            return self.backbone.predict(images, **cameras)
+            return self.backbone.predict(images, **more), Ran(0.0)
         if self.engine.chosen == FAST:
             runner = self._forms.fast()
-            prediction = fast_predict(runner, images, **cameras)
-            self.ran.append(Ran(runner.skipped(Shape.of(images)), masked=masked))
-            return prediction
+            return fast_predict(runner, images, **more), Ran(runner.skipped(Shape.of(images)))
         with told_of_layers(model, len(images), tell):
-            prediction = self.backbone.predict(images, **cameras)
-        self.ran.append(Ran(skipped_share(model), tuple(attention_backends(model)), self.engine, masked))
-        return prediction
+            prediction = self.backbone.predict(images, **more)
+        return prediction, Ran(skipped_share(model), tuple(attention_backends(model)), self.engine)
 
     def _masked(self, unseen: Sequence[Tensor | None] | None) -> Choice | None:
         """What becomes of pixels that show no scene; leaves the fast path, which cannot leave out keys."""
@@ -132,7 +137,9 @@ class PlannedNetwork:
     # -- telling -------------------------------------------------------------------------------------------------------
 
     def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
-        """Attention, FP8 and engine: asked, chosen, reason, and what was measured in `ran` (None: all that ran)."""
+        """Attention, FP8, engine, what computed dense attention: asked, chosen, reason, and what was measured in `ran`
+        (None: all that ran).
+        """
         ran = self.ran if ran is None else ran
         attention, fp8 = asdict(self.plan.attention), asdict(self.plan.fp8)
         if self.plan.sparse is not None and ran:
@@ -142,8 +149,10 @@ class PlannedNetwork:
             fp8["exact_layers"] = len(self.exact)
         engine = next((each.engine for each in reversed(ran) if each.engine is not None), self.plan.engine)
         told = {"attention": attention, "fp8": fp8, "engine": asdict(engine)}
+        dense = next((each.dense for each in reversed(ran) if each.dense is not None), None)
         masked = next((each.masked for each in ran if each.masked is not None), None)
-        return told if masked is None else told | {"masked": asdict(masked)}
+        more = {"dense_attention": dense, "masked": masked}
+        return told | {what: asdict(choice) for what, choice in more.items() if choice is not None}
 
     def attention_info(self, ran: Sequence[Ran]) -> Mapping[str, Any]:
         """For run.json: the share skipped, the settings, and what each sparse-linear layer was asked to keep."""

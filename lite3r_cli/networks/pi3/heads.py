@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.attention.dense import dense
 from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
 
@@ -167,7 +168,7 @@ class _CrossAttention(nn.Module):
         split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, H, T, D)
         q, k, v = split(self.q_proj(x)), split(self.k_proj(context)), split(self.v_proj(context))
         k = apply_rope(k, rope)  # the query stands at (0, 0), where the rotation is none
-        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        out = dense(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
