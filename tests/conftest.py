@@ -57,6 +57,24 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture
+def reference(request) -> Path:
+    """A folder with the fixtures and manifests of networks whose outputs are no part of this project."""
+    beside = Path(__file__).parents[2] / "shared" / "reference"
+    folder = request.config.getoption("--fixture-dir") or beside
+    if not (folder / "vggt-omega-1b-512.keys.json").is_file():
+        pytest.skip("these parity fixtures are no part of the project: --fixture-dir DIR names a folder with them")
+    return folder
+
+
+@pytest.fixture
+def large_reference(request, reference) -> Path:
+    """The same for slow tests, which run where the folder is named: some of its networks take 6 GB and minutes."""
+    if request.config.getoption("--fixture-dir") is None:
+        pytest.skip("needs --fixture-dir DIR, a folder with the larger parity fixtures")
+    return reference
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory) -> None:
     """Tests read and write no cache of the user's."""

@@ -28,7 +28,10 @@ INSTEAD: dict[str, Option] = {
 }
 
 
-@command(ReconstructConfig, CrewConfig, without=("cameras",), instead=INSTEAD, required=("output",))
+OF_ONE_SCENE = ("cameras", "depth", "depth_scale")
+
+
+@command(ReconstructConfig, CrewConfig, without=OF_ONE_SCENE, instead=INSTEAD, required=("output",))
 def batch(config: ReconstructConfig, crew: CrewConfig) -> None:
     """Reconstruct many scenes by one process that loads the network once, or by several.
 

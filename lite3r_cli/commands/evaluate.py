@@ -20,7 +20,7 @@ COLUMNS = {  # heading: digits
 }
 
 
-@command(EvaluateConfig, without=("cameras",))
+@command(EvaluateConfig, without=("cameras", "depth", "depth_scale"))
 def evaluate(config: EvaluateConfig) -> None:
     """Score predictions against scenes with known cameras and depth.
 

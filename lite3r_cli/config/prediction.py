@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -38,6 +40,21 @@ Dtype = Annotated[
 Seed = Annotated[
     int, Option(NETWORK, "Same seed, device and number of threads: the same result to the last byte.", metavar="N")
 ]
+
+
+DEPTH_UNITS = {"m": 1.0, "cm": 100.0, "mm": 1000.0}  # name → values of a depth file in a metre, or a scene unit
+
+
+def parse_depth_unit(option: str, whole: str, text: str | None) -> float | None:
+    """`mm`, or the number of values in `whole`, which is what the option counts. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = DEPTH_UNITS.get(text) or float(text)
+    except ValueError:
+        value = math.nan
+    require(0 < value < math.inf, f"{option} takes m, cm, mm or the values in {whole} (5000), not {text!r}")
+    return value
 
 
 def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -210,6 +227,25 @@ class PredictConfig:
             metavar="PATH",
         ),
     ] = None
+    depth: Annotated[
+        Path | None,
+        Option(
+            CAMERAS,
+            "Folder of depth maps measured with the images and named like them (16-bit PNG or .npy), for pi3x and "
+            "map-anything; focal lengths have to be known.",
+            metavar="DIR",
+        ),
+    ] = None
+    depth_scale: Annotated[
+        float | None,
+        Option(
+            CAMERAS,
+            "What the values of --depth are: mm, cm, m, or how many a metre has, as TUM's 5000.",
+            metavar="UNIT",
+            shown="mm in PNG, m in .npy",
+            parse=partial(parse_depth_unit, "--depth-scale", "a metre"),
+        ),
+    ] = None
     refine: Annotated[
         bool,
         Option(
@@ -269,6 +305,7 @@ class PredictConfig:
             not self.fix_intrinsics or self.intrinsics_file is not None or self.focal != "network",
             "--fix-intrinsics needs focal lengths: give --focal or --intrinsics FILE",
         )
+        require(self.depth_scale is None or self.depth is not None, "--depth-scale says what --depth holds: give both")
         require_one_of("--camera-model", self.camera_model, CAMERA_MODELS)
         require(
             self.refine or self.camera_model == "auto",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from .option import CLOUD, INPUT, OUTPUT, Argument, Option, require
-from .prediction import InputConfig, PredictConfig
+from .prediction import InputConfig, PredictConfig, parse_depth_unit
 from .world import WorldConfig
 
 SMALLEST_VOXEL = 1e-12  # scene units; coordinates in smaller ones do not fit in 64 bits
@@ -80,21 +81,6 @@ class FusionConfig:
         )
 
 
-DEPTH_UNITS = {"m": 1.0, "cm": 100.0, "mm": 1000.0}  # name → values of a depth file in a scene unit
-
-
-def parse_depth_unit(text: str | None) -> float | None:
-    """`mm`, or the number of values in a scene unit. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        value = DEPTH_UNITS.get(text) or float(text)
-    except ValueError:
-        value = math.nan
-    require(0 < value < math.inf, f"--depth-unit takes m, cm, mm or the values in a scene unit (5000), not {text!r}")
-    return value
-
-
 @dataclass(frozen=True)
 class ReconstructConfig:
     """Everything that was asked for; stands in run.json as it is."""
@@ -134,7 +120,7 @@ class ReconstructConfig:
             "One scale for all depth files: mm, cm, m, or how many values a scene unit has, as TUM's 5000.",
             metavar="UNIT",
             shown="a scale for each file",
-            parse=parse_depth_unit,
+            parse=partial(parse_depth_unit, "--depth-unit", "a scene unit"),
         ),
     ] = None
     depth_at_picture_size: Annotated[

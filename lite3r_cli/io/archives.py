@@ -1,7 +1,9 @@
-"""NumPy's `.npz` files of users, read so that nothing can run, fill the memory or raise anything but InputError."""
+"""NumPy's files of users, read so that nothing can run, fill the memory or raise anything but InputError."""
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from .names import printable
-from .regular import BadImage, open_regular
+from .regular import BadImage, open_regular, read_regular
 
 MAX_BYTES = 1 << 32  # of an archive's arrays together, unpacked
 
@@ -34,3 +36,26 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nda
     except Exception as error:  # zipfile, zlib and NumPy raise many things over a damaged archive
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{printable(path)}: cannot be read as an .npz archive ({reason})") from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an .npy file, numbers only. Raises InputError that names the file."""
+    try:
+        data = read_regular(path)
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        if dtype.kind not in "fiub":
+            raise InputError(f"{printable(path)}: an array of {str(dtype)[:40]}, not of numbers")
+        if math.prod(shape) * dtype.itemsize > len(data) - stream.tell():
+            raise InputError(f"{printable(path)}: cut off: fewer values than its header says")
+        stream.seek(0)
+        return np.load(stream, allow_pickle=False)
+    except BadImage as error:
+        raise InputError(f"{printable(path)}: {error}") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # NumPy raises many things over a damaged header
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{printable(path)}: cannot be read as an .npy array ({reason})") from error

@@ -22,10 +22,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class KnownCameras:
-    """Cameras measured otherwise, in this program's conventions, for all views of a prediction."""
+    """Cameras measured otherwise, in this program's conventions, for all views of a prediction, and depth.
+
+    For a network that takes `partial_cameras` (its family says so) values of views that are not known are NaN.
+    """
 
     cam_from_world: Tensor  # (S, 3, 4)
     K: Tensor  # (S, 3, 3), pixels of the network's input, pixel centres at +0.5
+    depth: tuple[Tensor | None, ...] = ()  # per view (H, W) z-depth, 0 = unknown; of views with K; (): of none
+    metric: bool = False  # depth and positions are in metres
 
 
 @dataclass(frozen=True)

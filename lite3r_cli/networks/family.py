@@ -25,7 +25,8 @@ from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.published import ModelInfo
 
 Shapes = Mapping[str, tuple[int, ...]]
-OPTIONS = ("poses", "reference_view", "cameras")  # fields of PredictConfig that only some networks know
+OPTIONS = ("poses", "reference_view", "cameras", "depth")  # fields of PredictConfig that only some networks know
+TOLD = ("cameras", "depth")  # those that `predict` is told; a network is configured by the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,8 @@ class Family:
     scale: Literal["arbitrary", "mean depth", "metric"]  # the unit of depth and camera centres
 
     # What not every network has
-    options: tuple[str, ...] = ()  # of OPTIONS; others than `cameras` go to its method `configure`
+    options: tuple[str, ...] = ()  # of OPTIONS; others than TOLD go to its method `configure`
+    partial_cameras: bool = False  # whether `cameras` may be known of some views, or in some respects, alone
     fast: Callable[..., Any] | None = None  # (network, engine Settings) → its form for the fast engine
     recompute: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], dict[str, Tensor]] | None = None  # for parity
 

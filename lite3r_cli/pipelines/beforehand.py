@@ -15,6 +15,7 @@ from ..config import PredictConfig
 from ..errors import InputError
 from ..io.exif import NOTHING, PhotoMetadata, read_metadata
 from ..io.foreign_cameras import read_known_cameras
+from ..io.given_depth import GivenDepth
 from ..io.images import ImageRecord
 from ..io.intrinsics import Intrinsics, find_intrinsics, read_intrinsics
 from ..io.tum import read_tum
@@ -35,6 +36,7 @@ class Beforehand:
     cameras: dict[str, View] = field(default_factory=dict)  # of --cameras, by name
     trajectory: list[tuple[str, np.ndarray]] = field(default_factory=list)  # of --cameras, by time, index or name
     intrinsics: list[Intrinsics] = field(default_factory=list)
+    depth: GivenDepth | None = None
 
     @classmethod
     def read(cls, config: PredictConfig) -> Beforehand:
@@ -44,10 +46,11 @@ class Beforehand:
             StatedFocal.parse(config.focal)
         file = config.intrinsics_file
         intrinsics = [] if file is None else read_intrinsics(file)
+        depth = None if config.depth is None else GivenDepth(config.depth, config.depth_scale)
         if path is not None and path.is_file() and path.suffix.lower() in (".txt", ".tum", ".csv"):
-            return cls(config, trajectory=read_tum(path), intrinsics=intrinsics)
+            return cls(config, trajectory=read_tum(path), intrinsics=intrinsics, depth=depth)
         cameras = {} if path is None else {view.name: _straight(path, view) for view in read_known_cameras(path)}
-        return cls(config, cameras, intrinsics=intrinsics)
+        return cls(config, cameras, intrinsics=intrinsics, depth=depth)
 
     def priors(self, records: Sequence[ImageRecord]) -> CameraPriors:
         """What is known of each picture. Raises InputError where `--cameras` and the pictures do not fit together,

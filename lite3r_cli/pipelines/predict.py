@@ -29,7 +29,7 @@ from ..refine.backend import require_pycolmap
 from ..refine.config import RefineConfig
 from ..refine.pipeline import refine
 from ..scene import geometry
-from ..scene.frame import FIRST_CAMERA, GIVEN, WorldFrame, local_origin, move_views, translation
+from ..scene.frame import FIRST_CAMERA, WorldFrame, local_origin, move_views, translation
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
 from ..scene.view import View
@@ -214,7 +214,7 @@ class Predictor:
             warnings=warnings,
             priors=priors,
             inputs=list(inputs),
-            frame=GIVEN if priors.known_poses else FIRST_CAMERA,
+            frame=known_cameras.frame_of(self.backbone, priors),
             colors=[_colors(record, item) for record, item in zip(records, inputs)],
         )
 
@@ -318,7 +318,7 @@ class Predictor:
         self, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
     ) -> dict[str, Any]:
         """What `predict` is told beside the images."""
-        known = known_cameras.for_inputs(priors, records, inputs) if known_cameras.taken_by(self.backbone) else None
+        known = known_cameras.for_inputs(self.backbone, self.beforehand, priors, records, inputs)
         return {} if known is None else {"cameras": known}
 
     def _run(

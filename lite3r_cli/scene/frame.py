@@ -35,6 +35,7 @@ class WorldFrame:
 
 
 FIRST_CAMERA = WorldFrame("first camera", f"world = first camera, {OPENCV}")
+METRIC = replace(FIRST_CAMERA, units="metres, as the network estimates them", metric=True)
 GIVEN = WorldFrame("given", "world = that of the known cameras, as given", "those of the known cameras")
 
 

@@ -14,7 +14,7 @@ import toy_network
 from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction
-from lite3r_cli.networks.family import Family, families, family_named, family_of, register
+from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
 from lite3r_cli.networks.recognise import recognise
 
 EVERY = [(family, size) for family in families().values() for size in family.sizes]
@@ -48,7 +48,7 @@ def test_the_facts_are_true_of_the_network(family, size):
     for pattern in family.high_precision:
         assert "proj_lin" in pattern or any(fnmatchcase(name, pattern) for name in weights), pattern
     assert family.preparation.resolution >= model.patch_size and family.special_tokens >= 0
-    if set(family.options) - {"cameras"}:
+    if set(family.options) - set(TOLD):
         assert callable(model.configure)
 
 

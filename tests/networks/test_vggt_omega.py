@@ -6,7 +6,6 @@ from a folder beside it, or from `--fixture-dir`.
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,19 +17,10 @@ from lite3r_cli.networks.vggt_omega.network import OMEGA_1B, VGGTOmega, VGGTOmeg
 from lite3r_cli.networks.vggt_omega.parts import MaskedBiasLinear
 from lite3r_cli.quant.swap import swap_linears
 
-BESIDE = Path(__file__).parents[2].parent / "shared" / "reference"
 TINY = VGGTOmegaConfig(
     dim=64, pairs=6, heads=2, encoder_depth=1, encoder_heads=2, register_pairs=(1, 3), taps=(0, 2, 4, 5),
     head_features=16, head_stages=(8, 8, 8, 8), camera_depth=1, camera_heads=4,
 )  # fmt: skip
-
-
-@pytest.fixture
-def reference(request) -> Path:
-    folder = request.config.getoption("--fixture-dir") or BESIDE
-    if not (folder / "vggt-omega-1b-512.keys.json").is_file():
-        pytest.skip("VGGT-Ω's fixtures may not be redistributed; --fixture-dir DIR names a folder that holds them")
-    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from conftest import PLANE_DEPTH, photograph
 from PIL import Image
 
 from lite3r_cli.cli import main
-from lite3r_cli.config.reconstruction import parse_depth_unit
+from lite3r_cli.config.prediction import parse_depth_unit
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.io.tum import read_tum
@@ -86,6 +86,7 @@ def test_depth_that_does_not_fit_is_told(photographs, tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("text", ["", "inch", "0", "-1", "nan", "inf"])
 def test_units_that_are_none(text: str) -> None:
+    option = ("--depth-unit", "a scene unit")
     with pytest.raises(UsageError, match="--depth-unit"):
-        parse_depth_unit(text)
-    assert parse_depth_unit("mm") == 1000 and parse_depth_unit("5000") == 5000 and parse_depth_unit(None) is None
+        parse_depth_unit(*option, text)
+    assert [parse_depth_unit(*option, text) for text in ("mm", "5000", None)] == [1000, 5000, None]

@@ -87,7 +87,8 @@ FAMILIES = (
             high_precision=(*EXACT, "metric_*.*", "ray_embed.*", "depth_encoder.*", "pose_inject_blk.*"),
             heads=(*HEADS, "metric_decoder", "metric_head"),
             scale="metric",
-            options=("cameras",),
+            options=("cameras", "depth"),
+            partial_cameras=True,
         )
     ),
 )

@@ -298,8 +298,8 @@ class Pi3(Network):
     ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
-        Known `cameras` guide Pi3X (NaN where a view's pose or K is unknown); the answer is its own, in its own metres.
-        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        Known `cameras` and depth guide Pi3X (NaN where a view's pose or K is unknown); the answer is its own, in its
+        own metres. Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
         """
         groups = bk.group_by_size(images)
         device = self.register_token.device
@@ -356,11 +356,12 @@ def conditions_from(cameras: KnownCameras, images: Sequence[Tensor], device: tor
     pose = torch.where(has_pose[:, None, None], pose, stand_in)
     K = torch.where(has_rays[:, None, None], K, torch.eye(3, device=device))
     sizes = [tuple(image.shape[-2:]) for image in images]
+    depth = [cameras.depth[i] if cameras.depth else None for i in range(len(images))]
     return Conditions(
         invert_rigid(pose[..., :3], pose[..., 3])[None],
         has_pose[None],
         [pixel_rays(K[i : i + 1], *size) for i, size in enumerate(sizes)],
         has_rays[None],
-        [torch.zeros(1, *size, device=device) for size in sizes],
-        torch.zeros_like(has_pose)[None],
+        [torch.zeros(1, *s, device=device) if d is None else d.float().to(device)[None] for d, s in zip(depth, sizes)],
+        torch.tensor([[d is not None for d in depth]], device=device),
     )

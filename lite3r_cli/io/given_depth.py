@@ -1,0 +1,68 @@
+"""Depth that was measured with the pictures (`--depth`): one file a picture, named like it, as of RGB-D cameras.
+
+For `a.jpg` the file is `a.png`, `a.jpg.png`, `a.npy` or `a.jpg.npy`: z-depth of the picture as a viewer shows it, at
+any size of the same shape. PNG is 16 bits of grey, 0 = unknown; .npy holds metres unless a scale is stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..errors import InputError, UsageError
+from .archives import read_npy
+from .depth import read_depth_png
+from .images import ImageRecord
+from .names import printable
+
+PNG_VALUES = 1000.0  # of a metre, where nothing is stated: millimetres
+SUFFIXES = (".png", ".npy")
+SHAPE_TOLERANCE = 0.02  # relative difference of width / height
+
+
+@dataclass(frozen=True)
+class GivenDepth:
+    """A folder of depth files. Raises UsageError when made of something else."""
+
+    folder: Path
+    scale: float | None = None  # values of a metre; None: PNG_VALUES, or 1 of .npy
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise UsageError(f"--depth {printable(self.folder)}: not a folder")
+
+    def find(self, records: Sequence[ImageRecord]) -> list[Path | None]:
+        """The file of each picture. Raises InputError where none has one."""
+        found = [self._file(record) for record in records]
+        if not any(found):
+            example = f"{PurePosixPath(records[0].name).stem}.png"
+            raise InputError(
+                f"--depth {printable(self.folder)}: no depth for any of the pictures; expected names like {example}"
+            )
+        return found
+
+    def _file(self, record: ImageRecord) -> Path | None:
+        name = PurePosixPath(record.name)
+        places = dict.fromkeys((self.folder / name.parent, self.folder))
+        bases = [place / base for place in places for base in (name.stem, name.name)]
+        files = (base.with_name(base.name + suffix) for base in bases for suffix in SUFFIXES)
+        return next((path for path in files if path.is_file()), None)
+
+    def read(self, path: Path, record: ImageRecord) -> np.ndarray:
+        """(h, w) float32 metres, 0 = unknown. Raises InputError for a damaged file, or one of another shape."""
+        if path.suffix == ".npy":
+            depth = read_npy(path).astype(np.float32) / np.float32(self.scale or 1.0)
+        else:
+            depth = read_depth_png(path, self.scale or PNG_VALUES)
+        if depth.ndim != 2 or min(depth.shape) < 1:
+            raise InputError(f"--depth {printable(path)}: an array of {depth.ndim} axes is no depth map (h, w)")
+        height, width = depth.shape
+        if abs(np.log(width / height * record.height / record.width)) > SHAPE_TOLERANCE:
+            raise InputError(
+                f"--depth {printable(path)}: {width}x{height} pixels do not fit {record.name} with "
+                f"{record.width}x{record.height}: register the depth to the picture, upright"
+            )
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

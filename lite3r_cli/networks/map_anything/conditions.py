@@ -1,0 +1,185 @@
+"""What MapAnything takes besides pictures: rays, depth and poses of any views, in metres or not, and their encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.networks.base import KnownCameras
+
+EPS = 1e-6  # of LayerNorm
+SMALLEST = 1e-8  # of scales, and what is added to them
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Given values of S views in view order, float32; a view whose `has_…` is false gives nothing of that kind."""
+
+    rays: list[Tensor]  # per view (B, 3, H, W), unit length, in the camera's axes
+    has_rays: Tensor  # (B, S) bool
+    depth: list[Tensor]  # per view (B, H, W) along the ray, 0 = unknown
+    has_depth: Tensor  # (B, S) bool
+    quaternion: Tensor  # (B, S, 4) world_from_cam, scalar last, of any length
+    translation: Tensor  # (B, S, 3)
+    has_pose: Tensor  # (B, S) bool; where any view has one, the reference has
+    metric: Tensor  # (B, S) bool: depth and pose of the view are in metres
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Conditions in the reference view's frame, each without its scale, which stands beside it as a logarithm."""
+
+    rays: list[Tensor]
+    has_rays: Tensor
+    depth: list[Tensor]  # per view (B, H, W), log(1 + d / the view's mean)
+    has_depth: Tensor
+    log_depth_scale: Tensor  # (B, S)
+    quaternion: Tensor
+    translation: Tensor
+    has_pose: Tensor
+    log_pose_scale: Tensor  # (B,)
+    metric: Tensor
+    reference: int  # index of the view
+
+
+def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
+    """K (B, 3, 3), pixel centres at whole numbers, without skew → unit rays (B, 3, H, W)."""
+    u = torch.arange(width, device=K.device, dtype=K.dtype)
+    v = torch.arange(height, device=K.device, dtype=K.dtype)
+    x = (u - K[:, 0, 2, None]) / K[:, 0, 0, None]  # (B, W)
+    y = (v - K[:, 1, 2, None]) / K[:, 1, 1, None]
+    x, y = x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)
+    rays = torch.stack([x, y, torch.ones_like(x)], dim=1)
+    return rays / rays.norm(dim=1, keepdim=True)
+
+
+def along_rays(z: Tensor, rays: Tensor) -> Tensor:
+    """z-depth (B, H, W) and unit rays (B, 3, H, W) → depth along the rays (B, H, W)."""
+    return (z[:, None] * (rays / rays[:, 2:])).norm(dim=1)
+
+
+def prepare(given: Conditions, reference: int = 0) -> Prepared:
+    """The authors' normalisation: a view's depth by its own mean, all translations by the mean length of those that are
+    not zero, poses relative to the reference view's.
+    """
+    count = torch.stack([(d > 0).flatten(1).sum(1) for d in given.depth], dim=1)
+    total = torch.stack([d.clamp(min=0).flatten(1).sum(1) for d in given.depth], dim=1)
+    mean = (total / count.clamp(min=1)).clamp(min=SMALLEST)  # (B, S)
+    depth = [torch.log1p(d / mean[:, i, None, None]) for i, d in enumerate(given.depth)]
+    conjugate = given.quaternion.new_tensor([-1.0, -1, -1, 1])
+    first = given.quaternion[:, [reference]]
+    inverse = first * conjugate / first.square().sum(-1, keepdim=True)
+    nowhere = given.quaternion.new_tensor([0.0, 0, 0, 1])
+    known = given.has_pose[..., None]
+    quaternion = torch.where(known, quaternion_product(inverse, given.quaternion), nowhere)
+    moved = given.translation - given.translation[:, [reference]]  # exactly 0 where a view stands at the reference
+    rotation = pose.rotation_from_quaternion(inverse)
+    translation = torch.where(known, (rotation @ moved[..., None]).squeeze(-1), 0.0)
+    length = translation.norm(dim=-1)
+    scale = (length.sum(1) / ((length > 0).sum(1) + SMALLEST)).clamp(min=SMALLEST)  # (B,)
+    return Prepared(
+        rays=given.rays,
+        has_rays=given.has_rays,
+        depth=depth,
+        has_depth=given.has_depth,
+        log_depth_scale=(mean + SMALLEST).log(),
+        quaternion=quaternion,
+        translation=translation / scale[:, None, None],
+        has_pose=given.has_pose,
+        log_pose_scale=(scale + SMALLEST).log(),
+        metric=given.metric,
+        reference=reference,
+    )
+
+
+def quaternion_product(a: Tensor, b: Tensor) -> Tensor:
+    """The Hamilton product a ⊗ b of quaternions (…, 4), scalar last."""
+    ax, ay, az, aw = a.unbind(-1)
+    bx, by, bz, bw = b.unbind(-1)
+    parts = (
+        aw * bx + ax * bw + ay * bz - az * by,
+        aw * by - ax * bz + ay * bw + az * bx,
+        aw * bz + ax * by - ay * bx + az * bw,
+        aw * bw - ax * bx - ay * by - az * bz,
+    )
+    return torch.stack(parts, dim=-1)
+
+
+def conditions_from(cameras: KnownCameras, images: Sequence[Tensor], device: torch.device) -> tuple[Conditions, int]:
+    """What is known of S views as the network takes it, NaN where unknown, and the reference view: the first one whose
+    pose is known, else the first one.
+    """
+    poses, K = cameras.cam_from_world.float().to(device)[:, :3], cameras.K.float().to(device)
+    has_pose, has_rays = poses.flatten(1).isfinite().all(1), K.flatten(1).isfinite().all(1)
+    poses = torch.where(has_pose[:, None, None], poses, torch.eye(3, 4, device=device))
+    K = torch.where(has_rays[:, None, None], K, torch.eye(3, device=device))
+    world_from_cam = pose.invert_rigid(poses[..., :3], poses[..., 3])
+    rays, depth, has_depth = [], [], []
+    for i, image in enumerate(images):
+        size = (image.shape[-2], image.shape[-1])
+        rays.append(pixel_rays(pose.centres_at_integers(K[i : i + 1]), *size))
+        z = cameras.depth[i] if cameras.depth else None
+        has_depth.append(z is not None and bool(has_rays[i]))
+        if z is None or not has_depth[-1]:
+            z = torch.zeros(size)
+        depth.append(along_rays(z.float().to(device)[None], rays[-1]))
+    given = Conditions(
+        rays=rays,
+        has_rays=has_rays[None],
+        depth=depth,
+        has_depth=torch.tensor(has_depth, device=device)[None],
+        quaternion=pose.quaternion_from_rotation(world_from_cam[..., :3])[None],
+        translation=world_from_cam[..., 3][None],
+        has_pose=has_pose[None],
+        metric=torch.full((1, len(images)), cameras.metric, device=device),
+    )
+    return given, int(has_pose.int().argmax())
+
+
+class _ResidualBlock(nn.Module):
+    """GELU(conv2(GELU(conv1(x))) + shortcut(x))."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.conv2(F.gelu(self.conv1(x))) + self.shortcut(x))
+
+
+class DenseEncoder(nn.Module):
+    """A map of each pixel (B, channels, H, W) → what it adds to the patch tokens (B, N, C)."""
+
+    def __init__(self, channels: int, dim: int, patch_size: int, widths: tuple[int, int, int]):
+        super().__init__()
+        self.patch_size = patch_size
+        a, b, c = widths
+        self.conv_in = nn.Conv2d(channels * patch_size**2, a, 3, padding=1)
+        self.encoder = nn.Sequential(_ResidualBlock(a, b), _ResidualBlock(b, c), nn.Conv2d(c, dim, 1))
+        self.norm_layer = nn.LayerNorm(dim, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encoder(self.conv_in(F.pixel_unshuffle(x, self.patch_size)))
+        return self.norm_layer(x.flatten(2).transpose(1, 2))
+
+
+class GlobalEncoder(nn.Module):
+    """A few numbers of a view (…, inputs) → what they add to all of its patch tokens (…, C)."""
+
+    def __init__(self, inputs: int, dim: int, widths: tuple[int, int, int]):
+        super().__init__()
+        a, b, c = widths
+        first = nn.Sequential(nn.Linear(inputs, a), nn.GELU())
+        second = nn.Sequential(first, nn.Linear(a, b), nn.GELU())
+        self.encoder = nn.Sequential(nn.Sequential(second, nn.Linear(b, c), nn.GELU()), nn.Linear(c, dim))
+        self.norm_layer = nn.LayerNorm(dim, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm_layer(self.encoder(x))

@@ -1,0 +1,38 @@
+"""How MapAnything's authors load pictures (`fixed_mapping`): one of ten shapes, the same for all pictures of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from lite3r_cli.networks.pictures import NetworkInput
+
+SQUARE = 518
+SHAPES = {  # width / height → the sides at a resolution of 518
+    1.0: (518, 518), 1.321: (518, 392), 1.542: (518, 336), 1.762: (518, 294), 2.056: (518, 252), 3.083: (518, 168),
+    0.757: (392, 518), 0.649: (336, 518), 0.567: (294, 518), 0.486: (252, 518),
+}  # fmt: skip
+
+
+def fixed_shape(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
+    """(H, W, 3) uint8 → the shape nearest to the picture's own; the surplus of its longer side is cut off.
+
+    Their kernels are Pillow's Lanczos and bicubic.
+    """
+    height, width = rgb.shape[:2]
+    wide, tall = SHAPES[min(SHAPES, key=lambda aspect: abs(aspect - width / height))]
+    wide, tall = (max(1, round(side * resolution / SQUARE / multiple)) * multiple for side in (wide, tall))
+    scale = max(wide / width, tall / height) + 1e-8
+    full_wide, full_tall = int(width * scale), int(height * scale)
+    resized = cv2.resize(rgb, (full_wide, full_tall), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    left, top = (full_wide - wide) // 2, (full_tall - tall) // 2
+    window = np.ascontiguousarray(resized[top : top + tall, left : left + wide])
+    return NetworkInput(window, (full_tall, full_wide), (top, left))
+
+
+def crop_to_smallest(inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
+    """Pictures of other shapes than most: the middle of each, at the smallest height and width of the set."""
+    height, width = (min(item.rgb.shape[axis] for item in inputs) for axis in (0, 1))
+    return [item.crop(height, width) for item in inputs]
