@@ -42,6 +42,7 @@ from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
 from .engine_choice import Asked, Machine, Plan, resolve
 from .later import Later
+from .lens_hints import lens_warnings
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
 from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
@@ -202,6 +203,7 @@ class Predictor:
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
         views = to_views(images, kept, inputs, prediction)
         warnings = _parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
+        warnings += lens_warnings(self.config, priors, records, inputs)
         if bars:
             warnings.append(
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"

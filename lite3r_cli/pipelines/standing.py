@@ -70,13 +70,14 @@ def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions) -
         direction = np.array(parse_up(config.up))
         return Up(direction / np.linalg.norm(direction), "stated", True)
     attitudes = [metadata_of(images.records[i]).attitude for i in found.indices]
-    pictures = [undistorted(_whole(item.rgb, item), view) for item, view in zip(found.inputs, found.views)]
+    pictures = [undistorted(whole_picture(item), view) for item, view in zip(found.inputs, found.views)]
     greys = [cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY) for rgb in pictures]
     return find_up(found.views, greys, attitudes)
 
 
-def _whole(rgb: np.ndarray, item: NetworkInput) -> np.ndarray:
+def whole_picture(item: NetworkInput) -> np.ndarray:
     """The picture as the network saw it, grey where it saw nothing, so that pixels lie where K says."""
+    rgb = item.rgb
     if rgb.shape[:2] == tuple(item.full):
         return rgb
     whole = np.full((*item.full, 3), 127, np.uint8)

@@ -1,0 +1,48 @@
+"""Without `--refine` every lens is taken for a pinhole: one warning where the files or straight edges say otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..config import PredictConfig
+from ..io.images import ImageRecord, even_indices
+from ..networks.pictures import NetworkInput
+from ..scene.priors import CameraPriors
+from ..world.bent_lines import measure_bending
+from .beforehand import metadata_of
+from .standing import whole_picture
+
+PICTURES = 10  # that are looked at, evenly spread
+_STRONG = -0.02  # coefficient (see world/bent_lines.py) from which lines bend by what the network cannot make up for
+_EVIDENCE, _EDGES = 15.0, 60  # of it, and edges that have to be there: set on 26 sets of straight lenses
+_FISHEYES = ("fisheye", "fish-eye", "fish eye")  # in the lens's name
+
+
+def lens_warnings(
+    config: PredictConfig, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
+) -> list[str]:
+    """At most one sentence; none with `--refine`, which finds the lens, or with known cameras."""
+    if config.refine or config.cameras is not None:
+        return []
+    chosen = even_indices(len(records), PICTURES)
+    named = [records[i].name for i in chosen if _says_fisheye(records[i])]
+    if 2 * len(named) > len(chosen):
+        return [_advice(f"EXIF says that {named[0]} was taken by a fisheye", " --camera-model opencv-fisheye")]
+    greys = [cv2.cvtColor(np.ascontiguousarray(whole_picture(inputs[i])), cv2.COLOR_RGB2GRAY) for i in chosen]
+    found = measure_bending(greys)
+    if found.coefficient > _STRONG or found.evidence < _EVIDENCE or found.edges < _EDGES:
+        return []
+    share = abs(found.at_corner)
+    return [_advice(f"straight edges look bent, by about {share:.0%} at the corners: the lens is no pinhole", "")]
+
+
+def _says_fisheye(record: ImageRecord) -> bool:
+    lens = (metadata_of(record).lens or "").lower()
+    return any(word in lens for word in _FISHEYES)
+
+
+def _advice(what: str, more: str) -> str:
+    return f"{what}; --refine{more} finds how it bends them and undistorts the pictures"

@@ -1,0 +1,175 @@
+"""How strongly straight edges bend in pictures: the plumb line (Brown, 1971), with one coefficient for all pictures.
+
+The coefficient is that of the division model (Fitzgibbon, CVPR 2001), r_straight = r / (1 + λ r²), with r in halves of
+the longer side: −0.04 is a lens with k1 = −0.12 and a field of view of 60°, −0.65 a fisheye of 150°. Every edge says a
+little about λ, and what is round in the world says something wrong: a likelihood with heavy tails adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .gravity import find_edges
+
+_LAMBDAS = np.concatenate([np.arange(-0.9, -0.12, 0.04), np.arange(-0.1, 0.0601, 0.005), np.arange(0.08, 0.21, 0.02)])
+_ZERO = int(np.abs(_LAMBDAS).argmin())
+_BEYOND = 0.75  # of an edge's length, by which it is followed beyond both ends: detectors break curves into pieces
+_STATIONS = 51  # along what is followed
+_ACROSS = 0.05  # of that length, to each side, within which the edge is looked for
+_MOST_ACROSS = 65  # places, across
+_SHORTEST, _LEAST = 0.06, 0.1  # of the picture's longer side: an edge as detected, and as followed
+_EDGES = 50  # of a picture, the longest
+_FITTING = 0.85  # share of the stations that lie on one smooth curve
+_CLOSE = 0.6  # pixels from that curve
+_SAME = 3.0  # pixels from an edge that was followed before
+_NOISE = 0.15  # pixels of a straight edge's rise over its chord
+_ROUND, _SPREAD = 0.35, 8.0  # share of edges that are not straight in the world, and pixels of their rise
+
+
+@dataclass(frozen=True)
+class Bending:
+    """What the edges of some pictures say about one lens."""
+
+    coefficient: float  # λ, under which the edges are straightest
+    evidence: float  # logarithm of how much better it explains them than none, in all pictures
+    edges: int  # that were measured
+
+    @property
+    def at_corner(self) -> float:
+        """By how much a point at the corner of a picture of 3:2 is displaced, relative to its place."""
+        return self.coefficient * (1 + (2 / 3) ** 2)
+
+
+def measure_bending(greys: Sequence[np.ndarray]) -> Bending:
+    """The λ that straightens the edges of pictures (h, w) uint8 through one lens."""
+    tables = [_rises(grey) for grey in greys]
+    table = np.concatenate(tables) if tables else np.zeros((0, len(_LAMBDAS)))
+    straight = np.exp(-0.5 * (table / _NOISE) ** 2) / (_NOISE * np.sqrt(2 * np.pi))
+    score = np.log((1 - _ROUND) * straight + _ROUND / _SPREAD).sum(axis=0)
+    best = int(score.argmax())
+    return Bending(float(_LAMBDAS[best]), float(score[best] - score[_ZERO]), len(table))
+
+
+def _rises(grey: np.ndarray) -> np.ndarray:
+    """Of each long edge of a picture and each λ, how far the straightened edge rises over its chord (E, L), in pixels
+    of the picture."""
+    segments, _ = find_edges(grey)
+    size = np.array([grey.shape[1], grey.shape[0]], np.float64)
+    half = size.max() / 2
+    length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1)
+    segments = segments[length > _SHORTEST * size.max()][:_EDGES]
+    rows: list[np.ndarray] = []
+    covered = np.zeros(grey.shape[:2], np.uint8)
+    if not len(segments):
+        return np.zeros((0, len(_LAMBDAS)))
+    for segment, points, known in zip(segments, *_follow(grey, segments), strict=True):
+        column, row = np.clip((segment[:2] + segment[2:]) / 2, 0, size - 1).astype(int)
+        if covered[row, column]:
+            continue
+        curve = _smooth(points[_run(known)])
+        if curve is None or np.linalg.norm(curve[-1] - curve[0]) < _LEAST * size.max():
+            continue
+        cv2.polylines(covered, [np.round(curve).astype(np.int32)], False, 255, int(2 * _SAME))
+        rows.append(_rise((curve - size / 2) / half) * half)
+    return np.array(rows).reshape(-1, len(_LAMBDAS))
+
+
+def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the edges of segments (E, 4) run, beyond their ends, too: points (E, `_STATIONS`, 2) on the strongest step
+    across, and which of them are on an edge, bool."""
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0).astype(np.float32)
+    along = segments[:, 2:] - segments[:, :2]
+    length = np.linalg.norm(along, axis=1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1) / length[:, None]
+    reach = np.maximum(3.0, _ACROSS * (1 + 2 * _BEYOND) * length)
+    count = min(int(4 * np.ceil(reach.max()) + 1), _MOST_ACROSS)
+    offset = np.linspace(-1, 1, count)
+    step = offset[1] - offset[0]
+    at = np.linspace(-_BEYOND, 1 + _BEYOND, _STATIONS)
+    middle = segments[:, None, :2] + at[None, :, None] * along[:, None]  # (E, N, 2)
+    place = middle[:, :, None] + (offset * reach[:, None])[:, None, :, None] * across[:, None, None]
+    x, y = (np.ascontiguousarray(a.reshape(-1, count)) for a in np.moveaxis(place.astype(np.float32) - 0.5, -1, 0))
+    parts = [
+        cv2.remap(smooth, x[k : k + 30000], y[k : k + 30000], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for k in range(0, len(x), 30000)
+    ]  # cv2 takes 32767 rows
+    slope = np.gradient(np.concatenate(parts).reshape(len(segments), _STATIONS, count), axis=2)
+    slope /= (step * reach)[:, None, None]
+    centre = _STATIONS // 2
+    near = np.exp(-((offset * reach[:, None] / 1.5) ** 2))  # (E, D): the detector is right there
+    sign = np.sign((slope[:, centre - 3 : centre + 4] * near[:, None]).sum(axis=(1, 2)))
+    slope *= np.where(sign == 0, 1, sign)[:, None, None]
+    chosen = np.zeros((len(segments), _STATIONS), np.int64)
+    chosen[:, centre] = (slope[:, centre] * near).argmax(axis=1)
+    for way in (1, -1):  # an edge is one smooth curve: the strongest step near where the last two lead
+        for n in range(centre + way, _STATIONS if way == 1 else -1, way):
+            last = offset[chosen[:, n - way]]
+            back = offset[chosen[:, n - 4 * way]] if abs(n - centre) > 4 else last
+            expected = last + (last - back) / 3
+            weight = np.exp(-0.5 * (((offset - expected[:, None]) * reach[:, None]) / 0.8) ** 2)
+            chosen[:, n] = (slope[:, n] * weight).argmax(axis=1)
+    inside = np.clip(chosen, 1, count - 2)
+    low, here, high = (np.take_along_axis(slope, (inside + d)[:, :, None], axis=2)[:, :, 0] for d in (-1, 0, 1))
+    bend = np.minimum(low - 2 * here + high, -1e-6)
+    distance = (offset[inside] + np.clip(0.5 * (low - high) / bend, -1, 1) * step) * reach[:, None]
+    level = np.median(here[:, centre - 9 : centre + 10], axis=1, keepdims=True)  # on the segment itself
+    points = middle + distance[..., None] * across[:, None]
+    within = (points > 1).all(axis=2) & (points < [grey.shape[1] - 1, grey.shape[0] - 1]).all(axis=2)
+    return points, (here > 0.4 * level) & (here > 1.0) & (inside == chosen) & within
+
+
+def _run(known: np.ndarray) -> np.ndarray:
+    """The numbers of the known stations around the middle up to the first gap to each side."""
+    centre = len(known) // 2
+    gaps = [n for n in range(len(known) - 1) if not known[n] and not known[n + 1]]
+    first = max((n + 2 for n in gaps if n < centre), default=0)
+    last = min((n for n in gaps if n >= centre), default=len(known))
+    return first + np.flatnonzero(known[first:last])
+
+
+def _smooth(points: np.ndarray) -> np.ndarray | None:
+    """Points (15, 2) on the curve of the fourth degree that most of the points (N, 2) of an edge lie on; None where
+    they do not."""
+    if len(points) < 12:
+        return None
+    chord = points[-1] - points[0]
+    length = float(np.linalg.norm(chord))
+    axis = chord / max(length, 1e-9)
+    side = np.array([-axis[1], axis[0]])
+    t, d = (points - points[0]) @ axis / max(length, 1e-9), (points - points[0]) @ side
+    basis = t[:, None] ** np.arange(5)
+    weight = np.ones(len(t))
+    for _ in range(6):
+        solution = np.linalg.lstsq(basis * weight[:, None], d * weight, rcond=None)[0]
+        left = np.abs(d - basis @ solution)
+        weight = np.sqrt(1 / (1 + (left / _CLOSE) ** 2))
+    if (left < _CLOSE).mean() < _FITTING:
+        return None
+    t = np.linspace(0, 1, 15)
+    return points[0] + t[:, None] * chord + (t[:, None] ** np.arange(5) @ solution)[:, None] * side
+
+
+def _rise(points: np.ndarray) -> np.ndarray:
+    """How far the middle of a curve (N, 2) rises over its chord under each λ (L,), as lengths were there before."""
+    flat, ahead = _straightened(points)
+    chord = flat[:, -1] - flat[:, 0]
+    side = np.stack([-chord[:, 1], chord[:, 0]], axis=1) / np.maximum(np.linalg.norm(chord, axis=1), 1e-9)[:, None]
+    height = np.einsum("lni,li->ln", flat - flat[:, :1], side)
+    # of the best parabola, not the highest point: noise does not pull it to one side
+    t = np.linspace(0, 1, len(points))
+    arch = t * (1 - t) - (t * (1 - t)).mean()
+    middle, before = points[len(points) // 2], points[-1] - points[0]
+    aside = np.array([-before[1], before[0]]) / np.linalg.norm(before) * 1e-3
+    two, _ = _straightened(np.stack([middle - aside, middle + aside]))
+    grown = np.abs(np.einsum("li,li->l", two[:, 1] - two[:, 0], side)) / 2e-3  # a step across the edge
+    return np.where(ahead, height @ arch / (arch @ arch) / 4 / np.maximum(grown, 1e-3), 1e3)
+
+
+def _straightened(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 2) under each λ (L, N, 2), and under which all of them can be (L,) bool."""
+    below = 1 + _LAMBDAS[:, None] * (points**2).sum(axis=1)
+    return points / np.maximum(below, 0.05)[..., None], (below > 0.05).all(axis=1)
