@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import console
 from .config import InputConfig, PredictConfig, ReconstructConfig
 from .config.keywords import from_keywords
+from .config.option import from_home
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +90,7 @@ class Reconstructor:
             asked = from_keywords(InputConfig, given, inputs=(ARRAYS,))
             found = _in_memory(images, masks, names, asked)
         else:
-            folder = None if masks is None else Path(os.fspath(masks))  # type: ignore[arg-type]
+            folder = None if masks is None else Path(from_home(os.fspath(masks)))  # type: ignore[arg-type]
             asked = from_keywords(InputConfig, given, inputs=paths, masks=folder)
             found = find_images(asked, progress, told.append)
         return make_scene(replace(self.config, input=asked), self._predictor, found, progress, warnings=told)
@@ -131,7 +132,7 @@ def load_model(
     """
     from .networks import registry
 
-    return registry.load(str(name), device=device, dtype=dtype)
+    return registry.load(from_home(str(name)), device=device, dtype=dtype)
 
 
 def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> SparseConfig:
@@ -162,15 +163,15 @@ def export(
     """
     from .pipelines.export import export as run
 
-    return run(module, Path(output), weights, licence, overwrite)
+    return run(module, Path(from_home(output)), weights, licence, overwrite)
 
 
 def _as_paths(images: Any) -> tuple[Path, ...] | None:
     """The paths that were given, None if they are pictures in memory."""
     if isinstance(images, (str, os.PathLike)):
-        return (Path(images),)
+        return (Path(from_home(images)),)
     if isinstance(images, Sequence) and images and all(isinstance(item, (str, os.PathLike)) for item in images):
-        return tuple(Path(item) for item in images)
+        return tuple(Path(from_home(item)) for item in images)
     return None
 
 

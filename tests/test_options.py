@@ -137,3 +137,31 @@ def test_bench_takes_numbers_of_views_in_every_way(monkeypatch):
         BenchConfig(views=(2, 8, 32), repeats=3),
         BenchConfig(views=(2, 8, 32), repeats=3, size=(392, 518), compare=("dense", "lite")),
     ]
+
+
+def test_home_is_expanded_wherever_a_path_is_given(monkeypatch, tmp_path):
+    """A shell does not expand the ~ of --output=~/a.ply; a folder of that name would be made."""
+    from lite3r_cli import api
+    from lite3r_cli.batch.manifest import find_scenes
+    from lite3r_cli.config.keywords import from_keywords
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = []
+
+    def pipeline(config, *others):
+        seen.append(config)
+        raise Seen("done")
+
+    monkeypatch.setattr("lite3r_cli.pipelines.reconstruct.reconstruct", pipeline)
+    options = "--output=~/s.ply --masks=~/m --cameras=~/c --intrinsics=~/k.json --model=~/n.safetensors"
+    cli.main(["reconstruct", "~/a", "./b~", "a/~/c", *options.split()])
+    [config], home = seen, tmp_path
+    assert config.input.inputs == (home / "a", Path("b~"), Path("a/~/c"))
+    assert config.output == f"{home}/s.ply" and config.input.masks == home / "m"
+    assert config.predict.cameras == home / "c" and config.predict.intrinsics_file == home / "k.json"
+    assert config.predict.model == f"{home}/n.safetensors"
+    assert from_keywords(PredictConfig, {"cameras": "~/c"}).cameras == f"{home}/c"
+    assert api._as_paths(["~/a", Path("~")]) == (home / "a", home)
+    (home / "scene").mkdir()
+    (home / "list.txt").write_text("~/scene\n")
+    assert [scene.path for scene in find_scenes([home / "list.txt"], home / "out")] == [home / "scene"]

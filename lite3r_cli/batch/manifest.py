@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.option import from_home
 from ..errors import InputError, UsageError
 from ..io.documents import read_text
 from ..io.names import printable, unique_names
@@ -76,7 +77,7 @@ def _lines(path: Path) -> Iterator[Path]:
         raise InputError(f"{printable(path)}: is no text file; list one folder or video a line")
     if not lines:
         raise InputError(f"{printable(path)}: lists no scene; write one folder or video a line")
-    return (path.parent / os.path.expanduser(line) for line in lines)
+    return (path.parent / from_home(line) for line in lines)
 
 
 def _below(folder: Path, barred: str) -> Iterator[tuple[Path, Path]]:

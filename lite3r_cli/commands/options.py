@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from .. import console
-from ..config.option import GENERAL, Argument, Option
+from ..config.option import GENERAL, Argument, Option, from_home
 
 
 def _flag(*names: str, help: str, set: Callable[[bool], bool]) -> object:
@@ -90,6 +90,7 @@ class _Leaf:
 
     def value(self, given: Any) -> Any:
         """What stands in the field for what Typer read."""
+        given = from_home(given)
         if self.option.parse is not None:
             return self.option.parse(given)
         if self.option.off is not None:

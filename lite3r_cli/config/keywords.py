@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
+from .option import from_home
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,6 @@ def _build(config: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
         if is_dataclass(hints[field.name]):
             values[field.name] = _build(hints[field.name], options, {})
         elif field.name in options:
-            value = options[field.name]
+            value = from_home(options[field.name])
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**values)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
@@ -42,6 +44,17 @@ class Option:
 @dataclass(frozen=True)
 class Argument(Option):
     """A field that stands on the command line without a name."""
+
+
+def from_home(value: Any) -> Any:
+    """`~` at the start of a path as the user's folder, in a text, a path or several: a shell does so at the start of a
+    word only, not in `--output=~/scene.ply`, and Python does not. A file that is called so is ./~.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(from_home, value))
+    if isinstance(value, (str, Path)) and (str(value) == "~" or str(value).startswith("~/")):
+        return type(value)(os.path.expanduser(value))
+    return value
 
 
 def require(ok: bool, message: str) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 from ..errors import InputError
 from ..scene.distortion import MODELS, DistortedCamera
 from ..scene.view import View
+from .codecs.header import LARGEST_ASPECT
 
 ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity
 MAX_SIDE = 1 << 20  # pixels
-SMALLEST = 1e-12  # of what has to be positive; likewise
+SMALLEST = 1e-12  # of what has to be positive
+SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 100.0  # in longer sides of the picture
 LARGEST = 1e12  # of any number: beyond it single precision is lost, and the file is not of cameras
 
 
@@ -81,9 +83,30 @@ def lens(
         raise InputError(f"{where}: has numbers that are not finite")
     found = DistortedCamera(model, tuple(map(float, params)), *size)
     (fx, fy), (cx, cy) = found.focal, found.centre
-    if not (SMALLEST <= fx <= LARGEST and SMALLEST <= fy <= LARGEST):
-        raise InputError(f"{where}: a focal length is not positive")
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), found if found.distorted else None
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    require_plausible(where, K, size)
+    return K, found if found.distorted else None
+
+
+def require_plausible(where: str, K: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises InputError for a K (3, 3) that no camera with pictures of `size` (width, height) has.
+
+    As COLMAP does, this asks for a principal point within the picture and a focal length that fits it. What breaks this
+    is mostly a K for another size, in other units, or with its entries mixed up.
+    """
+    width, height = size
+    (fx, fy), (cx, cy), longer = (K[0, 0], K[1, 1]), K[:2, 2], max(size)
+    advice = f"K has to be in pixels of the picture of {width}x{height}"
+    if not (fx > 0 and fy > 0):
+        raise InputError(f"{where}: a focal length is not positive; {advice}")
+    for focal in (fx, fy):
+        if not SHORTEST_FOCAL * longer <= focal <= LONGEST_FOCAL * longer:
+            sides = f"{SHORTEST_FOCAL:g} to {LONGEST_FOCAL:g} times the longer side"
+            raise InputError(f"{where}: no lens has a focal length of {focal:.6g} pixels ({sides}); {advice}")
+    if not 1 / LARGEST_ASPECT <= fx / fy <= LARGEST_ASPECT:
+        raise InputError(f"{where}: focal lengths {fx:.6g} and {fy:.6g} are of no camera's pixels; {advice}")
+    if not (0 < cx < width and 0 < cy < height):
+        raise InputError(f"{where}: the principal point ({cx:.6g}, {cy:.6g}) is outside the picture; {advice}")
 
 
 def camera(
@@ -99,8 +122,7 @@ def camera(
     width, height = size
     if not (np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.abs(cam_from_world).max() <= LARGEST):
         raise InputError(f"{where}: has numbers that are not finite")
-    if not (SMALLEST <= K[0, 0] <= LARGEST and SMALLEST <= K[1, 1] <= LARGEST):
-        raise InputError(f"{where}: a focal length is not positive")
+    require_plausible(where, K, size)
     if not name or "\0" in name:
         raise InputError(f"{where}: has no file name of a picture")
     require_rotation(where, cam_from_world[:, :3], "its pose")

@@ -19,6 +19,9 @@ from .documents import read_json
 from .files import write_json
 from .names import printable
 from .natural import natural_key
+from .resize import is_resized
+
+DEPTH_ROUNDED = 8  # pixels: networks see whole patches, of up to 16 pixels
 
 CONVENTION = (
     "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
@@ -120,6 +123,11 @@ def _depth(path: Path, where: str, entry: dict, default_scale: Any, image_size: 
     size = image_size
     if "depth_width" in entry or "depth_height" in entry:
         size = (fields.side(where, entry, "depth_height"), fields.side(where, entry, "depth_width"))
+        if not is_resized(size[::-1], image_size[::-1], DEPTH_ROUNDED):
+            raise InputError(
+                f"{where}: a depth map of {size[1]}x{size[0]} pixels has another shape than its image of"
+                f" {image_size[1]}x{image_size[0]}"
+            )
     depth = read_depth_png(path.parent / file, float(scale))
     if depth.shape != size:
         raise InputError(

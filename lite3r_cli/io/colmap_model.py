@@ -30,6 +30,7 @@ MODEL_NAMES = (  # in the order of COLMAP's ids
 _COUNTS = {name: MODELS[name].count if name in MODELS else 2 for name in MODEL_NAMES}
 _MAX_NAME = 4096  # bytes, the longest path of common systems
 _LONGEST_LINE = 1 << 26  # of text: an image's observations stand in one line
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _QUATERNION_TOLERANCE = 1e-2
 
 
@@ -120,7 +121,7 @@ class _Reader:
 
     def lines(self) -> Iterator[bytes]:
         """The lines, without their ends; comments and the last empty one are left out by the caller."""
-        while line := self.stream.readline(_LONGEST_LINE):
+        while line := self.stream.readline(_LONGEST_LINE).removeprefix(_BYTE_ORDER_MARK):
             if len(line) == _LONGEST_LINE:
                 raise InputError(f"{self.where}: a line is longer than {_LONGEST_LINE >> 20} MB")
             yield line.rstrip(b"\r\n")

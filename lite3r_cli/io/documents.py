@@ -7,30 +7,53 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from .names import printable
 from .regular import BadImage, open_regular
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MAX_BYTES = 1 << 28  # cameras of a million pictures
 
 
 def read_text(path: Path) -> str:
-    """A regular file as UTF-8, with or without a byte order mark. Raises InputError that names it."""
+    """A regular file as UTF-8, or as UTF-16 with a byte order mark. Raises InputError that names it."""
     try:
         with open_regular(path) as stream:
             if os.fstat(stream.fileno()).st_size > MAX_BYTES:
                 raise BadImage(f"larger than {MAX_BYTES >> 20} MB")
-            return stream.read().decode("utf-8-sig")
+            data = stream.read()
+            return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except BadImage as error:
         raise InputError(f"{printable(path)}: cannot be read: {error}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{printable(path)}: cannot be read as text: {' '.join(str(error).split())}") from error
+        raise InputError(f"{printable(path)}: is no text in UTF-8: {' '.join(str(error).split())}") from error
 
 
 def read_json(path: Path) -> Any:
     """A JSON document. Raises InputError that names the file for anything else."""
-    text = read_text(path)
+    return parsed_json(path, read_text(path))
+
+
+def parsed_json(path: Path, text: str) -> Any:
+    """The same of a text that was read from `path`."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InputError(f"{printable(path)}: not valid JSON here: lists or objects are nested too deeply") from error
+    except ValueError as error:
         raise InputError(f"{printable(path)}: not valid JSON: {' '.join(str(error).split())[:200]}") from error
+
+
+def require_file(path: Path, advice: str, option: str = "") -> None:
+    """Raises UsageError, with the `advice` what to give, where there is nothing or a folder; InputError for a device, a
+    pipe or a file that nobody may read.
+    """
+    named = f"{option} {printable(path)}".strip()
+    if not os.path.lexists(path):
+        raise UsageError(f"{named}: no such file; {advice}")
+    if path.is_dir():
+        raise UsageError(f"{named}: a folder, not a file; {advice}")
+    try:
+        open_regular(path).close()
+    except BadImage as error:
+        raise InputError(f"{named}: {error}; {advice}") from error

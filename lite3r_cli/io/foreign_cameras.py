@@ -18,7 +18,7 @@ from ..scene.view import View
 from . import camera_fields as fields
 from .cameras import read_cameras_json
 from .colmap_model import read_colmap_model
-from .documents import read_json
+from .documents import read_json, require_file
 from .names import printable
 from .nerfstudio import OPENGL_AXES
 
@@ -50,9 +50,7 @@ def read_known_cameras(path: Path) -> list[View]:
         raise UsageError(
             f"{printable(path)}: holds no cameras.json, no transforms.json and no COLMAP model (images.bin or .txt)"
         )
-    if not path.is_file():
-        kinds = "--cameras takes a cameras.json, a transforms.json or a COLMAP folder"
-        raise UsageError(f"{printable(path)}: no such file; {kinds}")
+    require_file(path, "--cameras takes a cameras.json, a transforms.json, a COLMAP folder or a trajectory (.txt)")
     document = read_json(path)
     if isinstance(document, dict) and "frames" in document:
         return _checked(path, _from_nerfstudio(path, document))

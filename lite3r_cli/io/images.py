@@ -21,10 +21,10 @@ from ..cores import count_cores
 from ..errors import InputError, UsageError
 from . import containers
 from .decode import Picture, decode
-from .masks import Target, find_masks, load_mask
+from .masks import Target, find_masks, load_mask, stored_mask
 from .names import output_stems, printable, unique_names
 from .probe import check_size, is_picture, probe
-from .regular import BadImage, open_regular, read_regular
+from .regular import BadFile, BadImage, open_regular, read_regular, reason_of
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
 from .video import DEFAULT_VIEWS, Clip, OnFrame, even_indices
 
@@ -81,9 +81,9 @@ class ImageSet:
         try:
             picture = decode(_encoded(record), least)
         except BadImage as error:
-            raise InputError(f"{printable(record.path)}: {error}") from error
+            raise BadFile(record.path, str(error)) from error
         if picture.header.upright_size != (record.width, record.height):
-            raise InputError(f"{printable(record.path)}: the file changed while it was in use: start again")
+            raise BadFile(record.path, "the file changed while it was in use: start again")
         return picture
 
     def read_mask(self, i: int) -> np.ndarray | None:
@@ -140,15 +140,16 @@ class ImageSet:
         """(i, function(colours, record)) in the order of `indices` (default: all), decoded by a few threads ahead of
         time. `least` tells of a record how many pixels (height, width) are needed at least, None for all.
 
-        A picture that cannot be decoded gives its InputError instead; other errors are raised. Before that, `spares`
-        stand in for it, the nearest first: the record changes, and `skipped` lists the damaged one. At most `workers`
-        (default: the number of cores, up to 4) full-size pictures are in memory at a time.
+        A picture that cannot be decoded, or whose mask cannot be used, gives its InputError instead; other errors are
+        raised. Before that, `spares` stand in for it, the nearest first: the record changes, and `skipped` lists the
+        damaged one. At most `workers` (default: the number of cores, up to 4) full-size pictures are in memory.
         """
 
         def one(i: int) -> T | InputError:
             record = self.records[i]
             try:
                 picture = self.read_picture(i, least(record))
+                _require_mask(record)
             except InputError as error:
                 return error
             return function(picture.rgb, record)
@@ -180,12 +181,12 @@ class ImageSet:
             self.records[i] = self._with_mask(spare)
             result = one(i)
             if isinstance(result, InputError):
-                self.skipped.append(Skipped(spare.name, str(result)))
+                self.skipped.append(Skipped(spare.name, reason_of(result)))
         if isinstance(damage, InputError):
             if isinstance(result, InputError):
                 self.records[i] = first
             else:
-                text = f"{damage}; {self.records[i].name} is used instead"
+                text = f"{reason_of(damage)}; {self.records[i].name} is used instead"
                 self.skipped.append(Skipped(first.name, text))
         return i, result
 
@@ -193,7 +194,7 @@ class ImageSet:
         if self.masks is None:
             return record
         try:
-            found, _ = find_masks(self.masks, [_target(record)], strict=False)
+            found, _ = find_masks(self.masks, [_target(record)])
         except InputError:  # it has none
             return record
         return replace(record, mask=found.get(record.name))
@@ -247,6 +248,17 @@ def discover(
 
 def _encoded(record: ImageRecord) -> bytes:
     return read_regular(record.path) if record.encoded is None else record.encoded
+
+
+def _require_mask(record: ImageRecord) -> None:
+    """Raises InputError for a mask that is damaged or belongs to another picture: without it, what it hides would be
+    back in the scene.
+    """
+    if record.mask is not None:
+        try:
+            stored_mask(record.mask, record.width, record.height, record.orientation)
+        except InputError as error:
+            raise BadFile(record.path, f"its {error}") from error
 
 
 def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> list[Item]:
@@ -363,7 +375,7 @@ def _name(records: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def _with_masks(records: Sequence[ImageRecord], folder: Path, journal: Journal) -> list[ImageRecord]:
-    found, warnings = find_masks(folder, [_target(record) for record in records], journal.strict)
+    found, warnings = find_masks(folder, [_target(record) for record in records])
     journal.warnings += warnings
     return [replace(record, mask=found.get(record.name)) for record in records]
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..scene import geometry
-from .camera_fields import SMALLEST
-from .documents import read_text
+from . import camera_fields as fields
+from .documents import parsed_json, read_text, require_file
+from .names import printable
+from .resize import is_resized
 
 _WAYS = (
     'a JSON file with "K" for all pictures, or "images": {NAME or PATTERN: {"K", "width", "height"}}, or text with the '
     "nine numbers of K"
 )
-_ASPECT = 0.02  # relative difference of two aspects up to which a picture counts as resized
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Intrinsics:
     size: tuple[int, int] | None
 
     def at(self, name: str, width: int, height: int, path: Path) -> np.ndarray:
-        """K for a picture of `width` × `height`. Raises InputError where it has another aspect than the camera."""
-        if self.size is None or self.size == (width, height):
+        """K for a picture of `width` × `height`. Raises InputError where it has another aspect than the camera, or
+        where K cannot be that of such a picture.
+        """
+        if self.size is None:
+            fields.require_plausible(f"{path}: K for {name}", self.K, (width, height))
             return self.K
-        if abs((width / height) / (self.size[0] / self.size[1]) - 1) > _ASPECT:
+        if not is_resized((width, height), self.size):
             raise InputError(
                 f"{path}: K is for {self.size[0]}x{self.size[1]} pixels, but {name} has {width}x{height}: not the same "
                 "picture resized; give this size its own K"
@@ -44,15 +48,13 @@ class Intrinsics:
 
 def read_intrinsics(path: Path) -> list[Intrinsics]:
     """The cameras of a file, names before patterns. Raises UsageError if it is missing, InputError if malformed."""
-    if not path.is_file():
-        raise UsageError(f"--intrinsics {path}: no such file; give auto, shared, per-image, or {_WAYS}")
+    require_file(path, f"give auto, shared, per-image, or {_WAYS}", "--intrinsics")
     text = read_text(path)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+    if not text.lstrip().startswith(("{", "[")):
         return [Intrinsics("*", _from_text(path, text), None)]
+    document = parsed_json(path, text)
     if not isinstance(document, dict):
-        return [Intrinsics("*", _checked(path, "K", document), None)]
+        return [Intrinsics("*", _from_json(path, "K", document), None)]
     entries = document.get("images", document if "K" not in document else None)
     if entries is None:
         return [_entry(path, "*", document)]
@@ -68,13 +70,25 @@ def find_intrinsics(cameras: list[Intrinsics], name: str) -> Intrinsics | None:
     return next((c for c in cameras if c.pattern in names or any(fnmatchcase(n, c.pattern) for n in names)), None)
 
 
+def _from_json(path: Path, what: str, rows: Any) -> np.ndarray:
+    """K of three rows, or of nine numbers. Raises InputError."""
+    rows = rows if isinstance(rows, list) else [rows]
+    flat = [value for row in rows for value in (row if isinstance(row, list) else [row])]
+    if not all(map(fields.is_number, flat)):
+        raise InputError(f"{path}: {what}: K has to be a 3x3 matrix of finite numbers")
+    return _checked(path, what, flat)
+
+
 def _entry(path: Path, pattern: str, entry: Any) -> Intrinsics:
     if not isinstance(entry, dict):
         raise InputError(f"{path}: {pattern} has to be an object with K, and width and height of the pictures")
-    size = entry.get("width"), entry.get("height")
-    if size != (None, None) and not all(type(side) is int and 0 < side < 2**31 for side in size):
-        raise InputError(f"{path}: {pattern}: width and height have to be positive whole numbers, not {size}")
-    return Intrinsics(pattern, _checked(path, pattern, entry.get("K")), None if size == (None, None) else size)
+    where = f"{printable(path)}: {short(pattern)}"
+    K = _from_json(path, pattern, entry.get("K"))
+    if entry.get("width") is None and entry.get("height") is None:
+        return Intrinsics(pattern, K, None)
+    size = fields.side(where, entry, "width"), fields.side(where, entry, "height")
+    fields.require_plausible(where, K, size)
+    return Intrinsics(pattern, K, size)
 
 
 def _from_text(path: Path, text: str) -> np.ndarray:
@@ -87,7 +101,7 @@ def _checked(path: Path, what: str, rows: Any) -> np.ndarray:
         K = np.array(rows, dtype=np.float64).reshape(3, 3)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {what}: K has to be a 3x3 matrix; the file has to be {_WAYS}") from error
-    usable = np.isfinite(K).all() and SMALLEST <= min(K[0, 0], K[1, 1])
+    usable = np.isfinite(K).all() and np.abs(K).max() <= fields.LARGEST and K[0, 0] > 0 and K[1, 1] > 0
     if not usable or K[0, 1] != 0 or not np.array_equal([*K[1:, 0], *K[2, 1:]], [0, 0, 0, 1]):
         raise InputError(
             f"{path}: {what}: K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths"

@@ -1,12 +1,14 @@
 """Masks that say which pixels of a photograph to use, named as COLMAP names them: black = ignore.
 
-For `a.jpg` the mask is `a.jpg.png`, or else `a.png`; it may be of any size and of any format that pictures may have.
-What is transparent in a mask is ignored like what is black. It is drawn over the picture as a viewer shows it; one
-whose shape fits the picture as the sensor stored it (before EXIF turned it on its side) is turned along.
+For `a.jpg` the mask is `a.jpg.png`, or else `a.png`. It may be of any format that pictures may have and of any size,
+but of the picture's proportions: one of others was made for another picture. What is transparent in a mask is ignored
+like what is black. It is drawn over the picture as a viewer shows it; one whose shape fits the picture as the sensor
+stored it (before EXIF turned it on its side) is turned along.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,11 +19,16 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, UsageError
+from .codecs.header import Header
 from .decode import decode_mask, upright
 from .names import printable
 from .probe import probe
-from .regular import BadImage, open_regular, read_regular
+from .regular import BadImage, read_regular
+from .resize import is_resized
 from .sources import IMAGE_SUFFIXES
+
+MAX_PIXELS = 200_000_000  # of a mask; it needs no more than its picture
+_ADVICE = "draw or save it again, or take it away and its image is used whole"
 
 
 @dataclass(frozen=True)
@@ -33,58 +40,70 @@ class Target:
     is_frame: bool = False
 
 
-def find_masks(folder: Path, targets: Sequence[Target], strict: bool) -> tuple[dict[str, Path], list[str]]:
-    """Mask file for each target that has one (by name), and a warning for those without or with a damaged one.
+def find_masks(folder: Path, targets: Sequence[Target]) -> tuple[dict[str, Path], list[str]]:
+    """Mask file for each target that has one (by name), and a warning for those without.
 
     Pictures of the same file name from different folders take theirs from sub-folders: `left/a.jpg` → `left/a.jpg.png`.
-    Raises UsageError if `folder` is not a folder, InputError if none of the targets has a mask, and, if `strict`, for
-    the first damaged one.
+    Raises UsageError if `folder` is not a folder, InputError if none of the targets has a mask.
     """
     if not folder.is_dir():
         raise UsageError(f"--masks {printable(folder)}: not a folder")
     shared = Counter(target.path.name for target in targets if not target.is_frame)
     listing = _Listing()
     found: dict[str, Path] = {}
-    missing, damaged = [], []
+    missing = []
     for target in targets:
         mask = next(listing.files(_candidates(folder, target, shared), target.path), None)
         if mask is None:
             missing.append(target.name)
-            continue
-        try:
-            with open_regular(mask) as stream:
-                probe(stream)
-        except BadImage as error:
-            if strict:
-                raise InputError(f"mask {printable(mask)}: {error}") from error
-            damaged.append(f"mask {printable(mask)}: {error}; {target.name} is used whole")
-            continue
-        found[target.name] = mask
+        else:
+            found[target.name] = mask
     if targets and len(missing) == len(targets):
         example = f"{targets[0].name}.png"
         raise InputError(f"--masks {printable(folder)}: no mask for any of the images; expected names like {example}")
-    if missing:
-        count = f"{len(missing)} of {len(targets)} images have no mask and are used whole"
-        damaged.append(f"--masks {printable(folder)}: {count} (first: {missing[0]})")
-    return found, damaged
+    if not missing:
+        return found, []
+    count = f"{len(missing)} of {len(targets)} images have no mask and are used whole"
+    return found, [f"--masks {printable(folder)}: {count} (first: {missing[0]})"]
 
 
 def load_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarray:
     """(height, width) bool, True = use the pixel, for an upright image of that size whose EXIF orientation was given.
 
-    Raises InputError if the mask cannot be decoded.
+    Raises InputError that names the mask if it is damaged, or of other proportions than the image.
     """
-    try:
-        mask, header = decode_mask(read_regular(path))
-    except BadImage as error:
-        advice = "save it again, or take it away and its image is used whole"
-        raise InputError(f"mask {printable(path)}: {error}: {advice}") from error
-    drawn_on_sensor = header.orientation == 1 and orientation >= 5
-    if drawn_on_sensor and _mismatch(mask, height, width) < _mismatch(mask, width, height):
-        mask = upright(mask.astype(np.uint8), orientation).astype(bool)
+    mask = stored_mask(path, width, height, orientation)
     if mask.shape == (height, width):
         return mask
     return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+
+
+def stored_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarray:
+    """The same at the size that the file has. Raises InputError as `load_mask` does."""
+    try:
+        data = read_regular(path)
+        header = probe(io.BytesIO(data))
+        turned = _is_on_its_side(header, width, height, orientation)
+        if header.width * header.height > MAX_PIXELS:
+            raise BadImage(f"{header.width}x{header.height} pixels are more than a mask may have")
+        mask, _ = decode_mask(data)
+    except BadImage as error:
+        raise InputError(f"mask {printable(path)}: {error}: {_ADVICE}") from error
+    return upright(mask.astype(np.uint8), orientation).astype(bool) if turned else mask
+
+
+def _is_on_its_side(header: Header, width: int, height: int, orientation: int) -> bool:
+    """Whether a mask was drawn over the picture as the sensor stored it. Raises BadImage if it fits neither way."""
+    size = header.upright_size
+    shown, stored = is_resized(size, (width, height)), is_resized(size, (height, width))
+    drawn_on_sensor = header.orientation == 1 and orientation >= 5
+    if shown and stored and drawn_on_sensor:
+        return _mismatch(size, (height, width)) < _mismatch(size, (width, height))
+    if shown or (stored and drawn_on_sensor):
+        return not shown
+    turned = " by its own EXIF orientation" if header.orientation >= 5 else ""
+    quarter = f", turned by a quarter{turned}" if stored else ""
+    raise BadImage(f"{size[0]}x{size[1]} pixels are another shape than its image has ({width}x{height}){quarter}")
 
 
 def _candidates(folder: Path, target: Target, shared: Counter[str]) -> list[Path]:
@@ -119,11 +138,11 @@ class _Listing:
                 names = sorted(os.listdir(folder))
             except OSError:
                 names = []
-            paths = [folder / name for name in names]
-            self._folders[folder] = {f"{p.stem}\0{p.suffix.lower()}": p for p in paths if p.is_file()}
+            paths = [folder / name for name in names]  # what is no file is told when it is read
+            self._folders[folder] = {f"{p.stem}\0{p.suffix.lower()}": p for p in paths}
         return self._folders[folder]
 
 
-def _mismatch(mask: np.ndarray, width: int, height: int) -> float:
-    """How far the mask's aspect ratio is from that of width × height, 0 = equal."""
-    return abs(np.log(mask.shape[1] / mask.shape[0] * height / width))
+def _mismatch(size: tuple[int, int], picture: tuple[int, int]) -> float:
+    """How far the aspect ratios of two sizes (width, height) are apart, 0 = equal."""
+    return abs(float(np.log(size[0] / size[1] * picture[1] / picture[0])))

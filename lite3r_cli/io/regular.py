@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InputError
+from .names import printable
 
 _MAX_BYTES = 2**31 - 1  # what OpenCV takes in one buffer
 _LFS_POINTER = b"version https://git-lfs"
@@ -31,6 +32,19 @@ _REASONS = {
 
 class BadImage(InputError):
     """A file that cannot be used; the message is the reason alone, without the file's name."""
+
+
+class BadFile(InputError):
+    """The same with the file's name before the `reason`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}")
+        self.reason = reason
+
+
+def reason_of(error: InputError) -> str:
+    """Why a file cannot be used, for a list that names it already."""
+    return error.reason if isinstance(error, BadFile) else str(error)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import numpy as np
 
 from ..errors import UsageError
 
+ROUNDING = 0.02  # relative difference of two aspects up to which one is the other, resized
+
 
 def network_size(width: int, height: int, longest: int, multiple: int = 14) -> tuple[int, int]:
     """(h, w) for an image of `width` × `height` pixels: 1024×683 at 518 gives (350, 518).
@@ -22,6 +24,15 @@ def network_size(width: int, height: int, longest: int, multiple: int = 14) -> t
     ratio = min(width, height) / max(width, height)
     short_side = max(multiple, int(long_side * ratio / multiple + 0.5) * multiple)
     return (short_side, long_side) if width >= height else (long_side, short_side)
+
+
+def is_resized(size: tuple[int, int], original: tuple[int, int], rounded: float = 1.0) -> bool:
+    """Whether a picture of `size` (width, height) can be the `original` one, resized: the aspects differ by at most
+    `ROUNDING`, or one side by at most `rounded` pixels.
+    """
+    (w, h), (width, height) = size, original
+    apart = min(abs(h - w * height / width), abs(w - h * width / height))
+    return abs(w * height / (h * width) - 1) <= ROUNDING or apart <= rounded
 
 
 def resize_for_network(

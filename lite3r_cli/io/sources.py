@@ -16,7 +16,7 @@ from . import containers
 from .codecs import heif, unread
 from .names import printable
 from .natural import natural_key
-from .own_outputs import is_output, written_into
+from .own_outputs import is_output, written_above, written_into
 from .probe import is_picture
 from .regular import BadImage, open_regular, os_reason
 
@@ -113,6 +113,8 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
         if stat.S_ISDIR(status.st_mode):
             for folder, files in _Search(path, journal, recursive, given).run():
                 found.setdefault(folder.absolute(), []).extend(files)
+        elif is_output(path, written_above(path)):
+            journal.skip(path, "an earlier run of lite3r wrote it: it is no photograph")
         elif path.suffix.lower() in unread.RAW_SUFFIXES:
             journal.skip(path, unread.reason(_head(path), path.suffix))
         elif path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES or _holds(path):
@@ -176,7 +178,7 @@ class _Search:
 
     def __init__(self, top: Path, journal: Journal, recursive: bool, given: set[str]) -> None:
         self.top, self.journal, self.recursive, self.given = top, journal, recursive, given
-        self.outputs: dict[str, int] = {}
+        self.outputs = written_above(top)
         self.seen: set[str] = set()
 
     def run(self) -> Iterable[tuple[Path, list[Found]]]:
@@ -298,6 +300,6 @@ class _Search:
             hint = f"name that one, or take all with --recursive ({count} pictures)"
             return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
         everything = account.images or account.others or account.unread or account.outputs or account.videos
-        if account.outputs and not account.others:
-            return f"no images in the folder but the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
+        if account.outputs:
+            return f"no images in the folder beside the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
         return f"{'no images in the folder' if everything else 'the folder is empty'}; {LOOKED_FOR}"

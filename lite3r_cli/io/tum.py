@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from .names import printable
 from .scene_export import SceneExport
 
 _MAX_LINES = 1_000_000
+_LATEST = 1e20  # nanoseconds since 1970 are 2e18
 
 
 def write_tum(scene: SceneExport) -> list[Path]:
     """Write trajectory.txt: per view its time, or its index, centre and camera-to-world quaternion, w last.
 
-    Comments say which picture is which. Raises OutputError.
+    Lines are in the order of their times, as the format demands. Comments say which picture is which. Raises
+    OutputError.
     """
     path = scene.directory / "trajectory.txt"
-    names = [f"# {scene.time(i)} {printable(view.name)}" for i, view in enumerate(scene.views)]
+    names = [f"# {scene.time(i)} {printable(scene.views[i].name)}" for i in _in_time(scene)]
     what = "time in seconds" if scene.times else "index"
     _write(
         path, [f"# {what}, tx ty tz qx qy qz qw (world from camera, OpenCV axes, scene units)", *names, *_poses(scene)]
@@ -37,9 +40,9 @@ def write_tum_rgbd(scene: SceneExport) -> list[Path]:
     The files that they list lie in images/ and depth/. "Ground truth" is what the format calls the poses: these are
     estimates. Raises OutputError.
     """
-    times = [scene.time(i) for i in range(len(scene.views))]
-    pictures = [f"{time} {scene.picture(view)}" for time, view in zip(times, scene.views)]
-    known = [(time, *scene.depths[view.name]) for time, view in zip(times, scene.views) if view.name in scene.depths]
+    timed = [(scene.time(i), scene.views[i]) for i in _in_time(scene)]
+    pictures = [f"{time} {scene.picture(view)}" for time, view in timed]
+    known = [(time, *scene.depths[view.name]) for time, view in timed if view.name in scene.depths]
     scale = f", value / {known[0][2]:.9g} = depth in scene units, 0 = unknown" if known else ""
     files = {
         "rgb.txt": ["# colour images", "# timestamp filename", *pictures],
@@ -51,10 +54,15 @@ def write_tum_rgbd(scene: SceneExport) -> list[Path]:
     return [scene.directory / name for name in files]
 
 
+def _in_time(scene: SceneExport) -> list[int]:
+    """The views in the order of their times."""
+    return sorted(range(len(scene.views)), key=lambda i: float(scene.time(i)))
+
+
 def _poses(scene: SceneExport) -> list[str]:
     lines = []
-    for index, view in enumerate(scene.views):
-        pose = invert_pose(view.cam_from_world)
+    for index in _in_time(scene):
+        pose = invert_pose(scene.views[index].cam_from_world)
         values = (*pose[:, 3], *quaternion_from_matrix(pose[:, :3]))
         lines.append(" ".join([scene.time(index), *(f"{value:.9f}" for value in values)]))
     return lines
@@ -67,17 +75,50 @@ def _write(path: Path, lines: Sequence[str]) -> None:
 def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     """The (first column, cam_from_world (3, 4)) of every line of a trajectory.
 
-    The first column is a time, an index or an image name; the name where a comment of ours says it. Raises InputError
-    for a file that is not a trajectory.
+    The first column is a time, an index or an image name, the same in all lines; the name where a comment of ours says
+    it. Raises InputError for a file that is not a trajectory, for times that are not finite or do not grow from line to
+    line, and for names that come twice.
     """
     lines = read_text(path).splitlines()
     rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines[:_MAX_LINES], 1)]
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:
         raise InputError(f"{path}: holds no pose; a line of a TUM trajectory is: time tx ty tz qx qy qz qw")
+    _require_keys(path, [(number, row[0]) for number, row in rows])
     named = [line[1:].split(maxsplit=1) for line in lines[: len(rows) + 1] if line.startswith("# ")]
     names = dict(pair for pair in named if len(pair) == 2)
     return [(names.get(row[0], row[0]), _pose(f"{path}: line {number}", row)) for number, row in rows]
+
+
+def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
+    """Raises InputError unless the first column, (number of the line, word), holds growing times or different names."""
+    times = [_time(word) for _, word in keys]
+    if all(time is None for time in times):
+        seen: set[str] = set()
+        for number, word in keys:
+            if word in seen:
+                raise InputError(f"{printable(path)}: line {number}: {printable(word)[:80]} has a pose already")
+            seen.add(word)
+        return
+    last = -math.inf
+    for (number, word), time in zip(keys, times, strict=True):
+        where = f"{printable(path)}: line {number}: the time {printable(word)[:40]}"
+        if time is None:
+            raise InputError(f"{printable(path)}: line {number}: {printable(word)[:40]} is no time, unlike other lines")
+        if not abs(time) <= _LATEST:
+            raise InputError(f"{where} is no time: it has to be a finite number")
+        if time <= last:
+            again = "comes twice" if time == last else "is before that of the line above: sort the lines by time"
+            raise InputError(f"{where} {again}")
+        last = time
+
+
+def _time(word: str) -> float | None:
+    """A number, also one that is no time; None for a name."""
+    try:
+        return float(word) if "_" not in word else None
+    except ValueError:
+        return None
 
 
 def _pose(where: str, row: list[str]) -> np.ndarray:

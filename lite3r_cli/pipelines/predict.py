@@ -20,6 +20,7 @@ from ..config import PredictConfig
 from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
+from ..io.regular import reason_of
 from ..networks.base import Backbone, Network, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
@@ -292,7 +293,7 @@ class Predictor:
                 elif strict:
                     raise result
                 else:
-                    skipped.append(Skipped(images.records[i].name, str(result)))
+                    skipped.append(Skipped(images.records[i].name, reason_of(result)))
                 step()
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"

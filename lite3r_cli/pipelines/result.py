@@ -11,6 +11,7 @@ import numpy as np
 
 from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
+from ..config.option import from_home
 from ..io.atomic import OutputSet, Place
 from ..io.cameras import write_cameras_json
 from ..io.files import write_json
@@ -114,7 +115,7 @@ class Scene:
         require_known(formats)
         config = replace(
             self.config,
-            output=str(output),
+            output=str(from_home(output)),
             formats=tuple(formats),
             preview=preview,
             save_npy=save_npy,

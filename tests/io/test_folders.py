@@ -191,6 +191,49 @@ def test_outputs_inside_the_photographs_folder(tmp_path, layout):
         assert not any("sub-folder" in text for text in images.warnings)
 
 
+PARTS = ("depth", "depth_preview", "confidence", "masks", "left")  # folders of an output, named as input themselves
+
+
+def finished(tmp_path, target):
+    """An output of that layout: the folder in which everything but the cloud may lie."""
+    folder = tmp_path / "scene"
+    inside = "scene/" if target == "scene.ply" else ""
+    files = [f"{inside}{part}/0.png" for part in PARTS] + [f"{inside}images/left/0.png", f"{inside}preview.png"]
+    root = tmp_path if inside else folder
+    root.mkdir(exist_ok=True)
+    wrote(root, *files, "scene.ply", f"{inside}cameras.json", run_json=f"{inside}run.json")
+    return folder
+
+
+@pytest.mark.parametrize("moved", ["scene", "renamed", "else/where", "linked"])
+@pytest.mark.parametrize("target", ["scene.ply", "scene/"])
+def test_a_folder_of_an_output_is_no_input_by_its_own_name(tmp_path, target, moved):
+    folder = finished(tmp_path, target)
+    place = tmp_path / moved
+    place.parent.mkdir(exist_ok=True)
+    if moved == "linked":
+        place.symlink_to(folder)
+    elif place != folder:
+        folder.rename(place)
+    for part in PARTS:
+        with pytest.raises(InputError, match="files that an earlier run wrote"):
+            discover([place / part])
+        with pytest.raises(InputError, match=r"0\.png: an earlier run of lite3r wrote it"):
+            discover([place / part / "0.png"])
+    for whole in (place, place / "depth" / ".." / "confidence"):
+        with pytest.raises(InputError, match="earlier run wrote"):
+            discover([whole], recursive=True)
+    save(place / "depth" / "mine.png", seed=3, compress_level=0)
+    assert names(discover([place / "depth"])) == ["mine.png"]
+
+
+def test_exported_photographs_are_input_for_whoever_names_them(tmp_path):
+    folder = finished(tmp_path, "scene.ply")
+    assert names(discover([folder / "images" / "left"])) == ["0.png"]
+    assert names(discover([folder / "images"], recursive=True)) == ["left/0.png"]
+    assert names(discover([folder / "images" / "left" / "0.png"])) == ["0.png"]
+
+
 def test_a_run_json_that_is_not_ours_lists_nothing(tmp_path):
     save(tmp_path / "preview.png")
     for text in ("[]", '{"files": {"preview.png": 3}}', "{", "[" * 100_000, '{"files": {"/etc/passwd": {"bytes": 1}}}'):

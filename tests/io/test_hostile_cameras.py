@@ -267,3 +267,166 @@ def test_a_cloud_that_promises_gigabytes(tmp_path):
         )
         with pytest.raises(InputError, match="promises"):
             read_ply(tmp_path / "a.ply")
+
+
+# --- what no camera has -----------------------------------------------------------------------------------------------
+
+IMPLAUSIBLE = {  # of a picture of 48 × 36: fx, fy, cx, cy → what is said
+    "centre far right": ((50, 50, 4800, 18), "principal point"),
+    "centre of twice the size": ((100, 100, 48, 36), "principal point"),
+    "centre above": ((50, 50, 24, -1), "principal point"),
+    "centre at the corner": ((50, 50, 0, 0), "principal point"),
+    "in sides, not pixels": ((1.04, 1.04, 0.5, 0.5), "focal length of 1.04"),
+    "in metres": ((0.024, 0.024, 24, 18), "focal length"),
+    "a telescope": ((50_000, 50_000, 24, 18), "focal length"),
+    "oblong": ((50, 500, 24, 18), "focal lengths 50 and 500"),
+}
+PLAUSIBLE = ((50, 50, 24, 18), (5, 5, 24, 18), (4000, 4000, 24, 18), (50, 90, 1, 35))
+
+
+def written_by_all(folder, fx, fy, cx, cy):
+    """Readers of the same camera in every format that --cameras and --intrinsics take."""
+    K = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+    own = {"images": {"0.jpg": {"K": K, "cam_from_world": EYE[:3], "width": 48, "height": 36}}}
+    (folder / "cameras.json").write_text(json.dumps(own))
+    (folder / "transforms.json").write_text(json.dumps({"frames": [frame(fl_x=fx, fl_y=fy, cx=cx, cy=cy)]}))
+    for name, camera in (
+        ("pinhole", f"PINHOLE 48 36 {fx} {fy} {cx} {cy}"),
+        ("bent", f"OPENCV 48 36 {fx} {fy} {cx} {cy} 0.01 0 0 0"),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "cameras.txt").write_text(f"1 {camera}\n")
+        (folder / name / "images.txt").write_text("1 1 0 0 0 0 0 0 1 0.jpg\n\n")
+    (folder / "K.json").write_text(json.dumps({"images": {"*": {"K": K, "width": 48, "height": 36}}}))
+    (folder / "K.txt").write_text(" ".join(str(value) for row in K for value in row))
+    cameras = [folder / name for name in ("cameras.json", "transforms.json", "pinhole", "bent")]
+    return [
+        *(lambda path=path: read_known_cameras(path) for path in cameras),
+        lambda: read_intrinsics(folder / "K.json"),
+        lambda: read_intrinsics(folder / "K.txt")[0].at("0.jpg", 48, 36, folder / "K.txt"),
+    ]
+
+
+@pytest.mark.parametrize("case", IMPLAUSIBLE)
+def test_a_camera_that_cannot_be_is_refused_in_every_format(tmp_path, case):
+    values, said = IMPLAUSIBLE[case]
+    for reader in written_by_all(tmp_path, *values):
+        with pytest.raises(InputError, match=f"{said}.*pixels of the picture of 48x36"):
+            reader()
+
+
+@pytest.mark.parametrize("values", PLAUSIBLE)
+def test_unusual_cameras_are_taken(tmp_path, values):
+    for reader in written_by_all(tmp_path, *values):
+        assert reader() is not None
+
+
+def test_intrinsics_of_another_size_are_scaled_if_the_shape_is_the_same(tmp_path):
+    (tmp_path / "K.json").write_text(
+        json.dumps({"K": [[50, 0, 24], [0, 50, 18], [0, 0, 1]], "width": 48, "height": 36})
+    )
+    [camera] = read_intrinsics(tmp_path / "K.json")
+    assert camera.at("a", 96, 72, tmp_path)[0].tolist() == [100, 0, 48]
+    for size in ((72, 96), (96, 54), (96, 96)):
+        with pytest.raises(InputError, match="not the same picture resized"):
+            camera.at("a", *size, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "K",
+    [[["50", "0", "24"], ["0", "50", "18"], ["0", "0", "1"]], [[50, 0, 24], [0, 50, 18], [False, 0, True]], 5, {}, "x"],
+)
+def test_intrinsics_of_wrong_types(tmp_path, K):
+    (tmp_path / "K.json").write_text(json.dumps({"K": K}))
+    with pytest.raises(InputError, match="3x3 matrix"):
+        read_intrinsics(tmp_path / "K.json")
+
+
+def test_a_depth_map_of_another_shape_than_its_picture(tmp_path):
+    from lite3r_cli.io.cameras import read_cameras_json
+    from lite3r_cli.io.depth import write_depth_png
+
+    def given(width, height):
+        write_depth_png(tmp_path / "d.png", np.ones((height, width), np.float32), 1000)
+        entry = {"K": [[500, 0, 240], [0, 500, 180], [0, 0, 1]], "cam_from_world": EYE[:3], "width": 480, "height": 360}
+        entry |= {"depth": "d.png", "depth_scale": 1000, "depth_width": width, "depth_height": height}
+        (tmp_path / "cameras.json").write_text(json.dumps({"images": {"0.jpg": entry}}))
+        return read_cameras_json(tmp_path)
+
+    assert given(252, 196) and given(480, 360)  # whole patches
+    for size in ((196, 252), (252, 140), (252, 252)):
+        with pytest.raises(InputError, match="another shape"):
+            given(*size)
+
+
+# --- trajectories -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "keys, said",
+    [
+        (("1", "nan"), "line 2: the time nan is no time"),
+        (("inf", "2"), "line 1: the time inf is no time"),
+        (("1e400", "2"), "is no time"),
+        (("1", "b.png"), "line 2: b.png is no time, unlike other lines"),
+        (("a.png", "2"), "line 1: a.png is no time"),
+        (("1", "1.0"), "line 2: the time 1.0 comes twice"),
+        (("3", "2"), "line 2: the time 2 is before"),
+        (("a.png", "a.png"), "line 2: a.png has a pose already"),
+        (("-", "-"), "line 2: - has a pose already"),
+    ],
+)
+def test_times_of_a_trajectory_are_checked(tmp_path, keys, said):
+    (tmp_path / "t.txt").write_text("".join(f"{key} 0 0 0 0 0 0 1\n" for key in keys))
+    with pytest.raises(InputError, match=said):
+        read_tum(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("0", "1"),
+        ("1305031102.1758", "1305031102.2"),
+        ("b.png", "a.png"),
+        ("1403636579763555584", "1403636579863555584"),
+    ],
+)
+def test_times_and_names_of_a_trajectory_are_taken(tmp_path, keys):
+    (tmp_path / "t.txt").write_text("".join(f"{key} 0 0 0 0 0 0 1\n" for key in keys))
+    assert [key for key, _ in read_tum(tmp_path / "t.txt")] == list(keys)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_encodings_of_windows(tmp_path, encoding):
+    text = json.dumps({"frames": [frame(file_path="images/ä.jpg")]}, ensure_ascii=False)
+    data = (b"\xfe\xff" if encoding == "utf-16-be" else b"") + text.encode(encoding)
+    (tmp_path / "transforms.json").write_bytes(data)
+    assert read_known_cameras(tmp_path)[0].name == "ä.jpg"
+
+
+def test_a_byte_order_mark_in_colmap_text(model):
+    only(model, ".txt")
+    for name in ("cameras.txt", "images.txt"):
+        (model / name).write_bytes(b"\xef\xbb\xbf" + (model / name).read_bytes())
+    assert len(read_known_cameras(model)) == 3
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "K.json"])
+def test_json_that_is_nested_too_deeply_says_so(tmp_path, name):
+    (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(InputError, match=rf"{name}.*nested too deeply"):
+        (read_intrinsics if name == "K.json" else read_known_cameras)(tmp_path / name)
+
+
+@pytest.mark.parametrize("reader", [read_known_cameras, read_intrinsics])
+def test_what_is_no_file_is_called_what_it_is(tmp_path, reader):
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "nothing", tmp_path / "link")
+    (tmp_path / "empty.json").write_bytes(b"")
+    kinds = {"/dev/zero": "a device", "pipe": "a named pipe", "link": "a link to nothing", "empty.json": "empty"}
+    for name, said in kinds.items():
+        with pytest.raises(InputError, match=said):
+            reader(tmp_path / name)
