@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import attention_tables
 import paper_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +118,12 @@ def _ms(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def _with_flash(network: str, variant: str) -> dict[int, float]:
+    """Views → ms with FlashAttention-4, of another lease than the rest."""
+    rows = load("fa4-h100")["networks"] if network == "VGGT-1B" else []
+    return {row["views"]: attention_tables.with_flash(row) for row in rows if row["variant"] == variant}
+
+
 def speed() -> str:
     """Time and memory on one H100, as README shows it."""
     lines = []
@@ -127,6 +134,9 @@ def speed() -> str:
             if any(found):
                 cells = ("–" if row is None else f"{_ms(row['median_ms'])} / {row['peak_gib']:.1f}" for row in found)
                 lines.append([what.format(network), *cells])
+            if flash := _with_flash(network, variant):
+                cells = (_ms(flash[views]) if views in flash else "–" for views in VIEWS)
+                lines.append([f"{network}, `{variant}`, with the extra `hopper`", *cells])
     return table(("one H100: ms / GiB", *(f"{n:,}" for n in VIEWS)), lines)
 
 
@@ -148,7 +158,12 @@ def targets() -> str:
             found.append(" / ".join(cells) or "–")
             dense = rows.get(("dense", views))
             faster.append(f"{dense['median_ms'] / row['median_ms']:.2f} ×" if row and dense else "–")
-        lines += [aims, found, *([faster] if variant == "lite" else [])]
+        flash = [f"{network}, {variant}: with FlashAttention-4"]
+        for views, ms in ((views, _with_flash(network, variant).get(views)) for views in VIEWS):
+            reached = ms is not None and views in wanted and ms <= wanted[views][0]
+            flash.append("–" if ms is None else f"**{_ms(ms)}**" if reached else _ms(ms))
+        lines += [aims, found, *([flash] if any(cell != "–" for cell in flash[1:]) else [])]
+        lines += [faster] if variant == "lite" else []
     return table(("ms / GiB", *(f"{n:,} views" for n in VIEWS)), lines)
 
 
@@ -291,6 +306,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "floors": floors,
     "stages": stages,
     "kernels": kernels,
+    "flash-layers": lambda: table(*attention_tables.layers(load("fa4-h100"))),
+    "flash-sparse": lambda: table(*attention_tables.sparse(load("fa4-h100"))),
+    "flash-networks": lambda: table(*attention_tables.networks(load("fa4-h100"))),
     "packed-accuracy": packed_accuracy,
     "many-views": many_views,
     "paper": paper,

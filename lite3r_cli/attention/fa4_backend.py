@@ -29,7 +29,7 @@ NAME, PACKAGE, MODULE = "flash-attention-4", "flash-attn-4", "flash_attn.cute"
 CAPABILITY = (9, 0)  # of the first GPUs that it is faster on
 WIDEST = 128  # head widths: multiples of 8 up to this one
 SHORTEST = 512  # keys: below, a call costs more than it saves
-LOAD_WORK = 1e16  # operations of dense attention after which loading would have paid: 4 s, at 0.4 s saved per 1e15
+LOAD_WORK = 1.2e16  # operations of dense attention after which loading would have paid: 5 s, at 0.4 s saved per 1e15
 ERROR = 1e-2  # of the first call, relative to torch's in the same precision
 CACHE = {"ENABLED": "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "DIR": "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR"}
 
