@@ -17,10 +17,10 @@ from .archives import read_npy
 from .depth import read_depth_png
 from .images import ImageRecord
 from .names import printable
+from .resize import is_resized
 
 PNG_VALUES = 1000.0  # of a metre, where nothing is stated: millimetres
 SUFFIXES = (".png", ".npy")
-SHAPE_TOLERANCE = 0.02  # relative difference of width / height
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class GivenDepth:
         if depth.ndim != 2 or min(depth.shape) < 1:
             raise InputError(f"--depth {printable(path)}: an array of {depth.ndim} axes is no depth map (h, w)")
         height, width = depth.shape
-        if abs(np.log(width / height * record.height / record.width)) > SHAPE_TOLERANCE:
+        if not is_resized((width, height), (record.width, record.height)):
             raise InputError(
                 f"--depth {printable(path)}: {width}x{height} pixels do not fit {record.name} with "
                 f"{record.width}x{record.height}: register the depth to the picture, upright"

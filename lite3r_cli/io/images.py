@@ -345,6 +345,8 @@ def _decode_videos(
     for clip in [item for item in items if isinstance(item, Clip)]:
         if clip.ends_early:
             journal.degrade(clip.path, f"ends early: {clip.count} of {clip.stated} frames can be decoded and are used")
+        if clip.missing:
+            journal.degrade(clip.path, f"damaged: {clip.missing} frames are missing in the middle")
         if clip.damaged:
             others = f", {len(clip.instead)} wanted ones are replaced by their neighbours" if clip.instead else ""
             journal.degrade(clip.path, f"{clip.damaged} of {clip.count} frames are damaged and left out{others}")

@@ -9,10 +9,7 @@ So there are no temporary files, and any thread can read the frames again in any
 from __future__ import annotations
 
 import bisect
-import logging
 import os
-import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,17 +19,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .codecs import jpeg
 from .codecs.header import LARGEST_ASPECT
 from .containers import DEMUXERS, codec_name, require_container
 from .regular import BadImage, guarded, open_regular
+from .video_damage import Damage, complaints
 
 DEFAULT_VIEWS = 60  # frames taken of a video when --max-views does not say
 _JPEG_QUALITY = 98
-_DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous")
-
-_ARITHMETIC = ("vp8", "vp9", "av1")  # codecs whose decoders take any bytes
-_HOLE = re.compile(rb"\0{64}|\xff{64}")  # what arithmetic codes never look like
 OnFrame = Callable[[int, int], None]  # (frames decoded, frames in all as far as known)
 
 
@@ -69,6 +62,8 @@ class Clip:
         self.frames: dict[int, Frame] = {}
         self.instead: dict[int, int] = {}  # damaged frame that was wanted → the sound one in its place
         self.damaged = 0  # frames that the decoder objects to
+        self.missing = 0  # frames that are not in the file
+        self.undecoded = 0  # frames of which the decoder makes nothing
         self._fetched: list[int] | None = None
 
     @property
@@ -77,7 +72,9 @@ class Clip:
         return self._lacks_frames(self.count)
 
     def _lacks_frames(self, count: int) -> bool:
-        return count < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
+        return (
+            count + self.missing + self.undecoded < 0.98 * self.stated - 2
+        )  # stated counts are estimates where the rate is variable
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
         """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it now is.
@@ -88,7 +85,9 @@ class Clip:
         wanted = list(wanted)
         if wanted == self._fetched or (not wanted and self.count):
             return True
-        self.frames, seen, damaged = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
+        self.frames, seen, damaged, facts = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
+        self.missing = facts.missing
+        self.undecoded = max(0, facts.packets - seen) if damaged else 0
         if seen > 1 and self._lacks_frames(seen):
             seen -= 1  # the frame at the cut is rarely whole, and decoders do not always say so
             seen = next((i + 1 for i in reversed(range(seen)) if i not in damaged), 0)
@@ -100,7 +99,7 @@ class Clip:
         )
         self.instead = _substitutes(wanted, damaged, seen) if right else {}
         if self.instead:
-            more, _, _ = _read_frames(self.path, frozenset(self.instead.values()), self.count, on_frame)
+            more, *_ = _read_frames(self.path, frozenset(self.instead.values()), self.count, on_frame)
             self.frames |= {index: frame for index, frame in more.items() if index not in damaged}
         self.frames = {index: frame for index, frame in self.frames.items() if index not in damaged}
         return right
@@ -164,7 +163,7 @@ def _no_decoder(codec: str) -> str:
 
 
 def _first_frame(container: Any, codec: str) -> Any:
-    with _complaints():
+    with complaints():
         for frame in _frames_of(container):
             return frame
     raise BadImage(f"no frame of the video can be decoded (codec {codec}): it is damaged, encrypted or not known here")
@@ -177,7 +176,7 @@ def _frames_of(container: Any) -> Iterator[Any]:
     for packet in _packets(container.demux(video=0)):
         try:
             yield from packet.decode()
-        except av.FFmpegError:  # a damaged packet, accounted for by `_Damage`
+        except av.FFmpegError:  # a damaged packet, accounted for by `Damage`
             continue
 
 
@@ -247,112 +246,21 @@ def _encode(frame: Any, aspect: float) -> Frame:
 
 def _read_frames(
     path: Path, wanted: frozenset[int], expected: int, on_frame: OnFrame | None
-) -> tuple[dict[int, Frame], int, frozenset[int]]:
-    """Decode a video to its end: wanted frames by index, how many there really are, and which are damaged."""
+) -> tuple[dict[int, Frame], int, frozenset[int], Damage]:
+    """Decode a video to its end: wanted frames by index, how many there are, which are damaged, and what is known."""
     frames: dict[int, Frame] = {}
     times: list[int | None] = []
-    with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), _complaints() as told:
-        damage = _Damage(stream, told)
+    with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), complaints() as told:
+        damage, aspect = Damage(stream, told), _pixel_aspect(stream)
         for packet in _packets(container.demux(stream)):
             damage.about_to_decode(packet)
             for frame in damage.decoded(packet):
                 if len(times) in wanted:
-                    frames[len(times)] = _encode(frame, damage.aspect)
+                    frames[len(times)] = _encode(frame, aspect)
                 times.append(frame.pts)
                 if on_frame is not None:
                     on_frame(len(times), max(len(times), expected))
+        damage.at_end()
     if not times:
         raise BadImage("no frame of the video can be decoded")
-    return frames, len(times), frozenset(i for i, time in enumerate(times) if damage.covers(time))
-
-
-class _Damage:
-    """What FFmpeg notices while it decodes, as spans of time: from the packet it complains about to the next key frame.
-
-    Frames in between are predicted from the damaged one. A complaint may concern the packet before, whose frame comes
-    late where frames are stored out of order.
-    """
-
-    def __init__(self, stream: Any, told: _Told) -> None:
-        self.aspect = _pixel_aspect(stream)
-        self._told = told
-        self._looks_like_noise = any(name in stream.codec_context.name for name in _ARITHMETIC)
-        self._is_mjpeg = stream.codec_context.name == "mjpeg"
-        self._recent: list[int] = []  # times of the packets that may still be at work
-        self._open: int | None = None  # start of the damaged span that has no end yet
-        self._spans: list[tuple[int, int]] = []
-
-    def about_to_decode(self, packet: Any) -> None:
-        if packet.is_keyframe and self._open is not None and packet.pts is not None and packet.pts > self._open:
-            self._spans.append((self._open, packet.pts))
-            self._open = None
-        if packet.pts is not None:
-            self._recent = [*self._recent, packet.pts][-2:]
-        if packet.is_corrupt or (packet.size and self._is_damaged(bytes(packet))):
-            self._note(packet.pts)
-
-    def _is_damaged(self, coded: bytes) -> bool:
-        """What the decoder would not notice."""
-        if self._looks_like_noise and _HOLE.search(coded):
-            return True
-        return self._is_mjpeg and _is_damaged_jpeg(coded)
-
-    def decoded(self, packet: Any) -> Iterator[Any]:
-        import av
-
-        try:
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    self._note(frame.pts)
-                yield frame
-        except av.FFmpegError:  # this packet gives no frame
-            self._note(packet.pts)
-        if self._told.take():
-            self._note(min(self._recent, default=None))
-
-    def _note(self, time: int | None) -> None:
-        start = 0 if time is None else time
-        self._open = start if self._open is None else min(self._open, start)
-
-    def covers(self, time: int | None) -> bool:
-        spans = self._spans if self._open is None else [*self._spans, (self._open, 2**63)]
-        return bool(spans) and (time is None or any(start <= time < end for start, end in spans))
-
-
-def _is_damaged_jpeg(data: bytes) -> bool:
-    try:
-        jpeg.strictly(data, "GRAY")
-    except BadImage as error:
-        return any(word in str(error) for word in _DAMAGED_JPEG)
-    return False
-
-
-class _Told:
-    """Errors that FFmpeg's decoders logged and nobody has asked for yet."""
-
-    def __init__(self, log: list[tuple[int, str, str]]) -> None:
-        self._log = log
-
-    def take(self) -> bool:
-        any_told = bool(self._log)
-        self._log.clear()
-        return any_told
-
-
-_logging = threading.Lock()  # FFmpeg's log belongs to the process
-
-
-@contextmanager
-def _complaints() -> Iterator[_Told]:
-    """Catch what FFmpeg's decoders log as errors: they repair damage and say so nowhere else. Nothing is printed."""
-    from av import logging as log
-
-    logging.getLogger("libav").addHandler(logging.NullHandler())
-    with _logging:
-        log.set_skip_repeated(False)
-        log.set_level(log.ERROR)
-        try:
-            with log.Capture(local=False) as lines:
-                yield _Told(lines)
-        finally:
-            log.set_level(None)
+    return frames, len(times), frozenset(i for i, time in enumerate(times) if damage.covers(time)), damage

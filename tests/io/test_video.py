@@ -317,6 +317,88 @@ def test_a_hole_in_a_video_is_never_shown(tmp_path, codec, container, byte):
         np.testing.assert_array_equal(holed.read(i), whole[record.frame])
 
 
+def never_wrong(whole, images, tolerance=1.0):
+    """Every picture is one of the whole video's."""
+    sound = [whole.read(i).astype(int) for i in range(len(whole))]
+    return all(min(np.abs(images.read(i) - frame).mean() for frame in sound) < tolerance for i in range(len(images)))
+
+
+def remuxed(path, target, keep):
+    """Copy the packets number i of which keep(i) is true; nothing in the file tells of the others."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for i, packet in enumerate(packets):
+            if keep(i):
+                packet.stream = stream
+                out.mux(packet)
+    return target
+
+
+CODED = {
+    "a.mkv": ("libx264", {"g": "12"}),
+    "a.mp4": ("libx264", {"g": "12", "bf": "0"}),
+    "a.ts": ("libx264", {"g": "12"}),
+    "a.flv": ("libx264", {"g": "12"}),
+    "b.mkv": ("libx265", {"x265-params": "keyint=12:log-level=none:pools=none:frame-threads=1"}),
+    "c.mkv": ("mpeg4", {"g": "12"}),
+    "a.webm": ("libvpx-vp9", {"g": "12", "lag-in-frames": "0"}),
+}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_missing_packets_are_said_and_what_hangs_on_them_is_left_out(tmp_path, name):
+    codec, options = CODED[name]
+    path = film(tmp_path / "whole.mp4", codec, **options)  # every packet in it has both its times
+    whole = discover([path], strict=True)
+    assert len(discover([remuxed(path, tmp_path / name, lambda i: True)], strict=True)) == 40
+    holed = remuxed(path, tmp_path / f"holed_{name}", lambda i: not 14 <= i < 19)
+    images = discover([holed])
+    assert 10 < len(images) <= 35 and any("missing" in text or "damaged" in text for text in images.warnings)
+    assert not any("ends early" in text for text in images.warnings), images.warnings
+    assert never_wrong(whole, images)
+    with pytest.raises(InputError, match="missing|damaged"):
+        discover([holed], strict=True)
+
+
+def test_a_rate_that_varies_is_no_damage(tmp_path):
+    """A telephone drops a frame now and then; a screen is recorded when something moves."""
+    path = film(tmp_path / "a.mkv", frames=40, g="40", bf="0")
+    for name, steps in {"dropped": [1] * 20 + [2] + [1] * 18, "screen": [1, 3, 1, 1, 7, 2, 1, 4, 1, 1] * 4}.items():
+        times = np.cumsum(steps) * 40
+        with av.open(str(path)) as source, av.open(str(tmp_path / f"{name}.mkv"), "w") as out:
+            stream = out.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.dts = packet.pts = int(times[min(round(packet.pts / 40), len(times) - 1)])
+                    packet.stream = stream
+                    out.mux(packet)
+        images = discover([tmp_path / f"{name}.mkv"], max_views=100)
+        assert len(images) >= 39 and not any("missing" in text for text in images.warnings), images.warnings
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "b.mkv", "a.avi"])
+def test_a_hole_within_a_key_frame(tmp_path, name):
+    """The decoder of H.264 takes zeros for a picture; an encoder never writes three of them."""
+    codec, options = CODED.get(name, CODED["a.mp4"])
+    path = film(tmp_path / name, codec, **options)
+    whole = discover([path], strict=True)
+    with av.open(str(path)) as source:
+        key = [bytes(packet) for packet in source.demux(video=0) if packet.is_keyframe and packet.size][1]
+    data = path.read_bytes()
+    at = data.index(key[len(key) // 2 :][:40])
+    for hole in (bytes(90), b"\xff" * 90):
+        path.write_bytes(data[:at] + hole + data[at + 90 :])
+        images = discover([path])
+        assert 20 < len(images) <= 29 and any("damaged" in text for text in images.warnings)
+        assert never_wrong(whole, images)
+
+
+def test_filler_of_a_constant_rate_is_no_damage(tmp_path):
+    options = {"x264-params": "nal-hrd=cbr:filler=1:vbv-maxrate=4000:vbv-bufsize=4000:bitrate=4000:keyint=10"}
+    assert len(discover([film(tmp_path / "a.ts", "libx264", **options)], strict=True)) == 40
+
+
 def test_a_video_without_a_whole_frame_says_so(tmp_path):
     data = moving_noise("libvpx-vp9", "webm", 2)
     at = len(data) // 3  # in its only key frame
