@@ -2,6 +2,8 @@
 
     python benchmarks/kill.py [--moments 500] [--suites "synth, new;convert, new"] [--json benchmarks/results/kill.json]
 
+Run again with the same --json, it adds other moments to those that are there.
+
 This process imports everything once and forks a child for each run, so that a run takes seconds and starts at the
 command line; with `--whole N` there are N runs of whole processes, too. The network is a tiny `mini` of random values.
 A moment is uniform in time, or before or after the n-th file operation of the main thread (open, mkdir, rename, unlink,
@@ -15,10 +17,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -36,11 +40,13 @@ import cv2
 import numpy as np
 import torch
 
+from lite3r_cli.batch import work  # noqa: F401 (before the fork)
 from lite3r_cli.cli import main
+from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.pipelines import convert, distill, predict, reconstruct, synth, train  # noqa: F401 (before the fork)
+from lite3r_cli.pipelines import convert, distill, predict, reconstruct, synth, train, view_scene  # noqa: F401 (likewise)
 from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import read_metadata, save_weights
@@ -49,13 +55,15 @@ TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3),
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate")
-TIMED = ("run.json", "log.jsonl", "losses.png")  # hold times: another run writes other bytes
+TIMED = ("run.json", "batch.json", "log.jsonl", "losses.png")  # hold times: another run writes other bytes
 LIMIT = 300  # seconds of a run
 PREVIEW = "--preview -f colmap -f nerfstudio -f glb -f tum --device cpu -r 56 -q"
 TRAINED = "--steps 6 --views 2 -r 56 --calibration-batches 1 --validate-every 2 --device cpu -q"
+KEPT = re.compile(r"b/\.batch/[a-z]+\.json")  # records of a batch, which stay with it
+SCENE = "-m tiny.safetensors --device cpu -r 56 -q"
 RENDERED = "--scenes 2 --width 64 --height 48 --samples 1 --device cpu -q"
 
-# Suite → the command line that makes the old result (or None) and the one that is stopped. {} is the place.
+# Suite → the command lines that make the old result (or None) and the one that is stopped. {} is the place.
 SUITES: dict[str, tuple[str | None, str]] = {
     "reconstruct, new": (None, f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}"),
     "reconstruct, overwrite": (f"reconstruct others -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}",
@@ -72,6 +80,11 @@ SUITES: dict[str, tuple[str | None, str]] = {
     "synth, new": (None, f"synth -o {{}}/s --views 2 {RENDERED}"),
     "synth, overwrite": (f"synth -o {{}}/s --views 3 --seed 4 {RENDERED}",
                          f"synth -o {{}}/s --views 2 {RENDERED} --overwrite"),
+    "batch, new": (None, f"batch sets -o {{}}/b {SCENE}"),
+    "batch, overwrite": (f"batch othersets -o {{}}/b {SCENE}", f"batch sets -o {{}}/b {SCENE} --overwrite"),
+    "view, new": (f"reconstruct photos -o {{}}/scene.ply {SCENE}", "view {}/scene.ply -q"),
+    "view, again": (f"reconstruct others -o {{}}/scene.ply {SCENE}; view {{}}/scene.ply -q; "
+                    f"reconstruct photos -o {{}}/scene.ply {SCENE} --overwrite", "view {}/scene.ply -q"),
 }  # fmt: skip
 
 
@@ -100,10 +113,15 @@ def inputs(folder: Path) -> None:
         for i in range(3):
             noise = np.random.default_rng(10 * seed + i).integers(0, 255, (7, 9, 3), dtype=np.uint8)
             cv2.imwrite(str(folder / name / f"{i}.png"), cv2.resize(noise, (98, 70), interpolation=cv2.INTER_CUBIC))
+    for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
+        shutil.copytree(folder / one, folder / sets / "one")
+        shutil.copytree(folder / two, folder / sets / "two")
     for name, seed in (("tiny", 1), ("other", 2)):
         model = Mini(TINY)
         standin.fill(model, seed)
         save_weights(folder / f"{name}.safetensors", model.state_dict(), model, torch.float16)
+    synth.build_atlas = functools.cache(functools.partial(build_atlas, variants=1))  # type: ignore[assignment]
+    synth.build_atlas(None)
     train.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
     train.TrainingData = Seeded  # type: ignore[misc,assignment]
 
@@ -170,7 +188,7 @@ def files(place: Path) -> dict[str, str]:
 
 
 def hidden(names: dict[str, str]) -> list[str]:
-    return [name for name in names if any(part.startswith(".") for part in name.split("/"))]
+    return [name for name in names if any(p.startswith(".") for p in name.split("/")) and not KEPT.fullmatch(name)]
 
 
 def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -198,7 +216,7 @@ def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: d
 def comparable(found: dict[str, str]) -> dict[str, str]:
     """Files that a second run writes to the byte: no times in them."""
     timed = (*TIMED, "state.safetensors")
-    return {k: v for k, v in found.items() if not k.endswith(timed) and not hidden({k: ""})}
+    return {k: v for k, v in found.items() if not k.endswith(timed) and "/." not in f"/{k}"}
 
 
 def again(suite: Suite, found: dict[str, str]) -> str:
@@ -229,8 +247,9 @@ def prepare(name: str, folder: Path) -> Suite:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     if earlier is not None:
-        code, _, _ = run(earlier.format(place))
-        assert code == 0, (name, earlier, code, Path("stderr").read_text())
+        for line in earlier.split("; "):
+            code, _, _ = run(line.format(place))
+            assert code == 0, (name, line, code, Path("stderr").read_text())
         old, before = files(place), folder / f"old-{name.replace(' ', '-')}"
         shutil.copytree(place, before)
     code, operations, seconds = run(words.format(place))
@@ -260,10 +279,11 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     found = files(place)
     bad = half_written(place, found, suite.old, suite.new)
     left = len(hidden(found))
-    finished = code == 0 and not (suite.words.startswith(("reconstruct", "convert", "synth")) and suite.before)
+    finished = code == 0 and not suite.words.endswith("--overwrite")
     # whoever was not stopped is complete, and refuses to run again; likewise where the signal came after the last file
     complete = finished or comparable(found) == comparable(suite.new)
-    next_code = 0 if complete and not left else run(again(suite, found))[0]
+    next_words = again(suite, found)
+    next_code = 0 if complete and not left else run(next_words)[0]
     after = files(place)
     same = comparable(after) == comparable(suite.new)
     if next_code == 7 and same:  # complete before the signal, hidden files aside: refused, as it has to be
@@ -271,6 +291,7 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     return {
         "suite": suite.name, "signal": number.name, "whole": whole, "exit": code, "half_written": bad, "hidden": left,
         "next": next_code, "same": same, "hidden_after": hidden(after),
+        "said": f"{next_words}: {Path('stderr').read_text()[-300:]}" if next_code else "",
     }  # fmt: skip
 
 
@@ -279,13 +300,15 @@ def measure() -> None:
     options.add_argument("--moments", type=int, default=500)
     options.add_argument("--whole", type=int, default=0, help="whole processes, beside the moments")
     options.add_argument("--suites", default=";".join(SUITES))
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, help="default: another one for each portion of --json")
     options.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
+    before = json.loads(asked.json.read_text()) if asked.json is not None and asked.json.exists() else {}
+    seed = len(before.get("seeds", ())) if asked.seed is None else asked.seed
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="lite3r-kill-"))
-    start, rng, cases = time.monotonic(), random.Random(asked.seed), []
+    start, rng, cases = time.monotonic(), random.Random(seed), []
     os.chdir(folder)
     try:
         inputs(folder)
@@ -308,8 +331,18 @@ def measure() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print(report(cases, time.monotonic() - start))
     if asked.json is not None:
-        totals = {"cases": len(cases), "by_suite": summary(cases), "seed": asked.seed}
-        asked.json.write_text(json.dumps(totals, indent=1) + "\n")
+        asked.json.write_text(json.dumps(added(before, cases, seed), indent=1) + "\n")
+
+
+def added(before: dict, cases: list[dict], seed: int) -> dict:
+    """The sums over the cases and those of earlier portions."""
+    suites = {name: Counter(row) for name, row in before.get("by_suite", {}).items()}
+    for name, row in summary(cases).items():
+        suites.setdefault(name, Counter()).update(row)
+    everything: Counter[str] = Counter()
+    for row in suites.values():
+        everything.update(row)
+    return {"seeds": [*before.get("seeds", ()), seed], "all": everything, "by_suite": suites}
 
 
 def summary(cases: list[dict]) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,25 @@ def own_cache(tmp_path_factory) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@cache
+def _small_atlas():
+    from lite3r_cli.data.procedural.textures import build_atlas
+
+    return build_atlas(variants=1)
+
+
+@pytest.fixture
+def small_atlas(monkeypatch) -> None:
+    """One variant of each texture, made once: the full atlas takes seconds. Archives are read as ever."""
+    from lite3r_cli.data.procedural.textures import build_atlas
+
+    def build(photos: Path | None = None):
+        return _small_atlas() if photos is None else build_atlas(photos, variants=1)
+
+    for module in ("lite3r_cli.pipelines.synth", "lite3r_cli.training.data"):
+        monkeypatch.setattr(f"{module}.build_atlas", build)
 
 
 @pytest.fixture

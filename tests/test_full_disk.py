@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ COMMANDS = {
                 "--calibration-batches 1 --validate-every 1", " --seed 1"),
 }  # fmt: skip
 
+FSYNC = os.fsync
+
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -57,7 +60,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, monkeypatch, small_atlas) -> Path:
     monkeypatch.chdir(tmp_path)
     for i in range(3):
         photograph(tmp_path / f"photos/{i}.png", seed=i)
@@ -153,3 +156,62 @@ def test_any_operation_that_fails_leaves_the_old_result(tmp_path, monkeypatch, k
             make(folder, 0)
             assert tree(folder) == old
     assert failed > 15 and count < at and tree(folder) == new
+
+
+class Killed(BaseException):
+    """From an operation on none is made any more, in cleaning up neither: what is on the disk is what a kill leaves."""
+
+
+def killed_at(number: int, function) -> bool:
+    """Whether a run of the function got as far as to its n-th file operation, before which it is killed."""
+    left, killed = iter(range(number - 1)), False
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("open", "mkdir", "rename", "replace", "fsync", "unlink", "rmdir"):
+
+            def counted(*arguments, genuine=getattr(os, name), **options):
+                nonlocal killed
+                killed = killed or next(left, None) is None
+                if killed:
+                    raise Killed
+                return None if genuine is FSYNC else genuine(*arguments, **options)
+
+            patch.setattr(os, name, counted)
+        with suppress(Killed):
+            function()
+    return killed
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("before", [False, True])
+def test_killed_at_any_operation_the_next_run_finds_the_old_result_or_the_new(tmp_path, kind: str, before: bool):
+    """All of it, folders included: an empty one would be in the next run's way."""
+
+    def everything() -> list[str]:
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+    make, right = PLACES[kind]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for value in (1, 0) if before else (1,):
+        if value == 0:
+            shutil.rmtree(folder)
+        make(folder, value)
+        new, names = (tree(folder), everything()) if value == 1 else (new, names)  # noqa: F821
+    if not before:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    old, old_names = tree(folder), everything()
+    kills = 0
+    for number in range(1, 300):
+        if not killed_at(number, lambda: make(folder, 1)):
+            break
+        kills += 1
+        right(folder)
+        assert (tree(folder), everything()) in ((old, old_names), (new, names)), number
+        if tree(folder) != old:
+            shutil.rmtree(folder)
+            if before:
+                make(folder, 0)
+            else:
+                folder.mkdir()
+    assert 20 < kills < 299 and tree(folder) == new

@@ -157,7 +157,7 @@ def test_an_archive_that_unpacks_to_more_than_memory(tmp_path, monkeypatch) -> N
 # -- workers that are not forked ---------------------------------------------------------------------------------------
 
 
-def test_what_goes_to_worker_processes_can_be_pickled(tmp_path) -> None:
+def test_what_goes_to_worker_processes_can_be_pickled(tmp_path, small_atlas) -> None:
     import torch
 
     from lite3r_cli.data.steps import load_steps

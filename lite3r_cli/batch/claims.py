@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,22 @@ class Claims:
         while True:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                return Claim(self, name, path, acquire(path))
+                claim = Claim(self, name, path, acquire(path))
             except Busy:
                 return None
             except FileNotFoundError:
                 continue  # its folder was removed in between
             except OSError as error:
                 raise output_error(path, error) from error
+            self._clear(name)
+            return claim
 
     def write(self, record: Record) -> None:
-        """Keep a record, whole or not at all. Raises OutputError."""
+        """Keep a record, whole or not at all; the scene is claimed. Raises OutputError."""
         path = self._file(record.name, "json")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".record-")
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
             try:
                 with open(descriptor, "w", encoding="ascii") as stream:
                     json.dump(asdict(record), stream)
@@ -94,6 +97,14 @@ class Claims:
         except OSError as error:
             if error.errno != errno.ENOTDIR:
                 raise output_error(self._file(name, "json"), error) from error
+
+    def _clear(self, name: str) -> None:
+        """Remove what processes that were killed while they wrote the record of a claimed scene have left."""
+        record = self._file(name, "json")
+        with suppress(OSError):
+            for each in list(record.parent.iterdir()):
+                if each.name.startswith(f".{record.name}-"):
+                    each.unlink()
 
     def _file(self, name: str, kind: str) -> Path:
         return self.folder / f"{name}.{kind}"

@@ -89,7 +89,8 @@ def _refuse_non_checkpoints(path: Path) -> None:
         raise WeightsError(f"{path}: the file is empty; get it again")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull`")
-    if path.suffix.lower() not in PICKLE_SUFFIXES and head.startswith(PICKLE_HEADS):
+    header_follows = head[4:9] == b"\0\0\0\0{"  # safetensors: the length of a header may begin as a pickle does
+    if path.suffix.lower() not in PICKLE_SUFFIXES and head.startswith(PICKLE_HEADS) and not header_follows:
         raise WeightsError(
             f"{path}: a pickle, which could run code when opened; only safetensors files may have this name "
             f"(a torch file of tensors alone is read when it ends in .pt)"

@@ -83,7 +83,7 @@ class Beneath:
             with self._parent(name) as (folder, last), self._whole(name):
                 os.rmdir(last, dir_fd=folder)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
 
     def sync_folder(self, name: str) -> None:

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath, PurePosixPath
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\ud800-\udfff]")  # control, line breaks, bytes not in UTF-8
+_UNPRINTABLE = re.compile(  # control, line breaks, marks that turn the direction of text, bytes not in UTF-8
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _UNSAFE = re.compile(r'[\\/:*?"<>|]')  # not allowed in file names on Windows
 _LONGEST_STEM = 160  # bytes of UTF-8; leaves room for an index and a suffix within the usual 255
 

@@ -159,7 +159,8 @@ class Transaction:
     def _write_journal(self, names: Sequence[str], last: str) -> None:
         """State what is about to move, so that it can be undone: each new file with what tells it from a stranger's."""
         marks = {name: [(stat := (self.new / name).stat()).st_size, stat.st_mtime_ns] for name in names}
-        write_json(self.staging / "journal.tmp", {"last": last, "files": marks})
+        folders = [f for f in _folders_above(names) if f != "." and self._opened.status(f) is None]
+        write_json(self.staging / "journal.tmp", {"last": last, "files": marks, "folders": folders})
         sync_file(self.staging / "journal.tmp")
         os.replace(self.staging / "journal.tmp", self.staging / "journal.json")
         self._opened.sync_folder(self.staging.name)
@@ -224,12 +225,16 @@ class Transaction:
             try:
                 document = read_json(staging / "journal.json")
                 last, marks = str(document["last"]), dict(document["files"])
+                made = set(document.get("folders", ()))
             except (InputError, ValueError, TypeError, KeyError) as error:
                 raise OutputError(
                     f"{staging}: left by a stopped run and damaged; save what you need, then remove it"
                 ) from error
             if below.is_file(f"{hidden}/new/{last}"):
                 self._undo(below, hidden, marks)
+                for folder in _folders_above([name for name in marks if self.belongs(name)]):
+                    if folder in made:
+                        below.remove_folder_if_empty(folder)
         _clear(staging)
 
     def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:

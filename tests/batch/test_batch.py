@@ -72,6 +72,17 @@ def test_scenes_are_those_of_reconstruct_to_the_last_byte(root, tmp_path, capsys
     nothing_half_written(out)
 
 
+def test_what_a_killed_process_left_of_a_record_goes_with_the_next_claim(tmp_path):
+    claims = Claims(tmp_path)
+    claims.write(Record("a", recorded.RUNNING, 1))
+    for name in (".a.json-x7", ".b.json-x7"):
+        (tmp_path / ".batch" / name).write_text("{")
+    claim = claims.take("a")
+    assert claim is not None
+    claim.leave()
+    assert sorted(os.listdir(tmp_path / ".batch")) == [".b.json-x7", "a.json"]
+
+
 def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_path, capsys):
     (root / "s1" / "a0.jpg").write_bytes(b"no picture")
     (root / "s1" / "a1.jpg").write_bytes(b"")

@@ -155,3 +155,13 @@ def test_float64_beyond_float32_is_refused_where_it_is_read(tmp_path: Path, valu
         else:
             with pytest.raises(WeightsError, match="beyond float32"):
                 read_float(source, "a")
+
+
+@pytest.mark.parametrize("size", [0x0280, 0x0580])
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, size: int) -> None:
+    plain = save(STATE, {"x": ""})
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save(STATE, {"x": " " * (size - int.from_bytes(plain[:8], "little"))}))
+    assert path.read_bytes()[:8] == size.to_bytes(8, "little")
+    with open_source(path) as source:
+        assert torch.equal(source.read("a"), STATE["a"])

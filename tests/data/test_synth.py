@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,15 +13,10 @@ from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.data.procedural.textures import build_atlas, load_photos
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.pipelines.synth import run
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def small_atlas(monkeypatch):
-    """One variant of each texture: the full atlas takes seconds."""
-    monkeypatch.setattr("lite3r_cli.pipelines.synth.build_atlas", partial(build_atlas, variants=1))
+pytestmark = pytest.mark.usefixtures("small_atlas")
 
 
 def config(output, **more) -> SynthConfig:
@@ -81,24 +71,24 @@ def test_existing_scenes_are_kept_or_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("step", [2, 8])
-def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path, step):
+def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path, monkeypatch, step):
+    class Killed(BaseException):
+        pass
+
+    def dies(self, *names):
+        moved.append(names)
+        if len(moved) == step:
+            raise Killed
+        move(self, *names)
+
     (folder,) = run(config(tmp_path / "out"))
     old = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    script = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from test_synth import config, run
-from lite3r_cli.io.transaction import Transaction
-move, calls = Transaction._move, []
-def dies(self, *names):
-    calls.append(names)
-    if len(calls) == {step}: os.kill(os.getpid(), signal.SIGKILL)
-    move(self, *names)
-Transaction._move = dies
-run(config(Path({str(tmp_path / "out")!r}), seed=5, overwrite=True))
-"""
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    move, moved = Transaction._move, []
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Transaction, "_move", dies)
+        patch.setattr(Transaction, "leave", lambda self: self._lock is None or os.close(self._lock))
+        run(config(tmp_path / "out", seed=5, overwrite=True))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} != old
     with pytest.raises(OutputError, match="--overwrite"):
         run(config(tmp_path / "out"))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == old

@@ -16,6 +16,7 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.io.codecs import jpeg
 from lite3r_cli.io.decode import decode
 from lite3r_cli.io.images import discover
+from lite3r_cli.io.probe import probe
 from lite3r_cli.io.regular import BadImage
 
 
@@ -116,6 +117,16 @@ def test_png_with_sound_checksums_and_too_few_rows():
     for broken in (deep, b"\7" + deep[1:] * 2):
         with pytest.raises(BadImage, match="damaged"):
             decode(png(broken, 256, 192, depth=16))
+
+
+@pytest.mark.parametrize("width, height, depth, read", [(14100, 14100, 16, False), (14100, 14100, 8, True)])
+def test_a_png_that_unpacks_to_more_than_memory_is_refused_by_its_header(width, height, depth, read):
+    bomb = io.BytesIO(png(bytes(100), width, height, depth))
+    if read:
+        assert probe(bomb).width == width
+    else:
+        with pytest.raises(BadImage, match=r"48 bits are 1.1 GiB, more than the 1 GiB"):
+            probe(bomb)
 
 
 def png(rows: bytes, width: int, height: int, depth: int = 8) -> bytes:

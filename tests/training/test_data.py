@@ -2,24 +2,17 @@
 rank.
 """
 
-import functools
-
 import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.data.procedural.textures import build_atlas
-from lite3r_cli.training import data as data_module
 from lite3r_cli.training import schedule
 from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.schedule import ShapeSchedule
 
-cached_atlas = functools.cache(build_atlas)
-
 
 @pytest.fixture
-def tiny_shapes(monkeypatch):
-    monkeypatch.setattr(data_module, "build_atlas", cached_atlas)
+def tiny_shapes(monkeypatch, small_atlas):
     monkeypatch.setattr(schedule, "SMALL", {(56, 42): 1.0})
     monkeypatch.setattr(schedule, "VIEWS", {4: 1.0})
     return ShapeSchedule(tokens=2048, low_resolution_steps=100, portrait=0.0, seed=4)

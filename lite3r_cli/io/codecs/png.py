@@ -28,6 +28,7 @@ _DEPTHS = {GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _LONGEST_METADATA = 1 << 24
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
+_MOST_UNPACKED = 1 << 30  # bytes; decoding takes three times as much memory, and several pictures are decoded at once
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
             if depth not in _DEPTHS.get(colour, ()) or interlace > 1:
                 raise BadImage("damaged: a PNG of a kind that does not exist")
             kind = Kind(depth, colour, bool(interlace))
+            _require_decodable(width, height, kind)
         elif name == b"eXIf" and orientation is None and length <= _LONGEST_METADATA:
             orientation = exif_block.read(stream.read(length)).orientation
         elif name == b"pHYs" and length == 9:
@@ -102,6 +104,13 @@ def probe(stream: BinaryIO, size: int) -> Header:
     if not whole:
         _require_whole(stream, header)
     return header
+
+
+def _require_decodable(width: int, height: int, kind: Kind) -> None:
+    bits = kind.depth * _CHANNELS[kind.colour]
+    if width * height * bits // 8 > _MOST_UNPACKED:
+        size = f"{width}×{height} pixels of {bits} bits are {width * height * bits / 8 / 2**30:.1f} GiB"
+        raise BadImage(f"{size}, more than the {_MOST_UNPACKED >> 30} GiB that are decoded: make it smaller")
 
 
 def _require_whole(stream: BinaryIO, header: Header) -> None:
