@@ -49,8 +49,10 @@ class Reconstructor:
     def __init__(self, model: str | Path = PredictConfig.model, *, progress: bool = False, **options: Any) -> None:
         nothing = InputConfig((ARRAYS,))
         self.config = from_keywords(ReconstructConfig, {**options, "model": str(model)}, input=nothing)
+        from .pipelines.in_chunks import refuse_in_memory
         from .pipelines.predict import Predictor
 
+        refuse_in_memory(self.config.long)
         self._progress = progress
         self._predictor = Predictor(self.config.predict, self._new_progress())
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from .option import CLOUD, INPUT, OUTPUT, Argument, Option, require
 from .prediction import InputConfig, PredictConfig, parse_depth_unit
+from .sequence import LongConfig
 from .world import WorldConfig
 
 SMALLEST_VOXEL = 1e-12  # scene units; coordinates in smaller ones do not fit in 64 bits
@@ -132,6 +133,7 @@ class ReconstructConfig:
     ] = True
     overwrite: Overwrite = False
     world: WorldConfig = WorldConfig()
+    long: LongConfig = LongConfig()
 
     def __post_init__(self) -> None:
         require(

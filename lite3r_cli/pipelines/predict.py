@@ -21,6 +21,7 @@ from ..console import Progress
 from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
 from ..io.regular import reason_of
+from ..io.resize import network_size
 from ..networks.base import Backbone, Network, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
@@ -45,6 +46,7 @@ from .engine_choice import Asked, Machine, Plan, resolve
 from .later import Later
 from .lens_hints import lens_warnings
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
+from .parallax import parallax_warnings
 from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
 
@@ -52,9 +54,6 @@ if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
 
 __all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
-
-# Below this ratio of the widest baseline to the median depth, triangulation says next to nothing about depth.
-LOW_PARALLAX = 0.005
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class Predictions:
     inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, what the network saw
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
     colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the photograph reduced
+    sample: Predictions | None = None  # of many views some, with `inputs`: what is looked at to tell what is up
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Predictor:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
         views = to_views(images, kept, inputs, prediction)
-        warnings = _parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
+        warnings = parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
         warnings += lens_warnings(self.config, priors, records, inputs)
         if bars:
             warnings.append(
@@ -256,6 +256,12 @@ class Predictor:
             account=refined.account,
             warnings=warnings,
         )
+
+    def tokens(self, record: ImageRecord) -> int:
+        """How many patches the network sees of a picture."""
+        longest = self.config.resolution or self._prepare.longest_side(record.height, record.width)
+        height, width = network_size(record.width, record.height, longest, self._patch_size)
+        return height * width // self._patch_size**2
 
     def as_pinholes(self, images: ImageSet) -> ImageSet:
         """The set in which pictures whose known cameras bend lines are read undistorted; all else wants this one."""
@@ -376,25 +382,3 @@ def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
     height, width = item.rgb.shape[:2]
     whole = item.border is None and item.full == (height, width)
     return item.rgb if whole and height <= record.height and width <= record.width else None
-
-
-def _parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
-    if len(views) == 1:
-        return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
-    warnings = []
-    first_of: dict[bytes, str] = {}
-    twins = [(first_of.setdefault(d, v.name), v.name) for d, v in zip(digests, views)]
-    twins = [(a, b) for a, b in twins if a != b]
-    if twins:
-        a, b = twins[0]
-        more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
-        warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
-    centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
-    baseline = np.linalg.norm(centres - centres[0], axis=1).max()
-    known = [np.median(v.depth[v.depth > 0]) for v in views if (v.depth > 0).any()]
-    if known and baseline < LOW_PARALLAX * float(np.median(known)):
-        ratio = 100 * baseline / float(np.median(known))
-        warnings.append(
-            f"low parallax: the cameras move by {ratio:.2f} % of the scene's depth only; depth rests on single images"
-        )
-    return warnings

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import cuda_start
 from ..config import InputConfig, ReconstructConfig
@@ -25,6 +24,8 @@ from ..world.undistort import UndistortedImages
 from .anchoring import anchor
 from .depth_request import DepthFiles, depth_warnings
 from .fuse_views import fuse_views
+from .in_chunks import chunk_plan
+from .report import Report
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
 from .scene_formats import format_warnings
@@ -35,24 +36,6 @@ if TYPE_CHECKING:
     from .grouping import Grouping
     from .planned import Ran
     from .predict import Pictures, Predictions, Predictor
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run did, for the table and for --json."""
-
-    cloud: Path
-    folder: Path
-    images: int  # given and readable by their header
-    views: int
-    points: int
-    skipped: list[dict[str, str]]
-    warnings: list[str]
-    runtime: dict[str, dict[str, Any]]
-    seconds: dict[str, float]  # by stage; stages may overlap
-    wall: float  # seconds since the program began
-    peak_memory: dict[str, int]
-    files: list[str] = field(default_factory=list)  # relative to the folder of the cloud
 
 
 class Stopped(Exception):
@@ -101,35 +84,33 @@ class SceneRun:
 
     def find(self) -> None:
         """Look which images there are."""
-        self.images = find_images(self.config.input, self.progress, self._tell)
+        self.images = find_images(self.config.input, self.progress, self.tell)
 
     def read(self, predictor: Predictor) -> None:
         """Decode them."""
         self._check()
         self.images = predictor.as_pinholes(self.images)
-        self.pictures = _read(self.config, predictor, self.images, self.progress, self._tell)
+        self.pictures = _read(self.config, predictor, self.images, self.progress, self.tell)
 
     def predict(self, predictor: Predictor) -> None:
         """Let the network see them."""
-        self.predicted = _predict(self.config, self.images, predictor, self.pictures, self.progress, self._tell)
+        self.predicted = _predict(self.config, self.images, predictor, self.pictures, self.progress, self.tell)
         del self.pictures
 
     def finish(self, predictor: Predictor) -> Report:
         """Refine, fuse, write, and put the files into place."""
+        scene = _finish(
+            self.config, self.images, predictor, self.predicted, self.progress, self.tell, self.warnings,
+            self.view_files, self.check,
+        )  # fmt: skip
+        return self.write(scene, predictor)
+
+    def write(self, scene: Scene, predictor: Predictor) -> Report:
+        """Write what is not written yet, and put the files into place."""
         from .. import runtime
 
-        files = self._view_files
-        assert files is not None  # the block was entered
-
-        def check() -> None:
-            self._check()
-            files.raise_failure()
-
-        scene = _finish(
-            self.config, self.images, predictor, self.predicted, self.progress, self._tell, self.warnings, files, check
-        )
         with self.progress.stage("Write"):
-            write_scene(self.out, scene, files)
+            write_scene(self.out, scene, self.view_files)
             self._check()
             self.out.commit(scene.info | seconds_info(self.progress))
         layout = self.out.layout
@@ -148,9 +129,21 @@ class SceneRun:
             files=sorted(files_of_run(layout) or ()),
         )
 
-    def _tell(self, text: str) -> None:
+    @property
+    def view_files(self) -> ViewFiles:
+        """Those of the main scene."""
+        assert self._view_files is not None  # the block was entered
+        return self._view_files
+
+    def tell(self, text: str) -> None:
+        """Warn of something."""
         self.warnings.append(text)
         self._warn(text)
+
+    def check(self) -> None:
+        """Raises Stopped after `stop`, and what the first file that failed so far failed with."""
+        self._check()
+        self.view_files.raise_failure()
 
     def _check(self) -> None:
         if self._stopped:
@@ -167,9 +160,13 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         run.find()
         with progress.stage("Start", minor=True):
             cuda_start.begin(config.predict.device)
+            from .long_run import reconstruct_long
             from .predict import Predictor
         predictor = Predictor(config.predict, progress, background=True)
         try:
+            plan = chunk_plan(config, run.images, predictor, run.tell)
+            if plan is not None:
+                return reconstruct_long(run, predictor, plan)
             run.read(predictor)
         except Exception:
             predictor.settle()  # a thread that computes while the process ends could crash it

@@ -21,6 +21,7 @@ from ..io.output_layout import files_of_run
 from ..io.ply import write_ply
 from ..io.preview import render_preview
 from ..scene.frame import WorldFrame
+from ..scene.lazy_views import cameras_of
 from ..scene.view import PointCloud, View
 from ..world.level import Level
 from .depth_request import DepthFiles
@@ -145,22 +146,27 @@ def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
 
 
 def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
-    config, views = scene.config, scene.views
+    config, views, cameras = scene.config, scene.views, cameras_of(scene.views)
     records = [scene.images.records[i] for i in scene.predictions.indices]
     if not files.started:
         files.start(views, [record.stem for record in records])
     write_ply(out.cloud, scene.cloud, scene.frame.comments())
     scales = files.scales()
-    sizes = [replace(view, depth=files.depth.sized(view)) for view in views] if files.depth.picture_size else views
+    sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
     write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)
     upright = scene.level is not None and scene.level.up.found
-    depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(views, records, scales)}
+    depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(cameras, records, scales)}
     write_formats(out.directory, scene, depths)
     if config.preview:
-        render_preview(out.path("preview.png"), scene.cloud, views, up=scene.level.up.direction if upright else None)
+        render_preview(out.path("preview.png"), scene.cloud, cameras, up=scene.level.up.direction if upright else None)
+
+
+def _sized(view: View) -> View:
+    """With a depth map of the picture's size, whose values do not matter."""
+    return replace(view, depth=np.broadcast_to(np.float32(0), (view.height, view.width)))
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..io.images import ImageSet
 from ..networks.pictures import NetworkInput
 from ..scene.frame import WorldFrame, move_cloud, move_views
+from ..scene.lazy_views import cameras_of
 from ..world.gravity import Up, find_up, up_of_cameras
 from ..world.level import level_scene
 from ..world.undistort import undistorted
@@ -40,7 +41,7 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
         return part
     with progress.stage("Level", minor=True):
         up = which_way_is_up(config, images, part.predictions)
-        level = level_scene(part.predictions.views, part.cloud, up)
+        level = level_scene(cameras_of(part.predictions.views), part.cloud, up)
     if config.world != "level":
         return replace(part, level=level)
     if not up.found:
@@ -56,7 +57,7 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     )
     cloud = move_cloud(part.cloud, level.map)
     stands = replace(up, direction=np.array([0.0, 0.0, 1.0]))
-    stood = replace(level_scene(moved.views, cloud, stands), applied=level.map)
+    stood = replace(level_scene(cameras_of(moved.views), cloud, stands), applied=level.map)
     return replace(part, predictions=moved, cloud=cloud, level=stood)
 
 
@@ -64,6 +65,7 @@ def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions) -
     """Up in the world of the predictions. A map's frame has it, whatever `config` says."""
     if found.frame.up is not None:
         return Up(np.array(found.frame.up), "georeference", True)
+    found = found.sample or found
     if config.up == "camera":
         return Up(up_of_cameras(found.views), "cameras", True)
     if config.up not in UPS:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .geometry import Similarity
+from .lazy_views import LazyViews
 from .view import PointCloud, View
 
 OPENCV = "OpenCV axes (+x right, +y down, +z forward)"
@@ -56,7 +57,10 @@ def translation(offset: np.ndarray | None) -> Similarity:
 
 
 def move_views(views: Sequence[View], similarity: Similarity) -> list[View]:
-    """The same views in another world frame, depth maps in its unit of length."""
+    """The same views in another world frame, depth maps in its unit of length; `LazyViews` stay what they are."""
+    if isinstance(views, LazyViews):
+        moved = [similarity.apply_to_poses(camera.cam_from_world) for camera in views.cameras]
+        return views.placed(moved, similarity.scale)  # type: ignore[return-value]
     factor = np.float32(similarity.scale)
     poses = (similarity.apply_to_poses(view.cam_from_world) for view in views)
     return [

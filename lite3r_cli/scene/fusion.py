@@ -100,6 +100,61 @@ def fuse_with_statistics(
     return cloud, statistics
 
 
+class PieceFusion:
+    """The same for more views than memory holds: `add` a piece at a time, then `result`.
+
+    `threshold` is the confidence below which pixels are dropped, of the whole scene; None drops none.
+    """
+
+    def __init__(self, config: FusionConfig, seed: int, threshold: float | None, device: torch.device | str) -> None:
+        self.config, self.seed, self.device = config, seed, device
+        self.threshold = -np.inf if threshold is None else threshold
+        self.statistics = FusionStatistics(confidence_threshold=threshold)
+        self._counts, self._tolerances = _Counts(), list[float]()
+        self._sink = VoxelSink(config.voxel) if config.voxel else PointSink(config.max_points, seed)
+
+    @torch.inference_mode()
+    def add(
+        self, views: Sequence[View], numbers: Sequence[int], new: int, read_rgb: ReadImage, read_mask: ReadMask
+    ) -> None:
+        """The points of the first `new` views; the others are what they are compared with. `numbers` are the views'
+        places in the scene, which `read_rgb` and `read_mask` are called with.
+        """
+        maps = [_Map(view, self.device) if view.depth is not None else None for view in views]
+        self.statistics.pixels += sum(each.alive.numel() for each in maps[:new] if each is not None)
+        for part, counts in ((slice(new), self._counts), (slice(new, None), _Counts())):
+            masks, unused = _of(read_mask, numbers[part]), FusionStatistics()
+            _drop_unusable(maps[part], masks, self.config, counts, unused, self.threshold)
+        found = FusionStatistics()
+        surfaces, neighbours = _compared(maps, self.config, found)
+        self._tolerances += [found.tolerance] if found.tolerance is not None else []
+        for i, each in enumerate(maps[:new]):
+            if each is None:
+                continue
+            pixels, points = _checked(surfaces, i, neighbours[i], found.tolerance, self.config.average, self._counts)
+            chosen = self._sink.chosen(numbers[i], pixels)
+            if chosen is not None:
+                pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
+            if len(pixels):
+                colors = sample_colors(on_device(read_rgb(numbers[i]), self.device), pixels, each.voter.shape)
+                world = to_world(each.voter.cam_from_world, points)
+                confidence = each.confidence.view(-1).index_select(0, pixels)
+                self._sink.add(Points(world.T, colors, confidence, numbers[i], pixels))
+
+    def result(self) -> tuple[PointCloud, FusionStatistics]:
+        """The cloud, and what was dropped; the tolerance is the median of the pieces'."""
+        self._counts.into(self.statistics)
+        cloud = self._sink.result(self.statistics, self.config.max_points, self.seed)
+        self.statistics.points = len(cloud)
+        self.statistics.tolerance = float(np.median(self._tolerances)) if self._tolerances else None
+        return cloud, self.statistics
+
+
+def _of(read_mask: ReadMask, numbers: Sequence[int]) -> ReadMask:
+    """Masks by their places in `numbers`."""
+    return lambda i: read_mask(numbers[i])
+
+
 @torch.inference_mode()
 def clean_views(
     views: Sequence[View],
@@ -175,8 +230,11 @@ def _drop_unusable(
     config: FusionConfig,
     counts: _Counts,
     statistics: FusionStatistics,
+    threshold: float | None = None,
 ) -> None:
-    """Leave the pixels that have depth, are not masked, confident enough, and not flying."""
+    """Leave the pixels that have depth, are not masked, confident enough, and not flying; the threshold of confidence
+    is that of these views where none is given.
+    """
     for i, each in enumerate(maps):
         if each is None:
             continue
@@ -188,7 +246,8 @@ def _drop_unusable(
         counts.add("masked", ~used)
         counts.add("unknown", ~each.alive & used)
         each.alive &= used
-    threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
+    if threshold is None:
+        threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
     statistics.confidence_threshold = threshold
     for each in maps:
         if each is None:

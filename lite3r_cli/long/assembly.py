@@ -1,0 +1,226 @@
+"""From passes on disk to one scene: their edges, where each stands, and the camera of every view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.geometry import Similarity
+from ..scene.view import View
+from .chunk_plan import CHUNK, LOOP, SKIP, Pass, owners
+from .pass_store import PassStore
+from .pose_graph import OFF, Edge, Solved, solve, spread_out
+from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
+
+_SHARED = 12  # views that an edge is measured on, at most
+_FEWEST = {CHUNK: 1, SKIP: 2, LOOP: 3}  # views that a pass of this kind has to share with a chunk
+_NAMES = {CHUNK: "next", SKIP: "skip", LOOP: "loop"}
+
+
+@dataclass(frozen=True)
+class AssemblyConfig:
+    """What the ablation turns off."""
+
+    fit: FitConfig = FitConfig()
+    focal: bool = True  # one focal length for all passes, depth rescaled to it
+    graph: bool = True  # False: chunks along their sequence, nothing is solved
+    blend: bool = True  # poses change from one chunk's to the next one's over what they share
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An edge that was measured, with what became of it."""
+
+    passes: tuple[int, int]
+    kind: str
+    tie: dict[str, Any] | None  # None: too little is known of the shared views
+    verdict: str
+    off: float | None = None  # standard deviations from the solution
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        off = {} if self.off is None else {"off": round(self.off, 3)}
+        return {"passes": list(self.passes), "kind": self.kind, **(self.tie or {}), "verdict": self.verdict, **off}
+
+
+@dataclass
+class Assembly:
+    """One scene of several passes."""
+
+    passes: Sequence[Pass]
+    nodes: dict[int, Similarity]  # world_from_pass of the passes that stand in it
+    edges: list[Judged]
+    focal: float | None  # as a share of the width
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Passes:
+    """Reads the views of passes as they go into the scene."""
+
+    def __init__(self, store: PassStore, passes: Sequence[Pass], bare: Callable[[int], View], focal: bool) -> None:
+        self.store, self.passes, self._bare = store, passes, bare
+        self.present = [set(store.views(k)) for k in range(len(passes))]
+        self.focal = self._common_focal() if focal else None
+
+    def _common_focal(self) -> float | None:
+        """The median focal length of all views, as a share of the width; None where pictures differ in size or lens."""
+        seen = [(k, i) for k in range(len(self.passes)) for i in self.store.views(k)]
+        views = {i: self._bare(i) for _, i in seen}
+        if len({(v.width, v.height) for v in views.values()}) > 1:
+            return None
+        values = [self.store.cameras(k)[0][:, 0, 0] for k in range(len(self.passes))]
+        width = next(iter(views.values())).width
+        return float(np.median(np.concatenate(values))) / width
+
+    def view(self, number: int, position: int) -> View:
+        """View `position` as pass `number` saw it, with the common focal length."""
+        view = self.store.read(number, position, self._bare(position))
+        return view if self.focal is None else same_focal([view], self.focal)[0]
+
+    def both(self, i: int, j: int) -> list[int]:
+        """Views that two passes have, at most `_SHARED`, evenly spread."""
+        shared = sorted(self.present[i] & self.present[j])
+        if len(shared) <= _SHARED:
+            return shared
+        return [shared[round(k * (len(shared) - 1) / (_SHARED - 1))] for k in range(_SHARED)]
+
+    def length(self, number: int) -> float:
+        """The typical depth of a pass."""
+        views = self.store.views(number)
+        depths = [self.view(number, i).depth[::8, ::8] for i in views[:: max(1, len(views) // 4)]]  # type: ignore[index]
+        known = np.concatenate([d[d > 0] for d in depths])
+        return float(np.median(known)) if len(known) else 1.0
+
+
+def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[list[Edge], list[Judged]]:
+    """The edges between passes that share views, and an account of all that were tried."""
+    kinds = [p.kind for p in passes.passes]
+    chunks = [k for k, kind in enumerate(kinds) if kind == CHUNK]
+    wanted = [(i, j, CHUNK) for i, j in pairwise(chunks)]
+    for k, kind in enumerate(kinds):
+        if kind != CHUNK:
+            near = [c for c in chunks if len(passes.present[k] & passes.present[c]) >= _FEWEST[kind]]
+            wanted += [(c, k, kind) for c in near]
+    lengths = {i: passes.length(i) for i in sorted({i for i, _, _ in wanted})}
+    edges, judged = [], []
+    for i, j, kind in wanted:
+        found = _tied(passes, i, j, config.fit)
+        verdict = BAD if found is None else found.verdict
+        judged.append(Judged((i, j), _NAMES[kind], None if found is None else found.as_dict(), verdict))
+        if found is not None and (verdict != BAD):
+            edges.append(Edge(i, j, found, lengths[i], _NAMES[kind]))
+    return edges, judged
+
+
+def _tied(passes: Passes, i: int, j: int, config: FitConfig) -> Tie | None:
+    shared = passes.both(i, j)
+    first, second = ([passes.view(k, v) for v in shared] for k in (i, j))
+    return tie(first, second, config) if shared else None
+
+
+def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[Assembly]:
+    """The scenes that the passes make: one, or several where no good edge leads on, the largest first."""
+    edges, judged = measure(passes, config)
+    left = set(range(len(passes.passes)))
+    scenes = []
+    while left:
+        order = sorted(left)
+        local = {k: n for n, k in enumerate(order)}
+        mine = [
+            replace(e, first=local[e.first], second=local[e.second])
+            for e in edges
+            if e.first in left and e.second in left
+        ]
+        if not config.graph:
+            mine = [e for e in mine if e.kind == "next"]
+        start = spread_out(len(order), mine)
+        reached = [n for n, node in enumerate(start) if node is not None]
+        scenes.append(_scene(passes, [order[n] for n in reached], start, reached, mine, judged, config))
+        left -= {order[n] for n in reached}
+    scenes = [s for s in scenes if any(passes.passes[k].kind == CHUNK for k in s.nodes)]
+    return sorted(scenes, key=lambda s: -sum(passes.passes[k].kind == CHUNK for k in s.nodes))
+
+
+def _scene(passes, which: list[int], start, reached: list[int], edges: list[Edge], judged, config) -> Assembly:
+    place = {n: k for k, n in enumerate(reached)}
+    inside = [e for e in edges if e.first in place and e.second in place]
+    own = [replace(e, first=place[e.first], second=place[e.second]) for e in inside]
+    nodes = [start[n] for n in reached]
+    solved = solve(nodes, own) if config.graph else Solved(nodes, [0.0] * len(own), 0.0, 0.0)
+    off = {(which[e.first], which[e.second]): value for e, value in zip(own, solved.off)}
+    account = []
+    for each in judged:
+        if each.passes in off:
+            value = off[each.passes]
+            verdict = "contradicted" if value > OFF else each.verdict
+            account.append(replace(each, off=value, verdict=verdict))
+        elif each.passes[0] in which or each.passes[1] in which:
+            account.append(each)
+    return Assembly(passes.passes, dict(zip(which, solved.nodes)), account, passes.focal, solved.as_dict())
+
+
+# --- the cameras ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The views of a scene, in order: their positions, the pass that each one's depth is from, the cameras, and what
+    that depth is multiplied by.
+    """
+
+    positions: list[int]
+    source: list[int]
+    cameras: list[View]
+    factors: list[float]
+
+
+def place_views(scene: Assembly, passes: Passes, count: int, blend: bool = True) -> Placed:
+    """World: the first view's camera, in the unit of length of its pass."""
+    chunks = [k for k in sorted(scene.nodes) if passes.passes[k].kind == CHUNK]
+    present = [Pass(CHUNK, tuple(sorted(passes.present[k]))) for k in chunks]
+    owner = owners(present, count)
+    positions = [i for i in range(count) if owner[i] >= 0]
+    source = [chunks[owner[i]] for i in positions]
+    cameras, factors = [], []
+    known: dict[int, tuple[dict[int, int], np.ndarray, np.ndarray]] = {}
+    for k in chunks:
+        K, poses = passes.store.cameras(k)
+        views = passes.store.views(k)
+        known[k] = ({v: n for n, v in enumerate(views)}, K, scene.nodes[k].apply_to_poses(poses))
+    for position, number in zip(positions, source):
+        bare = passes._bare(position)
+        holders = [k for k in chunks if position in known[k][0]]
+        pose = _blended(position, holders, known) if blend else known[number][2][known[number][0][position]]
+        K = known[number][1][known[number][0][position]].copy()
+        factor = scene.nodes[number].scale
+        if passes.focal is not None:
+            ratio = passes.focal * bare.width / K[0, 0]
+            K[0, 0], K[1, 1], factor = K[0, 0] * ratio, K[1, 1] * ratio, factor * ratio
+        cameras.append(replace(bare, K=K, cam_from_world=pose))
+        factors.append(factor)
+    first = scene.nodes[source[0]].scale
+    rebased = geometry.rebase(np.stack([c.cam_from_world for c in cameras]))
+    rebased[..., 3] /= first
+    cameras = [replace(c, cam_from_world=pose) for c, pose in zip(cameras, rebased)]
+    return Placed(positions, source, cameras, [f / first for f in factors])
+
+
+def _blended(position: int, holders: list[int], known) -> np.ndarray:
+    """A view's pose between those that its chunks give it, nearer to the one that it lies deeper in."""
+    weights, poses = [], []
+    for k in holders:
+        places, _, placed = known[k]
+        n = places[position]
+        weights.append(min(n, len(places) - 1 - n) + 0.5)
+        poses.append(placed[n])
+    share = np.array(weights) / sum(weights)
+    rotation = sum(w * p[:, :3] for w, p in zip(share, poses))
+    u, _, vt = np.linalg.svd(rotation)
+    turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    centre = sum(w * geometry.camera_centres(p[None])[0] for w, p in zip(share, poses))
+    return np.concatenate([turn, (-turn @ centre)[:, None]], axis=1)

@@ -1,0 +1,218 @@
+"""Passes on disk: what a pass predicted leaves memory at once, and a stopped run finds it again.
+
+A folder for each pass: NNNNN.depth.png (16 bits, logarithmic, 0 = unknown), NNNNN.confidence.png (8 bits, by rank: each
+value of a pass stands for as many pixels), NNNNN.colors.jpg, and pass.json, which is written last: a pass without it
+is none. What is read back is always what the files say, also by the run that wrote them: a run that was stopped and
+goes on ends the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import InputError, OutputError
+from ..io.documents import read_json
+from ..io.files import output_error, write_bytes, write_json
+from ..io.transaction import sync_file, sync_folder
+from ..scene.view import View, known_depth
+from .chunk_plan import Pass
+
+DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; values of confidence
+_JPEG_QUALITY = 95
+_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+_THREADS = 4
+
+
+class PassStore:
+    """The passes of one run below `folder`, which exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[int, dict[str, Any]] = {}
+
+    def place(self, number: int) -> Path:
+        """The folder of a pass."""
+        return self.folder / f"pass-{number:05d}"
+
+    def has(self, number: int, wanted: Pass) -> bool:
+        """Whether a pass over these views is there, whole. Raises InputError for one that is damaged."""
+        if not (self.place(number) / "pass.json").exists():
+            return False
+        found = self._head(number)
+        return found["kind"] == wanted.kind and found["asked"] == list(wanted.views)
+
+    def write(
+        self,
+        number: int,
+        wanted: Pass,
+        positions: Sequence[int],
+        views: Sequence[View],
+        colors: Sequence[np.ndarray | None],
+        facts: dict[str, Any],
+    ) -> None:
+        """One pass: `positions` in the sequence of the views that could be read. Raises OutputError."""
+        place = self.place(number)
+        try:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            levels = _levels(views)
+            with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+                rows = zip(positions, views, colors)
+                ranges = list(pool.map(lambda row: _write_view(place, levels, *row), rows))
+            head = {
+                **wanted.as_dict(),
+                "asked": list(wanted.views),
+                "views": list(positions),
+                "K": [view.K.tolist() for view in views],
+                "cam_from_world": [view.cam_from_world.tolist() for view in views],
+                "ranges": ranges,
+                "levels": levels.tolist(),
+                "facts": facts,
+            }
+            write_json(place / "pass.tmp", head)
+            sync_file(place / "pass.tmp")
+            os.replace(place / "pass.tmp", place / "pass.json")
+            sync_folder(place)
+        except OSError as error:
+            raise output_error(Path(error.filename or place), error) from error
+        self._known.pop(number, None)
+
+    def views(self, number: int) -> list[int]:
+        """The positions of a pass's views."""
+        return list(self._head(number)["views"])
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """What was said of a pass when it was written."""
+        return dict(self._head(number)["facts"])
+
+    def cameras(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """K (S, 3, 3) and cam_from_world (S, 3, 4) of a pass."""
+        head = self._head(number)
+        return np.array(head["K"]), np.array(head["cam_from_world"])
+
+    def read(self, number: int, position: int, bare: View) -> View:
+        """The view at `position` as pass `number` saw it; name, size and lens are those of `bare`. Raises InputError
+        for files that are damaged.
+        """
+        head = self._head(number)
+        k = head["views"].index(position)
+        stem = self.place(number) / f"{position:05d}"
+        return replace(
+            bare,
+            K=np.array(head["K"][k]),
+            cam_from_world=np.array(head["cam_from_world"][k]),
+            depth=_decoded(_codes(stem.with_suffix(".depth.png")), head["ranges"][k]),
+            confidence=_table(head)[_codes(stem.with_suffix(".confidence.png"))],
+        )
+
+    def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The values of confidence in a pass, and how many known pixels of these views have each."""
+        counts = np.zeros(LEVELS + 1, np.int64)
+        for position in positions:
+            codes = _codes(self.place(number) / f"{position:05d}.confidence.png")
+            counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
+        table = _table(self._head(number))
+        return table[1:], counts[1 : len(table)]
+
+    def colors(self, number: int, position: int) -> np.ndarray | None:
+        """The picture (h, w, 3) RGB at the size of its depth map; None where it was not kept."""
+        path = self.place(number) / f"{position:05d}.colors.jpg"
+        if not path.exists():
+            return None
+        found = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if found is None:
+            raise InputError(f"{path}: damaged; run again without --resume")
+        return np.ascontiguousarray(found[..., ::-1])
+
+    def _head(self, number: int) -> dict[str, Any]:
+        if number not in self._known:
+            path = self.place(number) / "pass.json"
+            document = read_json(path)
+            names = ("kind", "asked", "views", "K", "cam_from_world", "ranges", "levels", "facts")
+            if not all(name in document for name in names):
+                raise InputError(f"{path}: damaged; run again without --resume")
+            self._known[number] = document
+        return self._known[number]
+
+
+def bytes_below(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# --- one view ---------------------------------------------------------------------------------------------------------
+
+
+def _write_view(place: Path, levels: np.ndarray, position: int, view: View, colors: np.ndarray | None) -> list[float]:
+    """The files of one view; smallest and largest depth."""
+    depth = known_depth(view)
+    codes, span = _coded(depth)
+    _write(place / f"{position:05d}.depth.png", ".png", codes, _FAST)
+    confidence = _confidence(view)
+    middles = (levels[1:] + levels[:-1]) / 2
+    ranks = np.where(confidence > 0, np.searchsorted(middles, confidence, side="right") + 1, 0).astype(np.uint8)
+    _write(place / f"{position:05d}.confidence.png", ".png", ranks, _FAST)
+    if colors is not None and colors.shape[:2] == depth.shape:
+        flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        _write(place / f"{position:05d}.colors.jpg", ".jpg", np.ascontiguousarray(colors[..., ::-1]), flags)
+    return span
+
+
+def _confidence(view: View) -> np.ndarray:
+    """(h, w), 0 where depth is unknown; 1 where the network has none."""
+    known = known_depth(view) > 0
+    values = np.ones(known.shape, np.float32) if view.confidence is None else view.confidence
+    return np.where(known & np.isfinite(values), values, 0).astype(np.float32)
+
+
+def _levels(views: Sequence[View]) -> np.ndarray:
+    """At most `LEVELS` values of confidence that stand for all of a pass, float32, rising."""
+    samples = [values[values > 0] for values in (_confidence(view)[::2, ::2] for view in views)]
+    known = np.concatenate(samples) if samples else np.zeros(0, np.float32)
+    if not len(known):
+        return np.ones(1, np.float32)
+    return np.unique(np.quantile(known, np.linspace(0, 1, LEVELS), method="nearest").astype(np.float32))
+
+
+def _table(head: dict[str, Any]) -> np.ndarray:
+    return np.concatenate([[0.0], head["levels"]]).astype(np.float32)
+
+
+def _write(path: Path, suffix: str, picture: np.ndarray, flags: list[int]) -> None:
+    done, data = cv2.imencode(suffix, picture, flags)
+    if not done:
+        raise OutputError(f"{path}: OpenCV cannot encode a picture of {picture.shape[1]}x{picture.shape[0]} pixels")
+    write_bytes(path, data.data)
+
+
+def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Positive values on a logarithmic scale of 1 … DEPTHS + 1, 0 = none; the least and the largest of them."""
+    known = np.isfinite(values) & (values > 0)
+    if not known.any():
+        return np.zeros(values.shape, np.uint16), [1.0, 1.0]
+    low, high = float(values[known].min()), float(values[known].max())
+    span = max(np.log(high / low), 1e-12)
+    scaled = np.log(np.where(known, values, low).astype(np.float64) / low) / span * DEPTHS
+    return np.where(known, np.rint(scaled) + 1, 0).astype(np.uint16), [low, high]
+
+
+def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
+    low, high = span
+    table = np.concatenate([[0.0], low * np.exp(np.linspace(0, np.log(high / low), DEPTHS + 1))]).astype(np.float32)
+    return table[codes]
+
+
+def _codes(path: Path) -> np.ndarray:
+    codes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if codes is None:
+        raise InputError(f"{path}: missing or damaged; run again without --resume")
+    return codes

@@ -1,0 +1,198 @@
+"""Where all passes stand: a graph of similarities, solved by Gauss–Newton.
+
+What neighbours in order say is believed (a quadratic loss): drift is little everywhere, not much in one place. Other
+edges may be wrong and have Cauchy's loss. After a long way a true loop is off by many standard deviations at first. So
+the loss begins so wide that all edges count, and narrows (graduated non-convexity, Yang et al., RA-L 2020): a true loop
+is met by little changes of many edges, a false one stays off and loses its weight.
+
+A node is a pass with its own world; an edge says how two of them lie to each other. What an edge leaves is
+r = (log of the turn, shift, log of the scale) of measured⁻¹ · node_i⁻¹ · node_j, each divided by what such an edge is
+usually off by. A few hundred nodes have a few thousand unknowns: the normal equations are solved whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.geometry import Similarity
+from .sim3_fit import Tie, chain, inverse
+
+_ROUNDS, _STEP = 60, 1e-6
+_WIDTH = 8.0  # standard deviations at which Cauchy's loss counts half in the end: chunks bend, which no edge tells
+_LEAST_SIGMA = 0.004  # of scale, of turn in radians, of shift in depths: what the best edge is off by
+_DOUBT = {"good": 1.0, "weak": 4.0}
+NEXT = "next"  # the kind of edges between neighbours in order
+OFF = 12.0  # standard deviations from which an edge contradicts the solution
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`tie.similarity` maps pass `second` into the world of pass `first`; `length` is the typical depth there."""
+
+    first: int
+    second: int
+    tie: Tie
+    length: float
+    kind: str  # "next", "skip", "loop"
+
+    @property
+    def sigma(self) -> float:
+        """Relative: of scale, turn and shift alike."""
+        return max(self.tie.residual, _LEAST_SIGMA) * _DOUBT.get(self.tie.verdict, 10.0)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """World_from_pass for every node, and what the edges say of it."""
+
+    nodes: list[Similarity]
+    off: list[float]  # per edge: standard deviations between measured and solved
+    before: float  # cost of the start and of the solution
+    after: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"cost_before": round(self.before, 4), "cost_after": round(self.after, 4)}
+
+
+def spread_out(count: int, edges: Sequence[Edge]) -> list[Similarity | None]:
+    """The nodes along the surest edges from node 0 (a spanning tree); None for what no edge leads to."""
+    nodes: list[Similarity | None] = [None] * count
+    nodes[0] = Similarity(1.0, np.eye(3), np.zeros(3))
+    left = sorted(edges, key=lambda e: (e.kind != "next", e.sigma))
+    while True:
+        for edge in left:
+            i, j, m = edge.first, edge.second, edge.tie.similarity
+            if nodes[i] is not None and nodes[j] is None:
+                nodes[j] = chain(nodes[i], m)  # type: ignore[arg-type]
+                break
+            if nodes[j] is not None and nodes[i] is None:
+                nodes[i] = chain(nodes[j], inverse(m))  # type: ignore[arg-type]
+                break
+        else:
+            return nodes
+
+
+def solve(nodes: Sequence[Similarity], edges: Sequence[Edge]) -> Solved:
+    """The most likely nodes, the first of which stays where it is."""
+    state = np.stack([_matrix(node) for node in nodes])
+    if not edges or len(nodes) < 2:
+        return Solved(list(nodes), [0.0] * len(edges), 0.0, 0.0)
+    system = _System(edges, len(nodes))
+    before = system.cost(state)
+    system.width = max(_WIDTH, float(np.linalg.norm(system.residuals(state), axis=1).max()))
+    while system.width > _WIDTH:
+        state = _descend(system, state, _ROUNDS // 6)
+        system.width = max(_WIDTH, system.width / 2)
+    state = _descend(system, state, _ROUNDS)
+    off = np.linalg.norm(system.residuals(state), axis=1)
+    return Solved([_similarity(m) for m in state], off.tolist(), before, system.cost(state))
+
+
+def _descend(system: _System, state: np.ndarray, rounds: int) -> np.ndarray:
+    """Levenberg–Marquardt."""
+    cost, damping = system.cost(state), 1e-6
+    for _ in range(rounds):
+        step = system.step(state, damping)
+        moved = state @ _exponential(step)
+        changed = system.cost(moved)
+        if changed <= cost:
+            gain, state, cost, damping = cost - changed, moved, changed, max(damping / 10, 1e-9)
+            if gain <= 1e-9 * max(cost, 1e-12):
+                break
+        else:
+            damping *= 30
+            if damping > 1e6:
+                break
+    return state
+
+
+class _System:
+    def __init__(self, edges: Sequence[Edge], count: int) -> None:
+        self.count, self.width = count, _WIDTH
+        self.sure = np.array([e.kind == NEXT for e in edges])
+        self.i, self.j = (np.array([getattr(e, name) for e in edges]) for name in ("first", "second"))
+        self.measured = np.linalg.inv(np.stack([_matrix(e.tie.similarity) for e in edges]))
+        sigma, length = np.array([e.sigma for e in edges]), np.array([e.length for e in edges])
+        ones = np.ones_like(sigma)
+        scaled = length / np.array([e.tie.similarity.scale for e in edges])  # the shift is in the second one's world
+        self.sigma = sigma[:, None] * np.stack([ones] * 3 + [scaled] * 3 + [ones], axis=1)
+
+    def residuals(self, state: np.ndarray) -> np.ndarray:
+        """(E, 7) in standard deviations."""
+        return _logarithm(self.measured @ np.linalg.inv(state[self.i]) @ state[self.j]) / self.sigma
+
+    def cost(self, state: np.ndarray) -> float:
+        squared = (self.residuals(state) ** 2).sum(1)
+        doubted = self.width**2 * np.log1p(squared / self.width**2)
+        return float(np.where(self.sure, squared, doubted).sum())
+
+    def step(self, state: np.ndarray, damping: float) -> np.ndarray:
+        """(N, 7) of one damped Gauss–Newton step; the derivatives are central differences."""
+        r = self.residuals(state)
+        weight = np.where(self.sure, 1.0, 1 / (1 + (r**2).sum(1) / self.width**2))
+        jacobians = {"i": np.zeros((len(r), 7, 7)), "j": np.zeros((len(r), 7, 7))}
+        for k in range(7):
+            move = np.zeros((1, 7))
+            move[0, k] = _STEP
+            ahead, back = _exponential(move)[0], _exponential(-move)[0]
+            for name, others in (("i", self.j), ("j", self.i)):
+                here = self.i if name == "i" else self.j
+                values = []
+                for bump in (ahead, back):
+                    a, b = (state[here] @ bump, state[others])
+                    pair = (a, b) if name == "i" else (b, a)
+                    values.append(_logarithm(self.measured @ np.linalg.inv(pair[0]) @ pair[1]) / self.sigma)
+                jacobians[name][:, :, k] = (values[0] - values[1]) / (2 * _STEP)
+        size = 7 * self.count
+        normal, right = np.zeros((size, size)), np.zeros(size)
+        for e in range(len(r)):
+            places = {"i": 7 * self.i[e], "j": 7 * self.j[e]}
+            for one, p in places.items():
+                right[p : p + 7] -= weight[e] * jacobians[one][e].T @ r[e]
+                for two, q in places.items():
+                    normal[p : p + 7, q : q + 7] += weight[e] * jacobians[one][e].T @ jacobians[two][e]
+        free = normal[7:, 7:]
+        free[np.diag_indices_from(free)] += damping * np.maximum(np.diag(free), 1e-9)
+        return np.concatenate([np.zeros(7), np.linalg.solve(free, right[7:])]).reshape(-1, 7)
+
+
+# --- similarities as matrices (…, 4, 4) and as seven numbers: turn, shift, logarithm of the scale ---------------------
+
+
+def _matrix(s: Similarity) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = s.scale * s.rotation, s.translation
+    return matrix
+
+
+def _similarity(matrix: np.ndarray) -> Similarity:
+    scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
+    u, _, vt = np.linalg.svd(matrix[:3, :3] / scale)
+    return Similarity(scale, u @ vt, matrix[:3, 3].copy())
+
+
+def _logarithm(matrix: np.ndarray) -> np.ndarray:
+    """(E, 7); the shift is taken as it is."""
+    scale = np.cbrt(np.linalg.det(matrix[:, :3, :3]))
+    q = geometry.quaternion_from_matrix(matrix[:, :3, :3] / scale[:, None, None])
+    length = np.linalg.norm(q[:, :3], axis=1)
+    angle = 2 * np.arctan2(length, q[:, 3])
+    factor = np.where(length > 1e-12, angle / np.maximum(length, 1e-12), 2.0)
+    return np.concatenate([q[:, :3] * factor[:, None], matrix[:, :3, 3], np.log(scale)[:, None]], axis=1)
+
+
+def _exponential(step: np.ndarray) -> np.ndarray:
+    """(N, 4, 4) of (N, 7)."""
+    angle = np.linalg.norm(step[:, :3], axis=1)
+    half = np.where(angle > 1e-12, np.sin(angle / 2) / np.maximum(angle, 1e-12), 0.5)
+    q = np.concatenate([step[:, :3] * half[:, None], np.cos(angle / 2)[:, None]], axis=1)
+    matrix = np.tile(np.eye(4), (len(step), 1, 1))
+    matrix[:, :3, :3] = geometry.matrix_from_quaternion(q) * np.exp(step[:, 6])[:, None, None]
+    matrix[:, :3, 3] = step[:, 3:6]
+    return matrix

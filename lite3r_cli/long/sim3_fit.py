@@ -1,0 +1,194 @@
+"""How two passes over some of the same views lie to each other: one similarity, fitted to the depth maps of what both
+saw.
+
+Each pixel that both passes know gives a pair of points. The similarity that brings one onto the other is found by
+iteratively reweighted least squares with Cauchy's loss on the distance relative to the depth (as VGGT-Long does with
+Huber's, arXiv 2507.16443), the confidences of both as weights, from a robust start: the median ratio of the depths for
+the scale, and of the turns that the cameras give the one that most pairs agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.geometry import Similarity
+from ..scene.view import View, known_depth
+
+_PIXELS = 24_000  # pairs of points at most
+_ROUNDS = 25
+_NARROWEST = 0.003  # relative distance below which residuals are noise: the loss never narrows beyond it
+_AGREES = 0.1  # relative distance of two points that count as one
+_LEAST = 30  # pairs
+GOOD, WEAK, BAD = "good", "weak", "bad"
+_GOOD = (0.08, 0.5)  # median relative distance at most, share of pairs that agree at least
+_USABLE = (0.25, 0.15)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A measured edge: `similarity` maps points of the second pass into the first one's world."""
+
+    similarity: Similarity
+    residual: float  # median distance of the pairs, relative to their depth
+    agree: float  # share of the pairs within `_AGREES`
+    pairs: int
+    shared: int  # views
+    turn: float  # degrees, median angle between the cameras of both passes
+    verdict: str  # GOOD, WEAK or BAD
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        numbers = {"residual": self.residual, "agree": self.agree, "scale": self.similarity.scale, "turn": self.turn}
+        rounded = {name: round(float(value), 5) for name, value in numbers.items()}
+        return {**rounded, "pairs": self.pairs, "views": self.shared, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What the ablation of benchmarks/long_walk.py turns off."""
+
+    robust: bool = True  # False: one least-squares fit
+    weighted: bool = True  # by confidence
+
+
+def tie(first: Sequence[View], second: Sequence[View], config: FitConfig = FitConfig()) -> Tie | None:
+    """The edge between two passes from the views that both have, in the same order, each with the depth, confidence and
+    camera that the pass gave it. None where too little is known of them.
+    """
+    a, b, weight, depth = _pairs(first, second, config.weighted)
+    if len(a) < _LEAST:
+        return None
+    found = _start(first, second, a, b, depth)
+    if config.robust:
+        found = _reweighted(found, a, b, weight, depth)
+    else:
+        found = weighted_similarity(b, a, weight)
+    distance = np.linalg.norm(found.apply(b) - a, axis=1) / depth
+    residual, agree = float(np.median(distance)), float((distance < _AGREES).mean())
+    turns = [geometry.rotation_angle(_turned(x, y) @ found.rotation.T) for x, y in zip(first, second)]
+    verdict = next(
+        (name for name, (most, least) in ((GOOD, _GOOD), (WEAK, _USABLE)) if residual <= most and agree >= least), BAD
+    )
+    return Tie(found, residual, agree, len(a), len(first), float(np.degrees(np.median(turns))), verdict)
+
+
+def inverse(s: Similarity) -> Similarity:
+    """The way back."""
+    rotation = s.rotation.T
+    return Similarity(1 / s.scale, rotation, -rotation @ s.translation / s.scale)
+
+
+def chain(outer: Similarity, inner: Similarity) -> Similarity:
+    """First `inner`, then `outer`."""
+    return Similarity(
+        outer.scale * inner.scale, outer.rotation @ inner.rotation, outer.apply(inner.translation[None])[0]
+    )
+
+
+def weighted_similarity(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Similarity:
+    """The least-squares similarity of `source` (N, 3) onto `target` (N, 3) with weights (N,) (Umeyama, PAMI 1991)."""
+    weight = weight / weight.sum()
+    mean, aim = weight @ source, weight @ target
+    centred = source - mean
+    covariance = (target - aim).T @ (centred * weight[:, None])
+    u, singular, vt = np.linalg.svd(covariance)
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = (u * sign) @ vt
+    variance = float(weight @ (centred**2).sum(1))
+    scale = float((singular * sign).sum() / variance) if variance > 0 else 1.0
+    return Similarity(scale, rotation, aim - scale * rotation @ mean)
+
+
+def same_focal(views: Sequence[View], focal: float) -> list[View]:
+    """Views with the focal length `focal`, as a share of the width, and the depth that fits: the same lengths across,
+    and those along the ray in proportion to the focal length, which is what a network cannot tell apart.
+    """
+    result = []
+    for view in views:
+        factor = focal * view.width / view.K[0, 0]
+        K = view.K.copy()
+        K[0, 0], K[1, 1] = K[0, 0] * factor, K[1, 1] * factor
+        depth = None if view.depth is None else view.depth * np.float32(factor)
+        result.append(replace(view, K=K, depth=depth))
+    return result
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(first: Sequence[View], second: Sequence[View], weighted: bool) -> tuple[np.ndarray, ...]:
+    """Points of the same pixels in both worlds (N, 3) twice, weights (N,), and the depth in the first one's (N,)."""
+    rows = []
+    each = max(1, _PIXELS // max(len(first), 1))
+    for x, y in zip(first, second, strict=True):
+        z, other = known_depth(x), known_depth(y)
+        step = max(1, int((z.size / each) ** 0.5))
+        grid = (slice(step // 2, None, step), slice(step // 2, None, step))
+        pixels = geometry.pixel_grid(*z.shape)[grid]
+        both = (z[grid] > 0) & (other[grid] > 0)
+        if x.depth is None or not both.any():
+            continue
+        scale = z.shape[1] / x.width, z.shape[0] / x.height
+        p, q = (
+            geometry.unproject_pixels(
+                pixels[both], d[grid][both], geometry.scale_intrinsics(v.K, *scale), v.cam_from_world
+            )
+            for v, d in ((x, z), (y, other))
+        )
+        rows.append((p, q, _weights(x, y, grid, both) if weighted else np.ones(len(p)), z[grid][both].astype(float)))
+    if not rows:
+        return tuple(np.zeros((0, 3)) for _ in range(4))
+    return tuple(np.concatenate(column) for column in zip(*rows))
+
+
+def _weights(x: View, y: View, grid, both: np.ndarray) -> np.ndarray:
+    """The smaller of both confidences, each relative to its map's median: between a fifth and five."""
+    relative = []
+    for view in (x, y):
+        confidence = np.ones(known_depth(view).shape) if view.confidence is None else view.confidence.astype(float)
+        values = confidence[grid][both]
+        relative.append(values / max(float(np.median(values)), 1e-9))
+    return np.clip(np.minimum(*relative), 0.2, 5.0)
+
+
+def _turned(x: View, y: View) -> np.ndarray:
+    """The rotation (3, 3) from the second world to the first by one camera that both have."""
+    return x.cam_from_world[:, :3].T @ y.cam_from_world[:, :3]
+
+
+def _start(first, second, a: np.ndarray, b: np.ndarray, depth: np.ndarray) -> Similarity:
+    """Every camera that both have gives a turn, all depths together one scale: the guess that most pairs agree with."""
+    ratios = [float(np.median(z[both] / w[both])) for z, w, both in _depths(first, second) if both.any()]
+    scale = float(np.median(ratios))
+    some = slice(None, None, max(1, len(a) // 2000))
+    best, least = Similarity(scale, np.eye(3), np.zeros(3)), np.inf
+    for x, y in zip(first, second):
+        turn = _turned(x, y)
+        guess = Similarity(scale, turn, np.median(a[some] - scale * b[some] @ turn.T, axis=0))
+        distance = float(np.percentile(np.linalg.norm(guess.apply(b[some]) - a[some], axis=1) / depth[some], 40))
+        if distance < least:
+            best, least = guess, distance
+    return best
+
+
+def _depths(first: Sequence[View], second: Sequence[View]):
+    for x, y in zip(first, second):
+        z, w = known_depth(x)[::4, ::4], known_depth(y)[::4, ::4]
+        yield z, w, (z > 0) & (w > 0)
+
+
+def _reweighted(found: Similarity, a: np.ndarray, b: np.ndarray, weight: np.ndarray, depth: np.ndarray) -> Similarity:
+    """Cauchy's loss, as wide as twice a low percentile of the distances of each round."""
+    for _ in range(_ROUNDS):
+        distance = np.linalg.norm(found.apply(b) - a, axis=1) / depth
+        width = max(2 * float(np.percentile(distance, 35)), _NARROWEST)
+        now = weight / depth**2 / (1 + (distance / width) ** 2)
+        before, found = found, weighted_similarity(b, a, now)
+        if abs(found.scale / before.scale - 1) < 1e-6:
+            break
+    return found

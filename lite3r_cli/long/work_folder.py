@@ -1,0 +1,109 @@
+"""The folder in which a run in chunks keeps what it has so far, beside its output; and going on with a stopped one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..console import Tell
+from ..errors import InputError, UsageError
+from ..io.documents import read_json
+from ..io.files import output_error, write_json
+from ..io.locks import in_the_way
+from .pass_store import PassStore, bytes_below
+
+ASKED = "asked.json"  # written first: what the run was asked for
+MARKER = "made-by-lite3r"
+ABOUT = "Chunks of a run of lite3r that is not finished. --resume goes on with them; a run without it removes them.\n"
+
+
+class WorkFolder:
+    """`with WorkFolder(path, asked, resume, tell) as work: work.store …; work.done()`.
+
+    The caller holds the output's lock. Left without `done`, the folder stays if the run is to be resumed and has a
+    whole chunk; else it goes.
+    """
+
+    def __init__(self, path: Path, asked: Mapping[str, Any], resume: bool, tell: Tell) -> None:
+        self.path, self.asked, self.resume, self._tell = path, dict(asked), resume, tell
+        self.store = PassStore(path)
+        self.found = 0  # whole passes of the run that is resumed
+        self._done = False
+
+    def __enter__(self) -> WorkFolder:
+        try:
+            if os.path.lexists(self.path):
+                self._require_ours()
+                if not self.resume or not (self.path / ASKED).exists():
+                    shutil.rmtree(self.path)
+                else:
+                    self._require_same()
+            if not os.path.lexists(self.path):
+                self.path.mkdir(mode=0o700)
+                (self.path / MARKER).write_text(ABOUT, encoding="ascii")
+                write_json(self.path / ASKED, self.asked)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self.found = self._whole()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        whole = 0 if self._done else self._whole()
+        if self.resume and whole:
+            size = bytes_below(self.path) / 2**20
+            self._tell(f"{whole} finished chunks are kept in {self.path} ({size:.0f} MiB): --resume goes on with them")
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def done(self) -> None:
+        """The result is in place: nothing here is needed any more."""
+        self._done = True
+
+    def _whole(self) -> int:
+        with suppress(OSError):
+            return sum((entry / "pass.json").exists() for entry in self.path.glob("pass-*"))
+        return 0
+
+    def _require_ours(self) -> None:
+        """Raises OutputError for what no run of this user has made."""
+        status = self.path.lstat()
+        marker = self.path / MARKER
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or not marker.is_file():
+            raise in_the_way(self.path)
+
+    def _require_same(self) -> None:
+        """Raises UsageError where the stopped run was asked for something else, and says what."""
+        try:
+            before = read_json(self.path / ASKED)
+        except InputError as error:
+            raise InputError(f"{self.path}: damaged; run again without --resume") from error
+        for name, (old, new) in _differences(before, self.asked):
+            raise UsageError(
+                f"--resume: the run that was stopped had {name} {_short(old)}, this one has {_short(new)}; "
+                "give the same, or run without --resume to begin anew"
+            )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), key if isinstance(old.get(key), dict) else _flag(key))
+    elif old != new:
+        yield name, (old, new)
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}" if key.isidentifier() else key
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

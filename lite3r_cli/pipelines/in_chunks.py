@@ -1,0 +1,113 @@
+"""Whether a set is taken in chunks, of which size, and what does not go with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from ..config import ReconstructConfig
+from ..config.sequence import ONE_PASS, SMALLEST_CHUNK, LongConfig
+from ..errors import UsageError
+from ..io.images import ImageSet
+from ..long.chunk_plan import ChunkPlan, plan_chunks
+from ..world.ties import TIED, evidence, find_keypoints
+
+if TYPE_CHECKING:
+    from .predict import Predictor
+
+CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: beyond, attention across its views costs more than it gains
+TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes of a number → memory for each token of a pass: mini's on a CPU, the most
+SHARE = 0.8  # of the free memory that a pass may take
+_LOOKED_AT, _FEWEST_TIED = 10, 0.7  # neighbours that are compared, and the share that has to show the same
+_WITHOUT = ("mesh", "3dgs", "colmap", "nerfstudio")  # formats that need all depth maps at once
+
+
+def chunk_plan(
+    config: ReconstructConfig, images: ImageSet, predictor: Predictor, note: Callable[[str], None]
+) -> ChunkPlan | None:
+    """The chunks that the set is taken in; None for one pass. `note` is told why a long set is not.
+
+    Raises UsageError where `--chunk N` and another option do not go together.
+    """
+    asked, count = config.long, len(images)
+    refused = not_in_chunks(config)
+    if asked.size is not None:
+        if count <= asked.size:
+            return None
+        if refused:
+            raise UsageError(f"--chunk {asked.size}: {refused} does not go with chunks; use --chunk off")
+        return plan_chunks(count, asked.size, "asked for")
+    fits = int(SHARE * free_memory(predictor) / view_bytes(config, images, predictor))
+    if asked.chunk == "off" or count <= min(ONE_PASS, max(fits, SMALLEST_CHUNK)):
+        return None
+    why_not = f"{refused} does not go with chunks" if refused else None
+    if why_not is None and not in_order(images):
+        why_not = "neighbours in order do not show the same, and chunks need that"
+    if why_not is not None:
+        note(f"all {count} views in one pass: {why_not}")
+        return None
+    usual = CHUNK_VIEWS[predictor.runtime.torch_device.type]
+    size = max(SMALLEST_CHUNK, min(usual, fits))
+    limit = f"one pass is for up to {ONE_PASS} views" if count > ONE_PASS else "more do not fit into memory"
+    needs = size * view_bytes(config, images, predictor) / 2**30
+    return plan_chunks(count, size, f"{limit}; a chunk takes about {needs:.1f} GiB")
+
+
+def view_bytes(config: ReconstructConfig, images: ImageSet, predictor: Predictor) -> float:
+    """Memory that each view adds to a pass, about."""
+    tokens = max(predictor.tokens(record) for record in images.records[:: max(1, len(images) // 16)])
+    return tokens * TOKEN_BYTES[predictor.runtime.torch_dtype.itemsize]
+
+
+def free_memory(predictor: Predictor) -> int:
+    """Bytes that a pass could take now."""
+    import torch
+
+    device = predictor.runtime.torch_device
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            lines = dict(line.split(":", 1) for line in stream)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 8 * 2**30  # not Linux
+
+
+def not_in_chunks(config: ReconstructConfig) -> str | None:
+    """The first thing asked for that one pass can do and chunks cannot."""
+    if config.predict.refine:
+        return "--refine"
+    if config.predict.cameras is not None:
+        return "--cameras"
+    if config.predict.depth is not None:
+        return "--depth"
+    return next((f"--format {name}" for name in config.formats if name in _WITHOUT), None)
+
+
+def refuse_in_memory(config: LongConfig) -> None:
+    """Raises UsageError for options of chunks where scenes are held in memory."""
+    if config != LongConfig():
+        raise UsageError("chunk, loops and resume are options of `lite3r reconstruct`: here a scene is one pass")
+
+
+def in_order(images: ImageSet) -> bool:
+    """Whether the pictures follow each other: frames of one video, or numbered names whose neighbours, where one looks,
+    show the same.
+    """
+    records = images.records
+    if all(record.frame is not None for record in records):
+        return len({record.path for record in records}) == 1
+    names = [PurePosixPath(record.name) for record in records]
+    numbered = {(str(name.parent), re.sub(r"\d+", "0", name.stem)) for name in names}
+    if len(numbered) > 1 or not re.search(r"\d", names[0].stem):
+        return False
+    step = max(1, (len(records) - 1) // _LOOKED_AT)
+    places = range(0, len(records) - 1, step)
+    tied = 0
+    for i in places:
+        a, b = (find_keypoints(images.read(j), 518, 1000) for j in (i, i + 1))
+        tied += evidence(a, b) < TIED
+    return tied >= _FEWEST_TIED * len(places)

@@ -1,0 +1,113 @@
+"""The views of a long set become a cloud and their files, a few views in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import ReconstructConfig
+from ..console import Progress, Tell
+from ..errors import InputError
+from ..io.images import ImageSet
+from ..long.assembly import Placed
+from ..long.pass_store import PassStore
+from ..scene.frame import local_origin, move_cloud, move_views, translation
+from ..scene.geometry import camera_centres
+from ..scene.lazy_views import LazyViews
+from ..scene.view import PointCloud, View
+from .view_files import ViewFiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..scene.fusion import FusionStatistics
+
+PIECE, AROUND = 24, 12  # views fused at a time, and those before and after that they are compared with
+
+
+def lazy_views(placed: Placed, store: PassStore, shapes: dict[int, tuple[int, int]]) -> LazyViews:
+    """The views of a scene; without their maps they have an empty one of the right size."""
+
+    def load(index: int) -> tuple[np.ndarray, np.ndarray]:
+        view = store.read(placed.source[index], placed.positions[index], placed.cameras[index])
+        assert view.depth is not None and view.confidence is not None
+        return view.depth, view.confidence
+
+    nothing = np.float32(0)
+    cameras = [
+        replace(camera, depth=np.broadcast_to(nothing, shapes[position]))
+        for camera, position in zip(placed.cameras, placed.positions)
+    ]
+    return LazyViews(cameras, load, placed.factors)
+
+
+def confidence_threshold(placed: Placed, store: PassStore, percentile: float) -> float | None:
+    """The percentile of the confidence of all known pixels of the scene, as they are stored; None keeps all."""
+    if percentile == 0:
+        return None
+    by_pass: dict[int, list[int]] = {}
+    for position, number in zip(placed.positions, placed.source):
+        by_pass.setdefault(number, []).append(position)
+    found = [store.confidences(number, which) for number, which in by_pass.items()]
+    values, counts = (np.concatenate(column) for column in zip(*found))
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(counts[order])
+    if not below[-1]:
+        return None
+    return float(values[order][int(np.searchsorted(below, percentile / 100 * below[-1]))])
+
+
+def fuse_pieces(
+    config: ReconstructConfig,
+    images: ImageSet,
+    indices: list[int],
+    views: LazyViews,
+    colors: Callable[[int], np.ndarray | None],
+    threshold: float | None,
+    device: torch.device,
+    files: ViewFiles | None,
+    progress: Progress,
+    tell: Tell,
+    check: Callable[[], None],
+) -> tuple[PointCloud, FusionStatistics]:
+    """The cloud in the views' frame; the files of each view are written on the way. `indices` are the views' pictures.
+
+    Raises InputError for a cloud without points where `--strict` was given.
+    """
+    from ..scene.fusion import PieceFusion
+
+    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in views.cameras])))
+    fusion = PieceFusion(config.fusion, config.predict.seed, threshold, device)
+
+    def rgb(j: int) -> np.ndarray:
+        small = colors(j)
+        return images.read(indices[j]) if small is None else small
+
+    kept: dict[int, View] = {}
+    with progress.stage("Fuse", total=len(views)) as step:
+        for first in range(0, len(views), PIECE):
+            own = list(range(first, min(first + PIECE, len(views))))
+            around = [j for j in range(first - AROUND, own[-1] + 1 + AROUND) if 0 <= j < len(views) and j not in own]
+            kept = {j: kept[j] if j in kept else views[j] for j in (*own, *around)}
+            loaded = [kept[j] for j in (*own, *around)]
+            if files is not None:
+                files.start(loaded[: len(own)], [images.records[indices[j]].stem for j in own])
+            near = move_views(loaded, translation(None if origin is None else -origin))
+            fusion.add(near, [*own, *around], len(own), rgb, lambda j: images.read_mask(indices[j]))
+            if files is not None:
+                files.scales()  # what is waiting holds its views in memory
+            for _ in own:
+                step()
+            check()
+    cloud, statistics = fusion.result()
+    if origin is not None:
+        cloud = move_cloud(cloud, translation(origin))
+    if not len(cloud):
+        text = "no point is left; loosen --masks or the cloud's filters"
+        if config.input.strict:
+            raise InputError(text)
+        tell(text)
+    return cloud, statistics

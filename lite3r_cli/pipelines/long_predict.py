@@ -1,0 +1,99 @@
+"""The passes of a long set: predicted one after the other, each on the disk before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import ReconstructConfig
+from ..console import Progress
+from ..io.images import ImageSet, Skipped
+from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
+from ..long.chunk_plan import Pass
+from ..long.work_folder import WorkFolder
+from ..scene.view import View
+
+if TYPE_CHECKING:
+    from .predict import Predictor
+
+
+@dataclass
+class Predicted:
+    """What all passes gave, but for what is on the disk."""
+
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) inside the network
+    maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) of its depth map
+
+
+def predict_passes(
+    config: ReconstructConfig,
+    images: ImageSet,
+    predictor: Predictor,
+    passes: Sequence[Pass],
+    first: int,
+    work: WorkFolder,
+    progress: Progress,
+    check: Callable[[], None],
+    into: Predicted,
+) -> None:
+    """Predict those of the passes that are not on the disk; the number of passes[0] is `first`.
+
+    Raises MemoryLimitError, InputError, OutputError.
+    """
+    with progress.stage("Predict", total=len(passes)) as step:
+        began, new = time.perf_counter(), 0
+        for k, wanted in enumerate(passes):
+            if not work.store.has(first + k, wanted):
+                _predict(config, images, predictor, wanted, first + k, work)
+                new += 1
+            _gather(work.store.facts(first + k), work.store.views(first + k), into)
+            left = (time.perf_counter() - began) / max(new, 1) * (len(passes) - 1 - k)
+            rate = new * len(wanted.views) / (time.perf_counter() - began)
+            told = f"chunk {k + 1} of {len(passes)}, {rate:.1f} views/s, about {_duration(left)} left"
+            step(figures=told if new and k + 1 < len(passes) else "")
+            check()
+
+
+def _predict(config, images: ImageSet, predictor: Predictor, wanted: Pass, number: int, work: WorkFolder) -> None:
+    pictures = predictor.read(images, indices=wanted.views, strict=config.input.strict)
+    found = predictor.predict_pictures(images, pictures)
+    facts = {
+        "skipped": [[item.name, item.reason] for item in pictures.skipped],
+        "warnings": found.warnings,
+        "sizes": [list(size) for size in found.network_sizes],
+        "maps": [list(view.depth.shape) for view in found.views],  # type: ignore[union-attr]
+    }
+    work.store.write(number, wanted, found.indices, found.views, found.colors, facts)
+
+
+def _gather(facts: dict[str, Any], positions: Sequence[int], into: Predicted) -> None:
+    for name, reason in facts["skipped"]:
+        into.skipped.setdefault(name, Skipped(name, reason))
+    into.warnings += [text for text in facts["warnings"] if text not in into.warnings]
+    for position, size, shape in zip(positions, facts["sizes"], facts["maps"]):
+        into.sizes.setdefault(position, tuple(size))
+        into.maps.setdefault(position, tuple(shape))
+
+
+def bare_view(images: ImageSet, position: int) -> View:
+    """A view's name and size; its camera is not known yet."""
+    record = images.records[position]
+    return View(record.name, record.width, record.height, np.eye(3), np.eye(3, 4))
+
+
+def stand_passes(
+    images: ImageSet, passes: Sequence[Pass], work: WorkFolder, config: AssemblyConfig = AssemblyConfig()
+) -> tuple[list[Assembly], Passes]:
+    """Where all passes stand, in one scene or several."""
+    read = Passes(work.store, passes, lambda position: bare_view(images, position), config.focal)
+    return assemble(read, config), read
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

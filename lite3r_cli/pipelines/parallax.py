@@ -1,0 +1,37 @@
+"""Do the cameras move enough for depth to rest on more than single pictures?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..scene import geometry
+from ..scene.view import View, known_depth
+
+# Below this ratio of the widest baseline to the median depth, triangulation says next to nothing about depth.
+LOW_PARALLAX = 0.005
+
+
+def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
+    """What to say of views that add little to each other; `digests` tell equal pictures."""
+    if len(views) == 1:
+        return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
+    warnings = []
+    first_of: dict[bytes, str] = {}
+    twins = [(first_of.setdefault(d, v.name), v.name) for d, v in zip(digests, views)]
+    twins = [(a, b) for a, b in twins if a != b]
+    if twins:
+        a, b = twins[0]
+        more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
+        warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
+    centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
+    baseline = np.linalg.norm(centres - centres[0], axis=1).max()
+    depths = [known_depth(v) for v in views]
+    known = [np.median(depth[depth > 0]) for depth in depths if (depth > 0).any()]
+    if known and baseline < LOW_PARALLAX * float(np.median(known)):
+        ratio = 100 * baseline / float(np.median(known))
+        warnings.append(
+            f"low parallax: the cameras move by {ratio:.2f} % of the scene's depth only; depth rests on single images"
+        )
+    return warnings

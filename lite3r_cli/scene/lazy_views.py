@@ -1,0 +1,47 @@
+"""Views whose depth maps are on the disk and read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import overload
+
+import numpy as np
+
+from .view import View
+
+Maps = Callable[[int], tuple[np.ndarray, np.ndarray]]  # index → depth and confidence (h, w), as stored
+
+
+class LazyViews(Sequence[View]):
+    """A sequence of views of which memory holds the cameras alone.
+
+    `cameras` are views without maps, `load` gives the maps, `factors` what the depth is multiplied by.
+    """
+
+    def __init__(self, cameras: Sequence[View], load: Maps, factors: Sequence[float]) -> None:
+        self.cameras, self._load, self._factors = list(cameras), load, list(factors)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    @overload
+    def __getitem__(self, index: int) -> View: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[View]: ...
+    def __getitem__(self, index: int | slice) -> View | list[View]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        camera = self.cameras[index]
+        depth, confidence = self._load(index % len(self))
+        return replace(camera, depth=depth * np.float32(self._factors[index]), confidence=confidence)
+
+    def placed(self, cam_from_world: Sequence[np.ndarray], factor: float) -> LazyViews:
+        """The same views with other poses, depth multiplied by `factor`."""
+        cameras = [replace(view, cam_from_world=pose) for view, pose in zip(self.cameras, cam_from_world, strict=True)]
+        return LazyViews(cameras, self._load, [factor * each for each in self._factors])
+
+
+def cameras_of(views: Sequence[View]) -> Sequence[View]:
+    """The same views where only names, sizes and cameras count: those of `LazyViews` have no maps then."""
+    return views.cameras if isinstance(views, LazyViews) else views

@@ -1,0 +1,160 @@
+"""A set in chunks, from pictures to files: with a network that knows its answer, and with mini."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PLANE_DEPTH, STEP, photograph
+
+from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
+from lite3r_cli.config.sequence import LongConfig
+from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
+from lite3r_cli.long.pass_store import PassStore
+from lite3r_cli.pipelines.predict import Predictor
+from lite3r_cli.pipelines.reconstruct import reconstruct
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.view import View
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (11, 4), (4, 4), (200, 60), (201, 60), (7, 3), (1000, 24)])
+def test_chunks_cover_all_views_and_share_enough(count, size):
+    plan = plan_chunks(count, size, "test")
+    chunks = [c.views for c in plan.chunks]
+    assert chunks[0][0] == 0 and chunks[-1][-1] == count - 1
+    assert {len(c) for c in chunks} == {min(size, count)}
+    assert all(len(set(a) & set(b)) >= plan.overlap for a, b in pairwise(chunks))
+    owner = owners(plan.chunks, count)
+    assert all(view in chunks[k] for view, k in enumerate(owner)) and owner == sorted(owner)
+    for coarse in coarse_passes(plan):
+        assert len(coarse.views) <= size and len({k for k, c in enumerate(chunks) if set(c) & set(coarse.views)}) > 2
+
+
+def test_what_a_pass_says_survives_the_disk(tmp_path):
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(0.3, 40, (17, 23)).astype(np.float32)
+    depth[:3] = 0
+    confidence = np.where(depth > 0, rng.uniform(1, 30, depth.shape), 0).astype(np.float32)
+    view = View("a.jpg", 46, 34, np.diag([50.0, 50, 1]), np.eye(3, 4), depth, confidence)
+    store = PassStore(tmp_path)
+    plan = plan_chunks(1, 1, "")
+    assert not store.has(0, plan.chunks[0])
+    store.write(0, plan.chunks[0], [0], [view], [None], {})
+    assert PassStore(tmp_path).has(0, plan.chunks[0])
+    back = PassStore(tmp_path).read(0, 0, view)
+    assert np.allclose(back.depth, depth, rtol=1e-4) and (back.depth[:3] == 0).all()
+    assert np.corrcoef(back.confidence[3:].ravel(), confidence[3:].ravel())[0, 1] > 0.999
+    values, counts = store.confidences(0, [0])
+    assert counts.sum() == (depth > 0).sum() and (np.diff(values) > 0).all()
+
+
+def folder_of(place: Path, count: int) -> Path:
+    place.mkdir()
+    for k in range(count):
+        photograph(place / f"frame{k:03d}.png", seed=k)
+    return place
+
+
+def asked(pictures: Path, output: Path, chunk: str = "4", **more) -> ReconstructConfig:
+    long = LongConfig(chunk, resume=more.pop("resume", False))
+    predict = PredictConfig(device="cpu", dtype="float32", resolution=98, **more)
+    return ReconstructConfig(InputConfig((pictures,)), predict, output=str(output), long=long)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: data for name, data in found.items() if not name.endswith("run.json")}
+
+
+def test_chunks_of_a_known_scene_fit_together(tmp_path, plane_backbone):
+    pictures = folder_of(tmp_path / "photos", 11)
+    report = reconstruct(asked(pictures, tmp_path / "out" / "scene.ply"))
+    assert report.views == 11 and report.points > 0
+    views = read_cameras_json(tmp_path / "out" / "scene" / "cameras.json")
+    centres = geometry.camera_centres(np.stack([view.cam_from_world for view in views]))
+    assert np.allclose(centres, np.outer(np.arange(11) * STEP, [1, 0, 0]), atol=2e-3)
+    assert all(np.allclose(view.depth, PLANE_DEPTH, rtol=2e-3) for view in views)
+    run = json.loads((tmp_path / "out" / "scene" / "run.json").read_text())
+    edges = run["chunks"]["scenes"][0]["edges"]
+    assert len(edges) == len(run["chunks"]["passes"]) - 1 and {e["verdict"] for e in edges} == {"good"}
+    assert not list((tmp_path / "out").glob(".scene.ply.*"))
+
+
+class Killed(BaseException):
+    """What stops a run in these tests."""
+
+
+def stop_after(monkeypatch, passes: int, error: BaseException) -> None:
+    predict, made = Predictor.predict_pictures, []
+
+    def some(self, *given, **more):
+        if len(made) == passes:
+            raise error
+        made.append(1)
+        return predict(self, *given, **more)
+
+    monkeypatch.setattr(Predictor, "predict_pictures", some)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbone, monkeypatch):
+    pictures = folder_of(tmp_path / "photos", 10)
+    (tmp_path / "whole").mkdir()
+    reconstruct(asked(pictures, tmp_path / "whole" / "scene.ply"))
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, 2, Killed())
+        reconstruct(asked(pictures, out / "scene.ply", resume=True))
+    left = [p.name for p in out.iterdir()]
+    assert left == [".scene.ply.lite3r-chunks"]
+    with pytest.raises(UsageError, match="--seed 0, this one has 5"):
+        reconstruct(asked(pictures, out / "scene.ply", resume=True, seed=5))
+    stop_after(monkeypatch, 2, Killed())  # 4 chunks: two are there
+    reconstruct(asked(pictures, out / "scene.ply", resume=True))
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_full_disk_leaves_nothing_but_what_resume_needs(tmp_path, plane_backbone, monkeypatch, resume):
+    from lite3r_cli.long import pass_store
+
+    pictures, out = folder_of(tmp_path / "photos", 10), tmp_path / "out"
+    write = pass_store.write_bytes
+
+    def full(path, *parts):
+        if "pass-00002" in str(path):
+            raise OutputError(f"{path}: cannot be written: the disk is full")
+        write(path, *parts)
+
+    monkeypatch.setattr(pass_store, "write_bytes", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        reconstruct(asked(pictures, out / "scene.ply", resume=resume))
+    assert ([p.name for p in out.iterdir()] if out.exists() else []) == [".scene.ply.lite3r-chunks"] * resume
+
+
+def test_options_that_need_one_pass_are_refused_by_name(tmp_path, plane_backbone):
+    pictures = folder_of(tmp_path / "photos", 6)
+    with pytest.raises(UsageError, match="--format mesh does not go with chunks"):
+        reconstruct(replace(asked(pictures, tmp_path / "scene.ply"), formats=("mesh",)))
+    with pytest.raises(UsageError, match="--chunk takes auto, off or a number"):
+        LongConfig("2")
+
+
+def test_mini_in_three_chunks(tmp_path):
+    """The network that ships inside, from end to end: the cameras stay near those of one pass."""
+    pictures = Path(__file__).parents[2] / "sample_scenes" / "desk" / "images"
+    found = {}
+    for chunk in ("4", "off"):
+        config = asked(pictures, tmp_path / chunk / "scene.ply", chunk)
+        config = replace(config, input=replace(config.input, max_views=8, keep_unrelated=True), formats=("tum", "glb"))
+        reconstruct(config)
+        found[chunk] = read_cameras_json(tmp_path / chunk / "scene" / "cameras.json")
+    poses, whole = (np.stack([view.cam_from_world for view in found[chunk]]) for chunk in ("4", "off"))
+    assert len(poses) == 8 and (tmp_path / "4" / "scene" / "trajectory.txt").exists()
+    turns = np.degrees(geometry.rotation_angle(poses[:, :, :3] @ whole[:, :, :3].transpose(0, 2, 1)))
+    assert np.median(turns) < 15
