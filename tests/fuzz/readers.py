@@ -167,7 +167,7 @@ def _masks() -> Reader:
     def read(folder: Path) -> str | None:
         from lite3r_cli.io.masks import Target, find_masks, load_mask
 
-        found, _ = find_masks(folder, [Target("a.jpg", folder / "a.jpg")], True)
+        found, _ = find_masks(folder, [Target("a.jpg", folder / "a.jpg")])
         mask = load_mask(found["a.jpg"], 48, 36, 6)
         return None if mask.shape == (36, 48) and mask.dtype == bool else f"mask {mask.shape} {mask.dtype}"
 
@@ -186,9 +186,12 @@ def _films() -> dict[str, bytes]:
         ("mkv", "ffv1"),
         ("mov", "mjpeg"),
         ("mpg", "mpeg2video"),
+        ("h264.mkv", "libx264"),
+        ("ts", "libx264"),
+        ("webm", "libvpx-vp9"),
     ):
         stream = io.BytesIO()
-        kind = {"mkv": "matroska", "mpg": "mpeg"}.get(suffix, suffix)
+        kind = {"mkv": "matroska", "h264.mkv": "matroska", "mpg": "mpeg", "ts": "mpegts"}.get(suffix, suffix)
         with av.open(stream, "w", format=kind) as out:
             track = out.add_stream(codec, rate=25)
             track.width, track.height = 64, 48
@@ -228,14 +231,21 @@ def _videos() -> Reader:
 def _depth() -> Reader:
     import cv2
 
+    array = io.BytesIO()
+    np.save(array, np.ones((36, 48), np.float32))
     deep = cv2.imencode(".png", np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 30)[1].tobytes()
 
     def make(r: random.Random) -> Files:
+        if r.random() < 0.3:
+            return {"d.npy": mutated(r, array.getvalue(), (array.getvalue(),))}
         return {"d.png": mutated(r, deep, corpus("PNG"), (png_chunk,))}
 
     def read(folder: Path) -> str | None:
+        from lite3r_cli.io.archives import read_npy
         from lite3r_cli.io.depth import read_depth_png
 
+        if (folder / "d.npy").exists():
+            return None if read_npy(folder / "d.npy").dtype.kind in "fiub" else "an array that is not of numbers"
         return None if np.isfinite(read_depth_png(folder / "d.png", 100.0)).all() else "depth that is not finite"
 
     return Reader(make, read)
@@ -430,6 +440,7 @@ class _TextCase:
             b"0 1 2 3 0 0 0 1\n1 1 2 3 0 0 0 1\n",
             b"50 0 24\n0 50 18\n0 0 1\n",
             b'{"K": [[50, 0, 24], [0, 50, 18], [0, 0, 1]]}',
+            b"WGS84\n8.5 47.3 400 10 20 a.jpg p1\n8.6 47.3 400 11 20 a.jpg p2\n",
         )
     )
 
@@ -439,10 +450,11 @@ class _TextCase:
 
     def read(self, folder: Path) -> str | None:
         from lite3r_cli.errors import Lite3RError
+        from lite3r_cli.io.control_points import read_control_points
         from lite3r_cli.io.intrinsics import read_intrinsics
         from lite3r_cli.io.tum import read_tum
 
-        for reader in (read_tum, read_intrinsics):
+        for reader in (read_tum, read_intrinsics, read_control_points):
             try:
                 reader(folder / "a.txt")
             except Lite3RError:
