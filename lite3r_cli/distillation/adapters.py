@@ -2,7 +2,8 @@
 
 A linear layer gets W + B A in the place of W, where A (rank, in) and B (out, rank) train and W stays (LoRA, Hu et al.,
 arXiv 2106.09685, with α = rank). The layers are those whose gradient is the largest on some batches (Aletheia, Saket,
-arXiv 2604.15351).
+arXiv 2604.15351). Matrices whose products stay exact have none: a checkpoint may store them in FP8, and a merged weight
+would be rounded once more there, which training would not have seen.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ class AdaptedLinear(nn.Linear):
         return f"{super().extra_repr()}, rank={len(self.lora_a)}, rounded={self.rounded}"
 
 
-def transformer_layers(network: nn.Module) -> dict[str, dict[str, nn.Linear]]:
-    """Name of each transformer layer, that which holds an attention module → its linear layers by their full names."""
+def transformer_layers(network: nn.Module, exact: Iterable[str]) -> dict[str, dict[str, nn.Linear]]:
+    """Name of each transformer layer, that which holds an attention module → its linear layers by their full names, but
+    for those of the linear branch and those whose weight one of the patterns `exact` matches.
+    """
+    exact = (*exact, *LINEAR_BRANCH)
     found: dict[str, dict[str, nn.Linear]] = {}
     for attention in attention_modules(network):
         layer = attention.rpartition(".")[0]
         for name, module in network.get_submodule(layer).named_modules(prefix=layer):
-            own = not any(fnmatchcase(f"{name}.weight", pattern) for pattern in LINEAR_BRANCH)
+            own = not any(fnmatchcase(f"{name}.weight", pattern) for pattern in exact)
             if isinstance(module, nn.Linear) and own:
                 found.setdefault(layer, {})[name] = module
     return found
@@ -131,16 +135,15 @@ def choose_layers(norms: Mapping[str, float], select: str) -> tuple[str, ...]:
     return tuple(name for name in reached if name in best)
 
 
-def adapt(network: nn.Module, layers: Iterable[str], rank: int, seed: int) -> list[str]:
-    """Put adapters on all linear layers of the transformer layers `layers`; the names of the parameters that they have.
+def adapt(network: nn.Module, layers: Mapping[str, Mapping[str, nn.Linear]], rank: int, seed: int) -> list[str]:
+    """Put adapters on the linear layers of `layers`, some of `transformer_layers`; the names of their parameters.
 
-    Raises UsageError for a rank that is no lower than that of a matrix.
+    Raises UsageError for a rank above that of a matrix.
     """
     generator = torch.Generator().manual_seed(seed)
-    known = transformer_layers(network)
     names = []
-    for layer in layers:
-        for name, linear in known[layer].items():
+    for linears in layers.values():
+        for name, linear in linears.items():
             most = min(linear.in_features, linear.out_features)
             if rank > most:
                 raise UsageError(

@@ -123,9 +123,8 @@ class Distiller:
         self.arithmetic.round(recipe.is_fp8(recipe.steps))
         network = Runner(self.student)  # not the one that talks to other processes after each backward pass
         batches = first_batches(self.data, recipe.probe_batches, recipe.seed)
-        norms = adapters.probe(
-            adapters.transformer_layers(self.student), (self.losses(batch, network)["total"] for batch in batches)
-        )
+        layers = adapters.transformer_layers(self.student, self.high_precision)
+        norms = adapters.probe(layers, (self.losses(batch, network)["total"] for batch in batches))
         self.optimiser.zero_grad()
         if self.worker.world > 1:  # each process has seen other batches
             found = torch.tensor(list(norms.values()), device=self.worker.device)
@@ -138,14 +137,16 @@ class Distiller:
         assert recipe.select is not None and recipe.rank is not None
         self.arithmetic.round(False)
         self.norms, self.adapted = norms, adapters.choose_layers(norms, recipe.select)
-        self.names = self.names + adapters.adapt(self.student, self.adapted, recipe.rank, recipe.seed)
+        layers = adapters.transformer_layers(self.student, self.high_precision)
+        chosen = {name: layers[name] for name in self.adapted}
+        self.names = self.names + adapters.adapt(self.student, chosen, recipe.rank, recipe.seed)
         self._set_up()
 
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
         self.depends_on.check(path, tell)
         if self.recipe.adapt != "none":
-            layers = adapters.transformer_layers(self.student)
+            layers = adapters.transformer_layers(self.student, self.high_precision)
             self._adapt(dict(zip(layers, model_tensor(path, PROBE, (len(layers),)).tolist())))
         self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
         self._saved = self.owns_folder = True

@@ -74,9 +74,7 @@ class Arithmetic:
         swap_linears(student, "fake-quant", lambda name, m: stays_exact(name) or isinstance(m, AdaptedLinear))
         swapped = {name: student.get_submodule(name) for name in linears}
         self.pairs = {name: (m, swapped[name]) for name, m in linears.items() if swapped[name] is not m}
-        self.adapted = [
-            m for name, m in linears.items() if isinstance(m, AdaptedLinear) and fits(m) and not stays_exact(name)
-        ]
+        self.adapted = [m for m in linears.values() if isinstance(m, AdaptedLinear) and fits(m)]
         self.rounded = True
         self.round(False)
 

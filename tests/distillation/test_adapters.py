@@ -34,6 +34,7 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Block
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
+from lite3r_cli.networks.family import exact_products
 from lite3r_cli.networks.sparsify import sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 
@@ -70,7 +71,7 @@ def test_what_is_written_is_what_was_trained_and_the_weights_stay(kind):
     new = made.new_tensors()
     weights = [name for name in new if not name.endswith("proj_lin.weight")]
     assert set(weights) == {
-        f"{linear}.weight" for layer in made.adapted for linear in transformer_layers(made.student)[layer]
+        f"{linear}.weight" for layer in made.adapted for linear in transformer_layers(made.student, HIGH)[layer]
     }
     assert all(not torch.equal(new[name], before[name]) for name in weights)
     own = dict(made.student.named_parameters())
@@ -108,7 +109,7 @@ def test_the_probe_measures_gradients_and_finds_the_largest():
         for i, block in enumerate(twin):
             weights = [m.weight for m in block.modules() if isinstance(m, torch.nn.Linear)]
             expected[str(i)] += float(torch.stack([w.grad.norm() for w in weights]).norm()) / 3
-    norms = probe(transformer_layers(blocks), losses(blocks))
+    norms = probe(transformer_layers(blocks, ()), losses(blocks))
     assert norms == pytest.approx(expected, rel=1e-4) and norms["1"] == 0
     assert max(norms, key=norms.__getitem__) == "2"
     assert choose_layers(norms, "1") == ("2",)
@@ -122,7 +123,9 @@ def test_the_probe_measures_gradients_and_finds_the_largest():
 def test_the_sum_is_what_is_rounded():
     """In FP8 arithmetic an adapted layer gives what a layer with the merged weight gives."""
     model = mini().requires_grad_(False)
-    adapt(model, ["blocks.3"], 3, 0)
+    layers = transformer_layers(model, [*HIGH, "blocks.3.attn.proj.weight"])
+    assert "blocks.3.attn.proj" not in layers["blocks.3"] and len(layers["blocks.3"]) == 3
+    adapt(model, {"blocks.3": layers["blocks.3"]}, 3, 0)
     for name, parameter in model.named_parameters():
         if name.endswith("lora_b"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -180,7 +183,8 @@ def test_the_checkpoint_has_no_adapters_and_says_what_was_trained(photographs, c
     (layer,) = report["adapted"]
     norms = report["gradient_norms"]
     assert layer == max(norms, key=norms.__getitem__) and layer in captured.err
-    assert report["trained"] == 3 * 16 * 16 + 2 * 32 * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1)
+    linears = transformer_layers(mini(), exact_products(mini()))[layer].values()
+    assert report["trained"] == 3 * 16 * 16 + sum(2 * (m.in_features + m.out_features) for m in linears)
     with safe_open(checkpoint, "pt") as teacher, safe_open(output, "pt") as student:
         assert not [name for name in student.keys() if "lora" in name]
         recipe = json.loads(student.metadata()["distillation"])
