@@ -1,7 +1,8 @@
 """Dense attention by the fastest way that a device has; which one that is, is decided here for all networks.
 
 On a GPU: FlashAttention-4 where it runs (`fa4_backend.py`), else torch's fused attention, with cuDNN's kernel first if
-the caller says so.
+the caller says so, or where a call is so long on a Hopper GPU that its speed pays for cuDNN's making a kernel for each
+new shape.
 
 On a CPU: torch's fused kernel multiplies bfloat16 at the speed of float32 on processors with AVX512-BF16 but without
 AMX; their matrix product is four times as fast. There a few queries at a time meet all keys: product, softmax, product,
@@ -27,6 +28,7 @@ from lite3r_cli.attention import fa4_backend
 from lite3r_cli.runtime import Choice
 
 TORCH, CUDNN, PRODUCTS, FA4 = "torch", "cudnn", "products", fa4_backend.NAME
+CUDNN_WORK = 2e13  # operations of one call (16 heads: 70,000 tokens) from which on cuDNN pays; it saves 1 s in 1e15
 LOGITS = 2**19  # of a chunk: two copies fit a core's cache
 SAMPLED = 4  # one of so many keys tells how high a row's logits go
 _left_out: ContextVar[tuple[str, ...]] = ContextVar("left_out", default=())
@@ -64,6 +66,12 @@ def _has(feature: str) -> bool:
 
 
 @cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether a device is a GPU of compute capability 9.0 or more."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= fa4_backend.CAPABILITY
+
+
+@cache
 def has_amx() -> bool:
     """Whether this processor has matrix units, which torch's fused attention uses."""
     return _has("amx_tile")
@@ -86,7 +94,8 @@ def choose_dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Choice
     reason = "left out" if FA4 in left_out else fa4_backend.reason_against(q, k)
     if reason is None:
         return Choice("auto", FA4, "it runs here, faster than torch's kernels")
-    if cudnn and CUDNN not in left_out:
+    long = q.dtype != torch.float32 and fa4_backend.operations(q, k) >= CUDNN_WORK and is_hopper(q.device)
+    if (cudnn or long) and CUDNN not in left_out:
         return Choice("auto", CUDNN, f"torch's kernels, cuDNN's first; no {FA4}: {reason}")
     return Choice("auto", TORCH, f"torch's kernels; no {FA4}: {reason}")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lite3r_cli.attention import dense as choices
 from lite3r_cli.attention import fa4_backend
 from lite3r_cli.attention.dense import CUDNN, FA4, TORCH, accounted, choose_dense, dense, fused_only, leaving_out
 from lite3r_cli.networks import standin
@@ -86,6 +87,18 @@ def test_what_does_not_suit_goes_another_way_with_the_reason(change, words, fres
     assert choice.chosen == CUDNN and words in choice.reason
     torch.testing.assert_close(dense(q, k, v), F.scaled_dot_product_attention(q, k, v))
     assert not stand_in.shapes
+
+
+def test_cudnn_is_tried_first_where_a_call_is_long_enough(monkeypatch):
+    q, k, v = operands()
+    monkeypatch.setattr(choices, "is_hopper", lambda device: True)
+    assert choose_dense(q, k, v).chosen == TORCH
+    monkeypatch.setattr(choices, "CUDNN_WORK", fa4_backend.operations(q, k))
+    assert choose_dense(q, k, v).chosen == CUDNN and choose_dense(*(t.float() for t in (q, k, v))).chosen == TORCH
+    with fused_only():
+        assert choose_dense(q, k, v).chosen == TORCH
+    monkeypatch.setattr(choices, "is_hopper", lambda device: False)
+    assert choose_dense(q, k, v).chosen == TORCH
 
 
 def test_gradients_and_comparisons_leave_it_out(fresh):
