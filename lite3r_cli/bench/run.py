@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lite3r_cli.networks.base import Network
 
+from ..attention.dense import accounted
 from ..config.benchmark import BenchConfig
 from ..console import Progress
 from ..engine.packing import Shape
@@ -91,6 +92,7 @@ def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
             rows, complaints = _measure(config, device, variants, sizes, rates, views, stand_in, step)
         bench.rows += rows
         wrong += complaints
+    bench.environment["variants"] = _descriptions(variants)
     operators = [asdict(check) for check in checks]
     bench.gate = {"passed": not wrong, "complaints": wrong, "operators": operators, "settings": gate.SETTINGS}
     if not wrong:
@@ -144,9 +146,13 @@ def _first_answers(
     for variant in variants:
         peak = peaks[variant.name] = Peak(device)
         own = variant.held + images[0].nbytes
-        for given in reversed(images):  # the answer to the first set comes last: on a GPU that of a graph's replay
-            with peak.watch(own):
-                answer = variant.run(given)
+        with accounted() as account:
+            for given in reversed(images):  # the answer to the first set comes last: on a GPU that of a graph's replay
+                with peak.watch(own):
+                    answer = variant.run(given)
+        if account:
+            most = max(account, key=account.__getitem__)
+            variant.choices[f"dense attention, {len(images[0])} views"] = f"{most.chosen}: {most.reason}"
         depth, confidence, cameras = answer
         answers[variant.name] = depth.cpu(), confidence.cpu(), cameras.cpu()
     reference = answers[next((v.name for v in variants if not v.sparse), variants[0].name)]
@@ -201,13 +207,17 @@ def _environment(runtime: Runtime, rates: Rates, variants: list[Variant], origin
         "dtype": runtime.dtype.chosen,
         "weights": origin,
         "rates": asdict(rates),
-        "variants": {v.name: {"description": v.description, **v.choices} for v in variants},
+        "variants": _descriptions(variants),
     }
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, **_driver(device)}
-        for package in ("triton", "transformer_engine"):
+        for package in ("triton", "transformer_engine", "flash-attn-4"):
             found[package] = _version(package)
     return found
+
+
+def _descriptions(variants: list[Variant]) -> dict[str, dict[str, str]]:
+    return {v.name: {"description": v.description, **v.choices} for v in variants}
 
 
 def _version(package: str) -> str:

@@ -149,6 +149,8 @@ def test_dense_columns_are_dense_for_every_checkpoint(tmp_path):
     assert (eager.attention, dense.attention, lite.attention) == ("dense", "dense", "sparse") and lite.skipped > 0
     words = {name: entry["description"] for name, entry in result.environment["variants"].items()}
     assert words["dense"].startswith("dense attention") and "% of packed tokens, lists of 64" in words["lite"]
+    computed = [entry for key, entry in result.environment["variants"]["dense"].items() if key.endswith(" views")]
+    assert computed and all(text.startswith("torch: ") and "flash-attention-4" in text for text in computed)
 
 
 def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch):
