@@ -67,6 +67,23 @@ def apart(found, expected) -> float:
     return float(torch.stack([(a.cuda() / b.cuda()).float().log().abs().mean() for a, b in pairs]).mean())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("asked", [Asked(), Asked("dense"), Asked("sla")], ids=["auto", "dense", "sla"])
+def test_masked_patches_are_no_keys(asked: Asked, dtype: str) -> None:
+    """Whatever the patches show that a mask covers, the cameras and the depth elsewhere are the same."""
+    images = pictures(4)
+    masks = [torch.zeros(picture.shape[1:], dtype=torch.bool) for picture in images]
+    masks[1][70:210, 140:350] = True  # whole patches
+    other = [torch.where(mask.cuda(), torch.rand_like(picture), picture) for picture, mask in zip(images, masks)]
+    planned = network("mini", asked, dtype)
+    expected, found = planned.predict(images, masks), planned.predict(other, masks)
+    torch.testing.assert_close(found.cam_from_world, expected.cam_from_world, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.depth[3], expected.depth[3], atol=1e-3, rtol=1e-2)
+    bare = planned.predict(images).cam_from_world, planned.predict(other).cam_from_world
+    assert not torch.allclose(*bare, atol=1e-3, rtol=1e-3)
+    assert planned.choices(planned.ran[:1])["masked"]["chosen"] == "left out"
+
+
 @pytest.mark.parametrize("name", ["mini", *STAND_INS])
 def test_the_dense_answers_of_both_engines_are_alike(name: str) -> None:
     images = pictures(5)
