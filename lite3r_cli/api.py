@@ -94,7 +94,7 @@ class Reconstructor:
         else:
             folder = None if masks is None else Path(from_home(os.fspath(masks)))  # type: ignore[arg-type]
             asked = from_keywords(InputConfig, given, inputs=paths, masks=folder)
-            found = find_images(asked, progress, told.append)
+            found = find_images(asked, progress, told.append, self.config.predict.model)
         return make_scene(replace(self.config, input=asked), self._predictor, found, progress, warnings=told)
 
     def _new_progress(self) -> console.Progress:

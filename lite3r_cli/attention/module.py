@@ -108,6 +108,13 @@ class SparseLinearAttention(Attention):
         self.skipped = q.new_zeros(()) if blocks is None else blocks.skipped
         return out
 
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As in Attention, every key kept; where the linear branch is a sum over all tokens, it is added."""
+        summed = self.config.mix == "sum" and (self.formula.feature, self.formula.linear_over) == ("elu", "all")
+        if self.backend == "dense" or not summed:
+            return super().meet(q, k, v)
+        return dense_and_linear(q, k, v, self.proj_lin.weight.to(v.dtype))
+
     def _mix_some(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
         """Among the tokens `keys` alone, of which `set_frames` was told; the others get nothing from across views."""
         self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])

@@ -214,11 +214,13 @@ def discover(
     strict: bool = False,
     recursive: bool = False,
     on_frame: OnFrame | None = None,
+    of_video: int | None = None,
 ) -> ImageSet:
     """The usable pictures of folders, files and videos, in natural order; what cannot be used is listed in `skipped`.
 
     `stride` keeps every n-th picture (and every n-th frame of each video), then `max_views` keeps that many evenly,
-    the first and the last included. A video gives at most `DEFAULT_VIEWS` frames where `max_views` is None.
+    the first and the last included. A video gives at most `of_video` frames (None: `DEFAULT_VIEWS`) where
+    `max_views` is None.
     `recursive` searches sub-folders, too. `on_frame` is told about the progress through a video. Raises UsageError for
     a path that does not exist, InputError if nothing usable is left and, if `strict`, for the first thing that would be
     skipped.
@@ -229,7 +231,7 @@ def discover(
         raise UsageError(f"--stride must be at least 1, not {stride}")
     journal = Journal(strict)
     items = _probe_all(collect([Path(path) for path in inputs], journal, recursive), max_pixels, journal)
-    plan = _decode_videos(items, max_views, stride, journal, on_frame)
+    plan = _decode_videos(items, max_views, stride, journal, on_frame, of_video or DEFAULT_VIEWS)
     records = [record for record in itertools.starmap(_record, plan) if record is not None]
     if not records:
         raise InputError(_nothing_left(journal))
@@ -308,7 +310,7 @@ def _probe_video(path: Path, max_pixels: int) -> Clip:
     return clip
 
 
-def _plan(items: Sequence[Item], max_views: int | None, stride: int) -> Plan:
+def _plan(items: Sequence[Item], max_views: int | None, stride: int, of_video: int) -> Plan:
     """What `stride` and `max_views` leave, as far as the videos' frame counts are known."""
     images = itertools.count()
     plan: Plan = []
@@ -316,7 +318,7 @@ def _plan(items: Sequence[Item], max_views: int | None, stride: int) -> Plan:
         if isinstance(item, Clip):
             frames: Sequence[int] = range(0, item.count, stride)
             if max_views is None:
-                frames = [frames[i] for i in even_indices(len(frames), DEFAULT_VIEWS)]
+                frames = [frames[i] for i in even_indices(len(frames), of_video)]
             plan += [(item, frame) for frame in frames]
         elif next(images) % stride == 0:
             plan.append((item, None))
@@ -324,12 +326,17 @@ def _plan(items: Sequence[Item], max_views: int | None, stride: int) -> Plan:
 
 
 def _decode_videos(
-    items: Sequence[Item], max_views: int | None, stride: int, journal: Journal, on_frame: OnFrame | None
+    items: Sequence[Item],
+    max_views: int | None,
+    stride: int,
+    journal: Journal,
+    on_frame: OnFrame | None,
+    of_video: int,
 ) -> Plan:
     """The final plan, its frames decoded; planned again while a video's true length differs from the stated one."""
     items = list(items)
     while True:
-        plan = _plan(items, max_views, stride)
+        plan = _plan(items, max_views, stride, of_video)
         settled = True
         for clip in [item for item in items if isinstance(item, Clip)]:
             try:
@@ -350,8 +357,8 @@ def _decode_videos(
         if clip.damaged:
             others = f", {len(clip.instead)} wanted ones are replaced by their neighbours" if clip.instead else ""
             journal.degrade(clip.path, f"{clip.damaged} of {clip.count} frames are damaged and left out{others}")
-        if max_views is None and len(range(0, clip.count, stride)) > DEFAULT_VIEWS:
-            chosen = f"{DEFAULT_VIEWS} of {clip.count} frames are used, evenly spread"
+        if max_views is None and len(range(0, clip.count, stride)) > of_video:
+            chosen = f"{of_video} of {clip.count} frames are used, evenly spread"
             journal.warnings.append(f"{printable(clip.path)}: {chosen}; --max-views takes more or fewer")
     return plan
 

@@ -24,6 +24,10 @@ class HalvesTable(tuple):
     """A RopeTable of another pairing: channel j of a head turns with channel j + D/2."""
 
 
+class NeighboursTable(tuple):
+    """A RopeTable of another pairing: channel 2j of a head turns with channel 2j + 1."""
+
+
 def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:
     """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
 
@@ -55,6 +59,9 @@ def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
     if isinstance(table, HalvesTable):
         a, b = x.chunk(2, dim=-1)
         return (x * cos + torch.cat([-b, a], dim=-1) * sin).to(x.dtype)
+    if isinstance(table, NeighboursTable):
+        turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+        return (x * cos + turned * sin).to(x.dtype)
     a, b, c, d = x.chunk(4, dim=-1)
     return (x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin).to(x.dtype)
 
@@ -72,18 +79,29 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: RopeTable | None = None, keys: Tensor | None = None) -> Tensor:
         """`keys` are the tokens that the others see, indices; None: all."""
+        return self.merge(self.mix(*self.project(x, rope), keys))
+
+    def project(self, x: Tensor, rope: RopeTable | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, T, C), each (B, H, T, D), turned and in one precision."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = self.mix(q.to(v.dtype), k.to(v.dtype), v, keys)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def merge(self, out: Tensor) -> Tensor:
+        """What `mix` or `meet` gave (B, H, T, D) → (B, T, C)."""
+        return self.proj(out.transpose(1, 2).flatten(2))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
         """softmax(q kᵀ / √D) v of (B, H, T, D) each, over the tokens `keys`; what other kinds of attention replace."""
         return dense(q, *((k, v) if keys is None else (k[:, :, keys], v[:, :, keys])))
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of (B, H, T, D) to other tokens than their own (B, H, M, D), every one of them."""
+        return dense(q, k, v)
 
 
 class Mlp(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,6 +49,16 @@ class RawOutput:
     belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
 
 
+@dataclass(frozen=True)
+class FrameAnswer:
+    """The answer for one frame of a stream, in the frame and the scale of the first frames."""
+
+    depth: Tensor  # (H, W) float32 z-depth, 0 = none
+    confidence: Tensor  # (H, W) float32, larger is better
+    cam_from_world: Tensor  # (3, 4) float32
+    K: Tensor  # (3, 3) float32, pixels of the network's input, pixel centres at +0.5
+
+
 class Network(nn.Module):
     """A multi-view network as `Family.build` makes it and `Checkpoint.load` fills it.
 
@@ -73,6 +83,19 @@ class Configurable(Protocol):
 
     def configure(self, **settings: Any) -> None:
         """Set them before predicting. Raises UsageError."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A network that sees the frames of a video one after the other, in bounded memory."""
+
+    def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
+        """`count` frames in, each (3, H, W) float32 RGB in [0, 1] of one size, as many answers out, in order."""
+        ...
+
+    def stream_memory(self, height: int, width: int, count: int) -> int:
+        """Bytes that `stream` keeps of so many frames of this size, beside what one frame takes."""
         ...
 
 

@@ -73,6 +73,7 @@ class Family:
     # What not every network has
     options: tuple[str, ...] = ()  # of OPTIONS; others than TOLD go to its method `configure`
     partial_cameras: bool = False  # whether `cameras` may be known of some views, or in some respects, alone
+    streams: bool = False  # whether it is a `networks.base.Streaming`
     fast: Callable[..., Any] | None = None  # (network, engine Settings) → its form for the fast engine
     recompute: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], dict[str, Tensor]] | None = None  # for parity
 

@@ -20,6 +20,7 @@ class ModelInfo:
     summary: str
     repository: str | None = None  # OWNER/NAME on the hub
     revision: str = hub.MAIN  # a commit, where one is pinned
+    streams: bool = False  # it sees the frames of a video one after the other, many of them
     file: str | None = None  # of the package or the repository; None: the only checkpoint of the repository
 
     @property

@@ -32,6 +32,15 @@ def _published() -> dict[str, ModelInfo]:
 MODELS: dict[str, ModelInfo] = _published()  # families from outside the package add theirs
 
 
+STREAMED = 1000  # frames that a stream takes of a video when --max-views does not say: as many as one cache serves
+
+
+def frames_of_video(name_or_path: str) -> int | None:
+    """How many frames of a video suit a model that is asked for by name; None: as many as suit all models."""
+    info = MODELS.get(name_or_path)
+    return STREAMED if info is not None and info.streams else None
+
+
 def find_checkpoint(name: str) -> Path | None:
     """Where the weights of a named model lie on this machine, or None."""
     info = MODELS[name]

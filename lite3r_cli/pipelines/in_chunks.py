@@ -40,7 +40,7 @@ def chunk_plan(
             raise UsageError(f"--chunk {asked.size}: {refused} does not go with chunks; use --chunk off")
         return plan_chunks(count, asked.size, "asked for")
     fits = int(SHARE * free_memory(predictor) / view_bytes(config, images, predictor))
-    if asked.chunk == "off" or count <= min(ONE_PASS, max(fits, SMALLEST_CHUNK)):
+    if asked.chunk == "off" or predictor.streams or count <= min(ONE_PASS, max(fits, SMALLEST_CHUNK)):
         return None
     why_not = f"{refused} does not go with chunks" if refused else None
     if why_not is None and not in_order(images):

@@ -38,7 +38,7 @@ from ..scene.view import View
 from ..stopping import responsive
 from ..world.known import back_into_given, place
 from ..world.undistort import UndistortedImages
-from . import known_cameras
+from . import known_cameras, streams
 from .as_views import to_views
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
@@ -149,6 +149,11 @@ class Predictor:
         return backbone, network
 
     @property
+    def streams(self) -> bool:
+        """Whether the network sees pictures one after the other; known before it is loaded."""
+        return self.checkpoint.spec.family.streams
+
+    @property
     def backbone(self) -> Backbone:
         """The network as it was loaded."""
         return self._loaded()[0]
@@ -196,7 +201,7 @@ class Predictor:
         digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
         records = [images.records[i] for i in kept]
         priors = self.beforehand.priors(records)
-        for text in focal_notes(priors, records):
+        for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
         with progress.stage("Predict") as step:
@@ -338,7 +343,7 @@ class Predictor:
         """
         device = self.runtime.torch_device
         try:
-            tensors = [torch.from_numpy(rgb).to(device).permute(2, 0, 1).float().div_(255) for rgb in batch]
+            tensors = streams.inputs(self.backbone, batch, device)
             masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
             prediction = self.network.predict(tensors, masks, tell, **cameras)
             prediction = Prediction(

@@ -19,6 +19,7 @@ from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped, discover
 from ..io.output_layout import files_of_run
+from ..networks.registry import frames_of_video
 from ..scene.view import View
 from ..world.undistort import UndistortedImages
 from .anchoring import anchor
@@ -84,7 +85,7 @@ class SceneRun:
 
     def find(self) -> None:
         """Look which images there are."""
-        self.images = find_images(self.config.input, self.progress, self.tell)
+        self.images = find_images(self.config.input, self.progress, self.tell, self.config.predict.model)
 
     def read(self, predictor: Predictor) -> None:
         """Decode them."""
@@ -286,7 +287,7 @@ def _group(
     from .grouping import explain, group_pictures, one_group
 
     count, indices = len(pictures.indices), pictures.indices
-    if config.input.keep_unrelated or count < 2:
+    if config.input.keep_unrelated or count < 2 or predictor.streams:
         return one_group(count), None
     made: list[Predictions] = []
 
@@ -359,8 +360,10 @@ def _with_known_lenses(images: ImageSet, found: Predictions) -> Predictions:
     return replace(found, views=views)
 
 
-def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet:
-    """The usable images of the inputs, in order; `tell` hears of what is skipped. Raises InputError, UsageError."""
+def find_images(config: InputConfig, progress: Progress, tell: Tell, model: str) -> ImageSet:
+    """The usable images of the inputs, in order, of a video as many as suit `model`; `tell` hears of what is skipped.
+    Raises InputError, UsageError.
+    """
     with progress.stage("Find images", minor=True):
         images = discover(
             config.inputs,
@@ -370,6 +373,7 @@ def find_images(config: InputConfig, progress: Progress, tell: Tell) -> ImageSet
             max_pixels=config.max_pixels,
             strict=config.strict,
             recursive=config.recursive,
+            of_video=frames_of_video(model),
         )
     for text in _told(images.skipped):
         tell(text)

@@ -13,7 +13,7 @@ import toy_network
 
 from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.networks import NETWORKS, registry
-from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction
+from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction, Streaming
 from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
 from lite3r_cli.networks.recognise import recognise
 
@@ -37,6 +37,8 @@ def test_the_facts_are_true_of_the_network(family, size):
     config = model.config
     assert isinstance(model, Backbone) and model.name == size == family.name_of(config) and family_of(model) is family
     assert isinstance(model.compute_dtype, torch.dtype) and model.patch_size >= 1
+    assert isinstance(model, Streaming) is family.streams
+    assert all(info.streams is family.streams for info in family.models)
     modules, weights = dict(model.named_modules()), [n for n, t in model.named_parameters() if t.ndim >= 2]
     across = family.global_layers(config)
     assert across and set(across) <= attention_modules(model).keys() and len(set(across)) == len(across)

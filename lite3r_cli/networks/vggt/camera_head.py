@@ -4,12 +4,15 @@ over the views' camera tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.layers.vit import Block, Mlp
 
+Attend = Callable[[int, int, nn.Module, Tensor], Tensor]
 POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal field of view
 
 
@@ -32,17 +35,21 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(dim, dim // 2, POSE_CHANNELS)
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
+        return self.refine(tokens, self.ROUNDS, lambda number, j, block, x: block(x))
+
+    def refine(self, tokens: Tensor, rounds: int, attend: Attend) -> list[Tensor]:
+        """As `forward`, in so many rounds; `attend` (round, number of a block, block, tokens) runs a block."""
         tokens = self.token_norm(tokens)
         pose = None
-        rounds = []
-        for _ in range(self.ROUNDS):
+        found = []
+        for number in range(rounds):
             # what goes round is the raw sum, before the ReLU on the fields of view
             given = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if pose is None else pose.detach()
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
             x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
-            for block in self.trunk:
-                x = block(x)
+            for j, block in enumerate(self.trunk):
+                x = attend(number, j, block, x)
             change = self.pose_branch(self.trunk_norm(x))
             pose = change if pose is None else given + change
-            rounds.append(torch.cat([pose[..., :7], F.relu(pose[..., 7:])], dim=-1))
-        return rounds
+            found.append(torch.cat([pose[..., :7], F.relu(pose[..., 7:])], dim=-1))
+        return found

@@ -1,0 +1,328 @@
+"""LingBot-Map: VGGT made causal. The first frames are seen together, every later one alone, with what a cache keeps.
+
+It has VGGT's parts, one more special token a frame, and a rotary code of time across frames. A frame sees the anchors
+and the latest frames in full, and six tokens of every frame between (`cache.py`). Parameter names are those of the
+published checkpoints. The first camera is the world frame; the scale is that of the first frames, and arbitrary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from lite3r_cli.attention.module import set_frames
+from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.errors import UsageError
+from lite3r_cli.layers import buckets as bk
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
+from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
+from lite3r_cli.layers.vit import Block, ModulesOf, NeighboursTable, patch_positions, rope_table
+from lite3r_cli.networks.base import FrameAnswer, Network, Prediction
+from lite3r_cli.networks.lingbot_map.cache import SPECIALS, FrameCache, Room, TokenCache, meet_cached, meet_each_other
+from lite3r_cli.networks.lingbot_map.plan import StreamPlan
+from lite3r_cli.networks.lingbot_map.windows import Chain, Part
+from lite3r_cli.networks.vggt.camera_head import CameraHead
+
+TIME, PLACE = 10, 11  # pairs of channels of a head that turn with time, and with each of row and column
+PERIOD = 10000.0
+
+
+@dataclass(frozen=True)
+class LingBotMapConfig:
+    """Sizes of a LingBot-Map."""
+
+    dim: int = 1024
+    pairs: int = 24  # of a block within frames and one across frames
+    heads: int = 16
+    encoder_depth: int = 24
+    encoder_heads: int = 16
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the depth head reads, the last pair among them
+    head_features: int = 256
+    head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    camera_depth: int = 4
+    camera_heads: int = 16
+    patch_size: int = 14
+    position_grid: int = 37
+
+
+LINGBOT_MAP = LingBotMapConfig()
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """The raw answer for frames that were seen together, in the authors' conventions."""
+
+    vectors: list[Tensor]  # of every round (B, S, 9): world_from_cam centre, quaternion, vertical and horizontal fov
+    depth: Tensor  # (B, S, H, W)
+    confidence: Tensor  # (B, S, H, W), above 1
+    tokens: list[Tensor]  # of the tapped pairs (B, S, 6 + N, 2C): within-frame half, across-frame half
+    time: range  # time index of each frame
+    keys: int  # that each token of these frames saw across frames
+    stored: bool
+
+
+class StreamAggregator(nn.Module):
+    """Image encoder, then pairs of a block within each frame and one across frames."""
+
+    def __init__(self, config: LingBotMapConfig):
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embed = ImageEncoder(
+            dim, config.encoder_depth, config.encoder_heads, config.patch_size, config.position_grid, mask_token=True
+        )
+        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first frame, every other frame
+        self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
+        self.scale_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # frames of the first pass, every other
+        self.frame_blocks, self.global_blocks = (
+            ModulesOf(
+                Block(dim, config.heads, norm_eps=1e-5, qk_norm=True, layer_scale=0.01) for _ in range(config.pairs)
+            )
+            for _ in range(2)
+        )
+
+    def embed(self, images: Tensor, first_pass: bool) -> Tensor:
+        """Images (B, S, 3, H, W) in [0, 1] → tokens (B, S, 6 + N, C)."""
+        batch, frames = images.shape[:2]
+        patches = self.patch_embed(bk.normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
+        kind = torch.ones(frames, dtype=torch.long, device=images.device)
+        if first_pass:
+            kind[0] = 0
+        scale = self.scale_token[:, torch.full_like(kind, 0 if first_pass else 1)]
+        special = torch.cat([self.camera_token[:, kind], self.register_token[:, kind], scale], dim=2)
+        return torch.cat([special.expand(batch, -1, -1, -1).to(patches.dtype), patches], dim=2)
+
+
+def time_table(times: Sequence[int], rows: int, columns: int, device: torch.device) -> NeighboursTable:
+    """cos and sin of the 3-D rotary code of frames with these time indices, (S·(6 + N), D) for a head of 64 channels.
+
+    Special token j stands at (f, j, j), the patch in row y and column x at (f, 6 + y, 6 + x).
+    """
+    special = torch.arange(SPECIALS, dtype=torch.float64, device=device)
+    y = torch.cat([special, (torch.arange(rows, device=device) + SPECIALS).repeat_interleave(columns).double()])
+    x = torch.cat([special, (torch.arange(columns, device=device) + SPECIALS).repeat(rows).double()])
+    slow, fast = (1 / PERIOD ** (torch.arange(n, dtype=torch.float64, device=device) / n) for n in (TIME, PLACE))
+    place = torch.cat([y[:, None] * fast, x[:, None] * fast], dim=-1)  # (6 + N, 22)
+    parts = [torch.cat([(f * slow).expand(len(place), -1), place], dim=-1) for f in times]
+    angle = torch.cat(parts).repeat_interleave(2, dim=-1)
+    return NeighboursTable((angle.cos().float(), angle.sin().float()))
+
+
+class Stream:
+    """One pass over frames of one size: what is known of those before, and the next step."""
+
+    def __init__(self, network: LingBotMap, plan: StreamPlan, count: int):
+        config = network.config
+        self.network, self.plan = network, plan
+        self.time = 0  # frames stored so far
+        room = Room(plan.anchors, plan.window, plan.stored(count))
+        self.frames = [FrameCache(room) for _ in range(config.pairs)]
+        self.cameras = [[TokenCache(room.frames) for _ in range(config.camera_depth)] for _ in range(plan.rounds)]
+
+    def first(self, images: Tensor, keep: bool = True) -> FrameOutput:
+        """The first frames (B, F, 3, H, W) in [0, 1], which see each other; `keep`: later frames will see them."""
+        return self._run(images, first_pass=True, keep=keep)
+
+    def next(self, image: Tensor, keep: bool) -> FrameOutput:
+        """The next frame (B, 1, 3, H, W); `keep`: later frames will see it."""
+        return self._run(image, first_pass=False, keep=keep)
+
+    def _run(self, images: Tensor, first_pass: bool, keep: bool) -> FrameOutput:
+        network = self.network
+        count, grid = images.shape[1], network.grid(images)
+        time = range(self.time, self.time + count)
+        with bk.trunk_precision(images.device, network.compute_dtype):
+            taps, keys = self._aggregate(images, grid, time, first_pass, keep)
+        depth, confidence = network.decode_depth(taps, grid)
+        vectors = self._cameras(taps[-1][:, :, 0].float(), first_pass, keep)
+        if keep:
+            self.time += count
+        return FrameOutput(vectors, depth, confidence, taps, time, keys, keep)
+
+    def _aggregate(
+        self, images: Tensor, grid: tuple[int, int], time: range, first_pass: bool, keep: bool
+    ) -> tuple[list[Tensor], int]:
+        aggregator, config = self.network.aggregator, self.network.config
+        count, tokens = len(time), SPECIALS + grid[0] * grid[1]
+        within = rope_table(patch_positions(*grid, SPECIALS, images.device), config.dim // config.heads, published=True)
+        across = time_table(time, *grid, images.device)
+        x = aggregator.embed(images, first_pass)
+        if first_pass:
+            frames = [Frames(count, tokens, SPECIALS, grid)]
+            set_frames((block.attn for block in aggregator.global_blocks), frames, 0, images.device)
+        taps = []
+        keys = count * tokens
+        for i, (near, far) in enumerate(zip(aggregator.frame_blocks, aggregator.global_blocks)):
+            a = near(x.flatten(0, 1), within).unflatten(0, x.shape[:2])
+            cache = self.frames[i]
+            if first_pass:
+                b, k, v = meet_each_other(far, a.flatten(1, 2), across)
+                for one in range(count if keep else 0):
+                    part = slice(one * tokens, (one + 1) * tokens)
+                    cache.store(k[:, :, part], v[:, :, part])
+            else:
+                b = meet_cached(far, a.flatten(1, 2), across, cache, keep)
+                keys = cache.end + (0 if keep else tokens)
+            x = b.unflatten(1, x.shape[1:3])
+            if i in config.taps:
+                taps.append(torch.cat([a, x], dim=-1))
+        return taps, keys
+
+    def _cameras(self, tokens: Tensor, first_pass: bool, keep: bool) -> list[Tensor]:
+        def attend(number: int, j: int, block: nn.Module, x: Tensor) -> Tensor:
+            cache = self.cameras[number][j]
+            if not first_pass:
+                return meet_cached(block, x, None, cache, keep)
+            x, k, v = meet_each_other(block, x, None)
+            if keep:
+                cache.store(k, v)
+            return x
+
+        return self.network.camera_head.refine(tokens, self.plan.rounds, attend)
+
+
+class LingBotMap(Network):
+    """`head_frames` may be set before predicting, and `plan`, which is otherwise chosen by the number of frames."""
+
+    def __init__(self, config: LingBotMapConfig = LINGBOT_MAP, name: str = "lingbot-map"):
+        super().__init__()
+        self.name, self.config, self.patch_size = name, config, config.patch_size
+        self.compute_dtype = torch.float32
+        self.head_frames: int | None = None  # frames that the depth head works on at a time; None: what suits
+        self.plan: StreamPlan | None = None
+        self.aggregator = StreamAggregator(config)
+        self.camera_head = CameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
+        dense = DPTConfig(2 * config.dim, config.head_features, config.head_stages, 2, True, True)
+        self.depth_head = DPTHead(dense, config.patch_size)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def decode_depth(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Depth and confidence (B, S, H, W) from tapped tokens (B, S, 6 + N, 2C)."""
+        patches = [t[:, :, SPECIALS:] for t in taps]
+        raw = bk.in_chunks(lambda t: self.depth_head([x.float() for x in t], *grid), patches, self.head_frames)
+        depth, confidence = raw.unflatten(0, taps[0].shape[:2]).exp().unbind(2)
+        return depth, 1 + confidence
+
+    def together(self, images: Tensor) -> FrameOutput:
+        """Frames (B, S, 3, H, W) in [0, 1] that all see each other, as the first pass does; with gradients."""
+        count = images.shape[1]
+        return Stream(self, StreamPlan(first=count), count).first(images, keep=False)
+
+    def outputs(self, frames: Iterable[Tensor], count: int, plan: StreamPlan) -> Iterator[tuple[FrameOutput, bool]]:
+        """`count` frames (B, 3, H, W) → the raw answers in the order of work, those of the first pass together, and
+        whether a window begins with each.
+        """
+        source = Replayed(frames, plan.overlap_of(count) if plan.cut is not None else 0)
+        for window in plan.windows(count):
+            stream = Stream(self, plan, len(window))
+            first = min(plan.first, len(window))
+            yield stream.first(torch.stack(list(islice(source, first)), dim=1)), True
+            for i, frame in enumerate(islice(source, len(window) - first), first):
+                yield stream.next(frame[:, None], plan.is_key(i)), False
+            source.go_back()
+
+    @torch.inference_mode()
+    def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
+        """`count` frames in, each (3, H, W) float32 RGB in [0, 1] of one size, sides multiples of the patch size; as
+        many answers out, in order. Raises UsageError for frames of several sizes.
+        """
+        plan = self.plan or StreamPlan.for_frames(count)
+        device = self.aggregator.camera_token.device
+        raw = self.outputs((frame[None] for frame in _of_one_size(frames, device)), count, plan)
+        for part in Chain(plan, count).stitched(raw):
+            yield from _answers(part)
+
+    def stream_memory(self, height: int, width: int, count: int) -> int:
+        """Bytes of the cache for so many frames of this size; an overlap of windows comes on top, as pictures."""
+        plan, config = self.plan or StreamPlan.for_frames(count), self.config
+        longest = max(len(window) for window in plan.windows(count))
+        frames = plan.stored(longest)
+        tokens = SPECIALS + (height // self.patch_size) * (width // self.patch_size)
+        half = self.compute_dtype in bk.HALF_PRECISION
+        across = 2 * config.pairs * Room(plan.anchors, plan.window, frames).tokens(tokens) * config.dim
+        cameras = 2 * plan.rounds * config.camera_depth * (frames + 1) * 2 * config.dim
+        return across * (2 if half else 4) + cameras * 4
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor]) -> Prediction:
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size, as
+        a stream in this order. Smaller ones than the largest are shown with white around them.
+        """
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        depth, confidence, poses, K = [], [], [], []
+        answers = self.stream((_padded(image, height, width) for image in images), len(images))
+        for image, answer in zip(images, answers, strict=True):
+            rows, columns = image.shape[1:]
+            top, left = _corner(image, height, width)
+            window = (slice(top, top + rows), slice(left, left + columns))
+            depth.append(answer.depth[window].clone())
+            confidence.append(answer.confidence[window].clone())
+            shifted = answer.K.clone()
+            shifted[:2, 2] -= torch.tensor([left, top], dtype=torch.float32)
+            poses.append(answer.cam_from_world)
+            K.append(shifted)
+        return Prediction(depth, confidence, torch.stack(poses), torch.stack(K))
+
+
+class Replayed:
+    """An iterator over frames that can go back by as many as two windows share."""
+
+    def __init__(self, frames: Iterable[Tensor], shared: int):
+        self._source = iter(frames)
+        self._again: Iterator[Tensor] = iter(())
+        self._latest: deque[Tensor] = deque(maxlen=shared)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        frame = next(self._again, None)
+        frame = next(self._source) if frame is None else frame
+        self._latest.append(frame)
+        return frame
+
+    def go_back(self) -> None:
+        """The latest frames come again."""
+        self._again = iter(list(self._latest))
+
+
+def _of_one_size(frames: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    size = None
+    for frame in frames:
+        size = size or frame.shape
+        if frame.shape != size:
+            raise UsageError(f"a stream has frames of one size, not of {tuple(size[1:])} and {tuple(frame.shape[1:])}")
+        yield frame.to(device)
+
+
+def _corner(image: Tensor, height: int, width: int) -> tuple[int, int]:
+    """Row and column of an image inside a larger one, as the authors centre it."""
+    return (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+
+
+def _padded(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    top, left = _corner(image, height, width)
+    whole = image.new_ones(3, height, width)
+    whole[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return whole
+
+
+def _answers(part: Part) -> Iterator[FrameAnswer]:
+    """Frames of the first scene of a batch."""
+    vectors = part.vectors[0].cpu()
+    size = torch.tensor(part.depth.shape[-2:], dtype=torch.float32)
+    poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])
+    K = pose.usable_intrinsics(vectors[:, 7:], size.expand(len(vectors), 2))
+    for i in range(len(vectors)):
+        yield FrameAnswer(part.depth[0, i].cpu(), part.confidence[0, i].cpu(), poses[i], K[i])

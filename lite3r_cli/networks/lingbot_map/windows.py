@@ -1,0 +1,143 @@
+"""Windows of a stream chained into one scene: each is moved by the similarity that fits it to the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lite3r_cli.layers.heads import pose
+from lite3r_cli.networks.lingbot_map.plan import StreamPlan
+
+if TYPE_CHECKING:
+    from lite3r_cli.networks.lingbot_map.network import FrameOutput
+
+SMALLEST_DEPTH = 1.1920929e-7  # of a pixel that tells the scale
+SCALES = (1e-3, 1e3)  # no window is scaled beyond
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of some frames that follow one another."""
+
+    vectors: Tensor  # (B, S, 9): world_from_cam centre, quaternion (scalar last), vertical and horizontal field of view
+    depth: Tensor  # (B, S, H, W)
+    confidence: Tensor  # (B, S, H, W)
+    is_key: Tensor  # (S,) bool, frames that were stored
+
+    def __len__(self) -> int:
+        return self.vectors.shape[1]
+
+    def __getitem__(self, some: slice) -> Part:
+        return Part(self.vectors[:, some], self.depth[:, some], self.confidence[:, some], self.is_key[some])
+
+    @staticmethod
+    def joined(parts: list[Part]) -> Part:
+        """Several, one behind the other."""
+        vectors, depth, confidence = (
+            torch.cat([getattr(p, name) for p in parts], 1) for name in ("vectors", "depth", "confidence")
+        )
+        return Part(vectors, depth, confidence, torch.cat([p.is_key for p in parts]))
+
+    def moved(self, by: Moved) -> Part:
+        """In another world frame and scale."""
+        centre = by.scale[:, None, None] * (self.vectors[..., :3] @ by.rotation.mT) + by.translation[:, None]
+        rotation = by.rotation[:, None] @ pose.rotation_from_quaternion(self.vectors[..., 3:7])
+        quaternion = pose.quaternion_from_rotation(rotation)
+        vectors = torch.cat([centre, quaternion, self.vectors[..., 7:]], dim=-1)
+        return Part(vectors, by.scale[:, None, None, None] * self.depth, self.confidence, self.is_key)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A similarity of each scene of a batch: X → s R X + t."""
+
+    scale: Tensor  # (B,)
+    rotation: Tensor  # (B, 3, 3)
+    translation: Tensor  # (B, 3)
+
+    @classmethod
+    def nowhere(cls, part: Part) -> Moved:
+        """The identity."""
+        batch, like = len(part.vectors), part.vectors
+        return cls(like.new_ones(batch), torch.eye(3).to(like).expand(batch, -1, -1), like.new_zeros(batch, 3))
+
+
+def fit(before: Part, now: Part) -> Moved:
+    """The similarity that takes the first frames of a window, `now`, to the last ones of the window before, which is
+    moved already; frame by frame they are the same pictures.
+
+    The scale is the lower median of the depths' ratios over all frames that both windows stored; the last of these
+    fixes rotation and translation.
+    """
+    count = min(len(before), len(now))
+    if not count:
+        return Moved.nowhere(now)
+    before, now = before[:count], now[:count]
+    both = (before.is_key & now.is_key).nonzero()[:, 0].tolist() or [0]
+    scale = torch.stack([_scale(a, b) for a, b in zip(before.depth[:, both], now.depth[:, both])])
+    a, b = before.vectors[:, both[-1]], now.vectors[:, both[-1]]
+    rotation = pose.rotation_from_quaternion(a[:, 3:7]) @ pose.rotation_from_quaternion(b[:, 3:7]).mT
+    translation = a[:, :3] - scale[:, None] * (rotation @ b[:, :3, None])[..., 0]
+    return Moved(scale, rotation, translation)
+
+
+def _scale(before: Tensor, now: Tensor) -> Tensor:
+    usable = before.isfinite() & now.isfinite() & (now.abs() > SMALLEST_DEPTH)
+    if not usable.any():
+        return before.new_ones(())
+    return (before[usable] / now[usable]).median().clamp(*SCALES)
+
+
+class Chain:
+    """Puts the windows of `count` frames together as they come; `moves` are those of the windows so far."""
+
+    def __init__(self, plan: StreamPlan, count: int):
+        self.windows, self.overlap = plan.windows(count), plan.overlap_of(count)
+        self.moves: list[Moved] = []
+
+    def stitched(self, outputs: Iterable[tuple[FrameOutput, bool]]) -> Iterator[Part]:
+        """Raw answers in the order of work, and whether a window begins with each → every frame once, in order.
+
+        A frame of an overlap comes from the later window. A window is held back until its overlap is known.
+        """
+        number, done = -1, 0  # of the window, and its frames that are known
+        before: Part | None = None  # the last frames of the window before, moved
+        waiting: list[Part] = []
+        for output, begins in outputs:
+            if begins:
+                if number >= 0:
+                    before = Part.joined(waiting) if waiting else None
+                number, done, waiting = number + 1, 0, []
+            part = Part(
+                output.vectors[-1], output.depth, output.confidence, torch.full((len(output.time),), output.stored)
+            )
+            done += len(part)
+            if len(self.windows) == 1:
+                yield part
+                continue
+            if len(self.moves) <= number:  # the window's place is not known yet
+                waiting.append(part)
+                if number and done < min(self.overlap, len(self.windows[number])):
+                    continue
+                raw = Part.joined(waiting)
+                self.moves.append(fit(before, raw) if before is not None else Moved.nowhere(raw))
+                ready, waiting = raw.moved(self.moves[-1]), []
+            else:
+                ready = part.moved(self.moves[-1])
+            yield from self._given(number, done, ready, waiting)
+
+    def _given(self, number: int, done: int, ready: Part, waiting: list[Part]) -> Iterator[Part]:
+        """What of moved frames, the last of which is number `done` of its window, no later window sees again; the rest
+        goes to `waiting`.
+        """
+        last = number == len(self.windows) - 1
+        end = len(self.windows[number]) - (0 if last else self.overlap)
+        given = max(0, min(len(ready), end - (done - len(ready))))
+        if given:
+            yield ready[:given]
+        if given < len(ready):
+            waiting.append(ready[given:])

@@ -1,0 +1,51 @@
+"""Networks that see a video as a stream: how many of its frames, what they keep of them, and one picture at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..networks.base import Streaming
+
+
+class Inputs(Sequence[Tensor]):
+    """Pictures (h, w, 3) uint8 as tensors (3, h, w) in [0, 1] on a device, each made when it is asked for."""
+
+    def __init__(self, pictures: Sequence[np.ndarray], device: torch.device):
+        self._pictures, self._device = pictures, device
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, i: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Inputs: ...
+
+    def __getitem__(self, i: int | slice) -> Tensor | Inputs:
+        if isinstance(i, slice):
+            return Inputs(self._pictures[i], self._device)
+        return torch.from_numpy(self._pictures[i]).to(self._device).permute(2, 0, 1).float().div_(255)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+
+def inputs(backbone: object, pictures: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
+    """What `predict` is given: a list, or for a stream one picture at a time."""
+    found = Inputs(pictures, device)
+    return found if isinstance(backbone, Streaming) else list(found)
+
+
+def notes(backbone: object, pictures: Sequence[np.ndarray]) -> list[str]:
+    """What a stream will keep in memory, before it begins."""
+    if not isinstance(backbone, Streaming):
+        return []
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    size = backbone.stream_memory(height, width, len(pictures)) / 2**30
+    return [f"stream of {len(pictures)} frames of {width}x{height} pixels: {size:.2f} GiB for what is kept of them"]
