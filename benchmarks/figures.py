@@ -239,6 +239,36 @@ def many_views() -> str:
     return table(("views", *_ACCURACY_HEAD), lines)
 
 
+def attention_cpu() -> str:
+    """Sparse against dense attention on two quiet cores."""
+    lines = []
+    rows = [(run, row) for run in load("attention-cpu")["runs"] for row in run["results"]]
+    for _, row in sorted(rows, key=lambda each: (each[1]["dtype"], round(each[1]["skipped"], 2), each[1]["views"])):
+        factor = row["dense_s"] / row["sparse_s"]
+        cells = [row["dtype"], f"{100 * row['skipped']:.0f} %", f"{row['views']}", f"{row['tokens']:,}"]
+        lines.append([*cells, f"{1e3 * row['dense_s']:,.0f} ms", f"{1e3 * row['sparse_s']:,.0f} ms", f"{factor:.2f} ×"])
+    return table(("arithmetic", "skipped", "views", "tokens", "dense", "sparse", "dense / sparse"), lines)
+
+
+def int8_cpu() -> str:
+    """A linear layer of `mini` in int8 beside bfloat16."""
+    names = {"attn.qkv": "`qkv`", "attn.proj": "`proj`", "mlp.fc1": "`fc1`", "mlp.fc2": "`fc2`"}
+    kinds = {
+        "bfloat16": "bfloat16",
+        "int8 by token and row": "int8, a scale a token and a row (`torch._int_mm`)",
+        "int8, the product alone": "the product of that alone",
+        "int8, dynamic": "int8, one scale for all activations (torch's dynamic layer, oneDNN)",
+        "FP8, emulated": "FP8, emulated",
+    }
+    rows = {(row["kind"], row["layer"]): row for row in load("int8-cpu")["results"]}
+    lines = []
+    for kind, words in kinds.items():
+        times = [f"{1e3 * rows[kind, layer]['cpu_s']:.0f} ms" for layer in names]
+        errors = [100 * rows[kind, layer]["error"] for layer in names]
+        lines.append([words, *times, f"{min(errors):.1f} to {max(errors):.1f} %"])
+    return table(("arithmetic", *names.values(), "error of the output"), lines)
+
+
 CARD = {
     "auc5": "AUC@5",
     "auc15": "AUC@15",
@@ -311,6 +341,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "flash-networks": lambda: table(*attention_tables.networks(load("fa4-h100"))),
     "packed-accuracy": packed_accuracy,
     "many-views": many_views,
+    "attention-cpu": attention_cpu,
+    "int8-cpu": int8_cpu,
     "paper": paper,
     "card-fp8": lambda: card("mini"),
     "card-half": lambda: card("a16.safetensors"),

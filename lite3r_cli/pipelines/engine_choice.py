@@ -35,9 +35,10 @@ HALF = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Crossover:
-    """From how many tokens on sparse attention is faster than dense attention; None: at no length that was measured."""
+    """From how many tokens on sparse attention is faster than dense attention, where it keeps at most so much of it."""
 
-    tokens: int | None
+    keep_ratio: float
+    tokens: int | None  # None: at no length that was measured
     words: str
 
     @property
@@ -47,11 +48,19 @@ class Crossover:
         return f"dense attention below {self.tokens:,} tokens, where it is faster: {self.words}"
 
 
-# Kind of processor → what was measured on it.
+# Kind of processor and of arithmetic → what was measured (benchmarks/attention_cpu.py, docs/performance.md); the first
+# row counts that keeps as much as is asked for.
 CROSSOVERS = {
-    "cuda": Crossover(4096, "lists of tiles cost more than they save"),
-    "cpu": Crossover(None, "a quarter of the keys costs as much as all of them; measured up to 14,816 tokens"),
-    "cpu with AMX": Crossover(None, "it has matrix units for dense attention; measured up to 14,816 tokens"),
+    "cuda": (Crossover(1.0, 4096, "lists of tiles cost more than they save"),),
+    "cpu float32": (
+        Crossover(0.1, 7408, "a tenth of the keys, 1.3 to 1.6 times as fast from there on"),
+        Crossover(1.0, None, "a quarter of the keys takes 1.5 times as long as all; measured up to 14,816 tokens"),
+    ),
+    "cpu bfloat16 with AMX": (
+        Crossover(0.1, 14816, "a tenth of the keys, 1.3 to 1.6 times as fast from there on"),
+        Crossover(1.0, None, "a quarter of the keys takes 1.1 times as long as all, or more; up to 14,816 tokens"),
+    ),
+    "cpu bfloat16": (Crossover(1.0, None, "sparse attention was not measured in bfloat16 without AMX"),),
 }
 
 
@@ -110,9 +119,13 @@ class Machine:
             te=te.reason_against() or (None if on_gpu else "Transformer Engine needs a GPU"),
         )
 
-    @property
-    def crossover(self) -> Crossover:
-        return CROSSOVERS["cpu with AMX" if self.amx else self.device]
+    def crossover(self, keep_ratio: float) -> Crossover:
+        """Where sparse attention that keeps so much begins to pay on this device, in this arithmetic."""
+        kind = self.device
+        if kind == "cpu":
+            amx = " with AMX" if self.amx and self.dtype in HALF else ""
+            kind = f"cpu {'bfloat16' if self.dtype in HALF else 'float32'}{amx}"
+        return next(row for row in CROSSOVERS[kind] if keep_ratio <= row.keep_ratio)
 
 
 @dataclass(frozen=True)
@@ -206,17 +219,17 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
     reason = row.reason.format(asked=asked.words if asked.wish == SPARSE else "")
     if row.form == DENSE:
         return Choice(asked.attention, DENSE, reason), None, 0
-    crossover = 0
-    if row.may_cross:
-        measured = machine.crossover
-        if measured.tokens is None and asked.wish == "auto":
-            return Choice(asked.attention, DENSE, measured.reason), None, 0
-        crossover, reason = measured.tokens or 0, f"{reason}; {measured.reason}"
     ratio = asked.keep_ratio
     if ratio is None and holds == "dense":
         ratio = LiteConfig.default_keep_ratio
     views: dict[str, Any] = {} if asked.keep_views is None else {"keep_views": asked.keep_views}
     sparse = settle(network.across, network.sparse, ratio, **views)
+    crossover = 0
+    if row.may_cross:
+        measured = machine.crossover(sparse.keep_ratio)
+        if measured.tokens is None and asked.wish == "auto":
+            return Choice(asked.attention, DENSE, measured.reason), None, 0
+        crossover, reason = measured.tokens or 0, f"{reason}; {measured.reason}"
     if sparse.keep_views is not None:
         reason = f"{reason}; a query sees the keys of {sparse.keep_views} views at most"
     return Choice(asked.attention, SPARSE, reason), sparse, crossover

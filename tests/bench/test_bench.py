@@ -128,7 +128,7 @@ def small_vggt(monkeypatch):
     monkeypatch.setattr(variants, "network", make)
     gpu = Machine("cuda", "bfloat16", scaled_mm="not here")  # the kernels' twins stand for the kernels
     monkeypatch.setattr(Machine, "of", lambda device, dtype: gpu)
-    monkeypatch.setitem(CROSSOVERS, "cuda", Crossover(0, "for this test"))
+    monkeypatch.setitem(CROSSOVERS, "cuda", (Crossover(1, 0, "for this test"),))
     monkeypatch.setattr("lite3r_cli.attention.config.SHALLOW", 0)  # the settings of the deep networks it stands for
 
 
@@ -154,8 +154,7 @@ def test_dense_columns_are_dense_for_every_checkpoint(tmp_path):
 
 
 def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch):
-    monkeypatch.setitem(CROSSOVERS, "cpu", Crossover(7000, "measured"))
-    monkeypatch.setitem(CROSSOVERS, "cpu with AMX", Crossover(7000, "measured"))
+    monkeypatch.setitem(CROSSOVERS, "cpu float32", (Crossover(1, 7000, "measured"),))
     assert main("bench --views 2 -r 56x84 --repeats 1 --device cpu --compare dense,lite --dtype float32".split()) == 0
     printed = capsys.readouterr().out
     assert "lite (dense attention)" in printed and "below 7,000 tokens" in printed.replace("\n", " ")

@@ -28,6 +28,7 @@ CHECKPOINTS = {
     "dense": VGGT,
     "converted": replace(VGGT, sparse=SparseConfig(ACROSS)),
     "converted to 0.5": replace(VGGT, sparse=settle(ACROSS, None, 0.5)),
+    "converted to 0.1": replace(VGGT, sparse=settle(ACROSS, None, 0.1)),
     "distilled": replace(VGGT, sparse=settle(ACROSS, None, 0.5), training="branch", fp8_trained=True),
     "all trained": replace(VGGT, sparse=settle(ACROSS, None, 0.5), training="weights", fp8_trained=True),
     "official": replace(
@@ -42,6 +43,7 @@ asked    | checkpoint       | cpu       | amx   | gpu       | old gpu
 auto     | dense            | dense     | dense | dense     | dense
 auto     | converted        | dense     | dense | dense     | dense
 auto     | converted to 0.5 | dense     | dense | 0.5 >4096 | 0.5 >4096
+auto     | converted to 0.1 | 0.1 >7408 | 0.1 >14816 | 0.1 >4096 | 0.1 >4096
 auto     | distilled        | 0.5       | 0.5   | 0.5       | 0.5
 auto     | all trained      | 0.5       | 0.5   | 0.5       | 0.5
 auto     | official         | 0.3       | 0.3   | 0.3       | 0.3
@@ -49,6 +51,7 @@ auto     | official, 1.0    | 1.0       | 1.0   | 1.0       | 1.0
 sla      | dense            | 0.25      | 0.25  | 0.25      | 0.25
 sla      | converted        | 0.25      | 0.25  | 0.25      | 0.25
 sla      | converted to 0.5 | 0.5       | 0.5   | 0.5       | 0.5
+sla      | converted to 0.1 | 0.1       | 0.1   | 0.1       | 0.1
 sla      | distilled        | 0.5       | 0.5   | 0.5       | 0.5
 sla      | all trained      | 0.5       | 0.5   | 0.5       | 0.5
 sla      | official         | 0.3       | 0.3   | 0.3       | 0.3
@@ -56,6 +59,7 @@ sla      | official, 1.0    | 1.0       | 1.0   | 1.0       | 1.0
 auto 0.1 | dense            | 0.1       | 0.1   | 0.1       | 0.1
 auto 0.1 | converted        | 0.1       | 0.1   | 0.1       | 0.1
 auto 0.1 | converted to 0.5 | 0.1       | 0.1   | 0.1       | 0.1
+auto 0.1 | converted to 0.1 | 0.1       | 0.1   | 0.1       | 0.1
 auto 0.1 | distilled        | 0.1       | 0.1   | 0.1       | 0.1
 auto 0.1 | all trained      | 0.1       | 0.1   | 0.1       | 0.1
 auto 0.1 | official         | 0.1       | 0.1   | 0.1       | 0.1
@@ -63,6 +67,7 @@ auto 0.1 | official, 1.0    | 0.1       | 0.1   | 0.1       | 0.1
 lite     | dense            | 0.25      | 0.25  | 0.25 >4096 | 0.25 >4096
 lite     | converted        | 0.25      | 0.25  | 0.25 >4096 | 0.25 >4096
 lite     | converted to 0.5 | 0.5       | 0.5   | 0.5 >4096 | 0.5 >4096
+lite     | converted to 0.1 | 0.1 >7408 | 0.1 >14816 | 0.1 >4096 | 0.1 >4096
 lite     | distilled        | 0.5       | 0.5   | 0.5       | 0.5
 lite     | all trained      | 0.5       | 0.5   | 0.5       | 0.5
 lite     | official         | 0.3       | 0.3   | 0.3       | 0.3
