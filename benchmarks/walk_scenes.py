@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -41,6 +43,7 @@ class Walk:
     scene: Scene
     K: np.ndarray  # (3, 3)
     cam_from_world: np.ndarray  # (S, 3, 4)
+    height: int  # of the pictures that K is for
 
 
 def ring(perimeter: float, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +86,7 @@ def make_walk(frames: int, loops: bool, seed: int, height: int, width: int, atla
     pose = look_at(position, position + look, rng.normal(0, math.radians(0.7), frames))
     focal = 0.5 * width / math.tan(math.radians(FIELD) / 2)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-    return Walk(scene, K, pose)
+    return Walk(scene, K, pose, height)
 
 
 def _cover(d: Draw, catalog: Catalog, names: tuple[str, ...], metres: tuple[float, float], half, mode=UV.BOX):
@@ -130,26 +133,40 @@ def _street(d: Draw, catalog: Catalog, perimeter: float) -> Scene:
     return b.finish(world, Stage(-half, half, np.zeros((1, 3)), {"walk": 1.0}), "walk")
 
 
-def render_walk(walk: Walk, atlas: Atlas, height: int, width: int, device: str = "cpu", samples: int = 2):
-    """Yields for each frame its picture (H, W, 3) uint8 and its z-depth (H, W) in metres, 0 = sky. All frames have one
-    exposure, as those of a camera that was set once."""
-    batch = pack([walk.scene])
-    batch = type(batch)(*(part.to(device) for part in vars(batch).values()))
-    texels = atlas.texels.to(device)
-    cast = RAYCASTERS[torch.device(device).type]
-    exposure = None
+def exposure_of(walk: Walk, atlas: Atlas, height: int, width: int, device: str = "cpu") -> float:
+    """That of a camera which was set once, by the first frame."""
+    linear, _ = _cast(walk, atlas, walk.cam_from_world[:1], height // 4, width // 4, device, 1, 0)
+    average = np.exp(np.log(linear.mean(2).cpu().numpy() + 1e-3).mean())
+    return float(walk.scene.environment[65] ** 2 / average)
+
+
+def render_walk(
+    walk: Walk, atlas: Atlas, height: int, width: int, device: str = "cpu", samples: int = 2,
+    exposure: float | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """For each frame its picture (H, W, 3) uint8 and its z-depth (H, W) in metres, 0 = sky."""
+    exposure = exposure_of(walk, atlas, height, width, device) if exposure is None else exposure
+    atlas = atlas.to(device)
     for first in range(0, len(walk.cam_from_world), 16):
         poses = walk.cam_from_world[first : first + 16]
-        rows = np.concatenate([np.tile(walk.K.reshape(9), (len(poses), 1)), poses.reshape(-1, 12)], 1)
-        cameras = torch.from_numpy(rows.astype(np.float32))[None].to(device).contiguous()
-        bias = -0.25 * (samples - 1) ** 0.5
-        linear, depth = cast(batch, texels, cameras, height, width, samples, bias, first)
-        if exposure is None:
-            average = torch.exp(torch.log(linear.mean(2) + 1e-3).mean())
-            exposure = batch.environment[0, 65].square() / average
+        linear, depth = _cast(walk, atlas, poses, height, width, device, samples, first)
         shown = torch.sqrt(1 - torch.exp(-1.15 * exposure * linear))[0]
         pictures = (shown * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         yield from zip(pictures, depth[0].float().cpu().numpy())
+
+
+def _cast(
+    walk: Walk, atlas: Atlas, poses: np.ndarray, height: int, width: int, device: str, samples: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear colour (1, S, 3, H, W) and z-depth (1, S, H, W); on a GPU by CUDA where CuPy is there, else by torch."""
+    batch = pack([walk.scene])
+    batch = type(batch)(*(part.to(device) for part in vars(batch).values()))
+    K = np.diag([height / walk.height, height / walk.height, 1.0]) @ walk.K
+    rows = np.concatenate([np.tile(K.reshape(9), (len(poses), 1)), poses.reshape(-1, 12)], 1)
+    cameras = torch.from_numpy(rows.astype(np.float32))[None].to(device).contiguous()
+    kind = "cuda" if torch.device(device).type == "cuda" and find_spec("cupy") else "cpu"
+    bias = -0.25 * (samples - 1) ** 0.5
+    return RAYCASTERS[kind](batch, atlas.to(device).texels, cameras, height, width, samples, bias, seed)
 
 
 def write_walk(

@@ -62,18 +62,26 @@ class Assembly:
 class Passes:
     """Reads the views of passes as they go into the scene."""
 
-    def __init__(self, store: PassStore, passes: Sequence[Pass], bare: Callable[[int], View], focal: bool) -> None:
+    def __init__(
+        self,
+        store: PassStore,
+        passes: Sequence[Pass],
+        bare: Callable[[int], View],
+        focal: bool = True,
+        used: Sequence[bool] | None = None,
+    ) -> None:
         self.store, self.passes, self._bare = store, passes, bare
-        self.present = [set(store.views(k)) for k in range(len(passes))]
+        used = [True] * len(passes) if used is None else used
+        self.present = [set(store.views(k)) if used[k] else set() for k in range(len(passes))]
         self.focal = self._common_focal() if focal else None
 
     def _common_focal(self) -> float | None:
         """The median focal length of all views, as a share of the width; None where pictures differ in size or lens."""
-        seen = [(k, i) for k in range(len(self.passes)) for i in self.store.views(k)]
+        seen = [(k, i) for k, present in enumerate(self.present) for i in sorted(present)]
         views = {i: self._bare(i) for _, i in seen}
         if len({(v.width, v.height) for v in views.values()}) > 1:
             return None
-        values = [self.store.cameras(k)[0][:, 0, 0] for k in range(len(self.passes))]
+        values = [self.store.cameras(k)[0][:, 0, 0] for k, present in enumerate(self.present) if present]
         width = next(iter(views.values())).width
         return float(np.median(np.concatenate(values))) / width
 

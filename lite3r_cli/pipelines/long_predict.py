@@ -41,12 +41,13 @@ def predict_passes(
     progress: Progress,
     check: Callable[[], None],
     into: Predicted,
+    stage: str = "Predict",
 ) -> None:
     """Predict those of the passes that are not on the disk; the number of passes[0] is `first`.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
-    with progress.stage("Predict", total=len(passes)) as step:
+    with progress.stage(stage, total=len(passes)) as step:
         began, new = time.perf_counter(), 0
         for k, wanted in enumerate(passes):
             if not work.store.has(first + k, wanted):
@@ -88,10 +89,11 @@ def bare_view(images: ImageSet, position: int) -> View:
 
 
 def stand_passes(
-    images: ImageSet, passes: Sequence[Pass], work: WorkFolder, config: AssemblyConfig = AssemblyConfig()
-) -> tuple[list[Assembly], Passes]:
-    """Where all passes stand, in one scene or several."""
-    read = Passes(work.store, passes, lambda position: bare_view(images, position), config.focal)
+    images: ImageSet, passes: Sequence[Pass], used: Sequence[bool], work: WorkFolder,
+    config: AssemblyConfig = AssemblyConfig(),
+) -> tuple[list[Assembly], Passes]:  # fmt: skip
+    """Where the passes that are `used` stand, in one scene or several."""
+    read = Passes(work.store, passes, lambda position: bare_view(images, position), config.focal, used)
     return assemble(read, config), read
 
 

@@ -16,6 +16,7 @@ from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
 from .depth_request import depth_warnings
 from .long_fuse import confidence_threshold, fuse_pieces, lazy_views
+from .long_loops import Loops, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
 from .predict import Predictions, Predictor
 from .result import Scene, plain
@@ -46,15 +47,19 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, plan: ChunkPlan) -> Re
             run.tell(f"skipped {item.name}: {item.reason}")
         for text in predicted.warnings:
             run.tell(text)
+        loops = Loops([], [], [])
+        if config.long.loops and len(passes) > 2:
+            loops = close_loops(config, images, predictor, plan, work, progress, run.check, predicted)
+        passes += loops.passes
         with progress.stage("Align"):
-            assemblies, read = stand_passes(images, passes, work)
+            assemblies, read = stand_passes(images, passes, [True] * len(plan.chunks) + loops.accepted, work)
         for text in warnings_of(assemblies):
             run.tell(text)
         parts = [
             _part(run, images, predictor, predicted, assembly, read, main=k == 0)
             for k, assembly in enumerate(assemblies)
         ]
-        scene = _scene(run, images, predictor, predicted, parts, account(plan, passes, assemblies))
+        scene = _scene(run, images, predictor, predicted, parts, account(plan, passes, loops, assemblies))
         report = run.write(scene, predictor)
         work.done()
         return report
@@ -148,13 +153,14 @@ def _scene(
     return replace(scenes[0], parts=tuple(scenes[1:]))
 
 
-def account(plan: ChunkPlan, passes: list[Pass], assemblies: list[Assembly]) -> dict[str, Any]:
+def account(plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[Assembly]) -> dict[str, Any]:
     """For run.json: the passes, how they lie to each other, and what came of it."""
     return {
         "size": plan.size,
         "overlap": plan.overlap,
         "reason": plan.reason,
         "passes": [each.as_dict() for each in passes],
+        "loops": loops.account,
         "scenes": [
             {
                 "passes": sorted(scene.nodes),

@@ -1,0 +1,151 @@
+"""Places that a sequence comes back to: found by what pictures show, then asked of the network.
+
+Some pictures of the sequence, evenly spread, get local features and one descriptor each: the residuals of the features
+to a small vocabulary of the set itself, summed by word (VLAD, Jégou et al., CVPR 2010), signed roots. Those that are
+alike and far apart in order are compared feature by feature (world/ties.py). What passes is predicted together: views
+around both places in one pass. It is a loop only if the depth of one half, seen from the other, agrees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..scene.consistency import Surfaces, VoterMap, correspondences
+from ..scene.view import View, known_depth
+from ..world.ties import Keypoints, evidence, find_keypoints
+from .chunk_plan import LOOP, ChunkPlan, Pass
+
+PLACES = 400  # pictures that are compared, at most
+_SIDE, _FEATURES = 518, 500
+_WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
+_SURE = -8.0  # evidence of a candidate: thousands of pairs are asked, where TIED is for one
+_ASKED = 6  # pictures that each place is compared with, feature by feature
+_LOOPS = 1.0  # passes at most, for each chunk
+_SEEN, _AGREE, _SAME = 0.1, 0.5, 0.1  # share of pixels that both see, of those the share that agrees, relative
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two views far apart in order that show the same, by their features."""
+
+    first: int
+    second: int
+    evidence: float  # decimal logarithm of the number of false alarms
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"views": [self.first, self.second], "evidence": round(self.evidence, 1)}
+
+
+def find_candidates(
+    plan: ChunkPlan, picture: Callable[[int], np.ndarray], step: Callable[[], None] = lambda: None
+) -> list[Candidate]:
+    """Pairs of views of one place, the surest first, no two about the same; `picture(i)` gives view i (h, w, 3).
+
+    Views closer to each other than a chunk is long are no candidates: chunks see to them.
+    """
+    spacing = max(1, plan.size // 6, -(-plan.views // PLACES))
+    places = list(range(0, plan.views, spacing))
+
+    def look(i: int) -> Keypoints:
+        found = find_keypoints(picture(i), _SIDE, _FEATURES)
+        step()
+        return found
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        features = list(pool.map(look, places))
+    likeness = descriptors(features) @ descriptors(features).T
+    apart = np.abs(np.subtract.outer(places, places)) >= 2 * plan.size - plan.overlap
+    likeness[~apart] = -np.inf
+    asked = {
+        (min(a, b), max(a, b))
+        for a in range(len(places))
+        for b in np.argsort(-likeness[a], kind="stable")[:_ASKED].tolist()
+        if np.isfinite(likeness[a, b])
+    }
+    found = [Candidate(places[a], places[b], evidence(features[a], features[b])) for a, b in sorted(asked)]
+    return suppressed([each for each in found if each.evidence < _SURE], plan)
+
+
+def suppressed(found: Sequence[Candidate], plan: ChunkPlan) -> list[Candidate]:
+    """The surest candidates, none of which has both ends within half a chunk of a surer one's."""
+    kept: list[Candidate] = []
+    for each in sorted(found, key=lambda c: (c.evidence, c.first, c.second)):
+        near = any(max(abs(each.first - k.first), abs(each.second - k.second)) < plan.size // 2 for k in kept)
+        if not near and len(kept) < max(1, round(_LOOPS * len(plan.chunks))):
+            kept.append(each)
+    return kept
+
+
+def joint_pass(candidate: Candidate, plan: ChunkPlan) -> Pass:
+    """The views around both ends, as many as a chunk has."""
+    half = plan.size // 2
+    views: set[int] = set()
+    for end in (candidate.first, candidate.second):
+        start = min(max(end - half // 2, 0), plan.views - half)
+        views |= set(range(start, start + half))
+    return Pass(LOOP, tuple(sorted(views)))
+
+
+def halves_agree(views: Sequence[View], first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
+    """Of the views `first` and `second` of one pass: the largest share of a view's pixels that a view of the other half
+    sees, and of what is seen the share whose depth agrees.
+    """
+    surfaces = Surfaces([VoterMap(view, known_depth(view) > 0) for view in views])
+    seen = agrees = most = 0.0
+    for one, other in ((first, second), (second, first)):
+        for i in one:
+            for j in other:
+                ratio = correspondences(surfaces, i, j)[2]
+                hit = ratio > 0
+                most = max(most, float(hit.mean()))
+                seen += float(hit.sum())
+                agrees += float((np.abs(ratio[hit] - 1) < _SAME).sum())
+    return most, agrees / max(seen, 1.0)
+
+
+def is_loop(most: float, agree: float) -> bool:
+    """Whether `halves_agree` says that both halves show one place."""
+    return most >= _SEEN and agree >= _AGREE
+
+
+# --- descriptors ------------------------------------------------------------------------------------------------------
+
+
+def descriptors(features: Sequence[Keypoints]) -> np.ndarray:
+    """(N, D) float32 unit vectors; what all pictures have in common is taken out."""
+    everything = np.concatenate([f.descriptors for f in features])
+    if len(everything) < _WORDS:
+        return np.zeros((len(features), 1), np.float32)
+    words = _vocabulary(everything[:: max(1, len(everything) // _SAMPLE)])
+    sums = np.stack([_residuals(f.descriptors, words) for f in features])
+    sums -= sums.mean(0)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+
+
+def _vocabulary(sample: np.ndarray) -> np.ndarray:
+    """k-means from evenly spread seeds: the same for the same pictures."""
+    words = sample[np.linspace(0, len(sample) - 1, _WORDS).astype(int)].copy()
+    for _ in range(_ROUNDS):
+        nearest = (sample @ words.T - (words**2).sum(1) / 2).argmax(1)
+        for k in range(_WORDS):
+            mine = sample[nearest == k]
+            if len(mine):
+                words[k] = mine.mean(0)
+    return words
+
+
+def _residuals(found: np.ndarray, words: np.ndarray) -> np.ndarray:
+    sums = np.zeros_like(words)
+    if len(found):
+        nearest = (found @ words.T - (words**2).sum(1) / 2).argmax(1)
+        np.add.at(sums, nearest, found - words[nearest])
+    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    flat = np.sign(sums) * np.sqrt(np.abs(sums))
+    return flat.ravel() / max(float(np.linalg.norm(flat)), 1e-9)
