@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks import registry, standin
@@ -29,12 +28,15 @@ def network(name: str, device: torch.device, seed: int) -> tuple[Network, str]:
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, device: torch.device, seed: int) -> None:
-    """The distributions of `standin`, drawn on the device: seconds instead of minutes for a billion values."""
+def _fill(model: Network, device: torch.device, seed: int) -> None:
+    """The distributions of `standin`, drawn on the device: seconds instead of minutes for a billion values; constants
+    have their own values.
+    """
+    known = model.constants()
     make = torch.Generator(device).manual_seed(seed)
     for name, tensor in model.state_dict().items():
         normal = torch.randn(tensor.shape, generator=make, device=device)
-        tensor.copy_(standin.spread_out(name, tuple(tensor.shape), normal))
+        tensor.copy_(known[name] if name in known else standin.spread_out(name, tuple(tensor.shape), normal))
 
 
 def image_sets(count: int, views: int, height: int, width: int, device: torch.device, seed: int) -> list[torch.Tensor]:

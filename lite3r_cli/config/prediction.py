@@ -288,7 +288,7 @@ class PredictConfig:
         str,
         Option(
             ATTENTION_PANEL,
-            "fast: mini, VGGT and Depth-Anything-3 by fused kernels, on a GPU; ordinary: layer by layer; "
+            "fast: mini, VGGT, Depth-Anything-3 and pi3 by fused kernels, on a GPU; ordinary: layer by layer; "
             "auto is fast with sla or FP8.",
             metavar="HOW",
         ),

@@ -60,11 +60,15 @@ class Prepared:
     sizes: Tensor  # (S, 2) height and width of each view, pixels, float32
 
     @classmethod
-    def of(cls, shape: Shape, patch_size: int, specials: int, settings: Settings, device: torch.device) -> Prepared:
+    def of(
+        cls, shape: Shape, patch_size: int, specials: int, settings: Settings, device: torch.device,
+        reference: bool = True,
+    ) -> Prepared:  # fmt: skip
+        """`reference`: one of the views is what the others refer to."""
         packing = Packing.of(shape, patch_size, specials)
         return cls(
             packing,
-            Plans(packing, settings.query_tiles, settings.crossover, device),
+            Plans(packing, settings.query_tiles, settings.crossover, device, reference),
             torch.arange(packing.tokens, device=device, dtype=torch.int32),
             [torch.tensor(bucket.views, device=device) for bucket in packing.buckets],
             torch.tensor(packing.places, device=device),

@@ -73,8 +73,11 @@ class SparsePlan:
 class Plans:
     """The plans of one set of images, made when a layer first asks: layers of one kind share one."""
 
-    def __init__(self, packing: Packing, query_tiles: int, crossover: int, device: torch.device):
+    def __init__(
+        self, packing: Packing, query_tiles: int, crossover: int, device: torch.device, reference: bool = True
+    ):
         self.packing, self.query_tiles, self.crossover, self.device = packing, query_tiles, crossover, device
+        self.reference = reference  # whether a view is
         self._made: dict[tuple, SparsePlan | PackedPlan] = {}
 
     def across(self, layer: SparseLayer | None) -> SparsePlan | PackedPlan | None:
@@ -104,7 +107,7 @@ class Plans:
         if not config.tiles:
             frames = tuple(replace(part, grid=None) for part in frames)
         layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
-        if config.protect != "reference":
+        if config.protect != "reference" or not self.reference:
             return from_layout(layout, group, layout.most_protected, self.device)
         largest = int(layout.frame[layout.frame >= 0].bincount().max())  # blocks of one frame
         plan = from_layout(layout, group, layout.most_protected + largest, self.device)

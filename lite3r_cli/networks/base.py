@@ -76,6 +76,10 @@ class Network(nn.Module):
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1]; sizes may differ between images."""
         raise NotImplementedError
 
+    def constants(self) -> dict[str, Tensor]:
+        """Tensors of its state dict that nobody trained, with the values that published checkpoints have."""
+        return {}
+
 
 @runtime_checkable
 class Configurable(Protocol):

@@ -19,6 +19,7 @@ from lite3r_cli.networks.da3.network import DA3, GIANT, SIZES, DA3Config, KnownC
 from lite3r_cli.networks.fast_form import TwoForms, fast_runner
 from lite3r_cli.networks.mini import known
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.networks.pi3.network import Pi3, Pi3Config
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.networks.vggt.recompute import vggt_from
@@ -35,6 +36,7 @@ HEAD = {"head_features": 16, "head_stages": (8, 8, 16, 16)}
 SMALL = {  # as deep as it takes to have every kind of layer
     "vggt": lambda: VGGT(VGGTConfig(64, 4, 2, 2, 2, (0, 1, 2, 3), **HEAD, camera_depth=1, camera_heads=2)),
     "da3": lambda: DA3(DA3Config(64, 8, 2, 3, (4, 5, 6, 7), **HEAD, camera_heads=2, camera_depth=1)),
+    "pi3": lambda: Pi3(Pi3Config(64, 4, 2, 1, 2, 64, 2, 1, 32, 32, position_grid=5)),
     "mini": lambda: Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16)),
 }
 VIEWS, HEIGHT, WIDTH, SEED = 5, 84, 112, 3

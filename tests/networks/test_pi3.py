@@ -9,6 +9,8 @@ from test_published import published_keys
 from lite3r_cli.attention.module import SparseConfig, attach
 from lite3r_cli.networks.base import KnownCameras
 from lite3r_cli.networks.family import families, family_of, global_layers_of
+from lite3r_cli.networks.pi3.fast import nearest_rotation_by_powers
+from lite3r_cli.networks.pi3.heads import nearest_rotation
 from lite3r_cli.networks.pi3.network import PI3, PI3X, Pi3, Pi3Config, Pi3XConfig, intrinsics_from_points
 
 SIZES = {
@@ -105,6 +107,14 @@ def test_intrinsics_come_back_from_points():
     x, y = (u - 20) / 90 * z, (v[:, None] - 15) / 93 * z
     K = intrinsics_from_points(torch.stack([x, y, z], -1))
     torch.testing.assert_close(K[0], torch.tensor([[90.0, 0, 20], [0, 93, 15], [0, 0, 1]]), rtol=1e-5, atol=1e-4)
+
+
+def test_the_nearest_rotation_needs_no_decomposition():
+    generator = torch.Generator().manual_seed(2)
+    matrices = torch.randn(200, 3, 3, generator=generator)
+    matrices[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # half a turn: the scalar part is 0
+    expected = nearest_rotation(matrices)
+    torch.testing.assert_close(nearest_rotation_by_powers(matrices), expected, rtol=0, atol=1e-5)
 
 
 def test_pi3_and_pi3x_are_told_apart():

@@ -8,6 +8,7 @@ import math
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, count_layers, last_two
 from lite3r_cli.networks.pi3.answer import answer
+from lite3r_cli.networks.pi3.fast import FastPi3
 from lite3r_cli.networks.pi3.loader import by_area
 from lite3r_cli.networks.pi3.network import PI3, PI3X, REGISTERS, Pi3, Pi3Config, Pi3XConfig
 from lite3r_cli.networks.pi3.published import PI3_MODEL, PI3X_MODEL
@@ -70,6 +71,7 @@ PI3_FAMILY = Family(
     heads=HEADS,
     answer=answer,
     scale="arbitrary",
+    fast=FastPi3,
     recompute=recompute,
 )
 FAMILIES = (
@@ -89,6 +91,7 @@ FAMILIES = (
             scale="metric",
             options=("cameras", "depth"),
             partial_cameras=True,
+            fast=None,
         )
     ),
 )
