@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from .regular import BadImage
@@ -32,6 +33,7 @@ _CONTAINERS = (  # what stands where at the start of a video file: (offset, byte
 )
 # The codec's name in MP4 (ISO 14496-12, section 8.5.2), Matroska and AVI.
 _CODEC = re.compile(rb"stsd.{12}(.{4})|\x86.{0,2}(V_[A-Z0-9/_]{2,24})|vids(.{4})", re.DOTALL)
+_MOST_BOXES = 1_000_000  # at the top: a fragmented film has two a fragment
 _LOOKED_THROUGH = 1 << 20  # bytes at the start and at the end
 
 
@@ -51,6 +53,14 @@ def require_container(stream: BinaryIO) -> None:
         raise BadImage("truncated: the video ends before its index (moov), so no frame can be found")
 
 
+def holds_another(stream: BinaryIO) -> bool:
+    """Whether a second MP4 follows the first in the same file, as `cat` joins them: no decoder sees it."""
+    stream.seek(0)
+    if stream.read(8)[4:] not in _MP4_STARTS:
+        return False
+    return [kind for kind, _, _ in _boxes(stream)].count(b"moov") > 1
+
+
 def codec_name(stream: BinaryIO) -> str:
     """What the container calls the codec of its first video, for a message; "unknown" where that is not found."""
     size = stream.seek(0, os.SEEK_END)
@@ -64,18 +74,25 @@ def codec_name(stream: BinaryIO) -> str:
 
 
 def _has_mp4_index(stream: BinaryIO) -> bool:
-    """Walk the top-level boxes (ISO 14496-12, section 4.2) to `moov`."""
+    size = stream.seek(0, os.SEEK_END)
+    return any(kind == b"moov" and position + length <= size for kind, position, length in _boxes(stream))
+
+
+def _boxes(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and length of the boxes at the top (ISO 14496-12, section 4.2), the first ones of a hostile file."""
     size = stream.seek(0, os.SEEK_END)
     position = 0
-    while position + 8 <= size:
+    for _ in range(_MOST_BOXES):
+        if position + 8 > size:
+            return
         stream.seek(position)
         head = stream.read(16)
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if head[4:8] == b"moov":
-            return length == 0 or position + length <= size
-        if length < 8:  # 0 = up to the end of the file; below 8 is no box
-            return False
+        elif length == 0:  # up to the end of the file
+            length = size - position
+        if length < 8:
+            return
+        yield head[4:8], position, length
         position += length
-    return False

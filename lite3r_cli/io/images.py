@@ -350,6 +350,9 @@ def _decode_videos(
         if settled:
             break
     for clip in [item for item in items if isinstance(item, Clip)]:
+        if clip.is_joined:
+            text = "two videos joined in one file: only the first is seen; join them with ffmpeg, or give both"
+            journal.warnings.append(f"{printable(clip.path)}: {text}")
         if clip.ends_early:
             journal.degrade(clip.path, f"ends early: {clip.count} of {clip.stated} frames can be decoded and are used")
         if clip.missing:

@@ -124,10 +124,22 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
     files = [item for group in found.values() for item in sorted(group, key=lambda item: natural_key(item.path.name))]
     once: dict[str, Found] = {}
     for item in files:
-        once.setdefault(os.path.realpath(item.path), item)
+        once.setdefault(_identity(item.path), item)
     if len(once) < len(files):
-        journal.warnings.append(f"{len(files) - len(once)} files were named twice, or by two paths, and are used once")
+        doubles = [item for item in files if item not in once.values()]
+        text = f"named twice, or by two paths, and used once: {', '.join(printable(d.path) for d in doubles[:3])}"
+        more = f" and {len(doubles) - 3} more" if len(doubles) > 3 else ""
+        journal.warnings.append(text + more)
     return _told_apart(list(once.values()))
+
+
+def _identity(path: Path) -> str:
+    """The same for all paths and hard links of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return f"{status.st_dev}:{status.st_ino}" if status.st_ino else os.path.realpath(path)
 
 
 def _told_apart(files: Sequence[Found]) -> list[Found]:
@@ -140,6 +152,11 @@ def _told_apart(files: Sequence[Found]) -> list[Found]:
         item if count[item.name] == 1 else Found(item.path, item.path.absolute().relative_to(common).as_posix())
         for item in files
     ]
+
+
+def _said_of_misnamed(files: Sequence[Path]) -> str:
+    what = "file holds a picture, but its name does" if len(files) == 1 else "files hold pictures, but their names do"
+    return f"{len(files)} {what} not end like it (first: {printable(files[0].name)})"
 
 
 def _holds(path: Path) -> bool:
@@ -180,6 +197,7 @@ class _Search:
         self.top, self.journal, self.recursive, self.given = top, journal, recursive, given
         self.outputs = written_above(top)
         self.seen: set[str] = set()
+        self.misnamed: list[Path] = []  # pictures whose names do not end like it
 
     def run(self) -> Iterable[tuple[Path, list[Found]]]:
         """(folder, its pictures, or else its video). What is missing is told to the journal."""
@@ -245,10 +263,8 @@ class _Search:
         account.unread, account.others = dict(unread_kinds), dict(+others)
         self._tell_unread(folder, unread_files, images)
         if misnamed:
-            what = f"{len(misnamed)} files hold pictures, but their names do not end like it"
-            self.journal.warnings.append(
-                f"{printable(folder)}: {what} (first: {printable(misnamed[0].name)}): not used"
-            )
+            self.misnamed += misnamed
+            self.journal.warnings.append(f"{printable(folder)}: {_said_of_misnamed(misnamed)}: not used")
         if images and videos:
             more = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
             text = f"{printable(videos[0])}{more}: a video beside images is used only if named itself"
@@ -300,6 +316,8 @@ class _Search:
             hint = f"name that one, or take all with --recursive ({count} pictures)"
             return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
         everything = account.images or account.others or account.unread or account.outputs or account.videos
+        if self.misnamed:
+            return f"no images in the folder, but {_said_of_misnamed(self.misnamed)}: rename them, or name them each"
         if account.outputs:
             return f"no images in the folder beside the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
         return f"{'no images in the folder' if everything else 'the folder is empty'}; {LOOKED_FOR}"

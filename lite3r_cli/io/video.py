@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from .codecs.header import LARGEST_ASPECT
-from .containers import DEMUXERS, codec_name, require_container
+from .containers import DEMUXERS, codec_name, holds_another, require_container
 from .regular import BadImage, guarded, open_regular
 from .video_damage import Damage, complaints
 
@@ -54,6 +54,8 @@ class Clip:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with open_regular(path) as file:
+            self.is_joined = holds_another(file)  # a second film follows, which is not seen
         with _opened(path) as (container, stream):
             self.codec = stream.codec_context.name
             self.width, self.height = _shown_size(stream, _first_frame(container, self.codec))

@@ -252,7 +252,19 @@ def test_one_picture_by_two_paths_counts_once(tmp_path):
     os.symlink(tmp_path / "x", tmp_path / "y")
     images = discover([tmp_path / "x" / "a.png", tmp_path / "x" / ".." / "x" / "a.png", tmp_path / "y"])
     assert names(images) == ["a.png"]
-    warned(images, "by two paths")
+    warned(images, "by two paths", "a.png")
+    os.link(tmp_path / "x" / "a.png", tmp_path / "x" / "b.png")
+    images = discover([tmp_path / "x"])
+    assert names(images) == ["a.png"]
+    warned(images, "by two paths", "b.png")
+
+
+@pytest.mark.parametrize("name", ["photo", "clip.mp4", "a.jpg.bak"])
+def test_pictures_by_other_names_are_pointed_to(tmp_path, name):
+    save(tmp_path / name, kind="PNG")
+    with pytest.raises(InputError, match=f"1 file holds a picture.*first: {name}.*rename"):
+        discover([tmp_path])
+    assert names(discover([tmp_path / name])) == [name]
 
 
 # --- damage found late ------------------------------------------------------------------------------------------------

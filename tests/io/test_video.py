@@ -394,6 +394,14 @@ def test_a_hole_within_a_key_frame(tmp_path, name):
         assert never_wrong(whole, images)
 
 
+def test_two_videos_joined_in_one_file_are_said(tmp_path):
+    data = film(tmp_path / "a.mp4", frames=5).read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data + data)
+    images = discover([tmp_path / "b.mp4"])
+    assert len(images) == 5 and any("two videos joined" in text for text in images.warnings)
+    assert not discover([tmp_path / "a.mp4"]).warnings
+
+
 def test_filler_of_a_constant_rate_is_no_damage(tmp_path):
     options = {"x264-params": "nal-hrd=cbr:filler=1:vbv-maxrate=4000:vbv-bufsize=4000:bitrate=4000:keyint=10"}
     assert len(discover([film(tmp_path / "a.ts", "libx264", **options)], strict=True)) == 40
@@ -414,4 +422,4 @@ def test_a_picture_named_like_a_video_is_called_a_picture(tmp_path):
     (tmp_path / "b.mp4").write_bytes(jpeg)
     images = discover([tmp_path])
     assert len(images) == 1
-    assert any("hold pictures" in warning and "b.mp4" in warning for warning in images.warnings)
+    assert any("holds a picture" in warning and "b.mp4" in warning for warning in images.warnings)
