@@ -240,7 +240,8 @@ def png_header(width, height):
 @pytest.mark.parametrize(
     "width, height, reason",
     [
-        (100_000, 100_000, "--max-pixels"),  # 30 GB of pixels: judged by the header
+        (100_000, 100_000, "1 GiB"),  # 30 GB of pixels: judged by the header
+        (20_000, 15_000, "--max-pixels"),
         (1, 1, "too small"),
         (13, 60, "too small"),
         (900, 100, "too elongated"),
