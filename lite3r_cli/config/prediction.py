@@ -15,6 +15,7 @@ from .option import CAMERAS, DA3_ONLY, INPUT, NETWORK, Argument, Option, require
 POSES = ("tokens", "rays")
 INTRINSICS = ("auto", "shared", "per-image")
 CAMERA_MODELS = ("auto", "pinhole", "simple-radial", "opencv", "opencv-fisheye")
+PANORAMA = ("auto", "on", "off")
 PREPROCESSING = ("keep", "native")
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTION = ("auto", "dense", "sla")
@@ -113,12 +114,22 @@ class InputConfig:
     recursive: Annotated[
         bool, Option(INPUT, "Take the images in sub-folders, too; their names keep the sub-folder.")
     ] = False
+    panorama: Annotated[
+        str,
+        Option(
+            INPUT,
+            "Cut 360° pictures (equirectangular, 2:1) into six views: auto where GPano says so or the margins close, "
+            "on for all of 2:1, or off.",
+            metavar="WHEN",
+        ),
+    ] = "auto"  # one of PANORAMA
 
     def __post_init__(self) -> None:
         require(len(self.inputs) > 0, "no images given: name a folder, image files or a video")
         require(self.max_views is None or self.max_views >= 1, f"--max-views must be at least 1, not {self.max_views}")
         require(self.stride >= 1, f"--stride must be at least 1, not {self.stride}")
         require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
+        require_one_of("--panorama", self.panorama, PANORAMA)
 
 
 @dataclass(frozen=True)

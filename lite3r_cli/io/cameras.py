@@ -26,7 +26,8 @@ DEPTH_ROUNDED = 8  # pixels: networks see whole patches, of up to 16 pixels
 CONVENTION = (
     "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
     " height), pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units;"
-    " `original_camera` is how the picture file was taken (COLMAP's model): K is that of the undistorted picture"
+    " `original_camera` is how the picture file was taken (COLMAP's model): K is that of the undistorted picture;"
+    " `panorama`: the picture is a view of that 360° picture, turned by yaw_degrees to the right of its middle"
 )
 
 
@@ -50,6 +51,9 @@ def write_cameras_json(
         }
         if view.lens is not None:
             entry["original_camera"] = {"model": view.lens.model, "params": list(view.lens.params)}
+        if view.facing is not None:
+            yaw = round(float(np.degrees(view.facing.yaw)), 6)
+            entry["panorama"] = {"picture": view.facing.picture, "view": view.facing.number, "yaw_degrees": yaw}
         if depth_files is not None and depth_scales is not None:
             entry["depth"], entry["depth_scale"] = depth_files[index], float(depth_scales[index])
         if view.depth is not None and view.depth.shape != (view.height, view.width):

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..cores import count_cores
 from ..errors import InputError, UsageError
+from ..scene.facing import Facing
 from . import containers
 from .decode import Picture, decode
 from .masks import Target, find_masks, load_mask, stored_mask
@@ -49,6 +50,7 @@ class ImageRecord:
     frame: int | None = None  # index in the video
     encoded: bytes | None = field(default=None, repr=False)  # a video's frame, as JPEG
     time: float | None = None  # of a video's frame: seconds from the clip's start
+    facing: Facing | None = None  # which view of which 360° picture it is
 
     def __post_init__(self) -> None:
         if not self.stem:
@@ -234,7 +236,7 @@ def discover(
     plan = _decode_videos(items, max_views, stride, journal, on_frame, of_video or DEFAULT_VIEWS)
     records = [record for record in itertools.starmap(_record, plan) if record is not None]
     if not records:
-        raise InputError(_nothing_left(journal))
+        raise InputError(journal.nothing_left())
     used = {record.path for record in records}
     spares = [item for item in items if isinstance(item, ImageRecord) and item.path not in used]
     if max_views is None or strict:  # every n-th was asked for, or the first damage is to be heard of
@@ -394,10 +396,3 @@ def _with_masks(records: Sequence[ImageRecord], folder: Path, journal: Journal) 
 
 def _target(record: ImageRecord) -> Target:
     return Target(record.name, record.path, record.frame is not None)
-
-
-def _nothing_left(journal: Journal) -> str:
-    if not journal.skipped:
-        return "no images given: name a folder, image files or a video"
-    others = len(journal.skipped) - 1
-    return f"no usable image: {journal.first_loss}" + (f" (and {others} more skipped)" if others else "")

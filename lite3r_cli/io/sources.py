@@ -85,6 +85,13 @@ class Journal:
             raise InputError(f"{printable(path)}: {reason}")
         self.warnings.append(f"{printable(path)}: {reason}")
 
+    def nothing_left(self) -> str:
+        """What to say where no picture can be used."""
+        if not self.skipped:
+            return "no images given: name a folder, image files or a video"
+        others = len(self.skipped) - 1
+        return f"no usable image: {self.first_loss}" + (f" (and {others} more skipped)" if others else "")
+
     def accounts(self) -> list[dict[str, Any]]:
         return [asdict(account) for account in self.folders]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..networks.base import Prediction
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
+from ..scene.facing import tied
 from ..scene.view import View
 from .no_scene import in_window
 
@@ -40,6 +42,7 @@ def to_views(
                 cam_from_world=pose,
                 depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
                 confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
+                facing=record.facing,
             )
         )
     return views
@@ -63,3 +66,14 @@ def square_pixels(
     K[0, 0], K[1, 1] = focal / aspect, focal
     pose[:2, 3] *= across / focal, down / focal
     return K, pose
+
+
+def as_rigs(views: Sequence[View], known: Sequence[int] = ()) -> list[View]:
+    """The views with those of each 360° picture turned as they were cut and in one place; the first camera stays, and
+    so do those `known` beforehand."""
+    facings = [None if i in known else view.facing for i, view in enumerate(views)]
+    if not any(facings):
+        return list(views)
+    before = np.stack([view.cam_from_world for view in views])
+    poses = geometry.compose(geometry.rebase(tied(before, facings)), before[:1])
+    return [replace(view, cam_from_world=pose) for view, pose in zip(views, poses, strict=True)]

@@ -6,7 +6,7 @@ The files are read once, when the network is loaded; `priors` then answers for t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -90,7 +90,9 @@ class Beforehand:
         for record, view in zip(records, cameras, strict=True):
             size = record.width, record.height
             listed = find_intrinsics(self.intrinsics, record.name)
-            if view is not None:
+            if view is None and record.facing is not None:
+                result.append(_exactly(record.facing.K, "360° picture", fixed=True))
+            elif view is not None:
                 self._require_size(view, record)
                 result.append(_exactly(view.K, "--cameras", fixed=True))
             elif listed is not None and file is not None:
@@ -133,8 +135,13 @@ def _fixed(prior: FocalPrior | None, fixed: bool) -> FocalPrior | None:
 
 
 def metadata_of(record: ImageRecord) -> PhotoMetadata:
-    """What the picture's file says; nothing for a frame of a video."""
-    return NOTHING if record.frame is not None else read_metadata(record.path)
+    """What the picture's file says; nothing for a frame of a video, and of a view of a 360° picture only where and when
+    it was taken."""
+    found = NOTHING if record.frame is not None else read_metadata(record.path)
+    if record.facing is None:
+        return found
+    place = None if found.gps is None else replace(found.gps, direction=None)
+    return replace(NOTHING, gps=place, relative_altitude=found.relative_altitude, taken=found.taken)
 
 
 def exif_focal(record: ImageRecord) -> FocalAnswer:

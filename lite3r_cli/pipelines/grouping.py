@@ -56,18 +56,19 @@ def group_pictures(
     pictures: Sequence[np.ndarray],
     read_large: Callable[[int], np.ndarray],
     predict: Callable[[], Sequence[View]],
-    together: Sequence[int] = (),
+    together: Sequence[Sequence[int]] = (),
     progress: Progress | None = None,
 ) -> Grouping:
     """Group pictures (h, w, 3) uint8 at the network's size.
 
     `read_large(i)` gives picture i at its full size, `predict()` the views of all pictures under one prediction;
-    neither is called where the first evidence suffices. `together`: pictures known to belong together.
+    neither is called where the first evidence suffices. `together`: pictures known to belong together, in groups.
     """
     count = len(pictures)
     groups = Groups(count)
-    for i in together:
-        groups.join(together[0], i)
+    for members in together:
+        for i in members:
+            groups.join(members[0], i)
     if len(groups.members()) == 1:
         return one_group(count)
     progress = progress or Progress()

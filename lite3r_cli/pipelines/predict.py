@@ -39,7 +39,7 @@ from ..stopping import responsive
 from ..world.known import back_into_given, place
 from ..world.undistort import UndistortedImages
 from . import known_cameras, streams
-from .as_views import to_views
+from .as_views import as_rigs, to_views
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
 from .engine_choice import Asked, Machine, Plan, resolve
@@ -215,7 +215,7 @@ class Predictor:
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
             )
         return Predictions(
-            views=place(views, priors).views,
+            views=as_rigs(place(views, priors).views, priors.known_poses),
             indices=kept,
             network_sizes=[rgb.shape[:2] for rgb in batch],
             skipped=pictures.skipped,

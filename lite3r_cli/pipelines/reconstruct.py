@@ -12,18 +12,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .. import cuda_start
-from ..config import InputConfig, ReconstructConfig
+from ..config import ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import InputError
 from ..io.atomic import OutputSet
 from ..io.formats import require_known
-from ..io.images import ImageSet, Skipped, discover
+from ..io.images import ImageSet, Skipped
 from ..io.output_layout import files_of_run
-from ..networks.registry import frames_of_video
+from ..scene.facing import rigs_of
 from ..scene.view import View
 from ..world.undistort import UndistortedImages
 from .anchoring import anchor
 from .depth_request import DepthFiles, depth_warnings
+from .finding import find_images, lines_of
 from .fuse_views import fuse_views
 from .in_chunks import chunk_plan
 from .report import Report
@@ -218,7 +219,7 @@ def _read(
     """The images as the network will see them. Raises InputError."""
     known = len(images.skipped)
     pictures = predictor.read(images, progress, strict=config.input.strict)
-    for text in _told([*images.skipped[known:], *pictures.skipped]):
+    for text in lines_of([*images.skipped[known:], *pictures.skipped]):
         tell(text)
     return pictures
 
@@ -299,7 +300,10 @@ def _group(
         [item.rgb for item in pictures.inputs],
         lambda k: images.read(indices[k]),
         predict_all,
-        predictor.beforehand.priors([images.records[i] for i in indices]).known_poses,
+        [
+            predictor.beforehand.priors([images.records[i] for i in indices]).known_poses,
+            *rigs_of([images.records[i].facing for i in indices]).values(),
+        ],
         progress,
     )
     for text in explain(grouping, [images.records[i].name for i in indices]):
@@ -358,38 +362,3 @@ def _with_known_lenses(images: ImageSet, found: Predictions) -> Predictions:
     lenses = {name: lens.camera for name, lens in images.lenses.items()}
     views = [replace(view, lens=view.lens or lenses.get(view.name)) for view in found.views]
     return replace(found, views=views)
-
-
-def find_images(config: InputConfig, progress: Progress, tell: Tell, model: str) -> ImageSet:
-    """The usable images of the inputs, in order, of a video as many as suit `model`; `tell` hears of what is skipped.
-    Raises InputError, UsageError.
-    """
-    with progress.stage("Find images", minor=True):
-        images = discover(
-            config.inputs,
-            masks=config.masks,
-            max_views=config.max_views,
-            stride=config.stride,
-            max_pixels=config.max_pixels,
-            strict=config.strict,
-            recursive=config.recursive,
-            of_video=frames_of_video(model),
-        )
-    for text in _told(images.skipped):
-        tell(text)
-    for text in images.warnings:
-        tell(text)
-    return images
-
-
-def _told(skipped: Sequence[Skipped]) -> list[str]:
-    """A line for each file, or for each reason that many share: a folder may hold hundreds that are not read."""
-    names: dict[str, list[str]] = {}
-    for item in skipped:
-        names.setdefault(item.reason, []).append(item.name)
-    lines = []
-    for reason, those in names.items():
-        if len(those) > 3:
-            those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
-        lines += [f"skipped {name}: {reason}" for name in those]
-    return lines

@@ -30,6 +30,7 @@ def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance
     options.refine_extra_params = free.distortion
     options.refine_principal_point = free.centre
     options.refine_rig_from_world = free.poses
+    options.refine_sensor_from_rig = False
     options.print_summary = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = loss_scale

@@ -22,7 +22,7 @@ from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
 from .search import Found, Search
-from .verdicts import GIVEN, KEPT, REFINED, Account, Verdict, account, image_support, verified_images
+from .verdicts import GIVEN, KEPT, REFINED, Account, Verdict, account, by_rig, image_support, verified_images
 
 _FISHEYE_VIEWS = 3  # from which a set can tell a fisheye from another lens
 Step = Callable[[], None]
@@ -74,7 +74,8 @@ def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Fou
         lenses, matches = start_fisheyes(matches, lenses, config)
     found = Search(views, matches, config, lenses).run() if matches.pairs else None
     well = found is not None and max(tried.explained for tried in found.tried) >= config.explained
-    if well or config.camera_model != "auto" or len(views) < _FISHEYE_VIEWS:
+    known = all(lens.fixed for lens in lenses.lenses)
+    if well or known or config.camera_model != "auto" or len(views) < _FISHEYE_VIEWS:
         return found
     matches = replace(matches, folder=matches.folder / "fisheye")
     matches.folder.mkdir()
@@ -129,6 +130,7 @@ def _verified(
         [hypothesis.model.image(i + 1).num_points3D if i in hypothesis.poses else 0 for i in range(len(views))]
     )
     support = image_support(found, matches_of, len(views))
+    seen, support = by_rig(hypothesis.lenses.facings, seen, support)
     chosen, reasons = verified_images(views, found, seen, support, config)
     if len(chosen) < 2:
         return unchanged(views, next(iter(reasons.values())))

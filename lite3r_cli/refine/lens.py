@@ -13,6 +13,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.distortion import MODELS, PINHOLES, DistortedCamera
+from ..scene.facing import Facing
 from ..scene.view import View
 from .backend import require_pycolmap
 from .config import RefineConfig
@@ -68,6 +69,7 @@ class Lenses:
     lenses: tuple[Lens, ...]
     of_view: tuple[int, ...]  # the lens of each view
     focal_of_two: bool = False  # two views adjust the focal length that they share, which they tell poorly
+    facings: tuple[Facing | None, ...] = ()  # of each view: those of one 360° picture are a rig; () = there are none
 
     @property
     def fixed(self) -> set[int]:
@@ -114,7 +116,10 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
     for i, size in enumerate(sizes):
         known = i in config.fixed_focal
         own = config.intrinsics == "per-image" and not known
-        label = config.lens_keys[i] if config.lens_keys else ""
+        label: tuple = (config.lens_keys[i] if config.lens_keys else "",)
+        facing = views[i].facing
+        if facing is not None:  # the sensors of a rig are told apart
+            label = (*label, facing.number)
         keys.append((size, label, i if own else -1, focal[i] if known else None))
     groups = {key: [i for i, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)}
     lenses: list[Lens] = []
@@ -127,7 +132,8 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
             lens = _pinhole([focal[i] for i in part], key[0], key[3] is not None)
             asked = DISTORTED.get(config.camera_model)
             lenses.append(lens if asked is None or lens.fixed else lens.bending(asked))
-    return Lenses(tuple(lenses), tuple(of_view))
+    facings = tuple(view.facing for view in views)
+    return Lenses(tuple(lenses), tuple(of_view), facings=facings if any(facings) else ())
 
 
 def known_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]]) -> Lenses:

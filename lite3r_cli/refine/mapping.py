@@ -12,7 +12,8 @@ import numpy as np
 from .backend import require_pycolmap
 from .config import RefineConfig
 from .lens import Lenses
-from .matching import Matches, Pair, TwoView, write_picture
+from .matching import Matches, Pair, TwoView
+from .rigs import add_posed, write_database
 
 _GLOBAL_TRACKS = 4000  # that global mapping places cameras with
 _MERGED_ERROR = 4.0  # pixels, up to which a point takes over another one or further observations
@@ -32,13 +33,8 @@ class Workshop:
 
     def _write(self) -> None:
         pycolmap = require_pycolmap()
-        written: set[int] = set()
         with pycolmap.Database.open(self.database) as database:
-            for i, points in enumerate(self.matches.keypoints):
-                number = self.lenses.of_view[i]
-                camera = self.lenses.lenses[number].camera(number + 1)
-                write_picture(database, i, camera, points, new_camera=number not in written)
-                written.add(number)
+            write_database(database, self.lenses, self.matches.keypoints)
             for (i, j), rows in sorted(self.rows.items()):
                 if len(rows):
                     database.write_matches(i + 1, j + 1, rows.astype(np.uint32))
@@ -61,14 +57,7 @@ class Workshop:
         """A model of the pictures that have a pose (cam_from_world, 3 × 4), without points."""
         pycolmap = require_pycolmap()
         model = pycolmap.Reconstruction()
-        for k in sorted({self.lenses.of_view[i] for i in poses}):
-            model.add_camera_with_trivial_rig(self.lenses.lenses[k].camera(k + 1))
-        for i in sorted(poses):
-            image = pycolmap.Image(
-                name=f"{i:06d}", keypoints=self.matches.keypoints[i], camera_id=self.lenses.of_view[i] + 1,
-                image_id=i + 1,
-            )  # fmt: skip
-            model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(poses[i], np.float64)))
+        add_posed(model, self.lenses, poses, self.matches.keypoints)
         return model
 
     def triangulate(self, model):
@@ -101,6 +90,9 @@ class Workshop:
         mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
         mapper.bundle_adjustment.ceres.solver_options.num_threads = 1
         mapper.bundle_adjustment.refine_extra_params = False
+        for step in (mapper, mapper.rotation_averaging, mapper.global_positioning, mapper.bundle_adjustment):
+            if hasattr(step, "refine_sensor_from_rig"):  # not all of them have it before pycolmap 4.2
+                step.refine_sensor_from_rig = False
         mapper.keep_max_num_tracks = _GLOBAL_TRACKS
         mapper.skip_retriangulation = True
         return _largest_first(pycolmap.global_mapping(self.database, self.folder, self._output("global"), options))
@@ -116,6 +108,7 @@ class Workshop:
         options.mapper.random_seed, options.mapper.num_threads = self.config.seed, 1
         options.triangulation.random_seed = self.config.seed
         options.triangulation.ignore_two_view_tracks = False
+        options.ba_refine_sensor_from_rig = False
         if min_angle is not None:
             options.triangulation.min_angle = min_angle
         return options

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene.consistency import VoterMap, best_neighbours
+from ..scene.facing import same_picture
 from ..scene.view import View
 from .config import RefineConfig
 from .keypoints import Features
@@ -23,10 +24,15 @@ def choose_pairs(features: Sequence[Features], views: Sequence[View], config: Re
     """
     count = len(features)
     if count <= config.exhaustive_views:
-        return [(i, j) for i in range(count) for j in range(i + 1, count)]
+        return apart(views, {(i, j) for i in range(count) for j in range(i + 1, count)})
     chosen = overlapping_pairs(views, config.pair_neighbours) | similar_pairs(features, config.pair_neighbours)
     chosen |= {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + _ADJACENT, count))}
-    return sorted(chosen)
+    return apart(views, chosen)
+
+
+def apart(views: Sequence[View], pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs of two places, sorted: views of one 360° picture have one."""
+    return sorted((i, j) for i, j in pairs if not same_picture(views[i].facing, views[j].facing))
 
 
 def overlapping_pairs(views: Sequence[View], count: int) -> set[tuple[int, int]]:

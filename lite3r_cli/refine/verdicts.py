@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..scene import geometry
+from ..scene.facing import Facing, rigs_of
 from ..scene.view import View
 from .config import RefineConfig
 from .links import Cut, weakest_cuts
@@ -58,6 +59,17 @@ def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: i
             weight = [min(matches_of[pair], 100) for pair in strong]
             share[i] = float(np.average([found.support[pair] for pair in strong], weights=weight))
     return share
+
+
+def by_rig(facings: Sequence[Facing | None], seen: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (S,) and support (S,) with what all views of a 360° picture have together: they stand as one."""
+    seen, support = seen.copy(), support.copy()
+    for members in rigs_of(facings).values():
+        told = [i for i in members if np.isfinite(support[i])]
+        if told and seen[told].sum() > 0:
+            support[members] = np.average(support[told], weights=seen[told])
+        seen[members] = seen[members].sum()
+    return seen, support
 
 
 def verified_images(
@@ -115,7 +127,14 @@ def account(
         for pair in found.dropped
         if pair in found.support and matches_of[pair] >= _STRONG
     }
-    cuts = weakest_cuts(chosen, image, point, against)
+    stands = np.arange(len(views))  # views of a 360° picture hang together by themselves
+    for members in rigs_of([view.facing for view in views]).values():
+        stands[members] = members[0]
+    apart: dict[tuple[int, int], int] = {}
+    for (i, j), matches in against.items():
+        pair = (int(stands[i]), int(stands[j]))
+        apart[pair] = apart.get(pair, 0) + matches
+    cuts = weakest_cuts(sorted(set(stands[list(chosen)].tolist())), stands[image], point, apart)
     weakest = min(cuts, key=lambda cut: cut.strength, default=None)
     parts, warnings = [], []
     for cut in cuts:

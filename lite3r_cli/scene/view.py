@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .distortion import DistortedCamera
+from .facing import Facing
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class View:
     depth: np.ndarray | None = None  # (h, w) float32 z-depth in scene units, 0 = unknown
     confidence: np.ndarray | None = None  # (h, w) float32, larger is better, 0 where depth is unknown
     lens: DistortedCamera | None = None  # of the picture as it was taken, where the view is of its undistorted one
+    facing: Facing | None = None  # which view of which 360° picture it is
 
 
 def known_depth(view: View) -> np.ndarray:

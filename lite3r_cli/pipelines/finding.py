@@ -1,0 +1,55 @@
+"""The pictures of a run: found, those that cannot be used told of, and 360° pictures cut into views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config import InputConfig
+from ..console import Progress, Tell
+from ..io.images import ImageSet, Skipped, discover
+from ..networks.registry import frames_of_video
+from ..scene.facing import VIEWS
+from ..world.panorama import CutImages, all_around
+
+
+def find_images(config: InputConfig, progress: Progress, tell: Tell, model: str) -> ImageSet:
+    """The usable images of the inputs, in order, of a video as many as suit `model`; `tell` hears of what is skipped.
+    Raises InputError, UsageError.
+    """
+    with progress.stage("Find images", minor=True):
+        images = discover(
+            config.inputs,
+            masks=config.masks,
+            max_views=config.max_views,
+            stride=config.stride,
+            max_pixels=config.max_pixels,
+            strict=config.strict,
+            recursive=config.recursive,
+            of_video=frames_of_video(model),
+        )
+    for text in [*lines_of(images.skipped), *images.warnings]:
+        tell(text)
+    if config.panorama == "off":
+        return images
+    with progress.stage("Find images", minor=True):
+        chosen, said = all_around(images, always=config.panorama == "on")
+    for text in said:
+        tell(text)
+    if not chosen:
+        return images
+    names = ", ".join(images.records[i].name for i in chosen[:3]) + (", …" if len(chosen) > 3 else "")
+    progress.note(f"{len(chosen)} of {len(images)} images are 360° pictures, cut into {VIEWS} views each: {names}")
+    return CutImages.of(images, chosen)
+
+
+def lines_of(skipped: Sequence[Skipped]) -> list[str]:
+    """A line for each file, or for each reason that many share: a folder may hold hundreds that are not read."""
+    names: dict[str, list[str]] = {}
+    for item in skipped:
+        names.setdefault(item.reason, []).append(item.name)
+    lines = []
+    for reason, those in names.items():
+        if len(those) > 3:
+            those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
+        lines += [f"skipped {name}: {reason}" for name in those]
+    return lines
