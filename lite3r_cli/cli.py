@@ -34,6 +34,7 @@ LONGEST_PATH = 300  # characters in a message
 LESS_MEMORY = {  # what takes less, by command
     "reconstruct": "lower --resolution, or limit the images with --max-views",
     "batch": "lower --resolution, or limit the images with --max-views",
+    "render": "lower --size",
     "eval": "lower --resolution or --views",
     "bench": "lower --resolution or --views",
     "convert": "leave out --calibrate, or lower --calibrate-resolution",

@@ -1,0 +1,75 @@
+"""How fast `lite3r render` draws: frames per second of a drawn room, without reading and without the film.
+
+Correctness first: the frame has to be full. A table, then one JSON line.
+
+    python benchmarks/render_speed.py [--points 2000000] [--size 1920x1080] [--frames 10] [--device auto] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lite3r_cli.config.rendering import size_of
+from lite3r_cli.runtime import choose, processor
+from lite3r_cli.scene.point_rendering import PointRenderer
+from lite3r_cli.scene.view import PointCloud, View
+
+
+def room(count: int) -> tuple[PointCloud, np.ndarray]:
+    """Points on the walls of a box of 4 × 3 × 4, and their spacing."""
+    rng = np.random.default_rng(0)
+    half = np.array([2.0, 1.5, 2.0])
+    points = rng.uniform(-1, 1, (count, 3)) * half
+    axis = rng.choice(3, count, p=[0.3, 0.4, 0.3])
+    points[np.arange(count), axis] = half[axis] * rng.choice([-1, 1], count)
+    area = 8 * (half[0] * half[1] + half[1] * half[2] + half[0] * half[2])
+    colors = rng.integers(0, 256, (count, 3), dtype=np.uint8)
+    cloud = PointCloud(points.astype(np.float32), colors, np.ones(count, np.float32))
+    return cloud, np.full(count, 1.5 * (area / count) ** 0.5, np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=2_000_000)
+    parser.add_argument("--size", type=size_of, default=(1920, 1080))
+    parser.add_argument("--frames", type=int, default=10)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    o = parser.parse_args()
+    device = choose(o.device).torch_device
+    cloud, spacing = room(o.points)
+    renderer = PointRenderer(cloud, spacing, device)
+    width, height = o.size
+    seconds = []
+    for i in range(o.frames + 1):
+        turn = 0.3 * i
+        rotation = np.array([[np.cos(turn), 0, -np.sin(turn)], [0, 1, 0], [np.sin(turn), 0, np.cos(turn)]])
+        K = np.array([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]])
+        start = time.perf_counter()
+        frame = renderer.render(View("", width, height, K, np.column_stack([rotation, np.zeros(3)])))
+        frame.rgb.cpu()
+        seconds.append(time.perf_counter() - start)
+        assert frame.seen.float().mean() > 0.999
+    median = statistics.median(seconds[1:])
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
+    print(f"{o.points} points, {width}×{height}, {name}: {1000 * median:.0f} ms a frame, {1 / median:.1f} frames/s")
+    document = {
+        "benchmark": "render_speed", "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "points": o.points, "size": [width, height], "median_ms": 1000 * median, "frames_per_s": 1 / median,
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+    print(json.dumps(document))
+    if o.json:
+        o.json.write_text(json.dumps(document) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What `lite3r render` shows, from where, and where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UsageError
+from .option import INPUT, OUTPUT, Argument, Option, require
+from .prediction import Device
+
+FLIGHT = "Flight"
+PATHS = ("cameras", "orbit")  # any other word is a file
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT → the two numbers. Raises UsageError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise UsageError(f"--size {text}: give width and height in pixels, as in 1920x1080")
+    found = int(width), int(height)
+    require(
+        all(16 <= side <= 8192 and side % 2 == 0 for side in found),
+        f"--size {text}: both sides have to be even numbers from 16 to 8192",
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """A scene, a path of the camera, and where the film and its frames go."""
+
+    scene: Annotated[
+        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+    ]
+    output: Annotated[
+        Path | None,
+        Option(
+            OUTPUT,
+            "The film.",
+            ("--output", "-o"),
+            metavar="FILE.mp4",
+            shown="beside the cloud, with its name",
+        ),
+    ] = None
+    path: Annotated[
+        str,
+        Option(
+            FLIGHT,
+            "cameras flies through the photographs' cameras; orbit moves round what they look at; or a file with the "
+            "cameras to fly through: cameras.json, transforms.json or a camera path of nerfstudio, a TUM trajectory.",
+            metavar="cameras|orbit|FILE",
+        ),
+    ] = "cameras"
+    exact: Annotated[
+        bool, Option(FLIGHT, "With a file: one frame for each of its cameras, instead of a smooth flight.")
+    ] = False
+    seconds: Annotated[float, Option(FLIGHT, "How long the flight takes.", metavar="SECONDS")] = 8.0
+    fps: Annotated[float, Option(FLIGHT, "Frames per second.", metavar="N")] = 30.0
+    size: Annotated[
+        tuple[int, int],
+        Option(FLIGHT, "Width and height of the film.", metavar="WIDTHxHEIGHT", parse=size_of, default="1280x720"),
+    ] = (1280, 720)
+    frames: Annotated[
+        Path | None,
+        Option(
+            OUTPUT,
+            "Write every frame here, too: rgb/, depth/, seen/ (white where some photograph saw what is there), and "
+            "cameras.json. Without -o no film is made then.",
+            metavar="DIR",
+        ),
+    ] = None
+    condition: Annotated[
+        int | None,
+        Option(
+            OUTPUT,
+            "With --frames: name for each frame the N photographs that see most of what it shows (condition.json), "
+            "and copy them to photographs/.",
+            metavar="N",
+        ),
+    ] = None
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace a film and frames that are there already.")] = False
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require(0 < self.seconds <= 3600, f"--seconds {self.seconds:g}: has to lie between 0 and 3600")
+        require(0 < self.fps <= 240, f"--fps {self.fps:g}: has to lie between 0 and 240")
+        require(
+            self.condition is None or self.frames is not None, "--condition needs --frames DIR, where it is written"
+        )
+        require(self.condition is None or self.condition >= 1, f"--condition {self.condition}: has to be 1 or more")
+        require(not self.exact or self.path not in PATHS, "--exact needs --path FILE")
+        require(
+            self.output is None or self.output.suffix.lower() in (".mp4", ".mov", ".mkv"),
+            f"-o {self.output}: the name of a film ends in .mp4, .mov or .mkv",
+        )
+
+    @property
+    def count(self) -> int:
+        """Frames of a smooth flight."""
+        return max(2, round(self.seconds * self.fps))

@@ -1,0 +1,208 @@
+"""A scene on the disk → a flight through it: `lite3r render`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..config.rendering import PATHS, RenderConfig
+from ..console import Progress, Tell
+from ..errors import InputError, OutputError
+from ..io.cameras import write_cameras_json
+from ..io.depth import write_depth_png
+from ..io.documents import require_file
+from ..io.files import write_bytes, write_json
+from ..io.flight import read_flight
+from ..io.movie import write_movie
+from ..io.names import printable
+from ..io.transaction import Transaction, require_writable
+from ..runtime import choose
+from ..scene.camera_path import along, orbit, resized, through
+from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
+from ..scene.view import View
+from .written_scene import WrittenScene
+
+CAMERAS = "cameras.json"  # of a folder of frames: written last, so that its files are all there when it is
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What was made."""
+
+    film: Path | None
+    frames: Path | None
+    count: int
+    size: tuple[int, int]  # width, height
+    unseen: float  # mean share of the frames that no photograph saw
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "film": None if self.film is None else str(self.film),
+            "frames": None if self.frames is None else str(self.frames),
+            "count": self.count, "width": self.size[0], "height": self.size[1], "unseen_share": round(self.unseen, 4),
+        }  # fmt: skip
+
+
+def render_scene(config: RenderConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Rendered:
+    """Render the flight and write the film, the frames, or both.
+
+    Raises InputError where there is no scene or no path, OutputError where something is in the way.
+    """
+    progress = progress or Progress()
+    scene = WrittenScene.at(config.scene)
+    film = config.output
+    if film is None and config.frames is None:
+        film = scene.layout.root / f"{Path(scene.layout.cloud).stem}.mp4"
+    with ExitStack() as stack:
+        if film is not None:
+            require_writable(film, config.overwrite)
+        old = [] if config.frames is None else _old_frames(config.frames, config.overwrite)
+        with progress.stage("Read"):
+            views, cloud = scene.views(load_depth=True), scene.cloud()
+            if not views or not len(cloud):
+                raise InputError(f"{printable(config.scene)}: has no {'cameras' if not views else 'points'} to show")
+            cameras = _path(config, scene, views, cloud)
+            renderer = PointRenderer(cloud, point_spacing(cloud, views), choose(config.device).torch_device)
+        files = folder = None
+        if film is not None:
+            files = stack.enter_context(Transaction(film.parent, film.name, lambda name: name == film.name))
+        if config.frames is not None:
+            folder = stack.enter_context(Transaction(config.frames, CAMERAS, _is_of_frames))
+        writer = None if folder is None else _FrameFiles(folder.new, config.condition, views)
+        unseen: list[float] = []
+        with progress.stage("Render", len(cameras)) as step:
+
+            def frames() -> Iterator[np.ndarray]:
+                for camera in cameras:
+                    frame = renderer.render(camera)
+                    unseen.append(1 - float(frame.seen.float().mean()))
+                    if writer is not None:
+                        writer.add(camera, frame)
+                    step()
+                    yield frame.rgb.cpu().numpy()
+
+            if files is not None and film is not None:
+                write_movie(files.new / film.name, frames(), config.fps)
+            else:
+                for _ in frames():
+                    pass
+        with progress.stage("Write", minor=True):
+            if writer is not None and folder is not None:
+                writer.finish(scene, warn)
+                folder.commit(old, CAMERAS)
+            if files is not None and film is not None:
+                files.commit([film.name], film.name)
+    return Rendered(film, config.frames, len(cameras), (cameras[0].width, cameras[0].height), float(np.mean(unseen)))
+
+
+def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], cloud: Any) -> list[View]:
+    if config.path == "cameras":
+        return through(views, config.count, config.size)
+    if config.path == "orbit":
+        return orbit(views, cloud, scene.up, config.count, config.size)
+    require_file(Path(config.path), f"--path takes {', '.join(PATHS)} or a file with cameras")
+    given = read_flight(Path(config.path), views)
+    if config.exact:
+        return [replace(resized(view, config.size), name=f"frame_{i:05d}.png") for i, view in enumerate(given)]
+    return along(given, config.count, config.size)
+
+
+class _FrameFiles:
+    """The files of the frames, written as they come."""
+
+    def __init__(self, folder: Path, most: int | None, views: Sequence[View]) -> None:
+        self.folder, self.most, self.views = folder, most, views
+        self.cameras: list[View] = []
+        self.scales: list[float] = []
+        self.ranked: dict[str, list[dict[str, Any]]] = {}
+        for name in ("rgb", "depth", "seen"):
+            (folder / name).mkdir()
+
+    def add(self, camera: View, frame: Frame) -> None:
+        rgb, seen = frame.rgb.cpu().numpy(), frame.seen.cpu().numpy()
+        _write_png(self.folder / "rgb" / camera.name, rgb[..., ::-1])
+        _write_png(self.folder / "seen" / camera.name, seen.astype(np.uint8) * 255)
+        self.scales.append(write_depth_png(self.folder / "depth" / camera.name, frame.depth.cpu().numpy()))
+        self.cameras.append(camera)
+        if self.most is not None:
+            shares = visible_shares(frame, camera, self.views)
+            best = sorted(range(len(shares)), key=lambda i: (-shares[i], i))[: self.most]
+            self.ranked[camera.name] = [
+                {"image": self.views[i].name, "visible_share": round(shares[i], 4)} for i in best if shares[i] > 0
+            ]
+
+    def finish(self, scene: WrittenScene, warn: Tell) -> None:
+        """The cameras of the frames, and the photographs that belong to them."""
+        depth = [f"depth/{camera.name}" for camera in self.cameras]
+        write_cameras_json(self.folder / CAMERAS, self.cameras, depth, self.scales)
+        if self.most is None:
+            return
+        wanted = {entry["image"] for entries in self.ranked.values() for entry in entries}
+        files = self._photographs(scene, [view for view in self.views if view.name in wanted], warn)
+        for entries in self.ranked.values():
+            for entry in entries:
+                entry["file"] = files.get(entry["image"])
+        known = {view.name: view for view in self.views if view.name in wanted}
+        captured = {
+            name: {"K": view.K.tolist(), "cam_from_world": view.cam_from_world.tolist(), "file": files.get(name),
+                   "width": view.width, "height": view.height}
+            for name, view in known.items()
+        }  # fmt: skip
+        write_json(self.folder / "condition.json", {"frames": self.ranked, "captured": captured})
+
+    def _photographs(self, scene: WrittenScene, views: Sequence[View], warn: Tell) -> dict[str, str]:
+        pictures, files = scene.photographs(), {}
+        for i, view in enumerate(views):
+            rgb = pictures.read(view)
+            if rgb is None:
+                warn(f"{printable(view.name)}: the photograph is no longer where it was; condition.json has its camera")
+                continue
+            files[view.name] = f"photographs/{i:05d}.jpg"
+            done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])
+            if not done:
+                raise OutputError(f"{files[view.name]}: could not be encoded")
+            (self.folder / "photographs").mkdir(exist_ok=True)
+            write_bytes(self.folder / files[view.name], data.tobytes())
+        return files
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    done, data = cv2.imencode(".png", np.ascontiguousarray(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise OutputError(f"{path}: could not be encoded")
+    write_bytes(path, data.tobytes())
+
+
+def _is_of_frames(name: str) -> bool:
+    """Whether a path in a folder of frames is of a kind that this command writes."""
+    folder, _, file = name.rpartition("/")
+    if not folder:
+        return file in (CAMERAS, "condition.json")
+    stem, _, suffix = file.rpartition(".")
+    if folder == "photographs":
+        return suffix == "jpg" and stem.isdigit()
+    return folder in ("rgb", "depth", "seen") and suffix == "png" and stem.startswith("frame_") and stem[6:].isdigit()
+
+
+def _old_frames(folder: Path, overwrite: bool) -> list[str]:
+    """The files of an earlier flight in `folder`. Raises OutputError for a folder that holds anything else, and for
+    one with a flight unless `overwrite` is asked for.
+    """
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise OutputError(f"{printable(folder)}: is a file; --frames takes a folder")
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    found = [name for name in found if not name.startswith(f".{CAMERAS}.lock")]
+    strange = [name for name in found if not _is_of_frames(name)]
+    if strange:
+        raise OutputError(f"{printable(folder)}: holds other files ({printable(strange[0])}); name a new folder")
+    if found and not overwrite:
+        raise OutputError(f"{printable(folder)}: holds a flight already; --overwrite replaces it")
+    return sorted(found, key=lambda name: name != CAMERAS)

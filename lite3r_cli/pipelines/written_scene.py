@@ -1,0 +1,187 @@
+"""A scene that `reconstruct` wrote, found again on the disk: its places, cameras, cloud, facts and photographs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, Lite3RError
+from ..io.cameras import read_cameras_json
+from ..io.decode import decode_rgb
+from ..io.documents import read_json
+from ..io.output_layout import Layout, layout_of
+from ..io.ply import read_ply
+from ..io.regular import BadImage, read_regular
+from ..io.sources import is_video
+from ..io.video import Clip
+from ..scene.frame import FIRST_CAMERA, WorldFrame
+from ..scene.view import PointCloud, View
+from ..world.undistort import undistorted
+
+
+@dataclass(frozen=True)
+class WrittenScene:
+    """What `reconstruct` wrote; each part is read when it is asked for. The readers raise InputError."""
+
+    layout: Layout
+
+    @classmethod
+    def at(cls, path: Path) -> WrittenScene:
+        """The scene whose .ply or folder is `path`. Raises InputError where there is none."""
+        return cls(_layout(path))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of everything but the cloud."""
+        return self.layout.root / self.layout.folder
+
+    def views(self, load_depth: bool = False) -> list[View]:
+        return read_cameras_json(self.folder / "cameras.json", load_depth=load_depth)
+
+    def cloud(self) -> PointCloud:
+        return read_ply(self.layout.root / self.layout.cloud)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """run.json; empty where it cannot be read."""
+        return _facts(self.layout)
+
+    @property
+    def frame(self) -> WorldFrame:
+        return _frame(self.facts)
+
+    @property
+    def up(self) -> np.ndarray | None:
+        """(3,) against gravity, where the run found it."""
+        return _up(self.facts)
+
+    def photographs(self) -> Photographs:
+        return Photographs(self.folder, self.facts)
+
+
+def _layout(scene: Path) -> Layout:
+    """The places of a scene: its .ply, its folder, or the folder beside the .ply."""
+    if not os.path.lexists(scene):
+        raise InputError(f"{scene}: does not exist; name the .ply file or the folder that reconstruct wrote")
+    layout = layout_of(scene)
+    if scene.is_dir() and not os.path.lexists(scene / layout.cloud):
+        beside = scene.absolute().parent / f"{scene.absolute().name}.ply"
+        if os.path.lexists(beside):
+            layout = layout_of(beside)
+    for path in (layout.root / layout.cloud, layout.root / layout.folder / "cameras.json"):
+        if not path.is_file():
+            raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing")
+    return layout
+
+
+def _facts(layout: Layout) -> Mapping[str, Any]:
+    """run.json, or nothing where it cannot be read: the page needs little of it. Parts of a run stand in its own."""
+    for path in (layout.root / layout.run_json, layout.root.absolute().parent / "run.json"):
+        try:
+            document = read_json(path)
+        except InputError:
+            continue
+        if not isinstance(document, dict):
+            continue
+        if path.parent == (layout.root / layout.folder):
+            return document
+        parts = [part for part in document.get("parts") or () if isinstance(part, dict)]
+        mine = [part for part in parts if part.get("folder") == layout.root.absolute().name]
+        return {**mine[0], "images": document.get("images")} if mine else {}
+    return {}
+
+
+def _frame(facts: Mapping[str, Any]) -> WorldFrame:
+    stated = facts.get("world")
+    if not isinstance(stated, dict):
+        return FIRST_CAMERA
+    names = ("name", "description", "units")
+    known = {name: stated[name] for name in names if isinstance(stated.get(name), str)}
+    return replace(FIRST_CAMERA, **known, metric=stated.get("metric") is True)
+
+
+def _up(facts: Mapping[str, Any]) -> np.ndarray | None:
+    """The direction against gravity, where the run found it."""
+    stated = facts.get("up")
+    if not isinstance(stated, dict) or stated.get("found") is not True:
+        return None
+    try:
+        up = np.array(stated.get("direction"), np.float64).reshape(3)
+    except (TypeError, ValueError):
+        return None
+    size = float(np.linalg.norm(up))
+    return up / size if np.isfinite(size) and size > 0 else None
+
+
+class Photographs:
+    """The photographs of a scene: those exported beside it, else where run.json says that they came from."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        images = facts.get("images")
+        entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
+        self.places = {
+            entry["name"]: Path(entry["path"])
+            for entry in entries
+            if isinstance(entry.get("name"), str) and isinstance(entry.get("path"), str)
+        }
+        self.exported = folder / "images"
+        self.clips: dict[Path, Clip] = {}
+        self.frames: dict[Path, list[int]] = {}
+        for name, path in self.places.items():
+            if (number := _frame_number(name, path)) is not None:
+                self.frames.setdefault(path, []).append(number)
+
+    def has(self, view: View) -> bool:
+        return (self._exported(view) or self._taken(view)) is not None
+
+    def read(self, view: View) -> np.ndarray | None:
+        """(H, W, 3) RGB; None where it is gone, or has become another picture."""
+        exported = self._exported(view)
+        find = exported or self._taken(view)
+        if find is None:
+            return None
+        try:
+            rgb, _ = decode_rgb(find())
+            if rgb.shape[:2] != (view.height, view.width):
+                return None
+            return rgb if exported else undistorted(rgb, view)
+        except (BadImage, Lite3RError):
+            return None
+
+    def _exported(self, view: View) -> Callable[[], bytes] | None:
+        """The picture of an export, which is what the view describes."""
+        for suffix in (Path(view.name).suffix, ".jpg", ".png"):
+            exported = (self.exported / view.name).with_suffix(suffix)
+            if ".." not in Path(view.name).parts and exported.is_file():
+                return lambda: read_regular(exported)
+        return None
+
+    def _taken(self, view: View) -> Callable[[], bytes] | None:
+        """The picture as it was taken; a lens that bends lines is still in it."""
+        path = self.places.get(view.name)
+        if path is None or not path.is_file():
+            return None
+        number = _frame_number(view.name, path)
+        return (lambda: read_regular(path)) if number is None else (lambda: self._frame(path, number))
+
+    def _frame(self, path: Path, number: int) -> bytes:
+        clip = self.clips.get(path)
+        if clip is None:
+            clip = Clip(path)
+            clip.fetch(sorted(self.frames[path]))
+            self.clips[path] = clip
+        return clip.frames[clip.index_of(number)].encoded
+
+
+def _frame_number(name: str, path: Path) -> int | None:
+    """Which frame of its video a view is; None for a picture."""
+    if not is_video(path):
+        return None
+    digits = Path(name).stem.rpartition("frame_")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() else None

@@ -1,0 +1,90 @@
+"""`lite3r render`: films and frames of scenes on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli.cli import main
+from lite3r_cli.io.cameras import read_cameras_json
+
+pytestmark = pytest.mark.usefixtures("plane_backbone")
+SMALL = ("--size", "64x48", "-q")
+
+
+def render(*arguments: object) -> int:
+    return main([str(argument) for argument in ("render", *arguments, *SMALL)])
+
+
+@pytest.fixture
+def scene(photographs, tmp_path: Path) -> Path:
+    words = ["reconstruct", photographs(3), "-o", tmp_path / "out/a.ply", "--resolution", "112", "-q"]
+    assert main([str(word) for word in words]) == 0
+    return tmp_path / "out/a.ply"
+
+
+def frames_of(film: Path) -> list[np.ndarray]:
+    with av.open(str(film)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_a_film_beside_the_cloud_and_frames_with_what_they_show(scene: Path, tmp_path: Path) -> None:
+    assert render(scene, "--seconds", 0.5, "--fps", 12) == 0
+    film = frames_of(scene.with_suffix(".mp4"))
+    assert len(film) == 6 and film[0].shape == (48, 64, 3) and film[3].max() > 60
+    assert render(scene) == 7  # it is there already
+    folder = tmp_path / "frames"
+    words = ("--seconds", 0.5, "--fps", 12, "--frames", folder, "--condition", 2)
+    assert render(scene.with_suffix(""), *words) == 0
+    views = read_cameras_json(folder / "cameras.json")
+    assert len(views) == 6 and views[0].depth is not None and views[0].depth.shape == (48, 64)
+    seen = cv2.imread(str(folder / "seen" / views[0].name), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(seen > 0, views[0].depth > 0)
+    rgb = cv2.imread(str(folder / "rgb" / views[3].name))[..., ::-1]
+    assert np.abs(rgb.astype(int) - film[3]).mean() < 12  # the film is compressed
+    condition = json.loads((folder / "condition.json").read_text())
+    entry = condition["frames"][views[0].name][0]
+    assert entry["visible_share"] > 0.5 and (folder / entry["file"]).is_file()
+    assert set(condition["captured"]) <= {"a0.jpg", "a1.jpg", "a2.jpg"}
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_flight_along_given_cameras(scene: Path, tmp_path: Path) -> None:
+    cameras, folder = scene.with_suffix("") / "cameras.json", tmp_path / "f"
+    assert render(scene, "--path", cameras, "--exact", "--frames", folder) == 0
+    given, made = read_cameras_json(cameras, load_depth=False), read_cameras_json(folder / "cameras.json")
+    assert [np.allclose(a.cam_from_world, b.cam_from_world) for a, b in zip(given, made)] == [True] * 3
+    matrix = np.vstack([np.column_stack([np.diag([1.0, -1, -1]), np.zeros(3)]), [0, 0, 0, 1]]).ravel().tolist()
+    path = {"render_height": 48, "render_width": 64, "camera_path": [{"camera_to_world": matrix, "fov": 50}]}
+    (tmp_path / "path.json").write_text(json.dumps(path))
+    assert render(scene, "--path", tmp_path / "path.json", "--exact", "--frames", folder, "--overwrite") == 0
+    (made,) = read_cameras_json(folder / "cameras.json")
+    assert np.allclose(made.cam_from_world, np.eye(4)[:3], atol=1e-9)
+    assert made.K[1, 1] == pytest.approx(24 / np.tan(np.radians(25)), rel=1e-6)
+    (tmp_path / "walk.txt").write_text("0 0 0 0 0 0 0 1\n1 0.1 0 0 0 0 0 1\n")
+    assert render(scene, "--path", tmp_path / "walk.txt", "-o", tmp_path / "walk.mp4", "--seconds", 0.2) == 0
+    assert len(frames_of(tmp_path / "walk.mp4")) == 6
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(scene: Path, tmp_path: Path, capsys) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"camera_path": [], "render_height": 48, "render_width": 64}')
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    cases = {
+        (scene, "--path", bad): 3, (scene, "--path", tmp_path / "no.json"): 2, (tmp_path / "no.ply",): 3,
+        (scene, "--frames", mine, "--overwrite"): 7, (scene, "-o", "film.gif"): 2, (scene, "--condition", 2): 2,
+        (scene, "--exact"): 2, (scene, "--seconds", 0): 2,
+    }  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    for words, code in cases.items():
+        assert render(*words) == code, words
+        assert "bug" not in capsys.readouterr().err, words
+    assert main(["render", str(scene), "--size", "63x48", "-q"]) == 2
+    assert sorted(tmp_path.rglob("*")) == before
