@@ -14,7 +14,7 @@ COMMANDS = {
         "reconstruct",
         "Reconstruct a scene: photographs in; a coloured cloud, depth maps and cameras out.",
     ),
-    "batch": ("batch", "Reconstruct many scenes by one process that loads the network once."),
+    "batch": ("batch", "Reconstruct many scenes by one process that loads the network once, or by several."),
     "view": ("view", "Write a page to look at a scene: points, cameras and photographs, in one file."),
     "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
