@@ -364,6 +364,8 @@ BY_HAND: dict[str, str] = {
     "| views | tokens | skipped": "no measurement kept: benchmarks/attention_cpu.py",
     "| views | tokens | bfloat16": "no measurement kept: benchmarks/attention_cpu.py",
     "| name | parameters": "names and sizes of networks",
+    "| `--model` | weights": "names and licences",
+    "| network | takes": "published figures, and the errors that benchmarks/parity.py prints; typed by hand",
     "| | file | peak memory": "no measurement kept: benchmarks/convert_memory.py",
     "| kernel | in one pass": "sizes of tiles",
     "| VGGT-1B | linear layers": "h100-profile.json, typed by hand",

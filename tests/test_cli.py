@@ -204,7 +204,9 @@ def test_models_json_is_one_document(capsys):
     models = {model["name"]: model for model in json.loads(out)["models"]}
     assert err == ""
     assert models["mini"]["parameters"] <= 24_000_000 and models["mini"]["licence"]
-    assert set(models["mini"]) == {"name", "parameters", "licence", "source", "path", "summary"}
+    told = {"takes", "metric", "streams", "engine", "figures"}
+    assert set(models["mini"]) == {"name", "parameters", "licence", "source", "path", "summary"} | told
+    assert models["map-anything"]["takes"] == ["images", "cameras", "depth"] and models["map-anything"]["metric"]
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["--help"], ["--version"]])

@@ -10,7 +10,7 @@ from .options import command
 
 @command(general=("json", "quiet", "debug"))
 def models() -> None:
-    """List the models: parameters, licence, where the weights come from, and whether they are here."""
+    """List the models: size, licence, where the weights come from, whether they are here, and what they take."""
     from ..networks.installed import load_installed
     from ..networks.registry import MODELS, find_checkpoint
 
@@ -26,13 +26,18 @@ def models() -> None:
                 "source": info.source,
                 "path": None if path is None else str(path),
                 "summary": info.summary,
+                "takes": ["images", *info.takes],
+                "metric": info.metric,
+                "streams": info.streams,
+                "engine": "fast" if info.fast else "ordinary",
+                "figures": info.figures,
             }
         )
     if console.settings.json:
         console.document({"models": rows})
         return
     console.table(
-        ("model", "parameters", "licence", "weights from", "here", "what it is"),
+        ("model", "parameters", "licence", "weights from", "here", "takes", "engine", "what it is"),
         [
             (
                 row["name"],
@@ -40,9 +45,11 @@ def models() -> None:
                 row["licence"],
                 row["source"],
                 "yes" if row["path"] else "no",
+                info.inputs,
+                row["engine"],
                 row["summary"],
             )
-            for row in rows
+            for info, row in zip(MODELS.values(), rows)
         ],
         numbers=False,
     )

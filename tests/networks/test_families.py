@@ -15,6 +15,7 @@ from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction, Streaming
 from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
+from lite3r_cli.networks.fast_form import form_reason
 from lite3r_cli.networks.recognise import recognise
 
 EVERY = [(family, size) for family in families().values() for size in family.sizes]
@@ -38,7 +39,10 @@ def test_the_facts_are_true_of_the_network(family, size):
     assert isinstance(model, Backbone) and model.name == size == family.name_of(config) and family_of(model) is family
     assert isinstance(model.compute_dtype, torch.dtype) and model.patch_size >= 1
     assert isinstance(model, Streaming) is family.streams
-    assert all(info.streams is family.streams for info in family.models)
+    for info in family.models:  # what is told of it without importing it
+        assert (info.streams, info.metric) == (family.streams, family.scale == "metric")
+        assert set(info.takes) == set(family.options) & set(TOLD)
+        assert info.fast is (form_reason(model, size) is None) or info.name != size
     modules, weights = dict(model.named_modules()), [n for n, t in model.named_parameters() if t.ndim >= 2]
     across = family.global_layers(config)
     assert across and set(across) <= attention_modules(model).keys() and len(set(across)) == len(across)

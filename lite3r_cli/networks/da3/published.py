@@ -14,6 +14,8 @@ def _any_view(name: str, parameters: int, licence: str, revision: str = hub.MAIN
         summary="any-view transformer: depth, confidence, cameras, rays; takes known cameras",
         repository=f"depth-anything/{name.upper()}",
         revision=revision,
+        takes=("cameras",),
+        fast=name != "da3-giant",  # whose MLPs are gated
     )
 
 
@@ -29,5 +31,7 @@ MODELS = (
         summary="DA3-Large with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
         repository=LITE3R,
         file="da3_fp8_qat_1ep.pt",
+        takes=("cameras",),
+        fast=True,
     ),
 )

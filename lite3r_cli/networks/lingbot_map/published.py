@@ -14,6 +14,7 @@ MODELS = (
         summary="videos as a stream, frame by frame in bounded memory; for long ones",
         repository=REPOSITORY,
         file="lingbot-map-long.pt",
+        figures="Oxford Spires: cameras off by 6.42 m over 320 frames, 7.11 m over 3,840 (its paper's tables)",
         streams=True,
     ),
     ModelInfo(

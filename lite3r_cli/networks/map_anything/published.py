@@ -14,6 +14,8 @@ V1_1_MODELS = (
         summary="in metres; takes known cameras and depth; for a GPU, free for commercial use",
         repository="facebook/map-anything-apache",
         file=FILE,
+        takes=("cameras", "depth"),
+        metric=True,
     ),
     ModelInfo(
         name="hf:facebook/map-anything",
@@ -22,6 +24,8 @@ V1_1_MODELS = (
         summary="as map-anything, trained on 13 data sets instead of 6",
         repository="facebook/map-anything",
         file=FILE,
+        takes=("cameras", "depth"),
+        metric=True,
     ),
 )
 V1_MODELS = (
@@ -32,6 +36,8 @@ V1_MODELS = (
         summary="the version before map-anything: half its size",
         repository="facebook/map-anything-apache-v1",
         file=FILE,
+        takes=("cameras", "depth"),
+        metric=True,
     ),
     ModelInfo(
         name="hf:facebook/map-anything-v1",
@@ -40,6 +46,8 @@ V1_MODELS = (
         summary="as map-anything-v1, trained on 13 data sets instead of 6",
         repository="facebook/map-anything-v1",
         file=FILE,
+        takes=("cameras", "depth"),
+        metric=True,
     ),
 )
 MODELS = V1_1_MODELS + V1_MODELS

@@ -11,5 +11,6 @@ MODELS = (
         licence="MIT",
         summary="any-view ViT-S/14 trained by this project: depth, confidence and cameras",
         file="mini.safetensors",
+        fast=True,
     ),
 )

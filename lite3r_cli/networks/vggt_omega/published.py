@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import ModelInfo
+from lite3r_cli.networks.published import COMPARED, ModelInfo
 
 LICENCE = "FAIR Noncommercial Research License (it covers outputs, too)"
 REPOSITORY = "facebook/VGGT-Omega"  # gated: access is asked for there
@@ -14,6 +14,7 @@ MODELS = (
         summary="the best cameras in video; for pictures in the wild; gated, set HF_TOKEN",
         repository=REPOSITORY,
         file="vggt_omega_1b_512.pt",
+        figures=COMPARED.format(88.5, 83.1, 82.3),
     ),
     ModelInfo(
         name="vggt-omega-416",
@@ -22,5 +23,6 @@ MODELS = (
         summary="as vggt-omega, trained again on checked data: for benchmarks, at --resolution 480; gated",
         repository=REPOSITORY,
         file="vggt_omega_1b_416_reproduce.pt",
+        figures=COMPARED.format(88.9, 82.4, 82.8),
     ),
 )
