@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import random
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -60,7 +61,16 @@ class Runtime:
 def choose(device: str = "auto", dtype: str = "auto") -> Runtime:
     """The device and precision for a request; raises BackendError if this machine cannot do what was asked."""
     chosen = _choose_device(device)
+    if chosen.chosen != "cpu":
+        torch.cuda.set_device(chosen.chosen)  # of this thread; see `current`
     return Runtime(chosen, _choose_dtype(dtype, torch.device(chosen.chosen)))
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, a GPU is this thread's current one: Triton's kernels and our own launch there, wherever their tensors
+    are. A thread begins with the first GPU, whatever was set in another one.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _choose_device(asked: str) -> Choice:

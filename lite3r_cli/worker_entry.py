@@ -1,24 +1,30 @@
-"""The process of a worker of `lite3r batch --workers N`: `python -m lite3r_cli.worker_entry DESCRIPTOR`."""
+"""The process that another one has started to work for it: `python -m lite3r_cli.worker_entry KIND DESCRIPTOR`."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from importlib import import_module
 
 from .entry import leave  # signals have their default effect from here on
 
+KINDS = {  # what it does → the function that does it, given the socket's number
+    "scenes": ("lite3r_cli.batch.local_crew", "serve"),
+    "views": ("lite3r_cli.pipelines.helpers", "serve"),
+}
+
 
 def main() -> int:
-    """Serve the foreman at the other end of the socket; returns the exit code."""
-    from .batch.local_crew import serve
+    """Serve the process at the other end of the socket; returns the exit code."""
     from .cli import BY_SIGNAL, SPINS
     from .stopping import Terminated, signals_as_exceptions
 
     os.environ.setdefault(*SPINS)
+    module, function = KINDS[sys.argv[1]]
     try:
         with signals_as_exceptions():
-            serve(int(sys.argv[1]))
+            getattr(import_module(module), function)(int(sys.argv[2]))
     except KeyboardInterrupt:
         return BY_SIGNAL + signal.SIGINT
     except Terminated as error:

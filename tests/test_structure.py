@@ -23,7 +23,7 @@ FLOORS = (
     {"attention", "quant"},
     {"layers"},
     {"scene"},
-    {"config", "console", "cores", "cuda_start", "errors", "extras", "runtime", "stopping"},
+    {"config", "children", "console", "cores", "cuda_start", "errors", "extras", "ranks", "runtime", "stopping"},
 )
 FLOOR = {name: len(FLOORS) - i for i, names in enumerate(FLOORS) for name in names}
 

@@ -15,6 +15,7 @@ from lite3r_cli.attention.reference import dense_and_linear
 from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.seen import Seen
+from lite3r_cli.layers.view_shards import current, in_packed_order, own_heads
 from lite3r_cli.layers.vit import Attention
 from lite3r_cli.runtime import Choice
 
@@ -89,7 +90,7 @@ class SparseLinearAttention(Attention):
         if keys is not None:
             return self._mix_some(q, k, v, keys)
         weight = None if self.config.mix == "convex" else self.proj_lin.weight.to(v.dtype)
-        alpha = self.mix_logit.sigmoid() if weight is None else None
+        alpha = own_heads(self.mix_logit.sigmoid()) if weight is None else None
         self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])
         if self.choice.chosen != "dense" and self._keeps_all and weight is not None:
             self.skipped = q.new_zeros(())
@@ -152,6 +153,13 @@ def set_frames(
     `seen`, blocks are runs of those that are.
     """
     frames = tuple(frames)
+    shards = current()
+    if shards is not None:  # attention is among the tokens of all views
+        few, seen = frames[0].specials, shards.seen
+        frames = tuple(
+            Frames(len(group), few + grid[0] * grid[1], few, grid) for group, grid in zip(shards.groups, shards.grids)
+        )
+        reference = in_packed_order(reference, shards) if isinstance(reference, Tensor) else reference
     if seen is not None:
         specials = [group.specials for group in frames for _ in range(group.count)]
         frames = tuple(Frames(1, few + count, few) for few, count in zip(specials, seen.counts, strict=True))

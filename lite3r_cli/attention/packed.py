@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention.features import widened
 from lite3r_cli.attention.tiling import Frames
+from lite3r_cli.layers.view_shards import ranks_across
 
 GROUPS = (128, 64)  # queries that share a list
 KEYS = 16  # of a block
@@ -300,6 +301,7 @@ def gathered_attention(
     given; without lists all see all.
     """
     heads, _, dim = q.shape
+    heads *= ranks_across()  # the same chunks, and so the same sums, in one process and in several
     whole = plan.every.long()[:, None] * KEYS + torch.arange(KEYS, device=q.device)
     known = torch.cat([whole.flatten(), plan.loose.long()])
     exact = plan.groups if lists is None else plan.exact

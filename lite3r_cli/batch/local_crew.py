@@ -1,15 +1,11 @@
-"""Workers that are processes of this machine. Each is a fresh Python (no fork: CUDA and threads do not survive one),
-with a socket to the foreman. It ends itself when the foreman is no more.
-"""
+"""Workers that are processes of this machine (`children.py`). Each ends itself when the foreman is no more."""
 
 from __future__ import annotations
 
 import os
 import queue
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -17,12 +13,11 @@ from dataclasses import replace
 from multiprocessing import connection
 from typing import Any
 
+from ..children import how_it_ended, start_child
 from ..cores import divide_cores, own_cores
-from ..errors import BackendError
 from .rota import Answer
 from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
 
-PROGRAM = "lite3r_cli.worker_entry"
 PATIENCE = 20.0  # seconds that workers have to clean up before they are killed
 
 
@@ -30,19 +25,7 @@ class _Process:
     """A worker as the foreman sees it."""
 
     def __init__(self, order: Order) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", PROGRAM, str(theirs.fileno())]
-            path = os.pathsep.join(entry for entry in sys.path if entry)  # what this process imports from
-            environment = {**os.environ, "PYTHONPATH": path}
-            try:
-                self.process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr
-                )
-            except OSError as error:
-                ours.close()
-                raise BackendError(f"no worker can be started: {error.strerror}; use fewer --workers") from error
-        self.pipe = connection.Connection(ours.detach())
+        self.process, self.pipe = start_child("scenes")
         self.told_end = False
         self.send(order)
 
@@ -57,8 +40,7 @@ class _Process:
         try:
             message = self.pipe.recv()
         except (OSError, EOFError):
-            code = self.process.wait()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            how = how_it_ended(self.process.wait())
             return DIED, "" if self.told_end else how
         self.told_end = self.told_end or message[0] in (LEFT, WRONG)
         return message

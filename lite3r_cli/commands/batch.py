@@ -28,7 +28,7 @@ INSTEAD: dict[str, Option] = {
 }
 
 
-OF_ONE_SCENE = ("cameras", "depth", "depth_scale", "chunk", "loops", "resume")
+OF_ONE_SCENE = ("cameras", "depth", "depth_scale", "chunk", "loops", "resume", "gpus")
 
 
 @command(ReconstructConfig, CrewConfig, without=OF_ONE_SCENE, instead=INSTEAD, required=("output",))

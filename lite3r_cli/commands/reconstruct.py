@@ -10,6 +10,7 @@ import typer
 from .. import console
 from ..config import ReconstructConfig
 from ..config.option import OUTPUT
+from ..ranks import Rank, launched
 from .options import command
 from .sentences import sentence
 from .view import show
@@ -51,6 +52,9 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
     The world frame is the first camera (x right, y down, z forward).
     Depth is along z, in scene units: photographs alone do not tell the scale.
     """
+    rank = launched()
+    if rank is not None and rank.number:
+        return _help(config, rank)
     if skip_existing and _is_done(config.output):
         return
     if open:
@@ -64,6 +68,13 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
         console.table(("", ""), _rows(report), numbers=False)
     if open:
         show(report.folder / "view.html")
+
+
+def _help(config: ReconstructConfig, rank: Rank) -> None:
+    """What a process does that torchrun started beside the first one: it computes, and says and writes nothing."""
+    from ..pipelines.team import for_rank, help_out, launched_team
+
+    help_out(for_rank(config.predict, rank), lambda own: launched_team(own, rank))
 
 
 def _is_done(output: str) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from .option import CLOUD, INPUT, OUTPUT, Argument, Option, require
+from .option import CLOUD, INPUT, NETWORK, OUTPUT, Argument, Option, require
 from .prediction import InputConfig, PredictConfig, parse_depth_unit
 from .sequence import LongConfig
 from .world import WorldConfig
@@ -132,14 +132,19 @@ class ReconstructConfig:
         Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),
     ] = True
     overwrite: Overwrite = False
+    gpus: Annotated[
+        int,
+        Option(
+            NETWORK,
+            "Divide the views of the scene among N GPUs: mini 2, 3 or 6; vggt-1b and da3-large up to 16.",
+            metavar="N",
+        ),
+    ] = 1
     world: WorldConfig = WorldConfig()
     long: LongConfig = LongConfig()
 
     def __post_init__(self) -> None:
-        require(
-            not (self.keep_distortion and "tum-rgbd" in self.formats),
-            "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",
-        )
+        require(self.gpus >= 1, f"--gpus must be at least 1, not {self.gpus}")
         require(
             not (self.keep_distortion and "tum-rgbd" in self.formats),
             "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",

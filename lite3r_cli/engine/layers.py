@@ -19,6 +19,17 @@ from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
 from lite3r_cli.errors import BackendError
+from lite3r_cli.layers.view_shards import (
+    across_views,
+    current,
+    first_view,
+    is_divided,
+    own_heads,
+    ranks_across,
+    rows_of_heads,
+    rows_of_tokens,
+)
+from lite3r_cli.layers.view_shards import whole as gather
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
 
@@ -53,11 +64,13 @@ class Prepared:
     """What a set of images needs by its sizes alone, on the device."""
 
     packing: Packing
+    whole: Packing  # of the views of all processes; the same where the prediction is not divided
     plans: Plans
     numbers: Tensor  # (T,) int32, 0 to T − 1: the slots of attention without tiles
-    order: list[Tensor]  # of each bucket the indices of its views
-    places: Tensor  # (S,) place of each view in the packed sequence
-    sizes: Tensor  # (S, 2) height and width of each view, pixels, float32
+    order: list[Tensor]  # of each bucket the indices of its views among all
+    own_places: Tensor  # (S_own,) place of each view of this process in its packed sequence
+    places: Tensor  # (S,) place of each view in the packed sequence of all
+    sizes: Tensor  # (S, 2) height and width of each view of all, pixels, float32
 
     @classmethod
     def of(
@@ -65,19 +78,24 @@ class Prepared:
         reference: bool = True,
     ) -> Prepared:  # fmt: skip
         """`reference`: one of the views is what the others refer to."""
-        packing = Packing.of(shape, patch_size, specials)
+        packing, shards = Packing.of(shape, patch_size, specials), current()
+        sizes = shape.sizes if shards is None else shards.sizes
+        whole = packing if shards is None else Packing.of(Shape(sizes), patch_size, specials)
         return cls(
             packing,
-            Plans(packing, settings.query_tiles, settings.crossover, device, reference),
-            torch.arange(packing.tokens, device=device, dtype=torch.int32),
-            [torch.tensor(bucket.views, device=device) for bucket in packing.buckets],
+            whole,
+            Plans(whole, settings.query_tiles, settings.crossover, device, reference),
+            torch.arange(whole.tokens, device=device, dtype=torch.int32),
+            [torch.tensor(bucket.views, device=device) + first_view() for bucket in packing.buckets],
             torch.tensor(packing.places, device=device),
-            torch.tensor(shape.sizes, device=device).float(),
+            torch.tensor(whole.places, device=device),
+            torch.tensor(sizes, device=device).float(),
         )
 
     def by_view(self, parts: Sequence[Tensor]) -> Tensor:
-        """Values (S_b, …) of each bucket → (S, …) in the order of the views."""
-        return parts[0] if len(parts) == 1 else torch.cat(list(parts))[self.places]
+        """Values (S_b, …) of each bucket → (S, …) of all views, in their order."""
+        own = parts[0] if len(parts) == 1 else torch.cat(list(parts))[self.own_places]
+        return gather(own[None])[0]
 
 
 @dataclass
@@ -89,8 +107,8 @@ class Tokens:
     x: Tensor  # (T, C), changed in place
     prepared: Prepared
     ropes: Sequence[RopeTable | None] = ()  # of one view of each bucket, within views
-    ropes_across: Sequence[RopeTable | None] = ()  # the same, across views
-    reference: Tensor | None = None  # place of the reference view in the packed sequence, a scalar tensor
+    ropes_across: Sequence[RopeTable | None] = ()  # of one view of each bucket of all views, across views
+    reference: Tensor | None = None  # place of the reference view in the packed sequence of all, a scalar tensor
 
     @property
     def packing(self) -> Packing:
@@ -182,8 +200,9 @@ class FastBlock:
 
     def across(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         """Attention across all views, then the MLP; see `_run`."""
-        groups = [Together(tokens.packing.buckets, 1, tokens.prepared.plans.across(self.sparse))]
-        return self._run(tokens, operand, engine, after, groups, tokens.ropes_across, "global attention")
+        groups = [Together(tokens.prepared.whole.buckets, 1, tokens.prepared.plans.across(self.sparse))]
+        with across_views():
+            return self._run(tokens, operand, engine, after, groups, tokens.ropes_across, "global attention")
 
     def _run(
         self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None,
@@ -194,6 +213,7 @@ class FastBlock:
         with engine.stage("linear layers"):
             qkv = self.qkv(operand)
         del operand
+        qkv = rows_of_heads(qkv, 3, self.heads)
         with engine.stage(kind):
             heads = [self._split(qkv, group, ropes, tokens, ops) for group in groups]
             del qkv
@@ -201,6 +221,8 @@ class FastBlock:
             for group in groups:
                 parts.append(self._attend(heads.pop(0), group, tokens.reference, ops))
             operand = _joined(parts)
+        if is_divided():  # a row's scale is that of all heads
+            operand = ops.quant(rows_of_tokens(operand[0], self.heads, len(x)), self.proj.fp8)
         with engine.stage("linear layers"):
             y = self.proj(operand)
             operand = ops.add_norm_quant(
@@ -215,24 +237,32 @@ class FastBlock:
         """The group's rows of qkv (T, 3·C) → q, k, v (3, H, slots, D), each token in its slot."""
         plan, first, last = group.plan, group.buckets[0].rows.start, group.buckets[-1].rows.stop
         slots = last - first if plan is None else plan.slots
-        shape = 3, self.heads, slots, qkv.shape[1] // 3 // self.heads
+        shape = 3, self.own_heads, slots, qkv.shape[1] // 3 // self.own_heads
         heads = torch.empty(shape, device=qkv.device, dtype=tokens.x.dtype)
         place = tokens.prepared.numbers if plan is None else plan.place
-        for bucket, rope in zip(tokens.packing.buckets, ropes or [None] * len(tokens.packing.buckets)):
+        buckets = tokens.prepared.whole.buckets if is_divided() else tokens.packing.buckets
+        bias = own_heads(self.qkv.bias.view(3, self.heads, -1).transpose(0, 1)).transpose(0, 1).flatten()
+        for bucket, rope in zip(buckets, ropes or [None] * len(buckets)):
             if bucket not in group.buckets:
                 continue
             within = slice(bucket.rows.start - first, bucket.rows.stop - first)
             own = None if plan is None and len(group.buckets) == 1 else place[within]
             empty = plan.empty if plan is not None and bucket is group.buckets[0] else None
             norms = self.head_norms
-            ops.split_heads(qkv[bucket.rows], self.qkv.bias, norms, self.head_eps, rope, own, empty, heads)
+            ops.split_heads(qkv[bucket.rows], bias, norms, self.head_eps, rope, own, empty, heads)
         return heads
 
+    @property
+    def own_heads(self) -> int:
+        """Heads that this process has in the attention that runs."""
+        return self.heads // ranks_across()
+
     def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: SimpleNamespace) -> Operand:
+        fp8 = self.proj.fp8 and not is_divided()
         if group.plan is None:
-            return _dense(heads, group.runs, ops, self.proj.fp8)
+            return _dense(heads, group.runs, ops, fp8)
         out = self.sparse.attend(heads, group.plan, ops, reference)
-        return ops.merge_heads(out, group.plan.place, len(group.plan.place), self.proj.fp8)
+        return ops.merge_heads(out, group.plan.place, len(group.plan.place), fp8)
 
     def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         ops, fp8 = engine.operators, engine.settings.fp8

@@ -15,6 +15,8 @@ from lite3r_cli.engine.operators import operators
 from lite3r_cli.engine.outputs import FastOutput
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
+from lite3r_cli.layers.view_shards import Shards, current
+from lite3r_cli.runtime import current as on_device
 
 WARM_UPS = 2  # before a graph is captured: kernels are compiled and libraries choose theirs
 
@@ -50,7 +52,7 @@ class FastRunner:
     def __init__(self, form: FastForm, device: torch.device):
         self.form, self.settings, self.device = form, form.settings, device
         self.engine = Engine(self.settings, operators(device, self.settings.kernels))
-        self._prepared: dict[Shape, tuple[Prepared, dict[str, Any]]] = {}
+        self._prepared: dict[tuple[Shape, Shards | None], tuple[Prepared, dict[str, Any]]] = {}
         self._graphs: dict[tuple[Shape, bool], tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]] = {}
 
     @torch.inference_mode()
@@ -58,10 +60,14 @@ class FastRunner:
         """Images (3, H, W) each, or (S, 3, H, W), float32 in [0, 1] on the device; `cameras` as the network's `predict`
         takes them. The output is valid until the next call of its shape.
         """
+        with on_device(self.device):
+            return self._answer(images, cameras)
+
+    def _answer(self, images: Sequence[Tensor], cameras: Any) -> FastOutput:
         shape = Shape.of(images)
         known = None if cameras is None else self.form.known(cameras, self._fixed(shape)[0])
         stacks = shape.stacks(images)
-        if self.device.type != "cuda" or not self.settings.graphs:
+        if self.device.type != "cuda" or not self.settings.graphs or current() is not None:
             return self._run(stacks, known, shape, self.engine)
         kind = shape, known is not None
         if kind not in self._graphs:
@@ -79,7 +85,8 @@ class FastRunner:
         """The same without a graph; `stage(name)` is entered around each part."""
         shape = Shape.of(images)
         engine = self.engine if stage is None else Engine(self.settings, self.engine.operators, stage)
-        return self._run(shape.stacks(images), None, shape, engine)
+        with on_device(self.device):
+            return self._run(shape.stacks(images), None, shape, engine)
 
     def forget(self) -> None:
         """Free the graphs and what was prepared."""
@@ -99,10 +106,11 @@ class FastRunner:
         return self.form.run(stacks, known, *self._fixed(shape), engine)
 
     def _fixed(self, shape: Shape) -> tuple[Prepared, dict[str, Any]]:
-        if shape not in self._prepared:
+        key = shape, current()
+        if key not in self._prepared:
             with torch.inference_mode():
-                self._prepared[shape] = self.form.prepare(shape, self.device)
-        return self._prepared[shape]
+                self._prepared[key] = self.form.prepare(shape, self.device)
+        return self._prepared[key]
 
     def _capture(
         self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape

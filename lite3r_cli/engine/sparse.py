@@ -22,6 +22,7 @@ from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
 from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
+from lite3r_cli.layers.view_shards import own_heads
 
 SMALLEST_TILE = 16  # slots, for the matrix units
 
@@ -174,7 +175,7 @@ class SparseLayer:
         """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
         if isinstance(plan, PackedPlan):
             return self._attend_packed(heads, plan, ops)
-        shape, alpha = heads.shape[1:], self.alpha
+        shape, alpha = heads.shape[1:], self._own_alpha()
         if plan.runs > 1:  # the runs of a head are as many heads
             heads = heads.unflatten(2, (plan.runs, -1)).flatten(1, 2)
             alpha = None if alpha is None else alpha.repeat_interleave(plan.runs)
@@ -188,6 +189,9 @@ class SparseLayer:
         sums = ops.linear_sums(k, v, tiles.lengths, tiles.width)
         branch = LinearBranch(*sums, self.formula.linear_over == "rest", self.weight, alpha)
         return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far).view(shape)
+
+    def _own_alpha(self) -> Tensor | None:
+        return None if self.alpha is None else own_heads(self.alpha)
 
     def _attend_packed(self, heads: Tensor, plan: PackedPlan, ops: SimpleNamespace) -> Tensor:
         count = plan.count(self.ratio(plan))
@@ -207,7 +211,7 @@ class SparseLayer:
         square, norm = ops.linear_sums(k.contiguous(), v.contiguous(), plan.lengths, SUMMARY)
         features = torch.nn.functional.elu(q.float()) + 1
         linear = (features @ square) / (features @ norm[..., None] + EPSILON)
-        return mix_packed(out.float(), linear, plan, self.ratio(plan), self.weight, self.alpha).to(out.dtype)
+        return mix_packed(out.float(), linear, plan, self.ratio(plan), self.weight, self._own_alpha()).to(out.dtype)
 
 
 def _grouped(means: Tensor, plan: SparsePlan) -> Tensor:

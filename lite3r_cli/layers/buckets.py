@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.layers.seen import Seen, keys_within
+from lite3r_cli.layers.view_shards import across_views, current, group_sizes
 from lite3r_cli.layers.vit import RopeTable
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as every encoder here was trained with
@@ -26,10 +27,7 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 def group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
     """Indices of the images of each size, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, image in enumerate(images):
-        groups.setdefault(tuple(image.shape[-2:]), []).append(i)
-    return list(groups.values())
+    return group_sizes([(image.shape[-2], image.shape[-1]) for image in images])
 
 
 def in_view_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
@@ -89,8 +87,14 @@ def run_packed(
     """A block across all tokens of all views; only what is `seen` are keys."""
     sizes = [b.shape[1] * b.shape[2] for b in buckets]
     packed = torch.cat([b.flatten(1, 2) for b in buckets], dim=1)
-    keys = () if seen is None else (seen.across([b.shape[2] for b in buckets], packed.device),)
-    parts = block(packed, rope, *keys).split(sizes, dim=1)
+    tokens = [b.shape[2] for b in buckets]
+    shards = current()
+    if shards is not None:  # keys are those of all views
+        seen, specials = shards.seen, shards.specials(packed.shape[1])
+        tokens = [specials + rows * columns for rows, columns in shards.grids]
+    keys = () if seen is None else (seen.across(tokens, packed.device),)
+    with across_views():
+        parts = block(packed, rope, *keys).split(sizes, dim=1)
     return [part.unflatten(1, b.shape[1:3]) for part, b in zip(parts, buckets)]
 
 

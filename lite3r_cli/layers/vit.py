@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.attention.dense import dense
+from lite3r_cli.layers.view_shards import mix_heads
 
 M = TypeVar("M", bound=nn.Module)
 RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
@@ -79,7 +80,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: RopeTable | None = None, keys: Tensor | None = None) -> Tensor:
         """`keys` are the tokens that the others see, indices; None: all."""
-        return self.merge(self.mix(*self.project(x, rope), keys))
+        return self.merge(mix_heads(self.mix, *self.project(x, rope), keys))
 
     def project(self, x: Tensor, rope: RopeTable | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens (B, T, C), each (B, H, T, D), turned and in one precision."""

@@ -71,6 +71,7 @@ class Family:
     scale: Literal["arbitrary", "mean depth", "metric"]  # the unit of depth and camera centres
 
     # What not every network has
+    divides: bool = False  # `predict` works on a part of the views beside other processes (`layers/view_shards.py`)
     options: tuple[str, ...] = ()  # of OPTIONS; others than TOLD go to its method `configure`
     partial_cameras: bool = False  # whether `cameras` may be known of some views, or in some respects, alone
     streams: bool = False  # whether it is a `networks.base.Streaming`

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
 from ..errors import BackendError, UsageError
+from ..layers.view_shards import current
 from ..networks.arithmetic import set_arithmetic
 from ..networks.base import Backbone, Network, Prediction
 from ..networks.fast_form import TwoForms
@@ -23,6 +25,8 @@ from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
 from ..networks.sparsify import apply_sparse, attention_backends, run_with, skipped_share
 from ..runtime import Choice
+from ..runtime import current as on_device
+from . import streams
 from .engine_choice import FAST, ORDINARY, Plan
 
 LEFT_OUT = "left out"
@@ -97,7 +101,28 @@ class PlannedNetwork:
 
         Raises BackendError where there are such pixels and the fast path is asked for by name.
         """
-        masked = self._masked(unseen)
+        with on_device(self.device):
+            return self._predict(images, unseen, tell, cameras)
+
+    def answer(
+        self,
+        pictures: Sequence[np.ndarray],
+        unseen: Sequence[np.ndarray | None],
+        tell: Told = lambda where: None,
+        **cameras: Any,
+    ) -> Prediction:
+        """`predict` for pictures (h, w, 3) uint8 and pixels to leave out (h, w) bool, in float32 on the CPU."""
+        tensors = streams.inputs(self.backbone, pictures, self.device)
+        masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
+        found = self.predict(tensors, masks, tell, **cameras)
+        depth, confidence = ([each.float().cpu() for each in part] for part in (found.depth, found.confidence))
+        return Prediction(depth, confidence, found.cam_from_world.float().cpu(), found.K.float().cpu())
+
+    def _predict(
+        self, images: Sequence[Tensor], unseen: Sequence[Tensor | None] | None, tell: Told, cameras: dict[str, Any]
+    ) -> Prediction:
+        shards = current()
+        masked = self._masked(unseen if shards is None else shards.masks)
         if masked is not None and masked.chosen == LEFT_OUT:
             cameras["unseen"] = unseen
         with accounted() as account:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ from .preprocess import align, fit, pixels_needed
 
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
+    from .team import Team
 
 __all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
 
@@ -104,6 +105,7 @@ class Predictor:
         background: bool = False,
     ) -> None:
         self.config = config
+        self.team: Team | None = None  # other processes that predict with this one
         self._progress = progress = progress or Progress()
         if config.refine:
             require_pycolmap()  # said before the network is loaded
@@ -171,7 +173,8 @@ class Predictor:
         """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json; what was
         measured is that of the predictions `ran`, None: of all.
         """
-        return self.runtime.as_dict() | self.network.choices(ran)
+        divided = {} if self.team is None else {"processes": asdict(self.team.choice)}
+        return self.runtime.as_dict() | self.network.choices(ran) | divided
 
     def predict(
         self,
@@ -286,11 +289,7 @@ class Predictor:
         kept: list[int] = []
         batch: list[NetworkInput] = []
         skipped: list[Skipped] = []
-        prepare, size, native = (
-            self._prepare,
-            self._patch_size,
-            self.config.preprocess == "native",
-        )
+        prepare, size, native = self._prepare, self._patch_size, self.config.preprocess == "native"
         with progress.stage("Read images", total=len(indices)) as step:
             how = (prepare, self.config.resolution, size, native)
             for i, result in images.read_each(
@@ -341,21 +340,18 @@ class Predictor:
         """One forward pass over (h, w, 3) uint8 images, of which the pixels `unseen` (h, w) are no scene; answers on
         the CPU in float32.
         """
-        device = self.runtime.torch_device
         try:
-            tensors = streams.inputs(self.backbone, batch, device)
-            masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
-            prediction = self.network.predict(tensors, masks, tell, **cameras)
-            prediction = Prediction(
-                depth=[d.float().cpu() for d in prediction.depth],
-                confidence=[c.float().cpu() for c in prediction.confidence],
-                cam_from_world=prediction.cam_from_world.float().cpu(),
-                K=prediction.K.float().cpu(),
-            )
+            if self.team is not None and len(batch) >= self.team.rank.count:
+                return self._finite(self.team.predict(self.network, batch, unseen, tell, **cameras))
+            prediction = self.network.answer(batch, unseen, tell, **cameras)
         except (MemoryError, RuntimeError) as error:
             if not runtime.is_out_of_memory(error):
                 raise
             raise MemoryLimitError(self._memory_message(batch)) from error
+        return self._finite(prediction)
+
+    def _finite(self, prediction: Prediction) -> Prediction:
+        """Raises BackendError for cameras that are not."""
         if not (torch.isfinite(prediction.cam_from_world).all() and torch.isfinite(prediction.K).all()):
             raise BackendError(
                 f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "

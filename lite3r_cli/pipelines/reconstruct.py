@@ -32,6 +32,7 @@ from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
 from .scene_formats import format_warnings
 from .standing import stand_up
+from .together import joined
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -164,16 +165,19 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
             cuda_start.begin(config.predict.device)
             from .long_run import reconstruct_long
             from .predict import Predictor
-        predictor = Predictor(config.predict, progress, background=True)
-        try:
-            plan = chunk_plan(config, run.images, predictor, run.tell)
-            if plan is not None:
-                return reconstruct_long(run, predictor, plan)
-            run.read(predictor)
-        except Exception:
-            predictor.settle()  # a thread that computes while the process ends could crash it
-            raise
-        run.predict(predictor)
+        with joined(config) as (own, join):
+            predictor = Predictor(own, progress, background=True)
+            try:
+                plan = chunk_plan(config, run.images, predictor, run.tell)
+                if plan is None:
+                    run.read(predictor)
+                predictor.team = join(predictor)
+                if plan is not None:
+                    return reconstruct_long(run, predictor, plan)
+            except Exception:
+                predictor.settle()  # a thread that computes while the process ends could crash it
+                raise
+            run.predict(predictor)
         return run.finish(predictor)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from lite3r_cli.errors import UsageError
+from lite3r_cli.ranks import place_of_process
 from lite3r_cli.runtime import choose
-
-PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,8 @@ def worker_process(device: str) -> Iterator[Worker]:
 
     Raises UsageError for an environment that only looks like torchrun's, BackendError for a device that is not here.
     """
-    rank, world, local = _place()
+    place = place_of_process()
+    rank, world, local = place.number, place.count, place.local
     where = choose(device).torch_device
     if where.type == "cuda" and world > 1:
         where = choose(f"cuda:{local}").torch_device
@@ -50,24 +48,3 @@ def worker_process(device: str) -> Iterator[Worker]:
     finally:
         if world > 1:
             dist.destroy_process_group()
-
-
-def _place() -> tuple[int, int, int]:
-    """RANK, WORLD_SIZE and LOCAL_RANK. Raises UsageError where one is set without what belongs to it: a process that
-    took itself for one of several would compute for nothing, or wait for ever.
-    """
-    values = {name: os.environ[name] for name in PLACES if os.environ.get(name)}
-    if values.get("WORLD_SIZE", "1") == "1" and values.get("RANK", "0") == "0":
-        return 0, 1, 0
-    missing = [name for name in (*PLACES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    said = ", ".join(f"{name}={value}" for name, value in values.items())
-    advice = f"start it with torchrun, or run `unset {' '.join(values)}` first"
-    if missing:
-        raise UsageError(f"the environment says {said[:200]}, but not {', '.join(missing)}: {advice}")
-    try:
-        rank, world, local = (int(values[name]) for name in PLACES)
-    except ValueError:
-        raise UsageError(f"the environment says {said[:200]}: not whole numbers: {advice}") from None
-    if not (0 <= rank < world and 0 <= local < world):
-        raise UsageError(f"the environment says {said[:200]}: there is no such place: {advice}")
-    return rank, world, local

@@ -45,6 +45,7 @@ FAMILY = register(
         answer=answer,
         scale="arbitrary",
         options=("poses", "reference_view", "cameras"),
+        divides=True,
         fast=FastDA3,
         recompute=recompute,
     )

@@ -49,15 +49,16 @@ class FastDA3(FastForm):
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim = self.config.dim // self.config.heads
         positions = [patch_positions(*bucket.grid, 1, device) for bucket in prepared.packing.buckets]
+        of_all = [patch_positions(*bucket.grid, 1, device) for bucket in prepared.whole.buckets]
         grids = [bucket.grid for bucket in prepared.packing.buckets]
         return prepared, {
             "within": [rope_table(each, head_dim, published=True) for each in positions],
-            "across": [rope_table(each.clamp(max=1), head_dim, published=True) for each in positions],
+            "across": [rope_table(each.clamp(max=1), head_dim, published=True) for each in of_all],
             "embeddings": [
                 resize_position_embedding(self.position[:, 1:], *grid, offset=POSITION_OFFSET)[0].float()
                 for grid in grids
             ],
-            "views": torch.arange(shape.views, device=device),
+            "views": torch.arange(prepared.whole.views, device=device),
         }
 
     def known(self, cameras: KnownCameras, prepared: Prepared) -> Tensor:

@@ -22,6 +22,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.layers.seen import Seen
+from lite3r_cli.layers.view_shards import count_all, first_view, mine, sizes_of_all, whole
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
@@ -123,15 +124,14 @@ class DA3Encoder(nn.Module):
         local_ropes, global_rope = self._ropes(grids, [len(g) for g in groups], images[0].device)
         x = local = [self.embed(im) for im in images]
         reference = torch.zeros(len(x[0]), dtype=torch.long, device=images[0].device)
+        views = count_all(sum(map(len, groups)))
         taps: list[list[Tensor]] = [[] for _ in x]
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from - 1 and camera_tokens is None:
-                reference = choose_reference(bk.in_view_order([b[:, :, 0] for b in x], groups), reference_view)
+                reference = choose_reference(whole(bk.in_view_order([b[:, :, 0] for b in x], groups)), reference_view)
             if i == config.alternate_from:
-                tokens = (
-                    self._camera_tokens(reference, sum(map(len, groups))) if camera_tokens is None else camera_tokens
-                )
-                first = bk.in_buckets(tokens, groups)
+                tokens = self._camera_tokens(reference, views) if camera_tokens is None else camera_tokens
+                first = bk.in_buckets(mine(tokens), groups)
                 self._set_frames(x, grids, groups, reference, seen)
                 x = [torch.cat([t[:, :, None].to(b.dtype), b[:, :, 1:]], dim=2) for t, b in zip(first, x)]
             if config.is_global(i):
@@ -143,13 +143,14 @@ class DA3Encoder(nn.Module):
                 for tap, near, far in zip(taps, local, x):
                     tap.append(torch.cat([near[:, :, 1:], self.norm(far[:, :, 1:])], dim=-1))
         cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # never normalised
-        return [Features(*pair) for pair in zip(taps, grids)], bk.in_view_order(cameras, groups)
+        return [Features(*pair) for pair in zip(taps, grids)], whole(bk.in_view_order(cameras, groups))
 
     def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor, seen: Seen | None) -> None:
         """Tell sparse attention which tokens belong together, and the reference views (B,)."""
         across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
         frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids))
-        is_reference = torch.arange(sum(map(len, groups)), device=reference.device) == reference[:, None]
+        own = first_view() + torch.arange(sum(map(len, groups)), device=reference.device)
+        is_reference = own == reference[:, None]
         set_frames(across, frames, torch.cat(bk.in_buckets(is_reference, groups), dim=1), x[0].device, seen)
 
     def _camera_tokens(self, reference: Tensor, views: int) -> Tensor:
@@ -255,7 +256,7 @@ class DA3(Network):
         groups = bk.group_by_size(images)
         device = self.trunk.pos_embed.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
-        size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
+        size = torch.tensor(sizes_of_all(images), dtype=torch.float32, device=device)
         tokens = None
         if cameras is not None:
             tokens = self.cam_enc(encode_known(cameras, size))

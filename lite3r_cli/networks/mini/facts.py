@@ -36,6 +36,7 @@ FAMILY = register(
         heads=("camera", "head"),
         answer=answer,
         scale="mean depth",
+        divides=True,
         fast=FastMini,
     )
 )

@@ -50,12 +50,13 @@ class FastMini(FastForm):
         """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim, grids = self.config.dim // self.config.heads, [bucket.grid for bucket in prepared.packing.buckets]
-        first = torch.arange(shape.views, device=device) == 0
+        first = torch.arange(prepared.whole.views, device=device) == 0
         return prepared, {
             "ropes": [rope_table(patch_positions(*grid, 1, device), head_dim) for grid in grids],
+            "across": [rope_table(patch_positions(*b.grid, 1, device), head_dim) for b in prepared.whole.buckets],
             "embeddings": [resize_position_embedding(self.position[:, 1:], *grid)[0].float() for grid in grids],
             "camera": torch.where(first[:, None], *self.camera_token),  # (S, C)
-            "reference": torch.tensor(prepared.packing.places[0], device=device),
+            "reference": torch.tensor(prepared.whole.places[0], device=device),
         }
 
     def known(self, cameras: CameraHints, prepared: Prepared) -> Tensor:
@@ -73,14 +74,12 @@ class FastMini(FastForm):
         )
         del tokens
         with engine.stage("heads"):
-            cameras = [self.camera(each.float()) for each in camera]
+            rotation, centre, log_focal = self.camera(prepared.by_view(camera).float())
             grids = [bucket.grid for bucket in prepared.packing.buckets]
             decoded = [_without_sky(*self.head.decode(each, *grid)) for each, grid in zip(maps, grids)]
         with engine.stage("input and output"):
-            poses = [cam_from_world(rotation, centre) for rotation, centre, _ in cameras]
-            sizes = [[self.patch_size * side for side in grid] for grid in grids]
-            K = [intrinsics_from_log_focal(log_focal, *size) for (*_, log_focal), size in zip(cameras, sizes)]
-            return FastOutput.of(prepared.packing, decoded, prepared.by_view(poses), prepared.by_view(K))
+            K = intrinsics_from_log_focal(log_focal, *prepared.sizes.unbind(1))
+            return FastOutput.of(prepared.packing, decoded, cam_from_world(rotation, centre), K)
 
     def _run_blocks(
         self, tokens: Tokens, camera_tokens: Tensor, fixed: dict[str, Any], engine: Engine
@@ -93,7 +92,7 @@ class FastMini(FastForm):
         operand = self.blocks[0].start(tokens.x, engine)
         for i, block in enumerate(self.blocks):
             if i == config.alternate_from:
-                tokens.ropes = tokens.ropes_across = fixed["ropes"]
+                tokens.ropes, tokens.ropes_across = fixed["ropes"], fixed["across"]
                 tokens.reference = fixed["reference"]
                 for each, views in zip(frames, tokens.prepared.order):
                     each[:, 0] += camera_tokens[views].to(each.dtype)

@@ -16,10 +16,19 @@ from torch import Tensor, nn
 
 from lite3r_cli.attention.module import set_frames
 from lite3r_cli.attention.tiling import Frames
-from lite3r_cli.layers.buckets import group_by_size, normalise, pack_ropes, run_each, run_packed, trunk_precision
+from lite3r_cli.layers.buckets import (
+    group_by_size,
+    in_view_order,
+    normalise,
+    pack_ropes,
+    run_each,
+    run_packed,
+    trunk_precision,
+)
 from lite3r_cli.layers.heads.camera import CameraDecoder
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.seen import Seen
+from lite3r_cli.layers.view_shards import first_view, mine, sizes_of_all, whole
 from lite3r_cli.layers.vit import (
     Block,
     ModulesOf,
@@ -204,13 +213,11 @@ class Mini(Network):
         device = self.pos_embed.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
-        refs = [torch.tensor([[i == 0 for i in g]], device=device) for g in groups]
-        token = None if known is None else self.known_camera(known)
+        refs = [torch.tensor([[first_view() + i == 0 for i in g]], device=device) for g in groups]
+        token = None if known is None else mine(self.known_camera(known))
         tokens = None if token is None else [token[:, g] for g in groups]
         depth: dict[int, Tensor] = {}
         confidence: dict[int, Tensor] = {}
-        poses = torch.zeros(len(images), 3, 4)
-        intrinsics = torch.zeros(len(images), 3, 3)
         with trunk_precision(device, self.compute_dtype):
             taps = self.trunk([self.embed(s) for s in stacks], grids, refs, tokens, Seen.of(unseen, groups, grids))
             for group, tap, grid in zip(groups, taps, grids):
@@ -218,12 +225,14 @@ class Mini(Network):
                     log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
                     solid = log_d[0, 0] < SKY
                     depth[i], confidence[i] = (solid * log_d[0, 0].exp()).cpu(), (solid * conf[0, 0]).cpu()
-        for group, tap, stack in zip(groups, taps, stacks):  # cameras are few numbers: always in float32
-            rotation, centre, log_focal = (t[0].cpu() for t in self.camera(tap[-1][:, :, 0].float()))
-            poses[group] = cam_from_world(rotation, centre)
-            intrinsics[group] = intrinsics_from_log_focal(log_focal, *stack.shape[-2:])
+        # cameras are few numbers: always in float32, and of all views together
+        features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
+        rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
+        sizes = sizes_of_all(images)
+        K = torch.stack([intrinsics_from_log_focal(f, *size) for f, size in zip(log_focal, sizes, strict=True)])
         order = range(len(images))
-        return Prediction([depth[i] for i in order], [confidence[i] for i in order], poses, intrinsics)
+        maps = [depth[i] for i in order], [confidence[i] for i in order]
+        return Prediction(*maps, cam_from_world(rotation, centre), K)
 
 
 def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
@@ -232,8 +241,10 @@ def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
     return torch.cat([inverse, -inverse @ centre[..., None]], dim=-1)
 
 
-def intrinsics_from_log_focal(log_focal: Tensor, height: int, width: int) -> Tensor:
-    """Log focal length in half diagonals (…,) → K (…, 3, 3) in pixels, principal point in the image's centre."""
+def intrinsics_from_log_focal(log_focal: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+    """Log focal length in half diagonals (…,) → K (…, 3, 3) in pixels, principal point in the image's centre; one size
+    for all, or of each (…,).
+    """
     focal = log_focal.exp() * 0.5 * (height**2 + width**2) ** 0.5
     K = torch.zeros(*focal.shape, 3, 3, device=focal.device)
     K[..., 0, 0] = K[..., 1, 1] = focal

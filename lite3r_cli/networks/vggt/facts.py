@@ -61,6 +61,7 @@ FAMILY = register(
         unused=("point_head",),
         answer=answer,
         scale="arbitrary",
+        divides=True,
         fast=FastVGGT,
         recompute=recompute,
     )

@@ -15,6 +15,7 @@ from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm
 from lite3r_cli.layers.heads import pose
+from lite3r_cli.layers.view_shards import first_view
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.vggt.network import SPECIALS, VGGT
 
@@ -50,10 +51,13 @@ class FastVGGT(FastForm):
             positions = patch_positions(*bucket.grid, SPECIALS, device)
             ropes.append(rope_table(positions, head_dim, published=True))
             embeddings.append(resize_position_embedding(self.position[:, 1:], *bucket.grid, antialias=True)[0].float())
-            kinds = [min(view, 1) for view in bucket.views]
+            kinds = [min(first_view() + view, 1) for view in bucket.views]
             specials.append(self.special[kinds].to(self.settings.dtype))
-        first = torch.tensor(prepared.packing.places[0], device=device)
-        return prepared, {"ropes": ropes, "embeddings": embeddings, "specials": specials, "first": first}
+        first = torch.tensor(prepared.whole.places[0], device=device)
+        places = [patch_positions(*bucket.grid, SPECIALS, device) for bucket in prepared.whole.buckets]
+        across = [rope_table(each, head_dim, published=True) for each in places]
+        fixed = {"ropes": ropes, "across": across, "embeddings": embeddings, "specials": specials, "first": first}
+        return prepared, fixed
 
     def run(
         self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
@@ -61,7 +65,7 @@ class FastVGGT(FastForm):
         """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device."""
         with engine.stage("encoder"):
             tokens = self._encode(images, prepared, fixed, Engine(engine.settings, engine.operators))
-        tokens.ropes = tokens.ropes_across = fixed["ropes"]
+        tokens.ropes, tokens.ropes_across = fixed["ropes"], fixed["across"]
         tokens.reference = fixed["first"]
         maps, camera = self._aggregate(tokens, engine)
         del tokens

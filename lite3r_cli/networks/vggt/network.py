@@ -19,6 +19,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
 from lite3r_cli.layers.seen import Seen
+from lite3r_cli.layers.view_shards import first_view, sizes_of_all, whole
 from lite3r_cli.layers.vit import Block, ModulesOf, patch_positions, rope_table
 from lite3r_cli.networks.base import Network, Prediction
 from lite3r_cli.networks.vggt.camera_head import CameraHead
@@ -98,7 +99,7 @@ class Aggregator(nn.Module):
         """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
         batch = len(images)
         patches = self.patch_embed(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
-        kind = torch.tensor([min(i, 1) for i in views], device=images.device)
+        kind = torch.tensor([min(first_view() + i, 1) for i in views], device=images.device)
         special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(batch, -1, -1, -1)
         return torch.cat([special.to(patches.dtype), patches], dim=2)
 
@@ -203,8 +204,8 @@ class VGGT(Network):
         device = self.aggregator.camera_token.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         features, special = self.encode(stacks, groups, unseen)
-        vectors = self.camera_head(bk.in_view_order([t[:, :, 0].float() for t in special], groups))[-1][0]
-        size = torch.tensor([list(im.shape[-2:]) for im in images], dtype=torch.float32, device=device)
+        vectors = self.camera_head(whole(bk.in_view_order([t[:, :, 0].float() for t in special], groups)))[-1][0]
+        size = torch.tensor(sizes_of_all(images), dtype=torch.float32, device=device)
         rotation = pose.rotation_from_quaternion(vectors[:, 3:7])
         depth: list[Tensor] = [vectors.new_empty(0)] * len(images)
         confidence = list(depth)

@@ -1,0 +1,227 @@
+"""One scene on several GPUs, several workers, and distillation by several processes, on one machine:
+
+    python benchmarks/scale.py --models vggt-1b:4 mini:3 --json scale.json
+
+One GPU and N run the same network on the same pictures: VGGT-1B with random values in its `lite` form, and `mini`. The
+answers are compared first. Every figure is printed as it comes, and the JSON file is written anew after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BEGAN = time.perf_counter()
+GIB = 2**30
+REPOSITORY = Path(__file__).resolve().parents[1]
+SIZES = {"vggt-1b": (392, 518), "mini": (350, 518)}
+
+
+def networks(arguments: argparse.Namespace) -> None:
+    """One of the processes that predict together: the first one alone, then all together."""
+    import torch
+    import torch.distributed as dist
+
+    from lite3r_cli import runtime
+    from lite3r_cli.bench.subjects import network
+    from lite3r_cli.config import LiteConfig
+    from lite3r_cli.networks.checkpoint_facts import NetworkFacts
+    from lite3r_cli.networks.fast_form import fast_runner
+    from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
+    from lite3r_cli.pipelines.planned import fast_settings, set_attention
+
+    rank = int(os.environ["RANK"])
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", rank) if gpu else torch.device("cpu")
+    kind = runtime.choose(f"cuda:{rank}" if gpu else "cpu", "auto" if gpu else "float32")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+    name = arguments.models[0]
+    model, _ = network(name, device, 0)
+    asked = Asked.of_lite(LiteConfig(), prefer_lite=True)
+    plan = resolve(asked, NetworkFacts.of_model(model), Machine.of(device, kind.torch_dtype))
+    set_attention(model, plan)
+    runner = fast_runner(model, fast_settings(plan, graphs=False), device)
+    model.to("meta")
+    for views in arguments.views:
+        row = {"model": name, "views": views, "processes": dist.get_world_size()}
+        measure(arguments, runner, row, device)
+        runner.forget()
+    dist.destroy_process_group()
+
+
+def measure(arguments: argparse.Namespace, runner, row: dict, device) -> None:
+    """One number of views; the first process prints what it has found."""
+    import torch
+    import torch.distributed as dist
+
+    from lite3r_cli.bench.subjects import image_sets
+    from lite3r_cli.layers import view_shards
+    from lite3r_cli.pipelines.team import divide
+
+    gpu, views = device.type == "cuda", row["views"]
+    height, width = (side // arguments.shrink // 14 * 14 for side in SIZES[row["model"]])
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    runs = divide([1] * views, ranks)
+
+    def timed(pictures, repeats: int):
+        """The depth of the first run, the peak of memory, and the seconds of `repeats` runs."""
+        if gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        times, depth = [], None
+        for _ in range(repeats):
+            if gpu:
+                torch.cuda.synchronize(device)
+            start = time.perf_counter()
+            found = runner(pictures)
+            if gpu:
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+            depth = found.depth[0].cpu() if depth is None else depth
+            del found
+        return depth, torch.cuda.max_memory_allocated(device) / GIB if gpu else 0.0, times
+
+    alone = None
+    if rank == 0:
+        images = image_sets(1, views, height, width, device, 1)[0]
+        # the first run also compiles: a second one where it is short, and of 1,000 views it is not the first
+        alone, row["peak_gib_alone"], row["seconds_alone"] = timed(images, 1 if views > 500 else 2)
+        print(json.dumps(row), flush=True)
+        for other in range(1, ranks):
+            dist.send(images[runs[other].start : runs[other].stop].cpu().contiguous(), other)
+        own = images[: len(runs[0])].clone()
+        del images
+    else:
+        received = torch.empty(len(runs[rank]), 3, height, width)
+        dist.recv(received, 0)
+        own = received.to(device)
+    shards = view_shards.Shards(rank, runs, ((height, width),) * views, runner.form.patch_size)
+    with view_shards.divided(shards):
+        mine, most, times = timed(own, 1 + arguments.repeats)
+    gathered: list = [None] * ranks
+    dist.all_gather_object(gathered, (most, times[1:]))
+    if rank == 0:
+        row["peak_gib_each"] = [each for each, _ in gathered]
+        row["seconds_together"] = [max(each) for each in zip(*(found for _, found in gathered))]
+        first = alone[: len(runs[0])]
+        row["depth_difference"] = float((mine - first).norm() / first.norm())
+        row["speedup"] = row["seconds_alone"][-1] / statistics.median(row["seconds_together"])
+        print(json.dumps(row), flush=True)
+
+
+def together(arguments: argparse.Namespace, name: str, count: int, report: dict) -> None:
+    """Start `count` processes of `networks` and collect their lines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, "--part", "networks", "--repeats", str(arguments.repeats)]
+    command += ["--views", *map(str, arguments.views), "--models", name, "--shrink", str(arguments.shrink)]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    common["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    others = [
+        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stdout=sys.stderr) for rank in range(1, count)
+    ]
+    first = subprocess.Popen(command, env={**common, "RANK": "0"}, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    for line in first.stdout:
+        print(line, end="", flush=True)
+        if line.startswith("{"):
+            report["networks"].append(json.loads(line))
+            keep(arguments, report)
+    for process in (first, *others):
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def batches(arguments: argparse.Namespace, report: dict) -> None:
+    """Scenes per minute by 1, 2, … workers, each on fresh output; the start is told apart by batch.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "root")
+        for scene in range(arguments.scenes):
+            (root / f"s{scene:03d}").mkdir(parents=True)
+            for i, path in enumerate(sorted((REPOSITORY / "sample_scenes/desk/images").iterdir())[:8]):
+                os.symlink(path, root / f"s{scene:03d}" / f"{i}{path.suffix}")
+        for workers in arguments.workers:
+            if time.perf_counter() - BEGAN > arguments.seconds:
+                return print("no time left for more workers", flush=True)
+            out = Path(folder, f"out{workers}")
+            command = [sys.executable, "-m", "lite3r_cli", "batch", str(root), "-o", str(out), "-q", "--keep-unrelated"]
+            start = time.perf_counter()
+            done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True)
+            wall = time.perf_counter() - start
+            if done.returncode:
+                print(done.stderr[-2000:], flush=True)
+                continue
+            document = json.loads((out / "batch.json").read_text())
+            after = document["wall_seconds"] - document["start_seconds"]
+            row = {"workers": workers, "scenes": arguments.scenes, "wall": wall, "start": document["start_seconds"]}
+            row["scenes_per_minute"] = 60 * arguments.scenes / after
+            print(json.dumps(row), flush=True)
+            report["batch"].append(row)
+            keep(arguments, report)
+
+
+def distillations(arguments: argparse.Namespace, report: dict) -> None:
+    """Steps per second of `lite3r distill` under torchrun."""
+    scenes = [str(REPOSITORY / "sample_scenes" / name) for name in ("desk", "facade")]
+    for count in arguments.distill:
+        if time.perf_counter() - BEGAN > arguments.seconds:
+            return print("no time left for distillation", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+            command = [sys.executable, *(torchrun if count > 1 else []), "-m", "lite3r_cli", "distill"]
+            command += arguments.distill_options.replace("OUT", folder).split() + scenes
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True)
+            row = {"processes": count, "wall": time.perf_counter() - start, "exit": done.returncode}
+            row["rates"] = re.findall(r"([\d.]+) steps?/s", done.stderr + done.stdout)[-3:]
+            if done.returncode:
+                row["error"] = done.stderr[-1500:]
+            print(json.dumps(row), flush=True)
+            report["distill"].append(row)
+            keep(arguments, report)
+
+
+def keep(arguments: argparse.Namespace, report: dict) -> None:
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=["vggt-1b:4", "mini:3"], help="MODEL:PROCESSES")
+    parser.add_argument("--seconds", type=float, default=120, help="begin nothing after so many")
+    parser.add_argument("--views", nargs="+", type=int, default=[300, 1000])
+    parser.add_argument("--shrink", type=int, default=1, help="divide the pictures' sides: to try the script")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
+    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--distill", nargs="*", type=int, default=[])
+    parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 20")
+    parser.add_argument("--json")
+    parser.add_argument("--part", default="all")
+    arguments = parser.parse_args()
+    if arguments.part == "networks":
+        return networks(arguments)
+    report: dict = {"networks": [], "batch": [], "distill": []}
+    for model in arguments.models:
+        name, _, count = model.partition(":")
+        together(arguments, name, int(count), report)
+    batches(arguments, report)
+    distillations(arguments, report)
+    keep(arguments, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Processes that this one starts to work for it, each with a socket to this one. Each is a fresh Python, not a fork,
+which CUDA and threads do not survive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+
+from .errors import BackendError
+
+PROGRAM = "lite3r_cli.worker_entry"
+STDERR = 2  # nothing but the result goes to standard output
+
+
+def start_child(kind: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """A process that does what `worker_entry.KINDS` says, and this end of its socket. Raises BackendError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", PROGRAM, kind, str(theirs.fileno())]
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # what this process imports from
+        environment = {**os.environ, "PYTHONPATH": path}
+        try:
+            process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=STDERR
+            )
+        except OSError as error:
+            ours.close()
+            raise BackendError(f"no further process can be started: {error.strerror}; use fewer") from error
+    return process, Connection(ours.detach())
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code of `subprocess` in words."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,55 @@
+"""Which of several processes this is, where torchrun started them, by the variables that it sets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of `count` processes that work together."""
+
+    number: int  # 0 reads and writes; the others compute only
+    count: int
+    local: int  # among those of this machine: the number of its GPU
+
+
+def launched() -> Rank | None:
+    """This process's place among several; None where it is alone. Raises UsageError."""
+    place = place_of_process()
+    return place if place.count > 1 else None
+
+
+def place_of_process() -> Rank:
+    """By RANK, WORLD_SIZE and LOCAL_RANK. Raises UsageError where one is set without what belongs to it: a process that
+    took itself for one of several would compute for nothing, or wait for ever.
+    """
+    values = {name: os.environ[name] for name in PLACES if os.environ.get(name)}
+    if values.get("WORLD_SIZE", "1") == "1" and values.get("RANK", "0") == "0":
+        return Rank(0, 1, 0)
+    missing = [name for name in (*PLACES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    said = ", ".join(f"{name}={value}" for name, value in values.items())
+    advice = f"start it with torchrun, or run `unset {' '.join(values)}` first"
+    if missing:
+        raise UsageError(f"the environment says {said[:200]}, but not {', '.join(missing)}: {advice}")
+    try:
+        rank, world, local = (int(values[name]) for name in PLACES)
+    except ValueError:
+        raise UsageError(f"the environment says {said[:200]}: not whole numbers: {advice}") from None
+    if not (0 <= rank < world and 0 <= local < world):
+        raise UsageError(f"the environment says {said[:200]}: there is no such place: {advice}")
+    return Rank(rank, world, local)
+
+
+def device_of(asked: str, rank: Rank) -> str:
+    """Each process has a GPU of its own. Raises UsageError where one GPU was asked for by name."""
+    if asked == "cpu":
+        return asked
+    if asked not in ("auto", "cuda"):
+        raise UsageError(f"--device {asked}: {rank.count} processes need a GPU each; leave --device out")
+    return f"cuda:{rank.local}"

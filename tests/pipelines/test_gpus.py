@@ -1,0 +1,80 @@
+"""`reconstruct --gpus N`, with processes on the CPU: the files of one process, and a process that fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import photograph
+
+from lite3r_cli.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = ["--resolution", "112", "--device", "cpu", "--dtype", "float32", "--keep-unrelated", "-q"]
+# Makes the second process fail when it is handed its pictures
+FAILING = """
+import os, signal, sys, threading, time
+def wait():
+    while not hasattr(sys.modules.get("torch.distributed"), "recv"):
+        time.sleep(0.002)
+    def recv(*given, **more):
+        {what}
+    sys.modules["torch.distributed"].recv = recv
+if sys.orig_argv[1:4] == ["-m", "lite3r_cli.worker_entry", "views"]:
+    threading.Thread(target=wait, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    for i, (width, height) in enumerate([(98, 70), (70, 98), (98, 70)]):
+        photograph(tmp_path / "photos" / f"a{i}.png", width, height, seed=i)
+    return tmp_path / "photos"
+
+
+def run(photos: Path, out: Path, *options: str, hooks: Path | None = None) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([*([str(hooks)] if hooks else []), str(REPOSITORY)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", f"{out}/", *SMALL, *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_two_processes_write_what_one_writes(photos, tmp_path):
+    for name, options in (("one", []), ("two", ["--gpus", "2"])):
+        done = run(photos, tmp_path / name, "--save-npy", *options)
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") and "scene.ply" in contents(tmp_path / "one")
+    assert '"chosen": "2 processes"' in (tmp_path / "two" / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "what, code, told",
+    [
+        ("raise MemoryError", 6, "process 2 of 2: out of memory on cpu"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 5, "process 2 of 2 died (signal 9)"),
+    ],
+)
+def test_a_process_that_fails_ends_all_and_nothing_is_written(photos, tmp_path, what, code, told):
+    (tmp_path / "sitecustomize.py").write_text(FAILING.format(what=what))
+    done = run(photos, tmp_path / "out", "--gpus", "2", hooks=tmp_path)
+    assert done.returncode == code and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_divided(photos, tmp_path, capsys):
+    for options, code, told in (
+        (["--gpus", "4"], 2, "mini has 6 heads"),
+        (["--gpus", "0"], 2, "--gpus must be at least 1"),
+        (["--gpus", "2", "--device", "cuda:1"], 2, "need a GPU each"),
+    ):
+        assert main(["reconstruct", str(photos), "-o", f"{tmp_path}/out/", *SMALL, *options]) == code
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
