@@ -9,10 +9,16 @@ DIR gets images/ with numbered JPEG files and cameras.json.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,15 +26,16 @@ import cv2
 import numpy as np
 import torch
 
+from lite3r_cli.data.procedural import raycast_cuda, raycast_torch
 from lite3r_cli.data.procedural.batch import render_batch  # noqa: F401  (its package has to be imported first)
 from lite3r_cli.data.procedural.cameras import look_at
 from lite3r_cli.data.procedural.materials import MASONRY, THINGS
-from lite3r_cli.data.procedural.render import RAYCASTERS
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, Scene, Stage, material, pack, yaw
 from lite3r_cli.data.procedural.textures import Atlas, Catalog, build_atlas
 
+Caster = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # as raycast_torch.raycast
 STEP = 0.25  # metres between two frames
 ROUNDS = {True: 1.25, False: 0.8}  # of the way round, with loops and without
 STREET = 7.0  # metres from the middle of the street to the houses
@@ -158,15 +165,74 @@ def render_walk(
 def _cast(
     walk: Walk, atlas: Atlas, poses: np.ndarray, height: int, width: int, device: str, samples: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear colour (1, S, 3, H, W) and z-depth (1, S, H, W); on a GPU by CUDA where CuPy is there, else by torch."""
+    """Linear colour (1, S, 3, H, W) and z-depth (1, S, H, W)."""
     batch = pack([walk.scene])
     batch = type(batch)(*(part.to(device) for part in vars(batch).values()))
     K = np.diag([height / walk.height, height / walk.height, 1.0]) @ walk.K
     rows = np.concatenate([np.tile(K.reshape(9), (len(poses), 1)), poses.reshape(-1, 12)], 1)
     cameras = torch.from_numpy(rows.astype(np.float32))[None].to(device).contiguous()
-    kind = "cuda" if torch.device(device).type == "cuda" and find_spec("cupy") else "cpu"
     bias = -0.25 * (samples - 1) ** 0.5
-    return RAYCASTERS[kind](batch, atlas.to(device).texels, cameras, height, width, samples, bias, seed)
+    texels = atlas.to(device).texels
+    return _caster(torch.device(device).type)(batch, texels, cameras, height, width, samples, bias, seed)
+
+
+@cache
+def _caster(kind: str) -> Caster:
+    """The fastest ray caster there is: raycast.cu by CuPy, torch's own compiler or g++; else its twin in torch."""
+    if kind == "cuda" and find_spec("cupy"):
+        return raycast_cuda.raycast
+    try:
+        found = _by_torch() if kind == "cuda" else _by_compiler()
+        print(f"walk_scenes: raycast.cu is compiled for {kind}", file=sys.stderr, flush=True)
+        return found
+    except Exception as error:  # whatever a missing compiler raises; the twin draws the same, slowly
+        print(f"walk_scenes: the twin in torch renders: {error}"[:300], file=sys.stderr, flush=True)
+        return raycast_torch.raycast
+
+
+def _by_torch() -> Caster:
+    kernel = torch.cuda._compile_kernel('extern "C" {}\n' + raycast_cuda.kernel_source(), "raycast")
+    checked = False
+
+    def cast(batch, texels, cameras, height: int, width: int, samples: int, bias: float, seed: int):
+        nonlocal checked
+        b, s = cameras.shape[:2]
+        if not checked:  # nobody has compared this compiler's pictures with the twin's
+            checked = True
+            small = (batch, texels, cameras[:, :1].contiguous(), 24, 32, 1, 0.0, 0)
+            apart = [(x - y).abs().mean().item() for x, y in zip(cast(*small), raycast_torch.raycast(*small))]
+            if not apart[0] < 1e-2:
+                raise SystemExit(f"raycast.cu as torch compiles it draws something else: {apart}")
+        image = torch.empty((b, s, 3, height, width), device=batch.device)
+        depth = torch.empty((b, s, height, width), device=batch.device)
+        tensors = [batch.geometry, batch.material, batch.environment, cameras, batch.counts, texels, image, depth]
+        numbers = [batch.geometry.shape[1], s, height, width, samples, float(bias), int(seed)]
+        tile = raycast_cuda.TILE
+        kernel((-(-width // tile), -(-height // tile), b * s), (tile, tile, 1), [*tensors, *numbers])
+        return image, depth
+
+    return cast
+
+
+def _by_compiler() -> Caster:
+    folder = Path(tempfile.mkdtemp())
+    (folder / "raycast.cpp").write_text(raycast_cuda.kernel_source())
+    library = folder / "raycast.so"
+    command = ["g++", "-O2", "-std=c++14", "-shared", "-fPIC", "-o", str(library), str(folder / "raycast.cpp")]
+    subprocess.run(command, check=True, capture_output=True)
+    function = ctypes.CDLL(str(library)).raycast_host
+    shutil.rmtree(folder)
+
+    def cast(batch, texels, cameras, height: int, width: int, samples: int, bias: float, seed: int):
+        b, s = cameras.shape[:2]
+        image, depth = torch.empty((b, s, 3, height, width)), torch.empty((b, s, height, width))
+        tensors = [batch.geometry, batch.material, batch.environment, cameras, batch.counts, texels, image, depth]
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+        whole = [ctypes.c_int(n) for n in (b, batch.geometry.shape[1], s, height, width, samples)]
+        function(*pointers, *whole, ctypes.c_float(bias), ctypes.c_uint(seed))
+        return image, depth
+
+    return cast
 
 
 def write_walk(

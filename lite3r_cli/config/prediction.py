@@ -97,6 +97,15 @@ class InputConfig:
             shown="all",
         ),
     ] = None
+    frames: Annotated[
+        str,
+        Option(
+            INPUT,
+            "Frames of a video: auto, those that show something new, the sharpest of each place; N of such; even: 60, "
+            "evenly spread in time; or all.",
+            metavar="HOW",
+        ),
+    ] = "auto"
     stride: Annotated[int, Option(INPUT, "Use every N-th image or video frame.", metavar="N")] = 1
     max_pixels: Annotated[
         int, Option(INPUT, "Skip images of more pixels than this; the file's header is all that is read.", metavar="N")
@@ -127,6 +136,11 @@ class InputConfig:
     def __post_init__(self) -> None:
         require(len(self.inputs) > 0, "no images given: name a folder, image files or a video")
         require(self.max_views is None or self.max_views >= 1, f"--max-views must be at least 1, not {self.max_views}")
+        number = self.frames.isascii() and self.frames.isdigit() and int(self.frames) >= 1
+        require(
+            self.frames in ("auto", "even", "all") or number,
+            f"--frames takes auto, even, all or a number of frames, not {self.frames!r}",
+        )
         require(self.stride >= 1, f"--stride must be at least 1, not {self.stride}")
         require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
         require_one_of("--panorama", self.panorama, PANORAMA)

@@ -27,7 +27,8 @@ from .names import output_stems, printable, unique_names
 from .probe import check_size, is_picture, probe
 from .regular import BadFile, BadImage, open_regular, read_regular, reason_of
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
-from .video import DEFAULT_VIEWS, Clip, OnFrame, even_indices
+from .video import DEFAULT_VIEWS, Clip, OnFrame
+from .video_plan import FrameChoice, decode_videos
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "ImageRecord", "ImageSet", "Skipped", "discover"]
 
@@ -68,6 +69,7 @@ class ImageSet:
     spares: list[ImageRecord] = field(default_factory=list)  # usable pictures that `max_views` left out, in order
     order: dict[Path, int] = field(default_factory=dict)  # of records and spares
     masks: Path | None = None  # folder that spares take theirs from
+    videos: list[dict[str, Any]] = field(default_factory=list)  # what was seen of the frames of each video
     mask_shares: dict[int, float] = field(default_factory=dict)  # of the pixels that the masks read so far leave
 
     def __len__(self) -> int:
@@ -202,10 +204,6 @@ class ImageSet:
         return replace(record, mask=found.get(record.name))
 
 
-Item = ImageRecord | Clip
-Plan = list[tuple[Item, int | None]]  # a picture with None, or a video with the index of a frame
-
-
 def discover(
     inputs: Sequence[Path],
     *,
@@ -216,13 +214,14 @@ def discover(
     strict: bool = False,
     recursive: bool = False,
     on_frame: OnFrame | None = None,
-    of_video: int | None = None,
+    of_video: int | None = DEFAULT_VIEWS,
+    frames: str = "even",
 ) -> ImageSet:
     """The usable pictures of folders, files and videos, in natural order; what cannot be used is listed in `skipped`.
 
     `stride` keeps every n-th picture (and every n-th frame of each video), then `max_views` keeps that many evenly,
-    the first and the last included. A video gives at most `of_video` frames (None: `DEFAULT_VIEWS`) where
-    `max_views` is None.
+    the first and the last included. A video gives `frames` (as `--frames`), at most `of_video` of them (None: any
+    number of key frames), where `max_views` is None.
     `recursive` searches sub-folders, too. `on_frame` is told about the progress through a video. Raises UsageError for
     a path that does not exist, InputError if nothing usable is left and, if `strict`, for the first thing that would be
     skipped.
@@ -233,7 +232,8 @@ def discover(
         raise UsageError(f"--stride must be at least 1, not {stride}")
     journal = Journal(strict)
     items = _probe_all(collect([Path(path) for path in inputs], journal, recursive), max_pixels, journal)
-    plan = _decode_videos(items, max_views, stride, journal, on_frame, of_video or DEFAULT_VIEWS)
+    choice = FrameChoice(frames, of_video)
+    plan, videos = decode_videos(items, max_views, stride, journal, on_frame, choice)
     records = [record for record in itertools.starmap(_record, plan) if record is not None]
     if not records:
         raise InputError(journal.nothing_left())
@@ -247,7 +247,7 @@ def discover(
     if masks is not None:
         masks = Path(masks)
         records = _with_masks(records, masks, journal)
-    return ImageSet(records, journal.skipped, journal.warnings, journal.accounts(), spares, order, masks)
+    return ImageSet(records, journal.skipped, journal.warnings, journal.accounts(), spares, order, masks, videos=videos)
 
 
 def _encoded(record: ImageRecord) -> bytes:
@@ -265,9 +265,9 @@ def _require_mask(record: ImageRecord) -> None:
             raise BadFile(record.path, f"its {error}") from error
 
 
-def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> list[Item]:
+def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> list[ImageRecord | Clip]:
     """The usable pictures (named by their file for now) and videos, in order."""
-    items: list[Item] = []
+    items: list[ImageRecord | Clip] = []
     several: list[str] = []
     for file in files:
         try:
@@ -312,63 +312,7 @@ def _probe_video(path: Path, max_pixels: int) -> Clip:
     return clip
 
 
-def _plan(items: Sequence[Item], max_views: int | None, stride: int, of_video: int) -> Plan:
-    """What `stride` and `max_views` leave, as far as the videos' frame counts are known."""
-    images = itertools.count()
-    plan: Plan = []
-    for item in items:
-        if isinstance(item, Clip):
-            frames: Sequence[int] = range(0, item.count, stride)
-            if max_views is None:
-                frames = [frames[i] for i in even_indices(len(frames), of_video)]
-            plan += [(item, frame) for frame in frames]
-        elif next(images) % stride == 0:
-            plan.append((item, None))
-    return plan if max_views is None else [plan[i] for i in even_indices(len(plan), max_views)]
-
-
-def _decode_videos(
-    items: Sequence[Item],
-    max_views: int | None,
-    stride: int,
-    journal: Journal,
-    on_frame: OnFrame | None,
-    of_video: int,
-) -> Plan:
-    """The final plan, its frames decoded; planned again while a video's true length differs from the stated one."""
-    items = list(items)
-    while True:
-        plan = _plan(items, max_views, stride, of_video)
-        settled = True
-        for clip in [item for item in items if isinstance(item, Clip)]:
-            try:
-                settled &= clip.fetch([frame for item, frame in plan if item is clip], on_frame)
-                if settled and clip.damaged == clip.count > 0:
-                    raise BadImage(f"damaged: none of its {clip.count} frames is whole")
-            except BadImage as error:
-                journal.skip(clip.path, str(error))
-                items.remove(clip)
-                settled = False
-        if settled:
-            break
-    for clip in [item for item in items if isinstance(item, Clip)]:
-        if clip.is_joined:
-            text = "two videos joined in one file: only the first is seen; join them with ffmpeg, or give both"
-            journal.warnings.append(f"{printable(clip.path)}: {text}")
-        if clip.ends_early:
-            journal.degrade(clip.path, f"ends early: {clip.count} of {clip.stated} frames can be decoded and are used")
-        if clip.missing:
-            journal.degrade(clip.path, f"damaged: {clip.missing} frames are missing in the middle")
-        if clip.damaged:
-            others = f", {len(clip.instead)} wanted ones are replaced by their neighbours" if clip.instead else ""
-            journal.degrade(clip.path, f"{clip.damaged} of {clip.count} frames are damaged and left out{others}")
-        if max_views is None and len(range(0, clip.count, stride)) > of_video:
-            chosen = f"{of_video} of {clip.count} frames are used, evenly spread"
-            journal.warnings.append(f"{printable(clip.path)}: {chosen}; --max-views takes more or fewer")
-    return plan
-
-
-def _record(item: Item, frame: int | None) -> ImageRecord | None:
+def _record(item: ImageRecord | Clip, frame: int | None) -> ImageRecord | None:
     """Record of a plan's entry; None for a frame that the video's decoder had to give up."""
     if isinstance(item, ImageRecord):
         return item

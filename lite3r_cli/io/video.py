@@ -21,6 +21,7 @@ import numpy as np
 
 from .codecs.header import LARGEST_ASPECT
 from .containers import DEMUXERS, codec_name, holds_another, require_container
+from .keyframes import SIDE, Looks, look_through
 from .regular import BadImage, guarded, open_regular
 from .video_damage import Damage, complaints
 
@@ -67,6 +68,14 @@ class Clip:
         self.missing = 0  # frames that are not in the file
         self.undecoded = 0  # frames of which the decoder makes nothing
         self._fetched: list[int] | None = None
+        self.looked: Looks | None = None  # what `looks` saw
+
+    def looks(self) -> Looks:
+        """What is seen of all frames; they are decoded once for it. Raises BadImage where none can be."""
+        if self.looked is None:
+            with guarded("damaged: the video cannot be decoded"), _opened(self.path) as (container, stream):
+                self.looked = look_through(_small_greys(container, stream))
+        return self.looked
 
     @property
     def ends_early(self) -> bool:
@@ -180,6 +189,15 @@ def _frames_of(container: Any) -> Iterator[Any]:
             yield from packet.decode()
         except av.FFmpegError:  # a damaged packet, accounted for by `Damage`
             continue
+
+
+def _small_greys(container: Any, stream: Any) -> Iterator[np.ndarray]:
+    """All frames (h, w) uint8, small, as they are stored."""
+    with complaints():
+        for frame in _frames_of(container):
+            scale = min(1.0, SIDE / max(frame.width, frame.height))
+            size = (max(16, round(frame.width * scale)), max(16, round(frame.height * scale)))
+            yield frame.reformat(width=size[0], height=size[1], format="gray").to_ndarray()
 
 
 def _packets(demuxed: Iterator[Any]) -> Iterator[Any]:

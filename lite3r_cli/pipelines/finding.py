@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from ..config import InputConfig
 from ..console import Progress, Tell
 from ..io.images import ImageSet, Skipped, discover
+from ..io.video import DEFAULT_VIEWS
 from ..networks.registry import frames_of_video
 from ..scene.facing import VIEWS
 from ..world.panorama import CutImages, all_around
 
 
-def find_images(config: InputConfig, progress: Progress, tell: Tell, model: str) -> ImageSet:
-    """The usable images of the inputs, in order, of a video as many as suit `model`; `tell` hears of what is skipped.
-    Raises InputError, UsageError.
+def find_images(
+    config: InputConfig, progress: Progress, tell: Tell, model: str, most: int | None = DEFAULT_VIEWS
+) -> ImageSet:
+    """The usable images of the inputs, in order; of a video at most `most` (None: any number of key frames), or as many
+    as suit a `model` that streams; `tell` hears of what is skipped. Raises InputError, UsageError.
     """
+    streamed = frames_of_video(model)
     with progress.stage("Find images", minor=True):
         images = discover(
             config.inputs,
@@ -25,7 +29,8 @@ def find_images(config: InputConfig, progress: Progress, tell: Tell, model: str)
             max_pixels=config.max_pixels,
             strict=config.strict,
             recursive=config.recursive,
-            of_video=frames_of_video(model),
+            of_video=streamed or most,
+            frames="even" if streamed else config.frames,
         )
     for text in [*lines_of(images.skipped), *images.warnings]:
         tell(text)

@@ -11,6 +11,7 @@ from ..config import ReconstructConfig
 from ..config.sequence import ONE_PASS, SMALLEST_CHUNK, LongConfig
 from ..errors import UsageError
 from ..io.images import ImageSet
+from ..io.video import DEFAULT_VIEWS
 from ..long.chunk_plan import ChunkPlan, plan_chunks
 from ..world.ties import TIED, evidence, find_keypoints
 
@@ -33,14 +34,17 @@ def chunk_plan(
     """
     asked, count = config.long, len(images)
     refused = not_in_chunks(config)
+    if any(record.facing is not None for record in images.records):
+        refused = refused or "a set with 360° pictures"
     if asked.size is not None:
         if count <= asked.size:
             return None
-        if refused:
+        if refused is not None:
             raise UsageError(f"--chunk {asked.size}: {refused} does not go with chunks; use --chunk off")
         return plan_chunks(count, asked.size, "asked for")
     fits = int(SHARE * free_memory(predictor) / view_bytes(config, images, predictor))
-    if asked.chunk == "off" or predictor.streams or count <= min(ONE_PASS, max(fits, SMALLEST_CHUNK)):
+    limit = _one_pass(images, predictor)
+    if asked.chunk == "off" or predictor.streams or count <= min(limit, max(fits, SMALLEST_CHUNK)):
         return None
     why_not = f"{refused} does not go with chunks" if refused else None
     if why_not is None and not in_order(images):
@@ -50,9 +54,15 @@ def chunk_plan(
         return None
     usual = CHUNK_VIEWS[predictor.runtime.torch_device.type]
     size = max(SMALLEST_CHUNK, min(usual, fits))
-    limit = f"one pass is for up to {ONE_PASS} views" if count > ONE_PASS else "more do not fit into memory"
+    why = f"one pass is for up to {limit} views" if count > limit else "more do not fit into memory"
     needs = size * view_bytes(config, images, predictor) / 2**30
-    return plan_chunks(count, size, f"{limit}; a chunk takes about {needs:.1f} GiB")
+    return plan_chunks(count, size, f"{why}; a chunk takes about {needs:.1f} GiB")
+
+
+def _one_pass(images: ImageSet, predictor: Predictor) -> int:
+    """Views up to which all are taken in one pass; fewer of a video, whose order is sure, where one pass is slow."""
+    of_video = all(record.frame is not None for record in images.records)
+    return DEFAULT_VIEWS if of_video and predictor.runtime.torch_device.type == "cpu" else ONE_PASS
 
 
 def view_bytes(config: ReconstructConfig, images: ImageSet, predictor: Predictor) -> float:
@@ -74,6 +84,11 @@ def free_memory(predictor: Predictor) -> int:
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 8 * 2**30  # not Linux
+
+
+def chunks_are_possible(config: ReconstructConfig) -> bool:
+    """Whether nothing that was asked for rules them out."""
+    return config.long.chunk != "off" and not_in_chunks(config) is None
 
 
 def not_in_chunks(config: ReconstructConfig) -> str | None:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from ..config import PredictConfig
-from ..io.images import ImageRecord, even_indices
+from ..io.images import ImageRecord
+from ..io.video import even_indices
 from ..networks.pictures import NetworkInput
 from ..scene.priors import CameraPriors
 from ..world.bent_lines import measure_bending

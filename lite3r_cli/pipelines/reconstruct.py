@@ -19,6 +19,7 @@ from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped
 from ..io.output_layout import files_of_run
+from ..io.video import DEFAULT_VIEWS
 from ..scene.facing import rigs_of
 from ..scene.view import View
 from ..world.undistort import UndistortedImages
@@ -26,7 +27,7 @@ from .anchoring import anchor
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
 from .fuse_views import fuse_views
-from .in_chunks import chunk_plan
+from .in_chunks import chunk_plan, chunks_are_possible
 from .report import Report
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
@@ -58,9 +59,14 @@ class SceneRun:
     predicted: Predicted
 
     def __init__(
-        self, config: ReconstructConfig, progress: Progress | None = None, warn: Tell = lambda text: None
+        self,
+        config: ReconstructConfig,
+        progress: Progress | None = None,
+        warn: Tell = lambda text: None,
+        alone: bool = False,
     ) -> None:
         self.config, self.progress, self._warn = config, progress or Progress(), warn
+        self.alone = alone  # a long set may be taken in chunks
         self.warnings: list[str] = []
         self.out = OutputSet(config.output, overwrite=config.overwrite)
         self._open = ExitStack()
@@ -87,7 +93,8 @@ class SceneRun:
 
     def find(self) -> None:
         """Look which images there are."""
-        self.images = find_images(self.config.input, self.progress, self.tell, self.config.predict.model)
+        most = None if chunks_are_possible(self.config) and self.alone else DEFAULT_VIEWS
+        self.images = find_images(self.config.input, self.progress, self.tell, self.config.predict.model, most)
 
     def read(self, predictor: Predictor) -> None:
         """Decode them."""
@@ -159,7 +166,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     Raises the errors of errors.py; nothing is left behind then.
     """
     progress = progress or Progress()
-    with SceneRun(config, progress, warn) as run:
+    with SceneRun(config, progress, warn, alone=True) as run:
         run.find()
         with progress.stage("Start", minor=True):
             cuda_start.begin(config.predict.device)

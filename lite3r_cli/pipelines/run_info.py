@@ -62,6 +62,7 @@ def run_info(
         "attention": predictor.network.attention_info(ran),
         "images": _verdicts(images, parts, left_out, set(untied)),
         "folders": images.folders,
+        **({"videos": images.videos} if images.videos else {}),
         "warnings": list(warnings),
         **_result(parts[0]),
         **({"parts": [_part(number, part) for number, part in enumerate(parts, 1)]} if len(parts) > 1 else {}),
