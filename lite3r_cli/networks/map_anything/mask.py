@@ -77,15 +77,15 @@ def _largest_of_nine(values: Tensor) -> Tensor:
     return F.max_pool2d(values[None, None], 3, 1, 1)[0, 0]
 
 
-def intrinsics_from_rays(rays: Tensor) -> Tensor:
-    """The pinhole camera of rays (S, H, W, 3), least squares with the principal point: K (S, 3, 3), pixel centres at
-    whole numbers.
+def intrinsics_from_rays(rays: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The pinhole camera of rays (S, H, W, 3), least squares with the principal point, over the pixels `seen` (S, H, W)
+    bool: K (S, 3, 3), pixel centres at whole numbers.
     """
     height, width = rays.shape[1:3]
     plane = rays[..., :2] / rays[..., 2:]  # (S, H, W, 2)
     K = torch.zeros(len(rays), 3, 3, device=rays.device)
     K[:, 2, 2] = 1
-    if height * width > LARGE:
+    if height * width > LARGE and seen is None:
         middle = plane[:, height // 2, width // 2]
         for axis, side in enumerate((width, height)):
             ends = [side // 4, 3 * side // 4]
@@ -101,7 +101,10 @@ def intrinsics_from_rays(rays: Tensor) -> Tensor:
     for axis, pixel in enumerate((u, v)):
         slope = some[..., axis].flatten(1)
         A = torch.stack([torch.ones_like(slope), slope], dim=-1)  # (S, M, 2)
-        right = A.transpose(1, 2) @ pixel.flatten()[:, None]
+        if seen is not None:  # a weight of 0 or 1 on both sides
+            A = A * seen[:, ::down, ::along].flatten(1)[..., None]
+            pixel = pixel * seen[:, ::down, ::along]
+        right = A.transpose(1, 2) @ pixel.expand(len(A), *some.shape[1:3]).flatten(1)[..., None]
         offset, focal = torch.linalg.solve(A.transpose(1, 2) @ A, right)[..., 0].unbind(-1)
         K[:, axis, axis], K[:, axis, 2] = focal, offset
     return K

@@ -87,6 +87,13 @@ class Features:
     grid: tuple[int, int]  # patches (h, w)
     seen: Tensor | None = None  # (S_b, N) bool, the patches that are keys; None: all
 
+    def seen_pixels(self, patch: int) -> Tensor | None:
+        """(S_b, H, W) bool, the pixels of these patches."""
+        if self.seen is None:
+            return None
+        pixels = self.seen.to(self.maps[0].device).unflatten(1, self.grid)
+        return pixels.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+
 
 @dataclass(frozen=True)
 class MapAnythingOutput:
@@ -338,7 +345,7 @@ class MapAnything(Network):
         confidence, K = list(depth), torch.zeros(len(images), 3, 3)
         for group, features in zip(groups, buckets):
             maps = self.decode(features).of_scene(0)
-            found_K = pose.centres_at_half(intrinsics_from_rays(maps.rays))
+            found_K = pose.centres_at_half(intrinsics_from_rays(maps.rays, features.seen_pixels(self.patch_size)))
             found_K[:, [0, 1], [0, 1]] = found_K[:, [0, 1], [0, 1]].clamp(min=SMALLEST_FOCAL)
             K[list(group)] = found_K.cpu()
             for k, i in enumerate(group):
