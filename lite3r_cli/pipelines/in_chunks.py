@@ -22,7 +22,7 @@ CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: beyond, attention across it
 TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes of a number → memory for each token of a pass: mini's on a CPU, the most
 SHARE = 0.8  # of the free memory that a pass may take
 _LOOKED_AT, _FEWEST_TIED = 10, 0.7  # neighbours that are compared, and the share that has to show the same
-_WITHOUT = ("mesh", "3dgs", "colmap", "nerfstudio")  # formats that need all depth maps at once
+_WITHOUT = ("mesh", "3dgs")  # formats that need all depth maps at once
 
 
 def chunk_plan(

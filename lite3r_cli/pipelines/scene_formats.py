@@ -17,6 +17,8 @@ from ..io.output_layout import layout_of
 from ..io.scene_export import SceneExport
 from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.geometry import camera_centres
+from ..scene.lazy_tracks import tracks_in_pieces
+from ..scene.lazy_views import LazyViews, cameras_of, without_maps
 from ..scene.surface_nets import Mesh
 from ..scene.tracks import joined, tracks_from_depth
 from ..world.level import Level
@@ -83,10 +85,10 @@ def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
 
 def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> SceneExport:
     upright = scene.level is not None and scene.level.up.found
-    numbers = {view.name: index for view, index in zip(scene.views, scene.predictions.indices)}
+    numbers = {view.name: index for view, index in zip(cameras_of(scene.views), scene.predictions.indices)}
     return SceneExport(
         directory,
-        scene.views,
+        scene.views if not isinstance(scene.views, LazyViews) else without_maps(scene.views),
         scene.cloud,
         scene.predictions.sparse,
         depths=depths,
@@ -123,6 +125,9 @@ def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
     """With pictures and points that have tracks: the adjusted ones first, then well spread ones of the cloud."""
     found = scene.predictions
     trusted = trusted_views(found, scene.config.keep_unverified)
+    if isinstance(found.views, LazyViews):
+        export = replace(whole, sparse=tracks_in_pieces(found.views, scene.cloud, START_POINTS))
+        return _with_pictures(export, scene, trusted) if pictures and not whole.pictures else export
     views, sparse = [found.views[i] for i in trusted], found.sparse
     dense = tracks_from_depth(views, scene.cloud, START_POINTS)
     start = dense if sparse is None else joined(sparse.only(trusted), dense)
@@ -144,7 +149,7 @@ def _times(scene: Scene) -> dict[str, float]:
     known = [time for time in times if time is not None]
     if len(set(known)) < len(records):
         return {}
-    return {view.name: time for view, time in zip(scene.views, known)}
+    return {view.name: time for view, time in zip(cameras_of(scene.views), known)}
 
 
 def _taken(text: str | None) -> float | None:

@@ -45,3 +45,8 @@ class LazyViews(Sequence[View]):
 def cameras_of(views: Sequence[View]) -> Sequence[View]:
     """The same views where only names, sizes and cameras count: those of `LazyViews` have no maps then."""
     return views.cameras if isinstance(views, LazyViews) else views
+
+
+def without_maps(views: LazyViews) -> list[View]:
+    """The cameras alone, for what needs no depth."""
+    return [replace(view, depth=None, confidence=None) for view in views.cameras]

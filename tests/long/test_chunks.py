@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -135,6 +136,31 @@ def test_a_full_disk_leaves_nothing_but_what_resume_needs(tmp_path, plane_backbo
     with pytest.raises(OutputError, match="the disk is full"):
         reconstruct(asked(pictures, out / "scene.ply", resume=resume))
     assert ([p.name for p in out.iterdir()] if out.exists() else []) == [".scene.ply.lite3r-chunks"] * resume
+
+
+def test_a_model_for_training_has_tracks_in_every_piece(tmp_path, plane_backbone):
+    from lite3r_cli.io.colmap_model import read_colmap_model
+
+    pictures = folder_of(tmp_path / "photos", 30)
+    config = replace(asked(pictures, tmp_path / "out" / "scene.ply", "12"), formats=("colmap", "nerfstudio"))
+    reconstruct(config)
+    sparse = tmp_path / "out" / "scene" / "sparse" / "0"
+    assert len(read_colmap_model(sparse)) == 30
+    with open(sparse / "images.bin", "rb") as stream:
+        seen = _observations(stream.read())
+    assert len(seen) == 30 and min(seen) > 50
+    assert len(list((tmp_path / "out" / "scene" / "images").iterdir())) == 30
+
+
+def _observations(data: bytes) -> list[int]:
+    """Points that each image of COLMAP's images.bin sees."""
+    (count,), at, seen = struct.unpack_from("<Q", data), 8, []
+    for _ in range(count):
+        at = data.index(b"\0", at + 64) + 1
+        (points,) = struct.unpack_from("<Q", data, at)
+        seen.append(points)
+        at += 8 + 24 * points
+    return seen
 
 
 def test_options_that_need_one_pass_are_refused_by_name(tmp_path, plane_backbone):

@@ -1,0 +1,46 @@
+"""Points with tracks of more views than memory holds: piece by piece, each from its own part of the cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .lazy_views import LazyViews
+from .sparse_points import SparseModel
+from .tracks import tracks_from_depth
+from .view import PointCloud
+
+PIECE = 24  # views; a track ends where its piece does
+_AROUND = 0.5  # pieces before and after that a piece's points are looked for in
+
+
+def tracks_in_pieces(views: LazyViews, cloud: PointCloud, most: int) -> SparseModel | None:
+    """At most about `most` points, see `tracks_from_depth`; None where no two views of a piece see the same point.
+
+    A cloud has its points in the order of the views that they are from, about as many of each: where that is not so
+    (`--voxel-size`), every piece looks at points from everywhere and finds fewer.
+    """
+    parts, count = [], len(views)
+    for first in range(0, count, PIECE):
+        last = min(first + PIECE, count)
+        if last - first < 2:
+            continue
+        low, high = max(0.0, first - _AROUND * PIECE) / count, min(count, last + _AROUND * PIECE) / count
+        rows = slice(int(low * len(cloud)), int(high * len(cloud)))
+        near = PointCloud(cloud.points[rows], cloud.colors[rows], cloud.confidence[rows])
+        found = tracks_from_depth(views[first:last], near, max(1, most * (last - first) // count))
+        if len(found):
+            parts.append((first, found))
+    return _together(parts) if parts else None
+
+
+def _together(parts: Sequence[tuple[int, SparseModel]]) -> SparseModel:
+    """One model; `first` is the number of a part's first view."""
+    starts = np.cumsum([0, *(len(model) for _, model in parts)])
+    columns = [[getattr(model, name) for _, model in parts] for name in ("points", "colors", "errors", "pixel")]
+    points, colors, errors, pixel = (np.concatenate(column) for column in columns)
+    image = np.concatenate([model.image + first for first, model in parts])
+    point = np.concatenate([model.point + start for (_, model), start in zip(parts, starts)])
+    known = [np.ones(len(m), np.float32) if m.confidence is None else m.confidence for _, m in parts]
+    return SparseModel(points, colors, errors, image, point, pixel, np.concatenate(known))
