@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -32,10 +31,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 import distill_mini as measures
+import low_rank
 from sparse_forms import against_truth
 
 from lite3r_cli.attention.config import SparseConfig, settle
@@ -54,8 +53,10 @@ from lite3r_cli.networks.fast_form import fast_runner, predict
 from lite3r_cli.networks.sparsify import sparse_modules, sparsify
 from lite3r_cli.pipelines.distill_write import write_student
 from lite3r_cli.runtime import choose
+from lite3r_cli.training.state import save_weights
 from lite3r_cli.training.worker import Worker
 
+PROBED = 8  # batches of the probe
 HELD_OUT = 4  # batches that the best weights are chosen by
 DENSE = 1.0  # share of attention that is kept
 # What each kind is measured at; without training dense attention is the teacher's.
@@ -97,12 +98,43 @@ class OneForAll(Distiller):
         across = global_layers_of(self.student)
         self.forms: dict[float, SparseConfig] = {keep: settle(across, None, keep) for keep in keeps}
         self.drawn = np.random.default_rng(self.recipe.seed)
+        self.norms: dict[str, float] = {}
+        self.adapted: tuple[str, ...] = ()
 
     def keep(self, ratio: float) -> None:
         for name, module in sparse_modules(self.student).items():
             module.configure(self.forms[ratio], name)
 
+    def adapt(self, rank: int, select: str) -> None:
+        """Put adapters on the layers that a probe chooses, in the arithmetic of the last step."""
+        self.round(True)
+        batches = islice(self.data.batches(0, self.recipe.seed), PROBED)
+        layers = low_rank.transformer_layers(self.student, self.high_precision)
+        self.norms = low_rank.probe(layers, (self.losses(batch)["total"] for batch in batches))
+        self.optimiser.zero_grad()
+        self.round(False)
+        self.adapted = low_rank.choose_layers(self.norms, select)
+        layers = low_rank.transformer_layers(self.student, self.high_precision)
+        chosen = {name: layers[name] for name in self.adapted}
+        self.names = self.names + low_rank.adapt(self.student, chosen, rank, self.recipe.seed)
+
+    def round(self, on: bool) -> None:
+        self.arithmetic.round(on)
+        for module in low_rank.adapted(self.student).values():
+            module.rounded = on
+
+    def merged(self) -> dict[str, torch.Tensor]:
+        """What was trained, and weights with their adapters in them, under the names of a checkpoint."""
+        trained = {name: p.detach() for name, p in self.trained.values.items() if "lora_" not in name}
+        with torch.no_grad():
+            return trained | {f"{n}.weight": m.merged() for n, m in low_rank.adapted(self.student).items()}
+
+    def validate(self) -> float:
+        self.round(True)
+        return super().validate()
+
     def train_step(self, batch: DistillBatch) -> dict[str, torch.Tensor]:
+        self.round(self.recipe.is_fp8(self.step))
         self.keep(list(self.forms)[int(self.drawn.integers(len(self.forms)))])
         return super().train_step(batch)
 
@@ -148,7 +180,8 @@ class Bench:
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else str(self.device),
             "torch": torch.__version__,
             "model_sha256": checkpoint.fingerprint.result(),
-            "options": {k: v for k, v in vars(o).items() if not isinstance(v, Path) and k not in ("scenes", "photos")},
+            "options": {k: v for k, v in vars(o).items() if not isinstance(v, Path) and k not in ("scenes", "photos")}
+            | {"model": Path(o.model).name},
             "photos": len(o.photos),
             "windows": [window.name for window in self.windows],
             "teacher": known,
@@ -191,42 +224,48 @@ class Bench:
     def train(self, arm: Arm) -> dict[str, object]:
         """Train a student and write it to `self.file`; what that took."""
         if arm.kind == "none":
-            return {"trained": 0, "seconds": 0.0, "peak_gib": None, "held_out": None}
+            return {"trained": 0, "seconds": 0.0, "peak_gib": None}
         data = self.batches()
         network = self.checkpoint.load(self.device)
         network.compute_dtype = self.dtype
         exact = exact_products(network)
         config = sparsify(network, min(self.o.keep))
-        adapters = {"adapt": "lora", "rank": self.o.rank, "select": arm.select} if arm.kind == "adapters" else {}
         steps = self.o.steps
         recipe = Recipe(
             steps=steps, lr=arm.lr, start="zero", views=self.o.views, validation_batches=HELD_OUT, fp8_from=0.25,
             validate_every=max(1, steps // 4), log_every=max(1, steps // 4), match_teacher=self.o.match_teacher,
-            trainable=weights_of_blocks(network, exact) if arm.kind == "weights" else (), **adapters,
+            trainable=weights_of_blocks(network, exact) if arm.kind == "weights" else (),
         )  # fmt: skip
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         keeps = [keep for keep in self.o.keep if keep != DENSE or arm.kind != "branch"]
         plan, worker = StudentPlan(network, config, exact), Worker(0, 1, self.device)
         start = time.monotonic()
-        made = OneForAll(plan, recipe, worker, data, None, self.told, keeps=keeps)
+        course: list[tuple[float, float]] = []
+
+        def told(record: dict[str, float]) -> None:
+            self.say("      " + ", ".join(f"{name} {value:g}" for name, value in record.items()))
+            if "measured" in record:
+                course.append((record["step"], record["measured"]))
+
+        made = OneForAll(plan, recipe, worker, data, None, told, keeps=keeps)
         if arm.kind == "adapters":
-            made.adapt()
+            made.adapt(self.o.rank, arm.select)
         if arm.kind != "branch":
             made.without_branch()
         begun = time.monotonic() - start
         made.run()
         made.use_best()
         seconds = time.monotonic() - start
-        new = made.new_tensors()
-        write_student(self.file, self.checkpoint, new, config if arm.kind == "branch" else None, "{}")
-        if self.o.out is not None:
-            self.o.out.mkdir(parents=True, exist_ok=True)
-            if arm.kind == "adapters":
-                best = {name: value.cpu().contiguous() for name, value in made.trained.best.items()}
-                save_file(best, self.o.out / f"adapters-{arm.select}.safetensors")
-            if arm.kind == "weights":
-                shutil.copy(self.file, self.o.out / "weights.safetensors")
+        if arm.kind == "branch":
+            write_student(self.file, self.checkpoint, made.trained.best, config, "{}")
+        else:
+            plain = self.checkpoint.load("cpu")
+            state = plain.state_dict() | {name: value.float().cpu() for name, value in made.merged().items()}
+            save_weights(self.file, state, plain, torch.float8_e4m3fn)
+            if self.o.out is not None:
+                self.o.out.mkdir(parents=True, exist_ok=True)
+                save_weights(self.o.out / f"{arm.kind}-{arm.select}.safetensors", state, plain, torch.float8_e4m3fn)
         return {
             "steps": steps,
             "lr": arm.lr,
@@ -234,13 +273,10 @@ class Bench:
             "seconds": seconds,
             "probe_seconds": begun if arm.kind == "adapters" else 0.0,
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None,
-            "held_out": float(made.trained.best_score),
+            "course": course,
             "gradient_norms": made.norms,
             "adapted": made.adapted,
         }
-
-    def told(self, record: dict[str, float]) -> None:
-        self.say("      " + ", ".join(f"{name} {value:g}" for name, value in record.items()))
 
     @torch.inference_mode()
     def predicted(self, file: str | Path, keep: float) -> tuple[list[measures.Answer], float]:
@@ -348,7 +384,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="no student is begun that would end later")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--out", type=Path, help="folder for what adapters and weights learned")
+    parser.add_argument("--out", type=Path, help="folder for the checkpoints")
     o = parser.parse_args()
     known = arms(o)
     chosen = [known[word] for word in o.arms]

@@ -239,6 +239,17 @@ def many_views() -> str:
     return table(("views", *_ACCURACY_HEAD), lines)
 
 
+def adapters() -> str:
+    """What training weights of `mini` did to the distance from its teacher."""
+    lines = []
+    for row in load("adapters")["results"]:
+        if "course" in row:
+            values = [f"{measured:.3f}" for step, measured in row["course"] if step != 148]
+            cost = [f"{row['trained']:,}", f"{row['lr']:g}", f"{row['seconds']:.0f} s", f"{row['peak_gib']:.0f} GiB"]
+            lines.append([row["name"], *cost, *values])
+    return table(("trained", "numbers", "peak rate", "time", "memory", "step 0", "37", "74", "111", "150"), lines)
+
+
 def attention_cpu() -> str:
     """Sparse against dense attention on two quiet cores."""
     lines = []
@@ -341,6 +352,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flash-networks": lambda: table(*attention_tables.networks(load("fa4-h100"))),
     "packed-accuracy": packed_accuracy,
     "many-views": many_views,
+    "adapters": adapters,
     "attention-cpu": attention_cpu,
     "int8-cpu": int8_cpu,
     "paper": paper,

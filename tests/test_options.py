@@ -30,8 +30,7 @@ RECONSTRUCT = (
 )
 DISTILL = (
     "distill a procedural -o s.safetensors --layers p --layers q --no-summaries --key-block 16 --trainable t --steps 3 "
-    "--attention-weight 0.2 0.1 --distill-layers z --seed 4 --views 2 -r 56 --resume --fp8-from 1 "
-    "--adapt lora --select 3"
+    "--attention-weight 0.2 0.1 --distill-layers z --seed 4 --views 2 -r 56 --resume --fp8-from 1"
 )
 CASES = {
     "reconstruct a": ("reconstruct.reconstruct", ReconstructConfig(InputConfig((Path("a"),)))),
@@ -89,9 +88,6 @@ CASES = {
                 seed=4,
                 views=2,
                 fp8_from=1,
-                adapt="lora",
-                rank=8,
-                select="3",
             ),
             resolution=56,
             resume=True,

@@ -22,12 +22,10 @@ def distill(config: DistillConfig) -> None:
         console.document(report.as_dict())
         return
     before = "" if report.measured_before is None else f"{report.measured_before:.4f} → "
-    adapted = [["adapters on", f"{len(report.adapted)} of {len(report.gradient_norms)} transformer layers"]]
     console.table(
         ["", ""],
         [
-            ["trained parameters", f"{report.trained:,}, of a network of {report.parameters:,}"],
-            *(adapted if report.adapted else []),
+            ["trained parameters", f"{report.trained:,} of {report.parameters:,}"],
             ["attention skipped", f"{100 * report.skipped:.1f} %"],
             ["steps", f"{report.steps} in {report.seconds / 60:.1f} min"],
             ["distance from the teacher, held out", f"{before}{report.measured:.4f}"],

@@ -19,9 +19,6 @@ LINEAR_BRANCH = ("*.proj_lin.weight", "*.mix_logit")  # what trains by default
 STARTS = ("calibrated", "zero")
 ATTENTION_LOSSES = ("mse", "cosine")
 MATCHING = ("auto", "always", "never")
-ADAPTATIONS = ("none", "lora")
-DEFAULT_RANK = 8
-EVERY_LAYER = "all"  # in the place of a number of layers
 
 
 @dataclass(frozen=True)
@@ -120,29 +117,6 @@ class Recipe:
             shown="none",
         ),
     ] = ()
-    adapt: Annotated[
-        str,
-        Option(
-            STUDENT,
-            "Train low-rank adapters beside the linear branch, too; they are merged into the weights when written.",
-            metavar="none|lora",
-        ),
-    ] = "none"
-    rank: Annotated[
-        int | None,
-        Option(STUDENT, "With --adapt lora: rank of an adapter.", metavar="R", shown="8"),
-    ] = None
-    select: Annotated[
-        str | None,
-        Option(
-            STUDENT,
-            "With --adapt lora: how many transformer layers get adapters, those with the largest gradients in a short "
-            "probe.",
-            metavar="K|all",
-            shown="all",
-        ),
-    ] = None
-    probe_batches: int = 8  # of that probe
     start: Annotated[
         str,
         Option(
@@ -199,14 +173,10 @@ class Recipe:
     seed: Annotated[int, Option(TRAINING, "Seed of everything drawn.", metavar="N")] = 0
 
     def __post_init__(self) -> None:
-        words = {
-            "start": STARTS, "attention_loss": ATTENTION_LOSSES, "match_teacher": MATCHING, "adapt": ADAPTATIONS
-        }  # fmt: skip
-        for name, known in words.items():
+        for name, known in (("start", STARTS), ("attention_loss", ATTENTION_LOSSES), ("match_teacher", MATCHING)):
             require_one_of(f"--{name.replace('_', '-')}", getattr(self, name), known)
         bounds = {"steps": 0, "calibration_batches": 1, "views": 1, "batch": 1, "resolution": 28, "validate_every": 1,
-                  "validation_batches": 1, "log_every": 1, "seed": 0, "warmup_steps": 1,
-                  "probe_batches": 1}  # fmt: skip
+                  "validation_batches": 1, "log_every": 1, "seed": 0, "warmup_steps": 1}  # fmt: skip
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
@@ -215,20 +185,6 @@ class Recipe:
         require(
             min(self.attention_weight) >= 0, f"--attention-weight must not be negative, not {self.attention_weight}"
         )
-        self._settle_adapters()
-
-    def _settle_adapters(self) -> None:
-        if self.adapt == "none":
-            for option, value in (("--rank", self.rank), ("--select", self.select)):
-                require(value is None, f"{option} {value} is about adapters: give --adapt lora, too")
-            return
-        rank = DEFAULT_RANK if self.rank is None else self.rank
-        select = EVERY_LAYER if self.select is None else self.select
-        require(rank >= 1, f"--rank must be at least 1, not {rank}")
-        number = select.isascii() and select.isdigit() and int(select) > 0
-        require(number or select == EVERY_LAYER, f"--select is a number of layers or {EVERY_LAYER}, not {select!r}")
-        object.__setattr__(self, "rank", rank)
-        object.__setattr__(self, "select", select)
 
     def is_fp8(self, step: int) -> bool:
         """Whether linear layers compute in rounded arithmetic at a step."""

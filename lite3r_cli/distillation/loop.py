@@ -16,18 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.config.distill_recipe import Recipe
-from lite3r_cli.distillation import adapters
 from lite3r_cli.distillation.capture import captured, select_layers
 from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
 from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner, has_unit_scale
-from lite3r_cli.distillation.students import PROBE, Arithmetic, Trained, make_pair
+from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.transaction import append_line
 from lite3r_cli.networks.base import Network
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage, learning_rate_factor, set_learning_rate
-from lite3r_cli.training.state import Dependencies, load_training_state, model_tensor, save_training_state
+from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state
 from lite3r_cli.training.worker import Worker
 
 STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
@@ -76,8 +75,6 @@ class Distiller:
         self.unit_scale = has_unit_scale(self.student)
         self.teacher_network, self.teacher = teacher, Runner(teacher)
         self.high_precision = network.high_precision
-        self.norms: dict[str, float] = {}  # of the gradient of each transformer layer, where a probe was made
-        self.adapted: tuple[str, ...] = ()  # transformer layers with adapters
         self._set_up()
         self.step, self.elapsed = 0, 0.0
         self.whole = True  # whether weights, averages and counter are those of the same step
@@ -90,7 +87,7 @@ class Distiller:
     def _set_up(self) -> None:
         """All that depends on which parameters train."""
         self.runner: nn.Module = Runner(self.student)
-        self.trained = Trained(self.student, self.names, list(self.norms.values()))
+        self.trained = Trained(self.student, self.names)
         if self.worker.world > 1:
             ids = [self.worker.device.index] if self.worker.device.type == "cuda" else None
             self.runner = DistributedDataParallel(self.runner, device_ids=ids)
@@ -115,39 +112,9 @@ class Distiller:
                 torch.distributed.broadcast(parameter.data, 0)
         self.average = WeightAverage(self.trained, self.recipe.ema_decay)
 
-    def adapt(self) -> None:
-        """Put low-rank adapters on the transformer layers that a short probe chooses. It computes in the arithmetic of
-        the last step. Raises UsageError where fewer layers have a gradient than were asked for.
-        """
-        recipe = self.recipe
-        self.arithmetic.round(recipe.is_fp8(recipe.steps))
-        network = Runner(self.student)  # not the one that talks to other processes after each backward pass
-        batches = first_batches(self.data, recipe.probe_batches, recipe.seed)
-        layers = adapters.transformer_layers(self.student, self.high_precision)
-        norms = adapters.probe(layers, (self.losses(batch, network)["total"] for batch in batches))
-        self.optimiser.zero_grad()
-        if self.worker.world > 1:  # each process has seen other batches
-            found = torch.tensor(list(norms.values()), device=self.worker.device)
-            torch.distributed.all_reduce(found)
-            norms = dict(zip(norms, (found / self.worker.world).tolist()))
-        self._adapt(norms)
-
-    def _adapt(self, norms: dict[str, float]) -> None:
-        recipe = self.recipe
-        assert recipe.select is not None and recipe.rank is not None
-        self.arithmetic.round(False)
-        self.norms, self.adapted = norms, adapters.choose_layers(norms, recipe.select)
-        layers = adapters.transformer_layers(self.student, self.high_precision)
-        chosen = {name: layers[name] for name in self.adapted}
-        self.names = self.names + adapters.adapt(self.student, chosen, recipe.rank, recipe.seed)
-        self._set_up()
-
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
         self.depends_on.check(path, tell)
-        if self.recipe.adapt != "none":
-            layers = adapters.transformer_layers(self.student, self.high_precision)
-            self._adapt(dict(zip(layers, model_tensor(path, PROBE, (len(layers),)).tolist())))
         self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
         self._saved = self.owns_folder = True
 
@@ -216,13 +183,12 @@ class Distiller:
         self.whole = True
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
-    def losses(self, batch: DistillBatch, runner: nn.Module | None = None) -> dict[str, Tensor]:
-        """The weighted losses of the student, or of `runner`, which runs it in another way; scalars."""
+    def losses(self, batch: DistillBatch) -> dict[str, Tensor]:
         recipe = self.recipe
         with torch.no_grad(), captured(self.teacher_network, self.layers) as wanted:
             answer = self.teacher(batch.images, batch.decoded)
         with captured(self.student, self.layers) as given:
-            out = (runner or self.runner)(batch.images, batch.decoded)
+            out = self.runner(batch.images, batch.decoded)
         terms = {}
         weight = recipe.attention_weight_at(self.step)
         if weight > 0:
@@ -273,13 +239,6 @@ class Distiller:
             parameter.data.copy_(self.trained.best[name])
         self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))
         self.student.eval()
-
-    def new_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint of the student holds that its teacher's does not, after `use_best`: what was trained, and
-        weights with their adapters merged.
-        """
-        trained = {name: p.detach() for name, p in self.trained.values.items() if not name.endswith(adapters.PARTS)}
-        return trained | adapters.merged_weights(self.student)
 
     # -- telling -------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import SparseLinearAttention, attach
 from lite3r_cli.config.distill_recipe import LINEAR_BRANCH
-from lite3r_cli.distillation.adapters import AdaptedLinear
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention
-from lite3r_cli.quant.swap import fits, swap_linears
-
-PROBE = "probe"  # in a state: the gradient norms of a network's transformer layers, in its order
+from lite3r_cli.quant.swap import swap_linears
 
 
 def densify(network: nn.Module) -> None:
@@ -66,15 +63,12 @@ class Arithmetic:
 
     def __init__(self, student: nn.Module, high_precision: Sequence[str]):
         self.student = student
-
-        def stays_exact(name: str) -> bool:
-            return any(fnmatchcase(f"{name}.weight", pattern) for pattern in high_precision)
-
         linears = {name: m for name, m in student.named_modules() if isinstance(m, nn.Linear)}
-        swap_linears(student, "fake-quant", lambda name, m: stays_exact(name) or isinstance(m, AdaptedLinear))
+        self.kept = swap_linears(
+            student, "fake-quant", lambda name, _: any(fnmatchcase(f"{name}.weight", p) for p in high_precision)
+        )
         swapped = {name: student.get_submodule(name) for name in linears}
         self.pairs = {name: (m, swapped[name]) for name, m in linears.items() if swapped[name] is not m}
-        self.adapted = [m for m in linears.values() if isinstance(m, AdaptedLinear) and fits(m)]
         self.rounded = True
         self.round(False)
 
@@ -84,21 +78,18 @@ class Arithmetic:
         for name, pair in self.pairs.items():
             parent, _, leaf = name.rpartition(".")
             setattr(self.student.get_submodule(parent), leaf, pair[on])
-        for module in self.adapted:
-            module.rounded = on
         self.rounded = on
 
 
 class Trained(nn.Module):
     """What trains of a student, to be averaged, saved and resumed; `best` holds the best averages so far.
 
-    Names of parameters may not hold dots: here they have slashes. `norms` are what a probe found, if there was one: the
-    state holds them, and with them the layers that have adapters.
+    Names of parameters may not hold dots: here they have slashes.
     """
 
     best_score: Tensor  # ()
 
-    def __init__(self, student: nn.Module, names: Sequence[str], norms: Sequence[float] = ()):
+    def __init__(self, student: nn.Module, names: Sequence[str]):
         super().__init__()
         self.names = list(names)
         parameters = dict(student.named_parameters())
@@ -106,8 +97,6 @@ class Trained(nn.Module):
             self.register_parameter(name.replace(".", "/"), parameters[name])
             self.register_buffer("best/" + name.replace(".", "/"), parameters[name].detach().clone())
         self.register_buffer("best_score", torch.tensor(math.inf, device=parameters[names[0]].device))
-        if norms:
-            self.register_buffer(PROBE, torch.tensor(norms, dtype=torch.float64))
 
     @property
     def values(self) -> dict[str, nn.Parameter]:

@@ -56,8 +56,7 @@ def training_of(metadata: Mapping[str, str], sparse: SparseConfig | None) -> str
     if sparse.official:
         return "weights"
     if RECIPE_KEY in metadata:
-        recipe = json.loads(metadata[RECIPE_KEY])
-        return "weights" if recipe.get("trainable") or recipe.get("adapt", "none") != "none" else "branch"
+        return "weights" if json.loads(metadata[RECIPE_KEY]).get("trainable") else "branch"
     return "none" if METADATA_KEY in metadata else "weights"
 
 

@@ -54,8 +54,6 @@ class DistillReport:
     measured: float  # the same with the best averaged weights
     skipped: float  # share of key blocks over all layers across views, at the training shape
     calibrated: dict[str, float] = field(default_factory=dict)
-    gradient_norms: dict[str, float] = field(default_factory=dict)  # of the transformer layers, where a probe was made
-    adapted: tuple[str, ...] = ()  # those that got adapters
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"output": str(self.output)}
@@ -109,11 +107,23 @@ def _distil(
     inputs = _inputs(config, worker, teacher, data)
     distiller = Distiller(network, config.recipe, worker, data, folder, report, inputs, config.resume_anyway)
     total = sum(p.numel() for p in network.model.parameters())
-    before, shares = _begin(distiller, config, progress)
     progress.note(
-        f"{distiller.trained.count():,} parameters train, of {total:,} "
+        f"{distiller.trained.count():,} of {total:,} parameters train "
         f"({len(network.sparse.layers)} sparse layers, {', '.join(sorted(_leaves(distiller.trained.names)))})"
     )
+    before: float | None = None
+    shares: dict[str, float] = {}
+    if config.goes_on:
+        distiller.resume(config.folder / STATE, progress.note)
+        progress.note(f"going on from step {distiller.step}")
+    else:
+        before = distiller.validate()
+        progress.note(f"without effect of the linear branch: distance from the teacher, held out: {before:.5f}")
+    if not config.goes_on and config.recipe.start == "calibrated":
+        with progress.stage("Calibrate"):
+            shares = distiller.fit_linear_branches()
+        progress.note("calibrated: of sparse attention's squared error the linear branch removes "
+                      + ", ".join(f"{100 * share:.0f} %" for share in shares.values()))  # fmt: skip
     with saved_as_it_stops(
         distiller, worker, lambda at: progress.note(f"{at}; go on with the same command and --resume")
     ):
@@ -123,8 +133,8 @@ def _distil(
         return None
     distiller.finish()
     distiller.use_best()
-    recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data], "adapted": distiller.adapted}
-    write_student(config.output, teacher, distiller.new_tensors(), network.sparse, json.dumps(recipe), config.overwrite)
+    recipe = asdict(config.recipe) | {"data": [Path(name).name for name in config.data]}
+    write_student(config.output, teacher, distiller.trained.best, network.sparse, json.dumps(recipe), config.overwrite)
     plot_losses(config.folder / LOG, config.folder / PLOT, progress.note)
     return DistillReport(
         config.output,
@@ -139,41 +149,7 @@ def _distil(
         float(distiller.trained.best_score),
         skipped_share(distiller.student),
         shares,
-        distiller.norms,
-        distiller.adapted,
     )
-
-
-def _begin(distiller: Distiller, config: DistillConfig, progress: Progress) -> tuple[float | None, dict[str, float]]:
-    """The start of a run, or its state where it goes on: the distance from the teacher, the shares of the fit."""
-    recipe = config.recipe
-    if config.goes_on:
-        distiller.resume(config.folder / STATE, progress.note)
-        progress.note(f"going on from step {distiller.step}")
-        _tell_adapted(distiller, progress)
-        return None, {}
-    before = distiller.validate()
-    progress.note(f"without effect of the linear branch: distance from the teacher, held out: {before:.5f}")
-    shares: dict[str, float] = {}
-    if recipe.start == "calibrated":
-        with progress.stage("Calibrate"):
-            shares = distiller.fit_linear_branches()
-        progress.note("calibrated: of sparse attention's squared error the linear branch removes "
-                      + ", ".join(f"{100 * share:.0f} %" for share in shares.values()))  # fmt: skip
-    if recipe.adapt != "none":
-        with progress.stage("Probe"):
-            distiller.adapt()
-        _tell_adapted(distiller, progress)
-    return before, shares
-
-
-def _tell_adapted(distiller: Distiller, progress: Progress) -> None:
-    if distiller.adapted:
-        norms = ", ".join(f"{name} {distiller.norms[name]:.3g}" for name in distiller.adapted)
-        progress.note(
-            f"adapters of rank {distiller.recipe.rank} on {len(distiller.adapted)} of {len(distiller.norms)} "
-            f"transformer layers, by the norms of their gradients: {norms}"
-        )
 
 
 def _leaves(names: list[str]) -> set[str]:

@@ -23,14 +23,13 @@ def write_student(
     output: Path,
     teacher: Checkpoint,
     trained: Mapping[str, Tensor],
-    sparse: SparseConfig | None,
+    sparse: SparseConfig,
     recipe: str,
     overwrite: bool = True,
 ) -> None:
     """Write the student, with `overwrite` in place of an old file. Raises OutputError.
 
-    A trained tensor that the teacher's file holds too is stored in the same precision, a new one in float32. `sparse`
-    None: the file says nothing of sparse attention, it is one of a network that is to run in either form.
+    A trained tensor that the teacher's file holds too is stored in the same precision, a new one in float32.
     """
     stored = teacher.spec.sources
     names = list(stored) + [name for name in trained if name not in stored]
@@ -38,7 +37,8 @@ def write_student(
     metadata = {
         **teacher.metadata,
         **describe(teacher.spec.name, teacher.spec.config, distilled_by=f"lite3r {__version__}"),
-        **({} if sparse is None else {METADATA_KEY: sparse.to_json(), RECIPE_KEY: recipe}),
+        METADATA_KEY: sparse.to_json(),
+        RECIPE_KEY: recipe,
     }
     with CheckpointWriter(output, slots, metadata, overwrite=overwrite) as writer:
         for name in names:

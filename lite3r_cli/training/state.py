@@ -177,18 +177,6 @@ def save_training_state(
     save_tensors(path, tensors, metadata, beside=beside, gone=gone)
 
 
-def model_tensor(path: Path, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One value of the model in a state. Raises WeightsError where it is not there, or has another shape."""
-    try:
-        with plain_path(path) as plain, safe_open(plain, "pt") as file:
-            value = file.get_tensor(f"model.{name}")
-    except (SafetensorError, OSError) as error:
-        raise _not_a_state(path, str(error)) from error
-    if tuple(value.shape) != shape:
-        raise _not_a_state(path, f"its {name} has the shape {tuple(value.shape)}, not {shape}")
-    return value
-
-
 def load_training_state(
     path: Path, model: nn.Module, average: WeightAverage, optimisers: list[torch.optim.Optimizer]
 ) -> tuple[int, float]:

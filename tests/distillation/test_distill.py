@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 
-from lite3r_cli.attention.dispatch import sparse_linear
+from lite3r_cli.attention.dense import dense
+from lite3r_cli.attention.dispatch import packed_sparse_linear, sparse_linear
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.data import Data, DistillBatch
 from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.loop import STATE, Distiller, StudentPlan
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.outputs import Runner
-from lite3r_cli.distillation.students import make_pair
+from lite3r_cli.distillation.students import Arithmetic, make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks import registry, standin
@@ -23,6 +24,7 @@ from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig, cam_from_world
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
+from lite3r_cli.networks.vggt_omega.parts import MaskedBiasLinear, key_bias_mask
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import save_weights
 from lite3r_cli.training.worker import Worker
@@ -168,6 +170,27 @@ def test_the_start_is_the_best_the_branch_can_do_on_what_it_saw(mix, summaries):
             assert error(fitted) <= error(other) * (1 + 1e-3)
 
 
+def test_the_start_over_packed_tokens_is_fitted_to_packed_tokens():
+    model = mini()
+    sparsify(model, 0.3, packed=True, group=64)
+    first = sparse_modules(model)["blocks.1.attn"]
+    seen = {}
+    shares = fit_linear_branches(model, (Runner(model)(pictures(s)) for s in [5]))
+    first.mix = lambda q, k, v, keys=None: seen.update(qkv=(q, k, v)) or v
+    with torch.no_grad():
+        Runner(model)(pictures(5))
+    q, k, v = seen["qkv"]
+
+    def error(weight):
+        out = packed_sparse_linear(q, k, v, first.plan, first.formula, weight, None)
+        return float((out - dense(q, k, v)).square().sum().detach())
+
+    fitted = first.proj_lin.weight.detach()
+    assert first.plan.count(first.formula.keep_ratio) < first.plan.blocks
+    assert 1 - error(fitted) / error(torch.zeros_like(fitted)) == pytest.approx(shares["blocks.1.attn"], abs=0.02)
+    assert shares["blocks.1.attn"] > 0.01
+
+
 def test_the_start_in_half_precision_is_nearly_the_same():
     shares = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -287,6 +310,14 @@ def test_the_second_stage_computes_in_fp8_and_the_first_does_not(tmp_path):
     assert kinds == ["Linear", "Linear", "FakeQuantLinear", "FakeQuantLinear"]
     assert type(made.student.ray_head).__name__ == "Linear"
     assert all(type(m).__name__ != "FakeQuantLinear" for m in made.teacher_network.modules())
+
+
+def test_layers_with_a_masked_bias_are_exact_in_the_first_stage():
+    module = torch.nn.Sequential(MaskedBiasLinear(16, 48, key_bias_mask(16)), torch.nn.Linear(48, 16))
+    arithmetic = Arithmetic(module, ())
+    assert [type(each).__name__ for each in module] == ["MaskedBiasLinear", "Linear"]
+    arithmetic.round(True)
+    assert [type(each).__name__ for each in module] == ["FakeQuantLinear"] * 2
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the transformer layers that a short probe chooses, merged into the weights when written.
+"""Low-rank adapters on the transformer layers that a short probe chooses, for `adapters.py`.
 
 A linear layer gets W + B A in the place of W, where A (rank, in) and B (out, rank) train and W stays (LoRA, Hu et al.,
 arXiv 2106.09685, with α = rank). The layers are those whose gradient is the largest on some batches (Aletheia, Saket,
@@ -17,17 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.attention.module import attention_modules
-from lite3r_cli.config.distill_recipe import EVERY_LAYER, LINEAR_BRANCH
-from lite3r_cli.errors import UsageError
+from lite3r_cli.config.distill_recipe import LINEAR_BRANCH
 from lite3r_cli.quant.linear import bias_of, fake_quant
-from lite3r_cli.training.optimiser import DivergedError
 
-PARTS = (".lora_a", ".lora_b")  # how the names of an adapter's parameters end
+EVERY_LAYER = "all"  # in the place of a number of layers
 
 
 class AdaptedLinear(nn.Linear):
-    """A Linear whose weight is W + B A. With `rounded` both operands are rounded to FP8, as `FakeQuantLinear` does: the
-    sum is rounded, which is what a checkpoint stores.
+    """A Linear whose weight is W + B A. With `rounded` both operands are rounded to FP8: of the weights the sum, as a
+    checkpoint stores it.
     """
 
     lora_a: nn.Parameter  # (rank, in)
@@ -121,42 +119,28 @@ def probe(layers: Mapping[str, Mapping[str, nn.Linear]], losses: Iterable[Tensor
 def choose_layers(norms: Mapping[str, float], select: str) -> tuple[str, ...]:
     """The layers of the largest norms, in the network's order: so many as `select` says, or all that have a gradient.
 
-    Raises UsageError where fewer have one, DivergedError for norms that are not finite.
+    Raises ValueError where fewer have one.
     """
-    if not all(math.isfinite(norm) for norm in norms.values()):
-        raise DivergedError("the gradients of the probe are not finite: this network cannot be adapted")
     reached = [name for name, norm in norms.items() if norm > 0]
     count = len(reached) if select == EVERY_LAYER else int(select)
     if not 0 < count <= len(reached):
-        raise UsageError(
-            f"--select {select}: {len(reached)} transformer layers have a gradient; choose at most as many"
-        )
+        raise ValueError(f"{len(reached)} transformer layers have a gradient: {select} cannot be selected")
     best = set(sorted(reached, key=lambda name: -norms[name])[:count])
     return tuple(name for name in reached if name in best)
 
 
 def adapt(network: nn.Module, layers: Mapping[str, Mapping[str, nn.Linear]], rank: int, seed: int) -> list[str]:
-    """Put adapters on the linear layers of `layers`, some of `transformer_layers`; the names of their parameters.
-
-    Raises UsageError for a rank above that of a matrix.
-    """
+    """Put adapters on the linear layers of `layers`, some of `transformer_layers`; the names of their parameters."""
     generator = torch.Generator().manual_seed(seed)
     names = []
     for linears in layers.values():
         for name, linear in linears.items():
-            most = min(linear.in_features, linear.out_features)
-            if rank > most:
-                raise UsageError(
-                    f"--rank {rank}: {name} is {linear.out_features} × {linear.in_features}; at most {most}"
-                )
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, AdaptedLinear.of(linear, rank, generator))
-            names += [name + part for part in PARTS]
+            names += [f"{name}.lora_a", f"{name}.lora_b"]
     return names
 
 
-@torch.no_grad()
-def merged_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weight of each adapted linear layer with its adapter in it, under the name that a checkpoint gives it."""
-    adapted = [(name, module) for name, module in network.named_modules() if isinstance(module, AdaptedLinear)]
-    return {f"{name}.weight": module.merged().detach() for name, module in adapted}
+def adapted(network: nn.Module) -> dict[str, AdaptedLinear]:
+    """Name → each linear layer with an adapter."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, AdaptedLinear)}
