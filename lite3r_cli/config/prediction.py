@@ -102,7 +102,7 @@ class InputConfig:
         Option(
             INPUT,
             "Frames of a video: auto, those that show something new, the sharpest of each place; N of such; even: 60, "
-            "evenly spread in time; or all.",
+            "evenly spread in time; or all. Of a model that streams auto is up to 1,000, evenly spread.",
             metavar="HOW",
         ),
     ] = "auto"

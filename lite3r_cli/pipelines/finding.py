@@ -30,7 +30,7 @@ def find_images(
             strict=config.strict,
             recursive=config.recursive,
             of_video=streamed or most,
-            frames="even" if streamed else config.frames,
+            frames="even" if streamed and config.frames == "auto" else config.frames,
         )
     for text in [*lines_of(images.skipped), *images.warnings]:
         tell(text)

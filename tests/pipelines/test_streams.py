@@ -50,6 +50,8 @@ def test_a_stream_takes_more_frames_of_a_video(clip):
         for model in ("lingbot-map", "mini", "somewhere.safetensors")
     }
     assert counts == {"lingbot-map": FRAMES, "mini": 60, "somewhere.safetensors": 60}
+    for frames, expected in (("auto", FRAMES), ("9", 9)):
+        assert len(find_images(InputConfig((clip,), frames=frames), Progress(), print, "lingbot-map")) == expected
 
 
 def test_a_video_is_streamed_into_one_scene(checkpoint, clip, tmp_path, capsys, monkeypatch):
