@@ -305,6 +305,20 @@ def card(model: str) -> str:
     )
 
 
+def mini_lenses() -> str:
+    """`mini` through other lenses, beside the weights before."""
+    document = load("mini-lenses")["fields_of_view"]
+    lines = []
+    for degrees, rows in document.items():
+        cells = [
+            f"{rows[who][key]:.{digits}f}{unit}"
+            for key, digits, unit in (("focal_pct", 1, " %"), ("auc30", 2, ""), ("absrel", 3, ""))
+            for who in ("mini", "before")
+        ]
+        lines.append([f"{degrees}°", *cells])
+    return table(("field of view", "focal length", "before", "AUC@30", "before", "AbsRel", "before"), lines)
+
+
 def picture_size() -> str:
     """Small photographs at their own size and enlarged."""
     rows = {(row["pictures"], row["inside"], row["scene"]): row for row in load("picture-size")["rows"]}
@@ -357,7 +371,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8-cpu": int8_cpu,
     "paper": paper,
     "card-fp8": lambda: card("mini"),
-    "card-half": lambda: card("a16.safetensors"),
+    "mini-lenses": mini_lenses,
+    "card-before": lambda: card("before"),
     "picture-size": picture_size,
     "sparse-loss": sparse_loss,
 }
@@ -367,7 +382,7 @@ TABLES: dict[str, Callable[[], str]] = {
 BY_HAND: dict[str, str] = {
     "| | |": "facts of the file, and the shape of the network",
     "| | hardware | time | steps": "the training logs",
-    "| measure | target | reached": "read off the tables of the card",
+    "| measure | goal | reached": "read off the tables of the card",
     "| | facade, 518 px": "masked-keys.json, typed by hand",
     "| case | what happens": "exit codes",
     "| form, 90 % skipped": "sparse-forms.json, typed by hand",

@@ -225,7 +225,7 @@ def test_what_convert_writes_is_as_accurate_as_what_it_converts(source: str, tmp
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert network.ran[0].skipped > 0.5
     known = (dense > 0) & (expected > 0)
-    limit = 0.02 if source == "mini" else 0.1  # of stand-in weights the blocks to keep are hard to tell
+    limit = 0.025 if source == "mini" else 0.1  # of stand-in weights the blocks to keep are hard to tell
     assert float((expected[known] / dense[known]).log().abs().mean()) < limit
     torch.testing.assert_close(run(str(plain), Asked(), images)[0], dense)
 
