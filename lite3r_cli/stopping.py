@@ -11,6 +11,7 @@ import ctypes
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -86,8 +87,9 @@ def uninterrupted() -> Iterator[None]:
 class Noted:
     """Signals that were heard in `between_steps`; `obey` is called where a run may be left."""
 
-    def __init__(self, handlers: dict[int, Any]) -> None:
+    def __init__(self, handlers: dict[int, Any], patience: float = 0.0) -> None:
         self.handlers, self.number = handlers, 0
+        self._patience, self._heard = patience, 0.0
 
     def obey(self) -> None:
         """Raise what the first signal stands for, if there was one."""
@@ -96,9 +98,11 @@ class Noted:
             self._deliver(number)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self.number:  # whoever asks a second time does not want to wait for the end of a step
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._heard = number, now
+        elif now - self._heard >= self._patience:  # whoever asks again does not want to wait for the end of a step
             self._deliver(number)
-        self.number = number
 
     def _deliver(self, number: int) -> None:
         for each, handler in self.handlers.items():
@@ -107,12 +111,13 @@ class Noted:
 
 
 @contextmanager
-def between_steps() -> Iterator[Noted]:
+def between_steps(patience: float = 0.0) -> Iterator[Noted]:
     """Signals are noted, and obeyed where the block calls `obey()`: between two steps of a training, where its state is
-    that of a step. A second one is obeyed at once, and one that nobody obeyed at the end of the block.
+    that of a step. A second one is obeyed at once (if it comes `patience` seconds later: a launcher hands on what its
+    processes have heard already), and one that nobody obeyed at the end of the block.
     """
     handlers = {number: signal.getsignal(number) for number in _signals()}
-    noted = Noted({number: handler for number, handler in handlers.items() if callable(handler)})
+    noted = Noted({number: handler for number, handler in handlers.items() if callable(handler)}, patience)
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return

@@ -27,8 +27,13 @@ from lite3r_cli.data.procedural.scene_folder import write_scene
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import atomic
 from lite3r_cli.io.atomic import OutputSet
+from lite3r_cli.io.locks import acquire, give_back
+from lite3r_cli.io.transaction import Transaction, replace_file
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.pipelines import train
+from lite3r_cli.training.loop import Batch
+from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import save_weights
 
 TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
@@ -40,6 +45,8 @@ COMMANDS = {
     "synth": ("synth -o out --views 2 --width 64 --height 48 --samples 1", " --seed 1"),
     "distill": ("distill photos -m tiny.safetensors -o out/d.safetensors --steps 2 --views 2 -r 56 "
                 "--calibration-batches 1 --validate-every 1", " --seed 1"),
+    "view": ("view made/scene.ply -o out/page.html", ""),
+    "train": ("train -o out --max-steps 2 --device cpu", None),  # without --overwrite
 }  # fmt: skip
 
 FSYNC = os.fsync
@@ -67,12 +74,30 @@ def place(tmp_path, monkeypatch, small_atlas) -> Path:
     model = Mini(TINY)
     standin.fill(model, 1)
     save_weights(tmp_path / "tiny.safetensors", model.state_dict(), model, torch.float16)
+    monkeypatch.setattr(train, "Mini", lambda config: Mini(TINY))
+    monkeypatch.setattr(train, "TrainingData", Fixed)
     return tmp_path
+
+
+class Fixed:
+    """Batches of `lite3r train` that need no ray-caster."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+        K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).expand(1, 2, 3, 3)
+        poses = torch.eye(3, 4).repeat(1, 2, 1, 1)
+        while True:
+            yield Batch(images, Targets(1 + images.mean(2), K, poses, torch.zeros(1, dtype=torch.long)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
     words, other = COMMANDS[command]
+    if command == "view":
+        assert main("reconstruct photos -m tiny.safetensors -o made/scene.ply -r 56 -q".split()) == 0
     before = tree(place)
     for size in (0, 300):
         with files_of_at_most(size):
@@ -81,12 +106,30 @@ def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
         assert code == 7 and tree(place) == before and not (place / "out").exists(), said
         assert said[-1].startswith("error: ") and "cannot be written" in said[-1]
     assert main([*words.split(), "-q"]) == 0, capsys.readouterr().err
+    if other is None:
+        return
     before = tree(place)
-    for size in (0, 300):
-        with files_of_at_most(size):
-            code = main([*(words + other).split(), "--overwrite", "-q"])
-        said = capsys.readouterr().err.strip().splitlines()
-        assert code == 7 and tree(place) == before and said[-1].startswith("error: "), said
+    with files_of_at_most(300):
+        code = main([*(words + other).split(), "--overwrite", "-q"])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 7 and tree(place) == before and said[-1].startswith("error: "), said
+
+
+LOCKS = {
+    "reconstruct": "out/.scene.ply.lock", "convert": "out/.c.safetensors.lock", "shards": "out/.c.safetensors.lock",
+    "synth": "out/.scene-000.lock", "distill": "out/d/.lite3r.lock", "train": "out/.lite3r.lock",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOCKS)
+def test_of_two_commands_at_one_place_the_second_is_refused(place: Path, capsys, command: str) -> None:
+    lock = place / LOCKS[command]
+    lock.parent.mkdir(parents=True)
+    descriptor = acquire(lock)
+    before = tree(place)
+    assert main([*COMMANDS[command][0].split(), "-q"]) == 7
+    assert "another run is writing here" in capsys.readouterr().err and tree(place) == before
+    give_back(descriptor, lock)
 
 
 # -- every operation of a commit ---------------------------------------------------------------------------------------
@@ -112,6 +155,11 @@ def synthetic(folder: Path, value: int) -> None:
     write_scene(folder / "s", images, np.ones((count, 16, 24)), K[:count], poses[:count], {})
 
 
+def one_file(folder: Path, value: int) -> None:
+    folder.mkdir(exist_ok=True)
+    replace_file(folder / "page.html", bytes([value]))
+
+
 PLACES = {
     "scene": (scene, lambda folder: atomic.bring_right(folder / "scene.ply")),
     "shards": (shards, lambda folder: write.bring_right(folder / "c.safetensors")),
@@ -130,12 +178,14 @@ def test_any_operation_that_fails_leaves_the_old_result(tmp_path, monkeypatch, k
     for at in range(1, 500):
         count = 0
 
-        def fails(genuine, at=at):
+        number = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)[at % 3]
+
+        def fails(genuine, at=at, number=number):
             def operation(*arguments, **options):
                 nonlocal count
                 count += 1
                 if count == at:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+                    raise OSError(number, os.strerror(number), str(arguments[0]))
                 return genuine(*arguments, **options)
 
             return operation
@@ -215,3 +265,36 @@ def test_killed_at_any_operation_the_next_run_finds_the_old_result_or_the_new(tm
             else:
                 folder.mkdir()
     assert 20 < kills < 299 and tree(folder) == new
+
+
+@pytest.mark.parametrize("make", [scene, shards, synthetic, one_file])
+def test_a_power_cut_finds_the_old_result_or_the_new_on_the_disk(tmp_path, monkeypatch, make) -> None:
+    """Contents are synced before the journal, that before the first rename, all renames before the last one."""
+    folder = tmp_path / "out"
+    make(folder, 0)
+    events: list[tuple[str, str]] = []
+    move = Transaction._move
+
+    def synced(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(folder)
+        events.append(("sync", "/".join("HIDDEN" if ".lite3r-" in part else part for part in path.parts) or "."))
+
+    def moved(self, source: str, target: str) -> None:
+        events.append(("into place" if "/new/" in source else "aside", target))
+        move(self, source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Transaction, "_move", moved)
+    make(folder, 1)
+    kinds = [kind for kind, _ in events]
+    first = next(i for i, kind in enumerate(kinds) if kind != "sync")
+    last = max(i for i, kind in enumerate(kinds) if kind == "into place")
+    new = [name for kind, name in events if kind == "into place"]
+    assert "aside" in kinds and sorted(new) == sorted(tree(folder))
+    journal = events.index(("sync", "HIDDEN/journal.tmp"))
+    assert {("sync", f"HIDDEN/new/{name}") for name in new} <= set(events[:journal])
+    assert events[journal + 1 : first] == [("sync", "HIDDEN"), ("sync", ".")]
+    renamed = max((i for i in range(last) if kinds[i] == "into place"), default=first - 1)
+    above = {str(parent) for name in new for parent in Path(name).parents}
+    assert {("sync", name) for name in above} <= set(events[renamed + 1 : last])
+    assert ("sync", str(Path(new[-1]).parent)) in events[last:]

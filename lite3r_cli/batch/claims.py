@@ -98,6 +98,15 @@ class Claims:
             if error.errno != errno.ENOTDIR:
                 raise output_error(self._file(name, "json"), error) from error
 
+    def tidy(self, name: str) -> None:
+        """Remove the lock of a scene that is settled, where a process that was killed has left it."""
+        lock = self._file(name, "lock")
+        with suppress(OSError, OutputError):  # of which one says that somebody has it
+            if lock.exists():
+                descriptor = acquire(lock)
+                self._clear(name)
+                give_back(descriptor, lock)
+
     def _clear(self, name: str) -> None:
         """Remove what processes that were killed while they wrote the record of a claimed scene have left."""
         record = self._file(name, "json")

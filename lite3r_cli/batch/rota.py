@@ -64,6 +64,7 @@ class Rota:
             if outcome is None:
                 self._given[scene.name] = scene
                 return scene
+            self.past.claims.tidy(scene.name)
             self.ended(outcome)
         if self._stopped or not (self._given or self._later):
             return END

@@ -263,7 +263,7 @@ def _require_space(output: Path, total: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if free < total:
         raise OutputError(
-            f"{output}: needs {total / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there; choose another -o"
+            f"{output}: needs {total / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free there; choose another -o"
         )
 
 

@@ -127,8 +127,8 @@ def _distil(
     with saved_as_it_stops(
         distiller, worker, lambda at: progress.note(f"{at}; go on with the same command and --resume")
     ):
-        with between_steps() as signals, progress.stage("Distil", total=config.recipe.steps) as step:
-            distiller.run(step, signals.obey if worker.is_first else lambda: None)
+        with between_steps(worker.patience) as signals, progress.stage("Distil", total=config.recipe.steps) as step:
+            distiller.run(step, lambda: worker.obey(signals))
     if not worker.is_first:
         return None
     distiller.finish()

@@ -60,9 +60,9 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         advice = f"go on with: lite3r train -o {output} --resume, and the same options"
         with (
             saved_as_it_stops(trainer, worker, lambda at: progress.note(f"{at}; {advice}")),
-            between_steps() as signals,
+            between_steps(worker.patience) as signals,
         ):
-            trainer.run(data.batches, signals.obey if worker.is_first else lambda: None)
+            trainer.run(data.batches, lambda: worker.obey(signals))
         if worker.is_first:
             _finish(config, trainer, progress)
 

@@ -21,8 +21,9 @@ from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import Lite3RError, OutputError, UsageError, WeightsError
 from lite3r_cli.io.locks import clear_lock
 from lite3r_cli.io.transaction import recover
+from lite3r_cli.stopping import uninterrupted
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
-from lite3r_cli.training.worker import Worker
+from lite3r_cli.training.worker import Worker, lost_another
 
 OLDER_FORMATS = ("lite3r-1",)  # of states that cannot be gone on from; see their message
 STATE_FORMAT = "lite3r-state-1"  # a new number where an older state would mean something else
@@ -134,13 +135,14 @@ def saved_as_it_stops(run: Run, worker: Worker, tell: Tell) -> Iterator[None]:
         yield
     except BaseException as error:
         by_hand = not isinstance(error, Exception)
-        expected = isinstance(error, Lite3RError) and not isinstance(error, DivergedError) and run.owns_folder
-        if worker.is_first and run.whole and (by_hand or expected):
-            try:
-                run.save()
-                tell(f"stopped at step {run.step}")
-            except OutputError as failure:
-                tell(f"stopped at step {run.step}, whose state cannot be saved ({failure})")
+        expected = (isinstance(error, Lite3RError) and not isinstance(error, DivergedError)) or lost_another(error)
+        if worker.is_first and run.whole and (by_hand or (expected and run.owns_folder)):
+            with uninterrupted():  # where another process has ended, torchrun sends a signal to this one, too
+                try:
+                    run.save()
+                    tell(f"stopped at step {run.step}")
+                except OutputError as failure:
+                    tell(f"stopped at step {run.step}, whose state cannot be saved ({failure})")
         raise
 
 

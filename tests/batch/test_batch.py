@@ -81,6 +81,13 @@ def test_what_a_killed_process_left_of_a_record_goes_with_the_next_claim(tmp_pat
     assert claim is not None
     claim.leave()
     assert sorted(os.listdir(tmp_path / ".batch")) == [".b.json-x7", "a.json"]
+    for name in "ab":  # of killed processes; the next look is at settled scenes
+        (tmp_path / f".batch/{name}.lock").touch()
+    held = claims.take("a")
+    for name in "ab":
+        claims.tidy(name)
+    assert sorted(os.listdir(tmp_path / ".batch")) == ["a.json", "a.lock"] and held is not None
+    held.leave()
 
 
 def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_path, capsys):

@@ -125,7 +125,7 @@ def test_two_writers_and_a_full_disk(tmp_path, monkeypatch):
             save(output, 2.0, 1)
     with monkeypatch.context() as patch:
         patch.setattr(write.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-        with pytest.raises(OutputError, match="only 0.00 GB are free"):
+        with pytest.raises(OutputError, match="only 0.0 MB are free"):
             save(output, 2.0, 1)
     assert values(output) == {1.0} and sorted(tree(tmp_path)) == ["m.safetensors"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -41,6 +42,25 @@ def test_a_scene_is_found_by_its_cloud_and_by_its_folder(photographs, tmp_path) 
     page.write_text("mine")
     assert main(["view", str(tmp_path / "out/a"), "-q"]) == 7 and page.read_text() == "mine"
     assert main(["view", str(tmp_path / "out/a"), "--overwrite", "-q"]) == 0 and page.read_bytes() == first
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "link of a temporary name"])
+def test_what_lies_in_the_place_of_the_page_is_neither_followed_nor_waited_for(photographs, tmp_path, kind) -> None:
+    assert run(photographs(2), "-o", tmp_path / "out/a.ply") == 0
+    page, theirs = tmp_path / "out/a.html", tmp_path / "theirs"
+    if kind == "link":
+        theirs.write_bytes(view_scene(ViewConfig(tmp_path / "out/a.ply")).read_bytes())  # a page of ours, elsewhere
+        page.unlink()
+        page.symlink_to(theirs)
+    elif kind == "pipe":
+        os.mkfifo(page)
+    else:
+        (tmp_path / f"out/.a.html.{os.getpid()}.part").symlink_to(theirs)
+    before = theirs.read_bytes() if theirs.exists() else None
+    code = main(["view", str(tmp_path / "out/a.ply"), "-q"])
+    assert code == (0 if kind.endswith("name") else 7)
+    assert (theirs.read_bytes() if theirs.exists() else None) == before
+    assert main(["view", str(tmp_path / "out/a.ply"), "-q", "--overwrite"]) == code
 
 
 def test_photographs_that_are_gone_or_changed(photographs, tmp_path) -> None:
