@@ -15,6 +15,7 @@ EXTRAS = {
     "pillow_heif": "heif",
     "pycolmap": "colmap",
     "pyproj": "geo",
+    "ray": "ray",
     "transformer_engine": "te",
     "triton": "hopper",
 }

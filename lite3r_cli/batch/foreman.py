@@ -49,6 +49,7 @@ class _Worker:
     done: int = 0
     deaths: list[str] = field(default_factory=list)
     active: bool = False
+    heard: bool = False  # else it may still wait for a place in a cluster
     facts: dict[str, Any] = field(default_factory=dict)
 
     def account(self) -> dict[str, Any]:
@@ -82,13 +83,14 @@ class Foreman:
             LEFT: self._left,
             DIED: self._died,
         }
-        self._crew = crew_of(config)
+        self._crew = crew_of(config, past.config.predict.device)
 
     def run(self) -> dict[str, Any]:
         """Raises BackendError where workers die before they begin, and what workers say is wrong for all scenes."""
         try:
             while self._man():
                 for number, (kind, what) in self._crew.messages(PATIENCE):
+                    self.workers[number].heard = True
                     self._handlers[kind](number, what)
         finally:
             self._crew.dismiss()
@@ -106,9 +108,9 @@ class Foreman:
                 waiting -= 0 if worker.under_way else 1  # it is about to ask
             elif waiting > 0:
                 waiting -= 1
-                worker.active, worker.begun = True, 0
+                worker.active, worker.heard, worker.begun = True, False, 0
                 self._crew.start(Order(self.past, number, here(), debug=console.settings.debug))
-        return any(worker.active for worker in self.workers)
+        return any(worker.active and (worker.heard or not self.rota.is_done) for worker in self.workers)
 
     # -- what workers say ----------------------------------------------------------------------------------------------
 
@@ -173,8 +175,12 @@ class Foreman:
         self.step(lane=f"worker {number + 1}", where=", ".join(sorted(self.workers[number].under_way)))
 
 
-def crew_of(config: CrewConfig) -> Crew:
-    """The processes that a configuration asks for."""
+def crew_of(config: CrewConfig, device: str) -> Crew:
+    """The processes that a configuration asks for. Raises BackendError."""
+    if config.ray is not None:
+        from .ray_crew import RayCrew
+
+        return RayCrew(config.ray, config.workers, device)
     from .local_crew import LocalCrew
 
     return LocalCrew(config.workers)

@@ -77,6 +77,11 @@ class Rota:
         """Scenes that wait to be handed out; those that turn out to be there are among them."""
         return 0 if self._stopped else len(self._waiting) + len(self._later)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be handed out or waited for."""
+        return not self.missing and not self._given
+
     def later(self, names: Iterable[str]) -> None:
         """Scenes that were handed out and could not be made now."""
         self._later += [self._given.pop(name) for name in names if name in self._given]

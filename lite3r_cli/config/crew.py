@@ -23,10 +23,21 @@ class CrewConfig:
         ),
     ] = 1
 
+    ray: Annotated[
+        str | None,
+        Option(
+            CREW,
+            "Put the workers on the Ray cluster at ADDRESS, or at the one that `auto` finds (pip install "
+            "'lite3r\\[ray]'): all its machines need the same folders.",
+            metavar="ADDRESS",
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
+        require(self.ray != "", "--ray is empty: give the address of the cluster, or auto")
         require(self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
 
     @property
     def is_single(self) -> bool:
         """Whether the process that was started makes all scenes itself."""
-        return self.workers == 1
+        return self.workers == 1 and self.ray is None

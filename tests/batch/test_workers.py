@@ -173,7 +173,7 @@ class Talking:
 )
 def test_what_is_wrong_for_all_scenes_ends_the_batch(tmp_path, monkeypatch, capsys, said, code, told):
     made: list[Talking] = []
-    monkeypatch.setattr(foremen, "crew_of", lambda config: made.append(Talking(said)) or made[0])
+    monkeypatch.setattr(foremen, "crew_of", lambda config, device: made.append(Talking(said)) or made[0])
     root = scenes(tmp_path / "root", "s0", "s1")
     assert main(["batch", str(root), "-o", str(tmp_path / "out"), "--workers", "2"]) == code
     assert told in capsys.readouterr().err and made[0].dismissed

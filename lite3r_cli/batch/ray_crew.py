@@ -1,0 +1,169 @@
+"""Workers that are Ray actors, on any machine of a cluster with the same file system. Ray only says where they run: who
+has which scene, and how often it is tried, is said by claims and the rota as without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, redirect_stdout
+from typing import Any
+
+from ..errors import BackendError
+from ..extras import require
+from .rota import Answer
+from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
+
+POLL = 1.0  # seconds that an actor waits for something to say
+PATIENCE = 20.0  # seconds that workers have to clean up before they are killed
+GONE = "the Ray cluster is gone; start it again, and run the same command: it makes the scenes that are missing"
+
+
+class Desk:
+    """The actor: `work` is a worker's life, `exchange` carries messages beside it."""
+
+    def __init__(self) -> None:
+        self._said: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._thread = 0
+
+    def work(self, order: Order) -> None:
+        """Make scenes until none is left."""
+        self._thread = threading.get_ident()
+        try:
+            follow(order, self)
+        except KeyboardInterrupt:
+            return  # `stop`; what was under way is dropped
+
+    def exchange(self, answers: list[Answer]) -> list[Message]:
+        """Take answers, and give what was said since the last call."""
+        for answer in answers:
+            self._answers.put(answer)
+        found: list[Message] = []
+        try:
+            found.append(self._said.get(timeout=POLL))
+            while True:
+                found.append(self._said.get_nowait())
+        except queue.Empty:
+            return found
+
+    def stop(self) -> None:
+        """Let `work` drop what is under way and end."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(KeyboardInterrupt))
+
+    def send(self, message: Message) -> None:
+        """The worker's link, see `worker_side.Link`."""
+        self._said.put(message)
+
+    def answer(self) -> Answer:
+        """The same."""
+        while True:
+            try:
+                return self._answers.get(timeout=POLL)
+            except queue.Empty:
+                continue  # so that `stop` is heard
+
+
+class RayCrew:
+    """See `foreman.Crew`. Raises BackendError where there is no Ray, or no cluster."""
+
+    def __init__(self, address: str, workers: int, device: str) -> None:
+        require("ray", "--ray")
+        import ray
+
+        self._ray, self._workers, self._device = ray, workers, device
+        self._around = ExitStack()
+        null = self._around.enter_context(open(os.devnull, "w"))
+        self._around.enter_context(redirect_stdout(null))  # Ray tells there of deaths, which the foreman does, too
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BackendError(
+                f"--ray {address}: no cluster there ({reason}); `ray start --head` starts one"
+            ) from error
+        self._options = self._placement()
+        self._actors: dict[int, Any] = {}
+        self._work: dict[int, Any] = {}
+        self._asked: dict[Any, int] = {}  # a call of `exchange` that is under way → its worker
+        self._answers: dict[int, list[Answer]] = {}
+
+    def _placement(self) -> dict[str, Any]:
+        """What each worker takes: a GPU where the cluster has some, and an equal part of the cores."""
+        there = self._ray.cluster_resources()
+        gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        wants = self._device != "cpu" and (gpus > 0 or self._device.startswith("cuda"))
+        if wants and gpus < self._workers:
+            raise BackendError(f"--workers {self._workers}: the Ray cluster has {gpus} GPUs; ask for no more workers")
+        if not wants and cores < self._workers:
+            raise BackendError(f"--workers {self._workers}: the Ray cluster has {cores} cores; ask for no more workers")
+        placed = {"num_gpus": int(wants), "num_cpus": max(1, cores // self._workers), "scheduling_strategy": "SPREAD"}
+        return {**placed, "max_restarts": 0, "max_concurrency": 3}  # restarts are the rota's business
+
+    def start(self, order: Order) -> None:
+        """Begin a worker, wherever Ray puts it."""
+        number = order.number
+        actor = self._ray.remote(Desk).options(**self._options).remote()
+        self._actors[number], self._work[number] = actor, actor.work.remote(order)
+        self._answers[number] = []
+        self._asked[actor.exchange.remote([])] = number
+
+    def messages(self, patience: float) -> Iterable[tuple[int, Message]]:
+        """What workers say."""
+        exceptions = self._ray.exceptions
+        try:
+            ready, _ = self._ray.wait(list(self._asked), timeout=patience)
+        except (exceptions.RayError, ConnectionError) as error:
+            raise BackendError(GONE) from error
+        for call in ready:
+            number = self._asked.pop(call)
+            try:
+                said = self._ray.get(call)
+            except exceptions.ActorDiedError as error:
+                self._forget(number)
+                yield number, (DIED, _how(error))
+                continue
+            except (exceptions.RayError, ConnectionError) as error:
+                raise BackendError(GONE) from error
+            yield from ((number, message) for message in said)
+            if any(kind in (LEFT, WRONG) for kind, _ in said):
+                self._ray.kill(self._actors[number])
+                self._forget(number)
+                yield number, (DIED, "")
+            else:
+                answers, self._answers[number] = self._answers[number], []
+                self._asked[self._actors[number].exchange.remote(answers)] = number
+
+    def reply(self, number: int, answer: Answer) -> None:
+        """Goes with the next exchange."""
+        self._answers[number].append(answer)
+
+    def _forget(self, number: int) -> None:
+        del self._actors[number], self._work[number], self._answers[number]
+
+    def dismiss(self) -> None:
+        """End all workers and leave the cluster."""
+        try:
+            for actor in self._actors.values():
+                actor.stop.remote()
+            deadline = time.monotonic() + PATIENCE
+            for number, work in self._work.items():
+                self._ray.wait([work], timeout=max(0.0, deadline - time.monotonic()))
+                self._ray.kill(self._actors[number])
+        except Exception:  # the cluster is gone, and they with it
+            pass
+        finally:
+            self._ray.shutdown()
+            self._around.close()
+
+
+def _how(error: Exception) -> str:
+    """Ray's report of a death, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "died" in line or "exit" in line or "killed" in line]
+    return (causes or lines or ["no reason given"])[-1][:200]
