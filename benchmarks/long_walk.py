@@ -66,6 +66,7 @@ def _child(options, folder: Path, what: str, frames: int, loops: bool, left: flo
     if not (folder / "walk.json").exists():
         _render(options, folder, frames, loops)
     rendered = time.monotonic() - start
+    print(f"{what} {frames}: rendered in {rendered:.0f} s", flush=True)
     given = ["--one", what, "--folder", str(folder), "--model", options.model, "--device", options.device,
              "--chunk", options.chunk]  # fmt: skip
     try:

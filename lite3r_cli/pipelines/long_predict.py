@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config import ReconstructConfig
 from ..console import Progress
+from ..errors import MemoryLimitError
 from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
 from ..long.chunk_plan import Pass
@@ -51,7 +52,10 @@ def predict_passes(
         began, new = time.perf_counter(), 0
         for k, wanted in enumerate(passes):
             if not work.store.has(first + k, wanted):
-                _predict(config, images, predictor, wanted, first + k, work)
+                try:
+                    _predict(config, images, predictor, wanted, first + k, work)
+                except MemoryLimitError as error:
+                    raise MemoryLimitError(f"{error}, or give a --chunk below {len(wanted.views)}") from error
                 new += 1
             _gather(work.store.facts(first + k), work.store.views(first + k), into)
             left = (time.perf_counter() - began) / max(new, 1) * (len(passes) - 1 - k)
