@@ -84,7 +84,8 @@ class InputConfig:
         Path | None,
         Option(
             INPUT,
-            "Folder of masks named like the images (a.jpg.png or a.png); black or transparent: no depth, no points.",
+            "Folder of masks named and shaped like the images (a.jpg.png or a.png); black or transparent is no part of "
+            "the scene.",
             metavar="DIR",
         ),
     ] = None
@@ -108,7 +109,7 @@ class InputConfig:
     ] = "auto"
     stride: Annotated[int, Option(INPUT, "Use every N-th image or video frame.", metavar="N")] = 1
     max_pixels: Annotated[
-        int, Option(INPUT, "Skip images of more pixels than this; the file's header is all that is read.", metavar="N")
+        int, Option(INPUT, "Skip images of more pixels than this, without decoding them.", metavar="N")
     ] = 200_000_000
     strict: Annotated[
         bool,

@@ -104,7 +104,10 @@ class ReconstructConfig:
     ] = ()  # keys of io.formats.EXTRA_FORMATS
     keep_unverified: Annotated[
         bool,
-        Option(OUTPUT, "With --refine: keep the pictures whose cameras it could not verify in what is trained on."),
+        Option(
+            OUTPUT,
+            "With --refine: export also the pictures whose cameras it could not verify; models trained on them blur.",
+        ),
     ] = False
     keep_distortion: Annotated[
         bool,

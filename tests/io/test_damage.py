@@ -208,3 +208,17 @@ def test_lzma_of_an_empty_strip_is_damage():
     empty = lzma.compress(b"")
     with pytest.raises(BadImage, match="damaged"):
         decode(data[:start] + empty + data[start + len(empty) :])
+
+
+@pytest.mark.parametrize("suffix, kind", [(".avif", b"ispe"), (".heic", b"ispe")])
+def test_a_few_bytes_that_promise_a_huge_picture(tmp_path, suffix, kind):
+    """Decoding what such a header says costs ten seconds and a gigabyte."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (96, 72), "grey").save(path)
+    data = path.read_bytes()
+    size = data.index(kind) + 8  # ISO 23008-12, section 6.5.3: width and height
+    path.write_bytes(data[:size] + struct.pack(">II", 9264, 16436) + data[size + 8 :])
+    with pytest.raises(InputError, match=rf"a{suffix}: damaged"):
+        discover([path])

@@ -18,6 +18,8 @@ _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _CODED = (b"hvc1", b"av01")
 # Two zeros and a third small byte never stand in HEVC data (ISO 23008-2, section 7.4.2: a 3 is put between).
 _NO_HEVC = re.compile(rb"\0\0[\0\1\2]")
+_SMALL = 1 << 25  # pixels: what is decoded without a thought
+_MOST_PIXELS_A_BYTE = 1 << 15  # of a file: a blank sheet has fewer
 # Arithmetic codes look like noise: a sound file has no long run of one byte.
 _HOLE = re.compile(rb"(\0{64}|\xff{64})")
 
@@ -38,6 +40,9 @@ def require() -> None:
 def probe(stream: BinaryIO, size: int) -> Header:
     """Size, orientation, alpha and number of pictures, without decoding. Raises BadImage."""
     picture = _open(stream)
+    width, height = picture.size
+    if width * height > max(_SMALL, size * _MOST_PIXELS_A_BYTE):
+        raise BadImage(f"damaged: {size} bytes hold no picture of {width}×{height} pixels")
     if hasattr(picture, "getexif"):
         frames = getattr(picture, "n_frames", 1)
         return Header("heif", *picture.size, _orientation(picture), "A" in picture.mode, pictures=frames)
