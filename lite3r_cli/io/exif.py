@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .codecs.pillow_limit import no_limit
 from .regular import open_regular
 
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
@@ -80,7 +81,7 @@ def read_metadata(source: Path | bytes) -> PhotoMetadata:
 
     try:
         stream = io.BytesIO(source) if isinstance(source, bytes) else open_regular(Path(source))
-        with stream, warnings.catch_warnings():
+        with stream, warnings.catch_warnings(), no_limit():
             warnings.simplefilter("ignore")  # Pillow warns of damaged entries, which are None here
             _register_heif(stream)
             image = Image.open(stream)

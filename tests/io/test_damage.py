@@ -222,3 +222,22 @@ def test_a_few_bytes_that_promise_a_huge_picture(tmp_path, suffix, kind):
     path.write_bytes(data[:size] + struct.pack(">II", 9264, 16436) + data[size + 8 :])
     with pytest.raises(InputError, match=rf"a{suffix}: damaged"):
         discover([path])
+
+
+def test_pictures_of_200_megapixels_are_no_attack(tmp_path, recwarn):
+    """Telephones take them. Pillow refuses more than 179 Mpx; its limit is the same again afterwards."""
+    from lite3r_cli.io.exif import read_metadata
+
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[37386] = 6.3  # the focal length
+    small = tmp_path / "small.jpg"
+    Image.new("RGB", (64, 48)).save(small, exif=exif)
+    data = small.read_bytes()
+    frame = data.index(b"\xff\xc0") + 5  # ITU T.81, B.2.2: height and width
+    huge = data[:frame] + struct.pack(">HH", 12240, 16320) + data[frame + 4 :]
+    assert read_metadata(huge).focal_mm == read_metadata(small).focal_mm == pytest.approx(6.3)
+    Image.new("L", (64, 48)).save(tmp_path / "a.gif")
+    data = (tmp_path / "a.gif").read_bytes()
+    header = probe(io.BytesIO(data[:6] + struct.pack("<HH", 14_000, 13_500) + data[10:]))
+    assert (header.width, header.height) == (14_000, 13_500)
+    assert Image.MAX_IMAGE_PIXELS is not None and not [w for w in recwarn if "Decompression" in w.category.__name__]

@@ -11,6 +11,7 @@ import numpy as np
 from ..regular import BadImage
 from . import iso_media
 from .header import Header
+from .pillow_limit import no_limit
 
 SUFFIXES = (".heic", ".heif", ".avif", ".hif")
 _AVIF = (b"avif", b"avis")
@@ -103,7 +104,8 @@ def _open(stream: BinaryIO):
     if is_avif and not features.check("avif"):
         raise BadImage("AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow")
     try:
-        return Image.open(stream, formats=("AVIF",)) if is_avif else pillow_heif.open_heif(stream)
+        with no_limit():
+            return Image.open(stream, formats=("AVIF",)) if is_avif else pillow_heif.open_heif(stream)
     except MemoryError:
         raise
     except Exception as error:

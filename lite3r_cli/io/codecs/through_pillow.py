@@ -9,6 +9,7 @@ import numpy as np
 
 from ..regular import BadImage
 from .header import Header
+from .pillow_limit import no_limit
 
 _NAMES = {"webp": "WEBP", "gif": "GIF", "jpeg2000": "JPEG2000", "png": "PNG", "bmp": "BMP", "jpeg": "JPEG"}
 _KEPT_MODES = ("L", "LA", "I;16", "RGB", "RGBA")
@@ -35,7 +36,8 @@ def _probe(stream: BinaryIO, kind: str) -> Header:
 
 def _has_second_frame(image) -> bool:
     try:
-        image.seek(1)
+        with no_limit():
+            image.seek(1)
     except Exception:  # the end of the file, or damage behind the first picture, which is all that is used
         return False
     return True
@@ -61,7 +63,8 @@ def _opened(stream: BinaryIO, kind: str):
 
     stream.seek(0)
     try:
-        return Image.open(stream, formats=(_NAMES[kind],))
+        with no_limit():
+            return Image.open(stream, formats=(_NAMES[kind],))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise whatever they meet
