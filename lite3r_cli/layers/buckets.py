@@ -114,6 +114,11 @@ def trunk_precision(device: torch.device, dtype: torch.dtype) -> AbstractContext
     return torch.autocast(device.type, dtype) if dtype in HALF_PRECISION else nullcontext()
 
 
+def own_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Inside `trunk_precision`: products in the precision of their operands again. Tensors without values have none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
     """Keep the weights of a module's matrix products in `dtype`; norms, tokens and scales stay in float32."""
     for part in module.modules():

@@ -8,6 +8,7 @@ import test_vggt_omega
 import torch
 
 import lite3r_cli as lite3r
+from lite3r_cli.bench.floor import work_of
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.arithmetic import set_arithmetic
 from lite3r_cli.networks.family import family_named, global_layers_of
@@ -41,6 +42,11 @@ def difference(found, expected) -> float:
     """Relative, of confidence and poses: stand-in weights leave few pixels of MapAnything without a mask."""
     pairs = [*zip(found.confidence, expected.confidence), (found.cam_from_world, expected.cam_from_world)]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+def test_the_work_of_every_network_is_counted(model):
+    work = work_of(model, 3, 4 * model.patch_size, 6 * model.patch_size)
+    assert min(work.linear, work.across, work.rest) > 0
 
 
 @pytest.mark.parametrize("settings", PRESETS.values(), ids=PRESETS)

@@ -98,13 +98,12 @@ def intrinsics_from_rays(rays: Tensor, seen: Tensor | None = None) -> Tensor:
     some = plane[:, ::down, ::along]
     v = torch.arange(0, height, down, device=rays.device, dtype=rays.dtype)[:, None].expand(some.shape[1:3])
     u = torch.arange(0, width, along, device=rays.device, dtype=rays.dtype)[None].expand(some.shape[1:3])
+    weight = torch.ones_like(some[..., 0]) if seen is None else seen[:, ::down, ::along].to(some)
+    weight = (weight / weight.sum((1, 2), keepdim=True)).double()
     for axis, pixel in enumerate((u, v)):
-        slope = some[..., axis].flatten(1)
-        A = torch.stack([torch.ones_like(slope), slope], dim=-1)  # (S, M, 2)
-        if seen is not None:  # a weight of 0 or 1 on both sides
-            A = A * seen[:, ::down, ::along].flatten(1)[..., None]
-            pixel = pixel * seen[:, ::down, ::along]
-        right = A.transpose(1, 2) @ pixel.expand(len(A), *some.shape[1:3]).flatten(1)[..., None]
-        offset, focal = torch.linalg.solve(A.transpose(1, 2) @ A, right)[..., 0].unbind(-1)
-        K[:, axis, axis], K[:, axis, 2] = focal, offset
+        slope = some[..., axis].double()
+        mean, middle = ((weight * values).sum((1, 2), keepdim=True) for values in (slope, pixel.double()))
+        spread = (weight * (slope - mean).square()).sum((1, 2)).clamp(min=SMALLEST_NORM)
+        focal = (weight * (slope - mean) * (pixel - middle)).sum((1, 2)) / spread
+        K[:, axis, axis], K[:, axis, 2] = focal, middle[:, 0, 0] - focal * mean[:, 0, 0]
     return K

@@ -233,7 +233,7 @@ class MapAnything(Network):
         first, patches = (
             t.unflatten(0, images.shape[:2]) for t in self.encoder(bk.normalise(images).flatten(0, 1), seen)
         )
-        with torch.autocast(images.device.type, enabled=False):
+        with bk.own_precision(images.device):
             patches = patches.float()
             if given is not None:
                 patches = patches + self._embed_given(list(views), given)

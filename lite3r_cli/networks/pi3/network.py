@@ -150,7 +150,7 @@ class Pi3(Network):
         rays = torch.stack([given.rays[i] for i in index], dim=1)  # (B, S_b, 2, H, W)
         depth = torch.stack([given.depth[i] for i in index], dim=1)
         shape = rays.shape[:2]
-        with torch.autocast(rays.device.type, enabled=False):
+        with bk.own_precision(rays.device):
             added = self.ray_embed(rays.flatten(0, 1)).unflatten(0, shape) * given.has_rays[:, index, None, None]
             if bool(given.has_depth[:, index].any()):
                 maps = torch.stack([depth, (depth > 0).float()], dim=2).flatten(0, 1)
