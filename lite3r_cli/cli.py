@@ -35,6 +35,7 @@ LESS_MEMORY = {  # what takes less, by command
     "reconstruct": "lower --resolution, or limit the images with --max-views",
     "batch": "lower --resolution, or limit the images with --max-views",
     "render": "lower --size",
+    "locate": "lower --resolution or --views",
     "eval": "lower --resolution or --views",
     "bench": "lower --resolution or --views",
     "convert": "leave out --calibrate, or lower --calibrate-resolution",

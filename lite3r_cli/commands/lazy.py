@@ -16,6 +16,10 @@ COMMANDS = {
     ),
     "batch": ("batch", "Reconstruct many scenes by one process that loads the network once, or by several."),
     "view": ("view", "Write a page to look at a scene: points, cameras and photographs, in one file."),
+    "locate": (
+        "locate",
+        "Tell where new photos were taken in a scene: camera, focal length, and the nearest photographs.",
+    ),
     "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (

@@ -12,14 +12,15 @@ from ..scene.geometry import Similarity
 _NEIGHBOURS = 3  # known cameras that place an unknown one
 
 
-def mean_rotation(rotations: np.ndarray, rounds: int = 10) -> np.ndarray:
-    """The robust mean of rotations (N, 3, 3): chordal mean with Cauchy weights at the median angle."""
-    weight = np.ones(len(rotations))
+def mean_rotation(rotations: np.ndarray, rounds: int = 10, weight: np.ndarray | None = None) -> np.ndarray:
+    """The robust mean of rotations (N, 3, 3): chordal mean with Cauchy weights at the median angle, times `weight`."""
+    given = np.ones(len(rotations)) if weight is None else weight
+    weight = given
     for _ in range(rounds):
         u, _, vt = np.linalg.svd((weight[:, None, None] * rotations).sum(axis=0))
         mean = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
         angle = geometry.rotation_angle(rotations @ mean.T)
-        weight = 1 / (1 + (angle / max(2 * float(np.median(angle)), 1e-4)) ** 2)
+        weight = given / (1 + (angle / max(2 * float(np.median(angle)), 1e-4)) ** 2)
     return mean
 
 

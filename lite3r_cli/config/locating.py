@@ -1,0 +1,56 @@
+"""Which photos `lite3r locate` looks for in which scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .option import INPUT, NETWORK, Argument, Option, require
+from .prediction import DTYPES, Device, Dtype, require_device, require_one_of
+
+
+@dataclass(frozen=True)
+class LocateConfig:
+    """A scene, new photos, and the network that looks at both."""
+
+    scene: Annotated[
+        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+    ]
+    inputs: Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
+    views: Annotated[
+        int,
+        Option(
+            NETWORK,
+            "Show the network each new photo together with the N photographs of the scene that are most like it.",
+            metavar="N",
+        ),
+    ] = 4
+    model: Annotated[
+        str | None,
+        Option(
+            NETWORK,
+            "A name from `lite3r models`, or a checkpoint file.",
+            ("--model", "-m"),
+            metavar="MODEL",
+            shown="that of the scene",
+        ),
+    ] = None
+    resolution: Annotated[
+        int | None,
+        Option(
+            NETWORK,
+            "Longest side of an image inside the network.",
+            ("--resolution", "-r"),
+            metavar="PIXELS",
+            shown="that of the scene",
+        ),
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) > 0, "no photos given: name the files to locate")
+        require(self.views >= 1, f"--views must be at least 1, not {self.views}")
+        require_device(self.device)
+        require_one_of("--dtype", self.dtype, DTYPES)

@@ -1,0 +1,50 @@
+"""New photos and the photographs of a written scene as one set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from ..io.codecs.header import Header
+from ..io.decode import Picture
+from ..io.images import ImageRecord, ImageSet
+from ..io.names import printable
+from ..scene.view import View
+from .written_scene import Photographs, WrittenScene
+
+
+@dataclass
+class SceneImages(ImageSet):
+    """First the new photos, then the photographs of a scene, upright and undistorted as its views describe them."""
+
+    new: int = 0  # how many photos are new
+    captured: list[View] = field(default_factory=list)  # of the photographs that are still there
+    photographs: Photographs | None = None
+
+    @classmethod
+    def of(cls, photos: ImageSet, scene: WrittenScene, views: Sequence[View]) -> SceneImages:
+        """Raises InputError where none of the scene's photographs is left."""
+        found = scene.photographs()
+        captured = [view for view in views if view.depth is not None and found.has(view)]
+        if not captured:
+            raise InputError(
+                f"{printable(scene.folder)}: none of its {len(views)} photographs is where it was when the scene was "
+                "made (run.json tells where): photos are located among them"
+            )
+        records = [ImageRecord(view.name, Path(view.name), view.width, view.height) for view in captured]
+        return cls([*photos.records, *records], photos.skipped, new=len(photos), captured=captured, photographs=found)
+
+    def view(self, i: int) -> View:
+        """The scene's view of image i, which is no new one."""
+        return self.captured[i - self.new]
+
+    def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
+        if i < self.new:
+            return super().read_picture(i, least)
+        assert self.photographs is not None
+        rgb = self.photographs.read(self.view(i))
+        if rgb is None:
+            raise InputError(f"{self.records[i].name}: has become another picture since the scene was made")
+        return Picture(rgb, None, Header("captured", rgb.shape[1], rgb.shape[0]))
