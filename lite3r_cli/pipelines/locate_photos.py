@@ -21,10 +21,10 @@ from ..scene import geometry
 from ..scene.frame import WorldFrame
 from ..scene.view import View
 from ..world.photometric import looks_alike
+from .finding import find_images
 from .place_in_scene import Placement, place_in_scene
 from .predict import Pictures, Predictor
-from .reconstruct import find_images
-from .retrieval import Match, Matches, Retrieval
+from .retrieval import Match, Retrieval
 from .scene_images import SceneImages
 from .written_scene import WrittenScene
 
@@ -100,10 +100,10 @@ def locate(config: LocateConfig, progress: Progress | None = None, warn: Tell = 
     progress = progress or Progress()
     scene = WrittenScene.at(config.scene)
     predict = prediction_for(config, scene)
-    photos = find_images(InputConfig(config.inputs), progress, warn, predict.model)
+    photos = find_images(InputConfig(config.inputs, panorama="off"), progress, warn, predict.model)
     finder = Finder(scene, photos, predict, config.views, progress, warn)
     located: list[Located] = []
-    refused = [Refused(skipped.name, skipped.reason) for skipped in finder.unreadable]
+    refused = list(finder.unreadable)
     with progress.stage("Locate", total=len(finder.photos)) as step:
         for i in finder.photos:
             found = finder.locate(i)
@@ -149,10 +149,17 @@ class Finder:
         self.predictor = Predictor(predict, progress)
         if self.predictor.streams:
             raise UsageError(f"--model {predict.model} sees a video in order and locates no photos: give --model mini")
-
         pictures = self.predictor.read(self.images, progress)
-        self.unreadable = [*photos.skipped, *pictures.skipped]
         self._inputs = dict(zip(pictures.indices, pictures.inputs, strict=True))
+        damaged = sorted(set(range(len(self.images))) - set(pictures.indices))
+        reasons = [f"cannot be read: {skipped.reason}" for skipped in pictures.skipped]
+        told = dict(zip(damaged, reasons, strict=True))  # both in the order of the set
+        self.unreadable = [Refused(skipped.name, f"is left out: {skipped.reason}") for skipped in photos.skipped]
+        for i, reason in told.items():
+            if i < self.images.new:
+                self.unreadable.append(Refused(self.images.records[i].name, reason))
+            else:
+                warn(f"{self.images.records[i].name}, a photograph of the scene, {reason}")
         self.photos = [i for i in pictures.indices if i < self.images.new]
         captured = [i for i in pictures.indices if i >= self.images.new]
         if not captured:
@@ -164,7 +171,7 @@ class Finder:
         """Locate one of `photos`."""
         start, record = time.perf_counter(), self.images.records[photo]
         found = self._retrieval.find(photo)
-        chosen = self._chosen(found)
+        chosen = found.matches[: self.neighbours]
         own = [self.images.view(match.image) for match in chosen]
         indices = [*(match.image for match in chosen), photo]
         predictions = self.predictor.predict_pictures(
@@ -178,9 +185,6 @@ class Finder:
             return Refused(record.name, ASTRAY)
         seconds = time.perf_counter() - start
         return Located(record.name, record.path, placement, list(zip(own, chosen)), seconds)
-
-    def _chosen(self, found: Matches) -> list[Match]:
-        return found.matches[: self.neighbours]
 
     def _alike(self, photo: int, new: View, others: Sequence[int], predicted: Sequence[View]) -> bool:
         """Whether the photo looks like a photograph where the network says that both show the same surface: what
