@@ -73,13 +73,15 @@ class Fixed:
             first += 1
 
 
-def distiller(tmp_path, targets: bool = True, keep: float = 0.25, **changes) -> Distiller:
+def distiller(
+    tmp_path, targets: bool = True, keep: float = 0.25, worker: Worker = CPU, seed: int = 0, **changes
+) -> Distiller:
     model = mini()
     config = sparsify(model, keep, block=4, **{k: changes.pop(k) for k in ("mix", "summaries") if k in changes})
     usual = {"steps": 8, "validate_every": 4, "log_every": 2, "warmup_steps": 1, "validation_batches": 2}
     recipe = Recipe(**usual | changes)
-    data = Data((Fixed(0, targets),), (Fixed(1000, targets),), ())
-    return Distiller(StudentPlan(model, config, HIGH), recipe, CPU, data, tmp_path, lambda record: None)
+    data = Data((Fixed(seed, targets),), (Fixed(1000, targets),), ())
+    return Distiller(StudentPlan(model, config, HIGH), recipe, worker, data, tmp_path, lambda record: None)
 
 
 def rebased(cam_from_world: torch.Tensor) -> torch.Tensor:
