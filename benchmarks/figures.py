@@ -353,7 +353,30 @@ def paper() -> str:
     return paper_report.markdown(load("paper-tables-mini"))
 
 
+def lenses() -> str:
+    """Scenes seen through lenses with k1, with the lens to be found."""
+
+    def cells(scene: str, k1: str, rows: dict) -> list[str]:
+        ours, other = rows["refine"], rows["pycolmap"]
+        found = "pinhole" if ours["model"] == "pinhole" else f"{ours['distortion'][0]:.3f}"
+
+        def off(row: dict) -> str:
+            return (
+                "failed"
+                if row["focal_error"] is None or row["focal_error"] > 1
+                else f"{100 * row['focal_error']:.2f} %"
+            )
+
+        return [scene, k1, found, off(ours), f"{ours['auc5']:.3f}", f"{off(other)}, {other['auc5']:.3f}"]
+
+    return table(
+        ("scene", "k1", "k1 found", "focal length off by", "AUC@5", "pycolmap, told SIMPLE_RADIAL"),
+        [cells(scene, k1, row) for scene, each in load("refine-lenses")["scenes"].items() for k1, row in each.items()],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "lenses": lenses,
     "accuracy": accuracy,
     "refine": refine,
     "speed": speed,

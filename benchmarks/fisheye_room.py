@@ -1,14 +1,28 @@
-"""A furnished room as any lens sees it: exact rays, boxes with noise on their faces, cameras that walk in it."""
+"""`--refine` in a furnished room that a fisheye sees: exact rays, boxes with noise on their faces, cameras that walk in
+it. Focal length, distortion and cameras, for each field of view, as found by itself and where the lens is said.
+
+A table, then one JSON line.
+
+    python benchmarks/fisheye_room.py [--fields 150] [--camera-models auto opencv-fisheye] [--seeds 3]
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+from refine_lenses import ours
 
+from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.cameras import write_cameras_json
+from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene.distortion import DistortedCamera
 from lite3r_cli.scene.view import View
 
@@ -88,3 +102,38 @@ def make_room(camera: DistortedCamera, seed: int, target: Path) -> list[View]:
     # without the lens: nothing may know it but the comparison
     write_cameras_json(target / "cameras.json", [replace(view, lens=None) for view in views])
     return views
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fields", type=float, nargs="+", default=[150.0], help="degrees along the longer side")
+    parser.add_argument("--camera-models", nargs="+", default=["auto", "opencv-fisheye"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3])
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 480))
+    parser.add_argument("--model", default="mini")
+    options = parser.parse_args()
+    width, height = options.size
+    rows = []
+    for field in options.fields:
+        focal = width / np.radians(field)
+        params = (focal, focal, width / 2, height / 2, -0.01, 0.0, 0.0, 0.0)
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as scratch:
+                truth = make_room(
+                    DistortedCamera("OPENCV_FISHEYE", params, width, height), seed, Path(scratch) / "room"
+                )
+                for model in options.camera_models:
+                    config = PredictConfig(options.model, device="cpu", refine=True, camera_model=model)
+                    row = ours(Predictor(config), Path(scratch) / "room", truth)
+                    rows.append({"field": field, "seed": seed, "camera_model": model, **row})
+                    print(
+                        f"{field:.0f}° seed {seed}  --camera-model {model:15} AUC@5 {row['auc5']:.3f}  "
+                        f"focal length {100 * row['focal_error']:.2f} % off  {row['model']} {row['distortion']}",
+                        flush=True,
+                    )
+    machine = {"python": platform.python_version(), "load_1min": round(os.getloadavg()[0], 1)}
+    print(json.dumps({"benchmark": "fisheye_room", "images": VIEWS, **machine, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

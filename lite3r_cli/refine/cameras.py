@@ -22,7 +22,18 @@ from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
 from .search import Found, Search
-from .verdicts import GIVEN, KEPT, REFINED, Account, Verdict, account, by_rig, image_support, verified_images
+from .verdicts import (
+    GIVEN,
+    KEPT,
+    REFINED,
+    Account,
+    Verdict,
+    account,
+    by_rig,
+    image_support,
+    undetermined,
+    verified_images,
+)
 
 _FISHEYE_VIEWS = 3  # from which a set can tell a fisheye from another lens
 Step = Callable[[], None]
@@ -137,6 +148,8 @@ def _verified(
     sparse = _sparse_model(views, read_rgb, matches, hypothesis, chosen)
     lenses = hypothesis.lenses.of_view
     poses, to_first = merge_poses(views, {i: hypothesis.poses[i] for i in chosen}, sparse)
+    if (reason := undetermined(views, poses, found.trials)) is not None:
+        return unchanged(views, reason)
     seen = np.bincount(sparse.image, minlength=len(views))
     merged, verdicts = [], []
     for i, (view, pose) in enumerate(zip(views, poses, strict=True)):

@@ -145,6 +145,19 @@ def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, toleranc
     return near & (parallel | ((z1 > 0) & (z2 > 0)))
 
 
+def change_of_pairs(before: Mapping[int, np.ndarray], after: Mapping[int, np.ndarray]) -> float:
+    """By how much (radians) two sets of poses (view -> cam_from_world) differ: of each pair of views the larger of turn
+    and change of direction, the median over the pairs; 0 without any."""
+    both = sorted(before.keys() & after.keys())
+    first, second = np.triu_indices(len(both), 1)
+    if not len(first):
+        return 0.0
+    one, other = (np.stack([poses[i] for i in both]) for poses in (before, after))
+    one, other = (geometry.relative_pose(poses[first], poses[second]) for poses in (one, other))
+    turn = geometry.rotation_angle(one[:, :, :3] @ np.swapaxes(other[:, :, :3], 1, 2))
+    return float(np.median(np.maximum(turn, geometry.vector_angle(one[:, :, 3], other[:, :, 3]))))
+
+
 def mean_support(support: Mapping[Pair, float], matches: Matches, pairs: Sequence[Pair]) -> float:
     """The mean share over `pairs`, each weighted by its matches up to a hundred; pairs without cameras count as 0."""
     weight = np.array([min(len(matches.pairs[pair]), 100) for pair in pairs], np.float64)

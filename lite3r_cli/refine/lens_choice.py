@@ -15,13 +15,14 @@ import numpy as np
 from .adjustment import adjust, drop_weak_points
 from .bundle import Hypothesis, freedom, from_model
 from .config import RefineConfig
-from .evidence import rays, track_errors
+from .evidence import change_of_pairs, rays, track_errors
 from .lens import Lenses
 from .mapping import Workshop
 from .observations import Tracks
 
 _SIGMAS = 4.0  # standard errors that the gain has to reach
 _CENTRE = "principal point"
+FOCAL_EACH = "a focal length for each image"
 _CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
 _RADIAL_VIEWS = 3  # of a lens, from which the matches tell how it bends lines
 _TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
@@ -35,6 +36,7 @@ class Trial:
     gain: float  # relative fall of the held-out loss; of two images, growth of the points that both see
     sigmas: float  # the gain in standard errors
     taken: bool
+    apart_deg: float = 0.0  # by which it moves the cameras: the median over the pairs, see change_of_pairs
 
 
 def choose_lenses(
@@ -55,7 +57,8 @@ def choose_lenses(
         else:
             least = config.centre_gain if name == _CENTRE else config.lens_gain
             taken = bool(gain > least and sigmas > _SIGMAS)
-        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken))
+        apart = float(np.degrees(change_of_pairs(found.poses, attempt.poses)))
+        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3)))
         if taken:
             found = attempt
     return found, trials
@@ -66,7 +69,7 @@ def _ladder(config: RefineConfig) -> list[tuple[str, Callable[[Lenses], Lenses |
     if config.camera_model == "auto":
         steps += [("radial distortion", _with_radial)]
     if config.intrinsics == "auto":
-        steps.append(("a focal length for each image", _split))
+        steps.append((FOCAL_EACH, _split))
     if config.camera_model == "auto":
         steps += [("radial distortion of each image", _with_radial_each)]
     steps.append((_CENTRE, _with_centre))

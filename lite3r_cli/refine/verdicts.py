@@ -12,12 +12,15 @@ from ..scene import geometry
 from ..scene.facing import Facing, rigs_of
 from ..scene.view import View
 from .config import RefineConfig
+from .evidence import change_of_pairs
+from .lens_choice import FOCAL_EACH, Trial
 from .links import Cut, weakest_cuts
 from .search import Found
 
 REFINED, KEPT, GIVEN = "refined", "kept", "given"
 _STRONG = 30  # matches of a pair from which they seldom are chance
 _FARTHER = 2.0  # times the usual distance of a camera from the network's
+_LEAST_OPEN = 1.0  # degrees: what is open by less is no reason to keep the network's cameras
 _NAMES = 3  # pictures named in a warning
 
 
@@ -59,6 +62,25 @@ def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: i
             weight = [min(matches_of[pair], 100) for pair in strong]
             share[i] = float(np.average([found.support[pair] for pair in strong], weights=weight))
     return share
+
+
+def undetermined(views: Sequence[View], poses: np.ndarray, trials: Sequence[Trial]) -> str | None:
+    """Why the matches do not tell the cameras better than the network does; None where they do.
+
+    A focal length for each image was not taken, but fits no worse, and moves the cameras by more than those of the
+    result, `poses` (S, 3, 4), are from the network's: what the choice of the lens leaves open is as large as what the
+    refinement changed.
+    """
+    predicted = {i: view.cam_from_world for i, view in enumerate(views)}
+    changed = float(np.degrees(change_of_pairs(predicted, dict(enumerate(poses)))))
+    for trial in trials:
+        open_still = trial.name == FOCAL_EACH and not trial.taken and trial.gain > 0
+        if open_still and trial.apart_deg > max(changed, _LEAST_OPEN):
+            return (
+                f"its matches fit other focal lengths as well, which move the cameras by {trial.apart_deg:.1f}°, more "
+                f"than the {changed:.1f}° that they are from the predicted ones; --focal or EXIF would tell"
+            )
+    return None
 
 
 def by_rig(facings: Sequence[Facing | None], seen: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

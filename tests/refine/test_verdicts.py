@@ -12,9 +12,10 @@ import pytest
 from lite3r_cli.refine.bundle import Hypothesis
 from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.lens import Lenses
+from lite3r_cli.refine.lens_choice import FOCAL_EACH, Trial
 from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.search import Found
-from lite3r_cli.refine.verdicts import verified_images
+from lite3r_cli.refine.verdicts import undetermined, verified_images
 from lite3r_cli.scene import geometry
 
 CONFIG = RefineConfig()
@@ -48,3 +49,19 @@ def test_a_network_that_is_wrong_does_not_object():
 
 def test_many_points_are_believed():
     assert verdict(80.0, 0.5, few=()) == [0, 1, 2, 3, 4]
+
+
+def open_by(apart: float, off: float, gain: float = 0.1, taken: bool = False) -> bool:
+    """Whether cameras of the network `off` degrees away stay where other lenses move the refined ones by `apart`."""
+    rng = np.random.default_rng(0)
+    poses = {i: np.hstack([cv2.Rodrigues(rng.normal(size=3) * 0.2)[0], rng.normal(size=(3, 1))]) for i in range(5)}
+    views = [SimpleNamespace(cam_from_world=turned(poses[i], off, i % 3)) for i in range(5)]
+    trials = [Trial(FOCAL_EACH, gain, 1.0, taken, apart)]
+    return undetermined(views, np.stack(list(poses.values())), trials) is not None
+
+
+def test_what_the_lens_leaves_open_is_not_taken_for_better_than_the_network():
+    assert open_by(apart=4.0, off=1.5)
+    assert not open_by(apart=1.5, off=10.0)  # the network is farther off than the lens leaves open
+    assert not open_by(apart=0.5, off=0.1)  # either is exact
+    assert not open_by(apart=4.0, off=1.5, gain=-0.1) and not open_by(apart=4.0, off=1.5, taken=True)
