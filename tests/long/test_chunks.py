@@ -18,6 +18,7 @@ from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.io.cameras import read_cameras_json
 from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
 from lite3r_cli.long.pass_store import PassStore
+from lite3r_cli.pipelines import scene_formats
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct import reconstruct
 from lite3r_cli.scene import geometry
@@ -138,7 +139,8 @@ def test_a_full_disk_leaves_nothing_but_what_resume_needs(tmp_path, plane_backbo
     assert ([p.name for p in out.iterdir()] if out.exists() else []) == [".scene.ply.lite3r-chunks"] * resume
 
 
-def test_a_model_for_training_has_tracks_in_every_piece(tmp_path, plane_backbone):
+def test_a_model_for_training_has_tracks_in_every_piece(tmp_path, plane_backbone, monkeypatch):
+    monkeypatch.setattr(scene_formats, "START_POINTS", 3000)  # all of them take long to spread
     from lite3r_cli.io.colmap_model import read_colmap_model
 
     pictures = folder_of(tmp_path / "photos", 30)
@@ -148,7 +150,7 @@ def test_a_model_for_training_has_tracks_in_every_piece(tmp_path, plane_backbone
     assert len(read_colmap_model(sparse)) == 30
     with open(sparse / "images.bin", "rb") as stream:
         seen = _observations(stream.read())
-    assert len(seen) == 30 and min(seen) > 50
+    assert len(seen) == 30 and min(seen) > 10
     assert len(list((tmp_path / "out" / "scene" / "images").iterdir())) == 30
 
 
