@@ -192,7 +192,7 @@ class InfoSharing(nn.Module):
 
 def reference_mark(dim: int) -> Tensor:
     """(1, dim): what is added to the reference view's tokens, the sine-cosine table's row of position 0."""
-    return (torch.arange(dim) % 2).float()[None]
+    return torch.tensor([0.0, 1.0]).expand(dim // 2, 2).flatten()[None]
 
 
 class MapAnything(Network):
