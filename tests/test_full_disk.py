@@ -115,6 +115,14 @@ def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
     assert code == 7 and tree(place) == before and said[-1].startswith("error: "), said
 
 
+def test_distill_looks_for_space_before_it_trains(place: Path, capsys, monkeypatch) -> None:
+    free = write.shutil.disk_usage(place)._replace(free=1000)
+    monkeypatch.setattr(write.shutil, "disk_usage", lambda path: free)
+    before = tree(place)
+    assert main([*COMMANDS["distill"][0].split(), "-q"]) == 7
+    assert "only 0.0 MB are free" in capsys.readouterr().err and tree(place) == before and not (place / "out").exists()
+
+
 LOCKS = {
     "reconstruct": "out/.scene.ply.lock", "convert": "out/.c.safetensors.lock", "shards": "out/.c.safetensors.lock",
     "synth": "out/.scene-000.lock", "distill": "out/d/.lite3r.lock", "train": "out/.lite3r.lock",

@@ -138,7 +138,7 @@ class CheckpointWriter:
         self._files.__enter__()
         try:
             refuse_existing(self.output, self.overwrite, self.sources, self.names)
-            _require_space(self.output, self.total)
+            require_space(self.output, self.total)
             for name, part in zip(self.names[-len(self.parts) :], self.parts):
                 writer = self._open.enter_context(SafetensorsWriter(self._files.new / name, part, self.metadata))
                 self._writers |= {slot.name: writer for slot in part}
@@ -259,7 +259,8 @@ def _file_names(output: Path, parts: int) -> list[str]:
     return [output.stem + INDEX_SUFFIX, *shards]
 
 
-def _require_space(output: Path, total: int) -> None:
+def require_space(output: Path, total: int) -> None:
+    """Raises OutputError where so many bytes do not fit beside what is there."""
     free = shutil.disk_usage(output.parent).free
     if free < total:
         raise OutputError(

@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import runtime
 from ..attention.config import SparseConfig, settle
-from ..checkpoints.write import bring_right, refuse_existing
+from ..checkpoints.write import bring_right, refuse_existing, require_space
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress, Tell
 from ..data.content import content_of
@@ -32,7 +32,7 @@ from ..training.loss_plot import plot_losses
 from ..training.state import read_metadata, recover_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
-from .distill_write import write_student
+from .distill_write import stored_bytes, write_student
 
 CPU_RESOLUTION = 252  # pixels: a step takes seconds on two cores
 GPU_WORKERS = 8  # processes that prepare data for each GPU
@@ -74,6 +74,8 @@ def run(
         with run_folder(config.folder) if worker.is_first else nullcontext():
             _check_output(config)  # nobody else can write there from now on
             config = _settled(config, teacher, worker, progress)
+            if worker.is_first:
+                require_space(config.output, stored_bytes(teacher))  # before hours of training, not behind them
             network = _load(config, teacher, worker.device, progress)
             sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution,
                           network.model.patch_size, config.recipe.seed)  # fmt: skip

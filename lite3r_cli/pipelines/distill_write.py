@@ -46,6 +46,11 @@ def write_student(
                 writer.write(part, tensor)
 
 
+def stored_bytes(teacher: Checkpoint) -> int:
+    """What the student's file takes at least: all that the teacher's holds, in the same precisions."""
+    return sum(slot.nbytes for name in teacher.spec.sources for slot in _slots(name, teacher, {}))
+
+
 def _slots(name: str, teacher: Checkpoint, trained: Mapping[str, Tensor]) -> list[Slot]:
     if name not in teacher.spec.sources:
         return [Slot(name, torch.float32, tuple(trained[name].shape))]
