@@ -86,6 +86,7 @@ def load_photos(path: Path) -> list[np.ndarray]:
 def build_atlas(photos: Path | None = None, *, variants: int = 6, seed: int = 0) -> Atlas:
     """All procedural textures (`variants` of each pattern, from `seed`), then the photo crops if a file is given."""
     textures: list[np.ndarray] = []
+    read = None if photos is None else load_photos(photos)  # a bad file is told of before seconds of noise
     groups: dict[str, range] = {}
     for number, (name, make) in enumerate({**PATTERNS, **RELIEFS}.items()):
         start = len(textures)
@@ -94,9 +95,9 @@ def build_atlas(photos: Path | None = None, *, variants: int = 6, seed: int = 0)
             rgba = np.dstack([np.clip(rgb, 0, 1), np.clip(height, 0, 1)])
             textures.append(np.round(rgba * 255).astype(np.uint8))
         groups[name] = range(start, len(textures))
-    if photos is not None:
+    if read is not None:
         start = len(textures)
-        textures += load_photos(photos)
+        textures += read
         groups[PHOTO] = range(start, len(textures))
     texels = np.stack([pyramid(t) for t in textures])
     if texels.shape[1] != TEXELS:
