@@ -86,6 +86,8 @@ def cases(few: bool):
     for name in NETWORKS:
         yield name, "mixed", "packed", network(name, SPARSE["packed"]), {}
     for label, sparse in SPARSE.items():
+        if label == "packed":
+            continue  # above
         yield "mini", "mixed", label, network("mini", sparse), {}
     yield "mini", "equal", "dense", network("mini", None), {}
     yield "vggt", "mixed", "masked", network("vggt", SPARSE["pooled"]), {"masks": True}
