@@ -41,8 +41,8 @@ class Case:
 
     def __init__(self, given: Path, out: Path) -> None:
         self.given, self.out = given, out
-        search = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
-        self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))}
+        search = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(part)]
+        self.environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), *search])}
 
     def run(self, *arguments: Any, code: int = 0, **options: Any) -> str:
         """What the program says on standard error. Raises Wrong for another exit code, or for a bug."""

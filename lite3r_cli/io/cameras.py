@@ -21,6 +21,7 @@ from .names import printable
 from .natural import natural_key
 from .resize import is_resized
 
+_LONGEST_NAME = 255  # of a depth map's file
 DEPTH_ROUNDED = 8  # pixels: networks see whole patches, of up to 16 pixels
 
 CONVENTION = (
@@ -120,7 +121,7 @@ def _depth(path: Path, where: str, entry: dict, default_scale: Any, image_size: 
     file, scale = entry["depth"], entry.get("depth_scale", default_scale)
     if file is None:
         return None
-    if not isinstance(file, str) or not file or "\0" in file:
+    if not isinstance(file, str) or not 0 < len(file) <= _LONGEST_NAME or "\0" in file:
         raise InputError(f"{where}: depth has to be the name of a 16-bit PNG, relative to {path.name}")
     if not fields.is_number(scale) or scale < fields.SMALLEST:
         raise InputError(f"{where}: depth_scale (here or at the top) has to be a positive number, not {short(scale)}")

@@ -354,6 +354,12 @@ def test_a_depth_map_of_another_shape_than_its_picture(tmp_path):
         return read_cameras_json(tmp_path)
 
     assert given(252, 196) and given(480, 360)  # whole patches
+    document = json.loads((tmp_path / "cameras.json").read_text())
+    document["images"]["0.jpg"]["depth"] = "x" * 5000
+    (tmp_path / "long.json").write_text(json.dumps(document))
+    with pytest.raises(InputError) as caught:
+        read_cameras_json(tmp_path / "long.json")
+    assert len(str(caught.value)) < 400  # one line that can be read
     for size in ((196, 252), (252, 140), (252, 252)):
         with pytest.raises(InputError, match="another shape"):
             given(*size)
