@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ def _verdicts(
     verdicts: list[dict[str, Any]] = [
         {
             "name": record.name,
-            "path": str(record.path),
+            "path": os.path.abspath(record.path),  # commands that look at the scene start from other folders
             "verdict": "used",
             "width": record.width,
             "height": record.height,
@@ -118,7 +119,7 @@ def _verdicts(
         if i in used
     ]
     for record in (images.records[i] for i in left_out):
-        verdicts.append({"name": record.name, "path": str(record.path), "verdict": "left out", "reason": UNRELATED})
+        verdicts.append({"name": record.name, "path": os.path.abspath(record.path), "verdict": "left out", "reason": UNRELATED})
     return verdicts + [
         {"name": skipped.name, "verdict": "skipped", "reason": skipped.reason}
         for skipped in (*images.skipped, *parts[0].predictions.skipped)

@@ -63,6 +63,15 @@ def test_what_lies_in_the_place_of_the_page_is_neither_followed_nor_waited_for(p
     assert main(["view", str(tmp_path / "out/a.ply"), "-q", "--overwrite"]) == code
 
 
+def test_photographs_are_found_from_any_folder(photographs, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(photographs(2).parent)
+    assert run(photographs(2).name, "-o", tmp_path / "out/") == 0
+    monkeypatch.chdir("/")
+    told: list[str] = []
+    page = view_scene(ViewConfig(tmp_path / "out"), told.append)
+    assert not told and all(camera["picture"] for camera in scene_of(page)["cameras"])
+
+
 def test_photographs_that_are_gone_or_changed(photographs, tmp_path) -> None:
     photos = photographs(3)
     assert run(photos, "-o", tmp_path / "out/") == 0
