@@ -119,7 +119,9 @@ def _verdicts(
         if i in used
     ]
     for record in (images.records[i] for i in left_out):
-        verdicts.append({"name": record.name, "path": os.path.abspath(record.path), "verdict": "left out", "reason": UNRELATED})
+        verdicts.append(
+            {"name": record.name, "path": os.path.abspath(record.path), "verdict": "left out", "reason": UNRELATED}
+        )
     return verdicts + [
         {"name": skipped.name, "verdict": "skipped", "reason": skipped.reason}
         for skipped in (*images.skipped, *parts[0].predictions.skipped)
