@@ -281,7 +281,7 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 MOMENTS = (
-    "lite3r_cli.pipelines.reconstruct.discover",
+    "lite3r_cli.pipelines.finding.discover",
     "lite3r_cli.networks.checkpoint.Checkpoint.load",
     "lite3r_cli.pipelines.preprocess.resize_for_network",
     "conftest.PlaneBackbone.predict",

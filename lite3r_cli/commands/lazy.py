@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (
         "models",
-        "List the models: parameters, licence, where the weights come from, and whether they are here.",
+        "List the models: size, licence, where the weights come from, whether they are here, and what they take.",
     ),
     "bench": ("bench", "Time and memory of a network, beside the least that the hardware could take."),
     "convert": (

@@ -24,7 +24,7 @@ def scene(plane_backbone, photographs, tmp_path) -> Scene:
     config = ReconstructConfig(
         InputConfig((photographs(4),), keep_unrelated=True), PredictConfig(resolution=112, device="cpu")
     )
-    images = find_images(config.input, Progress(), lambda text: None)
+    images = find_images(config.input, Progress(), lambda text: None, "mini")
     return make_scene(config, Predictor(config.predict), images, Progress())
 
 

@@ -105,8 +105,8 @@ def test_several_scenes_fall_into_parts_the_largest_first():
 
 def test_what_is_known_to_belong_together_stays_together():
     pictures = [*photographs_of(0, 2), *photographs_of(1, 2)]
-    assert group(pictures, together=[0, 1, 2, 3]).whole
-    assert group(pictures, together=[1, 2], predict=lambda: unseen(4)).parts == [[0, 1, 2, 3]]
+    assert group(pictures, together=[[0, 1, 2, 3]]).whole
+    assert group(pictures, together=[[1, 2]], predict=lambda: unseen(4)).parts == [[0, 1, 2, 3]]
 
 
 def test_a_set_in_which_nothing_is_tied_is_not_judged():
