@@ -43,6 +43,8 @@ class Worker:
         if self.world > 1:
             heard = torch.tensor([noted.number])
             dist.all_reduce(heard, dist.ReduceOp.MAX, group=self.signals)
+            if not int(heard):
+                return  # a signal that came while they met is told at the next step: no process leaves alone
             noted.number = int(heard)
         noted.obey()
 

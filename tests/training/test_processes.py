@@ -20,6 +20,7 @@ from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.state import read_metadata, save_weights
+from lite3r_cli.training.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT = 240  # seconds, of a busy machine
@@ -129,6 +130,22 @@ def _rank_1(launcher: int) -> int:
         if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
             return child
     raise AssertionError("no process of rank 1")
+
+
+def test_a_signal_that_comes_while_the_processes_meet_is_told_at_the_next_step(monkeypatch):
+    worker, found = Worker(0, 2, torch.device("cpu")), []
+    with pytest.raises(KeyboardInterrupt), between_steps() as noted:
+
+        def meet(heard: torch.Tensor, *arguments: object, **more: object) -> None:
+            found.append(int(heard))
+            if len(found) == 1:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(torch.distributed, "all_reduce", meet)
+        worker.obey(noted)
+        assert noted.number == signal.SIGINT
+        worker.obey(noted)
+    assert found == [0, signal.SIGINT]
 
 
 def test_the_same_signal_again_is_one_and_a_later_one_is_obeyed_at_once():
