@@ -82,7 +82,7 @@ def start() -> list[dict]:
     """Seconds to import the library and for its first call, with no kernel on disk, and in a new process with it."""
     code = (
         "import time, torch; from lite3r_cli.attention import fa4_backend as f; x = torch.zeros(1, device='cuda');"
-        "a = time.perf_counter(); f.library(); b = time.perf_counter();"
+        "a = time.perf_counter(); f.load_forward(); b = time.perf_counter();"
         "r = f.refusal(torch.device('cuda'), torch.bfloat16, 64); torch.cuda.synchronize();"
         "print(b - a, time.perf_counter() - b, r)"
     )
@@ -137,7 +137,7 @@ def host(run: Callable[[], object]) -> float:
 def sparse() -> list[dict]:
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
-    rows, forward = [], fa4_backend.library()
+    rows, forward = [], fa4_backend.load_forward()
     for views in (32, 100):
         plan = packed_plan((Frames(views, 1041, 5, (28, 37)),), DEVICE, 128)
         rows.append(packed(plan, views))

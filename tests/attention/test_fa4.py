@@ -45,7 +45,7 @@ def fresh(monkeypatch):
 
     def install(stand_in: StandIn, work: float = float("inf")) -> StandIn:
         monkeypatch.setattr(fa4_backend, "device_reason", lambda device: None)
-        monkeypatch.setattr(fa4_backend, "library", lambda: stand_in)
+        monkeypatch.setattr(fa4_backend, "load_forward", lambda: stand_in)
         monkeypatch.setattr(fa4_backend, "_refusals", {})
         monkeypatch.setattr(fa4_backend._Work, "done", work)
         return stand_in
