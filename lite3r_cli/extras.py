@@ -11,6 +11,8 @@ EXTRAS = {
     "cupy": "train",
     "flash_attn.cute": "hopper",
     "huggingface_hub": "hub",
+    "laspy": "las",
+    "lazrs": "las",
     "matplotlib": "plots",
     "pillow_heif": "heif",
     "pycolmap": "colmap",

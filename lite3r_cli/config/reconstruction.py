@@ -97,7 +97,7 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb or html (a page); may be repeated.",
+            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz or html (a page); repeatable.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),

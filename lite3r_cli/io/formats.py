@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..extras import require
 from .colmap import write_colmap
 from .gaussians import write_gaussians
 from .glb import write_glb
 from .html_page import write_html
+from .las import write_las, write_laz
 from .mesh_files import write_mesh
 from .nerfstudio import write_nerfstudio
 from .scene_export import SceneExport
@@ -27,6 +29,8 @@ class Format:
     tracks: bool = False  # whether training starts from it: points with tracks, and only views that can be trusted
     registered_depth: bool = False  # whether it needs depth files at the size of the pictures, with one scale
     pictures: bool = False  # whether pictures and masks have to lie beside it
+    needs: tuple[str, ...] = ()  # optional packages
+    measures: bool = False  # whether lengths without a unit would surprise
 
 
 EXTRA_FORMATS: dict[str, Format] = {
@@ -36,15 +40,19 @@ EXTRA_FORMATS: dict[str, Format] = {
     "tum": Format(write_tum),
     "tum-rgbd": Format(write_tum_rgbd, pictures=True, registered_depth=True),
     "glb": Format(write_glb, levelled=True),
+    "las": Format(write_las, needs=("laspy",), measures=True),
+    "laz": Format(write_laz, needs=("laspy", "lazrs"), measures=True),
     "mesh": Format(write_mesh),
     "html": Format(write_html),
 }
 
 
 def require_known(names: Iterable[str]) -> None:
-    """Raise UsageError for a name that is no key of EXTRA_FORMATS."""
+    """Raise UsageError for a name that is no key of EXTRA_FORMATS, BackendError where a package for it is missing."""
     for name in names:
         if name not in EXTRA_FORMATS:
             close = difflib.get_close_matches(name, EXTRA_FORMATS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UsageError(f"--format {name}: unknown{hint}; known formats: {', '.join(sorted(EXTRA_FORMATS))}")
+        for module in EXTRA_FORMATS[name].needs:
+            require(module, f"--format {name}")

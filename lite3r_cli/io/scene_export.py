@@ -31,6 +31,8 @@ class SceneExport:
     frame: WorldFrame = FIRST_CAMERA
     up: np.ndarray | None = None  # (3,) unit vector against gravity, where that is known
     look: Similarity | None = None  # into the upright frame of viewers, where up is known
+    upright: Similarity | None = None  # into a frame with +z up, where z is not up already
+    geographic: Callable[[np.ndarray], np.ndarray] | None = None  # (N, 3) → degrees latitude, longitude; metres height
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
     make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud

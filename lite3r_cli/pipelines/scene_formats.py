@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,13 @@ from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS
 from ..io.output_layout import layout_of
 from ..io.scene_export import SceneExport
-from ..scene.frame import local_origin, move_cloud, move_views, translation
-from ..scene.geometry import camera_centres
+from ..scene.frame import GIVEN, local_origin, move_cloud, move_views, translation
+from ..scene.geometry import Similarity, camera_centres
 from ..scene.lazy_tracks import tracks_in_pieces
 from ..scene.lazy_views import LazyViews, cameras_of, without_maps
 from ..scene.surface_nets import Mesh
 from ..scene.tracks import joined, tracks_from_depth
+from ..world.geodesy import LocalFrame
 from ..world.level import Level
 from .beforehand import metadata_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .result import Scene
 
 START_POINTS = 150_000  # of the cloud, in exports that a splat is trained from: more gain nothing
+AS_HELD = Similarity(1.0, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3))  # z up as the camera has it
 FEWEST = 2  # verified pictures of which a model is worth while
 
 
@@ -54,10 +56,17 @@ def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str,
 
 
 def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
-    """What to say before a scene is handed on for training."""
+    """What to say before a scene is handed on for measuring or for training."""
+    measured = [f"--format {name}" for name in config.formats if EXTRA_FORMATS[name].measures]
+    warnings = []
+    if measured and not found.frame.metric and found.frame.name != GIVEN.name:
+        warnings.append(f"{', '.join(measured)}: lengths have no unit; --scale-from, --gcp or --world enu make metres")
     training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
-    if not training or found.priors.known_poses:
-        return []
+    return warnings if not training or found.priors.known_poses else [*warnings, *_training_warnings(config, found)]
+
+
+def _training_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
+    training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
     names = ", ".join(f"--format {name}" for name in training)
     if found.verdicts is None:
         return [f"{names}: the cameras are the network's alone, too coarse for sharp splats; --refine makes them exact"]
@@ -96,10 +105,24 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
         frame=scene.frame,
         up=scene.level.up.direction if scene.level is not None and upright else None,
         look=scene.level.look if scene.level is not None and upright else None,
+        upright=_upright(scene),
+        geographic=_geographic(scene),
         title=layout_of(scene.config.output).title,
         read_picture=lambda name: scene.images.read(numbers[name]),
         make_mesh=lambda: mesh_of_scene(scene),
     )
+
+
+def _upright(scene: Scene) -> Similarity | None:
+    """From the scene's frame to one with +z up; None where it has that, or was given by the user."""
+    if scene.frame.up is not None or scene.frame.name == GIVEN.name:
+        return None
+    return AS_HELD if scene.level is None else scene.level.map
+
+
+def _geographic(scene: Scene) -> Callable[[np.ndarray], np.ndarray] | None:
+    origin = (scene.predictions.anchor or {}).get("origin")
+    return None if origin is None else LocalFrame(**origin).places
 
 
 def mesh_of_scene(scene: Scene) -> Mesh:

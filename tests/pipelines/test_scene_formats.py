@@ -14,6 +14,7 @@ from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct import find_images, make_scene
 from lite3r_cli.pipelines.result import Scene
 from lite3r_cli.pipelines.scene_formats import format_warnings, trusted_views
+from lite3r_cli.scene.frame import METRIC
 from lite3r_cli.scene.sparse_points import SparseModel
 
 VERIFIED, UNVERIFIED = {"cameras": "refined"}, {"cameras": "kept"}
@@ -81,3 +82,17 @@ def test_a_part_of_a_model_keeps_what_its_views_saw() -> None:
         assert np.array_equal(part.points[points], model.points[before]) and np.array_equal(pixels, where)
     assert set(part.point) == set(range(len(part))) and (np.diff(part.image) >= 0).all()
     assert len(model.only([])) == 0 and len(model.only(range(5))) == len(np.unique(point))
+
+
+def test_surveyors_are_told_of_lengths_without_a_unit(scene, tmp_path) -> None:
+    config = replace(scene.config, formats=("las", "laz"))
+    assert "--format las, --format laz: lengths have no unit" in format_warnings(config, scene.predictions)[0]
+    metric = replace(scene.predictions, frame=METRIC)
+    assert format_warnings(config, metric) == [] == format_warnings(scene.config, scene.predictions)
+
+
+def test_las_stands_upright_where_the_cloud_does_not(scene, tmp_path) -> None:
+    laspy = pytest.importorskip("laspy")
+    scene.save(tmp_path / "a", formats=["las"])
+    placed = scene.level.map.apply(scene.cloud.points) if scene.level else None
+    assert np.abs(laspy.read(tmp_path / "a/scene.las").xyz - placed).max() < 1e-6
