@@ -15,8 +15,8 @@ import platform
 from pathlib import Path
 
 import torch
-from figures import CARD as COLUMNS
-from figures import card_cell as cell
+from accuracy_tables import CARD as COLUMNS
+from accuracy_tables import card_cell as cell
 
 from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.networks.registry import find_checkpoint

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -276,65 +274,6 @@ def test_every_point_filtered_away(lite3r, photographs, tmp_path):
     code, _, err = lite3r(photos, "--masks", "masks", "--preview", "--format", "glb", "--format", "colmap")
     assert code == 0 and "warning: no point is left" in err
     assert len(read_ply(tmp_path / "scene.ply")) == 0
-
-
-# --- stopping ---------------------------------------------------------------------------------------------------------
-
-MOMENTS = (
-    "lite3r_cli.pipelines.finding.discover",
-    "lite3r_cli.networks.checkpoint.Checkpoint.load",
-    "lite3r_cli.pipelines.preprocess.resize_for_network",
-    "conftest.PlaneBackbone.predict",
-    "lite3r_cli.scene.fusion.fuse_with_statistics",
-    "lite3r_cli.pipelines.result.write_ply",
-    "lite3r_cli.io.depth.write_confidence",
-    "os.fsync",
-)  # during the renames signals wait, see tests/io/test_shared_folders.py
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_at_any_moment_leaves_what_was_there(moment, name, code, lite3r, photographs, tmp_path, monkeypatch):
-    photos = photographs(2)
-    assert lite3r(photos)[0] == 0
-    before = everything(tmp_path)
-    function = _resolve(moment)
-    sent = []
-
-    def interrupted(*arguments, **options):
-        if not sent:
-            sent.append(True)
-            signal.raise_signal(getattr(signal, name))
-        return function(*arguments, **options)
-
-    monkeypatch.setattr(moment, interrupted)
-    result, _, err = lite3r(photos, "--overwrite", "--seed", "1")
-    assert sent and result == code and "Traceback" not in err
-    assert everything(tmp_path) == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "scene", "scene.ply"]
-
-
-def _resolve(path: str):
-    import pkgutil
-
-    return pkgutil.resolve_name(path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_real_process_is_stopped_cleanly(number, photographs, tmp_path):
-    photos = photographs(3)
-    output = str(tmp_path / "out" / "scene.ply")
-    arguments = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", output]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob(".scene.ply.lite3r-*")):
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    run.send_signal(number)
-    err = run.communicate(timeout=60)[1]
-    assert run.returncode == -number and "Traceback" not in err, err  # it dies of the signal, so that loops end, too
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
 
 # --- weights, devices -------------------------------------------------------------------------------------------------

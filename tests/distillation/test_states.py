@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import photograph
 from safetensors.torch import load_file, save_file
-from test_distill import CPU, checkpoint, command, distiller, mini  # noqa: F401 (a fixture)
+from test_distill import CPU, distiller, mini
+from test_distill_command import checkpoint, command  # noqa: F401 (a fixture)
 
 from lite3r_cli.cli import main
 from lite3r_cli.distillation import loop

@@ -1,0 +1,206 @@
+"""The tables of accuracy, for `figures.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import paper_report
+from stored import load, table
+
+PHOTOGRAPHS = {"fountain-P11": 11, "herz-jesu-P8": 8, "entry-P10": 10}
+INDOORS = {"rgbd-office": "indoors, small motion", "rgbd-desk": "indoors, dark, little overlap"}
+PROCEDURAL = [f"proc-{i:02d}" for i in range(8)]
+
+
+def accuracy() -> str:
+    """`mini`, four views at a time."""
+    rows = load("mini-accuracy")["models"]["mini"]["rows"]
+
+    def cells(name: str, scenes: Sequence[str]) -> list[str]:
+        def mean(key: str) -> float | None:
+            values = [rows[scene][key] for scene in scenes if rows[scene][key] is not None]
+            return fmean(values) if values else None
+
+        depth = mean("absrel")
+        return [
+            name,
+            f"{mean('auc30'):.2f}",
+            f"{mean('rotation_deg'):.1f}°",
+            f"{mean('translation_deg'):.1f}°",
+            f"{mean('focal_pct'):.0f} %",
+            "–" if depth is None else f"{depth:.2f}",
+        ]
+
+    return table(
+        ("scene", "AUC@30", "rotation", "translation", "focal length", "depth: AbsRel"),
+        [
+            *(cells(f"{scene} (photographs)", [scene]) for scene in PHOTOGRAPHS),
+            *(cells(f"{scene} ({what})", [scene]) for scene, what in INDOORS.items()),
+            cells("eight foreign procedural scenes, mean", PROCEDURAL),
+        ],
+    )
+
+
+def refine() -> str:
+    """`--refine` and pycolmap alone."""
+    scenes = load("refine-xeon-2cores")["scenes"]
+
+    def cells(name: str, those: Sequence[str], kinds: bool) -> list[str]:
+        def mean(way: str, key: str) -> float:
+            return fmean(scenes[scene][way][key] for scene in those)
+
+        return [
+            name,
+            *(f"{mean(way, 'auc5'):.2f}" for way in ("network", "refine", "pycolmap")),
+            f"{mean('refine', 'seconds'):.0f} s" + (", dense" if kinds else ""),
+            f"{mean('pycolmap', 'seconds'):.0f} s" + (", sparse" if kinds else ""),
+        ]
+
+    return table(
+        ("", "AUC@5: network", "with `--refine`", "pycolmap alone", "time", "pycolmap's"),
+        [
+            *(cells(f"{name}, {n} photographs", [name], i == 0) for i, (name, n) in enumerate(PHOTOGRAPHS.items())),
+            cells("eight procedural scenes, mean", PROCEDURAL, False),
+        ],
+    )
+
+
+def _against_dense(row: dict) -> list[str]:
+    relative = "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * x for x in row["absrel"]))
+    points = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * x for x in row[key])) for key in ("auc30", "auc5")]
+    cells = [relative, *points, f"{row['depth']:.4f}", f"{row['rotation_median']:.2f}°"]
+    return [cell.replace("-", "−") for cell in cells]
+
+
+_ACCURACY_HEAD = ("skipped", "AbsRel", "AUC@30, points", "AUC@5, points", "dense: AbsRel", "rotation, median")
+
+
+def packed_accuracy() -> str:
+    """Packed tokens on `mini` by the fast path, FP8: the schedule that the program uses."""
+    lines = []
+    results = load("packed-accuracy")["results"]
+    for row in sorted(results, key=lambda row: (round(row["skipped"], 2), row["form"] and row["form"]["group"])):
+        form = row["form"]
+        if form is None:
+            lines.append(["dense", "0 %", *_against_dense(row)])
+        elif form["schedule"] == "usual":
+            lines.append([f"{form['group']} queries a list", f"{100 * row['skipped']:.1f} %", *_against_dense(row)])
+    return table(("form", *_ACCURACY_HEAD), lines)
+
+
+def many_views() -> str:
+    """`mini` with hundreds of views, by the fast path."""
+    lines = []
+    for views, document in load("many-views").items():
+        for row in document["results"]:
+            if row["form"] is not None:
+                count = f"{views} ({len(document['windows'])} scenes)"
+                lines.append([count, f"{100 * row['skipped']:.0f} %", *_against_dense(row)])
+    return table(("views", *_ACCURACY_HEAD), lines)
+
+
+def adapters() -> str:
+    """What training weights of `mini` did to the distance from its teacher."""
+    lines = []
+    for row in load("adapters")["results"]:
+        if "course" in row:
+            values = [f"{measured:.3f}" for step, measured in row["course"] if step != 148]
+            cost = [f"{row['trained']:,}", f"{row['lr']:g}", f"{row['seconds']:.0f} s", f"{row['peak_gib']:.0f} GiB"]
+            lines.append([row["name"], *cost, *values])
+    return table(("trained", "numbers", "peak rate", "time", "memory", "step 0", "37", "74", "111", "150"), lines)
+
+
+CARD = {
+    "auc5": "AUC@5",
+    "auc15": "AUC@15",
+    "auc30": "AUC@30",
+    "rotation_deg": "rotation °",
+    "translation_deg": "translation °",
+    "focal_pct": "focal %",
+    "absrel": "AbsRel",
+    "delta1": "δ<1.25",
+}
+
+
+def card_cell(value: float | None) -> str:
+    """A figure of the model card."""
+    return "–" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+
+
+def card(model: str) -> str:
+    """All scenes of the model card, for one file of weights."""
+    rows = load("mini-accuracy")["models"][model]["rows"]
+    return table(
+        ("scene", *CARD.values()), [[name, *(card_cell(row[key]) for key in CARD)] for name, row in rows.items()]
+    )
+
+
+def mini_lenses() -> str:
+    """`mini` through other lenses, beside the weights before."""
+    document = load("mini-lenses")["fields_of_view"]
+    lines = []
+    for degrees, rows in document.items():
+        cells = [
+            f"{rows[who][key]:.{digits}f}{unit}"
+            for key, digits, unit in (("focal_pct", 1, " %"), ("auc30", 2, ""), ("absrel", 3, ""))
+            for who in ("mini", "before")
+        ]
+        lines.append([f"{degrees}°", *cells])
+    return table(("field of view", "focal length", "before", "AUC@30", "before", "AbsRel", "before"), lines)
+
+
+def picture_size() -> str:
+    """Small photographs at their own size and enlarged."""
+    rows = {(row["pictures"], row["inside"], row["scene"]): row for row in load("picture-size")["rows"]}
+    lines = []
+    for pixels in (336, 420):
+        for inside, how in (("own size", "own size"), (518, "enlarged to 518")):
+            mean, desk, office = (rows[pixels, inside, scene] for scene in ("mean", "rgbd-desk", "rgbd-office"))
+            depth = [f"{row['absrel']:.3f}" for row in (desk, office)]
+            lines.append([f"{pixels} px, {how}", f"{mean['auc30']:.3f}", f"{mean['focal_pct']:.1f}", *depth])
+    return table(("", "AUC@30", "focal %", "AbsRel: rgbd-desk", "rgbd-office"), lines)
+
+
+def sparse_loss() -> str:
+    """What each setting of sparse attention costs `mini`, without training."""
+    results = load("sparse-loss")["results"]
+    rows = {(row["setting"], row["keep_ratio"]): row for row in results}
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in results if row["keep_ratio"] < 1):
+        cells = []
+        for keep in (0.25, 0.1):
+            row = rows[setting, keep]
+            fewer = f" ({100 * row['skipped']:.0f} %)" if row["skipped"] < 0.98 * (1 - keep) else ""
+            cells += [f"{row['depth']:.3f}{fewer}", f"{row['rotation_deg']:.2f}°", f"{row['shift']:.3f}"]
+        default = setting.endswith("(the default)")
+        name = f'**{setting.removesuffix(" (the default)")} ("the default" of these rows)**' if default else setting
+        lines.append([name, *cells])
+    return table(("setting", "75 % skipped: depth", "rotation", "shift", "90 %: depth", "rotation", "shift"), lines)
+
+
+def paper() -> str:
+    """The paper's comparison: what was measured here, beside what its authors published."""
+    return paper_report.markdown(load("paper-tables-mini"))
+
+
+def lenses() -> str:
+    """Scenes seen through lenses with k1, with the lens to be found."""
+
+    def cells(scene: str, k1: str, rows: dict) -> list[str]:
+        ours, other = rows["refine"], rows["pycolmap"]
+        found = "pinhole" if ours["model"] == "pinhole" else f"{ours['distortion'][0]:.3f}"
+
+        def off(row: dict) -> str:
+            return (
+                "failed"
+                if row["focal_error"] is None or row["focal_error"] > 1
+                else f"{100 * row['focal_error']:.2f} %"
+            )
+
+        return [scene, k1, found, off(ours), f"{ours['auc5']:.3f}", f"{off(other)}, {other['auc5']:.3f}"]
+
+    return table(
+        ("scene", "k1", "k1 found", "focal length off by", "AUC@5", "pycolmap, told SIMPLE_RADIAL"),
+        [cells(scene, k1, row) for scene, each in load("refine-lenses")["scenes"].items() for k1, row in each.items()],
+    )
