@@ -70,6 +70,11 @@ class Transaction:
         """Where to write for now, with the paths that the files have below `root` in the end."""
         return self.staging / "new"
 
+    @property
+    def entries(self) -> tuple[str, str]:
+        """What this run itself keeps in `root` for now: the hidden folder and the lock."""
+        return self.staging.name, self._lock_file.name
+
     def __enter__(self) -> Transaction:
         try:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
@@ -288,12 +293,17 @@ def replace_file(path: Path, content: bytes) -> None:
 def require_writable(path: Path, overwrite: bool) -> None:
     """Raises OutputError where `replace_file` would fail, or would replace a file without having been asked to."""
     with Transaction(path.parent, path.name, lambda name: name == path.name):
-        if not os.path.lexists(path):
-            return
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise in_the_way(path)
-        if not overwrite:
-            raise OutputError(f"{path}: exists; --overwrite replaces it")
+        require_free(path, overwrite)
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """The same for a caller that holds the place's lock."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise in_the_way(path)
+    if not overwrite:
+        raise OutputError(f"{path}: exists; --overwrite replaces it")
 
 
 def append_line(path: Path, line: str) -> None:

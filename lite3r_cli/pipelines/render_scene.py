@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from .. import __version__
 from ..config.rendering import PATHS, RenderConfig
 from ..console import Progress, Tell
 from ..errors import InputError, OutputError
@@ -21,14 +23,17 @@ from ..io.files import write_bytes, write_json
 from ..io.flight import read_flight
 from ..io.movie import write_movie
 from ..io.names import printable
-from ..io.transaction import Transaction, require_writable
+from ..io.own_record import require_as_written, sizes_of
+from ..io.transaction import Transaction, require_free
 from ..runtime import choose
 from ..scene.camera_path import along, orbit, resized, through
 from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
 from ..scene.view import View
+from .result import plain
 from .written_scene import WrittenScene
 
-CAMERAS = "cameras.json"  # of a folder of frames: written last, so that its files are all there when it is
+CAMERAS = "cameras.json"
+RECORD = "render.json"  # of a folder of frames: written last, so that its files are all there when it is
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,15 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
     if film is None and config.frames is None:
         film = scene.layout.root / f"{Path(scene.layout.cloud).stem}.mp4"
     with ExitStack() as stack:
-        if film is not None:
-            require_writable(film, config.overwrite)
-        old = [] if config.frames is None else _old_frames(config.frames, config.overwrite)
+        places = _Places.take(stack, film, config)
         with progress.stage("Read"):
             views, cloud = scene.views(load_depth=True), scene.cloud()
             if not views or not len(cloud):
                 raise InputError(f"{printable(config.scene)}: has no {'cameras' if not views else 'points'} to show")
             cameras = _path(config, scene, views, cloud)
-            renderer = PointRenderer(cloud, point_spacing(cloud, views), choose(config.device).torch_device)
-        files = folder = None
-        if film is not None:
-            files = stack.enter_context(Transaction(film.parent, film.name, lambda name: name == film.name))
-        if config.frames is not None:
-            folder = stack.enter_context(Transaction(config.frames, CAMERAS, _is_of_frames))
-        writer = None if folder is None else _FrameFiles(folder.new, config.condition, views)
+            device = choose(config.device)
+            renderer = PointRenderer(cloud, point_spacing(cloud, views), device.torch_device)
+        writer = None if places.folder is None else _FrameFiles(places.folder.new, config.condition, views)
         unseen: list[float] = []
         with progress.stage("Render", len(cameras)) as step:
 
@@ -87,18 +86,56 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
                     step()
                     yield frame.rgb.cpu().numpy()
 
-            if files is not None and film is not None:
-                write_movie(files.new / film.name, frames(), config.fps)
+            if places.film is not None:
+                write_movie(places.film.new / places.film.name, frames(), config.fps)
             else:
                 for _ in frames():
                     pass
         with progress.stage("Write", minor=True):
-            if writer is not None and folder is not None:
+            if writer is not None:
                 writer.finish(scene, warn)
-                folder.commit(old, CAMERAS)
-            if files is not None and film is not None:
-                files.commit([film.name], film.name)
+                told = {"lite3r": __version__, "arguments": plain(config), "device": asdict(device.device)}
+                places.commit_frames(told)
+            if places.film is not None:
+                places.film.commit([places.film.name], places.film.name)
     return Rendered(film, config.frames, len(cameras), (cameras[0].width, cameras[0].height), float(np.mean(unseen)))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the film and the frames go: held from before the first frame, so that whatever is in the way, another run
+    among it, is told at once.
+    """
+
+    film: Transaction | None
+    folder: Transaction | None
+    old: list[str]  # frames that the new ones replace
+
+    @classmethod
+    def take(cls, stack: ExitStack, film: Path | None, config: RenderConfig) -> _Places:
+        """Raises OutputError."""
+        files = folder = None
+        old: list[str] = []
+        if film is not None:
+            files = stack.enter_context(Transaction(film.parent, film.name, lambda name: name == film.name))
+            require_free(film, config.overwrite)
+        if config.frames is not None:
+            folder = stack.enter_context(Transaction(config.frames, RECORD, _is_of_frames))
+            inside = film is not None and film.absolute().parent == config.frames.absolute()
+            own = [
+                *folder.entries,
+                *(() if files is None or film is None or not inside else (*files.entries, film.name)),
+            ]
+            old = _old_frames(config.frames, own, config.overwrite)
+        return cls(files, folder, old)
+
+    def commit_frames(self, told: dict[str, Any]) -> None:
+        """Put the frames into place, with a record of them and of how they were made."""
+        assert self.folder is not None
+        new = self.folder.new
+        names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
+        write_json(new / RECORD, {**told, "files": sizes_of(new, names)})
+        self.folder.commit(self.old, RECORD)
 
 
 def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], cloud: Any) -> list[View]:
@@ -183,26 +220,22 @@ def _is_of_frames(name: str) -> bool:
     """Whether a path in a folder of frames is of a kind that this command writes."""
     folder, _, file = name.rpartition("/")
     if not folder:
-        return file in (CAMERAS, "condition.json")
+        return file in (RECORD, CAMERAS, "condition.json")
     stem, _, suffix = file.rpartition(".")
     if folder == "photographs":
         return suffix == "jpg" and stem.isdigit()
     return folder in ("rgb", "depth", "seen") and suffix == "png" and stem.startswith("frame_") and stem[6:].isdigit()
 
 
-def _old_frames(folder: Path, overwrite: bool) -> list[str]:
-    """The files of an earlier flight in `folder`. Raises OutputError for a folder that holds anything else, and for
-    one with a flight unless `overwrite` is asked for.
+def _old_frames(folder: Path, own: Sequence[str], overwrite: bool) -> list[str]:
+    """The files of an earlier flight in `folder`, beside this run's `own`. Raises OutputError for a folder that holds
+    anything else, or a flight that has been changed, and for one with a flight unless `overwrite` is asked for.
     """
-    if not folder.exists():
+    if not set(os.listdir(folder)) - set(own):
         return []
-    if not folder.is_dir():
-        raise OutputError(f"{printable(folder)}: is a file; --frames takes a folder")
-    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
-    found = [name for name in found if not name.startswith(f".{CAMERAS}.lock")]
-    strange = [name for name in found if not _is_of_frames(name)]
-    if strange:
-        raise OutputError(f"{printable(folder)}: holds other files ({printable(strange[0])}); name a new folder")
-    if found and not overwrite:
+    found = require_as_written(folder, RECORD, "lite3r render --frames", own)
+    if not overwrite:
         raise OutputError(f"{printable(folder)}: holds a flight already; --overwrite replaces it")
-    return sorted(found, key=lambda name: name != CAMERAS)
+    if strange := [name for name in found if not _is_of_frames(name)]:
+        raise OutputError(f"{printable(folder)}: {RECORD} lists {printable(strange[0])}, which is no frame; remove it")
+    return found

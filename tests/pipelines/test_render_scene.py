@@ -71,6 +71,26 @@ def test_a_flight_along_given_cameras(scene: Path, tmp_path: Path) -> None:
     assert len(frames_of(tmp_path / "walk.mp4")) == 6
 
 
+def test_only_a_flight_as_it_was_written_is_replaced(scene: Path, tmp_path: Path, capsys) -> None:
+    folder, short = tmp_path / "f", ("--seconds", 0.1, "--fps", 20, "--overwrite")
+    left = folder / ".render.json.lite3r-0123456789ab"  # of a run that was killed before its marker
+    left.mkdir(mode=0o700, parents=True)
+    assert render(scene, "--frames", folder, "-o", folder / "f.mp4", *short) == 0
+    assert render(scene, "--frames", folder, "-o", folder / "f.mp4", *short) == 0
+    frame, record = folder / "rgb/frame_00001.png", folder / "render.json"
+    assert json.loads(record.read_text())["files"]["rgb/frame_00001.png"]["bytes"] == frame.stat().st_size
+    assert json.loads(record.read_text())["device"]["chosen"] == "cpu" and not list(tmp_path.rglob(".*"))
+    (folder / "f.mp4").unlink()
+    frame.write_bytes(frame.read_bytes() + b"retouched")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert render(scene, "--frames", folder, *short) == 7 and "frame_00001.png" in capsys.readouterr().err
+    record.unlink()  # a data set of somebody else's with the same names
+    before.pop(record)
+    assert render(scene, "--frames", folder, *short) == 7 and "is not from lite3r render" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_what_is_wrong_is_said_before_anything_is_written(scene: Path, tmp_path: Path, capsys) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text('{"camera_path": [], "render_height": 48, "render_width": 64}')

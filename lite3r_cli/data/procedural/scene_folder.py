@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from lite3r_cli.errors import InputError, OutputError
+from lite3r_cli.errors import OutputError
 from lite3r_cli.io.cameras import write_cameras_json
 from lite3r_cli.io.depth import write_depth_png
-from lite3r_cli.io.documents import read_json
 from lite3r_cli.io.files import output_error, write_bytes, write_json
 from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.own_record import require_as_written, sizes_of
 from lite3r_cli.io.transaction import Transaction, recover
 from lite3r_cli.scene.view import View
 
@@ -47,30 +46,7 @@ def check_free(folder: Path, overwrite: bool) -> list[str]:
         raise OutputError(f"{folder}: exists; --overwrite replaces it, or choose another -o")
     if folder.is_symlink() or not folder.is_dir():
         raise in_the_way(folder)
-    ours = _listed(folder)
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        name = path.relative_to(folder).as_posix()
-        size = ours.get(name, -1)
-        if size < 0 or not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size != size:
-            changed = "has changed since lite3r synth wrote it" if name in ours else "is not from lite3r synth"
-            raise OutputError(f"{path}: {changed}; move it or choose another -o")
-    return [RECORD, *(name for name in ours if name != RECORD)]
-
-
-def _listed(folder: Path) -> dict[str, int]:
-    """Name → bytes of a scene's files. Raises OutputError for a folder that holds none."""
-    try:
-        files = read_json(folder / RECORD)["files"]
-        sizes = {str(name): int(entry["bytes"]) for name, entry in files.items()}
-        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in sizes):
-            raise ValueError
-        return sizes | {RECORD: (folder / RECORD).stat().st_size}
-    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(
-            f"{folder}: exists and is not a scene of lite3r synth; move it or choose another -o"
-        ) from error
+    return require_as_written(folder, RECORD, "lite3r synth")
 
 
 def write_scene(
@@ -116,7 +92,7 @@ def _write_files(folder: Path, images, depth, K, cam_from_world, record: dict, q
         views.append(View(name, width, height, K[i].astype(np.float64), _exact_pose(cam_from_world[i]), depth[i]))
     write_cameras_json(folder / "cameras.json", views, files, scales)
     ours = [*(f"images/{v.name}" for v in views), *files, "cameras.json"]
-    write_json(folder / RECORD, record | {"files": {name: {"bytes": (folder / name).stat().st_size} for name in ours}})
+    write_json(folder / RECORD, record | {"files": sizes_of(folder, ours)})
 
 
 def _exact_pose(pose: np.ndarray) -> np.ndarray:

@@ -1,0 +1,53 @@
+"""A folder that one command wrote as a whole: its record lists every file in its size, so that `--overwrite` takes
+nothing that somebody else has put there, or has changed since.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import InputError, OutputError
+from .documents import read_json
+from .names import printable
+
+
+def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """For the key `files` of a record."""
+    return {name: {"bytes": (folder / name).stat().st_size} for name in names}
+
+
+def require_as_written(folder: Path, record: str, maker: str, but: Sequence[str] = ()) -> list[str]:
+    """The files that `folder` holds, relative to it, the record first; entries of `but` at its top are not looked at.
+
+    `maker` is the command that the record is from. Raises OutputError unless all of them are listed and have their
+    sizes, and where the folder is none.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise OutputError(f"{printable(folder)}: is in the way and not from {maker}; move it or choose another name")
+    ours = _listed(folder, record, maker)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if PurePosixPath(name).parts[0] in but or (path.is_dir() and not path.is_symlink()):
+            continue
+        size = ours.get(name, -1)
+        if size < 0 or not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size != size:
+            changed = f"has changed since {maker} wrote it" if name in ours else f"is not from {maker}"
+            raise OutputError(f"{printable(path)}: {changed}; move it or choose another -o")
+    return [record, *(name for name in ours if name != record)]
+
+
+def _listed(folder: Path, record: str, maker: str) -> dict[str, int]:
+    """Name → bytes. Raises OutputError for a folder without a record."""
+    try:
+        files = read_json(folder / record)["files"]
+        sizes = {str(name): int(entry["bytes"]) for name, entry in files.items()}
+        if any(Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name for name in sizes):
+            raise ValueError
+        return sizes | {record: (folder / record).lstat().st_size}
+    except (InputError, OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"{printable(folder)}: exists and is not from {maker}; move it or choose another -o"
+        ) from error
