@@ -2,8 +2,8 @@
 
     python benchmarks/end_to_end.py                                        # mini, 8, 100 and 300 photographs
     python benchmarks/end_to_end.py --networks mini vggt vggt-lite --views 8 --json end.json
-    python benchmarks/end_to_end.py --quick --against ../before            # two checkouts in alternation
-    python benchmarks/end_to_end.py --batch 50                             # lite3r batch beside a shell loop
+    python benchmarks/end_to_end.py --against ../before                    # two checkouts in alternation
+    python benchmarks/end_to_end.py --networks mini vggt-lite --batch 50 --seconds 200 --profile mini:100 vggt-lite:8
 
 `base` is `python -c "import torch; torch.zeros(1, device=…)"`, measured in the same run: nobody who uses torch can be
 faster. `network` is the network alone, in a process that has predicted before. `beyond` is what is left of the wall
@@ -11,13 +11,17 @@ time without both. Stages may overlap: they need not add up to the wall time. `s
 torch is there, `exit` what its parent waits for beyond its own account. The pictures are a drawn pattern.
 VGGT-1B has stand-in weights (of its shapes, at random), written to a file first: `vggt` in bfloat16 and dense,
 `vggt-lite` as `lite3r convert` makes it. The caches (hashes, compiled kernels) are empty at the beginning; the first
-run of each kind fills them and is told apart. Correctness first: every scene must be complete and finite.
+run of each row fills them and is told apart. Rows are measured in turn, again and again, until each has had its
+`--repeats` or `--seconds` have passed; a row that was measured once shows its first run. `--batch N` makes N scenes of
+8 photographs with `lite3r batch`, and some of them in a shell loop. Results are printed, and written to `--json`, as
+they come. Correctness first: every scene must be complete and finite.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -25,8 +29,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +63,7 @@ import torch
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import discover
 from lite3r_cli.pipelines.predict import Predictor
-folder, model, device = sys.argv[1:]
+model, device, *folders = sys.argv[1:]
 predictor, seconds = Predictor(PredictConfig(model=model, device=device)), []
 inner = predictor.network.predict
 def wait():
@@ -70,10 +77,15 @@ def timed(*images, **more):
     seconds.append(time.perf_counter() - start)
     return answer
 predictor.network.predict = timed
-images = discover([Path(folder)])
-for _ in range(3):
-    predictor.predict(images)
-print(json.dumps({"seconds": min(seconds[1:]), "device": predictor.choices()["device"]["reason"]}))
+found = []
+for folder in folders:
+    images = discover([Path(folder)])
+    pictures = predictor.read(images)
+    seconds.clear()
+    for _ in range(3):
+        predictor.predict_pictures(images, pictures)
+    found.append(min(seconds[1:]))
+print(json.dumps({"seconds": found, "device": predictor.choices()["device"]["reason"]}))
 """
 STANDIN = """
 import sys
@@ -134,8 +146,32 @@ def check(output: Path, report: dict) -> None:
     assert np.isfinite(cloud.points).all(), "points that are not finite"
 
 
-def median(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+@dataclass
+class Row:
+    """One network and number of photographs with one checkout."""
+
+    network: str
+    views: int
+    checkout: Checkout
+    pictures: Path
+    model: str
+    runs: list[dict[str, float]] = field(default_factory=list)
+    alone: float | None = None  # seconds of the network, in a process that has predicted before
+
+    def run(self, device: str) -> None:
+        """Once more."""
+        with tempfile.TemporaryDirectory(dir=self.pictures.parent) as folder:
+            self.runs.append(self.checkout.reconstruct(self.pictures, Path(folder, "scene.ply"), self.model, device))
+
+    def document(self, base: float) -> dict[str, Any]:
+        """Medians of all runs but the first."""
+        runs = self.runs[1:] or self.runs
+        middle = {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
+        if self.alone is not None:
+            middle |= {"network": round(self.alone, 3), "beyond": round(middle["wall"] - base - self.alone, 3)}
+        walls = [round(run["wall"], 2) for run in self.runs]
+        name = f"{self.network}, {self.views}"
+        return {"name": name, "checkout": self.checkout.name, "median": middle, "walls": walls}
 
 
 def make_networks(names: list[str], folder: Path, checkout: Checkout, device: str) -> dict[str, str]:
@@ -151,83 +187,75 @@ def make_networks(names: list[str], folder: Path, checkout: Checkout, device: st
     return {name: made[name] for name in names}
 
 
-def measure(checkouts: list[Checkout], pictures: Path, model: str, device: str, repeats: int) -> list[dict]:
-    """For each checkout the medians of its runs, in alternation, its first run, and the network alone."""
-    first, runs = {}, {each.name: [] for each in checkouts}
-    for _ in range(repeats + 1):
-        for each in checkouts:
-            with tempfile.TemporaryDirectory(dir=pictures.parent) as folder:
-                taken = each.reconstruct(pictures, Path(folder, "scene.ply"), model, device)
-            (runs[each.name].append if each.name in first else lambda t: first.update({each.name: t}))(taken)
-    results = []
-    for each in checkouts:
-        alone = json.loads(each.python("-c", NETWORK_ALONE, str(pictures), model, device)[0].splitlines()[-1])
-        taken = {**median(runs[each.name]), "network": alone["seconds"]}
-        spread = [round(run["wall"], 2) for run in runs[each.name]]
-        result = {"checkout": each.name, "device": alone["device"], "median": taken, "walls": spread}
-        results.append({**result, "first": first[each.name]})
-    return results
-
-
-def batch_and_loop(checkout: Checkout, folder: Path, scenes: int, device: str) -> dict[str, float]:
-    """Scenes of eight photographs: one `lite3r batch`, and a shell loop over a tenth of them (two at least)."""
-    root = folder / "scenes"
+def draw_scenes(root: Path, scenes: int) -> Path:
+    """Scenes of eight photographs."""
     for i in range(scenes):
         (root / f"scene{i:03d}").mkdir(parents=True)
         draw_pictures(root / f"scene{i:03d}", 8, 1024, 683)
-    text, wall = checkout.python("-m", "lite3r_cli", "batch", str(root), "-o", str(folder / "out"), "--device", device,
-                                 "--json", "-q")  # fmt: skip
+    return root
+
+
+def batch_and_loop(checkout: Checkout, folder: Path, scenes: int, device: str) -> dict[str, float]:
+    """One `lite3r batch`, and a shell loop over some of its scenes."""
+    root = draw_scenes(folder / "scenes", scenes)
+    arguments = ("batch", str(root), "-o", str(folder / "out"), "--device", device)
+    text, wall = checkout.python("-m", "lite3r_cli", *arguments, "--json", "-q")
     document = json.loads(text)
     assert [entry["status"] for entry in document["scenes"]] == ["done"] * scenes
-    some = max(2, scenes // 10)
-    loop = sum(
-        checkout.reconstruct(root / f"scene{i:03d}", folder / f"loop{i}.ply", "mini", device)["wall"]
-        for i in range(some)
-    )
+    some = max(2, scenes // 20)
+    loop = 0.0
+    for i in range(some):
+        loop += checkout.reconstruct(root / f"scene{i:03d}", folder / f"loop{i}.ply", "mini", device)["wall"]
     after_start = document["wall_seconds"] - document["start_seconds"]
     return {"scenes": scenes, "batch_wall": wall, "scenes_per_s": scenes / wall, "after_start": scenes / after_start,
             "loop_scenes_per_s": some / loop, "batch_over_loop": scenes / wall / (some / loop)}  # fmt: skip
 
 
-def show(rows: list[dict], base: float) -> None:
-    keys = ["start", "load", "read", "compare", "predict", "network", "fuse", "level", "write", "exit", "wall"]
-    wide = max(len(row["name"]) for row in rows) + max(len(row["checkout"]) for row in rows) + 2
-    print(
-        f"base {base:.2f} s; seconds, medians\n{'':{wide}}" + "".join(f"{key:>9}" for key in [*keys, "beyond", "1st"])
-    )
+SHOWN = "start load read compare predict network fuse level write exit wall beyond".split()
+
+
+def show(rows: Sequence[Row], base: float) -> None:
+    wide = max(len(f"{row.network}, {row.views}  {row.checkout.name}") for row in rows)
+    titles = "".join(f"{key:>8}" for key in SHOWN)
+    print(f"base {base:.2f} s; seconds\n{'':{wide}}{titles}  walls, the first apart")
     for row in rows:
-        taken = row["median"]
-        cells = [*(taken[key] for key in keys), taken["wall"] - base - taken["network"], row["first"]["wall"]]
-        print(f"{row['name'] + '  ' + row['checkout']:{wide}}" + "".join(f"{cell:9.2f}" for cell in cells))
+        document = row.document(base)
+        cells = "".join(f"{document['median'].get(key, math.nan):8.2f}" for key in SHOWN)
+        first, *others = document["walls"]
+        print(f"{document['name'] + '  ' + row.checkout.name:{wide}}{cells}  {first} {others}", flush=True)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mini"])
     parser.add_argument("--views", nargs="+", type=int, default=[8, 100, 300])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one run of each kind after the first")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each row after the first")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no run that would end after them")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--size", default="1024x683", metavar="WIDTHxHEIGHT")
     parser.add_argument("--against", type=Path, metavar="PATH", help="the root of another checkout")
-    parser.add_argument("--batch", type=int, metavar="N", help="N scenes by lite3r batch beside a shell loop, alone")
+    parser.add_argument("--batch", type=int, metavar="N", help="N scenes by lite3r batch beside a shell loop, too")
+    parser.add_argument(
+        "--profile", nargs="*", default=[], metavar="NETWORK:VIEWS", help="where one more run's time goes"
+    )
     parser.add_argument("--folder", type=Path, help="where pictures, networks and scenes may lie (some GB)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     return parser.parse_args()
 
 
-def main() -> None:
-    asked = parse()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        folder = Path(name)
-        checkouts = [Checkout("here", ROOT, folder)]
+class Session:
+    """One call of this benchmark."""
+
+    def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
+        self.asked, self.folder, self.began = asked, folder, time.perf_counter()
+        self.checkouts = [Checkout("here", ROOT, folder)]
         if asked.against is not None:
-            checkouts.insert(0, Checkout("against", asked.against.resolve(), folder))
-        device = asked.device
-        if device == "auto":
-            text, _ = checkouts[0].python("-c", "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")
-            device = text.strip()
-        document = {
+            self.checkouts.insert(0, Checkout("against", asked.against.resolve(), folder))
+        self.device, self.rows = asked.device, list[Row]()
+        if self.device == "auto":
+            text, _ = self.newest.python("-c", "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")
+            self.device = text.strip()
+        self.facts: dict[str, Any] = {
             "benchmark": "end_to_end",
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -235,29 +263,97 @@ def main() -> None:
             "torch": version("torch"),
             "size": asked.size,
         }
-        bases = [checkouts[0].python("-c", BASE.format(device=device))[1] for _ in range(4)][1:]
-        document["base"] = statistics.median(bases)
+        self.bases: list[float] = []
+
+    @property
+    def newest(self) -> Checkout:
+        return self.checkouts[-1]
+
+    @property
+    def base(self) -> float:
+        """Median seconds of `BASE`, the first time left out: it fills the file cache."""
+        return statistics.median(self.bases[1:] or self.bases)
+
+    def measure_base(self) -> None:
+        self.bases.append(self.newest.python("-c", BASE.format(device=self.device))[1])
+
+    def run(self) -> None:
+        asked = self.asked
+        self.measure_base()
+        networks = make_networks(asked.networks, self.folder, self.newest, self.device)
+        self.told("networks made")
+        for views in asked.views:  # the short ones first: what is wrong is seen early
+            pictures = self.folder / f"pictures{views}"
+            pictures.mkdir()
+            draw_pictures(pictures, views, *map(int, asked.size.split("x")))
+            self.measure_base()
+            self.rows += [Row(n, views, c, pictures, model) for n, model in networks.items() for c in self.checkouts]
+            for row in self.rows[-len(networks) * len(self.checkouts) :]:
+                self.once(row)
+        self.networks_alone(networks)
+        for name in asked.profile:
+            self.profile(name)
         if asked.batch:
-            document["batch"] = batch_and_loop(checkouts[-1], folder, asked.batch, device)
-            print("\n".join(f"{key:20} {value:.2f}" for key, value in document["batch"].items()))
+            self.facts["batch"] = batch_and_loop(self.newest, self.folder, asked.batch, self.device)
+            print("\n".join(f"{key:20} {value:.2f}" for key, value in self.facts["batch"].items()), flush=True)
+        for _ in range(asked.repeats):
+            self.measure_base()
+            for row in self.rows:
+                if time.perf_counter() - self.began + row.runs[-1]["wall"] < asked.seconds:
+                    self.once(row)
+        show(self.rows, self.base)
+
+    def once(self, row: Row) -> None:
+        row.run(self.device)
+        show([row], self.base)
+        self.save()
+
+    def networks_alone(self, networks: dict[str, str]) -> None:
+        for network, model in networks.items():
+            for checkout in self.checkouts:
+                rows = [row for row in self.rows if (row.network, row.checkout) == (network, checkout)]
+                folders = [str(row.pictures) for row in rows]
+                text, _ = checkout.python("-c", NETWORK_ALONE, model, self.device, *folders)
+                found = json.loads(text.splitlines()[-1])
+                self.facts["device"] = found["device"]
+                for row, seconds in zip(rows, found["seconds"], strict=True):
+                    row.alone = seconds
+                    print(f"{network}, {row.views}, {checkout.name}: the network alone {seconds:.3f} s", flush=True)
+        self.save()
+
+    def profile(self, name: str) -> None:
+        """What the threads do in one more run of "NETWORK:VIEWS", or in a "batch" of 12 scenes."""
+        if name == "batch":
+            root = draw_scenes(self.folder / "profiled", 12)
+            command = ("batch", str(root), "-o", str(self.folder / "profiled-out"))
         else:
-            document["rows"] = rows = []
-            networks = make_networks(asked.networks, folder, checkouts[-1], device)
-            for network, model in networks.items():
-                for views in asked.views:
-                    pictures = folder / f"pictures{views}"
-                    if not pictures.exists():
-                        pictures.mkdir()
-                        draw_pictures(pictures, views, *map(int, asked.size.split("x")))
-                    found = measure(checkouts, pictures, model, device, 1 if asked.quick else asked.repeats)
-                    rows += [{"name": f"{network}, {views}", **each} for each in found]
-                    show(rows[-len(found) :], document["base"])
-            print()
-            show(rows, document["base"])
-        text = json.dumps(document)
-        print(text)
-        if asked.json is not None:
-            asked.json.write_text(text + "\n")
+            network, _, views = name.partition(":")
+            row = next(r for r in self.rows if (r.network, str(r.views), r.checkout) == (network, views, self.newest))
+            command = ("reconstruct", str(row.pictures), "-o", str(self.folder / f"{network}{views}.ply"))
+            command += ("--model", row.model)
+        arguments = ("benchmarks/where_time_goes.py", "--", *command, "--device", self.device, "-q")
+        print(self.newest.python(*arguments)[0], flush=True)
+
+    def told(self, text: str) -> None:
+        print(f"{time.perf_counter() - self.began:.0f} s: {text}", flush=True)
+
+    def save(self) -> None:
+        self.told("saved")
+        if self.asked.json is not None:
+            document = {
+                **self.facts,
+                "base": round(self.base, 3),
+                "rows": [row.document(self.base) for row in self.rows],
+            }
+            self.asked.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    asked = parse()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        session = Session(asked, Path(name))
+        session.run()
+        session.save()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -29,14 +30,17 @@ from lite3r_cli.io.ply import read_ply
 
 def draw_pictures(folder: Path, views: int, width: int, height: int) -> None:
     """Smooth noise that drifts from view to view, with some fine grain: compresses and decodes like a photograph."""
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (24, 48, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (24, 48, 3), dtype=np.uint8)
     coarse = cv2.resize(noise, (2 * width, height), interpolation=cv2.INTER_CUBIC)
-    for i in range(views):
+
+    def draw(i: int) -> None:
         shift = i * width // (2 * views)
-        grain = rng.normal(0, 6, (height, width, 1))
+        grain = np.random.default_rng(i).normal(0, 6, (height, width, 1))
         picture = np.clip(coarse[:, shift : shift + width] + grain, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"view_{i:02d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw, range(views)))
 
 
 def run_once(pictures: Path, output: Path, options: list[str]) -> dict:

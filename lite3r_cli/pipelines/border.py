@@ -23,7 +23,7 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
     if min(rgb.shape[:2]) < 4 * widest:
         return None
     found = np.zeros(rgb.shape[:2], bool)
-    for plain in (rgb.min(-1) >= 255 - TOLERANCE, rgb.max(-1) <= TOLERANCE):
+    for plain in _plain_near_sides(rgb, widest + 1):
         # each side in turn is the first rows of a rotated view
         sides = [(np.rot90(plain, turns), np.rot90(found, turns)) for turns in range(4)]
         widths = [_mark_side(*side, widest) for side in sides]
@@ -35,6 +35,17 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
     if not found.any():
         return None
     return cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=SOFT).astype(bool)
+
+
+def _plain_near_sides(rgb: np.ndarray, deep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels (H, W) are white, and which are black, within `deep` pixels of a side: no others are asked for."""
+    white, black = (np.zeros(rgb.shape[:2], bool) for _ in range(2))
+    everything, near, far = slice(None), slice(deep), slice(-deep, None)
+    for strip in ((near, everything), (far, everything), (everything, near), (everything, far)):
+        red, green, blue = (rgb[(*strip, channel)] for channel in range(3))
+        white[strip] = np.minimum(np.minimum(red, green), blue) >= 255 - TOLERANCE
+        black[strip] = np.maximum(np.maximum(red, green), blue) <= TOLERANCE
+    return white, black
 
 
 def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> int:

@@ -28,6 +28,8 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[s
     centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
     baseline = np.linalg.norm(centres - centres[0], axis=1).max()
     depths = [known_depth(v) for v in views]
+    if baseline >= LOW_PARALLAX * max(float(depth.max(initial=0)) for depth in depths):
+        return warnings  # the medians, which take longer, are no larger
     known = [np.median(depth[depth > 0]) for depth in depths if (depth > 0).any()]
     if known and baseline < LOW_PARALLAX * float(np.median(known)):
         ratio = 100 * baseline / float(np.median(known))
