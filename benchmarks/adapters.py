@@ -39,8 +39,8 @@ from sparse_forms import against_truth
 
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.folder import load_photographs
-from lite3r_cli.distillation.data import Data, DistillBatch, PhotographSource, ProceduralSource, Sizes
-from lite3r_cli.distillation.loop import StudentPlan
+from lite3r_cli.distillation.distill_data import Data, DistillBatch, PhotographSource, ProceduralSource, Sizes
+from lite3r_cli.distillation.distill_loop import StudentPlan
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.networks.arithmetic import set_arithmetic

@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.attention.block_map import SCORES
-from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.attention.packed import GROUPS, packed_attention, packed_plan
-from lite3r_cli.attention.tiling import Frames, Layout, frame_layout
+from lite3r_cli.attention.sparse_config import Formula
+from lite3r_cli.attention.tiling import Frames, TokenTiling, frame_tiling
 
 FORMS = ("packed", "blocks", "plain")  # plain: runs of tokens, one size of block, no summaries, pooled scores
 GRID = (25, 37)  # patches of a view of 518×350 pixels
@@ -63,7 +63,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> None:
+def check(q: Tensor, k: Tensor, v: Tensor, layout: TokenTiling) -> None:
     """Every block kept: dense attention."""
     tokens = min(q.shape[2], 4 * layout.index.numel())
     q, k, v = (t[:, :1, :tokens].float() for t in (q, k, v))
@@ -96,7 +96,7 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
 
         sparse()
     else:
-        layout = frame_layout((frames,), o.block, None, key_block=None if plain else o.key_block)
+        layout = frame_tiling((frames,), o.block, None, key_block=None if plain else o.key_block)
         if views <= 2:
             check(q, k, v, layout)
         scores = "pooled" if plain else o.scores

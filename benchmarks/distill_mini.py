@@ -35,18 +35,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from lite3r_cli.attention.config import PRESETS
+from lite3r_cli.attention.sparse_config import PRESETS
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.data.views import Shot, read_views
-from lite3r_cli.distillation.data import Data, DistillBatch, ProceduralSource, Sizes
-from lite3r_cli.distillation.loop import Distiller, StudentPlan
+from lite3r_cli.distillation.distill_data import Data, DistillBatch, ProceduralSource, Sizes
+from lite3r_cli.distillation.distill_loop import Distiller, StudentPlan
 from lite3r_cli.distillation.students import Arithmetic
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.family import exact_products
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
-from lite3r_cli.pipelines.evaluate import NO_DIRECTION, windows
+from lite3r_cli.pipelines.evaluate_scenes import NO_DIRECTION, windows
 from lite3r_cli.runtime import choose
 from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.training.worker import Worker

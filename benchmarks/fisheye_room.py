@@ -21,10 +21,10 @@ import numpy as np
 from refine_lenses import ours
 
 from lite3r_cli.config import PredictConfig
-from lite3r_cli.io.cameras import write_cameras_json
+from lite3r_cli.io.cameras_json import write_cameras_json
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 SIDE = 1024  # texels of a face
 VIEWS = 8

@@ -26,7 +26,7 @@ from lite3r_cli.pipelines.anchoring import anchor
 from lite3r_cli.pipelines.predict import Predictions
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.geometry import Similarity
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.geodesy import LocalFrame
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 55.0

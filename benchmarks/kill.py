@@ -46,10 +46,18 @@ from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.pipelines import convert, distill, predict, reconstruct, synth, train, view_scene  # noqa: F401 (likewise)
-from lite3r_cli.training.loop import Batch
+from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
+    convert_checkpoint,
+    distill_student,
+    predict,
+    reconstruct_scene,
+    synthesise,
+    train_mini,
+    view_scene,
+)
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import read_metadata, save_weights
+from lite3r_cli.training.train_loop import Batch
 
 TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
@@ -120,10 +128,10 @@ def inputs(folder: Path) -> None:
         model = Mini(TINY)
         standin.fill(model, seed)
         save_weights(folder / f"{name}.safetensors", model.state_dict(), model, torch.float16)
-    synth.build_atlas = functools.cache(functools.partial(build_atlas, variants=1))  # type: ignore[assignment]
-    synth.build_atlas(None)
-    train.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
-    train.TrainingData = Seeded  # type: ignore[misc,assignment]
+    synthesise.build_atlas = functools.cache(functools.partial(build_atlas, variants=1))  # type: ignore[assignment]
+    synthesise.build_atlas(None)
+    train_mini.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
+    train_mini.TrainingData = Seeded  # type: ignore[misc,assignment]
 
 
 class Operations:

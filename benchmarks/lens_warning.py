@@ -18,7 +18,7 @@ import numpy as np
 from refine_lenses import distorted_camera, through
 
 from lite3r_cli.config import PredictConfig
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import ImageSet, discover, even_indices
 from lite3r_cli.networks.pictures import NetworkInput
 from lite3r_cli.pipelines.lens_hints import PICTURES, lens_warnings

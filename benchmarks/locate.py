@@ -21,12 +21,12 @@ import torch
 from lite3r_cli.cli import main as lite3r
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.config.locating import LocateConfig
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.pipelines.locate_photos import Locations, locate
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene import metrics
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 
 def pictures(scene: Path) -> list[Path]:

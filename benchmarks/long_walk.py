@@ -152,9 +152,9 @@ def walk_row(options, chunk: str | None = None, name: str = "walk") -> list[dict
     from lite3r_cli import runtime
     from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
     from lite3r_cli.config.sequence import LongConfig
-    from lite3r_cli.io.cameras import read_cameras_json
+    from lite3r_cli.io.cameras_json import read_cameras_json
     from lite3r_cli.long import work_folder
-    from lite3r_cli.pipelines.reconstruct import reconstruct
+    from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 
     disk = []
     done = work_folder.WorkFolder.done

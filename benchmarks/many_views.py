@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import distill_mini as measures
 from sparse_forms import MODEL, SCHEDULES
 
+from lite3r_cli.attention.keep_schedule import shared_out
 from lite3r_cli.attention.packed import KEYS, SUMMARY, Lists, PackedPlan
-from lite3r_cli.attention.schedule import shared_out
-from lite3r_cli.distillation.data import ProceduralSource, Sizes
+from lite3r_cli.distillation.distill_data import ProceduralSource, Sizes
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.runner import FastRunner

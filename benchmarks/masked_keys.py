@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from lite3r_cli.config import FusionConfig, PredictConfig
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.pipelines import planned, predict
 from lite3r_cli.scene import geometry

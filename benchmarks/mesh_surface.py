@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 
 import lite3r_cli as lite3r
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.pipelines.scene_formats import mesh_of_scene
 from lite3r_cli.scene.geometry import Similarity, camera_centres, scale_intrinsics, umeyama, unproject
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.scene.surface_nets import Mesh
-from lite3r_cli.scene.view import View
 
 SAMPLES = 1_000_000
 THINNED = 0.25  # side of the cubes, in distances

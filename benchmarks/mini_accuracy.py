@@ -20,7 +20,7 @@ from accuracy_tables import card_cell as cell
 
 from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.networks.registry import find_checkpoint
-from lite3r_cli.pipelines.evaluate import evaluate
+from lite3r_cli.pipelines.evaluate_scenes import evaluate
 
 
 def sha256(model: str) -> str:

@@ -19,7 +19,7 @@ import torch
 from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.pipelines import synth
-from lite3r_cli.pipelines.evaluate import evaluate
+from lite3r_cli.pipelines.evaluate_scenes import evaluate
 
 FIELDS_OF_VIEW = (20, 30, 90, 100)  # degrees, those of the goals
 MEASURES = ("auc5", "auc30", "focal_pct", "absrel")

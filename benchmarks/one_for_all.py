@@ -8,11 +8,11 @@ import low_rank
 import numpy as np
 import torch
 
-from lite3r_cli.attention.config import SparseConfig, settle
-from lite3r_cli.distillation.data import DistillBatch
-from lite3r_cli.distillation.loop import Distiller
+from lite3r_cli.attention.sparse_config import SparseConfig, settle
+from lite3r_cli.distillation.common_answer import Runner
+from lite3r_cli.distillation.distill_data import DistillBatch
+from lite3r_cli.distillation.distill_loop import Distiller
 from lite3r_cli.distillation.objectives import answer_distance
-from lite3r_cli.distillation.outputs import Runner
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.sparsify import sparse_modules
 

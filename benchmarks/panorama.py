@@ -26,20 +26,20 @@ from refine import auc5
 from lite3r_cli.config import InputConfig, PredictConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.data.procedural import raycast_torch as caster
-from lite3r_cli.data.procedural.batch import sample_posed
-from lite3r_cli.data.procedural.cameras import CameraConfig
-from lite3r_cli.data.procedural.render import develop
+from lite3r_cli.data.procedural.camera_placement import CameraConfig
+from lite3r_cli.data.procedural.ray_render import develop
 from lite3r_cli.data.procedural.sampling import SceneConfig
 from lite3r_cli.data.procedural.scene import pack_rows, unpack_scenes
+from lite3r_cli.data.procedural.scene_batches import sample_posed
 from lite3r_cli.data.procedural.shade_torch import hash32, shade, sky
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 from lite3r_cli.io.images import discover
 from lite3r_cli.pipelines.finding import find_images
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene.facing import rigs_of
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.panorama import closes
 
 

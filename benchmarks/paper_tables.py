@@ -35,7 +35,7 @@ from lite3r_cli.data.dtu import load_all_scans, load_dtu
 from lite3r_cli.data.views import ViewSet, choose_views, read_views
 from lite3r_cli.errors import InputError, Lite3RError
 from lite3r_cli.io.arrays import from_arrays
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 if TYPE_CHECKING:
     from lite3r_cli.pipelines.predict import Predictor
@@ -254,7 +254,7 @@ def _predictor(settings: Settings, form: str, weights: str) -> Predictor:
 
 
 def _scores(predictor: Predictor, scene: ViewSet, chosen: Sequence[int], size: int) -> dict[str, float]:
-    from lite3r_cli.pipelines.evaluate import Tally
+    from lite3r_cli.pipelines.evaluate_scenes import Tally
 
     truth, pictures = _truth_and_pictures(scene, chosen, size)
     tally = Tally(truth)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from lite3r_cli.config import EvaluateConfig, PredictConfig
-from lite3r_cli.pipelines.evaluate import evaluate
+from lite3r_cli.pipelines.evaluate_scenes import evaluate
 
 SHOWN = ("auc30", "focal_pct", "absrel", "delta1")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lite3r_cli.io import depth as depth_files
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io import depth_files
+from lite3r_cli.io.cameras_json import read_cameras_json
 
 ROOT = Path(__file__).resolve().parents[1]
 STRATEGIES = ("default", "filtered", "huffman_only", "rle")

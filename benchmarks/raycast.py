@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from lite3r_cli.data.procedural import raycast_torch
-from lite3r_cli.data.procedural.batch import render_batch, sample_batch
-from lite3r_cli.data.procedural.cameras import CameraConfig
-from lite3r_cli.data.procedural.render import RAYCASTERS
+from lite3r_cli.data.procedural.camera_placement import CameraConfig
+from lite3r_cli.data.procedural.ray_render import RAYCASTERS
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
+from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lite3r_cli.data.procedural.batch import render_batch, sample_batch
-from lite3r_cli.data.procedural.cameras import CameraConfig
+from lite3r_cli.data.procedural.camera_placement import CameraConfig
 from lite3r_cli.data.procedural.sampling import SceneConfig
+from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 
 

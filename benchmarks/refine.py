@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from lite3r_cli.config import PredictConfig
-from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.pipelines.evaluate import Scene, open_scene
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines.evaluate_scenes import Scene, open_scene
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.backend import quiet_pycolmap, require_pycolmap
 from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.fusion import fuse
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 DEPTH_COLUMNS = ("absrel", "delta105", "absrel_two_views", "median_two_views", "delta105_two_views")
 METHODS = ("pycolmap", "network", "refine", "given")

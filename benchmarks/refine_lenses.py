@@ -25,14 +25,14 @@ import numpy as np
 from refine import auc5
 
 from lite3r_cli.config import PredictConfig
-from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
-from lite3r_cli.pipelines.evaluate import open_scene
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
+from lite3r_cli.pipelines.evaluate_scenes import open_scene
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.backend import quiet_pycolmap, require_pycolmap
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 QUALITY = 97  # of the JPEGs
 

@@ -20,7 +20,7 @@ import torch
 from lite3r_cli.config.rendering import size_of
 from lite3r_cli.runtime import choose, processor
 from lite3r_cli.scene.point_rendering import PointRenderer
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 
 def room(count: int) -> tuple[PointCloud, np.ndarray]:

@@ -23,9 +23,9 @@ from statistics import median
 
 from refine import auc5, colmap_alone
 
-from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.pipelines.evaluate import open_scene
-from lite3r_cli.scene.view import View
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines.evaluate_scenes import open_scene
+from lite3r_cli.scene.posed_view import View
 
 BURN = "x = 1.0\nwhile True: x = x * 1.0000001 % 7.0"
 

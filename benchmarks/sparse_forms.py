@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import distill_mini as measures
 from masked_forms import Form, attend
 
+from lite3r_cli.attention.keep_schedule import SHALLOW_WEIGHTS, shared_out
 from lite3r_cli.attention.packed import GROUPS
-from lite3r_cli.attention.schedule import SHALLOW_WEIGHTS, shared_out
-from lite3r_cli.distillation.data import ProceduralSource, Sizes
+from lite3r_cli.distillation.distill_data import ProceduralSource, Sizes
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.networks.arithmetic import set_arithmetic

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lite3r_cli.attention.config import PRESETS
+from lite3r_cli.attention.sparse_config import PRESETS
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.sparsify import skipped_share, sparsify
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 BLOCKS = PRESETS["shallow blocks"]
 ONE_SIZE = {"key_block": None, "scores": "pooled"}

@@ -23,11 +23,11 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lite3r_cli.attention.tiling import Frames, frame_layout
+from lite3r_cli.attention.tiling import Frames, frame_tiling
 from lite3r_cli.engine import block_kernels, row_kernels, twins
 from lite3r_cli.engine.block_kernels import DEFAULT, NARROW, Launch
 from lite3r_cli.engine.check import FACTOR, SLACK, check_operators
-from lite3r_cli.engine.sparse import SparsePlan, from_layout
+from lite3r_cli.engine.sparse_layers import SparsePlan, from_layout
 from lite3r_cli.engine.twins import Far, LinearBranch
 from lite3r_cli.quant.fp8 import quantize_rows
 
@@ -123,7 +123,7 @@ class Sparse:
 
 
 def plan_of(views: int, group: int, grid: tuple[int, int] = GRID) -> SparsePlan:
-    layout = frame_layout((Frames(views, 5 + grid[0] * grid[1], 5, grid),), 64, None, walk=True)
+    layout = frame_tiling((Frames(views, 5 + grid[0] * grid[1], 5, grid),), 64, None, walk=True)
     return from_layout(layout, group, layout.most_protected, DEVICE)
 
 

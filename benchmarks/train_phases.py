@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
-import lite3r_cli.training.data as data
+import lite3r_cli.training.train_data as data
 from lite3r_cli.cli import main
-from lite3r_cli.training import loop
+from lite3r_cli.training import train_loop as loop
 
 FIRST, LAST = 150, 250
 PHASES: tuple[tuple[str, object, str], ...] = (

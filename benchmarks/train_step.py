@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from lite3r_cli.config.training_run import LoopConfig
-from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, render_batch, sample_batch
+from lite3r_cli.data.procedural.scene_batches import CameraConfig, SceneConfig, render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.networks.mini.network import Mini
-from lite3r_cli.training.loop import Trainer
 from lite3r_cli.training.losses import Targets, compute_losses
+from lite3r_cli.training.train_loop import Trainer
 from lite3r_cli.training.worker import Worker
 
 SHAPES = ((4, 168, 224), (8, 168, 224), (2, 266, 392), (4, 350, 518), (4, 518, 350))

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from lite3r_cli.config import PredictConfig, WorldConfig
-from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.pipelines.evaluate import open_scene
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines.evaluate_scenes import open_scene
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.standing import which_way_is_up
 from lite3r_cli.scene import geometry

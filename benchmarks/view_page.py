@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from lite3r_cli.io.html_page import write_html
 from lite3r_cli.io.scene_export import SceneExport
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from lite3r_cli.data.procedural import raycast_cuda, raycast_torch
-from lite3r_cli.data.procedural.batch import render_batch  # noqa: F401  (its package has to be imported first)
-from lite3r_cli.data.procedural.cameras import look_at
+from lite3r_cli.data.procedural.camera_placement import look_at
 from lite3r_cli.data.procedural.materials import MASONRY, THINGS
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, Scene, Stage, material, pack, yaw
+from lite3r_cli.data.procedural.scene_batches import render_batch  # noqa: F401  (its package has to be imported first)
 from lite3r_cli.data.procedural.textures import Atlas, Catalog, build_atlas
 
 Caster = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # as raycast_torch.raycast

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .api import Reconstructor, export, load_model, reconstruct, sparsify
     from .pipelines.result import Scene
-    from .scene.view import PointCloud, View
+    from .scene.posed_view import PointCloud, View
 
 __all__ = [
     "PointCloud",
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PointCloud": "scene.view",
+    "PointCloud": "scene.posed_view",
     "Reconstructor": "api",
     "Scene": "pipelines.result",
-    "View": "scene.view",
+    "View": "scene.posed_view",
     "export": "api",
     "load_model": "api",
     "reconstruct": "api",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .attention.config import SparseConfig
+    from .attention.sparse_config import SparseConfig
     from .io.images import ImageSet
     from .pipelines.result import Scene
 
@@ -82,7 +82,7 @@ class Reconstructor:
         """
         from dataclasses import replace
 
-        from .pipelines.reconstruct import find_images, make_scene
+        from .pipelines.reconstruct_scene import find_images, make_scene
 
         progress = self._new_progress()
         told: list[str] = []
@@ -142,7 +142,7 @@ def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> Sp
 
     `keep_ratio` is the share of all pairs of blocks that is computed. The linear branch starts without effect and is
     what training has to fit (arXiv 2605.11354); `lite3r distill` does so. `settings` are fields of SparseConfig
-    (attention/config.py); those not given are the preset's. Raises UsageError.
+    (attention/sparse_config.py); those not given are the preset's. Raises UsageError.
     """
     from .networks.sparsify import sparsify as run
 

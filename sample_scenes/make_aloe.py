@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lite3r_cli.io.cameras import CONVENTION
-from lite3r_cli.io.depth import write_depth_png
+from lite3r_cli.io.cameras_json import CONVENTION
+from lite3r_cli.io.depth_files import write_depth_png
 
 FOCAL, BASELINE = 3740.0, 0.16  # pixels at full size, metres: as the Middlebury 2006 page states for all its scenes
 CROP = 270  # pixels by which the two images were cropped apart (the data set's dmin.txt)

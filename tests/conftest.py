@@ -99,7 +99,7 @@ def small_atlas(monkeypatch) -> None:
     def build(photos: Path | None = None):
         return _small_atlas() if photos is None else build_atlas(photos, variants=1)
 
-    for module in ("lite3r_cli.pipelines.synth", "lite3r_cli.training.data"):
+    for module in ("lite3r_cli.pipelines.synthesise", "lite3r_cli.training.train_data"):
         monkeypatch.setattr(f"{module}.build_atlas", build)
 
 

@@ -31,10 +31,10 @@ from lite3r_cli.io.locks import acquire, give_back
 from lite3r_cli.io.transaction import Transaction, replace_file
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.pipelines import train
-from lite3r_cli.training.loop import Batch
+from lite3r_cli.pipelines import train_mini as train
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.state import save_weights
+from lite3r_cli.training.train_loop import Batch
 
 TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=4)  # fmt: skip

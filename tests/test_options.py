@@ -33,9 +33,9 @@ DISTILL = (
     "--attention-weight 0.2 0.1 --distill-layers z --seed 4 --views 2 -r 56 --resume --fp8-from 1"
 )
 CASES = {
-    "reconstruct a": ("reconstruct.reconstruct", ReconstructConfig(InputConfig((Path("a"),)))),
+    "reconstruct a": ("reconstruct_scene.reconstruct", ReconstructConfig(InputConfig((Path("a"),)))),
     RECONSTRUCT: (
-        "reconstruct.reconstruct",
+        "reconstruct_scene.reconstruct",
         ReconstructConfig(
             InputConfig((Path("a"), Path("b.jpg")), Path("m"), max_views=7, stride=2, strict=True),
             PredictConfig(
@@ -58,13 +58,13 @@ CASES = {
         ),
     ),
     "eval s t --views 6 --poses rays": (
-        "evaluate.evaluate",
+        "evaluate_scenes.evaluate",
         EvaluateConfig((Path("s"), Path("t")), PredictConfig(poses="rays"), views=6),
     ),
-    "synth -o d --kind desk --scenes 3": ("synth.run", SynthConfig(Path("d"), scenes=3, kind="desk")),
-    "convert m -o o.safetensors": ("convert.convert", ConvertConfig("m", Path("o.safetensors"))),
+    "synth -o d --kind desk --scenes 3": ("synthesise.run", SynthConfig(Path("d"), scenes=3, kind="desk")),
+    "convert m -o o.safetensors": ("convert_checkpoint.convert", ConvertConfig("m", Path("o.safetensors"))),
     "convert m -o o.safetensors --shard-size 1.5K --keep k --calibrate i --calibrate-views 3 --device cpu": (
-        "convert.convert",
+        "convert_checkpoint.convert",
         ConvertConfig(
             "m",
             Path("o.safetensors"),
@@ -73,9 +73,9 @@ CASES = {
             calibrate=CalibrateConfig((Path("i"),), views=3, device="cpu"),
         ),
     ),
-    "distill -o s.safetensors": ("distill.run", DistillConfig(Path("s.safetensors"))),
+    "distill -o s.safetensors": ("distill_student.run", DistillConfig(Path("s.safetensors"))),
     DISTILL: (
-        "distill.run",
+        "distill_student.run",
         DistillConfig(
             Path("s.safetensors"),
             ("a", "procedural"),
@@ -94,7 +94,7 @@ CASES = {
         ),
     ),
     "train -o d --optimiser muon --photo-share 0.5 --compile": (
-        "train.run",
+        "train_mini.run",
         TrainConfig(LoopConfig(Path("d"), muon=True, compile=True), ShapeConfig(photos=0.5)),
     ),
 }
@@ -148,7 +148,7 @@ def test_home_is_expanded_wherever_a_path_is_given(monkeypatch, tmp_path):
         seen.append(config)
         raise Seen("done")
 
-    monkeypatch.setattr("lite3r_cli.pipelines.reconstruct.reconstruct", pipeline)
+    monkeypatch.setattr("lite3r_cli.pipelines.reconstruct_scene.reconstruct", pipeline)
     options = "--output=~/s.ply --masks=~/m --cameras=~/c --intrinsics=~/k.json --model=~/n.safetensors"
     cli.main(["reconstruct", "~/a", "./b~", "a/~/c", *options.split()])
     [config], home = seen, tmp_path

@@ -21,7 +21,7 @@ MOMENTS = (
     "conftest.PlaneBackbone.predict",
     "lite3r_cli.scene.fusion.fuse_with_statistics",
     "lite3r_cli.pipelines.result.write_ply",
-    "lite3r_cli.io.depth.write_confidence",
+    "lite3r_cli.io.depth_files.write_confidence",
     "os.fsync",
 )  # during the renames signals wait, see tests/io/test_shared_folders.py
 

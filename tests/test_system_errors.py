@@ -161,8 +161,8 @@ def test_what_goes_to_worker_processes_can_be_pickled(tmp_path, small_atlas) -> 
     import torch
 
     from lite3r_cli.data.steps import load_steps
-    from lite3r_cli.distillation.data import ProceduralSource, Sizes, _Draw, open_data
-    from lite3r_cli.training.data import StepDraw
+    from lite3r_cli.distillation.distill_data import ProceduralSource, Sizes, _Draw, open_data
+    from lite3r_cli.training.train_data import StepDraw
 
     for i in range(3):
         photograph(tmp_path / f"{i}.png", seed=i)

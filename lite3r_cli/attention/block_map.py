@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.attention.gather import CHUNK_ELEMENTS
-from lite3r_cli.attention.tiling import Layout
+from lite3r_cli.attention.tiling import TokenTiling
 
 SCORES = ("pooled", "mass")
 SAMPLED = 3  # one of so many queries tells the mass: neither a row nor a column of common rectangles
@@ -36,7 +36,7 @@ class BlockMap:
 
 
 def block_map(
-    q: Tensor, k: Tensor, layout: Layout, keep_ratio: float, drop_ratio: float = 0.0, scores: str = "pooled"
+    q: Tensor, k: Tensor, layout: TokenTiling, keep_ratio: float, drop_ratio: float = 0.0, scores: str = "pooled"
 ) -> BlockMap:
     """The map by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D), each in the blocks that `layout` has for
     it.
@@ -58,7 +58,7 @@ def block_map(
         return BlockMap(critical, ~critical & ~dropped)
 
 
-def mass(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
+def mass(q: Tensor, k: Tensor, layout: TokenTiling) -> Tensor:
     """(B, H, query blocks, key blocks): times the number of queries that were asked, which changes no order."""
     means, spreads = (t.flatten(0, 1) for t in layout.keys.moments(k))
     weigh = layout.keys.lengths.log().to(means.dtype).expand(*means.shape[:2])[..., None]
@@ -77,7 +77,7 @@ def mass(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
     return torch.cat(found, dim=1).unflatten(0, q.shape[:2])
 
 
-def kept_blocks(layout: Layout, keep_ratio: float) -> int:
+def kept_blocks(layout: TokenTiling, keep_ratio: float) -> int:
     """How many key blocks an ordinary query block keeps, so that with the rows that keep all it is `keep_ratio`."""
     keys = layout.keys
     return kept_count(layout.blocks, layout.exact_blocks, keys.blocks, keys.most_protected, keep_ratio)

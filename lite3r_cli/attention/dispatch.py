@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import BlockMap, block_map
-from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.features import FEATURES, widened
 from lite3r_cli.attention.packed import PackedPlan, packed_attention
 from lite3r_cli.attention.reference import EPSILON, both_branches
-from lite3r_cli.attention.tiling import Layout, packed_layout
+from lite3r_cli.attention.sparse_config import Formula
+from lite3r_cli.attention.tiling import TokenTiling, packed_tiling
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.runtime import Choice
 
@@ -61,7 +61,7 @@ def choose_backend(asked: str, device: torch.device, tokens: int, crossover: int
 
 
 def _reference(
-    q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str, summaries: bool = False
+    q, k, v, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str, summaries: bool = False
 ) -> tuple[Tensor, Tensor]:
     keys = layout.keys
     rows, columns = layout.index.shape[1], keys.index.shape[1]
@@ -86,7 +86,7 @@ def _reference(
 
 
 def _triton(
-    q, k, v, blocks: BlockMap, layout: Layout, feature: str, linear_over: str, summaries: bool = False
+    q, k, v, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str, summaries: bool = False
 ) -> tuple[Tensor, Tensor]:
     from lite3r_cli.attention import triton_backend
 
@@ -116,7 +116,7 @@ def sparse_linear(
     formula: Formula,
     weight: Tensor | None = None,
     alpha: Tensor | None = None,
-    layout: Layout | None = None,
+    layout: TokenTiling | None = None,
     backend: str = "torch",
 ) -> tuple[Tensor, BlockMap | None]:
     """Sparse-linear attention of q, k, v (B, H, N, D), each of one dtype, and the block map it used.
@@ -127,7 +127,7 @@ def sparse_linear(
     if backend == "dense":
         return dense(q, k, v), None
     tokens = q.shape[2]
-    layout = packed_layout(tokens, device=q.device) if layout is None else layout
+    layout = packed_tiling(tokens, device=q.device) if layout is None else layout
     layout = layout if layout.index.device == q.device else layout.to(q.device)
     with torch.autocast(q.device.type, enabled=False):  # which numbers are float32 here is said here
         q, k, v = layout.tiles(q, k, v)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.config import Formula, SparseConfig
 from lite3r_cli.attention.dispatch import choose_backend, packed_sparse_linear, sparse_linear
 from lite3r_cli.attention.packed import PackedPlan, packed_plan
 from lite3r_cli.attention.reference import dense_and_linear
-from lite3r_cli.attention.tiling import Frames, Layout, frame_layout, packed_layout
+from lite3r_cli.attention.sparse_config import Formula, SparseConfig
+from lite3r_cli.attention.tiling import Frames, TokenTiling, frame_tiling, packed_tiling
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.view_shards import current, in_packed_order, own_heads
@@ -36,7 +36,7 @@ class SparseLinearAttention(Attention):
     def __init__(self, dense: Attention, config: SparseConfig, name: str = ""):
         nn.Module.__init__(self)
         self.heads = dense.heads
-        self.layout: Layout | None = None
+        self.layout: TokenTiling | None = None
         self.plan: PackedPlan | None = None
         self.backend = "auto"
         self.crossover = 0  # tokens below which it is dense attention, see `pipelines/engine_choice.py`
@@ -78,7 +78,7 @@ class SparseLinearAttention(Attention):
         if config.protect != "reference":
             reference = None
         known = 0 if isinstance(reference, Tensor) else reference
-        layout = frame_layout(
+        layout = frame_tiling(
             frames, config.block, known, config.protect != "none", device, config.key_block, config.walk
         )
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
@@ -99,7 +99,7 @@ class SparseLinearAttention(Attention):
             return self._packed(q, k, v, weight, alpha)
         layout = self.layout
         if layout is None:
-            layout = packed_layout(q.shape[2], self.config.block, q.device, self.config.key_block)
+            layout = packed_tiling(q.shape[2], self.config.block, q.device, self.config.key_block)
         elif len(layout.occupants) != q.shape[2]:  # of an earlier forward pass
             raise ValueError(
                 f"attention over {q.shape[2]} tokens, but set_frames told of {len(layout.occupants)}: "

@@ -45,7 +45,7 @@ class Frames:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TokenTiling:
     """One slot holds one token; `index` of an empty slot is any token, `valid` tells.
 
     What a forward pass needs as a number stands here as one, so that it never waits for a GPU.
@@ -62,7 +62,7 @@ class Layout:
     full: bool  # whether there is no empty slot
     most_protected: int  # no query has more protected key blocks
     exact_blocks: int
-    finer: Layout | None = None  # the blocks of the keys; None: those of the queries
+    finer: TokenTiling | None = None  # the blocks of the keys; None: those of the queries
 
     @property
     def blocks(self) -> int:
@@ -70,17 +70,17 @@ class Layout:
         return self.index.shape[0]
 
     @property
-    def keys(self) -> Layout:
+    def keys(self) -> TokenTiling:
         """The blocks of the keys and values."""
         return self if self.finer is None else self.finer
 
-    def to(self, device: torch.device | str) -> Layout:
+    def to(self, device: torch.device | str) -> TokenTiling:
         """The same with all tensors on a device."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) for k, v in parts.items() if isinstance(v, Tensor | Layout)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in parts.items() if isinstance(v, Tensor | TokenTiling)}
         return replace(self, **moved)
 
-    def with_reference(self, is_reference: Tensor) -> Layout:
+    def with_reference(self, is_reference: Tensor) -> TokenTiling:
         """The same blocks, the protected frames being those of `is_reference` (B, frames) bool, one frame in each row;
         for layouts made with `reference`.
         """
@@ -149,7 +149,7 @@ class _Blocks:
 
 def _layout(
     parts: Sequence[_Blocks], shared: int, guarded: int | None, protect: bool, most_protected: int | None = None
-) -> Layout:
+) -> TokenTiling:
     """A layout of these blocks. With `protect` the first `shared` of them are critical as keys and see all as queries,
     and the frame `guarded` is critical as keys; `most_protected` if other frames may be so later (`with_reference`).
     """
@@ -160,7 +160,7 @@ def _layout(
     protected = exact if guarded is None or not protect else exact | (frame == guarded)
     valid = torch.arange(width) < lengths[:, None]
     slots = valid.flatten().nonzero()[:, 0]
-    return Layout(
+    return TokenTiling(
         index=index,
         valid=valid,
         protected=protected,
@@ -176,12 +176,12 @@ def _layout(
 
 
 @lru_cache(maxsize=KEPT)
-def packed_layout(
+def packed_tiling(
     tokens: int, block: int = BLOCK, device: torch.device | None = None, key_block: int | None = None
-) -> Layout:
+) -> TokenTiling:
     """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`."""
     if key_block not in (None, block):
-        return replace(packed_layout(tokens, block, device), finer=packed_layout(tokens, key_block, device))
+        return replace(packed_tiling(tokens, block, device), finer=packed_tiling(tokens, key_block, device))
     with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
         starts = torch.arange(0, tokens, block)
         lengths = (tokens - starts).clamp(max=block)
@@ -192,7 +192,7 @@ def packed_layout(
 
 
 @lru_cache(maxsize=KEPT)
-def frame_layout(
+def frame_tiling(
     frames: tuple[Frames, ...],
     block: int = BLOCK,
     reference: int | None = 0,
@@ -200,7 +200,7 @@ def frame_layout(
     device: torch.device | None = None,
     key_block: int | None = None,
     walk: bool = False,
-) -> Layout:
+) -> TokenTiling:
     """Blocks that stay inside one frame, of sizes that differ by at most one (runs) or one row and column (a grid).
 
     `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
@@ -211,7 +211,7 @@ def frame_layout(
     """
     if key_block not in (None, block):
         same = {"reference": reference, "protect": protect, "device": device, "walk": walk}
-        return replace(frame_layout(frames, block, **same), finer=frame_layout(frames, key_block, **same))
+        return replace(frame_tiling(frames, block, **same), finer=frame_tiling(frames, key_block, **same))
     with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
         parts: list[_Blocks] = []
         specials: list[Tensor] = []

@@ -15,7 +15,7 @@ from lite3r_cli.attention.block_map import BlockMap
 from lite3r_cli.attention.features import FEATURES, widened
 from lite3r_cli.attention.gather import chunks, gather, gathered_bias
 from lite3r_cli.attention.reference import EPSILON
-from lite3r_cli.attention.tiling import Layout
+from lite3r_cli.attention.tiling import TokenTiling
 from lite3r_cli.attention.torch_summary import Summaries, SummarisedAttention, summaries_of
 
 
@@ -63,7 +63,7 @@ class GatheredAttention(torch.autograd.Function):
 
 
 def sparse_branch(
-    q: Tensor, k: Tensor, v: Tensor, map: BlockMap, layout: Layout, summaries: Summaries | None = None
+    q: Tensor, k: Tensor, v: Tensor, map: BlockMap, layout: TokenTiling, summaries: Summaries | None = None
 ) -> Tensor:
     """Exact attention of tiles (B, H, blocks, T, D) over their critical key blocks, and over the `summaries` of those
     that are neither critical nor dropped.
@@ -92,7 +92,7 @@ def sparse_branch(
     return out.view_as(q)
 
 
-def linear_branch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, layout: Layout, feature: str) -> Tensor:
+def linear_branch(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, layout: TokenTiling, feature: str) -> Tensor:
     """φ(q) Σ φ(k)ᵀ v / (φ(q) · Σ φ(k) + ε) of tiles, the sums over the key blocks `seen` (B, H, blocks, key blocks)
     bool by each query block, or over all tokens. Linear in the number of tokens but for a small product of blocks with
     blocks.
@@ -115,7 +115,7 @@ def attend(
     k: Tensor,
     v: Tensor,
     blocks: BlockMap,
-    layout: Layout,
+    layout: TokenTiling,
     feature: str = "elu",
     linear_over: str = "all",
     summaries: bool = False,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lite3r_cli.attention.features import widened
 from lite3r_cli.attention.gather import chunks, gather, gathered_bias
-from lite3r_cli.attention.tiling import Layout
+from lite3r_cli.attention.tiling import TokenTiling
 
 
 class Summaries(NamedTuple):
@@ -28,7 +28,7 @@ class Summaries(NamedTuple):
     values: Tensor
 
 
-def summaries_of(k: Tensor, v: Tensor, layout: Layout) -> Summaries:
+def summaries_of(k: Tensor, v: Tensor, layout: TokenTiling) -> Summaries:
     """Of tiles (B, H, blocks, T, D), the first two axes as one."""
     return Summaries(*(t.flatten(0, 1) for t in (*layout.moments(k), layout.means(v))))
 

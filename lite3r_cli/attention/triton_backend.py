@@ -14,7 +14,7 @@ from lite3r_cli.attention import triton_kernels as kernels
 from lite3r_cli.attention.block_map import BlockMap
 from lite3r_cli.attention.features import FEATURES, widened
 from lite3r_cli.attention.reference import EPSILON
-from lite3r_cli.attention.tiling import Layout
+from lite3r_cli.attention.tiling import TokenTiling
 from lite3r_cli.attention.torch_summary import summaries_of
 from lite3r_cli.attention.triton_kernels import INTERPRETED
 
@@ -35,7 +35,9 @@ def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
     return others.to(torch.int32).contiguous(), mask.sum(-1, dtype=torch.int32).contiguous()
 
 
-def _sums(k: Tensor, v: Tensor, blocks: BlockMap, layout: Layout, feature: str, over: str) -> tuple[Tensor, Tensor]:
+def _sums(
+    k: Tensor, v: Tensor, blocks: BlockMap, layout: TokenTiling, feature: str, over: str
+) -> tuple[Tensor, Tensor]:
     """Σ φ(k)ᵀ v (B, H, groups, D, D) and Σ φ(k) (B, H, groups, D): one group, or one for each query block."""
     keys = FEATURES[feature](widened(k)) * layout.keys.valid[:, :, None]
     totals, norms = keys.transpose(-1, -2) @ widened(v), keys.sum(3)  # of each key block
@@ -77,7 +79,7 @@ def _far(summaries, blocks: BlockMap, q: Tensor) -> tuple[Tensor, ...]:
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, far_k, far_s, far_v, blocks: BlockMap, layout: Layout, feature: str, over: str):
+    def forward(ctx, q, k, v, far_k, far_s, far_v, blocks: BlockMap, layout: TokenTiling, feature: str, over: str):
         q, k, v = (t.contiguous() for t in (q, k, v))
         root, sizes = q.shape[4] ** -0.5, _sizes(q, k)
         far = _far((far_k, far_s, far_v), blocks, q)
@@ -139,7 +141,7 @@ def attend(
     k: Tensor,
     v: Tensor,
     blocks: BlockMap,
-    layout: Layout,
+    layout: TokenTiling,
     feature: str = "elu",
     linear_over: str = "all",
     summaries: bool = False,

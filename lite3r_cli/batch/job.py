@@ -10,7 +10,7 @@ from .. import console
 from ..config import ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import Lite3RError, MemoryLimitError, OutputError
-from ..pipelines.reconstruct import Report, SceneRun
+from ..pipelines.reconstruct_scene import Report, SceneRun
 from .claims import Claim
 from .manifest import SceneInput
 

@@ -19,7 +19,7 @@ from ..io.documents import read_text
 from ..io.names import printable, unique_names
 from ..io.natural import natural_key
 from ..io.own_outputs import is_output, written_into
-from ..io.sources import IMAGE_SUFFIXES, NEVER_SEARCHED, VIDEO_SUFFIXES
+from ..io.picture_sources import IMAGE_SUFFIXES, NEVER_SEARCHED, VIDEO_SUFFIXES
 
 PICTURES = "images"  # the folder's name that says nothing
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention import fa4_backend
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.dense import fused_only
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.bench.measure import Timer, allocated
 from lite3r_cli.bench.stages import watched
 from lite3r_cli.bench.subjects import CHECKPOINT, network

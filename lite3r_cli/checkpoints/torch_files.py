@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.checkpoints.plain_path import plain_path
-from lite3r_cli.checkpoints.sources import DTYPES, PICKLE_HEADS, ZIP_HEAD, Entry, Source, damaged
+from lite3r_cli.checkpoints.tensor_sources import DTYPES, PICKLE_HEADS, ZIP_HEAD, Entry, Source, damaged
 from lite3r_cli.errors import WeightsError
 
 STATE_ENTRIES = ("model", "state_dict", "model_state_dict")  # where training programs put the weights

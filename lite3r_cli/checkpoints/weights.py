@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
-from lite3r_cli.checkpoints.sources import Source, open_source
+from lite3r_cli.checkpoints.tensor_sources import Source, open_source
 from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, read_index
-from lite3r_cli.checkpoints.sources import DTYPES
+from lite3r_cli.checkpoints.tensor_sources import DTYPES
 from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error

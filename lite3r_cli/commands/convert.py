@@ -11,7 +11,7 @@ from ..io.natural import natural_key
 from .options import command
 
 if TYPE_CHECKING:
-    from ..pipelines.convert import ConvertReport
+    from ..pipelines.convert_checkpoint import ConvertReport
 
 
 @command(ConvertConfig, CalibrateConfig)
@@ -23,7 +23,7 @@ def convert(config: ConvertConfig, calibrate: CalibrateConfig) -> None:
     Then [bold]lite3r reconstruct photos --model da3-small-fp8.safetensors[/bold], on a CPU too.
     Works through the source tensor by tensor: memory stays near 1 GB whatever its size (without --calibrate).
     """
-    from ..pipelines.convert import convert as run
+    from ..pipelines.convert_checkpoint import convert as run
 
     config = replace(config, calibrate=calibrate if calibrate.images else None)
     _show(run(config, console.progress()))

@@ -13,7 +13,7 @@ def distill(config: DistillConfig) -> None:
 
     Example: lite3r distill sample_scenes procedural -o mini-sla.safetensors
     """
-    from ..pipelines.distill import run
+    from ..pipelines.distill_student import run
 
     report = run(config, console.progress(), console.warn)
     if report is None:

@@ -31,8 +31,8 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
-        from ..pipelines.evaluate import as_rows
-        from ..pipelines.evaluate import evaluate as run
+        from ..pipelines.evaluate_scenes import as_rows
+        from ..pipelines.evaluate_scenes import evaluate as run
 
     evaluation = run(config, progress, console.warn)
     if console.settings.json:

@@ -16,7 +16,7 @@ from .sentences import sentence
 from .view import show
 
 if TYPE_CHECKING:
-    from ..pipelines.reconstruct import Report
+    from ..pipelines.reconstruct_scene import Report
 
 
 SkipExisting = Annotated[
@@ -59,7 +59,7 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
         return
     if open:
         config = replace(config, formats=(*config.formats, "html"))
-    from ..pipelines.reconstruct import reconstruct as run
+    from ..pipelines.reconstruct_scene import reconstruct as run
 
     report = run(config, console.progress(), console.warn)
     if console.settings.json:
@@ -79,12 +79,12 @@ def _help(config: ReconstructConfig, rank: Rank) -> None:
 
 def _is_done(output: str) -> bool:
     from ..io.atomic import bring_right
-    from ..io.output_layout import is_complete, layout_of
+    from ..io.output_layout import is_complete, output_layout
 
     bring_right(output)  # a run may have been stopped while it put its files into place
     if not is_complete(output):
         return False
-    layout = layout_of(output)
+    layout = output_layout(output)
     cloud = layout.root / layout.cloud
     console.info(f"{cloud}: complete already, skipped")
     if console.settings.json:

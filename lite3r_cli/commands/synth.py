@@ -13,7 +13,7 @@ def synth(config: SynthConfig) -> None:
 
     Example: lite3r synth -o scenes --scenes 4 --kind facade --seed 7
     """
-    from ..pipelines.synth import run
+    from ..pipelines.synthesise import run
 
     for folder in run(config, console.progress()):
         console.text(str(folder))

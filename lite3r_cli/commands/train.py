@@ -13,6 +13,6 @@ def train(config: TrainConfig) -> None:
     Example: torchrun --nproc-per-node 4 -m lite3r_cli train -o runs/a --init encoder.safetensors --compile
     """
     from .. import console
-    from ..pipelines.train import run
+    from ..pipelines.train_mini import run
 
     run(config, console.progress(), console.warn)

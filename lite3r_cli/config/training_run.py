@@ -88,7 +88,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class ShapeConfig:
-    """Which shapes training sees, see training/schedule.py."""
+    """Which shapes training sees, see training/shape_schedule.py."""
 
     tokens: Annotated[
         int, Option(DATA, "Tokens per GPU and step: the batch size, whatever the shape.", metavar="N")

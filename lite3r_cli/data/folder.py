@@ -8,10 +8,10 @@ from pathlib import Path
 from lite3r_cli.data.content import bytes_content, file_content, joined
 from lite3r_cli.data.views import Known, Shot, Split, ViewSet, look_at, read_rgb, usable
 from lite3r_cli.errors import InputError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.io.names import leads_out, printable
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 FEWEST_TO_SPLIT = 2  # scenes from which on the last tenth, at least one, is held out
 

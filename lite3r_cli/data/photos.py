@@ -17,9 +17,9 @@ import numpy as np
 from lite3r_cli.data.views import read_rgb, usable
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.archives import read_npz
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.names import printable
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 MIN_OVERLAP = 0.2
 

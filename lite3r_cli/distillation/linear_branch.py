@@ -22,7 +22,7 @@ from lite3r_cli.attention.block_map import block_map
 from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import ATTEND, packed_branches
 from lite3r_cli.attention.module import SparseLinearAttention
-from lite3r_cli.attention.tiling import packed_layout
+from lite3r_cli.attention.tiling import packed_tiling
 from lite3r_cli.networks.sparsify import sparse_modules
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # λ as a share of the mean squared channel of O_linear
@@ -81,7 +81,7 @@ class _Recorder:
             everywhere = torch.ones(q.shape[2], dtype=torch.bool, device=q.device)
             self.fit.add(sparse, linear, exact.float(), everywhere, everywhere & skips)
             return exact
-        layout = module.layout or packed_layout(q.shape[2], config.block, q.device, config.key_block)
+        layout = module.layout or packed_tiling(q.shape[2], config.block, q.device, config.key_block)
         tiles = layout.tiles(q.float(), k.float(), v.float())
         blocks = block_map(*tiles[:2], layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
         sparse, linear = ATTEND["torch"](

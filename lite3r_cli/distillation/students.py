@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import SparseLinearAttention, attach
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.config.distill_recipe import LINEAR_BRANCH
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Prepared, Settings
 from lite3r_cli.engine.operators import operators
-from lite3r_cli.engine.outputs import FastOutput
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.view_shards import Shards, current

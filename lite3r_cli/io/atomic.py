@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import OutputError
 from .files import output_error, write_json
-from .output_layout import Layout, belongs, files_of_run, incomplete_files, layout_of
+from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout
 from .transaction import Transaction, in_threads, recover
 
 
@@ -46,7 +46,7 @@ class OutputSet:
     """
 
     def __init__(self, target: str | Path, overwrite: bool = False) -> None:
-        self.layout: Layout = layout_of(target)
+        self.layout: OutputLayout = output_layout(target)
         self.overwrite = overwrite
         self._old: list[str] = []  # files of the output that this one replaces, run.json first
         self._files = Transaction(self.layout.root, self.layout.cloud, lambda name: belongs(self.layout, name))
@@ -137,7 +137,7 @@ class OutputSet:
 
 def bring_right(target: str | Path) -> None:
     """Undo what a run that was stopped in its commit has left. Raises OutputError."""
-    layout = layout_of(target)
+    layout = output_layout(target)
     recover(layout.root, layout.cloud, lambda name: belongs(layout, name))
 
 

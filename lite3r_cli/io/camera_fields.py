@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..scene.distortion import MODELS, DistortedCamera
-from ..scene.view import View
+from ..scene.posed_view import View
 from .codecs.header import LARGEST_ASPECT
 
 ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity

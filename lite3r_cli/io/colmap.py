@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..scene.geometry import quaternion_from_matrix
+from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import PointCloud, View
 from .colmap_model import MODEL_NAMES
 from .files import write_bytes
 from .scene_export import SceneExport

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..scene.distortion import MODELS
 from ..scene.geometry import matrix_from_quaternion
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import camera_fields as fields
 from .names import printable
 from .regular import BadImage, open_regular

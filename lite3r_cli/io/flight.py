@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..scene.geometry import invert_pose
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import camera_fields as fields
 from .documents import read_json
 from .foreign_cameras import read_known_cameras

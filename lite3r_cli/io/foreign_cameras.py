@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..scene.distortion import DistortedCamera
 from ..scene.geometry import invert_pose
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import camera_fields as fields
-from .cameras import read_cameras_json
+from .cameras_json import read_cameras_json
 from .colmap_model import read_colmap_model
 from .documents import read_json, require_file
 from .names import printable

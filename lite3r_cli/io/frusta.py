@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 
 ACCENT = (255, 122, 26)  # RGB
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from plyfile import PlyData, PlyElement
 
+from ..scene.posed_view import PointCloud
 from ..scene.sparse_points import SparseModel
-from ..scene.view import PointCloud
 from .files import write_bytes
 from .scene_export import SceneExport
 from .splat_start import point_normals

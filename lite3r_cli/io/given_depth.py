@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from .archives import read_npy
-from .depth import read_depth_png
+from .depth_files import read_depth_png
 from .images import ImageRecord
 from .names import printable
 from .resize import is_resized

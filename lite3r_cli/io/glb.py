@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..scene.geometry import camera_centres, invert_pose
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
 from .scene_export import SceneExport

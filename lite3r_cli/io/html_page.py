@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import OutputError
 from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .files import write_bytes
 from .frusta import frustum_depth
 from .glb import for_viewing

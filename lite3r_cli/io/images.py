@@ -24,9 +24,9 @@ from . import containers
 from .decode import Picture, decode
 from .masks import Target, find_masks, load_mask, stored_mask
 from .names import output_stems, printable, unique_names
+from .picture_sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
 from .probe import check_size, is_picture, probe
 from .regular import BadFile, BadImage, open_regular, read_regular, reason_of
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
 from .video import DEFAULT_VIEWS, Clip, OnFrame
 from .video_plan import FrameChoice, decode_videos
 

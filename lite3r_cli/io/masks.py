@@ -22,10 +22,10 @@ from ..errors import InputError, UsageError
 from .codecs.header import Header
 from .decode import decode_mask, upright
 from .names import printable
+from .picture_sources import IMAGE_SUFFIXES
 from .probe import probe
 from .regular import BadImage, read_regular
 from .resize import is_resized
-from .sources import IMAGE_SUFFIXES
 
 MAX_PIXELS = 200_000_000  # of a mask; it needs no more than its picture
 _ADVICE = "draw or save it again, or take it away and its image is used whole"

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..scene import geometry
 from ..scene.distortion import DistortedCamera
 from ..scene.geometry import invert_pose
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .files import write_json
 from .ply import write_ply
 from .scene_export import SceneExport

@@ -22,7 +22,7 @@ _OTHER_FILES = (".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd"
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputLayout:
     """The places of one output."""
 
     root: Path  # the folder of the cloud
@@ -43,20 +43,20 @@ class Layout:
         return self.inside("run.json")
 
 
-def layout_of(target: str | Path) -> Layout:
+def output_layout(target: str | Path) -> OutputLayout:
     """The places that `-o target` means. Raises UsageError for a name that is neither a PLY file nor a folder."""
     if not str(target):
         raise UsageError("-o: the name is empty; give a .ply file or a folder")
     path = Path(target)
     is_folder = os.path.isdir(path) or str(target).endswith("/")
     if not is_folder and path.suffix.lower() == ".ply":
-        return Layout(root=path.parent, cloud=path.name, folder=path.stem)
+        return OutputLayout(root=path.parent, cloud=path.name, folder=path.stem)
     if not is_folder and path.suffix.lower() in _OTHER_FILES:
         raise UsageError(f"{target}: -o takes a name that ends in .ply, or a folder; for other formats add --format")
-    return Layout(root=path, cloud="scene.ply", folder="")
+    return OutputLayout(root=path, cloud="scene.ply", folder="")
 
 
-def files_of_run(layout: Layout) -> dict[str, int] | None:
+def files_of_run(layout: OutputLayout) -> dict[str, int] | None:
     """Size in bytes of every file that the output's `run.json` lists, or None where it is absent or not one of ours.
 
     A list that leads outside the output (an absolute path, `..`) is not one of ours.
@@ -71,18 +71,18 @@ def files_of_run(layout: Layout) -> dict[str, int] | None:
 
 def is_complete(target: str | Path) -> bool:
     """Whether `-o target` holds a finished output: a valid run.json, and every file it lists there in its size."""
-    layout = layout_of(target)
+    layout = output_layout(target)
     sizes = files_of_run(layout)
     return sizes is not None and len(sizes) > 0 and not incomplete_files(layout, sizes)
 
 
-def incomplete_files(layout: Layout, sizes: Mapping[str, int]) -> list[str]:
+def incomplete_files(layout: OutputLayout, sizes: Mapping[str, int]) -> list[str]:
     """Files of an output that are not there, or of another size."""
     paths = {name: layout.root / name for name in sizes}
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
-def belongs(layout: Layout, name: str) -> bool:
+def belongs(layout: OutputLayout, name: str) -> bool:
     """Whether a listed path is the cloud or lies, links resolved, in the output's folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:

@@ -15,7 +15,7 @@ from plyfile import PlyData, PlyElement
 
 from ..errors import InputError
 from ..scene.frame import FIRST_CAMERA
-from ..scene.view import PointCloud
+from ..scene.posed_view import PointCloud
 from .files import write_bytes
 from .regular import BadImage, open_regular
 

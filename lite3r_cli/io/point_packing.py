@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scene.view import PointCloud
+from ..scene.posed_view import PointCloud
 
 LEVELS = 65535  # of a place along an axis
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the points, up to the end of each level

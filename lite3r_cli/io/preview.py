@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import OutputError
 from ..scene.geometry import invert_pose, project, transform
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
 

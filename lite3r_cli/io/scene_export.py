@@ -11,9 +11,9 @@ import numpy as np
 from ..scene.distortion import DistortedCamera
 from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.geometry import Similarity
+from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
 from ..scene.surface_nets import Mesh
-from ..scene.view import PointCloud, View
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from plyfile import PlyData, PlyElement
 
 from ..scene.geometry import scale_intrinsics
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from .files import write_bytes
 
 VERTEX = np.dtype(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .names import printable
+from .picture_sources import Journal
 from .regular import BadImage
-from .sources import Journal
 from .video import DEFAULT_VIEWS, Clip, OnFrame, even_indices
 
 T = TypeVar("T")  # what stands for a picture

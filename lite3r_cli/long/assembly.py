@@ -11,7 +11,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.geometry import Similarity
-from ..scene.view import View
+from ..scene.posed_view import View
 from .chunk_plan import CHUNK, LOOP, SKIP, Pass, owners
 from .pass_store import PassStore
 from .pose_graph import OFF, Edge, Solved, solve, spread_out

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..scene.consistency import Surfaces, VoterMap, correspondences
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 from ..world.ties import Keypoints, evidence, find_keypoints
 from .chunk_plan import LOOP, ChunkPlan, Pass
 

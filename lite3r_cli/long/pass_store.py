@@ -23,7 +23,7 @@ from ..errors import InputError, OutputError
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
 from ..io.transaction import sync_file, sync_folder
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 
 DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; values of confidence

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.geometry import Similarity
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 
 _PIXELS = 24_000  # pairs of points at most
 _ROUNDS = 25

@@ -12,12 +12,12 @@ from types import TracebackType
 
 import torch
 
-from lite3r_cli.attention.config import METADATA_KEY, SparseConfig
 from lite3r_cli.attention.module import UNUSED, attach, layers_in
+from lite3r_cli.attention.sparse_config import METADATA_KEY, SparseConfig
 from lite3r_cli.checkpoints import hub
 from lite3r_cli.checkpoints.fingerprint import Fingerprint
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
-from lite3r_cli.checkpoints.sources import Source, open_source
+from lite3r_cli.checkpoints.tensor_sources import Source, open_source
 from lite3r_cli.checkpoints.weights import require_names
 from lite3r_cli.console import Tell
 from lite3r_cli.errors import Lite3RError, WeightsError

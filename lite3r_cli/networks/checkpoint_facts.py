@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from lite3r_cli.attention.config import METADATA_KEY, SparseConfig
+from lite3r_cli.attention.sparse_config import METADATA_KEY, SparseConfig
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.recognise import CheckpointSpec
 from lite3r_cli.networks.sparsify import sparse_modules

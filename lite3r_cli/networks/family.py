@@ -22,7 +22,7 @@ from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Network, RawOutput
 from lite3r_cli.networks.installed import load_installed
 from lite3r_cli.networks.pictures import Preparation
-from lite3r_cli.networks.published import ModelInfo
+from lite3r_cli.networks.publication import ModelInfo
 
 Shapes = Mapping[str, tuple[int, ...]]
 OPTIONS = ("poses", "reference_view", "cameras", "depth")  # fields of PredictConfig that only some networks know

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.engine import sparse
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.runner import FastRunner
+from lite3r_cli.engine.sparse_layers import reason_against_settings
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.vit import SwiGlu
 from lite3r_cli.networks.base import Prediction
@@ -40,7 +40,7 @@ def reason_against(model: nn.Module, settings: Settings, device: torch.device) -
         return "the fast path has no cameras from rays"
     if settings.sparse:
         configs = {module.config for module in sparse_modules(model).values() if module.backend != "dense"}
-        if (reason := next(filter(None, map(sparse.reason_against, configs)), None)) is not None:
+        if (reason := next(filter(None, map(reason_against_settings, configs)), None)) is not None:
             return reason
     if settings.fp8 and device.type == "cuda":
         return scaled_mm_reason(device)

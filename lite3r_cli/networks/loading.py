@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.checkpoints.sources import Source
+from lite3r_cli.checkpoints.tensor_sources import Source
 from lite3r_cli.checkpoints.weights import on_device, parts_of, require_sound
 from lite3r_cli.layers.buckets import HALF_PRECISION
 from lite3r_cli.networks.base import Network

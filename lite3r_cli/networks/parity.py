@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import attach, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.errors import InputError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.family import family_named

@@ -13,7 +13,7 @@ from lite3r_cli.console import Tell
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks import NETWORKS
 from lite3r_cli.networks.installed import load_installed
-from lite3r_cli.networks.published import ModelInfo
+from lite3r_cli.networks.publication import ModelInfo
 
 if TYPE_CHECKING:
     import torch

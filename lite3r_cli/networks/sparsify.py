@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lite3r_cli.attention.config import SparseConfig, settle
 from lite3r_cli.attention.module import SparseLinearAttention, attach, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig, settle
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.runtime import Choice
@@ -32,10 +32,11 @@ def sparsify(
     stores. The new projections start at zero effect; those of a network that has some already are kept.
 
     `keep_ratio` is the share of all pairs of blocks to compute over all layers across views: the mean of a schedule
-    (`attention/schedule.py`), or the same for each of `layers` (names) if given, the others staying dense. `settings`
-    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; those not given are
-    the preset's, see `attention/config.py`. `backend` and `crossover` as in `choose_backend`; 0: sparse at any length.
-    Raises UsageError for settings that cannot be, and for a network without attention across views.
+    (`attention/keep_schedule.py`), or the same for each of `layers` (names) if given; the others stay dense. `settings`
+    are those of SparseConfig: `mix`, `feature`, `drop_ratio`, `protect`, `block`, `keep_ratios`, …; those that are not
+    given are the preset's, see `attention/sparse_config.py`. `backend` and `crossover` are as in `choose_backend`; with
+    a crossover of 0 attention is sparse at any length. Raises UsageError for settings that cannot be, and for a network
+    without attention across views.
     """
     across = global_layers_of(model)
     if not across:

@@ -12,7 +12,7 @@ from ..networks.base import Prediction
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
 from ..scene.facing import tied
-from ..scene.view import View
+from ..scene.posed_view import View
 from .no_scene import in_window
 
 if TYPE_CHECKING:

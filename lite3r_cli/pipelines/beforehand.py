@@ -19,8 +19,8 @@ from ..io.given_depth import GivenDepth
 from ..io.images import ImageRecord
 from ..io.intrinsics import Intrinsics, find_intrinsics, read_intrinsics
 from ..io.tum import read_tum
+from ..scene.posed_view import View
 from ..scene.priors import CameraPriors, FocalPrior
-from ..scene.view import View
 from ..world.focal import FocalAnswer, StatedFocal, focal_from_metadata, require_one_size
 from ..world.undistort import Undistortion, undistorted_view
 

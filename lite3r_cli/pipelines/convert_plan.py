@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import PROJECTION, UNUSED, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
 from lite3r_cli.checkpoints.write import Slot
 from lite3r_cli.errors import UsageError

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from ..config import ReconstructConfig
-from ..io.depth import LARGEST
+from ..io.depth_files import LARGEST
 from ..io.formats import EXTRA_FORMATS
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 
 USUAL = (5000.0, 1000.0)  # TUM's scale and that of millimetres: the first one that holds the scene is taken
 REACH = 99.9  # per cent of the depths that have to fit

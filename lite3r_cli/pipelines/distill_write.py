@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..attention.config import METADATA_KEY, SparseConfig
+from ..attention.sparse_config import METADATA_KEY, SparseConfig
 from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.write import CheckpointWriter, Slot
 from ..networks.checkpoint import Checkpoint

@@ -3,7 +3,7 @@
 `resolve(asked, network, machine)` is a function of three records, none of which holds a tensor: what was asked, what
 the checkpoint is (`networks/checkpoint_facts.py`), and what the machine can do. The answer is a `Plan`; `planned.py`
 carries it out. `reconstruct`, `eval` and `bench` come here; `convert` and `distill` share the settings
-(`attention/config.py`).
+(`attention/sparse_config.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from ..attention.config import SparseConfig, settle
 from ..attention.dense import has_amx
 from ..attention.dispatch import triton_reason
+from ..attention.sparse_config import SparseConfig, settle
 from ..config import LiteConfig, PredictConfig
 from ..config.prediction import FP8_BACKENDS
 from ..engine.layers import Settings
-from ..engine.sparse import reason_against
+from ..engine.sparse_layers import reason_against_settings
 from ..errors import BackendError, UsageError
 from ..networks.checkpoint_facts import NetworkFacts
 from ..networks.fast_form import form_reason
@@ -280,7 +280,7 @@ def _choose_engine(
             else f"the fast path multiplies FP8 by scaled-mm, not by {fp8.chosen}"
         ),
         lambda: "the fast path has no cameras from rays" if asked.ray_poses else None,
-        lambda: None if sparse is None else reason_against(sparse),
+        lambda: None if sparse is None else reason_against_settings(sparse),
     )
     reason = next(filter(None, (check() for check in against)), None)
     if reason is not None:

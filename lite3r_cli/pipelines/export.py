@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from .. import __version__
-from ..attention.config import METADATA_KEY
+from ..attention.sparse_config import METADATA_KEY
 from ..checkpoints.metadata import describe
 from ..checkpoints.write import bring_right, refuse_existing, save_tensors
 from ..config.conversion import WEIGHTS, ConvertConfig
@@ -15,7 +15,7 @@ from ..config.prediction import require_one_of
 from ..io.transaction import Transaction
 from ..networks.family import require_family
 from ..networks.sparsify import sparse_modules
-from .convert import convert
+from .convert_checkpoint import convert
 
 
 def export(module: nn.Module, output: Path, weights: str, licence: str | None, overwrite: bool) -> list[Path]:

@@ -16,7 +16,7 @@ from ..io.images import discover
 from ..networks.checkpoint import Checkpoint
 from ..quant.fp8 import round_to_fp8
 from ..scene import geometry
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 from .predict import Predictor
 
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..io.images import ImageSet
 from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.geometry import camera_centres
-from ..scene.view import PointCloud
+from ..scene.posed_view import PointCloud
 
 if TYPE_CHECKING:
     import torch

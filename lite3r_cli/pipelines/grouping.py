@@ -19,7 +19,7 @@ import numpy as np
 from ..console import Progress
 from ..cores import count_cores
 from ..scene.consistency import best_neighbours
-from ..scene.view import View
+from ..scene.posed_view import View
 from ..world.colours import colour_signature, colours_differ
 from ..world.photometric import looks_alike, photometric_pairs, voter_of
 from ..world.ties import TIED, Groups, Keypoints, evidence, find_corners, find_keypoints, near_first

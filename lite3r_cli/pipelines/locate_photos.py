@@ -19,7 +19,7 @@ from ..io.images import ImageSet
 from ..io.names import printable
 from ..scene import geometry
 from ..scene.frame import WorldFrame
-from ..scene.view import View
+from ..scene.posed_view import View
 from ..world.photometric import looks_alike
 from .finding import find_images
 from .place_in_scene import Placement, place_in_scene

@@ -17,7 +17,7 @@ from ..long.pass_store import PassStore
 from ..scene.frame import local_origin, move_cloud, move_views, translation
 from ..scene.geometry import camera_centres
 from ..scene.lazy_views import LazyViews
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
 from ..long.chunk_plan import Pass
 from ..long.work_folder import WorkFolder
-from ..scene.view import View
+from ..scene.posed_view import View
 
 if TYPE_CHECKING:
     from .predict import Predictor

@@ -25,7 +25,7 @@ from .scene_formats import format_warnings
 from .standing import stand_up
 
 if TYPE_CHECKING:
-    from .reconstruct import Report, SceneRun
+    from .reconstruct_scene import Report, SceneRun
 
 SAMPLE = 24  # views that are looked at to tell what is up, and how far depth reaches
 

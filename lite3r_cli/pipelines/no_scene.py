@@ -12,7 +12,7 @@ import numpy as np
 from ..io.images import ImageSet
 from ..networks.pictures import NetworkInput
 from ..scene.fusion import sample_mask
-from ..scene.view import View
+from ..scene.posed_view import View
 from ..world.undistort import Undistortion
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 
 # Below this ratio of the widest baseline to the median depth, triangulation says next to nothing about depth.
 LOW_PARALLAX = 0.005

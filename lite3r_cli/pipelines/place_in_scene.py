@@ -16,7 +16,7 @@ from ..long.loop_search import halves_agree, is_loop
 from ..long.sim3_fit import BAD, Tie, tie
 from ..scene import geometry
 from ..scene.metrics import resample_depth
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 from ..world.registration import mean_rotation
 
 

@@ -28,15 +28,15 @@ from ..networks.family import preparation_of
 from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
-from ..refine.config import RefineConfig
 from ..refine.pipeline import refine
+from ..refine.refine_config import RefineConfig
 from ..scene import geometry
 from ..scene.frame import FIRST_CAMERA, WorldFrame, local_origin, move_views, translation
+from ..scene.posed_view import View
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from ..stopping import responsive
-from ..world.known import back_into_given, place
+from ..world.given_cameras import back_into_given, place
 from ..world.undistort import UndistortedImages
 from . import known_cameras, streams
 from .as_views import as_rigs, to_views

@@ -16,8 +16,8 @@ from .. import __version__
 from ..config.rendering import PATHS, RenderConfig
 from ..console import Progress, Tell
 from ..errors import InputError, OutputError
-from ..io.cameras import write_cameras_json
-from ..io.depth import write_depth_png
+from ..io.cameras_json import write_cameras_json
+from ..io.depth_files import write_depth_png
 from ..io.documents import require_file
 from ..io.files import write_bytes, write_json
 from ..io.flight import read_flight
@@ -28,7 +28,7 @@ from ..io.transaction import Transaction, require_free
 from ..runtime import choose
 from ..scene.camera_path import along, orbit, resized, through
 from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
-from ..scene.view import View
+from ..scene.posed_view import View
 from .result import plain
 from .written_scene import WrittenScene
 

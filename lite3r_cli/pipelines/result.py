@@ -13,7 +13,7 @@ from ..checkpoints.fingerprint import Fingerprint
 from ..config import ReconstructConfig
 from ..config.option import from_home
 from ..io.atomic import OutputSet, Place
-from ..io.cameras import write_cameras_json
+from ..io.cameras_json import write_cameras_json
 from ..io.files import write_json
 from ..io.formats import require_known
 from ..io.images import ImageSet
@@ -22,7 +22,7 @@ from ..io.ply import write_ply
 from ..io.preview import render_preview
 from ..scene.frame import WorldFrame
 from ..scene.lazy_views import cameras_of
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from ..world.level import Level
 from .depth_request import DepthFiles
 from .scene_formats import write_formats

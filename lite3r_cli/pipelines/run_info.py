@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import Progress
 from ..io.images import ImageSet
-from ..scene.view import PointCloud
+from ..scene.posed_view import PointCloud
 from ..world.level import Level
 
 if TYPE_CHECKING:

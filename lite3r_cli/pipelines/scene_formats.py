@@ -13,7 +13,7 @@ import numpy as np
 from ..config import ReconstructConfig
 from ..io.exported_pictures import export_pictures
 from ..io.formats import EXTRA_FORMATS
-from ..io.output_layout import layout_of
+from ..io.output_layout import output_layout
 from ..io.scene_export import SceneExport
 from ..scene.frame import GIVEN, local_origin, move_cloud, move_views, translation
 from ..scene.geometry import Similarity, camera_centres
@@ -107,7 +107,7 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
         look=scene.level.look if scene.level is not None and upright else None,
         upright=_upright(scene),
         geographic=_geographic(scene),
-        title=layout_of(scene.config.output).title,
+        title=output_layout(scene.config.output).title,
         read_picture=lambda name: scene.images.read(numbers[name]),
         make_mesh=lambda: mesh_of_scene(scene),
     )

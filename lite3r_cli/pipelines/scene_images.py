@@ -11,7 +11,7 @@ from ..io.codecs.header import Header
 from ..io.decode import Picture
 from ..io.images import ImageRecord, ImageSet
 from ..io.names import printable
-from ..scene.view import View
+from ..scene.posed_view import View
 from .written_scene import Photographs, WrittenScene
 
 

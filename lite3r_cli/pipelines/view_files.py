@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from ..cores import count_cores
-from ..io import depth as depth_files
+from ..io import depth_files
 from ..io.atomic import OutputSet, Place
-from ..scene.view import View
+from ..scene.posed_view import View
 from .depth_request import DepthFiles
 
 MOST_THREADS = 8  # beyond, they wait for the disk

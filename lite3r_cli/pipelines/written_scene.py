@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, Lite3RError
-from ..io.cameras import read_cameras_json
+from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
-from ..io.output_layout import Layout, layout_of
+from ..io.output_layout import OutputLayout, output_layout
+from ..io.picture_sources import is_video
 from ..io.ply import read_ply
 from ..io.regular import BadImage, read_regular
-from ..io.sources import is_video
 from ..io.video import Clip
 from ..scene.frame import FIRST_CAMERA, WorldFrame
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from ..world.undistort import undistorted
 
 
@@ -29,7 +29,7 @@ from ..world.undistort import undistorted
 class WrittenScene:
     """What `reconstruct` wrote; each part is read when it is asked for. The readers raise InputError."""
 
-    layout: Layout
+    layout: OutputLayout
 
     @classmethod
     def at(cls, path: Path) -> WrittenScene:
@@ -65,22 +65,22 @@ class WrittenScene:
         return Photographs(self.folder, self.facts)
 
 
-def _layout(scene: Path) -> Layout:
+def _layout(scene: Path) -> OutputLayout:
     """The places of a scene: its .ply, its folder, or the folder beside the .ply."""
     if not os.path.lexists(scene):
         raise InputError(f"{scene}: does not exist; name the .ply file or the folder that reconstruct wrote")
-    layout = layout_of(scene)
+    layout = output_layout(scene)
     if scene.is_dir() and not os.path.lexists(scene / layout.cloud):
         beside = scene.absolute().parent / f"{scene.absolute().name}.ply"
         if os.path.lexists(beside):
-            layout = layout_of(beside)
+            layout = output_layout(beside)
     for path in (layout.root / layout.cloud, layout.root / layout.folder / "cameras.json"):
         if not path.is_file():
             raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing")
     return layout
 
 
-def _facts(layout: Layout) -> Mapping[str, Any]:
+def _facts(layout: OutputLayout) -> Mapping[str, Any]:
     """run.json, or nothing where it cannot be read: the page needs little of it. Parts of a run stand in its own."""
     for path in (layout.root / layout.run_json, layout.root.absolute().parent / "run.json"):
         try:

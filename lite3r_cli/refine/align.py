@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from ..scene import geometry
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from .observations import sample_depth
 
 _MIN_POINTS = 8  # below, the scale of the scene has to do

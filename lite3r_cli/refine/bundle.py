@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import observations
 from .adjustment import Free, adjust, drop_outliers, drop_weak_points
 from .backend import require_pycolmap
-from .config import RefineConfig
 from .lens import Lenses
 from .mapping import Workshop
 from .matching import Matches
 from .observations import Tracks
+from .refine_config import RefineConfig
 
 # (loss scale, largest reprojection error afterwards), both in thousandths of the image's diagonal; focal lengths free?
 _COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 
 _AGREES = 0.01  # relative depth difference that halves a neighbour's vote
 _WITNESSES = 2.0  # agreeing views that make a pixel sure

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from .backend import require_pycolmap
-from .config import RefineConfig
 from .lens import Lens, Lenses
 from .matching import Matches, verified
+from .refine_config import RefineConfig
 
 _FIELDS = np.radians([80, 95, 110, 125, 140, 155, 170, 185, 200])  # along the longer side
 _PAIRS = 10  # with most matches, that are asked

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .config import RefineConfig
+from .refine_config import RefineConfig
 
 ReadImage = Callable[[int], np.ndarray]  # index -> (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index -> (H, W) bool, True = use

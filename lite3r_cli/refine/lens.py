@@ -14,9 +14,9 @@ import numpy as np
 from ..scene import geometry
 from ..scene.distortion import MODELS, PINHOLES, DistortedCamera
 from ..scene.facing import Facing
-from ..scene.view import View
+from ..scene.posed_view import View
 from .backend import require_pycolmap
-from .config import RefineConfig
+from .refine_config import RefineConfig
 
 DISTORTED = {"simple-radial": "SIMPLE_RADIAL", "opencv": "OPENCV", "opencv-fisheye": "OPENCV_FISHEYE"}  # --camera-model
 _AHEAD = float(np.cos(np.radians(85)))

@@ -14,11 +14,11 @@ import numpy as np
 
 from .adjustment import adjust, drop_weak_points
 from .bundle import Hypothesis, freedom, from_model
-from .config import RefineConfig
 from .evidence import change_of_pairs, rays, track_errors
 from .lens import Lenses
 from .mapping import Workshop
 from .observations import Tracks
+from .refine_config import RefineConfig
 
 _SIGMAS = 4.0  # standard errors that the gain has to reach
 _CENTRE = "principal point"

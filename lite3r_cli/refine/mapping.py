@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from .backend import require_pycolmap
-from .config import RefineConfig
 from .lens import Lenses
 from .matching import Matches, Pair, TwoView
+from .refine_config import RefineConfig
 from .rigs import add_posed, write_database
 
 _GLOBAL_TRACKS = 4000  # that global mapping places cameras with

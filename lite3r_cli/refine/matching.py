@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 from .backend import require_pycolmap
-from .config import RefineConfig
 from .keypoints import Features, ReadImage, ReadMask, extract_all
 from .pairing import choose_pairs
+from .refine_config import RefineConfig
 
 Pair = tuple[int, int]  # numbers of two views, i < j
 _THREADS = 4  # that verify pairs; the answer is the same with any number

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import geometry
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from ..world.registration import place_beside
 from .observations import sample_depth
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 from .lens import Lenses
 from .matching import Matches, Pair
 

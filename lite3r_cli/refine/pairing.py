@@ -8,9 +8,9 @@ import numpy as np
 
 from ..scene.consistency import VoterMap, best_neighbours
 from ..scene.facing import same_picture
-from ..scene.view import View
-from .config import RefineConfig
+from ..scene.posed_view import View
 from .keypoints import Features
+from .refine_config import RefineConfig
 
 _ADJACENT = 4  # pictures before and after in the order of the set
 _LOOK = 256  # features of a picture that a quick look compares: the largest (Wu, 3DV 2013, "preemptive matching")

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from ..console import Progress
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from ..world.undistort import Undistortion, undistorted
 from .backend import quiet_pycolmap
-from .cameras import refine_cameras, triangulate
-from .config import RefineConfig
-from .depth import refine_depth
+from .camera_refinement import refine_cameras, triangulate
+from .depth_refinement import refine_depth
 from .keypoints import ReadImage, ReadMask
+from .refine_config import RefineConfig
 from .verdicts import KEPT
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import bundle, observations
 from .bundle import Hypothesis
-from .config import RefineConfig
 from .evidence import Evidence, Rays, judge, pair_support, rays
 from .lens import Lenses, start_lenses
 from .lens_choice import Trial, choose_lenses
 from .mapping import Workshop
 from .matching import Matches, Pair, verified
+from .refine_config import RefineConfig
 from .rotations import Averaged, best_average
 
 _LEAST_VIEW = 0.5  # share of a picture's observations that the first hypothesis has to explain to be the only one

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.facing import Facing, rigs_of
-from ..scene.view import View
-from .config import RefineConfig
+from ..scene.posed_view import View
 from .evidence import change_of_pairs
 from .lens_choice import FOCAL_EACH, Trial
 from .links import Cut, weakest_cuts
+from .refine_config import RefineConfig
 from .search import Found
 
 REFINED, KEPT, GIVEN = "refined", "kept", "given"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .geometry import camera_centres, matrix_from_quaternion, quaternion_from_matrix
-from .view import PointCloud, View
+from .posed_view import PointCloud, View
 
 MARGIN = np.radians(10)  # beyond the outermost cameras, on an arc
 ROUND = np.radians(270)  # cameras that span more than this stand all around

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import geometry
-from .view import View, known_depth
+from .posed_view import View, known_depth
 
 _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted

@@ -10,7 +10,7 @@ import numpy as np
 
 from .geometry import Similarity
 from .lazy_views import LazyViews
-from .view import PointCloud, View
+from .posed_view import PointCloud, View
 
 OPENCV = "OpenCV axes (+x right, +y down, +z forward)"
 FAR_OFF = 100.0  # coordinates this many times the scene's extent lose too many digits in single precision

@@ -20,8 +20,8 @@ from torch import Tensor
 from ..config import FusionConfig
 from . import geometry
 from .consistency import Surfaces, VoterMap, adaptive_tolerance, best_neighbours, check_view, on_device, to_world
+from .posed_view import PointCloud, View, known_depth
 from .sinks import Points, PointSink, VoxelSink
-from .view import PointCloud, View, known_depth
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use

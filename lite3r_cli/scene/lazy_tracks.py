@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .lazy_views import LazyViews
+from .posed_view import PointCloud
 from .sparse_points import SparseModel
 from .tracks import tracks_from_depth
-from .view import PointCloud
 
 PIECE = 24  # views; a track ends where its piece does
 _AROUND = 0.5  # pieces before and after that a piece's points are looked for in

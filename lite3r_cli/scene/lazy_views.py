@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from .view import View
+from .posed_view import View
 
 Maps = Callable[[int], tuple[np.ndarray, np.ndarray]]  # index → depth and confidence (h, w), as stored
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .geometry import scale_intrinsics
-from .view import PointCloud, View
+from .posed_view import PointCloud, View
 
 LEVELS = 7  # cells of 1 to 64 pixels
 CLOSED = 1.5  # width of a point in distances to its neighbours: surfaces are seen at a slant

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .view import PointCloud
+from .posed_view import PointCloud
 
 if TYPE_CHECKING:
     from .fusion import FusionStatistics

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import geometry
+from .posed_view import PointCloud, View
 from .sparse_points import SparseModel
-from .view import PointCloud, View
 
 CANDIDATES = 4  # points looked at for each that is kept
 TOLERANCE = (0.01, 0.1)  # least and largest relative deviation of depth at which a view sees a point

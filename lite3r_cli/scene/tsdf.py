@@ -15,9 +15,9 @@ from torch import Tensor
 
 from . import geometry
 from .fusion import ReadImage
+from .posed_view import PointCloud, View
 from .surface_nets import Mesh, surface_nets, without_small_parts
 from .tracks import depth_tolerance
-from .view import PointCloud, View
 
 BLOCK = 4  # voxels along the side of a block
 MOST_VOXELS = 6_000_000  # on a processor; a GPU takes four times as many

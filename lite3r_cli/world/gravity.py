@@ -17,7 +17,7 @@ import numpy as np
 from ..cores import count_cores
 from ..io.exif import Attitude
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 
 _SIDE = 900  # pixels of the longer side at which edges are found
 _SHORTEST = 0.025  # of the diagonal

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..scene import geometry
-from ..scene.view import View
+from ..scene.posed_view import View
 
 _SAMPLES = 4000  # pixels of a view
 _NEAR = 2.0  # times the median distance from the cameras: points farther off say nothing about the ground below

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.geometry import Similarity
-from ..scene.view import PointCloud, View
+from ..scene.posed_view import PointCloud, View
 from .gravity import Up
 
 _GROUND = 3.0  # per cent of the points around the cameras that lie lower

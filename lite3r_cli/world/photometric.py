@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ..scene.consistency import Surfaces, VoterMap, correspondences
-from ..scene.view import View
+from ..scene.posed_view import View
 
 _SIDE = 260  # pixels of the longer side at which views are compared
 _WINDOW = (15, 15)

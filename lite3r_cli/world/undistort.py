@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..io.decode import Picture
 from ..io.images import ImageSet
 from ..scene.distortion import DistortedCamera
-from ..scene.view import View
+from ..scene.posed_view import View
 
 _WIDEST = np.radians(110.0)  # along the longer side: what a pinhole can show without blowing up its margins
 _NARROWEST = 20.0  # longest focal length, in longer sides

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lite3r_cli.attention.block_map import block_map, kept_blocks, mass
-from lite3r_cli.attention.schedule import keep_ratios
-from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.keep_schedule import keep_ratios
+from lite3r_cli.attention.tiling import Frames, frame_tiling, packed_tiling
 from lite3r_cli.errors import UsageError
 
 GROUPS = (Frames(3, 1 + 6 * 11, 1, (6, 11)), Frames(2, 1 + 7 * 5, 1, (7, 5)))
@@ -22,7 +22,7 @@ def frame_of(groups):
 @pytest.mark.parametrize("block", [5, 16, 64])
 def test_blocks_partition_the_tokens_and_stay_inside_one_frame(block, grid):
     groups = GROUPS if grid else tuple(Frames(g.count, g.tokens, g.specials) for g in GROUPS)
-    layout = frame_layout(groups, block, reference=3)
+    layout = frame_tiling(groups, block, reference=3)
     frames, special = frame_of(groups)
     assert layout.index.shape[1] <= block
     assert layout.occupants.sort().values.tolist() == list(range(len(frames)))
@@ -37,7 +37,7 @@ def test_blocks_partition_the_tokens_and_stay_inside_one_frame(block, grid):
 @pytest.mark.parametrize("protect", [True, False])
 @pytest.mark.parametrize("keep", [0.1, 0.3, 1.0])
 def test_keys_cut_finer_than_queries(keep, protect):
-    layout = frame_layout(GROUPS, 16, 0, protect, key_block=4)
+    layout = frame_tiling(GROUPS, 16, 0, protect, key_block=4)
     layout = layout.with_reference(torch.arange(5)[None] == 3) if protect else layout
     keys = layout.keys
     assert keys.blocks > 2 * layout.blocks and keys.index.shape[1] <= 4 < layout.index.shape[1]
@@ -57,7 +57,7 @@ def test_keys_cut_finer_than_queries(keep, protect):
 
 
 def test_a_block_of_a_grid_is_a_rectangle_of_neighbours():
-    layout = frame_layout((Frames(1, 25 * 37, 0, (25, 37)),), 64, reference=None)
+    layout = frame_tiling((Frames(1, 25 * 37, 0, (25, 37)),), 64, reference=None)
     rows, columns = layout.index // 37, layout.index % 37
     assert layout.blocks <= 20
     assert int((rows.amax(1) - rows.amin(1)).max()) < 10 and int((columns.amax(1) - columns.amin(1)).max()) < 10
@@ -67,7 +67,7 @@ def test_a_block_of_a_grid_is_a_rectangle_of_neighbours():
 @pytest.mark.parametrize("block", [16, 64])
 def test_a_walk_makes_few_blocks_of_neighbours(grid, block):
     rows, columns = grid
-    layout = frame_layout((Frames(2, rows * columns, 0, grid),), block, reference=None, walk=True)
+    layout = frame_tiling((Frames(2, rows * columns, 0, grid),), block, reference=None, walk=True)
     assert layout.blocks == 2 * -(-rows * columns // block)
     assert layout.occupants.sort().values.tolist() == list(range(2 * rows * columns))
     for tokens, valid in zip(layout.index, layout.valid):
@@ -80,7 +80,7 @@ def test_a_walk_makes_few_blocks_of_neighbours(grid, block):
 
 
 def test_tiling_and_back_is_the_identity():
-    layout = frame_layout(GROUPS, 16)
+    layout = frame_tiling(GROUPS, 16)
     x = torch.randn(2, 3, len(frame_of(GROUPS)[0]), 4)
     assert torch.equal(layout.untile(layout.tile(x), x.shape[2]), x)
     torch.testing.assert_close(layout.means(layout.tile(x))[:, :, 2], x[:, :, layout.index[2][layout.valid[2]]].mean(2))
@@ -88,7 +88,7 @@ def test_tiling_and_back_is_the_identity():
 
 @pytest.mark.parametrize("keep", [0.05, 0.3, 1.0])
 def test_counts_of_kept_and_dropped_blocks(keep):
-    layout = frame_layout(GROUPS, 8)
+    layout = frame_tiling(GROUPS, 8)
     q, k = (layout.tile(torch.randn(1, 2, len(frame_of(GROUPS)[0]), 8)) for _ in range(2))
     found = block_map(q, k, layout, keep, drop_ratio=0.4)
     count = kept_blocks(layout, keep)
@@ -105,7 +105,7 @@ def test_counts_of_kept_and_dropped_blocks(keep):
 
 
 def test_the_highest_pooled_scores_are_kept_and_the_lowest_dropped():
-    layout = packed_layout(40, 4)
+    layout = packed_tiling(40, 4)
     k = torch.arange(10.0).repeat_interleave(4).view(1, 1, 40, 1)
     found = block_map(layout.tile(torch.ones_like(k)), layout.tile(k), layout, 0.3, 0.2)
     assert found.critical[0, 0].nonzero()[:, 1].unique().tolist() == [7, 8, 9]
@@ -115,7 +115,7 @@ def test_the_highest_pooled_scores_are_kept_and_the_lowest_dropped():
 @pytest.mark.parametrize("key_block", [None, 7])
 def test_the_mass_of_keys_that_hardly_differ_is_their_share_of_dense_attention(key_block, monkeypatch):
     monkeypatch.setattr("lite3r_cli.attention.block_map.SAMPLED", 1)
-    layout = frame_layout(GROUPS, 16, key_block=key_block)
+    layout = frame_tiling(GROUPS, 16, key_block=key_block)
     keys, make = layout.keys, torch.Generator().manual_seed(0)
     q = torch.randn(2, 3, len(frame_of(GROUPS)[0]), 8, generator=make, dtype=torch.float64)
     k = torch.randn(2, 3, keys.blocks, 1, 8, generator=make, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_the_mass_of_keys_that_hardly_differ_is_their_share_of_dense_attention(k
 
 
 def test_what_some_queries_need_badly_is_kept():
-    layout = packed_layout(64, 8)
+    layout = packed_tiling(64, 8)
     directions = torch.eye(8).repeat_interleave(8, 0)
     q = torch.zeros(1, 1, 64, 8)
     q[:, :, 0::2, 3], q[:, :, 1::2, 3] = 20, -24  # on the mean of both nobody needs block 3
@@ -164,7 +164,7 @@ def test_impossible_frames_are_refused(values):
 @pytest.mark.parametrize("walk", [False, True])
 def test_the_blocks_of_every_frame_are_those_of_the_first(walk):
     groups = (Frames(2, 3 + 4 * 5, 3, (4, 5)), Frames(3, 3 + 6 * 2, 3, (6, 2)))
-    layout, alone = frame_layout(groups, 6, walk=walk), frame_layout((Frames(1, 3 + 6 * 2, 3, (6, 2)),), 6, walk=walk)
+    layout, alone = frame_tiling(groups, 6, walk=walk), frame_tiling((Frames(1, 3 + 6 * 2, 3, (6, 2)),), 6, walk=walk)
     patches = [layout.index[i][layout.valid[i]] for i in range(layout.blocks) if layout.frame[i] == 3]
     first = [alone.index[i][alone.valid[i]] for i in range(alone.blocks) if alone.frame[i] == 0]
     if walk:  # an odd frame is walked backwards

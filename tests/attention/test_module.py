@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import attach, set_frames
-from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.sparse_config import SparseConfig
+from lite3r_cli.attention.tiling import Frames, frame_tiling, packed_tiling
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Block
 
@@ -48,7 +48,7 @@ def test_a_layout_protects_the_special_tokens_of_all_frames():
     attach(blocks, SparseConfig(LAYERS[:1], keep_ratio=0.1, block=8))
     x = torch.randn(1, 4 * 41, 16)
     torch.nn.init.constant_(blocks[0].attn.q_norm.weight, 0)  # all scores are equal: every key that is seen counts
-    blocks[0].attn.layout = frame_layout((Frames(4, 41, 1, (5, 8)),), 8)
+    blocks[0].attn.layout = frame_tiling((Frames(4, 41, 1, (5, 8)),), 8)
     changed = x.clone()
     changed[:, 41 * 3, :8] += 9  # the camera token of the last frame reaches every token, though hardly a block is kept
     assert ((blocks[0](changed) - blocks[0](x)).abs().amax(-1) > 1e-4).all()
@@ -59,7 +59,7 @@ def test_a_layout_made_in_a_prediction_serves_training():
     blocks = network()
     attach(blocks, SparseConfig(LAYERS[:1], keep_ratio=0.5, block=7))
     x = torch.randn(1, 101, 16)
-    packed_layout.cache_clear()
+    packed_tiling.cache_clear()
     with torch.inference_mode():
         blocks[0](x)
     blocks[0](x).sum().backward()

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import SparseLinearAttention, attach, attention_modules, layers_in
 from lite3r_cli.attention.reference import dense_and_linear, kept_blocks, linear_attention, published
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.vit import Attention, Block
 

@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import SCORES, block_map
-from lite3r_cli.attention.config import Formula
 from lite3r_cli.attention.dispatch import choose_backend, sparse_linear
 from lite3r_cli.attention.reference import kept_blocks, published
-from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.sparse_config import Formula
+from lite3r_cli.attention.tiling import Frames, frame_tiling, packed_tiling
 from lite3r_cli.errors import BackendError, UsageError
 
 FRAMES = (Frames(3, 40, specials=5), Frames(2, 31, specials=5))  # 182 tokens, blocks of at most 16: many empty slots
@@ -27,7 +27,7 @@ FORMULAS += [Formula(0.3, 0.25, "elu", "rest", True, scores) for scores in SCORE
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 130, 1041, 1374])
 def test_keeping_everything_is_dense_attention(tokens, key_block):
     q, k, v = random(3, 1, 2, tokens, 8)
-    layout = packed_layout(tokens, key_block=key_block)
+    layout = packed_tiling(tokens, key_block=key_block)
     dense = F.scaled_dot_product_attention(q, k, v)
     for formula in (Formula(1.0), Formula(1.0, summaries=True)):
         out, blocks = sparse_linear(q, k, v, formula, torch.zeros(8, 8, dtype=q.dtype), layout=layout)
@@ -41,7 +41,7 @@ def test_keeping_everything_is_dense_attention(tokens, key_block):
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
 @pytest.mark.parametrize("mix, key_block", [("sum", None), ("convex", None), ("sum", 5)])
 def test_gathered_blocks_are_the_specification_with_all_gradients(formula, mix, key_block):
-    layout = frame_layout(FRAMES, 16, key_block=key_block)
+    layout = frame_tiling(FRAMES, 16, key_block=key_block)
     results = []
     for backend in ("reference", "torch"):
         q, k, v = (t.requires_grad_() for t in random(3, 2, 2, 182, 8))
@@ -59,7 +59,7 @@ def test_gathered_blocks_are_the_specification_with_all_gradients(formula, mix, 
 def test_without_frames_it_is_the_published_form(tokens):
     q, k, v = random(3, 2, 2, tokens, 8)
     weight = random(8, 8, seed=1)
-    layout = packed_layout(tokens)
+    layout = packed_tiling(tokens)
     assert torch.equal(block_map(layout.tile(q), layout.tile(k), layout, 0.3).critical, kept_blocks(q, k, 0.3))
     ours = sparse_linear(q, k, v, Formula(0.3), weight)[0]
     torch.testing.assert_close(ours, published(q, k, v, weight, 0.3))
@@ -69,7 +69,7 @@ def test_without_frames_it_is_the_published_form(tokens):
 @pytest.mark.parametrize("key_block", [None, 16])
 def test_tokens_outside_the_layout_never_leak(key_block, formula):
     q, k, v = random(3, 1, 2, 130, 8)
-    layout = packed_layout(130, key_block=key_block)
+    layout = packed_tiling(130, key_block=key_block)
     expected = sparse_linear(q, k, v, formula, layout=layout)[0]
     padded = [F.pad(t, (0, 0, 0, 20), value=float("nan")).requires_grad_() for t in (q, k, v)]
     out = sparse_linear(*padded, formula, layout=layout)[0]
@@ -80,7 +80,7 @@ def test_tokens_outside_the_layout_never_leak(key_block, formula):
 
 
 def test_summaries_of_keys_that_hardly_differ_are_dense_attention():
-    layout = frame_layout(FRAMES, 16)
+    layout = frame_tiling(FRAMES, 16)
     centres = random(1, 2, layout.blocks, 1, 8) * 2
     k = layout.untile((centres + 1e-4 * random(1, 2, layout.blocks, layout.index.shape[1], 8, seed=1)), 182)
     q, v = random(2, 1, 2, 182, 8, seed=2)

@@ -13,10 +13,10 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from lite3r_cli.attention.block_map import block_map
-from lite3r_cli.attention.config import Formula, SparseConfig
 from lite3r_cli.attention.dispatch import ATTEND, choose_backend, sparse_linear
 from lite3r_cli.attention.module import SparseLinearAttention
-from lite3r_cli.attention.tiling import Frames, frame_layout, packed_layout
+from lite3r_cli.attention.sparse_config import Formula, SparseConfig
+from lite3r_cli.attention.tiling import Frames, frame_tiling, packed_tiling
 from lite3r_cli.attention.triton_backend import INTERPRETED
 from lite3r_cli.layers.vit import Attention
 
@@ -85,7 +85,7 @@ def check_against_float64(layout, tokens, width, dtype, setting, keep=0.3):
     "tokens, keep", [(n, keep) for n in (1, 63, 65, 130) for keep in (1.0, 0.5)] + [(64, 1.0), (1041, 0.2)]
 )
 def test_lengths(tokens, keep, key_block):
-    layout = packed_layout(tokens, key_block=key_block).to(DEVICE)
+    layout = packed_tiling(tokens, key_block=key_block).to(DEVICE)
     results = []
     for name in ("triton", "torch"):
         leaves = [t.requires_grad_() for t in inputs(tokens)]
@@ -101,7 +101,7 @@ def test_lengths(tokens, keep, key_block):
     "setting, key_block", [*((s, None) for s in SETTINGS), (SETTINGS[0], 5), (SETTINGS[-1], 5)], ids=str
 )
 def test_every_setting(setting, key_block):
-    check_against_float64(frame_layout(FRAMES, 16, key_block=key_block).to(DEVICE), 182, 16, torch.float32, setting)
+    check_against_float64(frame_tiling(FRAMES, 16, key_block=key_block).to(DEVICE), 182, 16, torch.float32, setting)
 
 
 @runs
@@ -109,14 +109,14 @@ def test_every_setting(setting, key_block):
 def test_half_precision(dtype):
     if INTERPRETED and dtype is torch.bfloat16:
         pytest.skip("the interpreter's bfloat16 products are not those of a GPU")
-    check_against_float64(packed_layout(130).to(DEVICE), 130, 64, dtype, ("elu", "rest", True), keep=0.5)
+    check_against_float64(packed_tiling(130).to(DEVICE), 130, 64, dtype, ("elu", "rest", True), keep=0.5)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="needs a GPU")
 @pytest.mark.parametrize("tokens, key_block, width, dtype, setting", GPU_CASES, ids=str)
 def test_on_a_gpu(tokens, key_block, width, dtype, setting):
-    check_against_float64(packed_layout(tokens, key_block=key_block).to(DEVICE), tokens, width, dtype, setting)
+    check_against_float64(packed_tiling(tokens, key_block=key_block).to(DEVICE), tokens, width, dtype, setting)
 
 
 @runs
@@ -126,7 +126,7 @@ def test_nan_outside_the_layout_never_leaks(key_block):
     for t in leaves:
         t[:, :, 100:] = float("nan")
         t.requires_grad_()
-    layout = packed_layout(100, key_block=key_block).to(DEVICE)
+    layout = packed_tiling(100, key_block=key_block).to(DEVICE)
     out, _ = sparse_linear(*leaves, Formula(0.5, summaries=True), layout=layout, backend="triton")
     assert out.isfinite().all() and (out[:, :, 100:] == 0).all() and (out[:, :, :100] != 0).any()
     for grad in torch.autograd.grad(out.square().sum(), leaves):

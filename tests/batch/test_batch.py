@@ -20,7 +20,7 @@ from lite3r_cli.batch import claims as recorded
 from lite3r_cli.batch.claims import Claims, Record
 from lite3r_cli.cli import main
 from lite3r_cli.errors import OutputError
-from lite3r_cli.io import depth as depth_files
+from lite3r_cli.io import depth_files
 from lite3r_cli.io.output_layout import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def test_a_full_disk_in_a_writer_thread_costs_its_scene_alone(plane_backbone, ro
 
 
 def test_a_bug_in_one_scene_is_no_end_of_the_batch(plane_backbone, root, tmp_path, monkeypatch):
-    from lite3r_cli.pipelines import reconstruct
+    from lite3r_cli.pipelines import reconstruct_scene as reconstruct
 
     original = reconstruct.write_scene
 

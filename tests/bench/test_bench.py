@@ -129,7 +129,9 @@ def small_vggt(monkeypatch):
     gpu = Machine("cuda", "bfloat16", scaled_mm="not here")  # the kernels' twins stand for the kernels
     monkeypatch.setattr(Machine, "of", lambda device, dtype: gpu)
     monkeypatch.setitem(CROSSOVERS, "cuda", (Crossover(1, 0, "for this test"),))
-    monkeypatch.setattr("lite3r_cli.attention.config.SHALLOW", 0)  # the settings of the deep networks it stands for
+    monkeypatch.setattr(
+        "lite3r_cli.attention.sparse_config.SHALLOW", 0
+    )  # the settings of the deep networks it stands for
 
 
 def test_the_fast_path_is_measured_like_the_others(small_vggt):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import attach, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.checkpoints import hub
 from lite3r_cli.errors import BackendError, WeightsError
 from lite3r_cli.networks import registry, standin

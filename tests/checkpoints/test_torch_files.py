@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lite3r_cli.checkpoints import sources
-from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.checkpoints import tensor_sources as sources
+from lite3r_cli.checkpoints.tensor_sources import open_source
 from lite3r_cli.checkpoints.weights import read_float
 from lite3r_cli.errors import WeightsError
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lite3r_cli.checkpoints import write
-from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.checkpoints.tensor_sources import open_source
 from lite3r_cli.checkpoints.write import CheckpointWriter, Slot, save_tensors
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io.transaction import Transaction

@@ -14,7 +14,7 @@ from test_blendedmvs import K, scene, write_camera, write_pfm
 
 from lite3r_cli.data.blendedmvs import load_blendedmvs
 from lite3r_cli.data.folder import load_photographs, load_scenes
-from lite3r_cli.distillation.data import MOST_ATTEMPTS, Sizes, open_data
+from lite3r_cli.distillation.distill_data import MOST_ATTEMPTS, Sizes, open_data
 from lite3r_cli.errors import InputError
 
 SIZES = Sizes(views=2, batch=1, resolution=56, multiple=14, seed=3)

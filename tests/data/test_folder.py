@@ -8,7 +8,7 @@ from conftest import wall_color
 
 from lite3r_cli.data.folder import load_photographs, load_scenes, split
 from lite3r_cli.data.views import Shot, ViewSet, choose_views, read_views
-from lite3r_cli.io.depth import write_depth_png
+from lite3r_cli.io.depth_files import write_depth_png
 
 
 def wall_depth(K, pose, height, width):

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from lite3r_cli.data.procedural import raycast_torch
-from lite3r_cli.data.procedural.batch import render_batch, sample_batch
-from lite3r_cli.data.procedural.cameras import CameraConfig
-from lite3r_cli.data.procedural.render import RAYCASTERS
+from lite3r_cli.data.procedural.camera_placement import CameraConfig
+from lite3r_cli.data.procedural.ray_render import RAYCASTERS
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
 from lite3r_cli.data.procedural.scene import Builder, Kind, Stage, environment, material, pack
+from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch
 from lite3r_cli.data.procedural.textures import build_atlas
 
 STAGE = Stage(np.zeros(3), np.ones(3), np.zeros((1, 3)), {"orbit": 1.0})

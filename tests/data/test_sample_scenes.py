@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 
 SCENES = Path(__file__).parents[2] / "sample_scenes"
 

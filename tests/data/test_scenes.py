@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.data.procedural.batch import render_batch, sample_batch, sample_posed
-from lite3r_cli.data.procedural.cameras import CameraConfig, coarse_views, overlaps
+from lite3r_cli.data.procedural.camera_placement import CameraConfig, coarse_views, overlaps
 from lite3r_cli.data.procedural.coarse import CoarseScene
 from lite3r_cli.data.procedural.materials import Looks
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig, sample_scene
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.partition import partition
 from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES, Builder, Stage, environment
+from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch, sample_posed
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.data.steps import load_steps
 from lite3r_cli.errors import UsageError
-from lite3r_cli.training.data import StepDraw
-from lite3r_cli.training.schedule import Shape
+from lite3r_cli.training.shape_schedule import Shape
+from lite3r_cli.training.train_data import StepDraw
 
 
 @pytest.fixture(scope="module")

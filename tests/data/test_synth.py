@@ -12,9 +12,9 @@ import pytest
 from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.data.procedural.textures import build_atlas, load_photos
 from lite3r_cli.errors import InputError, OutputError, UsageError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.transaction import Transaction
-from lite3r_cli.pipelines.synth import run
+from lite3r_cli.pipelines.synthesise import run
 
 pytestmark = pytest.mark.usefixtures("small_atlas")
 

@@ -10,11 +10,11 @@ import torch
 from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import packed_sparse_linear, sparse_linear
 from lite3r_cli.config.distill_recipe import Recipe
-from lite3r_cli.distillation.data import Data, DistillBatch
+from lite3r_cli.distillation.common_answer import Runner
+from lite3r_cli.distillation.distill_data import Data, DistillBatch
+from lite3r_cli.distillation.distill_loop import STATE, Distiller, StudentPlan
 from lite3r_cli.distillation.linear_branch import fit_linear_branches
-from lite3r_cli.distillation.loop import STATE, Distiller, StudentPlan
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
-from lite3r_cli.distillation.outputs import Runner
 from lite3r_cli.distillation.students import Arithmetic, make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.layers.heads import pose

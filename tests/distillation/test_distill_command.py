@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_distill import mini, pictures
 
-from lite3r_cli.distillation.loop import Distiller
+from lite3r_cli.distillation.distill_loop import Distiller
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules

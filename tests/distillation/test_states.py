@@ -14,8 +14,8 @@ from test_distill import CPU, distiller, mini
 from test_distill_command import checkpoint, command  # noqa: F401 (a fixture)
 
 from lite3r_cli.cli import main
-from lite3r_cli.distillation import loop
-from lite3r_cli.distillation.loop import STATE, Distiller
+from lite3r_cli.distillation import distill_loop as loop
+from lite3r_cli.distillation.distill_loop import STATE, Distiller
 from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
 from lite3r_cli.io.locks import run_folder
 from lite3r_cli.stopping import between_steps

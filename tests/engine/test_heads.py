@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from lite3r_cli.engine.heads import FastDepthHead
+from lite3r_cli.engine.fast_heads import FastDepthHead
 from lite3r_cli.engine.layers import Engine, Settings
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.layers import buckets

@@ -35,7 +35,7 @@ def _depth() -> Reader:
 
     def read(folder: Path) -> str | None:
         from lite3r_cli.io.archives import read_npy
-        from lite3r_cli.io.depth import read_depth_png
+        from lite3r_cli.io.depth_files import read_depth_png
 
         if (folder / "d.npy").exists():
             return None if read_npy(folder / "d.npy").dtype.kind in "fiub" else "an array that is not of numbers"
@@ -102,7 +102,7 @@ def _own_cameras() -> Reader:
         return {"cameras.json": json_bytes(r, document), "depth/0.png": deep, "depth/1.png": deep}
 
     def read(folder: Path) -> str | None:
-        from lite3r_cli.io.cameras import read_cameras_json
+        from lite3r_cli.io.cameras_json import read_cameras_json
 
         return _read_cameras(folder) or _unsound(read_cameras_json(folder))
 
@@ -123,7 +123,7 @@ def _model() -> Mapping[str, bytes]:
 
     from lite3r_cli.io.colmap import write_colmap
     from lite3r_cli.io.scene_export import SceneExport
-    from lite3r_cli.scene.view import PointCloud, View
+    from lite3r_cli.scene.posed_view import PointCloud, View
 
     K = np.array([[50.0, 0, 24], [0, 50, 18], [0, 0, 1]])
     views = [View(f"{i}.jpg", 48, 36 + i, K, np.eye(4)[:3]) for i in range(3)]
@@ -160,9 +160,9 @@ def _run_json() -> Reader:
 
     def read(folder: Path) -> str | None:
         from lite3r_cli.io.images import discover
-        from lite3r_cli.io.output_layout import files_of_run, is_complete, layout_of
+        from lite3r_cli.io.output_layout import files_of_run, is_complete, output_layout
 
-        files_of_run(layout_of(folder / "scene.ply"))
+        files_of_run(output_layout(folder / "scene.ply"))
         is_complete(folder / "scene.ply")
         return None if len(discover([folder])) == 1 else "the picture is lost"
 

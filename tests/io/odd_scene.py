@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lite3r_cli.scene.geometry import matrix_from_quaternion
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 
 def _view(name: str, width: int, height: int, focal: float, quaternion: list[float], centre: list[float]) -> View:

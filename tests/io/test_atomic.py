@@ -16,7 +16,7 @@ from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.io import transaction
 from lite3r_cli.io.atomic import OutputSet, bring_right
 from lite3r_cli.io.files import write_bytes
-from lite3r_cli.io.output_layout import is_complete, layout_of
+from lite3r_cli.io.output_layout import is_complete, output_layout
 from lite3r_cli.io.transaction import MARKER, Transaction
 
 
@@ -44,9 +44,9 @@ def test_layout_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     assert run["seed"] == 0 and set(run["files"]) == {"scene.ply", "scene/cameras.json", "scene/depth/a.png"}
     assert run["files"]["scene.ply"]["bytes"] == 3
     with pytest.raises(UsageError, match="ends in .ply"):
-        layout_of("scene.obj")
+        output_layout("scene.obj")
     with pytest.raises(UsageError, match="empty"):
-        layout_of("")
+        output_layout("")
 
 
 def test_complete_means_every_listed_file_in_its_size(tmp_path: Path) -> None:

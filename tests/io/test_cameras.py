@@ -8,10 +8,10 @@ import pytest
 from odd_scene import odd_views  # noqa: F401
 
 from lite3r_cli.errors import InputError
-from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
-from lite3r_cli.io.depth import write_depth_png
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
+from lite3r_cli.io.depth_files import write_depth_png
 from lite3r_cli.io.natural import natural_key
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 
 def write_scene(folder: Path, views: list[View]) -> Path:

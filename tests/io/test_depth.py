@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lite3r_cli.errors import InputError, OutputError
-from lite3r_cli.io import depth as depth_io
-from lite3r_cli.io.depth import (
+from lite3r_cli.io import depth_files as depth_io
+from lite3r_cli.io.depth_files import (
     read_depth_png,
     write_confidence,
     write_depth_npy,

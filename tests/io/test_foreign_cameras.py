@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lite3r_cli.errors import InputError, UsageError
-from lite3r_cli.io.cameras import write_cameras_json
+from lite3r_cli.io.cameras_json import write_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.nerfstudio import write_nerfstudio
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.world.undistort import Undistortion, undistorted_view
 
 EMPTY = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))

@@ -17,7 +17,7 @@ from lite3r_cli.io.glb import for_viewing, linear
 from lite3r_cli.io.ply import read_ply
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene.geometry import invert_pose, matrix_from_quaternion
-from lite3r_cli.scene.view import PointCloud
+from lite3r_cli.scene.posed_view import PointCloud
 
 
 def nothing() -> PointCloud:

@@ -9,8 +9,8 @@ from plyfile import PlyData
 from lite3r_cli.io.gaussians import NAMES, SH0, neighbour_distance, towards, write_gaussians
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene.geometry import matrix_from_quaternion
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.tracks import tracks_from_depth
-from lite3r_cli.scene.view import PointCloud, View
 
 
 def wall(slant: float = 0.3) -> tuple[list[View], PointCloud]:

@@ -15,7 +15,7 @@ from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.intrinsics import read_intrinsics
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.io.tum import read_tum
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 CLOUD = PointCloud(np.zeros((4, 3), np.float32), np.zeros((4, 3), np.uint8), np.zeros(4, np.float32))
 EYE = np.eye(4).tolist()
@@ -224,7 +224,7 @@ def test_special_files_never_hang(tmp_path, model, special):
     camera = {"images": {"a.jpg": depth | {"cam_from_world": np.eye(4)[:3].tolist()}}}
     (tmp_path / "cameras.json").write_text(json.dumps(camera))
     put(tmp_path / "depth.png")
-    from lite3r_cli.io.cameras import read_cameras_json
+    from lite3r_cli.io.cameras_json import read_cameras_json
     from lite3r_cli.io.ply import read_ply
 
     for reader in (
@@ -245,7 +245,7 @@ def test_special_files_never_hang(tmp_path, model, special):
 def test_a_depth_map_that_promises_gigabytes(tmp_path):
     import zlib
 
-    from lite3r_cli.io.depth import read_depth_png
+    from lite3r_cli.io.depth_files import read_depth_png
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

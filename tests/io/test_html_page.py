@@ -20,7 +20,7 @@ from lite3r_cli.io import html_page
 from lite3r_cli.io.html_page import page, write_html
 from lite3r_cli.io.point_packing import pack
 from lite3r_cli.io.scene_export import SceneExport
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">&amp;</script>.jpg"
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)

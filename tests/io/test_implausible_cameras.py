@@ -84,8 +84,8 @@ def test_intrinsics_of_wrong_types(tmp_path, K):
 
 
 def test_a_depth_map_of_another_shape_than_its_picture(tmp_path):
-    from lite3r_cli.io.cameras import read_cameras_json
-    from lite3r_cli.io.depth import write_depth_png
+    from lite3r_cli.io.cameras_json import read_cameras_json
+    from lite3r_cli.io.depth_files import write_depth_png
 
     def given(width, height):
         write_depth_png(tmp_path / "d.png", np.ones((height, width), np.float32), 1000)

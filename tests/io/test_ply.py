@@ -9,7 +9,7 @@ from plyfile import PlyData
 
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.ply import read_ply, write_ply
-from lite3r_cli.scene.view import PointCloud
+from lite3r_cli.scene.posed_view import PointCloud
 
 
 @pytest.mark.parametrize("count", [0, 1, 37])

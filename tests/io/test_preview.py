@@ -10,7 +10,7 @@ import pytest
 from lite3r_cli.io.frusta import ACCENT
 from lite3r_cli.io.preview import render_preview
 from lite3r_cli.scene.geometry import matrix_from_quaternion
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 SIZE = (321, 243)
 RED, BLUE = (250, 10, 10), (10, 10, 250)

@@ -15,14 +15,14 @@ from conftest import PLANE_DEPTH, STEP, photograph
 from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.config.sequence import LongConfig
 from lite3r_cli.errors import OutputError, UsageError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
 from lite3r_cli.long.pass_store import PassStore
 from lite3r_cli.pipelines import scene_formats
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.pipelines.reconstruct import reconstruct
+from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (11, 4), (4, 4), (200, 60), (201, 60), (7, 3), (1000, 24)])

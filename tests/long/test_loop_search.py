@@ -7,7 +7,7 @@ import numpy as np
 
 from lite3r_cli.long.chunk_plan import plan_chunks
 from lite3r_cli.long.loop_search import Candidate, find_candidates, halves_agree, is_loop, joint_pass, suppressed
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 SIZE = 160
 

@@ -10,7 +10,7 @@ import pytest
 from lite3r_cli.long.sim3_fit import BAD, GOOD, chain, inverse, same_focal, tie
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.geometry import Similarity
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.module import attach, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.networks.da3.network import DA3, SIZES
 from lite3r_cli.networks.parity import TOLERANCE, errors_of
 from lite3r_cli.networks.vggt.network import VGGT, VGGT_1B, VGGTConfig

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lite3r_cli.attention.config import PRESETS, SparseConfig
 from lite3r_cli.attention.module import attach
+from lite3r_cli.attention.sparse_config import PRESETS, SparseConfig
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.seen import Seen, keys_within
 from lite3r_cli.networks import standin
@@ -163,7 +163,7 @@ def test_keys_of_views_that_differ() -> None:
 
 
 def test_the_fast_engine_leaves_masked_pictures_to_the_ordinary_path(monkeypatch) -> None:
-    monkeypatch.setattr("lite3r_cli.attention.config.SHALLOW", 0)  # the small network stands for a deep one
+    monkeypatch.setattr("lite3r_cli.attention.sparse_config.SHALLOW", 0)  # the small network stands for a deep one
 
     def planned(engine: str) -> PlannedNetwork:
         plan = resolve(Asked(engine=engine, attention="sla"), NetworkFacts.of_model(build("mini")), gpu)

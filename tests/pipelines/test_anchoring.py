@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lite3r_cli import cli
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.ply import read_ply
 from lite3r_cli.world.geodesy import LocalFrame
 
@@ -135,5 +135,5 @@ def test_no_gps_and_files_of_control_points_that_are_wrong(photos, capsys):
 
 
 def test_torch_is_not_imported_before_the_pictures_are_found():
-    code = "import lite3r_cli.pipelines.reconstruct, sys; sys.exit('torch' in sys.modules)"
+    code = "import lite3r_cli.pipelines.reconstruct_scene, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

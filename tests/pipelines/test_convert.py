@@ -24,7 +24,7 @@ from lite3r_cli.networks import registry, standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
-from lite3r_cli.pipelines.convert import convert
+from lite3r_cli.pipelines.convert_checkpoint import convert
 from lite3r_cli.quant.fp8 import round_to_fp8
 
 VGGT_TINY = VGGTConfig(

@@ -14,7 +14,7 @@ from PIL import Image
 from lite3r_cli.cli import main
 from lite3r_cli.config.prediction import parse_depth_unit
 from lite3r_cli.errors import UsageError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.tum import read_tum
 from lite3r_cli.scene.geometry import invert_pose
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lite3r_cli import cli
-from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
 from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.masks import load_mask
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.undistort import Undistortion
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")

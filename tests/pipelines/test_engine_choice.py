@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from lite3r_cli.attention.config import PRESETS, SparseConfig, settle
+from lite3r_cli.attention.sparse_config import PRESETS, SparseConfig, settle
 from lite3r_cli.config.prediction import ATTENTION, ENGINES, FP8_BACKENDS
 from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.networks.checkpoint_facts import RECIPE_KEY, NetworkFacts, fp8_trained, training_of

@@ -12,8 +12,8 @@ import pytest
 
 from lite3r_cli.config import EvaluateConfig
 from lite3r_cli.errors import InputError, UsageError
-from lite3r_cli.io.cameras import read_cameras_json
-from lite3r_cli.pipelines.evaluate import Scores, evaluate, mean_scores, windows
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines.evaluate_scenes import Scores, evaluate, mean_scores, windows
 from lite3r_cli.scene import geometry
 
 WIDTH, HEIGHT = 47, 33

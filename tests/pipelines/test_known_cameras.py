@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from lite3r_cli import cli
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.errors import InputError, UsageError
-from lite3r_cli.io.cameras import read_cameras_json, write_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 TINY = DA3Config(
     dim=32, depth=8, heads=2, alternate_from=2, taps=(1, 3, 5, 7), head_features=16, head_stages=(8, 8, 8, 8),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import photograph
 
-from lite3r_cli.attention.config import METADATA_KEY
 from lite3r_cli.attention.module import SparseLinearAttention
+from lite3r_cli.attention.sparse_config import METADATA_KEY
 from lite3r_cli.checkpoints.weights import read_checkpoint, save_checkpoint
 from lite3r_cli.cli import main
 from lite3r_cli.networks import registry

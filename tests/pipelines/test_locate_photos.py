@@ -11,12 +11,12 @@ import pytest
 
 from lite3r_cli.cli import main
 from lite3r_cli.config.locating import LocateConfig
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.pipelines.locate_photos import locate
 from lite3r_cli.pipelines.place_in_scene import place_in_scene
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.geometry import Similarity
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 SAMPLES = Path(__file__).parents[2] / "sample_scenes"
 

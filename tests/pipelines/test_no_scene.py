@@ -11,7 +11,7 @@ import pytest
 from conftest import photograph
 
 from lite3r_cli.cli import main
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.networks.pictures import NetworkInput
 from lite3r_cli.pipelines.no_scene import in_picture, plain_where, shown_to_network, with_masks
 

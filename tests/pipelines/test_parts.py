@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lite3r_cli import cli
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.ply import read_ply
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from lite3r_cli.attention.config import SparseConfig, settle
 from lite3r_cli.attention.module import attach, attention_modules
+from lite3r_cli.attention.sparse_config import SparseConfig, settle
 from lite3r_cli.checkpoints.weights import save_checkpoint
 from lite3r_cli.cli import main
 from lite3r_cli.networks import parity, standin
@@ -70,7 +70,7 @@ def fields_of_view(K: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def deep(monkeypatch) -> None:
     """The small network stands for a deep one."""
-    monkeypatch.setattr("lite3r_cli.attention.config.SHALLOW", 0)
+    monkeypatch.setattr("lite3r_cli.attention.sparse_config.SHALLOW", 0)
 
 
 # -- both engines ------------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from conftest import PLANE_DEPTH, STEP, photograph
 from lite3r_cli.config import FusionConfig, InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.errors import BackendError, InputError, MemoryLimitError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.io.ply import read_ply
 from lite3r_cli.pipelines.predict import Predictor, predict_views
-from lite3r_cli.pipelines.reconstruct import reconstruct
+from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")
 ALL = FusionConfig(confidence_percentile=0)

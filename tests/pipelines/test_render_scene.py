@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lite3r_cli.cli import main
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")
 SMALL = ("--size", "64x48", "-q")

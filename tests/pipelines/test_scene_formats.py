@@ -11,7 +11,7 @@ import pytest
 from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.pipelines.reconstruct import find_images, make_scene
+from lite3r_cli.pipelines.reconstruct_scene import find_images, make_scene
 from lite3r_cli.pipelines.result import Scene
 from lite3r_cli.pipelines.scene_formats import format_warnings, trusted_views
 from lite3r_cli.scene.frame import METRIC

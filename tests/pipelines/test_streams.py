@@ -13,7 +13,7 @@ from lite3r_cli.config import InputConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.lingbot_map.network import LingBotMap, LingBotMapConfig
-from lite3r_cli.pipelines.reconstruct import find_images
+from lite3r_cli.pipelines.reconstruct_scene import find_images
 
 TINY = LingBotMapConfig(
     dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16,

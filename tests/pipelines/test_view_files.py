@@ -10,11 +10,10 @@ import pytest
 
 from lite3r_cli.cli import main
 from lite3r_cli.errors import OutputError
-from lite3r_cli.io import depth as depth_files
-from lite3r_cli.io import transaction
+from lite3r_cli.io import depth_files, transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.pipelines.view_files import ViewFiles
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 FULL = OutputError("depth: cannot be written: the disk is full; free some space or write elsewhere with -o")
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from test_refine_cameras import SCENE, rough, worst_error
 
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.exif import NOTHING, PhotoMetadata
-from lite3r_cli.refine.cameras import search
-from lite3r_cli.refine.config import RefineConfig
+from lite3r_cli.refine.camera_refinement import search
 from lite3r_cli.refine.fisheye import start_fisheyes
 from lite3r_cli.refine.lens import Lens, start_lenses
 from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Search
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 pytest.importorskip("pycolmap")
 

@@ -11,14 +11,14 @@ import pytest
 
 from lite3r_cli import extras
 from lite3r_cli.errors import BackendError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.refine import backend, observations, pairing
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry, metrics
-from lite3r_cli.scene.view import PointCloud
+from lite3r_cli.scene.posed_view import PointCloud
 
 SCENE = Path(__file__).parents[2] / "sample_scenes" / "facade"
 VIEWS = 5

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine.align import align_depth
-from lite3r_cli.refine.config import RefineConfig
-from lite3r_cli.refine.depth import refine_depth, sweep_neighbours
+from lite3r_cli.refine.depth_refinement import refine_depth, sweep_neighbours
 from lite3r_cli.refine.fill import fill
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.stereo import _bonus, stereo
 from lite3r_cli.refine.warp import Picture
 from lite3r_cli.scene import geometry

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from test_refine_cameras import SCENE, rough
 
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.metrics import resample_depth
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 SIZE = (383, 511)  # odd on purpose
 NEVER = 1e-6  # a baseline that always has a direction

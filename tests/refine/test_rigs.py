@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from lite3r_cli.refine import bundle
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.lens import start_lenses
 from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pairing import apart
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Search
 from lite3r_cli.refine.verdicts import by_rig
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.facing import VIEWS, Facing
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 pytest.importorskip("pycolmap")
 SIDE = 400

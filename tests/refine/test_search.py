@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from test_refine_cameras import SCENE, rough
 
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine import evidence, links, rotations
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.lens import Lens, Lenses
 from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.observations import Tracks
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lite3r_cli.refine.bundle import Hypothesis
-from lite3r_cli.refine.config import RefineConfig
 from lite3r_cli.refine.lens import Lenses
 from lite3r_cli.refine.lens_choice import FOCAL_EACH, Trial
 from lite3r_cli.refine.matching import Matches
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Found
 from lite3r_cli.refine.verdicts import undetermined, verified_images
 from lite3r_cli.scene import geometry

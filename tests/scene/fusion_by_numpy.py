@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 OUTSIDE, TORN, HIDDEN, SILENT = -10.0, 1.1, 3.0, np.float32(1e30)
 KERNEL = np.ones((3, 3), np.uint8)

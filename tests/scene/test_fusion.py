@@ -13,11 +13,11 @@ import torch
 
 from lite3r_cli.config import FusionConfig
 from lite3r_cli.errors import UsageError
-from lite3r_cli.io.cameras import read_cameras_json
+from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.scene import consistency, geometry
 from lite3r_cli.scene.consistency import Surfaces, VoterMap, check_view
 from lite3r_cli.scene.fusion import flying_pixels, fuse, fuse_with_statistics, sample_colors
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 SCENES = Path(__file__).parents[2] / "sample_scenes"
 WIDTH, HEIGHT = 333, 251  # the photograph

@@ -9,7 +9,7 @@ import torch
 from lite3r_cli.scene.camera_path import along, orbit, through, tour
 from lite3r_cli.scene.geometry import camera_centres
 from lite3r_cli.scene.point_rendering import PointRenderer, visible_shares
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 
 def wall(z: float, color: tuple[int, int, int], half: float = 1.0, gap: float = 0.02) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.tracks import joined, tracks_from_depth
-from lite3r_cli.scene.view import PointCloud, View
 
 K = np.array([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]])
 

@@ -7,9 +7,9 @@ import pytest
 
 from lite3r_cli.config import FusionConfig
 from lite3r_cli.scene.fusion import clean_views, fuse
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.surface_nets import Mesh, surface_nets, without_small_parts
 from lite3r_cli.scene.tsdf import mesh_of
-from lite3r_cli.scene.view import PointCloud, View
 
 
 def lattice(*size: int) -> np.ndarray:

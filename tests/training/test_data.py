@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lite3r_cli.training import schedule
-from lite3r_cli.training.data import TrainingData
-from lite3r_cli.training.schedule import ShapeSchedule
+from lite3r_cli.training import shape_schedule as schedule
+from lite3r_cli.training.shape_schedule import ShapeSchedule
+from lite3r_cli.training.train_data import TrainingData
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from lite3r_cli.data.procedural.augment import augment
 from lite3r_cli.errors import Lite3RError
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.training.loop import Batch, Trainer
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.rounding import RoundedWeights
-from lite3r_cli.training.schedule import ShapeSchedule
+from lite3r_cli.training.shape_schedule import ShapeSchedule
+from lite3r_cli.training.train_loop import Batch, Trainer
 from lite3r_cli.training.worker import Worker
 
 TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,

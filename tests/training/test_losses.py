@@ -8,8 +8,8 @@ import torch
 
 from lite3r_cli.layers.heads.camera import rotation_from_6d
 from lite3r_cli.networks.base import RawOutput
-from lite3r_cli.training.data import with_outsider
 from lite3r_cli.training.losses import FAR, Targets, compute_losses
+from lite3r_cli.training.train_data import with_outsider
 
 B, S, H, W = 2, 3, 42, 70
 FOCAL = 60.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lite3r_cli.scene.geometry import Similarity
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.geodesy import LocalFrame, earth_centred
 from lite3r_cli.world.georeference import NotEnough, fit_similarity
 from lite3r_cli.world.lengths import camera_distance, camera_height, pixel_distance

@@ -9,7 +9,7 @@ import pytest
 from lite3r_cli.io.exif import Attitude
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.frame import move_views
-from lite3r_cli.scene.view import PointCloud, View
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.world.gravity import find_up, gravity_of, up_of_cameras
 from lite3r_cli.world.level import level_scene
 

@@ -11,9 +11,9 @@ import pytest
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.frame import local_origin, move_cloud, move_views, translation
 from lite3r_cli.scene.geometry import Similarity
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.priors import CameraPriors, FocalPrior
-from lite3r_cli.scene.view import PointCloud, View
-from lite3r_cli.world.known import back_into_given, depth_factor, place, with_known_focal
+from lite3r_cli.world.given_cameras import back_into_given, depth_factor, place, with_known_focal
 from lite3r_cli.world.registration import similarity_from_cameras
 
 FOCAL, WIDTH, HEIGHT = 60.0, 61, 47

@@ -10,14 +10,14 @@ import pytest
 
 from lite3r_cli.config import InputConfig
 from lite3r_cli.console import Progress
-from lite3r_cli.io.cameras import write_cameras_json
+from lite3r_cli.io.cameras_json import write_cameras_json
 from lite3r_cli.io.documents import read_json
 from lite3r_cli.io.images import ImageSet
 from lite3r_cli.pipelines.as_views import as_rigs
 from lite3r_cli.pipelines.finding import find_images
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.facing import VIEWS, Facing, rigs_of
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.panorama import closes, view_of
 
 WIDTH, HEIGHT = 400, 200

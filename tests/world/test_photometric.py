@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.photometric import looks_alike
 
 WIDTH, HEIGHT, FOCAL = 241, 181, 200.0

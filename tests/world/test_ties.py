@@ -126,7 +126,7 @@ def test_groups_ask_no_pair_twice_and_stop_early():
 
 def unseen(count: int):
     """Views that look away from each other: the prediction ties nothing."""
-    from lite3r_cli.scene.view import View
+    from lite3r_cli.scene.posed_view import View
 
     K = np.array([[200.0, 0, 120], [0, 200, 90], [0, 0, 1]])
     poses = [np.c_[np.eye(3), [1000.0 * i, 0, 0]] for i in range(count)]

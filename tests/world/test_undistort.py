@@ -8,7 +8,7 @@ import pytest
 
 from lite3r_cli.io.images import discover
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.undistort import UndistortedImages, Undistortion
 
 WIDTH, HEIGHT = 321, 243  # odd on purpose

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from lite3r_cli.errors import OutputError
-from lite3r_cli.io.cameras import write_cameras_json
-from lite3r_cli.io.depth import write_depth_png
+from lite3r_cli.io.cameras_json import write_cameras_json
+from lite3r_cli.io.depth_files import write_depth_png
 from lite3r_cli.io.files import output_error, write_bytes, write_json
 from lite3r_cli.io.locks import in_the_way
 from lite3r_cli.io.own_record import require_as_written, sizes_of
 from lite3r_cli.io.transaction import Transaction, recover
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 
 RECORD = "synth.json"
 MILLIMETRES = 1000.0  # depth is stored in whole ones, up to 65.5 m: a third of the size of a full-range map

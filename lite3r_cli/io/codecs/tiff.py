@@ -36,7 +36,7 @@ _THUMBNAIL, _TRANSPARENCY = 1, 4  # bits of SUBFILE
 
 
 @dataclass(frozen=True)
-class Layout:
+class StripLayout:
     """How the pixels of a directory are stored."""
 
     order: str
@@ -92,7 +92,7 @@ def _pages(stream: BinaryIO, size: int, directory: Directory) -> int:
     return pages
 
 
-def _layout(directory: Directory, width: int, height: int) -> Layout:
+def _layout(directory: Directory, width: int, height: int) -> StripLayout:
     """Raises BadImage for what is damaged or of a kind that is not read."""
     first, values = directory.first, directory.values
     if set(values.get(SAMPLE_FORMAT, (1,))) & {3, 6}:
@@ -135,12 +135,14 @@ def _layout(directory: Directory, width: int, height: int) -> Layout:
     if photometric == PALETTE and (len(palette) < 3 << bits or bits > 8):
         raise BadImage("damaged: a TIFF without the colours of its palette")
     blocks = offsets[:count], lengths[:count]
-    return Layout(directory.order, bits, samples, photometric, planar, tiled, tile, *blocks, packing, palette, alpha)
+    return StripLayout(
+        directory.order, bits, samples, photometric, planar, tiled, tile, *blocks, packing, palette, alpha
+    )
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
     """(H, W) to (H, W, 4) uint8 or uint16, grey or RGB, with or without alpha. Raises BadImage."""
-    layout: Layout = header.detail
+    layout: StripLayout = header.detail
     pixels = _assembled(data, header, layout)
     colour, extra = pixels[..., : _COLOURS[layout.photometric]], pixels[..., _COLOURS[layout.photometric] :]
     colour = _CONVERTED[layout.photometric](colour, layout)
@@ -149,7 +151,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     return colour[..., 0] if colour.shape[2] == 1 else colour
 
 
-def _assembled(data: bytes, header: Header, layout: Layout) -> np.ndarray:
+def _assembled(data: bytes, header: Header, layout: StripLayout) -> np.ndarray:
     """(H, W, samples) uint8 or uint16 out of the strips or tiles."""
     wide, tall = layout.tile
     across, down = -(-header.width // wide), -(-header.height // tall)
@@ -170,7 +172,7 @@ def _assembled(data: bytes, header: Header, layout: Layout) -> np.ndarray:
     return whole
 
 
-def _grey(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _grey(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
     """Levels of fewer than 8 bits spread over all 256; white = 0 turned round."""
     full = 255 if layout.bits <= 8 else 65535
     if layout.bits < 8:
@@ -178,20 +180,20 @@ def _grey(pixels: np.ndarray, layout: Layout) -> np.ndarray:
     return full - pixels if layout.photometric == WHITE_IS_0 else pixels
 
 
-def _palette(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _palette(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
     """(H, W, 3) uint8; the table holds 16 bits a colour, where a careless writer has not put 8."""
     table = np.array(layout.colours[: 3 << layout.bits], np.uint32).reshape(3, -1).T
     table = (table if table.max(initial=0) < 256 else table >> 8).astype(np.uint8)
     return table[pixels[..., 0]]
 
 
-def _cmyk(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _cmyk(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
     full = np.uint64(np.iinfo(pixels.dtype).max)
     bright = full - pixels.astype(np.uint64)
     return ((bright[..., :3] * bright[..., 3:] + full // np.uint64(2)) // full).astype(pixels.dtype)
 
 
-def _lab(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _lab(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
     """CIE L*a*b* of 8 bits, a and b signed."""
     if layout.bits != 8:
         raise BadImage(f"Lab pixels of 16 bits are not read: {_SAVE}")
@@ -200,7 +202,7 @@ def _lab(pixels: np.ndarray, layout: Layout) -> np.ndarray:
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def _same(pixels: np.ndarray, layout: Layout) -> np.ndarray:
+def _same(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
     return pixels
 
 

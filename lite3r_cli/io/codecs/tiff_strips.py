@@ -20,7 +20,7 @@ from ..regular import BadImage
 from . import jpeg
 
 if TYPE_CHECKING:
-    from .tiff import Layout
+    from .tiff import StripLayout
 
 _PLAIN, _JPEG, _DEFLATE, _LZMA = 1, 7, (8, 32946), 34925
 _FAX, _LZW, _PACKBITS = (2, 3, 4), 5, 32773
@@ -63,7 +63,7 @@ def packing(compression: int, predictor: int, fill_order: int, tables: Sequence[
     return Packing(compression, predictor, fill_order == 2, bytes(value & 255 for value in tables), fax_options)
 
 
-def unpacked(data: bytes, layout: Layout, shapes: Sequence[tuple[int, int, int]]) -> Iterator[np.ndarray]:
+def unpacked(data: bytes, layout: StripLayout, shapes: Sequence[tuple[int, int, int]]) -> Iterator[np.ndarray]:
     """The blocks of the picture, (rows, columns, samples) uint8 or uint16 of the shapes given. Raises BadImage."""
     packed = [data[start : start + length] for start, length in zip(layout.offsets, layout.lengths)]
     if layout.packing.is_jpeg:
@@ -75,7 +75,9 @@ def unpacked(data: bytes, layout: Layout, shapes: Sequence[tuple[int, int, int]]
         yield _block(raw, layout, shape)
 
 
-def _raw(packed: Sequence[bytes], layout: Layout, shapes: Sequence[tuple], sizes: Sequence[int]) -> Iterator[bytes]:
+def _raw(
+    packed: Sequence[bytes], layout: StripLayout, shapes: Sequence[tuple], sizes: Sequence[int]
+) -> Iterator[bytes]:
     method = layout.packing.compression
     if layout.packing.reversed_bits:
         packed = [block.translate(_REVERSED) for block in packed]
@@ -112,7 +114,7 @@ def _unlzma(block: bytes, size: int) -> bytes:
     return raw if unpack.eof else b""
 
 
-def _block(raw: bytes, layout: Layout, shape: tuple[int, int, int]) -> np.ndarray:
+def _block(raw: bytes, layout: StripLayout, shape: tuple[int, int, int]) -> np.ndarray:
     rows, columns, _ = shape
     if layout.bits == 16:
         values = np.frombuffer(raw, layout.order + "u2").astype(np.uint16).reshape(shape)
@@ -128,7 +130,7 @@ def _block(raw: bytes, layout: Layout, shape: tuple[int, int, int]) -> np.ndarra
     return values
 
 
-def _jpeg_block(block: bytes, layout: Layout, shape: tuple[int, int, int]) -> np.ndarray:
+def _jpeg_block(block: bytes, layout: StripLayout, shape: tuple[int, int, int]) -> np.ndarray:
     """A strip is a JPEG file, perhaps without its tables; its colours follow from the directory."""
     from .tiff import CMYK, YCBCR
 
@@ -156,7 +158,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def _by_ffmpeg(
-    packed: Sequence[bytes], layout: Layout, shapes: Sequence[tuple], sizes: Sequence[int]
+    packed: Sequence[bytes], layout: StripLayout, shapes: Sequence[tuple], sizes: Sequence[int]
 ) -> Iterator[bytes]:
     """Groups of blocks with the same number of rows become the strips of one grey picture."""
     start = 0
@@ -170,7 +172,9 @@ def _by_ffmpeg(
         start = end
 
 
-def _decoded_group(packed: Sequence[bytes], layout: Layout, shape: tuple[int, int, int], size: int) -> Iterator[bytes]:
+def _decoded_group(
+    packed: Sequence[bytes], layout: StripLayout, shape: tuple[int, int, int], size: int
+) -> Iterator[bytes]:
     import av
 
     rows, columns, depth = shape

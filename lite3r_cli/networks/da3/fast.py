@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lite3r_cli.engine.heads import FastDepthHead
+from lite3r_cli.engine.fast_heads import FastDepthHead
+from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
-from lite3r_cli.engine.outputs import FastOutput
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm

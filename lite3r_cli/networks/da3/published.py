@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lite3r_cli.checkpoints import hub
-from lite3r_cli.networks.published import APACHE, LITE3R, NON_COMMERCIAL, ModelInfo
+from lite3r_cli.networks.publication import APACHE, LITE3R, NON_COMMERCIAL, ModelInfo
 
 
 def _any_view(name: str, parameters: int, licence: str, revision: str = hub.MAIN) -> ModelInfo:

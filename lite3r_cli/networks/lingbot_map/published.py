@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import ModelInfo
+from lite3r_cli.networks.publication import ModelInfo
 
 LICENCE = "Apache-2.0 by the project's readme; what the weights were initialised from is not said"
 REPOSITORY = "robbyant/lingbot-map"

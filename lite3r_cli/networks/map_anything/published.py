@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import APACHE, NON_COMMERCIAL, ModelInfo
+from lite3r_cli.networks.publication import APACHE, NON_COMMERCIAL, ModelInfo
 
 V1_1_VALUES, V1_VALUES = 1_228_492_758, 563_336_150
 FILE = "model.safetensors"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import ModelInfo
+from lite3r_cli.networks.publication import ModelInfo
 
 MODELS = (
     ModelInfo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import COMPARED, NON_COMMERCIAL, ModelInfo
+from lite3r_cli.networks.publication import COMPARED, NON_COMMERCIAL, ModelInfo
 
 PI3_MODEL = ModelInfo(
     name="pi3",

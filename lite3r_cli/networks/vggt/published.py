@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import COMPARED, LITE3R, ModelInfo
+from lite3r_cli.networks.publication import COMPARED, LITE3R, ModelInfo
 
 LICENCE = "VGGT research licence (non-commercial)"
 MODELS = (

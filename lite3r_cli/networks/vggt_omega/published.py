@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite3r_cli.networks.published import COMPARED, ModelInfo
+from lite3r_cli.networks.publication import COMPARED, ModelInfo
 
 LICENCE = "FAIR Noncommercial Research License (it covers outputs, too)"
 REPOSITORY = "facebook/VGGT-Omega"  # gated: access is asked for there

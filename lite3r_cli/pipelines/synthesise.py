@@ -11,9 +11,9 @@ import torch
 from lite3r_cli import __version__
 from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.console import Progress
-from lite3r_cli.data.procedural.batch import render_batch, sample_batch
-from lite3r_cli.data.procedural.cameras import CameraConfig
+from lite3r_cli.data.procedural.camera_placement import CameraConfig
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
+from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch
 from lite3r_cli.data.procedural.scene_folder import bring_right, check_free, write_scene
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 from lite3r_cli.errors import UsageError

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..scene.consistency import VoterMap, agreement, best_neighbours
 from ..scene.frame import move_views, translation
+from ..scene.posed_view import View, known_depth
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View, known_depth
 from .registration import place_beside, similarity_from_cameras
 
 _NEIGHBOURS = 4  # views that each depth map is compared with

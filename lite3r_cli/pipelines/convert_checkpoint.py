@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..attention.config import METADATA_KEY, SparseConfig, settle
+from ..attention.sparse_config import METADATA_KEY, SparseConfig, settle
 from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.shards import shard_files
-from ..checkpoints.sources import Source
+from ..checkpoints.tensor_sources import Source
 from ..checkpoints.weights import read_float
 from ..checkpoints.write import CheckpointWriter, bring_right, refuse_existing
 from ..config.conversion import ConvertConfig

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.block_map import kept_count
-from lite3r_cli.attention.config import SparseConfig
 from lite3r_cli.attention.dispatch import mix_packed
 from lite3r_cli.attention.module import START_LOGIT, SparseLinearAttention
 from lite3r_cli.attention.packed import SUMMARY, PackedPlan, packed_plan
 from lite3r_cli.attention.reference import EPSILON
-from lite3r_cli.attention.tiling import Layout, frame_layout, packed_layout
+from lite3r_cli.attention.sparse_config import SparseConfig
+from lite3r_cli.attention.tiling import TokenTiling, frame_tiling, packed_tiling
 from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 from lite3r_cli.layers.view_shards import own_heads
@@ -99,15 +99,15 @@ class Plans:
 
     def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan | PackedPlan:
         if bucket is not None:  # within a view no network tells what its tokens are: blocks are runs of them
-            return from_layout(packed_layout(bucket.tokens, config.block), group, 0, self.device, len(bucket.views))
+            return from_layout(packed_tiling(bucket.tokens, config.block), group, 0, self.device, len(bucket.views))
         if config.official:
-            return from_layout(packed_layout(self.packing.tokens, config.block), group, 0, self.device)
+            return from_layout(packed_tiling(self.packing.tokens, config.block), group, 0, self.device)
         frames = self.packing.frames
         if config.packed:
             return packed_plan(frames, self.device, config.group)
         if not config.tiles:
             frames = tuple(replace(part, grid=None) for part in frames)
-        layout = frame_layout(frames, config.block, None, config.protect != "none", walk=config.walk)
+        layout = frame_tiling(frames, config.block, None, config.protect != "none", walk=config.walk)
         if config.protect != "reference" or not self.reference:
             return from_layout(layout, group, layout.most_protected, self.device)
         largest = int(layout.frame[layout.frame >= 0].bincount().max())  # blocks of one frame
@@ -115,7 +115,9 @@ class Plans:
         return replace(plan, guards=True)
 
 
-def from_layout(layout: Layout, group: int, most_protected: int, device: torch.device, runs: int = 1) -> SparsePlan:
+def from_layout(
+    layout: TokenTiling, group: int, most_protected: int, device: torch.device, runs: int = 1
+) -> SparsePlan:
     """The plan of a layout, for `runs` equal runs of tokens that do not see one another."""
     used = layout.index.shape[1]
     width = max(SMALLEST_TILE, 1 << (used - 1).bit_length())
@@ -132,7 +134,7 @@ def from_layout(layout: Layout, group: int, most_protected: int, device: torch.d
     return SparsePlan(tiles, *placed, most_protected, int(exact.sum()), runs=runs)
 
 
-def reason_against(config: SparseConfig) -> str | None:
+def reason_against_settings(config: SparseConfig) -> str | None:
     """Why the fast path cannot compute these settings; None if it can."""
     if config.feature != "elu":
         return f"the fast path has the feature map elu, not {config.feature}"

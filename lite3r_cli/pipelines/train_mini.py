@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lite3r_cli import __version__
-from lite3r_cli.checkpoints.sources import open_source
+from lite3r_cli.checkpoints.tensor_sources import open_source
 from lite3r_cli.config.training_run import TrainConfig
 from lite3r_cli.console import Progress, Tell
 from lite3r_cli.data.content import content_of
@@ -20,12 +20,12 @@ from lite3r_cli.io.files import output_error
 from lite3r_cli.io.locks import in_the_way, run_folder
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.stopping import between_steps
-from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
-from lite3r_cli.training.loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.loss_plot import plot_losses
-from lite3r_cli.training.schedule import ShapeSchedule
+from lite3r_cli.training.shape_schedule import ShapeSchedule
 from lite3r_cli.training.state import Dependencies, recover_state, save_weights, saved_as_it_stops
+from lite3r_cli.training.train_data import TrainingData
+from lite3r_cli.training.train_loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.worker import Worker, worker_process
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..scene import geometry
 from ..scene.fusion import sample_mask
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from .align import align_depth
 from .confidence import fused_confidence
-from .config import RefineConfig
 from .correlation import window_mean
 from .fill import fill
 from .keypoints import ReadImage, ReadMask
+from .refine_config import RefineConfig
 from .stereo import Surface, stereo
 from .warp import Picture
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ..scene.posed_view import View
 from ..scene.sparse_points import SparseModel
-from ..scene.view import View
 from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
-from .config import RefineConfig
 from .fisheye import start_fisheyes
 from .keypoints import ReadImage, ReadMask
 from .lens import Lens, known_lenses, start_lenses
 from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
+from .refine_config import RefineConfig
 from .search import Found, Search
 from .verdicts import (
     GIVEN,

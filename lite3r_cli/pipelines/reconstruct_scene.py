@@ -21,7 +21,7 @@ from ..io.images import ImageSet, Skipped
 from ..io.output_layout import files_of_run
 from ..io.video import DEFAULT_VIEWS
 from ..scene.facing import rigs_of
-from ..scene.view import View
+from ..scene.posed_view import View
 from ..world.undistort import UndistortedImages
 from .anchoring import anchor
 from .depth_request import DepthFiles, depth_warnings

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..scene.distortion import DistortedCamera
-from ..scene.view import View
+from ..scene.posed_view import View
 from . import camera_fields as fields
-from .depth import read_depth_png
+from .depth_files import read_depth_png
 from .documents import read_json
 from .files import write_json
 from .names import printable

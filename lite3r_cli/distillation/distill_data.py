@@ -25,9 +25,9 @@ from lite3r_cli.data.steps import load_steps
 from lite3r_cli.data.views import Known, Split, Views, ViewSet, choose_views, read_views
 from lite3r_cli.errors import InputError, UsageError
 from lite3r_cli.io.resize import network_size
-from lite3r_cli.training.data import TrainingData
 from lite3r_cli.training.losses import Targets
-from lite3r_cli.training.schedule import Shape
+from lite3r_cli.training.shape_schedule import Shape
+from lite3r_cli.training.train_data import TrainingData
 
 PROCEDURAL = "procedural"
 HELD_OUT_SEED = 1_000_003  # added to the seed for scenes that are only measured on

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from .. import runtime
-from ..attention.config import SparseConfig, settle
+from ..attention.sparse_config import SparseConfig, settle
 from ..checkpoints.write import bring_right, refuse_existing, require_space
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress, Tell
 from ..data.content import content_of
-from ..distillation.data import Data, Sizes, open_data
-from ..distillation.loop import LOG, PLOT, STATE, Distiller, StudentPlan
+from ..distillation.distill_data import Data, Sizes, open_data
+from ..distillation.distill_loop import LOG, PLOT, STATE, Distiller, StudentPlan
 from ..errors import OutputError, UsageError, WeightsError
 from ..io.files import output_error
 from ..io.locks import in_the_way, run_folder

@@ -22,11 +22,11 @@ import numpy as np
 from ..config import EvaluateConfig, PredictConfig
 from ..console import Progress, Tell
 from ..errors import InputError, UsageError
-from ..io.cameras import read_cameras_json
+from ..io.cameras_json import read_cameras_json
 from ..io.images import ImageSet, discover
 from ..io.names import leads_out, printable
 from ..scene import geometry, metrics
-from ..scene.view import View, known_depth
+from ..scene.posed_view import View, known_depth
 from ..world.undistort import UndistortedImages, Undistortion
 
 if TYPE_CHECKING:

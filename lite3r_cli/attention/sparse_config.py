@@ -13,9 +13,9 @@ from typing import Any
 
 from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.features import FEATURES
+from lite3r_cli.attention.keep_schedule import SHALLOW, keep_ratios
 from lite3r_cli.attention.packed import GROUPS
 from lite3r_cli.attention.reference import BLOCK
-from lite3r_cli.attention.schedule import SHALLOW, keep_ratios
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.errors import UsageError
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from lite3r_cli.data.procedural.cameras import CameraConfig, sample_cameras
-from lite3r_cli.data.procedural.render import render
+from lite3r_cli.data.procedural.camera_placement import CameraConfig, sample_cameras
+from lite3r_cli.data.procedural.ray_render import render
 from lite3r_cli.data.procedural.sampling import SceneConfig, sample_scene
 from lite3r_cli.data.procedural.scene import Scene, SceneBatch, pack_rows, unpack_scenes
 from lite3r_cli.data.procedural.textures import Atlas

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lite3r_cli.attention.config import SparseConfig
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.capture import captured, select_layers
-from lite3r_cli.distillation.data import Data, DistillBatch, first_batches
+from lite3r_cli.distillation.common_answer import Runner, has_unit_scale
+from lite3r_cli.distillation.distill_data import Data, DistillBatch, first_batches
 from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
-from lite3r_cli.distillation.outputs import Runner, has_unit_scale
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.transaction import append_line

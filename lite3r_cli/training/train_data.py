@@ -14,14 +14,20 @@ from torch import Tensor
 
 from lite3r_cli.data.photos import PosedScene, load_scenes, sample_photos
 from lite3r_cli.data.procedural.augment import augment
-from lite3r_cli.data.procedural.batch import CameraConfig, SceneConfig, TrainingBatch, render_batch, sample_batch
+from lite3r_cli.data.procedural.scene_batches import (
+    CameraConfig,
+    SceneConfig,
+    TrainingBatch,
+    render_batch,
+    sample_batch,
+)
 from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.data.steps import load_steps
 from lite3r_cli.errors import InputError
 from lite3r_cli.networks.mini.known import CameraHints
-from lite3r_cli.training.loop import Batch
 from lite3r_cli.training.losses import Targets
-from lite3r_cli.training.schedule import Shape
+from lite3r_cli.training.shape_schedule import Shape
+from lite3r_cli.training.train_loop import Batch
 
 # more disorder, and more lenses, than in scenes that are made to be looked at
 CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
