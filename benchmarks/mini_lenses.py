@@ -18,7 +18,7 @@ import torch
 
 from lite3r_cli.config import EvaluateConfig, PredictConfig
 from lite3r_cli.config.synthesis import SynthConfig
-from lite3r_cli.pipelines import synth
+from lite3r_cli.pipelines import synthesise
 from lite3r_cli.pipelines.evaluate_scenes import evaluate
 
 FIELDS_OF_VIEW = (20, 30, 90, 100)  # degrees, those of the goals
@@ -50,7 +50,7 @@ def main() -> None:
         for degrees in FIELDS_OF_VIEW:
             output = Path(folder) / str(degrees)
             settings = dict(scenes=4, views=8, seed=4242, field_of_view=degrees, samples=arguments.samples)
-            made = tuple(synth.run(SynthConfig(output, **settings)))
+            made = tuple(synthesise.run(SynthConfig(output, **settings)))
             rows = {name: mean_scores(made, model, 4) for name, model in models.items()}
             report["fields_of_view"][str(degrees)] = rows
             print(degrees, json.dumps(rows), flush=True)
