@@ -64,10 +64,14 @@ def predict(runner: FastRunner, images: Sequence[Tensor], cameras: Any = None) -
     return prediction if cameras is None else runner.form.with_known(prediction, cameras)
 
 
+LITTLE = 0.05  # of a GPU's free memory: what takes no more may stay there unused, copying it would take longer
+
+
 class TwoForms:
     """A network that runs fast or layer by layer, as each call decides.
 
-    One form at a time is on the device: a call that goes the other way than the last one moves the weights.
+    One form at a time is on the device unless both are small: a call that goes the other way than the last one moves
+    the weights.
     """
 
     def __init__(self, backbone: nn.Module, settings: Settings, device: torch.device):
@@ -82,8 +86,14 @@ class TwoForms:
         """The fast form, ready to run. Raises BackendError with `reason_against`."""
         if self.runner is None:
             self.runner = fast_runner(self.backbone, self.settings, self.device)
-            self.backbone.to("cpu")  # what the fast form did not take over need not stay on the device
+            self._make_room()
         return self.runner
+
+    def _make_room(self) -> None:
+        """What the fast form did not take over leaves a device on which it is a considerable part of what is free."""
+        size = sum(part.nbytes for part in self.backbone.state_dict().values())
+        if self.device.type != "cuda" or size > LITTLE * torch.cuda.mem_get_info(self.device)[0]:
+            self.backbone.to("cpu")
 
     def ordinary(self) -> nn.Module:
         """The network as it was loaded, on the device; the fast form is gone."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..networks.base import Prediction
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
+from ..scene.device_maps import DeviceMaps, has_room
 from ..scene.facing import tied
 from ..scene.posed_view import View
 from .no_scene import in_window
@@ -18,20 +21,24 @@ from .no_scene import in_window
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
 
+TOGETHER = 32  # views whose maps leave a GPU in one piece
+
 
 def to_views(
-    images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput], prediction: Prediction
+    images: ImageSet,
+    kept: Sequence[int],
+    inputs: Sequence[NetworkInput],
+    prediction: Prediction,
+    held: DeviceMaps | None = None,
 ) -> list[View]:
-    """Network pixels → original pixels, world → frame of the first camera, invalid and unseen depth → 0."""
+    """Network pixels → original pixels, world → frame of the first camera, invalid and unseen depth → 0.
+
+    `held` gets the maps that stay on the device which predicted them.
+    """
     poses = geometry.rebase(prediction.cam_from_world.numpy())
     views = []
-    for j, i in enumerate(kept):
-        record = images.records[i]
-        depth = prediction.depth[j].numpy()
-        confidence = prediction.confidence[j].numpy()
-        known = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
-        if (unseen := in_window(inputs[j])) is not None:
-            known &= ~unseen
+    for j, (depth, confidence) in enumerate(_known_maps(prediction, inputs, held)):
+        record = images.records[kept[j]]
         K, pose = square_pixels(record, inputs[j], prediction.K[j].numpy(), poses[j])
         views.append(
             View(
@@ -40,12 +47,48 @@ def to_views(
                 height=record.height,
                 K=K,
                 cam_from_world=pose,
-                depth=inputs[j].uncrop(np.where(known, depth, np.float32(0))),
-                confidence=inputs[j].uncrop(np.where(known, confidence, np.float32(0))),
+                depth=inputs[j].uncrop(depth),
+                confidence=inputs[j].uncrop(confidence),
                 facing=record.facing,
             )
         )
     return views
+
+
+def _known_maps(
+    prediction: Prediction, inputs: Sequence[NetworkInput], held: DeviceMaps | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Depth and confidence (h, w) of each view as the network saw it, 0 where either says nothing or nothing was seen.
+
+    A GPU does it for several views at a time, and what leaves it does so in large pieces.
+    """
+    size = sum(2 * 4 * each.numel() for each in prediction.depth)
+    keep = held if held is not None and has_room(prediction.depth[0].device, size) else None
+    for run in _runs_of_one_shape(prediction.depth):
+        depth, confidence = (torch.stack([maps[j] for j in run]) for maps in (prediction.depth, prediction.confidence))
+        known = depth.isfinite() & (depth > 0) & confidence.isfinite()
+        for place, j in enumerate(run):
+            if (unseen := in_window(inputs[j])) is not None:
+                known[place] &= ~torch.from_numpy(unseen).to(known.device)
+        there = [torch.where(known, maps, 0) for maps in (depth, confidence)]
+        for maps in zip(*([*zip(stack, stack.cpu().numpy())] for stack in there)):
+            if keep is not None:
+                for tensor, array in maps:
+                    keep.hold(array, tensor)
+            (_, found), (_, sure) = maps
+            yield found, sure
+
+
+def _runs_of_one_shape(maps: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Views in order, those that can be stacked together; one at a time on a CPU, which gains nothing by it."""
+    most = 1 if maps[0].device.type == "cpu" else TOGETHER
+    run: list[int] = []
+    for j, each in enumerate(maps):
+        if run and (len(run) == most or each.shape != maps[run[0]].shape):
+            yield run
+            run = []
+        run.append(j)
+    yield run
 
 
 def square_pixels(

@@ -63,7 +63,9 @@ def fuse_views(
             config.predict.seed,
             after_view,
             device,
+            predictions.held,
         )
+    predictions.held.release()
     if origin is not None:
         cloud = move_cloud(cloud, translation(origin))
     if len(cloud) == 0:

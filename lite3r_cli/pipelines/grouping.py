@@ -16,7 +16,6 @@ from functools import cache
 import cv2
 import numpy as np
 
-from ..console import Progress
 from ..cores import count_cores
 from ..scene.consistency import best_neighbours
 from ..scene.posed_view import View
@@ -57,29 +56,42 @@ def group_pictures(
     read_large: Callable[[int], np.ndarray],
     predict: Callable[[], Sequence[View]],
     together: Sequence[Sequence[int]] = (),
-    progress: Progress | None = None,
 ) -> Grouping:
-    """Group pictures (h, w, 3) uint8 at the network's size.
+    """Group pictures (h, w, 3) uint8 at the network's size: `tie_pictures`, then `settle`."""
+    return settle(tie_pictures(pictures, read_large, together), pictures, predict)
 
-    `read_large(i)` gives picture i at its full size, `predict()` the views of all pictures under one prediction;
-    neither is called where the first evidence suffices. `together`: pictures known to belong together, in groups.
+
+def tie_pictures(
+    pictures: Sequence[np.ndarray],
+    read_large: Callable[[int], np.ndarray],
+    together: Sequence[Sequence[int]] = (),
+) -> Groups:
+    """What the pictures themselves tie; no network is needed.
+
+    `read_large(i)` gives picture i at its full size; it is not called where the first evidence suffices. `together`:
+    pictures known to belong together, in groups.
     """
     count = len(pictures)
     groups = Groups(count)
     for members in together:
         for i in members:
             groups.join(members[0], i)
-    if len(groups.members()) == 1:
-        return one_group(count)
-    progress = progress or Progress()
-    with progress.stage("Compare images", minor=True):
-        _by_corners(groups, pictures)
-        if len(groups.members()) > 1:
-            _by_features(groups, pictures)
-        if len(groups.members()) > 1:
-            _by_large_features(groups, read_large, count)
     if len(groups.members()) > 1:
-        _by_prediction(groups, pictures, predict())
+        _by_corners(groups, pictures)
+    if len(groups.members()) > 1:
+        _by_features(groups, pictures)
+    if len(groups.members()) > 1:
+        _by_large_features(groups, read_large, count)
+    return groups
+
+
+def settle(groups: Groups, pictures: Sequence[np.ndarray], predict: Callable[[], Sequence[View]]) -> Grouping:
+    """The grouping of pictures that are tied as in `groups`. `predict()` gives the views of all pictures under one
+    prediction; it is not called where all are tied.
+    """
+    if len(groups.members()) == 1:
+        return one_group(len(pictures))
+    _by_prediction(groups, pictures, predict())
     return _settle(groups.members(), pictures)
 
 

@@ -66,7 +66,7 @@ def fast_settings(plan: Plan, **more: Any) -> Settings:
 class PlannedNetwork:
     """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry a prediction.
 
-    The fast engine makes its own form of the network when the first images come.
+    The fast engine makes its own form of the network in `prepare`, or when the first images come.
     """
 
     def __init__(self, backbone: Backbone, plan: Plan, device: torch.device) -> None:
@@ -87,6 +87,12 @@ class PlannedNetwork:
     def _set_arithmetic(self) -> None:
         if self.plan.is_fp8 and self._module is not None:
             self.exact = set_arithmetic(self._module, self.plan.fp8.chosen, getattr(torch, self.plan.dtype))
+
+    def prepare(self) -> None:
+        """Make the fast engine's form of the network before the first images come, where it is planned."""
+        if self._module is not None and self.engine.chosen == FAST:
+            with on_device(self.device):
+                self._forms.fast()
 
     @torch.inference_mode()
     def predict(
@@ -111,11 +117,13 @@ class PlannedNetwork:
         tell: Told = lambda where: None,
         **cameras: Any,
     ) -> Prediction:
-        """`predict` for pictures (h, w, 3) uint8 and pixels to leave out (h, w) bool, in float32 on the CPU."""
+        """`predict` for pictures (h, w, 3) uint8 and pixels to leave out (h, w) bool: in float32, the maps on the
+        device, the cameras on the CPU.
+        """
         tensors = streams.inputs(self.backbone, pictures, self.device)
         masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
         found = self.predict(tensors, masks, tell, **cameras)
-        depth, confidence = ([each.float().cpu() for each in part] for part in (found.depth, found.confidence))
+        depth, confidence = ([each.float() for each in part] for part in (found.depth, found.confidence))
         return Prediction(depth, confidence, found.cam_from_world.float().cpu(), found.K.float().cpu())
 
     def _predict(

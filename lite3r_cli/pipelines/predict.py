@@ -31,6 +31,7 @@ from ..refine.backend import require_pycolmap
 from ..refine.pipeline import refine
 from ..refine.refine_config import RefineConfig
 from ..scene import geometry
+from ..scene.device_maps import DeviceMaps
 from ..scene.frame import FIRST_CAMERA, WorldFrame, local_origin, move_views, translation
 from ..scene.posed_view import View
 from ..scene.priors import CameraPriors
@@ -74,6 +75,7 @@ class Predictions:
     inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, what the network saw
     frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
     colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the photograph reduced
+    held: DeviceMaps = field(default_factory=DeviceMaps, repr=False)  # maps of the views that are on the device, too
     sample: Predictions | None = None  # of many views some, with `inputs`: what is looked at to tell what is up
 
 
@@ -141,7 +143,9 @@ class Predictor:
         with closing:
             backbone: Backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
         known_cameras.configure(backbone, self.config)
-        return backbone, PlannedNetwork(backbone, plan, device), time.perf_counter() - start
+        network = PlannedNetwork(backbone, plan, device)
+        network.prepare()
+        return backbone, network, time.perf_counter() - start
 
     def _loaded(self) -> tuple[Backbone, PlannedNetwork]:
         backbone, network, seconds = self._loading.result()
@@ -207,12 +211,15 @@ class Predictor:
         for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
+        lens = Later(lambda: lens_warnings(self.config, priors, records, inputs), "lens")  # beside the network
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
-        views = to_views(images, kept, inputs, prediction)
+        held = DeviceMaps()
+        views = to_views(images, kept, inputs, prediction, held)
+        del prediction
         warnings = parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
-        warnings += lens_warnings(self.config, priors, records, inputs)
+        warnings += lens.result()
         if bars:
             warnings.append(
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
@@ -227,6 +234,7 @@ class Predictor:
             inputs=list(inputs),
             frame=known_cameras.frame_of(self.backbone, priors),
             colors=[_colors(record, item) for record, item in zip(records, inputs)],
+            held=held,
         )
 
     def refine(self, images: ImageSet, found: Predictions, progress: Progress | None = None) -> Predictions:
@@ -337,8 +345,8 @@ class Predictor:
     def _run(
         self, batch: Sequence[np.ndarray], unseen: Sequence[np.ndarray | None], cameras: dict[str, Any], tell: Told
     ) -> Prediction:
-        """One forward pass over (h, w, 3) uint8 images, of which the pixels `unseen` (h, w) are no scene; answers on
-        the CPU in float32.
+        """One forward pass over (h, w, 3) uint8 images, of which the pixels `unseen` (h, w) are no scene; answers in
+        float32, the cameras on the CPU, the maps maybe on the device.
         """
         try:
             if self.team is not None and len(batch) >= self.team.rank.count:

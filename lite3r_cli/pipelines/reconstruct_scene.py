@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 from .. import cuda_start
 from ..config import ReconstructConfig
 from ..console import Progress, Tell
-from ..errors import InputError
+from ..errors import InputError, MemoryLimitError
 from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped
 from ..io.output_layout import files_of_run
 from ..io.video import DEFAULT_VIEWS
-from ..scene.facing import rigs_of
 from ..scene.posed_view import View
 from ..world.undistort import UndistortedImages
+from .ahead import Ahead, Edges
 from .anchoring import anchor
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
@@ -37,7 +37,9 @@ from .together import joined
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
+    from ..world.ties import Groups
     from .grouping import Grouping
+    from .later import Later
     from .planned import Ran
     from .predict import Pictures, Predictions, Predictor
 
@@ -56,6 +58,7 @@ class SceneRun:
 
     images: ImageSet
     pictures: Pictures
+    ahead: Ahead
     predicted: Predicted
 
     def __init__(
@@ -101,11 +104,14 @@ class SceneRun:
         self._check()
         self.images = predictor.as_pinholes(self.images)
         self.pictures = _read(self.config, predictor, self.images, self.progress, self.tell)
+        self.ahead = Ahead(self.config, self.images, predictor, self.pictures)
 
     def predict(self, predictor: Predictor) -> None:
         """Let the network see them."""
-        self.predicted = _predict(self.config, self.images, predictor, self.pictures, self.progress, self.tell)
-        del self.pictures
+        self.predicted = _predict(
+            self.config, self.images, predictor, self.pictures, self.ahead, self.progress, self.tell
+        )
+        del self.pictures, self.ahead
 
     def finish(self, predictor: Predictor) -> Report:
         """Refine, fuse, write, and put the files into place."""
@@ -209,7 +215,8 @@ def make_scene(
 
     images = predictor.as_pinholes(images)
     pictures = _read(config, predictor, images, progress, tell)
-    predicted = _predict(config, images, predictor, pictures, progress, tell)
+    ahead = Ahead(config, images, predictor, pictures)
+    predicted = _predict(config, images, predictor, pictures, ahead, progress, tell)
     return _finish(config, images, predictor, predicted, progress, tell, told)
 
 
@@ -222,6 +229,7 @@ class Predicted:
     indices: list[int]  # of the pictures that could be read
     skipped: list[Skipped]  # the others
     ran: list[Ran]
+    edges: Edges  # of the pictures
 
 
 def _read(
@@ -240,18 +248,20 @@ def _predict(
     images: ImageSet,
     predictor: Predictor,
     pictures: Pictures,
+    ahead: Ahead,
     progress: Progress,
     tell: Tell,
 ) -> Predicted:
     """What the network sees in them, one scene or several. Raises InputError, MemoryLimitError."""
     ran_before = len(predictor.network.ran)
-    grouping, whole = _group(config, images, predictor, pictures, progress, tell)
+    grouping, whole = _group(config, images, predictor, pictures, ahead.ties, progress, tell)
     parts = (
         [predictor.predict_pictures(images, pictures.only(part), progress) for part in grouping.parts]
         if whole is None
         else [whole]
     )
-    return Predicted(grouping, parts, pictures.indices, pictures.skipped, predictor.network.ran[ran_before:])
+    ran = predictor.network.ran[ran_before:]
+    return Predicted(grouping, parts, pictures.indices, pictures.skipped, ran, ahead.edges)
 
 
 def _finish(
@@ -269,7 +279,9 @@ def _finish(
     `check` is called now and then and may raise.
     """
     parts = [
-        _fuse_part(config, images, predictor, found, k == 0, progress, tell, None if k else view_files, check)
+        _fuse_part(
+            config, images, predictor, found, k == 0, progress, tell, predicted.edges, None if k else view_files, check
+        )
         for k, found in enumerate(predicted.parts)
     ]
     parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=predicted.skipped))
@@ -289,35 +301,37 @@ def _group(
     images: ImageSet,
     predictor: Predictor,
     pictures: Pictures,
+    ties: Later[Groups] | None,
     progress: Progress,
     tell: Tell,
 ) -> tuple[Grouping, Predictions | None]:
     """Which pictures make which scene; and the prediction of all together, where it was made and they are one scene.
 
-    Raises InputError where some do not belong and `--strict` was given.
+    Raises InputError where some do not belong and `--strict` was given, MemoryLimitError.
     """
-    from .grouping import explain, group_pictures, one_group
+    from .grouping import explain, one_group, settle
 
-    count, indices = len(pictures.indices), pictures.indices
-    if config.input.keep_unrelated or count < 2 or predictor.streams:
-        return one_group(count), None
+    if ties is None:
+        return one_group(len(pictures.indices)), None
     made: list[Predictions] = []
 
     def predict_all() -> list[View]:
-        made.append(predictor.predict_pictures(images, pictures, progress))
+        if not made:
+            made.append(predictor.predict_pictures(images, pictures, progress))
         return made[0].views
 
-    grouping = group_pictures(
-        [item.rgb for item in pictures.inputs],
-        lambda k: images.read(indices[k]),
-        predict_all,
-        [
-            predictor.beforehand.priors([images.records[i] for i in indices]).known_poses,
-            *rigs_of([images.records[i].facing for i in indices]).values(),
-        ],
-        progress,
-    )
-    for text in explain(grouping, [images.records[i].name for i in indices]):
+    too_many: MemoryLimitError | None = None
+    if predictor.runtime.torch_device.type != "cpu":  # a GPU would wait for the answer, which is mostly: one scene
+        try:
+            predict_all()
+        except MemoryLimitError as error:
+            too_many = error
+    with progress.stage("Compare images", minor=True):
+        groups = ties.result()
+    grouping = settle(groups, [item.rgb for item in pictures.inputs], predict_all)
+    if too_many is not None and grouping.whole:
+        raise too_many
+    for text in explain(grouping, [images.records[i].name for i in pictures.indices]):
         if config.input.strict and not grouping.whole:
             raise InputError(text)
         tell(text)
@@ -332,6 +346,7 @@ def _fuse_part(
     main: bool,
     progress: Progress,
     tell: Tell,
+    edges: Edges,
     view_files: ViewFiles | None,
     check: Callable[[], None] | None,
 ) -> Part:
@@ -358,7 +373,7 @@ def _fuse_part(
         tell(text)
     for text in depth_warnings(config, predictions.views, predictions.frame.metric):
         tell(text)
-    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress)
+    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress, edges)
 
 
 def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:

@@ -19,6 +19,7 @@ from ..scene.lazy_views import cameras_of
 from ..world.gravity import Up, find_up, up_of_cameras
 from ..world.level import level_scene
 from ..world.undistort import undistorted
+from .ahead import NO_EDGES, Edges
 from .beforehand import metadata_of
 from .run_info import Part
 
@@ -32,7 +33,7 @@ LEVEL = WorldFrame(
 )
 
 
-def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progress) -> Part:
+def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progress, edges: Edges = NO_EDGES) -> Part:
     """The part with its level; in the levelled frame with `--world level`.
 
     Raises InputError where that frame was asked for and nothing tells what is up.
@@ -40,7 +41,7 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     if config.up == "none":
         return part
     with progress.stage("Level", minor=True):
-        up = which_way_is_up(config, images, part.predictions)
+        up = which_way_is_up(config, images, part.predictions, edges)
         level = level_scene(cameras_of(part.predictions.views), part.cloud, up)
     if config.world != "level":
         return replace(part, level=level)
@@ -61,8 +62,10 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     return replace(part, predictions=moved, cloud=cloud, level=stood)
 
 
-def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions) -> Up:
-    """Up in the world of the predictions. A map's frame has it, whatever `config` says."""
+def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions, edges: Edges = NO_EDGES) -> Up:
+    """Up in the world of the predictions. A map's frame has it, whatever `config` says. `edges` are those of pictures
+    where they were found before.
+    """
     if found.frame.up is not None:
         return Up(np.array(found.frame.up), "georeference", True)
     found = found.sample or found
@@ -74,7 +77,8 @@ def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions) -
     attitudes = [metadata_of(images.records[i]).attitude for i in found.indices]
     pictures = [undistorted(whole_picture(item), view) for item, view in zip(found.inputs, found.views)]
     greys = [cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY) for rgb in pictures]
-    return find_up(found.views, greys, attitudes)
+    known = [edges.of(item) if view.lens is None else None for item, view in zip(found.inputs, found.views)]
+    return find_up(found.views, greys, attitudes, known)
 
 
 def whole_picture(item: NetworkInput) -> np.ndarray:

@@ -194,7 +194,9 @@ class Team:
         own = job.runs[self.rank.number]
         more = {} if job.cameras is None else {"cameras": job.cameras}
         with shards.divided(shards.Shards(self.rank.number, job.runs, job.sizes, job.patch_size, whole)):
-            return network.answer(pictures, job.masks[own.start : own.stop], tell, **more)
+            found = network.answer(pictures, job.masks[own.start : own.stop], tell, **more)
+        depth, confidence = ([each.cpu() for each in part] for part in (found.depth, found.confidence))
+        return replace(found, depth=depth, confidence=confidence)
 
 
 def divide(sizes: Sequence[int], parts: int) -> tuple[range, ...]:

@@ -62,10 +62,13 @@ def move_views(views: Sequence[View], similarity: Similarity) -> list[View]:
         moved = [similarity.apply_to_poses(camera.cam_from_world) for camera in views.cameras]
         return views.placed(moved, similarity.scale)  # type: ignore[return-value]
     factor = np.float32(similarity.scale)
-    poses = (similarity.apply_to_poses(view.cam_from_world) for view in views)
+
+    def scaled(depth: np.ndarray | None) -> np.ndarray | None:
+        return depth if depth is None or factor == 1 else depth * factor
+
     return [
-        replace(view, cam_from_world=pose, depth=None if view.depth is None else view.depth * factor)
-        for view, pose in zip(views, poses)
+        replace(view, cam_from_world=similarity.apply_to_poses(view.cam_from_world), depth=scaled(view.depth))
+        for view in views
     ]
 
 

@@ -20,11 +20,13 @@ from torch import Tensor
 from ..config import FusionConfig
 from . import geometry
 from .consistency import Surfaces, VoterMap, adaptive_tolerance, best_neighbours, check_view, on_device, to_world
+from .device_maps import DeviceMaps
 from .posed_view import PointCloud, View, known_depth
 from .sinks import Points, PointSink, VoxelSink
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use
+NOTHING_HELD = DeviceMaps()
 _PERCENTILE_SAMPLES = 4_000_000  # pixels that the confidence threshold is estimated from
 
 
@@ -70,14 +72,15 @@ def fuse_with_statistics(
     seed: int = 0,
     step: Callable[[], None] = lambda: None,
     device: torch.device | str = "cpu",
+    held: DeviceMaps = NOTHING_HELD,
 ) -> tuple[PointCloud, FusionStatistics]:
     """Fuse posed depth maps into a cloud in their world frame, and say what was dropped and why.
 
     `read_rgb(i)` gives the image of view i, at any size, `read_mask(i)` its mask (True = use) or None; both are called
     at most once a view. `step` is called after each view. Views without a depth map add nothing; the cloud may be
-    empty. The same views on a CPU give the same cloud, bit for bit.
+    empty. The same views on a CPU give the same cloud, bit for bit. `held` has maps that are on the device already.
     """
-    maps = [_Map(view, device) if view.depth is not None else None for view in views]
+    maps = [_Map(view, device, held) if view.depth is not None else None for view in views]
     statistics = FusionStatistics(pixels=sum(each.alive.numel() for each in maps if each is not None))
     counts = _Counts()
     _drop_unusable(maps, read_mask, config, counts, statistics)
@@ -184,11 +187,11 @@ def clean_views(
 class _Map:
     """A view's depth and confidence on the device, and its pixels (h, w) bool that are left."""
 
-    def __init__(self, view: View, device: torch.device | str) -> None:
+    def __init__(self, view: View, device: torch.device | str, held: DeviceMaps = NOTHING_HELD) -> None:
         self.view = view
-        self.depth = on_device(known_depth(view), device)
+        self.depth = held.of(known_depth(view), device)
         self.confidence = (
-            torch.ones_like(self.depth) if view.confidence is None else on_device(view.confidence, device).float()
+            torch.ones_like(self.depth) if view.confidence is None else held.of(view.confidence, device).float()
         )
         self.alive = self.depth.isfinite() & (self.depth > 0) & self.confidence.isfinite()
         self.voter = VoterMap(view, self.alive, depth=self.depth)  # sees every later change of `alive`

@@ -32,6 +32,9 @@ _LEAST_EDGES = 10.0  # effective number of vertical edges
 _STANDS_OUT = 4.0  # score against that of other directions around
 
 
+Segments = tuple[np.ndarray, float]  # what `find_edges` gives
+
+
 @dataclass(frozen=True)
 class Up:
     """The direction against gravity in the world of the views."""
@@ -50,14 +53,21 @@ class Up:
         }  # fmt: skip
 
 
-def find_up(views: Sequence[View], greys: Sequence[np.ndarray], attitudes: Sequence[Attitude | None] = ()) -> Up:
-    """The direction up of posed views with their pictures (h, w) uint8 of any size."""
+def find_up(
+    views: Sequence[View],
+    greys: Sequence[np.ndarray],
+    attitudes: Sequence[Attitude | None] = (),
+    edges: Sequence[Segments | None] = (),
+) -> Up:
+    """The direction up of posed views with their pictures (h, w) uint8 of any size; `edges` are those of the pictures
+    where they were found before.
+    """
     measured = up_of_gimbals(views, attitudes)
     if measured is not None:
         return Up(measured, "gimbal", True)
     held = up_of_cameras(views)
     likely = np.stack([held, up_of_horizons(views, held)])
-    normals, weight, view = edge_planes(views, greys)
+    normals, weight, view = edge_planes(views, greys, edges)
     if len(normals) < _LEAST_EDGES:
         return Up(held, "cameras", False)
     return _from_edges(likely, normals, weight, view, len(views))
@@ -107,11 +117,14 @@ def gravity_of(attitude: Attitude) -> np.ndarray:
 # --- edges ------------------------------------------------------------------------------------------------------------
 
 
-def edge_planes(views: Sequence[View], greys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def edge_planes(
+    views: Sequence[View], greys: Sequence[np.ndarray], edges: Sequence[Segments | None] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The straight edges of all pictures: normals of their planes in the world (N, 3), weights (N,), views (N,)."""
     normals, weights, numbers = [], [], []
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="edges") as pool:
-        found = list(pool.map(find_edges, greys))
+        known = edges or [None] * len(greys)
+        found = list(pool.map(lambda grey, before: before or find_edges(grey), greys, known))
     for i, (view, grey, (segments, diagonal)) in enumerate(zip(views, greys, found, strict=True)):
         if not len(segments):
             continue
@@ -129,7 +142,7 @@ def edge_planes(views: Sequence[View], greys: Sequence[np.ndarray]) -> tuple[np.
     return np.concatenate(normals), np.concatenate(weights), np.concatenate(numbers)
 
 
-def find_edges(grey: np.ndarray) -> tuple[np.ndarray, float]:
+def find_edges(grey: np.ndarray) -> Segments:
     """At most `_MOST` straight segments (M, 4) x1 y1 x2 y2 of a picture, in its pixels, and its diagonal."""
     scale = min(1.0, _SIDE / max(grey.shape))
     small = grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

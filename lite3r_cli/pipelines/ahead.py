@@ -1,0 +1,78 @@
+"""What the pictures of a set tell by themselves, found while the network is loaded and sees them: which of them hang
+together, and their straight edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ..config import ReconstructConfig
+from ..cores import count_cores
+from ..networks.pictures import NetworkInput
+from ..world.gravity import Segments, find_edges
+from .later import Later
+
+if TYPE_CHECKING:
+    from ..io.images import ImageSet
+    from ..world.ties import Groups
+    from .predict import Pictures, Predictor
+
+MOST_THREADS = 8
+
+
+class Edges:
+    """The straight edges of pictures as the network sees them, each found once by threads of their own."""
+
+    def __init__(self, inputs: Sequence[NetworkInput] = ()) -> None:
+        self._found: dict[int, tuple[np.ndarray, Future[Segments]]] = {}
+        if inputs:
+            pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()), thread_name_prefix="edges")
+            for item in inputs:
+                self._found[id(item.rgb)] = item.rgb, pool.submit(_edges_of, item.rgb)
+            pool.shutdown(wait=False)
+
+    def of(self, item: NetworkInput) -> Segments | None:
+        """Those of a whole picture; None where they were not looked for. Waits for them."""
+        rgb, found = self._found.get(id(item.rgb), (None, None))
+        if found is None or rgb is not item.rgb or item.rgb.shape[:2] != tuple(item.full):
+            return None
+        return found.result()
+
+
+NO_EDGES = Edges()
+
+
+def _edges_of(rgb: np.ndarray) -> Segments:
+    return find_edges(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
+
+
+class Ahead:
+    """Begins as soon as pictures are read. `ties` is None where all of them are one scene whatever they show."""
+
+    def __init__(self, config: ReconstructConfig, images: ImageSet, predictor: Predictor, pictures: Pictures) -> None:
+        self.ties = _ties(config, images, predictor, pictures)
+        wanted = config.world.up == "auto" and not config.predict.refine  # which may find that a lens bends lines
+        self.edges = Edges(pictures.inputs if wanted else ())
+
+
+def _ties(
+    config: ReconstructConfig, images: ImageSet, predictor: Predictor, pictures: Pictures
+) -> Later[Groups] | None:
+    from ..scene.facing import rigs_of
+    from .grouping import tie_pictures
+
+    indices = pictures.indices
+    if config.input.keep_unrelated or len(indices) < 2 or predictor.streams:
+        return None
+    records = [images.records[i] for i in indices]
+    together = [
+        predictor.beforehand.priors(records).known_poses,
+        *rigs_of([record.facing for record in records]).values(),
+    ]
+    shown = [item.rgb for item in pictures.inputs]
+    return Later(lambda: tie_pictures(shown, lambda k: images.read(indices[k]), together), "compare images")

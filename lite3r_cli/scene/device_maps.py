@@ -1,0 +1,45 @@
+"""Depth and confidence that lie on the device that predicted them, so that fusion need not bring them there again."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .consistency import on_device
+
+SHARE = 0.25  # of the memory that a device has free, that such maps may take
+
+
+class DeviceMaps:
+    """Arrays of views, each with a tensor of the same values. An array that is not among them is copied when it is
+    asked for: views that were moved or refined since have other arrays.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[np.ndarray, Tensor]] = {}  # by the array's identity, which lasts as long as it does
+
+    def hold(self, array: np.ndarray, tensor: Tensor) -> None:
+        """Keep a tensor for this array, unless it is on the CPU, where the array itself does as well."""
+        if tensor.device.type != "cpu":
+            self._held[id(array)] = array, tensor
+
+    def of(self, array: np.ndarray, device: torch.device | str) -> Tensor:
+        """The array as a tensor of its own type and shape on a device."""
+        _, held = self._held.get(id(array), (None, None))
+        if held is not None and held.device == torch.device(device):
+            return held
+        return on_device(array, device)
+
+    def release(self) -> None:
+        """Free the memory."""
+        self._held.clear()
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes of maps may stay on a device."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return size <= SHARE * (free + unused)
