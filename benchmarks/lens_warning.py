@@ -19,7 +19,8 @@ from refine_lenses import distorted_camera, through
 
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.cameras_json import read_cameras_json
-from lite3r_cli.io.images import ImageSet, discover, even_indices
+from lite3r_cli.io.images import ImageSet, discover
+from lite3r_cli.io.video import even_indices
 from lite3r_cli.networks.pictures import NetworkInput
 from lite3r_cli.pipelines.lens_hints import PICTURES, lens_warnings
 from lite3r_cli.scene.priors import CameraPriors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,3 +124,18 @@ def test_what_the_library_offers_explains_itself() -> None:
     import lite3r_cli
 
     assert not [name for name in lite3r_cli.__all__ if name != "__version__" and not getattr(lite3r_cli, name).__doc__]
+
+
+def test_the_names_that_benchmarks_and_tests_import_exist():
+    """Nothing else runs every benchmark, so that a moved function would be missed only when figures are made again."""
+    missing = []
+    for file in sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lite3r_cli")):
+                continue
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+                if not hasattr(module, name) and not any((f / name).with_suffix(".py").is_file() for f in folders):
+                    missing.append(f"{file.name}: {node.module}.{name}")
+    assert not missing
