@@ -20,7 +20,7 @@ FLOORS = (
     {"commands"},
     {"api"},
     {"pipelines", "batch", "bench"},
-    {"long", "world", "networks", "distillation", "training", "data", "refine", "viewer"},
+    {"long", "world", "networks", "distillation", "training", "data", "refine", "splats", "viewer"},
     {"engine", "checkpoints", "io"},
     {"attention", "quant"},
     {"layers"},

@@ -39,14 +39,23 @@ def write_gaussians(scene: SceneExport) -> list[Path]:
     sparse = scene.sparse
     cloud = _thinned(scene.cloud) if sparse is None else _as_cloud(sparse)
     normals = point_normals(scene.views, cloud.points, sparse)
-    vertices = np.zeros(len(cloud), [(name, "<f4") for name in NAMES])
-    columns = gaussians(cloud, normals)
-    for name, column in zip(NAMES, columns.T):
+    path = scene.directory / "splats.ply"
+    write_splats(path, gaussians(cloud, normals), np.zeros((len(cloud), 0)))
+    return [path]
+
+
+def write_splats(path: Path, columns: np.ndarray, harmonics: np.ndarray) -> None:
+    """Write columns NAMES (N, 17) and the harmonics above the constant one (N, 3 K), colour by colour.
+
+    Raises OutputError.
+    """
+    rest = [f"f_rest_{k}" for k in range(harmonics.shape[1])]
+    place = NAMES.index("opacity")
+    vertices = np.zeros(len(columns), [(name, "<f4") for name in (*NAMES[:place], *rest, *NAMES[place:])])
+    for name, column in zip((*NAMES, *rest), (*columns.T, *harmonics.T)):
         vertices[name] = column
     header = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").header
-    path = scene.directory / "splats.ply"
     write_bytes(path, f"{header}\n".encode("ascii"), vertices.view(np.uint8).data)
-    return [path]
 
 
 def gaussians(cloud: PointCloud, normals: np.ndarray) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""`lite3r splat`: Gaussian splats of a scene."""
+
+from __future__ import annotations
+
+from .. import console
+from ..config.splatting import SplatConfig
+from .options import command
+
+
+@command(SplatConfig, general=("json", "quiet", "verbose", "debug"))
+def splat(config: SplatConfig) -> None:
+    """Train Gaussian splats on the photographs of a scene, for about a minute on a GPU.
+
+    Some photographs are held out: the training ends where they no longer gain. docs/splats.md says more.
+    """
+    from ..pipelines.splat_scene import splat_scene
+
+    made = splat_scene(config, console.progress(), console.warn)
+    if console.settings.json:
+        console.document({"splats": str(made.path), **made.facts})
+        return
+    if made.facts["psnr"] is not None:
+        console.info(
+            f"{made.facts['gaussians']} Gaussians; held-out photographs: PSNR {made.facts['psnr']:.2f} dB, "
+            f"SSIM {made.facts['ssim']:.3f} at step {made.facts['step']}"
+        )
+    console.text(str(made.path))

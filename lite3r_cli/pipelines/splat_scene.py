@@ -1,0 +1,152 @@
+"""A scene on the disk → trained Gaussian splats: `lite3r splat`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config.splatting import SplatConfig
+from ..console import Progress, Tell
+from ..errors import BackendError, InputError
+from ..extras import is_installed
+from ..io.files import write_json
+from ..io.gaussians import gaussians, write_splats
+from ..io.names import printable
+from ..io.splat_start import point_normals
+from ..io.transaction import Transaction, require_writable
+from ..runtime import Choice, choose
+from ..scene.sparse_points import SparseModel
+from ..scene.tracks import tracks_from_depth
+from ..scene.view import PointCloud, View
+from ..splats.fit import Fitted, Look, Recipe, fit
+from ..splats.gaussian_set import GaussianSet
+from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one
+from .scene_formats import START_POINTS
+from .written_scene import WrittenScene
+
+FEWEST = 2  # photographs
+
+
+@dataclass(frozen=True)
+class Splatted:
+    """What came of a training."""
+
+    path: Path
+    facts: dict[str, Any]
+
+
+def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Splatted:
+    """Train, and write the splats and a JSON file of the same name that says how good they are.
+
+    Raises InputError where there is no scene or no photographs, BackendError without a GPU that was not done without
+    by `--device cpu`, OutputError where something is in the way.
+    """
+    progress = progress or Progress()
+    scene = WrittenScene.at(config.scene)
+    stem = Path(scene.layout.cloud).stem
+    target = config.output or scene.layout.root / f"{stem}-splats.ply"
+    report = target.with_suffix(".json")
+    for path in (target, report):
+        require_writable(path, config.overwrite)
+    runtime = choose(config.device)
+    _require_fast(runtime.device, warn)
+    with progress.stage("Read"):
+        views, pictures = _photographs(scene, warn)
+        frame = size_one(views)
+        columns = start_columns(views, scene.cloud())
+        shots = shots_of(views, pictures, frame, config.size, runtime.torch_device)
+        kept = held_out(len(shots)) if config.hold_out else []
+    if config.hold_out and not kept:
+        warn(f"{len(shots)} photographs are too few to hold some out: the training takes all {config.steps} steps")
+    splats = GaussianSet.of_columns(moved_columns(columns, frame), runtime.torch_device)
+    with progress.stage("Train", config.steps) as step:
+
+        def told(number: int, look: Look | None) -> None:
+            step("" if look is None else f"held-out PSNR {look.psnr:.2f} dB, SSIM {look.ssim:.3f}")
+
+        seen = [shot for i, shot in enumerate(shots) if i not in kept]
+        recipe = Recipe(steps=config.steps, seed=config.seed)
+        fitted = fit(splats, seen, [shots[i] for i in kept], recipe, told)
+    facts = _facts(fitted, recipe, runtime.device, [shot.name for shot in shots], kept, len(columns))
+    with progress.stage("Write", minor=True):
+        found, harmonics = fitted.splats.columns()
+        names = {target.name, report.name}
+        with Transaction(target.parent, target.name, lambda name: name in names) as files:
+            write_splats(files.new / target.name, moved_columns(found, inverse(frame)), harmonics)
+            write_json(files.new / report.name, {**facts, "seconds": progress.so_far()})
+            files.commit([report.name, target.name], report.name)
+    return Splatted(target, facts)
+
+
+def start_columns(views: Sequence[View], cloud: PointCloud) -> np.ndarray:
+    """(N, 17) columns of the Gaussians that a training begins with: points of the cloud that views agree on, well
+    spread, as discs on the surface.
+    """
+    model = tracks_from_depth(views, cloud, START_POINTS)
+    if not len(model):
+        raise InputError("no two photographs agree on a point of the cloud: there is nothing to begin with")
+    return gaussians(_as_cloud(model), point_normals(views, model.points, model))
+
+
+def _as_cloud(model: SparseModel) -> PointCloud:
+    assert model.confidence is not None  # `tracks_from_depth` has it
+    return PointCloud(model.points, model.colors, model.confidence)
+
+
+def _photographs(scene: WrittenScene, warn: Tell) -> tuple[list[View], list[np.ndarray]]:
+    """The views whose cameras can be trusted, with depth, and their photographs. Raises InputError."""
+    from ..refine.verdicts import KEPT
+
+    images = scene.facts.get("images")
+    entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
+    verdicts = {
+        entry.get("name"): entry["refinement"] for entry in entries if isinstance(entry.get("refinement"), dict)
+    }
+    views = scene.views(load_depth=True)
+    trusted = [view for view in views if verdicts.get(view.name, {}).get("cameras") != KEPT]
+    if not verdicts and scene.frame.name != "given":
+        warn("the cameras are the network's alone, too coarse for sharp splats; reconstruct with --refine first")
+    elif FEWEST <= len(trusted) < len(views):
+        warn(f"{len(views) - len(trusted)} of {len(views)} photographs are left out: their cameras are not verified")
+        views = trusted
+    source = scene.photographs()
+    read = [(view, source.read(view)) for view in views]
+    lost = [view.name for view, picture in read if picture is None]
+    there = [(view, picture) for view, picture in read if picture is not None]
+    if len(there) < FEWEST:
+        raise InputError(f"{len(there)} of {len(views)} photographs are where they were; a training needs two")
+    if lost:
+        warn(f"{len(lost)} photographs are no longer where they were ({printable(lost[0])}): trained without them")
+    return [view for view, _ in there], [picture for _, picture in there]
+
+
+def _require_fast(device: Choice, warn: Tell) -> None:
+    if device.chosen != "cpu":
+        if not is_installed("triton"):
+            raise BackendError("lite3r splat needs the package triton on a GPU: pip install triton")
+        return
+    if device.asked != "cpu":
+        raise BackendError("lite3r splat needs a CUDA device; --device cpu does without, in hours instead of a minute")
+    warn("on a CPU this takes hours where a GPU takes a minute")
+
+
+def _facts(
+    fitted: Fitted, recipe: Recipe, device: Choice, names: Sequence[str], kept: Sequence[int], start: int
+) -> dict[str, Any]:
+    best = fitted.best
+    return {
+        "device": asdict(device),
+        "recipe": asdict(recipe),
+        "photographs": list(names),
+        "held_out": [names[i] for i in kept],
+        "start": start,
+        "step": fitted.step,
+        "gaussians": len(fitted.splats),
+        "psnr": None if best is None else round(best.psnr, 3),
+        "ssim": None if best is None else round(best.ssim, 4),
+        "looks": [asdict(look) for look in fitted.looks],
+    }

@@ -1,0 +1,61 @@
+"""`lite3r splat` on a CPU, a few steps: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plyfile import PlyData
+
+from lite3r_cli.cli import main
+
+pytestmark = pytest.mark.usefixtures("plane_backbone")
+
+
+def call(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def scene(photographs, tmp_path: Path) -> Path:
+    assert call("reconstruct", photographs(6), "-o", tmp_path / "out/a.ply", "--resolution", "112", "-q") == 0
+    return tmp_path / "out/a.ply"
+
+
+def test_splats_and_how_good_they_are(scene: Path, capsys) -> None:
+    words = ("splat", scene, "--device", "cpu", "--steps", 2, "--size", 64)
+    assert call(*words, "--json") == 0
+    told = capsys.readouterr()
+    assert "network's alone" in told.err and "hours" in told.err
+    facts = json.loads(scene.with_name("a-splats.json").read_text())
+    assert json.loads(told.out)["psnr"] == facts["psnr"] > 3 and facts["held_out"] == ["a2.jpg"]
+    vertices = PlyData.read(scene.with_name("a-splats.ply"))["vertex"].data
+    assert len(vertices) == facts["gaussians"] > 100 and "f_rest_23" in vertices.dtype.names
+    cloud = PlyData.read(scene)["vertex"].data
+    for axis in "xyz":  # in the frame of the cloud
+        apart = abs(np.median(vertices[axis]) - np.median(cloud[axis]))
+        assert apart < 0.3 * np.ptp(cloud[axis]) + 0.05
+    assert call(*words) == 7  # they are there
+    assert not list(scene.parent.glob(".*"))
+
+
+def test_all_photographs_on_request(scene: Path) -> None:
+    words = ("splat", scene, "--device", "cpu", "--steps", 1, "--size", 64, "--no-hold-out", "-q")
+    assert call(*words, "-o", scene.with_name("b.ply")) == 0
+    facts = json.loads(scene.with_name("b.json").read_text())
+    assert facts["psnr"] is None and facts["held_out"] == [] and facts["step"] == 1
+
+
+def test_without_a_gpu_it_says_so(scene: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert call("splat", scene) == 5
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_lost_photographs(scene: Path, photographs, tmp_path, capsys) -> None:
+    for path in (tmp_path / "photos").iterdir():
+        path.unlink()
+    assert call("splat", scene, "--device", "cpu") == 3
+    assert "0 of 6 photographs" in capsys.readouterr().err
