@@ -29,8 +29,8 @@ from lite3r_cli.io.gaussians import gaussians
 from lite3r_cli.io.splat_start import point_normals
 from lite3r_cli.pipelines.splat_scene import START_POINTS
 from lite3r_cli.pipelines.written_scene import WrittenScene
+from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.tracks import tracks_from_depth
-from lite3r_cli.scene.view import PointCloud, View
 from lite3r_cli.splats.fit import Recipe, draw, fit, look_at
 from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.rasteriser import bin_ellipses, rasterise_torch

@@ -19,9 +19,9 @@ from ..io.names import printable
 from ..io.splat_start import point_normals
 from ..io.transaction import Transaction, require_writable
 from ..runtime import Choice, choose
+from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
 from ..scene.tracks import tracks_from_depth
-from ..scene.view import PointCloud, View
 from ..splats.fit import Fitted, Look, Recipe, fit
 from ..splats.gaussian_set import GaussianSet
 from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one

@@ -10,7 +10,7 @@ import torch
 
 from ..scene.frame import move_views
 from ..scene.geometry import Similarity, camera_centres, scale_intrinsics
-from ..scene.view import View
+from ..scene.posed_view import View
 from .fit import Shot
 from .shapes import Camera
 

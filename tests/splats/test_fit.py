@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lite3r_cli.io.gaussians import write_splats
-from lite3r_cli.scene.view import View
+from lite3r_cli.scene.posed_view import View
 from lite3r_cli.splats.fit import RATES, Recipe, Shot, draw, fit
 from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.growth import Growth
