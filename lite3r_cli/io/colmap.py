@@ -37,7 +37,7 @@ class _Points:
     """Records of points3D, and what each image saw of them."""
 
     records: np.ndarray  # (N,) of _POINT
-    tracks: list[np.ndarray]  # per point (T, 2) uint32: image id, index of the observation in it
+    elements: np.ndarray  # (T, 2) uint32, the tracks of all points in their order: image id, index of the observation
     observations: list[np.ndarray]  # per view (M,) of _OBSERVATION
 
 
@@ -96,7 +96,7 @@ def _dense_points(cloud: PointCloud, views: int) -> _Points:
     points["xyz"] = cloud.points[kept]
     points["rgb"] = cloud.colors[kept]
     points["error"] = -1
-    return _Points(points, [np.zeros((0, 2), np.uint32)] * count, [np.zeros(0, _OBSERVATION)] * views)
+    return _Points(points, np.zeros((0, 2), np.uint32), [np.zeros(0, _OBSERVATION)] * views)
 
 
 def _sparse_points(sparse: SparseModel, scene: SceneExport) -> _Points:
@@ -119,8 +119,7 @@ def _sparse_points(sparse: SparseModel, scene: SceneExport) -> _Points:
         observations.append(seen)
     order = np.argsort(sparse.point, kind="stable")
     elements = np.stack([sparse.image[order] + 1, place[order]], axis=1).astype(np.uint32)
-    tracks = np.split(elements, np.cumsum(records["track"].astype(np.int64))[:-1]) if len(sparse) else []
-    return _Points(records, tracks, observations)
+    return _Points(records, elements, observations)
 
 
 def _cameras_text(cameras: Sequence[tuple]) -> bytes:
@@ -172,10 +171,13 @@ def _points_text(points: _Points) -> bytes:
         "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)",
         f"# Number of points: {len(records)}, mean track length: {mean:g}",
     ]
-    rows = zip(*(records[key].tolist() for key in ("id", "xyz", "rgb", "error")), points.tracks)
-    for number, xyz, rgb, error, track in rows:
-        position = [f"{value:.9g}" for value in xyz]
-        lines.append(" ".join(map(str, [number, *position, *rgb, f"{error:.6g}", *track.ravel().tolist()])))
+    words = [f" {image} {place}" for image, place in points.elements.tolist()]
+    rows = zip(*(records[key].tolist() for key in ("id", "xyz", "rgb", "error", "track")))
+    first = 0
+    for number, (x, y, z), (red, green, blue), error, count in rows:
+        track = "".join(words[first : first + count])
+        lines.append(f"{number} {x:.9g} {y:.9g} {z:.9g} {red} {green} {blue} {error:.6g}{track}")
+        first += count
     return _text(lines)
 
 
@@ -183,7 +185,15 @@ def _points_binary(points: _Points) -> bytes:
     head = struct.pack("<Q", len(points.records))
     if not points.records["track"].any():
         return head + points.records.tobytes()
-    return head + b"".join(r.tobytes() + t.tobytes() for r, t in zip(points.records, points.tracks))
+    tracks, size = points.elements[0].nbytes * points.records["track"].astype(np.int64), _POINT.itemsize
+    starts = np.arange(len(tracks)) * size + np.cumsum(tracks) - tracks
+    data = np.empty(len(tracks) * size + tracks.sum(), np.uint8)
+    is_track = np.ones(len(data), bool)
+    for byte, values in enumerate(points.records.view(np.uint8).reshape(-1, size).T):
+        data[starts + byte] = values
+        is_track[starts + byte] = False
+    data[is_track] = points.elements.view(np.uint8).ravel()
+    return head + data.tobytes()
 
 
 def _text(lines: Sequence[str]) -> bytes:

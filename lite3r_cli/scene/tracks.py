@@ -36,7 +36,7 @@ def tracks_from_depth(views: Sequence[View], cloud: PointCloud, most: int) -> Sp
     chosen = _spread(points, sees.sum(0), most)
     sees = sees[:, chosen]
     image, point = np.nonzero(sees)
-    pixel = np.array([seen[i][0][chosen[p]] for i, p in zip(image, point)]) if len(image) else np.zeros((0, 2))
+    pixel = np.concatenate([np.zeros((0, 2)), *(pixels[chosen[own]] for (pixels, _, _), own in zip(seen, sees))])
     ratio = np.array([r[chosen] for _, r, _ in seen]).reshape(len(views), -1)[image, point]
     errors = _errors(views, points[chosen], image, point, ratio)
     confidence = cloud.confidence[kept][chosen]

@@ -60,10 +60,11 @@ def test_bench(capsys):
     assert all(row["stages"]["heads"] > 0 and row["floor_ms"] > 0 for row in document["rows"])
 
 
-def test_three_steps_of_distill(checkpoint, tmp_path):
+def test_three_steps_of_distill(checkpoint, photographs, tmp_path):
     student = tmp_path / "student.safetensors"
-    arguments = ["distill", "-m", str(checkpoint), "-o", str(student), "--steps", "3", "--views", "2", "--resolution",
-                 "56", "--batch", "1", "--keep-ratio", "0.5", *ON_CPU]  # fmt: skip
+    arguments = ["distill", str(photographs(4)), "-m", str(checkpoint), "-o", str(student), "--steps", "3",
+                 "--views", "2", "--resolution", "56", "--batch", "1", "--keep-ratio", "0.5",
+                 "--calibration-batches", "2", *ON_CPU]  # fmt: skip
     assert main(arguments) == 0
     assert "blocks.1.attn.proj_lin.weight" in load_file(student) and registry.load(str(student)).name == "toy"
 

@@ -51,7 +51,7 @@ def photos(tmp_path):
 
 
 def run(folder, name: str, *more: str):
-    options = ["--cameras", str(folder / "cameras.json"), "--device", "cpu", "-r", "280", "--format", "colmap", *more]
+    options = ["--cameras", str(folder / "cameras.json"), "--device", "cpu", "-r", "140", "--format", "colmap", *more]
     assert cli.main(["reconstruct", str(folder / "photos"), "-o", str(folder / f"{name}.ply"), *options]) == 0
     return folder / name
 
