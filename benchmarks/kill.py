@@ -1,6 +1,7 @@
 """Signals at many moments of every command that writes: what is left, and does the next run work?
 
     python benchmarks/kill.py [--moments 500] [--suites "synth, new;convert, new"] [--json benchmarks/results/kill.json]
+    python benchmarks/kill.py --jobs 8 --whole 4 --seconds 240 --json …    # 8 processes, which share the suites
 
 Run again with the same --json, it adds other moments to those that are there.
 
@@ -22,7 +23,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +39,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import torch
+from kill_suites import KEPT, SUITES, TIMED, WELL
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lite3r_cli.batch import work  # noqa: F401 (before the fork)
 from lite3r_cli.cli import main
@@ -49,8 +52,11 @@ from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
     convert_checkpoint,
     distill_student,
+    evaluate_scenes,
+    locate_photos,
     predict,
     reconstruct_scene,
+    render_scene,
     synthesise,
     train_mini,
     view_scene,
@@ -63,37 +69,7 @@ TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3),
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate")
-TIMED = ("run.json", "batch.json", "log.jsonl", "losses.png")  # hold times: another run writes other bytes
 LIMIT = 300  # seconds of a run
-PREVIEW = "--preview -f colmap -f nerfstudio -f glb -f tum --device cpu -r 56 -q"
-TRAINED = "--steps 6 --views 2 -r 56 --calibration-batches 1 --validate-every 2 --device cpu -q"
-KEPT = re.compile(r"b/\.batch/[a-z]+\.json")  # records of a batch, which stay with it
-SCENE = "-m tiny.safetensors --device cpu -r 56 -q"
-RENDERED = "--scenes 2 --width 64 --height 48 --samples 1 --device cpu -q"
-
-# Suite → the command lines that make the old result (or None) and the one that is stopped. {} is the place.
-SUITES: dict[str, tuple[str | None, str]] = {
-    "reconstruct, new": (None, f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}"),
-    "reconstruct, overwrite": (f"reconstruct others -m tiny.safetensors -o {{}}/scene.ply {PREVIEW}",
-                               f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW} --overwrite"),
-    "convert, new": (None, "convert tiny.safetensors -o {}/c.safetensors -q"),
-    "convert, overwrite": ("convert other.safetensors -o {}/c.safetensors -q",
-                           "convert tiny.safetensors -o {}/c.safetensors -q --overwrite"),
-    "convert shards, overwrite": ("convert other.safetensors -o {}/c.safetensors --shard-size 30K -q",
-                                  "convert tiny.safetensors -o {}/c.safetensors --shard-size 50K -q --overwrite"),
-    "distill, new": (None, f"distill photos -m tiny.safetensors -o {{}}/d.safetensors {TRAINED}"),
-    "distill, overwrite": (f"distill others -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --seed 5",
-                           f"distill photos -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --overwrite"),
-    "train, new": (None, "train -o {}/t --max-steps 8 --save-minutes 0.001 --device cpu -q"),
-    "synth, new": (None, f"synth -o {{}}/s --views 2 {RENDERED}"),
-    "synth, overwrite": (f"synth -o {{}}/s --views 3 --seed 4 {RENDERED}",
-                         f"synth -o {{}}/s --views 2 {RENDERED} --overwrite"),
-    "batch, new": (None, f"batch sets -o {{}}/b {SCENE}"),
-    "batch, overwrite": (f"batch othersets -o {{}}/b {SCENE}", f"batch sets -o {{}}/b {SCENE} --overwrite"),
-    "view, new": (f"reconstruct photos -o {{}}/scene.ply {SCENE}", "view {}/scene.ply -q"),
-    "view, again": (f"reconstruct others -o {{}}/scene.ply {SCENE}; view {{}}/scene.ply -q; "
-                    f"reconstruct photos -o {{}}/scene.ply {SCENE} --overwrite", "view {}/scene.ply -q"),
-}  # fmt: skip
 
 
 # -- what is run -------------------------------------------------------------------------------------------------------
@@ -121,6 +97,11 @@ def inputs(folder: Path) -> None:
         for i in range(3):
             noise = np.random.default_rng(10 * seed + i).integers(0, 255, (7, 9, 3), dtype=np.uint8)
             cv2.imwrite(str(folder / name / f"{i}.png"), cv2.resize(noise, (98, 70), interpolation=cv2.INTER_CUBIC))
+    for i, name in enumerate(("photos", "others")):  # one after the other, a walk of seven
+        for path in sorted((folder / name).iterdir()):
+            (folder / "walk").mkdir(exist_ok=True)
+            shutil.copy(path, folder / "walk" / f"{i}{path.name}")
+    shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
     for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
         shutil.copytree(folder / one, folder / sets / "one")
         shutil.copytree(folder / two, folder / sets / "two")
@@ -256,13 +237,13 @@ def prepare(name: str, folder: Path) -> Suite:
     place.mkdir()
     if earlier is not None:
         for line in earlier.split("; "):
-            code, _, _ = run(line.format(place))
+            code, _, _ = run(line.replace("{}", str(place)))
             assert code == 0, (name, line, code, Path("stderr").read_text())
         old, before = files(place), folder / f"old-{name.replace(' ', '-')}"
         shutil.copytree(place, before)
-    code, operations, seconds = run(words.format(place))
-    assert code == 0, (name, code, Path("stderr").read_text())
-    return Suite(name, words.format(place), before, old, files(place), operations, seconds)
+    code, operations, seconds = run(words.replace("{}", str(place)))
+    assert code in (0, WELL.get(words.split()[0], 0)), (name, code, Path("stderr").read_text())
+    return Suite(name, words.replace("{}", str(place)), before, old, files(place), operations, seconds)
 
 
 def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> dict[str, object]:
@@ -275,7 +256,10 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     number = rng.choice(SIGNALS)
     if whole:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lite3r_cli", *suite.words.split()], stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "lite3r_cli", *suite.words.split()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": sys.path[0]},
         )
         time.sleep(rng.uniform(0.3, 3 + 2 * suite.seconds))
         process.send_signal(number)
@@ -294,6 +278,8 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     next_code = 0 if complete and not left else run(next_words)[0]
     after = files(place)
     same = comparable(after) == comparable(suite.new)
+    if next_code == WELL.get(suite.words.split()[0]):
+        next_code = 0
     if next_code == 7 and same:  # complete before the signal, hidden files aside: refused, as it has to be
         next_code = 0
     return {
@@ -310,36 +296,64 @@ def measure() -> None:
     options.add_argument("--suites", default=";".join(SUITES))
     options.add_argument("--seed", type=int, help="default: another one for each portion of --json")
     options.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
+    options.add_argument("--jobs", type=int, default=1, help="processes that share the suites, --moments each")
     options.add_argument("--json", type=Path)
+    options.add_argument("--cases", type=Path, help=argparse.SUPPRESS)
     asked = options.parse_args()
     before = json.loads(asked.json.read_text()) if asked.json is not None and asked.json.exists() else {}
     seed = len(before.get("seeds", ())) if asked.seed is None else asked.seed
+    names = [name.strip() for name in asked.suites.split(";")]
+    start = time.monotonic()
+    cases = shared(asked, names, seed) if asked.jobs > 1 else portion(asked, names, seed)
+    print(report(cases, time.monotonic() - start))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(added(before, cases, seed), indent=1) + "\n")
+
+
+def shared(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]:
+    """Cases of `asked.jobs` processes, each with its own suites. One that fails costs its own cases."""
+    cases: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for job in range(asked.jobs):
+            mine, file = names[job % len(names) :: asked.jobs], Path(folder) / str(job)
+            words = [sys.executable, __file__, "--suites", ";".join(mine), "--seed", str(1000 * (seed + 1) + job)]
+            words += [f"--{key}={getattr(asked, key)}" for key in ("moments", "whole", "seconds")]
+            running.append((file, subprocess.Popen([*words, "--cases", str(file)])))
+        for file, process in running:
+            process.wait()
+            cases += json.loads(file.read_text()) if file.exists() else []
+    return cases
+
+
+def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]:
+    """Cases of one process."""
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="lite3r-kill-"))
     start, rng, cases = time.monotonic(), random.Random(seed), []
     os.chdir(folder)
     try:
         inputs(folder)
-        suites = [prepare(name.strip(), folder) for name in asked.suites.split(";")]
-        start = time.monotonic()
+        suites = [prepare(name, folder) for name in names]
         simple = [suite for suite in suites if not suite.name.startswith("train")]  # whole processes are not patched
-        for i in range(asked.moments + asked.whole):
+        for i in range(asked.whole * bool(simple) + asked.moments):
             if time.monotonic() - start > asked.seconds:
                 break
-            whole = i >= asked.moments
+            whole = i < asked.whole and bool(simple)
             suite = (simple if whole else suites)[i % len(simple if whole else suites)]
             cases.append(one(suite, folder, rng, whole))
-            failed = (
-                cases[-1]["half_written"] or cases[-1]["next"] or not cases[-1]["same"] or cases[-1]["hidden_after"]
-            )
-            if failed:
+            if is_fault(cases[-1]):
                 print("FAILED", json.dumps(cases[-1]), flush=True)
+            if asked.cases is not None:
+                asked.cases.write_text(json.dumps(cases))
     finally:
         os.chdir("/")
         shutil.rmtree(folder, ignore_errors=True)
-    print(report(cases, time.monotonic() - start))
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(added(before, cases, seed), indent=1) + "\n")
+    return cases
+
+
+def is_fault(case: dict) -> bool:
+    return bool(case["half_written"] or case["next"] or not case["same"] or case["hidden_after"])
 
 
 def added(before: dict, cases: list[dict], seed: int) -> dict:
@@ -359,6 +373,7 @@ def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
         row = rows.setdefault(case["suite"], Counter())
         row["moments"] += 1
         row[f"sig{case['signal'][3:].lower()}"] += 1
+        row["whole_processes"] += bool(case["whole"])
         row["stopped"] += case["exit"] != 0
         row["half_written"] += bool(case["half_written"])
         row["hidden_files_left"] += bool(case["hidden"])

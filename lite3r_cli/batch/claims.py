@@ -1,23 +1,27 @@
 """Who works on which scene: lock files that die with their process, and a record of each scene beside them.
 
-Both lie in OUT/.batch, so that any number of processes on one file system, started by hand, by a shell or by a cluster,
-share one output folder without knowing of each other. The lock is flock()'s, which the kernel drops however a process
-ends. The record says how often the scene was begun, so that one that kills its process does not do so for ever.
+Both lie in OUT/.batch, where no link is followed, so that any number of processes on one file system, started by hand,
+by a shell or by a cluster, share one output folder without knowing of each other. The lock is flock()'s, which the
+kernel drops however a process ends. The record says how often the scene was begun, so that one that kills its process
+does not do so for ever.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
-import tempfile
+import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OutputError
+from ..io.beneath import Beneath
 from ..io.documents import read_json
 from ..io.files import output_error
 from ..io.locks import Busy, acquire, give_back
@@ -39,6 +43,18 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)  # for batch.json
 
     @property
+    def is_sound(self) -> bool:
+        """Whether all values are of their kinds: they come from a file."""
+        return (
+            self.status in (DONE, FAILED, RUNNING)
+            and type(self.attempts) is int
+            and self.attempts >= 0
+            and isinstance(self.time, (int, float))
+            and math.isfinite(self.time)
+            and isinstance(self.facts, dict)
+        )
+
+    @property
     def died(self) -> bool:
         """Whether it is given up: it ended one process after the other."""
         return self.attempts >= MOST_ATTEMPTS
@@ -53,9 +69,12 @@ class Claims:
     def record(self, name: str) -> Record | None:
         """What is known of a scene; None where nothing is, or nothing that can be read."""
         try:
-            document = read_json(self._file(name, "json"))
-            return Record(**document) if document.get("name") == name else None
-        except (InputError, TypeError, AttributeError):
+            with self._opened() as below:
+                if not below.is_file(self._name(name, "json")):
+                    return None
+            record = Record(**read_json(self._file(name, "json")))
+            return record if record.name == name and record.is_sound else None
+        except (InputError, OSError, TypeError):
             return None
 
     def take(self, name: str) -> Claim | None:
@@ -63,7 +82,7 @@ class Claims:
         path = self._file(name, "lock")
         while True:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(name)
                 claim = Claim(self, name, path, acquire(path))
             except Busy:
                 return None
@@ -76,26 +95,32 @@ class Claims:
 
     def write(self, record: Record) -> None:
         """Keep a record, whole or not at all; the scene is claimed. Raises OutputError."""
-        path = self._file(record.name, "json")
+        path, target = self._file(record.name, "json"), self._name(record.name, "json")
+        temporary = f"{target.removesuffix(path.name)}.{path.name}-{secrets.token_hex(6)}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-            try:
-                with open(descriptor, "w", encoding="ascii") as stream:
-                    json.dump(asdict(record), stream)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            self._make_folder(record.name)
+            with self._opened() as below:
+                try:
+                    with open(below.create(temporary), "w", encoding="ascii") as stream:
+                        json.dump(asdict(record), stream)
+                        stream.flush()
+                        os.fsync(stream.fileno())
+                    below.move(temporary, target)
+                except BaseException:
+                    with suppress(OSError):
+                        below.remove_file(temporary)
+                    raise
+                below.sync_folder(str(Path(target).parent))
         except OSError as error:
             raise output_error(path, error) from error
 
     def forget(self, name: str) -> None:
         """Remove a scene's record."""
         try:
-            self._file(name, "json").unlink(missing_ok=True)
+            with self._opened() as below:
+                below.remove_file(self._name(name, "json"))
         except OSError as error:
-            if error.errno != errno.ENOTDIR:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise output_error(self._file(name, "json"), error) from error
 
     def tidy(self, name: str) -> None:
@@ -109,11 +134,31 @@ class Claims:
 
     def _clear(self, name: str) -> None:
         """Remove what processes that were killed while they wrote the record of a claimed scene have left."""
-        record = self._file(name, "json")
-        with suppress(OSError):
-            for each in list(record.parent.iterdir()):
-                if each.name.startswith(f".{record.name}-"):
-                    each.unlink()
+        record = self._name(name, "json")
+        prefix = f"{record.removesuffix(Path(record).name)}.{Path(record).name}-"
+        with suppress(OSError), self._opened() as below:
+            for each in os.listdir(self._file(name, "json").parent):
+                if (left := str(Path(record).with_name(each))).startswith(prefix):
+                    below.remove_file(left)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Beneath]:
+        """The output folder, below which no link is followed."""
+        below = Beneath(self.folder.parent)
+        try:
+            yield below
+        finally:
+            below.close()
+
+    def _make_folder(self, name: str) -> None:
+        """That of a scene's files. Raises OSError."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened() as below:
+            below.make_folder(str(Path(self._name(name, "lock")).parent))
+
+    def _name(self, name: str, kind: str) -> str:
+        """Relative to the output folder."""
+        return f"{FOLDER}/{name}.{kind}"
 
     def _file(self, name: str, kind: str) -> Path:
         return self.folder / f"{name}.{kind}"

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import ReconstructConfig
+from ..errors import OutputError
+from ..io.atomic import bring_right
 from ..io.output_layout import is_complete
 from . import claims as recorded
 from .claims import Claims, Record
 from .job import ELSEWHERE, FAILED, THERE, Outcome
 from .manifest import SceneInput
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {  # what a record may say of a scene
+    "images": _is_count,
+    "views": _is_count,
+    "points": _is_count,
+    "warnings": lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    "seconds": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    "wall_seconds": _is_number,
+    "reason": lambda value: isinstance(value, str),
+    "exit_code": _is_count,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,8 @@ class Past:
         ours = record is not None and record.time >= self.began
         if (not ours and self.config.overwrite) or not is_complete(self.folder(scene)):
             return None
+        with suppress(OutputError):  # of which one says that somebody writes there
+            bring_right(self.folder(scene))  # hidden files of a process that was killed behind its last file
         latest = self.claims.record(scene.name)  # it may have been made between the two looks
         if latest is None or latest.status != recorded.DONE:
             return self.outcome(scene, THERE, {})
@@ -60,7 +87,6 @@ class Past:
         return replace(self.config, input=own, output=self.folder(scene))
 
     def outcome(self, scene: SceneInput, status: str, facts: dict[str, Any]) -> Outcome:
-        """From the facts of a record."""
-        known = {field.name for field in fields(Outcome)} - {"name", "status", "input", "folder"}
-        kept = {key: value for key, value in facts.items() if key in known}
+        """From the facts of a record; those that are not of their kind are left out."""
+        kept = {key: value for key, value in facts.items() if key in _KINDS and _KINDS[key](value)}
         return Outcome(scene.name, str(scene.path), self.folder(scene), status, **kept)

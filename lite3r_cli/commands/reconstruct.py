@@ -79,12 +79,14 @@ def _help(config: ReconstructConfig, rank: Rank) -> None:
 
 def _is_done(output: str) -> bool:
     from ..io.atomic import bring_right
+    from ..io.kept_chunks import remove_finished
     from ..io.output_layout import is_complete, output_layout
 
     bring_right(output)  # a run may have been stopped while it put its files into place
     if not is_complete(output):
         return False
     layout = output_layout(output)
+    remove_finished(layout)
     cloud = layout.root / layout.cloud
     console.info(f"{cloud}: complete already, skipped")
     if console.settings.json:

@@ -69,6 +69,12 @@ class Beneath:
             os.close(descriptor)
         return made
 
+    def create(self, name: str) -> int:
+        """A descriptor to write a new file that nobody else may read; its folder is there, the file is not."""
+        with self._parent(name) as (folder, last), self._whole(name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(last, flags, 0o600, dir_fd=folder)
+
     def move(self, source: str, target: str) -> None:
         """Rename; the target's folder is there."""
         with self._parent(source) as (here, old), self._parent(target) as (there, new), self._whole(source, target):

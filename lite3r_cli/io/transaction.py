@@ -240,7 +240,7 @@ class Transaction:
                 for folder in _folders_above([name for name in marks if self.belongs(name)]):
                     if folder in made:
                         below.remove_folder_if_empty(folder)
-        _clear(staging)
+        remove_marked(staging)
 
     def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:
         for name, mark in marks.items():
@@ -258,7 +258,7 @@ class Transaction:
                 below.move(path, name)
 
 
-def _clear(staging: Path) -> None:
+def remove_marked(staging: Path) -> None:
     """Remove a hidden folder, its marker last: what a kill leaves of it is known to be ours until it is gone."""
     with suppress(OSError):
         for name in os.listdir(staging):

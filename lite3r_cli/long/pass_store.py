@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import InputError, OutputError
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
-from ..io.transaction import sync_file, sync_folder
+from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 
@@ -78,10 +78,12 @@ class PassStore:
                 "levels": levels.tolist(),
                 "facts": facts,
             }
+            in_threads(lambda name: sync_file(place / name), os.listdir(place))  # on the disk before pass.json says so
             write_json(place / "pass.tmp", head)
             sync_file(place / "pass.tmp")
             os.replace(place / "pass.tmp", place / "pass.json")
             sync_folder(place)
+            sync_folder(self.folder)
         except OSError as error:
             raise output_error(Path(error.filename or place), error) from error
         self._known.pop(number, None)
@@ -106,19 +108,23 @@ class PassStore:
         head = self._head(number)
         k = head["views"].index(position)
         stem = self.place(number) / f"{position:05d}"
+        depth = _decoded(_codes(stem.with_suffix(".depth.png"), np.uint16), head["ranges"][k])
+        ranks, table = _codes(stem.with_suffix(".confidence.png"), np.uint8), _table(head)
+        if ranks.shape != depth.shape or ranks.max() >= len(table):
+            raise InputError(f"{stem}.confidence.png: damaged; run again without --resume")
         return replace(
             bare,
             K=np.array(head["K"][k]),
             cam_from_world=np.array(head["cam_from_world"][k]),
-            depth=_decoded(_codes(stem.with_suffix(".depth.png")), head["ranges"][k]),
-            confidence=_table(head)[_codes(stem.with_suffix(".confidence.png"))],
+            depth=depth,
+            confidence=table[ranks],
         )
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The values of confidence in a pass, and how many known pixels of these views have each."""
         counts = np.zeros(LEVELS + 1, np.int64)
         for position in positions:
-            codes = _codes(self.place(number) / f"{position:05d}.confidence.png")
+            codes = _codes(self.place(number) / f"{position:05d}.confidence.png", np.uint8)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
         table = _table(self._head(number))
         return table[1:], counts[1 : len(table)]
@@ -137,11 +143,32 @@ class PassStore:
         if number not in self._known:
             path = self.place(number) / "pass.json"
             document = read_json(path)
-            names = ("kind", "asked", "views", "K", "cam_from_world", "ranges", "levels", "facts")
-            if not all(name in document for name in names):
+            if not _is_sound(document):
                 raise InputError(f"{path}: damaged; run again without --resume")
             self._known[number] = document
         return self._known[number]
+
+
+def _is_sound(head: Any) -> bool:
+    """Whether pass.json has everything, in its kinds and shapes."""
+    try:
+        count = len(head["views"])
+        whole = all(type(position) is int for position in (*head["views"], *head["asked"]))
+        shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2)}
+        arrays = {name: np.array(head[name], np.float64) for name in (*shapes, "levels")}
+        low, high = arrays["ranges"].T
+        return (
+            whole
+            and isinstance(head["kind"], str)
+            and isinstance(head["facts"], dict)
+            and all(arrays[name].shape == shape for name, shape in shapes.items())
+            and all(np.isfinite(array).all() for array in arrays.values())
+            and bool(((low > 0) & (low <= high)).all())
+            and arrays["levels"].ndim == 1
+            and 1 <= len(arrays["levels"]) <= LEVELS
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def bytes_below(folder: Path) -> int:
@@ -211,8 +238,9 @@ def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
     return table[codes]
 
 
-def _codes(path: Path) -> np.ndarray:
+def _codes(path: Path, kind: type[np.generic]) -> np.ndarray:
+    """(h, w) as they were written. Raises InputError."""
     codes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if codes is None:
+    if codes is None or codes.ndim != 2 or codes.dtype != kind:
         raise InputError(f"{path}: missing or damaged; run again without --resume")
     return codes

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +13,13 @@ from ..console import Tell
 from ..errors import InputError, UsageError
 from ..io.documents import read_json
 from ..io.files import output_error, write_json
+from ..io.kept_chunks import is_ours
 from ..io.locks import in_the_way
+from ..io.transaction import MARKER, remove_marked
+from ..stopping import uninterrupted
 from .pass_store import PassStore, bytes_below
 
 ASKED = "asked.json"  # written first: what the run was asked for
-MARKER = "made-by-lite3r"
 ABOUT = "Chunks of a run of lite3r that is not finished. --resume goes on with them; a run without it removes them.\n"
 
 
@@ -39,9 +39,10 @@ class WorkFolder:
     def __enter__(self) -> WorkFolder:
         try:
             if os.path.lexists(self.path):
-                self._require_ours()
+                if not is_ours(self.path):
+                    raise in_the_way(self.path)
                 if not self.resume or not (self.path / ASKED).exists():
-                    shutil.rmtree(self.path)
+                    remove_marked(self.path)
                 else:
                     self._require_same()
             if not os.path.lexists(self.path):
@@ -61,7 +62,8 @@ class WorkFolder:
             size = bytes_below(self.path) / 2**20
             self._tell(f"{whole} finished chunks are kept in {self.path} ({size:.0f} MiB): --resume goes on with them")
             return
-        shutil.rmtree(self.path, ignore_errors=True)
+        with uninterrupted():
+            remove_marked(self.path)
 
     def done(self) -> None:
         """The result is in place: nothing here is needed any more."""
@@ -71,13 +73,6 @@ class WorkFolder:
         with suppress(OSError):
             return sum((entry / "pass.json").exists() for entry in self.path.glob("pass-*"))
         return 0
-
-    def _require_ours(self) -> None:
-        """Raises OutputError for what no run of this user has made."""
-        status = self.path.lstat()
-        marker = self.path / MARKER
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or not marker.is_file():
-            raise in_the_way(self.path)
 
     def _require_same(self) -> None:
         """Raises UsageError where the stopped run was asked for something else, and says what."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..config import ReconstructConfig
 from ..io.images import ImageSet
+from ..io.kept_chunks import place_of
 from ..long.assembly import Assembly, Passes, Placed, place_views
 from ..long.chunk_plan import ChunkPlan, Pass
 from ..long.work_folder import WorkFolder
@@ -35,10 +36,8 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, plan: ChunkPlan) -> Re
     config, progress = run.config, run.progress
     progress.note(plan.sentence())
     images = replace(predictor.as_pinholes(run.images), spares=[])  # no other picture takes a place: it has neighbours
-    layout = run.out.layout
     asked = what_was_asked(config, images, predictor, plan)
-    path = layout.root / f".{layout.cloud}.lite3r-chunks"
-    with WorkFolder(path, asked, config.long.resume, run.tell) as work:
+    with WorkFolder(place_of(run.out.layout), asked, config.long.resume, run.tell) as work:
         if work.found:
             progress.note(f"{work.found} chunks of a stopped run are there already")
         predicted, passes = Predicted(), list(plan.chunks)

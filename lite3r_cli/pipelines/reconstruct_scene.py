@@ -18,6 +18,7 @@ from ..errors import InputError, MemoryLimitError
 from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped
+from ..io.kept_chunks import remove_finished
 from ..io.output_layout import files_of_run
 from ..io.video import DEFAULT_VIEWS
 from ..scene.posed_view import View
@@ -119,7 +120,9 @@ class SceneRun:
             self.config, self.images, predictor, self.predicted, self.progress, self.tell, self.warnings,
             self.view_files, self.check,
         )  # fmt: skip
-        return self.write(scene, predictor)
+        report = self.write(scene, predictor)
+        remove_finished(self.out.layout)
+        return report
 
     def write(self, scene: Scene, predictor: Predictor) -> Report:
         """Write what is not written yet, and put the files into place."""

@@ -224,6 +224,44 @@ def test_records_that_are_damaged_or_of_another_are_none(tmp_path):
     (tmp_path / ".batch" / "c.json").write_text('{"name": "c", "more": 1}')
     (tmp_path / ".batch" / "d.json").write_text("[")
     assert [claims.record(name) for name in "bcde"] == [None] * 4
+    for key, value in (("attempts", "3"), ("time", float("nan")), ("status", "?"), ("facts", [])):
+        values = {"name": "a", "status": recorded.DONE, "attempts": 0, "time": 1.0, "facts": {}} | {key: value}
+        (tmp_path / ".batch" / "a.json").write_text(json.dumps(values))
+        assert claims.record("a") is None
+
+
+def test_what_a_record_says_of_a_scene_is_taken_in_its_kind(plane_backbone, root, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 0
+    facts = {"views": 2, "points": "many", "wall_seconds": float("inf"), "warnings": "none", "exit_code": None, "x": 1}
+    Claims(out).write(Record("s1", recorded.DONE, 0, 1.0, facts))
+    hidden = out / "s1/.scene.ply.lite3r-0123456789ab"  # of a process that was killed behind its last file
+    hidden.mkdir(mode=0o700)
+    capsys.readouterr()
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["scenes"][1]
+    assert (told["status"], told["views"], told["points"], told["warnings"]) == ("there", 2, None, [])
+    nothing_half_written(out)
+
+
+def test_no_link_in_the_folder_of_records_is_followed(tmp_path):
+    claims, victim = Claims(tmp_path / "out"), tmp_path / "home"
+    victim.mkdir()
+    (victim / "a.json").write_text('{"name": "a", "status": "done"}')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.batch").symlink_to(victim)
+    for refused in (claims.take, claims.forget, lambda name: claims.write(Record(name, recorded.DONE))):
+        with pytest.raises(OutputError, match="link"):
+            refused("a")
+    assert claims.record("a") is None
+    claims.tidy("a")
+    assert [p.name for p in victim.iterdir()] == ["a.json"] and "done" in (victim / "a.json").read_text()
+    (tmp_path / "out/.batch").unlink()
+    claims.write(Record("b", recorded.DONE))
+    (tmp_path / "out/.batch/a.json").symlink_to(victim / "a.json")
+    assert claims.record("a") is None
+    claims.write(Record("a", recorded.FAILED))  # takes the link's place, not its target's
+    assert claims.record("a") == Record("a", recorded.FAILED) and "done" in (victim / "a.json").read_text()
 
 
 # --- several processes and signals ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 from cases import Files, Reader, corpus
 from mutate import json_bytes, mutated, words
 from picture_readers import picture_readers
+from record_readers import record_readers
 from structure import png_chunk
 
 
@@ -269,6 +270,7 @@ def readers() -> dict[str, Reader]:
         "run_json": _run_json(),
         "checkpoint": _checkpoints(),
         "text": Reader(text.make, text.read),
+        **record_readers(),
     }
 
 

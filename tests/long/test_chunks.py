@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
 from dataclasses import replace
 from itertools import pairwise
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 from conftest import PLANE_DEPTH, STEP, photograph
 
+from lite3r_cli.cli import main
 from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.config.sequence import LongConfig
-from lite3r_cli.errors import OutputError, UsageError
+from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
 from lite3r_cli.long.pass_store import PassStore
+from lite3r_cli.long.work_folder import WorkFolder
 from lite3r_cli.pipelines import scene_formats
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct_scene import reconstruct
@@ -119,6 +123,46 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbo
     stop_after(monkeypatch, 2, Killed())  # 4 chunks: two are there
     reconstruct(asked(pictures, out / "scene.ply", resume=True))
     assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone, capsys):
+    pictures, place = folder_of(tmp_path / "photos", 2), tmp_path / "out"
+    left = place / ".scene.ply.lite3r-chunks"
+
+    def leave(mode: int = 0o700) -> None:
+        (left / "pass-00000").mkdir(parents=True)
+        (left / "made-by-lite3r").touch()
+        (left / "pass-00000/pass.json").write_text("{}")
+        left.chmod(mode)
+
+    leave()
+    reconstruct(asked(pictures, place / "scene.ply", "off"))
+    assert not left.exists()
+    leave()  # newer than the scene: a run with --overwrite --resume that was stopped
+    words = ["reconstruct", str(pictures), "-o", str(place / "scene.ply"), "-q", "--skip-existing"]
+    assert main(words) == 0 and left.exists()
+    os.utime(left / "pass-00000/pass.json", (1, 1))
+    assert main(words) == 0 and not left.exists()
+    leave(0o755)  # not as this program makes it
+    with pytest.raises(OutputError, match="in the way"):
+        WorkFolder(left, {}, False, print).__enter__()
+    assert left.exists() and sorted(os.listdir(place)) == [left.name, "scene", "scene.ply"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"K": 3}, {"ranges": [[2, 1]]}, {"levels": []}, {"views": ["a"]}, {"facts": None}, {"kind": 0}, None]
+)
+def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
+    view = View("a.jpg", 9, 7, np.diag([9.0, 9, 1]), np.eye(3, 4), np.ones((7, 9), np.float32), np.ones((7, 9)))
+    store, plan = PassStore(tmp_path), plan_chunks(1, 1, "")
+    store.write(0, plan.chunks[0], [0], [view], [None], {})
+    if change is None:
+        shutil.copy(store.place(0) / "00000.depth.png", store.place(0) / "00000.confidence.png")
+    else:
+        path = store.place(0) / "pass.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match="damaged"):
+        PassStore(tmp_path).read(0, 0, view)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -1,0 +1,48 @@
+"""The hidden folder in which a run in chunks keeps those that are finished: where it is, and when it is nobody's."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from .output_layout import Layout
+from .transaction import MARKER, remove_marked
+
+
+def place_of(layout: Layout) -> Path:
+    """Where a run in chunks keeps them until its output is whole."""
+    return layout.root / f".{layout.cloud}.lite3r-chunks"
+
+
+def remove_finished(layout: Layout) -> None:
+    """Remove the chunks that a killed run has left at an output which is whole, and newer than all of them."""
+    path = place_of(layout)
+    with suppress(OSError):
+        written = (layout.root / layout.run_json).stat().st_mtime_ns
+        if os.path.lexists(path) and is_ours(path) and all(_time(p) <= written for p in path.glob("pass-*/pass.json")):
+            remove_marked(path)
+
+
+def _time(path: Path) -> int:
+    return path.lstat().st_mtime_ns
+
+
+def is_ours(path: Path) -> bool:
+    """A folder of this user's that is closed to all others, and either empty or with our marker. A new folder shows
+    what a closed one looks like: some file systems keep no modes. Raises OSError.
+    """
+    found, probe = path.lstat(), tempfile.mkdtemp(prefix=".lite3r-", dir=path.parent)
+    try:
+        closed = os.lstat(probe)
+    finally:
+        os.rmdir(probe)
+    if (found.st_uid, found.st_mode) != (closed.st_uid, closed.st_mode):
+        return False
+    try:
+        marker = (path / MARKER).lstat()
+    except FileNotFoundError:
+        return not os.listdir(path)
+    return stat.S_ISREG(marker.st_mode) and marker.st_uid == closed.st_uid
