@@ -12,13 +12,16 @@ rmdir, fsync, write), with SIGKILL (half of them), SIGTERM or SIGINT. After it e
 the new one to the byte (files that hold times, or a state on the way: one that reads back). Then the same command runs
 again, with --resume where a state is left: it has to succeed, its files have to be those of a run that nobody stopped,
 and no hidden file may be there.
+
+With --errors there are no signals: an operation fails (ENOSPC, EDQUOT, EROFS), or no file may grow beyond a size. Then
+the exit code has to be 7, with one line that says why, unless the run could do without.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
+import errno
 import hashlib
 import json
 import os
@@ -28,144 +31,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import cv2
-import numpy as np
 import torch
+from forked_runs import LIMIT, Moment, inputs, run
 from kill_suites import KEPT, SUITES, TIMED, WELL
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lite3r_cli.batch import work  # noqa: F401 (before the fork)
-from lite3r_cli.cli import main
-from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.errors import Lite3RError
-from lite3r_cli.networks import standin
-from lite3r_cli.networks.mini.network import Mini, MiniConfig
-from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
-    convert_checkpoint,
-    distill_student,
-    evaluate_scenes,
-    locate_photos,
-    predict,
-    reconstruct_scene,
-    render_scene,
-    synthesise,
-    train_mini,
-    view_scene,
-)
-from lite3r_cli.training.losses import Targets
-from lite3r_cli.training.state import read_metadata, save_weights
-from lite3r_cli.training.train_loop import Batch
+from lite3r_cli.training.state import read_metadata
 
-TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
-                  head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate")
-LIMIT = 300  # seconds of a run
-
-
-# -- what is run -------------------------------------------------------------------------------------------------------
-
-
-class Seeded:
-    """Batches of `lite3r train` that need no ray-caster."""
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        pass
-
-    def batches(self, first: int):
-        while True:
-            images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(first))
-            K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).expand(1, 2, 3, 3)
-            path = torch.eye(3, 4).repeat(1, 2, 1, 1)
-            path[:, 1, 0, 3] = 0.3
-            yield Batch(images, Targets(1 + images.mean(2), K, path, torch.zeros(1, dtype=torch.long)))
-            first += 1
-
-
-def inputs(folder: Path) -> None:
-    for name, seed in (("photos", 0), ("others", 1)):
-        (folder / name).mkdir()
-        for i in range(3):
-            noise = np.random.default_rng(10 * seed + i).integers(0, 255, (7, 9, 3), dtype=np.uint8)
-            cv2.imwrite(str(folder / name / f"{i}.png"), cv2.resize(noise, (98, 70), interpolation=cv2.INTER_CUBIC))
-    for i, name in enumerate(("photos", "others")):  # one after the other, a walk of seven
-        for path in sorted((folder / name).iterdir()):
-            (folder / "walk").mkdir(exist_ok=True)
-            shutil.copy(path, folder / "walk" / f"{i}{path.name}")
-    shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
-    for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
-        shutil.copytree(folder / one, folder / sets / "one")
-        shutil.copytree(folder / two, folder / sets / "two")
-    for name, seed in (("tiny", 1), ("other", 2)):
-        model = Mini(TINY)
-        standin.fill(model, seed)
-        save_weights(folder / f"{name}.safetensors", model.state_dict(), model, torch.float16)
-    synthesise.build_atlas = functools.cache(functools.partial(build_atlas, variants=1))  # type: ignore[assignment]
-    synthesise.build_atlas(None)
-    train_mini.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
-    train_mini.TrainingData = Seeded  # type: ignore[misc,assignment]
-
-
-class Operations:
-    """Counts file operations of the main thread, and calls `hit` before or after the n-th one."""
-
-    def __init__(self, at: int, after: bool, hit: Callable[[], None]) -> None:
-        self.count, self.at, self.after, self.hit = 0, at, after, hit
-        for name in OPERATIONS:
-            setattr(os, name, self._watched(getattr(os, name)))
-
-    def _watched(self, function):
-        def watched(*arguments, **options):
-            if threading.current_thread() is not threading.main_thread():
-                return function(*arguments, **options)
-            self.count += 1
-            mine = self.count == self.at
-            if mine and not self.after:
-                self.hit()
-            result = function(*arguments, **options)
-            if mine and self.after:
-                self.hit()
-            return result
-
-        return watched
-
-
-def run(words: str, number: int = 0, at: int = 0, after: bool = False, delay: float = 0.0) -> tuple[int, int, float]:
-    """A forked run: its exit code, its file operations and its seconds; with a signal at an operation or a time."""
-    reading, writing = os.pipe()
-    start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        null = os.open(os.devnull, os.O_RDWR)
-        said = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # of the last run, for whoever looks into it
-        for stream, target in enumerate((null, null, said)):
-            os.dup2(target, stream)
-        seen = Operations(at, after, lambda: os.kill(os.getpid(), number))
-        code = main(words.split())
-        os.write(writing, f"{seen.count}".encode())
-        os._exit(code)
-    os.close(writing)
-    timer = threading.Timer(delay, os.kill, (child, number)) if delay else None
-    guard = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
-    for each in (timer, guard):
-        if each is not None:
-            each.start()
-    _, status = os.waitpid(child, 0)
-    for each in (timer, guard):
-        if each is not None:
-            each.cancel()
-    counted = os.read(reading, 20)
-    os.close(reading)
-    return os.waitstatus_to_exitcode(status), int(counted or 0), time.monotonic() - start
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------
@@ -228,6 +107,7 @@ class Suite:
     new: dict[str, str]
     operations: int
     seconds: float
+    largest: int  # bytes of a file of the new result
 
 
 def prepare(name: str, folder: Path) -> Suite:
@@ -243,17 +123,41 @@ def prepare(name: str, folder: Path) -> Suite:
         shutil.copytree(place, before)
     code, operations, seconds = run(words.replace("{}", str(place)))
     assert code in (0, WELL.get(words.split()[0], 0)), (name, code, Path("stderr").read_text())
-    return Suite(name, words.replace("{}", str(place)), before, old, files(place), operations, seconds)
+    largest = max((path.stat().st_size for path in place.rglob("*") if path.is_file()), default=0)
+    return Suite(name, words.replace("{}", str(place)), before, old, files(place), operations, seconds, largest)
 
 
-def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> dict[str, object]:
+def drawn(suite: Suite, rng: random.Random, errors: bool) -> Moment:
+    if errors and rng.random() < 0.4:
+        return Moment(file_size=rng.choice([0, rng.randint(0, 3000), rng.randint(0, max(1, suite.largest))]))
+    at = rng.randint(1, suite.operations)
+    if errors:
+        return Moment(error=rng.choice(ERRORS), at=at)
+    number = rng.choice(SIGNALS)
+    if rng.random() < 0.7:
+        return Moment(number, at=at, after=rng.random() < 0.5)
+    return Moment(number, delay=rng.uniform(0.02, 1.1) * suite.seconds)
+
+
+def unclear(suite: Suite, moment: Moment, code: int, said: list[str]) -> list[str]:
+    """What a run said that met an error of the system, unless it is a line that names the output, with exit code 7. A
+    batch goes on with its other scenes (exit code 3), and some operations are not needed.
+    """
+    if moment.signal:
+        return []
+    well = {0, 7, WELL.get(suite.words.split()[0], 0), *([3] if suite.words.startswith("batch") else [])}
+    told = code != 7 or (said[-1:] and said[-1].startswith("error: "))
+    return [] if code in well and told and not any("bug" in line for line in said) else [str(code), *said[-3:]]
+
+
+def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False, errors: bool = False) -> dict[str, object]:
     place = folder / "place"
     shutil.rmtree(place, ignore_errors=True)
     if suite.before is None:
         place.mkdir()
     else:
         shutil.copytree(suite.before, place)
-    number = rng.choice(SIGNALS)
+    moment = drawn(suite, rng, errors)
     if whole:
         process = subprocess.Popen(
             [sys.executable, "-m", "lite3r_cli", *suite.words.split()],
@@ -262,12 +166,11 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
             env={**os.environ, "PYTHONPATH": sys.path[0]},
         )
         time.sleep(rng.uniform(0.3, 3 + 2 * suite.seconds))
-        process.send_signal(number)
+        process.send_signal(moment.signal)
         code = process.wait(LIMIT)
-    elif rng.random() < 0.7:
-        code, _, _ = run(suite.words, number, rng.randint(1, suite.operations), rng.random() < 0.5)
     else:
-        code, _, _ = run(suite.words, number, delay=rng.uniform(0.02, 1.1) * suite.seconds)
+        code, _, _ = run(suite.words, moment)
+    said = [] if whole else Path("stderr").read_text(errors="replace").strip().splitlines()
     found = files(place)
     bad = half_written(place, found, suite.old, suite.new)
     left = len(hidden(found))
@@ -283,7 +186,8 @@ def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False) -> 
     if next_code == 7 and same:  # complete before the signal, hidden files aside: refused, as it has to be
         next_code = 0
     return {
-        "suite": suite.name, "signal": number.name, "whole": whole, "exit": code, "half_written": bad, "hidden": left,
+        "suite": suite.name, "signal": moment.name, "whole": whole, "exit": code,
+        "unclear": unclear(suite, moment, code, said), "half_written": bad, "hidden": left,
         "next": next_code, "same": same, "hidden_after": hidden(after),
         "said": f"{next_words}: {Path('stderr').read_text()[-300:]}" if next_code else "",
     }  # fmt: skip
@@ -294,6 +198,7 @@ def measure() -> None:
     options.add_argument("--moments", type=int, default=500)
     options.add_argument("--whole", type=int, default=0, help="whole processes, beside the moments")
     options.add_argument("--suites", default=";".join(SUITES))
+    options.add_argument("--errors", action="store_true", help="a full disk, a quota or a read-only one, no signals")
     options.add_argument("--seed", type=int, help="default: another one for each portion of --json")
     options.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
     options.add_argument("--jobs", type=int, default=1, help="processes that share the suites, --moments each")
@@ -319,6 +224,7 @@ def shared(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]
             mine, file = names[job % len(names) :: asked.jobs], Path(folder) / str(job)
             words = [sys.executable, __file__, "--suites", ";".join(mine), "--seed", str(1000 * (seed + 1) + job)]
             words += [f"--{key}={getattr(asked, key)}" for key in ("moments", "whole", "seconds")]
+            words += ["--errors"] * asked.errors
             running.append((file, subprocess.Popen([*words, "--cases", str(file)])))
         for file, process in running:
             process.wait()
@@ -335,13 +241,15 @@ def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict
     try:
         inputs(folder)
         suites = [prepare(name, folder) for name in names]
-        simple = [suite for suite in suites if not suite.name.startswith("train")]  # whole processes are not patched
+        simple = [
+            suite for suite in suites if not suite.name.startswith(("train", "synth"))
+        ]  # whole processes are not patched
         for i in range(asked.whole * bool(simple) + asked.moments):
             if time.monotonic() - start > asked.seconds:
                 break
             whole = i < asked.whole and bool(simple)
             suite = (simple if whole else suites)[i % len(simple if whole else suites)]
-            cases.append(one(suite, folder, rng, whole))
+            cases.append(one(suite, folder, rng, whole, asked.errors))
             if is_fault(cases[-1]):
                 print("FAILED", json.dumps(cases[-1]), flush=True)
             if asked.cases is not None:
@@ -353,7 +261,7 @@ def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict
 
 
 def is_fault(case: dict) -> bool:
-    return bool(case["half_written"] or case["next"] or not case["same"] or case["hidden_after"])
+    return bool(case["half_written"] or case["unclear"] or case["next"] or not case["same"] or case["hidden_after"])
 
 
 def added(before: dict, cases: list[dict], seed: int) -> dict:
@@ -372,8 +280,9 @@ def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
     for case in cases:
         row = rows.setdefault(case["suite"], Counter())
         row["moments"] += 1
-        row[f"sig{case['signal'][3:].lower()}"] += 1
+        row[case["signal"].lower().replace(" ", "_")] += 1
         row["whole_processes"] += bool(case["whole"])
+        row["unclear"] += bool(case["unclear"])
         row["stopped"] += case["exit"] != 0
         row["half_written"] += bool(case["half_written"])
         row["hidden_files_left"] += bool(case["hidden"])
@@ -385,8 +294,8 @@ def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
 
 def report(cases: list[dict], seconds: float) -> str:
     rows = summary(cases)
-    columns = ("moments", "stopped", "half_written", "hidden_files_left", "next_run_failed", "next_run_other_bytes",
-               "hidden_files_after_the_next_run")  # fmt: skip
+    columns = ("moments", "stopped", "unclear", "half_written", "hidden_files_left", "next_run_failed",
+               "next_run_other_bytes", "hidden_files_after_the_next_run")  # fmt: skip
     lines = [f"{len(cases)} moments in {seconds / 60:.1f} minutes", "| suite | " + " | ".join(columns) + " |"]
     lines += [f"| {name} | " + " | ".join(str(row.get(c, 0)) for c in columns) + " |" for name, row in rows.items()]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ SUITES: dict[str, tuple[str | None, str]] = {
     "bench, overwrite": (BENCH, f"{BENCH} --overwrite"),
     "locate, writes nothing": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
                                "locate {}/scene.ply photos -m tiny.safetensors --device cpu -q"),
-    "eval, writes nothing": (f"synth -o {{}}/s --views 2 {RENDERED}", f"eval {{}}/s {SCENE}"),
+    "eval, writes nothing": (f"synth -o {{}}/s --views 2 {RENDERED}", f"eval {{}}/s/scene-000 {SCENE}"),
     "view, new": (f"reconstruct photos -o {{}}/scene.ply {SCENE}", "view {}/scene.ply -q"),
     "view, again": (f"reconstruct others -o {{}}/scene.ply {SCENE}; view {{}}/scene.ply -q; "
                     f"reconstruct photos -o {{}}/scene.ply {SCENE} --overwrite", "view {}/scene.ply -q"),

@@ -8,16 +8,16 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from .output_layout import Layout
+from .output_layout import OutputLayout
 from .transaction import MARKER, remove_marked
 
 
-def place_of(layout: Layout) -> Path:
+def place_of(layout: OutputLayout) -> Path:
     """Where a run in chunks keeps them until its output is whole."""
     return layout.root / f".{layout.cloud}.lite3r-chunks"
 
 
-def remove_finished(layout: Layout) -> None:
+def remove_finished(layout: OutputLayout) -> None:
     """Remove the chunks that a killed run has left at an output which is whole, and newer than all of them."""
     path = place_of(layout)
     with suppress(OSError):

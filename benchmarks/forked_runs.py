@@ -1,0 +1,186 @@
+"""Runs of `lite3r` in forks of one process that has imported everything, stopped or refused at a chosen moment."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import errno
+import functools
+import io
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lite3r_cli.batch import work  # noqa: F401 (before the fork)
+from lite3r_cli.cli import main
+from lite3r_cli.data.procedural.textures import build_atlas
+from lite3r_cli.networks import standin
+from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
+    convert_checkpoint,
+    distill_student,
+    evaluate_scenes,
+    locate_photos,
+    predict,
+    reconstruct_scene,
+    render_scene,
+    synthesise,
+    train_mini,
+    view_scene,
+)
+from lite3r_cli.training.losses import Targets
+from lite3r_cli.training.state import save_weights
+from lite3r_cli.training.train_loop import Batch
+
+TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
+                  head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
+OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate", "link")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+LIMIT = 300  # seconds of a run
+
+
+class Seeded:
+    """Batches of `lite3r train` that need no ray-caster."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        pass
+
+    def batches(self, first: int):
+        while True:
+            images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(first))
+            K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).expand(1, 2, 3, 3)
+            path = torch.eye(3, 4).repeat(1, 2, 1, 1)
+            path[:, 1, 0, 3] = 0.3
+            yield Batch(images, Targets(1 + images.mean(2), K, path, torch.zeros(1, dtype=torch.long)))
+            first += 1
+
+
+def inputs(folder: Path) -> None:
+    for name, seed in (("photos", 0), ("others", 1)):
+        (folder / name).mkdir()
+        for i in range(3):
+            noise = np.random.default_rng(10 * seed + i).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / name / f"{i}.png"), cv2.resize(noise, (98, 70), interpolation=cv2.INTER_CUBIC))
+    for i, name in enumerate(("photos", "others")):  # one after the other, a walk of seven
+        for path in sorted((folder / name).iterdir()):
+            (folder / "walk").mkdir(exist_ok=True)
+            shutil.copy(path, folder / "walk" / f"{i}{path.name}")
+    shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
+    for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
+        shutil.copytree(folder / one, folder / sets / "one")
+        shutil.copytree(folder / two, folder / sets / "two")
+    for name, seed in (("tiny", 1), ("other", 2)):
+        model = Mini(TINY)
+        standin.fill(model, seed)
+        save_weights(folder / f"{name}.safetensors", model.state_dict(), model, torch.float16)
+    synthesise.build_atlas = functools.cache(functools.partial(build_atlas, variants=1))  # type: ignore[assignment]
+    synthesise.build_atlas(None)
+    train_mini.Mini = lambda config: Mini(dataclasses.replace(TINY, known_cameras=True))  # type: ignore[misc,assignment]
+    train_mini.TrainingData = Seeded  # type: ignore[misc,assignment]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a run is disturbed, and how: by a signal before or after the n-th file operation of the main thread, or
+    after a time; by an error of the system at that operation; or by a limit on the size of its files.
+    """
+
+    signal: int = 0
+    error: int = 0  # errno
+    at: int = 0
+    after: bool = False
+    delay: float = 0.0  # seconds
+    file_size: int = -1  # bytes
+
+    @property
+    def name(self) -> str:
+        if self.file_size >= 0:
+            return "no room"
+        return errno.errorcode[self.error] if self.error else signal.Signals(self.signal).name
+
+
+class Operations:
+    """Counts file operations of the main thread (of `open`, those that write), and disturbs the n-th one."""
+
+    def __init__(self, moment: Moment) -> None:
+        self.count, self.moment = 0, moment
+        for name in OPERATIONS:
+            setattr(os, name, self._watched(getattr(os, name), _opens_to_write if name == "open" else _always))
+        builtins.open = io.open = self._watched(builtins.open, _is_written)  # type: ignore[assignment]
+
+    def _watched(self, function, counts):
+        def watched(*arguments, **options):
+            if threading.current_thread() is not threading.main_thread() or not counts(*arguments, **options):
+                return function(*arguments, **options)
+            self.count += 1
+            mine = self.count == self.moment.at
+            if mine and not self.moment.after:
+                self._disturb(arguments[0])
+            result = function(*arguments, **options)
+            if mine and self.moment.after:
+                self._disturb(arguments[0])
+            return result
+
+        return watched
+
+    def _disturb(self, path: object) -> None:
+        if self.moment.error:
+            raise OSError(self.moment.error, os.strerror(self.moment.error), path if isinstance(path, str) else None)
+        os.kill(os.getpid(), self.moment.signal)
+
+
+def _always(*arguments, **options) -> bool:
+    return True
+
+
+def _opens_to_write(path, flags=0, *arguments, **options) -> bool:
+    return bool(flags & WRITING)
+
+
+def _is_written(file, mode="r", *arguments, **options) -> bool:
+    return isinstance(file, (str, Path)) and str(file) != os.devnull and any(letter in mode for letter in "wax+")
+
+
+def run(words: str, moment: Moment = Moment()) -> tuple[int, int, float]:
+    """A forked run: its exit code, its file operations and its seconds. What it says is in the file `stderr`."""
+    reading, writing = os.pipe()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        said = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # of the last run, for whoever looks into it
+        for stream, target in enumerate((null, null, said)):
+            os.dup2(target, stream)
+        if moment.file_size >= 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (moment.file_size, resource.RLIM_INFINITY))
+        write = os.write
+        seen = Operations(moment)
+        code = main(words.split())
+        write(writing, f"{seen.count}".encode())
+        os._exit(code)
+    os.close(writing)
+    timer = threading.Timer(moment.delay, os.kill, (child, moment.signal)) if moment.delay else None
+    guard = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
+    for each in (timer, guard):
+        if each is not None:
+            each.start()
+    _, status = os.waitpid(child, 0)
+    for each in (timer, guard):
+        if each is not None:
+            each.cancel()
+    counted = os.read(reading, 20)
+    os.close(reading)
+    return os.waitstatus_to_exitcode(status), int(counted or 0), time.monotonic() - start
