@@ -45,6 +45,8 @@ class Recipe:
     degree: int = 2  # of the spherical harmonics, reached one after the other
     degree_every: int = 500
     depth_weight: float = 0.05
+    opacity_weight: float = 0.0  # of the mean opacity and of the mean width: what is not needed fades and shrinks
+    scale_weight: float = 0.0
     grow: bool = True
     most: int = 1_500_000  # Gaussians
     seed: int = 0
@@ -99,7 +101,7 @@ def fit(
         order = order or torch.randperm(len(shots), generator=turns).tolist()
         shot = shots[order.pop()]
         degree = min(step // recipe.degree_every, recipe.degree)
-        loss, rows = _loss(splats, shot, degree, recipe.depth_weight)
+        loss, rows = _loss(splats, shot, degree, recipe)
         loss.backward()
         optimisers["means"].param_groups[0]["lr"] = RATES["means"] * LAST_RATE ** (step / recipe.steps)
         for optimiser in optimisers.values():
@@ -136,13 +138,16 @@ def draw(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor
     return out[..., :3].permute(2, 0, 1), inverse, rows
 
 
-def _loss(splats: GaussianSet, shot: Shot, degree: int, depth_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss(splats: GaussianSet, shot: Shot, degree: int, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     picture, inverse, rows = draw(splats, shot.camera, degree)
     loss = 0.8 * (picture - shot.picture).abs().mean() + 0.2 * (1 - ssim(picture, shot.picture))
-    if depth_weight and shot.depth is not None:
+    if recipe.opacity_weight or recipe.scale_weight:
+        loss = loss + recipe.opacity_weight * torch.sigmoid(splats.parameters["opacity"]).mean()
+        loss = loss + recipe.scale_weight * torch.exp(splats.parameters["scales"]).mean()
+    if recipe.depth_weight and shot.depth is not None:
         known = (shot.depth > 0) & (inverse > 0)
         apart = torch.where(known, inverse - 1 / shot.depth.clamp(min=1e-6), torch.zeros_like(inverse))
-        loss = loss + depth_weight * apart.abs().mean()
+        loss = loss + recipe.depth_weight * apart.abs().mean()
     return loss, rows
 
 
