@@ -10,7 +10,7 @@ from ..errors import InputError
 from .options import command
 
 if TYPE_CHECKING:
-    from ..pipelines.locate_photos import Located
+    from ..pipelines.scene_finder import Located
 
 
 @command(LocateConfig)

@@ -134,6 +134,10 @@ class ReconstructConfig:
         bool,
         Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),
     ] = True
+    keep_memory: Annotated[
+        bool,
+        Option(OUTPUT, "Keep each picture's features in memory/, too: locate, add and merge start sooner."),
+    ] = False
     overwrite: Overwrite = False
     gpus: Annotated[
         int,

@@ -120,12 +120,24 @@ def is_loop(most: float, agree: float) -> bool:
 
 def descriptors(features: Sequence[Keypoints]) -> np.ndarray:
     """(N, D) float32 unit vectors; what all pictures have in common is taken out."""
+    words = vocabulary(features)
+    return np.zeros((len(features), 1), np.float32) if words is None else centred(residuals(features, words))
+
+
+def vocabulary(features: Sequence[Keypoints]) -> np.ndarray | None:
+    """The words (W, C) of a set of pictures; None where they have too few features."""
     everything = np.concatenate([f.descriptors for f in features])
-    if len(everything) < _WORDS:
-        return np.zeros((len(features), 1), np.float32)
-    words = _vocabulary(everything[:: max(1, len(everything) // _SAMPLE)])
-    sums = np.stack([_residuals(f.descriptors, words) for f in features])
-    sums -= sums.mean(0)
+    return None if len(everything) < _WORDS else _vocabulary(everything[:: max(1, len(everything) // _SAMPLE)])
+
+
+def residuals(features: Sequence[Keypoints], words: np.ndarray) -> np.ndarray:
+    """(N, D) float32: what the features of each picture leave to the words."""
+    return np.stack([_residuals(f.descriptors, words) for f in features])
+
+
+def centred(sums: np.ndarray) -> np.ndarray:
+    """Unit vectors (N, D) of `residuals` of a whole set."""
+    sums = sums - sums.mean(0)
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
 
 

@@ -15,9 +15,12 @@ import numpy as np
 from ..long.loop_search import halves_agree, is_loop
 from ..long.sim3_fit import BAD, Tie, tie
 from ..scene import geometry
+from ..scene.consistency import Surfaces, VoterMap, correspondences
 from ..scene.metrics import resample_depth
 from ..scene.posed_view import View, known_depth
 from ..world.registration import mean_rotation
+
+_FEWEST = 100  # pixels that a scale is fitted to
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,7 @@ def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View
     """Place `new`, predicted together with `predicted`, which are the views `captured` of the scene, all with depth.
     None where the pass and the scene have no depth in common.
     """
-    sized = [
-        replace(view, depth=resample_depth(known_depth(view), known_depth(own).shape), confidence=None)
-        for view, own in zip(predicted, captured, strict=True)
-    ]
-    found = tie(captured, sized)
+    found = _tied(predicted, captured)
     if found is None:
         return None
     scale = found.similarity.scale
@@ -55,14 +54,46 @@ def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View
     placed = replace(
         new, cam_from_world=pose, K=_calibrated(new, predicted, captured), depth=known_depth(new) * np.float32(scale)
     )
-    everything = [placed, *captured]
-    seen, agree = halves_agree(everything, [0], range(1, len(everything)))
     turns = geometry.rotation_angle(proposals[:, :, :3] @ pose[:, :3].T)
     shifts = np.linalg.norm(geometry.camera_centres(proposals) - geometry.camera_centres(pose), axis=1)
     depth = known_depth(placed)
     depth_there = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
     turn, shift = float(np.degrees(np.median(turns))), float(np.median(shifts)) / max(depth_there, 1e-9)
-    return Placement(placed, found, seen, agree, turn, shift)
+    return Placement(placed, found, *_overlap(placed, captured), turn, shift)
+
+
+def place_as_known(camera: View, new: View, predicted: Sequence[View], captured: Sequence[View]) -> Placement | None:
+    """The same for a photo whose `camera` in the scene's frame is known: its depth alone comes from the pass."""
+    found = _tied(predicted, captured)
+    if found is None:
+        return None
+    depth = known_depth(new) * np.float32(found.similarity.scale)
+    placed = fitted_depth(replace(new, cam_from_world=camera.cam_from_world, K=camera.K, depth=depth), captured)
+    return Placement(placed, found, *_overlap(placed, captured), 0.0, 0.0)
+
+
+def fitted_depth(view: View, captured: Sequence[View]) -> View:
+    """The view with its depth at the scale of the depth maps that see the same: times the median of the ratios."""
+    surfaces = Surfaces([VoterMap(each, known_depth(each) > 0) for each in (view, *captured)])
+    ratios = [correspondences(surfaces, 0, j)[2] for j in range(1, len(captured) + 1)]
+    close = np.concatenate([ratio[(ratio > 0.5) & (ratio < 2)] for ratio in ratios])
+    if len(close) < _FEWEST:
+        return view
+    return replace(view, depth=known_depth(view) / np.float32(np.median(close)))
+
+
+def _tied(predicted: Sequence[View], captured: Sequence[View]) -> Tie | None:
+    """The similarity of the pass into the scene; None where they have no depth in common."""
+    sized = [
+        replace(view, depth=resample_depth(known_depth(view), known_depth(own).shape), confidence=None)
+        for view, own in zip(predicted, captured, strict=True)
+    ]
+    return tie(captured, sized)
+
+
+def _overlap(placed: View, captured: Sequence[View]) -> tuple[float, float]:
+    everything = [placed, *captured]
+    return halves_agree(everything, [0], range(1, len(everything)))
 
 
 def _relative(view: View, new: View) -> np.ndarray:

@@ -26,6 +26,7 @@ from ..scene.posed_view import PointCloud, View
 from ..world.level import Level
 from .depth_request import DepthFiles
 from .scene_formats import write_formats
+from .scene_memory import write_memories
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     scales = files.scales()
     sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
     write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
+    write_memories(out, scene)
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -11,11 +11,12 @@ from math import log10
 import numpy as np
 
 from ..cores import count_cores
-from ..long.loop_search import descriptors
-from ..world.ties import TIED, Keypoints, evidence, find_keypoints
+from ..io.view_memory import Features
+from ..long.loop_search import centred, residuals, vocabulary
+from ..world.ties import TIED, Keypoints, evidence, find_keypoints, keypoints_of
+from .scene_memory import COUNT, SIDE
 
-_COARSE = (518, 1000)  # side of the picture and number of its features
-_FINE = (1024, 3000)  # of larger pictures, where few features tie nothing
+_FINE = (1024, 3000)  # side and number of features of larger pictures, where few features tie nothing
 _ASKED, _FINE_ASKED = 16, 8  # photographs that a new photo is compared with, feature by feature
 
 
@@ -38,32 +39,50 @@ class Matches:
     @property
     def tied(self) -> bool:
         """Whether features tie the photo to the scene, by more than as many comparisons give by chance."""
-        return min(match.evidence for match in self.matches) < TIED - log10(max(self.asked, 1))
+        return min((match.evidence for match in self.matches), default=np.inf) < TIED - log10(max(self.asked, 1))
 
 
 class Retrieval:
     """Looks for photos among the photographs of a scene. `small(i)`, `large(i)`: image i (h, w, 3) uint8 at the
-    network's size, and at its own.
+    network's size, and at its own; `kept(i)`: its features where the scene's memory has them, else None.
     """
 
     def __init__(
-        self, captured: Sequence[int], small: Callable[[int], np.ndarray], large: Callable[[int], np.ndarray]
+        self,
+        captured: Sequence[int],
+        small: Callable[[int], np.ndarray],
+        large: Callable[[int], np.ndarray],
+        kept: Callable[[int], Features | None] = lambda i: None,
     ) -> None:
         self.captured = list(captured)
-        self._small = small
+        self._small, self._kept = small, kept
+        self._coarse: Callable[[int], Keypoints] = cache(self._look)
         self._fine: Callable[[int], Keypoints] = cache(lambda i: find_keypoints(large(i), *_FINE))
         with ThreadPoolExecutor(min(4, count_cores())) as pool:
-            self._features = list(pool.map(lambda i: find_keypoints(small(i), *_COARSE), self.captured))
+            features = list(pool.map(self._coarse, self.captured))
+        self._words = vocabulary(features)
+        self._sums = None if self._words is None else residuals(features, self._words)
 
-    def find(self, photo: int) -> Matches:
-        """The photographs that are like image `photo`."""
-        mine = find_keypoints(self._small(photo), *_COARSE)
-        vectors = descriptors([*self._features, mine])
-        likeness = vectors[:-1] @ vectors[-1]
-        order = np.argsort(-likeness, kind="stable")[:_ASKED].tolist()
-        found = [Match(self.captured[k], float(likeness[k]), evidence(mine, self._features[k])) for k in order]
+    def _look(self, i: int) -> Keypoints:
+        found = self._kept(i)
+        return find_keypoints(self._small(i), SIDE, COUNT) if found is None else keypoints_of(found)
+
+    def add(self, photo: int) -> None:
+        """From now on image `photo` is one of the scene's."""
+        self.captured.append(photo)
+        if self._words is not None and self._sums is not None:
+            self._sums = np.concatenate([self._sums, residuals([self._coarse(photo)], self._words)])
+
+    def find(self, photo: int, among: Container[int] | None = None) -> Matches:
+        """The photographs that are like image `photo`; of `among` alone, where given."""
+        mine, likeness = self._coarse(photo), self._likeness(photo)
+        allowed = [k for k, i in enumerate(self.captured) if i != photo and (among is None or i in among)]
+        order = sorted(allowed, key=lambda k: -likeness[k])[:_ASKED]
+        found = [
+            Match(self.captured[k], float(likeness[k]), evidence(mine, self._coarse(self.captured[k]))) for k in order
+        ]
         first = Matches(_best_first(found), len(found))
-        if first.tied:
+        if first.tied or not found:
             return first
         fine = self._fine(photo)
         again = [
@@ -71,6 +90,13 @@ class Retrieval:
             for match in first.matches[:_FINE_ASKED]
         ]
         return Matches(_best_first([*again, *first.matches[_FINE_ASKED:]]), len(found) + len(again))
+
+    def _likeness(self, photo: int) -> np.ndarray:
+        """(N,) of all captured photographs."""
+        if self._words is None or self._sums is None:
+            return np.zeros(len(self.captured))
+        vectors = centred(np.concatenate([self._sums, residuals([self._coarse(photo)], self._words)]))
+        return vectors[:-1] @ vectors[-1]
 
 
 def _best_first(found: Sequence[Match]) -> list[Match]:

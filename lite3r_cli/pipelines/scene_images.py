@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import InputError
 from ..io.codecs.header import Header
 from ..io.decode import Picture
 from ..io.images import ImageRecord, ImageSet
 from ..io.names import printable
+from ..io.regular import BadFile
+from ..io.view_memory import ViewMemory
 from ..scene.posed_view import View
 from .written_scene import Photographs, WrittenScene
 
@@ -24,9 +27,18 @@ class SceneImages(ImageSet):
     photographs: Photographs | None = None
 
     @classmethod
-    def of(cls, photos: ImageSet, scene: WrittenScene, views: Sequence[View]) -> SceneImages:
-        """Raises InputError where none of the scene's photographs is left."""
+    def of(
+        cls,
+        photos: ImageSet,
+        scene: WrittenScene,
+        views: Sequence[View],
+        memories: Mapping[str, ViewMemory] = MappingProxyType({}),
+    ) -> SceneImages:
+        """`memories` tell which files must not have changed. Raises InputError where none of the scene's photographs is
+        left.
+        """
         found = scene.photographs()
+        found.sources = {name: kept.source for name, kept in memories.items() if kept.source is not None}
         captured = [view for view in views if view.depth is not None and found.has(view)]
         if not captured:
             raise InputError(
@@ -46,5 +58,5 @@ class SceneImages(ImageSet):
         assert self.photographs is not None
         rgb = self.photographs.read(self.view(i))
         if rgb is None:
-            raise InputError(f"{self.records[i].name}: has become another picture since the scene was made")
+            raise BadFile(self.records[i].path, "has become another picture since the scene was made")
         return Picture(rgb, None, Header("captured", rgb.shape[1], rgb.shape[0]))

@@ -20,9 +20,11 @@ from ..io.picture_sources import is_video
 from ..io.ply import read_ply
 from ..io.regular import BadImage, read_regular
 from ..io.video import Clip
+from ..io.view_memory import Source, ViewMemory, read_memory
 from ..scene.frame import FIRST_CAMERA, WorldFrame
-from ..scene.posed_view import PointCloud, View
+from ..scene.posed_view import PointCloud, View, known_depth
 from ..world.undistort import undistorted
+from .scene_memory import memory_file
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,19 @@ class WrittenScene:
 
     def views(self, load_depth: bool = False) -> list[View]:
         return read_cameras_json(self.folder / "cameras.json", load_depth=load_depth)
+
+    @cached_property
+    def stems(self) -> Mapping[str, str]:
+        """Name of a view → what its files are called, without suffix. Raises InputError."""
+        images = read_json(self.folder / "cameras.json").get("images", {})
+        return {
+            name: Path(entry["depth"]).stem for name, entry in images.items() if isinstance(entry.get("depth"), str)
+        }
+
+    def memory(self, view: View) -> ViewMemory | None:
+        """What memory/ keeps of a view with depth; None where it has nothing. Raises InputError for a damaged file."""
+        path = self.folder / memory_file(self.stems.get(view.name, ""))
+        return read_memory(path, known_depth(view).shape) if os.path.lexists(path) else None
 
     def cloud(self) -> PointCloud:
         return read_ply(self.layout.root / self.layout.cloud)
@@ -123,6 +138,7 @@ class Photographs:
     """The photographs of a scene: those exported beside it, else where run.json says that they came from."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.sources: dict[str, Source] = {}  # by name, of the pictures whose files must not have changed
         images = facts.get("images")
         entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
         self.places = {
@@ -144,7 +160,7 @@ class Photographs:
         """(H, W, 3) RGB; None where it is gone, or has become another picture."""
         exported = self._exported(view)
         find = exported or self._taken(view)
-        if find is None:
+        if find is None or (exported is None and self._has_changed(view)):
             return None
         try:
             rgb, _ = decode_rgb(find())
@@ -153,6 +169,10 @@ class Photographs:
             return rgb if exported else undistorted(rgb, view)
         except (BadImage, Lite3RError):
             return None
+
+    def _has_changed(self, view: View) -> bool:
+        source = self.sources.get(view.name)
+        return source is not None and not source.unchanged(self.places[view.name])
 
     def _exported(self, view: View) -> Callable[[], bytes] | None:
         """The picture of an export, which is what the view describes."""

@@ -14,6 +14,8 @@ from math import hypot, lgamma, log, log10
 import cv2
 import numpy as np
 
+from ..io.view_memory import Features
+
 TIED = -4.0  # decimal logarithm of the number of false alarms from which on two pictures are tied
 _RATIO = 0.8  # of distances to the best and the second best match (Lowe, IJCV 2004)
 _PIXELS = 1.5  # from the epipolar line
@@ -35,14 +37,25 @@ class Keypoints:
 
 def find_keypoints(rgb: np.ndarray, side: int, count: int) -> Keypoints:
     """At most `count` SIFT features of a picture (H, W, 3) uint8, no larger than `side` pixels."""
+    return keypoints_of(find_features(rgb, side, count))
+
+
+def find_features(rgb: np.ndarray, side: int, count: int) -> Features:
+    """The same as they are kept: a byte for each number."""
     grey = _grey(rgb, side)
     # half the usual contrast: dark rooms and plain walls have few features
     found, descriptors = cv2.SIFT.create(count, contrastThreshold=0.02).detectAndCompute(grey, None)
     if descriptors is None:
-        return _keypoints(grey, found, np.zeros((0, 128), np.float32))
+        descriptors = np.zeros((0, 128), np.float32)
+    return Features(_points(found), descriptors.astype(np.uint8), (grey.shape[0], grey.shape[1]), _thumbnail(grey))
+
+
+def keypoints_of(found: Features) -> Keypoints:
+    """Features as they are compared."""
+    descriptors = found.descriptors.astype(np.float32)
     # the square root turns Euclidean distance into Hellinger's (Arandjelović and Zisserman, CVPR 2012)
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
-    return _keypoints(grey, found, descriptors)
+    return Keypoints(found.points, descriptors, found.size, found.thumbnail)
 
 
 def find_corners(rgb: np.ndarray, side: int, count: int) -> Keypoints:
@@ -62,11 +75,17 @@ def _grey(rgb: np.ndarray, side: int) -> np.ndarray:
 
 
 def _keypoints(grey: np.ndarray, found: Sequence[cv2.KeyPoint], descriptors: np.ndarray) -> Keypoints:
+    return Keypoints(_points(found), descriptors, (grey.shape[0], grey.shape[1]), _thumbnail(grey))
+
+
+def _points(found: Sequence[cv2.KeyPoint]) -> np.ndarray:
+    return np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)
+
+
+def _thumbnail(grey: np.ndarray) -> np.ndarray:
     thumbnail = cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
     thumbnail -= thumbnail.mean()
-    thumbnail /= max(float(np.linalg.norm(thumbnail)), 1e-6)
-    points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)
-    return Keypoints(points, descriptors, (grey.shape[0], grey.shape[1]), thumbnail)
+    return thumbnail / max(float(np.linalg.norm(thumbnail)), 1e-6)
 
 
 def evidence(a: Keypoints, b: Keypoints) -> float:

@@ -12,8 +12,10 @@ import pytest
 from lite3r_cli.cli import main
 from lite3r_cli.config.locating import LocateConfig
 from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines import retrieval
 from lite3r_cli.pipelines.locate_photos import locate
 from lite3r_cli.pipelines.place_in_scene import place_in_scene
+from lite3r_cli.pipelines.written_scene import Photographs
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.geometry import Similarity
 from lite3r_cli.scene.posed_view import View
@@ -77,6 +79,35 @@ def test_what_cannot_be_read_or_is_gone_is_named(scene: Path, tmp_path: Path, ca
     assert run("locate", scene, good) == 3
     assert "none of its 3 photographs" in capsys.readouterr().err
     assert run("locate", tmp_path / "no.ply", good) == 3 and run("locate", scene, good, "--views", 0) == 2
+
+
+def test_the_memory_of_a_scene_spares_its_photographs(plane_backbone, tmp_path: Path, capsys, monkeypatch) -> None:
+    for i in range(3):
+        photo(tmp_path / f"photos/a{i}.png", i)
+    again, out = photo(tmp_path / "new/b.png", 1), tmp_path / "a.ply"
+    assert run("reconstruct", tmp_path / "photos", "-o", out, "--keep-unrelated") == 0
+    assert run("locate", out, again, "--views", 1, "--json") == 0
+    without = json.loads(capsys.readouterr().out)["located"]
+    made = ("reconstruct", tmp_path / "photos", "-o", out, "--keep-unrelated", "--overwrite", "--keep-memory")
+    assert run(*made) == 0
+    found, ask = [], retrieval.find_keypoints
+    monkeypatch.setattr(retrieval, "find_keypoints", lambda *given: found.append(0) or ask(*given))
+    read, decode = [], Photographs.read
+    monkeypatch.setattr(Photographs, "read", lambda self, view: read.append(view.name) or decode(self, view))
+    assert run("locate", out, again, "--views", 1, "--json") == 0
+    now = json.loads(capsys.readouterr().out)["located"]
+    assert len(found) == 1 and read == ["a1.png"]  # those of the new photo; the one that the network sees beside it
+    for each in (*without, *now):
+        del each["seconds"]
+    assert now == without
+    photo(tmp_path / "photos/a1.png", 9)
+    assert run("locate", out, again, "--views", 1) == 0  # another photograph stands in for the one that has changed
+    assert "a1.png, a photograph of the scene, cannot be read: has become" in capsys.readouterr().err
+    damaged = tmp_path / "a/memory/a2.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert run("locate", out, again) == 3
+    said = capsys.readouterr().err.strip()
+    assert "a2.safetensors: cannot be used" in said and "\n" not in said and "Traceback" not in said
 
 
 def test_one_astray_of_the_neighbours_does_not_move_the_new_camera() -> None:

@@ -100,4 +100,9 @@ def test_many_files_are_synced_by_threads_and_a_failure_undoes_all(tmp_path, mon
 def test_pictures_to_look_at_can_be_left_out(plane_backbone, photographs, tmp_path):
     out = tmp_path / "scene.ply"
     assert main(["reconstruct", str(photographs(2)), "-o", str(out), "--no-previews", "-q"]) == 0
-    assert sorted(path.name for path in (tmp_path / "scene").iterdir()) == ["cameras.json", "depth", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "scene").iterdir()) == [
+        "cameras.json",
+        "depth",
+        "memory",
+        "run.json",
+    ]

@@ -1,0 +1,72 @@
+"""What a scene's folder keeps for later runs: memory/, a file for each view, written with the scene."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ..cores import count_cores
+from ..io.atomic import Place
+from ..io.view_memory import Features, ViewMemory, source_of, write_memory
+from ..scene.posed_view import View, known_depth
+from ..world.ties import find_features
+
+if TYPE_CHECKING:
+    from .result import Scene
+
+SIDE, COUNT = 518, 1000  # of the picture whose features are kept, and how many
+_MOST_THREADS = 8
+
+
+def memory_file(stem: str) -> str:
+    """Relative to the scene's folder."""
+    return f"memory/{stem}.safetensors"
+
+
+def write_memories(out: Place, scene: Scene) -> None:
+    """Write memory/ for all views of a scene, features where they were asked for. Raises OutputError, and InputError
+    for a picture that has changed.
+    """
+    indices = scene.predictions.indices
+
+    def one(k: int) -> None:
+        record = scene.images.records[indices[k]]
+        view = scene.views[k]
+        features = _features(scene, k, view) if scene.config.keep_memory else None
+        memory = ViewMemory(
+            _confidence(scene, indices[k], view), source_of(record.path, record.frame, record.time), features
+        )
+        write_memory(out.path(memory_file(record.stem)), memory)
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+        list(pool.map(one, range(len(indices))))
+
+
+def _confidence(scene: Scene, index: int, view: View) -> np.ndarray:
+    """(h, w) of the depth file's size, 0 where depth is unknown or masked; 1 where the network has no confidence."""
+    from ..scene.fusion import sample_mask  # imports torch
+
+    depth = known_depth(view)
+    known = np.isfinite(depth) & (depth > 0)
+    values = np.ones(depth.shape, np.float32) if view.confidence is None else view.confidence
+    mask = scene.images.read_mask(index)
+    if mask is not None:
+        known &= sample_mask(mask, depth.shape)
+    values = np.where(known, np.maximum(values, np.finfo(np.float32).tiny), 0)
+    if not scene.config.depth_at_picture_size:
+        return values
+    return cv2.resize(values, (view.width, view.height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _features(scene: Scene, k: int, view: View) -> Features:
+    """Of the picture that the view describes, at the size that the network saw."""
+    found = scene.predictions
+    item = found.inputs[k] if found.inputs and view.lens is None else None
+    if item is not None and item.rgb.shape[:2] == tuple(item.full):
+        return find_features(item.rgb, SIDE, COUNT)
+    height, width = found.network_sizes[k]
+    whole = cv2.resize(scene.images.read(found.indices[k]), (width, height), interpolation=cv2.INTER_AREA)
+    return find_features(whole, SIDE, COUNT)
