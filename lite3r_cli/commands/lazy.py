@@ -20,6 +20,7 @@ COMMANDS = {
         "locate",
         "Tell where new photos were taken in a scene: camera, focal length, and the nearest photographs.",
     ),
+    "add": ("add", "Add new photos to a scene: cameras and depth in its frame and scale, and all of its outputs anew."),
     "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
     "splat": ("splat", "Train Gaussian splats on the photographs of a scene, for about a minute on a GPU."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import console
@@ -10,7 +11,7 @@ from ..errors import InputError
 from .options import command
 
 if TYPE_CHECKING:
-    from ..pipelines.scene_finder import Located
+    from ..pipelines.scene_finder import Located, Refused
 
 
 @command(LocateConfig)
@@ -32,10 +33,14 @@ def locate(config: LocateConfig) -> None:
             columns, [_row(each) for each in found.located], title=f"{found.frame.description}, {found.frame.units}"
         )
     if found.refused:
-        said = "; ".join(f"{each.name} {each.reason}" for each in found.refused[:5])
-        more = f"; and {len(found.refused) - 5} more" if len(found.refused) > 5 else ""
-        total = len(found.refused) + len(found.located)
-        raise InputError(f"{len(found.refused)} of {total} photos could not be located: {said}{more}")
+        raise InputError(refusals(found.refused, len(found.located), "located"))
+
+
+def refusals(refused: Sequence[Refused], others: int, done: str) -> str:
+    """One line on photos that were refused beside `others` that were `done`."""
+    said = "; ".join(f"{each.name} {each.reason}" for each in refused[:5])
+    more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
+    return f"{len(refused)} of {len(refused) + others} photos could not be {done}: {said}{more}"
 
 
 def _row(each: Located) -> tuple[str, ...]:

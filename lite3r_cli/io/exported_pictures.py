@@ -7,8 +7,6 @@ EXIF says, nor read HEIC, nor take frames out of a video. A picture that is fine
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ import numpy as np
 
 from ..cores import count_cores
 from ..errors import OutputError
-from .files import output_error, write_bytes
+from .files import link_file, write_bytes
 from .images import ImageRecord, ImageSet
 from .probe import probe
 from .regular import BadImage, open_regular
@@ -51,7 +49,7 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
     def one(j: int) -> tuple[str, str | None]:
         target = directory / "images" / names[j]
         if as_is[j]:
-            _link(records[j].path, target)
+            link_file(records[j].path, target)
         elif records[j].encoded is not None and images.as_stored(indices[j]):  # a frame of a video is held as JPEG
             write_bytes(target, records[j].encoded)
         else:
@@ -103,18 +101,6 @@ def _names(records: Sequence[ImageRecord], as_is: Sequence[bool]) -> list[str]:
         taken.add(candidate.as_posix().casefold())
         names.append(candidate.as_posix())
     return names
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no links, or the file is on another one."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-    except OSError as error:
-        raise output_error(target, error) from error
 
 
 def _encode(picture: np.ndarray, target: Path) -> bytes:

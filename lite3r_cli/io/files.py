@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 from ..errors import OutputError
@@ -43,6 +45,20 @@ def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
         if path.is_file():
             path.unlink(missing_ok=True)
         raise output_error(path, error) from error
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system has no links, or the file is on another one.
+    Raises OutputError.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise output_error(target, error) from error
 
 
 def write_json(path: Path, document: dict) -> None:

@@ -155,7 +155,7 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     scales = files.scales()
     sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
     write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
-    write_memories(out, scene)
+    write_memories(out, scene, files.kept)
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,6 +18,7 @@ from ..world.ties import find_features
 
 if TYPE_CHECKING:
     from .result import Scene
+    from .view_files import Kept
 
 SIDE, COUNT = 518, 1000  # of the picture whose features are kept, and how many
 _MOST_THREADS = 8
@@ -26,14 +29,17 @@ def memory_file(stem: str) -> str:
     return f"memory/{stem}.safetensors"
 
 
-def write_memories(out: Place, scene: Scene) -> None:
-    """Write memory/ for all views of a scene, features where they were asked for. Raises OutputError, and InputError
+def write_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingProxyType({})) -> None:
+    """Write memory/ for all views of a scene, features where they were asked for; `kept` are those that an older output
+    has, by stem. Raises OutputError, and InputError
     for a picture that has changed.
     """
     indices = scene.predictions.indices
 
     def one(k: int) -> None:
         record = scene.images.records[indices[k]]
+        if record.stem in kept and kept[record.stem].link(out, memory_file("{}"), record.stem):
+            return
         view = scene.views[k]
         features = _features(scene, k, view) if scene.config.keep_memory else None
         memory = ViewMemory(

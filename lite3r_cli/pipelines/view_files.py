@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from ..cores import count_cores
 from ..io import depth_files
 from ..io.atomic import OutputSet, Place
+from ..io.files import link_file
 from ..scene.posed_view import View
 from .depth_request import DepthFiles
 
 MOST_THREADS = 8  # beyond, they wait for the disk
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files of a view that an older output has already: those called `stem` in its folder."""
+
+    folder: Path
+    stem: str
+    scale: float | None = None  # of the depth file; None: depth is written anew
+
+    def link(self, out: OutputSet | Place, name: str, stem: str) -> bool:
+        """Take over the file `name` ("depth/{}.png"), called `stem` here; False where there is none."""
+        source = self.folder / name.format(self.stem)
+        if not source.is_file():
+            return False
+        link_file(source, out.path(name.format(stem)))
+        return True
 
 
 class ViewFiles:
@@ -24,8 +44,14 @@ class ViewFiles:
     """
 
     def __init__(
-        self, out: OutputSet | Place, previews: bool, save_npy: bool, depth: DepthFiles = DepthFiles()
+        self,
+        out: OutputSet | Place,
+        previews: bool,
+        save_npy: bool,
+        depth: DepthFiles = DepthFiles(),
+        kept: Mapping[str, Kept] = MappingProxyType({}),
     ) -> None:
+        self.kept = kept  # by stem
         self.out, self.previews, self.save_npy, self.depth = out, previews, save_npy, depth
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()), thread_name_prefix="view files")
         self._scales: list[Future[float]] = []
@@ -58,6 +84,11 @@ class ViewFiles:
 
     def _depth(self, view: View, stem: str) -> float:
         assert view.depth is not None  # every predicted view has depth and confidence
+        kept = self.kept.get(stem)
+        if kept is not None and kept.scale is not None and kept.link(self.out, "depth/{}.png", stem):
+            if self.save_npy and not kept.link(self.out, "depth/{}.npy", stem):
+                depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), self.depth.sized(view))
+            return kept.scale
         depth = self.depth.sized(view)
         scale = depth_files.write_depth_png(self.out.path(f"depth/{stem}.png"), depth, self.depth.scale)
         if self.save_npy:
@@ -66,8 +97,11 @@ class ViewFiles:
 
     def _look(self, view: View, stem: str) -> None:
         assert view.depth is not None and view.confidence is not None
-        depth_files.write_depth_preview(self.out.path(f"depth_preview/{stem}.png"), view.depth)
-        depth_files.write_confidence(self.out.path(f"confidence/{stem}.png"), view.confidence)
+        kept = self.kept.get(stem)
+        if kept is None or not kept.link(self.out, "depth_preview/{}.png", stem):
+            depth_files.write_depth_preview(self.out.path(f"depth_preview/{stem}.png"), view.depth)
+        if kept is None or not kept.link(self.out, "confidence/{}.png", stem):
+            depth_files.write_confidence(self.out.path(f"confidence/{stem}.png"), view.confidence)
 
     def __enter__(self) -> ViewFiles:
         return self

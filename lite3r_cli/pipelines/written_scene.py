@@ -154,13 +154,13 @@ class Photographs:
                 self.frames.setdefault(path, []).append(number)
 
     def has(self, view: View) -> bool:
-        return (self._exported(view) or self._taken(view)) is not None
+        return (self._exported(view) or self.taken(view)) is not None
 
     def read(self, view: View) -> np.ndarray | None:
         """(H, W, 3) RGB; None where it is gone, or has become another picture."""
         exported = self._exported(view)
-        find = exported or self._taken(view)
-        if find is None or (exported is None and self._has_changed(view)):
+        find = exported or self.taken(view)
+        if find is None or (exported is None and self.has_changed(view)):
             return None
         try:
             rgb, _ = decode_rgb(find())
@@ -170,19 +170,25 @@ class Photographs:
         except (BadImage, Lite3RError):
             return None
 
-    def _has_changed(self, view: View) -> bool:
+    def has_changed(self, view: View) -> bool:
+        """Whether the file that the picture was taken from is known to hold another one."""
         source = self.sources.get(view.name)
         return source is not None and not source.unchanged(self.places[view.name])
 
     def _exported(self, view: View) -> Callable[[], bytes] | None:
         """The picture of an export, which is what the view describes."""
+        file = self.exported_file(view)
+        return None if file is None else (lambda: read_regular(file))
+
+    def exported_file(self, view: View) -> Path | None:
+        """Where an export holds the picture of a view."""
         for suffix in (Path(view.name).suffix, ".jpg", ".png"):
             exported = (self.exported / view.name).with_suffix(suffix)
             if ".." not in Path(view.name).parts and exported.is_file():
-                return lambda: read_regular(exported)
+                return exported
         return None
 
-    def _taken(self, view: View) -> Callable[[], bytes] | None:
+    def taken(self, view: View) -> Callable[[], bytes] | None:
         """The picture as it was taken; a lens that bends lines is still in it."""
         path = self.places.get(view.name)
         if path is None or not path.is_file():

@@ -1,0 +1,81 @@
+"""Which photos `lite3r add` adds to which scene, and which scenes `lite3r merge` makes one of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .option import CAMERAS, INPUT, NETWORK, OUTPUT, Argument, Option, require
+from .prediction import DTYPES, Device, Dtype, require_device, require_one_of
+from .reconstruction import Overwrite
+
+Views = Annotated[
+    int,
+    Option(
+        NETWORK,
+        "Show the network each photo together with the N photographs of the scene that are most like it.",
+        metavar="N",
+    ),
+]
+Adjust = Annotated[
+    bool,
+    Option(
+        CAMERAS,
+        "Adjust all cameras together, the old ones too, to matched features (pip install 'lite3r\\[colmap]'); without "
+        "it the old cameras stay as they are, to the bit.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class AddConfig:
+    """A scene and new photos."""
+
+    scene: Annotated[
+        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+    ]
+    inputs: Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
+    cameras: Annotated[
+        Path | None,
+        Option(
+            CAMERAS,
+            "Cameras of the new photos that are known, in the frame of the scene: cameras.json (that of `lite3r render "
+            "--frames`, for pictures that a model made of its frames), transforms.json, or a COLMAP folder.",
+            metavar="PATH",
+        ),
+    ] = None
+    adjust: Adjust = False
+    views: Views = 4
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) > 0, "no photos given: name the files to add")
+        require(self.views >= 1, f"--views must be at least 1, not {self.views}")
+        require_device(self.device)
+        require_one_of("--dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Two scenes, and where the one of both goes."""
+
+    first: Annotated[
+        Path, Argument(INPUT, "A scene that reconstruct wrote; the result has its frame and scale.", metavar="SCENE")
+    ]
+    second: Annotated[Path, Argument(INPUT, "Another one that shows some of the same.", metavar="OTHER")]
+    output: Annotated[
+        str,
+        Option(OUTPUT, "The cloud's .ply file, or a folder that gets a scene.ply.", ("--output", "-o"), metavar="PATH"),
+    ]
+    overwrite: Overwrite = False
+    adjust: Adjust = False
+    views: Views = 4
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.views >= 1, f"--views must be at least 1, not {self.views}")
+        require_device(self.device)
+        require_one_of("--dtype", self.dtype, DTYPES)

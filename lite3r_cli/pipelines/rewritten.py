@@ -1,0 +1,159 @@
+"""A scene of views that are known already, written as `reconstruct` writes one: what `add` and `merge` end with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import ReconstructConfig
+from ..console import Progress, Tell
+from ..io.atomic import OutputSet
+from ..io.documents import read_json
+from ..io.files import write_json
+from ..io.images import ImageSet
+from ..networks.pictures import NetworkInput
+from ..scene.frame import WorldFrame, move_views
+from ..scene.lazy_views import cameras_of
+from ..scene.priors import CameraPriors
+from ..world.gravity import Up
+from ..world.level import level_scene
+from ..world.registration import similarity_from_cameras
+from ..world.undistort import UndistortedImages
+from .depth_request import DepthFiles, depth_warnings
+from .fuse_views import fuse_views
+from .predict import Predictions, Predictor
+from .result import Scene, write_scene
+from .run_info import Part, run_info, seconds_info
+from .scene_finder import Refused
+from .scene_formats import format_warnings
+from .scene_members import Member
+from .view_files import ViewFiles
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """The scene that is to be written."""
+
+    config: ReconstructConfig
+    members: Sequence[Member]
+    facts: Mapping[str, Any]  # run.json of the scene whose frame this is
+    frame: WorldFrame
+    up: np.ndarray | None  # (3,) against gravity, where it is known
+    others: Sequence[Mapping[str, Any]]  # entries of run.json of images that are no views
+    refused: Sequence[Refused]
+    step: Mapping[str, Any]  # what is done, for run.json's `history`
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, for the table and for --json."""
+
+    cloud: Path
+    folder: Path
+    views: int
+    points: int
+    warnings: list[str]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "cloud": str(self.cloud), "folder": str(self.folder), "views": self.views, "points": self.points,
+            "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Progress, warn: Tell) -> Written:
+    """Fuse the views and write every output that the scene has. Raises OutputError, InputError."""
+    warnings: list[str] = []
+
+    def tell(text: str) -> None:
+        warnings.append(text)
+        warn(text)
+
+    members, config = plan.members, plan.config
+    images, found = _images(plan), _predictions(plan)
+    device = predictor.runtime.torch_device
+    cloud, statistics = fuse_views(config, images, found, device, progress, tell, None)
+    for text in (*format_warnings(config, found), *depth_warnings(config, found.views, found.frame.metric)):
+        tell(text)
+    level = None if plan.up is None else level_scene(cameras_of(found.views), cloud, Up(plan.up, "stated", True))
+    part = Part(found, cloud, statistics, level)
+    facts = run_info(config.predict.seed, predictor, images, [part], [], [], predictor.network.ran, warnings, progress)
+    scene = Scene(config, cloud, _facts(plan, facts), predictor.fingerprint, images, found, level)
+    kept = {member.record.stem: member.kept for member in members if member.kept is not None}
+    with (
+        progress.stage("Write"),
+        ViewFiles(out, config.previews, config.save_npy, DepthFiles.of(config), kept) as files,
+    ):
+        write_scene(out, scene, files)
+        _keep_cameras(out.path("cameras.json"), members)
+        out.commit(scene.info | seconds_info(progress))
+    layout = out.layout
+    return Written(
+        layout.root / layout.cloud, layout.root / layout.folder, len(members), len(cloud), list(scene.warnings)
+    )
+
+
+def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewriting:
+    """The scene with all cameras adjusted together, in the frame and at the scale that it had."""
+    members, before = plan.members, _predictions(plan)
+    nothing = [NetworkInput(np.zeros((*each.size, 3), np.uint8), each.size) for each in members]
+    straight = [replace(view, lens=None) for view in before.views]  # pictures are read undistorted
+    predictor.config = replace(predictor.config, refine=True, camera_model="pinhole")
+    found = predictor.refine(_images(plan), replace(before, views=straight, inputs=nothing), progress)
+    old, new = (np.stack([view.cam_from_world for view in each]) for each in (before.views, found.views))
+    views = move_views(found.views, similarity_from_cameras(new, old))
+    verdicts: Sequence[dict[str, object] | None] = found.verdicts or [None for _ in members]
+    moved = [
+        replace(member, view=replace(view, lens=member.view.lens), camera=None, kept=None, verdict=verdict)
+        for member, view, verdict in zip(members, views, verdicts, strict=True)
+    ]
+    return replace(plan, members=moved)
+
+
+def _images(plan: Rewriting) -> ImageSet:
+    """The pictures that the views are of."""
+    lenses = {member.record.name: member.lens for member in plan.members if member.lens is not None}
+    records = [member.record for member in plan.members]
+    return UndistortedImages.through(ImageSet(records, masks=plan.config.input.masks), lenses)
+
+
+def _predictions(plan: Rewriting) -> Predictions:
+    members = plan.members
+    verdicts = [member.verdict for member in members]
+    anchor = plan.facts.get("anchor")
+    return Predictions(
+        views=[member.view for member in members],
+        indices=list(range(len(members))),
+        network_sizes=[member.size for member in members],
+        verdicts=[verdict or {} for verdict in verdicts] if any(verdicts) else None,
+        anchor=anchor if isinstance(anchor, dict) else None,
+        priors=CameraPriors.nothing(len(members)),
+        frame=plan.frame,
+        colors=[None] * len(members),
+    )
+
+
+def _facts(plan: Rewriting, now: dict[str, Any]) -> dict[str, Any]:
+    """run.json: what was found out when the old views were made stays."""
+    before = {name: value for name, value in plan.facts.items() if name not in ("files", "arguments")}
+    fresh = {entry["name"]: entry for entry in now["images"]}
+    images = [fresh[m.record.name] if m.entry is None else {**m.entry, "name": m.record.name} for m in plan.members]
+    left_out = [{"name": each.name, "verdict": "left out", "reason": each.reason} for each in plan.refused]
+    history = before.get("history")
+    history = history if isinstance(history, list) else []
+    merged = {**before, **now, "images": [*images, *plan.others, *left_out], "history": [*history, dict(plan.step)]}
+    kept = {name: before[name] for name in ("up", "folders", "refinement") if name in before}
+    return merged | kept
+
+
+def _keep_cameras(path: Path, members: Sequence[Member]) -> None:
+    """Give the old views the entries of cameras.json that they had."""
+    document = read_json(path)
+    for member in members:
+        if member.camera is not None:
+            document["images"][member.record.name] = member.camera
+    write_json(path, document)

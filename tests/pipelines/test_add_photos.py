@@ -1,0 +1,164 @@
+"""`lite3r add`: new photos in scenes on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lite3r_cli.cli import main
+from lite3r_cli.config import ReconstructConfig
+from lite3r_cli.config.stored import from_stored
+from lite3r_cli.errors import InputError
+from lite3r_cli.io.atomic import bring_right
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.io.colmap_model import read_colmap_model
+from lite3r_cli.io.transaction import Transaction
+from lite3r_cli.pipelines.result import plain
+
+FORMATS = [word for name in ("colmap", "nerfstudio", "glb", "tum") for word in ("-f", name)]
+
+
+def photo(path: Path, seed: int, light: float = 1.0) -> Path:
+    """A picture with enough features to be known again; another `light` makes another photo of the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (25, 35, 3), dtype=np.uint8)
+    large = cv2.resize(noise, (280, 200), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(path), np.rint(large * light).astype(np.uint8))
+    return path
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in (*words, "-q")])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def scene(plane_backbone, tmp_path: Path) -> Path:
+    """Three photos, of which the first is masked in its left half."""
+    for i in range(3):
+        photo(tmp_path / f"photos/a{i}.png", i)
+    mask = np.full((200, 280), 255, np.uint8)
+    mask[:, :140] = 0
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks/a0.png"), mask)
+    for i in (1, 2):
+        cv2.imwrite(str(tmp_path / f"masks/a{i}.png"), np.full((200, 280), 255, np.uint8))
+    out = tmp_path / "out/a.ply"
+    words = ("-o", out, "--keep-unrelated", "--masks", tmp_path / "masks", "-r", "112", *FORMATS)
+    assert run("reconstruct", tmp_path / "photos", *words) == 0
+    return out
+
+
+def test_the_scene_grows_and_its_old_cameras_stay(scene: Path, tmp_path: Path, capsys) -> None:
+    before, old = digests(scene.parent), json.loads((scene.parent / "a/cameras.json").read_text())["images"]
+    points = json.loads((scene.parent / "a/run.json").read_text())["points"]
+    new, foreign = photo(tmp_path / "new/a1.png", 1, 0.8), photo(tmp_path / "new/c.png", 77)
+    assert run("add", scene, new, foreign, tmp_path / "photos/a2.png", "--views", 1, "--json") == 3
+    said = capsys.readouterr()
+    assert "c.png shows nothing that" in said.err and "a2.png is in the scene already" in said.err
+    document = json.loads(said.out)
+    assert [each["name"] for each in document["added"]] == ["a1_2.png"] and document["scene"]["views"] == 4
+    after, cameras = digests(scene.parent), json.loads((scene.parent / "a/cameras.json").read_text())["images"]
+    assert {name: cameras[name] for name in old} == old and list(cameras) == [*old, "a1_2.png"]
+    same = [
+        name for name in before if name.split("/")[1:2] in (["depth"], ["depth_preview"], ["confidence"], ["memory"])
+    ]
+    assert len(same) == 12 and all(after[name] == before[name] for name in same)
+    # PlaneBackbone puts the second picture of a pass 0.1 beside the first, here a1
+    shift = np.array(cameras["a1_2.png"]["cam_from_world"]) - np.array(cameras["a1.png"]["cam_from_world"])
+    assert np.allclose(shift, [[0, 0, 0, -0.1], [0, 0, 0, 0], [0, 0, 0, 0]], atol=5e-3)
+    facts = json.loads((scene.parent / "a/run.json").read_text())
+    assert facts["points"] > points and facts["history"][0]["added"] == ["a1_2.png"]
+    assert [(e["name"], e["verdict"]) for e in facts["images"][3:]] == [
+        ("a1_2.png", "used"), ("a2.png", "left out"), ("c.png", "left out")
+    ]  # fmt: skip
+    assert len(read_colmap_model(scene.parent / "a/sparse/0")) == 4
+    assert len(json.loads((scene.parent / "a/transforms.json").read_text())["frames"]) == 4
+    assert (scene.parent / "a/masks/a0.png.png").is_file() and not list(scene.parent.glob(".*"))
+    assert run("add", scene, photo(tmp_path / "new/d.png", 2, 0.7), "--views", 1) == 0  # and once more
+    assert len(json.loads((scene.parent / "a/run.json").read_text())["history"]) == 2
+
+
+def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path: Path, capsys) -> None:
+    before, new = digests(scene.parent), photo(tmp_path / "new/b.png", 1, 0.8)
+    assert run("add", scene, photo(tmp_path / "new/c.png", 77), "--views", 1) == 3
+    assert run("add", scene, tmp_path / "photos/a2.png") == 3 and run("add", tmp_path / "no.ply", new) == 3
+    assert run("add", scene, new, "--cameras", scene.parent / "a/cameras.json") == 3
+    assert "has a camera for none of the photos" in capsys.readouterr().err
+    (tmp_path / "photos/a1.png").rename(tmp_path / "photos/b1.png")
+    shutil.move(scene.parent / "a/images", tmp_path / "images")
+    assert run("add", scene, new) == 3
+    assert "no longer where they were, or have changed: a1.png" in capsys.readouterr().err
+    (tmp_path / "photos/b1.png").rename(tmp_path / "photos/a1.png")
+    shutil.move(tmp_path / "images", scene.parent / "a/images")
+    assert digests(scene.parent) == before
+    (scene.parent / "a/memory/a0.safetensors").unlink()
+    assert run("add", scene, new) == 3
+    said = capsys.readouterr().err.strip()
+    assert "has no memory/ of a0.png" in said and "\n" not in said
+
+
+def test_killed_at_any_moment_the_scene_is_old_or_new(scene: Path, tmp_path: Path, monkeypatch) -> None:
+    old, moments = digests(scene.parent), []
+    move, journal = Transaction._move, Transaction._write_journal
+
+    def snapshot(of: Transaction) -> None:
+        """What a process that is killed now leaves behind."""
+        moments.append(tmp_path / f"killed/{len(moments)}")
+        shutil.copytree(of.root, moments[-1])
+
+    def moves(self, source: str, target: str) -> None:
+        if not self.moved % 9 or target.endswith("run.json"):
+            snapshot(self)
+        self.moved += 1
+        move(self, source, target)
+        if target == "a/run.json":
+            snapshot(self)
+
+    def writes(self, *given) -> None:
+        snapshot(self)
+        journal(self, *given)
+
+    monkeypatch.setattr(Transaction, "moved", 0, raising=False)
+    monkeypatch.setattr(Transaction, "_move", moves)
+    monkeypatch.setattr(Transaction, "_write_journal", writes)
+    assert run("add", scene, photo(tmp_path / "new/b.png", 1, 0.8), "--views", 1) == 0
+    new, found = digests(scene.parent), []
+    for place in moments:
+        bring_right(place / "a.ply")
+        found.append(digests(place))
+    assert len(moments) > 6 and all(each in (old, new) for each in found)
+    assert found[0] == old and found[-1] == new
+
+
+def test_cameras_that_are_known_stay_exact(scene: Path, tmp_path: Path, capsys) -> None:
+    path, made = tmp_path / "known.json", photo(tmp_path / "made/f.png", 5)
+    entry = json.loads((scene.parent / "a/cameras.json").read_text())["images"]["a1.png"]
+    entry["cam_from_world"][0][3] -= 0.05
+    path.write_text(json.dumps({"images": {"f.png": {**entry, "depth": None}}}))
+    assert run("add", scene, made, "--cameras", path, "--views", 2) == 0
+    view = {view.name: view for view in read_cameras_json(scene.parent / "a")}["f.png"]
+    assert np.array_equal(view.cam_from_world, entry["cam_from_world"]) and np.array_equal(view.K, entry["K"])
+    assert view.depth is not None and np.allclose(view.depth, 2.0, rtol=2e-2)
+    path.write_text(json.dumps({"images": {"g.png": {**entry, "width": 279, "depth": None}}}))
+    assert run("add", scene, photo(tmp_path / "made/g.png", 6), "--cameras", path) == 3
+    assert "279x200 pixels, the photo has 280x200" in capsys.readouterr().err
+
+
+def test_what_was_asked_comes_back_from_run_json(scene: Path) -> None:
+    document = json.loads((scene.parent / "a/run.json").read_text())["arguments"]
+    found = from_stored(ReconstructConfig, document, "run.json")
+    assert plain(found) == document and found.formats == ("colmap", "nerfstudio", "glb", "tum")
+    for change in ({"formats": [3]}, {"input": {"inputs": []}}, {"predict": 5}, {"fusion": {"max_points": "many"}}):
+        with pytest.raises(InputError, match="run.json"):
+            from_stored(ReconstructConfig, document | change, "run.json")
