@@ -16,7 +16,7 @@ import numpy as np
 from .codecs import jpeg, nal
 from .regular import BadImage
 
-_DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous")
+_DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous", "hole")
 _ARITHMETIC = ("vp8", "vp9", "av1")  # codecs whose decoders take any bytes
 _HOLE = re.compile(rb"\0{64}|\xff{64}")  # what arithmetic codes never look like
 _FOREVER = 2**63

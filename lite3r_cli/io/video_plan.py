@@ -81,8 +81,8 @@ def decode_videos(
         for clip in [item for item in items if isinstance(item, Clip)]:
             try:
                 settled &= clip.fetch([frame for item, frame in plan if item is clip and frame is not None], on_frame)
-                if settled and clip.damaged == clip.count > 0:
-                    raise BadImage(f"damaged: none of its {clip.count} frames is whole")
+                if settled and clip.damaged == clip.count:  # of what is cut behind its first frame none is left
+                    raise BadImage(f"damaged: none of its {clip.count or clip.stated} frames is whole")
             except BadImage as error:
                 journal.skip(clip.path, str(error))
                 items.remove(clip)

@@ -89,6 +89,23 @@ def test_a_hole_in_the_middle_is_skipped_and_listed(tmp_path, name, at, capfd):
     assert capfd.readouterr() == ("", "")  # no line of a C library
 
 
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}, {"mode": "L"}])
+def test_a_short_hole_in_a_jpeg_wherever_it_is(options):
+    """libjpeg notices a hole only where it then finds too few or too many pixels."""
+    data = encoded("JPEG", quality=90, **options)
+    for at in np.linspace(0.15, 0.9, 24):
+        with pytest.raises(BadImage, match="damaged"):
+            decode(holed(data, at, share=80 / len(data)))
+
+
+def test_long_zeros_of_a_plain_jpeg_are_no_hole():
+    """Where "as before" and "no more" are the shortest codes, a black picture is nothing but zeros."""
+    stream = io.BytesIO()
+    Image.new("L", (1600, 1600)).save(stream, "JPEG", optimize=True)
+    assert bytes(100) in stream.getvalue()
+    assert not decode(stream.getvalue()).rgb.any()
+
+
 @pytest.mark.parametrize("suffix", ("heic", "avif"))
 def test_a_hole_in_heif(tmp_path, suffix, capfd):
     pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra: pip install 'lite3r[heif]'")

@@ -27,7 +27,10 @@ _UNREAD_FRAMES = {0xC3: "lossless", 0xCB: "lossless", 0xF7: "JPEG-LS"} | dict.fr
     (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"
 )
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
-_NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}  # tables, restart interval, JFIF, Adobe
+_TABLES = 0xC4  # Huffman's
+_SEQUENTIAL, _ARITHMETIC = {0xC0, 0xC1}, {0xC9, 0xCA}
+_HOLE = b"\0" * 64
+_NEEDED = _FRAMES | {_TABLES, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}  # tables, restart interval, JFIF, Adobe
 _MAX_STRAY = 1 << 16  # bytes between two segments that are passed over
 _MAX_SCANS = 200  # each one costs a pass over the whole picture
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
@@ -189,19 +192,51 @@ def _damaged(error: ValueError) -> BadImage:
 
 def _reduced(data: bytes, trimmed: bool = False) -> bytes:
     """The picture without application data and stray bytes, with an end marker; `trimmed`: no zeros behind a scan."""
-    parts, position = [START], len(data)
+    parts, position, zeros = [START], len(data), _Zeros()
     for segment in segments(io.BytesIO(data)):
         body = data[segment.start : segment.start + segment.length]
         position = segment.start + segment.length
         if segment.code in _NEEDED or segment.code == _SOS:
             parts.append(struct.pack(">BBH", 0xFF, segment.code, segment.length + 2) + body)
+        zeros.segment(segment.code, body)
     for is_scan, start, end in _behind_header(data, position):
         part = data[start:end]
+        if not is_scan:
+            zeros.segment(part[1], part[4:])
+        elif zeros.are_a_hole and _HOLE in part.rstrip(b"\0"):
+            raise BadImage("damaged: the JPEG has a hole")
         if is_scan and trimmed:
             kept = part.rstrip(b"\0")
             part = kept + (b"\0" if kept.endswith(b"\xff") else b"")  # that zero belongs to the scan
         parts.append(part)
     return b"".join([*parts, END])
+
+
+class _Zeros:
+    """What a long run of zeros in the scan to come would stand for.
+
+    libjpeg notices such a hole only if it finds too few or too many pixels afterwards. The code of zeros alone is the
+    first of its Huffman table. Where that is a coefficient, as in the usual tables, the run would be blocks in which
+    all coefficients have one value: no encoder writes that. Where it is "no more coefficients", it may be a plain area.
+    """
+
+    def __init__(self) -> None:
+        self._frame = 0
+        self._first = {0x10: 1}  # table (class and number) → its first symbol; films leave the usual tables out
+        self.are_a_hole = False
+
+    def segment(self, code: int, body: bytes) -> None:
+        """Note a segment of the header, or one between two scans."""
+        if code in _FRAMES:
+            self._frame = code
+        elif code == _TABLES:
+            while len(body) > 17:
+                self._first[body[0]] = body[17]
+                body = body[17 + sum(body[1:17]) :]
+        elif code == _SOS and body:
+            tables = [0x10 | (pair & 15) for pair in body[2 : 1 + 2 * body[0] : 2]]
+            coefficients = any(self._first.get(table, 0) & 15 for table in tables)
+            self.are_a_hole = self._frame in _ARITHMETIC or (self._frame in _SEQUENTIAL and coefficients)
 
 
 def _behind_header(data: bytes, position: int) -> Iterator[tuple[bool, int, int]]:
