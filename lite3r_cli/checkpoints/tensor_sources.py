@@ -81,6 +81,9 @@ def open_source(path: Path) -> Source:
 
 
 def _refuse_non_checkpoints(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise WeightsError(f"{path}: {what}, not a checkpoint file; `lite3r models` lists what is here")
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here")
     with path.open("rb") as file:

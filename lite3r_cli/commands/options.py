@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
+from pathlib import Path
 from types import GenericAlias, MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -35,6 +36,17 @@ GENERAL_OPTIONS = {
     "verbose": _flag("--verbose", "-v", set=console.set_verbose, help="Say also what was chosen and why."),
     "debug": _flag("--debug", set=console.set_debug, help="Show the traceback of an error."),
 }
+
+
+def _path(text: str) -> Path:
+    """Raises BadParameter for an empty one: an unset variable of a shell must not stand for the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty; . is the current folder")
+    return Path(text)
+
+
+def _is_path(kind: Any) -> bool:
+    return kind is Path or Path in get_args(kind)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,8 @@ class _Leaf:
             "metavar": "" if kind is bool else self.option.metavar,
             "show_default": shown,
         }
+        if _is_path(kind):
+            common["parser"] = _path
         if isinstance(self.option, Argument):
             info = typer.Argument(**common)
         else:

@@ -44,6 +44,12 @@ def parsed_json(path: Path, text: str) -> Any:
         raise InputError(f"{printable(path)}: not valid JSON: {' '.join(str(error).split())[:200]}") from error
 
 
+def require_folder(path: Path, option: str) -> None:
+    """Raises UsageError that names the option where there is no folder."""
+    if not path.is_dir():
+        raise UsageError(f"{option} {printable(path)}: {'not a folder' if os.path.lexists(path) else 'no such folder'}")
+
+
 def require_file(path: Path, advice: str, option: str = "") -> None:
     """Raises UsageError, with the `advice` what to give, where there is nothing or a folder; InputError for a device, a
     pipe or a file that nobody may read.

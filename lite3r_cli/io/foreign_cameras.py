@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,10 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
     model = entry.get("camera_model", "OPENCV")
     if not isinstance(model, str):
         raise InputError(f"{where}: camera_model has to be the name of one, e.g. PINHOLE")
-    if entry.get("is_fisheye"):
+    fisheye = entry.get("is_fisheye", False)
+    if not isinstance(fisheye, bool):
+        raise InputError(f"{where}: is_fisheye has to be true or false, not {short(fisheye)}")
+    if fisheye:
         model = "OPENCV_FISHEYE"
     width, height = fields.side(where, entry, "w"), fields.side(where, entry, "h")
     focal_x = _focal(where, entry, "fl_x", "camera_angle_x", width)

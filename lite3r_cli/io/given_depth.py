@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from .archives import read_npy
 from .depth_files import read_depth_png
+from .documents import require_folder
 from .images import ImageRecord
 from .names import printable
 from .resize import is_resized
@@ -31,8 +32,7 @@ class GivenDepth:
     scale: float | None = None  # values of a metre; None: PNG_VALUES, or 1 of .npy
 
     def __post_init__(self) -> None:
-        if not self.folder.is_dir():
-            raise UsageError(f"--depth {printable(self.folder)}: not a folder")
+        require_folder(self.folder, "--depth")
 
     def find(self, records: Sequence[ImageRecord]) -> list[Path | None]:
         """The file of each picture. Raises InputError where none has one."""

@@ -18,9 +18,10 @@ from pathlib import Path, PurePath, PurePosixPath
 import cv2
 import numpy as np
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from .codecs.header import Header
 from .decode import decode_mask, upright
+from .documents import require_folder
 from .names import printable
 from .picture_sources import IMAGE_SUFFIXES
 from .probe import probe
@@ -46,8 +47,7 @@ def find_masks(folder: Path, targets: Sequence[Target]) -> tuple[dict[str, Path]
     Pictures of the same file name from different folders take theirs from sub-folders: `left/a.jpg` → `left/a.jpg.png`.
     Raises UsageError if `folder` is not a folder, InputError if none of the targets has a mask.
     """
-    if not folder.is_dir():
-        raise UsageError(f"--masks {printable(folder)}: not a folder")
+    require_folder(folder, "--masks")
     shared = Counter(target.path.name for target in targets if not target.is_frame)
     listing = _Listing()
     found: dict[str, Path] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -116,7 +117,7 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
             if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.EACCES):
                 journal.skip(path, os_reason(error))
                 continue
-            raise UsageError(f"{printable(path)}: no such file or folder") from error
+            raise UsageError(f"{printable(path)}: no such file or folder{_hint(path)}") from error
         if stat.S_ISDIR(status.st_mode):
             for folder, files in _Search(path, journal, recursive, given).run():
                 found.setdefault(folder.absolute(), []).extend(files)
@@ -138,6 +139,13 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
         more = f" and {len(doubles) - 3} more" if len(doubles) > 3 else ""
         journal.warnings.append(text + more)
     return _told_apart(list(once.values()))
+
+
+def _hint(path: Path) -> str:
+    """What a path that leads nowhere may have been meant for."""
+    if re.match(r"[a-z]{2,8}:/+[^/]", str(path)):
+        return "; an address is not opened: download it, and name the file"
+    return "; no name fits the pattern" if any(sign in str(path) for sign in "*?[") else ""
 
 
 def _identity(path: Path) -> str:
@@ -295,8 +303,10 @@ class _Search:
     def _tell(self, folder: Path, account: FolderAccount) -> None:
         """Warnings that a folder with pictures deserves."""
         if account.outputs:
-            text = f"{account.outputs} files that an earlier run wrote are no input"
-            self.journal.warnings.append(f"{printable(folder)}: {text}")
+            files = (
+                "file that an earlier run wrote is" if account.outputs == 1 else "files that an earlier run wrote are"
+            )
+            self.journal.warnings.append(f"{printable(folder)}: {account.outputs} {files} no input")
         if account.sub_folders:
             counts = [f"{printable(name)} ({n})" for name, n in list(account.sub_folders.items())[:3]]
             more = f" and {len(account.sub_folders) - 3} more" if len(account.sub_folders) > 3 else ""

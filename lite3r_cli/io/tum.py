@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..scene.geometry import invert_pose, matrix_from_quaternion, quaternion_from_matrix
+from .camera_fields import LARGEST
 from .documents import read_text
 from .files import write_bytes
 from .names import printable
@@ -80,14 +81,16 @@ def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     line, and for names that come twice.
     """
     lines = read_text(path).splitlines()
-    rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines[:_MAX_LINES], 1)]
+    if len(lines) > _MAX_LINES:
+        raise InputError(f"{printable(path)}: more than {_MAX_LINES} lines: take those near the pictures' times")
+    rows = [(number, line.replace(",", " ").split(None, 9)) for number, line in enumerate(lines, 1)]
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:
-        raise InputError(f"{path}: holds no pose; a line of a TUM trajectory is: time tx ty tz qx qy qz qw")
+        raise InputError(f"{printable(path)}: holds no pose; a line of a TUM trajectory is: time tx ty tz qx qy qz qw")
     _require_keys(path, [(number, row[0]) for number, row in rows])
     named = [line[1:].split(maxsplit=1) for line in lines[: len(rows) + 1] if line.startswith("# ")]
     names = dict(pair for pair in named if len(pair) == 2)
-    return [(names.get(row[0], row[0]), _pose(f"{path}: line {number}", row)) for number, row in rows]
+    return [(names.get(row[0], row[0]), pose) for (_, row), pose in zip(rows, _poses_of(path, rows), strict=True)]
 
 
 def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
@@ -102,14 +105,12 @@ def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
         return
     last = -math.inf
     for (number, word), time in zip(keys, times, strict=True):
-        where = f"{printable(path)}: line {number}: the time {printable(word)[:40]}"
         if time is None:
             raise InputError(f"{printable(path)}: line {number}: {printable(word)[:40]} is no time, unlike other lines")
-        if not abs(time) <= _LATEST:
-            raise InputError(f"{where} is no time: it has to be a finite number")
-        if time <= last:
+        if not last < time <= _LATEST:
             again = "comes twice" if time == last else "is before that of the line above: sort the lines by time"
-            raise InputError(f"{where} {again}")
+            fault = again if abs(time) <= _LATEST else "is no time: it has to be a finite number"
+            raise InputError(f"{printable(path)}: line {number}: the time {printable(word)[:40]} {fault}")
         last = time
 
 
@@ -121,13 +122,20 @@ def _time(word: str) -> float | None:
         return None
 
 
-def _pose(where: str, row: list[str]) -> np.ndarray:
-    try:
-        values = np.array([float(value) for value in row[1:]])
-    except ValueError:
-        values = np.zeros(0)
-    norm = np.linalg.norm(values[3:]) if values.shape == (7,) else 0.0
-    if not np.isfinite(values).all() or not 0.9 < norm < 1.1:
-        raise InputError(f"{where}: has to be: time tx ty tz qx qy qz qw, with a unit quaternion")
-    rotation = matrix_from_quaternion(values[3:])
-    return invert_pose(np.concatenate([rotation, values[:3, None]], axis=1))
+def _poses_of(path: Path, rows: Sequence[tuple[int, list[str]]]) -> np.ndarray:
+    """cam_from_world (N, 3, 4) of (number of the line, words). Raises InputError that names the line."""
+    values = np.full((len(rows), 7), np.nan)
+    for i, (_, words) in enumerate(rows):
+        try:
+            values[i] = [float(word) for word in words[1:]]
+        except ValueError:  # no number, or another count of them
+            break
+    quaternions = values[:, 3:]
+    sound = (np.abs(values) <= LARGEST).all(axis=1)
+    sound[sound] = np.abs(np.linalg.norm(quaternions[sound], axis=1) - 1) < 0.1
+    if not sound.all():
+        line = rows[int(np.argmin(sound))][0]
+        raise InputError(
+            f"{printable(path)}: line {line}: has to be: time tx ty tz qx qy qz qw, with a unit quaternion"
+        )
+    return invert_pose(np.concatenate([matrix_from_quaternion(quaternions), values[:, :3, None]], axis=2))

@@ -87,9 +87,12 @@ class Beforehand:
         if stated is not None:
             require_one_size(stated, [(record.width, record.height) for record in records])
         result: list[FocalPrior | None] = []
-        for record, view in zip(records, cameras, strict=True):
+        entries = [find_intrinsics(self.intrinsics, record.name) for record in records]
+        if file is not None and not any(entries):
+            some = ", ".join(item.pattern for item in self.intrinsics[:3])
+            raise InputError(f"--intrinsics {file}: fits none of the pictures ({records[0].name}, …); it has {some}")
+        for record, view, listed in zip(records, cameras, entries, strict=True):
             size = record.width, record.height
-            listed = find_intrinsics(self.intrinsics, record.name)
             if view is None and record.facing is not None:
                 result.append(_exactly(record.facing.K, "360° picture", fixed=True))
             elif view is not None:
@@ -159,19 +162,29 @@ def match_trajectory(keys: Sequence[str], names: Sequence[str]) -> list[int | No
 
     An index is believed where all keys are whole numbers 0 … N − 1 and there is one for each picture.
     """
-    by_text = {text: k for k, key in enumerate(keys) for text in (key, Path(key).name, Path(key).stem)}
+    times = np.array([_number(key) for key in keys])
+    by_text = {key: k for k, key in reversed(list(enumerate(keys)))}
+    for k in np.flatnonzero(~np.isfinite(times)).tolist():  # of a time what follows the point is no suffix
+        by_text.setdefault(Path(keys[k]).name, k)
+        by_text.setdefault(Path(keys[k]).stem, k)
     found = [by_text.get(name, by_text.get(Path(name).stem)) for name in names]
     if any(k is not None for k in found):
         return found
-    times = np.array([_number(key) for key in keys])
     if np.array_equal(times, np.arange(len(keys))) and len(keys) >= len(names):
         return list(range(len(names)))
-    stamps = np.array([_number(Path(name).stem) for name in names])
-    if not np.isfinite(times).any():
+    known = np.flatnonzero(np.isfinite(times))
+    if not len(known):
         return [None] * len(names)
-    known = np.isfinite(times)[:, None] & np.isfinite(stamps)
-    apart = np.where(known, np.abs(times[:, None] - stamps), np.inf)
-    return [int(k) if apart[k, i] <= _TIME_TOLERANCE else None for i, k in enumerate(apart.argmin(axis=0))]
+    order = known[np.argsort(times[known], kind="stable")]
+    return [_nearest(times, order, _number(Path(name).stem)) for name in names]
+
+
+def _nearest(times: np.ndarray, order: np.ndarray, time: float) -> int | None:
+    """Which of the `times`, finite and growing in `order`, is next to `time`; None beyond the tolerance."""
+    at = int(np.searchsorted(times[order], time))
+    near = order[max(0, at - 1) : at + 1]
+    best = int(near[np.argmin(np.abs(times[near] - time))])
+    return best if abs(times[best] - time) <= _TIME_TOLERANCE else None
 
 
 def _number(text: str) -> float:

@@ -238,7 +238,7 @@ def malformed(kind, state, folder):
         ("index: too many files", "5000 files"),
         ("index: numbers", "not an index of safetensors shards"),
         ("index: too large", "larger than 64 MB"),
-        ("index: pipe", "no such checkpoint file"),
+        ("index: pipe", "a pipe or a socket, not a checkpoint"),
         ("no dict", "not a state dict"),
         ("pt truncated", "truncated"),
         ("empty folder", "a folder without"),

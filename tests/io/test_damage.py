@@ -241,6 +241,18 @@ def test_a_few_bytes_that_promise_a_huge_picture(tmp_path, suffix, kind):
         discover([path])
 
 
+def test_a_jpeg_header_that_no_so_small_file_can_keep():
+    """Decoding it takes seconds and half a gigabyte; each block needs a bit."""
+    data = encoded("JPEG", quality=90)
+    frame = data.index(b"\xff\xc0") + 5
+    with pytest.raises(BadImage, match=r"damaged: \d+ bytes hold no picture of 16000×12000 pixels"):
+        probe(io.BytesIO(data[:frame] + struct.pack(">HH", 12000, 16000) + data[frame + 4 :]))
+    for options in ({}, {"optimize": True}, {"progressive": True}):
+        stream = io.BytesIO()
+        Image.new("L", (3000, 2000)).save(stream, "JPEG", quality=1, **options)
+        assert probe(stream).upright_size == (3000, 2000)
+
+
 def test_pictures_of_200_megapixels_are_no_attack(tmp_path, recwarn):
     """Telephones take them. Pillow refuses more than 179 Mpx; its limit is the same again afterwards."""
     from lite3r_cli.io.exif import read_metadata

@@ -266,6 +266,10 @@ def test_a_video_without_a_whole_frame_says_so(tmp_path):
     (tmp_path / "a.webm").write_bytes(data[:at] + bytes(300) + data[at + 300 :])
     with pytest.raises(InputError, match="a.webm: damaged: none of its 2 frames is whole"):
         discover([tmp_path / "a.webm"])
+    data = film(tmp_path / "b.wmv", "wmv2", 24).read_bytes()
+    (tmp_path / "b.wmv").write_bytes(data[: len(data) // 2] + bytes(600) + data[len(data) // 2 + 600 :])
+    with pytest.raises(InputError, match="b.wmv: damaged: none of its 24 frames is whole"):
+        discover([tmp_path / "b.wmv"])
 
 
 def test_a_picture_named_like_a_video_is_called_a_picture(tmp_path):

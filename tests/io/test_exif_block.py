@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lite3r_cli.io.codecs import exif_block
 from lite3r_cli.io.probe import probe
@@ -75,6 +76,22 @@ def container(kind: str, *blocks: bytes) -> bytes:
 )
 def test_the_first_block_that_has_an_orientation_counts(kind, blocks):
     assert probe(io.BytesIO(container(kind, *blocks, block((274, 3, 1, 3))))).orientation == 6
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("keyword", ["exif", "APP1"])
+def test_exif_that_stands_as_text_in_a_png(keyword, packed):
+    """ImageMagick 6 leaves the pixels as they were and writes the block as digits."""
+    digits = (b"Exif\0\0" + block(TURNED)).hex()
+    text = f"\n{keyword}\n{len(digits) // 2:8}\n{digits[:72]}\n{digits[72:]}\n"
+    stream, info = io.BytesIO(), PngInfo()
+    info.add_text("Raw profile type xmp", "\nxmp\n 2\nzz\n")
+    info.add_text(f"Raw profile type {keyword}", text, zip=packed)
+    Image.new("RGB", (40, 30)).save(stream, "PNG", pnginfo=info)
+    assert probe(io.BytesIO(stream.getvalue())).upright_size == (30, 40)
+    assert probe(io.BytesIO(stream.getvalue().replace(digits[:40].encode(), b"z" * 40))).upright_size == (
+        (40, 30) if not packed else (30, 40)
+    )
 
 
 def test_a_small_file_that_claims_gigabytes_costs_nothing():

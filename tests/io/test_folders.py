@@ -172,7 +172,7 @@ def test_outputs_of_a_run_are_no_input(tmp_path):
     wrote(tmp_path, "house.ply", "house/preview.png", "house/depth/0.png", run_json="house/run.json")
     images = discover([photos])
     assert names(images) == ["0.jpg", "1.jpg"]
-    warned(images, "1 files that an earlier run wrote")
+    warned(images, "1 file that an earlier run wrote is no input")
     save(photos / "preview.png", seed=9, compress_level=0)  # now the user's own
     assert len(discover([photos])) == 3
 

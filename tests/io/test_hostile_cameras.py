@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lite3r_cli.io.foreign_cameras import read_known_cameras
 from lite3r_cli.io.intrinsics import read_intrinsics
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.io.tum import read_tum
+from lite3r_cli.pipelines.beforehand import match_trajectory
 from lite3r_cli.scene.posed_view import PointCloud, View
 
 CLOUD = PointCloud(np.zeros((4, 3), np.float32), np.zeros((4, 3), np.uint8), np.zeros(4, np.float32))
@@ -59,6 +61,8 @@ def read(folder, document, name="transforms.json"):
         ({"camera_model": "THIN_PRISM"}, "THIN_PRISM camera is not known"),
         ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR"),
         ({"camera_model": ["PINHOLE"]}, "camera_model"),
+        ({"is_fisheye": "false"}, "is_fisheye has to be true or false"),
+        ({"is_fisheye": None}, "is_fisheye has to be true or false"),
         ({"is_fisheye": True, "p1": 0.1}, "OPENCV_FISHEYE camera has no p1"),
         ({"camera_model": "PINHOLE", "k1": 0.01}, "PINHOLE camera has no k1"),
         ({"k4": 0.01}, "OPENCV camera has no k4"),
@@ -290,6 +294,32 @@ def test_times_of_a_trajectory_are_checked(tmp_path, keys, said):
     (tmp_path / "t.txt").write_text("".join(f"{key} 0 0 0 0 0 0 1\n" for key in keys))
     with pytest.raises(InputError, match=said):
         read_tum(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    "line, number",
+    [("1 0 0 0 0 0 0 2", 3), ("1 0 0 1e300 0 0 0 1", 3), ("1 0 0 x 0 0 0 1", 3), ("1 0 0 0 0 0 1", 3), ("1", 3)],
+)
+def test_poses_of_a_trajectory_are_checked(tmp_path, line, number):
+    (tmp_path / "t.txt").write_text(f"# a comment\n0 0 0 0 0 0 0 1\n{line}\n2 0 0 0 0 0 0 1\n")
+    with pytest.raises(InputError, match=rf"t\.txt: line {number}: .*unit quaternion"):
+        read_tum(tmp_path / "t.txt")
+
+
+def test_a_long_trajectory_costs_no_more_than_its_lines():
+    """An hour at 200 Hz beside many pictures: not the table of all times and all pictures."""
+    times = [f"{1403636579 + i / 200:.3f}" for i in range(50_000)]
+    names = [f"{1403636579 + i:.3f}.png" for i in range(240)]
+    tracemalloc.start()
+    found = match_trajectory(times, [*names, "1403630000.000.png", "b.png"])
+    assert tracemalloc.get_traced_memory()[1] < 40e6  # the table takes 97 MB
+    tracemalloc.stop()
+    assert found == [*range(0, 240 * 200, 200), None, None]
+
+
+def test_what_follows_the_point_of_a_time_is_no_suffix():
+    assert match_trajectory(["0.0", "0.1", "0.9", "1.0"], ["0.png", "1.png"]) == [0, 3]
+    assert match_trajectory(["left/a.png", "left/b.png"], ["b.jpg", "a.png"]) == [1, 0]
 
 
 @pytest.mark.parametrize(

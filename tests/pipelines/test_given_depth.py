@@ -81,7 +81,7 @@ def test_depth_without_focal_lengths_or_of_other_pictures_is_refused(checkpoint,
     photos = discover([photographs(3)])
     with pytest.raises(InputError, match="focal lengths"):
         predictor(checkpoint, depth=depth, focal="network").predict(photos)
-    with pytest.raises(UsageError, match="not a folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         predictor(checkpoint, depth=tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"a0\.png"):

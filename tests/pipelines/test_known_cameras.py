@@ -79,6 +79,9 @@ def test_cameras_that_do_not_fit_the_images_are_refused(checkpoint, photographs,
         predict(checkpoint, photos, cameras=cameras(tmp_path, ["b0.jpg", "b1.jpg"]))
     with pytest.raises(InputError, match="99x70"):
         predict(checkpoint, photos, cameras=cameras(tmp_path, ["a0.jpg", "a1.jpg", "a2.jpg"], width=99))
+    (tmp_path / "K.json").write_text('{"images": {"b*": {"K": [[90, 0, 49], [0, 90, 35], [0, 0, 1]]}}}')
+    with pytest.raises(InputError, match=r"K\.json: fits none of the pictures \(a0.jpg, …\); it has b\*"):
+        predict(checkpoint, photos, intrinsics=str(tmp_path / "K.json"))
 
 
 @pytest.mark.parametrize("option", [("--poses", "rays"), ("--reference-view", "first")])

@@ -33,6 +33,7 @@ _HOLE = b"\0" * 64
 _NEEDED = _FRAMES | {_TABLES, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}  # tables, restart interval, JFIF, Adobe
 _MAX_STRAY = 1 << 16  # bytes between two segments that are passed over
 _MAX_SCANS = 200  # each one costs a pass over the whole picture
+_MOST_PIXELS_A_BYTE = 512  # of Huffman codes: each block of 8×8 pixels takes a bit at least
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not stuffing, not a restart, not fill
 
@@ -88,13 +89,14 @@ def _next_marker(stream: BinaryIO) -> tuple[int, int]:
 
 def probe(stream: BinaryIO, size: int) -> Header:
     """Size, orientation, pixel aspect and the number of pictures. Raises BadImage."""
+    coding = 0
     frame, orientation, density, jfif_density, pictures = None, None, None, (1, 1), 1
     for segment in segments(stream):
         stream.seek(segment.start)
         if segment.code in _UNREAD_FRAMES:
             raise BadImage(f"{_UNREAD_FRAMES[segment.code]} JPEG is not read: save it as ordinary JPEG, PNG or TIFF")
         if segment.code in _FRAMES:
-            frame = struct.unpack(">BHHB", exactly(stream, 6, "its header"))
+            frame, coding = struct.unpack(">BHHB", exactly(stream, 6, "its header")), segment.code
         elif segment.code == _EXIF:
             block = exif_block.read(stream.read(segment.length))
             orientation = orientation or block.orientation
@@ -111,6 +113,8 @@ def probe(stream: BinaryIO, size: int) -> Header:
     precision, height, width, _ = frame
     if precision != 8:
         raise BadImage(f"{precision}-bit JPEG is not read: save it with 8 bits, or as PNG or TIFF with 16")
+    if coding not in _ARITHMETIC and width * height > size * _MOST_PIXELS_A_BYTE:
+        raise BadImage(f"damaged: {size} bytes hold no picture of {width}×{height} pixels")
     if not _has_end(stream, following, size):
         if width * height <= _MOST_DECODED_TO_PROBE:
             stream.seek(0)

@@ -27,6 +27,7 @@ _CHANNELS = {GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _LONGEST_METADATA = 1 << 24
+_EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
 _MOST_UNPACKED = 1 << 30  # bytes; decoding takes three times as much memory, and several pictures are decoded at once
 
@@ -93,6 +94,8 @@ def probe(stream: BinaryIO, size: int) -> Header:
             _require_decodable(width, height, kind)
         elif name == b"eXIf" and orientation is None and length <= _LONGEST_METADATA:
             orientation = exif_block.read(stream.read(length)).orientation
+        elif name in (b"tEXt", b"zTXt") and orientation is None and length <= _LONGEST_METADATA:
+            orientation = exif_block.read(_exif_in_text(stream.read(length), name == b"zTXt")).orientation
         elif name == b"pHYs" and length == 9:
             aspect = aspect_of_density(*struct.unpack(">II", stream.read(8)))
         elif name == b"acTL" and length == 8:
@@ -104,6 +107,19 @@ def probe(stream: BinaryIO, size: int) -> Header:
     if not whole:
         _require_whole(stream, header)
     return header
+
+
+def _exif_in_text(chunk: bytes, packed: bool) -> bytes:
+    """The EXIF block that ImageMagick 6 and others write as hexadecimal digits in a text chunk; b"" if it is none."""
+    keyword, _, text = chunk.partition(b"\0")
+    if keyword not in _EXIF_TEXTS:
+        return b""
+    try:
+        if packed:
+            text = zlib.decompressobj().decompress(text[1:], _LONGEST_METADATA)
+        return bytes.fromhex(text.decode("ascii").split(maxsplit=2)[2])  # behind its name and its length
+    except (zlib.error, ValueError, IndexError):
+        return b""
 
 
 def _require_decodable(width: int, height: int, kind: Kind) -> None:
