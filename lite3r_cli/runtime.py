@@ -132,6 +132,17 @@ def warm_up(device: torch.device, dtype: torch.dtype) -> None:
         torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
 
 
+def warm_up_compiler() -> None:
+    """Let Triton read itself: it does so once in a process, before its first kernel, to know whether the compiled ones
+    on the disk are its own. That takes half a second, which may as well pass while weights are read.
+    """
+    try:
+        from triton.runtime.cache import triton_key
+    except ImportError:  # other versions of it keep that elsewhere, and do it when they need it
+        return
+    triton_key()
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (torch's on every device)."""
     random.seed(seed)

@@ -42,12 +42,17 @@ BUILD_ALL = """
 import json, sys
 import torch
 before = set(sys.modules)
+from lite3r_cli.attention.module import attach
+from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.networks.family import families
 for family in families().values():
-    for name, config in family.sizes.items():
+    for k, (name, config) in enumerate(family.sizes.items()):
         with unfilled():
             model = family.build(config, name)
+            layers = family.global_layers(config)
+            if layers:
+                attach(model, SparseConfig(tuple(layers), 0.5, mix=("sum", "convex")[k % 2]))
         assert all(tensor.is_meta for tensor in model.state_dict().values()), name
 print(json.dumps([0, sorted(set(sys.modules) - before)]))
 """

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+from ..cores import count_cores
 from ..errors import MemoryLimitError
 
 READ_AHEAD = 1  # scenes whose pictures are decoded before the network is free
-FINISHERS = 2  # scenes that are fused and written at a time
+FINISHERS = 2  # scenes that are fused and written at a time, of any size
+SMALL = 64  # views: as many small scenes as have so many together are finished at a time, if there are cores for it
+MOST_FINISHERS = max(FINISHERS, min(6, count_cores() // 2))
 PATIENCE = 0.3  # seconds between two looks at scenes that other processes have
 
 
@@ -26,6 +29,8 @@ _NO_MORE = _NoMore()
 
 class Job(Protocol):
     """One scene. Its steps are called one after the other, by different threads."""
+
+    views: int  # known once the pictures are read
 
     def read(self) -> None:
         """Decode the pictures."""
@@ -56,7 +61,7 @@ class Conveyor:
         self._reading: deque[tuple[Job, Future[None]]] = deque()
         self._finishing: deque[tuple[Job, Future[None]]] = deque()
         self._readers = ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="read scene")
-        self._finishers = ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish scene")
+        self._finishers = ThreadPoolExecutor(MOST_FINISHERS, thread_name_prefix="finish scene")
 
     def run(self) -> None:
         """Errors of a job are its own. Whatever else is raised (a signal) drops all jobs that are under way."""
@@ -94,11 +99,11 @@ class Conveyor:
         if error is None:
             error = self._predict(job)
         if error is None:
-            self._end_finished(at_most=FINISHERS - 1)
+            self._make_room(job)
             self._finishing.append((job, self._finishers.submit(job.finish)))
         else:
             self._end(job, error)
-        self._end_finished(at_most=FINISHERS)
+        self._end_finished(at_most=MOST_FINISHERS)
 
     def _predict(self, job: Job) -> BaseException | None:
         try:
@@ -112,6 +117,15 @@ class Conveyor:
         except Exception as error:
             return error
         return None
+
+    def _make_room(self, job: Job) -> None:
+        """Wait until another scene may be finished beside those that are."""
+        while self._finishing:
+            held = len(self._finishing)
+            small = job.views + sum(other.views for other, _ in self._finishing) <= SMALL
+            if held < (MOST_FINISHERS if small else FINISHERS):
+                return
+            self._end_finished(at_most=held - 1)
 
     def _end_finished(self, at_most: int) -> None:
         """End the jobs that are finished, and wait until no more than `at_most` are under way."""

@@ -66,6 +66,11 @@ class SceneJob:
         self._run = SceneRun(config, Progress(), lambda text: warn(f"{scene.name}: {text}"))
         self._report: Report | None = None
 
+    @property
+    def views(self) -> int:
+        """Pictures that could be read, once they are."""
+        return self._run.views
+
     def read(self) -> None:
         self._run.progress.restart()
         self._run.__enter__()

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 # On the meta device torch computes all of these by way of its compiler, whose import takes seconds.
 FACTORIES = {torch.randn, torch.rand}
+LIKE = {torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like}
 INITIALISERS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"}
 ARITHMETIC = {"mul", "div", "truediv", "pow", "add", "sub"}
 
@@ -26,6 +27,10 @@ class _Undrawn(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in INITIALISERS:
             return args[0] if args else kwargs["tensor"]
+        if func in LIKE:
+            asked = {key: value for key, value in kwargs.items() if key in ("device", "dtype")}
+            given = {"dtype": args[0].dtype} | asked
+            return torch.empty(args[0].shape, **given)
         if func is torch.arange and "out" not in kwargs:
             given = {key: value for key, value in kwargs.items() if key in ("device", "dtype")}
             return torch.empty(len(range(*args)) if all(isinstance(n, int) for n in args) else _steps(*args), **given)

@@ -127,7 +127,11 @@ def families() -> Mapping[str, Family]:
 def family_of(model: object) -> Family | None:
     """The kind of a network, None for one of no known kind."""
     config = getattr(model, "config", None)
-    return next((f for f in families().values() if isinstance(config, f.config_class)), None)
+
+    def found_in(known: Mapping[str, Family]) -> Family | None:
+        return next((f for f in known.values() if isinstance(config, f.config_class)), None)
+
+    return found_in(_FAMILIES) or found_in(families())  # whoever has a network has mostly imported its family
 
 
 def require_family(model: object) -> Family:

@@ -120,3 +120,10 @@ def as_rigs(views: Sequence[View], known: Sequence[int] = ()) -> list[View]:
     before = np.stack([view.cam_from_world for view in views])
     poses = geometry.compose(geometry.rebase(tied(before, facings)), before[:1])
     return [replace(view, cam_from_world=pose) for view, pose in zip(views, poses, strict=True)]
+
+
+def shown_colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
+    """The whole photograph as the network saw it; None where that was enlarged, cropped or painted over."""
+    height, width = item.rgb.shape[:2]
+    whole = item.border is None and item.full == (height, width)
+    return item.rgb if whole and height <= record.height and width <= record.width else None

@@ -60,8 +60,11 @@ def _width(pictures: Sequence[np.ndarray]) -> int:
     """Lines of the bar at the top of all pictures, the soft ones included; 0 without one."""
     found, colours, clear = [], [], []
     for rgb in pictures:
+        first = rgb[0].astype(np.int16)
+        colour = np.median(first, axis=0)
+        if (np.abs(first - colour).max(1) > TOLERANCE).mean() >= 0.01:
+            return 0  # nearly always, and at once
         lines = rgb.astype(np.int16)
-        colour = np.median(lines[0], axis=0)
         other = np.abs(lines - colour).max(2) > TOLERANCE  # (h, w)
         plain = other.mean(1) < 0.01
         count = int(np.argmin(plain)) if not plain.all() else len(plain)

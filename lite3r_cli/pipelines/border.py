@@ -20,7 +20,7 @@ SOFT = 2  # pixels beyond the frame that resizing and compression have mixed wit
 def find_border(rgb: np.ndarray) -> np.ndarray | None:
     """Pixels (H, W) bool of a white or black frame around a picture (H, W, 3) uint8; None without one."""
     widest = max(2, round(WIDEST * min(rgb.shape[:2])))
-    if min(rgb.shape[:2]) < 4 * widest:
+    if min(rgb.shape[:2]) < 4 * widest or not _may_have_one(rgb, widest):
         return None
     found = np.zeros(rgb.shape[:2], bool)
     for plain in _plain_near_sides(rgb, widest + 1):
@@ -35,6 +35,16 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
     if not found.any():
         return None
     return cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=SOFT).astype(bool)
+
+
+def _may_have_one(rgb: np.ndarray, widest: int) -> bool:
+    """Whether enough of the outermost pixels of some side are white, or black, as `_mark_side` wants it."""
+    middle = slice(2 * widest, -2 * widest)
+    for line in (rgb[0, middle], rgb[-1, middle], rgb[middle, 0], rgb[middle, -1]):
+        for plain in (line.min(-1) >= 255 - TOLERANCE, line.max(-1) <= TOLERANCE):
+            if plain.size and plain.mean() >= OUTER_SHARE:
+                return True
+    return False
 
 
 def _plain_near_sides(rgb: np.ndarray, deep: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from ..config import PredictConfig
 from ..io.images import ImageRecord
 from ..io.video import even_indices
 from ..networks.pictures import NetworkInput
-from ..scene.priors import CameraPriors
 from ..world.bent_lines import measure_bending
 from .beforehand import metadata_of
 from .standing import whole_picture
@@ -22,9 +21,7 @@ _EVIDENCE, _EDGES = 15.0, 60  # of it, and edges that have to be there: set on 2
 _FISHEYES = ("fisheye", "fish-eye", "fish eye")  # in the lens's name
 
 
-def lens_warnings(
-    config: PredictConfig, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
-) -> list[str]:
+def lens_warnings(config: PredictConfig, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> list[str]:
     """At most one sentence; none with `--refine`, which finds the lens, or with known cameras."""
     if config.refine or config.cameras is not None:
         return []

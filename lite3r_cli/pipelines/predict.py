@@ -28,8 +28,6 @@ from ..networks.family import preparation_of
 from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
-from ..refine.pipeline import refine
-from ..refine.refine_config import RefineConfig
 from ..scene import geometry
 from ..scene.device_maps import DeviceMaps
 from ..scene.frame import FIRST_CAMERA, WorldFrame, local_origin, move_views, translation
@@ -40,10 +38,10 @@ from ..stopping import responsive
 from ..world.given_cameras import back_into_given, place
 from ..world.undistort import UndistortedImages
 from . import known_cameras, streams
-from .as_views import as_rigs, to_views
+from .as_views import as_rigs, shown_colors, to_views
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
-from .engine_choice import Asked, Machine, Plan, resolve
+from .engine_choice import FAST, Asked, Machine, Plan, resolve
 from .later import Later
 from .lens_hints import lens_warnings
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
@@ -86,6 +84,7 @@ class Pictures:
     indices: list[int]  # of the set
     inputs: list[NetworkInput]
     skipped: list[Skipped] = field(default_factory=list)  # could not be decoded
+    bending: Later[list[str]] | None = None  # what to say of their lens, looked for beside other work
 
     def only(self, positions: Sequence[int]) -> Pictures:
         """Some of them; what could not be decoded belongs to the whole."""
@@ -123,6 +122,8 @@ class Predictor:
                 self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
                 machine = Machine.of(device, self.runtime.torch_dtype)
                 plan = resolve(Asked.of(config), self.checkpoint.facts, machine)
+                if device.type == "cuda" and plan.engine.chosen == FAST:
+                    Later(runtime.warm_up_compiler, "warm up compiler")
                 built = self.checkpoint.build()
                 self._prepare, self._patch_size = preparation_of(built), built.patch_size
                 closing = stack.pop_all()
@@ -211,7 +212,9 @@ class Predictor:
         for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
-        lens = Later(lambda: lens_warnings(self.config, priors, records, inputs), "lens")  # beside the network
+        bending = None if bars else pictures.bending
+        if bending is None:
+            bending = Later(lambda: lens_warnings(self.config, records, inputs), "lens")
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
@@ -219,7 +222,7 @@ class Predictor:
         views = to_views(images, kept, inputs, prediction, held)
         del prediction
         warnings = parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
-        warnings += lens.result()
+        warnings += bending.result()
         if bars:
             warnings.append(
                 f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
@@ -233,7 +236,7 @@ class Predictor:
             priors=priors,
             inputs=list(inputs),
             frame=known_cameras.frame_of(self.backbone, priors),
-            colors=[_colors(record, item) for record, item in zip(records, inputs)],
+            colors=[shown_colors(record, item) for record, item in zip(records, inputs)],
             held=held,
         )
 
@@ -244,6 +247,9 @@ class Predictor:
         """
         if not self.config.refine:
             return found
+        from ..refine.pipeline import refine  # much that no other run needs
+        from ..refine.refine_config import RefineConfig
+
         views, kept, inputs, priors = found.views, found.indices, found.inputs, found.priors
         origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
         refined = refine(
@@ -316,7 +322,9 @@ class Predictor:
         if not kept:
             reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
-        return Pictures(kept, align(batch, prepare, native), skipped)
+        inputs, records = align(batch, prepare, native), [images.records[i] for i in kept]
+        bending = Later(lambda: lens_warnings(self.config, records, inputs), "lens")
+        return Pictures(kept, inputs, skipped, bending)
 
     def _between_bars(
         self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress
@@ -384,10 +392,3 @@ def predict_views(
 ) -> list[View]:
     """Posed depth maps of all images that can be read; give `predictor` to load the network only once."""
     return (predictor or Predictor(config, progress)).predict(images, progress).views
-
-
-def _colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
-    """The whole photograph as the network saw it; None where that was enlarged, cropped or painted over."""
-    height, width = item.rgb.shape[:2]
-    whole = item.border is None and item.full == (height, width)
-    return item.rgb if whole and height <= record.height and width <= record.width else None

@@ -72,6 +72,7 @@ class SceneRun:
         self.config, self.progress, self._warn = config, progress or Progress(), warn
         self.alone = alone  # a long set may be taken in chunks
         self.warnings: list[str] = []
+        self.views = 0  # pictures that could be read
         self.out = OutputSet(config.output, overwrite=config.overwrite)
         self._open = ExitStack()
         self._view_files: ViewFiles | None = None
@@ -105,6 +106,7 @@ class SceneRun:
         self._check()
         self.images = predictor.as_pinholes(self.images)
         self.pictures = _read(self.config, predictor, self.images, self.progress, self.tell)
+        self.views = len(self.pictures.indices)
         self.ahead = Ahead(self.config, self.images, predictor, self.pictures)
 
     def predict(self, predictor: Predictor) -> None:
@@ -179,7 +181,6 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         run.find()
         with progress.stage("Start", minor=True):
             cuda_start.begin(config.predict.device)
-            from .long_run import reconstruct_long
             from .predict import Predictor
         with joined(config) as (own, join):
             predictor = Predictor(own, progress, background=True)
@@ -189,6 +190,8 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
                     run.read(predictor)
                 predictor.team = join(predictor)
                 if plan is not None:
+                    from .long_run import reconstruct_long
+
                     return reconstruct_long(run, predictor, plan)
             except Exception:
                 predictor.settle()  # a thread that computes while the process ends could crash it
@@ -376,7 +379,7 @@ def _fuse_part(
         tell(text)
     for text in depth_warnings(config, predictions.views, predictions.frame.metric):
         tell(text)
-    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress, edges)
+    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress, edges, str(device))
 
 
 def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:

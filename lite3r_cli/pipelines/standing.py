@@ -33,7 +33,14 @@ LEVEL = WorldFrame(
 )
 
 
-def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progress, edges: Edges = NO_EDGES) -> Part:
+def stand_up(
+    config: WorldConfig,
+    images: ImageSet,
+    part: Part,
+    progress: Progress,
+    edges: Edges = NO_EDGES,
+    device: str = "cpu",
+) -> Part:
     """The part with its level; in the levelled frame with `--world level`.
 
     Raises InputError where that frame was asked for and nothing tells what is up.
@@ -41,7 +48,7 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     if config.up == "none":
         return part
     with progress.stage("Level", minor=True):
-        up = which_way_is_up(config, images, part.predictions, edges)
+        up = which_way_is_up(config, images, part.predictions, edges, device)
         level = level_scene(cameras_of(part.predictions.views), part.cloud, up)
     if config.world != "level":
         return replace(part, level=level)
@@ -62,7 +69,9 @@ def stand_up(config: WorldConfig, images: ImageSet, part: Part, progress: Progre
     return replace(part, predictions=moved, cloud=cloud, level=stood)
 
 
-def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions, edges: Edges = NO_EDGES) -> Up:
+def which_way_is_up(
+    config: WorldConfig, images: ImageSet, found: Predictions, edges: Edges = NO_EDGES, device: str = "cpu"
+) -> Up:
     """Up in the world of the predictions. A map's frame has it, whatever `config` says. `edges` are those of pictures
     where they were found before.
     """
@@ -78,7 +87,7 @@ def which_way_is_up(config: WorldConfig, images: ImageSet, found: Predictions, e
     pictures = [undistorted(whole_picture(item), view) for item, view in zip(found.inputs, found.views)]
     greys = [cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY) for rgb in pictures]
     known = [edges.of(item) if view.lens is None else None for item, view in zip(found.inputs, found.views)]
-    return find_up(found.views, greys, attitudes, known)
+    return find_up(found.views, greys, attitudes, known, device)
 
 
 def whole_picture(item: NetworkInput) -> np.ndarray:

@@ -26,6 +26,7 @@ _STEP = np.radians(1.5)  # between two directions that are tried
 _WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the bell around a plane, coarse to fine
 _THREADS = min(8, count_cores())
 _TOGETHER = 1 << 17  # products of directions and edges that are in memory for a thread: a processor's cache holds them
+_TOGETHER_ON_GPU = 1 << 24
 _MOST = 150  # edges of a picture, the longest ones
 _LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges
 _LEAST_EDGES = 10.0  # effective number of vertical edges
@@ -58,9 +59,10 @@ def find_up(
     greys: Sequence[np.ndarray],
     attitudes: Sequence[Attitude | None] = (),
     edges: Sequence[Segments | None] = (),
+    device: str = "cpu",
 ) -> Up:
     """The direction up of posed views with their pictures (h, w) uint8 of any size; `edges` are those of the pictures
-    where they were found before.
+    where they were found before. A GPU as `device` tries directions faster than a processor.
     """
     measured = up_of_gimbals(views, attitudes)
     if measured is not None:
@@ -70,7 +72,7 @@ def find_up(
     normals, weight, view = edge_planes(views, greys, edges)
     if len(normals) < _LEAST_EDGES:
         return Up(held, "cameras", False)
-    return _from_edges(likely, normals, weight, view, len(views))
+    return _from_edges(likely, normals, weight, view, len(views), device)
 
 
 def up_of_cameras(views: Sequence[View]) -> np.ndarray:
@@ -161,12 +163,14 @@ def find_edges(grey: np.ndarray) -> Segments:
     return segments[kept[np.argsort(-length[kept], kind="stable")[:_MOST]]], diagonal
 
 
-def _from_edges(likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, view: np.ndarray, count: int) -> Up:
-    weight = weight * _balanced(weight, view, count)
+def _from_edges(
+    likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, view: np.ndarray, count: int, device: str = "cpu"
+) -> Up:
     """`likely` (2, 3): how the cameras are held on average, and what their horizontal axes say."""
+    weight = weight * _balanced(weight, view, count)
     held = likely[0]
     tried = np.concatenate([_around(*each, _STEP) for each in zip(likely, _SEARCH)])
-    score = _support(tried, normals, weight, _WIDTHS[0])
+    score, around = _support(tried, normals, weight, (_WIDTHS[0], _WIDTHS[-2]), device)
     best = tried[int(np.argmax(score * _prior(tried, likely)))]
     for width in _WIDTHS:
         for _ in range(8):
@@ -177,8 +181,8 @@ def _from_edges(likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, vie
             best = turned
     inside = np.abs(np.arcsin(np.clip(normals @ best, -1, 1))) < 2 * _WIDTHS[-1]
     edges, seen = int(inside.sum()), len(np.unique(view[inside])) / count
-    around = _support(tried, normals, weight, _WIDTHS[-2])
-    stands_out = float(_support(best[None], normals, weight, _WIDTHS[-2])[0] / max(float(np.median(around)), 1e-9))
+    (support,) = _support(best[None], normals, weight, (_WIDTHS[-2],))
+    stands_out = float(support[0] / max(float(np.median(around)), 1e-9))
     near = (geometry.vector_angle(np.broadcast_to(best, likely.shape), likely) < _SEARCH).any()
     found = edges >= _LEAST_EDGES and seen >= _LEAST_VIEWS and stands_out >= _STANDS_OUT and bool(near)
     return Up(best if found else held, "edges" if found else "cameras", found, edges, stands_out)
@@ -191,26 +195,48 @@ def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
     return np.minimum(1.0, 2 * typical / np.maximum(total, 1e-9))[view]
 
 
-def _support(directions: np.ndarray, normals: np.ndarray, weight: np.ndarray, width: float) -> np.ndarray:
-    """Σ weight / (1 + (angle to the plane / width)²)² for directions (D, 3): (D,)."""
+def _support(
+    directions: np.ndarray, normals: np.ndarray, weight: np.ndarray, widths: Sequence[float], device: str = "cpu"
+) -> list[np.ndarray]:
+    """Σ weight / (1 + (angle to the plane / width)²)² for directions (D, 3): (D,) for each width."""
+    if device != "cpu":
+        return _support_on(device, directions, normals, weight, widths)
 
-    def some(part: np.ndarray) -> np.ndarray:
+    def some(part: np.ndarray) -> list[np.ndarray]:
         off = part @ normals.T
         np.clip(off, -1, 1, out=off)
         np.arcsin(off, out=off)
         off *= off
-        off /= width**2
-        off += 1
-        off *= off
-        np.divide(weight, off, out=off)
-        return off.sum(axis=1)
+        found = []
+        for width in widths:
+            bell = off / width**2
+            bell += 1
+            bell *= bell
+            np.divide(weight, bell, out=bell)
+            found.append(bell.sum(axis=1))
+        return found
 
     if not len(directions):
-        return np.zeros(0)
+        return [np.zeros(0) for _ in widths]
     rows = max(1, _TOGETHER // max(1, len(normals)))
     parts = [directions[i : i + rows] for i in range(0, len(directions), rows)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="up") as pool:
-        return np.concatenate(list(pool.map(some, parts)))
+        return [np.concatenate(column) for column in zip(*pool.map(some, parts))]
+
+
+def _support_on(
+    device: str, directions: np.ndarray, normals: np.ndarray, weight: np.ndarray, widths: Sequence[float]
+) -> list[np.ndarray]:
+    """`_support` by torch."""
+    import torch
+
+    there = [torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in (directions, normals, weight)]
+    found: list[list[torch.Tensor]] = [[] for _ in widths]
+    for part in there[0].split(max(1, _TOGETHER_ON_GPU // max(1, len(normals)))):
+        off = (part @ there[1].T).clamp_(-1, 1).arcsin_().square_()
+        for sums, width in zip(found, widths):
+            sums.append((there[2] / (off / width**2).add_(1).square_()).sum(1))
+    return [torch.cat(sums).cpu().numpy() for sums in found]
 
 
 def _prior(directions: np.ndarray, likely: np.ndarray) -> np.ndarray:

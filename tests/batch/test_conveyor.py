@@ -6,12 +6,15 @@ import threading
 
 import pytest
 
-from lite3r_cli.batch.conveyor import FINISHERS, Conveyor
+from lite3r_cli.batch import conveyor
+from lite3r_cli.batch.conveyor import Conveyor
 from lite3r_cli.errors import InputError, MemoryLimitError
 
 
 class Job:
     """Notes its steps; `fails` says in which step it raises what."""
+
+    views = 8
 
     def __init__(self, name: str, log: list, fails: dict | None = None) -> None:
         self.name, self.log, self.fails = name, log, fails or {}
@@ -67,8 +70,10 @@ def test_pictures_are_read_and_scenes_finished_while_the_network_works():
     assert [name for name, what in log if what == "done"] == ["0", "1", "2"]
 
 
-def test_no_more_scenes_are_held_than_said():
-    under_way, most, lock = 0, 0, threading.Lock()
+@pytest.mark.parametrize("views, limit", [(conveyor.SMALL, conveyor.FINISHERS), (8, 5)], ids=["large", "small"])
+def test_no_more_scenes_are_held_than_said(views, limit, monkeypatch):
+    monkeypatch.setattr(conveyor, "MOST_FINISHERS", 5)
+    under_way, most, lock, all_there = 0, 0, threading.Lock(), threading.Event()
 
     class Counted(Job):
         def predict(self) -> None:
@@ -77,13 +82,22 @@ def test_no_more_scenes_are_held_than_said():
                 under_way += 1
                 most = max(most, under_way)
 
+        def finish(self) -> None:
+            if under_way >= limit:
+                all_there.set()
+            assert all_there.wait(20), "fewer are finished at a time"
+
         def end(self, error) -> None:
             nonlocal under_way
+            assert error is None
             with lock:
                 under_way -= 1
 
-    Conveyor(iter([Counted(str(k), []) for k in range(12)])).run()
-    assert under_way == 0 and most <= FINISHERS + 1
+    jobs = [Counted(str(k), []) for k in range(12)]
+    for job in jobs:
+        job.views = views
+    Conveyor(iter(jobs)).run()
+    assert under_way == 0 and limit <= most <= limit + 1
 
 
 def test_out_of_memory_beside_others_is_tried_again_alone():

@@ -14,7 +14,6 @@ from lite3r_cli.io.images import ImageRecord
 from lite3r_cli.networks.pictures import NetworkInput
 from lite3r_cli.pipelines import lens_hints
 from lite3r_cli.scene.distortion import DistortedCamera
-from lite3r_cli.scene.priors import CameraPriors
 from lite3r_cli.world.bent_lines import measure_bending
 
 WIDTH, HEIGHT, LARGE = 518, 346, 2400
@@ -89,4 +88,4 @@ def test_exif_that_names_a_fisheye_is_enough(monkeypatch):
 def warned(greys: list[np.ndarray], config: PredictConfig = PredictConfig()) -> list[str]:
     records = [ImageRecord(f"{k}.png", path=f"{k}.png", width=WIDTH, height=HEIGHT) for k in range(len(greys))]
     inputs = [NetworkInput(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), grey.shape) for grey in greys]
-    return lens_hints.lens_warnings(config, CameraPriors.nothing(len(greys)), records, inputs)
+    return lens_hints.lens_warnings(config, records, inputs)
