@@ -30,7 +30,9 @@ _NO_MORE = _NoMore()
 class Job(Protocol):
     """One scene. Its steps are called one after the other, by different threads."""
 
-    views: int  # known once the pictures are read
+    @property
+    def views(self) -> int:
+        """Pictures, known once they are read."""
 
     def read(self) -> None:
         """Decode the pictures."""
