@@ -13,8 +13,8 @@ VGGT-1B has stand-in weights (of its shapes, at random), written to a file first
 `vggt-lite` as `lite3r convert` makes it. The caches (hashes, compiled kernels) are empty at the beginning; the first
 run of each row fills them and is told apart. Rows are measured in turn, again and again, until each has had its
 `--repeats` or `--seconds` have passed; a row that was measured once shows its first run. `--batch N` makes N scenes of
-8 photographs with `lite3r batch`, and some of them in a shell loop. Results are printed, and written to `--json`, as
-they come. Correctness first: every scene must be complete and finite.
+8 photographs with `lite3r batch`, and some of them in a shell loop. All views of a row are seen in one pass. Results
+are printed, and written to `--json`, as they come. Correctness first: every scene must be complete and finite.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ COLUMNS = {
     "Fuse": "fuse",
     "Level": "level",
 }
+ONE_PASS = ("--chunk", "off")  # sets of more than 200 in order would be taken in chunks
 BASE = "import torch; torch.zeros(1, device={device!r})"
 NETWORK_ALONE = """
 import json, sys, time
@@ -131,7 +132,7 @@ class Checkout:
 
     def reconstruct(self, pictures: Path, output: Path, model: str, device: str) -> dict[str, float]:
         """Seconds by stage of one run in a fresh process."""
-        arguments = ("reconstruct", str(pictures), "-o", str(output), "--model", model, "--device", device)
+        arguments = ("reconstruct", str(pictures), "-o", str(output), "--model", model, "--device", device, *ONE_PASS)
         text, wall = self.python("-m", "lite3r_cli", *arguments, "--json", "-q")
         report = json.loads(text)
         check(output, report)
@@ -330,7 +331,7 @@ class Session:
             network, _, views = name.partition(":")
             row = next(r for r in self.rows if (r.network, str(r.views), r.checkout) == (network, views, self.newest))
             command = ("reconstruct", str(row.pictures), "-o", str(self.folder / f"{network}{views}.ply"))
-            command += ("--model", row.model)
+            command += ("--model", row.model, *ONE_PASS)
         arguments = ("benchmarks/where_time_goes.py", "--", *command, "--device", self.device, "-q")
         print(self.newest.python(*arguments)[0], flush=True)
 
