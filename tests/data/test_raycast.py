@@ -131,7 +131,7 @@ def host_raycast(tmp_path_factory):
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_torch_twin_is_the_cuda_source(atlas, host_raycast, monkeypatch, kind):
     config = SceneConfig(atlas.catalog, weights={kind: 1.0})
-    batch = sample_batch(config, CameraConfig(), (2, 2, H, W), 3, 0, 0)
+    batch = sample_batch(config, CameraConfig(), (1, 2, H, W), 3, 0, 0)
     expected = render_batch(batch, atlas)
     monkeypatch.setitem(RAYCASTERS, "cpu", host_raycast)
     compare(expected, render_batch(batch, atlas))

@@ -123,7 +123,9 @@ def main() -> None:
         for engine in ("ordinary", "fast"):
             if engine == "fast" and (masks is not None or label == "mass"):
                 continue  # what the fast path does not have
-            alone = flat(run(model, images, engine, masks, more.get("cameras")), runs[rank])
+            whole = [run(model, images, engine, masks, more.get("cameras")) if rank == 0 else None]
+            dist.broadcast_object_list(whole)
+            alone = flat(whole[0], runs[rank])
             sizes = tuple((im.shape[-2], im.shape[-1]) for im in images)
             divided = shards.Shards(rank, runs, sizes, 14, masks)
             own = [images[i] for i in runs[rank]]

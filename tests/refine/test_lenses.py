@@ -102,7 +102,7 @@ def test_a_model_that_is_asked_for_starts_straight(facade):
     assert simple.params == (500.0, 320.0, 240.0, 0.0)
 
 
-def fisheye_matches(folder, views: int = 6, points: int = 500):
+def fisheye_matches(folder, views: int = 5, points: int = 300):
     """What a fisheye of 150 degrees sees of points all around, exactly, and views as a network that takes it for a
     pinhole may have them."""
     rng, size = np.random.default_rng(0), (640, 480)
@@ -142,7 +142,7 @@ def test_a_fisheye_is_found_from_matches_alone(tmp_path):
 
 
 def test_auto_tries_a_fisheye_where_other_lenses_leave_much_unexplained(tmp_path):
-    start, _, matches, camera = fisheye_matches(tmp_path, views=5, points=300)
+    start, _, matches, camera = fisheye_matches(tmp_path)
     matches = verified(matches, predicted_cameras(start, matches.sizes), RefineConfig())
     lens = search(start, matches, RefineConfig()).hypothesis.lenses.lenses[0]
     assert lens.model == "OPENCV_FISHEYE" and lens.params[0] == pytest.approx(camera.focal[0], rel=0.015)
