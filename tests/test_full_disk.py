@@ -46,9 +46,13 @@ COMMANDS = {
     "distill": ("distill photos -m tiny.safetensors -o out/d.safetensors --steps 2 --views 2 -r 56 "
                 "--calibration-batches 1 --validate-every 1", " --seed 1"),
     "view": ("view made/scene.ply -o out/page.html", ""),
+    "film": ("render made/scene.ply -o out/f.mp4 --seconds 0.2 --fps 10 --size 64x48", " --path orbit"),
+    "frames": ("render made/scene.ply --frames out/f --seconds 0.2 --fps 10 --size 64x48", " --path orbit"),
+    "chunks": ("reconstruct photos more -m tiny.safetensors -o out/scene.ply -r 56 --chunk 3 --no-loops", " --seed 1"),
     "train": ("train -o out --max-steps 2 --device cpu", None),  # without --overwrite
 }  # fmt: skip
 
+MADE = "reconstruct photos -m tiny.safetensors -o made/scene.ply -r 56 -q"
 FSYNC = os.fsync
 
 
@@ -71,6 +75,7 @@ def place(tmp_path, monkeypatch, small_atlas) -> Path:
     monkeypatch.chdir(tmp_path)
     for i in range(3):
         photograph(tmp_path / f"photos/{i}.png", seed=i)
+        photograph(tmp_path / f"more/{i}.png", seed=i)
     model = Mini(TINY)
     standin.fill(model, 1)
     save_weights(tmp_path / "tiny.safetensors", model.state_dict(), model, torch.float16)
@@ -93,11 +98,52 @@ class Fixed:
             yield Batch(images, Targets(1 + images.mean(2), K, poses, torch.zeros(1, dtype=torch.long)))
 
 
+@contextmanager
+def on_the_disk_in_order(place: Path) -> Iterator[None]:
+    """What gets a name that users see below `place/out` has been synced before, and its folder is afterwards: a power
+    cut leaves no name of a file whose content is lost.
+    """
+    synced: dict[int, int] = {}  # inode → when it was synced the last time
+    moved: list[tuple[int, int, int, str]] = []  # when, inode of the file, of its new folder, name
+    clock = iter(range(10**9))
+
+    def fsync(descriptor: int) -> None:
+        synced[os.fstat(descriptor).st_ino] = next(clock)
+
+    def noted(genuine):
+        def move(source, target, **folders):
+            inode = os.stat(source, dir_fd=folders.get("src_dir_fd"), follow_symlinks=False).st_ino
+            there = folders.get("dst_dir_fd")
+            folder = os.stat(os.path.dirname(target) or ".", dir_fd=there).st_ino
+            path = Path("." if there is None else os.readlink(f"/proc/self/fd/{there}")) / target
+            genuine(source, target, **folders)
+            if path.absolute().is_relative_to(place) and not any(".lite3r-" in part for part in path.parts):
+                moved.append((next(clock), inode, folder, path.name))
+
+        return move
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "rename", noted(os.rename))
+        patch.setattr(os, "replace", noted(os.replace))
+        yield
+    seen = {path.name for path in (place / "out").rglob("*") if path.is_file()}
+    assert seen - {"log.jsonl"} <= {name for *_, name in moved}  # lines are added to the log; a state says how many
+    for when, inode, folder, name in moved:
+        assert inode in synced and synced[inode] < when < synced.get(folder, -1), name
+
+
+def test_a_batch_is_on_the_disk_in_order(place: Path) -> None:
+    shutil.copytree(place / "photos", place / "sets/a")
+    with on_the_disk_in_order(place):
+        assert main("batch sets -o out -m tiny.safetensors -r 56 -q".split()) == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
     words, other = COMMANDS[command]
-    if command == "view":
-        assert main("reconstruct photos -m tiny.safetensors -o made/scene.ply -r 56 -q".split()) == 0
+    if "made" in words:
+        assert main(MADE.split()) == 0
     before = tree(place)
     for size in (0, 300):
         with files_of_at_most(size):
@@ -105,7 +151,8 @@ def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
         said = capsys.readouterr().err.strip().splitlines()
         assert code == 7 and tree(place) == before and not (place / "out").exists(), said
         assert said[-1].startswith("error: ") and "cannot be written" in said[-1]
-    assert main([*words.split(), "-q"]) == 0, capsys.readouterr().err
+    with on_the_disk_in_order(place):
+        assert main([*words.split(), "-q"]) == 0, capsys.readouterr().err
     if other is None:
         return
     before = tree(place)

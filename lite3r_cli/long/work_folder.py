@@ -46,13 +46,20 @@ class WorkFolder:
                 else:
                     self._require_same()
             if not os.path.lexists(self.path):
-                self.path.mkdir(mode=0o700)
-                (self.path / MARKER).write_text(ABOUT, encoding="ascii")
-                write_json(self.path / ASKED, self.asked)
+                self._make()
         except OSError as error:
             raise output_error(self.path, error) from error
         self.found = self._whole()
         return self
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=0o700)
+        try:
+            (self.path / MARKER).write_text(ABOUT, encoding="ascii")
+            write_json(self.path / ASKED, self.asked)
+        except BaseException:
+            remove_marked(self.path)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
