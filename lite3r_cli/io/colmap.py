@@ -20,6 +20,7 @@ from ..scene.geometry import quaternion_from_matrix
 from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
 from .colmap_model import MODEL_NAMES
+from .colmap_rigs import frames_binary, frames_text, rigs_and_frames, rigs_binary, rigs_text
 from .files import write_bytes
 from .scene_export import SceneExport
 from .splat_start import point_normals, write_start
@@ -42,10 +43,11 @@ class _Points:
 
 
 def write_colmap(scene: SceneExport) -> list[Path]:
-    """Write cameras, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and return the files.
+    """Write cameras, rigs, frames, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and return
+    the files.
 
-    One camera for all images with the same size and K, a PINHOLE unless the pictures are distorted;
-    ids start at 1, in the order of the views. Skew is not
+    One camera for all images with the same size and K, a PINHOLE unless the pictures are distorted; each view around a
+    360° picture has its own, and these are sensors of one rig. Ids start at 1, in the order of the views. Skew is not
     representable and left out. Raises OutputError.
     """
     folder, views, sparse = scene.directory / "sparse" / "0", scene.views, scene.sparse
@@ -53,9 +55,14 @@ def write_colmap(scene: SceneExport) -> list[Path]:
     poses = [_pose(view) for view in views]
     names = [scene.picture_name(view) for view in views]
     points = _dense_points(scene.cloud, len(views)) if sparse is None else _sparse_points(sparse, scene)
+    rigs, frames = rigs_and_frames(views, camera_of)
     contents = {
         "cameras.txt": _cameras_text(cameras),
         "cameras.bin": _cameras_binary(cameras),
+        "rigs.txt": _text(rigs_text(rigs)),
+        "rigs.bin": rigs_binary(rigs),
+        "frames.txt": _text(frames_text(frames, camera_of)),
+        "frames.bin": frames_binary(frames, camera_of),
         "images.txt": _images_text(poses, camera_of, names, points.observations),
         "images.bin": _images_binary(poses, camera_of, names, points.observations),
         "points3D.txt": _points_text(points),
@@ -70,15 +77,16 @@ def write_colmap(scene: SceneExport) -> list[Path]:
 
 def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:
     """The distinct (model, width, height, parameters…) and, per view, the id (from 1) of its one."""
-    ids: dict[tuple, int] = {}
+    ids: dict[tuple, tuple[int, tuple]] = {}
     camera_of = []
     for view in scene.views:
         K, lens = view.K, scene.lens(view)
         model = "PINHOLE" if lens is None else lens.model
         params = map(float, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])) if lens is None else lens.params
         camera = (model, view.width, view.height, *params)
-        camera_of.append(ids.setdefault(camera, len(ids) + 1))
-    return list(ids), camera_of
+        sensor = None if view.facing is None else view.facing.number  # a rig has six sensors, not one six times
+        camera_of.append(ids.setdefault((sensor, *camera), (len(ids) + 1, camera))[0])
+    return [camera for _, camera in ids.values()], camera_of
 
 
 def _pose(view: View) -> tuple[float, ...]:

@@ -16,8 +16,9 @@ from lite3r_cli.io.formats import EXTRA_FORMATS
 from lite3r_cli.io.glb import for_viewing, linear
 from lite3r_cli.io.ply import read_ply
 from lite3r_cli.io.scene_export import SceneExport
+from lite3r_cli.scene.facing import Facing
 from lite3r_cli.scene.geometry import invert_pose, matrix_from_quaternion
-from lite3r_cli.scene.posed_view import PointCloud
+from lite3r_cli.scene.posed_view import PointCloud, View
 
 
 def nothing() -> PointCloud:
@@ -100,6 +101,33 @@ def test_pycolmap_reads_it(tmp_path, odd_views, odd_cloud, suffix: str) -> None:
         assert (image.camera.width, image.camera.height) == (view.width, view.height)
     point = model.points3D[37]
     assert np.allclose(point.xyz, odd_cloud.points[36]) and np.array_equal(point.color, odd_cloud.colors[36])
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+def test_views_of_360_degree_pictures_are_a_rig(tmp_path, odd_views, odd_cloud, suffix: str) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    alone = replace(odd_views[1], name="u.png")
+    views = [alone]
+    for name, first, count, pose in (  # the first two of one were left out
+        ("p", 2, 3, odd_views[0].cam_from_world),
+        ("q", 0, 4, odd_views[2].cam_from_world),
+    ):
+        for number in range(first, first + count):
+            facing = Facing(f"{name}.jpg", number, 40)
+            turned = facing.turn @ pose
+            views.append(View(f"{name}-{number}.jpg", 40, 40, facing.K, turned, facing=facing))
+    files = EXTRA_FORMATS["colmap"].write(SceneExport(tmp_path, views, odd_cloud))
+    for path in files:
+        if path.suffix != suffix:
+            path.unlink()
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse/0"))
+    assert (model.num_rigs(), model.num_frames(), model.num_images(), model.num_cameras()) == (2, 3, 8, 5 + 1)
+    assert sorted(rig.num_sensors() for rig in model.rigs.values()) == [1, 5]
+    for image in model.images.values():
+        [view] = [view for view in views if view.name == image.name]
+        assert np.allclose(image.cam_from_world().matrix(), view.cam_from_world, atol=1e-12)
+    frames = {tuple(sorted(model.images[d.id].name[0] for d in frame.data_ids)) for frame in model.frames.values()}
+    assert frames == {("u",), ("p",) * 3, ("q",) * 4}
 
 
 def test_colmap_keeps_to_its_budget_and_to_one_line_a_name(tmp_path, monkeypatch, odd_views, odd_cloud) -> None:
