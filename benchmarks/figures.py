@@ -53,6 +53,7 @@ BY_HAND: dict[str, str] = {
     "| measure | goal | reached": "read off the tables of the card",
     "| | facade, 518 px": "masked-keys.json, typed by hand",
     "| case | what happens": "exit codes",
+    "| command | case | what happens": "exit codes",
     "| form, 90 % skipped": "sparse-forms.json, typed by hand",
     "| 90 % skipped | AbsRel": "sparse-forms.json, typed by hand",
     "| student | skipped": "distill-mini.json and its ablations, typed by hand; early checkpoint: none",
