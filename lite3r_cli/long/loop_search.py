@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..scene.consistency import Surfaces, VoterMap, correspondences
+from ..scene.consistency import correspondences
 from ..scene.posed_view import View, known_depth
+from ..scene.surfaces import Surfaces, VoterMap
 from ..world.ties import Keypoints, evidence, find_keypoints
 from .chunk_plan import LOOP, ChunkPlan, Pass
 

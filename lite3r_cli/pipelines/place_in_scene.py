@@ -15,9 +15,10 @@ import numpy as np
 from ..long.loop_search import halves_agree, is_loop
 from ..long.sim3_fit import BAD, Tie, tie
 from ..scene import geometry
-from ..scene.consistency import Surfaces, VoterMap, correspondences
+from ..scene.consistency import correspondences
 from ..scene.metrics import resample_depth
 from ..scene.posed_view import View, known_depth
+from ..scene.surfaces import Surfaces, VoterMap
 from ..world.registration import mean_rotation
 
 _FEWEST = 100  # pixels that a scale is fitted to

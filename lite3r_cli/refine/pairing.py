@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..scene.consistency import VoterMap, best_neighbours
+from ..scene.consistency import best_neighbours
 from ..scene.facing import same_picture
 from ..scene.posed_view import View
+from ..scene.surfaces import VoterMap
 from .keypoints import Features
 from .refine_config import RefineConfig
 

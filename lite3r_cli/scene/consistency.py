@@ -10,7 +10,7 @@ the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,17 +19,14 @@ from torch import Tensor
 
 from . import geometry
 from .posed_view import View, known_depth
+from .surfaces import TOGETHER, Surfaces, VoterMap
 
-_TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
 _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
 _TOLERANCE_RANGE = (0.02, 0.15)
 _SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
 _CLOSE = 0.05  # relative difference of depths that counts half in `agreement`
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
-_SILENT = 1e30  # inverse depth that never is the farthest surface
 _TINY = 1e-30  # instead of a divisor of 0
-_TOGETHER = {"cpu": 1}  # neighbours compared at a time: a processor's cache holds one, a GPU wants large operations
-_SURFACES = 24  # views whose surfaces are kept: those that the next views are compared with
 
 
 @dataclass(frozen=True)
@@ -39,66 +36,6 @@ class Verdict:
     contradicted: Tensor  # (N,) bool: somebody should see the point, nobody does
     seen_through: Tensor  # (N,) bool: more views look through the point than see it
     shift: Tensor | None  # (3, N) float32 in camera coordinates, to the mean of the agreeing surfaces
-
-
-class VoterMap:
-    """A view's depth map with the pixels that may speak, and its camera at the map's own size."""
-
-    def __init__(self, view: View, alive: np.ndarray | Tensor, depth: Tensor | None = None) -> None:
-        """`depth` is the view's on a device, where `alive` is, too; None: on the CPU. The view has a depth map."""
-        self.depth = on_device(known_depth(view), "cpu") if depth is None else depth
-        self.alive = alive if isinstance(alive, Tensor) else on_device(alive, self.depth.device)
-        self.height, self.width = self.alive.shape
-        self.K = geometry.scale_intrinsics(view.K, self.width / view.width, self.height / view.height)
-        self.cam_from_world = np.asarray(view.cam_from_world, np.float64)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the depth map."""
-        return self.height, self.width
-
-    def pixels(self, step: int = 1) -> Tensor:
-        """The usable ones (N,) int64 among every `step`-th row and column, as places in the flattened map."""
-        if step == 1:
-            return self.alive.view(-1).nonzero()[:, 0]
-        row, column = self.alive[::step, ::step].nonzero(as_tuple=True)
-        return row * (step * self.width) + column * step
-
-    def camera_points(self, pixels: Tensor) -> Tensor:
-        """Camera coordinates (3, N) float32 of pixels (N,)."""
-        row = pixels // self.width
-        column = pixels - row * self.width
-        u, v = (torch.arange(n, dtype=torch.float64, device=pixels.device) + 0.5 for n in (self.width, self.height))
-        depth = self.depth.view(-1).index_select(0, pixels)
-        points = []
-        for a, b, c in np.linalg.inv(self.K).tolist():  # of a camera without skew x depends on u alone, y on v alone
-            if a and b:
-                ray = ((a * u).index_select(0, column) + (b * v + c).index_select(0, row)).float()
-            elif a or b:
-                ray = ((a * u + c).float()).index_select(0, column) if a else ((b * v + c).float()).index_select(0, row)
-            else:
-                ray = c
-            points.append(depth * ray)
-        return torch.stack(points)
-
-    def surfaces(self) -> Tensor:
-        """Four maps (4, h + 4, w + 4) float32 with a border of zeros, 0 where no pixel may speak: inverse depth; the
-        inverse depths of the nearest and of the farthest surface within 3 × 3 pixels; and 1 where the surface is whole.
-        """
-        padded = torch.zeros(4, self.height + 4, self.width + 4, device=self.depth.device)
-        inverse = torch.where(self.alive, 1 / self.depth, 0)
-        padded[0, 2:-2, 2:-2] = inverse
-        around = padded[0, 1:-1, 1:-1]
-        near = _extreme(around, torch.maximum)
-        far = _extreme(torch.where(around > 0, around, _SILENT), torch.minimum)
-        padded[1, 2:-2, 2:-2], padded[2, 2:-2, 2:-2] = near, far
-        padded[3, 2:-2, 2:-2] = near <= _TORN * far
-        return padded
-
-
-def on_device(array: np.ndarray, device: torch.device | str) -> Tensor:
-    """An array as a tensor of its own type and shape on a device."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 def to_world(cam_from_world: np.ndarray, points: Tensor) -> Tensor:
@@ -121,34 +58,6 @@ def _affine(row: Sequence[float] | Sequence[Tensor], points: Tensor) -> Tensor:
     return total.add_(row[3])
 
 
-def _extreme(padded: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The largest or smallest value (h, w) within 3 × 3 of a map with a border (h + 2, w + 2)."""
-    along = pick(pick(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
-    return pick(pick(along[:-2], along[1:-1]), along[2:])
-
-
-class Surfaces:
-    """The surfaces of the views that were asked for last."""
-
-    def __init__(self, voters: Sequence[VoterMap | None]) -> None:
-        self.voters = voters
-        self._kept: dict[int, Tensor] = {}
-
-    def voter(self, i: int) -> VoterMap:
-        """The map of view i, which has depth."""
-        found = self.voters[i]
-        if found is None:
-            raise ValueError(f"view {i} has no depth map")
-        return found
-
-    def of(self, i: int) -> Tensor:
-        """`VoterMap.surfaces` of view i, (4, h + 4, w + 4) float32."""
-        if i not in self._kept and len(self._kept) >= _SURFACES:
-            del self._kept[next(iter(self._kept))]
-        self._kept[i] = self._kept.pop(i) if i in self._kept else self.voter(i).surfaces()
-        return self._kept[i]
-
-
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +71,6 @@ def check_view(
     confirmed, doubled, through = (torch.zeros(len(pixels), dtype=torch.uint8, device=pixels.device) for _ in range(3))
     along = torch.zeros_like(points[0])  # Σ (1 / ratio − 1) over the neighbours that confirm
     centres = torch.zeros_like(points)  # the same, times the neighbour's centre in the frame of view i
-    view = surfaces.voter(i)
     for others in _together(surfaces, neighbours):
         seen = _compare(surfaces, i, points, others)
         agrees = (seen.ratio - 1).abs_() <= tolerance
@@ -172,18 +80,21 @@ def check_view(
         doubled.index_add_(0, pixel, ((behind > 1 + tolerance) & (behind < 1 + _HIDDEN * tolerance)).to(torch.uint8))
         if average:
             change = seen.ratio.clamp_(min=1 - tolerance).reciprocal_().sub_(1).mul_(agrees)
-            for each, j in zip(change, others):
-                along += each
-                relative = geometry.relative_pose(view.cam_from_world, surfaces.voter(j).cam_from_world)
-                for axis, value in enumerate(geometry.camera_centres(relative).tolist()):
-                    centres[axis].add_(each, alpha=value)
+            found = geometry.camera_centres(surfaces.poses(i, others))  # (n, 3)
+            if len(others) == 1:
+                along += change[0]
+                for axis, value in enumerate(found[0].tolist()):
+                    centres[axis].add_(change[0], alpha=value)
+            else:
+                along += change.sum(0)
+                centres.addmm_(torch.from_numpy(found.T.astype(np.float32)).to(change.device), change)
     shift = (points * along).sub_(centres).div_(confirmed + 1.0) if average else None
     return Verdict((confirmed == 0) & (doubled + through > 0), through > confirmed, shift)
 
 
 def _together(surfaces: Surfaces, neighbours: Sequence[int]) -> Iterator[list[int]]:
     """The neighbours, in parts of one size of map."""
-    limit = _TOGETHER.get(surfaces.voter(neighbours[0]).depth.device.type, len(neighbours)) if neighbours else 0
+    limit = TOGETHER.get(surfaces.voter(neighbours[0]).depth.device.type, len(neighbours)) if neighbours else 0
     part: list[int] = []
     for j in neighbours:
         if part and (len(part) == limit or surfaces.voter(j).shape != surfaces.voter(part[0]).shape):
@@ -220,7 +131,7 @@ def _compare(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) 
     not speak the weights of the others are scaled up, and where the surface is torn the nearest pixel is taken.
     """
     height, width = surfaces.voter(others[0]).shape
-    x, y, z = _to_others(surfaces.voter(i), points, [surfaces.voter(j) for j in others])  # (n, N) each
+    x, y, z = _to_others(surfaces, i, points, others)  # (n, N) each
     # the first pixel of the border stands for everything outside: there is no depth
     column, row = x.round().clamp_(-1, width), y.round().clamp_(-1, height)
     stride = width + 4  # of a row of the surfaces
@@ -263,12 +174,12 @@ def _interpolated(planes: Tensor, place: Tensor, right: Tensor, down: Tensor, st
     return total.div_(weight.clamp_(min=_TINY)).mul_(known[0])
 
 
-def _to_others(view: VoterMap, points: Tensor, others: Sequence[VoterMap]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the camera points (3, N) of `view` lie in n other views: columns and rows (n, N) counted from the centre of
+def _to_others(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the camera points (3, N) of view i lie in n other views: columns and rows (n, N) counted from the centre of
     the first pixel, and depth (n, N); float32. What lies behind a view gets a place far outside, but for its axis.
     """
-    poses = [geometry.relative_pose(view.cam_from_world, other.cam_from_world) for other in others]
-    matrices = np.stack([other.K @ pose for other, pose in zip(others, poses)]).astype(np.float32)
+    poses = surfaces.poses(i, others)
+    matrices = np.stack([surfaces.voter(j).K @ pose for j, pose in zip(others, poses)]).astype(np.float32)
     if len(others) == 1:
         u, v, z = (_affine(row, points)[None] for row in matrices[0].tolist())
     else:
@@ -311,7 +222,7 @@ def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.
     view = surfaces.voter(i)
     pixels = view.pixels()
     points = view.camera_points(pixels)
-    x, y, _ = _to_others(view, points, [surfaces.voter(j)])
+    x, y, _ = _to_others(surfaces, i, points, [j])
     ratio = _compare(surfaces, i, points, [j]).ratio
     maps = []
     for values, outside in ((x, -1e4), (y, -1e4), (ratio, 0.0)):

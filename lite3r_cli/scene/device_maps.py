@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .consistency import on_device
+from .surfaces import on_device
 
 SHARE = 0.25  # of the memory that a device has free, that such maps may take
 

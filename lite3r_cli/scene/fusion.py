@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ..config import FusionConfig
 from . import geometry
-from .consistency import Surfaces, VoterMap, adaptive_tolerance, best_neighbours, check_view, on_device, to_world
+from .consistency import adaptive_tolerance, best_neighbours, check_view, to_world
 from .device_maps import DeviceMaps
 from .posed_view import PointCloud, View, known_depth
-from .sinks import Points, PointSink, VoxelSink
+from .sinks import Points, PointSink, VoxelSink, kth_lowest
+from .surfaces import Surfaces, VoterMap, on_device, runs_of_one_shape
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use
@@ -252,13 +253,15 @@ def _drop_unusable(
     if threshold is None:
         threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
     statistics.confidence_threshold = threshold
-    for each in maps:
-        if each is None:
-            continue
-        if threshold is not None:
-            each.drop(each.confidence < threshold, "low_confidence", counts)
-        if config.edge_filter:
-            each.drop(flying_pixels(each.view, config.max_incidence_deg, each.depth), "edge", counts)
+    there = [each for each in maps if each is not None]
+    for run in runs_of_one_shape([each.voter for each in there]):
+        group = [there[k] for k in run]
+        flying = _flying(group, config.max_incidence_deg) if config.edge_filter else None
+        for k, each in enumerate(group):
+            if threshold is not None:
+                each.drop(each.confidence < threshold, "low_confidence", counts)
+            if flying is not None:
+                each.drop(flying[k], "edge", counts)
 
 
 def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | None:
@@ -268,7 +271,7 @@ def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | No
         return None
     stride = -(-total // _PERCENTILE_SAMPLES)
     sample = torch.cat([each.confidence[each.alive][::stride] for each in maps])
-    return float(sample.kthvalue(int(percentile / 100 * (len(sample) - 1)) + 1).values)
+    return float(kth_lowest(sample, int(percentile / 100 * (len(sample) - 1)) + 1))
 
 
 def flying_pixels(view: View, max_incidence_deg: float, depth: Tensor | None = None) -> Tensor:
@@ -280,17 +283,27 @@ def flying_pixels(view: View, max_incidence_deg: float, depth: Tensor | None = N
     neighbours and the border do not count. `depth` is the view's on the device, if it is there already.
     """
     depth = on_device(known_depth(view), "cpu") if depth is None else depth
-    height, width = depth.shape
-    K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
+    return _flying_of(depth[None], [view], max_incidence_deg)[0]
+
+
+def _flying(maps: Sequence[_Map], max_incidence_deg: float) -> Tensor:
+    """`flying_pixels` of maps of one size, (n, h, w)."""
+    return _flying_of(torch.stack([each.depth for each in maps]), [each.view for each in maps], max_incidence_deg)
+
+
+def _flying_of(depth: Tensor, views: Sequence[View], max_incidence_deg: float) -> Tensor:
+    _, height, width = depth.shape
+    K = np.stack([geometry.scale_intrinsics(view.K, width / view.width, height / view.height) for view in views])
     steepest = np.tan(np.radians(max_incidence_deg))
     depth = torch.where(depth.isfinite() & (depth > 0), depth, torch.nan)
     flying = torch.zeros_like(depth, dtype=torch.bool)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         # `here` and `there` are the same pixels and their neighbours one step on
-        here = (slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
-        there = (slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
+        here = (slice(None), slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
+        there = (slice(None), slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
         z, next_z = depth[here], depth[there]
-        limit = float(np.float32(steepest * np.hypot(dx / K[0, 0], dy / K[1, 1])))
+        steps = (steepest * np.hypot(dx / K[:, 0, 0], dy / K[:, 1, 1])).astype(np.float32)
+        limit = on_device(steps, depth.device)[:, None, None]
         change = (next_z - z).abs_()
         # beside an unknown pixel the change is NaN: no jump, and nothing that speaks against one either
         forward, backward = (torch.ones_like(flying) for _ in range(2))

@@ -54,6 +54,11 @@ def random_numbers(seed: int, view: int, pixels: Tensor) -> Tensor:
     return parts[0] << (_RANDOM_BITS - 32) | parts[1] >> (64 - _RANDOM_BITS)
 
 
+def kth_lowest(values: Tensor, k: int) -> Tensor:
+    """The k-th lowest of values (N,), counted from 1; a GPU sorts faster than it selects."""
+    return values.kthvalue(k).values if values.device.type == "cpu" else values.sort().values[k - 1]
+
+
 class PointSink:
     """Collects points as they are. A budget keeps those of the lowest random numbers; what cannot be among them is told
     by `chosen` before anything is computed for it.
@@ -84,7 +89,7 @@ class PointSink:
 
     def _prune(self, budget: int) -> None:
         numbers = [self._numbers(points) for points in self._parts]
-        self._limit = int(torch.cat(numbers).kthvalue(budget).values)
+        self._limit = int(kth_lowest(torch.cat(numbers), budget))
         self._parts = [points.some(own <= self._limit) for points, own in zip(self._parts, numbers)]
         self._held = sum(len(points.pixels) for points in self._parts)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..scene.consistency import VoterMap, agreement, best_neighbours
+from ..scene.consistency import agreement, best_neighbours
 from ..scene.frame import move_views, translation
 from ..scene.posed_view import View, known_depth
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
+from ..scene.surfaces import VoterMap
 from .registration import place_beside, similarity_from_cameras
 
 _NEIGHBOURS = 4  # views that each depth map is compared with

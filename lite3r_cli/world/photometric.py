@@ -14,8 +14,9 @@ from itertools import product
 import cv2
 import numpy as np
 
-from ..scene.consistency import Surfaces, VoterMap, correspondences
+from ..scene.consistency import correspondences
 from ..scene.posed_view import View
+from ..scene.surfaces import Surfaces, VoterMap
 
 _SIDE = 260  # pixels of the longer side at which views are compared
 _WINDOW = (15, 15)

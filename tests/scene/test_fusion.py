@@ -14,10 +14,11 @@ import torch
 from lite3r_cli.config import FusionConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
-from lite3r_cli.scene import consistency, geometry
-from lite3r_cli.scene.consistency import Surfaces, VoterMap, check_view
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.consistency import check_view
 from lite3r_cli.scene.fusion import flying_pixels, fuse, fuse_with_statistics, sample_colors
 from lite3r_cli.scene.posed_view import View
+from lite3r_cli.scene.surfaces import TOGETHER, Surfaces, VoterMap
 
 SCENES = Path(__file__).parents[2] / "sample_scenes"
 WIDTH, HEIGHT = 333, 251  # the photograph
@@ -64,7 +65,7 @@ def wavy_scene(name: str) -> list[View]:
 @pytest.mark.parametrize("together", [1, 8])
 @pytest.mark.parametrize("name", ["desk", "facade"])
 def test_the_filters_are_those_of_numpy(name, together, monkeypatch):
-    monkeypatch.setattr(consistency, "_TOGETHER", {"cpu": together})
+    monkeypatch.setitem(TOGETHER, "cpu", together)
     views, tolerance = wavy_scene(name), 0.03
     alive = []
     for view in views:
@@ -85,6 +86,18 @@ def test_the_filters_are_those_of_numpy(name, together, monkeypatch):
         apart = np.linalg.norm(found.shift.numpy() - expected[2][:, alive[i]], axis=0) / size
         assert np.quantile(apart, 0.99) < 5e-4 and np.median(apart) < 5e-5
     assert dropped > 100  # the patches are found: the comparison is of something
+
+
+def test_several_maps_at_a_time_as_on_a_gpu_give_the_same_cloud(monkeypatch):
+    """Flying pixels and surfaces of neighbours of one size are found together there, and their shifts added at once."""
+    views = wavy_scene("desk")
+    views = [view for i in (0, 1) for view in views[i::2]]  # those of one size side by side
+    expected, counts = fuse_with_statistics(views, grey)
+    for together in (2, 8):
+        monkeypatch.setitem(TOGETHER, "cpu", together)
+        cloud, found = fuse_with_statistics(views, grey)
+        assert found.to_dict() == pytest.approx(counts.to_dict(), rel=1e-4)
+        np.testing.assert_allclose(cloud.points, expected.points, rtol=1e-4, atol=1e-4)
 
 
 def test_the_cloud_is_the_same_on_any_number_of_threads():
