@@ -344,7 +344,7 @@ class Session:
             document = {
                 **self.facts,
                 "base": round(self.base, 3),
-                "rows": [row.document(self.base) for row in self.rows],
+                "rows": [row.document(self.base) for row in self.rows if row.runs],
             }
             self.asked.json.write_text(json.dumps(document, indent=1) + "\n")
 
