@@ -35,8 +35,6 @@ SUITES: dict[str, tuple[str | None, str]] = {
     "distill, overwrite": (f"distill others -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --seed 5",
                            f"distill photos -m tiny.safetensors -o {{}}/d.safetensors {TRAINED} --overwrite"),
     "train, new": (None, "train -o {}/t --max-steps 8 --save-minutes 0.001 --device cpu -q"),
-    "train, overwrite": ("train -o {}/t --max-steps 4 --seed 3 --device cpu -q",
-                         "train -o {}/t --max-steps 8 --save-minutes 0.001 --device cpu -q --overwrite"),
     "synth, new": (None, f"synth -o {{}}/s --views 2 {RENDERED}"),
     "synth, overwrite": (f"synth -o {{}}/s --views 3 --seed 4 {RENDERED}",
                          f"synth -o {{}}/s --views 2 {RENDERED} --overwrite"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import secrets
 import time
@@ -27,6 +26,7 @@ from ..io.files import output_error
 from ..io.locks import Busy, acquire, give_back
 
 FOLDER = ".batch"
+LATEST = 1e12  # seconds; NaN is not below it
 MOST_ATTEMPTS = 3  # of processes that died on a scene
 DONE, FAILED, RUNNING = "done", "failed", "running"
 DIED = f"{MOST_ATTEMPTS} processes died while they worked on it (memory?); --overwrite tries again"
@@ -49,8 +49,8 @@ class Record:
             self.status in (DONE, FAILED, RUNNING)
             and type(self.attempts) is int
             and self.attempts >= 0
-            and isinstance(self.time, (int, float))
-            and math.isfinite(self.time)
+            and type(self.time) in (int, float)
+            and abs(self.time) < LATEST
             and isinstance(self.facts, dict)
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,13 +17,15 @@ from .claims import Claims, Record
 from .job import ELSEWHERE, FAILED, THERE, Outcome
 from .manifest import SceneInput
 
+LARGEST = 1e15  # of a number in a record
+
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < LARGEST  # not so NaN
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < LARGEST
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {  # what a record may say of a scene

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from .run import Row
 
 
+def label_of(rows: Sequence[Row]) -> str:
+    """Of a variant's line: its name, and up to how many views it ran dense attention where the name says otherwise."""
+    name, dense = rows[0].variant, [row.views for row in rows if row.attention == "dense"]
+    if name != "lite" or not dense:
+        return name
+    return f"{name} (dense attention)" if len(dense) == len(rows) else f"{name} (dense to {max(dense)} views)"
+
+
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     """Write a PNG. Raises OutputError, BackendError without Matplotlib."""
     require("matplotlib", "--plot")
@@ -24,9 +32,10 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     for name in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == name]
         views = [row.views for row in mine]
-        (line,) = time.plot(views, [row.median_ms for row in mine], "o-", label=name)
+        label = label_of(mine)
+        (line,) = time.plot(views, [row.median_ms for row in mine], "o-", label=label)
         time.plot(views, [row.floor_ms for row in mine], ":", color=line.get_color(), label=f"{name}, floor")
-        memory.plot(views, [row.peak_gib for row in mine], "o-", label=name)
+        memory.plot(views, [row.peak_gib for row in mine], "o-", label=label)
     for axes, label in ((time, "milliseconds"), (memory, "GiB at the peak")):
         axes.set(xlabel="views", ylabel=label, xscale="log", yscale="log")
         axes.grid(True, which="both", alpha=0.3)

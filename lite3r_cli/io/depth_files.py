@@ -57,22 +57,27 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
 
 
 def read_depth_png(path: Path, scale: float) -> np.ndarray:
-    """Read a 16-bit PNG as (h, w) float32 z-depth, 0 = unknown. Raises InputError.
-
-    The header is looked at before anything is decoded: a file of a kilobyte can promise gigabytes.
-    """
+    """Read a 16-bit PNG as (h, w) float32 z-depth, 0 = unknown. Raises InputError."""
     try:
-        data = read_regular(Path(path))
-        header = probe(io.BytesIO(data))
-        if header.format != "png" or (header.detail.depth, header.detail.colour) != (16, png.GREY):
-            raise BadImage("it is another kind of picture")
-        if header.width * header.height > MAX_PIXELS:
-            raise BadImage(f"{header.width}x{header.height} pixels are more than a depth map has")
-        with guarded("damaged: the PNG pixels cannot be decoded"):
-            values = png.decode(data, header)
+        values = read_grey_png(path, 16, MAX_PIXELS)
     except BadImage as error:
         raise InputError(f"{printable(path)}: depth map cannot be read as a 16-bit grey PNG: {error}") from error
     return (values / np.float64(scale)).astype(np.float32)
+
+
+def read_grey_png(path: Path, bits: int, most: int) -> np.ndarray:
+    """(h, w) uint8 or uint16 of a grey PNG with so many bits and at most `most` pixels. Raises BadImage.
+
+    The header is looked at before anything is decoded: a file of a kilobyte can promise gigabytes.
+    """
+    data = read_regular(Path(path))
+    header = probe(io.BytesIO(data))
+    if header.format != "png" or (header.detail.depth, header.detail.colour) != (bits, png.GREY):
+        raise BadImage("it is another kind of picture")
+    if header.width * header.height > most:
+        raise BadImage(f"{header.width}x{header.height} pixels are more than a depth map has")
+    with guarded("damaged: the PNG pixels cannot be decoded"):
+        return png.decode(data, header)
 
 
 def write_depth_npy(path: Path, depth: np.ndarray) -> None:

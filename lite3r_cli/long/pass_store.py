@@ -20,13 +20,16 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, OutputError
+from ..io.depth_files import read_grey_png
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
+from ..io.regular import BadImage
 from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 
 DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; values of confidence
+MOST_PIXELS = 1 << 26  # of a map that is read back
 _JPEG_QUALITY = 95
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _THREADS = 4
@@ -108,8 +111,8 @@ class PassStore:
         head = self._head(number)
         k = head["views"].index(position)
         stem = self.place(number) / f"{position:05d}"
-        depth = _decoded(_codes(stem.with_suffix(".depth.png"), np.uint16), head["ranges"][k])
-        ranks, table = _codes(stem.with_suffix(".confidence.png"), np.uint8), _table(head)
+        depth = _decoded(_codes(stem.with_suffix(".depth.png"), 16), head["ranges"][k])
+        ranks, table = _codes(stem.with_suffix(".confidence.png"), 8), _table(head)
         if ranks.shape != depth.shape or ranks.max() >= len(table):
             raise InputError(f"{stem}.confidence.png: damaged; run again without --resume")
         return replace(
@@ -124,7 +127,7 @@ class PassStore:
         """The values of confidence in a pass, and how many known pixels of these views have each."""
         counts = np.zeros(LEVELS + 1, np.int64)
         for position in positions:
-            codes = _codes(self.place(number) / f"{position:05d}.confidence.png", np.uint8)
+            codes = _codes(self.place(number) / f"{position:05d}.confidence.png", 8)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
         table = _table(self._head(number))
         return table[1:], counts[1 : len(table)]
@@ -238,9 +241,9 @@ def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
     return table[codes]
 
 
-def _codes(path: Path, kind: type[np.generic]) -> np.ndarray:
+def _codes(path: Path, bits: int) -> np.ndarray:
     """(h, w) as they were written. Raises InputError."""
-    codes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if codes is None or codes.ndim != 2 or codes.dtype != kind:
-        raise InputError(f"{path}: missing or damaged; run again without --resume")
-    return codes
+    try:
+        return read_grey_png(path, bits, MOST_PIXELS)
+    except (BadImage, OSError) as error:
+        raise InputError(f"{path}: missing or damaged; run again without --resume") from error

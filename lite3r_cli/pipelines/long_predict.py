@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import ReconstructConfig
 from ..console import Progress
-from ..errors import MemoryLimitError
+from ..errors import InputError, MemoryLimitError
 from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
 from ..long.chunk_plan import Pass
 from ..long.work_folder import WorkFolder
 from ..scene.posed_view import View
+from .planned import Ran
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -30,6 +31,7 @@ class Predicted:
     warnings: list[str] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) inside the network
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) of its depth map
+    ran: list[Ran] = field(default_factory=list)  # what the network ran for them, in this process or a stopped one
 
 
 def predict_passes(
@@ -67,23 +69,30 @@ def predict_passes(
 
 def _predict(config, images: ImageSet, predictor: Predictor, wanted: Pass, number: int, work: WorkFolder) -> None:
     pictures = predictor.read(images, indices=wanted.views, strict=config.input.strict)
+    before = len(predictor.network.ran)
     found = predictor.predict_pictures(images, pictures)
     facts = {
         "skipped": [[item.name, item.reason] for item in pictures.skipped],
         "warnings": found.warnings,
         "sizes": [list(size) for size in found.network_sizes],
         "maps": [list(view.depth.shape) for view in found.views],  # type: ignore[union-attr]
+        "ran": [asdict(each) for each in predictor.network.ran[before:]],
     }
     work.store.write(number, wanted, found.indices, found.views, found.colors, facts)
 
 
 def _gather(facts: dict[str, Any], positions: Sequence[int], into: Predicted) -> None:
-    for name, reason in facts["skipped"]:
-        into.skipped.setdefault(name, Skipped(name, reason))
-    into.warnings += [text for text in facts["warnings"] if text not in into.warnings]
-    for position, size, shape in zip(positions, facts["sizes"], facts["maps"]):
-        into.sizes.setdefault(position, tuple(size))
-        into.maps.setdefault(position, tuple(shape))
+    """Raises InputError for facts that are damaged: they may come from the disk."""
+    try:
+        for name, reason in facts["skipped"]:
+            into.skipped.setdefault(name, Skipped(name, reason))
+        into.warnings += [text for text in facts["warnings"] if text not in into.warnings]
+        for position, size, shape in zip(positions, facts["sizes"], facts["maps"], strict=True):
+            into.sizes.setdefault(position, tuple(size))
+            into.maps.setdefault(position, tuple(shape))
+        into.ran += [Ran.from_dict(each) for each in facts["ran"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a finished chunk is damaged ({error}); run again without --resume") from error
 
 
 def bare_view(images: ImageSet, position: int) -> View:

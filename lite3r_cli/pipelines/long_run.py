@@ -143,7 +143,7 @@ def _scene(
     told: dict[str, Any],
 ) -> Scene:  # fmt: skip
     facts = run_info(
-        run.config.predict.seed, predictor, images, parts, [], [], predictor.network.ran, run.warnings, run.progress
+        run.config.predict.seed, predictor, images, parts, [], [], predicted.ran, run.warnings, run.progress
     )
     scenes = [
         Scene(run.config, p.cloud, {**facts, "chunks": told}, predictor.fingerprint, images, p.predictions, p.level)

@@ -42,6 +42,14 @@ class Ran:
     masked: Choice | None = None  # whether pixels that show no scene were left out; None: there were none
     dense: Choice | None = None  # what computed most of dense attention; None: there was none
 
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> Ran:
+        """From what `asdict` made of one. Raises KeyError, TypeError, ValueError."""
+        choices = {
+            name: None if document[name] is None else Choice(**document[name]) for name in ("engine", "masked", "dense")
+        }
+        return cls(float(document["skipped"]), tuple(Choice(**each) for each in document["backends"]), **choices)
+
 
 def set_attention(model: nn.Module, plan: Plan) -> None:
     """Make a loaded network attend as planned, in place. Raises UsageError for one that cannot."""

@@ -128,7 +128,7 @@ def _up(facts: Mapping[str, Any]) -> np.ndarray | None:
         return None
     try:
         up = np.array(stated.get("direction"), np.float64).reshape(3)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     size = float(np.linalg.norm(up))
     return up / size if np.isfinite(size) and size > 0 else None

@@ -224,7 +224,7 @@ def test_records_that_are_damaged_or_of_another_are_none(tmp_path):
     (tmp_path / ".batch" / "c.json").write_text('{"name": "c", "more": 1}')
     (tmp_path / ".batch" / "d.json").write_text("[")
     assert [claims.record(name) for name in "bcde"] == [None] * 4
-    for key, value in (("attempts", "3"), ("time", float("nan")), ("status", "?"), ("facts", [])):
+    for key, value in (("attempts", "3"), ("time", float("nan")), ("time", 10**400), ("status", "?"), ("facts", [])):
         values = {"name": "a", "status": recorded.DONE, "attempts": 0, "time": 1.0, "facts": {}} | {key: value}
         (tmp_path / ".batch" / "a.json").write_text(json.dumps(values))
         assert claims.record("a") is None
@@ -233,7 +233,15 @@ def test_records_that_are_damaged_or_of_another_are_none(tmp_path):
 def test_what_a_record_says_of_a_scene_is_taken_in_its_kind(plane_backbone, root, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 0
-    facts = {"views": 2, "points": "many", "wall_seconds": float("inf"), "warnings": "none", "exit_code": None, "x": 1}
+    facts = {
+        "views": 2,
+        "images": 10**400,
+        "points": "many",
+        "wall_seconds": float("inf"),
+        "warnings": "none",
+        "exit_code": None,
+        "x": 1,
+    }
     Claims(out).write(Record("s1", recorded.DONE, 0, 1.0, facts))
     hidden = out / "s1/.scene.ply.lite3r-0123456789ab"  # of a process that was killed behind its last file
     hidden.mkdir(mode=0o700)

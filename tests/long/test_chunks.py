@@ -123,6 +123,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbo
     stop_after(monkeypatch, 2, Killed())  # 4 chunks: two are there
     reconstruct(asked(pictures, out / "scene.ply", resume=True))
     assert files_of(out) == files_of(tmp_path / "whole")
+    told, expected = (
+        json.loads((folder / "scene/run.json").read_text()) for folder in (out, tmp_path / "whole")
+    )  # of chunks that another process has predicted, too
+    assert (told["attention"], told["runtime"]) == (expected["attention"], expected["runtime"])
 
 
 def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone, capsys):
