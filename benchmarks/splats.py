@@ -125,7 +125,7 @@ def check(device: torch.device) -> float:
     rows, boxes = (value.detach() for value in ellipses(splats, camera, 2))
     results = []
     for function, place in ((rasterise_torch, torch.device("cpu")), (Rasterised.apply, device)):
-        mine = rows.to(place).requires_grad_()
+        mine = rows.clone().to(place).requires_grad_()
         out = function(mine, bin_ellipses(boxes.to(place), mine.detach()[:, 9], 101, 83), 101, 83)
         out.backward(torch.linspace(-1, 1, out.numel()).view(out.shape).to(place))
         results.append([value.detach().cpu() for value in (out, mine.grad)])

@@ -49,10 +49,11 @@ def test_kernels_draw_what_their_twin_draws(count: int) -> None:
     device = "cuda" if CUDA else "cpu"
     results = []
     for draw, place in ((rasterise_torch, "cpu"), (Rasterised.apply, device)):
-        mine = rows.to(place).requires_grad_()
+        mine = rows.clone().to(place).requires_grad_()
         out = draw(mine, bin_ellipses(boxes.to(place), rows[:, 9].to(place), 37, 21), 37, 21)
         torch.manual_seed(1)
         out.backward(torch.randn(out.shape).to(place))
+        assert mine.grad is not None
         results.append((out.detach().cpu(), mine.grad.cpu()))
     (twin, twin_gradient), (out, gradient) = results
     assert (out[..., 4] > 0.5).any() and torch.allclose(out, twin, atol=2e-5, rtol=1e-4)
