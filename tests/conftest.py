@@ -58,6 +58,13 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config) -> None:
+    """With `-n`, processes get whole files as far as it goes: what the tests of a file share is made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 @pytest.fixture
 def reference(request) -> Path:
     """A folder with the fixtures and manifests of networks whose outputs are no part of this project."""

@@ -24,6 +24,7 @@ from lite3r_cli.io import depth_files
 from lite3r_cli.io.output_layout import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FEW_PIXELS = ["--resolution", "112"]
 SMALL = ["--resolution", "112", "--device", "cpu", "--keep-unrelated"]
 FULL = OutputError("depth: cannot be written: the disk is full; free some space or write elsewhere with -o")
 
@@ -94,7 +95,7 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
     (root / "s1" / "a0.jpg").write_bytes(b"no picture")
     (root / "s1" / "a1.jpg").write_bytes(b"")
     out = tmp_path / "out"
-    assert main(["batch", str(root), "-o", str(out)]) == 3
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS]) == 3
     text = capsys.readouterr()
     assert "1 of 3 scenes failed: s1" in text.err and "Traceback" not in text.err
     assert statuses(out) == {"s0": "done", "s1": "failed", "s2": "done"}
@@ -107,12 +108,14 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
         photograph(root / "s1" / f"a{i}.jpg", seed=i)
     (out / "s2" / "scene.ply").unlink()
     before = (out / "s0" / "run.json").stat().st_mtime_ns
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 3  # s2 has lost a file: that is not for a batch to mend
+    assert (
+        main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 3
+    )  # s2 has lost a file: that is not for a batch to mend
     assert statuses(out) == {"s0": "there", "s1": "done", "s2": "failed"}
-    assert main(["batch", str(root), "-o", str(out), "-q", "--overwrite"]) == 0
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q", "--overwrite"]) == 0
     assert statuses(out) == dict.fromkeys(("s0", "s1", "s2"), "done")
     assert before < (out / "s0" / "run.json").stat().st_mtime_ns
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 0
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 0
     assert statuses(out) == dict.fromkeys(("s0", "s1", "s2"), "there")
     assert json.loads((out / "batch.json").read_text())["scenes"][0]["views"] == 2  # its record tells
 
@@ -120,7 +123,7 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
 def test_strict_begins_no_other(plane_backbone, root, tmp_path):
     (root / "s0" / "a0.jpg").write_bytes(b"no picture")
     out = tmp_path / "out"
-    assert main(["batch", str(root), "-o", str(out), "--strict", "-q"]) == 3
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "--strict", "-q"]) == 3
     found = statuses(out)
     assert found["s0"] == "failed" and found["s2"] == "open"
 
@@ -135,7 +138,7 @@ def test_a_full_disk_in_a_writer_thread_costs_its_scene_alone(plane_backbone, ro
 
     monkeypatch.setattr(depth_files, "write_depth_png", full)
     out = tmp_path / "out"
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 3
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 3
     assert statuses(out) == {"s0": "done", "s1": "failed", "s2": "done"} and not (out / "s1").exists()
     assert "disk is full" in json.loads((out / "batch.json").read_text())["scenes"][1]["reason"]
     nothing_half_written(out)
@@ -153,7 +156,7 @@ def test_a_bug_in_one_scene_is_no_end_of_the_batch(plane_backbone, root, tmp_pat
 
     monkeypatch.setattr(reconstruct, "write_scene", broken)
     out = tmp_path / "out"
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 3
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 3
     scene = json.loads((out / "batch.json").read_text())["scenes"][2]
     assert scene["exit_code"] == 1 and "ZeroDivisionError" in scene["reason"] and not (out / "s2").exists()
 
@@ -165,7 +168,7 @@ def test_what_is_wrong_for_all_scenes_ends_the_batch(root, tmp_path, capsys):
         (["--format", "nonesuch"], 2),
         (["--device", "cuda:9"], 5),
     ):
-        assert main(["batch", str(root), "-o", str(out), *options]) == code
+        assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, *options]) == code
     assert main(["batch", str(root), "-o", str(out / "a.ply")]) == 2
     assert "give -o a folder" in capsys.readouterr().err
     assert not list(out.rglob("*.json")) and not list(out.rglob("*.lock"))
@@ -177,7 +180,7 @@ def test_masks_of_each_scene(plane_backbone, root, tmp_path):
             mask = photograph(tmp_path / "masks" / f"s{scene}" / f"a{i}.jpg.png")
             cv2.imwrite(str(mask), np.repeat(np.uint8([0, 255]), 49)[None].repeat(70, 0))
     out = tmp_path / "out"
-    assert main(["batch", str(root), "-o", str(out), "--masks", str(tmp_path / "masks"), "-q"]) == 0
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "--masks", str(tmp_path / "masks"), "-q"]) == 0
     fusion = json.loads((out / "s1" / "run.json").read_text())["fusion"]
     assert fusion["masked"] > 0
 
@@ -191,10 +194,10 @@ def test_a_scene_that_kills_processes_is_given_up(plane_backbone, root, tmp_path
     claims.write(Record("s1", recorded.RUNNING, recorded.MOST_ATTEMPTS, time.time()))
     claims.write(Record("s2", recorded.RUNNING, recorded.MOST_ATTEMPTS - 1, time.time()))
     for _ in range(2):
-        assert main(["batch", str(root), "-o", str(out), "-q"]) == 3
+        assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 3
         assert statuses(out)["s1"] == "failed" and is_complete(f"{out}/s2/")
         assert "3 processes died" in capsys.readouterr().err
-    assert main(["batch", str(root), "-o", str(out), "-q", "--overwrite"]) == 0
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q", "--overwrite"]) == 0
     assert claims.record("s1").status == "done"
 
 
@@ -210,7 +213,7 @@ def test_a_scene_that_another_process_holds_is_waited_for(plane_backbone, root, 
 
     timer = threading.Timer(1.0, die)
     timer.start()
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 0
+    assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "-q"]) == 0
     timer.join()
     assert statuses(out) == dict.fromkeys(("s0", "s1", "s2"), "done")
     nothing_half_written(out)

@@ -46,10 +46,12 @@ def test_what_runs_wrote_is_no_scene(tmp_path, plane_backbone, photographs):
     from lite3r_cli.cli import main
 
     root = tree(tmp_path / "root", "a/1.jpg", "b/1.jpg")
-    assert main(["reconstruct", str(root / "a"), "-o", f"{root}/a/", "--preview", "-q"]) == 0  # among the pictures
-    assert main(["reconstruct", str(root / "a"), "-o", f"{root}/made/it.ply", "-q"]) == 0
-    assert main(["batch", str(root), "-o", str(root / "out"), "-q"]) == 0
-    assert main(["batch", str(root), "-o", str(root / "again"), "-q"]) == 0
+    assert (
+        main(["reconstruct", str(root / "a"), "-o", f"{root}/a/", "--preview", "-q", "-r", "112"]) == 0
+    )  # among the pictures
+    assert main(["reconstruct", str(root / "a"), "-o", f"{root}/made/it.ply", "-q", "-r", "112"]) == 0
+    assert main(["batch", str(root), "-o", str(root / "out"), "-q", "-r", "112"]) == 0
+    assert main(["batch", str(root), "-o", str(root / "again"), "-q", "-r", "112"]) == 0
     assert names(root, output=root / "out") == ["a", "b"]
 
 

@@ -137,7 +137,7 @@ def test_a_scene_on_which_a_process_died_runs_alone(plane_backbone, tmp_path, mo
 
     monkeypatch.setattr(job.SceneJob, "read", note)
     monkeypatch.setattr(job.SceneJob, "end", leave)
-    assert main(["batch", str(root), "-o", str(out), "-q"]) == 0
+    assert main(["batch", str(root), "-o", str(out), "-q", "--resolution", "112"]) == 0
     assert beside == {"s1"} and Claims(out).record("s1").status == recorded.DONE
 
 
