@@ -10,6 +10,8 @@ FORBIDDEN = (
     "IPython",
     "cupy",
     "huggingface_hub",
+    "lite3r_cli.pipelines.long_run",
+    "lite3r_cli.refine.pipeline",
     "matplotlib",
     "pandas",
     "pycolmap",
