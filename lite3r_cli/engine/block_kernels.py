@@ -336,8 +336,7 @@ def sparse_attention(
     heads, slots, dim = q.shape
     groups, count = listed.shape[1:]
     out = torch.empty_like(q)
-    mixed = branch.weight is not None and not branch.rest
-    square = branch.square @ branch.weight.T if mixed else branch.square
+    square = branch.square if branch.weight is None or branch.rest else branch.square @ branch.weight.T
     summaries, words = (q, q, tiles.behind), left
     if far is not None:
         summaries = pack_far(far, tiles.behind, launch.summaries, q.dtype)

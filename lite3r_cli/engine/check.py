@@ -5,7 +5,7 @@ ratio before this holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from lite3r_cli.attention import packed
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.engine import twins
-from lite3r_cli.engine.operators import operators
+from lite3r_cli.engine.operators import Operators, operators
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 
 FACTOR, SLACK = 2.0, 1e-5  # float32 sums in another order differ by the slack
@@ -39,6 +39,9 @@ class Sizes:
     dim: int = 64
     blocks: int = 35
     width: int = 64
+
+
+Case = Callable[[Operators, torch.dtype, bool], Tensor]
 
 
 def check_operators(
@@ -68,7 +71,7 @@ def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
     return values.float() if scale is None else values.float() * scale
 
 
-def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
     """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for
     all.
     """
@@ -115,7 +118,7 @@ def _cases(random, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, ob
     yield from _map_cases(random, given, sizes, device)
 
 
-def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
     heads, dim, width, blocks = sizes.heads, sizes.dim, sizes.width, sizes.blocks
     tokens = [RAGGED[i % len(RAGGED)] * width // 64 or 1 for i in range(blocks)]
     lengths = torch.tensor(tokens, dtype=torch.int32, device=device)
@@ -152,7 +155,7 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
             yield f"sparse_attention, {group} tiles, {mix}", attend
 
 
-def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int) -> Iterator[tuple[str, object]]:
+def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int) -> Iterator[tuple[str, Case]]:
     grid, specials = (max(4, sizes.blocks // 2), max(6, sizes.blocks * 2 // 3)), 5
     plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device, group)
     place = plan.place.long()
@@ -191,12 +194,13 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
 
         return run
 
+    def summaries(ops, kind, fp8):
+        keys, values = table[1:].to(kind, copy=True)
+        return ops.summarise_blocks(keys, values, squares, plan)
+
     several = f"{group} queries"
     yield f"summarise_blocks, means, {several}", means
-    yield (
-        f"summarise_blocks, spreads, {several}",
-        lambda ops, kind, fp8: ops.summarise_blocks(*table[1:].to(kind, copy=True), squares, plan),
-    )
+    yield f"summarise_blocks, spreads, {several}", summaries
     yield (
         f"block_shares, {several}",
         lambda ops, kind, fp8: ops.block_shares(asked.to(kind), filled[1].to(kind), spreads, plan),
@@ -211,7 +215,7 @@ def _rounded(run):
     return lambda ops, kind, fp8: run(ops, kind, fp8).to(kind).float()
 
 
-def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, object]]:
+def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
     """Maps (B, C, H, W) of odd sizes with channels last, as convolutions leave them."""
     channels, (rows, columns) = 8 * sizes.heads, (23, 37)
 
@@ -223,8 +227,11 @@ def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tu
     weight, last_bias = random(2, channels) / channels, random(2)
     images, mean, std = given(2, 3, 3 * 14, 5 * 14), random(3), random(3).abs() + 0.1
 
-    def added(ops, kind, fp8, i, both):
-        return ops.resize_add(x.to(kind), y.to(kind, copy=True), bias, skip.to(kind), both)[i].float()
+    def added(i: int, both: bool) -> Case:
+        def run(ops, kind, fp8):
+            return ops.resize_add(x.to(kind), y.to(kind, copy=True), bias, skip.to(kind), both)[i].float()
+
+        return run
 
     def values(ops, kind, fp8):
         depth, confidence = (torch.full((2, rows, columns), torch.nan, device=device) for _ in range(2))
@@ -235,7 +242,7 @@ def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tu
     yield "resize_map, position", lambda ops, kind, fp8: ops.resize_map(x.to(kind), (rows, columns), tables).float()
     yield "resize_map, same size", lambda ops, kind, fp8: ops.resize_map(y.to(kind), (rows, columns), tables).float()
     for name, i, both in (("sum", 0, True), ("both", 1, True), ("ReLU", 1, False)):
-        yield f"resize_add, {name}", lambda ops, kind, fp8, i=i, both=both: added(ops, kind, fp8, i, both)
+        yield f"resize_add, {name}", added(i, both)
     yield "bias_relu", lambda ops, kind, fp8: ops.bias_relu(y.to(kind, copy=True), bias).float()
     yield "depth_values", values
     yield "patch_rows", lambda ops, kind, fp8: ops.patch_rows(images, mean, std, 14, 592, kind).float()

@@ -5,26 +5,28 @@ so that no full token map outlives its layer; convolutions run with channels las
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.engine.layers import Engine, Norm, Settings
-from lite3r_cli.engine.operators import operators
+from lite3r_cli.engine.operators import Operators, biased, operators
 from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
 from lite3r_cli.layers.heads.dpt import DPTHead, FusionBlock, ResidualConvUnit, uv_embedding
+
+H = TypeVar("H", bound=nn.Module)
 
 
 class _Unit:
     """A residual convolution unit without its skip connection: the sums behind it are one pass with what follows."""
 
     def __init__(self, unit: ResidualConvUnit):
-        self.weight1, self.weight2 = unit.conv1.weight.detach(), unit.conv2.weight.detach()
-        self.bias1, self.bias2 = unit.conv1.bias.detach().float(), unit.conv2.bias.detach().float()
+        (self.weight1, bias1), (self.weight2, bias2) = biased(unit.conv1), biased(unit.conv2)
+        self.bias1, self.bias2 = bias1.float(), bias2.float()
 
-    def __call__(self, active: Tensor, ops: SimpleNamespace) -> Tensor:
+    def __call__(self, active: Tensor, ops: Operators) -> Tensor:
         """ReLU(x) → the second convolution's output, `bias2` left out."""
         x = ops.bias_relu(F.conv2d(active, self.weight1, padding=1), self.bias1)
         return F.conv2d(x, self.weight2, padding=1)
@@ -35,19 +37,19 @@ class _Fusion:
 
     def __init__(self, block: FusionBlock):
         self.lateral = _Unit(block.resConfUnit1) if hasattr(block, "resConfUnit1") else None
-        self.unit, last = _Unit(block.resConfUnit2), block.out_conv
-        self.relu_skip = block.resConfUnit2.relu_skip
-        self.weight = last.weight.detach().flatten(1)
+        self.unit, self.relu_skip = _Unit(block.resConfUnit2), block.resConfUnit2.relu_skip
+        weight, bias = biased(block.out_conv)
+        self.weight = weight.flatten(1)
         # the unit's second bias goes through the convolution once and for all
-        self.bias = (self.weight.float() @ self.unit.bias2 + last.bias.detach().float()).to(self.weight.dtype)
+        self.bias = (self.weight.float() @ self.unit.bias2 + bias.float()).to(self.weight.dtype)
 
-    def __call__(self, top: Tensor | None, level: Tensor, ops: SimpleNamespace) -> Tensor:
+    def __call__(self, top: Tensor | None, level: Tensor, ops: Operators) -> Tensor:
         """The coarser block's map and a level (B, F, h, w), which is used up → (B, F, h, w), not resized yet."""
         active = F.relu_(level) if self.relu_skip else F.relu(level)
         kept = active if self.relu_skip else level
-        if top is not None:
-            kept, active = ops.resize_add(top, self.lateral(active, ops), self.lateral.bias2, kept, not self.relu_skip)
-            kept = active if kept is None else kept
+        if top is not None and self.lateral is not None:  # all but the coarsest level have both
+            total, active = ops.resize_add(top, self.lateral(active, ops), self.lateral.bias2, kept, not self.relu_skip)
+            kept = active if total is None else total
         refined = self.unit(active, ops).add_(kept).permute(0, 2, 3, 1)
         out = F.linear(refined.flatten(0, 2), self.weight, self.bias)  # rows: a product then adds its bias itself
         return out.view(refined.shape).permute(0, 3, 1, 2)
@@ -60,16 +62,16 @@ class FastDepthHead:
         self.settings, self.norm = settings, Norm.of(head.norm)
         self.operators = operators(head.norm.weight.device, settings.kernels)
         self.projections = [
-            (p.weight.detach().flatten(1).to(settings.dtype), p.bias.detach().to(settings.dtype)) for p in head.projects
+            (weight.flatten(1).to(settings.dtype), bias.to(settings.dtype))
+            for weight, bias in map(biased, head.projects)
         ]
         self.precision, self.patch_size = head.position_precision, head.patch_size
-        scratch, last = head.scratch, head.scratch.output_conv2[2]
-        self.middle_bias, self.hidden_bias = (
-            conv.bias.detach().float() for conv in (scratch.output_conv1, scratch.output_conv2[0])
-        )
-        # depth is an exponential of these: kept exact
-        self.last = last.weight.detach().float().flatten(1).contiguous(), last.bias.detach().float()
-        self.head = _shallow(head, ("resize_layers", "scratch")).to(settings.dtype, memory_format=torch.channels_last)
+        hidden, _relu, last = head.scratch.output_conv2
+        self.middle_bias, self.hidden_bias = (biased(c)[1].float() for c in (head.scratch.output_conv1, hidden))
+        weight, bias = biased(last)
+        self.last = weight.float().flatten(1).contiguous(), bias.float()  # depth is an exponential of these: exact
+        self.head = _shallow(head, ("resize_layers", "scratch")).to(settings.dtype)
+        self.head = self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.fusions = [_Fusion(getattr(self.head.scratch, f"refinenet{i}")) for i in (4, 3, 2, 1)]
         self._positions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
 
@@ -97,7 +99,7 @@ class FastDepthHead:
         for first in range(0, views, self.settings.head_frames):
             part = slice(first, first + self.settings.head_frames)
             levels = [self._level(i, m[part], (rows, columns), positions[i]) for i, m in enumerate(maps)]
-            x = F.conv2d(self._top(levels, rows, columns, last), scratch.output_conv2[0].weight, padding=1)
+            x = F.conv2d(self._top(levels, rows, columns, last), biased(scratch.output_conv2[0])[0], padding=1)
             self.operators.depth_values(x, self.hidden_bias, *self.last, depth[part], confidence[part])
             del x
         return depth, confidence
@@ -109,8 +111,9 @@ class FastDepthHead:
 
     def _top(self, levels: list[Tensor], rows: int, columns: int, position: tuple[Tensor, Tensor]) -> Tensor:
         """Four levels, used up → the map before the last two convolutions (B, F/2, H, W)."""
-        ops, top = self.operators, None
-        for fusion in self.fusions:
+        ops, first, *others = self.operators, *self.fusions
+        top = first(None, levels.pop(), ops)
+        for fusion in others:
             top = fusion(top, levels.pop(), ops)
         top = ops.resize_map(top, (8 * rows, 8 * columns))
         top = F.conv2d(top, self.head.scratch.output_conv1.weight, padding=1)
@@ -124,7 +127,8 @@ class FastDepthHead:
             found = [self._position(len(weight), rows, columns, columns / rows) for weight, _ in self.projections]
             full = self.patch_size * rows, self.patch_size * columns
             last = self._position(len(self.middle_bias), *full, columns / rows)
-            found.append(tuple(table + bias for table, bias in zip(last, self.middle_bias.tensor_split(2))))
+            by_column, by_row = self.middle_bias.tensor_split(2)
+            found.append((last[0] + by_column, last[1] + by_row))
             self._positions[rows, columns] = found
         return self._positions[rows, columns]
 
@@ -132,7 +136,7 @@ class FastDepthHead:
         """The embedding in its two parts: by column (W, C/2) and by row (H, C/2)."""
         across = uv_embedding(channels, 1, width, aspect, self.middle_bias, self.precision)[0, : channels // 2, 0]
         down = uv_embedding(channels, height, 1, aspect, self.middle_bias, self.precision)[0, channels // 2 :, :, 0]
-        return tuple(0.1 * t.T.contiguous() for t in (across, down))
+        return 0.1 * across.T.contiguous(), 0.1 * down.T.contiguous()
 
 
 def _shallow(head: DPTHead, kept: tuple[str, ...]) -> DPTHead:
@@ -157,11 +161,14 @@ class _Half(nn.Module):
             return self.block(x)
 
 
-def fast_camera_head(head: nn.Module, settings: Settings) -> nn.Module:
+def fast_camera_head(head: H, settings: Settings) -> H:
     """A copy of a head with a transformer `trunk`, whose weights are then in half precision; poses and what makes them
     stay in float32.
     """
     twin = copy.deepcopy(head).float().eval()
     if settings.dtype in HALF_PRECISION:
-        twin.trunk = nn.ModuleList(_Half(block, settings.dtype) for block in twin.trunk)
+        blocks = twin.trunk
+        if not isinstance(blocks, nn.Sequential | nn.ModuleList):
+            raise TypeError("a camera head for the fast path has a list of blocks `trunk`")
+        twin.trunk = nn.ModuleList(_Half(block, settings.dtype) for block in blocks)
     return twin

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.packed import PackedPlan
+from lite3r_cli.engine.operators import Operators
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse_layers import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
@@ -30,7 +30,7 @@ from lite3r_cli.layers.view_shards import (
     rows_of_tokens,
 )
 from lite3r_cli.layers.view_shards import whole as gather
-from lite3r_cli.layers.vit import Block, Mlp, RopeTable
+from lite3r_cli.layers.vit import Block, LayerScale, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
 
 MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
@@ -55,7 +55,7 @@ class Engine:
     """What every part of a forward pass is given: settings, operators, and where to account for time."""
 
     settings: Settings
-    operators: SimpleNamespace
+    operators: Operators
     stage: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
 
 
@@ -145,7 +145,7 @@ class Product:
 
     def __call__(self, operand: Operand) -> Tensor:
         values, tokens = operand
-        if not self.fp8:
+        if not self.fp8 or tokens is None:
             return F.linear(values, self.weight)
         if values.device.type == "cuda":
             return torch._scaled_mm(
@@ -165,6 +165,13 @@ class Norm:
         return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
 
 
+def _scale(layer: nn.Module) -> Tensor:
+    """The factors (C,) of a LayerScale."""
+    if not isinstance(layer, LayerScale):
+        raise BackendError("the fast path takes blocks with layer scales alone; use --engine ordinary")
+    return layer.gamma.detach().float()
+
+
 class FastBlock:
     """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next
     one's.
@@ -179,9 +186,10 @@ class FastBlock:
             Product(layer, settings) for layer in (attention.qkv, block.mlp.fc1, block.mlp.fc2)
         )
         self.proj = Product(attention.proj, settings, exact_projection)  # see `networks.family.exact_products`
-        self.scale1, self.scale2 = (ls.gamma.detach().float() for ls in (block.ls1, block.ls2))
-        self.head_norms, self.head_eps = None, 0.0
-        if isinstance(attention.q_norm, nn.LayerNorm):
+        self.scale1, self.scale2 = _scale(block.ls1), _scale(block.ls2)
+        self.head_norms: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.head_eps = 0.0
+        if isinstance(attention.q_norm, nn.LayerNorm) and isinstance(attention.k_norm, nn.LayerNorm):
             q, k = Norm.of(attention.q_norm), Norm.of(attention.k_norm)
             self.head_norms, self.head_eps = (q.weight, q.bias, k.weight, k.bias), q.eps
         self.sparse = SparseLayer.of(attention, name) if settings.sparse else None
@@ -232,7 +240,7 @@ class FastBlock:
             return self._mlp(x, operand, engine, after)
 
     def _split(
-        self, qkv: Tensor, group: Together, ropes: Sequence[RopeTable | None], tokens: Tokens, ops: SimpleNamespace
+        self, qkv: Tensor, group: Together, ropes: Sequence[RopeTable | None], tokens: Tokens, ops: Operators
     ) -> Tensor:
         """The group's rows of qkv (T, 3·C) → q, k, v (3, H, slots, D), each token in its slot."""
         plan, first, last = group.plan, group.buckets[0].rows.start, group.buckets[-1].rows.stop
@@ -257,9 +265,9 @@ class FastBlock:
         """Heads that this process has in the attention that runs."""
         return self.heads // ranks_across()
 
-    def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: SimpleNamespace) -> Operand:
+    def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: Operators) -> Operand:
         fp8 = self.proj.fp8 and not is_divided()
-        if group.plan is None:
+        if group.plan is None or self.sparse is None:
             return _dense(heads, group.runs, ops, fp8)
         out = self.sparse.attend(heads, group.plan, ops, reference)
         return ops.merge_heads(out, group.plan.place, len(group.plan.place), fp8)
@@ -270,7 +278,7 @@ class FastBlock:
         step = -(-len(x) // pieces // 16) * 16  # FP8 products like whole sixteens of rows
         for first in range(0, len(x), step):
             part = slice(first, first + step)
-            values, scales = (t if t is None else t[part] for t in operand)
+            values, scales = operand[0][part], None if operand[1] is None else operand[1][part]
             y = self.fc2(ops.gelu_quant(self.fc1((values, scales)), self.fc1.bias, fp8))
             if after is None:
                 ops.add_scaled(x[part], y, self.fc2.bias, self.scale2)
@@ -289,7 +297,7 @@ def _joined(parts: Sequence[Operand]) -> Operand:
     return torch.cat(values), None if scales[0] is None else torch.cat(scales)
 
 
-def _dense(heads: Tensor, views: int, ops: SimpleNamespace, fp8: bool) -> Operand:
+def _dense(heads: Tensor, views: int, ops: Operators, fp8: bool) -> Operand:
     """q, k, v (3, H, views · P, D) → attention within each of `views` runs of tokens, as rows (views · P, H·D)."""
     q, k, v = heads.unflatten(2, (views, -1)).transpose(1, 2)  # (V, H, P, D) each
     out = dense(q, k, v, cudnn=heads.is_cuda)

@@ -275,7 +275,7 @@ def gathered_attention(
     heads, q_rows, dim = q.shape
     out = torch.empty(heads, plan.queries, dim, device=q.device, dtype=q.dtype) if out is None else out
     exact = plan.groups if lists is None else plan.exact
-    given = (None, None, None) if lists is None else (lists.blocks, lists.rows, lists.lengths)
+    given: tuple[Tensor | None, ...] = (None,) * 3 if lists is None else (lists.blocks, lists.rows, lists.lengths)
     count, room = (0, 0) if lists is None else (lists.blocks.shape[2], lists.rows.shape[2])
     every = len(plan.every), len(plan.loose)
     scale = dim**-0.5 * LOG2_E

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.engine.layers import Prepared, Tokens
-from lite3r_cli.engine.operators import operators
+from lite3r_cli.engine.operators import biased, operators
 from lite3r_cli.layers.buckets import IMAGE_MEAN, IMAGE_STD
 from lite3r_cli.layers.vit import PatchEmbed
 
@@ -18,11 +18,13 @@ ALIGNED = 8  # columns: products of half precision like rows of whole sixteen by
 
 
 class Patches:
+    """Patch embedding: images → tokens, a few frames at a time. `embed` is the network's own."""
+
     def __init__(self, embed: PatchEmbed, dtype: torch.dtype, kernels: bool | None = None):
         weight = embed.proj.weight.detach()
         self.side, inputs = weight.shape[-1], weight[0].numel()
         self.weight = F.pad(weight.flatten(1), (0, -inputs % ALIGNED)).to(dtype)
-        self.bias = embed.proj.bias.detach().float()
+        self.bias = biased(embed.proj)[1].float()
         self.operators = operators(weight.device, kernels)
         # kept on the device: a graph that is being recorded cannot copy from the host
         self.mean, self.std = (torch.tensor(v, device=weight.device) for v in (IMAGE_MEAN, IMAGE_STD))

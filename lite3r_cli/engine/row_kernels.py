@@ -163,8 +163,8 @@ def _split(
 
 
 def split_heads(
-    qkv: Tensor, bias: Tensor, norms: tuple[Tensor, ...] | None, eps: float, rope: tuple[Tensor, Tensor] | None,
-    place: Tensor | None, empty: Tensor | None, out: Tensor,
+    qkv: Tensor, bias: Tensor, norms: tuple[Tensor, Tensor, Tensor, Tensor] | None, eps: float,
+    rope: tuple[Tensor, Tensor] | None, place: Tensor | None, empty: Tensor | None, out: Tensor,
 ) -> None:  # fmt: skip
     _, heads, slots, dim = out.shape
     cos, sin = (qkv, qkv) if rope is None else rope

@@ -8,7 +8,6 @@ checkpoint that was trained for the formula gets one tile a group.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from lite3r_cli.attention.packed import SUMMARY, PackedPlan, packed_plan
 from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.attention.tiling import TokenTiling, frame_tiling, packed_tiling
+from lite3r_cli.engine.operators import Operators
 from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 from lite3r_cli.layers.view_shards import own_heads
@@ -130,8 +130,8 @@ def from_layout(
     place, empty = ((slots + starts).flatten() for slots in (place, empty))
     exact = torch.nn.functional.pad(layout.exact, (0, -layout.blocks % group)).view(-1, group).any(1)
     tiles = Tiles.of(width, group, layout.lengths.to(device), exact.to(device))
-    placed = (t.to(device) for t in (place, empty, layout.protected, layout.frame))
-    return SparsePlan(tiles, *placed, most_protected, int(exact.sum()), runs=runs)
+    place, empty, protected, frame = (t.to(device) for t in (place, empty, layout.protected, layout.frame))
+    return SparsePlan(tiles, place, empty, protected, frame, most_protected, int(exact.sum()), runs=runs)
 
 
 def reason_against_settings(config: SparseConfig) -> str | None:
@@ -156,9 +156,9 @@ class SparseLayer:
         formula = module.formula
         self.formula, self.config = formula, module.config
         convex = module.config.mix == "convex"
-        self.alpha = module.mix_logit.detach().float().sigmoid() if convex else None
-        self.weight = None if convex else module.proj_lin.weight.detach().float()
-        mix = module.mix_logit - START_LOGIT if convex else self.weight
+        self.alpha: Tensor | None = module.mix_logit.detach().float().sigmoid() if convex else None
+        self.weight: Tensor | None = None if convex else module.proj_lin.weight.detach().float()
+        mix = module.mix_logit - START_LOGIT if convex else module.proj_lin.weight.detach()
         self.mixes = mix.is_meta or bool(mix.any())  # else the linear branch has no effect
 
     def ratio(self, plan: SparsePlan | PackedPlan) -> float:
@@ -168,12 +168,11 @@ class SparseLayer:
     @classmethod
     def of(cls, attention: nn.Module, name: str) -> SparseLayer | None:
         """None for attention that is dense, or told to be."""
-        is_sparse = isinstance(attention, SparseLinearAttention) and attention.backend != "dense"
-        return cls(attention, name) if is_sparse else None
+        if isinstance(attention, SparseLinearAttention) and attention.backend != "dense":
+            return cls(attention, name)
+        return None
 
-    def attend(
-        self, heads: Tensor, plan: SparsePlan | PackedPlan, ops: SimpleNamespace, reference: Tensor | None
-    ) -> Tensor:
+    def attend(self, heads: Tensor, plan: SparsePlan | PackedPlan, ops: Operators, reference: Tensor | None) -> Tensor:
         """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
         if isinstance(plan, PackedPlan):
             return self._attend_packed(heads, plan, ops)
@@ -188,14 +187,14 @@ class SparseLayer:
         scores = _grouped(means[0], plan) @ means[1].transpose(1, 2)
         listed, left = ops.select_blocks(scores, plan.guarded(reference), tiles, plan.count(self.ratio(plan)))
         far = Far(means[1], spreads[1], means[2]) if self.formula.summaries else None
-        sums = ops.linear_sums(k, v, tiles.lengths, tiles.width)
-        branch = LinearBranch(*sums, self.formula.linear_over == "rest", self.weight, alpha)
+        square, norm = ops.linear_sums(k, v, tiles.lengths, tiles.width)
+        branch = LinearBranch(square, norm, self.formula.linear_over == "rest", self.weight, alpha)
         return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far).view(shape)
 
     def _own_alpha(self) -> Tensor | None:
         return None if self.alpha is None else own_heads(self.alpha)
 
-    def _attend_packed(self, heads: Tensor, plan: PackedPlan, ops: SimpleNamespace) -> Tensor:
+    def _attend_packed(self, heads: Tensor, plan: PackedPlan, ops: Operators) -> Tensor:
         count = plan.count(self.ratio(plan))
         out = heads.new_empty(heads.shape[1], plan.queries, heads.shape[3])
         step = len(out) if count >= plan.blocks else plan.heads_at_a_time(count)

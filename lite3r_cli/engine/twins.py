@@ -79,7 +79,7 @@ def add_norm_quant(
     if into is None:
         return found
     for target, value in zip(into, found):
-        if target is not None:
+        if target is not None and value is not None:
             target.copy_(value)
     return into
 
@@ -99,13 +99,13 @@ def gelu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
     return _operand(F.gelu(x.float() + bias.float()), x, fp8)
 
 
-def _normed(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return x if weight is None else F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
+def _normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
 
 
 def split_heads(
-    qkv: Tensor, bias: Tensor, norms: tuple[Tensor, ...] | None, eps: float, rope: tuple[Tensor, Tensor] | None,
-    place: Tensor | None, empty: Tensor | None, out: Tensor,
+    qkv: Tensor, bias: Tensor, norms: tuple[Tensor, Tensor, Tensor, Tensor] | None, eps: float,
+    rope: tuple[Tensor, Tensor] | None, place: Tensor | None, empty: Tensor | None, out: Tensor,
 ) -> None:  # fmt: skip
     """qkv (T, 3·H·D) of a product without its bias → q, k, v = out (3, H, slots, D): bias, QK-norm over D with the
     affine pairs `norms` (q weight, q bias, k weight, k bias), rotation by `rope`, cos and sin (period, D) that repeat
@@ -115,7 +115,8 @@ def split_heads(
     tokens, heads, dim = len(qkv), out.shape[1], out.shape[-1]
     q, k, v = (qkv.float() + bias.float()).view(tokens, 3, heads, dim).permute(1, 2, 0, 3)
     if norms is not None:
-        q, k = _normed(q, *norms[:2], eps), _normed(k, *norms[2:], eps)
+        q_weight, q_bias, k_weight, k_bias = norms
+        q, k = _normed(q, q_weight, q_bias, eps), _normed(k, k_weight, k_bias, eps)
     if rope is not None:
         cos, sin = (t.float().repeat(tokens // len(t), 1) for t in rope)
         q, k = (_rotated(t, cos, sin) for t in (q, k))
@@ -203,6 +204,7 @@ def sparse_attention(
         linear = (fq @ branch.square) / (fq @ branch.norm[..., None] + EPSILON)
     if branch.weight is not None:
         return (exact + linear @ branch.weight.T).to(q.dtype)
+    assert branch.alpha is not None, "a branch has a weight or an alpha"
     share = torch.where(of_rows(every[None, :, None]), 1, branch.alpha[:, None, None])
     return (share * exact + (1 - share) * linear).to(q.dtype)
 
@@ -224,7 +226,8 @@ def resize_add(x: Tensor, y: Tensor, bias: Tensor, skip: Tensor, both: bool) -> 
     """The sum of x, resized, and y + b and a skip connection → itself, None unless `both`, and its ReLU. y is
     used up.
     """
-    total = y.add_(bias[:, None, None]).add_(skip).add_(resize_map(x, y.shape[-2:]))
+    height, width = y.shape[-2:]
+    total = y.add_(bias[:, None, None]).add_(skip).add_(resize_map(x, (height, width)))
     return (total, F.relu(total)) if both else (None, total.relu_())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from reprlib import repr as short
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,7 +20,7 @@ SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 100.0  # in longer sides of the picture
 LARGEST = 1e12  # of any number: beyond it single precision is lost, and the file is not of cameras
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A finite number of a size that cameras have; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 

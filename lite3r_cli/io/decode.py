@@ -63,7 +63,9 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
     """
     pixels, header = _stored(data)
     colour, alpha = _split(pixels)
-    used = colour > 0 if colour.ndim == 2 else (colour > 0).any(axis=2)
+    used = colour > 0
+    if colour.ndim == 3:
+        used = np.any(used, axis=2)
     if alpha is not None:
         used &= alpha > np.iinfo(alpha.dtype).max // 2
     return upright(used.astype(np.uint8), header.orientation).astype(bool), header
@@ -72,9 +74,9 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
 def _stored(data: bytes, least: tuple[int, int] | None = None) -> tuple[np.ndarray, Header]:
     """Pixels as stored, not turned, grey or RGB, with alpha behind if there is any."""
     header = probe(io.BytesIO(data))
-    reduced = least is not None and header.format == "jpeg"
+    reduced = header.format == "jpeg" and least is not None
     with guarded(f"damaged: the {header.format.upper()} pixels cannot be decoded"):
-        if reduced:
+        if header.format == "jpeg" and least is not None:
             turned = _TURNS[header.orientation][0]
             pixels = jpeg.decode(data, header, least[::-1] if turned else least)
         else:

@@ -47,11 +47,11 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
     names = _names(records, as_is)
 
     def one(j: int) -> tuple[str, str | None]:
-        target = directory / "images" / names[j]
+        target, held = directory / "images" / names[j], records[j].encoded
         if as_is[j]:
             link_file(records[j].path, target)
-        elif records[j].encoded is not None and images.as_stored(indices[j]):  # a frame of a video is held as JPEG
-            write_bytes(target, records[j].encoded)
+        elif held is not None and images.as_stored(indices[j]):  # a frame of a video is held as JPEG
+            write_bytes(target, held)
         else:
             write_bytes(target, _encode(images.read(indices[j]), target))
         mask = images.read_mask(indices[j])

@@ -165,9 +165,11 @@ class ImageSet:
                 for i in range(len(self)) if indices is None else indices:
                     pending.append((i, pool.submit(one, i)))
                     if len(pending) > workers:
-                        yield self._settled(*pending.popleft(), one)
+                        first, future = pending.popleft()
+                        yield self._settled(first, future, one)
                 while pending:
-                    yield self._settled(*pending.popleft(), one)
+                    first, future = pending.popleft()
+                    yield self._settled(first, future, one)
             finally:
                 for _, future in pending:
                     future.cancel()
@@ -316,6 +318,8 @@ def _record(item: ImageRecord | Clip, frame: int | None) -> ImageRecord | None:
     """Record of a plan's entry; None for a frame that the video's decoder had to give up."""
     if isinstance(item, ImageRecord):
         return item
+    if frame is None:
+        raise ValueError("an entry of a video names its frame")
     frame = item.index_of(frame)
     held = item.frames.get(frame)
     if held is None:

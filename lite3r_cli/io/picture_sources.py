@@ -250,7 +250,8 @@ class _Search:
     def _sort(self, folder: Path, names: Sequence[str]) -> tuple[FolderAccount, list[Found]]:
         """Count the entries by kind; the pictures among them, or the only video."""
         account = FolderAccount(printable(folder))
-        images, videos, unread_files, misnamed = [], [], [], []
+        images, videos, unread_files = [], [], []
+        misnamed: list[Path] = []
         unread_kinds: Counter[str] = Counter()
         others: Counter[str] = Counter()
         for name in names:

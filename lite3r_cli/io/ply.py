@@ -23,7 +23,7 @@ VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
 )
 # in the frame of a map single precision would round to decimetres
-FAR_VERTEX = np.dtype([(name, "<f8" if name in "xyz" else kind) for name, kind in VERTEX.descr])
+FAR_VERTEX = np.dtype([(field[0], "<f8" if field[0] in "xyz" else field[1]) for field in VERTEX.descr])
 
 
 def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAMERA.comments()) -> None:
@@ -57,7 +57,7 @@ def read_ply(path: Path) -> PointCloud:
     if "vertex" not in ply:
         raise InputError(f"{path}: has no element `vertex`")
     vertices = ply["vertex"].data
-    missing = [name for name in VERTEX.names if name not in (vertices.dtype.names or ())]
+    missing = [name for name in VERTEX.names or () if name not in (vertices.dtype.names or ())]
     if missing:
         raise InputError(f"{path}: its vertices lack {', '.join(missing)}")
     return PointCloud(

@@ -58,8 +58,8 @@ def render_preview(
     against gravity, None = how the cameras are held. Raises OutputError.
     """
     depth = frustum_depth(views, cloud)
-    corners = [transform(invert_pose(view.cam_from_world), frustum(view, depth)) for view in views]
-    corners = np.stack(corners)  # (S, 5, 3), world
+    # (S, 5, 3), world
+    corners = np.stack([transform(invert_pose(view.cam_from_world), frustum(view, depth)) for view in views])
     points = cloud.points.astype(np.float64)
     camera = _choose_camera(points, views, corners, up, (OVERSAMPLING * size[0], OVERSAMPLING * size[1]))
     nearest, distance = _splat(points, camera)
@@ -89,15 +89,12 @@ def _choose_camera(
         inner = points
     ahead, up = common_axes(views, up)
     side = np.cross(ahead, up)
-    best, best_share = None, -1.0
+    candidates = []
     for azimuth, elevation in product(np.radians(AZIMUTHS), np.radians(ELEVATIONS)):
         level = np.cos(azimuth) * ahead + np.sin(azimuth) * side
         forward = np.cos(elevation) * level - np.sin(elevation) * up
-        candidate = _aim(inner, framed, centre, forward, up, size)
-        share = _filled(inner, candidate)
-        if share > best_share:
-            best, best_share = candidate, share
-    return best
+        candidates.append(_aim(inner, framed, centre, forward, up, size))
+    return max(candidates, key=lambda candidate: _filled(inner, candidate))  # the first of equals
 
 
 def common_axes(views: Sequence[View], known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +146,8 @@ def _filled(points: np.ndarray, camera: _Camera) -> float:
     """Share of the picture that points (N, 3) cover, in coarse cells."""
     pixels, z = project(points, camera.K, camera.cam_from_world)
     pixels = pixels[z > camera.near]
-    bins = np.histogram2d(*pixels.T, bins=(48, 36), range=[[0, camera.width], [0, camera.height]])[0]
+    x, y = pixels.T
+    bins = np.histogram2d(x, y, bins=[48, 36], range=[[0.0, camera.width], [0.0, camera.height]])[0]
     return float((bins > 0).mean())
 
 

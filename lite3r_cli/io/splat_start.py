@@ -10,7 +10,7 @@ import numpy as np
 from plyfile import PlyData, PlyElement
 
 from ..scene.geometry import scale_intrinsics
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 from ..scene.sparse_points import SparseModel
 from .files import write_bytes
 
@@ -47,7 +47,8 @@ def point_normals(views: Sequence[View], points: np.ndarray, sparse: SparseModel
 
 def _normals_at(view: View, pixel: np.ndarray) -> np.ndarray:
     """(M, 3) world normals of the depth map at pixels (M, 2) of the original image, from its neighbours two apart."""
-    height, width = view.depth.shape
+    depth = known_depth(view)
+    height, width = depth.shape
     K = scale_intrinsics(view.K, width / view.width, height / view.height)
     column = np.clip(pixel[:, 0] * (width / view.width), 1, width - 2).astype(np.int64)
     row = np.clip(pixel[:, 1] * (height / view.height), 1, height - 2).astype(np.int64)
@@ -55,7 +56,7 @@ def _normals_at(view: View, pixel: np.ndarray) -> np.ndarray:
 
     def place(dy: int, dx: int) -> np.ndarray:
         rays = np.stack([column + dx + 0.5, row + dy + 0.5, np.ones(len(row))], axis=1) @ inverse.T
-        return rays * view.depth[row + dy, column + dx][:, None]
+        return rays * depth[row + dy, column + dx][:, None]
 
     corners = [place(0, 1), place(0, -1), place(1, 0), place(-1, 0)]
     normal = np.cross(corners[2] - corners[3], corners[0] - corners[1])  # towards the camera: y runs down

@@ -181,6 +181,8 @@ class ModulesOf(nn.ModuleList, Generic[M]):
 
         def __iter__(self) -> Iterator[M]: ...
 
+        def __getitem__(self, i: int) -> M: ...  # type: ignore[override]  # no slices
+
 
 class PatchEmbed(nn.Module):
     """Non-overlapping patches: (B, channels, H, W) → (B, N, C), row-major."""

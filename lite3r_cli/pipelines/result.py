@@ -131,8 +131,8 @@ class Scene:
             scene = replace(self, config=config)
             write_scene(out, scene, files)
             out.commit(scene.info)
-        files = sorted(files_of_run(out.layout) or ())
-        return [out.layout.root / name for name in (*files, out.layout.run_json)]
+        written = sorted(files_of_run(out.layout) or ())
+        return [out.layout.root / name for name in (*written, out.layout.run_json)]
 
 
 def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
@@ -159,11 +159,11 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)
-    upright = scene.level is not None and scene.level.up.found
+    up = scene.level.up.direction if scene.level is not None and scene.level.up.found else None
     depths = {view.name: (f"depth/{r.stem}.png", scale) for view, r, scale in zip(cameras, records, scales)}
     write_formats(out.directory, scene, depths)
     if config.preview:
-        render_preview(out.path("preview.png"), scene.cloud, cameras, up=scene.level.up.direction if upright else None)
+        render_preview(out.path("preview.png"), scene.cloud, cameras, up=up)
 
 
 def _sized(view: View) -> View:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ..scene import geometry
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 from ..scene.sparse_points import SparseModel
 from .observations import sample_depth
 
@@ -23,12 +23,13 @@ def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray:
 
     log z = log d + a + b · log d + c · u + e · v (iteratively reweighted, Cauchy), plus the smoothed residual.
     """
+    depth = known_depth(view)
     point, pixel = sparse.of_view(i)
     z = geometry.transform(view.cam_from_world, sparse.points[point])[:, 2] if len(point) else np.zeros(0)
     d = sample_depth(view, pixel, (view.width, view.height)) if len(point) else np.zeros(0)
     good = (z > 0) & (d > 0)
     if good.sum() < _MIN_POINTS:
-        return view.depth
+        return depth
     uv = pixel[good] / [view.width, view.height] - 0.5
     ratio = np.log(z[good] / d[good])
     logd = np.log(d[good])
@@ -36,14 +37,14 @@ def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray:
     rows = _basis(logd - centre, uv[:, 0], uv[:, 1])
     rows = rows if good.sum() >= _CURVE_POINTS else rows[:, :1]
     solution = _robust_fit(rows, ratio)
-    height, width = view.depth.shape
+    height, width = depth.shape
     v, u = np.meshgrid((np.arange(height) + 0.5) / height - 0.5, (np.arange(width) + 0.5) / width - 0.5, indexing="ij")
-    known = view.depth > 0
-    log_map = np.where(known, np.log(np.where(known, view.depth, 1)) - centre, 0)
+    known = depth > 0
+    log_map = np.where(known, np.log(np.where(known, depth, 1)) - centre, 0)
     log_map = np.clip(log_map, (logd - centre).min(), (logd - centre).max())  # no extrapolation
     correction = _basis(log_map, u, v)[..., : rows.shape[1]] @ solution
     correction += _field(uv, ratio - rows @ solution, (height, width))
-    return np.where(known, view.depth * np.exp(correction), 0).astype(np.float32)
+    return np.where(known, depth * np.exp(correction), 0).astype(np.float32)
 
 
 def _basis(logd: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:

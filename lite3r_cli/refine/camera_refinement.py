@@ -179,20 +179,19 @@ def _sparse_model(
 ) -> SparseModel:
     """Points seen by at least two of the `chosen` views, with the colour of their first observation."""
     index = set(chosen)
-    points, errors, image, point, keypoint = [], [], [], [], []
+    points: list[np.ndarray] = []
+    errors: list[float] = []
+    observations: list[tuple[int, int, int]] = []  # image, point, keypoint
     for number in sorted(found.model.point3D_ids()):
         item = found.model.point3D(number)
-        seen = {e.image_id - 1: e.point2D_idx for e in item.track.elements if e.image_id - 1 in index}
-        if len(seen) < 2:
+        track = {e.image_id - 1: e.point2D_idx for e in item.track.elements if e.image_id - 1 in index}
+        if len(track) < 2:
             continue
-        for i, k in sorted(seen.items()):
-            image.append(i), point.append(len(points)), keypoint.append(k)
+        observations += [(i, len(points), k) for i, k in track.items()]
         points.append(item.xyz)
         # the features' images may be smaller than the originals, whose pixels the errors are in
-        errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in sorted(seen)]))
-    image, point, keypoint = (np.array(column, np.int64) for column in (image, point, keypoint))
-    order = np.lexsort((point, image))
-    image, point, keypoint = image[order], point[order], keypoint[order]
+        errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in sorted(track)]))
+    image, point, keypoint = np.array(sorted(observations), np.int64).reshape(-1, 3).T
     seen, pixel, colors = np.ones(len(image), bool), np.zeros((len(image), 2)), np.zeros((len(points), 3), np.uint8)
     for i in sorted(index, reverse=True):
         mine = image == i

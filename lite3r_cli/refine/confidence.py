@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..scene import geometry
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 
 _AGREES = 0.01  # relative depth difference that halves a neighbour's vote
 _WITNESSES = 2.0  # agreeing views that make a pixel sure
@@ -20,20 +20,21 @@ def fused_confidence(view: View, correlation: np.ndarray, neighbours: Sequence[V
     Photometric: the correlation (h, w), negative ones as 0. Geometric: the votes of the neighbours' depth maps, each
     1 / (1 + (difference / 1 %)²), at most two counted.
     """
-    points = geometry.unproject(view.depth, _map_K(view), view.cam_from_world)
-    votes = np.zeros(view.depth.shape, np.float32)
+    depth = known_depth(view)
+    points = geometry.unproject(depth, _map_K(view), view.cam_from_world)
+    votes = np.zeros(depth.shape, np.float32)
     for other in neighbours:
         pixel, z = geometry.project(points, _map_K(other), other.cam_from_world)
-        pixel = np.where(np.isfinite(pixel), pixel, -1e4).clip(-1e4, 1e4).astype(np.float32) - np.float32(0.5)
-        seen = cv2.remap(other.depth, pixel[..., 0], pixel[..., 1], cv2.INTER_NEAREST, borderValue=0)
+        maps = np.where(np.isfinite(pixel), pixel, -1e4).clip(-1e4, 1e4).astype(np.float32) - np.float32(0.5)
+        seen = cv2.remap(known_depth(other), maps[..., 0], maps[..., 1], cv2.INTER_NEAREST, borderValue=0)
         valid = (seen > 0) & (z > 0)
         difference = np.where(valid, z / np.where(valid, seen, 1) - 1, np.inf)
         votes += (1 / (1 + (difference / _AGREES) ** 2)).astype(np.float32)
     geometric = np.minimum(votes / _WITNESSES, 1)
     photometric = np.clip(correlation, 0, 1)
-    return np.where(view.depth > 0, 0.01 + 0.99 * (photometric + geometric) / 2, 0).astype(np.float32)
+    return np.where(depth > 0, 0.01 + 0.99 * (photometric + geometric) / 2, 0).astype(np.float32)
 
 
 def _map_K(view: View) -> np.ndarray:
-    height, width = view.depth.shape
+    height, width = known_depth(view).shape
     return geometry.scale_intrinsics(view.K, width / view.width, height / view.height)

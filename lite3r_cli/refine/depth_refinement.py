@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..scene import geometry
 from ..scene.fusion import sample_mask
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 from ..scene.sparse_points import SparseModel
 from .align import align_depth
 from .confidence import fused_confidence
@@ -74,7 +74,7 @@ def refine_depth(
     result, steps = list(views), [KEPT] * len(views)
     correlation: dict[int, np.ndarray] = {}
     for i in trusted:
-        depth = views[i].depth
+        depth = known_depth(views[i])
         if i not in sure or sure[i].mean() < _MIN_SURE:
             depth = aligned[i]
             steps[i] = KEPT if depth is views[i].depth else ALIGNED
@@ -94,8 +94,9 @@ def _level(view: View, seen: np.ndarray, sure: np.ndarray) -> float:
     """Median log ratio of the depth `seen` (h, w) to the network's, over the `sure` pixels; NaN where there are
     none.
     """
-    both = sure & (view.depth > 0)
-    return float(np.median(np.log(seen[both] / view.depth[both]))) if both.any() else np.nan
+    depth = known_depth(view)
+    both = sure & (depth > 0)
+    return float(np.median(np.log(seen[both] / depth[both]))) if both.any() else np.nan
 
 
 def _common_level(views: Sequence[View], seen: Mapping[int, np.ndarray], sure: Mapping[int, np.ndarray]) -> float:
@@ -103,7 +104,7 @@ def _common_level(views: Sequence[View], seen: Mapping[int, np.ndarray], sure: M
     scale.
     """
     levels = {i: _level(views[i], seen[i], sure[i]) for i in seen}
-    order = sorted((i for i in levels if np.isfinite(levels[i])), key=levels.get)
+    order = sorted((i for i in levels if np.isfinite(levels[i])), key=lambda i: levels[i])
     if not order:
         return 0.0
     weight = np.cumsum([sure[i].sum() for i in order])
@@ -118,7 +119,7 @@ def sweep_neighbours(
     seen = {i: sparse.of_view(i)[0] for i in trusted}
     result = {}
     for i in trusted:
-        scores = {}
+        scores: dict[int, float] = {}
         for j in trusted:
             shared = np.intersect1d(seen[i], seen[j]) if i != j else np.zeros(0, np.int64)
             if len(shared) >= _MIN_SHARED:
@@ -126,7 +127,7 @@ def sweep_neighbours(
                 angle = geometry.vector_angle(points - centres[i], points - centres[j])
                 worth = np.minimum(angle / _GOOD_ANGLE, 1) * np.exp(-np.maximum(angle / _WIDE_ANGLE - 1, 0) * 4)
                 scores[j] = float(worth.sum())
-        result[i] = sorted(scores, key=scores.get, reverse=True)[:count]
+        result[i] = sorted(scores, key=lambda j: scores[j], reverse=True)[:count]
     return result
 
 
@@ -143,7 +144,7 @@ def depth_range(view: View, sparse: SparseModel, i: int) -> tuple[float, float]:
 
 def _picture(view: View, rgb: np.ndarray, mask: np.ndarray | None, device: torch.device) -> Picture:
     """The view at the size of its depth map; `mask` (H, W) bool, True = scene."""
-    height, width = view.depth.shape
+    height, width = known_depth(view).shape
     grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
@@ -164,9 +165,10 @@ def _with_confidence(views: list[View], confidence: Mapping[int, np.ndarray]) ->
     """Views without a `confidence` of their own get that of the least sure quarter: its scale is a probability's."""
     if not confidence:
         return views
-    pooled = np.concatenate([confidence[i][views[i].depth > 0][::97] for i in sorted(confidence)])
+    known = [known_depth(view) > 0 for view in views]
+    pooled = np.concatenate([confidence[i][known[i]][::97] for i in sorted(confidence)])
     level = np.float32(np.percentile(pooled, 25))
     return [
-        replace(view, confidence=confidence[i] if i in confidence else np.where(view.depth > 0, level, np.float32(0)))
+        replace(view, confidence=confidence[i] if i in confidence else np.where(known[i], level, np.float32(0)))
         for i, view in enumerate(views)
     ]

@@ -66,8 +66,9 @@ def stereo(
     chosen = [i for i in pictures if neighbours[i]]
     small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
     likely = {i: _resize(expected[i], small[i].grey.shape) for i in chosen}
+    maps: dict[int, Tensor]
     maps, rivals = _wide(small, neighbours, {i: ranges[i] for i in chosen}, likely)
-    scores: Maps = {}
+    scores: dict[int, Tensor] = {}
     for shrink, half, count, reaches in _FINE:
         fine = {i: pictures[i].shrunk(shrink) for i in pictures}
         for i in chosen:

@@ -38,4 +38,5 @@ def seen_from(
     if not found:
         nothing = torch.zeros(0, dtype=torch.int64)
         return nothing, nothing, torch.zeros(0)
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    rows, columns, inverse = zip(*found, strict=True)
+    return torch.cat(rows), torch.cat(columns), torch.cat(inverse)

@@ -46,9 +46,9 @@ def probe(stream: BinaryIO, size: int) -> Header:
         raise BadImage(f"damaged: {size} bytes hold no picture of {width}×{height} pixels")
     if hasattr(picture, "getexif"):
         frames = getattr(picture, "n_frames", 1)
-        return Header("heif", *picture.size, _orientation(picture), "A" in picture.mode, pictures=frames)
+        return Header("heif", width, height, _orientation(picture), "A" in picture.mode, pictures=frames)
     # libheif has applied the rotation; the EXIF tag only repeats it
-    return Header("heif", *picture.size, has_alpha=picture.has_alpha, pictures=len(picture))
+    return Header("heif", width, height, has_alpha=picture.has_alpha, pictures=len(picture))
 
 
 def _orientation(picture) -> int:

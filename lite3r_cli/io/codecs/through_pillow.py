@@ -31,7 +31,8 @@ def _probe(stream: BinaryIO, kind: str) -> Header:
         frames = 1
         if kind == "gif":
             frames += _has_second_frame(image)
-        return Header(kind, *image.size, has_alpha=alpha or kind == "gif", pictures=frames)
+        width, height = image.size
+        return Header(kind, width, height, has_alpha=alpha or kind == "gif", pictures=frames)
 
 
 def _has_second_frame(image) -> bool:

@@ -81,7 +81,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
 
 def _pages(stream: BinaryIO, size: int, directory: Directory) -> int:
     """Pictures in the file: thumbnails and masks aside."""
-    pages, seen = 1, set()
+    pages, seen = 1, set[int]()
     while directory.following and directory.following not in seen and len(seen) < _MAX_DIRECTORIES:
         seen.add(directory.following)
         try:

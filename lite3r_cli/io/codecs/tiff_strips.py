@@ -116,6 +116,7 @@ def _unlzma(block: bytes, size: int) -> bytes:
 
 def _block(raw: bytes, layout: StripLayout, shape: tuple[int, int, int]) -> np.ndarray:
     rows, columns, _ = shape
+    values: np.ndarray
     if layout.bits == 16:
         values = np.frombuffer(raw, layout.order + "u2").astype(np.uint16).reshape(shape)
     elif layout.bits == 8:
@@ -183,7 +184,7 @@ def _decoded_group(
     width = columns if fax else row_bytes
     data = _strips_as_file(packed, layout.packing, width, rows, 1 if fax else 8)
     try:
-        with av.open(io.BytesIO(data), format="tiff_pipe") as container:
+        with av.open(io.BytesIO(data), "r", format="tiff_pipe") as container:
             container.streams.video[0].codec_context.options = {"err_detect": "explode"}
             frame = next(container.decode(video=0))
     except (av.FFmpegError, StopIteration) as error:
@@ -191,7 +192,7 @@ def _decoded_group(
     if (frame.width, frame.height) != (width, rows * len(packed)):
         raise BadImage(_DAMAGED)
     plane = frame.planes[0]
-    picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, :row_bytes]
+    picture = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, :row_bytes]
     for i in range(len(packed)):
         yield picture[i * rows : (i + 1) * rows].tobytes()
 

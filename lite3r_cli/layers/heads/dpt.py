@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.layers.vit import ModulesOf
+
 
 @dataclass(frozen=True)
 class DPTConfig:
@@ -101,7 +103,7 @@ class DPTHead(nn.Module):
         self.position_precision = torch.float64 if config.double_position else torch.float32
         features, stages, skip = config.features, config.stage_channels, config.relu_skip
         self.norm = nn.LayerNorm(config.in_channels, eps=1e-5)
-        self.projects = nn.ModuleList(nn.Conv2d(config.in_channels, c, 1) for c in stages)
+        self.projects: ModulesOf[nn.Conv2d] = ModulesOf(nn.Conv2d(config.in_channels, c, 1) for c in stages)
         self.resize_layers = nn.ModuleList(
             [
                 nn.ConvTranspose2d(stages[0], stages[0], 4, 4),
