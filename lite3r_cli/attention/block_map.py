@@ -74,7 +74,8 @@ def mass(q: Tensor, k: Tensor, layout: TokenTiling) -> Tensor:
             memory = [near.new_empty(*near.shape[:2], far.shape[-1]) for _ in range(2)]
         weights = torch.softmax(torch.bmm(near, far, out=memory[0]), -1, out=memory[1])
         found.append((weights.unflatten(1, x.shape[1:3]) * there[first : first + step]).sum(2, dtype=means.dtype))
-    return torch.cat(found, dim=1).unflatten(0, q.shape[:2])
+    result: Tensor = torch.cat(found, dim=1).unflatten(0, q.shape[:2])
+    return result
 
 
 def kept_blocks(layout: TokenTiling, keep_ratio: float) -> int:

@@ -61,8 +61,9 @@ def choose_backend(asked: str, device: torch.device, tokens: int, crossover: int
 
 
 def _reference(
-    q, k, v, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str, summaries: bool = False
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str,
+    summaries: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     keys = layout.keys
     rows, columns = layout.index.shape[1], keys.index.shape[1]
     there, known = layout.valid.flatten()[:, None], keys.valid.flatten()
@@ -86,8 +87,9 @@ def _reference(
 
 
 def _triton(
-    q, k, v, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str, summaries: bool = False
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, blocks: BlockMap, layout: TokenTiling, feature: str, linear_over: str,
+    summaries: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     from lite3r_cli.attention import triton_backend
 
     return triton_backend.attend(q, k, v, blocks, layout, feature, linear_over, summaries)

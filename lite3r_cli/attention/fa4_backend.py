@@ -126,7 +126,8 @@ def _tried(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √D) v of (B, H, N, D) and (B, H, M, D); the result lies in memory as (B, N, H, D)."""
-    return load_forward()(*(t.transpose(1, 2) for t in (q, k, v)))[0].transpose(1, 2)
+    result: Tensor = load_forward()(*(t.transpose(1, 2) for t in (q, k, v)))[0].transpose(1, 2)
+    return result
 
 
 @cache
@@ -134,7 +135,8 @@ def load_forward() -> Callable[..., Any]:
     """The library's forward pass of q (B, N, H, D), k, v (B, M, H, D) → (out, lse or None, …). Raises ImportError."""
     with _kept_on_disk():
         from flash_attn.cute.interface import _flash_attn_fwd
-    return _flash_attn_fwd
+    result: Callable[..., Any] = _flash_attn_fwd
+    return result
 
 
 @contextmanager

@@ -270,7 +270,8 @@ def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan)
     fine = fine + spreads[:, None, : plan.blocks] + math.log(KEYS)
     coarse = coarse + spreads[:, None, plan.blocks :] + math.log(SUMMARY)
     total = torch.cat([coarse, fine[..., covered:]], dim=-1).logsumexp(-1, keepdim=True)
-    return (fine - total).clamp(max=LARGEST).exp().unflatten(1, (-1, plan.asked.shape[1])).sum(2)
+    result: Tensor = (fine - total).clamp(max=LARGEST).exp().unflatten(1, (-1, plan.asked.shape[1])).sum(2)
+    return result
 
 
 def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
@@ -337,7 +338,8 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
         mask = bias.to(torch.float64 if q.dtype == torch.float64 else torch.float32).expand(-1, -1, plan.group, -1)
         return F.scaled_dot_product_attention(x, k, v, attn_mask=mask).flatten(1, 2)
     logits = widened(x) @ widened(k).mT * dim**-0.5
-    return ((logits + bias).softmax(-1) @ widened(v)).flatten(1, 2).to(q.dtype)
+    result: Tensor = ((logits + bias).softmax(-1) @ widened(v)).flatten(1, 2).to(q.dtype)
+    return result
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_ratio: float) -> Tensor:
@@ -354,7 +356,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_rat
             lists = list_blocks(block_shares(asked, means[0], spreads, plan), plan, count)
         tables[1:] = [_with_means(t, plan) for t in tables[1:]]
     out = gathered_attention(tables[0], tables[1], tables[2], lists, plan)
-    return out.index_select(1, place).unflatten(0, (batch, -1))
+    result: Tensor = out.index_select(1, place).unflatten(0, (batch, -1))
+    return result
 
 
 def _with_means(table: Tensor, plan: PackedPlan) -> Tensor:

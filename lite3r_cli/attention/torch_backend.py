@@ -7,6 +7,8 @@ the weights, so that memory stays that of q, k and v.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +28,7 @@ class GatheredAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
         out, buffers = torch.empty_like(q), None
         for part in chunks(columns, *k.shape[1:]):
             near = columns[part]
@@ -40,7 +42,7 @@ class GatheredAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k and v from that of the answer, all (tiles, T, D)."""
         q, k, v, columns, mask = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
@@ -85,9 +87,11 @@ def sparse_branch(
         columns = rows_of[rows].nonzero()[:, 1].view(len(rows), count) + (head * keys.blocks)[:, None]
         given = (flat[0][rows], flat[1], flat[2], columns, mask)
         if summaries is None:
-            part = GatheredAttention.apply(*given)
+            part = GatheredAttention.apply(*given)  # type: ignore[no-untyped-call]
         else:
-            part = SummarisedAttention.apply(*given, *summaries, head, behind[rows])
+            part = SummarisedAttention.apply(  # type: ignore[no-untyped-call]
+                *given, *summaries, head, behind[rows]
+            )
         out = part if len(rows) == len(counts) else out.index_copy(0, rows, part)
     return out.view_as(q)
 

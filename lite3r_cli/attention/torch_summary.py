@@ -10,7 +10,7 @@ so that what is skipped keeps its share of the softmax, for the price of one or 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,14 +39,14 @@ class SummarisedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, columns, mask, keys, spread, values, head, bias):
-        given = q, k, v, columns, mask, keys, spread, values, head, bias
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        """`given`: the arguments of `_forward`."""
         ctx.save_for_backward(*given)
         return _forward(*given)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and of the summaries from that of the answer, all (tiles, T, D)."""
         q, k, v, columns, _, keys, spread, values, head, _ = ctx.saved_tensors
         dq = torch.empty_like(q)
@@ -69,7 +69,10 @@ class SummarisedAttention(torch.autograd.Function):
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, d_keys, d_spread, d_values, None, None
 
 
-def _forward(q, k, v, columns, mask, keys, spread, values, head, bias) -> Tensor:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, columns: Tensor, mask: Tensor,
+    keys: Tensor, spread: Tensor, values: Tensor, head: Tensor, bias: Tensor,
+) -> Tensor:  # fmt: skip
     """All products in q's precision, head by head, in memory that is used again: fresh memory costs more than they do.
 
     A query is [q / √D, 1, −h] to the tokens, which are [k, mask, 1], and [q / √D, ½ q² / D, −h] to the summaries [k̄,
@@ -114,7 +117,10 @@ def _memory(q: Tensor, near: Tensor, tokens: Tensor, v: Tensor, width: int) -> t
 class _Chunk:
     """Some query tiles (R, T, D) with all that they see, in float32 or better."""
 
-    def __init__(self, part: slice, q, k, v, columns, mask, keys, spread, values, head, bias):
+    def __init__(
+        self, part: slice, q: Tensor, k: Tensor, v: Tensor, columns: Tensor, mask: Tensor,
+        keys: Tensor, spread: Tensor, values: Tensor, head: Tensor, bias: Tensor,
+    ):  # fmt: skip
         self.q, self.scale = widened(q[part]), q.shape[-1] ** -0.5
         self.k, self.v = (widened(gather(t, columns[part])[:, 0]) for t in (k, v))  # (R, kept·T, D)
         self.keys, self.spread, self.values = (t[head[part]] for t in (keys, spread, values))  # (R, blocks, D)
@@ -128,4 +134,5 @@ class _Chunk:
             tokens += self.mask
         second = 0.5 * self.scale**2 * (self.q.square() @ self.spread.mT)
         logits = torch.cat([tokens, self.q @ self.keys.mT * self.scale + second + self.bias], dim=-1)
-        return logits.softmax(-1).split([tokens.shape[-1], self.bias.shape[-1]], dim=-1)
+        result: tuple[Tensor, Tensor] = logits.softmax(-1).split([tokens.shape[-1], self.bias.shape[-1]], dim=-1)
+        return result

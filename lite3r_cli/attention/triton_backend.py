@@ -6,6 +6,8 @@ of torch. Nothing here waits for the GPU.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -49,7 +51,8 @@ def _sums(
 
 def _power_of_two(width: int) -> int:
     """Rows of a tile that is alone in a product: the matrix units take no fewer than 16."""
-    return max(16, triton.next_power_of_2(width))
+    result: int = max(16, triton.next_power_of_2(width))
+    return result
 
 
 def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
@@ -70,16 +73,22 @@ def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
     }  # fmt: skip
 
 
-def _far(summaries, blocks: BlockMap, q: Tensor) -> tuple[Tensor, ...]:
-    """What the kernels read of the summaries: themselves and who sees them; anything where there are none."""
-    if summaries[0] is None:
+def _far(summaries: tuple[Tensor | None, ...], blocks: BlockMap, q: Tensor) -> tuple[Tensor, ...]:
+    """What the kernels read of the summaries: the three tensors, and which query blocks read which of them. Without
+    summaries these are any four tensors, which no kernel reads.
+    """
+    keys, spread, values = summaries
+    if keys is None or spread is None or values is None:
         return (q,) * 4
-    return *(t.contiguous() for t in summaries), blocks.linear.to(torch.uint8)
+    return *(t.contiguous() for t in (keys, spread, values)), blocks.linear.to(torch.uint8)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, far_k, far_s, far_v, blocks: BlockMap, layout: TokenTiling, feature: str, over: str):
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, far_k: Tensor | None, far_s: Tensor | None, far_v: Tensor | None,
+        blocks: BlockMap, layout: TokenTiling, feature: str, over: str,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         q, k, v = (t.contiguous() for t in (q, k, v))
         root, sizes = q.shape[4] ** -0.5, _sizes(q, k)
         far = _far((far_k, far_s, far_v), blocks, q)
@@ -98,7 +107,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, d_sparse: Tensor, d_linear: Tensor):
+    def backward(ctx: Any, d_sparse: Tensor, d_linear: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *summaries, sparse, lse = ctx.saved_tensors
         blocks, layout, feature, over = ctx.settings
         dim, root, counts, lengths = q.shape[4], q.shape[4] ** -0.5, (q.shape[2], k.shape[2]), layout.keys.lengths
@@ -148,4 +157,7 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """As `torch_backend.attend`, for tiles (B, H, blocks, T, D) of T ≤ 128 tokens and D in HEAD_DIMS."""
     found = summaries_of(k, v, layout.keys) if summaries else (None, None, None)
-    return _Attend.apply(q, k, v, *found, blocks, layout, feature, linear_over)
+    result: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
+        q, k, v, *found, blocks, layout, feature, linear_over
+    )
+    return result

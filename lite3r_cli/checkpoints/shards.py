@@ -34,7 +34,8 @@ def read_index(path: Path) -> dict[str, str]:
         raise WeightsError(
             f"{path}: not an index of safetensors shards ({' '.join(str(error).split())[:200]})"
         ) from error
-    return weight_map
+    result: dict[str, str] = weight_map
+    return result
 
 
 def shard_files(path: Path) -> list[Path]:

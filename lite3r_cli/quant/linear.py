@@ -10,6 +10,7 @@ Three ways to the same numbers: `emulate` anywhere, `scaled-mm` (torch._scaled_m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +29,19 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class _FakeQuant(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         values, scale = quantize_tokens(x)
         return (values.float() * scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
 def fake_quant(x: Tensor) -> Tensor:
     """x (…, C) rounded to E4M3 with a scale for each row, in its own dtype; the gradient is that of the identity."""
-    return _FakeQuant.apply(x)
+    result: Tensor = _FakeQuant.apply(x)  # type: ignore[no-untyped-call]
+    return result
 
 
 def emulated(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -96,7 +98,8 @@ class FP8Linear(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         flat = x.to(dtype).flatten(0, -2)
         out = PRODUCTS[self.backend](flat, self.weight_fp8, self.weight_scale, self.bias)
-        return out.unflatten(0, x.shape[:-1])
+        result: Tensor = out.unflatten(0, x.shape[:-1])
+        return result
 
     def extra_repr(self) -> str:
         bias = self.bias is not None

@@ -25,10 +25,12 @@ def reason_against() -> str | None:
 
 def _availability(te: Any) -> tuple[bool, str]:
     if hasattr(te, "is_fp8_available"):
-        return te.is_fp8_available(return_reason=True)
-    from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
+        available, reason = te.is_fp8_available(return_reason=True)
+    else:
+        from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
 
-    return FP8GlobalStateManager.is_fp8_available()
+        available, reason = FP8GlobalStateManager.is_fp8_available()
+    return bool(available), str(reason)
 
 
 class TELinear(nn.Module):
@@ -59,7 +61,8 @@ class TELinear(nn.Module):
         padded = nn.functional.pad(flat, (0, 0, 0, -len(flat) % 16))
         with self._te.fp8_autocast(enabled=True, fp8_recipe=self._recipe):
             out = self.inner(padded)
-        return out[: len(flat)].to(x.dtype).unflatten(0, x.shape[:-1])
+        result: Tensor = out[: len(flat)].to(x.dtype).unflatten(0, x.shape[:-1])
+        return result
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, Transformer Engine, e4m3 by tensor"

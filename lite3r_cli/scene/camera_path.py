@@ -142,9 +142,10 @@ def _segment(values: np.ndarray, i: int, samples: int = 64) -> np.ndarray:
     before = values[i - 1] if i else 2 * a - b
     after = values[i + 2] if i + 2 < len(values) else 2 * b - a
     t = np.linspace(0, 1, samples, endpoint=False)[:, None]
-    return 0.5 * (
+    result: np.ndarray = 0.5 * (
         2 * a + (b - before) * t + (2 * before - 5 * a + 4 * b - after) * t**2 + (3 * (a - b) + after - before) * t**3
     )
+    return result
 
 
 def _steps(centres: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
@@ -152,7 +153,8 @@ def _steps(centres: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
     way = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     unit = quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)
     turn = 2 * np.arccos(np.clip(np.abs((unit[1:] * unit[:-1]).sum(axis=1)), 0, 1))
-    return way / max(float(way.sum()), 1e-12) + turn / max(float(turn.sum()), 1e-12) + 1e-9
+    result: np.ndarray = way / max(float(way.sum()), 1e-12) + turn / max(float(turn.sum()), 1e-12) + 1e-9
+    return result
 
 
 def _gentle(t: np.ndarray, share: float = 0.08) -> np.ndarray:

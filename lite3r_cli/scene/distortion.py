@@ -189,7 +189,8 @@ class DistortedCamera:
             axis = bent / np.maximum(length, 1e-12)[:, None]
             return np.concatenate([axis * np.sin(r)[:, None], np.cos(r)[:, None]], axis=1)
         rays = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
-        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        result: np.ndarray = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        return result
 
     def _prism_rays(self, seen: np.ndarray) -> np.ndarray:
         """`rays` of a model with `prism`, by Newton's method in its plane."""
@@ -238,7 +239,8 @@ class DistortedCamera:
         return above / below
 
     def _bent(self, r: np.ndarray) -> np.ndarray:
-        return r * self._factor(r)
+        result: np.ndarray = r * self._factor(r)
+        return result
 
     def _tangential(self, x: np.ndarray, y: np.ndarray, rr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = MODELS[self.model].tangential

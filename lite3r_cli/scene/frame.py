@@ -48,7 +48,8 @@ def local_origin(centres: np.ndarray) -> np.ndarray | None:
     extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
     if np.abs(middle).max() <= FAR_OFF * max(extent, 1.0):
         return None
-    return np.round(middle)
+    result: np.ndarray | None = np.round(middle)
+    return result
 
 
 def translation(offset: np.ndarray | None) -> Similarity:

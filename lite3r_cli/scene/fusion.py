@@ -344,7 +344,8 @@ def sample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         np.minimum(((np.arange(n) + 0.5) * size / n).astype(np.int64), size - 1)
         for n, size in zip(shape, mask.shape, strict=True)
     )
-    return mask[rows[:, None], columns].astype(bool)
+    result: np.ndarray = mask[rows[:, None], columns].astype(bool)
+    return result
 
 
 def sample_colors(rgb: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:

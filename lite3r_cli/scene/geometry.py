@@ -39,7 +39,8 @@ class Similarity(NamedTuple):
 
 def scale_intrinsics(K: ArrayLike, sx: float, sy: float) -> Array:
     """K (..., 3, 3) of an image resized by `sx` = new width / old width and `sy`: exact with centres at +0.5."""
-    return np.asarray(K, np.float64) * np.array([sx, sy, 1.0])[:, None]
+    result: Array = np.asarray(K, np.float64) * np.array([sx, sy, 1.0])[:, None]
+    return result
 
 
 def pixel_grid(height: int, width: int) -> Array:
@@ -79,7 +80,8 @@ def project(points: ArrayLike, K: ArrayLike, cam_from_world: ArrayLike | None = 
 def transform(pose: ArrayLike, points: ArrayLike) -> Array:
     """Apply one pose (3, 4) to points (..., 3)."""
     pose = np.asarray(pose, np.float64)
-    return np.asarray(points, np.float64) @ pose[:, :3].T + pose[:, 3]
+    result: Array = np.asarray(points, np.float64) @ pose[:, :3].T + pose[:, 3]
+    return result
 
 
 def invert_pose(b_from_a: ArrayLike) -> Array:
@@ -122,13 +124,15 @@ def rotation_angle(rotation: ArrayLike) -> Array:
     """
     R = np.asarray(rotation, np.float64)
     skew = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1)
-    return np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    result: Array = np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    return result
 
 
 def vector_angle(a: ArrayLike, b: ArrayLike) -> Array:
     """Angle (...) in radians, 0..π, between vectors (..., 3) of any length > 0; accurate near 0 and near π."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(axis=-1))
+    result: Array = np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(axis=-1))
+    return result
 
 
 # --- quaternions (x, y, z, w) ---------------------------------------------------------------------------------------
@@ -153,7 +157,8 @@ def quaternion_from_matrix(rotation: ArrayLike) -> Array:
     best = np.argmax(np.diagonal(outer, axis1=-2, axis2=-1), axis=-1)
     quaternion = np.take_along_axis(outer, best[..., None, None], axis=-2)[..., 0, :]
     quaternion = quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
-    return np.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
+    result: Array = np.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
+    return result
 
 
 def matrix_from_quaternion(quaternion: ArrayLike) -> Array:

@@ -30,7 +30,8 @@ class PairErrors(NamedTuple):
     @property
     def larger(self) -> np.ndarray:
         """(P,) the larger of both; the rotation alone where there is no direction."""
-        return np.fmax(self.rotation, self.translation)
+        result: np.ndarray = np.fmax(self.rotation, self.translation)
+        return result
 
 
 def pair_errors(predicted: np.ndarray, truth: np.ndarray, min_baseline: float) -> PairErrors:
@@ -63,7 +64,8 @@ def auc(errors: np.ndarray, threshold: int) -> float:
 def focal_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Per view the relative error of the focal lengths of K (S, 3, 3), in per cent, the mean over both axes: (S,)."""
     focal, true_focal = (np.stack([K[:, 0, 0], K[:, 1, 1]], axis=1) for K in (predicted, truth))
-    return 100 * np.abs(focal / true_focal - 1).mean(axis=1)
+    result: np.ndarray = 100 * np.abs(focal / true_focal - 1).mean(axis=1)
+    return result
 
 
 def resample_depth(depth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -79,7 +81,8 @@ def resample_depth(depth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     weight = cv2.resize(known.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     mixed = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
     near = cv2.resize(known.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    return np.divide(mixed, weight, out=np.zeros(shape, np.float32), where=near & (weight > 0))
+    result: np.ndarray = np.divide(mixed, weight, out=np.zeros(shape, np.float32), where=near & (weight > 0))
+    return result
 
 
 def depth_scale(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -33,7 +33,8 @@ class _Lattice:
         self.keys = self.key(places)
 
     def key(self, places: np.ndarray) -> np.ndarray:
-        return ((places[:, 0] + 1) * self.size[1] + places[:, 1] + 1) * self.size[2] + places[:, 2] + 1
+        result: np.ndarray = ((places[:, 0] + 1) * self.size[1] + places[:, 1] + 1) * self.size[2] + places[:, 2] + 1
+        return result
 
     def shift(self, step: np.ndarray) -> int:
         return int((step[0] * self.size[1] + step[1]) * self.size[2] + step[2])

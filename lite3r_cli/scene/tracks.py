@@ -149,4 +149,5 @@ def _errors(
 
 def _project(view: View, points: np.ndarray) -> np.ndarray:
     camera = points @ view.cam_from_world[:, :3].T + view.cam_from_world[:, 3]
-    return (camera @ view.K.T)[:, :2] / np.maximum(camera[:, 2:], 1e-9)
+    result: np.ndarray = (camera @ view.K.T)[:, :2] / np.maximum(camera[:, 2:], 1e-9)
+    return result

@@ -129,7 +129,10 @@ def _distinct(places: np.ndarray) -> np.ndarray:
     size = places.max(axis=0) - least + 1
     local = places - least
     keys = np.unique((local[:, 0] * size[1] + local[:, 1]) * size[2] + local[:, 2])
-    return np.stack([keys // (size[1] * size[2]), keys // size[2] % size[1], keys % size[2]], axis=1) + least
+    result: np.ndarray = (
+        np.stack([keys // (size[1] * size[2]), keys // size[2] % size[1], keys % size[2]], axis=1) + least
+    )
+    return result
 
 
 @torch.inference_mode()

@@ -45,7 +45,8 @@ class CameraEncoder(nn.Module):
         x = self.token_norm(self.pose_branch(pose))
         for block in self.trunk:
             x = block(x)
-        return self.trunk_norm(x)
+        result: Tensor = self.trunk_norm(x)
+        return result
 
 
 def encode_cameras(cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:

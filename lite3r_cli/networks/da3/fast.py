@@ -17,8 +17,8 @@ from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.base import Prediction
-from lite3r_cli.networks.da3.network import DA3, POSITION_OFFSET, KnownCameras, encode_known, with_known
+from lite3r_cli.networks.base import KnownCameras, Prediction
+from lite3r_cli.networks.da3.network import DA3, POSITION_OFFSET, encode_known, with_known
 from lite3r_cli.networks.da3.reference_view import choose_reference
 
 
@@ -63,7 +63,8 @@ class FastDA3(FastForm):
 
     def known(self, cameras: KnownCameras, prepared: Prepared) -> Tensor:
         """The camera tokens (S, C) of known cameras."""
-        return self.camera_encoder(encode_known(cameras, prepared.sizes))[0]
+        result: Tensor = self.camera_encoder(encode_known(cameras, prepared.sizes))[0]
+        return result
 
     def with_known(self, prediction: Prediction, cameras: KnownCameras) -> Prediction:
         """The answer with known cameras as given, see `network.with_known`."""

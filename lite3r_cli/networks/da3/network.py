@@ -23,7 +23,15 @@ from lite3r_cli.layers.heads.dpt import DPTConfig, DualDPTHead
 from lite3r_cli.layers.heads.rays import cameras_from_rays
 from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.view_shards import count_all, first_view, mine, sizes_of_all, whole
-from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.layers.vit import (
+    Block,
+    ModulesOf,
+    PatchEmbed,
+    RopeTable,
+    patch_positions,
+    resize_position_embedding,
+    rope_table,
+)
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, encode_cameras, normalise_cameras
 from lite3r_cli.networks.da3.reference_view import STRATEGIES, choose_reference
@@ -102,7 +110,8 @@ class DA3Encoder(nn.Module):
         x = self.patch_embed(bk.normalise(images).flatten(0, 1))
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, offset=POSITION_OFFSET)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return torch.cat([first, x], dim=1).unflatten(0, images.shape[:2])
+        result: Tensor = torch.cat([first, x], dim=1).unflatten(0, images.shape[:2])
+        return result
 
     def forward(
         self,
@@ -145,7 +154,10 @@ class DA3Encoder(nn.Module):
         cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # never normalised
         return [Features(*pair) for pair in zip(taps, grids)], whole(bk.in_view_order(cameras, groups))
 
-    def _set_frames(self, x: Sequence[Tensor], grids, groups, reference: Tensor, seen: Seen | None) -> None:
+    def _set_frames(
+        self, x: Sequence[Tensor], grids: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]],
+        reference: Tensor, seen: Seen | None,
+    ) -> None:  # fmt: skip
         """Tell sparse attention which tokens belong together, and the reference views (B,)."""
         across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
         frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids))
@@ -157,7 +169,9 @@ class DA3Encoder(nn.Module):
         is_reference = torch.arange(views, device=reference.device) == reference[:, None]
         return torch.where(is_reference[..., None], self.camera_token[:, 0], self.camera_token[:, 1])
 
-    def _ropes(self, grids: Sequence[tuple[int, int]], views: Sequence[int], device: torch.device):
+    def _ropes(
+        self, grids: Sequence[tuple[int, int]], views: Sequence[int], device: torch.device
+    ) -> tuple[list[RopeTable], RopeTable]:
         """Tables within a view (true patch positions) and across views (every patch at (1, 1))."""
         head_dim = self.config.dim // self.config.heads
         positions = [patch_positions(*grid, 1, device) for grid in grids]
@@ -233,7 +247,8 @@ class DA3(Network):
 
     def camera_tokens(self, cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
         """Tokens (B, S, C) of known cameras, poses (B, S, ≥3, 4) already normalised; `size` (B, S, 2) as (H, W)."""
-        return self.cam_enc(encode_cameras(cam_from_world, K, size))
+        result: Tensor = self.cam_enc(encode_cameras(cam_from_world, K, size))
+        return result
 
     def forward(self, images: Tensor, camera_tokens: Tensor | None = None, rays: bool = False) -> DA3Output:
         """Equally sized views (B, S, 3, H, W) in [0, 1]."""

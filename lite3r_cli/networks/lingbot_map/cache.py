@@ -131,7 +131,8 @@ def meet_cached(block: torch.nn.Module, x: Tensor, rope: object, cache: Cache, k
         cache.store(k, v)
     keys, values = cache.visible() if keep else cache.visible_with(k, v)
     x = x + block.ls1(block.attn.merge(block.attn.meet(q, keys, values)))  # type: ignore[operator, union-attr]
-    return x + block.ls2(block.mlp(block.norm2(x)))  # type: ignore[operator]
+    result: Tensor = x + block.ls2(block.mlp(block.norm2(x)))  # type: ignore[operator]
+    return result
 
 
 def meet_each_other(block: torch.nn.Module, x: Tensor, rope: object) -> tuple[Tensor, Tensor, Tensor]:

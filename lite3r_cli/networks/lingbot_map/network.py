@@ -250,7 +250,8 @@ class LingBotMap(Network):
         half = self.compute_dtype in bk.HALF_PRECISION
         across = 2 * config.pairs * Room(plan.anchors, plan.window, frames).tokens(tokens) * config.dim
         cameras = 2 * plan.rounds * config.camera_depth * (frames + 1) * 2 * config.dim
-        return across * (2 if half else 4) + cameras * 4
+        result: int = across * (2 if half else 4) + cameras * 4
+        return result
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> Prediction:

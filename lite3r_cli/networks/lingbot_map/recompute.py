@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     model.aggregator.patch_embed.register_forward_hook(lambda _, __, out: encoded.append(out))
     worked: list[FrameOutput] = []
 
-    def observed():
+    def observed() -> Iterator[tuple[FrameOutput, bool]]:
         for output, begins in model.outputs(images.unbind(1), count, plan):
             worked.append(output)
             yield output, begins

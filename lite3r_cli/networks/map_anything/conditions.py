@@ -55,12 +55,14 @@ def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
     y = (v - K[:, 1, 2, None]) / K[:, 1, 1, None]
     x, y = x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)
     rays = torch.stack([x, y, torch.ones_like(x)], dim=1)
-    return rays / rays.norm(dim=1, keepdim=True)
+    result: Tensor = rays / rays.norm(dim=1, keepdim=True)
+    return result
 
 
 def along_rays(z: Tensor, rays: Tensor) -> Tensor:
     """z-depth (B, H, W) and unit rays (B, 3, H, W) → depth along the rays (B, H, W)."""
-    return (z[:, None] * (rays / rays[:, 2:])).norm(dim=1)
+    result: Tensor = (z[:, None] * (rays / rays[:, 2:])).norm(dim=1)
+    return result
 
 
 def prepare(given: Conditions, reference: int = 0) -> Prepared:
@@ -167,7 +169,8 @@ class DenseEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.encoder(self.conv_in(F.pixel_unshuffle(x, self.patch_size)))
-        return self.norm_layer(x.flatten(2).transpose(1, 2))
+        result: Tensor = self.norm_layer(x.flatten(2).transpose(1, 2))
+        return result
 
 
 class GlobalEncoder(nn.Module):
@@ -182,4 +185,5 @@ class GlobalEncoder(nn.Module):
         self.norm_layer = nn.LayerNorm(dim, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm_layer(self.encoder(x))
+        result: Tensor = self.norm_layer(self.encoder(x))
+        return result

@@ -68,7 +68,8 @@ class Pyramid(nn.Module):
             if i == 4:  # half of an odd side was rounded up
                 top = top[..., :rows, :columns]
             lateral = levels[i - 2]
-        return top
+        result: Tensor = top
+        return result
 
 
 class Regressor(nn.Module):
@@ -81,7 +82,8 @@ class Regressor(nn.Module):
         self.conv2 = nn.Sequential(nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, RAW_CHANNELS, 1))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        return self.conv2(F.interpolate(self.conv1(x), (height, width), mode="bilinear", align_corners=True))
+        result: Tensor = self.conv2(F.interpolate(self.conv1(x), (height, width), mode="bilinear", align_corners=True))
+        return result
 
 
 class DenseHead(nn.ModuleList):
@@ -93,7 +95,8 @@ class DenseHead(nn.ModuleList):
 
     def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         pyramid, regressor = self
-        return regressor(pyramid(tokens, rows, columns), self.patch_size * rows, self.patch_size * columns)
+        result: Tensor = regressor(pyramid(tokens, rows, columns), self.patch_size * rows, self.patch_size * columns)
+        return result
 
 
 class _Residual(nn.Module):
@@ -146,4 +149,5 @@ class ScaleHead(nn.Module):
         self.output_proj = nn.Linear(SCALE_WIDTH, 1)
 
     def forward(self, token: Tensor) -> Tensor:
-        return self.output_proj(self.mlp(self.proj(token)))[:, 0].exp().clamp(min=SMALLEST)
+        result: Tensor = self.output_proj(self.mlp(self.proj(token)))[:, 0].exp().clamp(min=SMALLEST)
+        return result

@@ -92,7 +92,8 @@ class Features:
         if self.seen is None:
             return None
         pixels = self.seen.to(self.maps[0].device).unflatten(1, self.grid)
-        return pixels.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        result: Tensor | None = pixels.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        return result
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Encoder(nn.Module):
         self.model = Dino(config)
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.model(images, seen)
+        result: tuple[Tensor, Tensor] = self.model(images, seen)
+        return result
 
 
 class InfoSharing(nn.Module):

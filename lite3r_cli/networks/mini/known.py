@@ -60,4 +60,5 @@ class KnownCameraToken(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, known: CameraHints) -> Tensor:
-        return self.linear(known.features())
+        result: Tensor = self.linear(known.features())
+        return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class Mini(Network):
         if config.known_cameras:
             self.known_camera = KnownCameraToken(dim)
             self.belongs = nn.Linear(2 * dim, 1)
-        self._rope: dict[tuple, RopeTable] = {}
+        self._rope: dict[tuple[Any, ...], RopeTable] = {}
         self.compute_dtype = torch.float32  # of the trunk and the depth head in `predict`
 
     # -- tokens -----------------------------------------------------------------------------------------------------
@@ -105,7 +106,8 @@ class Mini(Network):
         x = self.patch_embed(normalise(images).flatten(0, 1))
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return torch.cat([first, x], dim=1).unflatten(0, (batch, views))
+        result: Tensor = torch.cat([first, x], dim=1).unflatten(0, (batch, views))
+        return result
 
     def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
         """The rotations of one view of rows × columns patches, kept for the next call."""

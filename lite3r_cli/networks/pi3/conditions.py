@@ -50,7 +50,8 @@ def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
     v = torch.arange(height, device=K.device, dtype=K.dtype) + 0.5
     pixels = torch.stack([u.expand(height, -1), v[:, None].expand(-1, width), torch.ones_like(u).expand(height, -1)])
     rays = torch.linalg.inv(K) @ pixels.flatten(1)
-    return rays[:, :2].unflatten(2, (height, width))
+    result: Tensor = rays[:, :2].unflatten(2, (height, width))
+    return result
 
 
 def prepare(given: Conditions) -> Prepared:
@@ -111,7 +112,8 @@ class PoseAttention(nn.Module):
         else:
             out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None])
         out = _act(out, matrix, angles, -1)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+        result: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+        return result
 
 
 def _angles(positions: Tensor, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

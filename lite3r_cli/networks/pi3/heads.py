@@ -27,7 +27,8 @@ class HeadTransformer(nn.Module):
         x = self.projects(tokens)
         for block in self.blocks:
             x = run_within(block, x, rope, seen)
-        return self.linear_out(x)
+        result: Tensor = self.linear_out(x)
+        return result
 
 
 class LinearPixels(nn.Module):
@@ -58,7 +59,8 @@ class ResidualConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        result: Tensor = x + self.layers(x)
+        return result
 
 
 def with_position(x: Tensor, aspect: float) -> Tensor:
@@ -155,7 +157,8 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
     V = Vh.transpose(-1, -2)
     sign = torch.det(V @ U.transpose(-1, -2))
     flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
-    return (V * flip[..., None, :] @ U.transpose(-1, -2)).to(matrix.dtype)
+    result: Tensor = (V * flip[..., None, :] @ U.transpose(-1, -2)).to(matrix.dtype)
+    return result
 
 
 class _CrossAttention(nn.Module):
@@ -165,11 +168,14 @@ class _CrossAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, x: Tensor, context: Tensor, rope: RopeTable) -> Tensor:
-        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, H, T, D)
-        q, k, v = split(self.q_proj(x)), split(self.k_proj(context)), split(self.v_proj(context))
+        q, k, v = (  # (B, H, T, D)
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in (self.q_proj(x), self.k_proj(context), self.v_proj(context))
+        )
         k = apply_rope(k, rope)  # the query stands at (0, 0), where the rotation is none
         out = dense(q.to(v.dtype), k.to(v.dtype), v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        result: Tensor = self.proj(out.transpose(1, 2).flatten(2))
+        return result
 
 
 class _MetricBlock(nn.Module):
@@ -181,7 +187,8 @@ class _MetricBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, rope: RopeTable) -> Tensor:
         x = x + self.cross_attn(self.norm2(x), self.norm_y(context), rope)
-        return x + self.mlp(self.norm3(x))
+        result: Tensor = x + self.mlp(self.norm3(x))
+        return result
 
 
 class MetricDecoder(nn.Module):
@@ -197,4 +204,5 @@ class MetricDecoder(nn.Module):
         x, context = self.projects_x(query), self.projects_y(tokens)
         for block in self.blocks:
             x = block(x, context, rope)
-        return self.linear_out(x)
+        result: Tensor = self.linear_out(x)
+        return result

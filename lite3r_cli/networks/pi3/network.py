@@ -8,7 +8,7 @@ those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +84,10 @@ class Features:
         """(S_b, H, W) bool, the pixels of these patches."""
         if self.seen is None:
             return None
-        return self.seen.unflatten(1, self.grid).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        result: Tensor | None = (
+            self.seen.unflatten(1, self.grid).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        )
+        return result
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Pi3(Network):
                 maps = torch.stack([depth, (depth > 0).float()], dim=2).flatten(0, 1)
                 seen = self.depth_encoder(maps).unflatten(0, shape) + self.depth_emb
                 added = added + seen * given.has_depth[:, index, None, None]
-        return added
+        result: Tensor = added
+        return result
 
     def encode(
         self,
@@ -204,7 +208,10 @@ class Pi3(Network):
         tokens = (torch.cat(pair, dim=-1) for pair in zip(near, x))
         return [Features(*each) for each in zip(tokens, grids, ropes, rows)]
 
-    def _inject(self, block: PoseInjection, x: list[Tensor], grids, groups, given: Prepared) -> list[Tensor]:
+    def _inject(
+        self, block: PoseInjection, x: list[Tensor], grids: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]],
+        given: Prepared,
+    ) -> list[Tensor]:  # fmt: skip
         device = x[0].device
         columns, rows, views = [], [], []
         for (h, w), group in zip(grids, groups):
@@ -225,7 +232,9 @@ class Pi3(Network):
 
     # -- outputs ----------------------------------------------------------------------------------------------------
 
-    def _in_chunks(self, features: Features, run) -> list[Tensor]:
+    def _in_chunks(
+        self, features: Features, run: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
+    ) -> list[Tensor]:
         """`run` of tokens (b, 5 + N, 2C) and what is seen of them, a few views at a time, → each of its outputs as
         (B, S_b, …).
         """
@@ -277,7 +286,8 @@ class Pi3(Network):
             tokens, rope = tokens[:, keys], (rope[0][keys], rope[1][keys])
         with bk.trunk_precision(tokens.device, self.compute_dtype):
             x = self.metric_decoder(self.metric_token.expand(len(tokens), -1, -1), tokens, rope)
-        return self.metric_head(x.float()).exp()[:, 0, 0]
+        result: Tensor | None = self.metric_head(x.float()).exp()[:, 0, 0]
+        return result
 
     def forward(self, images: Tensor, given: Conditions | None = None) -> Pi3Output:
         """Equally sized views (B, S, 3, H, W) in [0, 1]."""

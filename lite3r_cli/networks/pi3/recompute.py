@@ -81,7 +81,10 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     batch, views = images.shape[:2]
     step = config["subsample"]
     corner = (slice(None), slice(None), slice(TOKENS), slice(CHANNELS))
-    per_view = lambda t: t.reshape(batch, views, -1, t.shape[-1])[corner]  # noqa: E731
+
+    def per_view(tokens: Tensor) -> Tensor:
+        return tokens.reshape(batch, views, -1, tokens.shape[-1])[corner]
+
     pose4 = torch.cat([out.world_from_cam, torch.tensor([0.0, 0, 0, 1]).expand(batch, views, 1, 4)], dim=2)
     points = torch.einsum("bsij,bshwj->bshwi", out.world_from_cam[..., :3], out.local_points)
     points = points + out.world_from_cam[:, :, None, None, :, 3]

@@ -169,7 +169,8 @@ class VGGT(Network):
         the camera features of all views.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            return self.aggregator(images, groups, unseen)
+            result: tuple[list[Features], list[Tensor]] = self.aggregator(images, groups, unseen)
+            return result
 
     def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
         """Depth and confidence of one bucket, each (B, S_b, H, W)."""
@@ -185,7 +186,8 @@ class VGGT(Network):
     def _dense(self, head: DPTHead, features: Features) -> Tensor:
         grid = features.grid
         raw = bk.in_chunks(lambda t: head([x.float() for x in t], *grid), features.taps, self.head_frames)
-        return raw.unflatten(0, features.taps[0].shape[:2])
+        result: Tensor = raw.unflatten(0, features.taps[0].shape[:2])
+        return result
 
     def forward(self, images: Tensor, points: bool = False) -> VGGTOutput:
         """Equally sized views (B, S, 3, H, W) in [0, 1]."""

@@ -172,7 +172,8 @@ class VGGTOmega(Network):
         the camera features of all views.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
-            return self.aggregator(images, groups, unseen)
+            result: tuple[list[Tapped], list[Tensor]] = self.aggregator(images, groups, unseen)
+            return result
 
     def decode_depth(self, features: Tapped) -> tuple[Tensor, Tensor]:
         """Depth and confidence of one bucket, each (B, S_b, H, W)."""

@@ -98,7 +98,8 @@ class ImageEncoder16(nn.Module):
         rope = self.rope_embed.table(rows, columns, 1 + STORAGE)
         for part in self.blocks:
             x = run_within(part, x, rope, seen)
-        return self.norm(x[:, 1 + STORAGE :])
+        result: Tensor = self.norm(x[:, 1 + STORAGE :])
+        return result
 
 
 class OneRoundCameraHead(nn.Module):
