@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.bench.measure import once
 from lite3r_cli.layers.unfilled import unfilled
 from lite3r_cli.layers.vit import Block
@@ -87,9 +88,11 @@ def work_of(model: Network, views: int, height: int, width: int) -> Work:
         family.answer(twin, images, torch.arange(COUNTED_VIEWS, device="meta"))
     grid = (height // model.patch_size) * (width // model.patch_size)
     tokens = grid + family.special_tokens  # of a view
+    attention = attention_modules(twin)
+    width = sum(attention[name].qkv.in_features for name in global_layers_of(twin))  # channels of all global layers
 
     def across(count: int) -> float:
-        return len(global_layers_of(model)) * 4.0 * (count * tokens) ** 2 * model.config.dim
+        return width * 4.0 * (count * tokens) ** 2
 
     heads = {id(module) for name in family.heads for module in twin.get_submodule(name).modules()}
     blocks = [block for block in twin.modules() if isinstance(block, Block) and id(block) not in heads]

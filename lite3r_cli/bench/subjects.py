@@ -19,7 +19,7 @@ def network(name: str, device: torch.device, seed: int) -> tuple[Network, str]:
     if here or family is None or name not in family.sizes:
         return registry.load(name, device=device, dtype=torch.float32), CHECKPOINT
     with unfilled():
-        model = family.build(family.sizes[name], name)
+        model = family.made(family.sizes[name], name)
     for part in family.unused:
         delattr(model, part)
     model.to_empty(device=device)

@@ -1,8 +1,8 @@
 """`Family`: everything that the program asks about one kind of network, and the table of all kinds.
 
 A network states its facts once, in `networks/NAME/facts.py`, and no other package names it. A field without a default
-that is left out is a TypeError when that file is imported; what can be wrong beyond that, `tests/networks/
-test_families.py` looks for in every family.
+that is left out is a TypeError when that file is imported. A fact that names a module which the network does not have
+is a UsageError when the network is built. `tests/networks/test_families.py` looks for what else can be wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.vit import Attention
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Network, RawOutput
 from lite3r_cli.networks.installed import load_installed
@@ -92,6 +93,25 @@ class Family:
         require(len(self.markers) > 0, "it has no markers")
         require(len(self.heads) > 0, "it has no heads")
         require(set(self.options) <= set(OPTIONS), f"its options are not some of {', '.join(OPTIONS)}")
+
+    def made(self, config: Any, name: str) -> Network:
+        """A network of this kind, as `build` gives it. Raises UsageError if a fact names a module that it lacks."""
+        model = self.build(config, name)
+        modules = dict(model.named_modules())
+        trunk = (self.trunk,) if isinstance(self.trunk, str) else self.trunk or ()
+        for fact, names, kind in (
+            ("global_layers", self.global_layers(config), Attention),
+            ("last_projections", self.last_projections(config), nn.Linear),
+            ("encoder, heads, unused or trunk", (self.encoder, *self.heads, *self.unused, *trunk), nn.Module),
+        ):
+            wrong = next((module for module in names if not isinstance(modules.get(module), kind)), None)
+            if wrong is not None:
+                known = [module for module, found in modules.items() if module and isinstance(found, kind)]
+                raise UsageError(
+                    f"family {self.name!r}: its {fact} names {wrong!r}, which is no {kind.__name__} of the network; "
+                    f"there are {', '.join(known[:3]) or 'none'} …"
+                )
+        return model
 
     @property
     def takes_cameras(self) -> bool:

@@ -29,7 +29,7 @@ class CheckpointSpec:
 
     def build(self) -> Network:
         """The network without its values."""
-        return self.family.build(self.config, self.name)
+        return self.family.made(self.config, self.name)
 
 
 def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> CheckpointSpec:

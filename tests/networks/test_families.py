@@ -12,6 +12,7 @@ import torch
 import toy_network
 
 from lite3r_cli.attention.module import attention_modules
+from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction, Streaming
 from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
@@ -25,7 +26,7 @@ CAN_BE_RUN = ("mini", "toy", "da3-small")  # by this test, in a moment
 
 def on_meta(family: Family, size: str) -> torch.nn.Module:
     with torch.device("meta"):
-        return family.build(family.sizes[size], size)
+        return family.made(family.sizes[size], size)
 
 
 def test_every_network_of_the_package_and_the_toy_are_there():
@@ -56,6 +57,22 @@ def test_the_facts_are_true_of_the_network(family, size):
     assert family.preparation.resolution >= model.patch_size and family.special_tokens >= 0
     if set(family.options) - set(TOLD):
         assert callable(model.configure)
+
+
+@pytest.mark.parametrize(
+    "fact, wrong",
+    [
+        ({"global_layers": lambda config: ["blocks.1"]}, "global_layers names 'blocks.1', which is no Attention"),
+        (
+            {"last_projections": lambda config: ["blocks.1.attn"]},
+            "no Linear of the network; there are blocks.0.attn.qkv",
+        ),
+        ({"heads": ("depth_head", "pose_head")}, "'pose_head'"),
+    ],
+)
+def test_a_fact_that_is_not_true_is_told_when_the_network_is_built(fact, wrong):
+    with pytest.raises(UsageError, match=wrong):
+        dataclasses.replace(toy_network.FAMILY, **fact).made(toy_network.ToyConfig(), "toy")
 
 
 @pytest.mark.parametrize("family, size", EVERY, ids=IDS)
