@@ -22,16 +22,15 @@ import cv2
 import numpy as np
 import torch
 from refine import auc5
+from walk_scenes import caster
 
 from lite3r_cli.config import InputConfig, PredictConfig
 from lite3r_cli.console import Progress
-from lite3r_cli.data.procedural import raycast_torch as caster
 from lite3r_cli.data.procedural.camera_placement import CameraConfig
 from lite3r_cli.data.procedural.ray_render import develop
 from lite3r_cli.data.procedural.sampling import SceneConfig
 from lite3r_cli.data.procedural.scene import pack_rows, unpack_scenes
 from lite3r_cli.data.procedural.scene_batches import sample_posed
-from lite3r_cli.data.procedural.shade_torch import hash32, shade, sky
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 from lite3r_cli.io.images import discover
 from lite3r_cli.pipelines.finding import find_images
@@ -42,35 +41,45 @@ from lite3r_cli.scene.facing import rigs_of
 from lite3r_cli.scene.posed_view import View
 from lite3r_cli.world.panorama import closes
 
+FACE_MARGIN = 8  # pixels of a face beyond 90°, so that seams are interpolated within one face
 
-def sphere(height: int, offset: tuple[float, float]) -> torch.Tensor:
-    """Unit directions (H · 2 H, 3) of an equirectangular picture: +x right, +y down, +z its middle."""
-    row = (torch.arange(height) + 0.5 + offset[1]) / height * math.pi - math.pi / 2
-    column = (torch.arange(2 * height) + 0.5 + offset[0]) / (2 * height) * 2 * math.pi - math.pi
-    down, right = torch.meshgrid(row, column, indexing="ij")
-    return torch.stack([down.cos() * right.sin(), down.sin(), down.cos() * right.cos()], -1).reshape(-1, 3)
+
+def sphere(height: int) -> np.ndarray:
+    """Unit directions (H, 2 H, 3) of an equirectangular picture: +x right, +y down, +z its middle."""
+    row = (np.arange(height) + 0.5) / height * math.pi - math.pi / 2
+    column = (np.arange(2 * height) + 0.5) / (2 * height) * 2 * math.pi - math.pi
+    down, right = np.meshgrid(row, column, indexing="ij")
+    return np.stack([np.cos(down) * np.sin(right), np.sin(down), np.cos(down) * np.cos(right)], -1)
+
+
+def face_turns() -> list[np.ndarray]:
+    """face_from_picture (3, 3) of the six faces of a cube: four around, then up and down."""
+    around = [cv2.Rodrigues(np.array([0.0, -math.pi / 2 * k, 0.0]))[0] for k in range(4)]
+    return [*around, *(cv2.Rodrigues(np.array([sign * math.pi / 2, 0.0, 0.0]))[0] for sign in (-1, 1))]
 
 
 def draw(scenes, atlas: Atlas, poses: np.ndarray, height: int, samples: int, seed: int) -> np.ndarray:
-    """The equirectangular pictures (S, H, 2 H, 3) uint8 of one packed scene at cam_from_world `poses` (S, 3, 4)."""
-    scale = 2 * math.pi / (2 * height) * 2 ** (-0.25 * (samples - 1) ** 0.5)
-    view = caster.View(
-        scenes.geometry[0, : int(scenes.counts[0])], scenes.material[0], scenes.environment[0], atlas.texels, scale
-    )
+    """The equirectangular pictures (S, H, 2 H, 3) uint8 of one packed scene at cam_from_world `poses` (S, 3, 4), out of
+    the faces of cubes that are a little wider than 90° and have as many pixels an angle."""
+    side = FACE_MARGIN + height
+    focal = height / 2  # pixels a radian in the middle of a face; the picture itself has height / π
+    K = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]])
+    turns, rays, cast = face_turns(), sphere(height), caster("cpu")
+    nearest = np.argmax([(rays @ turn.T)[..., 2] for turn in turns], axis=0)
     linear = []
-    for i, pose in enumerate(torch.from_numpy(poses).float()):
-        total, centre = torch.zeros(()), -(pose[:, :3].T @ pose[:, 3])
-        seeds = caster.pixel_seeds(seed, i, height, 2 * height, torch.device("cpu"))
-        for k in range(samples):
-            d = sphere(height, caster.OFFSETS[k & 7]) @ pose[:, :3]
-            o = centre.expand_as(d)
-            t, index, part = caster.nearest(view, o, d)
-            color = sky(view, d)
-            hit = (index >= 0).nonzero()[:, 0]
-            mixed = hash32((seeds[hit] + 64 * k) & 0xFFFFFFFF)
-            color[hit] = shade(view, o[hit], d[hit], t[hit], index[hit], part[hit], mixed)
-            total = total + color
-        linear.append((total / samples).T.reshape(3, height, 2 * height))
+    for i, pose in enumerate(poses):
+        rows = [np.concatenate([K.ravel(), (turn @ pose).ravel()]) for turn in turns]
+        cameras = torch.from_numpy(np.stack(rows).astype(np.float32))[None].contiguous()
+        bias = -0.25 * (samples - 1) ** 0.5
+        faces, _ = cast(scenes, atlas.texels, cameras, side, side, samples, bias, seed + i)
+        seen = np.zeros((height, 2 * height, 3), np.float32)
+        for k, turn in enumerate(turns):
+            face = np.ascontiguousarray(faces[0, k].permute(1, 2, 0).numpy())
+            at = rays @ turn.T
+            pixel = (focal * at[..., :2] / np.maximum(at[..., 2:], 1e-6) + side / 2 - 0.5).astype(np.float32)
+            mapped = cv2.remap(face, pixel[..., 0], pixel[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            seen[nearest == k] = mapped[nearest == k]
+        linear.append(torch.from_numpy(seen).permute(2, 0, 1))
     shown = develop(torch.stack(linear)[None], scenes.environment[:, 65])[0]
     return np.round(shown.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
 

@@ -173,11 +173,11 @@ def _cast(
     cameras = torch.from_numpy(rows.astype(np.float32))[None].to(device).contiguous()
     bias = -0.25 * (samples - 1) ** 0.5
     texels = atlas.to(device).texels
-    return _caster(torch.device(device).type)(batch, texels, cameras, height, width, samples, bias, seed)
+    return caster(torch.device(device).type)(batch, texels, cameras, height, width, samples, bias, seed)
 
 
 @cache
-def _caster(kind: str) -> Caster:
+def caster(kind: str) -> Caster:
     """The fastest ray caster there is: raycast.cu by CuPy, torch's own compiler or g++; else its twin in torch."""
     if kind == "cuda" and find_spec("cupy"):
         return raycast_cuda.raycast

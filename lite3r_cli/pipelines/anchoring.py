@@ -17,6 +17,7 @@ from ..io.images import ImageSet
 from ..scene import geometry
 from ..scene.frame import WorldFrame, move_views
 from ..scene.geometry import Similarity
+from ..scene.priors import PositionPrior
 from ..world.geodesy import LocalFrame
 from ..world.georeference import Fit, NotEnough, fit_similarity
 from ..world.lengths import camera_distance, camera_height, pixel_distance, point_at
@@ -151,14 +152,35 @@ def _account(known: Known, fit: Fit) -> dict[str, Any]:
 # --- GPS --------------------------------------------------------------------------------------------------------------
 
 
-def _of_photographs(images: ImageSet, found: Predictions) -> Known:
-    """The cameras and what their pictures' GPS says. Raises InputError where fewer than two have one."""
-    facts = [metadata_of(images.records[i]) for i in found.indices]
+def with_gps(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
+    """The predictions with the positions that GPS gives, for `--refine` to hold long strips straight; as they are where
+    the scene shall not get its place from GPS."""
+    if config.gcp is not None or config.world != "enu" or found.priors is None or found.priors.known_poses:
+        return found
+    fixes = _fixes([metadata_of(images.records[i]) for i in found.indices])
+    if fixes is None:
+        return found  # `anchor` tells why
+    positions: list[PositionPrior | None] = [None] * len(found.indices)
+    for k, place, sigma in zip(fixes.views, fixes.positions, fixes.sigma, strict=True):
+        positions[k] = PositionPrior(place, sigma)
+    return replace(found, priors=replace(found.priors, positions=tuple(positions)))
+
+
+@dataclass(frozen=True)
+class Fixes:
+    """What GPS says of some views."""
+
+    views: list[int]
+    positions: np.ndarray  # (N, 3) metres in `origin`; NaN where a coordinate is not known
+    sigma: np.ndarray  # (N, 3) metres, infinite there
+    origin: LocalFrame
+
+
+def _fixes(facts: Sequence[PhotoMetadata]) -> Fixes | None:
+    """The positions of views by what their files say; None where fewer than two have one."""
     having = [k for k, each in enumerate(facts) if each.gps is not None]
     if len(having) < 2:
-        raise InputError(
-            f"--world enu: {len(having)} of {len(facts)} images say where they were taken (GPS in EXIF); it needs two"
-        )
+        return None
     heights = _heights([facts[k] for k in having])
     places = np.array([[facts[k].gps.latitude, facts[k].gps.longitude] for k in having])  # type: ignore[union-attr]
     origin = LocalFrame.around(np.c_[places, np.nan_to_num(heights)])
@@ -166,10 +188,21 @@ def _of_photographs(images: ImageSet, found: Predictions) -> Known:
     sigma = np.array([facts[k].gps.horizontal_error or _GPS for k in having])  # type: ignore[union-attr]
     up = np.where(np.isfinite(heights), _HEIGHT * sigma, np.inf)
     local[:, 2] = np.where(np.isfinite(heights), local[:, 2], np.nan)
-    centres = geometry.camera_centres(np.stack([found.views[k].cam_from_world for k in having]))
-    return Known(
-        [found.views[k].name for k in having], centres, local, np.stack([sigma, sigma, up], -1), origin, "GPS in EXIF"
-    )
+    return Fixes(having, local, np.stack([sigma, sigma, up], -1), origin)
+
+
+def _of_photographs(images: ImageSet, found: Predictions) -> Known:
+    """The cameras and what their pictures' GPS says. Raises InputError where fewer than two have one."""
+    facts = [metadata_of(images.records[i]) for i in found.indices]
+    fixes = _fixes(facts)
+    if fixes is None:
+        count = sum(each.gps is not None for each in facts)
+        raise InputError(
+            f"--world enu: {count} of {len(facts)} images say where they were taken (GPS in EXIF); it needs two"
+        )
+    centres = geometry.camera_centres(np.stack([found.views[k].cam_from_world for k in fixes.views]))
+    names = [found.views[k].name for k in fixes.views]
+    return Known(names, centres, fixes.positions, fixes.sigma, fixes.origin, "GPS in EXIF")
 
 
 def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:

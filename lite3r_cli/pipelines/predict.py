@@ -266,6 +266,7 @@ class Predictor:
             progress or Progress(),
             self.runtime.torch_device,
             given=len(priors.known_poses) == len(views),
+            positions=priors.positions,
         )
         shown = [without_unseen(view, item) for view, item in zip(refined.views, inputs, strict=True)]
         moved, sparse = back_into_given(shown, refined.sparse, priors, origin)

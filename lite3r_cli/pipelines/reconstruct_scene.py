@@ -24,7 +24,7 @@ from ..io.video import DEFAULT_VIEWS
 from ..scene.posed_view import View
 from ..world.undistort import UndistortedImages
 from .ahead import Ahead, Edges
-from .anchoring import anchor
+from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
 from .fuse_views import fuse_views
@@ -357,7 +357,7 @@ def _fuse_part(
     check: Callable[[], None] | None,
 ) -> Part:
     """One scene from its prediction: refinement where it was asked for, and fusion."""
-    predictions = predictor.refine(images, predictions, progress)
+    predictions = predictor.refine(images, with_gps(config.world, images, predictions), progress)
     try:
         predictions = anchor(config.world, images, predictions)
     except InputError as error:

@@ -5,10 +5,14 @@ A model is a pycolmap.Reconstruction; picture i of the set has the number i + 1 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .backend import require_pycolmap
+
+Position = tuple[int, np.ndarray, np.ndarray]  # number of a picture, where it was taken (3,), standard deviation (3,)
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Free:
     centre: bool = False  # the principal points
     fixed_cameras: Collection[int] = ()  # numbers of cameras whose intrinsics are known
     poses: bool = True
+    positions: Sequence[Position] = ()  # that are known of cameras; the model is in their frame
 
 
 def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance: float = 1e-5) -> None:
@@ -42,10 +47,32 @@ def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance
         problem.add_image(i)
         if model.image(i).camera_id in free.fixed_cameras:
             problem.set_constant_cam_intrinsics(model.image(i).camera_id)
-    if free.poses:
-        problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    pycolmap.create_default_bundle_adjuster(options, problem, model).solve()
+    if free.positions:
+        _beside_positions(options, problem, free.positions, model).solve()
+    else:
+        if free.poses:
+            problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+        pycolmap.create_default_bundle_adjuster(options, problem, model).solve()
     model.update_point_3d_errors()
+
+
+def _beside_positions(options, problem, positions: Sequence[Position], model):
+    """An adjuster in which a camera that is far from its position costs; the positions fix the gauge."""
+    pycolmap = require_pycolmap()
+    how = pycolmap.PosePriorBundleAdjustmentOptions()
+    how.alignment_ransac.random_seed = 0
+    how.ceres.prior_position_loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    priors = [
+        pycolmap.PosePrior(
+            pose_prior_id=k + 1,
+            corr_data_id=model.image(number).data_id,
+            position=position,
+            position_covariance=np.diag(sigma**2),
+            coordinate_system=pycolmap.PosePriorCoordinateSystem.CARTESIAN,
+        )
+        for k, (number, position, sigma) in enumerate(positions)
+    ]
+    return pycolmap.create_pose_prior_bundle_adjuster(options, how, problem, priors, model)
 
 
 def drop_outliers(model, max_error: float) -> None:

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from ..scene.posed_view import View
+from ..scene.priors import PositionPrior
 from ..scene.sparse_points import SparseModel
 from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
+from .evidence import pair_support
 from .fisheye import start_fisheyes
 from .keypoints import ReadImage, ReadMask
 from .lens import Lens, known_lenses, start_lenses
 from .mapping import Workshop
 from .matching import Matches
 from .merge import merge_poses
+from .positions import tie_to_positions
 from .refine_config import RefineConfig
 from .search import Found, Search
 from .verdicts import (
@@ -60,10 +63,12 @@ def refine_cameras(
     read_mask: ReadMask | None,
     config: RefineConfig,
     step: Step = lambda: None,
+    positions: Sequence[PositionPrior | None] = (),
 ) -> RefinedCameras:
     """Adjust the cameras of all views that can be verified; the others keep their place beside them.
 
-    `step` is called after each picture whose features were found. Raises BackendError without pycolmap.
+    `positions`, what is known of each view or (), counts beside the matches. `step` is called after each picture whose
+    features were found. Raises BackendError without pycolmap.
     """
     if len(views) < 2:
         return unchanged(views, "one image only")
@@ -74,7 +79,16 @@ def refine_cameras(
         found = search(views, matches, config)
         if found is None:
             return unchanged(views, "its matches fit no camera with enough parallax")
-        return _verified(views, read_rgb, found.matches, found, config)
+        tied = None
+        if any(positions):
+            held, tied = tie_to_positions(found.hypothesis, found.matches, positions, config)
+            support = pair_support(held.poses, found.matches, held.lenses, config.max_error)
+            found = replace(found, hypothesis=held, support=support)
+        answer = _verified(views, read_rgb, found.matches, found, config)
+        if tied is None or answer.account is None:
+            return answer
+        told = replace(answer.account, positions=tied.as_dict([view.name for view in views]))
+        return replace(answer, account=told)
 
 
 def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:

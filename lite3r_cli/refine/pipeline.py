@@ -10,6 +10,7 @@ import torch
 
 from ..console import Progress
 from ..scene.posed_view import View
+from ..scene.priors import PositionPrior
 from ..scene.sparse_points import SparseModel
 from ..world.undistort import Undistortion, undistorted
 from .backend import quiet_pycolmap
@@ -40,14 +41,19 @@ def refine(
     progress: Progress | None = None,
     device: torch.device = torch.device("cpu"),
     given: bool = False,
+    positions: Sequence[PositionPrior | None] = (),
 ) -> Refined:
     """Refine cameras, then the depth maps of the views whose cameras were verified; stereo runs on `device`.
 
-    `given`: the views' cameras are known beforehand and stay. Raises BackendError without pycolmap.
+    `given`: the views' cameras are known beforehand and stay. `positions`: what GPS says of each view, () = nothing.
+    Raises BackendError without pycolmap.
     """
     progress = progress or Progress()
     with progress.stage("Refine cameras", total=len(views)) as step:
-        cameras = (triangulate if given else refine_cameras)(views, read_rgb, read_mask, config, step)
+        if given:
+            cameras = triangulate(views, read_rgb, read_mask, config, step)
+        else:
+            cameras = refine_cameras(views, read_rgb, read_mask, config, step, positions)
     verdicts = [asdict(verdict) for verdict in cameras.verdicts]
     result = cameras.views
     if config.depth and cameras.sparse is not None:

@@ -47,9 +47,13 @@ class Account:
     weakest_link: dict[str, Any] | None  # the cut that the fewest points cross: its images and their number
     weak_parts: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    positions: dict[str, Any] | None = None  # what known positions of the cameras did
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        if self.positions is None:
+            del told["positions"]
+        return told
 
 
 def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: int) -> np.ndarray:
