@@ -115,13 +115,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-place", nargs="*", default=[], help="names of scenes that show one place")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(0, 1), help="K N: every N-th case from K on, to divide it"
+    )
     options = parser.parse_args()
     scenes = [scene for scene in options.scenes if (scene / "images").is_dir()]
     predictor = Predictor(PredictConfig(model=options.model, resolution=options.resolution, device="cpu"))
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, case in enumerate(cases(scenes, options.one_place, options.seed, Path(scratch))):
-            if case.kind not in options.only:
+            if case.kind not in options.only or number % options.share[1] != options.share[0]:
                 continue
             results.append(run(predictor, case, Path(scratch) / f"case-{number}"))
             row = results[-1]

@@ -147,11 +147,12 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["room", "street"])
     parser.add_argument("--wide", type=Path, nargs="*", default=[])
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--device", default="cpu", help="of the network")
     options = parser.parse_args()
     wide = wide_pictures(options.wide)
     print(f"{wide['pictures']} wide pictures, {wide['taken_for_spheres']} taken for spheres", flush=True)
     atlas, rows = build_atlas(None), []
-    predictor = Predictor(PredictConfig(options.model, device="cpu", refine=True)) if options.kinds else None
+    predictor = Predictor(PredictConfig(options.model, device=options.device, refine=True)) if options.kinds else None
     for kind in options.kinds:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as scratch:

@@ -26,13 +26,13 @@ import cv2
 import numpy as np
 import torch
 
+import lite3r_cli.data.procedural.scene_batches  # noqa: F401  (its package has to be imported before materials)
 from lite3r_cli.data.procedural import raycast_cuda, raycast_torch
 from lite3r_cli.data.procedural.camera_placement import look_at
 from lite3r_cli.data.procedural.materials import MASONRY, THINGS
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, Scene, Stage, material, pack, yaw
-from lite3r_cli.data.procedural.scene_batches import render_batch  # noqa: F401  (its package has to be imported first)
 from lite3r_cli.data.procedural.textures import Atlas, Catalog, build_atlas
 
 Caster = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # as raycast_torch.raycast
@@ -75,13 +75,15 @@ def ring(perimeter: float, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, ways
 
 
-def make_walk(frames: int, loops: bool, seed: int, height: int, width: int, atlas: Atlas) -> Walk:
-    """The street and the frames of one walk; the same seed gives the same walk."""
+def make_walk(
+    frames: int, loops: bool, seed: int, height: int, width: int, atlas: Atlas, step: float = STEP
+) -> Walk:  # fmt: skip
+    """The street and the frames of one walk, `step` metres apart; the same seed gives the same walk."""
     rng = np.random.default_rng([seed, frames, loops])
     draw = Draw(rng)
-    perimeter = max(frames * STEP / ROUNDS[loops], 40.0)
+    perimeter = max(frames * step / ROUNDS[loops], 40.0)
     scene = _street(draw, atlas.catalog, perimeter)
-    s = np.arange(frames) * STEP + np.cumsum(rng.normal(0, 0.03, frames))
+    s = np.arange(frames) * step + np.cumsum(rng.normal(0, 0.03, frames))
     places, ways = ring(perimeter, s)
     lap = np.floor(s / perimeter)[:, None]  # another lane the second time
     side = np.stack([ways[:, 1], -ways[:, 0]], 1)
