@@ -79,7 +79,7 @@ def drop_outliers(model, max_error: float) -> None:
     """Drop observations behind the camera or `max_error` pixels off, whatever the angle of triangulation."""
     manager = require_pycolmap().ObservationManager(model)
     manager.filter_observations_with_negative_depth()
-    manager.filter_points3D_with_large_reprojection_error(max_error, model.point3D_ids())
+    manager.filter_all_points3D(max_error, 0.0)  # no angle is too small
 
 
 def drop_weak_points(model, max_error: float, min_angle_deg: float) -> None:

@@ -118,16 +118,15 @@ def _align(points: np.ndarray, target: np.ndarray, sigma: np.ndarray) -> tuple[S
 
     Umeyama (1991), reweighted with the loss of Geman and McClure at a scale that shrinks with the median residual.
     """
-    weight = np.ones(len(points))
+    weight, found, residual = np.ones(len(points)), None, np.zeros(len(points))
     for _ in range(_REWEIGHTINGS):
         found = _umeyama(points, target, weight)
         if found is None:
             return None
         residual = np.linalg.norm((target - found.apply(points)) / sigma, axis=1)
-        scale = max(2 * float(np.median(residual)), _USUAL)
-        weight = 1 / (1 + (residual / scale) ** 2) ** 2
+        weight = 1 / (1 + (residual / max(2 * float(np.median(residual)), _USUAL)) ** 2) ** 2
     looseness = max(float(np.quantile(residual, _MOST)) / _USUAL, 1.0)
-    return None if looseness > _LOOSEST else (found, looseness)
+    return None if found is None or looseness > _LOOSEST else (found, looseness)
 
 
 def _umeyama(points: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Similarity | None:

@@ -30,7 +30,7 @@ _TOGETHER_ON_GPU = 1 << 24
 _MOST = 150  # edges of a picture, the longest ones
 _LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges
 _LEAST_EDGES = 10.0  # effective number of vertical edges
-_STANDS_OUT = 4.0  # score against that of other directions around
+_STANDS_OUT = 6.0  # score against that of other directions around; heaps of boards at any angle reach 5
 
 
 Segments = tuple[np.ndarray, float]  # what `find_edges` gives
