@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import io
+import json
 import os
 import resource
 import shutil
@@ -30,6 +31,7 @@ from lite3r_cli.data.procedural.textures import build_atlas
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
+    add_photos,
     convert_checkpoint,
     distill_student,
     evaluate_scenes,
@@ -37,6 +39,7 @@ from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
     predict,
     reconstruct_scene,
     render_scene,
+    splat_scene,
     synthesise,
     train_mini,
     view_scene,
@@ -79,6 +82,11 @@ def inputs(folder: Path) -> None:
             (folder / "walk").mkdir(exist_ok=True)
             shutil.copy(path, folder / "walk" / f"{i}{path.name}")
     shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
+    (folder / "new").mkdir()
+    shutil.copy(folder / "others/0.png", folder / "new/n.png")
+    camera = {"K": [[90.0, 0, 49], [0, 90, 35], [0, 0, 1]], "cam_from_world": np.eye(4)[:3].tolist()}
+    document = {"images": {"n.png": {**camera, "width": 98, "height": 70}}}
+    (folder / "new/cameras.json").write_text(json.dumps(document))
     for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
         shutil.copytree(folder / one, folder / sets / "one")
         shutil.copytree(folder / two, folder / sets / "two")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 TIMED = ("run.json", "batch.json", "log.jsonl", "losses.png", "bench.png")  # hold times: another run writes other bytes
-WELL = {"locate": 3}  # exit codes of a run that was not stopped: a network of random values locates nothing
+WELL = {"locate": 3, "add": 3}  # exit codes of a run that was not stopped: a network of random values locates nothing
 PREVIEW = "--preview -f colmap -f nerfstudio -f glb -f tum --device cpu -r 56 -q"
 TRAINED = "--steps 6 --views 2 -r 56 --calibration-batches 1 --validate-every 2 --device cpu -q"
 KEPT = re.compile(r"b/\.batch/[a-z]+\.json")  # records of a batch, which stay with it
 SCENE = "-m tiny.safetensors --device cpu -r 56 -q"
 FLIGHT = "--seconds 0.4 --fps 10 --size 64x48 --device cpu -q"
 BENCH = "bench -m tiny.safetensors --views 2 -r 56 --repeats 1 --device cpu -q --plot {}/bench.png"
+SPLAT = "--steps 2 --no-hold-out --device cpu -q"
 RENDERED = "--scenes 2 --width 64 --height 48 --samples 1 --device cpu -q"
 
 # Suite → the command lines that make the old result (or None) and the one that is stopped. {} is the place.
@@ -48,6 +49,10 @@ SUITES: dict[str, tuple[str | None, str]] = {
         f"render {{}}/scene.ply {FLIGHT} -o {{}}/f.mp4 --frames {{}}/f --overwrite"),
     "bench, plot": (None, BENCH),
     "bench, overwrite": (BENCH, f"{BENCH} --overwrite"),
+    "add": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
+            "add {}/scene.ply new --cameras new/cameras.json --device cpu -q"),
+    "splat, overwrite": (f"reconstruct photos -o {{}}/scene.ply {SCENE}; splat {{}}/scene.ply {SPLAT} --seed 3",
+                         f"splat {{}}/scene.ply {SPLAT} --overwrite"),
     "locate, writes nothing": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
                                "locate {}/scene.ply photos -m tiny.safetensors --device cpu -q"),
     "eval, writes nothing": (f"synth -o {{}}/s --views 2 {RENDERED}", f"eval {{}}/s/scene-000 {SCENE}"),

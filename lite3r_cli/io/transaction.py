@@ -290,10 +290,14 @@ def replace_file(path: Path, content: bytes) -> None:
         files.commit([path.name], path.name)
 
 
-def require_writable(path: Path, overwrite: bool) -> None:
-    """Raises OutputError where `replace_file` would fail, or would replace a file without having been asked to."""
-    with Transaction(path.parent, path.name, lambda name: name == path.name):
-        require_free(path, overwrite)
+def require_writable(path: Path, overwrite: bool, *beside: Path) -> None:
+    """Raises OutputError where `replace_file` would fail, or would replace a file without having been asked to.
+    `beside` are files in the same folder that are written with it, in one transaction of its name.
+    """
+    names = {each.name for each in (path, *beside)}
+    with Transaction(path.parent, path.name, lambda name: name in names):
+        for each in (path, *beside):
+            require_free(each, overwrite)
 
 
 def require_free(path: Path, overwrite: bool) -> None:

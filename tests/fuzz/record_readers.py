@@ -315,9 +315,32 @@ def _scenes() -> Reader:
     return Reader(make, read)
 
 
+def _memories() -> Reader:
+    """What `add` finds of a view: its confidence, its picture's file, its features."""
+    import tempfile
+
+    from lite3r_cli.io.view_memory import Features, Source, ViewMemory, read_memory, write_memory
+
+    features = Features(np.ones((5, 2)), np.zeros((5, 128), np.uint8), (9, 7), np.zeros((16, 16), np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        memory = ViewMemory(
+            np.linspace(1, 9, 63, dtype=np.float32).reshape(7, 9), Source("/a.jpg", 9, "0" * 64), features
+        )
+        write_memory(Path(folder, "a"), memory)
+        sound = Path(folder, "a").read_bytes()
+
+    def read(folder: Path) -> str | None:
+        memory = read_memory(folder / "a.safetensors", (7, 9))
+        whole = memory.confidence.shape == (7, 9) and np.isfinite(memory.confidence).all()
+        return None if whole else "confidence of another shape, or not finite"
+
+    return Reader(lambda r: {"a.safetensors": mutated(r, sound, (sound,), (_header, _header))}, read)
+
+
 def record_readers() -> dict[str, Reader]:
     """By name."""
     return {
         "pt": _pt(), "state": _states(), "chunks": _chunks(), "leftovers": _leftovers(), "batch": _batch(),
         "archive": _archives(), "training_set": _training_sets(), "flight": _flights(), "scene": _scenes(),
+        "memory": _memories(),
     }  # fmt: skip
