@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-TIMED = ("run.json", "batch.json", "log.jsonl", "losses.png", "bench.png")  # hold times: another run writes other bytes
-WELL = {"locate": 3, "add": 3}  # exit codes of a run that was not stopped: a network of random values locates nothing
+# Hold times: another run writes other bytes.
+TIMED = ("run.json", "batch.json", "log.jsonl", "losses.png", "bench.png", "scene-splats.json")
+# Exit codes of a run that was not stopped: a network of random values locates nothing; all photos are added already.
+WELL = {"locate": 3, "add": 3}
 PREVIEW = "--preview -f colmap -f nerfstudio -f glb -f tum --device cpu -r 56 -q"
 TRAINED = "--steps 6 --views 2 -r 56 --calibration-batches 1 --validate-every 2 --device cpu -q"
 KEPT = re.compile(r"b/\.batch/[a-z]+\.json")  # records of a batch, which stay with it
