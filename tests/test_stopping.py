@@ -55,7 +55,7 @@ def _resolve(path: str):
     return pkgutil.resolve_name(path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # SIGINT: tests/test_process.py
 def test_a_real_process_is_stopped_cleanly(number, photographs, tmp_path):
     photos = photographs(3)
     output = str(tmp_path / "out" / "scene.ply")

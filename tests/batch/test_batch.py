@@ -309,7 +309,7 @@ def test_two_processes_share_one_folder(root, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_that_is_stopped_costs_nothing_but_its_scenes(root, tmp_path, number):
+def test_a_process_that_is_stopped_costs_nothing_but_its_scenes(root, tmp_path, capsys, number):
     out = tmp_path / "out"
     first = start(root, out)
     wait_for(lambda: list(out.glob("s*/.scene.ply.lite3r-*")), first)
@@ -320,10 +320,9 @@ def test_a_process_that_is_stopped_costs_nothing_but_its_scenes(root, tmp_path, 
     if number == signal.SIGINT:
         nothing_half_written(out)
         assert all(r.status != recorded.RUNNING for k in range(3) if (r := Claims(out).record(f"s{k}")) is not None)
-    second = start(root, out, "-q", "--json")
-    text, err = second.communicate(timeout=300)
-    assert second.returncode == 0, err
-    assert {scene["status"] for scene in json.loads(text)["scenes"]} <= {"done", "there"}
+    capsys.readouterr()
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q", "--json"]) == 0
+    assert {scene["status"] for scene in json.loads(capsys.readouterr().out)["scenes"]} <= {"done", "there"}
     assert all(is_complete(f"{out}/s{k}/") for k in range(3))
     nothing_half_written(out)
 

@@ -76,13 +76,8 @@ def cameras_of(views: int) -> KnownCameras:
     return KnownCameras(poses, K)
 
 
-def cases(few: bool):
-    """Every network, every form of attention, equal and mixed sizes; not all with all, to be done in seconds. `few`:
-    one network.
-    """
-    if few:
-        yield "mini", "mixed", "packed", network("mini", SPARSE["packed"]), {}
-        return
+def cases():
+    """Every network, every form of attention, equal and mixed sizes; not all with all, to be done in seconds."""
     for name in NETWORKS:
         yield name, "mixed", "packed", network(name, SPARSE["packed"]), {}
     for label, sparse in SPARSE.items():
@@ -117,7 +112,7 @@ def main() -> None:
     edges = [IMAGES * r // ranks for r in range(ranks + 1)]
     runs = tuple(range(a, b) for a, b in pairwise(edges))
     differences: dict[str, float] = {}
-    for name, kind, label, model, more in cases("few" in sys.argv):
+    for name, kind, label, model, more in cases():
         images = images_of(kind)
         masks = masks_of(images) if more.get("masks") else None
         for engine in ("ordinary", "fast"):

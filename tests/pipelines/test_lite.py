@@ -143,6 +143,7 @@ def student(request, tmp_path):
     return path, config
 
 
+@pytest.mark.parametrize("student", ["convex"], indirect=True)
 def test_a_checkpoint_keeps_its_own_settings_unless_told_otherwise(student):
     path, config = student
     pictures = list(torch.rand(5, 3, 140, 140, generator=torch.Generator().manual_seed(0)))
