@@ -48,13 +48,16 @@ class Runtime:
 
     @property
     def torch_device(self) -> torch.device:
+        """The device that was chosen."""
         return torch.device(self.device.chosen)
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The precision that was chosen."""
         return getattr(torch, self.dtype.chosen)
 
     def as_dict(self) -> dict[str, dict[str, str]]:
+        """What run.json holds: of each choice what was asked, what was chosen, and why."""
         return asdict(self)
 
 

@@ -43,6 +43,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor as it is stored."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 

@@ -44,6 +44,7 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor as it is stored."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 

@@ -2,6 +2,10 @@
 branch.
 
 Same names and arguments as `twins.py`, which says what each computes. Tiles have 16 to 128 slots, a power of two.
+Inside the kernels the names are those of FlashAttention's Triton code: offs_m, offs_n, offs_d count queries, keys and
+channels; mask_m and mask_n say which there are; m_i is the running maximum of the logits qk, l_i the running sum, acc
+the answer before division. These kernels serve predictions; those of training, with gradients, are in
+`attention/triton_kernels.py`.
 """
 
 from __future__ import annotations
@@ -22,15 +26,15 @@ BLOCKS_A_PART = 16  # that one program of the linear branch adds up
 
 @triton.jit
 def _moments(tiles, lengths, means, spreads, blocks, W: tl.constexpr, D: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64)
-    slot, channel = tl.arange(0, W), tl.arange(0, D)
-    length = tl.load(lengths + at % blocks)
-    known = (slot < length)[:, None]
-    x = tl.load(tiles + (at * W + slot[:, None]) * D + channel[None, :], mask=known, other=0.0).to(tl.float32)
+    tile = tl.program_id(0).to(tl.int64)
+    offs_n, offs_d = tl.arange(0, W), tl.arange(0, D)
+    length = tl.load(lengths + tile % blocks)
+    mask_n = (offs_n < length)[:, None]
+    x = tl.load(tiles + (tile * W + offs_n[:, None]) * D + offs_d[None, :], mask=mask_n, other=0.0).to(tl.float32)
     mean = tl.sum(x, 0) / length
-    away = tl.where(known, x - mean[None, :], 0.0)
-    tl.store(means + at * D + channel, mean)
-    tl.store(spreads + at * D + channel, tl.sum(away * away, 0) / length)
+    centred = tl.where(mask_n, x - mean[None, :], 0.0)
+    tl.store(means + tile * D + offs_d, mean)
+    tl.store(spreads + tile * D + offs_d, tl.sum(centred * centred, 0) / length)
 
 
 def block_moments(tiles: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -47,9 +51,9 @@ def _phi(x):
 
 
 @triton.jit
-def _features(keys, known):
+def _features(k_tile, mask_n):
     """φ of keys, rounded as they are: sums over all tokens and over some of them then differ by no rounding."""
-    return tl.where(known, _phi(keys.to(tl.float32)), 0.0).to(keys.dtype)
+    return tl.where(mask_n, _phi(k_tile.to(tl.float32)), 0.0).to(k_tile.dtype)
 
 
 @triton.jit
@@ -58,19 +62,19 @@ def _sums(
     A_PART: tl.constexpr, W: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     head, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    slot, channel = tl.arange(0, W), tl.arange(0, D)
+    offs_n, offs_d = tl.arange(0, W), tl.arange(0, D)
     total = tl.zeros([D, D], tl.float32)
     norm = tl.zeros([D], tl.float32)
     for block in range(part * A_PART, tl.minimum((part + 1) * A_PART, blocks)):
-        known = (slot < tl.load(lengths + block))[:, None]
-        at = ((head * blocks + block) * W + slot[:, None]) * D + channel[None, :]
-        values = tl.load(v + at, mask=known, other=0.0)
-        keys = _features(tl.load(k + at, mask=known, other=0.0), known)
-        total = tl.dot(tl.trans(keys), values, acc=total, input_precision=WIDE)
-        norm += tl.sum(keys.to(tl.float32), 0)
-    here = head * parts + part
-    tl.store(totals + (here * D + channel[:, None]) * D + channel[None, :], total)
-    tl.store(norms + here * D + channel, norm)
+        mask_n = (offs_n < tl.load(lengths + block))[:, None]
+        k_offs = ((head * blocks + block) * W + offs_n[:, None]) * D + offs_d[None, :]
+        v_tile = tl.load(v + k_offs, mask=mask_n, other=0.0)
+        k_tile = _features(tl.load(k + k_offs, mask=mask_n, other=0.0), mask_n)
+        total = tl.dot(tl.trans(k_tile), v_tile, acc=total, input_precision=WIDE)
+        norm += tl.sum(k_tile.to(tl.float32), 0)
+    program = head * parts + part
+    tl.store(totals + (program * D + offs_d[:, None]) * D + offs_d[None, :], total)
+    tl.store(norms + program * D + offs_d, norm)
 
 
 def _precision(x: Tensor) -> str:
@@ -102,24 +106,24 @@ def linear_sums(k: Tensor, v: Tensor, lengths: Tensor, width: int) -> tuple[Tens
 
 @triton.jit
 def _select(scores, protected, entries, out, left, blocks, count, BLOCK: tl.constexpr):
-    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    inside = column < blocks
-    bits = tl.load(scores + row * blocks + column, mask=inside, other=0.0).to(tl.int32, bitcast=True)
+    row, offs_n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    mask_n = offs_n < blocks
+    bits = tl.load(scores + row * blocks + offs_n, mask=mask_n, other=0.0).to(tl.int32, bitcast=True)
     key = tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)  # integers in the order of the floats
-    key = tl.where(tl.load(protected + column, mask=inside, other=0) != 0, 0x7FFFFFFF, key).to(tl.int64)
-    low = tl.min(tl.where(inside, key, 0x7FFFFFFF), 0)
-    high = tl.max(tl.where(inside, key, -0x80000000), 0)
+    key = tl.where(tl.load(protected + offs_n, mask=mask_n, other=0) != 0, 0x7FFFFFFF, key).to(tl.int64)
+    low = tl.min(tl.where(mask_n, key, 0x7FFFFFFF), 0)
+    high = tl.max(tl.where(mask_n, key, -0x80000000), 0)
     for _ in range(33):  # halving finds the count-th largest: a range of 2³² and one to close it
-        middle = low + (high - low + 1) // 2
-        enough = tl.sum((inside & (key >= middle)).to(tl.int32), 0) >= count
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, tl.maximum(middle - 1, low))
-    above, equal = inside & (key > low), inside & (key == low)
+        mid = low + (high - low + 1) // 2
+        enough = tl.sum((mask_n & (key >= mid)).to(tl.int32), 0) >= count
+        low = tl.where(enough, mid, low)
+        high = tl.where(enough, high, tl.maximum(mid - 1, low))
+    above, equal = mask_n & (key > low), mask_n & (key == low)
     spare = count - tl.sum(above.to(tl.int32), 0)
     chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= spare))
-    at = tl.cumsum(chosen.to(tl.int32), 0) - 1
-    tl.store(out + row * count + at, tl.load(entries + column, mask=inside, other=0), mask=chosen)
-    tl.store(left + row * blocks + column, tl.where(chosen, 0, 1).to(tl.uint8), mask=inside)
+    place = tl.cumsum(chosen.to(tl.int32), 0) - 1
+    tl.store(out + row * count + place, tl.load(entries + offs_n, mask=mask_n, other=0), mask=chosen)
+    tl.store(left + row * blocks + offs_n, tl.where(chosen, 0, 1).to(tl.uint8), mask=mask_n)
 
 
 def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -> tuple[Tensor, Tensor]:
@@ -184,25 +188,27 @@ def pack_bits(left: Tensor, padded: int) -> Tensor:
 
 
 @triton.jit
-def _softmax_step(logits, scale, values, top, total, mean, WIDE: tl.constexpr):
+def _softmax_step(qk, scale, v_tile, m_i, l_i, acc, WIDE: tl.constexpr):
     """One more block of keys in an online softmax, in powers of two; `logits` are still to be multiplied by `scale`."""
-    higher = tl.maximum(top, tl.max(logits, 1) * scale)
-    weights = tl.exp2(logits * scale - higher[:, None])
-    fade = tl.exp2(top - higher)
-    mean = tl.dot(weights.to(values.dtype), values, acc=mean * fade[:, None], input_precision=WIDE)
-    return higher, total * fade + tl.sum(weights, 1), mean
+    m_new = tl.maximum(m_i, tl.max(qk, 1) * scale)
+    p = tl.exp2(qk * scale - m_new[:, None])
+    alpha = tl.exp2(m_i - m_new)
+    acc = tl.dot(p.to(v_tile.dtype), v_tile, acc=acc * alpha[:, None], input_precision=WIDE)
+    return m_new, l_i * alpha + tl.sum(p, 1), acc
 
 
 @triton.jit
-def _logits(x, keys, entry, slot, W: tl.constexpr, PACK: tl.constexpr, WIDE: tl.constexpr, QUARTER: tl.constexpr):
-    logits = tl.dot(x, tl.trans(keys), input_precision=WIDE)
+def _logits(
+    q_tile, k_tile, entry, offs_n, W: tl.constexpr, PACK: tl.constexpr, WIDE: tl.constexpr, QUARTER: tl.constexpr
+):
+    qk = tl.dot(q_tile, tl.trans(k_tile), input_precision=WIDE)
     length = entry % PACK
     SURE: tl.constexpr = W - W // 4 if QUARTER else W  # slots
     if QUARTER:  # of most tiles at most the last quarter is empty: the compiler leaves all other columns alone
-        logits = tl.where(((slot < SURE) | (slot < length))[None, :], logits, float("-inf"))
+        qk = tl.where(((offs_n < SURE) | (offs_n < length))[None, :], qk, float("-inf"))
     if length < SURE:
-        logits = tl.where((slot < length)[None, :], logits, float("-inf"))
-    return logits
+        qk = tl.where((offs_n < length)[None, :], qk, float("-inf"))
+    return qk
 
 
 @triton.jit(
@@ -221,75 +227,75 @@ def _attend(
     early = other < 0  # of all heads the groups that see everything: begun last they would be waited for
     head = tl.where(early, pid % heads, other // usual)
     group = tl.where(early, pid // heads, first_exact + other % usual)
-    row_of_list = (head * groups + group).to(tl.int64)
-    row, channel, slot = (group * PARTS + part) * ROWS + tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, W)
-    skipped = (head * blocks * W).to(tl.int64) * D  # other heads' tokens
-    inside = (row < blocks * W)[:, None]
-    here = row[:, None] * D + channel[None, :]  # within a head 32 bits are enough
-    x = tl.load(q + skipped + here, mask=inside, other=0.0)
+    list_row = (head * groups + group).to(tl.int64)
+    offs_m, offs_d, offs_n = (group * PARTS + part) * ROWS + tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, W)
+    head_start = (head * blocks * W).to(tl.int64) * D  # other heads' tokens
+    mask_m = (offs_m < blocks * W)[:, None]
+    q_offs = offs_m[:, None] * D + offs_d[None, :]  # within a head 32 bits are enough
+    q_tile = tl.load(q + head_start + q_offs, mask=mask_m, other=0.0)
     every = (tl.load(exact + group) != 0) | (count >= blocks)
     number = tl.where(every, blocks, count)
-    entries = tl.where(every, every_tile, listed + row_of_list * count)
-    k += skipped
-    v += skipped
-    within = slot[:, None] * D + channel[None, :]
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    mean = tl.zeros([ROWS, D], tl.float32)
+    entries = tl.where(every, every_tile, listed + list_row * count)
+    k += head_start
+    v += head_start
+    kv_offs = offs_n[:, None] * D + offs_d[None, :]
+    m_i = tl.full([ROWS], float("-inf"), tl.float32)
+    l_i = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D], tl.float32)
     if REST:
-        s = tl.load(square + (head * D + channel[:, None]) * D + channel[None, :])
-        n = tl.load(norm + head * D + channel)
+        s = tl.load(square + (head * D + offs_d[:, None]) * D + offs_d[None, :])
+        n = tl.load(norm + head * D + offs_d)
     # an entry is tile and length in one number, and read a step before its tile: nothing waits for it
     entry = tl.load(entries).to(tl.uint32)
     for i in tl.range(1, number + 1, num_stages=STAGES):
-        keys = tl.load(k + entry // PACK * (W * D) + within)
-        values = tl.load(v + entry // PACK * (W * D) + within)  # of empty slots zeros
-        logits = _logits(x, keys, entry, slot, W, PACK, WIDE, QUARTER)
-        top, total, mean = _softmax_step(logits, scale, values, top, total, mean, WIDE)
+        k_tile = tl.load(k + entry // PACK * (W * D) + kv_offs)
+        v_tile = tl.load(v + entry // PACK * (W * D) + kv_offs)  # of empty slots zeros
+        qk = _logits(q_tile, k_tile, entry, offs_n, W, PACK, WIDE, QUARTER)
+        m_i, l_i, acc = _softmax_step(qk, scale, v_tile, m_i, l_i, acc, WIDE)
         if REST:
-            features = _features(keys, (slot < entry % PACK)[:, None])
-            s -= tl.dot(tl.trans(features), values, input_precision=WIDE)
+            features = _features(k_tile, (offs_n < entry % PACK)[:, None])
+            s -= tl.dot(tl.trans(features), v_tile, input_precision=WIDE)
             n -= tl.sum(features.to(tl.float32), 0)
         entry = tl.load(entries + i, mask=i < number, other=0).to(tl.uint32)
     if FAR:
         # volatile: read again, not kept in registers all the while
-        squares = tl.load(q + skipped + here, mask=inside, other=0.0, volatile=True)
+        squares = tl.load(q + head_start + q_offs, mask=mask_m, other=0.0, volatile=True)
         squares *= squares
         far += head.to(tl.int64) * padded * 2 * D
         far_v += head.to(tl.int64) * padded * D
-        words += row_of_list * (padded // 32)
-        place = tl.arange(0, AT_ONCE)
-        bit = tl.full([AT_ONCE], 1, tl.int32) << (place % 32)
+        words += list_row * (padded // 32)
+        offs_f = tl.arange(0, AT_ONCE)
+        bit = tl.full([AT_ONCE], 1, tl.int32) << (offs_f % 32)
         for first in tl.range(0, tl.where(every, 0, padded), AT_ONCE, num_stages=FAR_STAGES):
-            at = far + first * 2 * D + place[:, None] * 2 * D + channel[None, :]
-            keys, spreads = tl.load(at), tl.load(at + D)
-            values = tl.load(far_v + first * D + place[:, None] * D + channel[None, :])
+            f_offs = far + first * 2 * D + offs_f[:, None] * 2 * D + offs_d[None, :]
+            k_tile, spreads = tl.load(f_offs), tl.load(f_offs + D)
+            v_tile = tl.load(far_v + first * D + offs_f[:, None] * D + offs_d[None, :])
             word = tl.load(words + first // 32)
             if AT_ONCE == 64:
-                word = tl.where(place < 32, word, tl.load(words + first // 32 + 1))
-            weigh = tl.where((word & bit) != 0, tl.load(bias + first + place), float("-inf"))
-            logits = tl.dot(x, tl.trans(keys), input_precision=WIDE)
-            logits = tl.dot(squares, tl.trans(spreads), acc=logits, input_precision=WIDE) + weigh[None, :]
-            top, total, mean = _softmax_step(logits, 1.0, values, top, total, mean, WIDE)
+                word = tl.where(offs_f < 32, word, tl.load(words + first // 32 + 1))
+            f_bias = tl.where((word & bit) != 0, tl.load(bias + first + offs_f), float("-inf"))
+            qk = tl.dot(q_tile, tl.trans(k_tile), input_precision=WIDE)
+            qk = tl.dot(squares, tl.trans(spreads), acc=qk, input_precision=WIDE) + f_bias[None, :]
+            m_i, l_i, acc = _softmax_step(qk, 1.0, v_tile, m_i, l_i, acc, WIDE)
     share = tl.where(every, 1.0, tl.load(alpha + head)) if CONVEX else 1.0
-    mean *= (share / total)[:, None]
+    acc *= (share / l_i)[:, None]
     if not REST:
-        s = tl.load(square + (head * D + channel[:, None]) * D + channel[None, :])
-        n = tl.load(norm + head * D + channel)
-    fx = _phi(tl.load(q + skipped + here, mask=inside, other=0.0, volatile=True).to(tl.float32))
-    divisor = tl.sum(fx * n[None, :], 1) + epsilon
+        s = tl.load(square + (head * D + offs_d[:, None]) * D + offs_d[None, :])
+        n = tl.load(norm + head * D + offs_d)
+    phi_q = _phi(tl.load(q + head_start + q_offs, mask=mask_m, other=0.0, volatile=True).to(tl.float32))
+    den = tl.sum(phi_q * n[None, :], 1) + epsilon
     if CONVEX:
-        fx *= ((1 - share) / divisor)[:, None]
+        phi_q *= ((1 - share) / den)[:, None]
     elif REST:
-        fx *= tl.where(every, 0.0, 1 / divisor)[:, None]
+        phi_q *= tl.where(every, 0.0, 1 / den)[:, None]
     else:
-        fx *= (1 / divisor)[:, None]
+        phi_q *= (1 / den)[:, None]
     if REST and not CONVEX:
-        w = tl.load(weight + channel[None, :] * D + channel[:, None])  # transposed
-        mean = tl.dot(tl.dot(fx, s, input_precision=WIDE), w, acc=mean, input_precision=WIDE)
+        w = tl.load(weight + offs_d[None, :] * D + offs_d[:, None])  # transposed
+        acc = tl.dot(tl.dot(phi_q, s, input_precision=WIDE), w, acc=acc, input_precision=WIDE)
     else:  # the mix is in the sums
-        mean = tl.dot(fx, s, acc=mean, input_precision=WIDE)
-    tl.store(out + skipped + here, mean.to(out.dtype.element_ty), mask=inside)
+        acc = tl.dot(phi_q, s, acc=acc, input_precision=WIDE)
+    tl.store(out + head_start + q_offs, acc.to(out.dtype.element_ty), mask=mask_m)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """GPU kernels over packed tokens: same names and arguments as the steps in `attention/packed.py`, which says what
 each computes.
 
+Inside the kernels the names are those of FlashAttention's Triton code, as in `block_kernels.py`.
+
 `gathered_attention` is CUDA C++ (`hopper_attention.cu`) where the GPU has Hopper's matrix instructions, Triton
 elsewhere.
 """
@@ -68,20 +70,20 @@ def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: Packed
 
 
 @triton.jit
-def _logits(x, keys, spreads, column, last, scale, more, D: tl.constexpr, WIDE: tl.constexpr):
+def _logits(q_tile, keys, spreads, offs_n, last, scale, more, D: tl.constexpr, WIDE: tl.constexpr):
     """In powers of two, of x to the means `column` below `last`."""
-    channel, inside = tl.arange(0, D), column < last
-    k = tl.load(keys + column[:, None] * D + channel[None, :], mask=inside[:, None], other=0.0)
-    bias = tl.load(spreads + column, mask=inside, other=0.0) * 1.4426950408889634 + more
+    offs_d, mask_n = tl.arange(0, D), offs_n < last
+    k_tile = tl.load(keys + offs_n[:, None] * D + offs_d[None, :], mask=mask_n[:, None], other=0.0)
+    bias = tl.load(spreads + offs_n, mask=mask_n, other=0.0) * 1.4426950408889634 + more
     return tl.where(
-        inside[None, :], tl.dot(x, tl.trans(k), input_precision=WIDE) * scale + bias[None, :], float("-inf")
+        mask_n[None, :], tl.dot(q_tile, tl.trans(k_tile), input_precision=WIDE) * scale + bias[None, :], float("-inf")
     )
 
 
 @triton.jit
-def _more(logits, top, total):
-    higher = tl.maximum(top, tl.max(logits, 1))
-    return higher, total * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
+def _more(qk, m_i, l_i):
+    m_new = tl.maximum(m_i, tl.max(qk, 1))
+    return m_new, l_i * tl.exp2(m_i - m_new) + tl.sum(tl.exp2(qk - m_new[:, None]), 1)
 
 
 @triton.jit
@@ -91,29 +93,31 @@ def _shares(
     LARGEST: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     part, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    row, column, channel = part * M + tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
-    x = tl.load(
-        asked + (head * asked_rows + row[:, None]) * D + channel[None, :], mask=(row < asked_rows)[:, None], other=0.0
+    offs_m, offs_n, offs_d = part * M + tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
+    q_tile = tl.load(
+        asked + (head * asked_rows + offs_m[:, None]) * D + offs_d[None, :],
+        mask=(offs_m < asked_rows)[:, None],
+        other=0.0,
     )
     keys += (head * rows + fine) * D
     spreads += head * (blocks + supers)
-    top = tl.full([M], -1e30, tl.float32)
-    total = tl.zeros([M], tl.float32)
+    m_i = tl.full([M], -1e30, tl.float32)
+    l_i = tl.zeros([M], tl.float32)
     for start in range(blocks, blocks + supers, N):
-        top, total = _more(
-            _logits(x, keys, spreads, start + column, blocks + supers, scale, COARSE, D, WIDE), top, total
+        m_i, l_i = _more(
+            _logits(q_tile, keys, spreads, start + offs_n, blocks + supers, scale, COARSE, D, WIDE), m_i, l_i
         )
     if covered < blocks:
-        top, total = _more(
-            _logits(x, keys, spreads, covered + tl.arange(0, 16), blocks, scale, FINE, D, WIDE), top, total
+        m_i, l_i = _more(
+            _logits(q_tile, keys, spreads, covered + tl.arange(0, 16), blocks, scale, FINE, D, WIDE), m_i, l_i
         )
-    top += tl.log2(total)
+    m_i += tl.log2(l_i)
     group = part * (M // A) + tl.arange(0, M // A)
     for start in range(0, blocks, N):
-        logits = _logits(x, keys, spreads, start + column, blocks, scale, FINE, D, WIDE)
-        shares = tl.sum(tl.reshape(tl.exp2(tl.minimum(logits - top[:, None], LARGEST)), (M // A, A, N)), 1)
-        there = (group < groups)[:, None] & (start + column < blocks)[None, :]
-        tl.store(out + (head * groups + group[:, None]) * blocks + start + column[None, :], shares, mask=there)
+        qk = _logits(q_tile, keys, spreads, start + offs_n, blocks, scale, FINE, D, WIDE)
+        shares = tl.sum(tl.reshape(tl.exp2(tl.minimum(qk - m_i[:, None], LARGEST)), (M // A, A, N)), 1)
+        mask_n = (group < groups)[:, None] & (start + offs_n < blocks)[None, :]
+        tl.store(out + (head * groups + group[:, None]) * blocks + start + offs_n[None, :], shares, mask=mask_n)
 
 
 def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan) -> Tensor:
@@ -134,31 +138,31 @@ def _list(
     shares, loose, out, rows, lengths, blocks, supers, count, special_blocks, loose_count, room, first_block, fine,
     coarse, BLOCK: tl.constexpr, PER: tl.constexpr, SPECIAL: tl.constexpr, LOOSE: tl.constexpr,
 ):  # fmt: skip
-    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    inside = column < blocks
+    row, offs_n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    mask_n = offs_n < blocks
     # none is negative: the bits are in the order of the numbers; eight of the mantissa are enough
-    key = tl.load(shares + row * blocks + column, mask=inside, other=0.0).to(tl.int32, bitcast=True) >> 15
-    low = tl.min(tl.where(inside, key, 0xFFFF), 0)
-    high = tl.max(tl.where(inside, key, 0), 0)
+    key = tl.load(shares + row * blocks + offs_n, mask=mask_n, other=0.0).to(tl.int32, bitcast=True) >> 15
+    low = tl.min(tl.where(mask_n, key, 0xFFFF), 0)
+    high = tl.max(tl.where(mask_n, key, 0), 0)
     for _ in range(17):  # halving finds the count-th largest
-        middle = low + (high - low + 1) // 2
-        enough = tl.sum((inside & (key >= middle)).to(tl.int32), 0) >= count
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, tl.maximum(middle - 1, low))
-    above, equal = inside & (key > low), inside & (key == low)
+        mid = low + (high - low + 1) // 2
+        enough = tl.sum((mask_n & (key >= mid)).to(tl.int32), 0) >= count
+        low = tl.where(enough, mid, low)
+        high = tl.where(enough, high, tl.maximum(mid - 1, low))
+    above, equal = mask_n & (key > low), mask_n & (key == low)
     spare = count - tl.sum(above.to(tl.int32), 0)
     chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= spare))
     out += row * (special_blocks + count)
     special = tl.arange(0, SPECIAL)
     tl.store(out + special, special, mask=special < special_blocks)
-    tl.store(out + special_blocks + tl.cumsum(chosen.to(tl.int32), 0) - 1, first_block + column, mask=chosen)
+    tl.store(out + special_blocks + tl.cumsum(chosen.to(tl.int32), 0) - 1, first_block + offs_n, mask=chosen)
     rows += row * room
     single = tl.arange(0, LOOSE)
     tl.store(rows + single, tl.load(loose + single, mask=single < loose_count, other=0), mask=single < loose_count)
     touched = tl.max(tl.reshape(chosen.to(tl.int32), (BLOCK // PER, PER)), 1)
     spread = tl.reshape(tl.broadcast_to(touched[:, None], (BLOCK // PER, PER)), (BLOCK,))
-    small = inside & (chosen == 0) & ((spread != 0) | (column >= supers * PER))
-    tl.store(rows + loose_count + tl.cumsum(small.to(tl.int32), 0) - 1, fine + column, mask=small)
+    small = mask_n & (chosen == 0) & ((spread != 0) | (offs_n >= supers * PER))
+    tl.store(rows + loose_count + tl.cumsum(small.to(tl.int32), 0) - 1, fine + offs_n, mask=small)
     rows += loose_count + tl.sum(small.to(tl.int32), 0)
     number = tl.arange(0, BLOCK // PER)
     large = (number < supers) & (touched == 0)
@@ -198,12 +202,12 @@ def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
 
 
 @triton.jit
-def _softmax_step(logits, values, top, total, mean, WIDE: tl.constexpr):
-    higher = tl.maximum(top, tl.max(logits, 1))
-    weights = tl.exp2(logits - higher[:, None])
-    fade = tl.exp2(top - higher)
-    mean = tl.dot(weights.to(values.dtype), values, acc=mean * fade[:, None], input_precision=WIDE)
-    return higher, total * fade + tl.sum(weights, 1), mean
+def _softmax_step(qk, v_tile, m_i, l_i, acc, WIDE: tl.constexpr):
+    m_new = tl.maximum(m_i, tl.max(qk, 1))
+    p = tl.exp2(qk - m_new[:, None])
+    alpha = tl.exp2(m_i - m_new)
+    acc = tl.dot(p.to(v_tile.dtype), v_tile, acc=acc * alpha[:, None], input_precision=WIDE)
+    return m_new, l_i * alpha + tl.sum(p, 1), acc
 
 
 @triton.jit
@@ -222,32 +226,32 @@ def _gathered(
     singles = tl.where(all_of, every_rows, rows + at * room)
     number = tl.where(all_of, all_count, count)
     wanted = tl.where(all_of, all_rows, tl.load(lengths + at, mask=usual >= 0, other=0))
-    row, column, channel = group * ROWS + tl.arange(0, ROWS), tl.arange(0, N), tl.arange(0, D)
-    x = tl.load(q + (head * q_rows + row[:, None]) * D + channel[None, :])
+    offs_m, offs_n, offs_d = group * ROWS + tl.arange(0, ROWS), tl.arange(0, N), tl.arange(0, D)
+    q_tile = tl.load(q + (head * q_rows + offs_m[:, None]) * D + offs_d[None, :])
     keys += head * table * D
     values += head * table * D
-    top = tl.full([ROWS], -1e30, tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    mean = tl.zeros([ROWS, D], tl.float32)
+    m_i = tl.full([ROWS], -1e30, tl.float32)
+    l_i = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D], tl.float32)
     for start in range(0, number, N // KEYS):
-        entry = start + column // KEYS
-        place = tl.load(listed + entry, mask=entry < number, other=0) * KEYS + column % KEYS
-        here = place.to(tl.int64)[:, None] * D + channel[None, :]
-        logits = tl.dot(x, tl.trans(tl.load(keys + here)), input_precision=WIDE) * scale
-        logits = tl.where((entry < number)[None, :], logits, -1e30)
-        top, total, mean = _softmax_step(logits, tl.load(values + here), top, total, mean, WIDE)
+        entry = start + offs_n // KEYS
+        place = tl.load(listed + entry, mask=entry < number, other=0) * KEYS + offs_n % KEYS
+        kv_offs = place.to(tl.int64)[:, None] * D + offs_d[None, :]
+        qk = tl.dot(q_tile, tl.trans(tl.load(keys + kv_offs)), input_precision=WIDE) * scale
+        qk = tl.where((entry < number)[None, :], qk, -1e30)
+        m_i, l_i, acc = _softmax_step(qk, tl.load(values + kv_offs), m_i, l_i, acc, WIDE)
     for start in range(0, wanted, N):
-        there = start + column < wanted
-        place = tl.load(singles + start + column, mask=there, other=0)
+        mask_n = start + offs_n < wanted
+        place = tl.load(singles + start + offs_n, mask=mask_n, other=0)
         bias = tl.where(
             place < fine, 0.0, tl.where(place < coarse, KEYS.bit_length() - 1.0, (KEYS * PER).bit_length() - 1.0)
         )
-        here = place.to(tl.int64)[:, None] * D + channel[None, :]
-        logits = tl.dot(x, tl.trans(tl.load(keys + here)), input_precision=WIDE) * scale
-        logits = tl.where(there[None, :], logits + bias[None, :], -1e30)
-        top, total, mean = _softmax_step(logits, tl.load(values + here), top, total, mean, WIDE)
-    mean /= total[:, None]
-    tl.store(out + (head * slots + row[:, None]) * D + channel[None, :], mean.to(out.dtype.element_ty))
+        kv_offs = place.to(tl.int64)[:, None] * D + offs_d[None, :]
+        qk = tl.dot(q_tile, tl.trans(tl.load(keys + kv_offs)), input_precision=WIDE) * scale
+        qk = tl.where(mask_n[None, :], qk + bias[None, :], -1e30)
+        m_i, l_i, acc = _softmax_step(qk, tl.load(values + kv_offs), m_i, l_i, acc, WIDE)
+    acc /= l_i[:, None]
+    tl.store(out + (head * slots + offs_m[:, None]) * D + offs_d[None, :], acc.to(out.dtype.element_ty))
 
 
 @cache

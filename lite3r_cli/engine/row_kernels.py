@@ -15,26 +15,26 @@ from lite3r_cli.quant.fp8 import E4M3_MAX
 
 
 @triton.jit
-def _store_row(y, values, scales, row, channel, inside, C, FP8: tl.constexpr, TOP: tl.constexpr):
-    at = row.to(tl.int64) * C + channel
+def _store_row(y, values, scales, row, offs_c, mask_c, C, FP8: tl.constexpr, TOP: tl.constexpr):
+    offs = row.to(tl.int64) * C + offs_c
     if FP8:
-        high = tl.max(tl.where(inside, tl.abs(y), 0.0), 0)
+        high = tl.max(tl.where(mask_c, tl.abs(y), 0.0), 0)
         tl.store(scales + row, tl.where(high > 0, high / TOP, 1.0))
         y *= tl.where(high > 0, TOP / high, 1.0)
         y = tl.minimum(tl.maximum(y, -TOP), TOP)
-    tl.store(values + at, y.to(values.dtype.element_ty), mask=inside)
+    tl.store(values + offs, y.to(values.dtype.element_ty), mask=mask_c)
 
 
 INTERPRETED = not isinstance(_store_row, triton.JITFunction)  # no GPU: Triton's own interpreter
 
 
 @triton.jit
-def _layer_norm(x, weight, bias, channel, inside, C, eps):
+def _layer_norm(x, weight, bias, offs_c, mask_c, C, eps):
     mean = tl.sum(x, 0) / C
-    away = tl.where(inside, x - mean, 0.0)
-    y = away * (1.0 / tl.sqrt(tl.sum(away * away, 0) / C + eps))
-    w = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    centred = tl.where(mask_c, x - mean, 0.0)
+    y = centred * (1.0 / tl.sqrt(tl.sum(centred * centred, 0) / C + eps))
+    w = tl.load(weight + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    b = tl.load(bias + offs_c, mask=mask_c, other=0.0).to(tl.float32)
     return y * w + b
 
 
@@ -54,22 +54,22 @@ def _rows(
     BLOCK: tl.constexpr, ADD: tl.constexpr, NORM: tl.constexpr, GELU: tl.constexpr,
     FP8: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    row, channel = tl.program_id(0), tl.arange(0, BLOCK)
-    inside = channel < C
-    at = row.to(tl.int64) * C + channel
-    wide = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    row, offs_c = tl.program_id(0), tl.arange(0, BLOCK)
+    mask_c = offs_c < C
+    offs = row.to(tl.int64) * C + offs_c
+    x_f32 = tl.load(x + offs, mask=mask_c, other=0.0).to(tl.float32)
     if ADD:
-        change = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
-        change += tl.load(y_bias + channel, mask=inside, other=0.0).to(tl.float32)
-        wide += tl.load(gamma + channel, mask=inside, other=0.0).to(tl.float32) * change
-        tl.store(x + at, wide.to(x.dtype.element_ty), mask=inside)
+        y_f32 = tl.load(y + offs, mask=mask_c, other=0.0).to(tl.float32)
+        y_f32 += tl.load(y_bias + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+        x_f32 += tl.load(gamma + offs_c, mask=mask_c, other=0.0).to(tl.float32) * y_f32
+        tl.store(x + offs, x_f32.to(x.dtype.element_ty), mask=mask_c)
     if GELU:
-        wide += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-        wide = _gelu(wide)
+        x_f32 += tl.load(bias + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+        x_f32 = _gelu(x_f32)
     if NORM:
-        wide = _layer_norm(wide, weight, bias, channel, inside, C, eps)
+        x_f32 = _layer_norm(x_f32, weight, bias, offs_c, mask_c, C, eps)
     if NORM or GELU or not ADD:
-        _store_row(wide, values, scales, row, channel, inside, C, FP8, TOP)
+        _store_row(x_f32, values, scales, row, offs_c, mask_c, C, FP8, TOP)
 
 
 def _outputs(rows: int, channels: int, like: Tensor, fp8: bool) -> tuple[Tensor, Tensor]:
@@ -186,11 +186,11 @@ def _merge(
     slot = token
     if PLACED:
         slot = tl.load(place + token)
-    channel = tl.arange(0, HP * D)
-    inside = channel < H * D
-    at = ((channel // D).to(tl.int64) * slots + slot) * D + channel % D
-    x = tl.load(tiles + at, mask=inside, other=0.0).to(tl.float32)
-    _store_row(x, values, scales, token, channel, inside, H * D, FP8, TOP)
+    offs_c = tl.arange(0, HP * D)
+    mask_c = offs_c < H * D
+    offs = ((offs_c // D).to(tl.int64) * slots + slot) * D + offs_c % D
+    x = tl.load(tiles + offs, mask=mask_c, other=0.0).to(tl.float32)
+    _store_row(x, values, scales, token, offs_c, mask_c, H * D, FP8, TOP)
 
 
 def merge_heads(tiles: Tensor, place: Tensor | None, tokens: int, fp8: bool) -> Operand:

@@ -74,7 +74,7 @@ def test_run_json_accounts_for_every_file_and_image(photographs, tmp_path):
     assert document["images"][0]["network"] == {"height": 84, "width": 112}
     assert document["runtime"]["device"] == {"asked": "cpu", "chosen": "cpu", "reason": "asked for"}
     assert document["runtime"]["dtype"]["reason"]
-    assert document["seed"] == 0 and document["versions"]["lite3r"]
+    assert document["seed"] == 0 and {"lite3r", "torch", "plyfile", "processor"} <= set(document["versions"])
     assert {"Read images", "Predict", "Fuse"} <= set(document["seconds"])
     assert document["arguments"]["predict"]["resolution"] == 112
 
