@@ -22,6 +22,27 @@ def dpt_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
     }
 
 
+def aggregator_sizes(shapes: Shapes, dense_head: str) -> dict[str, Any]:
+    """What VGGT and the networks that follow its plan tell by their shapes alone. Raises KeyError.
+
+    Pairs of blocks, within and across views, under `aggregator`; a camera head; a DPT head under the name `dense_head`.
+    """
+    dim = shapes["aggregator.camera_token"][-1]
+    return {
+        "dim": dim,
+        "pairs": count_layers(shapes, r"aggregator\.frame_blocks\.(\d+)\."),
+        "heads": dim // shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0],
+        "encoder_depth": count_layers(shapes, r"aggregator\.patch_embed\.blocks\.(\d+)\."),
+        "camera_depth": count_layers(shapes, r"camera_head\.trunk\.(\d+)\."),
+        **dpt_sizes(shapes, dense_head),
+    }
+
+
+def last_pair(across: str) -> Callable[[Any], list[str]]:
+    """The output layers of the attention of an aggregator's last pair of blocks; `across` names the second kind."""
+    return lambda config: [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", across)]
+
+
 def alternating(prefix: str) -> Callable[[Any], list[str]]:
     """Global layers of a network whose configuration has `depth` blocks and tells which of them `is_global`."""
     return lambda config: [f"{prefix}{i}.attn" for i in range(config.depth) if config.is_global(i)]

@@ -42,6 +42,12 @@ class NetworkInput:
         return K
 
 
+def crop_to_smallest(inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
+    """Some authors crop sets of mixed sizes: the middle of each input, at the smallest height and width of the set."""
+    height, width = (min(item.rgb.shape[axis] for item in inputs) for axis in (0, 1))
+    return [item.crop(height, width) for item in inputs]
+
+
 @dataclass(frozen=True)
 class Preparation:
     """At which size a network sees pictures, and how its authors load them (`--preprocess native`)."""

@@ -6,13 +6,13 @@ import re
 
 from lite3r_cli.networks.da3.answer import answer
 from lite3r_cli.networks.da3.fast import FastDA3
-from lite3r_cli.networks.da3.loader import crop_to_smallest, upper_bound
+from lite3r_cli.networks.da3.loader import upper_bound
 from lite3r_cli.networks.da3.network import DA3, SIZES, DA3Config
 from lite3r_cli.networks.da3.published import MODELS
 from lite3r_cli.networks.da3.recompute import recompute
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, count_layers, last_two
-from lite3r_cli.networks.pictures import Preparation
+from lite3r_cli.networks.pictures import Preparation, crop_to_smallest
 
 BLOCKS = "backbone.pretrained.blocks."
 

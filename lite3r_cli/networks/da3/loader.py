@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -21,12 +19,6 @@ def upper_bound(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput
     if (tall, wide) != (height, width):
         rgb = _resize(rgb, tall, wide, enlarge=tall > height or wide > width)
     return NetworkInput(rgb, (tall, wide))
-
-
-def crop_to_smallest(inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
-    """The middle of each input, at the smallest height and the smallest width of the set."""
-    height, width = (min(item.rgb.shape[axis] for item in inputs) for axis in (0, 1))
-    return [item.crop(height, width) for item in inputs]
 
 
 def _resize(rgb: np.ndarray, height: int, width: int, enlarge: bool) -> np.ndarray:

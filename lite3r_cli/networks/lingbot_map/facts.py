@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lite3r_cli.networks.family import Family, Shapes, register
-from lite3r_cli.networks.layer_names import count_layers, dpt_sizes
+from lite3r_cli.networks.layer_names import aggregator_sizes, last_pair
 from lite3r_cli.networks.lingbot_map.answer import answer
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS
 from lite3r_cli.networks.lingbot_map.network import LINGBOT_MAP, LingBotMap, LingBotMapConfig
@@ -18,23 +18,13 @@ PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 5: (0, 2, 3, 4)}  # pairs of blocks → ta
 
 
 def _config_from_shapes(shapes: Shapes) -> LingBotMapConfig:
-    dim = shapes["aggregator.camera_token"][-1]
-    pairs = count_layers(shapes, r"aggregator\.frame_blocks\.(\d+)\.")
+    sizes = aggregator_sizes(shapes, "depth_head")
     return LingBotMapConfig(
-        dim=dim,
-        pairs=pairs,
-        heads=dim // shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0],
-        encoder_depth=count_layers(shapes, r"aggregator\.patch_embed\.blocks\.(\d+)\."),
-        encoder_heads=dim // 64,  # as in every DINOv2
-        taps=PAIRS_OF_TAPS[pairs],
-        camera_depth=count_layers(shapes, r"camera_head\.trunk\.(\d+)\."),
+        **sizes,
+        encoder_heads=sizes["dim"] // 64,  # as in every DINOv2
+        taps=PAIRS_OF_TAPS[sizes["pairs"]],
         position_grid=math.isqrt(shapes["aggregator.patch_embed.pos_embed"][1] - 1),
-        **dpt_sizes(shapes, "depth_head"),
     )
-
-
-def _last_projections(config: LingBotMapConfig) -> list[str]:
-    return [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", "global")]
 
 
 FAMILY = register(
@@ -52,7 +42,7 @@ FAMILY = register(
         global_layers=lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
         trunk="aggregator",
         high_precision=("*.patch_embed.proj.*", "camera_head.*", "depth_head.*", "*.proj_lin.*"),
-        last_projections=_last_projections,
+        last_projections=last_pair("global"),
         encoder="aggregator.patch_embed",
         heads=("camera_head", "depth_head"),
         answer=answer,

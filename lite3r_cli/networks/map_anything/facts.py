@@ -9,11 +9,11 @@ from typing import Any
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, count_layers, last_two
 from lite3r_cli.networks.map_anything.answer import answer
-from lite3r_cli.networks.map_anything.loader import crop_to_smallest, fixed_shape
+from lite3r_cli.networks.map_anything.loader import fixed_shape
 from lite3r_cli.networks.map_anything.network import V1, V1_1, MapAnything, MapAnythingConfig, MapAnythingV1Config
 from lite3r_cli.networks.map_anything.published import V1_1_MODELS, V1_MODELS
 from lite3r_cli.networks.map_anything.recompute import recompute
-from lite3r_cli.networks.pictures import Preparation
+from lite3r_cli.networks.pictures import Preparation, crop_to_smallest
 
 TAPS = {16: (7, 11), 24: (11, 17), 8: (3, 5), 6: (2, 4)}  # blocks → those that the dense head reads: no tensor tells
 BLOCKS = "info_sharing.self_attention_blocks."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -30,9 +28,3 @@ def fixed_shape(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput
     left, top = (full_wide - wide) // 2, (full_tall - tall) // 2
     window = np.ascontiguousarray(resized[top : top + tall, left : left + wide])
     return NetworkInput(window, (full_tall, full_wide), (top, left))
-
-
-def crop_to_smallest(inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
-    """Pictures of other shapes than most: the middle of each, at the smallest height and width of the set."""
-    height, width = (min(item.rgb.shape[axis] for item in inputs) for axis in (0, 1))
-    return [item.crop(height, width) for item in inputs]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from lite3r_cli.networks.family import Family, Shapes, register
-from lite3r_cli.networks.layer_names import count_layers, dpt_sizes
+from lite3r_cli.networks.layer_names import aggregator_sizes, last_pair
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.vggt.answer import answer
 from lite3r_cli.networks.vggt.fast import FastVGGT
@@ -19,24 +19,14 @@ PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # pairs of blocks → ta
 
 
 def _config_from_shapes(shapes: Shapes) -> VGGTConfig:
-    dim = shapes["aggregator.camera_token"][-1]
-    pairs = count_layers(shapes, r"aggregator\.frame_blocks\.(\d+)\.")
+    sizes = aggregator_sizes(shapes, "depth_head")
     return VGGTConfig(
-        dim=dim,
-        pairs=pairs,
-        heads=dim // shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0],
-        encoder_depth=count_layers(shapes, r"aggregator\.patch_embed\.blocks\.(\d+)\."),
-        encoder_heads=dim // 64,  # as in every DINOv2
-        taps=PAIRS_OF_TAPS[pairs],
-        camera_depth=count_layers(shapes, r"camera_head\.trunk\.(\d+)\."),
+        **sizes,
+        encoder_heads=sizes["dim"] // 64,  # as in every DINOv2
+        taps=PAIRS_OF_TAPS[sizes["pairs"]],
         point_head="point_head.norm.weight" in shapes,
         position_grid=math.isqrt(shapes["aggregator.patch_embed.pos_embed"][1] - 1),
-        **dpt_sizes(shapes, "depth_head"),
     )
-
-
-def _last_projections(config: VGGTConfig) -> list[str]:
-    return [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", "global")]
 
 
 FAMILY = register(
@@ -55,7 +45,7 @@ FAMILY = register(
         global_layers=lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
         trunk="aggregator",
         high_precision=("*.patch_embed.proj.*", "camera_head.*", "depth_head.*", "point_head.*", "*.proj_lin.*"),
-        last_projections=_last_projections,
+        last_projections=last_pair("global"),
         encoder="aggregator.patch_embed",
         heads=("camera_head", "depth_head"),
         unused=("point_head",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lite3r_cli.networks.family import Family, Shapes, register
-from lite3r_cli.networks.layer_names import count_layers, dpt_sizes
+from lite3r_cli.networks.layer_names import aggregator_sizes, last_pair
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.vggt_omega.answer import answer
 from lite3r_cli.networks.vggt_omega.loader import balanced
@@ -16,25 +16,15 @@ LAYOUTS = {24: ((2, 6, 9, 14, 20), (4, 11, 17, 23)), 6: ((1, 3), (0, 2, 4, 5))}
 
 
 def _config_from_shapes(shapes: Shapes) -> VGGTOmegaConfig:
-    dim = shapes["aggregator.camera_token"][-1]
-    pairs = count_layers(shapes, r"aggregator\.frame_blocks\.(\d+)\.")
-    register_pairs, taps = LAYOUTS[pairs]
+    sizes = aggregator_sizes(shapes, "dense_head")
+    register_pairs, taps = LAYOUTS[sizes["pairs"]]
     return VGGTOmegaConfig(
-        dim=dim,
-        pairs=pairs,
-        heads=dim // shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0],
-        encoder_depth=count_layers(shapes, r"aggregator\.patch_embed\.blocks\.(\d+)\."),
-        encoder_heads=dim // (4 * shapes["aggregator.patch_embed.rope_embed.periods"][0]),
+        **sizes,
+        encoder_heads=sizes["dim"] // (4 * shapes["aggregator.patch_embed.rope_embed.periods"][0]),
         register_pairs=register_pairs,
         taps=taps,
-        camera_depth=count_layers(shapes, r"camera_head\.trunk\.(\d+)\."),
         patch_size=shapes["aggregator.patch_embed.patch_embed.proj.weight"][-1],
-        **dpt_sizes(shapes, "dense_head"),
     )
-
-
-def _last_projections(config: VGGTOmegaConfig) -> list[str]:
-    return [f"aggregator.{kind}_blocks.{config.pairs - 1}.attn.proj" for kind in ("frame", "inter_frame")]
 
 
 FAMILY = register(
@@ -53,7 +43,7 @@ FAMILY = register(
         global_layers=lambda config: [f"aggregator.inter_frame_blocks.{i}.attn" for i in config.global_pairs],
         trunk="aggregator",
         high_precision=("*.patch_embed.proj.*", "camera_head.*", "dense_head.*", "*.proj_lin.*"),
-        last_projections=_last_projections,
+        last_projections=last_pair("inter_frame"),
         encoder="aggregator.patch_embed",
         heads=("camera_head", "dense_head"),
         answer=answer,
