@@ -26,8 +26,9 @@ MOMENTS = (
 )  # during the renames signals wait, see tests/io/test_shared_folders.py
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    "moment, name, code", [(m, *(("SIGINT", 130), ("SIGTERM", 143))[i % 2]) for i, m in enumerate(MOMENTS)]
+)
 def test_a_signal_at_any_moment_leaves_what_was_there(moment, name, code, lite3r, photographs, tmp_path, monkeypatch):
     photos = photographs(2)
     assert lite3r(photos)[0] == 0
@@ -57,7 +58,7 @@ def _resolve(path: str):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # SIGINT: tests/test_process.py
 def test_a_real_process_is_stopped_cleanly(number, photographs, tmp_path):
-    photos = photographs(3)
+    photos = photographs(12)  # so many that it is not done before the signal comes, however busy the machine
     output = str(tmp_path / "out" / "scene.ply")
     arguments = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", output]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
