@@ -20,6 +20,7 @@ EXTRAS = {
     "ray": "ray",
     "transformer_engine": "te",
     "triton": "hopper",
+    "viser": "serve",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -17,6 +18,9 @@ def view(config: ViewConfig) -> None:
     The page needs no network and no program but a browser: send it, or open it from the disk.
     Click on a camera to look through it, with its photograph over the points.
     """
+    if config.serve:
+        _serve(config)
+        return
     from ..pipelines.view_scene import view_scene
 
     page = view_scene(config, console.warn)
@@ -26,6 +30,23 @@ def view(config: ViewConfig) -> None:
         console.info(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
     if config.open:
         show(page)
+
+
+def _serve(config: ViewConfig) -> None:
+    """Until Ctrl-C."""
+    from ..pipelines.serve_scene import serve_scene
+
+    def ready(server: object, address: str) -> None:
+        console.text(address)
+        console.info("Ctrl-C ends it")
+        if config.open and not webbrowser.open(address):
+            console.warn(f"no browser can be started here: open {address} yourself")
+
+    server = serve_scene(config, console.warn, ready)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        server.stop()
 
 
 def show(page: Path) -> None:
