@@ -23,7 +23,7 @@ from .regular import BadImage, open_regular, os_reason
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *heif.SUFFIXES,
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", *heif.SUFFIXES,
 )  # fmt: skip
 VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
@@ -217,7 +217,7 @@ class _Search:
     def run(self) -> Iterable[tuple[Path, list[Found]]]:
         """(folder, its pictures, or else its video). What is missing is told to the journal."""
         waiting = [self.top]
-        results, first = [], True
+        results, first, too_deep = [], True, 0
         while waiting and len(self.seen) < _MAX_FOLDERS:
             folder = waiting.pop(0)
             real = os.path.realpath(folder)
@@ -234,7 +234,9 @@ class _Search:
             self.journal.folders.append(account)
             inner = [folder / name for name in sorted(account.sub_folders, key=natural_key)]
             if self.recursive:
-                waiting = [f for f in inner if len(f.relative_to(self.top).parts) <= _MAX_DEPTH] + waiting
+                near = [f for f in inner if len(f.relative_to(self.top).parts) <= _MAX_DEPTH]
+                too_deep += len(inner) - len(near)
+                waiting = near + waiting
                 account.sub_folders = {}
             else:
                 inner = [path for path in inner if os.path.realpath(path) not in self.given]
@@ -243,6 +245,10 @@ class _Search:
                 self._tell(folder, account)
             results.append((folder, files))
             first = False
+        if waiting or too_deep:
+            limits = f"at most {_MAX_FOLDERS} folders, {_MAX_DEPTH} levels down"
+            text = f"{len(waiting) + too_deep} sub-folders are not searched ({limits}): name them themselves"
+            self.journal.warnings.append(f"{printable(self.top)}: {text}")
         if not any(files for _, files in results) and results:
             self.journal.skip(self.top, self._why_empty())
         return results
@@ -295,7 +301,8 @@ class _Search:
         stems = {path.stem.lower() for path in images}
         doubles = [p for p in files if p.suffix.lower() in unread.RAW_SUFFIXES and p.stem.lower() in stems]
         if doubles:
-            text = f"{len(doubles)} raw photographs are left out, for pictures of the same names beside them"
+            are = "photograph is" if len(doubles) == 1 else "photographs are"
+            text = f"{len(doubles)} raw {are} left out, for pictures of the same names beside them"
             self.journal.warnings.append(f"{printable(folder)}: {text}")
         for path in files:
             if path not in doubles:

@@ -54,7 +54,7 @@ def test_each_entry_is_in_the_account(tmp_path):
 def test_raw_beside_a_picture_of_its_name_is_no_loss(tmp_path):
     save(tmp_path / "IMG_1.JPG", kind="JPEG")
     (tmp_path / "IMG_1.dng").write_bytes(b"II*\0" + bytes(50))
-    warned(discover([tmp_path], strict=True), "1 raw photographs")
+    warned(discover([tmp_path], strict=True), "1 raw photograph is left out")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,17 @@ def test_recursive_takes_sub_folders_and_names_keep_them(tmp_path):
     assert [r.stem for r in images.records] == ["z", "left_0", "left_10", "right_0", "right_in_1"]
     assert not images.warnings
     assert names(discover([tmp_path / "left", tmp_path / "right"])) == ["left/0.jpg", "10.jpg", "right/0.jpg"]
+
+
+def test_folders_beyond_the_limits_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("lite3r_cli.io.picture_sources._MAX_DEPTH", 2)
+    for name in ("a/0.jpg", "a/b/1.jpg", "a/b/c/2.jpg", "a/b/d/3.jpg", "e/4.j2c"):
+        save(tmp_path / name, seed=len(name), kind="JPEG2000" if name.endswith("j2c") else None)
+    images = discover([tmp_path], recursive=True)
+    assert names(images) == ["a/0.jpg", "a/b/1.jpg", "e/4.j2c"]
+    warned(images, "2 sub-folders are not searched (at most 10000 folders, 2 levels down)")
+    monkeypatch.setattr("lite3r_cli.io.picture_sources._MAX_FOLDERS", 3)
+    warned(discover([tmp_path], recursive=True), "3 sub-folders are not searched (at most 3 folders")
 
 
 def test_masks_of_sub_folders(tmp_path):
