@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
+_UNREAD = unread.OTHER_SUFFIXES | unread.VIDEO_SUFFIXES
 NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put beside pictures
 _MAX_FOLDERS, _MAX_DEPTH = 10_000, 64
 _HEAD = 200  # bytes that tell a picture or a video
@@ -273,12 +274,12 @@ class _Search:
                     account.sub_folders[name] = 0
             elif suffix in VIDEO_SUFFIXES and _may_be_video(path, suffix):
                 videos.append(path)
-            elif suffix in unread.RAW_SUFFIXES or (suffix in unread.OTHER_SUFFIXES and not is_picture(_head(path))):
+            elif suffix in unread.RAW_SUFFIXES or (suffix in _UNREAD and not _holds(path)):
                 unread_kinds[suffix] += 1
                 unread_files.append(path)
             elif is_picture(_head(path)):
-                (images if suffix in unread.OTHER_SUFFIXES else misnamed).append(path)
-                others[suffix] += suffix not in unread.OTHER_SUFFIXES
+                (images if suffix in _UNREAD else misnamed).append(path)
+                others[suffix] += suffix not in _UNREAD
             else:
                 others[suffix] += 1
         account.images, account.videos = len(images), len(videos)

@@ -321,8 +321,8 @@ class Predictor:
                     skipped.append(Skipped(images.records[i].name, reason_of(result)))
                 step()
         if not kept:
-            reasons = "; ".join(s.reason for s in skipped[:3]) or "the set is empty"
-            raise InputError(f"none of the {len(indices)} images can be read: {reasons}")
+            reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the set is empty"
+            raise InputError(f"none of the {len(indices)} images can be used: {reasons}")
         inputs, records = align(batch, prepare, native), [images.records[i] for i in kept]
         bending = Later(lambda: lens_warnings(self.config, records, inputs), "lens")
         return Pictures(kept, inputs, skipped, bending)

@@ -51,6 +51,32 @@ def test_each_entry_is_in_the_account(tmp_path):
         discover([tmp_path], strict=True)
 
 
+def test_videos_without_a_container_are_named(tmp_path):
+    save(tmp_path / "a.jpg")
+    for name, start in {
+        "b.h264": b"\0\0\0\1\x67\x42",
+        "c.265": b"\0\0\0\1\x40\1",
+        "d.ivf": b"DKIF\0\0",
+        "e.dv": b"?",
+    }.items():
+        (tmp_path / name).write_bytes(start + bytes(300))
+    images = discover([tmp_path])
+    said = {skipped.name: skipped.reason for skipped in images.skipped}
+    assert said["b.h264"].startswith("a raw stream of H.264 is not read: put it into a container")
+    assert said["c.265"].startswith("a raw stream of HEVC is not read") and "IVF video" in said["d.ivf"]
+    assert said["e.dv"].startswith("a video of kind .dv is not read") and images.folders[0]["unread"][".dv"] == 1
+    with pytest.raises(InputError, match="raw stream of H.264 is not read"):
+        discover([tmp_path / "b.h264"])
+
+
+def test_an_animation_has_as_many_pictures_as_it_holds(tmp_path):
+    path = save(tmp_path / "a.png", save_all=True, append_images=[Image.new("RGB", (51, 35), "red")] * 2)
+    data = path.read_bytes()
+    at = data.index(b"acTL") + 4  # an encoder that cannot go back leaves another count there
+    path.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
+    warned(discover([tmp_path]), "a.png (3)")
+
+
 def test_raw_beside_a_picture_of_its_name_is_no_loss(tmp_path):
     save(tmp_path / "IMG_1.JPG", kind="JPEG")
     (tmp_path / "IMG_1.dng").write_bytes(b"II*\0" + bytes(50))

@@ -83,7 +83,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
     """Size, kind of pixels, orientation, pixel aspect, number of pictures. Raises BadImage."""
     width = height = 0
     kind = Kind(8, _RGB, False)
-    orientation, aspect, transparent, frames, whole = None, 1.0, False, 1, True
+    orientation, aspect, transparent, frames, whole = None, 1.0, False, 0, True
     for name, start, length in _sound_chunks(stream, size):
         stream.seek(start)
         if name == b"IHDR" and not width:
@@ -98,12 +98,11 @@ def probe(stream: BinaryIO, size: int) -> Header:
             orientation = exif_block.read(_exif_in_text(stream.read(length), name == b"zTXt")).orientation
         elif name == b"pHYs" and length == 9:
             aspect = aspect_of_density(*struct.unpack(">II", stream.read(8)))
-        elif name == b"acTL" and length == 8:
-            frames = max(1, struct.unpack(">I", stream.read(4))[0])
+        frames += name == b"fcTL"  # of an animation; what acTL states need not be there
         transparent |= name == b"tRNS"
         whole &= name != b""
     alpha = kind.colour in (_GREY_ALPHA, _RGBA) or transparent
-    header = Header("png", width, height, orientation or 1, alpha, aspect, frames, kind)
+    header = Header("png", width, height, orientation or 1, alpha, aspect, max(1, frames), kind)
     if not whole:
         _require_whole(stream, header)
     return header

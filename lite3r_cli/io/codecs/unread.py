@@ -1,9 +1,10 @@
-"""Picture files that are not read: what they are, by their first bytes or by their suffix, and the way out."""
+"""Picture and video files that are not read: what they are, by their first bytes or their suffix, and the way out."""
 
 from __future__ import annotations
 
 _CONVERT = "convert it to JPEG, PNG or TIFF first"
 _DEVELOP = "develop it to JPEG or TIFF first"
+_WRAP = "put it into a container, e.g. with `ffmpeg -i INPUT -c copy OUTPUT.mkv`"
 
 # First bytes → what the file is.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -35,6 +36,17 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"MMOR", "Olympus ORF raw", _DEVELOP),
     (6, b"HEAPCCDR", "Canon CRW raw", _DEVELOP),
     (4, b"ftypcrx ", "Canon CR3 raw", _DEVELOP),
+    (0, b"DKIF", "IVF video", _WRAP),
+    (0, b"nut/multimedia container", "NUT video", _WRAP),
+    (0, b".RMF", "RealMedia video", _WRAP),
+    (0, b"\x1f\x07\0", "raw DV video", _WRAP),
+    (0, b"\0\0\0\1\x67", "a raw stream of H.264", _WRAP),
+    (0, b"\0\0\1\x67", "a raw stream of H.264", _WRAP),
+    (0, b"\0\0\0\1\x09", "a raw stream of H.264", _WRAP),
+    (0, b"\0\0\0\1\x40\1", "a raw stream of HEVC", _WRAP),
+    (0, b"\0\0\1\x40\1", "a raw stream of HEVC", _WRAP),
+    (0, b"\0\0\0\1\x46\1", "a raw stream of HEVC", _WRAP),
+    (0, b"\x12\0\x0a", "a raw stream of AV1", _WRAP),
     (0, b"%PDF", "PDF", "save its pictures as JPEG or PNG first"),
     (0, b"<svg", "SVG", _CONVERT),
     (0, b"<?xml", "XML", "name pictures or videos"),
@@ -55,6 +67,7 @@ OTHER_SUFFIXES = frozenset(
     ".jxl .psd .psb .exr .hdr .pfm .pam .dds .tga .ico .icns .cur .svg .jxr .wdp .hdp .qoi .fits .fit .pcx .sgi .xcf"
     " .jng .mng .eps .pdf".split()
 )
+VIDEO_SUFFIXES = frozenset(".ivf .nut .rmvb .swf .dv .h264 .264 .h265 .265 .hevc .obu".split())
 
 
 def reason(head: bytes, suffix: str = "") -> str:
@@ -67,4 +80,6 @@ def reason(head: bytes, suffix: str = "") -> str:
         return f"a raw photograph ({suffix}) is not read: {_DEVELOP}"
     if suffix.lower() in OTHER_SUFFIXES:
         return f"a picture of kind {suffix} is not read: {_CONVERT}"
+    if suffix.lower() in VIDEO_SUFFIXES:
+        return f"a video of kind {suffix} is not read: {_WRAP}"
     return "not a picture: its first bytes are of no known format"
