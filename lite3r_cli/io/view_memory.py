@@ -210,10 +210,7 @@ def _picture(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     if (header.height, header.width) != shape:
         raise BadImage(f"its confidence has {header.width}x{header.height} pixels, its depth {shape[1]}x{shape[0]}")
     with guarded("its confidence is damaged"):
-        codes = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if codes is None or codes.shape != shape or codes.dtype != np.uint8:
-        raise BadImage("its confidence is damaged")
-    return codes
+        return png.decode(data, header)
 
 
 def _coded(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:

@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, OutputError
+from ..io.decode import decode_rgb
 from ..io.depth_files import read_grey_png
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
-from ..io.regular import BadImage
+from ..io.regular import BadImage, read_regular
 from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
@@ -137,10 +138,10 @@ class PassStore:
         path = self.place(number) / f"{position:05d}.colors.jpg"
         if not path.exists():
             return None
-        found = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if found is None:
-            raise InputError(f"{path}: damaged; run again without --resume")
-        return np.ascontiguousarray(found[..., ::-1])
+        try:
+            return decode_rgb(read_regular(path))[0]
+        except BadImage as error:
+            raise InputError(f"{path}: {error}; run again without --resume") from error
 
     def _head(self, number: int) -> dict[str, Any]:
         if number not in self._known:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import PLANE_DEPTH, STEP, photograph
@@ -167,6 +168,20 @@ def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match="damaged"):
         PassStore(tmp_path).read(0, 0, view)
+
+
+def test_damaged_colours_of_a_pass_are_refused_without_a_line_of_a_library(tmp_path, capfd):
+    store = PassStore(tmp_path / os.fsdecode(b"caf\xe9"))  # a C library takes no such name
+    place = store.place(0)
+    place.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    (place / "00000.colors.jpg").write_bytes(data)
+    assert store.colors(0, 0).shape == (64, 80, 3)
+    (place / "00000.colors.jpg").write_bytes(data[: len(data) // 2] + bytes(99) + data[len(data) // 2 + 99 :])
+    with pytest.raises(InputError, match="damaged"):
+        store.colors(0, 0)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -15,6 +15,8 @@ from lite3r_cli.data.procedural.reliefs import RELIEFS
 from lite3r_cli.data.procedural.texture_fetch import TEXELS
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.archives import read_npz
+from lite3r_cli.io.decode import decode_rgb
+from lite3r_cli.io.regular import BadImage
 
 PHOTO = "photo"
 
@@ -54,13 +56,14 @@ def pyramid(rgba: np.ndarray) -> np.ndarray:
 
 
 def _photo(encoded: np.ndarray) -> np.ndarray | None:
-    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    if bgr is None:
+    try:
+        rgb, _ = decode_rgb(encoded.tobytes())
+    except BadImage:
         return None
-    if bgr.shape[:2] != (SIZE, SIZE):
-        bgr = cv2.resize(bgr, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    height = cv2.GaussianBlur(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (0, 0), 1.5)
-    return np.dstack([bgr[..., ::-1], height])
+    if rgb.shape[:2] != (SIZE, SIZE):
+        rgb = cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    height = cv2.GaussianBlur(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (0, 0), 1.5)
+    return np.dstack([rgb, height])
 
 
 def load_photos(path: Path) -> list[np.ndarray]:
