@@ -50,8 +50,8 @@ def read_float(source: Source, stored: str) -> Tensor:
     """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises
     WeightsError for NaN and infinity.
     """
-    value, sound = on_device(source, stored, parts_of(source, stored), torch.device("cpu"))
-    require_sound(source, {stored: sound})
+    value, extremes = on_device(source, stored, parts_of(source, stored), torch.device("cpu"))
+    require_sound(source, {stored: extremes})
     return value
 
 
@@ -69,38 +69,37 @@ def parts_of(source: Source, stored: str) -> tuple[Tensor, Tensor | None]:
 def on_device(
     source: Source, stored: str, parts: tuple[Tensor, Tensor | None], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The parts of a tensor → its values on a device, FP8 as float32, and whether they are finite (a bool there, so
-    that nobody has to wait for it). What travels is what is stored. Raises WeightsError for what is no real number.
+    """The parts of a tensor → its values on a device, FP8 as float32, and numbers (2,) there that are finite where all
+    of these are, so that nobody has to wait for them. What travels is what is stored. Raises WeightsError for what is
+    no real number.
     """
     value, scale = parts[0].to(device), None if parts[1] is None else parts[1].to(device)
     if scale is not None:
-        sound = _is_finite(scale * torch.finfo(value.dtype).max)
+        extremes = _extremes(scale * torch.finfo(value.dtype).max)
         if value.numel():
-            sound &= (value.view(torch.uint8) & 0x7F).max() <= LARGEST_FINITE[value.dtype]
-        return _expand(value, scale), sound
+            beyond = (value.view(torch.uint8) & 0x7F).max() > LARGEST_FINITE[value.dtype]
+            extremes = extremes.masked_fill_(beyond, torch.nan)
+        return _expand(value, scale), extremes
     if not value.is_floating_point():
         raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
     if value.dtype == torch.float64:  # nothing computes in it: what float32 cannot hold is found here, not later
         value = value.float()
-    return value, _is_finite(value)
+    return value, _extremes(value)
 
 
-def require_sound(source: Source, sound: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError for the first tensor that is not finite, as `on_device` found."""
-    if not sound or bool(torch.stack(list(sound.values())).all()):
+def require_sound(source: Source, extremes: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for the first tensor that is not finite, by the numbers that `on_device` gave."""
+    if not extremes or bool(torch.stack([each.float() for each in extremes.values()]).isfinite().all()):
         return
-    bad = next(name for name, flag in sound.items() if not bool(flag))
+    bad = next(name for name, each in extremes.items() if not bool(each.isfinite().all()))
     wide = bad in source.entries and source.entries[bad].dtype == torch.float64
     what = "not-a-number, infinite or beyond float32:" if wide else "not-a-number or infinite"
     raise WeightsError(f"{source.path}: {what} values in {bad}; get the file again")
 
 
-def _is_finite(value: Tensor) -> Tensor:
-    """A bool; NaN spreads through the smallest and the largest value."""
-    if not value.numel():
-        return torch.ones((), dtype=torch.bool, device=value.device)
-    low, high = value.aminmax()
-    return low.isfinite() & high.isfinite()
+def _extremes(value: Tensor) -> Tensor:
+    """The smallest and the largest value (2,); NaN spreads through both."""
+    return torch.stack(value.aminmax()) if value.numel() else torch.zeros(2, device=value.device)
 
 
 def _expand(values: Tensor, scale: Tensor) -> Tensor:

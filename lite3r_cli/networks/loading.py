@@ -30,14 +30,14 @@ def load_values(
     users: dict[str, list[str]] = {}
     for name in model.state_dict():
         users.setdefault(spec.sources[name], []).append(name)
-    sound: dict[str, Tensor] = {}
+    extremes: dict[str, Tensor] = {}
     for stored, parts in _read_ahead(source, [stored for stored in source.entries if stored in users]):
-        value, sound[stored] = on_device(source, stored, parts, device)
+        value, extremes[stored] = on_device(source, stored, parts, device)
         for name in users[stored]:
             wanted = dtype if name in half else torch.float32
             _assign(model, name, value.to(wanted))
         del value, parts
-    require_sound(source, sound)
+    require_sound(source, extremes)
     model.compute_dtype = dtype
     return model.to(device).eval()
 
