@@ -250,6 +250,7 @@ class Predictor:
         from ..refine.pipeline import refine  # much that no other run needs
         from ..refine.refine_config import RefineConfig
 
+        found.held.release()  # refined depth is another
         views, kept, inputs, priors = found.views, found.indices, found.inputs, found.priors
         origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
         refined = refine(
