@@ -18,6 +18,7 @@ EXTRAS = {
     "pycolmap": "colmap",
     "pyproj": "geo",
     "ray": "ray",
+    "rerun": "rerun",
     "transformer_engine": "te",
     "triton": "hopper",
     "viser": "serve",

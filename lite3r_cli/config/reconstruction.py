@@ -97,7 +97,7 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz or html (a page); repeatable.",
+            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz, rrd or html; repeatable.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),

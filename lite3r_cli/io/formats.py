@@ -16,6 +16,7 @@ from .html_page import write_html
 from .las import write_las, write_laz
 from .mesh_files import write_mesh
 from .nerfstudio import write_nerfstudio
+from .rerun_file import write_rerun
 from .scene_export import SceneExport
 from .tum import write_tum, write_tum_rgbd
 
@@ -44,6 +45,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "laz": Format(write_laz, needs=("laspy", "lazrs"), measures=True),
     "mesh": Format(write_mesh),
     "html": Format(write_html),
+    "rrd": Format(write_rerun, needs=("rerun",)),
 }
 
 
