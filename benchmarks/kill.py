@@ -23,6 +23,7 @@ import argparse
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -33,7 +34,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -45,6 +45,7 @@ from lite3r_cli.errors import Lite3RError
 from lite3r_cli.training.state import read_metadata
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+IN_A_ROW = 5  # moments of a suite, then another has its turn
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -151,13 +152,13 @@ def unclear(suite: Suite, moment: Moment, code: int, said: list[str]) -> list[st
     return [] if code in well and told and not any("bug" in line for line in said) else [str(code), *said[-3:]]
 
 
-def prepared(names: list[str], folder: Path) -> Iterator[Suite]:
-    """Those that run here: some need packages that may be missing. What is left out is told."""
-    for name in names:
-        try:
-            yield prepare(name, folder)
-        except AssertionError as error:
-            print(f"LEFT OUT {error}", flush=True)
+def prepared(name: str, folder: Path) -> Suite | None:
+    """None for one that does not run here: some need packages that may be missing. It is told."""
+    try:
+        return prepare(name, folder)
+    except AssertionError as error:
+        print(f"LEFT OUT {error}", flush=True)
+        return None
 
 
 def one(suite: Suite, folder: Path, rng: random.Random, whole: bool = False, errors: bool = False) -> dict[str, object]:
@@ -250,20 +251,22 @@ def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict
     os.chdir(folder)
     try:
         inputs(folder)
-        suites = list(prepared(names, folder))
-        simple = [
-            suite for suite in suites if not suite.name.startswith(("train", "synth"))
-        ]  # whole processes are not patched
-        for i in range(asked.whole * bool(simple) + asked.moments):
-            if time.monotonic() - start > asked.seconds:
-                break
-            whole = i < asked.whole and bool(simple)
-            suite = (simple if whole else suites)[i % len(simple if whole else suites)]
-            cases.append(one(suite, folder, rng, whole, asked.errors))
-            if is_fault(cases[-1]):
-                print("FAILED", json.dumps(cases[-1]), flush=True)
-            if asked.cases is not None:
-                asked.cases.write_text(json.dumps(cases))
+        known: dict[str, Suite | None] = {}
+        for name in itertools.cycle(rng.sample(names, len(names))):
+            if name not in known:
+                known[name] = prepared(name, folder)
+            suite, patched = known[name], name.startswith(("train", "synth"))  # in this process alone
+            for turn in range(IN_A_ROW if suite is not None else 0):
+                if time.monotonic() - start > asked.seconds or len(cases) >= asked.moments + asked.whole:
+                    return cases
+                whole = turn == 0 and not patched and sum(bool(case["whole"]) for case in cases) < asked.whole
+                cases.append(one(suite, folder, rng, whole, asked.errors))
+                if is_fault(cases[-1]):
+                    print("FAILED", json.dumps(cases[-1]), flush=True)
+                if asked.cases is not None:
+                    asked.cases.write_text(json.dumps(cases))
+            if time.monotonic() - start > asked.seconds or not any(known.get(each, True) for each in names):
+                return cases
     finally:
         os.chdir("/")
         shutil.rmtree(folder, ignore_errors=True)
