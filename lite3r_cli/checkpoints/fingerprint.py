@@ -11,12 +11,15 @@ import json
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from lite3r_cli.checkpoints.shards import shard_files
 
 BLOCK = 1 << 22  # bytes read at a time
 KEPT = 100  # checkpoints that the cache remembers
+UNFINISHED = ".fingerprints-"  # start of the name of a cache that is being written
+STALE = 60.0  # seconds after which nobody writes it any more
 
 
 def fingerprint(path: Path) -> str:
@@ -104,7 +107,10 @@ def _remember(path: Path, marks: list[list[int]], value: str) -> None:
         known.pop(str(path.resolve()), None)
         kept = dict(list(known.items())[-(KEPT - 1) :])
         kept[str(path.resolve())] = {"marks": marks, "sha256": value}
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".fingerprints-")
+        for left in file.parent.glob(f"{UNFINISHED}*"):  # by processes that were killed
+            if time.time() - left.lstat().st_mtime > STALE:
+                left.unlink()
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=UNFINISHED)
         try:
             with open(descriptor, "w", encoding="utf-8") as stream:
                 json.dump(kept, stream)

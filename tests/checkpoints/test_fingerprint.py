@@ -55,6 +55,16 @@ def test_a_damaged_cache_is_no_cache(cache, checkpoint, content):
     assert fingerprint(checkpoint) == sha256(checkpoint)
 
 
+def test_what_killed_processes_left_beside_the_cache_goes(cache, checkpoint):
+    old, new = (cache.parent / f".fingerprints-{name}" for name in ("old", "new"))
+    cache.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    fingerprint(checkpoint)
+    assert not old.exists() and new.exists() and cache.exists()
+
+
 def test_what_others_may_write_is_not_believed(cache, checkpoint):
     fingerprint(checkpoint)
     known = json.loads(cache.read_text())
