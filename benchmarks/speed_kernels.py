@@ -88,7 +88,7 @@ class Sparse:
         self.square, self.norm = block_kernels.linear_sums(*self.heads[1:], self.tiles.lengths, self.tiles.width)
 
     def pack(self) -> None:
-        _, bias, _ = block_kernels.pack_far(self.far, self.tiles.behind, 64, torch.bfloat16)
+        _, bias, _ = block_kernels.pack_far(self.far, self.tiles.log2_lengths, 64, torch.bfloat16)
         block_kernels.pack_bits(self.left, bias.shape[1])
 
     def prepare(self) -> None:

@@ -1,11 +1,12 @@
-"""Which key blocks each query block attends to exactly, which the linear branch sees, and which nobody does.
+"""For each query block: which key blocks get exact attention, which the linear branch, and which are dropped.
 
     pooled   pool(Q) · pool(K)ᵀ / √D, pooling by the mean                                     (SLA, arXiv 2509.24006)
     mass     mean over a query block of softmax(log n + q·k̄ / √D + ½ Σ q_c² var_c(k) / D)      (see `torch_summary.py`)
 
-The blocks of the highest scores are critical, those of the lowest dropped, the rest goes to the linear branch. `mass`
-is the share of the softmax that a key block has, as its summary tells, over some of the queries: their mean is a query
-that nobody asks, and a block that some of them need badly must not lose to one that all of them hardly need.
+Key blocks with the highest scores are critical (exact attention), those with the lowest are dropped, and all others go
+to the linear branch. `mass` estimates, from the summary of a key block, which share of the softmax the block gets,
+averaged over some of the queries. It does not use the mean query: a block that matters much to a few queries has to
+win against a block that matters little to all of them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from lite3r_cli.attention.gather import CHUNK_ELEMENTS
 from lite3r_cli.attention.tiling import TokenTiling
 
 SCORES = ("pooled", "mass")
-SAMPLED = 3  # one of so many queries tells the mass: neither a row nor a column of common rectangles
+SAMPLED = 3  # `mass` uses every third query: in common rectangles of patches that is neither a row nor a column
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMap:
-    """Both (B, H, query blocks, key blocks) bool and disjoint; blocks in neither are dropped."""
+    """Two masks (B, H, query blocks, key blocks) bool. They do not overlap; blocks in neither of them are dropped."""
 
     critical: Tensor
     linear: Tensor
@@ -38,12 +39,11 @@ class BlockMap:
 def block_map(
     q: Tensor, k: Tensor, layout: TokenTiling, keep_ratio: float, drop_ratio: float = 0.0, scores: str = "pooled"
 ) -> BlockMap:
-    """The map by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D), each in the blocks that `layout` has for
-    it.
+    """The masks by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D) in the blocks of `layout`.
 
-    `keep_ratio` of all pairs of blocks are critical, the protected keys and the rows that see everything among them:
-    equally many, rounded down, for each other query block; at least one, and all the protected ones. `drop_ratio` of
-    the key blocks, rounded down, are dropped as far as there are others left.
+    The share `keep_ratio` of all pairs of blocks is critical. It includes the protected keys and the query blocks that
+    attend to everything. Every other query block gets the same number of key blocks, see `kept_count`. The share
+    `drop_ratio` of the key blocks, rounded down, is dropped; critical blocks are never dropped.
     """
     with torch.no_grad():
         keys = layout.keys
@@ -59,7 +59,9 @@ def block_map(
 
 
 def mass(q: Tensor, k: Tensor, layout: TokenTiling) -> Tensor:
-    """(B, H, query blocks, key blocks): times the number of queries that were asked, which changes no order."""
+    """Scores (B, H, query blocks, key blocks): the sum of the shares over the sampled queries of a block. Dividing by
+    their number would not change the order of the blocks.
+    """
     means, spreads = (t.flatten(0, 1) for t in layout.keys.moments(k))
     weigh = layout.keys.lengths.log().to(means.dtype).expand(*means.shape[:2])[..., None]
     far = torch.cat([means, spreads, weigh], dim=-1).to(q.dtype).mT  # (heads, 2D + 1, key blocks)
@@ -79,14 +81,18 @@ def mass(q: Tensor, k: Tensor, layout: TokenTiling) -> Tensor:
 
 
 def kept_blocks(layout: TokenTiling, keep_ratio: float) -> int:
-    """How many key blocks an ordinary query block keeps, so that with the rows that keep all it is `keep_ratio`."""
+    """How many key blocks a query block keeps, if it is not one that attends to everything; see `kept_count`."""
     keys = layout.keys
     return kept_count(layout.blocks, layout.exact_blocks, keys.blocks, keys.most_protected, keep_ratio)
 
 
 def kept_count(rows: int, exact: int, keys: int, most_protected: int, keep_ratio: float) -> int:
-    """Of `keys` key blocks, how many each of `rows` query blocks keeps that is not one of the `exact` ones, which keep
-    all, so that `keep_ratio` of all pairs is kept: rounded down, at least one, and no fewer than may be protected.
+    """How many of `keys` key blocks each ordinary query block keeps. `exact` of the `rows` query blocks keep all.
+
+        (keep_ratio · rows − exact) · keys / (rows − exact)
+
+    is rounded down, so that at most the share `keep_ratio` of all pairs is kept. The result is at least 1 and at least
+    `most_protected`.
     """
     share = (keep_ratio * rows - exact) * keys / max(1, rows - exact) if exact else keep_ratio * keys
     return min(keys, max(1, int(share), most_protected))

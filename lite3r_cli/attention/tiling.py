@@ -1,11 +1,11 @@
-"""Which tokens share a block. A layout is any partition of a sequence's tokens into tiles of at most `block` slots.
+"""Which tokens share a block. A layout divides the tokens of a sequence into tiles of at most `block` slots.
 
 Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after it; slots without a token hold zeros
 and are masked. Blocks of multi-view tokens stay inside one frame, and the few special tokens of all frames (camera,
 register) share blocks of their own, so that protecting them costs one block instead of one for each frame.
 
-Keys may be cut finer than queries: a long tile of queries keeps the matrix products large, a short one of keys wastes
-fewer on neighbours that nobody looks at. Such a layout holds a second one of the same tokens, `finer`.
+Keys may have smaller tiles than queries: large tiles of queries keep the matrix products efficient, and with small
+tiles of keys fewer keys are computed that no query needs. Such a layout holds a second one of the same tokens, `finer`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lite3r_cli.attention.features import widened
 from lite3r_cli.errors import UsageError
 
 BLOCK = 64  # tokens
-KEPT = 8  # layouts of either kind that are kept: those of many views take tens of megabytes of a GPU
-TILE_COST = 16  # of one more tile, in slots: many small ones keep a processor less busy
+KEPT = 8  # size of the caches of layouts: a layout of many views takes tens of megabytes of GPU memory
+TILE_COST = 16  # slots: what one more tile costs, because many small tiles use a processor less well
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class TokenTiling:
-    """One slot holds one token; `index` of an empty slot is any token, `valid` tells.
+    """Where each token lies. A slot holds one token; an empty slot has any token in `index` and False in `valid`.
 
-    What a forward pass needs as a number stands here as one, so that it never waits for a GPU.
+    Counts are Python ints: reading them does not synchronise with a GPU.
     """
 
     index: Tensor  # (blocks, T) token in each slot
     valid: Tensor  # (blocks, T) bool
     protected: Tensor  # (blocks,) or (B, blocks) bool: as keys, these are critical to every query
-    exact: Tensor  # (blocks,) bool: as queries, these see every key
+    exact: Tensor  # (blocks,) bool: as queries, these attend to every key
     frame: Tensor  # (blocks,) the frame of each block, −1 for special tokens and where there are no frames
-    lengths: Tensor  # (blocks,) int32, tokens of each block: they come first
+    lengths: Tensor  # (blocks,) int32, tokens of each block; they are in its first slots
     slots: Tensor  # (tokens,) the occupied slots, indices into the flattened tiles
     occupants: Tensor  # (tokens,) the token in each of `slots`
     full: bool  # whether there is no empty slot
-    most_protected: int  # no query has more protected key blocks
-    exact_blocks: int
+    most_protected: int  # the largest number of protected key blocks that a query can have
+    exact_blocks: int  # how many blocks are `exact`
     finer: TokenTiling | None = None  # the blocks of the keys; None: those of the queries
 
     @property
     def blocks(self) -> int:
-        """How many there are, of queries."""
+        """The number of query blocks."""
         return self.index.shape[0]
 
     @property

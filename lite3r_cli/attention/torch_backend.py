@@ -77,7 +77,7 @@ def sparse_branch(
         mask = torch.zeros(keys.valid.shape, device=q.device, dtype=q.dtype).masked_fill_(~keys.valid, -torch.inf)
         mask = mask.repeat(heads, 1)
     if summaries is not None:
-        behind = keys.lengths.log().masked_fill(~map.linear, -torch.inf).flatten(0, 2)
+        log_lengths = keys.lengths.log().masked_fill(~map.linear, -torch.inf).flatten(0, 2)
     rows_of = map.critical.flatten(0, 2)
     counts = rows_of.sum(-1)
     out = torch.zeros_like(flat[0])
@@ -90,7 +90,7 @@ def sparse_branch(
             part = GatheredAttention.apply(*given)  # type: ignore[no-untyped-call]
         else:
             part = SummarisedAttention.apply(  # type: ignore[no-untyped-call]
-                *given, *summaries, head, behind[rows]
+                *given, *summaries, head, log_lengths[rows]
             )
         out = part if len(rows) == len(counts) else out.index_copy(0, rows, part)
     return out.view_as(q)

@@ -35,7 +35,8 @@ def summaries_of(k: Tensor, v: Tensor, layout: TokenTiling) -> Summaries:
 
 class SummarisedAttention(torch.autograd.Function):
     """As `torch_backend.GatheredAttention`, of q (R, T, D) against the tiles `columns` (R, kept) and the summaries of
-    its head `head` (R,); `bias` (R, blocks) is the log of the tokens behind a summary, −inf where it is not to be seen.
+    its head `head` (R,); `bias` (R, blocks) is the log of the number of tokens that a summary stands for, −inf where
+    it is masked.
     """
 
     @staticmethod

@@ -133,7 +133,7 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
     block = triton.next_power_of_2(blocks)
     guarded = protected.to(torch.int32)
     warps = max(1, min(8, block // 1024))
-    _select[(heads * rows,)](scores, guarded, tiles.entries, out, left, blocks, count, BLOCK=block, num_warps=warps)
+    _select[(heads * rows,)](scores, guarded, tiles.packed_ids, out, left, blocks, count, BLOCK=block, num_warps=warps)
     return out, left
 
 
@@ -300,18 +300,19 @@ def _attend(
 
 @dataclass(frozen=True)
 class Launch:
-    """How `sparse_attention` is laid out on a GPU; none changes the result but by rounding.
+    """How `sparse_attention` is launched. The choice changes speed; of the result it changes rounding alone.
 
-    Two programs or more should share a multiprocessor: one's exponentials then hide the other's products.
+    Two or more programs should fit on one multiprocessor: the exponentials of one then run beside the matrix products
+    of another.
     """
 
     warps: int = 4
-    stages: int = 3  # steps whose key tiles are in flight
-    registers: int | None = None  # of a thread at most; None: as many as the compiler wants
-    rows: int = 128  # of queries a program at most, of those that share a list
-    quarter: bool = True  # the last quarter of a tile is masked by itself
-    summaries: int = 32  # tiles left a step, 32 or 64
-    far_stages: int = 3
+    stages: int = 3  # depth of the software pipeline over the key tiles
+    registers: int | None = None  # limit of registers of a thread; None: the compiler's choice
+    rows: int = 128  # most queries that one program computes
+    quarter: bool = True  # mask the last quarter of a tile alone, as most tiles are fuller than three quarters
+    summaries: int = 32  # summaries that one step reads, 32 or 64
+    far_stages: int = 3  # depth of the software pipeline over the summaries
 
 
 DEFAULT = Launch()
@@ -343,16 +344,16 @@ def sparse_attention(
     groups, count = listed.shape[1:]
     out = torch.empty_like(q)
     square = branch.square if branch.weight is None or branch.rest else branch.square @ branch.weight.T
-    summaries, words = (q, q, tiles.behind), left
+    summaries, words = (q, q, tiles.log2_lengths), left
     if far is not None:
-        summaries = pack_far(far, tiles.behind, launch.summaries, q.dtype)
+        summaries = pack_far(far, tiles.log2_lengths, launch.summaries, q.dtype)
         words = pack_bits(left, summaries[0].shape[1])
     together = tiles.width * tiles.group
     rows = min(launch.rows, together)
     _attend[(heads * groups * (together // rows),)](
-        q, k, v, listed, tiles.entries, words, tiles.exact.view(torch.uint8), *summaries,
+        q, k, v, listed, tiles.packed_ids, words, tiles.full_rows.view(torch.uint8), *summaries,
         square, branch.norm, *(branch.norm if t is None else t for t in (branch.weight, branch.alpha)), out,
-        slots // tiles.width, summaries[0].shape[1], groups, heads, tiles.first_exact, count, dim**-0.5 * LOG2_E,
+        slots // tiles.width, summaries[0].shape[1], groups, heads, tiles.leading_full_rows, count, dim**-0.5 * LOG2_E,
         EPSILON,
         W=tiles.width, PARTS=together // rows, ROWS=rows, D=dim, WIDE=_precision(q),
         FAR=far is not None, REST=branch.rest, CONVEX=branch.alpha is not None, PACK=PACK,

@@ -33,7 +33,7 @@ from lite3r_cli.layers.view_shards import whole as gather
 from lite3r_cli.layers.vit import Block, LayerScale, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
 
-MLP_TOKENS = 36864  # that the hidden layer is computed for at a time: it is the widest thing there is
+MLP_TOKENS = 36864  # tokens a pass of the MLP: its hidden layer is the largest tensor of a block
 
 
 @dataclass(frozen=True)

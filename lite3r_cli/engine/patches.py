@@ -13,8 +13,8 @@ from lite3r_cli.engine.operators import biased, operators
 from lite3r_cli.layers.buckets import IMAGE_MEAN, IMAGE_STD
 from lite3r_cli.layers.vit import PatchEmbed
 
-FRAMES = 16  # whose patches exist beside their tokens at a time
-ALIGNED = 8  # columns: products of half precision like rows of whole sixteen bytes
+FRAMES = 16  # frames whose patches are in memory at a time
+ALIGNED = 8  # columns: half-precision products are faster when a row is a multiple of sixteen bytes
 
 
 class Patches:

@@ -51,7 +51,7 @@ class SparsePlan:
 
     @property
     def groups(self) -> int:
-        return len(self.tiles.exact)
+        return len(self.tiles.full_rows)
 
     @property
     def slots(self) -> int:

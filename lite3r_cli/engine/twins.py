@@ -17,7 +17,7 @@ from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.quant.linear import quantize_tokens
 
 Operand = tuple[Tensor, Tensor | None]
-PACK = 256  # an entry of a list of key tiles is tile · PACK + its tokens: one load tells a kernel both
+PACK = 256  # a list of key tiles holds tile · PACK + tokens in the tile: a kernel reads both with one load
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +27,14 @@ class Tiles:
     width: int
     group: int  # query tiles that share a list of key tiles
     lengths: Tensor  # (blocks,) int32, tokens in each
-    exact: Tensor  # (groups,) bool: as queries, these see all
-    first_exact: int  # so many groups at the start are exact: they take longest and are begun first
-    entries: Tensor  # (blocks,) int32, each tile as it stands in a list
-    behind: Tensor  # (blocks,) float32, the logarithm of the lengths to base two
+    full_rows: Tensor  # (groups,) bool: these groups attend to every key tile
+    leading_full_rows: int  # full rows before the first other one: they take longest, so kernels begin with them
+    packed_ids: Tensor  # (blocks,) int32, tile · PACK + tokens in the tile
+    log2_lengths: Tensor  # (blocks,) float32
 
     @classmethod
     def of(cls, width: int, group: int, lengths: Tensor, exact: Tensor) -> Tiles:
+        """Tiles of `width` slots with `lengths` (blocks,) tokens; `exact` (groups,) bool are the full rows."""
         numbers = torch.arange(len(lengths), device=lengths.device, dtype=torch.int32)
         first = int(exact.int().cumprod(0).sum())
         return cls(width, group, lengths, exact, first, numbers * PACK + lengths, lengths.float().log2())
@@ -41,11 +42,11 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class LinearBranch:
-    """The linear branch of one layer: its sums over all tokens, and how it is mixed in."""
+    """The linear branch of one layer: its sums over all tokens, and how its answer is added to that of the softmax."""
 
     square: Tensor  # (H, D, D) Σ φ(k)ᵀ v
     norm: Tensor  # (H, D) Σ φ(k)
-    rest: bool  # over the tiles that a group leaves, not over all
+    rest: bool  # whether the sums are over the tiles that a group does not list, instead of over all tiles
     weight: Tensor | None  # (D, D) float32, the sum mix
     alpha: Tensor | None  # (H,) float32, the convex mix
 
@@ -161,7 +162,7 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
     """
     ranked = scores.masked_fill(protected, torch.inf).sort(dim=-1, descending=True, stable=True).indices
     chosen = ranked[..., :count].sort(-1).values
-    return tiles.entries[chosen], torch.ones_like(scores, dtype=torch.uint8).scatter_(-1, chosen, 0)
+    return tiles.packed_ids[chosen], torch.ones_like(scores, dtype=torch.uint8).scatter_(-1, chosen, 0)
 
 
 def sparse_attention(
@@ -169,7 +170,7 @@ def sparse_attention(
 ) -> Tensor:
     """Both branches, mixed, for tiles q, k, v (H, slots, D) with zeros in empty slots: `tiles.group` query tiles share
     a list of key tiles' entries `listed` (H, groups, count), `left` (H, groups, blocks) are the others; groups in
-    `tiles.exact` see every tile.
+    `tiles.full_rows` see every tile.
 
         O_s = softmax over the listed tiles' tokens, and over one token for each tile left where there is `far`, of v
         O_l = φ(q) S / (φ(q) · n + ε), the sums S, n over all tokens, or over the tiles left (`branch.rest`)
@@ -177,7 +178,7 @@ def sparse_attention(
     """
     _heads, slots, dim = q.shape
     blocks, width = slots // tiles.width, tiles.width
-    every = tiles.exact | (listed.shape[2] >= blocks)  # (groups,)
+    every = tiles.full_rows | (listed.shape[2] >= blocks)  # (groups,)
     left = (left != 0) & ~every[:, None]
 
     def of_rows(mask: Tensor) -> Tensor:  # (H, groups, …) → (H, slots, …)

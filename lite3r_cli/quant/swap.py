@@ -33,10 +33,10 @@ def fits(module: nn.Linear) -> bool:
 
 def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> dict[str, str]:
     """Replace the linear layers of `model`, in place, by those of `backend`: "emulate", "scaled-mm", "te", or
-    "fake-quant" for training. `keep(name, layer)` returns True for layers that stay as they are.
+    "fake-quant" for training. `keep(name, layer)` returns True for layers that must not be replaced.
 
-    Returns the names of the layers that stay → why. Subclasses of Linear are left alone, but for those that
-    mask their bias.
+    Returns for each layer that was not replaced its name and the reason. Subclasses of Linear are not replaced either,
+    except those that mask their bias.
     """
     makers: dict[str, Callable[[nn.Linear], nn.Module]] = {
         "emulate": lambda layer: FP8Linear(layer, "emulate"),

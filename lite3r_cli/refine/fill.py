@@ -1,8 +1,8 @@
-"""Depth where stereo fails: the network's shape, or none, bent onto the pixels that other views confirm.
+"""Depth where stereo fails: the network's depth, corrected so that it fits the pixels that other views confirm.
 
-log depth = shape + field; the field meets the confirmed pixels and is smooth elsewhere, less so across edges of the
-picture. Whether the network's shape is of use is told by confirmed pixels kept aside: where a field over no shape at
-all predicts them better, the network's is left out.
+log depth = network's log depth + field. The field fits the confirmed pixels and is smooth elsewhere, but less smooth
+across edges of the picture. Some confirmed pixels are held out for validation: if a field without the network's depth
+predicts them better, the network's depth is not used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 
 _SHRINK = 4
-_BLOCKS = 12  # along the longer side; half of them are kept aside
-_SMOOTH = 0.3  # weight of a step of the field between neighbouring cells against a confirmed cell
-_PULL, _TYPICAL = 0.01, 0.1  # weight of the network's fitted depth against a confirmed cell, at this error of its
-_EDGE, _LEAST = 0.05, 0.02  # change of grey value over which cells come apart, and the least that holds them together
-_MIN_FIT = 100  # sure pixels
-_JUMP = 0.1  # change of the network's log depth over which they do
+_BLOCKS = 12  # validation blocks along the longer side; half of the blocks are held out
+_SMOOTH = 0.3  # weight of smoothness between two neighbouring cells; a confirmed cell has weight 1
+_PULL, _TYPICAL = 0.01, 0.1  # weight of the network's depth, and the validation error at which it has this weight
+_EDGE, _LEAST = 0.05, 0.02  # change of grey value that weakens smoothness, and the least weight that remains
+_MIN_FIT = 100  # confirmed pixels that a fit needs
+_JUMP = 0.1  # change of the network's log depth that weakens smoothness
 _ITERATIONS = 150
 _TOLERANCE = 1e-3
-_LOST = 0.3  # error of log depth beyond which more is not worse
-_RIDGE = 0.3  # prior that the network's shape has no slope, against the sum of squares of its log depth
+_LOST = 0.3  # errors of log depth are cut at this value
+_RIDGE = 0.3  # weight of the prior that the correction has no slope in the network's log depth
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,15 @@ class Filled:
     """A depth map without holes, and how it came about."""
 
     depth: np.ndarray  # (h, w) float32
-    network: bool  # whether the network's shape was of use
-    error: float  # mean relative error at confirmed pixels kept aside, outliers cut
+    network: bool  # whether the network's depth was used
+    error: float  # mean relative error at the held-out confirmed pixels, outliers cut
 
 
 def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarray) -> Filled:
-    """`depth` (h, w) where `sure` (h, w) bool, and what follows from it elsewhere; `shape` (h, w) is the network's
-    depth, 0 = unknown, `grey` (h, w) in 0..1 the picture. At least one pixel has to be sure.
+    """`depth` (h, w) where `sure` (h, w) bool is True, and estimates elsewhere.
+
+    `shape` (h, w) is the network's depth, 0 = unknown; `grey` (h, w) in 0..1 is the picture. At least one pixel has to
+    be sure.
     """
     size = tuple(max(2, round(n / _SHRINK)) for n in depth.shape)
     known = np.log(np.where(sure, depth, 1))

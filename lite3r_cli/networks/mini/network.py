@@ -42,8 +42,8 @@ from lite3r_cli.layers.vit import (
 from lite3r_cli.networks.base import Network, Prediction, RawOutput
 from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
 
-# Training pushes sky beyond a log depth of 4 (`training.losses.FAR`), in units of the scene's geometric-mean depth;
-# what else its scenes hold ends below 3, 20 times that depth.
+# Log depth from which a pixel is sky; depth is in units of the scene's geometric mean. Training pushes sky beyond 4
+# (`training.losses.FAR`), and everything else in its scenes is nearer than e³ = 20 times the mean depth.
 SKY = 3.0
 LARGEST_LOG_CONFIDENCE = 10.0
 
