@@ -51,7 +51,7 @@ def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View
     scale = found.similarity.scale
     proposals = np.stack([_beside(view, new, own, scale) for view, own in zip(predicted, captured)])
     near = np.array([float(np.linalg.norm(_relative(view, new)[:, 3])) for view in predicted])
-    pose = _mean_pose(proposals, near)
+    pose = mean_pose(proposals, 1 / (near + 0.1 * near.max() + 1e-12))
     placed = replace(
         new, cam_from_world=pose, K=_calibrated(new, predicted, captured), depth=known_depth(new) * np.float32(scale)
     )
@@ -108,9 +108,8 @@ def _beside(view: View, new: View, own: View, scale: float) -> np.ndarray:
     return geometry.compose(relative, own.cam_from_world)
 
 
-def _mean_pose(proposals: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """The robust mean (3, 4) of poses (N, 3, 4), which count by their inverse distance `near` (N,)."""
-    weight = 1 / (near + 0.1 * near.max() + 1e-12)
+def mean_pose(proposals: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The robust mean (3, 4) of poses (N, 3, 4) with weights (N,)."""
     centres = geometry.camera_centres(proposals)
     rotation = mean_rotation(proposals[:, :, :3], weight=weight)
     centre = np.average(centres, axis=0, weights=weight)

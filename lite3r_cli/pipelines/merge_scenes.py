@@ -1,0 +1,270 @@
+"""Two scenes that overlap become one: `lite3r merge`.
+
+Photographs of both that show the same are predicted together, some of each in one pass. A pass ties to either scene by
+the depth maps of what it saw of it; photographs that are in both tie the scenes directly. All of it is a graph like
+that of a long set (long/pose_graph.py): the scenes and the passes are its nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..config.adding import MergeConfig
+from ..console import Progress, Tell
+from ..errors import InputError
+from ..io.atomic import OutputSet
+from ..io.images import ImageSet
+from ..io.names import printable, unique_names
+from ..io.view_memory import source_of
+from ..long.loop_search import halves_agree, is_loop
+from ..long.pose_graph import OFF, Edge, solve, spread_out
+from ..long.sim3_fit import BAD, Tie, tie
+from ..scene.frame import move_views
+from ..scene.geometry import Similarity
+from ..scene.metrics import resample_depth
+from ..scene.posed_view import View, known_depth
+from ..world.undistort import UndistortedImages
+from .add_photos import network_of
+from .place_in_scene import mean_pose
+from .predict import Pictures, Predictor
+from .retrieval import Matches, Retrieval
+from .rewritten import Rewriting, Written, adjusted, rewrite
+from .scene_members import Member, members_of, stored_config
+from .written_scene import WrittenScene
+
+_PASSES = 6  # at most, around the pairs of photographs that features tie most surely
+_ASKED = 40  # photographs of the second scene that are looked for in the first, evenly spread
+_FIRST, _SECOND = 0, 1  # nodes of the graph; passes follow
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of the two scenes."""
+
+    written: Written
+    similarity: Similarity  # of the second scene's world into the first one's
+    edges: list[dict[str, Any]]
+    both: int  # photographs that are in both
+    choices: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.similarity.scale * self.similarity.rotation
+        matrix[:3, 3] = self.similarity.translation
+        return {
+            "scene": self.written.document(), "first_from_second": matrix.tolist(), "edges": self.edges,
+            "in_both": self.both, "runtime": self.choices,
+        }  # fmt: skip
+
+
+def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Merged:
+    """Make one scene of two, in the frame and at the scale of the first. Raises InputError where they do not overlap,
+    or where one is none; OutputError where the result cannot be written.
+    """
+    progress = progress or Progress()
+    with OutputSet(config.output, overwrite=config.overwrite) as out:
+        first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
+        made = stored_config(first)
+        predict = network_of(made, config.device, config.dtype, config.adjust)
+        groups = [members_of(scene, stored_config(scene), warn) for scene in (first, second)]
+        predictor = Predictor(predict, progress)
+        doubles = _doubles(*groups)
+        with progress.stage("Tie"):
+            edges = _direct(groups, doubles)
+            passes, more = _by_passes(_Both(first, second, groups, predictor), config.views, doubles)
+            edges += more
+        nodes = _solved(edges, config)
+        similarity = nodes[_SECOND]
+        moved = move_views([m.view for m in groups[1]], similarity)
+        _require_agreement([m.view for m in groups[0]], moved, config)
+        views = _blended([*(m.view for m in groups[0]), *moved], passes, nodes)
+        old = [_placed(m, view) for m, view in zip(groups[0], views)]
+        beside = zip(groups[1], views[len(old) :])
+        added = _renamed(old, [(m, v) for k, (m, v) in enumerate(beside) if k not in doubles])
+        told = [{"nodes": [edge.first, edge.second], **edge.tie.as_dict()} for edge in edges]
+        step = {"command": "merge", "scenes": [str(config.first), str(config.second)], "adjust": config.adjust,
+                "edges": told}  # fmt: skip
+        asked = replace(
+            made,
+            input=replace(made.input, inputs=(*made.input.inputs, *stored_config(second).input.inputs)),
+            output=config.output,
+            overwrite=config.overwrite,
+        )
+        plan = Rewriting(asked, [*old, *added], first.facts, first.frame, first.up, [], [], step)
+        if config.adjust:
+            plan = adjusted(plan, predictor, progress)
+        written = rewrite(out, plan, predictor, progress, warn)
+    return Merged(written, similarity, told, len(doubles), predictor.choices())
+
+
+class _Both:
+    """The photographs of both scenes as one set of images, those of the first scene first."""
+
+    def __init__(
+        self, first: WrittenScene, second: WrittenScene, groups: Sequence[Sequence[Member]], predictor: Predictor
+    ) -> None:
+        self.members = [*groups[0], *groups[1]]
+        self.split = len(groups[0])
+        names = [f"{k}/{member.record.name}" for k, group in enumerate(groups) for member in group]
+        records = [replace(m.record, name=n, stem="") for m, n in zip(self.members, names)]
+        lenses = {name: m.lens for m, name in zip(self.members, names) if m.lens is not None}
+        self.images = UndistortedImages.through(ImageSet(records), lenses)
+        self.predictor = predictor
+        pictures = predictor.read(self.images)
+        self.inputs = dict(zip(pictures.indices, pictures.inputs, strict=True))
+        kept = [scene.memory(m.view) for scene, group in zip((first, second), groups) for m in group]
+        self.features = [None if each is None else each.features for each in kept]
+
+    def look(self, which: Sequence[int]) -> list[View]:
+        """One pass over some of the photographs."""
+        found = self.predictor.predict_pictures(self.images, Pictures(list(which), [self.inputs[i] for i in which]))
+        return self.predictor.refine(self.images, found).views
+
+
+def _doubles(first: Sequence[Member], second: Sequence[Member]) -> dict[int, int]:
+    """Photographs of the second scene that the first has, too: place in the second → place in the first."""
+    places = {}
+    for k, member in enumerate(first):
+        if (source := source_of(member.record.path)) is not None:
+            places[source.sha256, source.bytes, member.record.frame] = k
+    found = {}
+    for k, member in enumerate(second):
+        source = source_of(member.record.path)
+        if source is not None and (source.sha256, source.bytes, member.record.frame) in places:
+            found[k] = places[source.sha256, source.bytes, member.record.frame]
+    return found
+
+
+def _direct(groups: Sequence[Sequence[Member]], doubles: Mapping[int, int]) -> list[Edge]:
+    """The edge by the photographs that are in both scenes."""
+    if not doubles:
+        return []
+    mine, others = [groups[0][k].view for k in doubles.values()], [groups[1][k].view for k in doubles]
+    return _edges([(_FIRST, _SECOND, mine, others)])
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the network sees of photographs of both scenes."""
+
+    number: int  # of its node
+    which: list[int]  # places in both scenes together
+    views: list[View]
+
+
+def _by_passes(both: _Both, views: int, doubles: Mapping[int, int]) -> tuple[list[_Pass], list[Edge]]:
+    """Passes over photographs of both scenes, and the edges between them and either scene."""
+    mine = [i for i in range(both.split) if i in both.inputs]
+    others = [i for i in range(both.split, len(both.members)) if i in both.inputs]
+    if not mine or not others:
+        return [], []
+    retrieval = Retrieval([*mine, *others], lambda i: both.inputs[i].rgb, both.images.read, lambda i: both.features[i])
+    new = [i for i in others if i - both.split not in doubles]
+    asked = new[:: max(1, -(-len(new) // _ASKED))]
+    found = {i: retrieval.find(i, set(mine)) for i in asked}
+    passes: list[_Pass] = []
+    edges: list[Edge] = []
+    for seed, matches in _surest(found):
+        here = [match.image for match in matches.matches[:views]]
+        beside = [seed, *(m.image for m in retrieval.find(seed, set(others)).matches[: views - 1])]
+        number, predicted = 2 + len(passes), both.look([*here, *beside])
+        own, far = ([both.members[i].view for i in which] for which in (here, beside))
+        sides = [(_FIRST, number, own, predicted[: len(here)]), (_SECOND, number, far, predicted[len(here) :])]
+        if len(pair := _edges(sides)) == 2:
+            passes.append(_Pass(number, [*here, *beside], predicted))
+            edges += pair
+    return passes, edges
+
+
+def _surest(found: Mapping[int, Matches]) -> list[tuple[int, Matches]]:
+    """The photographs that features tie most surely; no two of a pass about the same photographs of the first scene."""
+    tied = [(i, matches) for i, matches in found.items() if matches.tied]
+    tied.sort(key=lambda each: min(match.evidence for match in each[1].matches))
+    chosen: list[tuple[int, Matches]] = []
+    nearest: set[int] = set()
+    for i, matches in tied:
+        if matches.matches[0].image not in nearest and len(chosen) < _PASSES:
+            nearest.add(matches.matches[0].image)
+            chosen.append((i, matches))
+    return chosen
+
+
+def _edges(sides: Sequence[tuple[int, int, Sequence[View], Sequence[View]]]) -> list[Edge]:
+    """Edges between nodes that see the same views; none where they do not agree."""
+    made = []
+    for one, other, own, seen in sides:
+        sized = [
+            replace(view, depth=resample_depth(known_depth(view), known_depth(mine).shape), confidence=None)
+            for view, mine in zip(seen, own, strict=True)
+        ]
+        found: Tie | None = tie(own, sized)
+        if found is not None and found.verdict != BAD:
+            depths = np.concatenate([d[d > 0] for d in (known_depth(view)[::8, ::8] for view in own)])
+            made.append(Edge(one, other, found, float(np.median(depths)), "loop"))
+    return made
+
+
+def _solved(edges: Sequence[Edge], config: MergeConfig) -> list[Similarity]:
+    """Of every node the way into the first scene's world. Raises InputError where nothing ties them."""
+    count = max([1, *(edge.second for edge in edges)]) + 1
+    start = spread_out(count, edges)
+    if start[_SECOND] is None:
+        raise InputError(
+            f"{printable(config.second)} shows nothing that {printable(config.first)} shows, as far as features and "
+            "the network can tell: photos of what lies between them may tie them (lite3r add)"
+        )
+    solved = solve([node for node in start if node is not None], edges)  # every pass is tied to both scenes
+    if min(solved.off) > OFF:
+        raise InputError(f"{printable(config.second)} and {printable(config.first)}: what ties them contradicts itself")
+    return solved.nodes
+
+
+def _blended(views: Sequence[View], passes: Sequence[_Pass], nodes: Sequence[Similarity]) -> list[View]:
+    """The views where the mean of their scene and of the passes that saw them has them: a scene is right within itself,
+    passes are right from one scene to the other.
+    """
+    proposals = [[view.cam_from_world] for view in views]
+    for each in passes:
+        for i, view in zip(each.which, each.views, strict=True):
+            proposals[i].append(nodes[each.number].apply_to_poses(view.cam_from_world))
+    return [
+        view if len(poses) == 1 else replace(view, cam_from_world=mean_pose(np.stack(poses), np.ones(len(poses))))
+        for view, poses in zip(views, proposals)
+    ]
+
+
+def _placed(member: Member, view: View) -> Member:
+    """The member with another camera; its depth map stays."""
+    if np.array_equal(view.cam_from_world, member.view.cam_from_world):
+        return member
+    camera = None if member.camera is None else {**member.camera, "cam_from_world": view.cam_from_world.tolist()}
+    return replace(member, view=view, camera=camera)
+
+
+def _require_agreement(first: Sequence[View], second: Sequence[View], config: MergeConfig) -> None:
+    """Raises InputError where the depth of the scenes does not agree in what both see."""
+    some = [views[:: max(1, len(views) // 12)] for views in (first, second)]
+    together = [*some[0], *some[1]]
+    sides = range(len(some[0])), range(len(some[0]), len(together))
+    seen, agree = halves_agree(together, *sides)
+    if not is_loop(seen, agree):
+        raise InputError(
+            f"{printable(config.second)} looks like {printable(config.first)}, but their geometry does not fit: "
+            f"{agree:.0%} of what both see agrees within a tenth"
+        )
+
+
+def _renamed(first: Sequence[Member], second: Sequence[tuple[Member, View]]) -> list[Member]:
+    """The second scene's members as views of the first, with names that are free there."""
+    names = unique_names([*(m.record.name for m in first), *(m.record.name for m, _ in second)])[len(first) :]
+    stems = unique_names([*(m.record.stem for m in first), *(m.record.stem for m, _ in second)])[len(first) :]
+    made = []
+    for (member, view), name, stem in zip(second, names, stems):
+        record = replace(member.record, name=name, stem=stem)
+        kept = None if member.kept is None else replace(member.kept, scale=None)  # depth is in another unit now
+        made.append(replace(member, view=replace(view, name=name), record=record, camera=None, kept=kept))
+    return made
