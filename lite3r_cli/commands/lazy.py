@@ -21,7 +21,7 @@ COMMANDS = {
         "Tell where new photos were taken in a scene: camera, focal length, and the nearest photographs.",
     ),
     "add": ("add", "Add new photos to a scene: cameras and depth in its frame and scale, and all of its outputs anew."),
-    "merge": ("merge", "Make one scene of two that overlap, in the frame and at the scale of the first."),
+    "merge": ("merge_pair", "Make one scene of two that overlap, in the frame and at the scale of the first."),
     "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
     "splat": ("splat", "Train Gaussian splats on the photographs of a scene, for about a minute on a GPU."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),

@@ -8,7 +8,7 @@ from .options import command
 
 
 @command(MergeConfig)
-def merge(config: MergeConfig) -> None:
+def merge_pair(config: MergeConfig) -> None:
     """Make one scene of two that overlap, in the frame and at the scale of the first.
 
     Neither of them changes. Where nothing ties them, that is said, and the exit code is 3.
