@@ -70,7 +70,10 @@ class MergeConfig:
         Option(OUTPUT, "The cloud's .ply file, or a folder that gets a scene.ply.", ("--output", "-o"), metavar="PATH"),
     ]
     overwrite: Overwrite = False
-    adjust: Adjust = False
+    adjust: Annotated[
+        bool,
+        Option(CAMERAS, "Adjust all cameras together to matched features (pip install 'lite3r\\[colmap]')."),
+    ] = False
     views: Views = 4
     device: Device = "auto"
     dtype: Dtype = "auto"
