@@ -37,6 +37,8 @@ from lite3r_cli.runtime import processor
 from lite3r_cli.scene import metrics
 
 STEPS = 3
+SAMPLES = Path(__file__).parents[1] / "sample_scenes"
+FOREIGN = [SAMPLES / "facade/images/03.jpg", SAMPLES / "desk/images/02.jpg"]
 Row = dict[str, Any]
 
 
@@ -190,14 +192,12 @@ def main() -> None:
     print("| set | what | goal | value | holds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sets = [photo_set(o.photos), walk_set(scratch / "walk", o.frames, o.resolution)]
-        for k, of in enumerate(sets):
-            if o.only not in (None, ("photos", "walk")[k]):
-                continue
+        for kind in ("photos", "walk") if o.only is None else (o.only,):
+            of = photo_set(o.photos) if kind == "photos" else walk_set(scratch / "walk", o.frames, o.resolution)
             joint = reconstructed(of.files, scratch / "joint.ply", o.resolution)
             memory(of, scratch, o.resolution, rows)
             grow(of, joint, scratch, o.resolution, rows)
-            find(of, joint, sets[1 - k].files[::5], scratch, o.resolution, rows)
+            find(of, joint, FOREIGN, scratch, o.resolution, rows)
             halves(of, joint, scratch, o.resolution, rows)
             flight(of, joint, scratch, rows)
             if o.json is not None:
