@@ -17,7 +17,7 @@ from ..config.viewing import ViewConfig
 from ..console import Tell
 from ..errors import OutputError
 from ..extras import require
-from ..io.frusta import frustum_depth
+from ..io.frusta import ACCENT, frustum_depth
 from ..scene.geometry import camera_centres, quaternion_from_matrix
 from ..scene.posed_view import View
 from ..scene.voxel_pyramid import VoxelPyramid, build_pyramid
@@ -25,6 +25,7 @@ from .written_scene import WrittenScene
 
 MOST = 1_000_000  # points that a browser is sent
 PICTURE = 320  # pixels, the longer side of the photographs in the frusta
+LINE = 0.015  # of a frustum's depth: how thick its lines are
 BACK = 6.0  # frusta behind the middle camera one stands at first
 MOVED = 0.05  # of the distance to what one looks at, after which the points are chosen anew
 
@@ -51,7 +52,7 @@ def serve_scene(
     depth = frustum_depth(views, pyramid.cloud) if views else 1.0
     for view in views:
         _add_camera(server, view, pictures.read(view), depth)
-    spacing = pyramid.voxel * 2.0
+    spacing = pyramid.voxel * 3.0
 
     @server.on_client_connect
     def connected(client: Any) -> None:
@@ -101,8 +102,9 @@ def _add_camera(server: Any, view: View, picture: np.ndarray | None, depth: floa
         factor = min(1.0, PICTURE / max(picture.shape[:2]))
         picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     handle = server.scene.add_camera_frustum(
-        f"/cameras/{view.name}", fov=_field(view), aspect=view.width / view.height, scale=depth, image=picture,
-        wxyz=(w, x, y, z), position=camera_centres(view.cam_from_world[None])[0], color=(255, 122, 26),
+        f"/cameras/{view.name}", fov=_field(view), aspect=view.width / view.height, scale=depth / 2, image=picture,
+        wxyz=(w, x, y, z), position=camera_centres(view.cam_from_world[None])[0], color=ACCENT,
+        thickness=LINE * depth / 2,
     )  # fmt: skip
     handle.on_click(lambda event: _look_through(event.client, view))
 
