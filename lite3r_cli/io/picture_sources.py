@@ -338,7 +338,8 @@ class _Search:
         """Why nothing was found, with a hint to where something is."""
         account = next(a for a in self.journal.folders if a.folder == printable(self.top))
         if account.sub_folders:
-            name, count = next(iter(account.sub_folders.items()))
+            folders = account.sub_folders
+            name, count = next(((n, folders[n]) for n in folders if n == "images"), next(iter(folders.items())))
             hint = f"name that one, or take all with --recursive ({count} pictures)"
             return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
         everything = account.images or account.others or account.unread or account.outputs or account.videos

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -150,6 +151,12 @@ def test_folders_beyond_the_limits_are_said(tmp_path, monkeypatch):
     warned(images, "2 sub-folders are not searched (at most 10000 folders, 2 levels down)")
     monkeypatch.setattr("lite3r_cli.io.picture_sources._MAX_FOLDERS", 3)
     warned(discover([tmp_path], recursive=True), "3 sub-folders are not searched (at most 3 folders")
+
+
+def test_a_scene_folder_points_to_its_images():
+    """It has pictures in `depth`, too, which comes first in the alphabet."""
+    with pytest.raises(InputError, match="in its sub-folder images: name that one"):
+        discover([Path(__file__).parents[2] / "sample_scenes" / "desk"])
 
 
 def test_masks_of_sub_folders(tmp_path):
