@@ -118,10 +118,8 @@ class SceneRun:
 
     def finish(self, predictor: Predictor) -> Report:
         """Refine, fuse, write, and put the files into place."""
-        scene = _finish(
-            self.config, self.images, predictor, self.predicted, self.progress, self.tell, self.warnings,
-            self.view_files, self.check,
-        )  # fmt: skip
+        job = SceneJob(self.config, self.images, predictor, self.progress, self.tell, self.check)
+        scene = _finish(job, self.predicted, self.warnings, self.view_files)
         report = self.write(scene, predictor)
         remove_finished(self.out.layout)
         return report
@@ -223,7 +221,7 @@ def make_scene(
     pictures = _read(config, predictor, images, progress, tell)
     ahead = Ahead(config, images, predictor, pictures)
     predicted = _predict(config, images, predictor, pictures, ahead, progress, tell)
-    return _finish(config, images, predictor, predicted, progress, tell, told)
+    return _finish(SceneJob(config, images, predictor, progress, tell), predicted, told)
 
 
 @dataclass(frozen=True)
@@ -270,24 +268,23 @@ def _predict(
     return Predicted(grouping, parts, pictures.indices, pictures.skipped, ran, ahead.edges)
 
 
-def _finish(
-    config: ReconstructConfig,
-    images: ImageSet,
-    predictor: Predictor,
-    predicted: Predicted,
-    progress: Progress,
-    tell: Tell,
-    told: Sequence[str],
-    view_files: ViewFiles | None = None,
-    check: Callable[[], None] | None = None,
-) -> Scene:
-    """The scene of what was predicted; `told` is what `tell` heard so far, `view_files` are those of the main scene,
-    `check` is called now and then and may raise.
-    """
+@dataclass(frozen=True)
+class SceneJob:
+    """What all steps after the prediction need."""
+
+    config: ReconstructConfig
+    images: ImageSet
+    predictor: Predictor
+    progress: Progress
+    tell: Tell
+    check: Callable[[], None] | None = None  # is called now and then, and may raise
+
+
+def _finish(job: SceneJob, predicted: Predicted, told: Sequence[str], view_files: ViewFiles | None = None) -> Scene:
+    """The scene of what was predicted. `told` are the warnings so far, `view_files` the files of the main scene."""
+    config, images, predictor, progress = job.config, job.images, job.predictor, job.progress
     parts = [
-        _fuse_part(
-            config, images, predictor, found, k == 0, progress, tell, predicted.edges, None if k else view_files, check
-        )
+        _fuse_part(job, found, k == 0, predicted.edges, None if k else view_files)
         for k, found in enumerate(predicted.parts)
     ]
     parts[0] = replace(parts[0], predictions=replace(parts[0].predictions, skipped=predicted.skipped))
@@ -344,19 +341,9 @@ def _group(
     return grouping, made[0] if made and grouping.whole else None
 
 
-def _fuse_part(
-    config: ReconstructConfig,
-    images: ImageSet,
-    predictor: Predictor,
-    predictions: Predictions,
-    main: bool,
-    progress: Progress,
-    tell: Tell,
-    edges: Edges,
-    view_files: ViewFiles | None,
-    check: Callable[[], None] | None,
-) -> Part:
+def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges, view_files: ViewFiles | None) -> Part:
     """One scene from its prediction: refinement where it was asked for, and fusion."""
+    config, images, predictor, progress, tell = job.config, job.images, job.predictor, job.progress, job.tell
     predictions = predictor.refine(images, with_gps(config.world, images, predictions), progress)
     try:
         predictions = anchor(config.world, images, predictions)
@@ -372,7 +359,7 @@ def _fuse_part(
     if view_files is not None and beside:
         view_files.start(predictions.views, stems)
     shown = _undistorted(images, predictions)
-    cloud, statistics = fuse_views(config, shown, predictions, device, progress, tell, check)
+    cloud, statistics = fuse_views(config, shown, predictions, device, progress, tell, job.check)
     if view_files is not None and not beside:
         view_files.start(predictions.views, stems)
     for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
