@@ -36,6 +36,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import av
 import cv2
 import torch
 from forked_runs import LIMIT, Moment, inputs, run
@@ -74,11 +75,14 @@ def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: d
                 [json.loads(line) for line in (place / name).read_text().splitlines()]
             elif name.endswith(".png"):
                 assert cv2.imread(str(place / name)) is not None
+            elif name.endswith(".mp4"):
+                with av.open(str(place / name)) as film:
+                    assert sum(1 for _ in film.decode(video=0)) == 4
             elif name.endswith("state.safetensors"):
                 read_metadata(place / name)
             elif not name.endswith("average.safetensors"):
                 bad.append(name)
-        except (ValueError, AssertionError, Lite3RError):
+        except (ValueError, AssertionError, Lite3RError, OSError):
             bad.append(name)
     return bad
 
