@@ -105,7 +105,7 @@ def on_the_disk_in_order(place: Path) -> Iterator[None]:
     cut leaves no name of a file whose content is lost.
     """
     synced: dict[int, int] = {}  # inode → when it was synced the last time
-    moved: list[tuple[int, int, int, str]] = []  # when, inode of the file, of its new folder, name
+    moved: list[tuple[int, int | None, int, str]] = []  # when, when the file was synced, inode of its new folder, name
     clock = iter(range(10**9))
 
     def fsync(descriptor: int) -> None:
@@ -119,7 +119,7 @@ def on_the_disk_in_order(place: Path) -> Iterator[None]:
             path = Path("." if there is None else os.readlink(f"/proc/self/fd/{there}")) / target
             genuine(source, target, **folders)
             if path.absolute().is_relative_to(place) and not any(".lite3r-" in part for part in path.parts):
-                moved.append((next(clock), inode, folder, path.name))
+                moved.append((next(clock), synced.get(inode), folder, path.name))  # a later file may have its inode
 
         return move
 
@@ -130,8 +130,8 @@ def on_the_disk_in_order(place: Path) -> Iterator[None]:
         yield
     seen = {path.name for path in (place / "out").rglob("*") if path.is_file()}
     assert seen - {"log.jsonl"} <= {name for *_, name in moved}  # lines are added to the log; a state says how many
-    for when, inode, folder, name in moved:
-        assert inode in synced and synced[inode] < when < synced.get(folder, -1), name
+    for when, before, folder, name in moved:
+        assert before is not None and before < when < synced.get(folder, -1), name
 
 
 def test_a_batch_is_on_the_disk_in_order(place: Path) -> None:
