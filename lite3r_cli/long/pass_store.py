@@ -159,7 +159,8 @@ def _is_sound(head: Any) -> bool:
         count = len(head["views"])
         whole = all(type(position) is int for position in (*head["views"], *head["asked"]))
         shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2)}
-        arrays = {name: np.array(head[name], np.float64) for name in (*shapes, "levels")}
+        arrays = {name: np.array(head[name]) for name in (*shapes, "levels")}
+        whole = whole and all(array.dtype.kind in "if" for array in arrays.values())  # no text that stands for a number
         low, high = arrays["ranges"].T
         return (
             whole

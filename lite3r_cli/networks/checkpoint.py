@@ -116,8 +116,8 @@ def _said_of(path: Path) -> Iterator[None]:
     """What odd metadata makes the readers raise becomes WeightsError: no list of their errors would be complete."""
     try:
         yield
-    except (Lite3RError, MemoryError):
-        raise
+    except (Lite3RError, MemoryError, ImportError):
+        raise  # an installation that is broken is none of the file's
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise WeightsError(f"{path}: what its metadata says of the network cannot be used ({reason})") from error

@@ -270,3 +270,11 @@ def test_pictures_of_200_megapixels_are_no_attack(tmp_path, recwarn):
     header = probe(io.BytesIO(data[:6] + struct.pack("<HH", 14_000, 13_500) + data[10:]))
     assert (header.width, header.height) == (14_000, 13_500)
     assert Image.MAX_IMAGE_PIXELS is not None and not [w for w in recwarn if "Decompression" in w.category.__name__]
+
+
+def test_a_length_beyond_the_file_costs_that_picture(tmp_path):
+    data = encoded("JPEG2000")
+    at = data.index(b"jp2h")
+    (tmp_path / "a.jp2").write_bytes(data[: at - 4] + b"\0\0\0\1jp2h" + (1 << 60).to_bytes(8, "big") + data[at + 4 :])
+    with pytest.raises(InputError, match="a.jp2: damaged"):  # no MemoryError, which would end the whole run
+        discover([tmp_path / "a.jp2"])

@@ -155,7 +155,17 @@ def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone,
 
 
 @pytest.mark.parametrize(
-    "change", [{"K": 3}, {"ranges": [[2, 1]]}, {"levels": []}, {"views": ["a"]}, {"facts": None}, {"kind": 0}, None]
+    "change",
+    [
+        {"K": 3},
+        {"ranges": [[2, 1]]},
+        {"ranges": [["1", 2]]},
+        {"levels": []},
+        {"views": ["a"]},
+        {"facts": None},
+        {"kind": 0},
+        None,
+    ],
 )
 def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
     view = View("a.jpg", 9, 7, np.diag([9.0, 9, 1]), np.eye(3, 4), np.ones((7, 9), np.float32), np.ones((7, 9)))

@@ -66,9 +66,7 @@ def _opened(stream: BinaryIO, kind: str):
     try:
         with no_limit():
             return Image.open(stream, formats=(_NAMES[kind],))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever they meet
+    except Exception as error:  # Pillow's parsers raise whatever they meet, MemoryError for a length beyond the file
         raise BadImage(f"damaged: not a readable {_NAMES[kind]} file") from error
 
 
