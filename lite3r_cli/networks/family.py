@@ -65,7 +65,7 @@ class Family:
     # Its parts, as `bench` accounts for time
     encoder: str  # module that sees each picture alone; its time is not told apart further
     heads: tuple[str, ...]  # modules that make depth and cameras
-    unused: tuple[str, ...] = ()  # modules that no prediction runs
+    unused: tuple[str, ...] = ()  # modules that no prediction runs; a checkpoint may lack them
 
     # Its answer
     answer: Callable[..., RawOutput]  # (network, images (B, S, 3, H, W), views with depth (V,)), with gradients
@@ -102,7 +102,7 @@ class Family:
         for fact, names, kind in (
             ("global_layers", self.global_layers(config), Attention),
             ("last_projections", self.last_projections(config), nn.Linear),
-            ("encoder, heads, unused or trunk", (self.encoder, *self.heads, *self.unused, *trunk), nn.Module),
+            ("encoder, heads or trunk", (self.encoder, *self.heads, *trunk), nn.Module),
         ):
             wrong = next((module for module in names if not isinstance(modules.get(module), kind)), None)
             if wrong is not None:
