@@ -26,6 +26,7 @@ FOCAL_EACH = "a focal length for each image"
 _CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
 _RADIAL_VIEWS = 3  # of a lens, from which the matches tell how it bends lines
 _TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
+_MOST_OF_A_TRACK = 4.0  # that a track's loss may change by: one point behind a camera must not outvote five hundred
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: T
     """Relative fall of the held-out loss, and that in standard errors over the tracks.
 
     The loss of an observation is log(1 + (e/s)²), s the median error before. Where there are more than two views,
-    tracks of two, which fit nearly any lens, do not count.
+    tracks of two, which fit nearly any lens, do not count. In the standard errors no track counts for more than
+    `_MOST_OF_A_TRACK`.
     """
     least = min(3, len(before.poses))
     losses = []
@@ -152,5 +154,10 @@ def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: T
         return 0.0, 0.0
     fall = losses[0] - losses[1]
     fall = fall[(losses[0] > 0) | (losses[1] > 0)]
-    spread = float(fall.std()) * np.sqrt(len(fall))
-    return float(fall.sum()) / mean, float(fall.sum()) / max(spread, 1e-9)
+    return float(fall.sum()) / mean, standard_errors(fall)
+
+
+def standard_errors(fall: np.ndarray) -> float:
+    """The sum of the falls of tracks (N,) in its standard errors, each limited to `_MOST_OF_A_TRACK`."""
+    limited = np.clip(fall, -_MOST_OF_A_TRACK, _MOST_OF_A_TRACK)
+    return float(limited.sum()) / max(float(limited.std()) * len(limited) ** 0.5, 1e-9)

@@ -14,6 +14,7 @@ from lite3r_cli.io.exif import NOTHING, PhotoMetadata
 from lite3r_cli.refine.camera_refinement import search
 from lite3r_cli.refine.fisheye import start_fisheyes
 from lite3r_cli.refine.lens import Lens, start_lenses
+from lite3r_cli.refine.lens_choice import standard_errors
 from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.refine.refine_config import RefineConfig
@@ -146,3 +147,11 @@ def test_auto_tries_a_fisheye_where_other_lenses_leave_much_unexplained(tmp_path
     matches = verified(matches, predicted_cameras(start, matches.sizes), RefineConfig())
     lens = search(start, matches, RefineConfig()).hypothesis.lenses.lenses[0]
     assert lens.model == "OPENCV_FISHEYE" and lens.params[0] == pytest.approx(camera.focal[0], rel=0.015)
+
+
+def test_one_track_does_not_decide_about_the_lens():
+    rng = np.random.default_rng(0)
+    noise, better = rng.normal(0, 0.5, 519), rng.normal(0.15, 0.5, 519)
+    assert abs(standard_errors(noise)) < 3 < 5 < standard_errors(better)
+    better[7], noise[7] = -42.0, 42.0  # a point that turns up behind the cameras, or no longer does
+    assert standard_errors(better) > 5 and abs(standard_errors(noise)) < 3
