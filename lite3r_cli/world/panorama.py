@@ -6,6 +6,7 @@ each other, and its first and last rows, each of which shows one direction, hard
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -49,14 +50,23 @@ def closes(rgb: np.ndarray) -> bool:
 
 
 def all_around(images: ImageSet, always: bool) -> tuple[list[int], list[str]]:
-    """Which pictures of a set show the whole sphere, and what to tell; `always`: all of 2:1 do."""
-    found, partial = [], []
+    """Which pictures of a set show the whole sphere, and what to tell; `always`: all of 2:1 do.
+
+    Where most pictures of a size do, all of that size do: one camera took them.
+    """
+    found, open_still, partial = [], [], []
     for i, record in enumerate(images.records):
         said = None if record.frame is not None else read_metadata(record.path).panorama
         if not is_two_to_one(record):
             partial += [record.name] if said == EQUIRECTANGULAR else []
         elif always or said == EQUIRECTANGULAR or _looks_closed(images, i):
             found.append(i)
+        else:
+            open_still.append(i)
+    sizes = Counter((images.records[i].width, images.records[i].height) for i in found)
+    others = Counter((images.records[i].width, images.records[i].height) for i in open_still)
+    most = {size for size, count in sizes.items() if count > others[size]}
+    found = sorted(found + [i for i in open_still if (images.records[i].width, images.records[i].height) in most])
     if not partial:
         return found, []
     more = f" and {len(partial) - 1} more" if len(partial) > 1 else ""

@@ -99,6 +99,19 @@ def test_what_does_not_close_is_cut_on_demand_or_where_its_file_says_so(tmp_path
     assert len(images) == 1 and "part of a 360° picture" in told[0]
 
 
+def test_most_pictures_of_a_size_tell_the_others(tmp_path):
+    sphere = colours(directions())
+    for i in range(3):
+        write(tmp_path / f"{i}.png", np.roll(sphere, 40 * i, axis=1))
+    restless = sphere.copy()
+    restless[0] = np.random.default_rng(0).integers(0, 256, restless[0].shape)  # a pole that no sphere has
+    write(tmp_path / "3.png", restless)
+    assert not closes(restless)
+    assert len(found(tmp_path)[0]) == 4 * VIEWS
+    (tmp_path / "0.png").unlink(), (tmp_path / "1.png").unlink()  # one against one: no majority
+    assert len(found(tmp_path)[0]) == VIEWS + 1
+
+
 def test_predicted_views_of_one_picture_get_one_place_and_its_turns(tmp_path):
     rng = np.random.default_rng(1)
     views = []
