@@ -31,7 +31,7 @@ sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
 from pathlib import Path
 from test_loop import TINY, batches
 from lite3r_cli.networks.mini.network import Mini
-from lite3r_cli.pipelines import train
+from lite3r_cli.pipelines import train_mini as train
 class Data:
     def __init__(self, *arguments): pass
     def batches(self, first):
