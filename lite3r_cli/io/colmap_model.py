@@ -161,14 +161,28 @@ def _text_cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
 
 def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
     """Two lines an image: its camera and pose, then its observations, which may be empty."""
-    lines = (line for line in reader.lines() if not line.lstrip().startswith(b"#"))
-    for line in lines:
+    numbered = enumerate(reader.lines(), 1)
+    lines = ((number, line) for number, line in numbered if not line.lstrip().startswith(b"#"))
+    for _, line in lines:
         if not line.strip():
             continue
         _, *pose, camera, name = _words(reader.where, line, 10, 9)
         where = f"{reader.where}: {printable(os.fsdecode(name))[:80]}"
         yield name.strip(), tuple(_float(where, value) for value in pose), _whole(where, camera)
-        next(lines, None)
+        number, points = next(lines, (0, b""))
+        if not _are_observations(points.split()):
+            raise InputError(
+                f"{reader.where}: line {number}: has to be the points of the image above (x y id each): an image takes"
+                " two lines, the second is empty without points; put the empty lines back, or export the model anew"
+            )
+
+
+def _are_observations(words: list[bytes]) -> bool:
+    """Whether words can be the triples x, y, point; of long lists the ends alone are looked at."""
+    try:
+        return len(words) % 3 == 0 and all(map(np.isfinite, map(float, words[:30] + words[-3:])))
+    except ValueError:
+        return False
 
 
 def _words(where: str, line: bytes, least: int, most: int = -1) -> list[bytes]:

@@ -197,6 +197,22 @@ def test_values_of_a_text_model(model, line, word):
         read_known_cameras(model)
 
 
+@pytest.mark.parametrize("name", ["b.jpg", "7", "b 2 3.png"])
+def test_an_images_text_without_its_empty_lines_is_refused(model, name):
+    """Every second camera would be taken for the points of the one above."""
+    only(model, ".txt")
+    pose = "1 0 0 0 0 0 0 1"
+    lines = ["# comment", f"1 {pose} a.jpg", "", f"2 {pose} a2.jpg", "1.5 2 -1 3 4 7", f"3 {pose} {name}"]
+    (model / "images.txt").write_text("\n".join(lines))
+    assert len(read_known_cameras(model)) == 3
+    (model / "images.txt").write_text("\n".join([*lines, f"4 {pose} {name}4", ""]))
+    with pytest.raises(InputError, match=r"images\.txt: line 7: .*two lines.*empty"):
+        read_known_cameras(model)
+    (model / "images.txt").write_text("\n".join(line for line in lines if line))
+    with pytest.raises(InputError, match=r"images\.txt: line 3: "):
+        read_known_cameras(model)
+
+
 def test_a_lens_whose_parameters_are_zero_is_a_pinhole(model):
     only(model, ".txt")
     lines = [f"{i} OPENCV 48 {35 + i} 50 51 24 18 0 0 0 0" for i in (1, 2, 3)]
