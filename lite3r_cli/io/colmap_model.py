@@ -5,6 +5,7 @@ Every count in a file is compared with what is left of the file before it is use
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from ..scene.distortion import MODELS
 from ..scene.geometry import matrix_from_quaternion
 from ..scene.posed_view import View
 from . import camera_fields as fields
+from .documents import UTF16, read_text
 from .names import printable
 from .regular import BadImage, open_regular
 
@@ -31,6 +33,7 @@ _COUNTS = {name: MODELS[name].count if name in MODELS else 2 for name in MODEL_N
 _MAX_NAME = 4096  # bytes, the longest path of common systems
 _LONGEST_LINE = 1 << 26  # of text: an image's observations stand in one line
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LARGEST_ID = 2**32 - 1  # the binary files hold ids in 32 bits
 _QUATERNION_TOLERANCE = 1e-2
 
 
@@ -89,7 +92,7 @@ class _Reader:
     """A stream that knows how much of it is left, and names its file in errors."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self.where, self.stream = printable(path), stream
+        self.path, self.where, self.stream = path, printable(path), stream
         self.size = os.fstat(stream.fileno()).st_size
 
     @property
@@ -121,7 +124,11 @@ class _Reader:
 
     def lines(self) -> Iterator[bytes]:
         """The lines, without their ends; comments and the last empty one are left out by the caller."""
-        while line := self.stream.readline(_LONGEST_LINE).removeprefix(_BYTE_ORDER_MARK):
+        stream = self.stream
+        if stream.read(2) in UTF16:
+            stream = io.BytesIO(read_text(self.path).encode())
+        stream.seek(0)
+        while line := stream.readline(_LONGEST_LINE).removeprefix(_BYTE_ORDER_MARK):
             if len(line) == _LONGEST_LINE:
                 raise InputError(f"{self.where}: a line is longer than {_LONGEST_LINE >> 20} MB")
             yield line.rstrip(b"\r\n")
@@ -151,12 +158,13 @@ def _text_cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
         if not line.strip() or line.lstrip().startswith(b"#"):
             continue
         number, name, width, height, *values = _words(reader.where, line, 4)
-        where = f"{reader.where}: camera {_whole(reader.where, number)}"
+        camera_id = _whole(reader.where, "a camera's id", number)
+        where = f"{reader.where}: camera {camera_id}"
         model = name.decode("latin-1")
         if model not in _COUNTS:
             raise InputError(f"{where}: is of model {printable(model)[:40]}, which COLMAP does not have")
-        size = _whole(where, width), _whole(where, height)
-        yield _whole(where, number), _made(where, model, *size, tuple(_float(where, value) for value in values))
+        size = _whole(where, "its width", width), _whole(where, "its height", height)
+        yield camera_id, _made(where, model, *size, tuple(_float(where, value) for value in values))
 
 
 def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
@@ -168,7 +176,7 @@ def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], in
             continue
         _, *pose, camera, name = _words(reader.where, line, 10, 9)
         where = f"{reader.where}: {printable(os.fsdecode(name))[:80]}"
-        yield name.strip(), tuple(_float(where, value) for value in pose), _whole(where, camera)
+        yield name.strip(), tuple(_float(where, value) for value in pose), _whole(where, "its camera", camera)
         number, points = next(lines, (0, b""))
         if not _are_observations(points.split()):
             raise InputError(
@@ -192,9 +200,10 @@ def _words(where: str, line: bytes, least: int, most: int = -1) -> list[bytes]:
     return words
 
 
-def _whole(where: str, word: bytes) -> int:
-    if not word.isdigit() or len(word) > 19:
-        raise InputError(f"{where}: {printable(word[:40].decode('latin-1'))} is no whole number")
+def _whole(where: str, what: str, word: bytes) -> int:
+    if not word.isdigit() or len(word) > 19 or int(word) > _LARGEST_ID:
+        found = printable(word[:40].decode("latin-1"))
+        raise InputError(f"{where}: {what} has to be a whole number from 0 to {_LARGEST_ID}, not {found}")
     return int(word)
 
 

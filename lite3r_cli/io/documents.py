@@ -11,7 +11,7 @@ from ..errors import InputError, UsageError
 from .names import printable
 from .regular import BadImage, open_regular
 
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 MAX_BYTES = 1 << 28  # cameras of a million pictures
 
 
@@ -22,11 +22,13 @@ def read_text(path: Path) -> str:
             if os.fstat(stream.fileno()).st_size > MAX_BYTES:
                 raise BadImage(f"larger than {MAX_BYTES >> 20} MB")
             data = stream.read()
-            return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
+            return data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
     except BadImage as error:
         raise InputError(f"{printable(path)}: cannot be read: {error}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{printable(path)}: is no text in UTF-8: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise InputError(f"{printable(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
+    except ValueError as error:
+        raise InputError(f"{printable(path)}: is no text file (UTF-8, or UTF-16 with its mark)") from error
 
 
 def read_json(path: Path) -> Any:
@@ -40,8 +42,10 @@ def parsed_json(path: Path, text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise InputError(f"{printable(path)}: not valid JSON here: lists or objects are nested too deeply") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{printable(path)}: not valid JSON: {' '.join(str(error).split())[:200]}") from error
+    except ValueError as error:  # Python turns no more than 4,300 digits into a number
+        raise InputError(f"{printable(path)}: holds a number of thousands of digits") from error
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -184,7 +184,10 @@ def test_values_of_a_binary_model(model, name, at, layout, value, word):
         ("1 SIMPLE_RADIAL 99999999 36 50 24 18 0.1", "does not exist"),
         ("1 PINHOLE 48 36 50 50 24", "4 parameters, not 3"),
         ("1 PINHOLE 48 36 50 nan 24 18", "not finite"),
-        ("1 PINHOLE -48 36 50 50 24 18", "no whole number"),
+        ("1 PINHOLE -48 36 50 50 24 18", "its width has to be a whole number from 0 to 4294967295, not -48"),
+        ("-1 PINHOLE 48 36 50 50 24 18", "a camera's id has to be a whole number from 0 to .*, not -1"),
+        (f"{10**20} PINHOLE 48 36 50 50 24 18", "a camera's id has to be"),
+        ("1 PINHOLE 48 5000000000 50 50 24 18", "its height has to be"),
         ("1 FOO 48 36 1", "FOO"),
         ("1 PINHOLE", "2 words"),
         ("1 EQUIRECTANGULAR 48 36 48 36", "EQUIRECTANGULAR"),
@@ -368,6 +371,29 @@ def test_a_byte_order_mark_in_colmap_text(model):
     for name in ("cameras.txt", "images.txt"):
         (model / name).write_bytes(b"\xef\xbb\xbf" + (model / name).read_bytes())
     assert len(read_known_cameras(model)) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_colmap_text_in_utf16(model, encoding):
+    only(model, ".txt")
+    for path in model.glob("*.txt"):
+        text = path.read_text().replace("1.jpg", "ä.jpg")
+        path.write_bytes((b"\xfe\xff" if encoding == "utf-16-be" else b"") + text.encode(encoding))
+    assert [view.name for view in read_known_cameras(model)] == ["0.jpg", "ä.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize("reader", [read_known_cameras, read_intrinsics, read_tum])
+def test_no_words_of_a_library_in_messages(tmp_path, reader):
+    for data in (
+        b"\xff\xd8\xff\xe0\0\x10JFIF",
+        b"\x93NUMPY\x01\0v\0",
+        b"\xff\xfe{\xd8",
+        b'{"K": ' + b"1" * 5001 + b"}",
+    ):
+        (tmp_path / "c.json").write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            reader(tmp_path / "c.json")
+        assert not any(word in str(caught.value) for word in ("codec", "decode", "sys.set_int", "exceeds", "0x"))
 
 
 @pytest.mark.parametrize("name", ["transforms.json", "K.json"])
