@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import pwd
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -123,7 +124,15 @@ def plain(path: Path) -> None:
         np.save(file, JPEG)
 
 
+def no_array(path: Path) -> None:
+    archive(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("data", JPEG.tobytes())
+        file.writestr("offsets", b"0 9")
+
+
 ARCHIVES = {
+    "members that are no arrays": no_array,
     "empty": Path.touch,
     "cut": cut,
     "checksum": checksum,

@@ -28,7 +28,11 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nda
                     raise InputError(f"{printable(path)}: its arrays need more than {MAX_BYTES >> 30} GiB")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in (arrays.files if names is None else names)}
+                found = {name: arrays[name] for name in (arrays.files if names is None else names)}
+            for name, array in found.items():
+                if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
+                    raise InputError(f"{printable(path)}: {printable(name)[:40]} in it is no array")
+            return found
     except BadImage as error:
         raise InputError(f"{printable(path)}: {error}") from error
     except (InputError, MemoryError):

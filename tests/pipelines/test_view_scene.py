@@ -17,6 +17,8 @@ from lite3r_cli.cli import main
 from lite3r_cli.config.viewing import ViewConfig
 from lite3r_cli.errors import InputError, OutputError
 from lite3r_cli.pipelines.view_scene import view_scene
+from lite3r_cli.pipelines.written_scene import Photographs
+from lite3r_cli.scene.posed_view import View
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")
 
@@ -132,3 +134,9 @@ def test_a_photograph_of_a_bent_lens_is_shown_straight(photographs, tmp_path) ->
     (tmp_path / "out/cameras.json").write_text(json.dumps(document))
     bent = scene_of(view_scene(ViewConfig(tmp_path / "out")))["cameras"]
     assert [a["picture"] == b["picture"] for a, b in zip(straight, bent)] == [False, True]
+
+
+def test_photographs_whose_names_no_file_can_have_are_not_there(tmp_path):
+    view = View("a" * 300 + ".jpg", 4, 3, np.eye(3), np.eye(3, 4))
+    facts = {"images": [{"name": view.name, "path": f"/{'x' * 5000}/a.jpg"}]}
+    assert not Photographs(tmp_path, facts).has(view) and Photographs(tmp_path, facts).read(view) is None
