@@ -74,7 +74,10 @@ class MergeConfig:
         bool,
         Option(CAMERAS, "Adjust all cameras together to matched features (pip install 'lite3r\\[colmap]')."),
     ] = False
-    views: Views = 4
+    views: Annotated[
+        int,
+        Option(NETWORK, "Show the network N photographs of either scene in one pass, where the two meet.", metavar="N"),
+    ] = 4
     device: Device = "auto"
     dtype: Dtype = "auto"
 

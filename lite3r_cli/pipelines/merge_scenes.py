@@ -15,10 +15,11 @@ import numpy as np
 
 from ..config.adding import MergeConfig
 from ..console import Progress, Tell
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..io.atomic import OutputSet
 from ..io.images import ImageSet
 from ..io.names import printable, unique_names
+from ..io.output_layout import output_layout
 from ..io.view_memory import source_of
 from ..long.loop_search import halves_agree, is_loop
 from ..long.pose_graph import OFF, Edge, solve, spread_out
@@ -63,11 +64,12 @@ class Merged:
 
 def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Merged:
     """Make one scene of two, in the frame and at the scale of the first. Raises InputError where they do not overlap,
-    or where one is none; OutputError where the result cannot be written.
+    or where one is none; UsageError where the result would lie on one of them; OutputError where it cannot be written.
     """
     progress = progress or Progress()
+    first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
+    _require_a_new_place(config, first, second)
     with OutputSet(config.output, overwrite=config.overwrite) as out:
-        first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
         made = stored_config(first)
         predict = network_of(made, config.device, config.dtype, config.adjust)
         groups = [members_of(scene, stored_config(scene), warn) for scene in (first, second)]
@@ -99,6 +101,19 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
             plan = adjusted(plan, predictor, progress)
         written = rewrite(out, plan, predictor, progress, warn)
     return Merged(written, similarity, told, len(doubles), predictor.choices())
+
+
+def _require_a_new_place(config: MergeConfig, first: WrittenScene, second: WrittenScene) -> None:
+    """Neither scene changes, so that the result cannot lie where one of them does."""
+    there = output_layout(config.output)
+    for path, scene in ((config.first, first), (config.second, second)):
+        here = scene.layout
+        if (there.root / there.folder).resolve() == scene.folder.resolve() or (
+            (there.root / there.cloud).resolve() == (here.root / here.cloud).resolve()
+        ):
+            raise UsageError(
+                f"-o {config.output}: there lies {path}, which is merged and stays as it is: name another place"
+            )
 
 
 class _Both:

@@ -15,6 +15,7 @@ from ..io.atomic import OutputSet
 from ..io.documents import read_json
 from ..io.files import write_json
 from ..io.images import ImageSet
+from ..io.output_layout import OutputLayout, files_of_run
 from ..networks.pictures import NetworkInput
 from ..scene.frame import WorldFrame, move_views
 from ..scene.lazy_views import cameras_of
@@ -92,9 +93,19 @@ def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Pro
         _keep_cameras(out.path("cameras.json"), members)
         out.commit(scene.info | seconds_info(progress))
     layout = out.layout
+    if old := _made_of_the_scene_before(layout):
+        warn(f"{', '.join(old)}: made from the scene as it was; `lite3r view`, `render` or `splat` makes them anew")
     return Written(
         layout.root / layout.cloud, layout.root / layout.folder, len(members), len(cloud), list(scene.warnings)
     )
+
+
+def _made_of_the_scene_before(layout: OutputLayout) -> list[str]:
+    """Pages, films and splats beside the scene under the names that their commands give them."""
+    title = Path(layout.cloud).stem
+    run = files_of_run(layout) or {}
+    names = (f"{title}.html", f"{title}.mp4", f"{title}-splats.ply")
+    return [name for name in names if name not in run and (layout.root / name).is_file()]
 
 
 def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewriting:

@@ -63,9 +63,11 @@ def test_the_scene_grows_and_its_old_cameras_stay(scene: Path, tmp_path: Path, c
     before, old = digests(scene.parent), json.loads((scene.parent / "a/cameras.json").read_text())["images"]
     points = json.loads((scene.parent / "a/run.json").read_text())["points"]
     new, foreign = photo(tmp_path / "new/a1.png", 1, 0.8), photo(tmp_path / "new/c.png", 77)
+    (scene.parent / "a.mp4").write_bytes(b"a film of before")
     assert run("add", scene, new, foreign, tmp_path / "photos/a2.png", "--views", 1, "--json") == 3
     said = capsys.readouterr()
     assert "c.png shows nothing that" in said.err and "a2.png is in the scene already" in said.err
+    assert "a.mp4: made from the scene as it was" in said.err
     document = json.loads(said.out)
     assert [each["name"] for each in document["added"]] == ["a1_2.png"] and document["scene"]["views"] == 4
     after, cameras = digests(scene.parent), json.loads((scene.parent / "a/cameras.json").read_text())["images"]

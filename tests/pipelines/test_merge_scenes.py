@@ -57,6 +57,9 @@ def test_what_overlaps_becomes_one_scene(first: Path, tmp_path: Path, capsys) ->
     assert len(list((tmp_path / "c/images").iterdir())) == 5  # the formats are those of the first
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run("merge", first, second, "-o", tmp_path / "c.ply", "--views", 1) == 7  # it is there already
+    for place in (first, tmp_path / "b.ply"):  # the scenes that are merged stay
+        assert run("merge", first, second, "-o", place, "--overwrite") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_photographs_that_are_in_both_tie_the_scenes_and_count_once(first: Path, tmp_path: Path, capsys) -> None:
