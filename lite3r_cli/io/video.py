@@ -66,6 +66,7 @@ class Clip:
         self.instead: dict[int, int] = {}  # damaged frame that was wanted → the sound one in its place
         self.damaged = 0  # frames that the decoder objects to
         self.missing = 0  # frames that are not in the file
+        self.dropped = 0  # frames that the camera left empty, which the stated number counts
         self.undecoded = 0  # frames of which the decoder makes nothing
         self._fetched: list[int] | None = None
         self.looked: Looks | None = None  # what `looks` saw
@@ -83,9 +84,8 @@ class Clip:
         return self._lacks_frames(self.count)
 
     def _lacks_frames(self, count: int) -> bool:
-        return (
-            count + self.missing + self.undecoded < 0.98 * self.stated - 2
-        )  # stated counts are estimates where the rate is variable
+        found = count + self.missing + self.dropped + self.undecoded
+        return found < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
         """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it now is.
@@ -97,7 +97,7 @@ class Clip:
         if wanted == self._fetched or (not wanted and self.count):
             return True
         self.frames, seen, damaged, facts = _read_frames(self.path, frozenset(wanted), self.count, on_frame)
-        self.missing = facts.missing
+        self.missing, self.dropped = facts.missing, facts.dropped
         self.undecoded = max(0, facts.packets - seen) if damaged else 0
         if seen > 1 and self._lacks_frames(seen):
             seen -= 1  # the frame at the cut is rarely whole, and decoders do not always say so

@@ -53,6 +53,17 @@ def find_gaps(times: list[int], codec: str) -> list[Gap]:
     return [] if dropped or len(found) > _MOST_GAPS else found
 
 
+def _is_told_otherwise(stream: Any) -> bool:
+    """Whether a gap in the times is no sign of a loss.
+
+    Frames that stand for themselves hang on none that is gone. AVI has no times: a gap in it is empty chunks, "as
+    before". MP4 has none, either: the frame in front of a gap states that it lasts longer, and in H.264 and HEVC the
+    frames are numbered beside that.
+    """
+    container, codec = stream.container.format.name.split(",")[0], stream.codec_context.name
+    return bool(stream.codec_context.codec.intra_only) or container == "avi" or (container, codec) == ("mov", "mpeg4")
+
+
 class Damage:
     """Damaged spans of time: from the packet that FFmpeg complains about, or that comes after a gap, to the next key
     frame. Frames in between are predicted from what is damaged or missing.
@@ -63,6 +74,9 @@ class Damage:
     def __init__(self, stream: Any, told: Told) -> None:
         context = stream.codec_context
         self._told = told
+        self._gaps_are_drops = _is_told_otherwise(stream)
+        counts_time = stream.container.format.name == "avi" or not stream.frames  # stated: empty chunks, or an estimate
+        self._rate = float((stream.average_rate or 0) * stream.time_base) if counts_time else 0.0
         self._codec = context.name
         self._looks_like_noise = any(name in context.name for name in _ARITHMETIC)
         self._prefix = nal.length_size(context.name, context.extradata) if context.name in nal.CODECS else None
@@ -72,6 +86,7 @@ class Damage:
         self._times: list[int] = []
         self._keys: list[int] = []
         self.missing = 0  # frames that are not in the file
+        self.dropped = 0  # frames that count as stated, while the one before is shown on
 
     def about_to_decode(self, packet: Any) -> None:
         if packet.is_keyframe and self._open is not None and packet.pts is not None and packet.pts > self._open:
@@ -108,7 +123,11 @@ class Damage:
 
     def at_end(self) -> None:
         """All packets were seen: what is missing is known."""
-        gaps = find_gaps(self._times, self._codec)
+        if self._gaps_are_drops and self._times:
+            ordered = np.unique(self._times)
+            longest = np.diff(ordered).max(initial=1)  # the last frame may last as long
+            self.dropped = max(0, round((ordered[-1] - ordered[0] + longest) * self._rate) - len(self._times))
+        gaps = [] if self._gaps_are_drops else find_gaps(self._times, self._codec)
         keys = sorted(self._keys)
         for gap in gaps:
             at = bisect_left(keys, gap.until)

@@ -105,11 +105,17 @@ def _tell(clip: Clip, journal: Journal, thinned: str | None) -> None:
         text = "two videos joined in one file: only the first is seen; join them with ffmpeg, or give both"
         journal.warnings.append(f"{printable(clip.path)}: {text}")
     if clip.ends_early:
-        journal.degrade(clip.path, f"ends early: {clip.count} of {clip.stated} frames can be decoded and are used")
+        stated = clip.stated - clip.dropped
+        journal.degrade(clip.path, f"ends early: {clip.count} of {stated} frames can be decoded and are used")
     if clip.missing:
-        journal.degrade(clip.path, f"damaged: {clip.missing} frames are missing in the middle")
+        journal.degrade(clip.path, f"damaged: {_frames(clip.missing)} missing in the middle")
     if clip.damaged:
-        others = f", {len(clip.instead)} wanted ones are replaced by their neighbours" if clip.instead else ""
-        journal.degrade(clip.path, f"{clip.damaged} of {clip.count} frames are damaged and left out{others}")
+        others = f"; neighbours take the places of {len(clip.instead)} wanted" if clip.instead else ""
+        text = f"{clip.damaged} of {_frames(clip.count)} damaged and left out{others}"
+        journal.degrade(clip.path, text)
     if thinned is not None:
         journal.warnings.append(f"{printable(clip.path)}: {thinned}")
+
+
+def _frames(count: int) -> str:
+    return "1 frame is" if count == 1 else f"{count} frames are"

@@ -247,6 +247,38 @@ def test_a_hole_within_a_key_frame(tmp_path, name):
         assert never_wrong(whole, images)
 
 
+@pytest.mark.parametrize(
+    "name, codec, pixels, rate",
+    [
+        ("a.avi", "mjpeg", "yuvj420p", 1),
+        ("b.avi", "huffyuv", "yuv422p", 40),  # as of a time base of milliseconds
+        ("c.avi", "mpeg4", "yuv420p", 1),
+        ("d.mp4", "mpeg4", "yuv420p", 1),
+        ("e.mkv", "mjpeg", "yuvj420p", 1),
+    ],
+)
+@pytest.mark.parametrize("lost", [[9], [9, 10, 11, 12, 13, 20]])
+def test_frames_that_a_camera_dropped_are_no_damage(tmp_path, name, codec, pixels, rate, lost):
+    """AVI holds empty chunks for them, and counts those as frames."""
+    from fractions import Fraction
+
+    with av.open(str(tmp_path / name), "w") as out:
+        stream = out.add_stream(codec, rate=25 * rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for i in range(24):
+            if i not in lost:
+                picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * i, np.uint8), format="rgb24")
+                picture.pts, picture.time_base = i * rate, Fraction(1, 25 * rate)
+                out.mux(stream.encode(picture))
+        out.mux(stream.encode())
+    images = discover([tmp_path / name], max_views=100, strict=True)
+    assert len(images) == 24 - len(lost) and not images.warnings, images.warnings
+    data = (tmp_path / name).read_bytes()
+    if len(lost) == 1 and codec in ("mjpeg", "huffyuv") and name.endswith("avi"):
+        (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+        assert any("ends early" in text for text in discover([tmp_path / name], max_views=100).warnings)
+
+
 def test_two_videos_joined_in_one_file_are_said(tmp_path):
     data = film(tmp_path / "a.mp4", frames=5).read_bytes()
     (tmp_path / "b.mp4").write_bytes(data + data)
