@@ -87,10 +87,23 @@ def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:
         raise InputError(f"{printable(path)}: holds no pose; a line of a TUM trajectory is: time tx ty tz qx qy qz qw")
+    _require_columns(path, rows)
     _require_keys(path, [(number, row[0]) for number, row in rows])
     named = [line[1:].split(maxsplit=1) for line in lines[: len(rows) + 1] if line.startswith("# ")]
     names = dict(pair for pair in named if len(pair) == 2)
     return [(names.get(row[0], row[0]), pose) for (_, row), pose in zip(rows, _poses_of(path, rows), strict=True)]
+
+
+def _require_columns(path: Path, rows: Sequence[tuple[int, list[str]]]) -> None:
+    """Raises InputError that names the line without eight columns."""
+    for number, row in rows:
+        count = len(row) - 1 + len(row[-1].split())
+        if count != 8:
+            kitti = " (12 are a pose of KITTI, which has no time: write it as TUM's)" if count == 12 else ""
+            raise InputError(
+                f"{printable(path)}: line {number}: has {count} columns{kitti}; a line has to be: time tx ty tz qx qy"
+                " qz qw, with a unit quaternion"
+            )
 
 
 def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
