@@ -29,7 +29,7 @@ def number(where: str, entry: dict[str, Any], key: str, default: float | None = 
     """A finite number. Raises InputError."""
     value = entry.get(key, default)
     if not is_number(value):
-        raise InputError(f"{where}: {key} has to be a finite number, not {short(value)}")
+        raise InputError(f"{where}: {key} has to be a finite number, {_found(entry, key)}")
     return float(value)
 
 
@@ -37,7 +37,8 @@ def side(where: str, entry: dict[str, Any], key: str) -> int:
     """Pixels of a side: a whole number from 1. Raises InputError."""
     value = entry.get(key)
     if not is_number(value) or value != int(value) or not 1 <= value <= MAX_SIDE:
-        raise InputError(f"{where}: {key} has to be a whole number of pixels from 1 to {MAX_SIDE}, not {short(value)}")
+        found = _found(entry, key)
+        raise InputError(f"{where}: {key} has to be a whole number of pixels from 1 to {MAX_SIDE}, {found}")
     return int(value)
 
 
@@ -49,7 +50,12 @@ def matrix(where: str, entry: dict[str, Any], key: str, *shapes: tuple[int, int]
             if all(isinstance(row, list) and len(row) == width and all(map(is_number, row)) for row in rows):
                 return np.array(rows, dtype=np.float64)
     sizes = " or ".join(f"{height}x{width}" for height, width in shapes)
-    raise InputError(f"{where}: {key} has to be a {sizes} matrix of finite numbers")
+    missing = "" if key in entry else ", and is missing"
+    raise InputError(f"{where}: {key} has to be a {sizes} matrix of finite numbers{missing}")
+
+
+def _found(entry: dict[str, Any], key: str) -> str:
+    return f"not {short(entry[key])}" if key in entry else "and is missing"
 
 
 def require_rotation(where: str, rotation: np.ndarray, what: str) -> None:

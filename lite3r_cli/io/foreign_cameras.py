@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short
 from typing import Any
 
@@ -19,10 +19,11 @@ from ..scene.posed_view import View
 from . import camera_fields as fields
 from .cameras_json import read_cameras_json
 from .colmap_model import read_colmap_model
-from .documents import read_json, require_file
+from .documents import parsed_json, read_text, require_file
 from .names import printable
 from .nerfstudio import OPENGL_AXES
 
+_TAKES = "--cameras takes a cameras.json, a transforms.json, a COLMAP folder or a trajectory of TUM (.txt)"
 _COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
 _KEYS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # of distortion, in the order of OpenCV and FULL_OPENCV
 # transforms.json's camera models: COLMAP's with the keys of their parameters. What has a k3 is a FULL_OPENCV camera.
@@ -51,9 +52,16 @@ def read_known_cameras(path: Path) -> list[View]:
         raise UsageError(
             f"{printable(path)}: holds no cameras.json, no transforms.json and no COLMAP model (images.bin or .txt)"
         )
-    require_file(path, "--cameras takes a cameras.json, a transforms.json, a COLMAP folder or a trajectory (.txt)")
-    document = read_json(path)
-    if isinstance(document, dict) and "frames" in document:
+    require_file(path, _TAKES)
+    text = read_text(path)
+    if not text.lstrip().startswith(("{", "[")):
+        raise InputError(f"{printable(path)}: holds no cameras in a form that is known here; {_TAKES}")
+    document = parsed_json(path, text)
+    if not isinstance(document, dict) or not ("frames" in document or "images" in document):
+        raise InputError(
+            f"{printable(path)}: has neither `images` (cameras.json) nor `frames` (transforms.json); {_TAKES}"
+        )
+    if "frames" in document:
         return _checked(path, _from_nerfstudio(path, document))
     return read_cameras_json(path, load_depth=False)
 
@@ -62,11 +70,17 @@ def _checked(path: Path, views: list[View]) -> list[View]:
     """Names without the folders that tell nothing apart. Raises InputError without cameras, or with two of one name."""
     if not views:
         raise InputError(f"{printable(path)}: holds no camera")
-    names = _short_names([view.name for view in views])
+    names = _short_names([_portable(view.name) for view in views])
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
         raise InputError(f"{printable(path)}: has two cameras for {double[:80]}: each picture needs a name of its own")
     return [replace(view, name=name) for view, name in zip(views, names, strict=True)]
+
+
+def _portable(name: str) -> str:
+    """A path of Windows with slashes. A backslash behind a slash is part of a name of Linux."""
+    is_windows = "\\" in name and ("/" not in name or PureWindowsPath(name).drive)
+    return PureWindowsPath(name).as_posix() if is_windows else name
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -112,6 +126,12 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
         raise InputError(f"{where}: is_fisheye has to be true or false, not {short(fisheye)}")
     if fisheye:
         model = "OPENCV_FISHEYE"
+    missing = [key for key in ("w", "h") if key not in entry]
+    if missing:
+        raise InputError(
+            f"{where}: has no {' and no '.join(missing)}: w and h have to be the pictures' width and height in pixels;"
+            " add them, also where camera_angle_x stands alone, as in NeRF's files of Blender"
+        )
     width, height = fields.side(where, entry, "w"), fields.side(where, entry, "h")
     focal_x = _focal(where, entry, "fl_x", "camera_angle_x", width)
     focal_y = _focal(where, entry, "fl_y", "camera_angle_y", height, focal_x)

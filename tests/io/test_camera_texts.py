@@ -68,3 +68,42 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path, reader):
     for name, said in kinds.items():
         with pytest.raises(InputError, match=said):
             reader(tmp_path / name)
+
+
+def test_a_pose_of_kitti_is_called_so(tmp_path):
+    (tmp_path / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 2)
+    with pytest.raises(InputError, match=r"line 1: has 12 columns \(.*KITTI.*time tx ty tz"):
+        read_tum(tmp_path / "poses.txt")
+
+
+@pytest.mark.parametrize("text", ["<?xml version='1.0'?><a/>", "NVM_V3\n3\n", "name,x,y\na,1,2\n", "null", "[]", "{}"])
+def test_a_file_of_another_kind_names_what_is_taken(tmp_path, text):
+    (tmp_path / "transforms.json").write_text(text)
+    with pytest.raises(InputError, match=r"--cameras takes a cameras\.json, a transforms\.json, a COLMAP folder"):
+        read_known_cameras(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"w": ..., "h": ...}, "has no w and no h: .*camera_angle_x"),
+        ({"h": ...}, "has no h: "),
+        ({"fl_x": ...}, "fl_x has to be .* is missing"),
+        ({"transform_matrix": ...}, "transform_matrix has to be .* is missing"),
+    ],
+)
+def test_a_missing_key_is_called_missing(tmp_path, change, word):
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": [frame(**change)]}))
+    with pytest.raises(InputError, match=word) as caught:
+        read_known_cameras(tmp_path)
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["C:\\data\\images\\", "C:\\data/images\\", "images\\", ".\\", "\\\\host\\x\\"])
+def test_paths_of_windows(tmp_path, folder):
+    frames = [frame(file_path=folder + name) for name in ("a.jpg", "b.jpg")]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    assert [view.name for view in read_known_cameras(tmp_path)] == ["a.jpg", "b.jpg"]
+    frames = [frame(file_path=folder + name) for name in ("l\\a.jpg", "r\\a.jpg")]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    assert [view.name for view in read_known_cameras(tmp_path)] == ["l/a.jpg", "r/a.jpg"]
