@@ -272,6 +272,8 @@ class _Search:
             elif path.is_dir():
                 if name not in NEVER_SEARCHED:
                     account.sub_folders[name] = 0
+                else:
+                    account.hidden += 1
             elif suffix in VIDEO_SUFFIXES and _may_be_video(path, suffix):
                 videos.append(path)
             elif suffix in unread.RAW_SUFFIXES or (suffix in _UNREAD and not _holds(path)):

@@ -31,14 +31,14 @@ def warned(images, *words):
 
 
 def test_each_entry_is_in_the_account(tmp_path):
-    for name in ("a.jpg", "b.jpe", "c.gif", "d.PNG", "raw/x.jpg", "deep/er/y.jpg"):
+    for name in ("a.jpg", "b.jpe", "c.gif", "d.PNG", "raw/x.jpg", "deep/er/y.jpg", "@eaDir/t.jpg", "__MACOSX/a.jpg"):
         save(tmp_path / name, kind={".jpe": "JPEG"}.get(os.path.splitext(name)[1]))
     for name in ("notes.txt", "a.xmp", "b.xmp", "Makefile", ".hidden.jpg", "new.jxl", "photo.nef"):
         (tmp_path / name).write_bytes(b"\xff\x0a junk" if name.endswith("jxl") else b"junk" * 20)
     images = discover([tmp_path])
     assert names(images) == ["a.jpg", "b.jpe", "c.gif", "d.PNG"]
     account = images.folders[0]
-    assert account["images"] == 4 and account["hidden"] == 1 and account["unread"] == {".jxl": 1, ".nef": 1}
+    assert account["images"] == 4 and account["hidden"] == 3 and account["unread"] == {".jxl": 1, ".nef": 1}
     assert account["others"] == {".txt": 1, ".xmp": 2, "": 1} and account["sub_folders"] == {"raw": 1, "deep": 1}
     entries = sum(account[key] for key in ("images", "videos", "hidden", "outputs"))
     entries += sum(sum(account[key].values()) for key in ("unread", "others")) + len(account["sub_folders"])
@@ -175,6 +175,9 @@ def test_masks_of_sub_folders(tmp_path):
 
 def test_further_pictures_of_a_file_are_mentioned(tmp_path):
     two = [Image.fromarray(np.full((40, 60, 3), v, np.uint8)) for v in (40, 200)]
+    two[0].save(tmp_path / "a.gif", "GIF", save_all=True, append_images=[*two[1:], *two])
+    warned(discover([tmp_path]), "a.gif (4)")
+    (tmp_path / "a.gif").unlink()
     for name, kind in (("a.tif", "TIFF"), ("b.mpo", "MPO"), ("c.webp", "WEBP"), ("d.gif", "GIF"), ("e.png", "PNG")):
         two[0].save(tmp_path / name, kind, save_all=True, append_images=two[1:])
     images = discover([tmp_path])

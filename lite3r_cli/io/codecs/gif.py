@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -22,13 +23,42 @@ def matches(head: bytes) -> bool:
 
 def probe(stream: BinaryIO, size: int) -> Header:
     """Size and number of pictures. Raises BadImage."""
-    return through_pillow.probe_gif(stream, size)
+    header = through_pillow.probe_gif(stream, size)
+    return replace(header, pictures=_count_pictures(stream))
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
     """(H, W, 3) or (H, W, 4) uint8 of the first picture. Raises BadImage."""
     _require_codes(data)
     return through_pillow.decode(data, header)
+
+
+def _count_pictures(stream: BinaryIO) -> int:
+    """Pictures up to the end or to damage, which is none of the first one's; at least 1."""
+    count = 0
+    try:
+        stream.seek(10)
+        _skip_colours(stream, 3)
+        for _ in range(_MAX_BLOCKS):
+            kind = exactly(stream, 1, "its blocks")[0]
+            if kind not in (_PICTURE, _EXTENSION):
+                break
+            if kind == _PICTURE:
+                exactly(stream, 8, "its blocks")
+                _skip_colours(stream, 1)
+            exactly(stream, 1, "its blocks")  # bits of the codes, or kind of extension
+            while length := exactly(stream, 1, "its blocks")[0]:
+                stream.seek(length, io.SEEK_CUR)
+            count += kind == _PICTURE
+    except BadImage:
+        pass
+    return max(1, count)
+
+
+def _skip_colours(stream: BinaryIO, size: int) -> None:
+    flags = exactly(stream, size, "its colours")[0]
+    if flags & 0x80:
+        stream.seek(3 << (flags & 7) + 1, io.SEEK_CUR)
 
 
 def _require_codes(data: bytes) -> None:

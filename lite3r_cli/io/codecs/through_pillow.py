@@ -17,7 +17,7 @@ _MODES = {"1": "L"}  # all others become RGB
 
 
 def probe_gif(stream: BinaryIO, size: int) -> Header:
-    """Size and number of pictures: frames after the first are found by their descriptors. Raises BadImage."""
+    """Size and transparency. Raises BadImage."""
     return _probe(stream, "gif")
 
 
@@ -28,20 +28,8 @@ def probe_jpeg2000(stream: BinaryIO, size: int) -> Header:
 def _probe(stream: BinaryIO, kind: str) -> Header:
     with _opened(stream, kind) as image:
         alpha = "A" in image.mode or "transparency" in image.info
-        frames = 1
-        if kind == "gif":
-            frames += _has_second_frame(image)
         width, height = image.size
-        return Header(kind, width, height, has_alpha=alpha or kind == "gif", pictures=frames)
-
-
-def _has_second_frame(image) -> bool:
-    try:
-        with no_limit():
-            image.seek(1)
-    except Exception:  # the end of the file, or damage behind the first picture, which is all that is used
-        return False
-    return True
+        return Header(kind, width, height, has_alpha=alpha or kind == "gif")
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
