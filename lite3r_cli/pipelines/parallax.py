@@ -18,8 +18,10 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[s
     if len(views) == 1:
         return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
     warnings = []
+    depths = [known_depth(v) for v in views]
+    empty = [not depth.any() for depth in depths]  # masked as a whole: equal to the network, not as pictures
     first_of: dict[bytes, str] = {}
-    twins = [(first_of.setdefault(d, v.name), v.name) for d, v in zip(digests, views)]
+    twins = [(first_of.setdefault(d, v.name), v.name) for d, v, e in zip(digests, views, empty) if not e]
     twins = [(a, b) for a, b in twins if a != b]
     if twins:
         a, b = twins[0]
@@ -27,7 +29,6 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[s
         warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
     centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
     baseline = np.linalg.norm(centres - centres[0], axis=1).max()
-    depths = [known_depth(v) for v in views]
     if baseline >= LOW_PARALLAX * max(float(depth.max(initial=0)) for depth in depths):
         return warnings  # the medians, which take longer, are no larger
     known = [np.median(depth[depth > 0]) for depth in depths if (depth > 0).any()]
