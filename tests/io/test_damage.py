@@ -278,3 +278,14 @@ def test_a_length_beyond_the_file_costs_that_picture(tmp_path):
     (tmp_path / "a.jp2").write_bytes(data[: at - 4] + b"\0\0\0\1jp2h" + (1 << 60).to_bytes(8, "big") + data[at + 4 :])
     with pytest.raises(InputError, match="a.jp2: damaged"):  # no MemoryError, which would end the whole run
         discover([tmp_path / "a.jp2"])
+
+
+def test_the_size_of_a_gif_is_read_without_memory_for_its_pixels(monkeypatch):
+    """Found by fuzzing: Pillow sets 2.2 GiB aside when it opens a file that claims as many pixels."""
+    data = encoded("GIF")
+    claims = data[:6] + struct.pack("<HH", 60_000, 39_000) + data[10:]
+    monkeypatch.setattr(Image, "open", None)
+    header = probe(io.BytesIO(claims))
+    assert (header.width, header.height, header.pictures) == (60_000, 39_000, 1)
+    with pytest.raises(BadImage):
+        probe(io.BytesIO(data[:6] + b"\0\0\1\0" + data[10:]))

@@ -16,20 +16,11 @@ _KEPT_MODES = ("L", "LA", "I;16", "RGB", "RGBA")
 _MODES = {"1": "L"}  # all others become RGB
 
 
-def probe_gif(stream: BinaryIO, size: int) -> Header:
-    """Size and transparency. Raises BadImage."""
-    return _probe(stream, "gif")
-
-
 def probe_jpeg2000(stream: BinaryIO, size: int) -> Header:
-    return _probe(stream, "jpeg2000")
-
-
-def _probe(stream: BinaryIO, kind: str) -> Header:
-    with _opened(stream, kind) as image:
-        alpha = "A" in image.mode or "transparency" in image.info
+    """Size and transparency. Raises BadImage."""
+    with _opened(stream, "jpeg2000") as image:
         width, height = image.size
-        return Header(kind, width, height, has_alpha=alpha or kind == "gif")
+        return Header("jpeg2000", width, height, has_alpha="A" in image.mode or "transparency" in image.info)
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
