@@ -120,6 +120,15 @@ def plane_backbone(monkeypatch) -> type[PlaneBackbone]:
     return PlaneBackbone
 
 
+def photo(path: Path, seed: int, light: float = 1.0) -> Path:
+    """A picture with enough features to be known again; another `light` makes another photo of the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (25, 35, 3), dtype=np.uint8)
+    large = cv2.resize(noise, (280, 200), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(path), np.rint(large * light).astype(np.uint8))
+    return path
+
+
 def photograph(path: Path, width: int = 98, height: int = 70, seed: int = 0) -> Path:
     """Write a textured picture; the format follows from the suffix."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)

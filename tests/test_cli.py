@@ -196,6 +196,7 @@ def test_without_arguments_there_is_help_and_no_complaint(arguments, capsys):
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
     assert "Usage: lite3r" in out and err == ""
+    assert "<bool>" not in out and "<list" not in out and "Path" not in out  # words of Python
 
 
 def test_models_json_is_one_document(capsys):

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 # Name → module of this package, whose function of the same name it is, and the first line of its docstring.
 COMMANDS = {
@@ -23,7 +23,7 @@ COMMANDS = {
     "add": ("add", "Add new photos to a scene: cameras and depth in its frame and scale, and all of its outputs anew."),
     "merge": ("merge_pair", "Make one scene of two that overlap, in the frame and at the scale of the first."),
     "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
-    "splat": ("splat", "Train Gaussian splats on the photographs of a scene, for about a minute on a GPU."),
+    "splat": ("splat", "Train Gaussian splats on the photographs of a scene, on a GPU."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (
         "models",
@@ -48,8 +48,35 @@ WITHOUT_ARGUMENTS = ("models",)  # the others show their help
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
+class PlainCommand(TyperCommand):
+    """A command whose help has no names of Python's types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, --help among them."""
+        return without_types(super().get_params(ctx))
+
+
+def without_types(parameters: list[Any]) -> list[Any]:
+    """Typer shows the type of what has no metavar: <bool> beside a flag, <list[Path]> beside an argument."""
+    for parameter in parameters:
+        if not isinstance(parameter, TyperArgument):
+            parameter.metavar = "" if parameter.is_flag and parameter.metavar is None else parameter.metavar
+            continue
+        argument: Any = parameter
+        argument.display_type_rich = _nothing
+    return parameters
+
+
+def _nothing(ctx: Any) -> None:
+    """What stands in the column of types."""
+
+
 class LazyGroup(TyperGroup):
     """A group that lists COMMANDS and builds the one that is called."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, --help and --install-completion among them."""
+        return without_types(super().get_params(ctx))
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -69,5 +96,5 @@ def build(name: str) -> Any:
     alone = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", context_settings=SETTINGS
     )
-    alone.command(name, no_args_is_help=name not in WITHOUT_ARGUMENTS)(function)
+    alone.command(name, cls=PlainCommand, no_args_is_help=name not in WITHOUT_ARGUMENTS)(function)
     return typer.main.get_command(alone)

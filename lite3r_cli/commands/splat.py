@@ -9,7 +9,7 @@ from .options import command
 
 @command(SplatConfig, general=("json", "quiet", "verbose", "debug"))
 def splat(config: SplatConfig) -> None:
-    """Train Gaussian splats on the photographs of a scene, for about a minute on a GPU.
+    """Train Gaussian splats on the photographs of a scene, on a GPU.
 
     Some photographs are held out: the training ends where they no longer gain. docs/splats.md says more.
     """

@@ -6,18 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from .locating import NearestViews, NewPhotos, WrittenPlace
 from .option import CAMERAS, INPUT, NETWORK, OUTPUT, Argument, Option, require
 from .prediction import DTYPES, Device, Dtype, require_device, require_one_of
 from .reconstruction import Overwrite
 
-Views = Annotated[
-    int,
-    Option(
-        NETWORK,
-        "Show the network each photo together with the N photographs of the scene that are most like it.",
-        metavar="N",
-    ),
-]
 Adjust = Annotated[
     bool,
     Option(
@@ -32,10 +25,8 @@ Adjust = Annotated[
 class AddConfig:
     """A scene and new photos."""
 
-    scene: Annotated[
-        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
-    ]
-    inputs: Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
+    scene: WrittenPlace
+    inputs: NewPhotos
     cameras: Annotated[
         Path | None,
         Option(
@@ -46,7 +37,7 @@ class AddConfig:
         ),
     ] = None
     adjust: Adjust = False
-    views: Views = 4
+    views: NearestViews = 4
     device: Device = "auto"
     dtype: Dtype = "auto"
 

@@ -9,23 +9,27 @@ from typing import Annotated
 from .option import INPUT, NETWORK, Argument, Option, require
 from .prediction import DTYPES, Device, Dtype, require_device, require_one_of
 
+WrittenPlace = Annotated[
+    Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+]
+NewPhotos = Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
+NearestViews = Annotated[
+    int,
+    Option(
+        NETWORK,
+        "Show the network each new photo together with the N photographs of the scene that are most like it.",
+        metavar="N",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class LocateConfig:
     """A scene, new photos, and the network that looks at both."""
 
-    scene: Annotated[
-        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
-    ]
-    inputs: Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
-    views: Annotated[
-        int,
-        Option(
-            NETWORK,
-            "Show the network each new photo together with the N photographs of the scene that are most like it.",
-            metavar="N",
-        ),
-    ] = 4
+    scene: WrittenPlace
+    inputs: NewPhotos
+    views: NearestViews = 4
     model: Annotated[
         str | None,
         Option(

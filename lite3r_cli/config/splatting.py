@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .option import INPUT, OUTPUT, Argument, Option, require
-from .prediction import Device, Seed
+from .locating import WrittenPlace
+from .option import NETWORK, OUTPUT, Option, require
+from .prediction import Device
 
 TRAINING = "Training"
 
@@ -16,9 +17,7 @@ TRAINING = "Training"
 class SplatConfig:
     """A scene, and a short training of Gaussians on its photographs."""
 
-    scene: Annotated[
-        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
-    ]
+    scene: WrittenPlace
     output: Annotated[
         Path | None,
         Option(
@@ -26,7 +25,10 @@ class SplatConfig:
         ),
     ] = None
     steps: Annotated[
-        int, Option(TRAINING, "At most so many steps; it ends before where held-out photographs no longer gain.")
+        int,
+        Option(
+            TRAINING, "At most so many steps; it ends before where held-out photographs no longer gain.", metavar="N"
+        ),
     ] = 2000
     size: Annotated[
         int, Option(TRAINING, "Photographs are made smaller until no side is longer.", metavar="PIXELS")
@@ -41,7 +43,14 @@ class SplatConfig:
     ] = True
     overwrite: Annotated[bool, Option(OUTPUT, "Replace splats that are there already.")] = False
     device: Device = "auto"
-    seed: Seed = 0
+    seed: Annotated[
+        int,
+        Option(
+            NETWORK,
+            "Of the order of the photographs and of the growth; on a GPU results are alike, not equal.",
+            metavar="N",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         require(1 <= self.steps <= 100_000, f"--steps {self.steps}: has to lie between 1 and 100000")

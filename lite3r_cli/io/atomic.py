@@ -129,7 +129,7 @@ class OutputSet:
                     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
                     text = f"is incomplete: {lost[0]}{more} is missing or has changed; --overwrite makes it anew"
                     raise OutputError(f"{path}: {text}")
-                raise OutputError(f"{path}: exists; --overwrite replaces it, --skip-existing keeps it")
+                raise OutputError(f"{path}: exists; --overwrite replaces it")
         for name, size in (old or {}).items():
             _require_unchanged(layout.root / name, size)
         return ours

@@ -17,15 +17,14 @@ from ..errors import InputError
 from ..io.atomic import OutputSet, bring_right
 from ..io.foreign_cameras import read_known_cameras
 from ..io.images import ImageRecord, ImageSet
-from ..io.names import output_stems, unique_names
-from ..io.view_memory import source_of
+from ..io.names import output_stems, printable, unique_names
 from ..scene.posed_view import View
 from .beforehand import find_camera
 from .finding import find_images
 from .place_in_scene import fitted_depth
 from .rewritten import Rewriting, Written, adjusted, rewrite
 from .scene_finder import Finder, Located, Refused
-from .scene_members import Member, members_of, stored_config
+from .scene_members import Member, file_of, members_of, stored_config
 from .written_scene import WrittenScene
 
 KNOWN = "is in the scene already"
@@ -136,24 +135,22 @@ def _in_terms_of_the_scene(found: Located) -> Located:
 
 def _new_ones(photos: ImageSet, members: Sequence[Member]) -> tuple[ImageSet, list[Refused]]:
     """The photos with names that are free, without those that the scene has already."""
-    files = {(source.sha256, source.bytes, m.record.frame) for m in members if (source := _source(m.record))}
+    there = {key: m.record.name for m in members if (key := file_of(m.record)) is not None}
     new, known = [], []
     for record in photos.records:
-        source = _source(record)
-        if source is not None and (source.sha256, source.bytes, record.frame) in files:
-            known.append(Refused(record.name, KNOWN))
-        else:
+        key = file_of(record)
+        name = None if key is None else there.get(key)
+        if name is None:
             new.append(record)
+        else:
+            known.append(Refused(record.name, KNOWN if name == record.name else f"{KNOWN}, as {printable(name)}"))
     if not new:
-        raise InputError("all photos given are in the scene already")
+        told = "; ".join(f"{printable(each.name)} {each.reason}" for each in known[:3])
+        raise InputError(f"all photos given are in the scene already: {told}{'; …' if len(known) > 3 else ''}")
     taken, stems = ([getattr(m.record, what) for m in members] for what in ("name", "stem"))
     names = unique_names([*taken, *(record.name for record in new)])[len(taken) :]
     free = unique_names([*stems, *output_stems(names)])[len(stems) :]
     return replace(photos, records=[replace(r, name=n, stem=s) for r, n, s in zip(new, names, free)]), known
-
-
-def _source(record: ImageRecord):
-    return source_of(record.path)
 
 
 def _camera_of(record: ImageRecord, cameras: Mapping[str, View]) -> View | None:

@@ -20,7 +20,6 @@ from ..io.atomic import OutputSet
 from ..io.images import ImageSet
 from ..io.names import printable, unique_names
 from ..io.output_layout import output_layout
-from ..io.view_memory import source_of
 from ..long.loop_search import halves_agree, is_loop
 from ..long.pose_graph import OFF, Edge, solve, spread_out
 from ..long.sim3_fit import BAD, Tie, tie
@@ -34,7 +33,7 @@ from .place_in_scene import mean_pose
 from .predict import Pictures, Predictor
 from .retrieval import Matches, Retrieval
 from .rewritten import Rewriting, Written, adjusted, rewrite
-from .scene_members import Member, members_of, stored_config
+from .scene_members import Member, file_of, members_of, stored_config
 from .written_scene import WrittenScene
 
 _PASSES = 6  # at most, around the pairs of photographs that features tie most surely
@@ -142,16 +141,9 @@ class _Both:
 
 def _doubles(first: Sequence[Member], second: Sequence[Member]) -> dict[int, int]:
     """Photographs of the second scene that the first has, too: place in the second → place in the first."""
-    places = {}
-    for k, member in enumerate(first):
-        if (source := source_of(member.record.path)) is not None:
-            places[source.sha256, source.bytes, member.record.frame] = k
-    found = {}
-    for k, member in enumerate(second):
-        source = source_of(member.record.path)
-        if source is not None and (source.sha256, source.bytes, member.record.frame) in places:
-            found[k] = places[source.sha256, source.bytes, member.record.frame]
-    return found
+    places = {key: k for k, member in enumerate(first) if (key := file_of(member.record)) is not None}
+    keys = (file_of(member.record) for member in second)
+    return {k: places[key] for k, key in enumerate(keys) if key in places}
 
 
 def _direct(groups: Sequence[Sequence[Member]], doubles: Mapping[int, int]) -> list[Edge]:

@@ -16,7 +16,6 @@ from .refine_config import RefineConfig
 from .rigs import add_posed, write_database
 
 _GLOBAL_TRACKS = 4000  # that global mapping places cameras with
-_MERGED_ERROR = 4.0  # pixels, up to which a point takes over another one or further observations
 
 
 class Workshop:

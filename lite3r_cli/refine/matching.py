@@ -165,9 +165,3 @@ def start_intrinsics(view: View, size: tuple[int, int]) -> list[float]:
     """Focal length and principal point of the view at an image size; one length, as photographs have square pixels."""
     K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
     return [float(np.sqrt(K[0, 0] * K[1, 1])), float(K[0, 2]), float(K[1, 2])]
-
-
-def exact_intrinsics(view: View, size: tuple[int, int]) -> list[float]:
-    """Both focal lengths and the principal point of the view at an image size: for cameras that are known."""
-    K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
-    return [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])]

@@ -5,7 +5,7 @@ adjusted to choose between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -165,8 +165,3 @@ def _elsewhere(chosen: Hypothesis, evidence: Evidence, made: Sequence[tuple[Hypo
         middle = int(np.argmin(np.median(apart, axis=1)))
         found |= {i for i, angle in zip(both, apart[middle]) if angle > _APART}
     return sorted(found)
-
-
-def with_poses(found: Hypothesis, views: Sequence[int]) -> Hypothesis:
-    """The hypothesis without the other views."""
-    return replace(found, poses={i: found.poses[i] for i in views})

@@ -142,6 +142,17 @@ def test_colmap_keeps_to_its_budget_and_to_one_line_a_name(tmp_path, monkeypatch
     assert "a b.jpg" in (tmp_path / "sparse/0/images.txt").read_text()
 
 
+def test_rounding_makes_no_second_camera(tmp_path, odd_views, odd_cloud) -> None:
+    first = odd_views[0]
+    K = first.K.copy()
+    K[0, 0] = np.nextafter(K[0, 0], 1e9)
+    longer = replace(first, name="longer.jpg", K=K * np.array([[1.001], [1.0], [1.0]]))
+    views = [first, replace(first, name="again.jpg", K=K), longer]
+    EXTRA_FORMATS["colmap"].write(SceneExport(tmp_path, views, odd_cloud))
+    lines = (tmp_path / "sparse/0/cameras.txt").read_text().splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) == 2
+
+
 def test_nerfstudio(tmp_path: Path, odd_views, odd_cloud) -> None:
     masks, depths = {odd_views[0].name: "masks/a b.jpg.png"}, {odd_views[1].name: ("depth/u.png", 5000.0)}
     pictures = {view.name: f"images/{view.name}" for view in odd_views}

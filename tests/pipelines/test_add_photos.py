@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import photo
 
 from lite3r_cli.cli import main
 from lite3r_cli.config import ReconstructConfig
@@ -22,15 +23,6 @@ from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.pipelines.result import plain
 
 FORMATS = [word for name in ("colmap", "nerfstudio", "glb", "tum") for word in ("-f", name)]
-
-
-def photo(path: Path, seed: int, light: float = 1.0) -> Path:
-    """A picture with enough features to be known again; another `light` makes another photo of the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (25, 35, 3), dtype=np.uint8)
-    large = cv2.resize(noise, (280, 200), interpolation=cv2.INTER_CUBIC)
-    cv2.imwrite(str(path), np.rint(large * light).astype(np.uint8))
-    return path
 
 
 def run(*words: object) -> int:
