@@ -38,7 +38,7 @@ GENERAL_OPTIONS = {
 }
 
 
-def _path(text: str) -> Path:
+def path(text: str) -> Path:
     """Raises BadParameter for an empty one: an unset variable of a shell must not stand for the current folder."""
     if not text:
         raise typer.BadParameter("it is empty; . is the current folder")
@@ -78,7 +78,7 @@ class _Leaf:
             "show_default": shown,
         }
         if _is_path(kind):
-            common["parser"] = _path
+            common["parser"] = path  # whose name older versions of Typer show
         if isinstance(self.option, Argument):
             info = typer.Argument(**common)
         else:
