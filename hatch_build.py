@@ -1,4 +1,4 @@
-"""README for a package index, where relative links and pictures lead nowhere."""
+"""README for a package index, where relative links and pictures do not work."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ class ReadmeHook(MetadataHookInterface):
 
 
 def for_index(text: str, repository: str | None = None) -> str:
-    """README with absolute links into `repository`; where that is not known, pictures become their descriptions and
-    links the name of the file in the source archive.
+    """README with absolute links into `repository`. Without a repository, a picture becomes its description and a link
+    the name of the file in the source archive.
     """
     if repository is not None:
         root = repository.rstrip("/")
         text = IMAGE.sub(lambda m: f"![{m[1]}]({root}/raw/main/{m[2]})", text)
         return LINK.sub(lambda m: f"[{m[1]}]({root}/blob/main/{m[2]})", text)
     text = IMAGE.sub(lambda m: f"*[picture: {m[1]}]*", text)
-    return LINK.sub(lambda m: m[1] if m[1] == m[2] else f"{m[1]} (`{m[2]}` in the source archive)", text)
+    return LINK.sub(in_archive, text)
+
+
+def in_archive(link: re.Match[str]) -> str:
+    """The text of a Markdown link, and its file where the text does not name it."""
+    text, file = " ".join(link[1].split()), link[2].partition("#")[0]
+    return text if text == file else f"{text} (`{file}` in the source archive)"
