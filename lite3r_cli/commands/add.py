@@ -1,4 +1,4 @@
-"""`lite3r add`: new photos into a scene that is there."""
+"""`lite3r add`: new photos into an existing scene."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from .options import command
 
 @command(AddConfig)
 def add(config: AddConfig) -> None:
-    """Add new photos to a scene: cameras and depth in its frame and scale, and all of its outputs anew.
+    """Add new photos to a scene and rewrite all of its outputs.
 
-    The old cameras stay as they are, to the bit (--adjust moves them, too). All files change together or none does.
-    Photos that do not belong to the scene are named, the others are added all the same, and the exit code is 3.
+    New cameras and depth have the frame and scale of the scene. Old cameras do not change, except with --adjust.
+    All files change together or none does.
+    Photos that do not belong to the scene are named and left out, and the exit code is 3.
     """
     progress = console.progress()
-    with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
+    with progress.stage("Start", minor=True):  # importing torch takes seconds
         from ..pipelines.add_photos import add as run
         from .locate import refusals
 

@@ -1,4 +1,4 @@
-"""`lite3r batch`: many folders of photographs in, one scene each out."""
+"""`lite3r batch`: one scene per folder of photographs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 ROWS = 40  # scenes that the table shows; of more, those that failed
 INSTEAD: dict[str, Option] = {
     "inputs": Argument(
-        None, "A folder of scenes, several folders or videos, or a text file that lists them.", metavar="ROOT"
+        None, "A folder of scenes, several folders or videos, or a text file with one path per line.", metavar="ROOT"
     ),
-    "output": Option(OUTPUT, "The folder of all outputs: OUT/SCENE/ each, and batch.json.", ("--output", "-o"), "OUT"),
-    "masks": Option(INPUT, "A folder with a folder of masks for each scene, DIR/SCENE.", metavar="DIR"),
-    "strict": Option(INPUT, "Begin no other scene once one has failed; and fail a scene at its first bad image."),
-    "overwrite": Option(OUTPUT, "Make scenes anew that are there already; files that lite3r has not written stay."),
+    "output": Option(
+        OUTPUT, "Output folder; each scene goes to OUT/SCENE/, the report to OUT/batch.json.", ("--output", "-o"), "OUT"
+    ),
+    "masks": Option(INPUT, "Folder with the masks of each scene in DIR/SCENE.", metavar="DIR"),
+    "strict": Option(INPUT, "Stop after the first scene that fails; a scene fails at its first unusable image."),
+    "overwrite": Option(OUTPUT, "Make complete scenes again. Files that lite3r did not write are not touched."),
 }
 
 
@@ -33,15 +35,14 @@ OF_ONE_SCENE = ("cameras", "depth", "depth_scale", "chunk", "loops", "resume", "
 
 @command(ReconstructConfig, CrewConfig, without=OF_ONE_SCENE, instead=INSTEAD, required=("output",))
 def batch(config: ReconstructConfig, crew: CrewConfig) -> None:
-    """Reconstruct many scenes by one process that loads the network once, or by several.
+    """Reconstruct many scenes with one or several processes.
 
-    [bold]lite3r batch ROOT -o OUT[/bold] makes a scene of every folder in ROOT.
-    A folder with pictures is one scene; a folder without stands for what is in it.
+    [bold]lite3r batch ROOT -o OUT[/bold] makes one scene of every folder in ROOT that has pictures.
+    Folders without pictures are searched for scenes.
 
-    Scenes that are complete are left out: run again, it does what is missing.
+    Complete scenes are skipped: run the same command again to continue.
     Several processes may work on one OUT at a time.
-    A scene that fails is recorded in OUT/batch.json, and the rest goes on; the
-    exit code is then 3.
+    A scene that fails is recorded in OUT/batch.json and does not stop the others; the exit code is then 3.
     """
     from ..batch.work import run_batch
 

@@ -1,4 +1,4 @@
-"""`lite3r bench`: what a prediction costs here, several ways, beside what the hardware allows."""
+"""`lite3r bench`: time and memory of a prediction in several variants, and the limit of the hardware."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HEADINGS = ("views", "variant", "ms", "±", "peak GiB", "floor ms", "× floor", 
 
 @command(BenchConfig)
 def bench(config: BenchConfig, more: More = None) -> None:
-    """Time and memory of a network, beside the least that the hardware could take.
+    """Measure time and memory of a network and compare them with the limit of the hardware.
 
-    Runs alternate, inputs too; medians of runs from the images on the device to depth and cameras there.
-    No ratio is printed unless every fast operator agrees with plain torch code, nor for a lite form far from dense.
+    Times are medians, from images on the device to depth and cameras on the device. Variants run in turn.
+    A speed-up is printed only if every fused operator agrees with plain torch, and lite is close to dense.
     """
     config = replace(config, views=config.views + numbers(more or ()))
     if config.plot is not None:
-        require("matplotlib", "--plot")  # said before anything is measured, as is what stands in the plot's way
+        require("matplotlib", "--plot")  # both checks come before the measurement
         require_writable(config.plot, config.overwrite)
     progress = console.progress()
-    with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
+    with progress.stage("Start", minor=True):  # importing torch takes seconds
         from ..bench.run import run
 
     result = run(config, progress)
@@ -54,7 +54,7 @@ def bench(config: BenchConfig, more: More = None) -> None:
 
 
 def _label(row: Row) -> str:
-    """The column's name, and what ran where the name does not say it."""
+    """The name of the variant; `lite` with dense attention says so."""
     return "lite (dense attention)" if row.variant == "lite" and row.attention == "dense" else row.variant
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @command(ConvertConfig, CalibrateConfig)
 def convert(config: ConvertConfig, calibrate: CalibrateConfig) -> None:
-    """Make a Lite3R checkpoint of a dense one: FP8 or bf16 weights, sparse-linear attention attached.
+    """Convert a dense checkpoint: FP8 or bf16 weights, sparse-linear attention.
 
     [bold]lite3r convert da3-small -o da3-small-fp8.safetensors[/bold]
 
-    Then [bold]lite3r reconstruct photos --model da3-small-fp8.safetensors[/bold], on a CPU too.
-    Works through the source tensor by tensor: memory stays near 1 GB whatever its size (without --calibrate).
+    Use it: [bold]lite3r reconstruct photos --model da3-small-fp8.safetensors[/bold], also on a CPU.
+    The source is converted tensor by tensor: without --calibrate, memory stays near 1 GB for any size.
     """
     from ..pipelines.convert_checkpoint import convert as run
 
@@ -56,7 +56,7 @@ def _summary(report: ConvertReport) -> dict[str, object]:
 
 
 def _layer_rows(report: ConvertReport) -> list[tuple[str, ...]]:
-    """Quantised matrices and, with --verbose, all others; the most sensitive first where that was measured."""
+    """Quantised matrices and, with --verbose, all others; sorted by sensitivity if that was measured."""
     ordered = sorted(report.layers, key=lambda layer: (-(layer.sensitivity or 0), natural_key(layer.name)))
     return [
         (

@@ -1,4 +1,4 @@
-"""`lite3r distill`: teach a network's sparse-linear, FP8-aware form to answer as its dense form does."""
+"""`lite3r distill`: train the sparse-linear, FP8-aware form of a network to match its dense form."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from .options import command
 
 @command(DistillConfig)
 def distill(config: DistillConfig) -> None:
-    """Teach the sparse-linear form of a network what its dense form answers; under torchrun on several GPUs.
+    """Train the sparse-linear form of a network to match its dense form.
 
     Example: lite3r distill sample_scenes procedural -o mini-sla.safetensors
+    Several GPUs: torchrun --nproc-per-node 4 -m lite3r_cli distill …
     """
     from ..pipelines.distill_student import run
 

@@ -1,4 +1,4 @@
-"""`lite3r eval`: predictions scored against scenes with ground truth."""
+"""`lite3r eval`: scores of predictions on scenes with ground truth."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ COLUMNS = {  # heading: digits
 def evaluate(config: EvaluateConfig) -> None:
     """Score predictions against scenes with known cameras and depth.
 
-    Rotation, translation: median angle over the pairs of all windows.
-    AUC@T: mean over 1°…T° of the share of pairs whose larger angle is below.
-    Focal: median over images. AbsRel, δ: all pixels with known depth, one scale a window.
-    Chamfer: in per cent of the scene's median depth. A dash: no ground truth for it.
+    Rotation, translation: median angular error over the image pairs of all windows.
+    AUC@T: mean over 1°…T° of the share of pairs whose larger error is below the angle.
+    Focal: median over images. AbsRel, δ: all pixels with known depth, one scale per window.
+    Chamfer: in per cent of the scene's median depth. A dash: no ground truth.
     """
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage

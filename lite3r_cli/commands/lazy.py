@@ -1,4 +1,4 @@
-"""The commands by name, each imported when it is called: `lite3r --help` needs their first lines alone."""
+"""The commands by name. Each is imported when it is called; `lite3r --help` needs only their first lines."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-# Name → module of this package, whose function of the same name it is, and the first line of its docstring.
+# Command → module of this package (which has a function of that name), and the first line of its docstring.
 COMMANDS = {
     "reconstruct": (
         "reconstruct",
-        "Reconstruct a scene: photographs in; a coloured cloud, depth maps and cameras out.",
+        "Reconstruct a scene: photos in; point cloud, depth maps and cameras out.",
     ),
-    "batch": ("batch", "Reconstruct many scenes by one process that loads the network once, or by several."),
-    "view": ("view", "Write a page to look at a scene: points, cameras and photographs, in one file."),
+    "batch": ("batch", "Reconstruct many scenes with one or several processes."),
+    "view": ("view", "Write one HTML page that shows a scene: points, cameras and photographs."),
     "locate": (
         "locate",
-        "Tell where new photos were taken in a scene: camera, focal length, and the nearest photographs.",
+        "Find the cameras of new photos in a scene.",
     ),
-    "add": ("add", "Add new photos to a scene: cameras and depth in its frame and scale, and all of its outputs anew."),
-    "merge": ("merge_pair", "Make one scene of two that overlap, in the frame and at the scale of the first."),
-    "render": ("render", "Make a film of a flight through a scene; with its frames, depth and masks on request."),
+    "add": ("add", "Add new photos to a scene and rewrite all of its outputs."),
+    "merge": ("merge_pair", "Merge two overlapping scenes into a new one, in the frame and scale of the first."),
+    "render": ("render", "Render a video of a flight through a scene; frames, depth and masks on request."),
     "splat": ("splat", "Train Gaussian splats on the photographs of a scene, on a GPU."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (
         "models",
-        "List the models: size, licence, where the weights come from, whether they are here, and what they take.",
+        "List the networks: size, licence, source of the weights, and accepted inputs.",
     ),
-    "bench": ("bench", "Time and memory of a network, beside the least that the hardware could take."),
+    "bench": ("bench", "Measure time and memory of a network and compare them with the limit of the hardware."),
     "convert": (
         "convert",
-        "Make a Lite3R checkpoint of a dense one: FP8 or bf16 weights, sparse-linear attention attached.",
+        "Convert a dense checkpoint: FP8 or bf16 weights, sparse-linear attention.",
     ),
     "distill": (
         "distill",
-        "Teach the sparse-linear form of a network what its dense form answers; under torchrun on several GPUs.",
+        "Train the sparse-linear form of a network to match its dense form.",
     ),
-    "train": ("train", "Train mini for a given time; under torchrun on several GPUs."),
+    "train": ("train", "Train mini for a given time."),
     "synth": (
         "synth",
-        "Make procedural scenes: photographs with exact cameras and depth, in the format of the sample scenes.",
+        "Generate procedural scenes: photographs with exact cameras and depth.",
     ),
 }
 WITHOUT_ARGUMENTS = ("models",)  # the others show their help
@@ -49,15 +49,15 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 class PlainCommand(TyperCommand):
-    """A command whose help has no names of Python's types."""
+    """A command whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """All parameters, --help among them."""
+        """All parameters, including --help."""
         return without_types(super().get_params(ctx))
 
 
 def without_types(parameters: list[Any]) -> list[Any]:
-    """Typer shows the type of what has no metavar: <bool> beside a flag, <list[Path]> beside an argument."""
+    """Removes the types that Typer shows without a metavar: <bool> for a flag, <list[Path]> for an argument."""
     for parameter in parameters:
         if not isinstance(parameter, TyperArgument):
             parameter.metavar = "" if parameter.is_flag and parameter.metavar is None else parameter.metavar
@@ -68,14 +68,14 @@ def without_types(parameters: list[Any]) -> list[Any]:
 
 
 def _nothing(ctx: Any) -> None:
-    """What stands in the column of types."""
+    """The empty content of the type column."""
 
 
 class LazyGroup(TyperGroup):
     """A group that lists COMMANDS and builds the one that is called."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """All parameters, --help and --install-completion among them."""
+        """All parameters, including --help and --install-completion."""
         return without_types(super().get_params(ctx))
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`lite3r locate`: where new photos were taken in a scene that is there already."""
+"""`lite3r locate`: the cameras of new photos in an existing scene."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 @command(LocateConfig)
 def locate(config: LocateConfig) -> None:
-    """Tell where new photos were taken in a scene: camera, focal length, and the nearest photographs.
+    """Find the cameras of new photos in a scene.
 
-    Nothing is written. Photos that do not belong to the scene are named, and the exit code is 3.
+    Prints for each photo: camera position, focal length, confidence and the nearest photograph. Nothing is written.
+    Photos that do not belong to the scene are named, and the exit code is 3.
     """
     progress = console.progress()
-    with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
+    with progress.stage("Start", minor=True):  # importing torch takes seconds
         from ..pipelines.locate_photos import locate as run
 
     found = run(config, progress, console.warn)
@@ -37,7 +38,7 @@ def locate(config: LocateConfig) -> None:
 
 
 def refusals(refused: Sequence[Refused], others: int, done: str) -> str:
-    """One line on photos that were refused beside `others` that were `done`."""
+    """One line that names the refused photos; `others` photos were `done`, e.g. "located"."""
     said = "; ".join(f"{each.name} {each.reason}" for each in refused[:5])
     more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
     return f"{len(refused)} of {len(refused) + others} photos could not be {done}: {said}{more}"

@@ -9,12 +9,12 @@ from .options import command
 
 @command(MergeConfig)
 def merge_pair(config: MergeConfig) -> None:
-    """Make one scene of two that overlap, in the frame and at the scale of the first.
+    """Merge two overlapping scenes into a new one, in the frame and scale of the first.
 
-    Neither of them changes. Where nothing ties them, that is said, and the exit code is 3.
+    The two scenes do not change. If they do not overlap, the reason is printed and the exit code is 3.
     """
     progress = console.progress()
-    with progress.stage("Start", minor=True):  # importing torch takes longer than many a stage
+    with progress.stage("Start", minor=True):  # importing torch takes seconds
         from ..pipelines.merge_scenes import merge as run
 
     done = run(config, progress, console.warn)

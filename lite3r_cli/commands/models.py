@@ -1,4 +1,4 @@
-"""`lite3r models`: what can be run, under which licence, and whether its weights are on this machine."""
+"""`lite3r models`: the networks, their licences, and whether their weights are on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .options import command
 
 @command(general=("json", "quiet", "debug"))
 def models() -> None:
-    """List the models: size, licence, where the weights come from, whether they are here, and what they take."""
+    """List the networks: size, licence, source of the weights, and accepted inputs."""
     from ..networks.installed import load_installed
     from ..networks.registry import MODELS, find_checkpoint
 

@@ -1,8 +1,8 @@
-"""From the fields of a configuration to the options of a command.
+"""Makes the options of a command from the fields of a configuration.
 
-`@command(ReconstructConfig)` over `def reconstruct(config, skip_existing)` makes a function for Typer whose parameters
-are the fields that carry an `Option` (config/option.py), those of nested configurations included, the function's own
-parameters, and the general options. What Typer reads becomes the configuration again, which checks itself.
+`@command(ReconstructConfig)` on `def reconstruct(config, skip_existing)` builds a function for Typer. Its parameters
+are the fields with an `Option` (config/option.py), also those of nested configurations, the function's other
+parameters, and the general options. The values that Typer reads become a configuration, which validates itself.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ GENERAL_OPTIONS = {
         "--json", set=console.set_json, help="Print one JSON document on standard output instead of the table."
     ),
     "quiet": _flag("--quiet", "-q", set=console.set_quiet, help="Print warnings and errors only."),
-    "verbose": _flag("--verbose", "-v", set=console.set_verbose, help="Say also what was chosen and why."),
+    "verbose": _flag("--verbose", "-v", set=console.set_verbose, help="Also print what was chosen and why."),
     "debug": _flag("--debug", set=console.set_debug, help="Show the traceback of an error."),
 }
 
 
 def path(text: str) -> Path:
-    """Raises BadParameter for an empty one: an unset variable of a shell must not stand for the current folder."""
+    """A path. Raises BadParameter for an empty text: an unset shell variable must not mean the current folder."""
     if not text:
-        raise typer.BadParameter("it is empty; . is the current folder")
+        raise typer.BadParameter("the path is empty; use . for the current folder")
     return Path(text)
 
 
@@ -51,16 +51,16 @@ def _is_path(kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A field that is an option, and where it stands in the configuration."""
+    """A field that is an option, and its place in the configuration."""
 
     path: tuple[str, ...]  # of field names, from the root
     type: Any
     option: Option
-    default: Any  # MISSING: has to be given
+    default: Any  # MISSING: the option is required
 
     @property
     def flag(self) -> str:
-        """`--keep-ratio`; the field's name for an argument."""
+        """`--keep-ratio`; for an argument the name of the field."""
         return self.path[-1] if isinstance(self.option, Argument) else self.option.flag(self.path[-1])
 
     @property
@@ -78,7 +78,7 @@ class _Leaf:
             "show_default": shown,
         }
         if _is_path(kind):
-            common["parser"] = path  # whose name older versions of Typer show
+            common["parser"] = path  # older versions of Typer show its name in the help
         if isinstance(self.option, Argument):
             info = typer.Argument(**common)
         else:
@@ -90,7 +90,7 @@ class _Leaf:
         )
 
     def _as_typer_reads(self) -> tuple[Any, Any]:
-        """Type and default on the command line: a list for a tuple, text for what is parsed, a flag turned round."""
+        """Type and default for Typer: list for a tuple, str for a parsed value, the inverse for an `off` flag."""
         empty = inspect.Parameter.empty
         if self.option.parse is not None:
             kind = self.option.text or (str if self.option.default is not None else str | None)
@@ -103,7 +103,7 @@ class _Leaf:
         return self.type, empty if self.default is MISSING else self.default
 
     def value(self, given: Any) -> Any:
-        """What stands in the field for what Typer read."""
+        """The value of the field for the value that Typer read."""
         given = from_home(given)
         if self.option.parse is not None:
             return self.option.parse(given)
@@ -119,10 +119,10 @@ def command(
     required: tuple[str, ...] = (),
     general: tuple[str, ...] = tuple(GENERAL_OPTIONS),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the function's first parameters are configurations, built from the command line.
+    """A decorator that builds the function's first parameters, the configurations, from the command line.
 
-    `without` names fields that the command does not offer, `instead` has other options for fields, `required` names
-    fields that have to be given here, `general` the general options that there are.
+    without: fields that the command does not offer. instead: options that replace those of fields. required: fields
+    without a default here. general: names of the general options.
     """
 
     def here(leaf: _Leaf) -> _Leaf:
@@ -155,7 +155,7 @@ def command(
 
 
 def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
-    """The options of a configuration: its own fields, then those of the configurations within."""
+    """The options of a configuration: its own fields, then those of nested configurations."""
     hints = get_type_hints(config, include_extras=True)
     nested = []
     for field in fields(config):
@@ -172,7 +172,7 @@ def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[_Leaf]:
 
 
 def _build(config: type, leaves: list[_Leaf], given: Mapping[str, Any]) -> Any:
-    """The configuration with the values given; fields that are not on the command line keep their defaults."""
+    """The configuration with the given values; other fields keep their defaults."""
     values: dict[str, Any] = {}
     inner: dict[str, list[_Leaf]] = {}
     for leaf in leaves:

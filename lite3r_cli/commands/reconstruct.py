@@ -1,4 +1,4 @@
-"""`lite3r reconstruct`: photographs in; cloud, depth maps and cameras out."""
+"""`lite3r reconstruct`: photos in; point cloud, depth maps and cameras out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SkipExisting = Annotated[
         metavar="",
         show_default=False,
         rich_help_panel=OUTPUT,
-        help="Do nothing, successfully, if the output is already complete: for shell loops.",
+        help="Exit with code 0 if the output is already complete; for shell loops.",
     ),
 ]
 
@@ -37,20 +37,20 @@ Open = Annotated[
         metavar="",
         show_default=False,
         rich_help_panel=OUTPUT,
-        help="Write view.html (--format html) and open it in the browser of this machine.",
+        help="Write view.html (--format html) and open it in a browser on this machine.",
     ),
 ]
 
 
 @command(ReconstructConfig)
 def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, open: Open = False) -> None:
-    """Reconstruct a scene: photographs in; a coloured cloud, depth maps and cameras out.
+    """Reconstruct a scene: photos in; point cloud, depth maps and cameras out.
 
     [bold]lite3r reconstruct photos -o scene.ply[/bold] writes scene.ply and a folder scene/
     with cameras.json, depth/, depth_preview/, confidence/ and run.json.
 
     The world frame is the first camera (x right, y down, z forward).
-    Depth is along z, in scene units: photographs alone do not tell the scale.
+    Depth is z-depth in scene units: photos alone do not determine the scale.
     """
     rank = launched()
     if rank is not None and rank.number:
@@ -71,7 +71,7 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
 
 
 def _help(config: ReconstructConfig, rank: Rank) -> None:
-    """What a process does that torchrun started beside the first one: it computes, and says and writes nothing."""
+    """Ranks other than 0 under torchrun: compute their share; print and write nothing."""
     from ..pipelines.team import for_rank, help_out, launched_team
 
     help_out(for_rank(config.predict, rank), lambda own: launched_team(own, rank))
@@ -82,7 +82,7 @@ def _is_done(output: str) -> bool:
     from ..io.kept_chunks import remove_finished
     from ..io.output_layout import is_complete, output_layout
 
-    bring_right(output)  # a run may have been stopped while it put its files into place
+    bring_right(output)  # a stopped run may have left files half in place
     if not is_complete(output):
         return False
     layout = output_layout(output)

@@ -9,9 +9,9 @@ from .options import command
 
 @command(RenderConfig, general=("json", "quiet", "verbose", "debug"))
 def render(config: RenderConfig) -> None:
-    """Make a film of a flight through a scene; with its frames, depth and masks on request.
+    """Render a video of a flight through a scene; frames, depth and masks on request.
 
-    What no photograph saw stays black. docs/render.md describes the folder of frames.
+    Areas that no photograph saw stay black. docs/render.md describes the folder of frames.
     """
     from ..pipelines.render_scene import render_scene
 

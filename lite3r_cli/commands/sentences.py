@@ -1,4 +1,4 @@
-"""What a run chose, in words for people; the same stands in run.json field by field."""
+"""What a run chose, as a sentence; run.json has the same facts field by field."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def sentence(choice: Mapping[str, Any]) -> str:
-    """One of `Predictor.choices()`: what was chosen, why, and what was measured."""
+    """One entry of `Predictor.choices()` as text: what was chosen, why, and what was measured."""
     parts = [choice["reason"]]
     if "skipped" in choice:
         parts.append(f"{100 * choice['skipped']:.1f} % of the key blocks skipped")

@@ -11,7 +11,7 @@ from .options import command
 def splat(config: SplatConfig) -> None:
     """Train Gaussian splats on the photographs of a scene, on a GPU.
 
-    Some photographs are held out: the training ends where they no longer gain. docs/splats.md says more.
+    Training ends when held-out photographs no longer improve. See docs/splats.md.
     """
     from ..pipelines.splat_scene import splat_scene
 

@@ -9,8 +9,9 @@ from .options import command
 
 @command(SynthConfig, general=("quiet", "verbose", "debug"))
 def synth(config: SynthConfig) -> None:
-    """Make procedural scenes: photographs with exact cameras and depth, in the format of the sample scenes.
+    """Generate procedural scenes: photographs with exact cameras and depth.
 
+    Each scene folder has the format of the sample scenes.
     Example: lite3r synth -o scenes --scenes 4 --kind facade --seed 7
     """
     from ..pipelines.synthesise import run

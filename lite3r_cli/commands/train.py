@@ -1,4 +1,4 @@
-"""`lite3r train`: train `mini` on procedural scenes, and on posed photographs where there are some."""
+"""`lite3r train`: train `mini` on procedural scenes and, with --photos, on posed photographs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .options import command
 
 @command(TrainConfig, general=("quiet", "verbose", "debug"))
 def train(config: TrainConfig) -> None:
-    """Train mini for a given time; under torchrun on several GPUs.
+    """Train mini for a given time.
 
-    Example: torchrun --nproc-per-node 4 -m lite3r_cli train -o runs/a --init encoder.safetensors --compile
+    Several GPUs: torchrun --nproc-per-node 4 -m lite3r_cli train -o runs/a --init encoder.safetensors --compile
     """
     from .. import console
     from ..pipelines.train_mini import run

@@ -13,9 +13,9 @@ from .options import command
 
 @command(ViewConfig, general=("json", "quiet", "debug"))
 def view(config: ViewConfig) -> None:
-    """Write a page to look at a scene: points, cameras and photographs, in one file.
+    """Write one HTML page that shows a scene: points, cameras and photographs.
 
-    The page needs no network and no program but a browser: send it, or open it from the disk.
+    The page works offline in any browser.
     Click on a camera to look through it, with its photograph over the points.
     """
     if config.serve:
@@ -33,7 +33,7 @@ def view(config: ViewConfig) -> None:
 
 
 def _serve(config: ViewConfig) -> None:
-    """Until Ctrl-C."""
+    """Serve the scene until Ctrl-C."""
     from ..pipelines.serve_scene import serve_scene
 
     def ready(server: object, address: str) -> None:
@@ -50,6 +50,6 @@ def _serve(config: ViewConfig) -> None:
 
 
 def show(page: Path) -> None:
-    """Open a file in the user's browser, or say where it is."""
+    """Open a file in the user's browser, or print its path."""
     if not webbrowser.open(page.absolute().as_uri()):
         console.warn(f"no browser can be started here: open {page} yourself")

@@ -15,8 +15,8 @@ Adjust = Annotated[
     bool,
     Option(
         CAMERAS,
-        "Adjust all cameras together, the old ones too, to matched features (pip install 'lite3r\\[colmap]'); without "
-        "it the old cameras stay as they are, to the bit.",
+        "Adjust the cameras of old and new photos together to matched features (pip install 'lite3r\\[colmap]'). "
+        "Without it the old cameras do not change.",
     ),
 ]
 
@@ -31,8 +31,8 @@ class AddConfig:
         Path | None,
         Option(
             CAMERAS,
-            "Cameras of the new photos that are known, in the frame of the scene: cameras.json (that of `lite3r render "
-            "--frames`, for pictures that a model made of its frames), transforms.json, or a COLMAP folder.",
+            "Known cameras of the new photos, in the frame of the scene: cameras.json, transforms.json, or a "
+            "COLMAP folder. `lite3r render --frames` writes such a cameras.json for its frames.",
             metavar="PATH",
         ),
     ] = None
@@ -53,12 +53,15 @@ class MergeConfig:
     """Two scenes, and where the one of both goes."""
 
     first: Annotated[
-        Path, Argument(INPUT, "A scene that reconstruct wrote; the result has its frame and scale.", metavar="SCENE")
+        Path,
+        Argument(
+            INPUT, "A scene that `lite3r reconstruct` wrote. The result has its frame and scale.", metavar="SCENE"
+        ),
     ]
-    second: Annotated[Path, Argument(INPUT, "Another one that shows some of the same.", metavar="OTHER")]
+    second: Annotated[Path, Argument(INPUT, "Another scene that overlaps with the first.", metavar="OTHER")]
     output: Annotated[
         str,
-        Option(OUTPUT, "The cloud's .ply file, or a folder that gets a scene.ply.", ("--output", "-o"), metavar="PATH"),
+        Option(OUTPUT, "Output .ply file, or a folder for scene.ply.", ("--output", "-o"), metavar="PATH"),
     ]
     overwrite: Overwrite = False
     adjust: Annotated[
@@ -67,7 +70,7 @@ class MergeConfig:
     ] = False
     views: Annotated[
         int,
-        Option(NETWORK, "Show the network N photographs of either scene in one pass, where the two meet.", metavar="N"),
+        Option(NETWORK, "Predict N photographs of each scene together, where the scenes overlap.", metavar="N"),
     ] = 4
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -59,7 +59,7 @@ class BenchConfig:
         tuple[int, int | None] | None,
         Option(
             MEASUREMENT,
-            "Longest side, or HEIGHTxWIDTH, of an image inside the network.",
+            "Image size inside the network: the longest side, or HEIGHTxWIDTH.",
             ("--resolution", "-r"),
             metavar="PIXELS",
             shown="the model's, 4:3",
@@ -70,25 +70,27 @@ class BenchConfig:
         Path | None,
         Option(
             MEASUREMENT,
-            "Photographs to run on, in turn if there are fewer than views.",
+            "Photographs to run on. They are repeated if there are fewer than views.",
             metavar="DIR",
-            shown="stand-ins",
+            shown="synthetic images",
         ),
     ] = None
     compare: Annotated[
         tuple[str, ...],
         Option(
             MEASUREMENT,
-            "Which forms; the first is what the others are compared with: dense-eager is computed layer by layer, "
-            "dense as fast as it goes, lite with sparse attention and FP8.",
+            "Variants to measure; the first is the baseline. dense-eager: layer by layer; dense: fused kernels; "
+            "lite: fused kernels, sparse attention and FP8.",
             metavar="NAMES",
             parse=_names,
             default=",".join(COMPARE),
         ),
     ] = COMPARE
-    repeats: Annotated[int, Option(MEASUREMENT, "Timed runs of each.", metavar="N")] = 7
-    plot: Annotated[Path | None, Option(MEASUREMENT, "Draw time and memory.", metavar="FILE.png", shown="none")] = None
-    overwrite: Annotated[bool, Option(OUTPUT, "Replace the picture of --plot if it exists.")] = False
+    repeats: Annotated[int, Option(MEASUREMENT, "Timed runs of each variant.", metavar="N")] = 7
+    plot: Annotated[
+        Path | None, Option(MEASUREMENT, "Draw time and memory to this picture file.", metavar="FILE.png", shown="none")
+    ] = None
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace an existing --plot file.")] = False
     lite: LiteConfig = LiteConfig()
     device: Device = PredictConfig.device
     dtype: Dtype = PredictConfig.dtype

@@ -36,25 +36,27 @@ class CalibrateConfig:
         tuple[Path, ...],
         Option(
             CALIBRATION,
-            "Photos, or folders of them: measure what FP8 in each layer alone does to depth and poses, keep the worst "
-            "in bf16.",
+            "Photos, or folders of photos. The effect of FP8 on depth and poses is measured for each layer; the "
+            "worst layers stay in bf16.",
             ("--calibrate",),
             metavar="IMAGES",
         ),
     ] = ()
     views: Annotated[
-        int, Option(CALIBRATION, "How many of the images to use.", ("--calibrate-views",), metavar="N")
+        int, Option(CALIBRATION, "Number of --calibrate images to use.", ("--calibrate-views",), metavar="N")
     ] = 2
     resolution: Annotated[
         int,
         Option(
             CALIBRATION,
-            "Their longest side inside the network.",
+            "Longest side of these images inside the network.",
             ("--calibrate-resolution",),
             metavar="PIXELS",
         ),
     ] = 224
-    keep_worst: Annotated[int, Option(CALIBRATION, "How many layers stay in bf16 by that.", metavar="N")] = 8
+    keep_worst: Annotated[
+        int, Option(CALIBRATION, "Number of layers that stay in bf16 after calibration.", metavar="N")
+    ] = 8
     device: Device = "auto"
 
     def __post_init__(self) -> None:
@@ -70,37 +72,44 @@ class ConvertConfig:
         str,
         Argument(
             None,
-            "A name from `lite3r models`, a checkpoint (.safetensors, its index or folder, .pt) or hf:OWNER/NAME.",
+            "A name from `lite3r models`, a checkpoint (.safetensors, its index or folder, .pt), or hf:OWNER/NAME.",
             metavar="SOURCE",
         ),
     ]
     output: Annotated[
-        Path, Option(OUTPUT, "The new checkpoint, a .safetensors file.", ("--output", "-o"), metavar="FILE")
+        Path, Option(OUTPUT, "Output checkpoint, a .safetensors file.", ("--output", "-o"), metavar="FILE")
     ]
     weights: Annotated[
         str,
-        Option(LAYERS, "fp8 (E4M3 with a scale for each row), bf16 or float32 (unchanged values).", metavar="KIND"),
+        Option(
+            LAYERS,
+            "Format of the weights: fp8 (E4M3, one scale per row), bf16, or float32 (values unchanged).",
+            metavar="KIND",
+        ),
     ] = "fp8"  # one of WEIGHTS
     attention: Annotated[
         tuple[str, ...],
         Option(
             LAYERS,
-            "Attach sparse-linear attention to these modules: global (across views), all, none or a pattern; without "
-            "effect until it is trained.",
+            "Modules that get sparse-linear attention: global (across views), all, none, or a name pattern. Its "
+            "new weights have no effect until they are trained.",
             metavar="PATTERN",
         ),
     ] = ("global",)
     keep_ratio: Annotated[
         float | None,
         Option(
-            LAYERS, "Share of key blocks that get exact attention there.", metavar="SHARE", shown="the source's, or 1"
+            LAYERS,
+            "Share of key blocks with exact attention in these modules.",
+            metavar="SHARE",
+            shown="the source's, or 1",
         ),
     ] = None
     keep: Annotated[
         tuple[str, ...],
         Option(
             LAYERS,
-            "Keep these matrices in 16 bits too, e.g. '*.blocks.0.*'; may be given several times.",
+            "Also keep these matrices in 16 bits, e.g. '*.blocks.0.*'; repeatable.",
             metavar="PATTERN",
             shown="embeddings, heads and the camera path",
         ),
@@ -109,7 +118,7 @@ class ConvertConfig:
         tuple[str, ...],
         Option(
             LAYERS,
-            "Quantise these although they are kept by default, e.g. 'camera_head.*'; may be given several times.",
+            "Quantise these matrices too, which are kept by default, e.g. 'camera_head.*'; repeatable.",
             metavar="PATTERN",
         ),
     ] = ()
@@ -117,7 +126,7 @@ class ConvertConfig:
         int | None,
         Option(
             OUTPUT,
-            "Write several files of at most this size, e.g. 2G, and an index.",
+            "Split the output into files of at most this size, e.g. 2G, and an index.",
             ("--shard-size",),
             metavar="SIZE",
             shown="one file",

@@ -18,7 +18,7 @@ class CrewConfig:
         int,
         Option(
             CREW,
-            "Make scenes by N processes on this machine: they take turns with the GPUs and divide the cores.",
+            "Number of worker processes on this machine. They share the GPUs and divide the CPU cores.",
             metavar="N",
         ),
     ] = 1
@@ -27,8 +27,8 @@ class CrewConfig:
         str | None,
         Option(
             CREW,
-            "Put the workers on the Ray cluster at ADDRESS, or at the one that `auto` finds (pip install "
-            "'lite3r\\[ray]'): all its machines need the same folders.",
+            "Run the workers on a Ray cluster: its address, or auto (pip install 'lite3r\\[ray]'). All machines "
+            "need the same folders.",
             metavar="ADDRESS",
         ),
     ] = None

@@ -33,7 +33,7 @@ class SparseChoice:
         float | None,
         Option(
             STUDENT,
-            "Share of attention across views that is computed.",
+            "Share of the attention across views that is computed exactly.",
             metavar="SHARE",
             shown="the checkpoint's, or 0.25",
         ),
@@ -42,7 +42,7 @@ class SparseChoice:
         str | None,
         Option(
             STUDENT,
-            "How the linear branch comes in: added through a projection, or as a learned share of each head.",
+            "How the linear branch is combined: added through a projection, or with a learned weight per head.",
             metavar="sum|convex",
             shown="the checkpoint's, or sum",
         ),
@@ -51,7 +51,7 @@ class SparseChoice:
         str | None,
         Option(
             STUDENT,
-            "Tokens of the linear branch: those that are not computed exactly, or all.",
+            "Tokens of the linear branch: rest (those without exact attention) or all.",
             metavar="rest|all",
             shown="the checkpoint's, or rest; all in deep networks",
         ),
@@ -69,20 +69,21 @@ class SparseChoice:
         str | None,
         Option(
             STUDENT,
-            "Tokens that every query attends to: none, camera and register tokens, or the reference view's, too.",
+            "Tokens that every query attends to: none, specials (camera and register tokens), or also those of "
+            "the reference view.",
             metavar="none|specials|reference",
             shown="the checkpoint's, or specials",
         ),
     ] = None
     block: Annotated[
         int | None,
-        Option(STUDENT, "Tokens in a block.", metavar="TOKENS", shown="the checkpoint's, or 64"),
+        Option(STUDENT, "Tokens per block of queries.", metavar="TOKENS", shown="the checkpoint's, or 64"),
     ] = None
     key_block: Annotated[
         int | None,
         Option(
             STUDENT,
-            "Tokens in a block of keys: finer ones cost time and lose less.",
+            "Tokens per block of keys. Smaller blocks are slower and more accurate.",
             metavar="TOKENS",
             shown="the checkpoint's, or 16 for mini, else --block",
         ),
@@ -94,7 +95,7 @@ class SparseChoice:
         bool | None,
         Option(
             STUDENT,
-            "Let each block that is not computed count as one token in the same softmax.",
+            "Represent each skipped block by one mean token in the softmax.",
             shown="the checkpoint's, or on",
         ),
     ] = None
@@ -104,7 +105,7 @@ class SparseChoice:
 class Recipe:
     """How a student is trained; what of it decides the numbers is stored with the run and in the checkpoint."""
 
-    steps: Annotated[int, Option(TRAINING, "Steps; 0 only calibrates.", metavar="N")] = 100
+    steps: Annotated[int, Option(TRAINING, "Training steps; 0 only calibrates.", metavar="N")] = 100
     lr: Annotated[float, Option(TRAINING, "Peak learning rate.", metavar="RATE")] = 1e-3
     warmup_steps: int = 10
     clip: float = 1.0
@@ -112,7 +113,7 @@ class Recipe:
         tuple[str, ...],
         Option(
             STUDENT,
-            "Parameters that train beside the linear branch, e.g. 'blocks.*.attn.proj.weight'.",
+            "Parameters to train besides the linear branch, e.g. 'blocks.*.attn.proj.weight'.",
             metavar="PATTERN",
             shown="none",
         ),
@@ -121,34 +122,33 @@ class Recipe:
         str,
         Option(
             STUDENT,
-            "Fit the linear branch layer by layer to dense attention first, or start without effect.",
+            "Initial linear branch: calibrated (fitted to dense attention, layer by layer), or zero (no effect).",
             metavar="calibrated|zero",
         ),
     ] = "calibrated"
-    calibration_batches: Annotated[int, Option(TRAINING, "Batches that the start is fitted to.", metavar="N")] = 8
+    calibration_batches: Annotated[int, Option(TRAINING, "Number of batches for that fit.", metavar="N")] = 8
     attention_loss: Annotated[
         str,
-        Option(LOSS, "How outputs of attention modules are compared with the teacher's.", metavar="mse|cosine"),
+        Option(LOSS, "Loss between attention outputs of student and teacher.", metavar="mse|cosine"),
     ] = "mse"
     attention_layers: Annotated[
         tuple[str, ...],
         Option(
             LOSS,
-            "Attention modules that are compared; the word sparse is every sparse one.",
+            "Attention modules in that loss: name patterns, or sparse for all sparse modules.",
             ("--distill-layers",),
             metavar="PATTERN",
         ),
     ] = ("sparse",)
     attention_weight: Annotated[
         tuple[float, float],
-        Option(LOSS, "Weight of that loss at the start and at the end, half a cosine between.", metavar="FROM TO"),
+        Option(LOSS, "Weight of that loss at the start and at the end, with a cosine schedule.", metavar="FROM TO"),
     ] = (0.1, 0.01)
     match_teacher: Annotated[
         str,
         Option(
             LOSS,
-            "Learn the teacher's depth and cameras: where there is no true depth, in place of the truth, or not at "
-            "all.",
+            "When depth and cameras of the teacher are the target: where the truth is unknown, always, or never.",
             metavar="auto|always|never",
         ),
     ] = "auto"
@@ -156,21 +156,21 @@ class Recipe:
         float,
         Option(
             STUDENT,
-            "From this share of the steps on train in FP8 arithmetic: 0 in one stage, 1 never.",
+            "Train in FP8 arithmetic from this share of the steps on: 0 always, 1 never.",
             metavar="SHARE",
         ),
     ] = 0.5
     ema_decay: float = 0.99
-    views: Annotated[int, Option(TRAINING, "Views of a scene in a step.", metavar="N")] = 6
-    batch: Annotated[int, Option(TRAINING, "Scenes in a step, for each GPU.", metavar="N")] = 1
+    views: Annotated[int, Option(TRAINING, "Views per scene and step.", metavar="N")] = 6
+    batch: Annotated[int, Option(TRAINING, "Scenes per step and GPU.", metavar="N")] = 1
     resolution: int = 252  # longest side, pixels; DistillConfig's is what was asked
     validate_every: Annotated[
         int,
-        Option(TRAINING, "Steps between two looks at held-out scenes; the best weights are kept.", metavar="N"),
+        Option(TRAINING, "Steps between evaluations on held-out scenes. The best weights are kept.", metavar="N"),
     ] = 25
     validation_batches: int = 4
     log_every: int = 10
-    seed: Annotated[int, Option(TRAINING, "Seed of everything drawn.", metavar="N")] = 0
+    seed: Annotated[int, Option(TRAINING, "Seed of all random numbers.", metavar="N")] = 0
 
     def __post_init__(self) -> None:
         for name, known in (("start", STARTS), ("attention_loss", ATTENTION_LOSSES), ("match_teacher", MATCHING)):
@@ -205,7 +205,7 @@ class DistillConfig:
         Path,
         Option(
             OUTPUT,
-            "The student's checkpoint (.safetensors); log, curves and state go into a folder of that name.",
+            "Output checkpoint of the student (.safetensors). Log, curves and state go into a folder of the same name.",
             ("--output", "-o"),
             metavar="FILE",
         ),
@@ -214,7 +214,8 @@ class DistillConfig:
         tuple[str, ...],
         Argument(
             None,
-            "Folders of photographs, of scenes with cameras.json, BlendedMVS or DTU; procedural makes scenes.",
+            "Folders of photographs, of scenes with cameras.json, BlendedMVS or DTU; or `procedural` for "
+            "generated scenes.",
             metavar="[DATA]...",
         ),
     ] = (PROCEDURAL,)
@@ -225,7 +226,7 @@ class DistillConfig:
         int | None,
         Option(
             TRAINING,
-            "Longest side of an image in training.",
+            "Longest side of an image during training.",
             ("--resolution", "-r"),
             metavar="PIXELS",
             shown="252 on a CPU, else the model's",
@@ -233,20 +234,25 @@ class DistillConfig:
     ] = None
     textures: Annotated[
         Path | None,
-        Option(TRAINING, ".npz of JPEG crops (`data`, `offsets`) for procedural scenes.", metavar="FILE", shown="none"),
+        Option(
+            TRAINING,
+            ".npz file of JPEG crops (`data`, `offsets`) that texture procedural scenes.",
+            metavar="FILE",
+            shown="none",
+        ),
     ] = None
     workers: Annotated[
         int | None,
-        Option(TRAINING, "Processes that prepare data.", metavar="N", shown="0 on a CPU, 8 on a GPU"),
+        Option(TRAINING, "Processes that load data.", metavar="N", shown="0 on a CPU, 8 on a GPU"),
     ] = None
     strict: Annotated[
-        bool, Option(TRAINING, "Fail where pictures, cameras or scenes are damaged, instead of leaving them out.")
+        bool, Option(TRAINING, "Fail on damaged pictures, cameras or scenes instead of skipping them.")
     ] = False
     device: Device = "auto"
     dtype: Dtype = "auto"
-    resume: Annotated[bool, Option(TRAINING, "Go on from the state that an interrupted run left.")] = False
+    resume: Annotated[bool, Option(TRAINING, "Continue an interrupted run from its saved state.")] = False
     resume_anyway: Annotated[
-        bool, Option(TRAINING, "Go on from a state of other data, another teacher or other options, too.")
+        bool, Option(TRAINING, "Continue even if data, teacher or options differ from those of the saved state.")
     ] = False
     overwrite: Overwrite = False
 

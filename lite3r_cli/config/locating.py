@@ -10,14 +10,14 @@ from .option import INPUT, NETWORK, Argument, Option, require
 from .prediction import DTYPES, Device, Dtype, require_device, require_one_of
 
 WrittenPlace = Annotated[
-    Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+    Path, Argument(INPUT, "A scene that `lite3r reconstruct` wrote: the .ply file, or its folder.", metavar="SCENE")
 ]
 NewPhotos = Annotated[tuple[Path, ...], Argument(INPUT, "New photos: files, folders, or videos.", metavar="PHOTOS")]
 NearestViews = Annotated[
     int,
     Option(
         NETWORK,
-        "Show the network each new photo together with the N photographs of the scene that are most like it.",
+        "Predict each new photo together with its N most similar photographs of the scene.",
         metavar="N",
     ),
 ]

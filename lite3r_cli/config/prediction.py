@@ -28,18 +28,18 @@ Model = Annotated[
     str, Option(NETWORK, "A name from `lite3r models`, or a checkpoint file.", ("--model", "-m"), metavar="MODEL")
 ]
 Device = Annotated[
-    str, Option(NETWORK, "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.", metavar="DEVICE")
+    str, Option(NETWORK, "auto, cpu, cuda or cuda:N. auto uses a GPU if there is one.", metavar="DEVICE")
 ]
 Dtype = Annotated[
     str,
     Option(
         NETWORK,
-        "Precision: auto, float32 or bfloat16; auto takes bfloat16 where the hardware computes in it.",
+        "Precision: auto, float32 or bfloat16. auto uses bfloat16 where the hardware supports it.",
         metavar="DTYPE",
     ),
 ]
 Seed = Annotated[
-    int, Option(NETWORK, "Same seed, device and number of threads: the same result to the last byte.", metavar="N")
+    int, Option(NETWORK, "Random seed. Equal seed, device and number of threads give identical files.", metavar="N")
 ]
 
 
@@ -76,7 +76,7 @@ class InputConfig:
         tuple[Path, ...],
         Argument(
             None,
-            "Folders of photos, image files or videos, taken in the order of their names: img2 before img10.",
+            "Folders of photos, image files, or videos. Files are sorted by name: img2 before img10.",
             metavar="IMAGES",
         ),
     ]
@@ -84,8 +84,8 @@ class InputConfig:
         Path | None,
         Option(
             INPUT,
-            "Folder of masks named and shaped like the images (a.jpg.png or a.png); black or transparent is no part of "
-            "the scene.",
+            "Folder of masks with the names and proportions of the images (a.jpg.png or a.png). Black and "
+            "transparent pixels are ignored.",
             metavar="DIR",
         ),
     ] = None
@@ -93,7 +93,7 @@ class InputConfig:
         int | None,
         Option(
             INPUT,
-            "Use at most N images, spread evenly over the set. Time and memory grow with it.",
+            "Use at most N images, evenly spread. Limits time and memory.",
             metavar="N",
             shown="all",
         ),
@@ -102,34 +102,32 @@ class InputConfig:
         str,
         Option(
             INPUT,
-            "Frames of a video: auto, those that show something new, the sharpest of each place; N of such; even: 60, "
-            "evenly spread in time; or all. Of a model that streams auto is up to 1,000, evenly spread.",
+            "Frames of a video. auto: key frames, chosen by motion and sharpness; N: this many key frames; even: "
+            "60, evenly spread in time; all. Streaming networks: auto is up to 1,000, evenly spread.",
             metavar="HOW",
         ),
     ] = "auto"
     stride: Annotated[int, Option(INPUT, "Use every N-th image or video frame.", metavar="N")] = 1
     max_pixels: Annotated[
-        int, Option(INPUT, "Skip images of more pixels than this, without decoding them.", metavar="N")
+        int, Option(INPUT, "Skip images with more pixels than this without decoding them.", metavar="N")
     ] = 200_000_000
     strict: Annotated[
         bool,
         Option(
             INPUT,
-            "Fail, not warn, at the first image that cannot be used or does not belong, and on an empty cloud.",
+            "Fail instead of warning at the first image that is unusable or unrelated, and on an empty cloud.",
         ),
     ] = False
-    keep_unrelated: Annotated[
-        bool, Option(INPUT, "Keep all images in one scene, even those that show something else.")
-    ] = False
+    keep_unrelated: Annotated[bool, Option(INPUT, "Keep all images in one scene, even unrelated ones.")] = False
     recursive: Annotated[
-        bool, Option(INPUT, "Take the images in sub-folders, too; their names keep the sub-folder.")
+        bool, Option(INPUT, "Also use images in sub-folders. Output names include the sub-folder.")
     ] = False
     panorama: Annotated[
         str,
         Option(
             INPUT,
-            "Cut 360° pictures (equirectangular, 2:1) into six views: auto where GPano says so or the margins close, "
-            "on for all of 2:1, or off.",
+            "Split equirectangular 360° pictures (2:1) into six views. auto: if GPano metadata or matching "
+            "borders show that they are 360°; on: every 2:1 picture; off: none.",
             metavar="WHEN",
         ),
     ] = "auto"  # one of PANORAMA
@@ -155,7 +153,7 @@ class LiteConfig:
         str,
         Option(
             ATTENTION_PANEL,
-            "dense, or sla: sparse-linear, which computes a part of it; auto is what the checkpoint was made for.",
+            "dense, or sla (sparse-linear attention). auto: what the checkpoint was made for.",
             metavar="KIND",
         ),
     ] = "auto"  # one of ATTENTION
@@ -163,7 +161,7 @@ class LiteConfig:
         float | None,
         Option(
             ATTENTION_PANEL,
-            "Share of attention across views that sla computes.",
+            "Share of the attention across views that sla computes exactly.",
             metavar="SHARE",
             shown="the checkpoint's, or 0.25",
         ),
@@ -172,8 +170,8 @@ class LiteConfig:
         str,
         Option(
             ATTENTION_PANEL,
-            "FP8 products by scaled-mm, te or emulate (anywhere, slow), or off; auto is FP8 where the checkpoint was "
-            "trained for it and the GPU has it.",
+            "FP8 matrix products by scaled-mm, te, or emulate (any device, slow); or off. auto: FP8 if the "
+            "checkpoint was trained for it and the GPU supports it.",
             metavar="BACKEND",
         ),
     ] = "auto"  # one of FP8_BACKENDS
@@ -181,7 +179,7 @@ class LiteConfig:
         int | None,
         Option(
             ATTENTION_PANEL,
-            "With many views: a query sees the keys of at most so many views' worth, whatever the share.",
+            "Limit the keys of each query to those of N views, on average over the layers. Matters for many views.",
             metavar="N",
             shown="the checkpoint's, or 40",
         ),
@@ -214,7 +212,7 @@ class PredictConfig:
         int | None,
         Option(
             NETWORK,
-            "Longest side of an image inside the network. Smaller is faster and coarser.",
+            "Longest side of an image inside the network. Smaller is faster and less detailed.",
             ("--resolution", "-r"),
             metavar="PIXELS",
             shown="the model's: 518, or 504 for da3; mini does not enlarge",
@@ -227,19 +225,21 @@ class PredictConfig:
         str,
         Option(
             NETWORK,
-            "keep shows the network the whole image in its aspect ratio; native crops as the model's authors do.",
+            "keep: the whole image in its aspect ratio; native: the crop that the authors of the network use.",
             metavar="HOW",
         ),
     ] = "keep"  # one of PREPROCESSING
     poses: Annotated[
         str,
-        Option(DA3_ONLY, "Cameras from the camera tokens, or rays: fitted to the predicted rays.", metavar="HOW"),
+        Option(
+            DA3_ONLY, "Source of the cameras: the camera tokens, or rays (a fit to the predicted rays).", metavar="HOW"
+        ),
     ] = "tokens"  # one of POSES
     reference_view: Annotated[
         str,
         Option(
             DA3_ONLY,
-            "Which view the network refers the others to: saddle_balanced, saddle_sim_range, middle or first.",
+            "Choice of the reference view: saddle_balanced, saddle_sim_range, middle or first.",
             metavar="HOW",
         ),
     ] = "saddle_balanced"  # a key of networks.da3.reference_view.STRATEGIES
@@ -247,9 +247,9 @@ class PredictConfig:
         Path | None,
         Option(
             CAMERAS,
-            "Known cameras of all or some images (cameras.json, transforms.json, a COLMAP folder, or a TUM trajectory "
-            "with --intrinsics FILE): everything comes in their frame and scale. Pictures of lenses that bend lines "
-            "are undistorted.",
+            "Known cameras of all or some images: cameras.json, transforms.json, a COLMAP folder, or a TUM "
+            "trajectory with --intrinsics FILE. All outputs use their frame and scale. Images with lens "
+            "distortion are undistorted.",
             metavar="PATH",
         ),
     ] = None
@@ -257,8 +257,8 @@ class PredictConfig:
         Path | None,
         Option(
             CAMERAS,
-            "Folder of depth maps measured with the images and named like them (16-bit PNG or .npy), for pi3x and "
-            "map-anything; focal lengths have to be known.",
+            "Folder of measured depth maps named like the images (16-bit PNG or .npy), for pi3x and "
+            "map-anything. The focal lengths must be known.",
             metavar="DIR",
         ),
     ] = None
@@ -266,7 +266,7 @@ class PredictConfig:
         float | None,
         Option(
             CAMERAS,
-            "What the values of --depth are: mm, cm, m, or how many a metre has, as TUM's 5000.",
+            "Unit of the --depth values: mm, cm, m, or the number of values per metre, e.g. 5000 for TUM.",
             metavar="UNIT",
             shown="mm in PNG, m in .npy",
             parse=partial(parse_depth_unit, "--depth-scale", "a metre"),
@@ -276,7 +276,7 @@ class PredictConfig:
         bool,
         Option(
             NETWORK,
-            "Adjust cameras and depth to matched features (pip install 'lite3r\\[colmap]'); slower, far more exact.",
+            "Refine cameras and depth by feature matching (pip install 'lite3r\\[colmap]'). Slower, far more accurate.",
         ),
     ] = False
     lite: LiteConfig = LiteConfig()
@@ -284,8 +284,8 @@ class PredictConfig:
         str,
         Option(
             CAMERAS,
-            "A file with K (JSON, or nine numbers), for all images or by name. Or how --refine adjusts focal lengths: "
-            "shared by all images, per-image, or auto: shared where that fits as well.",
+            "A file with K (JSON, or nine numbers) for all images or by name. Or how --refine adjusts focal "
+            "lengths: shared, per-image, or auto (shared if it fits as well).",
             metavar="HOW|FILE",
         ),
     ] = "auto"  # one of INTRINSICS, or a path
@@ -293,8 +293,8 @@ class PredictConfig:
         str,
         Option(
             CAMERAS,
-            "The lens that --refine adjusts: pinhole, simple-radial, opencv or opencv-fisheye; auto: a pinhole, unless "
-            "the matches show that it bends lines. Pictures of a lens that does are undistorted.",
+            "Camera model of --refine: pinhole, simple-radial, opencv or opencv-fisheye. auto: pinhole, unless "
+            "the matches show lens distortion. Images with distortion are undistorted.",
             metavar="MODEL",
         ),
     ] = "auto"  # one of CAMERA_MODELS
@@ -302,20 +302,20 @@ class PredictConfig:
         str,
         Option(
             CAMERAS,
-            "Focal length: auto is EXIF's where it is sound, else the network's; network; pixels of the original image "
-            "(2905); the lens's millimetres (24mm); or their 35 mm equivalent (26mm-eq).",
+            "Focal length. auto: from EXIF if plausible, else from the network; network; pixels of the original "
+            "image (2905); millimetres of the lens (24mm); 35 mm equivalent (26mm-eq).",
             metavar="LENGTH",
         ),
     ] = "auto"
     fix_intrinsics: Annotated[
-        bool, Option(CAMERAS, "With --refine: keep the focal lengths of --focal, --intrinsics or EXIF.")
+        bool, Option(CAMERAS, "With --refine: do not adjust focal lengths from --focal, --intrinsics or EXIF.")
     ] = False
     engine: Annotated[
         str,
         Option(
             ATTENTION_PANEL,
-            "fast: mini, VGGT, Depth-Anything-3 and pi3 by fused kernels, on a GPU; ordinary: layer by layer; "
-            "auto is fast with sla or FP8.",
+            "fast: fused GPU kernels (mini, VGGT, Depth-Anything-3, pi3); ordinary: layer by layer; auto: fast "
+            "with sla or FP8.",
             metavar="HOW",
         ),
     ] = "auto"  # one of ENGINES

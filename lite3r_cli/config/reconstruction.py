@@ -15,7 +15,7 @@ from .world import WorldConfig
 
 SMALLEST_VOXEL = 1e-12  # scene units; coordinates in smaller ones do not fit in 64 bits
 
-Overwrite = Annotated[bool, Option(OUTPUT, "Replace what an earlier run wrote there; no other file is touched.")]
+Overwrite = Annotated[bool, Option(OUTPUT, "Replace the output of an earlier run. Other files are not touched.")]
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,21 @@ class FusionConfig:
     """How depth maps become a cloud; every filter is relative: units and the scale of confidence do not matter."""
 
     confidence_percentile: Annotated[
-        float, Option(CLOUD, "Drop this share of all pixels, the least confident ones; 0 keeps all.", metavar="PERCENT")
+        float,
+        Option(CLOUD, "Drop this percentage of all pixels, the least confident first; 0 keeps all.", metavar="PERCENT"),
     ] = 20.0
-    edge_filter: Annotated[
-        bool, Option(CLOUD, "Keep the pixels that float between foreground and background.", off="--no-edge-filter")
-    ] = True
+    edge_filter: Annotated[bool, Option(CLOUD, "Keep flying pixels at depth edges.", off="--no-edge-filter")] = True
     max_incidence_deg: float = 84.0  # flying pixels: surface seen at a flatter angle than this, on both sides
-    consistency: Annotated[
-        bool, Option(CLOUD, "Keep the points that other views contradict.", off="--no-consistency")
-    ] = True
+    consistency: Annotated[bool, Option(CLOUD, "Keep points that other views contradict.", off="--no-consistency")] = (
+        True
+    )
     tolerance: Annotated[
         float | None,
         Option(
             CLOUD,
-            "Relative depth difference up to which two views agree.",
+            "Largest relative depth difference at which two views agree.",
             metavar="FRACTION",
-            shown="from the scene, 0.02 to 0.15",
+            shown="estimated from the scene, 0.02 to 0.15",
         ),
     ] = None
     neighbours: int = 8  # views that each view is compared with, those with most overlap
@@ -47,15 +46,15 @@ class FusionConfig:
         float | None,
         Option(
             CLOUD,
-            "Merge points within cubes of this side, in scene units (those of the depth maps).",
+            "Merge the points in each cube of this size, in scene units (the units of the depth maps).",
             ("--voxel-size",),
             metavar="SIZE",
             shown="off",
         ),
     ] = None
-    max_points: Annotated[int | None, Option(CLOUD, "Keep at most N points, drawn with the seed.", metavar="N")] = (
-        2_000_000
-    )
+    max_points: Annotated[
+        int | None, Option(CLOUD, "Keep at most N points, chosen at random with --seed.", metavar="N")
+    ] = 2_000_000
 
     def __post_init__(self) -> None:
         require(
@@ -91,13 +90,13 @@ class ReconstructConfig:
     fusion: FusionConfig = FusionConfig()
     output: Annotated[
         str,
-        Option(OUTPUT, "The cloud's .ply file, or a folder that gets a scene.ply.", ("--output", "-o"), metavar="PATH"),
+        Option(OUTPUT, "Output .ply file, or a folder for scene.ply.", ("--output", "-o"), metavar="PATH"),
     ] = "scene.ply"
     formats: Annotated[
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Write also colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz, rrd or html; repeatable.",
+            "Also write colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz, rrd or html; repeatable.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),
@@ -106,44 +105,45 @@ class ReconstructConfig:
         bool,
         Option(
             OUTPUT,
-            "With --refine: export also the pictures whose cameras it could not verify; models trained on them blur.",
+            "With --refine: also export images whose cameras could not be verified. Models trained on them are "
+            "blurred.",
         ),
     ] = False
     keep_distortion: Annotated[
         bool,
         Option(
-            OUTPUT, "Write the pictures beside COLMAP and nerfstudio models as the lens took them, with its parameters."
+            OUTPUT, "Export COLMAP and nerfstudio models with the original, distorted images and their lens parameters."
         ),
     ] = False
     preview: Annotated[bool, Option(OUTPUT, "Draw the cloud and the cameras to preview.png.")] = False
-    save_npy: Annotated[bool, Option(OUTPUT, "Write depth as unrounded float32 .npy too.")] = False
+    save_npy: Annotated[bool, Option(OUTPUT, "Also write depth as float32 .npy.")] = False
     depth_unit: Annotated[
         float | None,
         Option(
             OUTPUT,
-            "One scale for all depth files: mm, cm, m, or how many values a scene unit has, as TUM's 5000.",
+            "Use one scale for all depth files: mm, cm, m, or the number of values per scene unit, e.g. 5000 for TUM.",
             metavar="UNIT",
-            shown="a scale for each file",
+            shown="one scale per file",
             parse=partial(parse_depth_unit, "--depth-unit", "a scene unit"),
         ),
     ] = None
     depth_at_picture_size: Annotated[
-        bool, Option(OUTPUT, "Write depth/ at the size of the pictures, not of what the network saw.")
+        bool, Option(OUTPUT, "Write depth/ at the size of the original images instead of the network's resolution.")
     ] = False
     previews: Annotated[
         bool,
-        Option(OUTPUT, "Leave out depth_preview/ and confidence/: pictures to look at.", off="--no-previews"),
+        Option(OUTPUT, "Do not write the preview pictures depth_preview/ and confidence/.", off="--no-previews"),
     ] = True
     keep_memory: Annotated[
         bool,
-        Option(OUTPUT, "Keep each picture's features in memory/, too: locate, add and merge start sooner."),
+        Option(OUTPUT, "Also store image features in memory/, so that locate, add and merge start faster."),
     ] = False
     overwrite: Overwrite = False
     gpus: Annotated[
         int,
         Option(
             NETWORK,
-            "Divide the views of the scene among N GPUs: mini 2, 3 or 6; vggt-1b and da3-large up to 16.",
+            "Split the views of one scene over N GPUs: 2, 3 or 6 for mini; 2, 4, 8 or 16 for vggt-1b and da3-large.",
             metavar="N",
         ),
     ] = 1
@@ -165,13 +165,17 @@ class EvaluateConfig:
     scenes: Annotated[
         tuple[Path, ...],
         Argument(
-            None, "Folders with images/ and cameras.json (cameras and, where known, depth maps).", metavar="SCENE..."
+            None, "Folders with images/ and cameras.json (cameras and, if known, depth maps).", metavar="SCENE..."
         ),
     ]
     predict: PredictConfig = PredictConfig()
     views: Annotated[
         int,
-        Option(INPUT, "Predict N consecutive images at a time, half of them shared with the next window.", metavar="N"),
+        Option(
+            INPUT,
+            "Predict N consecutive images at a time. Neighbouring windows share half of their images.",
+            metavar="N",
+        ),
     ] = 4
 
     def __post_init__(self) -> None:

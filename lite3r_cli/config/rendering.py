@@ -32,42 +32,43 @@ class RenderConfig:
     """A scene, a path of the camera, and where the film and its frames go."""
 
     scene: Annotated[
-        Path, Argument(INPUT, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+        Path, Argument(INPUT, "A scene that `lite3r reconstruct` wrote: the .ply file, or its folder.", metavar="SCENE")
     ]
     output: Annotated[
         Path | None,
         Option(
             OUTPUT,
-            "The film.",
+            "Output video file.",
             ("--output", "-o"),
             metavar="FILE.mp4",
-            shown="beside the cloud, with its name",
+            shown="next to the cloud, with its name",
         ),
     ] = None
     path: Annotated[
         str,
         Option(
             FLIGHT,
-            "cameras flies through the photographs' cameras; orbit moves round what they look at; or a file with the "
-            "cameras to fly through: cameras.json, transforms.json or a camera path of nerfstudio, a TUM trajectory.",
+            "Path of the camera. cameras: a smooth flight through the cameras of the photographs; orbit: around "
+            "the scene; or a file with cameras to fly through: cameras.json, transforms.json, a nerfstudio "
+            "camera path, or a TUM trajectory.",
             metavar="cameras|orbit|FILE",
         ),
     ] = "cameras"
     exact: Annotated[
-        bool, Option(FLIGHT, "With a file: one frame for each of its cameras, instead of a smooth flight.")
+        bool, Option(FLIGHT, "With a --path file: render one frame per camera instead of a smooth flight.")
     ] = False
-    seconds: Annotated[float, Option(FLIGHT, "How long the flight takes.", metavar="SECONDS")] = 8.0
+    seconds: Annotated[float, Option(FLIGHT, "Length of the flight.", metavar="SECONDS")] = 8.0
     fps: Annotated[float, Option(FLIGHT, "Frames per second.", metavar="N")] = 30.0
     size: Annotated[
         tuple[int, int],
-        Option(FLIGHT, "Width and height of the film.", metavar="WIDTHxHEIGHT", parse=size_of, default="1280x720"),
+        Option(FLIGHT, "Width and height of the video.", metavar="WIDTHxHEIGHT", parse=size_of, default="1280x720"),
     ] = (1280, 720)
     frames: Annotated[
         Path | None,
         Option(
             OUTPUT,
-            "Write every frame here, too: rgb/, depth/, seen/ (white where some photograph saw what is there), and "
-            "cameras.json. Without -o no film is made then.",
+            "Also write all frames to this folder: rgb/, depth/, seen/ (white where some photograph saw the "
+            "surface), and cameras.json. Without -o no video is made then.",
             metavar="DIR",
         ),
     ] = None
@@ -75,12 +76,12 @@ class RenderConfig:
         int | None,
         Option(
             OUTPUT,
-            "With --frames: name for each frame the N photographs that see most of what it shows (condition.json), "
-            "and copy them to photographs/.",
+            "With --frames: list for each frame the N photographs that show most of it (condition.json), and "
+            "copy them to photographs/.",
             metavar="N",
         ),
     ] = None
-    overwrite: Annotated[bool, Option(OUTPUT, "Replace a film and frames that are there already.")] = False
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace an existing video and existing frames.")] = False
     device: Device = "auto"
 
     def __post_init__(self) -> None:

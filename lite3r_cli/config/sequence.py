@@ -19,18 +19,19 @@ class LongConfig:
         str,
         Option(
             INPUT,
-            "Take long sets in chunks of N views that overlap; auto: where there are more than 200 in order; off: all "
-            "in one pass, whatever memory that takes.",
+            "Process long sets in overlapping chunks of N views. auto: if there are more than 200 views in "
+            "order; off: always in one pass, which may need much memory.",
             metavar="N",
         ),
     ] = "auto"
     loops: Annotated[
-        bool, Option(INPUT, "In chunks: do not look for places that are seen again.", off="--no-loops")
+        bool,
+        Option(INPUT, "With chunks: skip loop closure (the search for places that are seen again).", off="--no-loops"),
     ] = True
     resume: Annotated[
         bool,
         Option(
-            OUTPUT, "In chunks: keep those that are finished if the run stops, and go on after them when it runs again."
+            OUTPUT, "With chunks: keep finished chunks if the run is stopped, and continue after them in the next run."
         ),
     ] = False
 

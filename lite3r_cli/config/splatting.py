@@ -21,33 +21,37 @@ class SplatConfig:
     output: Annotated[
         Path | None,
         Option(
-            OUTPUT, "The splats.", ("--output", "-o"), metavar="FILE.ply", shown="beside the cloud, NAME-splats.ply"
+            OUTPUT,
+            "Output file of the splats.",
+            ("--output", "-o"),
+            metavar="FILE.ply",
+            shown="next to the cloud, NAME-splats.ply",
         ),
     ] = None
     steps: Annotated[
         int,
         Option(
-            TRAINING, "At most so many steps; it ends before where held-out photographs no longer gain.", metavar="N"
+            TRAINING,
+            "Maximum number of steps. Training ends earlier if held-out photographs no longer improve.",
+            metavar="N",
         ),
     ] = 2000
-    size: Annotated[
-        int, Option(TRAINING, "Photographs are made smaller until no side is longer.", metavar="PIXELS")
-    ] = 1024
+    size: Annotated[int, Option(TRAINING, "Photographs are downscaled to this longest side.", metavar="PIXELS")] = 1024
     hold_out: Annotated[
         bool,
         Option(
             TRAINING,
-            "Train on all photographs, for all steps; nothing tells then when to end, or how good the splats are.",
+            "Train on all photographs for all steps. The quality of the splats is then not measured.",
             off="--no-hold-out",
         ),
     ] = True
-    overwrite: Annotated[bool, Option(OUTPUT, "Replace splats that are there already.")] = False
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace existing splats.")] = False
     device: Device = "auto"
     seed: Annotated[
         int,
         Option(
             NETWORK,
-            "Of the order of the photographs and of the growth; on a GPU results are alike, not equal.",
+            "Random seed. Results on a GPU are similar, not identical.",
             metavar="N",
         ),
     ] = 0

@@ -17,10 +17,10 @@ class SynthConfig:
     """Which procedural scenes are made, and how they are rendered."""
 
     output: Annotated[
-        Path, Option(OUTPUT, "Folder that gets scene-000/, scene-001/ and so on.", ("--output", "-o"), metavar="DIR")
+        Path, Option(OUTPUT, "Output folder for scene-000/, scene-001/ and so on.", ("--output", "-o"), metavar="DIR")
     ]
     scenes: Annotated[int, Option(SCENES, "Number of scenes.", metavar="N")] = 1
-    views: Annotated[int, Option(SCENES, "Photographs of each scene.", metavar="N")] = 8
+    views: Annotated[int, Option(SCENES, "Photographs per scene.", metavar="N")] = 8
     width: Annotated[int, Option(RENDERING, "Width of the images.", metavar="PIXELS")] = 640
     height: Annotated[int, Option(RENDERING, "Height of the images.", metavar="PIXELS")] = 480
     seed: Annotated[int, Option(SCENES, "The same seed gives the same scenes.", metavar="N")] = 0
@@ -28,7 +28,7 @@ class SynthConfig:
         str | None,
         Option(
             SCENES,
-            "What to show.",
+            "Kind of scene.",
             metavar="chaos|collage|room|desk|facade|outdoor|street",
             shown="a mixture, as in training",
         ),
@@ -37,21 +37,23 @@ class SynthConfig:
         float | None,
         Option(
             SCENES,
-            "Field of view along the longer side; some photographs of a scene may be zoomed by 5 % either way.",
+            "Field of view along the longer side. Some photographs are zoomed by up to 5 %.",
             metavar="DEGREES",
-            shown="what suits the scene",
+            shown="depends on the kind of scene",
         ),
     ] = None
     textures: Annotated[
         Path | None,
         Option(
-            SCENES, ".npz of JPEG crops (`data`, `offsets`) to paint surfaces with, besides patterns.", metavar="FILE"
+            SCENES,
+            ".npz file of JPEG crops (`data`, `offsets`) that texture the surfaces, in addition to patterns.",
+            metavar="FILE",
         ),
     ] = None
     samples: Annotated[int, Option(RENDERING, "Rays per pixel, 1 to 8.", metavar="N")] = 8
     quality: Annotated[int, Option(RENDERING, "JPEG quality.", metavar="1-100")] = 95
     device: Device = "auto"
-    overwrite: Annotated[bool, Option(OUTPUT, "Replace scenes that this command wrote before.")] = False
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace scenes that an earlier run wrote.")] = False
 
     def __post_init__(self) -> None:
         bounds = {

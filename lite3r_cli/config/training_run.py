@@ -46,20 +46,18 @@ class LoopConfig:
         Path, Option(OUTPUT, "Folder for checkpoints, log and loss plot.", ("--output", "-o"), metavar="DIR")
     ]
     budget_minutes: Annotated[
-        float, Option(SCHEDULE, "Wall time to train for; the learning rate follows it.", metavar="MINUTES")
+        float, Option(SCHEDULE, "Wall time of the training. The learning-rate schedule follows it.", metavar="MINUTES")
     ] = 20.0
-    max_steps: Annotated[
-        int | None, Option(SCHEDULE, "Stop after this many steps at the latest.", metavar="N", shown="no limit")
-    ] = None
+    max_steps: Annotated[int | None, Option(SCHEDULE, "Maximum number of steps.", metavar="N", shown="no limit")] = None
     lr: Annotated[float, Option(OPTIMISER, "Peak learning rate.", metavar="RATE")] = 4e-4
     encoder_factor: Annotated[
-        float, Option(OPTIMISER, "Times --lr, for the first, pretrained blocks.", metavar="FACTOR")
+        float, Option(OPTIMISER, "Factor on --lr for the pretrained first blocks.", metavar="FACTOR")
     ] = 0.3
     muon: Annotated[
         bool,
         Option(
             OPTIMISER,
-            "Optimiser of the blocks' matrices.",
+            "Optimiser of the matrices in the transformer blocks.",
             ("--optimiser",),
             metavar="adamw|muon",
             parse=_is_muon,
@@ -70,7 +68,8 @@ class LoopConfig:
     clip: float = 1.0
     ema_decay: float = 0.9985
     rounded_share: Annotated[
-        float, Option(OPTIMISER, "Last share of the budget that trains on FP8-rounded weights.", metavar="SHARE")
+        float,
+        Option(OPTIMISER, "Share of the budget, at its end, that trains on FP8-rounded weights.", metavar="SHARE"),
     ] = 0.25
     log_every: int = 50
     save_minutes: Annotated[float, Option(SCHEDULE, "Minutes between two checkpoints.", metavar="MINUTES")] = 3.0
@@ -90,11 +89,9 @@ class LoopConfig:
 class ShapeConfig:
     """Which shapes training sees, see training/shape_schedule.py."""
 
-    tokens: Annotated[
-        int, Option(DATA, "Tokens per GPU and step: the batch size, whatever the shape.", metavar="N")
-    ] = 49_152
+    tokens: Annotated[int, Option(DATA, "Batch size in tokens per GPU and step.", metavar="N")] = 49_152
     low_resolution_steps: Annotated[
-        int, Option(DATA, "First steps, on images of 224 to 280 pixels only.", metavar="N")
+        int, Option(DATA, "Number of first steps that use images of 224 to 280 pixels only.", metavar="N")
     ] = 0
     portrait: Annotated[float, Option(DATA, "Share of portrait batches.", metavar="SHARE")] = 0.3
     photos: Annotated[
@@ -117,18 +114,23 @@ class TrainConfig:
         tuple[Path, ...],
         Option(
             DATA,
-            "Where to start: a checkpoint of mini, or a ViT-S/14 encoder (timm names; repeat the option for its "
-            "shards).",
+            "Initial weights: a checkpoint of mini, or a ViT-S/14 encoder with timm's names; repeat the option "
+            "for its shards.",
             metavar="FILE",
             shown="random weights",
         ),
     ] = ()
-    resume: Annotated[bool, Option(SCHEDULE, "Go on from DIR/state.safetensors.")] = False
-    resume_anyway: Annotated[bool, Option(SCHEDULE, "Go on from a state of other data or other options, too.")] = False
+    resume: Annotated[bool, Option(SCHEDULE, "Continue from DIR/state.safetensors.")] = False
+    resume_anyway: Annotated[
+        bool, Option(SCHEDULE, "Continue even if data or options differ from those of the saved state.")
+    ] = False
     textures: Annotated[
         Path | None,
         Option(
-            DATA, ".npz of JPEG crops (`data`, `offsets`) to paint surfaces with.", metavar="FILE", shown="patterns"
+            DATA,
+            ".npz file of JPEG crops (`data`, `offsets`) that texture the surfaces.",
+            metavar="FILE",
+            shown="patterns",
         ),
     ] = None
     photos: Annotated[
@@ -136,7 +138,7 @@ class TrainConfig:
         Option(DATA, "Folder of posed photo scenes (cameras.json, points.npz) to mix in.", metavar="DIR", shown="none"),
     ] = None
     strict: Annotated[
-        bool, Option(DATA, "Fail where a photograph or scene of --photos is damaged, instead of leaving it out.")
+        bool, Option(DATA, "Fail on a damaged photograph or scene of --photos instead of skipping it.")
     ] = False
     workers: Annotated[int, Option(DATA, "Processes per GPU that sample scenes.", metavar="N")] = 8
     device: Device = "auto"

@@ -14,23 +14,29 @@ class ViewConfig:
     """A scene, and where its page goes."""
 
     scene: Annotated[
-        Path, Argument(None, "What reconstruct wrote: the .ply file, or the folder of the scene.", metavar="SCENE")
+        Path, Argument(None, "A scene that `lite3r reconstruct` wrote: the .ply file, or its folder.", metavar="SCENE")
     ]
     output: Annotated[
         Path | None,
-        Option(OUTPUT, "The page.", ("--output", "-o"), metavar="FILE.html", shown="beside the cloud, with its name"),
+        Option(
+            OUTPUT,
+            "Output HTML file.",
+            ("--output", "-o"),
+            metavar="FILE.html",
+            shown="next to the cloud, with its name",
+        ),
     ] = None
     serve: Annotated[
         bool,
         Option(
             OUTPUT,
-            "Serve the scene to a browser of this machine instead of writing a page, until Ctrl-C: for clouds of many "
-            "millions of points, of which it sends those that can be told apart.",
+            "Serve the scene to a browser on this machine until Ctrl-C instead of writing a page. For clouds of "
+            "many millions of points, which are thinned by distance (pip install 'lite3r\\[serve]').",
         ),
     ] = False
-    port: Annotated[int, Option(OUTPUT, "Where to serve it.", metavar="N")] = 8080
-    open: Annotated[bool, Option(OUTPUT, "Open the page in the browser of this machine.")] = False
-    overwrite: Annotated[bool, Option(OUTPUT, "Replace a file that is no page of this program.")] = False
+    port: Annotated[int, Option(OUTPUT, "Port of --serve.", metavar="N")] = 8080
+    open: Annotated[bool, Option(OUTPUT, "Open the page in a browser on this machine.")] = False
+    overwrite: Annotated[bool, Option(OUTPUT, "Replace an existing file that lite3r did not write.")] = False
 
     def __post_init__(self) -> None:
         require(0 < self.port < 65536, f"--port {self.port}: has to lie between 1 and 65535")

@@ -32,8 +32,8 @@ class WorldConfig:
         str,
         Option(
             WORLD,
-            "Which way is up: auto looks for vertical edges (or what a drone's gimbal says); none; camera: how the "
-            "cameras are held; or a direction x,y,z. Previews and GLB are levelled with it.",
+            "Up direction, used to level previews and GLB. auto: from vertical edges or the gimbal angles of a "
+            "drone; none; camera: from how the cameras are held; or a direction x,y,z.",
             metavar="HOW",
         ),
     ] = "auto"  # one of UPS, or x,y,z
@@ -41,34 +41,33 @@ class WorldConfig:
         str,
         Option(
             WORLD,
-            "Frame of all outputs: auto is that of --cameras, else the first camera; level: z up, the origin on the "
-            "ground below the middle of the cameras; enu: metres east, north and up, by GPS in the images or --gcp.",
+            "World frame of all outputs. auto: that of --cameras, else the first camera; level: z up, origin on "
+            "the ground below the centre of the cameras; enu: metres east, north, up, from GPS in the images or "
+            "--gcp.",
             metavar="FRAME",
         ),
     ] = "auto"  # one of WORLDS
     scale_from: Annotated[
         tuple[str, str, float] | None,
-        Option(
-            WORLD, "The cameras of images A and B stood so far apart: all lengths become metres.", metavar="A B METRES"
-        ),
+        Option(WORLD, "Metric scale from the distance between the cameras of images A and B.", metavar="A B METRES"),
     ] = None
     scale_points: Annotated[
         tuple[str, str, str, float] | None,
         Option(
             WORLD,
-            "What two pixels X,Y of an image show is so far apart: all lengths become metres.",
+            "Metric scale from the distance between the points that two pixels X,Y of an image show.",
             metavar="X,Y X,Y IMAGE METRES",
         ),
     ] = None
     camera_height: Annotated[
         float | None,
-        Option(WORLD, "The cameras stood so high above level ground: all lengths become metres.", metavar="METRES"),
+        Option(WORLD, "Metric scale from the height of the cameras above level ground.", metavar="METRES"),
     ] = None
     gcp: Annotated[
         Path | None,
         Option(
             WORLD,
-            "Ground control points (gcp_list.txt of OpenDroneMap): the world becomes metres east, north and up.",
+            "Ground control points (gcp_list.txt of OpenDroneMap). The world frame becomes metres east, north, up.",
             metavar="FILE",
         ),
     ] = None
