@@ -138,6 +138,14 @@ class ReconstructConfig:
         bool,
         Option(OUTPUT, "Also store image features in memory/, so that locate, add and merge start faster."),
     ] = False
+    all_frames: Annotated[
+        bool,
+        Option(
+            OUTPUT,
+            "Of a video, write the cameras of all frames to frames.json (and trajectory.txt), not only of those that "
+            "the network saw: corners are followed between these.",
+        ),
+    ] = False
     overwrite: Overwrite = False
     gpus: Annotated[
         int,

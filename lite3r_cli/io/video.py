@@ -40,6 +40,15 @@ class Frame:
     time: float | None = None  # seconds from the clip's start
 
 
+@dataclass(frozen=True)
+class GreyFrame:
+    """One frame of a video, small, upright and with square pixels."""
+
+    index: int
+    time: float | None  # seconds from the clip's start
+    grey: np.ndarray  # (h, w) uint8
+
+
 def even_indices(count: int, wanted: int) -> list[int]:
     """`wanted` of range(count), evenly spread, the first and the last included; all of them if there are no more."""
     if wanted >= count:
@@ -198,6 +207,20 @@ def _small_greys(container: Any, stream: Any) -> Iterator[np.ndarray]:
             scale = min(1.0, SIDE / max(frame.width, frame.height))
             size = (max(16, round(frame.width * scale)), max(16, round(frame.height * scale)))
             yield frame.reformat(width=size[0], height=size[1], format="gray").to_ndarray()
+
+
+def grey_frames(path: Path, side: int) -> Iterator[GreyFrame]:
+    """All frames of a video, one after the other, at most `side` pixels large. Raises BadImage."""
+    with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), complaints():
+        aspect = _pixel_aspect(stream)
+        for index, frame in enumerate(_frames_of(container)):
+            width, height = _square_size(frame.width, frame.height, aspect)
+            scale = min(1.0, side / max(width, height))
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            stored = frame.reformat(width=size[0], height=size[1], format="gray").to_ndarray()
+            turns, mirrored = _turns(frame)
+            shown = np.rot90(stored, turns)[:, :: -1 if mirrored else 1]
+            yield GreyFrame(index, frame.time, np.ascontiguousarray(shown))
 
 
 def _packets(demuxed: Iterator[Any]) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from ..io.video import DEFAULT_VIEWS
 from ..scene.posed_view import View
 from ..world.undistort import UndistortedImages
 from .ahead import Ahead, Edges
+from .all_frames import with_all_frames
 from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
@@ -128,6 +129,7 @@ class SceneRun:
         """Write what is not written yet, and put the files into place."""
         from .. import runtime
 
+        scene = with_all_frames(scene, self.progress, self.tell)
         with self.progress.stage("Write"):
             write_scene(self.out, scene, self.view_files)
             self._check()
@@ -221,7 +223,9 @@ def make_scene(
     pictures = _read(config, predictor, images, progress, tell)
     ahead = Ahead(config, images, predictor, pictures)
     predicted = _predict(config, images, predictor, pictures, ahead, progress, tell)
-    return _finish(SceneJob(config, images, predictor, progress, tell), predicted, told)
+    return with_all_frames(
+        _finish(SceneJob(config, images, predictor, progress, tell), predicted, told), progress, tell
+    )
 
 
 @dataclass(frozen=True)

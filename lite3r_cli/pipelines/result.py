@@ -24,6 +24,7 @@ from ..scene.frame import WorldFrame
 from ..scene.lazy_views import cameras_of
 from ..scene.posed_view import PointCloud, View
 from ..world.level import Level
+from .all_frames import FILE, AllFrames
 from .depth_request import DepthFiles
 from .scene_formats import write_formats
 from .scene_memory import write_memories
@@ -49,6 +50,7 @@ class Scene:
     predictions: Predictions
     level: Level | None = None  # which way is up, and the way to the levelled frame
     parts: tuple[Scene, ...] = ()  # further scenes that the photographs show and nothing ties to this one
+    frames: AllFrames | None = None  # with `all_frames`: the cameras of all frames of a video
 
     @property
     def views(self) -> list[View]:
@@ -156,6 +158,8 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
     write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
     write_memories(out, scene, files.kept)
+    if scene.frames is not None:
+        scene.frames.write(out.path(FILE))
     anchor = scene.predictions.anchor
     if anchor is not None and "origin" in anchor:
         write_json(out.path("geo.json"), anchor)

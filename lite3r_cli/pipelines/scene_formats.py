@@ -50,6 +50,9 @@ def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str,
         trained = _trained(whole, scene, pictures=any(each.pictures for each in formats))
     for each in formats:
         export = trained if each.tracks else whole
+        if each is EXTRA_FORMATS["tum"] and scene.frames is not None:
+            views = [frame.view for frame in scene.frames.frames]
+            export = replace(export, views=views, times=scene.frames.times())
         if each.levelled and scene.level is not None and scene.level.up.found:
             export = _levelled(export, scene.level)
         each.write(export)
