@@ -19,6 +19,7 @@ import numpy as np
 from ..scene.geometry import quaternion_from_matrix
 from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
+from .colmap_database import Registered, write_database
 from .colmap_model import MODEL_NAMES
 from .colmap_rigs import frames_binary, frames_text, rigs_and_frames, rigs_binary, rigs_text
 from .files import write_bytes
@@ -27,6 +28,7 @@ from .splat_start import point_normals, write_start
 
 MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
 START = "points3D.ply"
+DATABASE = "database.db"
 _POINT = np.dtype(  # 51 bytes, packed
     [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
 )
@@ -41,10 +43,16 @@ class _Points:
     elements: np.ndarray  # (T, 2) uint32, the tracks of all points in their order: image id, index of the observation
     observations: list[np.ndarray]  # per view (M,) of _OBSERVATION
 
+    def tracks(self, count: int) -> np.ndarray:
+        """Of the first `count` points: (T, 3) int64, point, image id, index of the observation."""
+        lengths = self.records["track"][:count].astype(np.int64)
+        elements = self.elements[: lengths.sum()].astype(np.int64)
+        return np.column_stack([np.repeat(np.arange(count), lengths), elements])
+
 
 def write_colmap(scene: SceneExport) -> list[Path]:
-    """Write cameras, rigs, frames, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and return
-    the files.
+    """Write cameras, rigs, frames, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and, of a
+    refined scene, database.db; return the files.
 
     One camera for all images with the same size and K, a PINHOLE unless the pictures are distorted; each view around a
     360° picture has its own, and these are sensors of one rig. Ids start at 1, in the order of the views. Skew is not
@@ -72,7 +80,12 @@ def write_colmap(scene: SceneExport) -> list[Path]:
         write_bytes(folder / name, data)
     normals = point_normals(views, points.records["xyz"], scene.sparse)
     write_start(folder / START, points.records["xyz"], normals, points.records["rgb"])
-    return [*(folder / name for name in contents), folder / START]
+    written = [*(folder / name for name in contents), folder / START]
+    if scene.adjusted:
+        pictures = Registered(views, names, cameras, camera_of, rigs, frames)
+        keypoints = [seen["xy"] for seen in points.observations]
+        written.append(write_database(scene.directory / DATABASE, pictures, keypoints, points.tracks(scene.adjusted)))
+    return written
 
 
 def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:

@@ -37,6 +37,7 @@ class SceneExport:
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
     make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud
     distorted: bool = False  # pictures and masks are as the lenses took them, see `View.lens`
+    adjusted: int = 0  # how many points of `sparse`, the first ones, bundle adjustment made
 
     def lens(self, view: View) -> DistortedCamera | None:
         """The lens of a view's picture as it lies in the export; None where that is a pinhole's with `view.K`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,20 @@ def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str,
             export = replace(export, views=views, times=scene.frames.times())
         if each.levelled and scene.level is not None and scene.level.up.found:
             export = _levelled(export, scene.level)
-        each.write(export)
+        with _quiet_database(export):
+            each.write(export)
+
+
+@contextmanager
+def _quiet_database(export: SceneExport) -> Iterator[None]:
+    """COLMAP's database of a refined scene is written by pycolmap, which prints what it is told by SQLite."""
+    if not export.adjusted:
+        yield
+        return
+    from ..refine.backend import quiet_pycolmap  # imports pycolmap, an extra
+
+    with quiet_pycolmap():
+        yield
 
 
 def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
@@ -156,8 +170,9 @@ def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
         return _with_pictures(export, scene, trusted) if pictures and not whole.pictures else export
     views, sparse = [found.views[i] for i in trusted], found.sparse
     dense = tracks_from_depth(views, scene.cloud, START_POINTS)
-    start = dense if sparse is None else joined(sparse.only(trusted), dense)
-    export = replace(whole, views=views, sparse=start or None)
+    exact = None if sparse is None else sparse.only(trusted)
+    start = dense if exact is None else joined(exact, dense)
+    export = replace(whole, views=views, sparse=start or None, adjusted=0 if exact is None else len(exact))
     return _with_pictures(export, scene, trusted) if pictures and not whole.pictures else export
 
 
