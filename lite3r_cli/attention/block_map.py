@@ -4,9 +4,9 @@
     mass     mean over a query block of softmax(log n + q·k̄ / √D + ½ Σ q_c² var_c(k) / D)      (see `torch_summary.py`)
 
 Key blocks with the highest scores are critical (exact attention), those with the lowest are dropped, and all others go
-to the linear branch. `mass` estimates, from the summary of a key block, which share of the softmax the block gets,
-averaged over some of the queries. It does not use the mean query: a block that matters much to a few queries has to
-win against a block that matters little to all of them.
+to the linear branch. `mass` estimates from the summary of a key block which share of the softmax the block gets,
+averaged over a sample of the queries. It does not use the mean query, because then a block that matters to all queries
+a little would win against a block that matters to a few queries a lot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lite3r_cli.attention.gather import CHUNK_ELEMENTS
 from lite3r_cli.attention.tiling import TokenTiling
 
 SCORES = ("pooled", "mass")
-SAMPLED = 3  # `mass` uses every third query: in common rectangles of patches that is neither a row nor a column
+SAMPLED = 3  # `mass` uses every third query: in common tile shapes these are neither one row nor one column
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class BlockMap:
 def block_map(
     q: Tensor, k: Tensor, layout: TokenTiling, keep_ratio: float, drop_ratio: float = 0.0, scores: str = "pooled"
 ) -> BlockMap:
-    """The masks by `scores`, one of SCORES, for tiles q, k (B, H, blocks, T, D) in the blocks of `layout`.
+    """The masks for tiles q, k (B, H, blocks, T, D) of `layout`; `scores` is one of SCORES.
 
     The share `keep_ratio` of all pairs of blocks is critical. It includes the protected keys and the query blocks that
     attend to everything. Every other query block gets the same number of key blocks, see `kept_count`. The share
@@ -59,29 +59,31 @@ def block_map(
 
 
 def mass(q: Tensor, k: Tensor, layout: TokenTiling) -> Tensor:
-    """Scores (B, H, query blocks, key blocks): the sum of the shares over the sampled queries of a block. Dividing by
-    their number would not change the order of the blocks.
+    """The `mass` score of tiles q, k (B, H, blocks, T, D): (B, H, query blocks, key blocks).
+
+    The result is the sum over the sampled queries; dividing by their number would not change the order of the blocks.
+    One product gives all three terms of a logit: [q / √D, ½ q² / D, 1] · [k̄, var(k), log n].
     """
     means, spreads = (t.flatten(0, 1) for t in layout.keys.moments(k))
-    weigh = layout.keys.lengths.log().to(means.dtype).expand(*means.shape[:2])[..., None]
-    far = torch.cat([means, spreads, weigh], dim=-1).to(q.dtype).mT  # (heads, 2D + 1, key blocks)
-    asked, there = q[:, :, :, ::SAMPLED].flatten(0, 1) * q.shape[-1] ** -0.5, layout.valid[:, ::SAMPLED, None]
-    some = asked.shape[0] * asked.shape[2] * means.shape[1]  # logits of one block for all heads
-    step, memory = max(1, CHUNK_ELEMENTS.get(q.device.type, 2**24) * 2 // some), None
+    log_lengths = layout.keys.lengths.log().to(means.dtype).expand(*means.shape[:2])[..., None]
+    summaries = torch.cat([means, spreads, log_lengths], dim=-1).to(q.dtype).mT  # (heads, 2D + 1, key blocks)
+    sampled, valid = q[:, :, :, ::SAMPLED].flatten(0, 1) * q.shape[-1] ** -0.5, layout.valid[:, ::SAMPLED, None]
+    per_block = sampled.shape[0] * sampled.shape[2] * means.shape[1]  # logits of one query block, all heads
+    step, buffers = max(1, CHUNK_ELEMENTS.get(q.device.type, 2**24) * 2 // per_block), None
     found = []
     for first in range(0, layout.blocks, step):
-        x = asked[:, first : first + step]
-        near = torch.cat([x, x.square() / 2, torch.ones_like(x[..., :1])], dim=-1).flatten(1, 2)
-        if memory is None or memory[0].shape[1] != near.shape[1]:  # fresh memory costs more than its use
-            memory = [near.new_empty(*near.shape[:2], far.shape[-1]) for _ in range(2)]
-        weights = torch.softmax(torch.bmm(near, far, out=memory[0]), -1, out=memory[1])
-        found.append((weights.unflatten(1, x.shape[1:3]) * there[first : first + step]).sum(2, dtype=means.dtype))
+        x = sampled[:, first : first + step]
+        queries = torch.cat([x, x.square() / 2, torch.ones_like(x[..., :1])], dim=-1).flatten(1, 2)
+        if buffers is None or buffers[0].shape[1] != queries.shape[1]:  # allocating costs more than the product
+            buffers = [queries.new_empty(*queries.shape[:2], summaries.shape[-1]) for _ in range(2)]
+        weights = torch.softmax(torch.bmm(queries, summaries, out=buffers[0]), -1, out=buffers[1])
+        found.append((weights.unflatten(1, x.shape[1:3]) * valid[first : first + step]).sum(2, dtype=means.dtype))
     result: Tensor = torch.cat(found, dim=1).unflatten(0, q.shape[:2])
     return result
 
 
 def kept_blocks(layout: TokenTiling, keep_ratio: float) -> int:
-    """How many key blocks a query block keeps, if it is not one that attends to everything; see `kept_count`."""
+    """How many key blocks each query block keeps, except those that attend to everything; see `kept_count`."""
     keys = layout.keys
     return kept_count(layout.blocks, layout.exact_blocks, keys.blocks, keys.most_protected, keep_ratio)
 

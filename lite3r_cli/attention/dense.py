@@ -1,13 +1,14 @@
-"""Dense attention by the fastest way that a device has; which one that is, is decided here for all networks.
+"""Dense attention with the fastest back end of the device. This file chooses the back end for all networks.
 
-On a GPU: FlashAttention-4 where it runs (`fa4_backend.py`), else torch's fused attention, with cuDNN's kernel first if
-the caller says so, or where a call is so long on a Hopper GPU that its speed pays for cuDNN's making a kernel for each
-new shape.
+On a GPU: FlashAttention-4 where it runs (`fa4_backend.py`), else torch's fused attention. Torch tries cuDNN's kernel
+first if the caller asks for it, or on a Hopper GPU if the call is so long that cuDNN's speed pays for building a kernel
+for each new shape.
 
-On a CPU: torch's fused kernel multiplies bfloat16 at the speed of float32 on processors with AVX512-BF16 but without
-AMX; their matrix product is four times as fast. There a few queries at a time meet all keys: product, softmax, product,
-each small enough to stay in the cache. The logits are rounded to bfloat16 relative to about the largest of their row,
-which the highest among a few keys tells: there the heavy weights keep their precision.
+On a CPU: on processors with AVX512-BF16 but without AMX, torch's fused kernel multiplies bfloat16 no faster than
+float32, while their matrix product is four times as fast. `dense_by_products` computes a few query rows at a time
+against all keys (product, softmax, product), small enough to stay in the cache. It subtracts an estimate of each row's
+maximum, taken over a sample of the keys, before the logits are rounded to bfloat16, so that large weights keep their
+precision.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from lite3r_cli.attention import fa4_backend
 from lite3r_cli.runtime import Choice
 
 TORCH, CUDNN, PRODUCTS, FA4 = "torch", "cudnn", "products", fa4_backend.NAME
-CUDNN_WORK = 2e13  # operations of one call (16 heads: 70,000 tokens) from which on cuDNN pays; it saves 1 s in 1e15
-LOGITS = 2**19  # of a chunk: two copies fit a core's cache
-SAMPLED = 4  # one of so many keys tells how high a row's logits go
+CUDNN_WORK = 2e13  # FLOP per call (16 heads: 70,000 tokens) from which cuDNN pays; it saves 1 s per 1e15
+LOGITS = 2**19  # per chunk: two copies fit a core's cache
+SAMPLED = 4  # every 4th key is used to estimate the maximum logit of a row
 _left_out: ContextVar[tuple[str, ...]] = ContextVar("left_out", default=())
 _account: ContextVar[dict[Choice, float] | None] = ContextVar("account", default=None)
 
 
 @contextmanager
 def leaving_out(*backends: str) -> Iterator[None]:
-    """Inside, `dense` goes none of these ways: to compare with."""
+    """Inside this context `dense` does not choose these back ends. For comparisons."""
     token = _left_out.set(backends)
     try:
         yield
@@ -46,13 +47,15 @@ def leaving_out(*backends: str) -> Iterator[None]:
 
 
 def fused_only() -> AbstractContextManager[None]:
-    """Inside, `dense` is torch's fused attention whatever the device: to compare with."""
+    """Inside this context `dense` is torch's fused attention on every device. For comparisons."""
     return leaving_out(CUDNN, PRODUCTS, FA4)
 
 
 @contextmanager
 def accounted() -> Iterator[dict[Choice, float]]:
-    """What computed dense attention inside, with the operations of each; nothing of compiled or recorded code."""
+    """Collects which back ends `dense` used inside this context: choice → FLOP. Calls from compiled code or replayed
+    CUDA graphs are not counted.
+    """
     account: dict[Choice, float] = {}
     token = _account.set(account)
     try:
@@ -67,13 +70,13 @@ def _has(feature: str) -> bool:
 
 @cache
 def is_hopper(device: torch.device) -> bool:
-    """Whether a device is a GPU of compute capability 9.0 or more."""
+    """Whether the device is a GPU of compute capability 9.0 (Hopper) or higher."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= fa4_backend.CAPABILITY
 
 
 @cache
 def has_amx() -> bool:
-    """Whether this processor has matrix units, which torch's fused attention uses."""
+    """Whether this processor has AMX matrix units, which torch's fused attention uses."""
     return _has("amx_tile")
 
 
@@ -84,7 +87,7 @@ def bfloat16_by_products() -> bool:
 
 
 def choose_dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Choice:
-    """What computes `dense` of these operands, and why."""
+    """The back end of `dense` for these operands (see `dense`), and the reason."""
     left_out = _left_out.get()
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return Choice("auto", TORCH, "gradients are computed")
@@ -101,8 +104,9 @@ def choose_dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Choice
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Tensor:
-    """softmax(q kᵀ / √D) v of (B, H, N, D), (B, H, M, D) and (B, H, M, D); `cudnn`: torch is to try cuDNN's kernel
-    first. On some ways the result lies in memory as (B, N, H, D).
+    """softmax(q kᵀ / √D) v for q (B, H, N, D) and k, v (B, H, M, D) → (B, H, N, D).
+
+    `cudnn`: torch tries cuDNN's kernel first. Some back ends return a transposed view of a (B, N, H, D) tensor.
     """
     if torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v)
@@ -121,18 +125,18 @@ def _cudnn_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)
 
 
-@lru_cache(maxsize=1)  # a pool for another number of threads ends the one before
+@lru_cache(maxsize=1)  # a pool with another number of threads replaces the previous one
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that compute alone: teams that wait for each other after every small product lose on busy machines."""
+    """Threads that each run torch single-threaded: threads that wait for each other are slow on a busy machine."""
     pool, together = ThreadPoolExecutor(threads, "attention"), threading.Barrier(threads)
 
     def settle(_: int) -> None:
-        torch.get_num_threads()  # reads the common setting once, which must not happen after the next line
+        torch.get_num_threads()  # reads the global setting once; it must not be read after the next line
         torch.set_num_threads(1)
-        together.wait()  # so that every thread is here once
+        together.wait()  # so that each thread of the pool runs this function exactly once
 
     list(pool.map(settle, range(threads)))
-    torch.set_num_threads(threads)  # this thread's, and what later ones start with
+    torch.set_num_threads(threads)  # for this thread, and the default of later threads
     return pool
 
 
@@ -141,9 +145,9 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
 
 
 def dense_by_products(q: Tensor, k: Tensor, v: Tensor, logits: int = LOGITS) -> Tensor:
-    """`dense` without gradients, about `logits` at a time on each of torch's threads."""
+    """`dense` without gradients; each of torch's threads computes about `logits` logits at a time."""
     batch, heads, queries, dim = q.shape
-    q, k, v = (t.flatten(0, 1) for t in (q * dim**-0.5, k, v))  # the scale is exact where D is a power of 4
+    q, k, v = (t.flatten(0, 1) for t in (q * dim**-0.5, k, v))  # the scaling is exact if D is a power of 4
     out = q.new_empty(len(q), queries, dim)
     pieces = -(-queries * k.shape[1] // logits)
     step = -(-queries // pieces)
@@ -159,21 +163,24 @@ def dense_by_products(q: Tensor, k: Tensor, v: Tensor, logits: int = LOGITS) -> 
 
 
 def _some_rows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, jobs: list[tuple[int, slice]]) -> None:
-    """Attention of (heads, N, D) for pairs of a head and a run of queries, into `out`."""
+    """Attention of q, k, v (heads, N, D) for `jobs`, pairs of a head and a range of queries. Writes into `out`.
+
+    One product computes q · k − maximum: [q, −maximum] · [k, 1].
+    """
     buffers: tuple[Tensor, ...] = ()
-    before = -1
+    previous_head = -1
     for head, rows in jobs:
-        if head != before:
+        if head != previous_head:
             keys = torch.cat([k[head], torch.ones_like(k[head, :, :1])], dim=-1).T
             sample = k[head, ::SAMPLED].T
-            before = head
-        near = q[head, rows]
-        highest = torch.mm(near, sample).amax(-1, keepdim=True)
-        near = torch.cat([near, -highest], dim=-1)
-        if not buffers or buffers[0].shape[0] != len(near):  # fresh memory each time would cost more than its use
-            buffers = tuple(near.new_empty(len(near), keys.shape[1]) for _ in range(2))
+            previous_head = head
+        queries = q[head, rows]
+        maximum = torch.mm(queries, sample).amax(-1, keepdim=True)
+        queries = torch.cat([queries, -maximum], dim=-1)
+        if not buffers or buffers[0].shape[0] != len(queries):  # allocating each time would cost more than the product
+            buffers = tuple(queries.new_empty(len(queries), keys.shape[1]) for _ in range(2))
         logits, weights = buffers
-        torch.softmax(torch.mm(near, keys, out=logits), -1, out=weights)
+        torch.softmax(torch.mm(queries, keys, out=logits), -1, out=weights)
         torch.mm(weights, v[head], out=out[head, rows])
 
 

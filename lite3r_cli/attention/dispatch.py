@@ -1,7 +1,7 @@
-"""One door to sparse-linear attention: the formula's settings, the back end and why, both branches mixed.
+"""The entry point of sparse-linear attention: chooses a back end, computes both branches and mixes them.
 
-sum     O = O_sparse + W · O_linear             (SLA, arXiv 2509.24006; no effect of the branch while W = 0)
-convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; α of each head; 1 where nothing is skipped)
+sum     O = O_sparse + W · O_linear             (SLA, arXiv 2509.24006; W (D, D) = 0 switches the linear branch off)
+convex  O = α · O_sparse + (1 − α) · O_linear   (SLA2, arXiv 2602.12675; one α per head; α = 1 where nothing is skipped)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BACKENDS = ("auto", "dense", "torch", "triton", "reference")
 
 
 def triton_reason() -> str | None:
-    """Why the Triton kernels cannot be used here; None if they can."""
+    """Why the Triton kernels cannot run here; None if they can."""
     try:
         import triton  # noqa: F401
     except ImportError as error:
@@ -37,9 +37,10 @@ def triton_reason() -> str | None:
 
 
 def choose_backend(asked: str, device: torch.device, tokens: int, crossover: int = 0, head_dim: int = 64) -> Choice:
-    """The back end for a sequence. Below `crossover` tokens "auto" is dense attention: `pipelines/engine_choice.py`
-    decides where it may be.
-    Raises UsageError for an unknown name, BackendError if the one asked for cannot run here.
+    """The back end for a sequence of `tokens` tokens. Below `crossover` tokens "auto" chooses dense attention;
+    `pipelines/engine_choice.py` sets the crossover.
+
+    Raises UsageError for an unknown name, BackendError if the requested back end cannot run here.
     """
     if asked not in BACKENDS:
         raise UsageError(f"the attention back end must be one of {', '.join(BACKENDS)}, not {asked!r}")
@@ -66,24 +67,25 @@ def _reference(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     keys = layout.keys
     rows, columns = layout.index.shape[1], keys.index.shape[1]
-    there, known = layout.valid.flatten()[:, None], keys.valid.flatten()
+    q_valid, k_valid = layout.valid.flatten()[:, None], keys.valid.flatten()
 
-    def spread(mask: Tensor) -> Tensor:
+    def per_token(mask: Tensor) -> Tensor:
+        """(…, query blocks, key blocks) → (…, query slots, key slots)"""
         return mask.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
 
-    linear = known.expand(len(there), -1)
+    linear_mask = k_valid.expand(len(q_valid), -1)
     if linear_over == "rest":
-        linear = linear & spread(blocks.linear)
-    critical = (spread(blocks.critical) & known) | ~there  # empty slots see all: no row of the softmax is empty
+        linear_mask = linear_mask & per_token(blocks.linear)
+    critical = (per_token(blocks.critical) & k_valid) | ~q_valid  # empty query slots attend to all keys: no NaN rows
     summary = None
     if summaries:
-        own = torch.eye(keys.blocks, dtype=torch.bool, device=known.device).repeat_interleave(columns, 1)
-        own = own & known  # (blocks, tokens)
+        own = torch.eye(keys.blocks, dtype=torch.bool, device=k_valid.device).repeat_interleave(columns, 1)
+        own = own & k_valid  # (blocks, tokens): the tokens of each key block
         summary = blocks.linear.repeat_interleave(rows, 2)[..., None] & own
-    sparse, far = both_branches(
-        q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), critical, linear.expand_as(critical), feature, summary
+    sparse, linear = both_branches(
+        q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), critical, linear_mask.expand_as(critical), feature, summary
     )
-    return (sparse * there).unflatten(2, layout.index.shape), (far * there).unflatten(2, layout.index.shape)
+    return (sparse * q_valid).unflatten(2, layout.index.shape), (linear * q_valid).unflatten(2, layout.index.shape)
 
 
 def _triton(
@@ -101,7 +103,10 @@ ATTEND = {"reference": _reference, "torch": torch_backend.attend, "triton": _tri
 def mixed(
     sparse: Tensor, linear: Tensor, blocks: BlockMap, formula: Formula, weight: Tensor | None, alpha: Tensor | None
 ) -> Tensor:
-    """Both branches (B, H, blocks, T, D) in one: `weight` (D, D) projects the linear one, `alpha` (H,) mixes."""
+    """The sum (`weight` (D, D) projects the linear branch) or the convex mix (`alpha` (H,)) of both branches.
+
+    Branches and result are tiles (B, H, blocks, T, D). See the top of this file for the formulas.
+    """
     if weight is not None:
         linear = linear @ weight.T
     if alpha is None:
@@ -121,17 +126,18 @@ def sparse_linear(
     layout: TokenTiling | None = None,
     backend: str = "torch",
 ) -> tuple[Tensor, BlockMap | None]:
-    """Sparse-linear attention of q, k, v (B, H, N, D), each of one dtype, and the block map it used.
+    """Sparse-linear attention of q, k, v (B, H, N, D) of one dtype → output (B, H, N, D) and the block map.
 
-    `weight` (D, D) and `alpha` (H,) are the mix; `layout` says which tokens form blocks (runs of 64 if None), tokens
-    outside of it are ignored and come out as zeros. `backend` is what `choose_backend` chose; "dense" has no map.
+    `weight` (D, D) or `alpha` (H,) mixes the branches. `layout` groups tokens into blocks (None: runs of 64); tokens
+    outside of it are ignored as keys and get zeros as output. `backend` is the name that `choose_backend` chose; for
+    "dense" the map is None.
     """
     if backend == "dense":
         return dense(q, k, v), None
     tokens = q.shape[2]
     layout = packed_tiling(tokens, device=q.device) if layout is None else layout
     layout = layout if layout.index.device == q.device else layout.to(q.device)
-    with torch.autocast(q.device.type, enabled=False):  # which numbers are float32 here is said here
+    with torch.autocast(q.device.type, enabled=False):  # the code below sets the precision of each step itself
         q, k, v = layout.tiles(q, k, v)
         blocks = block_map(q, k, layout, formula.keep_ratio, formula.drop_ratio, formula.scores)
         settings = (blocks, layout, formula.feature, formula.linear_over, formula.summaries)
@@ -142,7 +148,10 @@ def sparse_linear(
 def packed_sparse_linear(
     q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, formula: Formula, weight: Tensor | None, alpha: Tensor | None
 ) -> Tensor:
-    """`sparse_linear` in the form of `packed.py`, q, k, v (B, H, N, D). A projection that is zero costs nothing."""
+    """`sparse_linear` over the packed tokens of `packed.py`: q, k, v (B, H, N, D) → (B, H, N, D).
+
+    The linear branch is not computed if its projection is zero and not being trained.
+    """
     with torch.autocast(q.device.type, enabled=False):
         if weight is not None and not weight.requires_grad and not weight.any():
             return packed_attention(q, k, v, plan, formula.ratio(plan.views))
@@ -151,7 +160,7 @@ def packed_sparse_linear(
 
 
 def packed_branches(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, formula: Formula) -> tuple[Tensor, Tensor]:
-    """The sparse and the linear branch of `packed_sparse_linear`, (B, H, N, D) float32 each or better."""
+    """The sparse and the linear branch of `packed_sparse_linear`, each (B, H, N, D) in float32 or float64."""
     sparse = packed_attention(q, k, v, plan, formula.ratio(plan.views))
     phi = FEATURES[formula.feature]
     fq, fk, values = phi(widened(q)), phi(widened(k)), widened(v)
@@ -161,7 +170,9 @@ def packed_branches(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, formula: 
 def mix_packed(
     sparse: Tensor, linear: Tensor, plan: PackedPlan, keep_ratio: float, weight: Tensor | None, alpha: Tensor | None
 ) -> Tensor:
-    """Both branches (…, H, N, D) in one, see the top; the convex mix leaves alone what sees everything."""
+    """The mix of both branches (…, H, N, D), see the top of this file. With α, a layer that keeps every block is not
+    mixed.
+    """
     if weight is not None:
         return sparse + linear @ widened(weight).T
     if plan.count(keep_ratio) >= plan.blocks:

@@ -1,9 +1,10 @@
-"""Dense attention by FlashAttention-4 (package flash-attn-4, CuTe DSL): faster than cuDNN's on GPUs from Hopper on.
+"""Dense attention with FlashAttention-4 (package flash-attn-4, CuTe DSL): faster than cuDNN on Hopper and newer GPUs.
 
-The library takes seconds to import, so that it is loaded only once a process has done so much dense attention that it
-would have paid, or at once where many passes are to come (`load_at_once`). Its kernels are compiled at the first call
-of each dtype and head width (seconds) and kept in the user's cache folder. That first call is checked against torch:
-a library that fails or computes something else is refused, and the reason is kept.
+Importing the library takes seconds. It is therefore imported only after a process has done so much dense attention
+without it that the import would have paid, or right away if many forward passes will follow (`load_at_once`). The
+library compiles a kernel (seconds) for each dtype and head dimension and stores it in the user's cache folder. The
+first call of each is compared with torch's result: if the library fails or differs, it is not used, and the reason is
+reported.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ from torch.nn import functional as F
 from lite3r_cli.extras import install_line
 
 NAME, PACKAGE, MODULE = "flash-attention-4", "flash-attn-4", "flash_attn.cute"
-CAPABILITY = (9, 0)  # of the first GPUs that it is faster on
-WIDEST = 128  # head widths: multiples of 8 up to this one
-SHORTEST = 512  # keys: below, a call costs more than it saves
-LOAD_WORK = 1.2e16  # operations of dense attention after which loading would have paid: 5 s, at 0.4 s saved per 1e15
-ERROR = 1e-2  # of the first call, relative to torch's in the same precision
+CAPABILITY = (9, 0)  # lowest compute capability on which it is faster
+WIDEST = 128  # largest head dimension; it must be a multiple of 8
+SHORTEST = 512  # fewest keys: with fewer, a call costs more than it saves
+LOAD_WORK = 1.2e16  # FLOP of dense attention after which loading would have paid: 5 s, at 0.4 s saved per 1e15
+ERROR = 1e-2  # largest relative error of the first call against torch in the same precision
 CACHE = {"ENABLED": "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "DIR": "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR"}
 
 _lock = threading.Lock()
 
 
 class _Work:
-    """How much dense attention this process has computed without the library."""
+    """FLOP of dense attention that this process has computed without the library."""
 
     done = 0.0
 
 
 def load_at_once() -> None:
-    """Many passes are to come: the first long enough attention loads the library."""
+    """Load the library at the next attention call that can use it. For callers with many forward passes ahead."""
     _Work.done = float("inf")
 
 
 @cache
 def installed_reason() -> str | None:
-    """Why the library cannot be found; None if it can. Nothing is imported."""
+    """Why the library is not available; None if it is installed. Does not import it."""
     try:
         version(PACKAGE)
     except PackageNotFoundError:
@@ -59,7 +60,7 @@ def installed_reason() -> str | None:
 
 @cache
 def device_reason(device: torch.device) -> str | None:
-    """Why a device cannot run it; None if it can."""
+    """Why the library cannot run on this device; None if it can."""
     if device.type != "cuda":
         return "it is for GPUs"
     capability = torch.cuda.get_device_capability(device)
@@ -69,12 +70,12 @@ def device_reason(device: torch.device) -> str | None:
 
 
 def operations(q: Tensor, k: Tensor) -> float:
-    """Of attention of q (B, H, N, D) over k (B, H, M, D): two products."""
+    """FLOP of attention of q (B, H, N, D) over k (B, H, M, D): two matrix products."""
     return 4.0 * q.numel() * k.shape[2]
 
 
 def reason_against(q: Tensor, k: Tensor) -> str | None:
-    """Why attention of q over k (B, H, tokens, D) without gradients goes another way; None if it comes here."""
+    """Why attention of q over k (B, H, tokens, D) without gradients needs another back end; None to use this one."""
     if (reason := device_reason(q.device)) is not None:
         return reason
     if q.dtype not in (torch.bfloat16, torch.float16):
@@ -99,7 +100,7 @@ def _is_loaded() -> bool:
 
 
 def refusal(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """Why the library does not run here, found by one small call that is compared with torch's; None if it runs."""
+    """Why the library does not work here, from one small call that is compared with torch; None if it works. Cached."""
     key = device, dtype, dim
     if key not in _refusals:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -115,9 +116,9 @@ def _tried(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
     q, k, v = (torch.randn(2, 2, 333, dim, device=device, dtype=dtype, generator=draw) for _ in range(3))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's, about its own code
+            warnings.simplefilter("ignore")  # the library's compiler warns about the library's own code
             found = attend(q, k, v).float()
-    except Exception as error:  # whatever an optional library does: there is another way
+    except Exception as error:  # an optional library may fail in any way; torch's attention replaces it
         return f"{PACKAGE} failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     expected = F.scaled_dot_product_attention(q, k, v).float()
     away = float((found - expected).norm() / expected.norm())
@@ -125,14 +126,14 @@ def _tried(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √D) v of (B, H, N, D) and (B, H, M, D); the result lies in memory as (B, N, H, D)."""
+    """softmax(q kᵀ / √D) v for q (B, H, N, D) and k, v (B, H, M, D) → a (B, H, N, D) view of a (B, N, H, D) tensor."""
     result: Tensor = load_forward()(*(t.transpose(1, 2) for t in (q, k, v)))[0].transpose(1, 2)
     return result
 
 
 @cache
 def load_forward() -> Callable[..., Any]:
-    """The library's forward pass of q (B, N, H, D), k, v (B, M, H, D) → (out, lse or None, …). Raises ImportError."""
+    """The library's forward function: q (B, N, H, D), k, v (B, M, H, D) → (out, lse or None, …). Raises ImportError."""
     with _kept_on_disk():
         from flash_attn.cute.interface import _flash_attn_fwd
     result: Callable[..., Any] = _flash_attn_fwd
@@ -141,8 +142,8 @@ def load_forward() -> Callable[..., Any]:
 
 @contextmanager
 def _kept_on_disk() -> Iterator[None]:
-    """Inside, the library is told to keep its kernels in the user's cache folder, by the only means that it has: two
-    environment variables that it reads when it is imported. Where the folder cannot be used it keeps none.
+    """Inside this context, two environment variables tell the library where to store compiled kernels. It reads them
+    on import and has no other setting. If the folder is not usable, kernels are not stored.
     """
     before = {name: os.environ.get(name) for name in CACHE.values()}
     folder = kernel_folder()
@@ -160,8 +161,8 @@ def _kept_on_disk() -> Iterator[None]:
 
 
 def kernel_folder() -> Path | None:
-    """The folder of compiled kernels, made if it is not there; None where nobody but this user must not write to it,
-    or the user cannot: kernels are code.
+    """The folder of compiled kernels, created if missing. None if other users could write to it or this user cannot:
+    kernels are executable code, so only their owner may change them.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""Feature maps φ of the linear branch: positive, so that its weights are an average's."""
+"""Feature maps φ of the linear branch. They are non-negative, so that the output is a weighted mean of the values."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def widened(x: Tensor) -> Tensor:
-    """In float32 or better: sums over all tokens lose too much in half precision."""
+    """x in float32, or in float64 if it is float64: sums over all tokens lose too much in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Tiles of keys and values gathered for some query tiles at a time, few enough to stay in the cache."""
+"""Gather the key and value tiles of a few query tiles at a time, so that they stay in the cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # of the keys gathered at a time; on a CPU by each thread
+CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}  # elements of gathered keys at a time; on a CPU per thread
 
 
 def chunks(columns: Tensor, tile: int, width: int) -> Iterator[slice]:
-    """Slices of the rows of `columns` (R, kept), so short that their keys, `tile` tokens of `width` each, stay in the
-    cache.
+    """Slices over the rows of the block table `columns` (R, kept), short enough that the gathered keys stay in the
+    cache. A key tile has `tile` tokens of `width` channels.
     """
     rows, kept = columns.shape
     step = max(1, CHUNK_ELEMENTS.get(columns.device.type, 2**24) // (kept * tile * width))
@@ -22,7 +22,7 @@ def chunks(columns: Tensor, tile: int, width: int) -> Iterator[slice]:
 
 
 def gather(table: Tensor, columns: Tensor, buffer: Tensor | None = None) -> Tensor:
-    """Tiles (all, T, D) at `columns` (R, kept) → (R, 1, kept·T, D), in a buffer's memory where one is given."""
+    """Tiles of `table` (all, T, D) at `columns` (R, kept) → (R, 1, kept·T, D), written into `buffer` if given."""
     rows = columns.flatten()
     out = None if buffer is None else buffer[: len(rows)]
     picked = torch.index_select(table.flatten(1), 0, rows, out=out)
@@ -30,5 +30,5 @@ def gather(table: Tensor, columns: Tensor, buffer: Tensor | None = None) -> Tens
 
 
 def gathered_bias(mask: Tensor, columns: Tensor) -> Tensor:
-    """Additive mask (all, T) of the tiles at `columns` (R, kept) → (R, 1, 1, kept·T)."""
+    """Rows of the additive mask (all, T) at `columns` (R, kept) → (R, 1, 1, kept·T)."""
     return mask.index_select(0, columns.flatten()).view(len(columns), 1, 1, -1)

@@ -1,9 +1,9 @@
-"""How much each layer across views keeps, so that all of them together keep what was asked.
+"""The keep ratio of each cross-view attention layer, so that their mean is the requested one.
 
 Deep networks (VGGT, DA3): ablations of published accelerators find that the first third of the global layers hardly
-matters, that the middle aligns the views, and that the last two must stay nearly exact. `mini` has five such layers;
-measured one by one (docs/method.md), the second matters most to the cameras and the last one not at all: its camera
-tokens see everything anyway, and no view is aligned after it.
+matters, that the middle layers align the views, and that the last two must stay nearly exact. `mini` has five such
+layers. Measured one by one (docs/method.md), the second matters most to the cameras and the last does not matter: its
+camera tokens attend to everything anyway, and no later layer aligns views.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from lite3r_cli.errors import UsageError
 
-SHALLOW = 6  # layers up to which a network is like mini
+SHALLOW = 6  # networks with at most this many cross-view layers use the weights measured on mini
 SHALLOW_WEIGHTS = (0.30, 0.35, 0.25, 0.25, 0.10)  # by relative depth, first to last
 DEEP_WEIGHTS = (0.5, 0.5, 1.0, 1.0, 1.0, 1.0)
 LAST_DEEP_WEIGHT, LAST_LAYERS = 3.0, 2
 
 
 def keep_ratios(layers: int, keep_ratio: float) -> tuple[float, ...]:
-    """One keep ratio a layer, none above 1, with mean `keep_ratio`. Raises UsageError for one outside (0, 1]."""
+    """One keep ratio in (0, 1] per layer, with mean `keep_ratio`. Raises UsageError if that is outside (0, 1]."""
     weights = [_between(SHALLOW_WEIGHTS if layers <= SHALLOW else DEEP_WEIGHTS, i, layers) for i in range(layers)]
     if layers > SHALLOW:
         weights[-LAST_LAYERS:] = [LAST_DEEP_WEIGHT] * LAST_LAYERS
@@ -27,8 +27,9 @@ def keep_ratios(layers: int, keep_ratio: float) -> tuple[float, ...]:
 
 
 def shared_out(weights: Sequence[float], mean: float) -> tuple[float, ...]:
-    """Shares in proportion to `weights`, capped at 1, with this mean; what a capped one cannot take goes to the
-    others.
+    """Shares proportional to `weights`, capped at 1, with this mean. The excess of a capped share goes to the others.
+
+    Raises UsageError if `mean` is outside (0, 1].
     """
     if not 0 < mean <= 1:
         raise UsageError(f"the keep ratio must lie above 0 and at most at 1, not {mean}")
@@ -45,7 +46,7 @@ def shared_out(weights: Sequence[float], mean: float) -> tuple[float, ...]:
 
 
 def _between(knots: Sequence[float], i: int, layers: int) -> float:
-    """The value at layer `i` of `layers`, linear between `knots` at equal distances of depth."""
+    """Linear interpolation at layer `i` of `layers` between equally spaced `knots`."""
     place = i / max(1, layers - 1) * (len(knots) - 1)
     low = min(int(place), len(knots) - 2)
     return knots[low] + (place - low) * (knots[low + 1] - knots[low])

@@ -1,4 +1,4 @@
-"""Sparse-linear attention as a part of a network: it takes a dense attention module's place and keeps its weights."""
+"""Sparse-linear attention as an nn.Module: it replaces a dense attention module and keeps its weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from lite3r_cli.layers.vit import Attention
 from lite3r_cli.runtime import Choice
 
 PROJECTION = "proj_lin.weight"
-START_LOGIT = 6.0  # of α in the convex mix: 0.9975, nearly without effect and still with a gradient
-UNUSED = "lam"  # a scalar of the official checkpoints that their formula never reads
+START_LOGIT = 6.0  # initial logit of α in the convex mix: α = 0.9975 has almost no effect but still a gradient
+UNUSED = "lam"  # a scalar in the official checkpoints that their formula does not use
 
 
 class SparseLinearAttention(Attention):
-    """A dense Attention's weights and what mixes the linear branch in: `proj_lin`, its projection, without effect while
-    it is zero; or, in the convex mix, `mix_logit` (H,) with α = sigmoid(mix_logit).
+    """The weights of a dense Attention plus the parameters of the mix (see `dispatch.py`): for the sum `proj_lin`
+    (D, D), zero at first; for the convex mix `mix_logit` (H,) with α = sigmoid(mix_logit).
 
-    A network tells the frames of its tokens with `set_frames` before a forward pass; otherwise, and in official
-    checkpoints, blocks are runs of tokens. After it, `skipped` holds the share of key blocks that were not computed, a
-    scalar tensor, and `choice` the back end and why. `backend` and `crossover` are what `choose_backend` is asked.
+    Before a forward pass, `set_frames` says which tokens belong to which frame. Without it, and in official
+    checkpoints, blocks are runs of tokens. After the pass, `skipped` is the share of key blocks that were not computed
+    (a scalar tensor), and `choice` the back end with its reason. `backend` and `crossover` are the arguments of
+    `choose_backend`.
     """
 
     def __init__(self, dense: Attention, config: SparseConfig, name: str = ""):
@@ -39,7 +40,7 @@ class SparseLinearAttention(Attention):
         self.layout: TokenTiling | None = None
         self.plan: PackedPlan | None = None
         self.backend = "auto"
-        self.crossover = 0  # tokens below which it is dense attention, see `pipelines/engine_choice.py`
+        self.crossover = 0  # below this many tokens attention is dense, see `pipelines/engine_choice.py`
         self.choice: Choice | None = None
         self.skipped: Tensor | None = None
         self.qkv, self.proj, self.q_norm, self.k_norm = dense.qkv, dense.proj, dense.q_norm, dense.k_norm
@@ -48,7 +49,7 @@ class SparseLinearAttention(Attention):
         if config.mix == "convex":
             self.mix_logit = nn.Parameter(torch.full((dense.heads,), START_LOGIT, device=like.device))
         else:
-            # without torch's random values: zeros follow, or a checkpoint's
+            # skip torch's random initialisation: zeros or a checkpoint's values follow
             self.proj_lin = nn.utils.skip_init(
                 nn.Linear, width, width, bias=False, device=like.device, dtype=like.dtype
             )
@@ -59,14 +60,14 @@ class SparseLinearAttention(Attention):
         self.configure(config, name)
 
     def configure(self, config: SparseConfig, name: str) -> None:
-        """Other settings for the same parameters. Raises UsageError for another mix, which has others."""
+        """Change the settings. Raises UsageError for another mix, because its parameters are different."""
         if hasattr(self, "mix_logit") != (config.mix == "convex"):
             raise UsageError(f"{name}: was not trained for the {config.mix} mix of its branches")
         self.config, self.formula = config, config.formula(name)
         self._keeps_all = replace(self.formula, summaries=False, scores="pooled", keep_views=None) == Formula()
 
     def set_frames(self, frames: tuple[Frames, ...], reference: Tensor | int | None, device: torch.device) -> None:
-        """The frames of the sequence to come and which of them is the reference: an index, or (B, frames) bool."""
+        """The frames of the next sequence. `reference` is the index of the reference frame, or a mask (B, frames)."""
         config = self.config
         if config.official:
             return
@@ -84,8 +85,10 @@ class SparseLinearAttention(Attention):
         self.layout = layout.with_reference(reference) if isinstance(reference, Tensor) else layout
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Sparse-linear attention over (B, H, N, D) each, in the form that was chosen for this call; `keys` (M,) are
-        the only ones that count, None = all. Raises ValueError where `set_frames` told of other tokens.
+        """Sparse-linear attention of q, k, v (B, H, N, D) → (B, H, N, D) with the back end chosen for this call.
+
+        `keys` (M,) are indices of the only tokens that take part; None for all. Raises ValueError if `set_frames` was
+        called for another number of tokens.
         """
         if keys is not None:
             return self._mix_some(q, k, v, keys)
@@ -100,24 +103,24 @@ class SparseLinearAttention(Attention):
         layout = self.layout
         if layout is None:
             layout = packed_tiling(q.shape[2], self.config.block, q.device, self.config.key_block)
-        elif len(layout.occupants) != q.shape[2]:  # of an earlier forward pass
+        elif len(layout.occupants) != q.shape[2]:  # the layout is from an earlier forward pass
             raise ValueError(
-                f"attention over {q.shape[2]} tokens, but set_frames told of {len(layout.occupants)}: "
-                "it goes before every forward pass"
+                f"attention over {q.shape[2]} tokens, but set_frames was called for {len(layout.occupants)}: "
+                "call it before every forward pass"
             )
         out, blocks = sparse_linear(q, k, v, self.formula, weight, alpha, layout, self.choice.chosen)
         self.skipped = q.new_zeros(()) if blocks is None else blocks.skipped
         return out
 
     def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As in Attention, every key kept; where the linear branch is a sum over all tokens, it is added."""
+        """As in Attention: exact attention over every key. The linear branch is added if it covers all tokens."""
         summed = self.config.mix == "sum" and (self.formula.feature, self.formula.linear_over) == ("elu", "all")
         if self.backend == "dense" or not summed:
             return super().meet(q, k, v)
         return dense_and_linear(q, k, v, self.proj_lin.weight.to(v.dtype))
 
     def _mix_some(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
-        """Among the tokens `keys` alone, of which `set_frames` was told; the others get nothing from across views."""
+        """`mix` among the tokens `keys` only, the ones passed to `set_frames`; the output of the others is zero."""
         self.choice = choose_backend(self.backend, q.device, q.shape[2], self.crossover, q.shape[3])
         if self.choice.chosen == "dense":
             self.skipped = q.new_zeros(())
@@ -137,7 +140,7 @@ class SparseLinearAttention(Attention):
 
 
 def attention_modules(model: nn.Module) -> dict[str, Attention]:
-    """Name → module of every attention in a network."""
+    """Name → module of every attention module in a network."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
 
 
@@ -148,13 +151,14 @@ def set_frames(
     device: torch.device,
     seen: Seen | None = None,
 ) -> None:
-    """Tell the sparse-linear ones among a network's attention modules across views what their tokens are: frames in the
-    order of the sequence, and which of them is the reference: an index, or (B, frames) bool. Where not all patches are
-    `seen`, blocks are runs of those that are.
+    """Call `set_frames` on the sparse-linear ones among these cross-view attention modules.
+
+    `frames` are in the order of the sequence; `reference` is the index of the reference frame, or a mask (B, frames).
+    If only some patches take part (`seen`), blocks are runs of those tokens.
     """
     frames = tuple(frames)
     shards = current()
-    if shards is not None:  # attention is among the tokens of all views
+    if shards is not None:  # this process holds some views, but attention is among the tokens of all views
         few, seen = frames[0].specials, shards.seen
         frames = tuple(
             Frames(len(group), few + grid[0] * grid[1], few, grid) for group, grid in zip(shards.groups, shards.grids)
@@ -169,8 +173,8 @@ def set_frames(
 
 
 def attach(model: nn.Module, config: SparseConfig) -> None:
-    """Put sparse-linear attention in the place of the modules named in `config.layers`; those that are sparse-linear
-    already keep their parameters. Raises KeyError for modules that are not there, UsageError for another mix.
+    """Replace the modules named in `config.layers` by sparse-linear attention, in place. Modules that are sparse-linear
+    already keep their parameters. Raises KeyError for a missing module, UsageError for another mix.
     """
     found = attention_modules(model)
     for name in config.layers:
@@ -183,5 +187,5 @@ def attach(model: nn.Module, config: SparseConfig) -> None:
 
 
 def layers_in(names: Iterable[str]) -> tuple[str, ...]:
-    """The modules that have a linear branch, from the names of a checkpoint's tensors."""
+    """Names of the modules with a linear branch, sorted, from the tensor names of a checkpoint."""
     return tuple(sorted(name[: -len(PROJECTION) - 1] for name in names if name.endswith(f".{PROJECTION}")))

@@ -1,17 +1,19 @@
-"""Sparse attention over packed tokens: what is known before the images are, and each step in plain torch.
+"""Sparse attention over packed tokens: the plan, which depends only on the image sizes, and each step in plain torch.
 
-The patches of each frame are ordered along a Hilbert curve, so that any run of them is compact, and the frames follow
-one another, every other one backwards. Queries share lists of keys in groups of 128 or 64; keys are chosen in blocks of
-16. No block has an empty slot: what does not fill one stands in the lists row by row. A block that is not chosen counts
-as one token, its mean key and value with the weight of its 16 tokens; where none of 64 neighbouring tokens is chosen,
-those do.
+The patches of each frame are ordered along a Hilbert curve, so that any run of them is compact in the image. Frames
+follow one another; every other frame is reversed. A group of 128 or 64 consecutive queries shares one list of keys.
+Keys are chosen in blocks of 16. No block has empty slots: tokens that do not fill a block are listed one by one. A
+block that is not chosen counts as one token: its mean key and mean value, weighted by its 16 tokens. If none of 64
+neighbouring tokens is chosen, one mean of all 64 takes their place. k̄ is the mean key of n = 16 or 64 tokens:
 
-    share(block) = mean over queries of a group of softmax over blocks of q · k̄ / √D + s,   s = ½ Σ_c m_c var_c(k)
-    / D O            = softmax over chosen keys of q · k / √D and over means of q · k̄ / √D + log n, times v
+    share(block) = Σ over sampled queries of a group: softmax over blocks of (q · k̄ / √D + log n + s)
+    s            = ½ Σ_c m_c var_c(k) / D,   m = mean square of a head's sampled queries
+    O            = softmax(q · k / √D over chosen keys, q · k̄ / √D + log n over means) · (v, v̄)
 
-where every eighth query tells the shares, and m is the mean square of a head's queries: what a block's spread adds to
-its share. By Jensen's inequality a mean never counts more in O than its keys. Special tokens see and are seen by all.
-The divisor of the shares comes from means of 64: it weighs queries, and only the order of the blocks counts.
+Every eighth query is sampled. The denominator of the shares uses means of 64, which is cheaper: it only weighs the
+queries against each other, since only the order of the blocks matters. O leaves the variance term s out; by Jensen's
+inequality a mean then never gets more weight than its keys would. Special tokens attend to all tokens, and all tokens
+attend to them.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers.view_shards import ranks_across
 
 GROUPS = (128, 64)  # queries that share a list
-KEYS = 16  # of a block
+KEYS = 16  # tokens of a block
 SUMMARY = 64  # tokens of a coarse mean
-EVERY = 8  # so many queries have one among them that tells the shares
-IGNORED = 15  # lowest bits of a share that do not count when blocks are compared: eight of the mantissa do
-LARGEST = 40.0  # logarithm of a share: its divisor is approximate
-CHUNK = 2**24  # elements of what `gathered_attention` holds at a time
-LISTED = 2**30  # bytes of shares and lists at a time: more heads wait
+EVERY = 8  # every 8th query is sampled for the shares
+IGNORED = 15  # lowest mantissa bits of a share that are ignored when blocks are compared; eight bits remain
+LARGEST = 40.0  # upper limit of a log share: its approximate denominator may be too small
+CHUNK = 2**24  # elements that `gathered_attention` holds at a time
+LISTED = 2**30  # bytes of shares and lists at a time; further heads are computed later
 
 
 def hilbert(rows: int, columns: int) -> list[int]:
-    """The cells of a grid of any size (row-major numbers) along a generalised Hilbert curve: nearly all neighbours
-    touch.
+    """The cells of a grid of any size (row-major indices) in the order of a generalised Hilbert curve. Almost all
+    consecutive cells are adjacent.
     """
     path: list[int] = []
 
@@ -49,7 +51,7 @@ def hilbert(rows: int, columns: int) -> list[int]:
         return (x > 0) - (x < 0)
 
     def fill(x: int, y: int, ax: int, ay: int, bx: int, by: int) -> None:
-        """The rectangle from (x, y) spanned by a, along which the curve leads, and b."""
+        """Append the cells of the rectangle at (x, y) spanned by a, the curve's main direction, and b."""
         width, height = abs(ax + ay), abs(bx + by)
         dax, day, dbx, dby = step(ax), step(ay), step(bx), step(by)
         if height == 1:
@@ -80,76 +82,74 @@ def hilbert(rows: int, columns: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class PackedPlan:
-    """Where each token of a sequence goes. Rows of a head's table: `queries` tokens, means of 16 from `fine` on, of
-    64 from `coarse` on, `slots` in all.
+    """The slot of each token of a sequence. A head's table of keys or values has `slots` rows: [0, `queries`) tokens,
+    [`fine`, `coarse`) means of 16 tokens, [`coarse`, `slots`) means of 64 tokens.
     """
 
     tokens: int
     views: int
-    specials: int
+    specials: int  # special tokens of all frames
     group: int  # queries that share a list, one of GROUPS
-    queries: int  # slots of tokens, a multiple of `group`: special ones from 0 on, the others from `first` on
-    first: int  # a multiple of `group`
-    blocks: int  # of 16 patches
+    queries: int  # token slots, a multiple of `group`: special tokens from 0 on, patches from `first` on
+    first: int  # slot of the first patch, a multiple of `group`
+    blocks: int  # blocks of 16 patches
     place: Tensor  # (tokens,) int32, the slot of each token
-    empty: Tensor  # int32, rows that hold zeros until they are filled
-    asked: Tensor  # (groups − exact, group / 8) the slots of the queries that tell the shares
-    lengths: Tensor  # (queries / 64,) int32, tokens in each 64 slots: they come first
-    loose: Tensor  # int32, slots of tokens in no block: in every list
-    every: Tensor  # int32, all blocks: what those groups see which see everything
+    empty: Tensor  # int32, rows that hold no token: zeros until means are written
+    asked: Tensor  # (groups − exact, group / 8) slots of the sampled queries of each ordinary group
+    lengths: Tensor  # (queries / 64,) int32, tokens in each 64 slots; they occupy the first ones
+    loose: Tensor  # int32, slots of tokens in no block: they are in every list
+    every: Tensor  # int32, ids of all blocks, for the groups that attend to everything
 
     @property
     def groups(self) -> int:
-        """Groups of queries, each with one list of keys."""
+        """The number of query groups, each with one list of keys."""
         return self.queries // self.group
 
     @property
     def exact(self) -> int:
-        """Groups of special tokens, at the start: they see everything."""
+        """The number of groups of special tokens; these come first and attend to everything."""
         return self.first // self.group
 
     @property
     def patches(self) -> int:
-        """Tokens of patches."""
+        """The number of patch tokens."""
         return self.tokens - self.specials
 
     @property
     def special_blocks(self) -> int:
-        """Whole blocks of special tokens."""
+        """The number of full blocks of special tokens."""
         return self.specials // KEYS
 
     @property
     def supers(self) -> int:
-        """Summaries of several blocks of keys each."""
+        """The number of coarse means (64 tokens each)."""
         return self.blocks * KEYS // SUMMARY
 
     @property
     def fine(self) -> int:
-        """The slot of the first block mean."""
+        """The row of the first block mean."""
         return self.queries
 
     @property
     def coarse(self) -> int:
-        """The slot of the first summary of several blocks."""
+        """The row of the first coarse mean."""
         return self.queries + self.blocks
 
     @property
     def slots(self) -> int:
-        """Rows of the tables of keys and values: tokens, block means, summaries."""
+        """Rows of the tables of keys and values: tokens, block means, coarse means."""
         return self.coarse + self.supers
 
     def count(self, keep_ratio: float) -> int:
-        """Blocks that a group chooses, so that `keep_ratio` of all pairs of tokens are computed at most; at least
-        one.
-        """
+        """How many blocks a group chooses so that at most `keep_ratio` of all token pairs are computed; at least 1."""
         if keep_ratio >= 1:
             return self.blocks
         keys = (keep_ratio * self.tokens - self.specials) * self.tokens / max(1, self.patches) - self.specials
-        keys -= self.patches % KEYS  # every list has them
+        keys -= self.patches % KEYS  # these patches fill no block and are in every list
         return max(1, min(int(keys / KEYS), self.blocks))
 
     def skipped(self, keep_ratio: float) -> float:
-        """1 − computed / all pairs of tokens; means are not counted."""
+        """1 − computed token pairs / all token pairs; means are not counted."""
         count = self.count(keep_ratio)
         if count >= self.blocks:
             return 0.0
@@ -157,20 +157,21 @@ class PackedPlan:
         return 1 - (self.specials * self.tokens + self.patches * seen) / self.tokens**2
 
     def room(self, count: int) -> int:
-        """Rows beside its blocks that a group's list has at most."""
+        """Capacity of a group's list of single rows: loose tokens and means."""
         partly = min(3 * count, self.blocks - count)
         return len(self.loose) + self.supers + partly + self.blocks % (SUMMARY // KEYS)
 
     def heads_at_a_time(self, count: int) -> int:
-        """So many heads' shares and lists fit in LISTED."""
+        """How many heads' shares and lists fit in LISTED bytes."""
         row = 4 * (self.blocks + self.special_blocks + count + self.room(count))
         return max(1, LISTED // max(1, row * (self.groups - self.exact)))
 
 
 @lru_cache(maxsize=32)
 def packed_plan(frames: tuple[Frames, ...], device: torch.device | None = None, group: int = GROUPS[0]) -> PackedPlan:
-    """The plan for sets of equally sized frames in the order of the sequence, with `group` queries a list; a frame
-    without a grid is one run. Kept.
+    """The plan for `frames` in the order of the sequence, with `group` queries per list. Cached.
+
+    The patches of a frame without a grid keep their order.
     """
     specials: list[int] = []
     patches: list[int] = []
@@ -225,8 +226,8 @@ def _moved(plan: PackedPlan, device: torch.device) -> PackedPlan:
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """What the ordinary groups see, each (H, groups, …) int32: blocks of 16 rows of the table, and the first
-    `lengths` of `rows`.
+    """The keys of the ordinary groups, int32: block ids `blocks` (H, groups, n) of 16 table rows each, and single table
+    rows `rows` (H, groups, room), of which the first `lengths` (H, groups) are valid.
     """
 
     blocks: Tensor
@@ -238,16 +239,16 @@ class Lists:
 
 
 def ask(q: Tensor, plan: PackedPlan) -> tuple[Tensor, Tensor]:
-    """The queries that tell the shares (H, those of all groups, D), and their mean square (H, D) float32, from q
-    (H, slots, D).
+    """Sample queries from q (H, slots, D): the sampled queries of all groups (H, groups · group / 8, D), and their mean
+    square (H, D) float32.
     """
     asked = q[:, plan.asked.flatten()]
     return asked, widened(asked).square().mean(1)
 
 
 def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: PackedPlan) -> Tensor:
-    """Fill in the means of tables of keys and values (H, slots, D), in place → what the keys' spread adds to the
-    logits of each block's and coarse mean's share (H, blocks + supers) float32.
+    """Write the means into the tables of keys and values (H, slots, D), in place. Returns the variance term s of each
+    block and coarse mean, (H, blocks + supers) float32. `squares` (H, D) are the mean squares of `ask`.
     """
     spreads = []
     for size, first, last in ((KEYS, plan.fine, plan.coarse), (SUMMARY, plan.coarse, plan.slots)):
@@ -255,15 +256,13 @@ def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: Packed
         for table in (keys, values):
             table[:, first:last] = widened(table[:, tokens]).unflatten(1, (-1, size)).mean(2).to(table.dtype)
         runs = widened(keys[:, tokens]).unflatten(1, (-1, size))
-        spread = (runs - runs.mean(2, keepdim=True)).square().mean(2)  # torch warns of var() where there are none
+        spread = (runs - runs.mean(2, keepdim=True)).square().mean(2)  # var() would warn if there are no runs
         spreads.append((spread * squares[:, None]).sum(-1) / (2 * keys.shape[-1]))
     return torch.cat(spreads, dim=1)
 
 
 def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan) -> Tensor:
-    """The shares of all blocks for each ordinary group, times a number that is the same for all: (H, groups,
-    blocks).
-    """
+    """The share of each block for each ordinary group (H, groups, blocks), summed over its sampled queries."""
     covered = plan.supers * (SUMMARY // KEYS)
     x = widened(asked) * asked.shape[-1] ** -0.5
     fine, coarse = (x @ widened(keys[:, a:b]).mT for a, b in ((plan.fine, plan.coarse), (plan.coarse, plan.slots)))
@@ -275,8 +274,8 @@ def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan)
 
 
 def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
-    """The `count` blocks of the highest shares of each group, after those of special tokens; and the means of the
-    others.
+    """The lists of each group: the blocks of special tokens, then the `count` blocks with the highest shares; as single
+    rows, the loose tokens and the means of all other blocks.
     """
     heads, groups, _ = shares.shape
     device = shares.device
@@ -298,11 +297,11 @@ def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
 def gathered_attention(
     q: Tensor, keys: Tensor, values: Tensor, lists: Lists | None, plan: PackedPlan, out: Tensor | None = None
 ) -> Tensor:
-    """Attention of q (H, slots, D) over tables of keys and values (H, slots, D) → (H, queries, D), stored in `out` if
-    given; without lists all see all.
+    """Attention of q (H, slots, D) over tables of keys and values (H, slots, D) → (H, queries, D), written into `out`
+    if given. Without lists every query attends to every token.
     """
     heads, _, dim = q.shape
-    heads *= ranks_across()  # the same chunks, and so the same sums, in one process and in several
+    heads *= ranks_across()  # the same chunks, and so the same rounding, in one process and in several
     whole = plan.every.long()[:, None] * KEYS + torch.arange(KEYS, device=q.device)
     known = torch.cat([whole.flatten(), plan.loose.long()])
     exact = plan.groups if lists is None else plan.exact
@@ -334,7 +333,7 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
     start = plan.first + part.start * plan.group
     x = q[:, start : start + groups * plan.group].unflatten(1, (groups, plan.group))
     bias = torch.cat([bias.new_zeros(tokens.shape), bias], dim=-1)[:, :, None]
-    if q.device.type == "cpu":  # a quarter of the time, and no logits to keep for gradients
+    if q.device.type == "cpu":  # four times as fast, and keeps no logits for gradients
         mask = bias.to(torch.float64 if q.dtype == torch.float64 else torch.float32).expand(-1, -1, plan.group, -1)
         return F.scaled_dot_product_attention(x, k, v, attn_mask=mask).flatten(1, 2)
     logits = widened(x) @ widened(k).mT * dim**-0.5
@@ -343,7 +342,7 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_ratio: float) -> Tensor:
-    """All steps for tokens in the order of the sequence, q, k, v (B, H, N, D) → (B, H, N, D)."""
+    """All steps: q, k, v (B, H, N, D) in the order of the sequence → (B, H, N, D). Differentiable."""
     batch, place = q.shape[0], plan.place.long()
     empty = q.new_zeros(batch * q.shape[1], plan.slots, q.shape[3])
     tables = [empty.index_copy(1, place, t.flatten(0, 1)) for t in (q, k, v)]
@@ -361,7 +360,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_rat
 
 
 def _with_means(table: Tensor, plan: PackedPlan) -> Tensor:
-    """As `summarise_blocks`, with gradients."""
+    """A table (H, slots, D) with its means, as `summarise_blocks` writes them, but differentiable."""
     parts = [table[:, : plan.fine]]
     for size, count in ((KEYS, plan.blocks), (SUMMARY, plan.supers)):
         tokens = widened(table[:, plan.first : plan.first + count * size])

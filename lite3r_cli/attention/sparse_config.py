@@ -19,26 +19,26 @@ from lite3r_cli.attention.reference import BLOCK
 from lite3r_cli.config import LiteConfig
 from lite3r_cli.errors import UsageError
 
-METADATA_KEY = "attention"  # of a checkpoint: which modules are sparse-linear, and their settings
+METADATA_KEY = "attention"  # in a checkpoint: which modules are sparse-linear, and their settings
 LINEAR_OVER = ("all", "rest")
-MIXES = ("sum", "convex")  # of the two branches, see `dispatch`
-PROTECT = ("none", "specials", "reference")  # tokens critical to every query; the last are special ones and a frame
+MIXES = ("sum", "convex")  # how the two branches are mixed, see `dispatch.py`
+PROTECT = ("none", "specials", "reference")  # keys critical to every query: none, special tokens, or these and a frame
 
 
 @dataclass(frozen=True)
 class Formula:
-    """What one layer computes, whichever back end computes it."""
+    """What one layer computes, independent of the back end."""
 
-    keep_ratio: float = 1.0  # share of the key blocks with exact attention, k_h
-    drop_ratio: float = 0.0  # share of the key blocks that no query sees, k_l
+    keep_ratio: float = 1.0  # share of the key blocks with exact attention (k_h in SLA)
+    drop_ratio: float = 0.0  # share of the key blocks that are ignored (k_l in SLA)
     feature: str = "elu"  # φ, a key of FEATURES
     linear_over: str = "all"  # tokens of the linear branch: "all", or "rest": those neither kept nor dropped
-    summaries: bool = False  # blocks neither kept nor dropped count in the exact branch as one token each
+    summaries: bool = False  # blocks neither kept nor dropped count in the sparse branch as one token each
     scores: str = "pooled"  # how the blocks to keep are chosen, one of SCORES
-    keep_views: float | None = None  # over packed tokens: views' worth of keys that a query sees at most
+    keep_views: float | None = None  # packed tokens only: upper limit of the keys per query, in views
 
     def ratio(self, views: int) -> float:
-        """The keep ratio for so many views: a share, up to a number of views."""
+        """The keep ratio for `views` views: `keep_ratio`, or less if `keep_views` limits it."""
         return self.keep_ratio if self.keep_views is None else min(self.keep_ratio, self.keep_views / views)
 
     def __post_init__(self) -> None:
@@ -60,24 +60,22 @@ class SparseConfig:
 
     layers: tuple[str, ...]  # names of the attention modules
     keep_ratio: float = 1.0  # share of key blocks that get exact attention
-    block: int = BLOCK  # tokens
+    block: int = BLOCK  # tokens of a query block
     official: bool = False  # the modules hold the unused scalar of the official checkpoints
-    keep_ratios: tuple[float, ...] = ()  # of each layer, in the order of `layers`; empty: `keep_ratio` for all
-    drop_ratio: float = 0.0  # share of key blocks that no query sees
+    keep_ratios: tuple[float, ...] = ()  # one per layer, in the order of `layers`; empty: `keep_ratio` for all
+    drop_ratio: float = 0.0  # share of key blocks that are ignored
     feature: str = "elu"  # φ of the linear branch
     linear_over: str = "all"  # tokens of the linear branch: "all" or "rest"
     mix: str = "sum"  # one of MIXES
     protect: str = "specials"  # one of PROTECT
     tiles: bool = False  # blocks are rectangles of patches, not runs of tokens
-    walk: bool = False  # blocks are nearly rectangles, and all but full: with `tiles`, see `tiling.py`
-    summaries: bool = False  # blocks that are not kept count in the exact branch as one token each
-    key_block: int | None = None  # tokens of a block of keys; None: as many as of queries
-    scores: str = "pooled"  # how the blocks to keep are chosen: "pooled" or "mass", see `block_map`
-    packed: bool = (
-        False  # across views the form of `packed.py`; what the fields of blocks say is for layers within views
-    )
+    walk: bool = False  # with `tiles`: almost rectangles, with few empty slots, see `_walked` in `tiling.py`
+    summaries: bool = False  # blocks that are not kept count in the sparse branch as one token each
+    key_block: int | None = None  # tokens of a key block; None: `block`
+    scores: str = "pooled"  # how the blocks to keep are chosen: "pooled" or "mass", see `block_map.py`
+    packed: bool = False  # cross-view layers use `packed.py`; the fields on blocks then hold for layers within views
     group: int = GROUPS[0]  # with `packed`: queries that share a list of keys
-    keep_views: int | None = None  # with `packed`: views' worth of keys that a query sees at most, mean over the layers
+    keep_views: int | None = None  # with `packed`: upper limit of the keys per query in views, mean over the layers
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -105,7 +103,7 @@ class SparseConfig:
             self.formula(layer)
 
     def formula(self, layer: str) -> Formula:
-        """What the attention module of this name computes."""
+        """The formula of the attention module `layer`."""
         own = dict(zip(self.layers, self.keep_ratios)) if self.keep_ratios else {}
         ratio = own.get(layer, self.keep_ratio)
         views = None if self.keep_views is None else self.keep_views * ratio / self.mean_ratio
@@ -113,31 +111,33 @@ class SparseConfig:
 
     @property
     def mean_ratio(self) -> float:
-        """The keep ratio over all sparse-linear modules."""
+        """The mean keep ratio of the sparse-linear modules."""
         return sum(self.keep_ratios) / len(self.keep_ratios) if self.keep_ratios else self.keep_ratio
 
     @property
     def unset(self) -> bool:
-        """Whether only the layers (and the mix, which decides what parameters there are) were chosen: what
-        `lite3r convert` writes without a keep ratio. The other settings are then those of the preset.
+        """Whether only the layers and the mix are set, as `lite3r convert` writes it without a keep ratio. The other
+        settings then come from the preset.
         """
         return replace(self, layers=(), keep_ratios=(), mix="sum") == SparseConfig(()) and not self.keep_ratios
 
     def to_json(self) -> str:
-        """As it stands in a checkpoint's metadata."""
+        """The JSON text that is stored in a checkpoint's metadata."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SparseConfig:
-        """From what `to_json` wrote. Raises UsageError for settings that cannot be, TypeError for unknown ones."""
+        """The settings from the parsed JSON of `to_json`. Raises UsageError for invalid values, TypeError for unknown
+        fields.
+        """
         sequences = {name: tuple(values[name]) for name in ("layers", "keep_ratios") if name in values}
         return cls(**{**values, **sequences})
 
 
-# `published` is the form of SLA and of the official Lite3R checkpoints. The others are what this project makes
-# (docs/method.md): packed tokens, which a GPU computes fast; in shallow networks, whose attention is broad and where
-# nothing later mends what a layer lost, half as many queries share a list. `… blocks` are the forms before, for
-# checkpoints that were made with them, and where a field of blocks is asked for.
+# `published` is the form of SLA and of the official Lite3R checkpoints. `deep` and `shallow` are this project's forms
+# (docs/method.md): packed tokens, which are fast on a GPU. In shallow networks half as many queries share a list,
+# because their attention is broad and no later layer corrects an error. `… blocks` are older forms, for checkpoints
+# that were made with them and for requests that set a field of OF_BLOCKS.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "published": {},
     "deep": {"packed": True, "summaries": True, "keep_views": 40},
@@ -149,7 +149,7 @@ OF_BLOCKS = {"block", "key_block", "tiles", "walk", "summaries", "scores", "prot
 
 
 def preset_for(across: int, asked: Mapping[str, Any]) -> str:
-    """The key of PRESETS for a network with so many attention layers across views, where these fields are asked for."""
+    """The key of PRESETS for a network with `across` cross-view attention layers, if the fields `asked` are set."""
     depth = "shallow" if across <= SHALLOW else "deep"
     return depth if asked.get("packed") or OF_BLOCKS.isdisjoint(asked) else f"{depth} blocks"
 
@@ -161,13 +161,12 @@ def settle(
     layers: Sequence[str] | None = None,
     **asked: Any,
 ) -> SparseConfig:
-    """The settings of a network with the attention modules `across` views: those that its checkpoint stores, with what
-    was asked for changed; where neither says anything, the preset's.
+    """The settings of a network whose cross-view attention modules are `across`. A field comes from `asked`, else from
+    the checkpoint (`stored`), else from the preset.
 
-    `keep_ratio` is the share over all `layers` together: a schedule (`schedule.py`) shares it out where the layers are
-    exactly those across views, else each layer keeps as much. None: the checkpoint's, else
-    `LiteConfig.default_keep_ratio`. `layers`: None for the checkpoint's, else those across views.
-    Raises UsageError for settings that cannot be.
+    `keep_ratio` is the mean over all `layers`; None: the checkpoint's, else `LiteConfig.default_keep_ratio`. If the
+    layers are exactly the cross-view ones, `keep_schedule.py` distributes it, else every layer gets the same ratio.
+    `layers`: None for the checkpoint's, else those in `across`. Raises UsageError for invalid settings.
     """
     known = None if stored is None or stored.unset else stored
     if known is None:
@@ -184,7 +183,7 @@ def settle(
     settings = base | asked
     names = tuple(layers or (stored.layers if stored is not None else across))
     if set(names) == set(across):
-        names = tuple(across)  # the order of a schedule
+        names = tuple(across)  # the schedule needs this order
     if keep_ratio is None:
         keep_ratio = LiteConfig.default_keep_ratio if known is None else known.keep_ratio
     if "keep_ratios" not in settings:

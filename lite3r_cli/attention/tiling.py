@@ -1,11 +1,11 @@
 """Which tokens share a block. A layout divides the tokens of a sequence into tiles of at most `block` slots.
 
-Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after it; slots without a token hold zeros
-and are masked. Blocks of multi-view tokens stay inside one frame, and the few special tokens of all frames (camera,
-register) share blocks of their own, so that protecting them costs one block instead of one for each frame.
+Tokens are moved into tiles (B, H, blocks, T, D) before attention and back after it. Slots without a token hold zeros
+and are masked. A block stays inside one frame. The special tokens (camera, register) of all frames share blocks of
+their own, so that protecting them costs a few blocks instead of one per frame.
 
-Keys may have smaller tiles than queries: large tiles of queries keep the matrix products efficient, and with small
-tiles of keys fewer keys are computed that no query needs. Such a layout holds a second one of the same tokens, `finer`.
+Keys may have smaller tiles than queries: large query tiles keep the matrix products efficient, and small key tiles
+follow more closely which keys are needed. Such a layout holds a second one of the same tokens, `finer`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lite3r_cli.attention.features import widened
 from lite3r_cli.errors import UsageError
 
 BLOCK = 64  # tokens
-KEPT = 8  # size of the caches of layouts: a layout of many views takes tens of megabytes of GPU memory
-TILE_COST = 16  # slots: what one more tile costs, because many small tiles use a processor less well
+KEPT = 8  # layouts per cache: a layout of many views takes tens of megabytes of GPU memory
+TILE_COST = 16  # cost of one more tile in slots, because many small tiles use a processor less well
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class TokenTiling:
-    """Where each token lies. A slot holds one token; an empty slot has any token in `index` and False in `valid`.
+    """The slot of each token. An empty slot has an arbitrary token in `index` and False in `valid`.
 
     Counts are Python ints: reading them does not synchronise with a GPU.
     """
 
     index: Tensor  # (blocks, T) token in each slot
     valid: Tensor  # (blocks, T) bool
-    protected: Tensor  # (blocks,) or (B, blocks) bool: as keys, these are critical to every query
-    exact: Tensor  # (blocks,) bool: as queries, these attend to every key
-    frame: Tensor  # (blocks,) the frame of each block, −1 for special tokens and where there are no frames
+    protected: Tensor  # (blocks,) or (B, blocks) bool: key blocks that are critical to every query
+    exact: Tensor  # (blocks,) bool: query blocks that attend to every key
+    frame: Tensor  # (blocks,) the frame of each block; −1 for special tokens or without frames
     lengths: Tensor  # (blocks,) int32, tokens of each block; they are in its first slots
     slots: Tensor  # (tokens,) the occupied slots, indices into the flattened tiles
     occupants: Tensor  # (tokens,) the token in each of `slots`
-    full: bool  # whether there is no empty slot
+    full: bool  # True if no slot is empty
     most_protected: int  # the largest number of protected key blocks that a query can have
     exact_blocks: int  # how many blocks are `exact`
     finer: TokenTiling | None = None  # the blocks of the keys; None: those of the queries
@@ -75,25 +75,25 @@ class TokenTiling:
         return self if self.finer is None else self.finer
 
     def to(self, device: torch.device | str) -> TokenTiling:
-        """The same with all tensors on a device."""
+        """A copy with all tensors on `device`."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in parts.items() if isinstance(v, Tensor | TokenTiling)}
         return replace(self, **moved)
 
     def with_reference(self, is_reference: Tensor) -> TokenTiling:
-        """The same blocks, the protected frames being those of `is_reference` (B, frames) bool, one frame in each row;
-        for layouts made with `reference`.
+        """A copy whose protected frame is given by the mask `is_reference` (B, frames), one frame per row. The layout
+        must have been made with a `reference`.
         """
         of_frames = is_reference[:, self.frame.clamp(min=0)] & (self.frame >= 0)
         finer = None if self.finer is None else self.finer.with_reference(is_reference)
         return replace(self, protected=(self.protected & (self.frame < 0)) | of_frames, finer=finer)
 
     def tiles(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, H, N, D) each → queries in tiles of this layout, keys and values in those of `keys`."""
+        """q, k, v (B, H, N, D) → q in the tiles of this layout, k and v in those of `keys`."""
         return self.tile(q), self.keys.tile(k), self.keys.tile(v)
 
     def tile(self, x: Tensor) -> Tensor:
-        """(B, H, N, D) → (B, H, blocks, T, D), zeros in the empty slots whatever the tokens outside hold."""
+        """(B, H, N, D) → (B, H, blocks, T, D). Empty slots are zero, even if other tokens hold NaN."""
         tiles = x.index_select(2, self.index.flatten()).unflatten(2, self.index.shape)
         return tiles if self.full else torch.where(self.valid[:, :, None], tiles, tiles.new_zeros(()))
 
@@ -103,11 +103,11 @@ class TokenTiling:
         return out.index_copy(2, self.occupants, tiles.flatten(2, 3).index_select(2, self.slots))
 
     def means(self, tiles: Tensor) -> Tensor:
-        """(B, H, blocks, T, D) → (B, H, blocks, D): each block's mean over the tokens that it has."""
+        """(B, H, blocks, T, D) → (B, H, blocks, D): the mean over the tokens of each block."""
         return widened(tiles).sum(3) / self.lengths[:, None]
 
     def moments(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """`means`, and the variances about them, channel by channel."""
+        """Mean and variance of each channel over the tokens of each block, both (B, H, blocks, D)."""
         means = self.means(tiles)
         apart = (widened(tiles) - means[:, :, :, None]).square() * self.valid[:, :, None]
         return means, apart.sum(3) / self.lengths[:, None]
@@ -115,7 +115,7 @@ class TokenTiling:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Some blocks of a layout, their tokens first, then the first of these again up to the common width."""
+    """Some blocks of a layout. A block shorter than the width T is padded with its first token."""
 
     index: Tensor  # (blocks, T)
     lengths: Tensor  # (blocks,)
@@ -123,7 +123,7 @@ class _Blocks:
 
     @classmethod
     def of(cls, pieces: Sequence[Sequence[int]], frame: int = -1) -> _Blocks:
-        """Blocks of these tokens, one piece each."""
+        """One block for each piece, a list of tokens."""
         lengths = torch.tensor([len(piece) for piece in pieces])
         width = int(lengths.max())
         index = torch.tensor([[*piece, *[piece[0]] * (width - len(piece))] for piece in pieces])
@@ -135,8 +135,8 @@ class _Blocks:
         return torch.cat([self.index, first], dim=1)
 
     def in_frames(self, count: int, number: int, start: int, tokens: int, turn: bool) -> _Blocks:
-        """The blocks of one frame in each of `count` frames of `tokens` tokens, the first one number `number`, whose
-        tokens start at `start`. With `turn` the order of the blocks is reversed in every odd frame.
+        """These blocks of one frame, repeated for `count` frames of `tokens` tokens. The first frame has the number
+        `number` and starts at token `start`. With `turn` the order of the blocks is reversed in every odd frame.
         """
         numbers = number + torch.arange(count)
         order = torch.arange(len(self.index)).expand(count, -1)
@@ -150,8 +150,9 @@ class _Blocks:
 def _layout(
     parts: Sequence[_Blocks], shared: int, guarded: int | None, protect: bool, most_protected: int | None = None
 ) -> TokenTiling:
-    """A layout of these blocks. With `protect` the first `shared` of them are critical as keys and see all as queries,
-    and the frame `guarded` is critical as keys; `most_protected` if other frames may be so later (`with_reference`).
+    """A layout of these blocks. With `protect` the first `shared` blocks are protected as keys and exact as queries,
+    and the blocks of the frame `guarded` are protected as keys. `most_protected` is given if the protected frame may
+    change later (`with_reference`).
     """
     width = max(part.index.shape[1] for part in parts)
     index = torch.cat([part.widened(width) for part in parts])
@@ -179,10 +180,10 @@ def _layout(
 def packed_tiling(
     tokens: int, block: int = BLOCK, device: torch.device | None = None, key_block: int | None = None
 ) -> TokenTiling:
-    """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`."""
+    """Runs of `block` tokens, the last one shorter, nothing protected: the blocks of `reference.py`. Cached."""
     if key_block not in (None, block):
         return replace(packed_tiling(tokens, block, device), finer=packed_tiling(tokens, key_block, device))
-    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+    with torch.inference_mode(False):  # a cached layout from a prediction must also work in training
         starts = torch.arange(0, tokens, block)
         lengths = (tokens - starts).clamp(max=block)
         inside = torch.arange(min(block, tokens))
@@ -201,18 +202,18 @@ def frame_tiling(
     key_block: int | None = None,
     walk: bool = False,
 ) -> TokenTiling:
-    """Blocks that stay inside one frame, of sizes that differ by at most one (runs) or one row and column (a grid).
+    """Blocks that stay inside one frame. Their sizes differ by at most one token (runs), or one row and column (grids).
 
-    `frames` are groups of equally sized frames in the order of the sequence; `reference` is the frame (counted over
-    all groups) whose keys are critical to every query, None for no such frame. Special tokens are critical as keys
-    and see everything as queries. Without `protect` nothing is, but the blocks are the same. Keys share blocks of at
-    most `key_block` tokens (None: the queries'). With `walk` a grid's blocks are as few as there can be, see `_walked`.
-    The last few are kept, one for a device.
+    `frames` are groups of equally sized frames in the order of the sequence. `reference` is the index, over all groups,
+    of the frame whose keys are critical to every query; None for no such frame. Special tokens are critical as keys and
+    attend to everything as queries. With `protect` False neither is protected, but the blocks are the same. `key_block`
+    is the size of key blocks, None for `block`. With `walk` a grid has as few blocks as possible, see `_walked`.
+    Cached.
     """
     if key_block not in (None, block):
         same = {"reference": reference, "protect": protect, "device": device, "walk": walk}
         return replace(frame_tiling(frames, block, **same), finer=frame_tiling(frames, key_block, **same))
-    with torch.inference_mode(False):  # layouts are kept: one first made in a prediction must serve training too
+    with torch.inference_mode(False):  # a cached layout from a prediction must also work in training
         parts: list[_Blocks] = []
         specials: list[Tensor] = []
         start = number = largest = 0
@@ -220,7 +221,7 @@ def frame_tiling(
             cut = _walked if walk else _tiles
             pieces = cut(group.grid, block) if group.grid else _split(group.tokens - group.specials, block)
             largest = max(largest, len(pieces))
-            # where two frames meet, blocks of a walk lie alike in them
+            # `turn`: the blocks on both sides of a frame boundary then cover the same image region
             patches = _Blocks.of(pieces).in_frames(group.count, number, start + group.specials, group.tokens, turn=walk)
             parts.append(patches)
             firsts = start + torch.arange(group.count)[:, None] * group.tokens
@@ -236,14 +237,16 @@ def frame_tiling(
 
 
 def _split(length: int, most: int) -> list[range]:
-    """`length` in as few runs of at most `most` as possible, of sizes that differ by at most one."""
+    """range(length) in as few runs of at most `most` as possible; their sizes differ by at most one."""
     count = -(-length // most)
     edges = [length * i // count for i in range(count + 1)]
     return [range(a, b) for a, b in pairwise(edges)]
 
 
 def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:
-    """A grid in rectangles of at most `block` patches, near squares (neighbours pool well) with few empty slots."""
+    """A grid in rectangles of at most `block` patches: close to squares, because neighbouring patches are similar, and
+    with few empty slots.
+    """
     rows, columns = grid
 
     def badness(cuts: tuple[int, int]) -> float:
@@ -259,12 +262,13 @@ def _tiles(grid: tuple[int, int], block: int) -> list[list[int]]:
 
 
 def _walked(grid: tuple[int, int], block: int) -> list[list[int]]:
-    """A grid in blocks of at most `block` neighbours, as few as there can be, of sizes that differ by at most one.
+    """A grid in as few blocks of at most `block` neighbouring patches as possible; sizes differ by at most one.
 
-    Bands as high as a square block are walked column by column, every other one backwards; the walk is cut into runs. A
-    block is a rectangle but for its first and last column and for where the walk turns. A GPU, whose tiles have a power
-    of two of slots, computes fewer empty ones than with rectangles: a quarter less time (docs/performance.md), at the
-    same share of blocks somewhat less exact (docs/method.md).
+    The grid is divided into bands as high as a square block. The path runs through each band column by column, through
+    every other band backwards, and is cut into runs. A block is thus a rectangle except for its first and last column
+    and where the path turns. A GPU tile has a power of two of slots; with these blocks fewer slots are empty than with
+    rectangles. That saves a quarter of the time (docs/performance.md), with a somewhat larger error at the same share
+    of blocks (docs/method.md).
     """
     rows, columns = grid
     bands = _split(rows, max(1, round(math.sqrt(block))))

@@ -1,7 +1,7 @@
-"""Sparse-linear attention by Triton kernels, forward and backward: the twin of `torch_backend.attend` on a GPU.
+"""Sparse-linear attention with Triton kernels, forward and backward: the GPU twin of `torch_backend.attend`.
 
-The kernels (`triton_kernels.py`) take tiles and lists of which tiles meet; sums over blocks between them are products
-of torch. Nothing here waits for the GPU.
+The kernels (`triton_kernels.py`) take tiles and block tables; torch sums over blocks between them. Nothing here
+synchronises with the GPU.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from lite3r_cli.attention.triton_kernels import INTERPRETED
 
 __all__ = ["INTERPRETED", "attend"]
 
-# Products with float32 operands, by the dtype of the tiles: TF32 rounds as coarsely as float16 and, where gradients
-# cancel, shows in it; three products of halves do not.
+# Input precision of products with float32 operands, by the dtype of the tiles. TF32 rounds as coarsely as float16, and
+# where gradients cancel the error is visible in float16; tf32x3 avoids that.
 WIDE = {torch.float32: "ieee", torch.float16: "tf32x3"}
-KEYS = 64  # that one product takes, of as many tiles as that are
+KEYS = 64  # keys in one product, from one or more tiles
 LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
-PHI = {name: i for i, name in enumerate(FEATURES)}  # as the kernels number them
+PHI = {name: i for i, name in enumerate(FEATURES)}  # the numbers used in the kernels
 HEAD_DIMS = (16, 32, 64)  # at 128 the backward kernels need more shared memory than a Hopper GPU has
 
 
 def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, H, blocks, others) bool → which others each block meets, first in its row, and how many."""
+    """Mask (B, H, blocks, others) → block table int32 of the same shape, whose first entries in each row are the
+    indices of the True elements, and their number (B, H, blocks) int32.
+    """
     others = mask.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
     return others.to(torch.int32).contiguous(), mask.sum(-1, dtype=torch.int32).contiguous()
 
@@ -40,7 +42,7 @@ def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
 def _sums(
     k: Tensor, v: Tensor, blocks: BlockMap, layout: TokenTiling, feature: str, over: str
 ) -> tuple[Tensor, Tensor]:
-    """Σ φ(k)ᵀ v (B, H, groups, D, D) and Σ φ(k) (B, H, groups, D): one group, or one for each query block."""
+    """Σ φ(k)ᵀ v (B, H, groups, D, D) and Σ φ(k) (B, H, groups, D): one group for "all", else one per query block."""
     keys = FEATURES[feature](widened(k)) * layout.keys.valid[:, :, None]
     totals, norms = keys.transpose(-1, -2) @ widened(v), keys.sum(3)  # of each key block
     if over == "all":
@@ -50,14 +52,14 @@ def _sums(
 
 
 def _power_of_two(width: int) -> int:
-    """Rows of a tile that is alone in a product: the matrix units take no fewer than 16."""
+    """`width` rounded up to a power of two and to 16, the smallest side of a product in the matrix units."""
     result: int = max(16, triton.next_power_of_2(width))
     return result
 
 
 def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
-    """What the kernels are compiled for, by the tiles that they read. Float32 tiles are large: their loads are not
-    pipelined.
+    """Compile-time sizes of the kernels, by what they read. With float32 tiles loads are not pipelined, because the
+    tiles are large.
     """
     wide, side = q.dtype == torch.float32, triton.next_power_of_2(k.shape[3])
     common = {
@@ -67,15 +69,15 @@ def _sizes(q: Tensor, k: Tensor) -> dict[str, dict[str, object]]:
     queries = {"T": q.shape[3], "TILE": _power_of_two(q.shape[3])}
     width, keys = {"WIDTH": max(KEYS, side)}, {"K": k.shape[3]}
     return {
-        "queries": common | queries | keys | width | {"SIDE": side},  # tiles side by side fill a product
+        "queries": common | queries | keys | width | {"SIDE": side},  # WIDTH / SIDE key tiles in one product
         "keys": common | queries | keys | {"SIDE": _power_of_two(k.shape[3])},
         "summaries": common | queries | {"WIDTH": KEYS if q.shape[3] <= 64 else KEYS // 2, "num_stages": 1},
     }  # fmt: skip
 
 
 def _far(summaries: tuple[Tensor | None, ...], blocks: BlockMap, q: Tensor) -> tuple[Tensor, ...]:
-    """What the kernels read of the summaries: the three tensors, and which query blocks read which of them. Without
-    summaries these are any four tensors, which no kernel reads.
+    """The arguments of the kernels for summaries: three tensors, and the mask of which query block reads which summary.
+    Without summaries these are placeholders that no kernel reads.
     """
     keys, spread, values = summaries
     if keys is None or spread is None or values is None:
@@ -155,7 +157,7 @@ def attend(
     linear_over: str = "all",
     summaries: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As `torch_backend.attend`, for tiles (B, H, blocks, T, D) of T ≤ 128 tokens and D in HEAD_DIMS."""
+    """`torch_backend.attend` for tiles (B, H, blocks, T, D) on a GPU, with T ≤ 128 and D in HEAD_DIMS."""
     found = summaries_of(k, v, layout.keys) if summaries else (None, None, None)
     result: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
         q, k, v, *found, blocks, layout, feature, linear_over

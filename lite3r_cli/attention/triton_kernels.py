@@ -1,21 +1,21 @@
-"""The Triton kernels of sparse-linear attention: forward, gradient of the queries, gradients of keys and values.
+"""The Triton kernels of sparse-linear attention for training: forward, gradient of q, gradients of k and v.
 
-A program owns one tile of T ≤ TILE queries, or of K ≤ SIDE keys. In the exact branch it walks the tiles that it is
-paired with, by an online softmax (FlashAttention-2, arXiv 2307.08691), WIDTH keys of one or more tiles at a time; then
-it applies the linear branch to the tile that it still holds. A head has `rows` query tiles and `blocks` key tiles.
+`engine/block_kernels.py` has the inference kernels of the same formula. A program owns one tile of T ≤ TILE queries, or
+of K ≤ SIDE keys. In the sparse branch it loops over the tiles of its block table with an online softmax
+(FlashAttention-2, arXiv 2307.08691), WIDTH keys of one or more tiles at a time. Then it computes the linear branch for
+the tile that it still holds. A head has `rows` query tiles and `blocks` key tiles.
 
-    forward    O_s = softmax(q kᵀ / √D) v,  lse its log-sum in powers of two;   O_l = φ(q) S / (φ(q)·z + ε)
+    forward    O_s = softmax(q kᵀ / √D) v,  lse = log2 Σ 2^(q kᵀ);              O_l = φ(q) S / den,  den = φ(q)·z + ε
     queries    P = 2^(q kᵀ − lse),  dP = dO_s vᵀ,  dS = P (dP − δ),  dq = dS k / √D,   δ = Σ dO_s O_s
                n = dO_l / den,  m = −Σ dO_l O_l / den:   dφ = n Sᵀ + m z,   and for the keys   φᵀ n,  φᵀ m
     keys       dk = dSᵀ q / √D,  dv = Pᵀ dO_s;   with U, u the sums of φᵀ n, φᵀ m:   dφ = v Uᵀ + u,  dv += φ(k) U
 
-With SUMMARIES the softmax goes on over the blocks that are not kept, one token each (`torch_summary.py`), WIDTH at a
-time.
+S = Σ φ(k)ᵀ v (`totals`) and z = Σ φ(k) (`norms`) are sums over the keys. With SUMMARIES the softmax continues over the
+blocks that are not kept, one token each (`torch_summary.py`), WIDTH at a time. Half-precision products run in the
+tensor cores; all sums are float32.
 
-Products of half-precision operands run in the tensor cores, all sums are float32.
-
-Names are those of FlashAttention's Triton code: offs_m, offs_n, offs_d count queries, keys and channels of a tile,
-mask_m and mask_n say which there are; m_i is the running maximum, l_i the running sum, acc the answer before division.
+Names follow FlashAttention's Triton code: offs_m, offs_n, offs_d index the queries, keys and channels of a tile, and
+mask_m, mask_n their validity; m_i is the running maximum, l_i the running sum, acc the output before division.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def phi(x, PHI: tl.constexpr):
 
 @triton.jit
 def phi_gradient(x, f, df, PHI: tl.constexpr):
-    """Of x, from the gradient df of f = φ(x)."""
+    """The gradient of x from the gradient df of f = φ(x)."""
     if PHI == 0:
         return f * (df - tl.sum(f * df, 1)[:, None])
     elif PHI == 1:
@@ -51,8 +51,8 @@ def phi_gradient(x, f, df, PHI: tl.constexpr):
 def key_slots(
     columns, counts, lengths, row, start_n, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """The tokens of the key tiles that query tile `row` meets from the one numbered `start_n` on: their places among
-    all slots (WIDTH,), and which of them there are.
+    """The next WIDTH keys of query tile `row`, from entry `start_n` of its block table on: slot indices (WIDTH,) and
+    validity mask.
     """
     offs_n = tl.arange(0, WIDTH)
     which, lane = start_n + offs_n // SIDE, offs_n % SIDE
@@ -63,8 +63,8 @@ def key_slots(
 
 @triton.jit
 def summary_tile(far_k, far_s, start_n, first_block, blocks, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Mean keys and spreads (WIDTH, D) of the blocks from `start_n` on, zeros beyond the last; `first_block` is the
-    head's first.
+    """Mean keys and variances (WIDTH, D) of the blocks from `start_n` on, zeros after the last. `first_block` is the
+    index of the head's first block.
     """
     offs_n = start_n + tl.arange(0, WIDTH)
     k_offs = (first_block + offs_n)[:, None] * D + tl.arange(0, D)[None, :]
@@ -76,7 +76,7 @@ def summary_tile(far_k, far_s, start_n, first_block, blocks, D: tl.constexpr, WI
 def summary_logits(
     q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH: tl.constexpr, WIDE: tl.constexpr
 ):
-    """Of queries `q_f32` (TILE, D), in powers of two; −inf for blocks that the query tile does not see so."""
+    """Logits (TILE, WIDTH), base 2, of queries `q_f32` (TILE, D) over summaries; −inf where `seen` is 0."""
     offs_n = start_n + tl.arange(0, WIDTH)
     mask_n = offs_n < blocks
     on = tl.load(seen + row * blocks + offs_n, mask=mask_n, other=0)
@@ -90,14 +90,14 @@ def summary_logits(
 @triton.jit
 def forward(
     q, k, v, totals, norms, columns, counts, lengths,  # tiles (all, T or K, D); totals (heads, per_head, D, D)
-    far_k, far_s, far_v, seen,  # summaries (heads, blocks, D), which of them a query tile sees (all, blocks)
+    far_k, far_s, far_v, seen,  # summaries (heads, blocks, D): mean key, variance, mean value; mask (all, blocks)
     sparse, linear, lse,  # out: tiles (all, T, D), (all, T)
     rows, blocks, per_head, scale, half, epsilon,
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr, SUMMARIES: tl.constexpr,
 ):  # fmt: skip
-    """One query tile: softmax over its critical key tiles (and the summaries that it sees) with a running maximum, as
-    in FlashAttention-2 (arXiv 2307.08691), and the linear branch from the sums of its head.
+    """One query tile: online softmax over its critical key tiles (and its summaries), then the linear branch from the
+    sums `totals` and `norms`.
     """
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
@@ -151,7 +151,7 @@ def queries_backward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, PHI: tl.constexpr, WIDE: tl.constexpr, SUMMARIES: tl.constexpr,
 ):  # fmt: skip
-    """One query tile: the gradients of its queries, and of the sums that its linear branch read."""
+    """One query tile: the gradient of its queries, and of the sums that its linear branch used."""
     row = tl.program_id(0).to(tl.int64)
     head, block = row // rows, row % rows
     offs_m, offs_d = tl.arange(0, TILE), tl.arange(0, D)
@@ -206,7 +206,7 @@ def keys_backward(
     T: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, D: tl.constexpr, PHI: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One key tile: the gradients of its keys and values, from the query tiles to which it is critical."""
+    """One key tile: the gradients of its keys and values, from the query tiles for which it is critical."""
     column = tl.program_id(0).to(tl.int64)
     head, block = column // blocks, column % blocks
     offs_m, offs_n, offs_d = tl.arange(0, TILE), tl.arange(0, SIDE), tl.arange(0, D)
@@ -251,7 +251,7 @@ def summaries_backward(
     rows, blocks, scale, half, root,
     T: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Some blocks of one head: the gradients of their mean keys, spreads and mean values."""
+    """WIDTH blocks of one head: the gradients of their mean keys, variances and mean values."""
     start_n, head = tl.program_id(0) * WIDTH, tl.program_id(1).to(tl.int64)
     offs_m, offs_d = tl.arange(0, TILE), tl.arange(0, D)
     mask_m = offs_m < T
@@ -281,4 +281,4 @@ def summaries_backward(
     tl.store(d_values + k_offs, dv_acc, mask=mask_n)
 
 
-INTERPRETED = not isinstance(forward, triton.JITFunction)  # Triton's own interpreter, for machines without a GPU
+INTERPRETED = not isinstance(forward, triton.JITFunction)  # TRITON_INTERPRET=1, for machines without a GPU
