@@ -1,8 +1,7 @@
-"""Views of any sizes in one network: equal sizes share a bucket for per-view work, all tokens are
-packed for work across views.
+"""Views of different sizes in one network. Views of equal size share a bucket for layers within a view; for layers
+across views, the tokens of all buckets are packed into one sequence.
 
-A bucket holds (B, S_b, P_b, C) tokens; attention across views sees the real tokens of all buckets
-in one row, without padding.
+A bucket holds tokens (B, S_b, P_b, C): S_b views of P_b tokens. The packed sequence has no padding.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from lite3r_cli.layers.seen import Seen, keys_within
 from lite3r_cli.layers.view_shards import across_views, current, group_sizes
 from lite3r_cli.layers.vit import RopeTable
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as every encoder here was trained with
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics; every encoder here was trained with them
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-CHUNK_FRAMES = {"cpu": 2}  # a GPU needs more views at a time to be busy
+CHUNK_FRAMES = {"cpu": 2}  # views at a time; a GPU needs more to be busy
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of the images of each size, in order of first appearance."""
+    """Indices of the images (…, H, W) of each size, in order of first appearance."""
     return group_sizes([(image.shape[-2], image.shape[-1]) for image in images])
 
 
@@ -42,21 +41,21 @@ def in_buckets(values: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """RGB (…, 3, H, W) in [0, 1] → what the image encoders expect."""
+    """RGB (…, 3, H, W) in [0, 1] → normalised by the ImageNet mean and standard deviation."""
     mean, std = _mean_and_std(images.device, images.dtype)
     return (images - mean) / std
 
 
 @cache
 def _mean_and_std(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) each; kept, because a copy from the host makes it wait for all that the GPU has yet to do."""
-    with torch.inference_mode(False):  # first made in `predict`, they must serve training too
+    """(3, 1, 1) each. Cached, because copying them from the host would synchronise with the GPU."""
+    with torch.inference_mode(False):  # a cached tensor from a prediction must also work in training
         mean, std = (torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
     return mean, std
 
 
 def pack_ropes(ropes: Sequence[RopeTable], views: Sequence[int]) -> RopeTable:
-    """Tables of one view of each bucket → the table of all packed tokens."""
+    """RoPE tables of one view per bucket, and the number of views per bucket → the table of all packed tokens."""
     cos, sin = (torch.cat([r[k].repeat(n, 1) for r, n in zip(ropes, views)]) for k in (0, 1))
     return cos, sin
 
@@ -64,7 +63,7 @@ def pack_ropes(ropes: Sequence[RopeTable], views: Sequence[int]) -> RopeTable:
 def run_each(
     block: nn.Module, buckets: Sequence[Tensor], ropes: Sequence[RopeTable | None], seen: Seen | None = None
 ) -> list[Tensor]:
-    """A block within each view; only what is `seen` are keys."""
+    """Run a block within each view of `buckets`, (B, S_b, P_b, C) each. Only patches in `seen` are keys."""
     return [
         run_within(block, b.flatten(0, 1), rope, rows).unflatten(0, b.shape[:2])
         for b, rope, rows in zip(buckets, ropes, Seen.rows(seen, len(buckets)))
@@ -72,7 +71,9 @@ def run_each(
 
 
 def run_within(block: nn.Module, tokens: Tensor, rope: RopeTable | None, seen: Tensor | None) -> Tensor:
-    """A block within views (S, T, C), whose keys are special tokens and the patches `seen` (S, N) bool; None: all."""
+    """Run a block within each view of `tokens` (S, T, C). Keys are the special tokens and the patches in the mask
+    `seen` (S, N); None: all.
+    """
     if seen is None:
         return block(tokens, rope)
     out = torch.empty_like(tokens)
@@ -84,12 +85,12 @@ def run_within(block: nn.Module, tokens: Tensor, rope: RopeTable | None, seen: T
 def run_packed(
     block: nn.Module, buckets: Sequence[Tensor], rope: RopeTable | None, seen: Seen | None = None
 ) -> list[Tensor]:
-    """A block across all tokens of all views; only what is `seen` are keys."""
+    """Run a block over the packed tokens of all views. Only special tokens and patches in `seen` are keys."""
     sizes = [b.shape[1] * b.shape[2] for b in buckets]
     packed = torch.cat([b.flatten(1, 2) for b in buckets], dim=1)
     tokens = [b.shape[2] for b in buckets]
     shards = current()
-    if shards is not None:  # keys are those of all views
+    if shards is not None:  # keys come from the views of all processes
         seen, specials = shards.seen, shards.specials(packed.shape[1])
         tokens = [specials + rows * columns for rows, columns in shards.grids]
     keys = () if seen is None else (seen.across(tokens, packed.device),)
@@ -99,8 +100,8 @@ def run_packed(
 
 
 def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor], frames: int | None = None) -> Tensor:
-    """`function` of tapped tokens, each (B, S, N, C) → (B·S, …), `frames` views at a time:
-    dense heads are the memory peak.
+    """Apply `function` to the tapped tokens, (B, S, N, C) each, `frames` views at a time → (B·S, …). This limits
+    memory: dense heads need the most.
     """
     if frames is None:
         frames = CHUNK_FRAMES.get(taps[0].device.type, 8)
@@ -110,17 +111,17 @@ def in_chunks(function: Callable[[list[Tensor]], Tensor], taps: Sequence[Tensor]
 
 
 def trunk_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Half precision as the authors use it: matrix products in `dtype`, residual stream and norms in float32."""
+    """Mixed precision of the original networks: products in `dtype`, residual stream and norms in float32."""
     return torch.autocast(device.type, dtype) if dtype in HALF_PRECISION else nullcontext()
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Inside `trunk_precision`: products in the precision of their operands again. Tensors without values have none."""
+    """Switches autocast off inside `trunk_precision`. The meta device has no autocast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def cast_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of a module's matrix products in `dtype`; norms, tokens and scales stay in float32."""
+    """Convert the weights of a module's matrix products to `dtype`, in place; norms, tokens and scales stay float32."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             part.to(dtype)

@@ -12,7 +12,9 @@ REGISTERS = 4
 
 
 class ImageEncoder(nn.Module):
-    """Normalised images (B, channels, H, W), sides multiples of the patch size → patch tokens (B, N, C), row-major."""
+    """Normalised images (B, channels, H, W) → patch tokens (B, N, C), row-major. H and W are multiples of the patch
+    size.
+    """
 
     def __init__(
         self,
@@ -30,13 +32,15 @@ class ImageEncoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + position_grid**2, dim) * 0.02)
         self.register_tokens = nn.Parameter(torch.zeros(1, REGISTERS, dim))
-        if mask_token:  # held by some checkpoints; only pretraining used it
+        if mask_token:  # some checkpoints hold it; only pretraining used it
             self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.blocks = ModulesOf(Block(dim, heads, norm_eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Only patches that are `seen` (B, N) bool are keys; None: all."""
+        """Patch tokens (B, N, C) of images (B, channels, H, W). Only patches in the mask `seen` (B, N) are keys; None:
+        all.
+        """
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         x = self.patch_embed(images)
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, antialias=True)

@@ -1,5 +1,5 @@
-"""Which patches show the scene. Those that show none of it (masked, transparent, a bar, a frame) are no keys of
-attention: no token learns from them. They stay queries, so that the dense heads find sound tokens beside the others.
+"""Which patches show the scene. Patches without scene content (masked, transparent, black bars, frames) are not used as
+keys of attention. They stay queries, because the dense heads need a token for every patch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Keys = list[tuple[list[int], Tensor | None]]  # views of a bucket, and the keys that they share; None: all tokens
+Keys = list[tuple[list[int], Tensor | None]]  # views of a bucket with the same keys, and these keys; None: all tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Of the views of each bucket, the patches that show the scene: (S_b, N) bool, one at least in every view."""
+    """A mask (S_b, N) per bucket of the patches that show the scene. At least one patch per view is True."""
 
     buckets: list[Tensor]
 
@@ -23,9 +23,10 @@ class Seen:
     def of(
         cls, masks: Sequence[Tensor | None] | None, groups: Sequence[Sequence[int]], grids: Sequence[tuple[int, int]]
     ) -> Seen | None:
-        """From pixels to leave out, (H, W) bool of each view or None; None if no patch lies in them as a whole.
+        """From one mask (H, W) per view, True for pixels to ignore; a patch is ignored if all its pixels are. Returns
+        None if no patch is ignored.
 
-        `groups` are the views of each bucket, `grids` its patches (rows, columns).
+        `groups` are the views of each bucket, `grids` the patch rows and columns of each bucket.
         """
         if masks is None or all(mask is None for mask in masks):
             return None
@@ -37,22 +38,22 @@ class Seen:
                 if mask is not None:
                     size = mask.shape[0] // rows
                     row &= ~mask.cpu().view(rows, size, columns, size).all(3).all(1).flatten()
-                    row[0] |= not row.any()  # attention needs a key
+                    row[0] |= not row.any()  # attention needs at least one key
             buckets.append(seen)
         return None if all(bool(seen.all()) for seen in buckets) else cls(buckets)
 
     @staticmethod
     def rows(seen: Seen | None, buckets: int) -> Sequence[Tensor | None]:
-        """`seen.buckets`, or as many None where everything is seen."""
+        """The masks of `buckets` buckets; None for each if `seen` is None."""
         return [None] * buckets if seen is None else seen.buckets
 
     @property
     def counts(self) -> list[int]:
-        """Patches of each view that show the scene, in the order of the buckets."""
+        """The number of patches that show the scene, per view, in the order of the buckets."""
         return [n for seen in self.buckets for n in seen.sum(1).tolist()]
 
     def across(self, tokens: Sequence[int], device: torch.device) -> Tensor:
-        """Keys of attention across all views, whose tokens are packed bucket by bucket, `tokens` of a view in each."""
+        """Indices of the keys in the packed sequence of all views. `tokens` is the number per view in each bucket."""
         parts, start = [], 0
         for seen, count in zip(self.buckets, tokens):
             parts.append(start + _keys(seen, count))
@@ -61,8 +62,8 @@ class Seen:
 
 
 def keys_within(seen: Tensor, tokens: int, device: torch.device) -> Keys:
-    """Keys of attention within views that show the patches `seen` (S, N), `tokens` of each, the special ones first;
-    views with the same ones together.
+    """Keys of attention within views, for the patch mask `seen` (S, N). A view has `tokens` tokens, special ones first.
+    Views with equal masks are grouped.
     """
     together: dict[bytes, list[int]] = {}
     for i, row in enumerate(seen):
@@ -74,6 +75,6 @@ def keys_within(seen: Tensor, tokens: int, device: torch.device) -> Keys:
 
 
 def _keys(seen: Tensor, tokens: int) -> Tensor:
-    """Special tokens and the patches `seen` (S, N), of views with `tokens` each that follow one another."""
+    """Indices of the special tokens and of the patches in `seen` (S, N), for consecutive views of `tokens` tokens."""
     special = seen.new_ones(len(seen), tokens - seen.shape[1])
     return torch.cat([special, seen], dim=1).flatten().nonzero()[:, 0]

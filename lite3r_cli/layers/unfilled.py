@@ -1,4 +1,4 @@
-"""Networks without values, for those that get theirs from a checkpoint or are looked at for their sizes alone."""
+"""Build networks without values, when a checkpoint provides the values or when only the shapes are needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# On the meta device torch computes all of these by way of its compiler, whose import takes seconds.
+# On the meta device torch computes all of these with its compiler, whose import takes seconds.
 FACTORIES = {torch.randn, torch.rand}
 LIKE = {torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like}
 INITIALISERS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"}
@@ -18,7 +18,7 @@ ARITHMETIC = {"mul", "div", "truediv", "pow", "add", "sub"}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Factories give tensors without values; initialisers and arithmetic with numbers leave a tensor as it is."""
+    """Factories return tensors without values; initialisers and arithmetic with scalars return the tensor unchanged."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -43,13 +43,13 @@ class _Undrawn(TorchFunctionMode):
 
 
 def _steps(start: float, end: float | None = None, step: float = 1.0) -> int:
-    """How many values `torch.arange` gives."""
+    """The number of values of `torch.arange`."""
     start, end = (0.0, start) if end is None else (start, end)
     return max(0, math.ceil((end - start) / step))
 
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Within, modules are built on the meta device: with names and shapes, without memory and values."""
+    """Inside this context, modules are built on the meta device: with names and shapes, without memory or values."""
     with torch.device("meta"), _Undrawn():
         yield

@@ -1,11 +1,11 @@
-"""One prediction by several processes, each with a part of the views: sequence parallel attention.
+"""One prediction with several processes, each with some of the views: sequence-parallel attention.
 
-Work within a view needs nothing of other views. Around attention across views two all-to-alls turn each process's
-tokens with all heads into all tokens with its heads, and back (DeepSpeed Ulysses, arXiv 2309.14509). A head attends
-as it does in one process, so that block maps, summaries and kernels are the same, and so is the result.
+Layers within a view need no communication. Before attention across views, an all-to-all turns the tokens of a process
+with all heads into all tokens with some heads; a second one reverses it (DeepSpeed Ulysses, arXiv 2309.14509). Each
+head computes the same as in one process, with the same block maps, summaries and kernels, so the result is the same.
 
-Networks work on their own views; what needs all of them asks `whole`, and what was made of all of them goes through
-`mine`. Outside a sharded prediction both change nothing.
+A network works on the views of its process. `whole` collects values of all views; `mine` selects the values of the own
+views. Outside a sharded prediction both return their argument.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class Shards:
     """Which views belong to which process."""
 
     rank: int
-    runs: tuple[range, ...]  # of views, of each process
+    runs: tuple[range, ...]  # the views of each process
     sizes: tuple[Size, ...]  # (height, width) of all views, pixels
     patch_size: int
-    masks: Sequence[Tensor | None] | None = field(default=None, compare=False)  # of all views: pixels to leave out
+    masks: Sequence[Tensor | None] | None = field(default=None, compare=False)  # per view (H, W): pixels to ignore
 
     @property
     def ranks(self) -> int:
+        """The number of processes."""
         return len(self.runs)
 
     @property
@@ -53,46 +54,47 @@ class Shards:
 
     @cached_property
     def groups(self) -> list[list[int]]:
-        """Of all views, those of each size."""
+        """The views of each size, over all processes."""
         return group_sizes(self.sizes)
 
     @cached_property
     def grids(self) -> list[Size]:
-        """Rows and columns of patches, of each group."""
+        """Patch rows and columns of each group."""
         patch = self.patch_size
         return [(self.sizes[g[0]][0] // patch, self.sizes[g[0]][1] // patch) for g in self.groups]
 
     @cached_property
     def seen(self) -> Seen | None:
-        """What of all views is no masked patch; None: everything."""
+        """The patches of all views that are not masked; None: all patches."""
         return Seen.of(self.masks, self.groups, self.grids)
 
     @cached_property
     def packed(self) -> list[int]:
-        """The view in each place of the packed sequence of all views."""
+        """The views in the order of the packed sequence."""
         return [view for group in self.groups for view in group]
 
     @cached_property
     def arriving(self) -> list[int]:
-        """The views one process after the other, each process's in the order of its own packed sequence."""
+        """The views in the order in which an all-to-all delivers them: by process, each with its own packed order."""
         return [run[i] for run in self.runs for group in group_sizes([self.sizes[v] for v in run]) for i in group]
 
     def patches(self, view: int) -> int:
+        """The number of patches of a view."""
         height, width = self.sizes[view]
         return (height // self.patch_size) * (width // self.patch_size)
 
     def specials(self, tokens: int) -> int:
-        """Special tokens of a view, where this process has so many tokens."""
+        """Special tokens per view, if this process has `tokens` tokens in total."""
         return (tokens - sum(map(self.patches, self.own))) // len(self.own)
 
     def counts(self, specials: int) -> list[int]:
-        """Tokens of each process."""
+        """The number of tokens of each process, with `specials` special tokens per view."""
         return [sum(specials + self.patches(view) for view in run) for run in self.runs]
 
 
 @lru_cache(maxsize=8)
 def _order(shards: Shards, specials: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Where the tokens of the packed sequence are among those that arrive, and the inverse; None: in the same order."""
+    """Index of each packed token among the arriving tokens, and the inverse; None if the order is the same."""
     if shards.arriving == shards.packed:
         return None
     sizes = {view: specials + shards.patches(view) for view in shards.packed}
@@ -108,13 +110,13 @@ _across: ContextVar[bool] = ContextVar("across views", default=False)
 
 
 def current() -> Shards | None:
-    """The shards of the prediction that is under way; None: it is not divided."""
+    """The shards of the current prediction; None if it is not divided."""
     return _current.get()
 
 
 @contextmanager
 def divided(shards: Shards) -> Iterator[None]:
-    """Inside, networks see the views of this process only, and all processes have to do the same."""
+    """Inside this context, networks get the views of this process only. All processes must make the same calls."""
     token = _current.set(shards)
     try:
         yield
@@ -124,7 +126,7 @@ def divided(shards: Shards) -> Iterator[None]:
 
 @contextmanager
 def across_views() -> Iterator[None]:
-    """Inside, attention is across views."""
+    """Marks attention inside this context as attention across views."""
     token = _across.set(True)
     try:
         yield
@@ -136,7 +138,7 @@ def across_views() -> Iterator[None]:
 
 
 def whole(x: Tensor) -> Tensor:
-    """Values (B, S_own, …) of this process's views → of all views (B, S, …), in the order of the views."""
+    """Values (B, S_own, …) of this process's views → values of all views (B, S, …), in the order of the views."""
     shards = current()
     if shards is None:
         return x
@@ -149,31 +151,31 @@ def whole(x: Tensor) -> Tensor:
 
 
 def mine(x: Tensor) -> Tensor:
-    """Values (B, S, …) of all views → of this process's views (B, S_own, …)."""
+    """Values (B, S, …) of all views → values of this process's views (B, S_own, …)."""
     shards = current()
     return x if shards is None else x[:, shards.own.start : shards.own.stop]
 
 
 def first_view() -> int:
-    """The index of this process's first view among all."""
+    """The index of this process's first view among all views."""
     shards = current()
     return 0 if shards is None else shards.own.start
 
 
 def count_all(own: int) -> int:
-    """The number of all views, `own` being that of this process's."""
+    """The number of views of all processes; `own` is that of this process."""
     shards = current()
     return own if shards is None else len(shards.sizes)
 
 
 def sizes_of_all(images: Sequence[Tensor]) -> list[Size]:
-    """Height and width of all views, `images` being those of this process."""
+    """Height and width of the views of all processes; `images` are those of this process."""
     shards = current()
     return [(im.shape[-2], im.shape[-1]) for im in images] if shards is None else list(shards.sizes)
 
 
 def in_packed_order(x: Tensor, shards: Shards) -> Tensor:
-    """Values (B, S_own) of this process's packed sequence of views → of the packed sequence of all views (B, S)."""
+    """Values (B, S_own) in this process's packed order of views → values (B, S) in the packed order of all views."""
     local = [i for group in group_sizes([shards.sizes[v] for v in shards.own]) for i in group]
     by_view = torch.empty_like(x)
     by_view[:, local] = x
@@ -184,12 +186,12 @@ def in_packed_order(x: Tensor, shards: Shards) -> Tensor:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """The same memory, in a type that every back end carries: (rows, bytes of a row)."""
+    """x as (rows, bytes per row) uint8 without a copy: every communication back end supports uint8."""
     return x.flatten(1).view(torch.uint8)
 
 
 def to_heads(x: Tensor, shards: Shards) -> Tensor:
-    """Tokens (N_own, K, H, D) of this process → all tokens in packed order, with this process's heads
+    """Tokens (N_own, K, H, D) of this process → all tokens in packed order with this process's heads
     (N, K, H / ranks, D).
     """
     tokens, counts = len(x), shards.counts(specials := shards.specials(len(x)))
@@ -201,7 +203,7 @@ def to_heads(x: Tensor, shards: Shards) -> Tensor:
 
 
 def to_tokens(x: Tensor, shards: Shards, tokens: int) -> Tensor:
-    """The way back: (N, H / ranks, D) → the `tokens` of this process, (N_own, H, D)."""
+    """The inverse of `to_heads`: (N, H / ranks, D) → the `tokens` tokens of this process (N_own, H, D)."""
     counts = shards.counts(specials := shards.specials(tokens))
     order = _order(shards, specials, x.device)
     sent = x.contiguous() if order is None else x[order[1]]
@@ -211,19 +213,19 @@ def to_tokens(x: Tensor, shards: Shards, tokens: int) -> Tensor:
 
 
 def is_divided() -> bool:
-    """Whether the attention that runs is across the views of several processes."""
+    """Whether the current attention is across the views of several processes."""
     return current() is not None and _across.get()
 
 
 def ranks_across() -> int:
-    """Among how many processes the heads of the attention that runs are divided."""
+    """The number of processes that share the heads of the current attention; 1 if it is not divided."""
     shards = current()
     return shards.ranks if shards is not None and _across.get() else 1
 
 
 def rows_of_heads(rows: Tensor, parts: int, heads: int) -> Tensor:
-    """Rows (N_own, parts · H · D) of this process's tokens → of all tokens, this process's heads alone. Changes nothing
-    where attention is not divided.
+    """Rows (N_own, parts · H · D) of this process's tokens → rows (N, parts · H / ranks · D) of all tokens with this
+    process's heads. Returns `rows` if attention is not divided.
     """
     shards = current()
     if shards is None or not _across.get():
@@ -232,14 +234,14 @@ def rows_of_heads(rows: Tensor, parts: int, heads: int) -> Tensor:
 
 
 def rows_of_tokens(rows: Tensor, heads: int, tokens: int) -> Tensor:
-    """The way back, for one part: rows (N, H / ranks · D) → (N_own, H · D). For attention that is divided."""
+    """The inverse of `rows_of_heads` for one part: rows (N, H / ranks · D) → (N_own, H · D). Only if it is divided."""
     shards = current()
     assert shards is not None
     return to_tokens(rows.unflatten(1, (heads // shards.ranks, -1)), shards, tokens).flatten(1)
 
 
 def own_heads(x: Tensor) -> Tensor:
-    """Values (H, …) of all heads → of those that this process has in attention across views."""
+    """Values (H, …) of all heads → values of the heads of this process in attention across views."""
     shards = current()
     if shards is None or not _across.get():
         return x
@@ -250,9 +252,7 @@ Mix = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def mix_heads(mix: Mix, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
-    """`mix` of q, k, v (1, H, N, D). In attention across the views of several processes it works on all tokens of some
-    heads.
-    """
+    """`mix` of q, k, v (1, H, N, D). If attention is divided among processes, `mix` gets all tokens of some heads."""
     shards = current()
     if shards is None or not _across.get():
         return mix(q, k, v, keys)

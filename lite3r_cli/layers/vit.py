@@ -1,8 +1,8 @@
-"""Vision-transformer layers shared by every backbone: attention with optional QK-norm and 2-D RoPE,
-blocks, position embeddings.
+"""Vision-transformer layers shared by all networks: attention with optional QK-norm and 2-D RoPE, blocks, patch and
+position embeddings.
 
-Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so a state
-dict loads without renaming.
+Parameter names follow the published checkpoints (`attn.qkv`, `ls1.gamma`, `mlp.fc1`, …), so that a state dict loads
+without renaming.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 
 
 class HalvesTable(tuple):
-    """A RopeTable of another pairing: channel j of a head turns with channel j + D/2."""
+    """A RopeTable that pairs channel j of a head with channel j + D/2."""
 
 
 class NeighboursTable(tuple):
-    """A RopeTable of another pairing: channel 2j of a head turns with channel 2j + 1."""
+    """A RopeTable that pairs channel 2j of a head with channel 2j + 1."""
 
 
 def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:
     """cos and sin of the 2-D rotary embedding for integer positions (T, 2) as (y, x).
 
-    The first half of a head's channels is rotated by y, the second by x; within a half, channel j pairs with channel j
-    + d/2 (RoFormer, arXiv 2104.09864; the axial form of CroCo v2, arXiv 2211.10408). `published` multiplies by
-    reciprocal frequencies instead of dividing: the last bits of VGGT and Depth-Anything-3.
+    The first half of a head's channels (d = D/2) is rotated by y, the second by x. Within a half, channel j is paired
+    with channel j + d/2 (RoFormer, arXiv 2104.09864; axial form of CroCo v2, arXiv 2211.10408). `published` multiplies
+    by reciprocal frequencies instead of dividing, which gives the same rounding as VGGT and Depth-Anything-3.
     """
     half = head_dim // 2
     exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
@@ -45,8 +45,8 @@ def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published:
 
 
 def patch_positions(rows: int, columns: int, specials: int, device: torch.device | None = None) -> Tensor:
-    """Positions (specials + rows·columns, 2): special tokens at (0, 0), the patch in row r
-    and column c at (r + 1, c + 1).
+    """Positions (specials + rows·columns, 2) as (y, x): special tokens at (0, 0), the patch in row r and column c at
+    (r + 1, c + 1).
     """
     grid = torch.cartesian_prod(
         torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
@@ -55,7 +55,7 @@ def patch_positions(rows: int, columns: int, specials: int, device: torch.device
 
 
 def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
-    """Rotate x (B, H, T, D) by a table over its T tokens; the arithmetic is done in x's precision or better."""
+    """Rotate x (B, H, T, D) by a table over its T tokens, in float32 or float64; the result has the dtype of x."""
     cos, sin = table
     if isinstance(table, HalvesTable):
         a, b = x.chunk(2, dim=-1)
@@ -79,11 +79,11 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // heads, eps=qk_norm_eps) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rope: RopeTable | None = None, keys: Tensor | None = None) -> Tensor:
-        """`keys` are the tokens that the others see, indices; None: all."""
+        """x (B, T, C) → (B, T, C). `keys` are the indices of the tokens used as keys; None: all."""
         return self.merge(mix_heads(self.mix, *self.project(x, rope), keys))
 
     def project(self, x: Tensor, rope: RopeTable | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, T, C), each (B, H, T, D), turned and in one precision."""
+        """q, k, v (B, H, T, D) of tokens (B, T, C), with RoPE applied, all in the dtype of v."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
@@ -93,15 +93,15 @@ class Attention(nn.Module):
         return q.to(v.dtype), k.to(v.dtype), v
 
     def merge(self, out: Tensor) -> Tensor:
-        """What `mix` or `meet` gave (B, H, T, D) → (B, T, C)."""
+        """Merge the heads and project: the output of `mix` or `meet` (B, H, T, D) → (B, T, C)."""
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-        """softmax(q kᵀ / √D) v of (B, H, T, D) each, over the tokens `keys`; what other kinds of attention replace."""
+        """softmax(q kᵀ / √D) v over the tokens `keys`, all (B, H, T, D). Other kinds of attention override it."""
         return dense(q, *((k, v) if keys is None else (k[:, :, keys], v[:, :, keys])))
 
     def meet(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of (B, H, T, D) to other tokens than their own (B, H, M, D), every one of them."""
+        """Attention of q (B, H, T, D) to all tokens of another sequence, k and v (B, H, M, D)."""
         return dense(q, k, v)
 
 
@@ -118,8 +118,8 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202); the width is 2/3
-    of `hidden`, a multiple of 8.
+    """w3(SiLU(a) ⊙ b) with a, b the halves of w12(x) (Shazeer, arXiv 2002.05202). The width is 2/3 of `hidden`, rounded
+    up to a multiple of 8.
     """
 
     def __init__(self, dim: int, hidden: int):
@@ -134,6 +134,8 @@ class SwiGlu(nn.Module):
 
 
 class LayerScale(nn.Module):
+    """x (…, C) times a learned factor per channel (CaiT, arXiv 2103.17239)."""
+
     def __init__(self, dim: int, init: float = 1e-5):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), init))
@@ -145,7 +147,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with LayerScale: x + ls1·Attn(norm1(x)), then x + ls2·MLP(norm2(x)); x (B, T, C).
 
-    `layer_scale` None: none, as if it were 1.
+    `layer_scale` is its initial value; None: no LayerScale.
     """
 
     def __init__(
@@ -172,7 +174,7 @@ class Block(nn.Module):
 
 
 class ModulesOf(nn.ModuleList, Generic[M]):
-    """A ModuleList that knows what it holds; its parameters have the same names."""
+    """A ModuleList with the type of its elements. Parameter names are those of a ModuleList."""
 
     def __init__(self, modules: Iterable[M] | None = None):
         super().__init__(modules)
@@ -198,10 +200,10 @@ class PatchEmbed(nn.Module):
 def resize_position_embedding(
     embedding: Tensor, rows: int, columns: int, antialias: bool = False, offset: float = 0.0
 ) -> Tensor:
-    """Patch rows of a square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic.
+    """A square position embedding (1, G², C) resampled to (1, rows·columns, C), bicubic.
 
-    A positive `offset` samples as if the target were larger by that fraction of a patch, as DINOv2 and its heirs were
-    trained: the source coordinate of row r is (r + ½)·G / (rows + offset) − ½.
+    With `offset` the source coordinate of row r is (r + ½)·G / (rows + offset) − ½, as DINOv2 and networks derived from
+    it were trained.
     """
     side = int(embedding.shape[1] ** 0.5)
     if (rows, columns) == (side, side):

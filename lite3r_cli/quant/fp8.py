@@ -1,6 +1,6 @@
-"""FP8 E4M3 storage of weights: one float32 scale for each output row.
+"""FP8 E4M3 storage of weights with one float32 scale per output row.
 
-A row w is stored as round_e4m3(w / s) with s = max|w| / 448, the largest finite E4M3 value, so that w ≈ s · stored.
+A row w is stored as round_e4m3(w / s) with s = max|w| / 448, so that w ≈ s · stored; 448 is the largest E4M3 value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
-    """Inverse of `quantize_rows`, float32."""
+    """E4M3 values (R, …) and scales (R,) → weight (R, …) float32."""
     return (values.float().flatten(1) * scale[:, None]).view(values.shape)
 
 
 def round_to_fp8(weight: Tensor) -> Tensor:
-    """The weight as it will be after storage, in its own dtype."""
+    """The weight (R, …) after a round trip through FP8, in its own dtype."""
     return dequantize_rows(*quantize_rows(weight)).to(weight.dtype)

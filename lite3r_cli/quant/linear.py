@@ -1,10 +1,10 @@
-"""FP8 arithmetic: y = x Wᵀ + b with both operands rounded to E4M3, a scale for each token and for each output row.
+"""FP8 linear layers: y = x Wᵀ + b with both operands rounded to E4M3, one scale per token and one per output row.
 
     x ≈ sₓ · X,  W ≈ s_w · W₈:      y[t, r] = sₓ[t] · s_w[r] · Σ X[t, c] · W₈[r, c] + b[r]      (sums in float32)
 
-Three ways to the same numbers: `emulate` anywhere, `scaled-mm` (torch._scaled_mm with row-wise scales) and `te`
-(Transformer Engine) on GPUs that multiply FP8. For training, `fake_quant` rounds and lets gradients straight through
-(Bengio et al., arXiv 1308.3432).
+Back ends: `emulate` on any device; `scaled-mm` (torch._scaled_mm with row-wise scales) on GPUs with FP8; `te`
+(Transformer Engine, `te.py`) with one scale per tensor. For training, `fake_quant` rounds in the forward pass with a
+straight-through gradient (Bengio et al., arXiv 1308.3432).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lite3r_cli.quant.fp8 import E4M3_MAX, dequantize_rows, quantize_rows
 
 
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations (…, C) → E4M3 values (…, C) and scales (…, 1) float32, one a token; a token of zeros gets scale 1."""
+    """Activations (…, C) → E4M3 values (…, C) and scales (…, 1) float32, one per token; zeros get scale 1."""
     wide = x.detach().float()
     scale = wide.abs().amax(-1, keepdim=True) / E4M3_MAX
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -39,20 +39,20 @@ class _FakeQuant(torch.autograd.Function):
 
 
 def fake_quant(x: Tensor) -> Tensor:
-    """x (…, C) rounded to E4M3 with a scale for each row, in its own dtype; the gradient is that of the identity."""
+    """x (…, C) rounded to E4M3 with one scale per row, in its own dtype; the gradient is that of the identity."""
     result: Tensor = _FakeQuant.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
 def emulated(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """The product of the rounded operands in float32, on any device; x (T, C), weight (R, C) E4M3, scale (R,)."""
+    """x (T, C), weight (R, C) E4M3, scale (R,), bias (R,) → (T, R) in the dtype of x, computed in float32."""
     values, tokens = quantize_tokens(x)
     out = (values.float() @ weight.float().T) * tokens * scale
     return (out if bias is None else out + bias.float()).to(x.dtype)
 
 
 def scaled_mm(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """`emulated` in the tensor cores; both sides of the weight must be multiples of 16. It rounds to bfloat16."""
+    """`emulated` in the tensor cores, with a bfloat16 result. Both sides of the weight must be multiples of 16."""
     values, tokens = quantize_tokens(x)
     half = None if bias is None else bias.bfloat16()
     out = torch._scaled_mm(
@@ -68,13 +68,13 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] =
 
 
 def bias_of(dense: nn.Linear) -> Tensor | None:
-    """The bias that a layer adds, of one with a `bias_mask` the masked one."""
+    """The bias (R,) that a layer adds, multiplied by its `bias_mask` if it has one; None without bias."""
     mask = getattr(dense, "bias_mask", None)
     return dense.bias if mask is None else dense.bias * mask
 
 
 class FP8Linear(nn.Module):
-    """A Linear for prediction: the weight is stored in E4M3, activations are rounded token by token. No gradients."""
+    """A Linear for inference: the weight is stored in E4M3, activations are rounded token by token. No gradients."""
 
     weight_fp8: Tensor  # (R, C) float8_e4m3fn
     weight_scale: Tensor  # (R,) float32
@@ -91,7 +91,7 @@ class FP8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight as it is used, (R, C) float32."""
+        """The dequantised weight (R, C) float32."""
         return dequantize_rows(self.weight_fp8, self.weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class FP8Linear(nn.Module):
 
 
 class FakeQuantLinear(nn.Linear):
-    """A Linear for FP8-aware training: exact weights, both operands rounded in the forward pass."""
+    """A Linear for FP8-aware training: weights keep their precision, the forward pass rounds both operands."""
 
     @classmethod
     def of(cls, dense: nn.Linear) -> FakeQuantLinear:
-        """Shares the parameters of `dense`."""
+        """A layer that shares the parameters of `dense`."""
         out = cls.__new__(cls)
         nn.Module.__init__(out)
         out.in_features, out.out_features = dense.in_features, dense.out_features

@@ -1,4 +1,4 @@
-"""Which FP8 arithmetic a device has, and putting it in the place of a network's linear layers."""
+"""Which FP8 back ends a device has, and replacing a network's linear layers by FP8 ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.quant import te
 from lite3r_cli.quant.linear import FakeQuantLinear, FP8Linear
 
-MULTIPLE = 16  # of both sides of a weight, for FP8 kernels
+MULTIPLE = 16  # FP8 kernels need both sides of a weight to be multiples of this
 
 Filter = Callable[[str, nn.Linear], bool]
 
@@ -27,16 +27,16 @@ def scaled_mm_reason(device: torch.device) -> str | None:
 
 
 def fits(module: nn.Linear) -> bool:
-    """Whether FP8 kernels take a layer of this size."""
+    """Whether FP8 kernels support the size of this layer."""
     return module.in_features % MULTIPLE == 0 and module.out_features % MULTIPLE == 0
 
 
 def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> dict[str, str]:
-    """Replace the linear layers of `model`, in place, by those of `backend`: "emulate", "scaled-mm", "te", or
-    "fake-quant" for training. `keep(name, layer)` returns True for layers that must not be replaced.
+    """Replace the linear layers of `model` in place. `backend` is "emulate", "scaled-mm", "te", or "fake-quant" for
+    training. `keep(name, layer)` returns True for layers that must not be replaced.
 
-    Returns for each layer that was not replaced its name and the reason. Subclasses of Linear are not replaced either,
-    except those that mask their bias.
+    Returns name → reason for each layer that was not replaced. Subclasses of Linear are left alone silently, except
+    those with a `bias_mask`. Raises UsageError for an unknown back end or if `model` itself is a linear layer.
     """
     makers: dict[str, Callable[[nn.Linear], nn.Module]] = {
         "emulate": lambda layer: FP8Linear(layer, "emulate"),
@@ -46,15 +46,15 @@ def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> 
     }
     if backend not in makers:
         raise UsageError(f"linear layers can become {', '.join(makers)}, not {backend!r}")
-    stay: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear or hasattr(m, "bias_mask")]:
         if keep is not None and keep(name, layer):
-            stay[name] = "kept in high precision"
+            kept[name] = "kept in high precision"
         elif not fits(layer):
-            stay[name] = f"{layer.in_features} × {layer.out_features} is not a multiple of {MULTIPLE}"
+            kept[name] = f"{layer.in_features} × {layer.out_features} is not a multiple of {MULTIPLE}"
         elif name == "":
             raise UsageError("a single linear layer has no parent to be swapped in")
         else:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, makers[backend](layer).train(layer.training))
-    return stay
+    return kept

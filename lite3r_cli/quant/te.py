@@ -1,4 +1,4 @@
-"""Transformer Engine as a back end of FP8 linear layers: its own scaling recipe, its own kernels."""
+"""Transformer Engine as a back end of FP8 linear layers, with its own kernels and one scale per tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lite3r_cli.quant.linear import bias_of
 
 
 def reason_against() -> str | None:
-    """Why Transformer Engine cannot be used; None if it can. A broken installation raises more than ImportError."""
+    """Why Transformer Engine cannot run here; None if it can. A broken one may raise more than ImportError."""
     try:
         import transformer_engine.pytorch as te
     except ImportError as error:
@@ -34,9 +34,9 @@ def _availability(te: Any) -> tuple[bool, str]:
 
 
 class TELinear(nn.Module):
-    """A Linear run by Transformer Engine with one scale a tensor, taken from the current values; no gradients.
+    """A Linear computed by Transformer Engine, with one scale per tensor from its current values. No gradients.
 
-    Rows are padded to a multiple of 16, which its kernels need. Raises BackendError where it cannot run.
+    The number of tokens is padded to a multiple of 16, which the kernels need. Raises BackendError if it cannot run.
     """
 
     def __init__(self, dense: nn.Linear):

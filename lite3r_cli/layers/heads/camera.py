@@ -1,4 +1,4 @@
-"""Cameras from one token per view: rotation, position and focal length."""
+"""Decode a camera from one token per view: rotation, position and focal length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 
 def rotation_from_6d(x: Tensor) -> Tensor:
-    """Rotation matrices (…, 3, 3) whose first two columns are the Gram-Schmidt orthonormalisation of x (…, 6).
+    """x (…, 6) → rotations (…, 3, 3) whose first two columns are the Gram-Schmidt orthonormalisation of x.
 
-    Continuous, unlike quaternions (Zhou et al., arXiv 1812.07035).
+    This representation is continuous, unlike quaternions (Zhou et al., arXiv 1812.07035).
     """
     a = F.normalize(x[..., :3], dim=-1, eps=1e-6)
     b = x[..., 3:] - (a * x[..., 3:]).sum(-1, keepdim=True) * a
@@ -21,7 +21,8 @@ def rotation_from_6d(x: Tensor) -> Tensor:
 class CameraDecoder(nn.Module):
     """Camera tokens (B, S, C) → world_from_cam rotation (B, S, 3, 3), camera centre (B, S, 3), log focal length (B, S).
 
-    The focal length is in units of half the image diagonal, so it does not depend on the resolution.
+    The focal length is in units of half the image diagonal and thus independent of the resolution. The centre is in the
+    network's world frame and unit.
     """
 
     def __init__(self, channels: int, hidden: int):

@@ -1,5 +1,5 @@
-"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), as VGGT
-and Depth-Anything-3 use it.
+"""Dense prediction from four levels of tokens (DPT, Ranftl et al., arXiv 2103.13413), in the form of VGGT and
+Depth-Anything-3.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from lite3r_cli.layers.vit import ModulesOf
 
 @dataclass(frozen=True)
 class DPTConfig:
-    in_channels: int
-    features: int
-    stage_channels: tuple[int, int, int, int]
+    """The sizes of a DPT head."""
+
+    in_channels: int  # of the tokens
+    features: int  # channels of the fused maps
+    stage_channels: tuple[int, int, int, int]  # of the four levels before fusion
     out_channels: int = 2
-    relu_skip: bool = False  # VGGT's residual units carry relu(x) on the skip, the others x
+    relu_skip: bool = False  # VGGT's residual units add relu(x) on the skip connection, the others x
     double_position: bool = False  # VGGT evaluates the position embedding in float64
 
 
 def uv_embedding(
     channels: int, height: int, width: int, aspect: float, like: Tensor, precision: torch.dtype = torch.float32
 ) -> Tensor:
-    """Sine / cosine embedding (1, channels, height, width) of the position on an image
-    of the given width / height ratio, channels last in memory.
+    """Sine-cosine embedding (1, channels, height, width) of the position in an image with the given width / height
+    ratio; channels last in memory.
     """
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
@@ -56,6 +58,8 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ResidualConvUnit(nn.Module):
+    """Two 3×3 convolutions with a skip connection, x (B, C, h, w) → (B, C, h, w)."""
+
     def __init__(self, features: int, relu_skip: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(features, features, 3, padding=1)
@@ -68,7 +72,7 @@ class ResidualConvUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Adds a lateral map to the coarser one, refines, and resizes to the next level."""
+    """Adds the lateral map of this level to the coarser map, refines it, and resizes it for the next level."""
 
     def __init__(self, features: int, relu_skip: bool, lateral: bool = True):
         super().__init__()
@@ -84,7 +88,7 @@ class FusionBlock(nn.Module):
 
 
 class Scratch(nn.Module):
-    """The part of a head that works on feature maps, under the name that checkpoints have for it."""
+    """The layers of a head that work on feature maps. Checkpoints use this name."""
 
     output_conv1: nn.Conv2d
     output_conv2: nn.Sequential
@@ -93,9 +97,9 @@ class Scratch(nn.Module):
 
 
 class DPTHead(nn.Module):
-    """Four token maps (B, N, Cin) of an h×w grid → (B, out_channels, p·h, p·w) raw values."""
+    """Four token maps (B, N, Cin) of an h×w patch grid → raw values (B, out_channels, p·h, p·w), p = patch size."""
 
-    FINEST = 8  # size of the last fused map, in patch grids
+    FINEST = 8  # size of the last fused map relative to the patch grid
 
     def __init__(self, config: DPTConfig, patch_size: int = 14):
         super().__init__()
@@ -122,14 +126,15 @@ class DPTHead(nn.Module):
         )
 
     def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """See the class; the grid has `rows` × `columns` patches."""
         return self.decode(self.levels(tokens, rows, columns), rows, columns)
 
     def levels(self, tokens: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
-        """Four token maps (B, N, Cin) → four feature maps, from 4 times the patch grid's size to half of it."""
+        """Four token maps (B, N, Cin) → feature maps of 4, 2, 1 and ½ times the size of the patch grid."""
         return [self._level(i, t, rows, columns, columns / rows) for i, t in enumerate(tokens)]
 
     def fuse(self, levels: Sequence[Tensor], rows: int, columns: int, suffix: str = "") -> Tensor:
-        """From the coarsest level to the finest → (B, features, FINEST·rows, FINEST·columns)."""
+        """Fuse the levels from coarse to fine → (B, features, FINEST·rows, FINEST·columns)."""
         top, lateral = levels[3], None
         for i in (4, 3, 2, 1):
             size = levels[i - 2].shape[-2:] if i > 1 else (self.FINEST * rows, self.FINEST * columns)
@@ -138,6 +143,7 @@ class DPTHead(nn.Module):
         return top
 
     def decode(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """The output of `forward` from the feature maps of `levels`."""
         top = self.scratch.output_conv1(self.fuse(levels, rows, columns))
         top = _resize(top, (self.patch_size * rows, self.patch_size * columns))
         return self.scratch.output_conv2(add_position(top, columns / rows, self.position_precision))
@@ -159,7 +165,7 @@ class ChannelNorm(nn.LayerNorm):
 class DualDPTHead(DPTHead):
     """A DPT head with a second fusion chain for rays (Depth-Anything-3): 7 channels at 8 times the patch grid's size.
 
-    Three of the four ray outputs belong to coarser levels that only the authors' training used: held, never computed.
+    Checkpoints also hold ray outputs for three coarser levels. Only training used them; they are never computed here.
     """
 
     RAY_CHANNELS = 7  # direction (3), origin (3), confidence
@@ -170,7 +176,7 @@ class DualDPTHead(DPTHead):
         for i in range(1, 5):
             setattr(self.scratch, f"refinenet{i}_aux", FusionBlock(features, config.relu_skip, lateral=i < 4))
         widths = (features, half, features, half, features, half)
-        norm = ChannelNorm(32, eps=1e-5)  # one and the same under four names
+        norm = ChannelNorm(32, eps=1e-5)  # one module, which checkpoints hold under four names
         self.scratch.output_conv1_aux = nn.ModuleList(
             nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))) for _ in range(4)
         )
@@ -183,6 +189,6 @@ class DualDPTHead(DPTHead):
         )  # fmt: skip
 
     def decode_rays(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        """Levels → raw (B, 7, 8·rows, 8·columns)."""
+        """Feature maps of `levels` → raw ray values (B, 7, 8·rows, 8·columns), see RAY_CHANNELS."""
         top = self.scratch.output_conv1_aux[3](self.fuse(levels, rows, columns, "_aux"))
         return self.scratch.output_conv2_aux[3](add_position(top, columns / rows))

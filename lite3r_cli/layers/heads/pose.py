@@ -1,7 +1,7 @@
 """Cameras as the published networks encode them: translation, quaternion (x, y, z, w) and two fields of view.
 
-Their pixel (0, 0) has its centre at 0 and the principal point at (W/2, H/2). `intrinsics_from_fov` gives that form;
-`centres_at_half` turns it into this program's (pixel centres at +0.5) such that every pixel keeps its ray.
+In their pixel convention pixel (0, 0) has its centre at 0 and the principal point is (W/2, H/2); `intrinsics` returns
+that form. `centres_at_half` converts K to this program's convention (pixel centres at +0.5); every pixel keeps its ray.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALLEST_TAN = 1e-6  # Depth-Anything-3's floor on tan(fov / 2)
-FOV_RANGE = (0.01, 3.13)  # radians; beyond, K is singular and no photograph's camera
+SMALLEST_TAN = 1e-6  # Depth-Anything-3's lower limit of tan(fov / 2)
+FOV_RANGE = (0.01, 3.13)  # radians; K is nearly singular outside, and no real camera is there
 
 
 def rotation_from_quaternion(q: Tensor) -> Tensor:
-    """Quaternions (…, 4), scalar last and of any length, → rotations (…, 3, 3)."""
+    """Quaternions (…, 4), scalar last, of any norm → rotations (…, 3, 3)."""
     x, y, z, w = q.unbind(-1)
     s = 2 / (q * q).sum(-1)
     rows = (
@@ -27,7 +27,7 @@ def rotation_from_quaternion(q: Tensor) -> Tensor:
 
 
 def quaternion_from_rotation(R: Tensor) -> Tensor:
-    """Rotations (…, 3, 3) → unit quaternions (…, 4), scalar last and not negative; divides by the largest component."""
+    """Rotations (…, 3, 3) → unit quaternions (…, 4), scalar last and ≥ 0. Stable: divides by the largest component."""
     m = {(i, j): R[..., i, j] for i in range(3) for j in range(3)}
     d0, d1, d2 = m[0, 0], m[1, 1], m[2, 2]
     squares = torch.stack([1 + d0 + d1 + d2, 1 + d0 - d1 - d2, 1 - d0 + d1 - d2, 1 - d0 - d1 + d2], dim=-1)  # w x y z
@@ -51,20 +51,20 @@ def invert_rigid(R: Tensor, t: Tensor) -> Tensor:
 
 
 def focal_from_fov(fov: Tensor, size: Tensor, smallest_tan: float | None = None) -> Tensor:
-    """Fields of view (…, 2) as (vertical, horizontal) and image sizes (…, 2) as (H, W) →
-    focal lengths (…, 2) as (fy, fx).
+    """Fields of view (…, 2) as (vertical, horizontal) in radians and image sizes (…, 2) as (H, W) → focal lengths
+    (…, 2) as (fy, fx) in pixels.
     """
     tangent = (fov / 2).tan()
     return size / 2 / (tangent if smallest_tan is None else tangent.clamp(min=smallest_tan))
 
 
 def fov_from_focal(focal: Tensor, size: Tensor) -> Tensor:
-    """Inverse of `focal_from_fov` for angles below π."""
+    """Inverse of `focal_from_fov` for fields of view below π."""
     return 2 * torch.atan2(size / 2, focal)
 
 
 def intrinsics(focal: Tensor, size: Tensor) -> Tensor:
-    """(fy, fx) and (H, W), each (…, 2) → K (…, 3, 3), principal point in the middle, authors' pixel convention."""
+    """(fy, fx) and (H, W), each (…, 2) → K (…, 3, 3) with the principal point (W/2, H/2), see the top of this file."""
     K = torch.zeros(*focal.shape[:-1], 3, 3, dtype=focal.dtype, device=focal.device)
     K[..., 0, 0], K[..., 1, 1] = focal[..., 1], focal[..., 0]
     K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = size[..., 1] / 2, size[..., 0] / 2, 1
@@ -72,9 +72,7 @@ def intrinsics(focal: Tensor, size: Tensor) -> Tensor:
 
 
 def centres_at_half(K: Tensor) -> Tensor:
-    """K for pixel centres at whole numbers → K for pixel centres at +0.5: the principal point
-    moves along with the pixels.
-    """
+    """K (…, 3, 3) for pixel centres at integers → K for pixel centres at +0.5: the principal point moves by 0.5."""
     return K + F.pad(K.new_full((2, 1), 0.5), (2, 0, 0, 1))
 
 
@@ -84,5 +82,5 @@ def centres_at_integers(K: Tensor) -> Tensor:
 
 
 def usable_intrinsics(fov: Tensor, size: Tensor) -> Tensor:
-    """K (…, 3, 3) in this program's convention; a field of view outside FOV_RANGE becomes the nearest one inside."""
+    """K (…, 3, 3) in this program's convention, from fields of view (…, 2), clamped to FOV_RANGE, and sizes (…, 2)."""
     return centres_at_half(intrinsics(focal_from_fov(fov.clamp(*FOV_RANGE), size), size))

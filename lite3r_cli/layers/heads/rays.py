@@ -1,8 +1,7 @@
-"""Cameras from predicted rays (Depth-Anything-3, arXiv 2511.10647): a homography from the image
-plane to the rays' directions.
+"""Cameras from predicted rays (Depth-Anything-3, arXiv 2511.10647).
 
-With directions d ~ R K⁻¹ p for image points p, the homography is R K⁻¹ up to scale; a QL decomposition parts it into
-rotation and intrinsics. Robust by RANSAC, the ray confidences as weights.
+The ray direction of an image point p is d ~ R K⁻¹ p. A homography H = R K⁻¹ (up to scale) is fitted from image points
+to directions with RANSAC, weighted by the ray confidences. A QL decomposition splits H into rotation and intrinsics.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from torch import Tensor
 from lite3r_cli.layers.heads.pose import invert_rigid
 
 HYPOTHESES, SAMPLE = 100, 8
-CANDIDATE_SHARE = 0.3  # the most confident rays, from which samples are drawn
+CANDIDATE_SHARE = 0.3  # RANSAC samples from this share of the rays, the most confident ones
 INLIER_DISTANCE = 0.2  # in the plane z = 1
 REFIT_POINTS, REFIT_SHARE = 8000, 0.95
 SMALLEST_Z = 1e-4
 
 
 def cameras_from_rays(rays: Tensor, confidence: Tensor, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rays (S, h, w, 6) as direction and origin, confidence (S, h, w), image size (H, W) in pixels.
+    """Rays (S, h, w, 6) as direction and origin in world coordinates, confidence (S, h, w), image size (H, W) in pixels
+    → cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at integers.
 
-    Returns cam_from_world (S, 3, 4) and K (S, 3, 3) for pixel centres at whole numbers. RANSAC's samples come from
-    `seed` alone, so that a result does not depend on what was computed before.
+    RANSAC draws from its own generator with `seed`, so that a result does not depend on earlier calls.
     """
     views, rows, columns = confidence.shape
     source = _image_plane(rows, columns, rays)
@@ -55,7 +54,7 @@ def _image_plane(rows: int, columns: int, like: Tensor) -> Tensor:
 def _camera(
     source: Tensor, target: Tensor, weight: Tensor, candidates: int, draws: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotation (3, 3) world_from_cam, focal lengths (2,) and principal point (2,) in half image sides of one view."""
+    """One view: rotation world_from_cam (3, 3), focal lengths (2,) and principal point (2,) in half image sides."""
     order = weight.argsort(descending=True)
     picked = order[:candidates][draws]  # (100, 8)
     hypotheses = _homography(source[picked], target[picked], weight[picked])
@@ -94,10 +93,10 @@ def _distances(homographies: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 
 def _decompose(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """H = Q Λ with a rotation Q and a lower triangular Λ of positive diagonal, from which the
-    authors read the intrinsics.
+    """H = Q Λ with a rotation Q and a lower triangular Λ with positive diagonal → Q and the intrinsics read from Λ.
 
-    It is K⁻¹ in half image sides where the principal point is in the middle.
+    Λ is exactly K⁻¹, in half image sides, only if the principal point is the image centre. The original code reads the
+    intrinsics in the same way.
     """
     q, r = torch.linalg.qr(H.flip(1))
     Q, lower = q.flip(1), r.flip(0, 1)
