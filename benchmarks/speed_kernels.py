@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lite3r_cli.attention.tiling import Frames, frame_tiling
-from lite3r_cli.engine import block_kernels, row_kernels, twins
-from lite3r_cli.engine.block_kernels import DEFAULT, NARROW, Launch
+from lite3r_cli.engine import attend_kernels, block_kernels, row_kernels, twins
+from lite3r_cli.engine.attend_kernels import DEFAULT, NARROW, Launch
 from lite3r_cli.engine.check import FACTOR, SLACK, check_operators
 from lite3r_cli.engine.sparse_layers import SparsePlan, from_layout
 from lite3r_cli.engine.twins import Far, LinearBranch
@@ -88,8 +88,8 @@ class Sparse:
         self.square, self.norm = block_kernels.linear_sums(*self.heads[1:], self.tiles.lengths, self.tiles.width)
 
     def pack(self) -> None:
-        _, bias, _ = block_kernels.pack_far(self.far, self.tiles.log2_lengths, 64, torch.bfloat16)
-        block_kernels.pack_bits(self.left, bias.shape[1])
+        _, bias, _ = attend_kernels.pack_far(self.far, self.tiles.log2_lengths, 64, torch.bfloat16)
+        attend_kernels.pack_bits(self.left, bias.shape[1])
 
     def prepare(self) -> None:
         self.moments()
@@ -103,7 +103,9 @@ class Sparse:
 
     def attend(self, launch: Launch | None = None) -> torch.Tensor:
         branch = LinearBranch(self.square, self.norm, False, self.weight, None)
-        return block_kernels.sparse_attention(*self.heads, self.listed, self.left, self.tiles, branch, self.far, launch)
+        return attend_kernels.sparse_attention(
+            *self.heads, self.listed, self.left, self.tiles, branch, self.far, launch
+        )
 
     def everything(self) -> None:
         self.prepare()

@@ -91,9 +91,9 @@ def operators(device: torch.device, kernels: bool | None = None) -> Operators:
     """The operators of a device. `kernels` True takes Triton's, False the twins; None: Triton's on a CUDA device."""
     families = [twins, packed]
     if device.type == "cuda" if kernels is None else kernels:
-        from lite3r_cli.engine import block_kernels, map_kernels, packed_kernels, row_kernels
+        from lite3r_cli.engine import attend_kernels, block_kernels, map_kernels, packed_kernels, row_kernels
 
-        families = [row_kernels, block_kernels, map_kernels, packed_kernels]
+        families = [row_kernels, block_kernels, attend_kernels, map_kernels, packed_kernels]
     names = [field.name for field in fields(Operators)]
     home = {name: family for family in families for name in names if hasattr(family, name)}
     return Operators(**{name: getattr(home[name], name) for name in names})

@@ -1,5 +1,5 @@
 """Every fused operator of the fast path in plain torch: same names and arguments as the kernels in
-`row_kernels.py`, `block_kernels.py` and `map_kernels.py`.
+`row_kernels.py`, `block_kernels.py`, `attend_kernels.py` and `map_kernels.py`.
 
 Tokens are rows (T, C). A quantised operand is a pair (values, scale): E4M3 values (T, C) with a float32 scale a row
 (T, 1), or values in the stream's dtype and None where nothing is quantised.

@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from lite3r_cli.engine import block_kernels, twins
-from lite3r_cli.engine.block_kernels import DEFAULT
+from lite3r_cli.engine import attend_kernels, twins
+from lite3r_cli.engine.attend_kernels import DEFAULT
 from lite3r_cli.engine.row_kernels import INTERPRETED
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 
@@ -56,6 +56,6 @@ def test_a_launch(name, blocks, count, mix):
     branch = LinearBranch(*twins.linear_sums(k.float(), v.float(), lengths, width), mix == "rest", *mixes)
     for far in (None, Far(means, spreads, values))[blocks > 6 :]:
         expected = twins.sparse_attention(q.float(), k.float(), v.float(), *chosen, tiles, branch, far)
-        found = block_kernels.sparse_attention(q, k, v, *chosen, tiles, branch, far, LAUNCHES[name])
+        found = attend_kernels.sparse_attention(q, k, v, *chosen, tiles, branch, far, LAUNCHES[name])
         close = 2e-2 if CUDA else 1e-4
         torch.testing.assert_close(found[:, occupied].float(), expected[:, occupied], rtol=close, atol=close)
