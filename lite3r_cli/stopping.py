@@ -12,8 +12,8 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,8 +36,10 @@ def _signals() -> tuple[int, ...]:
 def signals_as_exceptions() -> Iterator[None]:
     """Let the first SIGINT, SIGTERM or SIGHUP unwind the stack, so that temporary files are removed.
 
-    Further ones are ignored until that is done. A signal that the parent process ignores stays ignored.
+    Further ones are ignored until that is done, and until what the block began and did not end (`unfinished`) is
+    cleaned up. A signal that the parent process ignores stays ignored.
     """
+    outer = list(_unfinished)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,8 +59,37 @@ def signals_as_exceptions() -> Iterator[None]:
     try:
         yield
     finally:
+        stopped = True
+        _clean_up(but_for=outer)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+_unfinished: dict[object, Callable[[], None]] = {}  # in the order in which they were begun
+
+
+def unfinished(clean: Callable[[], None]) -> Callable[[], None]:
+    """`clean` is called at the end of the program, unless the function that this returns is called before.
+
+    A signal may arrive between the call that makes a file and the `try` that would remove it. So whoever makes one
+    says so here in the same `uninterrupted` block. `clean` may be called when its work is done already.
+    """
+    key = object()
+    _unfinished[key] = clean
+
+    def finished() -> None:
+        _unfinished.pop(key, None)
+
+    return finished
+
+
+def _clean_up(but_for: Collection[object]) -> None:
+    """The latest first: what is built upon another thing goes before it."""
+    for key in [key for key in reversed(_unfinished) if key not in but_for]:
+        clean = _unfinished.pop(key, None)
+        if clean is not None:
+            with suppress(Exception):  # the error that ends the program is told, and the others are cleaned up
+                clean()
 
 
 @contextmanager

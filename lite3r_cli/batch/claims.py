@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..io.beneath import Beneath
 from ..io.documents import read_json
 from ..io.files import output_error
 from ..io.locks import Busy, acquire, give_back
+from ..stopping import unfinished, uninterrupted
 
 FOLDER = ".batch"
 LATEST = 1e12  # seconds; NaN is not below it
@@ -83,7 +84,8 @@ class Claims:
         while True:
             try:
                 self._make_folder(name)
-                claim = Claim(self, name, path, acquire(path))
+                with uninterrupted():
+                    claim = Claim(self, name, path, acquire(path))
             except Busy:
                 return None
             except FileNotFoundError:
@@ -123,14 +125,17 @@ class Claims:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise output_error(self._file(name, "json"), error) from error
 
-    def tidy(self, name: str) -> None:
-        """Remove the lock of a scene that is settled, where a process that was killed has left it."""
+    def tidy(self, name: str, clear: Callable[[], None] = lambda: None) -> None:
+        """Remove the lock of a scene where a process that was killed has left it; `clear` removes its other files."""
         lock = self._file(name, "lock")
         with suppress(OSError, OutputError):  # of which one says that somebody has it
             if lock.exists():
                 descriptor = acquire(lock)
-                self._clear(name)
-                give_back(descriptor, lock)
+                try:
+                    self._clear(name)
+                    clear()
+                finally:
+                    give_back(descriptor, lock)
 
     def _clear(self, name: str) -> None:
         """Remove what processes that were killed while they wrote the record of a claimed scene have left."""
@@ -169,13 +174,16 @@ class Claim:
 
     def __init__(self, claims: Claims, name: str, lock: Path, descriptor: int) -> None:
         self.claims, self.name, self._lock, self._descriptor = claims, name, lock, descriptor
+        self._begun = False
         self._before: Record | None = None
+        self._finished = unfinished(self.give_back)
 
     def begin(self, before: Record | None) -> None:
         """Count the attempt, where `before` is the scene's record. Raises OutputError."""
-        self._before = before
         died = before.attempts if before is not None and before.status == RUNNING else 0
-        self.claims.write(Record(self.name, RUNNING, died + 1, time.time()))
+        with uninterrupted():
+            self._begun, self._before = True, before
+            self.claims.write(Record(self.name, RUNNING, died + 1, time.time()))
 
     def done(self, facts: dict[str, Any]) -> None:
         """The scene's files are in place. Raises OutputError."""
@@ -186,25 +194,31 @@ class Claim:
         self._end(Record(self.name, FAILED, attempts, time.time(), facts))
 
     def give_back(self) -> None:
-        """A user stopped it: as if it had never been begun."""
-        try:
-            if self._before is None:
-                self.claims.forget(self.name)
-            else:
-                self.claims.write(self._before)
-        except OutputError:
-            return  # the attempt stays counted
-        finally:
+        """A user stopped it: as if it had never been begun. Does nothing once it has ended."""
+        with uninterrupted():
+            if self._begun and self._is_held:
+                with suppress(OutputError):  # the attempt stays counted
+                    if self._before is None:
+                        self.claims.forget(self.name)
+                    else:
+                        self.claims.write(self._before)
             self.leave()
 
     def leave(self) -> None:
         """Let others have it; what is recorded stays."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            give_back(descriptor, self._lock)
+        with uninterrupted():
+            if self._is_held:
+                descriptor, self._descriptor = self._descriptor, -1
+                give_back(descriptor, self._lock)
+            self._finished()
+
+    @property
+    def _is_held(self) -> bool:
+        return self._descriptor >= 0
 
     def _end(self, record: Record) -> None:
-        try:
-            self.claims.write(record)
-        finally:
-            self.leave()
+        with uninterrupted():
+            try:
+                self.claims.write(record)
+            finally:
+                self.leave()

@@ -94,6 +94,7 @@ class Foreman:
                     self._handlers[kind](number, what)
         finally:
             self._crew.dismiss()
+            self.rota.tidy()
         first: dict[str, Any] = next((w.facts for w in self.workers if "runtime" in w.facts), {})
         facts: dict[str, Any] = {key: first[key] for key in ("versions", "runtime") if key in first}
         if self.start_seconds is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import ReconstructConfig
 from ..errors import OutputError
 from ..io.atomic import bring_right
+from ..io.locks import remove_folders
 from ..io.output_layout import is_complete
 from . import claims as recorded
 from .claims import Claims, Record
@@ -72,6 +73,12 @@ class Past:
         if latest is None or latest.status != recorded.DONE:
             return self.outcome(scene, THERE, {})
         return self.outcome(scene, ELSEWHERE if latest.time >= self.began else THERE, latest.facts)
+
+    def clear(self, scene: SceneInput) -> None:
+        """Remove what a killed process has left of a scene, which this process has claimed, and nobody begins now."""
+        with suppress(OutputError):  # as much as can be removed
+            bring_right(self.folder(scene))
+            remove_folders([Path(self.folder(scene))])
 
     def counts(self, record: Record | None) -> bool:
         """Whether a record says something: with --overwrite, what was there before this batch does not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ class Rota:
             )
         else:
             self._step()
+
+    def tidy(self) -> None:
+        """The workers have ended: remove what those that were killed have left of scenes that are not settled."""
+        for scene in self.scenes:
+            if scene.name not in self.outcomes:
+                self.past.claims.tidy(scene.name, partial(self.past.clear, scene))
 
     def report(self, output: Path, facts: dict[str, Any]) -> BatchReport:
         """The account of all scenes."""

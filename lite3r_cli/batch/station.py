@@ -5,16 +5,11 @@ conveyor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import cuda_start
 from ..console import Progress
-from ..errors import OutputError
-from ..io.atomic import bring_right
-from ..io.locks import remove_folders
 from . import claims as recorded
 from .claims import Claim
 from .conveyor import Conveyor
@@ -94,7 +89,7 @@ class Station:
             before = record if self.past.counts(record) else None
             if before is not None and before.died:
                 outcome = self.past.outcome(scene, FAILED, {"reason": recorded.DIED, "exit_code": 1})
-                _clear(Path(self.past.folder(scene)))
+                self.past.clear(scene)
                 claim.failed(outcome.facts(), before.attempts)
                 return self.office.ended(outcome)
             alone = before is not None and before.status == recorded.RUNNING
@@ -103,7 +98,7 @@ class Station:
             self._load()
             claim.begin(before)
         except BaseException:
-            claim.leave()
+            claim.give_back()
             raise
         self.office.begun(scene.name)
         self._under_way.add(scene.name)
@@ -148,13 +143,6 @@ class Station:
             "runtime": self._predictor.choices(),
             "peak_memory": runtime.peak_memory(self._predictor.runtime.torch_device),
         }
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a killed process has left of a scene that nobody begins again."""
-    with suppress(OutputError):  # as much as can be removed
-        bring_right(f"{folder}/")
-        remove_folders([folder])
 
 
 def device_of_worker(asked: str, number: int) -> str:

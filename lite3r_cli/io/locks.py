@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BackendError, OutputError
+from ..stopping import unfinished, uninterrupted
 from .files import output_error
 
 try:
@@ -18,6 +19,7 @@ except ImportError as error:
     raise BackendError("lite3r runs on Linux and macOS; on Windows use WSL (locks and renames are POSIX's)") from error
 
 RUN_LOCK = ".lite3r.lock"
+_held: dict[int, Callable[[], None]] = {}  # descriptor of a lock → says that it need not be given back any more
 
 
 @contextmanager
@@ -70,6 +72,13 @@ def acquire(path: Path) -> int:
 
     Raises Busy, OutputError, OSError.
     """
+    with uninterrupted():
+        descriptor = _acquire(path)
+        _held[descriptor] = unfinished(lambda: give_back(descriptor, path))
+    return descriptor
+
+
+def _acquire(path: Path) -> int:
     while True:
         descriptor = _open_lock(path)
         try:
@@ -110,10 +119,15 @@ def _open_lock(path: Path) -> int:
 
 
 def give_back(descriptor: int, path: Path) -> None:
-    """Remove a lock file that is held, then let go of it."""
-    try:
-        path.unlink(missing_ok=True)
-    except PermissionError:
-        pass  # another user's, in a folder where one removes only one's own
-    finally:
-        os.close(descriptor)
+    """Remove a lock file that is held, then let go of it. Does nothing the second time."""
+    with uninterrupted():
+        finished = _held.pop(descriptor, None)
+        if finished is None:
+            return
+        finished()
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # another user's, in a folder where one removes only one's own
+        finally:
+            os.close(descriptor)

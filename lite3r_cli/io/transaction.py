@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..errors import InputError, OutputError
-from ..stopping import uninterrupted
+from ..stopping import unfinished, uninterrupted
 from .beneath import Beneath
 from .documents import read_json
 from .files import output_error, write_bytes, write_json
@@ -54,6 +54,7 @@ class Transaction:
         self._identity: tuple[int, int] | None = None  # its device and inode
         self._below: Beneath | None = None
         self._lock: int | None = None
+        self._finished: Callable[[], None] = lambda: None  # says that nothing is left to be cleaned up
         self._made_above: list[Path] = []  # the root and folders above it that did not exist before
         self._made: list[str] = []  # the same below the root
         self._emptied: list[str] = []  # folders below the root from which old files have gone
@@ -76,6 +77,7 @@ class Transaction:
         return self.staging.name, self._lock_file.name
 
     def __enter__(self) -> Transaction:
+        self._finished = unfinished(self.leave)
         try:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
@@ -184,6 +186,7 @@ class Transaction:
     def leave(self) -> None:
         """Undo or finish, remove the temporary files, give back the lock. Does nothing the second time."""
         with uninterrupted():
+            self._finished()
             below, self._below = self._below, None
             if below is None:
                 remove_folders(self._made_above)

@@ -174,9 +174,11 @@ class Talking:
 def test_what_is_wrong_for_all_scenes_ends_the_batch(tmp_path, monkeypatch, capsys, said, code, told):
     made: list[Talking] = []
     monkeypatch.setattr(foremen, "crew_of", lambda config, device: made.append(Talking(said)) or made[0])
-    root = scenes(tmp_path / "root", "s0", "s1")
+    root, lock = scenes(tmp_path / "root", "s0", "s1"), tmp_path / "out" / ".batch" / "s1.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()  # as a worker that was killed leaves it
     assert main(["batch", str(root), "-o", str(tmp_path / "out"), "--workers", "2"]) == code
-    assert told in capsys.readouterr().err and made[0].dismissed
+    assert told in capsys.readouterr().err and made[0].dismissed and not lock.exists()
 
 
 @pytest.mark.parametrize("cores, parts", [(8, 2), (7, 3), (2, 2), (2, 5), (1, 1)])
