@@ -83,8 +83,8 @@ class Clip:
     def looks(self) -> Looks:
         """What is seen of all frames; they are decoded once for it. Raises BadImage where none can be."""
         if self.looked is None:
-            with guarded("damaged: the video cannot be decoded"), _opened(self.path) as (container, stream):
-                self.looked = look_through(_small_greys(container, stream))
+            with guarded("damaged: the video cannot be decoded"), _opened(self.path) as (container, _):
+                self.looked = look_through(_small_greys(container))
         return self.looked
 
     @property
@@ -200,7 +200,7 @@ def _frames_of(container: Any) -> Iterator[Any]:
             continue
 
 
-def _small_greys(container: Any, stream: Any) -> Iterator[np.ndarray]:
+def _small_greys(container: Any) -> Iterator[np.ndarray]:
     """All frames (h, w) uint8, small, as they are stored."""
     with complaints():
         for frame in _frames_of(container):

@@ -155,7 +155,7 @@ def _by_prediction(groups: Groups, pictures: Sequence[np.ndarray], views: Sequen
     def alike(i: int, j: int) -> bool:
         return any(looks_alike(views[a], greys[a], views[b], greys[b]) for a, b in ((i, j), (j, i)))
 
-    groups.tie(photometric_pairs(views, neighbours), alike)
+    groups.tie(photometric_pairs(neighbours), alike)
 
 
 def explain(grouping: Grouping, names: Sequence[str]) -> list[str]:

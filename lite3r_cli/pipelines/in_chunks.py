@@ -42,7 +42,7 @@ def chunk_plan(
         if refused is not None:
             raise UsageError(f"--chunk {asked.size}: {refused} does not go with chunks; use --chunk off")
         return plan_chunks(count, asked.size, "asked for")
-    fits = int(SHARE * free_memory(predictor) / view_bytes(config, images, predictor))
+    fits = int(SHARE * free_memory(predictor) / view_bytes(images, predictor))
     limit = _one_pass(images, predictor)
     if asked.chunk == "off" or predictor.streams or count <= min(limit, max(fits, SMALLEST_CHUNK)):
         return None
@@ -55,7 +55,7 @@ def chunk_plan(
     usual = CHUNK_VIEWS[predictor.runtime.torch_device.type]
     size = max(SMALLEST_CHUNK, min(usual, fits))
     why = f"one pass is for up to {limit} views" if count > limit else "more do not fit into memory"
-    needs = size * view_bytes(config, images, predictor) / 2**30
+    needs = size * view_bytes(images, predictor) / 2**30
     return plan_chunks(count, size, f"{why}; a chunk takes about {needs:.1f} GiB")
 
 
@@ -65,7 +65,7 @@ def _one_pass(images: ImageSet, predictor: Predictor) -> int:
     return DEFAULT_VIEWS if of_video and predictor.runtime.torch_device.type == "cpu" else ONE_PASS
 
 
-def view_bytes(config: ReconstructConfig, images: ImageSet, predictor: Predictor) -> float:
+def view_bytes(images: ImageSet, predictor: Predictor) -> float:
     """Memory that each view adds to a pass, about."""
     tokens = max(predictor.tokens(record) for record in images.records[:: max(1, len(images) // 16)])
     return tokens * TOKEN_BYTES[predictor.runtime.torch_dtype.itemsize]

@@ -57,17 +57,15 @@ def close_loops(
             config, images, predictor, passes, len(plan.chunks), work, progress, check, into, "Predict loops"
         )
     accepted, account = [], []
-    for k, (candidate, joint) in enumerate(zip(candidates, passes)):
-        most, agree, yes = judge(images, work.store, len(plan.chunks) + k, joint, candidate)
+    for k, candidate in enumerate(candidates):
+        most, agree, yes = judge(images, work.store, len(plan.chunks) + k, candidate)
         accepted.append(yes)
         verdict = "loop" if accepted[-1] else "refused"
         account.append({**candidate.as_dict(), "seen": round(most, 3), "agree": round(agree, 3), "verdict": verdict})
     return Loops(passes, accepted, account)
 
 
-def judge(
-    images: ImageSet, store: PassStore, number: int, joint: Pass, candidate: Candidate
-) -> tuple[float, float, bool]:
+def judge(images: ImageSet, store: PassStore, number: int, candidate: Candidate) -> tuple[float, float, bool]:
     """What `halves_agree` says of a pass, of views evenly spread around both ends; and whether it is a loop."""
     middle = (candidate.first + candidate.second) / 2
     views = store.views(number)

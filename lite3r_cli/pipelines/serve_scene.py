@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 
 from ..config.viewing import ViewConfig
-from ..console import Tell
 from ..errors import OutputError
 from ..extras import require
 from ..io.frusta import ACCENT, frustum_depth
@@ -30,9 +29,7 @@ BACK = 6.0  # frusta behind the middle camera one stands at first
 MOVED = 0.05  # of the distance to what one looks at, after which the points are chosen anew
 
 
-def serve_scene(
-    config: ViewConfig, warn: Tell = lambda text: None, ready: Callable[[Any, str], None] = lambda server, address: None
-) -> Any:
+def serve_scene(config: ViewConfig, ready: Callable[[Any, str], None] = lambda server, address: None) -> Any:
     """Start the server and return it; `ready` is given it and its address.
 
     Raises InputError where there is no scene, BackendError without viser, OutputError where the port is taken.

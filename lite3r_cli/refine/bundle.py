@@ -47,9 +47,7 @@ def from_model(model, lenses: Lenses, path: str) -> Hypothesis:
     return Hypothesis(path, poses, lenses.adjusted(model), model)
 
 
-def from_prediction(
-    views: Sequence[View], matches: Matches, used: Tracks, workshop: Workshop, config: RefineConfig
-) -> Hypothesis | None:
+def from_prediction(views: Sequence[View], matches: Matches, used: Tracks, workshop: Workshop) -> Hypothesis | None:
     """Adjust the predicted cameras of all matched views; None where too few matches or points are left."""
     if not used.count:
         return None

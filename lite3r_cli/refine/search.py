@@ -104,7 +104,7 @@ class Search:
 
     def _makers(self) -> list[Callable[[], Hypothesis | None]]:
         return [
-            lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop, self.config),
+            lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop),
             lambda: bundle.by_global_mapping(self.workshop),
             lambda: bundle.incremental(self.workshop),
         ]

@@ -22,7 +22,7 @@ from . import geometry
 from .consistency import adaptive_tolerance, best_neighbours, check_view, to_world
 from .device_maps import DeviceMaps
 from .posed_view import PointCloud, View, known_depth
-from .sinks import Points, PointSink, VoxelSink, kth_lowest
+from .sinks import Points, PointSink, VoxelSink, kth_lowest, sink_for
 from .surfaces import Surfaces, VoterMap, on_device, runs_of_one_shape
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
@@ -86,20 +86,14 @@ def fuse_with_statistics(
     counts = _Counts()
     _drop_unusable(maps, read_mask, config, counts, statistics)
     surfaces, neighbours = _compared(maps, config, statistics)
-    sink = VoxelSink(config.voxel) if config.voxel else PointSink(config.max_points, seed)
+    sink = sink_for(config.voxel, config.max_points, seed)
     for i, each in enumerate(maps):
         if each is not None:
-            pixels, points = _checked(surfaces, i, neighbours[i], statistics.tolerance, config.average, counts)
-            chosen = sink.chosen(i, pixels)
-            if chosen is not None:
-                pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
-            if len(pixels):
-                colors = sample_colors(on_device(read_rgb(i), device), pixels, each.voter.shape)
-                world = to_world(each.voter.cam_from_world, points)
-                sink.add(Points(world.T, colors, each.confidence.view(-1).index_select(0, pixels), i, pixels))
+            found = _checked(surfaces, i, neighbours[i], statistics.tolerance, config.average, counts)
+            _collect(sink, each, i, *found, read_rgb)
         step()
     counts.into(statistics)
-    cloud = sink.result(statistics, config.max_points, seed)
+    cloud = sink.result(statistics)
     statistics.points = len(cloud)
     return cloud, statistics
 
@@ -115,7 +109,7 @@ class PieceFusion:
         self.threshold = -np.inf if threshold is None else threshold
         self.statistics = FusionStatistics(confidence_threshold=threshold)
         self._counts, self._tolerances = _Counts(), list[float]()
-        self._sink = VoxelSink(config.voxel) if config.voxel else PointSink(config.max_points, seed)
+        self._sink = sink_for(config.voxel, config.max_points, seed)
 
     @torch.inference_mode()
     def add(
@@ -135,23 +129,30 @@ class PieceFusion:
         for i, each in enumerate(maps[:new]):
             if each is None:
                 continue
-            pixels, points = _checked(surfaces, i, neighbours[i], found.tolerance, self.config.average, self._counts)
-            chosen = self._sink.chosen(numbers[i], pixels)
-            if chosen is not None:
-                pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
-            if len(pixels):
-                colors = sample_colors(on_device(read_rgb(numbers[i]), self.device), pixels, each.voter.shape)
-                world = to_world(each.voter.cam_from_world, points)
-                confidence = each.confidence.view(-1).index_select(0, pixels)
-                self._sink.add(Points(world.T, colors, confidence, numbers[i], pixels))
+            kept = _checked(surfaces, i, neighbours[i], found.tolerance, self.config.average, self._counts)
+            _collect(self._sink, each, numbers[i], *kept, read_rgb)
 
     def result(self) -> tuple[PointCloud, FusionStatistics]:
         """The cloud, and what was dropped; the tolerance is the median of the pieces'."""
         self._counts.into(self.statistics)
-        cloud = self._sink.result(self.statistics, self.config.max_points, self.seed)
+        cloud = self._sink.result(self.statistics)
         self.statistics.points = len(cloud)
         self.statistics.tolerance = float(np.median(self._tolerances)) if self._tolerances else None
         return cloud, self.statistics
+
+
+def _collect(
+    sink: PointSink | VoxelSink, each: _Map, number: int, pixels: Tensor, points: Tensor, read_rgb: ReadImage
+) -> None:
+    """Colour the points (3, N) of some pixels (N,) of the view `number` and add them, in the world, to `sink`."""
+    chosen = sink.chosen(number, pixels)
+    if chosen is not None:
+        pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
+    if len(pixels):
+        colors = sample_colors(on_device(read_rgb(number), pixels.device), pixels, each.voter.shape)
+        world = to_world(each.voter.cam_from_world, points)
+        confidence = each.confidence.view(-1).index_select(0, pixels)
+        sink.add(Points(world.T, colors, confidence, number, pixels))
 
 
 def _of(read_mask: ReadMask, numbers: Sequence[int]) -> ReadMask:
@@ -256,7 +257,10 @@ def _drop_unusable(
     there = [each for each in maps if each is not None]
     for run in runs_of_one_shape([each.voter for each in there]):
         group = [there[k] for k in run]
-        flying = _flying(group, config.max_incidence_deg) if config.edge_filter else None
+        flying = None
+        if config.edge_filter:
+            depth = torch.stack([each.depth for each in group])
+            flying = flying_pixels(depth, [each.view for each in group], config.max_incidence_deg)
         for k, each in enumerate(group):
             if threshold is not None:
                 each.drop(each.confidence < threshold, "low_confidence", counts)
@@ -274,24 +278,14 @@ def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | No
     return float(kth_lowest(sample, int(percentile / 100 * (len(sample) - 1)) + 1))
 
 
-def flying_pixels(view: View, max_incidence_deg: float, depth: Tensor | None = None) -> Tensor:
-    """(h, w) bool: depth jumps on both sides of the pixel, along a row, a column or a diagonal.
+def flying_pixels(depth: Tensor, views: Sequence[View], max_incidence_deg: float) -> Tensor:
+    """Pixels (n, h, w) bool of n maps `depth` whose depth jumps on both sides, along a row, a column or a diagonal.
 
     A jump is a step to the next pixel that, read as a surface, would be seen more than `max_incidence_deg` off its
     normal: |Δz| / min z > tan(incidence) · angle between the pixels. Smeared edges jump on both sides; the pixels on
     either side of a clean edge, and at both ends of a smeared one, have a side that does not, and stay. Unknown
-    neighbours and the border do not count. `depth` is the view's on the device, if it is there already.
+    neighbours and the border do not count.
     """
-    depth = on_device(known_depth(view), "cpu") if depth is None else depth
-    return _flying_of(depth[None], [view], max_incidence_deg)[0]
-
-
-def _flying(maps: Sequence[_Map], max_incidence_deg: float) -> Tensor:
-    """`flying_pixels` of maps of one size, (n, h, w)."""
-    return _flying_of(torch.stack([each.depth for each in maps]), [each.view for each in maps], max_incidence_deg)
-
-
-def _flying_of(depth: Tensor, views: Sequence[View], max_incidence_deg: float) -> Tensor:
     _, height, width = depth.shape
     K = np.stack([geometry.scale_intrinsics(view.K, width / view.width, height / view.height) for view in views])
     steepest = np.tan(np.radians(max_incidence_deg))

@@ -115,14 +115,6 @@ def accuracy_completeness(cloud: np.ndarray, truth: np.ndarray) -> tuple[float, 
     return _mean_nearest(cloud, truth), _mean_nearest(truth, cloud)
 
 
-def chamfer_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance to the nearest point of the other cloud, averaged over both directions; a (N, 3), b (M, 3).
-
-    The mean of accuracy and completeness, in the clouds' unit. NaN if a cloud is empty.
-    """
-    return sum(accuracy_completeness(a, b)) / 2
-
-
 def _mean_nearest(queries: np.ndarray, points: np.ndarray) -> float:
     points, queries = (np.ascontiguousarray(x, np.float32) for x in (points, queries))
     _, squared = cv2.flann.Index(points, _KD_TREE).knnSearch(queries, 1, params=_EXACT)

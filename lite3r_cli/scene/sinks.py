@@ -93,7 +93,7 @@ class PointSink:
         self._parts = [points.some(own <= self._limit) for points, own in zip(self._parts, numbers)]
         self._held = sum(len(points.pixels) for points in self._parts)
 
-    def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+    def result(self, statistics: FusionStatistics) -> PointCloud:
         """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
         if not self._parts:
             return empty_cloud()
@@ -114,8 +114,8 @@ def _rows(cloud: PointCloud, rows: slice | np.ndarray) -> PointCloud:
 class VoxelSink:
     """Confidence-weighted means of position and colour, and the mean confidence, per voxel."""
 
-    def __init__(self, size: float) -> None:
-        self.size = size
+    def __init__(self, size: float, max_points: int | None, seed: int) -> None:
+        self.size, self.max_points, self.seed = size, max_points, seed
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # keys (N,), sums (N, 8): 1, w, w·position, w·colour
         self._held = self.added = 0
 
@@ -137,7 +137,7 @@ class VoxelSink:
         self._parts = [_sum_by_key(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))]
         self._held = len(self._parts[0][0])
 
-    def result(self, statistics: FusionStatistics, max_points: int | None, seed: int) -> PointCloud:
+    def result(self, statistics: FusionStatistics) -> PointCloud:
         """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
         if not self._parts:
             return empty_cloud()
@@ -149,10 +149,16 @@ class VoxelSink:
         cloud = PointCloud(
             points.astype(np.float32), colors.astype(np.uint8), (weight[:, 0] / count).astype(np.float32)
         )
-        if max_points is None or len(cloud) <= max_points:
+        if self.max_points is None or len(cloud) <= self.max_points:
             return cloud
-        statistics.over_budget += len(cloud) - max_points
-        return _rows(cloud, np.sort(np.random.default_rng(seed).choice(len(cloud), max_points, replace=False)))
+        statistics.over_budget += len(cloud) - self.max_points
+        chosen = np.random.default_rng(self.seed).choice(len(cloud), self.max_points, replace=False)
+        return _rows(cloud, np.sort(chosen))
+
+
+def sink_for(voxel: float | None, max_points: int | None, seed: int) -> PointSink | VoxelSink:
+    """Where points go: into voxels of a size, or each for itself (no size); of at most `max_points` (None: all)."""
+    return VoxelSink(voxel, max_points, seed) if voxel else PointSink(max_points, seed)
 
 
 def _voxel_keys(points: np.ndarray, size: float) -> np.ndarray:

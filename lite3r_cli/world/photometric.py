@@ -76,6 +76,6 @@ def _correlation(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> float:
     return float((covariance[usable] / np.sqrt(variance_a[usable] * variance_b[usable])).mean())
 
 
-def photometric_pairs(views: Sequence[View], neighbours: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+def photometric_pairs(neighbours: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """The pairs i < j of views that see each other."""
     return sorted({(min(i, j), max(i, j)) for i, others in enumerate(neighbours) for j in others if i != j})

@@ -48,7 +48,7 @@ def ramp(t: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a + (b - a) * t[..., None]
 
 
-def grid(rng: Rng, rows: int, columns: int, gap: float, stagger: float) -> tuple[np.ndarray, np.ndarray]:
+def grid(rows: int, columns: int, gap: float, stagger: float) -> tuple[np.ndarray, np.ndarray]:
     """Cells of a wall: an integer id per texel and the distance to the joint, in cell heights (clipped to [0, 1])."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     row = np.floor(y * rows).astype(int)
@@ -60,7 +60,7 @@ def grid(rng: Rng, rows: int, columns: int, gap: float, stagger: float) -> tuple
 
 
 def masonry(rng: Rng, rows: int, columns: int, gap: float, stagger: float, base: np.ndarray, spread: float) -> Pattern:
-    ids, inside = grid(rng, rows, columns, gap, stagger)
+    ids, inside = grid(rows, columns, gap, stagger)
     tone = 1 + spread * rng.uniform(-1, 1, (rows * columns, 1)) + 0.4 * spread * rng.uniform(-1, 1, (rows * columns, 3))
     grain = noise(rng, 1.2)
     stone = base * tone[ids] * (0.75 + 0.5 * grain[..., None])
@@ -118,7 +118,7 @@ def wood(rng: Rng) -> Pattern:
     planks = int(rng.choice([0, 3, 4, 6]))
     height = 0.7 + 0.1 * fine
     if planks:
-        ids, inside = grid(rng, planks, 1, 0.01, 0.5)
+        ids, inside = grid(planks, 1, 0.01, 0.5)
         rgb = rgb * (1 + 0.2 * rng.uniform(-1, 1, (planks, 1)))[ids] * (0.35 + 0.65 * inside[..., None])
         height = height * inside
     return rgb, height

@@ -16,7 +16,7 @@ def _wall(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     rgb = earthy(rng) * (0.85 + 0.3 * grain)[..., None]
     height = 0.5 + 0.03 * grain
     if rng.random() < 0.5:
-        _, inside = grid(rng, int(rng.choice([8, 10, 16])), int(rng.choice([3, 4, 6])), 0.02, 0.5)
+        _, inside = grid(int(rng.choice([8, 10, 16])), int(rng.choice([3, 4, 6])), 0.02, 0.5)
         rgb, height = rgb * (0.75 + 0.25 * inside[..., None]), height + 0.04 * inside
     return rgb, height
 
@@ -99,8 +99,8 @@ def ornament(rng: Rng) -> Pattern:
 def panels(rng: Rng) -> Pattern:
     """Coffers: nested rectangles, as on ceilings, doors and walls."""
     n = int(rng.integers(1, 5))
-    _, inside = grid(rng, n, n, 0.08, 0.0)
-    _, deeper = grid(rng, n, n, 0.2, 0.0)
+    _, inside = grid(n, n, 0.08, 0.0)
+    _, deeper = grid(n, n, 0.2, 0.0)
     height = 0.8 - 0.35 * inside + 0.25 * deeper * rng.choice([-1, 1])
     base = color(rng, 0.3)
     return base * (0.65 + 0.45 * height)[..., None] * (0.9 + 0.2 * noise(rng, 1.2))[..., None], np.clip(height, 0, 1)

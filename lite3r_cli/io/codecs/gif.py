@@ -12,7 +12,7 @@ from ..regular import BadImage
 from . import through_pillow
 from .header import Header, exactly
 
-_PICTURE, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B
+_PICTURE, _EXTENSION = 0x2C, 0x21
 _MAX_BLOCKS = 1 << 16
 
 

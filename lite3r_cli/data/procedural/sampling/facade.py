@@ -27,7 +27,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
     bays, storeys = d.integer(3, 7), d.integer(1, 4)
     width = bays * style.bay
     targets: list = []
-    _ground(b, d, looks)
+    _ground(b, looks)
     if d.chance(0.35):
         fountain_wall(front, d, looks, style, width, targets)
     else:
@@ -45,7 +45,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
     return b.finish(light.outdoor(d, looks.catalog, 20.0, facing=0.0), stage, "facade")
 
 
-def _ground(b: Builder, d: Draw, looks: Looks) -> None:
+def _ground(b: Builder, looks: Looks) -> None:
     size = (60.0, 0.5, 60.0)
     b.add(Kind.BOX, (0, -0.5, 30.0), size, looks.look(GROUNDS, (0.8, 4.0), photos=0.15, shine=0.15)(size), occluder=0.0)
 
