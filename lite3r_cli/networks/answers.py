@@ -1,4 +1,4 @@
-"""Cameras and depth of the published networks as a RawOutput, with gradients."""
+"""Convert cameras and depth of the published networks to a RawOutput, with gradients."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from lite3r_cli.networks.base import RawOutput
 def raw_output(
     depth: Tensor, confidence: Tensor, world_from_cam: Tensor, fov: Tensor, images: Tensor, decoded: Tensor
 ) -> RawOutput:
-    """Depth and confidence (B, V, H, W) of the views `decoded`, world_from_cam (B, S, 3, 4) in any frame, fields of
-    view (B, S, 2) in radians as (vertical, horizontal) → the answer in the frame of the first view.
+    """The RawOutput in the frame of the first view.
+
+    Depth and confidence (B, V, H, W) are of the views `decoded` (V,); world_from_cam (B, S, 3, 4) may be in any frame;
+    `fov` (B, S, 2) is (vertical, horizontal) in radians; only the size of `images` (…, H, W) is used.
     """
     size = torch.tensor(images.shape[-2:], dtype=torch.float32, device=images.device)
     focal = pose.focal_from_fov(fov.clamp(*pose.FOV_RANGE), size)

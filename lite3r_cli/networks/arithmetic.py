@@ -1,4 +1,4 @@
-"""FP8 products in the place of a loaded network's linear layers."""
+"""Set the arithmetic of a loaded network: FP8 linear layers and half precision."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from lite3r_cli.quant.swap import swap_linears
 
 
 def set_arithmetic(model: Network, backend: str, dtype: torch.dtype) -> dict[str, str]:
-    """Run the linear layers of `model`, loaded in float32, by an FP8 back end, in place; what stays runs in `dtype`.
+    """Replace the linear layers of `model`, loaded in float32, by those of an FP8 back end, in place. The other
+    products of the trunk run in `dtype`.
 
-    Returns the layers that stay exact → why: `exact_products`.
+    Returns name → reason for the layers that are not FP8; see `exact_products`. Raises UsageError for an unknown back
+    end.
     """
-    spared = exact_products(model)
-    stay = swap_linears(model, backend, lambda name, _: any(fnmatchcase(f"{name}.weight", p) for p in spared))
+    exact = exact_products(model)
+    kept = swap_linears(model, backend, lambda name, _: any(fnmatchcase(f"{name}.weight", p) for p in exact))
     set_precision(model, dtype)
-    return stay
+    return kept
 
 
 def set_precision(model: Network, dtype: torch.dtype) -> None:
-    """Run the matrix products of the transformer, loaded in float32, in `dtype`, in place."""
+    """Run the matrix products of the trunk of `model`, loaded in float32, in `dtype`, in place."""
     trunk = trunk_of(model)
     if dtype in HALF_PRECISION and trunk is not None:
         cast_products(trunk, dtype)

@@ -1,4 +1,4 @@
-"""What every network takes and gives: images of any sizes in, depth, confidence and cameras for all views out."""
+"""The interface of every network: images of any sizes in; depth, confidence and cameras of all views out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Prediction:
-    """The network's answer for S views, all in one world frame (that of the reference view) and one arbitrary scale."""
+    """Depth and cameras of S views in one world frame, that of the reference view. `Family.scale` tells the unit."""
 
-    depth: list[Tensor]  # per view (H, W) float32 z-depth, 0 = none (sky)
+    depth: list[Tensor]  # per view (H, W) float32 z-depth, 0 = unknown (sky)
     confidence: list[Tensor]  # per view (H, W) float32, larger is better
     cam_from_world: Tensor  # (S, 3, 4) float32, [R | t]
     K: Tensor  # (S, 3, 3) float32, pixels of the network's input, pixel centres at +0.5
@@ -22,21 +22,21 @@ class Prediction:
 
 @dataclass(frozen=True)
 class KnownCameras:
-    """Cameras measured otherwise, in this program's conventions, for all views of a prediction, and depth.
+    """Known cameras and depth for all views of a prediction, in this program's conventions.
 
-    For a network that takes `partial_cameras` (its family says so) values of views that are not known are NaN.
+    For a network with `Family.partial_cameras`, NaN marks unknown values.
     """
 
     cam_from_world: Tensor  # (S, 3, 4)
     K: Tensor  # (S, 3, 3), pixels of the network's input, pixel centres at +0.5
-    depth: tuple[Tensor | None, ...] = ()  # per view (H, W) z-depth, 0 = unknown; of views with K; (): of none
+    depth: tuple[Tensor | None, ...] = ()  # per view (H, W) z-depth, 0 = unknown, only for views with K; (): none
     metric: bool = False  # depth and positions are in metres
 
 
 @dataclass(frozen=True)
 class RawOutput:
-    """What training and distillation read, for equally sized views: B scenes, S views, depth for the V views in
-    `decoded`.
+    """The output for training and distillation, with gradients: B scenes of S equally sized views, of which V have
+    depth.
     """
 
     log_depth: Tensor  # (B, V, H, W)
@@ -45,13 +45,13 @@ class RawOutput:
     rotation: Tensor  # (B, S, 3, 3) world_from_cam
     centre: Tensor  # (B, S, 3) camera centres in the reference frame
     log_focal: Tensor  # (B, S), units of half the image diagonal
-    rays: Tensor | None  # (B, S, h, w, 6): direction R·K⁻¹·(u, v, 1) and camera centre at each patch's middle
+    rays: Tensor | None  # (B, S, h, w, 6): ray direction R·K⁻¹·(u, v, 1) at the centre of each patch, camera centre
     belongs: Tensor | None = None  # (B, S) logit that a view shows the same place as the reference view
 
 
 @dataclass(frozen=True)
 class FrameAnswer:
-    """The answer for one frame of a stream, in the frame and the scale of the first frames."""
+    """Depth and camera of one frame of a video stream, in the world frame and scale of the first frames."""
 
     depth: Tensor  # (H, W) float32 z-depth, 0 = none
     confidence: Tensor  # (H, W) float32, larger is better
@@ -60,24 +60,24 @@ class FrameAnswer:
 
 
 class Network(nn.Module):
-    """A multi-view network as `Family.build` makes it and `Checkpoint.load` fills it.
+    """A multi-view network. `Family.build` creates it, `Checkpoint.load` loads its weights.
 
-    Beside what stands here it has a method `configure` where its family has `options`, and `predict` takes
-    `cameras: KnownCameras | None` where its family says so, and `unseen: Sequence[Tensor | None] | None` where it can
-    leave pixels that show no scene, (H, W) bool of each image, out of attention.
+    If its family has `options`, it has a method `configure`. If its family takes cameras, `predict` has a parameter
+    `cameras: KnownCameras | None`. If it can mask pixels without scene content, `predict` has a parameter
+    `unseen: Sequence[Tensor | None] | None`, a mask (H, W) per image that is True for these pixels.
     """
 
-    name: str  # of the model, "vggt-1b"
-    config: Any  # its family's configuration
-    patch_size: int  # image sides have to be multiples of it
-    compute_dtype: torch.dtype = torch.float32  # of the transformer's matrix products, set by those who load it
+    name: str  # of the model, for example "vggt-1b"
+    config: Any  # an instance of its family's `config_class`
+    patch_size: int  # image sides must be multiples of it
+    compute_dtype: torch.dtype = torch.float32  # of the matrix products of the trunk, set when weights are loaded
 
     def predict(self, images: Sequence[Tensor]) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1]; sizes may differ between images."""
         raise NotImplementedError
 
     def constants(self) -> dict[str, Tensor]:
-        """Tensors of its state dict that nobody trained, with the values that published checkpoints have."""
+        """Untrained tensors of the state dict, with their values in published checkpoints."""
         return {}
 
 
@@ -86,20 +86,20 @@ class Configurable(Protocol):
     """A network whose family has `options`."""
 
     def configure(self, **settings: Any) -> None:
-        """Set them before predicting. Raises UsageError."""
+        """Set options for later predictions. Raises UsageError for an unsupported value."""
         ...
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A network that sees the frames of a video one after the other, in bounded memory."""
+    """A network that processes the frames of a video one after the other, in bounded memory."""
 
     def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
-        """`count` frames in, each (3, H, W) float32 RGB in [0, 1] of one size, as many answers out, in order."""
+        """Yield one answer per frame, in order. The `count` frames are (3, H, W) float32 RGB in [0, 1], of one size."""
         ...
 
     def stream_memory(self, height: int, width: int, count: int) -> int:
-        """Bytes that `stream` keeps of so many frames of this size, beside what one frame takes."""
+        """Bytes that `stream` keeps for `count` frames of this size, in addition to what one frame needs."""
         ...
 
 

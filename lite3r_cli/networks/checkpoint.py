@@ -1,4 +1,4 @@
-"""An open checkpoint: opened once, and handed on to all who ask what it is, load it or copy from it."""
+"""An open checkpoint. It is opened once and passed on to all code that inspects, loads or copies it."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ from lite3r_cli.networks.loading import load_values
 from lite3r_cli.networks.recognise import CheckpointSpec, recognise
 from lite3r_cli.networks.registry import MODELS, resolve
 
-OFFICIAL_KEEP_RATIO = 0.3  # of Lite3R's published checkpoints, which do not say it themselves
+OFFICIAL_KEEP_RATIO = 0.3  # keep ratio of Lite3R's published checkpoints, which do not store it
 UNKNOWN_LICENCE = "unknown: the checkpoint does not say"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint is, as it stands in run.json."""
+    """The origin of a checkpoint, as recorded in run.json."""
 
     model: str
     licence: str
-    notices: tuple[str, ...] = ()  # tensors that are not loaded on purpose
+    notices: tuple[str, ...] = ()  # tensors that are deliberately not loaded, with the reason
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a command says about the checkpoint that it loads."""
+        """The lines that a command prints about the checkpoint."""
         return (f"model: {self.model}, licence: {self.licence}", *self.notices)
 
 
 class Checkpoint:
-    """A checkpoint whose headers are read: `spec`, `sparse`, `facts`, `origin`. A context manager; `load` and `source`
-    work while it is open, the rest also afterwards.
+    """A checkpoint whose headers have been read into `spec`, `sparse`, `facts` and `origin`. It is a context manager:
+    `load` and `source` only work while it is open, everything else also afterwards.
+
+    Raises WeightsError for a file that is not a checkpoint of a known network.
     """
 
     def __init__(self, asked: str, source: Source):
@@ -62,16 +64,16 @@ class Checkpoint:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself."""
+        """The metadata of the file."""
         return self.source.metadata
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Its SHA-256, which begins to be computed when it is first asked for."""
+        """The SHA-256 of the file; its computation starts at the first access."""
         return Fingerprint(self.path)
 
     def build(self) -> Network:
-        """The network without its values. Raises WeightsError if the tensors do not fit it."""
+        """The network on the meta device, without values. Raises WeightsError if the tensors do not fit it."""
         with unfilled(), _said_of(self.path):
             model = self.spec.build()
             if self.sparse is not None:
@@ -89,8 +91,9 @@ class Checkpoint:
     def load(
         self, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, built: Network | None = None
     ) -> Network:
-        """The network in evaluation mode. `dtype` is the arithmetic of its trunk (float32 or bfloat16, None: float32);
-        FP8 weights are expanded to it. `built` is what `build` gave, if it was called before. Raises WeightsError.
+        """The network with its weights, in evaluation mode. `dtype` is the precision of its trunk (float32 or bfloat16;
+        None: float32); FP8 weights are expanded to it. `built` is the result of `build`, if that was called before.
+        Raises WeightsError.
         """
         model = self.build() if built is None else built
         return load_values(model, self.source, self.spec, torch.device(device), dtype or torch.float32)
@@ -113,19 +116,21 @@ class Checkpoint:
 
 @contextmanager
 def _said_of(path: Path) -> Iterator[None]:
-    """What odd metadata makes the readers raise becomes WeightsError: no list of their errors would be complete."""
+    """Turn any error inside into a WeightsError: malformed metadata can make the readers raise errors of many types."""
     try:
         yield
     except (Lite3RError, MemoryError, ImportError):
-        raise  # an installation that is broken is none of the file's
+        raise  # an ImportError comes from the installation, not from the file
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise WeightsError(f"{path}: what its metadata says of the network cannot be used ({reason})") from error
 
 
 def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) -> Checkpoint:
-    """A model's name, hf:OWNER/NAME or a path → its checkpoint; downloads what is not here, and tells `note` its size
-    and licence first. Raises WeightsError, BackendError where a download needs a package that is not installed.
+    """Open the checkpoint of a model name, hf:OWNER/NAME or path. Downloads it if necessary, and passes its size and
+    licence to `note` first.
+
+    Raises WeightsError, or BackendError if a download needs a package that is not installed.
     """
     source = open_source(resolve(str(name_or_path), note))
     try:
@@ -136,7 +141,7 @@ def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) ->
 
 
 def _licence(asked: str, model: str) -> str:
-    """Of weights that do not state theirs: certain for a known name, a hint for a file of the same network."""
+    """The licence of weights that do not state one: known for a model name, only a hint for another file."""
     if asked in MODELS:
         return MODELS[asked].licence
     if asked.startswith(hub.PREFIX):
@@ -146,7 +151,7 @@ def _licence(asked: str, model: str) -> str:
 
 
 def _sparse_config(source: Source, spec: CheckpointSpec) -> SparseConfig | None:
-    """The sparse-linear attention of a checkpoint: from its metadata, else (official ones) from its tensors."""
+    """The sparse-linear attention of a checkpoint, from its metadata, else from its tensor names (official ones)."""
     layers = layers_in(spec.sources)
     if not layers and METADATA_KEY not in source.metadata:
         return None

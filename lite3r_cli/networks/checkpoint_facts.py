@@ -1,4 +1,4 @@
-"""What a network and its checkpoint say about the form in which it is to run: from headers, or off a loaded network."""
+"""The facts that decide in which form a network runs, read from a checkpoint's headers or from a loaded network."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.recognise import CheckpointSpec
 from lite3r_cli.networks.sparsify import sparse_modules
 
-RECIPE_KEY = "distillation"  # of a checkpoint's metadata: how its student was trained
+RECIPE_KEY = "distillation"  # metadata key of a checkpoint: how the student was trained
 
-# What training with sparse-linear attention changed. `none`: nothing, dense attention is the network's own form.
-# `branch`: the linear branches alone. `weights`: other weights too, so that no dense network has them.
+# What training with sparse-linear attention changed. `none`: nothing; the network was made for dense attention.
+# `branch`: only the linear branches. `weights`: other weights too, so that dense attention no longer fits them.
 TRAININGS = ("none", "branch", "weights")
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What decides in which form a network runs: its name, layers across views, stored settings and training."""
+    """The facts that `pipelines/engine_choice.py` needs."""
 
     name: str
-    config: Any  # the network's own configuration
-    across: tuple[str, ...]  # its attention modules across views, see `Family.global_layers`
-    sparse: SparseConfig | None = None  # stored in the checkpoint
+    config: Any  # the configuration of the network
+    across: tuple[str, ...]  # names of the cross-view attention modules, see `Family.global_layers`
+    sparse: SparseConfig | None = None  # the settings stored in the checkpoint
     training: str = "none"  # one of TRAININGS
     fp8_trained: bool = False  # whether training saw the rounding of FP8 arithmetic
 
@@ -36,21 +36,21 @@ class NetworkFacts:
     def of_checkpoint(
         cls, spec: CheckpointSpec, sparse: SparseConfig | None, metadata: Mapping[str, str]
     ) -> NetworkFacts:
-        """Of an open checkpoint."""
+        """The facts of an open checkpoint."""
         across = tuple(spec.family.global_layers(spec.config))
         training = training_of(metadata, sparse)
         return cls(spec.name, spec.config, across, sparse, training, fp8_trained(metadata, sparse))
 
     @classmethod
     def of_model(cls, model: nn.Module) -> NetworkFacts:
-        """Of a network without a checkpoint: nothing of it is trained."""
+        """The facts of a network without a checkpoint, taken as untrained."""
         modules = list(sparse_modules(model).values())
         name, config = getattr(model, "name", type(model).__name__), getattr(model, "config", None)
         return cls(name, config, tuple(global_layers_of(model)), modules[0].config if modules else None)
 
 
 def training_of(metadata: Mapping[str, str], sparse: SparseConfig | None) -> str:
-    """One of TRAININGS. A file with linear branches that does not say where they come from is taken to be trained."""
+    """One of TRAININGS. A file with linear branches but without metadata about them is taken as fully trained."""
     if sparse is None:
         return "none"
     if sparse.official:

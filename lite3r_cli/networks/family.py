@@ -1,8 +1,8 @@
-"""`Family`: everything that the program asks about one kind of network, and the table of all kinds.
+"""`Family`: all facts about one kind of network, and the table of all families.
 
-A network states its facts once, in `networks/NAME/facts.py`, and no other package names it. A field without a default
-that is left out is a TypeError when that file is imported. A fact that names a module which the network does not have
-is a UsageError when the network is built. `tests/networks/test_families.py` looks for what else can be wrong.
+A network states its facts once, in `networks/NAME/facts.py`; no other package names it. A missing field raises
+TypeError when that file is imported. A fact that names a module which the network does not have raises UsageError when
+the network is built. `tests/networks/test_families.py` checks the rest.
 """
 
 from __future__ import annotations
@@ -26,55 +26,53 @@ from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.publication import ModelInfo
 
 Shapes = Mapping[str, tuple[int, ...]]
-OPTIONS = ("poses", "reference_view", "cameras", "depth")  # fields of PredictConfig that only some networks know
-TOLD = ("cameras", "depth")  # those that `predict` is told; a network is configured by the others
+OPTIONS = ("poses", "reference_view", "cameras", "depth")  # fields of PredictConfig that only some networks support
+TOLD = ("cameras", "depth")  # options passed to `predict`; the others go to `configure`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of network.
-
-    A network is a `networks.base.Network`. Where a fact depends on the size of the network, it is a
-    function of the configuration.
+    """One kind of network, a `networks.base.Network`. A fact that depends on the size is a function of the
+    configuration.
     """
 
     # What it is
     name: str  # "vggt"; the names of its models start with it
     models: tuple[ModelInfo, ...]  # its published checkpoints, with licence and repository
-    sizes: Mapping[str, Any]  # name of a model → its configuration
+    sizes: Mapping[str, Any]  # model name → configuration
     config_class: type  # a frozen dataclass of numbers and tuples, stored in a checkpoint's metadata
-    build: Callable[[Any, str], Network]  # (configuration, name) → the network, its values at random
-    name_of: Callable[[Any], str]  # configuration → name of the model
+    build: Callable[[Any, str], Network]  # (configuration, name) → the network with random weights
+    name_of: Callable[[Any], str]  # configuration → model name
 
     # How its checkpoints are recognised
-    markers: tuple[str, ...]  # tensors that only this kind has all of
-    config_from_shapes: Callable[[Shapes], Any]  # names and shapes → configuration; KeyError where they do not tell
-    omissions: Mapping[str, str] = field(default_factory=dict)  # prefix of tensors that are not loaded → why
-    shared: re.Pattern[str] | None = None  # (prefix)(index)(suffix) of one tensor under several names: the last counts
+    markers: tuple[str, ...]  # names of tensors; only checkpoints of this family have all of them
+    config_from_shapes: Callable[[Shapes], Any]  # tensor shapes → configuration; KeyError if they are not sufficient
+    omissions: Mapping[str, str] = field(default_factory=dict)  # prefix of tensors that are not loaded → reason
+    shared: re.Pattern[str] | None = None  # (prefix)(index)(suffix) of a tensor with several names; the last is used
 
-    # What it is shown
+    # How images are prepared
     preparation: Preparation
 
-    # Its attention and arithmetic
-    special_tokens: int  # of a view, before its patch tokens, in attention across views
-    global_layers: Callable[[Any], list[str]]  # configuration → its attention modules across views, first layer first
-    trunk: str | tuple[str, ...] | None  # the modules whose weights may be kept in half precision; None: none
-    high_precision: tuple[str, ...]  # patterns of the matrices that conversion keeps out of FP8 unless told otherwise
-    last_projections: Callable[[Any], list[str]]  # configuration → the last two attention blocks' output layers
+    # Attention and arithmetic
+    special_tokens: int  # per view, before the patch tokens, in attention across views
+    global_layers: Callable[[Any], list[str]]  # configuration → names of the cross-view attention modules, in order
+    trunk: str | tuple[str, ...] | None  # modules whose weights may be in half precision; None: none
+    high_precision: tuple[str, ...]  # name patterns of weights that `convert` does not store in FP8 by default
+    last_projections: Callable[[Any], list[str]]  # configuration → output projections of the last two attention layers
 
-    # Its parts, as `bench` accounts for time
-    encoder: str  # module that sees each picture alone; its time is not told apart further
-    heads: tuple[str, ...]  # modules that make depth and cameras
-    unused: tuple[str, ...] = ()  # modules that no prediction runs; a checkpoint may lack them
+    # Parts that `bench` times
+    encoder: str  # the module that processes each image alone; timed as a whole
+    heads: tuple[str, ...]  # modules that compute depth and cameras
+    unused: tuple[str, ...] = ()  # modules that predictions do not use; a checkpoint may lack them
 
-    # Its answer
+    # Output
     answer: Callable[..., RawOutput]  # (network, images (B, S, 3, H, W), views with depth (V,)), with gradients
     scale: Literal["arbitrary", "mean depth", "metric"]  # the unit of depth and camera centres
 
-    # What not every network has
-    divides: bool = False  # `predict` works on a part of the views beside other processes (`layers/view_shards.py`)
-    options: tuple[str, ...] = ()  # of OPTIONS; others than TOLD go to its method `configure`
-    partial_cameras: bool = False  # whether `cameras` may be known of some views, or in some respects, alone
+    # Optional features
+    divides: bool = False  # `predict` can share the views among processes (`layers/view_shards.py`)
+    options: tuple[str, ...] = ()  # some of OPTIONS; those not in TOLD go to the method `configure`
+    partial_cameras: bool = False  # whether `cameras` may be known only for some views or only in part
     streams: bool = False  # whether it is a `networks.base.Streaming`
     fast: Callable[..., Any] | None = None  # (network, engine Settings) → its form for the fast engine
     recompute: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], dict[str, Tensor]] | None = None  # for parity
@@ -95,7 +93,7 @@ class Family:
         require(set(self.options) <= set(OPTIONS), f"its options are not some of {', '.join(OPTIONS)}")
 
     def made(self, config: Any, name: str) -> Network:
-        """A network of this kind, as `build` gives it. Raises UsageError if a fact names a module that it lacks."""
+        """Build a network. Raises UsageError if a fact names a module that it does not have."""
         model = self.build(config, name)
         modules = dict(model.named_modules())
         trunk = (self.trunk,) if isinstance(self.trunk, str) else self.trunk or ()
@@ -123,7 +121,7 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Make a family known to every command. Raises ValueError for a name that is taken, by a family or a model."""
+    """Make a family available to every command. Raises ValueError if its name or a model's name is taken."""
     if family.name in _FAMILIES:
         raise ValueError(f"family {family.name!r}: there is one of this name already")
     for info in family.models:
@@ -134,9 +132,9 @@ def register(family: Family) -> Family:
 
 
 def families() -> Mapping[str, Family]:
-    """Name → family: those of this package, of other installed packages, and those that were registered by hand.
+    """Name → family, of this package, of other installed packages, and of calls to `register`.
 
-    Raises BackendError for an installed one that cannot be imported.
+    Raises BackendError if an installed network cannot be imported.
     """
     for name in NETWORKS:
         import_module(f"{__package__}.{name}.facts")
@@ -145,17 +143,17 @@ def families() -> Mapping[str, Family]:
 
 
 def family_of(model: object) -> Family | None:
-    """The kind of a network, None for one of no known kind."""
+    """The family of a network (or of any object with its `config`); None if it is unknown."""
     config = getattr(model, "config", None)
 
     def found_in(known: Mapping[str, Family]) -> Family | None:
         return next((f for f in known.values() if isinstance(config, f.config_class)), None)
 
-    return found_in(_FAMILIES) or found_in(families())  # whoever has a network has mostly imported its family
+    return found_in(_FAMILIES) or found_in(families())  # usually registered already: avoids importing all families
 
 
 def require_family(model: object) -> Family:
-    """The kind of a network. Raises UsageError for one of no known kind."""
+    """The family of a network. Raises UsageError if it is unknown."""
     family = family_of(model)
     if family is None:
         name = getattr(model, "name", type(model).__name__)
@@ -164,7 +162,7 @@ def require_family(model: object) -> Family:
 
 
 def family_named(model: str) -> Family | None:
-    """The kind of the model of this name; None for a name that no family has."""
+    """The family of the model with this name; None if there is none."""
     for family in families().values():
         if model in family.sizes or any(info.name == model for info in family.models):
             return family
@@ -173,13 +171,13 @@ def family_named(model: str) -> Family | None:
 
 
 def preparation_of(model: object) -> Preparation:
-    """How a network is shown pictures; a network of no family: at the usual size."""
+    """How images are prepared for a network; the defaults if its family is unknown."""
     family = family_of(model)
     return Preparation() if family is None else family.preparation
 
 
 def trunk_of(model: nn.Module) -> nn.Module | None:
-    """The part of a network whose weights may be kept in half precision."""
+    """The modules of a network whose weights may be in half precision; None if there are none."""
     family = family_of(model)
     if family is None or family.trunk is None:
         return None
@@ -189,15 +187,17 @@ def trunk_of(model: nn.Module) -> nn.Module | None:
 
 
 def global_layers_of(model: nn.Module) -> list[str]:
-    """The names of a network's attention modules across views, first layer first; none of a network of no family."""
+    """Names of a network's cross-view attention modules, in order; empty if its family is unknown."""
     family = family_of(model)
     return [] if family is None else family.global_layers(model.config)
 
 
 def exact_products(model: nn.Module) -> tuple[str, ...]:
-    """Patterns of the matrices that never multiply in FP8, however they are stored: those that conversion spares, and
-    the last two attention blocks' output layers. What broad attention gives is nearly the same for all tokens, so that
-    its rounding error is, too: it adds up, and there it turned `mini`'s cameras as much as all other layers together.
+    """Name patterns of the weights whose products never run in FP8: `Family.high_precision`, and the output projections
+    of the last two attention layers.
+
+    The output of broad attention is nearly the same for all tokens, and so is its rounding error, which therefore does
+    not average out. In `mini` these projections changed the cameras as much as all other layers together.
     """
     family = family_of(model)
     if family is None:

@@ -1,4 +1,4 @@
-"""Why a network may not run on the fast engine, its form for it, and a network that holds one of its two forms."""
+"""The fast form of a network: whether it can run, how it is made, and switching between it and the ordinary form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lite3r_cli.quant.swap import scaled_mm_reason
 
 
 def form_reason(of: object, name: str) -> str | None:
-    """Why a network, or what is known of one (anything with its `config`), has no fast path at all; None if it has."""
+    """Why a network (or any object with its `config`) has no fast path; None if it has one."""
     family = family_of(of)
     if family is None or family.fast is None:
         return f"there is no fast path for {name}"
@@ -31,7 +31,7 @@ def form_reason(of: object, name: str) -> str | None:
 
 
 def reason_against(model: nn.Module, settings: Settings, device: torch.device) -> str | None:
-    """Why `model`, set as it is now, cannot run on the fast path here; None if it can."""
+    """Why `model` with its current settings cannot run on the fast path of `device`; None if it can."""
     if (reason := form_reason(model, getattr(model, "name", type(model).__name__))) is not None:
         return reason
     if any(isinstance(part, SwiGlu) for part in model.modules()):
@@ -48,7 +48,7 @@ def reason_against(model: nn.Module, settings: Settings, device: torch.device) -
 
 
 def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> FastRunner:
-    """A loaded network on the fast engine. Raises BackendError for a network or settings without a fast path."""
+    """A runner of a loaded network on the fast engine. Raises BackendError if `reason_against` gives a reason."""
     if (reason := reason_against(model, settings, device)) is not None:
         raise BackendError(f"fast path: {reason}")
     form = require_family(model).fast
@@ -58,20 +58,19 @@ def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> F
 
 @torch.inference_mode()
 def predict(runner: FastRunner, images: Sequence[Tensor], cameras: Any = None) -> Prediction:
-    """As the `predict` of the runner's network, for images (3, H, W) on the device; the answer stays there."""
+    """`Network.predict` on the fast engine, for images (3, H, W) on the device; the result is on the device too."""
     out = runner(images, cameras)
     prediction = Prediction(*out.maps(), out.cam_from_world, out.K)
     return prediction if cameras is None else runner.form.with_known(prediction, cameras)
 
 
-LITTLE = 0.05  # of a GPU's free memory: what takes no more may stay there unused, copying it would take longer
+LITTLE = 0.05  # share of the free GPU memory: an unused form that needs no more stays there, to avoid copying it
 
 
 class TwoForms:
-    """A network that runs fast or layer by layer, as each call decides.
+    """A network in its ordinary and its fast form; each call chooses one.
 
-    One form at a time is on the device unless both are small: a call that goes the other way than the last one moves
-    the weights.
+    Unless the network is small, only one form is on the device; a change of form then moves the weights.
     """
 
     def __init__(self, backbone: nn.Module, settings: Settings, device: torch.device):
@@ -79,26 +78,26 @@ class TwoForms:
         self.runner: FastRunner | None = None
 
     def reason_against(self) -> str | None:
-        """Why the next call cannot go fast; None if it can. It says nothing of calls before or after."""
+        """Why the fast form cannot run with the current settings; None if it can."""
         return reason_against(self.backbone, self.settings, self.device)
 
     def fast(self) -> FastRunner:
-        """The fast form, ready to run. Raises BackendError with `reason_against`."""
+        """The fast form, ready to run. Raises BackendError with the text of `reason_against`."""
         if self.runner is None:
             self.runner = fast_runner(self.backbone, self.settings, self.device)
             self._make_room()
         return self.runner
 
     def _make_room(self) -> None:
-        """What the fast form did not take over leaves a device on which it is a considerable part of what is free."""
+        """Move the ordinary form to the CPU unless it is small compared with the free GPU memory."""
         size = sum(part.nbytes for part in self.backbone.state_dict().values())
         if self.device.type != "cuda" or size > LITTLE * torch.cuda.mem_get_info(self.device)[0]:
             self.backbone.to("cpu")
 
     def ordinary(self) -> nn.Module:
-        """The network as it was loaded, on the device; the fast form is gone."""
+        """The ordinary form, on the device. Frees the fast form."""
         if self.runner is not None:
             self.runner = None
-            gc.collect()  # a graph and its memory hang together in a circle
+            gc.collect()  # a graph and its memory form a reference cycle
             self.backbone.to(self.device)
         return self.backbone

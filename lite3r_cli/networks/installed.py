@@ -1,4 +1,6 @@
-"""Networks of other installed packages: they name a module under the entry point GROUP, which calls `register`."""
+"""Networks of other installed packages. A package names a module under the entry point GROUP; the module calls
+`networks.family.register`.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ _loaded: set[str] = set()
 
 
 def load_installed() -> None:
-    """Import them, each once. Raises BackendError for one that cannot be imported."""
+    """Import the networks of installed packages, each once. Raises BackendError if one cannot be imported."""
     for entry in _entries(tuple(sys.path)):
         if entry.value in _loaded:
             continue
-        _loaded.add(entry.value)  # first: the module may ask for families while it is imported
+        _loaded.add(entry.value)  # before the import, because the module may call `families`
         try:
             entry.load()
         except Exception as error:
@@ -31,7 +33,7 @@ def load_installed() -> None:
 
 @cache
 def _entries(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Those of the packages on a search path, looked for once: it takes some hundredths of a second, and families are
-    asked for often.
+    """The entry points of the packages on a search path. Cached, because the search takes some
+    hundredths of a second.
     """
     return tuple(entry_points(group=GROUP))

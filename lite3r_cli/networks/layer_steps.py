@@ -1,4 +1,4 @@
-"""How far a prediction is: its layers are counted as they finish, then the views whose depth is known."""
+"""Progress of a prediction: counts the layers that have run, then the views whose depth is computed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.networks.family import family_of
 
-Told = Callable[[str], None]  # is told where a prediction is: "layer 7 of 24"
+Told = Callable[[str], None]  # receives the progress as text: "layer 7 of 24"
 
 
 @contextmanager
 def told_of_layers(model: nn.Module, views: int, tell: Told) -> Iterator[None]:
-    """Inside, `tell` hears of each attention layer of `model` that is done for the first time, and of depth maps."""
+    """Inside this context, `tell` gets a text after each attention layer of `model` and after each
+    batch of depth maps.
+    """
     layers = attention_modules(model)
     done: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""The values of a network from its checkpoint, tensor by tensor: the peak is the network and a few tensors."""
+"""Load a network's weights from a checkpoint, tensor by tensor: peak memory is the network plus a few tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lite3r_cli.networks.family import trunk_of
 from lite3r_cli.networks.recognise import CheckpointSpec
 
 READERS = 4  # threads that read a checkpoint
-AHEAD = 1 << 26  # bytes read before they are needed
+AHEAD = 1 << 26  # bytes to read ahead
 
 
 def load_values(
     model: Network, source: Source, spec: CheckpointSpec, device: torch.device, dtype: torch.dtype
 ) -> Network:
-    """Give the network its values on a device: float32, but the trunk's matrix products in `dtype`
-    where that is half precision.
+    """Load the weights into `model`, on `device`, and return it in evaluation mode. Weights are float32, except those
+    of the trunk's matrix products if `dtype` is half precision. Raises WeightsError.
     """
     half = _product_names(model) if dtype in HALF_PRECISION else set()
     users: dict[str, list[str]] = {}
@@ -43,7 +43,7 @@ def load_values(
 
 
 def _read_ahead(source: Source, names: Sequence[str]) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
-    """Tensors as stored, in order, read by threads while others are brought to the device. Raises WeightsError."""
+    """Yield the stored tensors in order; threads read ahead meanwhile. Raises WeightsError."""
     waiting: deque[tuple[str, Future[tuple[Tensor, Tensor | None]]]] = deque()
     held = 0  # bytes
     with ThreadPoolExecutor(READERS, thread_name_prefix="weights") as pool:
@@ -63,7 +63,7 @@ def _read_ahead(source: Source, names: Sequence[str]) -> Iterator[tuple[str, tup
 
 
 def _product_names(model: nn.Module) -> set[str]:
-    """Weights and biases of the matrix products in the part of a network that may run in half precision."""
+    """Names of the weights and biases of the matrix products in the trunk."""
     trunk = trunk_of(model)
     if trunk is None:
         return set()

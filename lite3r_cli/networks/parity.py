@@ -1,7 +1,7 @@
-"""Is a backbone what its authors published? Recomputes a fixture of their code's outputs and measures the difference.
+"""Check that a network computes the same as its authors' code: recompute a fixture and measure the differences.
 
 A fixture is an .npz file: `config`, a JSON string (model, views, height, width, seed, subsample, sizes of unnamed
-models), and arrays computed by the original code in float32 with the weights and images of `standin`.
+models), and arrays that the original code computed in float32 with the weights and images of `standin.py`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,21 @@ from lite3r_cli.networks import standin
 from lite3r_cli.networks.family import family_named
 
 TOLERANCE = 1e-5
-THREADS = 2  # as when the fixtures were made: the order of sums, and so the last bits, depend on it
-INPUTS = "in_"  # how the names of entries that are inputs start
-ANGLES = ("fov_xy",)  # of radians: a narrow one comes of larger numbers that cancel, and keeps their rounding
+THREADS = 2  # as when the fixtures were made: the order of sums, and thus the rounding, depends on it
+INPUTS = "in_"  # prefix of the entries that are inputs
+ANGLES = ("fov_xy",)  # angles in radians; a small one is the difference of larger numbers and has their rounding error
 
 
 def relative_error(ours: Tensor, given: Tensor, least: float = 1e-30) -> float:
-    """‖ours − given‖ / ‖given‖, the norm taken as `least` at least; infinite where shapes differ or a value is not
-    finite.
-    """
+    """‖ours − given‖ / max(‖given‖, `least`); infinite if the shapes differ or a value is not finite."""
     if ours.shape != given.shape or not torch.isfinite(ours).all():
         return float("inf")
     return float((ours.double() - given.double()).norm() / given.double().norm().clamp(min=least))
 
 
 def errors_of(path: Path) -> dict[str, float]:
-    """The relative error of every output in a fixture, of angles below one radian the error in radians. Raises
-    InputError for a file that is not one.
+    """Output name → relative error, for every output in a fixture; for angles below one radian, the error in radians.
+    Raises InputError if the file is not a fixture of a known model.
     """
     try:
         with np.load(path) as file:
@@ -76,16 +74,16 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _attach_official(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Every attention of an official Lite3R network is sparse-linear."""
+    """Make every attention sparse-linear, as in official Lite3R networks, if the fixture is of one."""
     if config.get("official_lite3r"):
         layers = tuple(attention_modules(model))
         attach(model, SparseConfig(layers, keep_ratio=config["keep_ratio"], official=True))
 
 
 def ready(model: nn.Module, config: Mapping[str, Any], constants: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Give the network of a fixture its weights, in place, and return its input (1, S, 3, H, W).
+    """Fill the network of a fixture with stand-in weights, in place, and return its input images (1, S, 3, H, W).
 
-    `constants` are tensors that have published values instead of stand-in ones.
+    `constants` are tensors that keep their published values instead.
     """
     _attach_official(model, config)
     standin.fill(model, config["seed"], constants or {})

@@ -1,4 +1,4 @@
-"""Which network a checkpoint holds: its family, its configuration, and which stored tensor each of its tensors is."""
+"""Recognise the network of a checkpoint: its family, its configuration, and the stored name of each of its tensors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import Family, Shapes, families, family_named
 
-SMALL_NUMBER = 1024  # of a configuration: no layer count or width up to it costs much
-WRAPPERS = ("model.", "module.")  # prefixes that training programs put before every name
+SMALL_NUMBER = 1024  # layer counts and widths up to this are always accepted, since building them is cheap
+WRAPPERS = ("model.", "module.")  # prefixes that training programs add to every tensor name
 
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """What a checkpoint is: its network, and which stored tensor each of the network's tensors comes from."""
+    """The network of a checkpoint, and the stored name of each of its tensors."""
 
     family: Family
     name: str
@@ -28,14 +28,12 @@ class CheckpointSpec:
     left_out: dict[str, list[str]]  # reason → names in the file
 
     def build(self) -> Network:
-        """The network without its values."""
+        """The network; inside `layers.unfilled.unfilled` without values."""
         return self.family.made(self.config, self.name)
 
 
 def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> CheckpointSpec:
-    """The spec of a checkpoint whose file holds tensors of these names and shapes. Raises
-    WeightsError for an unknown one.
-    """
+    """The spec of a checkpoint with tensors of these names and shapes. Raises WeightsError if it is unknown."""
     sources = _unwrapped(shapes)
     family = _family(sources, metadata)
     if family is None:
@@ -50,7 +48,7 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str], path: Path) -> Checkp
 
 
 def _unwrapped(shapes: Shapes) -> dict[str, str]:
-    """Name without wrappers → name in the file."""
+    """Tensor name without WRAPPERS → name in the file."""
     sources = {name: name for name in shapes}
     for wrapper in WRAPPERS:
         if sources and all(name.startswith(wrapper) for name in sources):
@@ -59,7 +57,7 @@ def _unwrapped(shapes: Shapes) -> dict[str, str]:
 
 
 def _family(sources: Mapping[str, str], metadata: Mapping[str, str]) -> Family | None:
-    """The family with the most markers of those that have all of theirs, else the one that the metadata names."""
+    """The family whose markers are all present (of several, the one with the most), else the one in the metadata."""
     marked = [f for f in families().values() if all(name in sources for name in f.markers)]
     if marked:
         return max(marked, key=lambda f: len(f.markers))
@@ -67,7 +65,7 @@ def _family(sources: Mapping[str, str], metadata: Mapping[str, str]) -> Family |
 
 
 def _leave_out(sources: dict[str, str], family: Family) -> dict[str, list[str]]:
-    """Take what is not loaded on purpose out of `sources`: reason → names in the file."""
+    """Remove the tensors that are deliberately not loaded from `sources`; returns reason → names in the file."""
     left_out: dict[str, list[str]] = {}
     for name in list(sources):
         reason = next((why for prefix, why in family.omissions.items() if name.startswith(prefix)), None)
@@ -77,11 +75,11 @@ def _leave_out(sources: dict[str, str], family: Family) -> dict[str, list[str]]:
 
 
 def _share(sources: dict[str, str], family: Family) -> None:
-    """Give every name of a tensor that a network shares the stored tensor of the highest index."""
+    """Map all names of a shared tensor to the stored tensor with the highest index."""
     if family.shared is None:
         return
     name_in_file = dict(sources)
-    for name in sorted(name for name in sources if family.shared.fullmatch(name)):  # by index: the last one stays
+    for name in sorted(name for name in sources if family.shared.fullmatch(name)):  # the highest index comes last
         for i in range(4):
             sources[family.shared.sub(rf"\g<1>{i}\g<3>", name)] = name_in_file[name]
 
@@ -110,8 +108,8 @@ def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: P
 
 
 def _limit(values: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
-    """Entries are of the kind that this family has; and a network has no more layers than the file has tensors, and
-    none wider than they are: said before it is built. Raises ValueError.
+    """Check a stored configuration before the network is built: the types are those of the family, and no number is
+    larger than the tensors of the file allow. Raises ValueError.
     """
     most = max(SMALL_NUMBER, len(shapes), *(side for shape in shapes.values() for side in shape))
     example = next(iter(family.sizes.values()))

@@ -1,4 +1,4 @@
-"""The models this program knows, and how to get one ready to run."""
+"""The named models, and finding, downloading or loading their checkpoints."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def _published() -> dict[str, ModelInfo]:
     return {info.name: info for models in found for info in models}
 
 
-MODELS: dict[str, ModelInfo] = _published()  # families from outside the package add theirs
+MODELS: dict[str, ModelInfo] = _published()  # families of other packages add theirs
 
 
-STREAMED = 1000  # frames that a stream takes of a video when --max-views does not say: as many as one cache serves
+STREAMED = 1000  # default number of frames from a video for a streaming model: one cache is enough for these
 
 
 def frames_of_video(name_or_path: str) -> int | None:
-    """How many frames of a video suit a model that is asked for by name; None: as many as suit all models."""
+    """The default number of frames from a video for this model; None: the default of all models."""
     info = MODELS.get(name_or_path)
     return STREAMED if info is not None and info.streams else None
 
 
 def find_checkpoint(name: str) -> Path | None:
-    """Where the weights of a named model lie on this machine, or None."""
+    """The local path of a named model's weights; None if they are not on this machine."""
     info = MODELS[name]
     if info.repository is not None:
         return hub.find_cached(info.repository, info.revision, info.file)
@@ -53,10 +53,11 @@ def find_checkpoint(name: str) -> Path | None:
 
 
 def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:
-    """A model's name, hf:OWNER/NAME or a checkpoint's path → the checkpoint's path; downloads what is not here, and
-    tells `note` its size and licence first.
+    """The path of the checkpoint of a model name, hf:OWNER/NAME or path. Downloads it if necessary, and passes its size
+    and licence to `note` first.
 
-    Raises WeightsError with the known names, BackendError where a download needs a package that is not installed.
+    Raises WeightsError, which lists the known names, or BackendError if a download needs a package that is not
+    installed.
     """
     if name_or_path not in MODELS:
         load_installed()
@@ -72,7 +73,7 @@ def resolve(name_or_path: str, note: Tell = lambda text: None) -> Path:
             return _within(path)
         if path.exists() or path.suffix:
             return path
-    except (OSError, ValueError) as error:  # closed, too long, with a NUL
+    except (OSError, ValueError) as error:  # no permission, too long, a NUL character
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{name_or_path[:200]}: no checkpoint can be looked for there ({reason})") from error
     close = difflib.get_close_matches(name_or_path, MODELS, n=1)
@@ -101,7 +102,7 @@ def _within(folder: Path) -> Path:
 
 
 def load(name_or_path: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Network:
-    """A network with its weights, in evaluation mode; see `Checkpoint.load`. Raises WeightsError, BackendError."""
+    """A network with its weights, in evaluation mode; see `Checkpoint.load`. Raises WeightsError or BackendError."""
     from lite3r_cli.networks.checkpoint import open_checkpoint
 
     with open_checkpoint(name_or_path) as checkpoint:

@@ -1,6 +1,4 @@
-"""Stand-in weights and images that depend on names, shapes and a seed alone, so that two
-implementations can be compared.
-"""
+"""Stand-in weights and images that depend only on names, shapes and a seed, to compare two implementations."""
 
 from __future__ import annotations
 
@@ -17,10 +15,9 @@ from torch.nn import functional as F
 
 
 def tensor_for(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Values of one tensor, float32, from the standard normal n of its shape:
+    """The values of one tensor, float32, from standard normal values n of its shape:
 
-    `gamma` 0.3 + n/20 · tokens and position embeddings n/5 · biases n/50 · other vectors 1 +
-    n/10 · the rest n / √fan-in.
+    `gamma` 0.3 + n/20; tokens and position embeddings n/5; biases n/50; other vectors 1 + n/10; the rest n / √fan-in.
     """
     generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     n = generator.standard_normal(shape, dtype=np.float32) if shape else np.float32(generator.standard_normal())
@@ -28,7 +25,7 @@ def tensor_for(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def spread_out(name: str, shape: tuple[int, ...], n: Any) -> Any:
-    """Standard normal values (an array or tensor) → those of a tensor of this name and shape, as in `tensor_for`."""
+    """The formula of `tensor_for`: standard normal values `n` (array or tensor) → values of the tensor `name`."""
     leaf = name.rsplit(".", 1)[-1]
     if "gamma" in leaf:
         return 0.3 + 0.05 * n
@@ -42,8 +39,8 @@ def spread_out(name: str, shape: tuple[int, ...], n: Any) -> Any:
 
 
 def fill(model: nn.Module, seed: int, constants: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-    """Give every tensor of the model's state dict its stand-in values, or those of `constants`; the model may be on the
-    meta device.
+    """Set every tensor of the model's state dict to its stand-in values, or to those in `constants`, in place. The
+    model may be on the meta device.
     """
     state = model.state_dict()
     for name, tensor in state.items():
@@ -54,7 +51,7 @@ def fill(model: nn.Module, seed: int, constants: Mapping[str, Tensor] = MappingP
 
 
 def image_batch(views: int, height: int, width: int, seed: int) -> Tensor:
-    """Images (1, S, 3, H, W) in [0, 1]: low-resolution noise, enlarged, with a fifth of fine noise."""
+    """Images (1, S, 3, H, W) in [0, 1]: 80 % enlarged low-resolution noise, 20 % pixel noise."""
     generator = np.random.Generator(np.random.PCG64([seed, 7]))
     coarse = generator.random((views, 3, max(2, height // 28), max(2, width // 28)), dtype=np.float32)
     fine = torch.from_numpy(generator.random((views, 3, height, width), dtype=np.float32))
