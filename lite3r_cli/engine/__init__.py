@@ -1,1 +1,1 @@
-"""Prediction on a GPU as fast as it goes: low-precision resident weights, fused kernels, one graph for each shape."""
+"""Fast inference on a GPU: weights held in low precision, fused kernels, one CUDA graph per input shape."""

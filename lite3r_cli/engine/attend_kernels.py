@@ -1,9 +1,9 @@
-"""Triton kernels of sparse attention with its linear branch, over tiles of tokens.
+"""Triton kernels of sparse attention with its linear branch, over tiles of tokens, for inference.
 
-Same names and arguments as `twins.py`, which says what each computes; what they are given is made in
-`block_kernels.py`. Names are those of FlashAttention's Triton code: offs_m, offs_n, offs_d count queries, keys and
-channels; mask_m says which queries there are; m_i is the running maximum of the logits qk, l_i the running sum, acc the
-answer before division. These kernels serve predictions; those of training, with gradients, are in
+Functions have the same names and arguments as in `twins.py`, whose docstrings say what each computes. The kernels in
+`block_kernels.py` compute their inputs. Names follow FlashAttention's Triton code: offs_m, offs_n, offs_d index
+queries, keys and channels; mask_m is the validity of queries; m_i is the running maximum of the logits qk, l_i the
+running sum, acc the output before division. The kernels for training, with gradients, are in
 `attention/triton_kernels.py`.
 """
 
@@ -20,7 +20,7 @@ from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.engine.block_kernels import features, phi, precision
 from lite3r_cli.engine.twins import PACK, Far, LinearBranch, Tiles
 
-LOG2_E = 1.4426950408889634  # the kernel's exponentials are powers of two
+LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
 
 
 @triton.jit
@@ -37,9 +37,9 @@ def _pack(keys, spreads, values, behind, packed, out, bias, blocks, padded, scal
 
 
 def pack_far(far: Far, behind: Tensor, multiple: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Summaries (H, blocks, D) as one product takes them → (H, padded, 2D), the factors of x and x² side by side; mean
-    values (H, padded, D); and what is added to the logits (padded,). All for powers of two, blocks padded to a
-    `multiple`.
+    """Summaries (H, blocks, D) and log2 lengths `behind` (blocks,) in the form that the kernel reads: the factors of x
+    and x² side by side (H, padded, 2D), mean values (H, padded, D), and the bias of the logits (padded,), −inf for
+    padding. Logits are base 2; the number of blocks is padded to a `multiple`.
     """
     heads, blocks, dim = far.keys.shape
     padded = triton.cdiv(blocks, multiple) * multiple
@@ -54,7 +54,7 @@ def pack_far(far: Far, behind: Tensor, multiple: int, dtype: torch.dtype) -> tup
 
 @triton.jit
 def _bits(left, words, rows, blocks, padded, ROWS: tl.constexpr):
-    """32 flags a word."""
+    """Pack 32 flags per int32 word."""
     row, bit = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, 32)
     first = tl.program_id(1) * 32
     which = first + bit[None, :]
@@ -75,7 +75,7 @@ def pack_bits(left: Tensor, padded: int) -> Tensor:
 
 @triton.jit
 def _softmax_step(qk, scale, v_tile, m_i, l_i, acc, WIDE: tl.constexpr):
-    """One more block of keys in an online softmax, in powers of two; `logits` are still to be multiplied by `scale`."""
+    """One block of keys in an online softmax, base 2; `qk` times `scale` are the logits."""
     m_new = tl.maximum(m_i, tl.max(qk, 1) * scale)
     p = tl.exp2(qk * scale - m_new[:, None])
     alpha = tl.exp2(m_i - m_new)
@@ -90,7 +90,7 @@ def _logits(
     qk = tl.dot(q_tile, tl.trans(k_tile), input_precision=WIDE)
     length = entry % PACK
     SURE: tl.constexpr = W - W // 4 if QUARTER else W  # slots
-    if QUARTER:  # of most tiles at most the last quarter is empty: the compiler leaves all other columns alone
+    if QUARTER:  # in most tiles only the last quarter has empty slots; the compiler then masks only these columns
         qk = tl.where(((offs_n < SURE) | (offs_n < length))[None, :], qk, float("-inf"))
     if length < SURE:
         qk = tl.where((offs_n < length)[None, :], qk, float("-inf"))
@@ -99,8 +99,8 @@ def _logits(
 
 @triton.jit
 def _group_of(pid, groups, heads, first_exact):
-    """Head and group of queries of a program. The groups that see everything come first, those of all heads: they take
-    longest, and begun last they would be waited for.
+    """Head and group of queries of a program. The groups that attend to everything, of all heads, come first, because
+    they take longest.
     """
     other, usual = pid - heads * first_exact, groups - first_exact
     early = other < 0
@@ -121,16 +121,16 @@ def _over_tiles(
     W: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, PACK: tl.constexpr, QUARTER: tl.constexpr,
     REST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The softmax over the `number` key tiles listed in `entries`; with REST the sums s (D, D) and n (D,) of the linear
-    branch lose what these tiles added to them.
+    """Online softmax over the `number` key tiles listed in `entries`. With REST, these tiles are subtracted from the
+    sums s (D, D) and n (D,) of the linear branch.
     """
     offs_n, offs_d = tl.arange(0, W), tl.arange(0, D)
     kv_offs = offs_n[:, None] * D + offs_d[None, :]
-    # an entry is tile and length in one number, and read a step before its tile: nothing waits for it
+    # an entry holds tile and length in one number; it is loaded one step before its tile, to hide the latency
     entry = tl.load(entries).to(tl.uint32)
     for i in tl.range(1, number + 1, num_stages=STAGES):
         k_tile = tl.load(k + entry // PACK * (W * D) + kv_offs)
-        v_tile = tl.load(v + entry // PACK * (W * D) + kv_offs)  # of empty slots zeros
+        v_tile = tl.load(v + entry // PACK * (W * D) + kv_offs)  # empty slots hold zeros
         qk = _logits(q_tile, k_tile, entry, offs_n, W, PACK, WIDE, QUARTER)
         m_i, l_i, acc = _softmax_step(qk, scale, v_tile, m_i, l_i, acc, WIDE)
         if REST:
@@ -146,8 +146,8 @@ def _over_summaries(
     q_tile, squares, far, far_v, words, bias, end, m_i, l_i, acc,
     D: tl.constexpr, WIDE: tl.constexpr, AT_ONCE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The softmax goes on over the first `end` blocks, one token each; a block without its bit in `words` does not
-    count. `squares` are those of the queries.
+    """Continue the online softmax over the summaries of the first `end` blocks. A block whose bit in `words` is 0 is
+    masked. `squares` are the squared queries.
     """
     offs_d, offs_f = tl.arange(0, D), tl.arange(0, AT_ONCE)
     bit = tl.full([AT_ONCE], 1, tl.int32) << (offs_f % 32)
@@ -170,7 +170,7 @@ def _add_linear(
     acc, phi_q, s, n, weight, share, every, epsilon,
     D: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr, CONVEX: tl.constexpr,
 ):  # fmt: skip
-    """The linear branch of φ(q) (ROWS, D), from its sums s and n, joins the answer `acc` of the exact one."""
+    """Add the linear branch of φ(q) (ROWS, D), from its sums s and n, to the output `acc` of the sparse branch."""
     den = tl.sum(phi_q * n[None, :], 1) + epsilon
     if CONVEX:
         phi_q *= ((1 - share) / den)[:, None]
@@ -182,7 +182,7 @@ def _add_linear(
         offs_d = tl.arange(0, D)
         w = tl.load(weight + offs_d[None, :] * D + offs_d[:, None])  # transposed
         acc = tl.dot(tl.dot(phi_q, s, input_precision=WIDE), w, acc=acc, input_precision=WIDE)
-    else:  # the mix is in the sums
+    else:  # the projection is already in the sums
         acc = tl.dot(phi_q, s, acc=acc, input_precision=WIDE)
     return acc
 
@@ -191,8 +191,8 @@ def _add_linear(
     do_not_specialize=["blocks", "padded", "groups", "heads", "first_exact", "count"]
 )  # one binary for all sizes
 def _attend(
-    q, k, v, listed, every_tile, exact,  # queries and keys, the tiles that a group sees, and the groups that see all
-    far, far_v, bias, words,  # summaries, and the bits of those that count
+    q, k, v, listed, every_tile, exact,  # operands, the key tiles of each group, and which groups attend to every tile
+    far, far_v, bias, words,  # summaries, and the bits of those that are not masked
     square, norm, weight, alpha,  # the linear branch
     out,
     blocks, padded, groups, heads, first_exact, count, scale, epsilon,
@@ -200,15 +200,15 @@ def _attend(
     FAR: tl.constexpr, REST: tl.constexpr, CONVEX: tl.constexpr,  # what is computed
     WIDE: tl.constexpr, QUARTER: tl.constexpr, STAGES: tl.constexpr, FAR_STAGES: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
-    """ROWS queries of one group: the exact branch over its tiles, then over summaries, then the linear branch."""
+    """ROWS queries of one group: softmax over its tiles, then over summaries, then the linear branch."""
     pid = tl.program_id(0)
     part = pid % PARTS
     head, group = _group_of(pid // PARTS, groups, heads, first_exact)
     list_row = (head * groups + group).to(tl.int64)
-    head_start = (head * blocks * W).to(tl.int64) * D  # other heads' tokens
+    head_start = (head * blocks * W).to(tl.int64) * D
     offs_m, offs_d = (group * PARTS + part) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     mask_m = (offs_m < blocks * W)[:, None]
-    q_offs = offs_m[:, None] * D + offs_d[None, :]  # within a head 32 bits are enough
+    q_offs = offs_m[:, None] * D + offs_d[None, :]  # within a head, 32 bits are enough
     q_tile = tl.load(q + head_start + q_offs, mask=mask_m, other=0.0)
     every = (tl.load(exact + group) != 0) | (count >= blocks)
     number = tl.where(every, blocks, count)
@@ -216,7 +216,7 @@ def _attend(
     m_i = tl.full([ROWS], float("-inf"), tl.float32)
     l_i = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D], tl.float32)
-    s, n = 0.0, 0.0  # read after the loop where it does not change them: they would take registers all the while
+    s, n = 0.0, 0.0  # without REST they are loaded after the loop, which saves registers
     if REST:
         s, n = _branch_sums(square, norm, head, D)
     m_i, l_i, acc, s, n = _over_tiles(
@@ -224,7 +224,7 @@ def _attend(
         W, D, WIDE, PACK, QUARTER, REST, STAGES,
     )  # fmt: skip
     if FAR:
-        # volatile: read again, not kept in registers all the while
+        # volatile: load q again here instead of keeping it in registers
         squares = tl.load(q + head_start + q_offs, mask=mask_m, other=0.0, volatile=True)
         squares *= squares
         m_i, l_i, acc = _over_summaries(
@@ -243,22 +243,22 @@ def _attend(
 
 @dataclass(frozen=True)
 class Launch:
-    """How `sparse_attention` is launched. The choice changes speed; of the result it changes rounding alone.
+    """Launch parameters of `sparse_attention`. They change the speed, and the result only by rounding.
 
-    Two or more programs should fit on one multiprocessor: the exponentials of one then run beside the matrix products
-    of another.
+    Two or more programs should fit on one multiprocessor, so that the exponentials of one overlap with the matrix
+    products of another.
     """
 
     warps: int = 4
     stages: int = 3  # depth of the software pipeline over the key tiles
-    registers: int | None = None  # limit of registers of a thread; None: the compiler's choice
-    rows: int = 128  # most queries that one program computes
-    quarter: bool = True  # mask the last quarter of a tile alone, as most tiles are fuller than three quarters
-    summaries: int = 32  # summaries that one step reads, 32 or 64
+    registers: int | None = None  # limit of registers per thread; None: the compiler's choice
+    rows: int = 128  # upper limit of the queries per program
+    quarter: bool = True  # mask only the last quarter of most tiles, since most tiles are over three quarters full
+    summaries: int = 32  # summaries per step, 32 or 64
     far_stages: int = 3  # depth of the software pipeline over the summaries
 
     def constants(self, rows: int) -> dict[str, int | bool | None]:
-        """What `_attend` is compiled with, for programs of so many rows."""
+        """The compile-time arguments of `_attend`, for programs of `rows` queries."""
         return {
             "QUARTER": self.quarter,
             "STAGES": self.stages,
@@ -271,15 +271,14 @@ class Launch:
 
 
 DEFAULT = Launch()
-OVER_REST = Launch(warps=8, quarter=False)  # where the sums of the linear branch need registers too
+OVER_REST = Launch(warps=8, quarter=False)  # the sums of the linear branch also need registers
 LARGE = Launch(rows=64, stages=2)  # for tiles of more than 64 slots
-NARROW = Launch(
-    rows=64, registers=168, quarter=False, summaries=64
-)  # for short groups, three programs a multiprocessor
+NARROW = Launch(rows=64, registers=168, quarter=False, summaries=64)  # short groups: three programs per multiprocessor
 FLOAT32 = Launch(warps=8, stages=1, far_stages=1)
 
 
 def launch_for(tiles: Tiles, dtype: torch.dtype, rest: bool) -> Launch:
+    """The launch parameters for these tiles; `rest`: the linear branch covers only the tiles that are not listed."""
     if dtype == torch.float32:
         return FLOAT32
     if tiles.width > 64:
@@ -293,7 +292,7 @@ def sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None,
     launch: Launch | None = None,
 ) -> Tensor:  # fmt: skip
-    """As the twin."""
+    """See `twins.sparse_attention`; `launch` None chooses with `launch_for`."""
     launch = launch or launch_for(tiles, q.dtype, branch.rest)
     heads, slots, dim = q.shape
     groups, count = listed.shape[1:]

@@ -1,8 +1,9 @@
 """Triton kernels over tiles of tokens that prepare sparse attention (`attend_kernels.py`): block means, the sums of the
 linear branch, and the choice of key tiles.
 
-Same names and arguments as `twins.py`, which says what each computes. Tiles have 16 to 128 slots, a power of two.
-Names are those of FlashAttention's Triton code: offs_n and offs_d count keys and channels, mask_n says which there are.
+Functions have the same names and arguments as in `twins.py`, whose docstrings say what each computes. Tiles have 16 to
+128 slots, a power of two. Names follow FlashAttention's Triton code: offs_n and offs_d index keys and channels, mask_n
+is the validity of keys.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lite3r_cli.engine.twins import Tiles
 
-BLOCKS_A_PART = 16  # that one program of the linear branch adds up
+BLOCKS_A_PART = 16  # blocks that one program of the linear branch sums
 
 
 @triton.jit
@@ -45,7 +46,7 @@ def phi(x):
 
 @triton.jit
 def features(k_tile, mask_n):
-    """φ of keys, rounded as they are: sums over all tokens and over some of them then differ by no rounding."""
+    """φ of keys in the dtype of the keys. The same rounding everywhere lets parts be subtracted from the full sum."""
     return tl.where(mask_n, phi(k_tile.to(tl.float32)), 0.0).to(k_tile.dtype)
 
 
@@ -106,7 +107,7 @@ def _select(scores, protected, entries, out, left, blocks, count, BLOCK: tl.cons
     key = tl.where(tl.load(protected + offs_n, mask=mask_n, other=0) != 0, 0x7FFFFFFF, key).to(tl.int64)
     low = tl.min(tl.where(mask_n, key, 0x7FFFFFFF), 0)
     high = tl.max(tl.where(mask_n, key, -0x80000000), 0)
-    for _ in range(33):  # halving finds the count-th largest: a range of 2³² and one to close it
+    for _ in range(33):  # binary search for the count-th largest key: a range of 2³², and one step to close it
         mid = low + (high - low + 1) // 2
         enough = tl.sum((mask_n & (key >= mid)).to(tl.int32), 0) >= count
         low = tl.where(enough, mid, low)

@@ -1,6 +1,6 @@
-"""Is every fused operator right? Each against its twin: an error of at most twice that of plain torch code in the same
-precision on the same operands, both measured against float32 that nothing is quantised in. `lite3r bench` prints no
-ratio before this holds.
+"""Check every fused operator against its twin in plain torch, on the device. Both run in the same precision on the same
+operands; both errors are relative to an unquantised float32 run. A fused operator may have at most twice the error of
+its twin. `lite3r bench` prints no speed-up before this holds.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from lite3r_cli.engine import twins
 from lite3r_cli.engine.operators import Operators, operators
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 
-FACTOR, SLACK = 2.0, 1e-5  # float32 sums in another order differ by the slack
+FACTOR, SLACK = 2.0, 1e-5  # the slack allows for float32 sums in another order
 RAGGED = (64, 61, 33, 1, 64)  # tokens of tiles, repeated
 
 
 @dataclass(frozen=True)
 class OperatorCheck:
+    """The errors of one operator."""
+
     operator: str
-    error: float  # ‖fast − float32‖ / ‖float32‖
+    error: float  # of the fused operator: ‖fast − float32‖ / ‖float32‖
     usual: float  # of the twin in the same precision
 
     @property
     def passed(self) -> bool:
-        return self.error <= FACTOR * self.usual + SLACK  # not for NaN either
+        """Whether the error is small enough; False for NaN."""
+        return self.error <= FACTOR * self.usual + SLACK
 
 
 @dataclass(frozen=True)
 class Sizes:
+    """Sizes of the random operands; odd on purpose."""
+
     tokens: int = 2082
     heads: int = 16
     dim: int = 64
@@ -47,7 +52,7 @@ Case = Callable[[Operators, torch.dtype, bool], Tensor]
 def check_operators(
     device: torch.device, dtype: torch.dtype, fp8: bool, kernels: bool | None = None, sizes: Sizes = Sizes()
 ) -> list[OperatorCheck]:
-    """All operators of a device on random operands at odd sizes."""
+    """Check all operators of a device on random operands. `kernels` as in `operators`."""
     fast, plain = operators(device, kernels), operators(device, False)
     make = torch.Generator(device).manual_seed(0)
 
@@ -72,8 +77,8 @@ def _wide(operand: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
-    """Name and `run(operators, dtype, fp8)` → what is compared. Operands are rounded to bfloat16 first: the same for
-    all.
+    """Pairs of a name and a function `run(operators, dtype, fp8)` whose results are compared. Operands are rounded to
+    bfloat16 first, so that all runs get the same values.
     """
 
     def given(*shape: int) -> Tensor:
@@ -176,8 +181,8 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
         return own[1:, :, plan.fine :].float()
 
     def chosen(ops, kind, fp8):
-        """Shares that are equal in what is compared may be chosen in another order: their sum, and how many tokens
-        the lists stand for.
+        """The sum of the chosen shares and the number of tokens that the lists cover. The lists themselves may differ,
+        because equal shares may be chosen in another order.
         """
         found = ops.list_blocks(shares, plan, count)
         blocks = found.blocks[..., plan.special_blocks :].long() - plan.first // packed.KEYS
@@ -211,12 +216,12 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
 
 
 def _rounded(run):
-    """Sums that leave as float32, compared in the precision of their operands: plain torch code would round them."""
+    """Round float32 sums to the precision of their operands before the comparison."""
     return lambda ops, kind, fp8: run(ops, kind, fp8).to(kind).float()
 
 
 def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
-    """Maps (B, C, H, W) of odd sizes with channels last, as convolutions leave them."""
+    """Maps (B, C, H, W) of odd sizes, channels last, like the output of the convolutions."""
     channels, (rows, columns) = 8 * sizes.heads, (23, 37)
 
     def pixels(height: int, width: int) -> Tensor:

@@ -1,5 +1,5 @@
-"""CUDA C++ kernels compiled when they are needed, by the NVRTC that torch brings along: no compiler, no other
-package.
+"""CUDA C++ kernels, compiled on first use with the NVRTC library that ships with torch. No compiler or other package is
+needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_DYNAMIC_SHARED, CARVEOUT = (
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    """Raises BackendError where torch has no NVRTC."""
+    """The NVRTC library of torch. Raises BackendError if there is none."""
     major = (torch.version.cuda or "0").split(".")[0]
     name, site = f"libnvrtc.so.{major}", Path(torch.__file__).parents[1]
     found = [*site.glob(f"nvidia/*/lib/{name}"), *site.glob(f"torch/lib/{name}"), Path("/usr/local/cuda/lib64", name)]
@@ -46,8 +46,8 @@ def _checked(status: int, what: str) -> None:
 
 
 def compiled(source: str, name: str, architecture: str, defined: Mapping[str, int] = MappingProxyType({})) -> bytes:
-    """Machine code of CUDA C++ for an architecture such as sm_90a, with these macros. Raises BackendError with the
-    compiler's words.
+    """Compile CUDA C++ for an architecture such as sm_90a, with these macros, to machine code (CUBIN). Raises
+    BackendError with the compiler's message.
     """
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     _checked(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None), "NVRTC")
@@ -69,8 +69,8 @@ def compiled(source: str, name: str, architecture: str, defined: Mapping[str, in
 
 
 class Kernel:
-    """A kernel of a file beside this one, loaded into a device's context; `shared`: bytes of dynamic shared memory at
-    most.
+    """A kernel from a .cu file in this folder, loaded into the current device. `threads` per block; `shared`: upper
+    limit of the dynamic shared memory in bytes. Raises BackendError if it cannot be compiled or loaded.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Kernel:
     ):
         source = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
         self.code, self.threads, self.shared = compiled(source, file, architecture, defined), threads, shared
-        torch.cuda.current_stream()  # there is a context from here on
+        torch.cuda.current_stream()  # makes torch create the CUDA context
         module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
         cuda = _driver()
         _checked(cuda.cuModuleLoadData(ctypes.byref(module), self.code), f"loading {file}")
@@ -93,8 +93,8 @@ class Kernel:
         _checked(cuda.cuFuncSetAttribute(self.function, CARVEOUT, 100), f"shared memory for {name}")
 
     def __call__(self, blocks: int, *arguments: torch.Tensor | int | float | None, shared: int | None = None) -> None:
-        """On torch's current stream; tensors are pointers, numbers 32 bits wide. `shared` None: as much as there may
-        be.
+        """Launch on torch's current stream. Tensors are passed as pointers, numbers as 32-bit values. `shared` in
+        bytes; None: the upper limit.
         """
         values = [_argument(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))

@@ -1,5 +1,5 @@
-"""The heads of the fast path: tapped tokens are normalised and projected as soon as they exist, a few frames at a time,
-so that no full token map outlives its layer; convolutions run with channels last.
+"""The heads of the fast path. Tapped tokens are normalised and projected right after their layer, a few frames at a
+time, so that full token maps are not kept. Convolutions run with channels last.
 """
 
 from __future__ import annotations
@@ -20,43 +20,47 @@ H = TypeVar("H", bound=nn.Module)
 
 
 class _Unit:
-    """A residual convolution unit without its skip connection: the sums behind it are one pass with what follows."""
+    """A residual convolution unit without its skip connection, which is fused with the next operation."""
 
     def __init__(self, unit: ResidualConvUnit):
         (self.weight1, bias1), (self.weight2, bias2) = biased(unit.conv1), biased(unit.conv2)
         self.bias1, self.bias2 = bias1.float(), bias2.float()
 
     def __call__(self, active: Tensor, ops: Operators) -> Tensor:
-        """ReLU(x) → the second convolution's output, `bias2` left out."""
+        """ReLU(x) (B, F, h, w) → the second convolution's output without `bias2`."""
         x = ops.bias_relu(F.conv2d(active, self.weight1, padding=1), self.bias1)
         return F.conv2d(x, self.weight2, padding=1)
 
 
 class _Fusion:
-    """A fusion block whose last convolution, 1x1, comes before the resizing that it commutes with."""
+    """A fusion block whose last convolution (1×1) runs before the resizing. The two commute, and
+    before it is cheaper.
+    """
 
     def __init__(self, block: FusionBlock):
         self.lateral = _Unit(block.resConfUnit1) if hasattr(block, "resConfUnit1") else None
         self.unit, self.relu_skip = _Unit(block.resConfUnit2), block.resConfUnit2.relu_skip
         weight, bias = biased(block.out_conv)
         self.weight = weight.flatten(1)
-        # the unit's second bias goes through the convolution once and for all
+        # fold the unit's second bias into the bias of the 1×1 convolution
         self.bias = (self.weight.float() @ self.unit.bias2 + bias.float()).to(self.weight.dtype)
 
     def __call__(self, top: Tensor | None, level: Tensor, ops: Operators) -> Tensor:
-        """The coarser block's map and a level (B, F, h, w), which is used up → (B, F, h, w), not resized yet."""
+        """The coarser block's output `top` and a level (B, F, h, w), which is overwritten → (B, F,
+        h, w), not resized.
+        """
         active = F.relu_(level) if self.relu_skip else F.relu(level)
         kept = active if self.relu_skip else level
-        if top is not None and self.lateral is not None:  # all but the coarsest level have both
+        if top is not None and self.lateral is not None:  # both are missing at the coarsest level
             total, active = ops.resize_add(top, self.lateral(active, ops), self.lateral.bias2, kept, not self.relu_skip)
             kept = active if total is None else total
         refined = self.unit(active, ops).add_(kept).permute(0, 2, 3, 1)
-        out = F.linear(refined.flatten(0, 2), self.weight, self.bias)  # rows: a product then adds its bias itself
+        out = F.linear(refined.flatten(0, 2), self.weight, self.bias)  # as 2-D rows the product includes the bias
         return out.view(refined.shape).permute(0, 3, 1, 2)
 
 
 class FastDepthHead:
-    """A DPT head whose first step, norm and projection of a tap (S, P, 2C), is a call of its own."""
+    """A DPT head in two calls: `project` for each tap as soon as it exists, then `decode`."""
 
     def __init__(self, head: DPTHead, settings: Settings):
         self.settings, self.norm = settings, Norm.of(head.norm)
@@ -69,14 +73,16 @@ class FastDepthHead:
         hidden, _relu, last = head.scratch.output_conv2
         self.middle_bias, self.hidden_bias = (biased(c)[1].float() for c in (head.scratch.output_conv1, hidden))
         weight, bias = biased(last)
-        self.last = weight.float().flatten(1).contiguous(), bias.float()  # depth is an exponential of these: exact
+        self.last = weight.float().flatten(1).contiguous(), bias.float()  # float32, since depth is an exponential
         self.head = _shallow(head, ("resize_layers", "scratch")).to(settings.dtype)
         self.head = self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.fusions = [_Fusion(getattr(self.head.scratch, f"refinenet{i}")) for i in (4, 3, 2, 1)]
         self._positions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
 
     def project(self, i: int, near: Tensor, far: Tensor, specials: int, engine: Engine) -> Tensor:
-        """The i-th tap's halves (S, P, C), each → (S, N, C_i), special tokens left out."""
+        """Norm and projection of the i-th tap: its two halves `near` and `far` (S, P, C) → (S, N, C_i), without the
+        special tokens.
+        """
         weight, bias = self.projections[i]
         views, tokens, _channels = near.shape
         out = near.new_empty(views, tokens - specials, len(weight))
@@ -110,7 +116,7 @@ class FastDepthHead:
         return getattr(self.head.scratch, f"layer{i + 1}_rn")(x)
 
     def _top(self, levels: list[Tensor], rows: int, columns: int, position: tuple[Tensor, Tensor]) -> Tensor:
-        """Four levels, used up → the map before the last two convolutions (B, F/2, H, W)."""
+        """Four levels, which are overwritten → the map before the last two convolutions (B, F/2, H, W)."""
         ops, first, *others = self.operators, *self.fusions
         top = first(None, levels.pop(), ops)
         for fusion in others:
@@ -120,8 +126,8 @@ class FastDepthHead:
         return ops.resize_map(top, (self.patch_size * rows, self.patch_size * columns), position)
 
     def _tables(self, rows: int, columns: int) -> list[tuple[Tensor, Tensor]]:
-        """Position embeddings of the four levels and of the full size, which has the bias of `output_conv1` with it: a
-        constant outlives the resizing. Kept: they are small, and a graph's warm-up makes them for the graph.
+        """Position embeddings of the four levels and of the full size. The last includes the bias of `output_conv1`,
+        because resizing does not change a constant. Cached: they are small, and must exist before a graph is captured.
         """
         if (rows, columns) not in self._positions:
             found = [self._position(len(weight), rows, columns, columns / rows) for weight, _ in self.projections]
@@ -133,14 +139,14 @@ class FastDepthHead:
         return self._positions[rows, columns]
 
     def _position(self, channels: int, height: int, width: int, aspect: float) -> tuple[Tensor, Tensor]:
-        """The embedding in its two parts: by column (W, C/2) and by row (H, C/2)."""
+        """The two parts of the embedding: by column (W, C/2) and by row (H, C/2)."""
         across = uv_embedding(channels, 1, width, aspect, self.middle_bias, self.precision)[0, : channels // 2, 0]
         down = uv_embedding(channels, height, 1, aspect, self.middle_bias, self.precision)[0, channels // 2 :, :, 0]
         return 0.1 * across.T.contiguous(), 0.1 * down.T.contiguous()
 
 
 def _shallow(head: DPTHead, kept: tuple[str, ...]) -> DPTHead:
-    """A copy of a head with some of its parts only; the second fusion chain of rays is left out."""
+    """A copy of a head with only the parts `kept`, without the second fusion chain for rays."""
     twin = copy.copy(head)
     twin._modules = {name: copy.deepcopy(part) for name, part in head._modules.items() if name in kept}
     for name in [n for n in twin.scratch._modules if n.endswith("_aux")]:
@@ -149,7 +155,7 @@ def _shallow(head: DPTHead, kept: tuple[str, ...]) -> DPTHead:
 
 
 class _Half(nn.Module):
-    """A block whose matrix products run in half precision; its residual stream stays as it is."""
+    """A block whose matrix products run in half precision; its residual stream keeps its dtype."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype):
         super().__init__()
@@ -162,8 +168,8 @@ class _Half(nn.Module):
 
 
 def fast_camera_head(head: H, settings: Settings) -> H:
-    """A copy of a head with a transformer `trunk`, whose weights are then in half precision; poses and what makes them
-    stay in float32.
+    """A copy of a camera head whose transformer `trunk` runs in half precision; the pose layers stay in float32. Raises
+    TypeError if the head has no `trunk`.
     """
     twin = copy.deepcopy(head).float().eval()
     if settings.dtype in HALF_PRECISION:

@@ -1,4 +1,4 @@
-"""What comes out of the fast path."""
+"""The output of the fast path."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from lite3r_cli.engine.packing import Packing
 
 @dataclass(frozen=True)
 class FastOutput:
-    """On the device, float32, in this program's conventions; a graph writes the next answer into the same memory."""
+    """Depth and cameras, float32 on the device, in this program's conventions. With CUDA graphs the next call writes
+    into the same memory.
+    """
 
     packing: Packing
-    depth: list[Tensor]  # of each bucket (S_b, H, W)
-    confidence: list[Tensor]  # of each bucket (S_b, H, W)
+    depth: list[Tensor]  # z-depth per bucket (S_b, H, W)
+    confidence: list[Tensor]  # per bucket (S_b, H, W)
     cam_from_world: Tensor  # (S, 3, 4), in the order of the views
     K: Tensor  # (S, 3, 3), in the order of the views
 
@@ -24,7 +26,7 @@ class FastOutput:
     def of(
         cls, packing: Packing, decoded: Sequence[tuple[Tensor, Tensor]], cam_from_world: Tensor, K: Tensor
     ) -> FastOutput:
-        """Of the depth and confidence of each bucket."""
+        """From `decoded`, pairs of depth and confidence (S_b, H, W) per bucket."""
         return cls(packing, [d for d, _ in decoded], [c for _, c in decoded], cam_from_world, K)
 
     def maps(self) -> tuple[list[Tensor], list[Tensor]]:

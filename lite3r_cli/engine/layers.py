@@ -1,5 +1,5 @@
-"""Transformer blocks of the fast path: resident low-precision weights, biases and scales left to the fused
-operators.
+"""Transformer blocks of the fast path: weights are held in low precision; biases, norms and scales are applied by the
+fused operators.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lite3r_cli.layers.view_shards import whole as gather
 from lite3r_cli.layers.vit import Block, LayerScale, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
 
-MLP_TOKENS = 36864  # tokens a pass of the MLP: its hidden layer is the largest tensor of a block
+MLP_TOKENS = 36864  # tokens per pass of the MLP, whose hidden layer is the largest tensor of a block
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Settings:
     dtype: torch.dtype = torch.bfloat16  # of tokens, and of weights that are not FP8
     fp8: bool = False  # linear layers of the blocks in E4M3
     sparse: bool = True  # sparse-linear attention where the network has it
-    crossover: int = 0  # tokens below which it stays dense, see `pipelines/engine_choice.py`
-    query_tiles: int = 2  # that share one list of key tiles
-    head_frames: int = 8  # that the dense head works on at a time
-    graphs: bool = True  # on a GPU: one CUDA graph for each shape of input
-    kernels: bool | None = None  # Triton kernels; None: on a GPU
+    crossover: int = 0  # below this many tokens attention is dense, see `pipelines/engine_choice.py`
+    query_tiles: int = 2  # query tiles that share one list of key tiles
+    head_frames: int = 8  # frames that the dense head processes at a time
+    graphs: bool = True  # on a GPU: one CUDA graph per input shape
+    kernels: bool | None = None  # Triton kernels; None: only on a GPU
 
 
 @dataclass
 class Engine:
-    """What every part of a forward pass is given: settings, operators, and where to account for time."""
+    """What every part of a forward pass needs: settings, operators, and `stage`, a context for timing a named part."""
 
     settings: Settings
     operators: Operators
@@ -61,23 +61,23 @@ class Engine:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a set of images needs by its sizes alone, on the device."""
+    """What depends only on the image sizes, on the device."""
 
     packing: Packing
-    whole: Packing  # of the views of all processes; the same where the prediction is not divided
+    whole: Packing  # of the views of all processes; equals `packing` if the prediction is not divided
     plans: Plans
     numbers: Tensor  # (T,) int32, 0 to T − 1: the slots of attention without tiles
-    order: list[Tensor]  # of each bucket the indices of its views among all
-    own_places: Tensor  # (S_own,) place of each view of this process in its packed sequence
-    places: Tensor  # (S,) place of each view in the packed sequence of all
-    sizes: Tensor  # (S, 2) height and width of each view of all, pixels, float32
+    order: list[Tensor]  # per bucket: the indices of its views among all views
+    own_places: Tensor  # (S_own,) position of each view of this process in its packed sequence
+    places: Tensor  # (S,) position of each view in the packed sequence of all views
+    sizes: Tensor  # (S, 2) height and width of all views in pixels, float32
 
     @classmethod
     def of(
         cls, shape: Shape, patch_size: int, specials: int, settings: Settings, device: torch.device,
         reference: bool = True,
     ) -> Prepared:  # fmt: skip
-        """`reference`: one of the views is what the others refer to."""
+        """For images of these sizes with `specials` special tokens per view. `reference`: there is a reference view."""
         packing, shards = Packing.of(shape, patch_size, specials), current()
         sizes = shape.sizes if shards is None else shards.sizes
         whole = packing if shards is None else Packing.of(Shape(sizes), patch_size, specials)
@@ -93,35 +93,35 @@ class Prepared:
         )
 
     def by_view(self, parts: Sequence[Tensor]) -> Tensor:
-        """Values (S_b, …) of each bucket → (S, …) of all views, in their order."""
+        """Values (S_b, …) per bucket → (S, …) of all views, in the order of the views."""
         own = parts[0] if len(parts) == 1 else torch.cat(list(parts))[self.own_places]
         return gather(own[None])[0]
 
 
 @dataclass
 class Tokens:
-    """The tokens of one pass and what every block has to know of them. Until a network says otherwise they have no
-    rotation, and no view is the reference.
+    """The tokens of one pass and what the blocks need to know about them. By default there is no RoPE and no reference
+    view.
     """
 
     x: Tensor  # (T, C), changed in place
     prepared: Prepared
-    ropes: Sequence[RopeTable | None] = ()  # of one view of each bucket, within views
-    ropes_across: Sequence[RopeTable | None] = ()  # of one view of each bucket of all views, across views
-    reference: Tensor | None = None  # place of the reference view in the packed sequence of all, a scalar tensor
+    ropes: Sequence[RopeTable | None] = ()  # for attention within views: one view per bucket
+    ropes_across: Sequence[RopeTable | None] = ()  # for attention across views: one view per bucket of all processes
+    reference: Tensor | None = None  # position of the reference view in the packed sequence, a scalar tensor
 
     @property
     def packing(self) -> Packing:
         return self.prepared.packing
 
     def frames(self) -> list[Tensor]:
-        """Views of x, one for each bucket (S_b, P, C)."""
+        """The tokens of each bucket as a view of x, (S_b, P, C)."""
         return [bucket.frames(self.x) for bucket in self.packing.buckets]
 
 
 @dataclass(frozen=True)
 class Together:
-    """Buckets whose tokens attend together, in equal `runs` that do not see one another."""
+    """Buckets that go through attention together, as `runs` equal runs of tokens; attention stays inside a run."""
 
     buckets: tuple[Bucket, ...]
     runs: int
@@ -129,7 +129,9 @@ class Together:
 
 
 class Product:
-    """x Wᵀ for operands (T, C) → (T, R) in `dtype`, without the bias. In FP8 the weight has a scale for each row."""
+    """x Wᵀ of operands (T, C) → (T, R) in `dtype`, without the bias. FP8 weights have one scale per row. With `exact`
+    the weight is never FP8.
+    """
 
     def __init__(self, layer: nn.Linear, settings: Settings, exact: bool = False):
         self.dtype, self.fp8 = settings.dtype, settings.fp8 and not exact
@@ -156,6 +158,8 @@ class Product:
 
 @dataclass(frozen=True)
 class Norm:
+    """The parameters of a LayerNorm, float32."""
+
     weight: Tensor
     bias: Tensor
     eps: float
@@ -168,13 +172,15 @@ class Norm:
 def _scale(layer: nn.Module) -> Tensor:
     """The factors (C,) of a LayerScale."""
     if not isinstance(layer, LayerScale):
-        raise BackendError("the fast path takes blocks with layer scales alone; use --engine ordinary")
+        raise BackendError("the fast path needs blocks with LayerScale; use --engine ordinary")
     return layer.gamma.detach().float()
 
 
 class FastBlock:
-    """One pre-norm block over rows of tokens (S·P, C). It is handed its first norm's output and gives the next
-    one's.
+    """One pre-norm block over rows of tokens (S·P, C). It takes the output of its first norm and returns that of the
+    next block's first norm, because norms are fused with the residual addition before them.
+
+    Raises BackendError for blocks with a gated MLP or without LayerScale.
     """
 
     def __init__(self, block: Block, settings: Settings, name: str, exact_projection: bool = False):
@@ -195,6 +201,7 @@ class FastBlock:
         self.sparse = SparseLayer.of(attention, name) if settings.sparse else None
 
     def start(self, x: Tensor, engine: Engine) -> Operand:
+        """The output of the first norm of x (T, C), for the first block of a network."""
         norm = self.norm1
         return engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, engine.settings.fp8)
 
@@ -216,7 +223,7 @@ class FastBlock:
         self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None,
         groups: Sequence[Together], ropes: Sequence[RopeTable | None], kind: str,
     ) -> Operand:  # fmt: skip
-        """tokens.x changes in place; returns what the norm `after` makes of it, nothing of use without one."""
+        """Updates tokens.x in place. Returns the output of the norm `after`; without one the result is meaningless."""
         ops, fp8, x = engine.operators, engine.settings.fp8, tokens.x
         with engine.stage("linear layers"):
             qkv = self.qkv(operand)
@@ -229,7 +236,7 @@ class FastBlock:
             for group in groups:
                 parts.append(self._attend(heads.pop(0), group, tokens.reference, ops))
             operand = _joined(parts)
-        if is_divided():  # a row's scale is that of all heads
+        if is_divided():  # quantise only now: the scale of a row is over all heads
             operand = ops.quant(rows_of_tokens(operand[0], self.heads, len(x)), self.proj.fp8)
         with engine.stage("linear layers"):
             y = self.proj(operand)
@@ -262,7 +269,7 @@ class FastBlock:
 
     @property
     def own_heads(self) -> int:
-        """Heads that this process has in the attention that runs."""
+        """The number of heads of this process in the current attention."""
         return self.heads // ranks_across()
 
     def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: Operators) -> Operand:
@@ -275,14 +282,14 @@ class FastBlock:
     def _mlp(self, x: Tensor, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         ops, fp8 = engine.operators, engine.settings.fp8
         pieces = max(1, -(-len(x) // MLP_TOKENS))
-        step = -(-len(x) // pieces // 16) * 16  # FP8 products like whole sixteens of rows
+        step = -(-len(x) // pieces // 16) * 16  # FP8 products are faster with multiples of 16 rows
         for first in range(0, len(x), step):
             part = slice(first, first + step)
             values, scales = operand[0][part], None if operand[1] is None else operand[1][part]
             y = self.fc2(ops.gelu_quant(self.fc1((values, scales)), self.fc1.bias, fp8))
             if after is None:
                 ops.add_scaled(x[part], y, self.fc2.bias, self.scale2)
-            else:  # the part's own operand is used up: the next one takes its place
+            else:  # this part of the operand is no longer needed: overwrite it
                 ops.add_norm_quant(
                     x[part], y, self.fc2.bias, self.scale2, after.weight, after.bias, after.eps, fp8, (values, scales)
                 )
@@ -298,11 +305,11 @@ def _joined(parts: Sequence[Operand]) -> Operand:
 
 
 def _dense(heads: Tensor, views: int, ops: Operators, fp8: bool) -> Operand:
-    """q, k, v (3, H, views · P, D) → attention within each of `views` runs of tokens, as rows (views · P, H·D)."""
+    """q, k, v (3, H, views · P, D) → dense attention within each of `views` runs of tokens, rows (views · P, H·D)."""
     q, k, v = heads.unflatten(2, (views, -1)).transpose(1, 2)  # (V, H, P, D) each
     out = dense(q, k, v, cudnn=heads.is_cuda)
-    rows = out.transpose(1, 2)  # (V, P, H, D): what some kernels write
+    rows = out.transpose(1, 2)  # (V, P, H, D), contiguous for some kernels
     if rows.is_contiguous():
         return ops.quant(rows.flatten(2).flatten(0, 1), fp8)
-    tiles = out.transpose(0, 1).flatten(1, 2).contiguous()  # (H, V · P, D): what the others write
+    tiles = out.transpose(0, 1).flatten(1, 2).contiguous()  # (H, V · P, D)
     return ops.merge_heads(tiles, None, tiles.shape[1], fp8)

@@ -1,7 +1,7 @@
-"""Triton kernels over pixels: what the dense head does between two convolutions, and the patches of an image.
+"""Triton kernels over pixels: the operations of the dense head between two convolutions, and image patches.
 
-Same names and arguments as `twins.py`, which says what each computes. Maps (B, C, H, W) lie with channels last: a
-program has a few pixels and all their channels, and what is between a load and a store is float32.
+Functions have the same names and arguments as in `twins.py`, whose docstrings say what each computes. Maps (B, C, H, W)
+are channels last in memory: a program owns a few pixels with all their channels. Arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ENTRIES = 2048  # pixels times channels of a program: two vectors of sixteen bytes a thread
-ROWS = 4  # of a resized map that one program goes through: the columns' weights and embedding stay in registers
+ENTRIES = 2048  # pixels times channels per program: two vectors of sixteen bytes per thread
+ROWS = 4  # output rows per program: column weights and embedding stay in registers
 
 
 def _last(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H, W, C) in memory: no copy where channels are last already."""
+    """(B, C, H, W) → contiguous (B, H, W, C); no copy if channels are last already."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
@@ -27,7 +27,7 @@ def _tile(channels: int, entries: int = ENTRIES) -> dict[str, int]:
 
 @triton.jit
 def _between(i, scale, count):
-    """Where the i-th target lies among `count` sources with corners aligned: the two around it, weight of the
+    """Linear interpolation of output i among `count` inputs, corners aligned: the two inputs, and the weight of the
     second.
     """
     at = i.to(tl.float32) * scale
@@ -67,7 +67,8 @@ def _resize(
         )
         to = (view * rows + row) * columns * C
         if POSITION:
-            # of every pixel's own: a single row would go through shared memory, and warps would wait for it
+            # broadcast, so that every pixel loads its own row: one shared row would go through shared memory, and
+            # warps would wait for it
             at = tl.broadcast_to(down + row * half + channel - half, [PIXELS, CP])
             total += shift + tl.load(at, mask=known & (channel >= half), other=0.0)
         if ADD:

@@ -49,8 +49,8 @@ class GatheredAttention(Protocol):
 
 @dataclass(frozen=True)
 class Operators:
-    """One function for each operator. What each computes, with the shapes, is the docstring of its twin of that name in
-    `engine/twins.py`, or in `attention/packed.py` for the last five.
+    """One function per operator. The twin of the same name documents formula and shapes: in `engine/twins.py`, or in
+    `attention/packed.py` for the last five.
     """
 
     # rows of tokens (T, C)
@@ -88,7 +88,7 @@ def biased(layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def operators(device: torch.device, kernels: bool | None = None) -> Operators:
-    """The operators of a device. `kernels` True takes Triton's, False the twins; None: Triton's on a CUDA device."""
+    """The operators of a device. `kernels` True: Triton; False: the twins; None: Triton on a CUDA device."""
     families = [twins, packed]
     if device.type == "cuda" if kernels is None else kernels:
         from lite3r_cli.engine import attend_kernels, block_kernels, map_kernels, packed_kernels, row_kernels

@@ -1,10 +1,8 @@
-"""GPU kernels over packed tokens: same names and arguments as the steps in `attention/packed.py`, which says what
-each computes.
+"""GPU kernels over packed tokens, with the same names and arguments as the steps in `attention/packed.py`, whose
+docstrings say what each computes. Names inside the kernels are as in `block_kernels.py`.
 
-Inside the kernels the names are those of FlashAttention's Triton code, as in `block_kernels.py`.
-
-`gathered_attention` is CUDA C++ (`hopper_attention.cu`) where the GPU has Hopper's matrix instructions, Triton
-elsewhere.
+On Hopper GPUs, `gathered_attention` (`hopper_attention.cu`) and `list_blocks` (`list_blocks.cu`) are CUDA C++; all
+other kernels are Triton.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from lite3r_cli.engine.cuda_kernel import Kernel
 LOG2_E = 1.4426950408889634
 __all__ = ["ask", "block_shares", "gathered_attention", "list_blocks", "summarise_blocks"]
 
-MOST_SHARED = 200_000  # bytes that a thread block of another kernel may ask for
+MOST_SHARED = 200_000  # bytes: upper limit of the shared memory of `list_blocks.cu`
 HOPPER_SHARED = 16384 + 3 * 32768 + 3 * 256  # bytes: queries, three stages of keys and values, biases
 PER: int = SUMMARY // KEYS
 
@@ -71,7 +69,8 @@ def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: Packed
 
 @triton.jit
 def _logits(q_tile, keys, spreads, offs_n, last, scale, more, D: tl.constexpr, WIDE: tl.constexpr):
-    """In powers of two, of x to the means `column` below `last`."""
+    """Logits (M, N), base 2, of queries over the means `offs_n` below `last`; −inf beyond. `more` is log2 of the tokens
+    per mean."""
     offs_d, mask_n = tl.arange(0, D), offs_n < last
     k_tile = tl.load(keys + offs_n[:, None] * D + offs_d[None, :], mask=mask_n[:, None], other=0.0)
     bias = tl.load(spreads + offs_n, mask=mask_n, other=0.0) * 1.4426950408889634 + more
@@ -140,11 +139,11 @@ def _list(
 ):  # fmt: skip
     row, offs_n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     mask_n = offs_n < blocks
-    # none is negative: the bits are in the order of the numbers; eight of the mantissa are enough
+    # shares are not negative, so their bit patterns have the same order; eight mantissa bits are enough
     key = tl.load(shares + row * blocks + offs_n, mask=mask_n, other=0.0).to(tl.int32, bitcast=True) >> 15
     low = tl.min(tl.where(mask_n, key, 0xFFFF), 0)
     high = tl.max(tl.where(mask_n, key, 0), 0)
-    for _ in range(17):  # halving finds the count-th largest
+    for _ in range(17):  # binary search for the count-th largest key
         mid = low + (high - low + 1) // 2
         enough = tl.sum((mask_n & (key >= mid)).to(tl.int32), 0) >= count
         low = tl.where(enough, mid, low)
@@ -256,7 +255,7 @@ def _gathered(
 
 @cache
 def _cuda(name: str, device: int, **defined: int) -> Kernel:
-    """`name`.cu, compiled for the device with these macros."""
+    """The kernel `name` of `name`.cu, compiled for the device with these macros. Cached."""
     with torch.cuda.device(device):
         major, minor = torch.cuda.get_device_capability()
         shared = HOPPER_SHARED if name == "hopper_attention" else MOST_SHARED
@@ -264,12 +263,12 @@ def _cuda(name: str, device: int, **defined: int) -> Kernel:
 
 
 def by_cuda(x: Tensor) -> bool:
-    """Whether the CUDA kernels run where x is."""
+    """Whether the CUDA C++ kernels run on the device of x: a GPU of compute capability 9."""
     return x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 def on_hopper(q: Tensor) -> bool:
-    """Whether the CUDA kernel computes attention of q."""
+    """Whether `hopper_attention.cu` computes attention of q (H, slots, D): bfloat16 with D = 64 on a Hopper GPU."""
     return by_cuda(q) and q.dtype == torch.bfloat16 and q.shape[-1] == 64
 
 

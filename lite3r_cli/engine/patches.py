@@ -1,4 +1,6 @@
-"""Images → patch tokens by one matrix product, a few frames at a time, into the buffer that the blocks then work on."""
+"""Images → patch tokens with one matrix product, a few frames at a time, written into the token
+buffer of the blocks.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from lite3r_cli.engine.operators import biased, operators
 from lite3r_cli.layers.buckets import IMAGE_MEAN, IMAGE_STD
 from lite3r_cli.layers.vit import PatchEmbed
 
-FRAMES = 16  # frames whose patches are in memory at a time
-ALIGNED = 8  # columns: half-precision products are faster when a row is a multiple of sixteen bytes
+FRAMES = 16  # frames at a time
+ALIGNED = 8  # columns are padded to this multiple: half-precision products are faster with rows of 16·n bytes
 
 
 class Patches:
-    """Patch embedding: images → tokens, a few frames at a time. `embed` is the network's own."""
+    """Patch embedding with the weights of the network's own `embed`, in `dtype`."""
 
     def __init__(self, embed: PatchEmbed, dtype: torch.dtype, kernels: bool | None = None):
         weight = embed.proj.weight.detach()
@@ -26,7 +28,7 @@ class Patches:
         self.weight = F.pad(weight.flatten(1), (0, -inputs % ALIGNED)).to(dtype)
         self.bias = biased(embed.proj)[1].float()
         self.operators = operators(weight.device, kernels)
-        # kept on the device: a graph that is being recorded cannot copy from the host
+        # on the device, because a graph capture cannot copy from the host
         self.mean, self.std = (torch.tensor(v, device=weight.device) for v in (IMAGE_MEAN, IMAGE_STD))
 
     def __call__(self, images: Tensor, embedding: Tensor, first: Tensor, out: Tensor) -> None:
@@ -39,7 +41,7 @@ class Patches:
         for start in range(0, len(images), FRAMES):
             part = slice(start, start + FRAMES)
             rows = self.operators.patch_rows(images[part], self.mean, self.std, self.side, inputs, dtype)
-            torch.add(F.linear(rows, self.weight), shift, out=out[part, specials:])  # float32 inside, rounded once
+            torch.add(F.linear(rows, self.weight), shift, out=out[part, specials:])  # `shift` is float32: rounds once
 
     def tokens(
         self, images: Sequence[Tensor], embeddings: Sequence[Tensor], first: Tensor, prepared: Prepared

@@ -1,6 +1,6 @@
-"""Triton kernels over rows of tokens: what happens between two matrix products, in one pass over the memory.
+"""Triton kernels over rows of tokens: the operations between two matrix products, fused into one pass over memory.
 
-Same names and arguments as `twins.py`, which says what each computes.
+Functions have the same names and arguments as in `twins.py`, whose docstrings say what each computes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _store_row(y, values, scales, row, offs_c, mask_c, C, FP8: tl.constexpr, TOP
     tl.store(values + offs, y.to(values.dtype.element_ty), mask=mask_c)
 
 
-INTERPRETED = not isinstance(_store_row, triton.JITFunction)  # no GPU: Triton's own interpreter
+INTERPRETED = not isinstance(_store_row, triton.JITFunction)  # TRITON_INTERPRET=1, for machines without a GPU
 
 
 @triton.jit
@@ -40,8 +40,8 @@ def _layer_norm(x, weight, bias, offs_c, mask_c, C, eps):
 
 @triton.jit
 def _gelu(x):
-    """x Φ(x), by erfc(z) for z ≥ 0 as a polynomial times exp(−z²), wrong by 1.5e-7 (Abramowitz and Stegun 7.1.26): the
-    library's erf takes longer than the memory does."""
+    """GELU x Φ(x), with erfc as a polynomial times exp(−z²), error 1.5e-7 (Abramowitz and Stegun 7.1.26). The library's
+    erf would take longer than the memory access."""
     far = tl.abs(x)
     t = 1.0 / (1.0 + 0.23164189 * far)  # 0.3275911 / √2
     tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
@@ -133,10 +133,10 @@ def _split(
     if PLACED:
         slot = tl.load(tl.where(token < tokens, place + token, empty + (token - tokens)))
     quarter: tl.constexpr = D // 4
-    first = (channel // quarter) % 2 == 0  # of a pair that rotates together
+    first = (channel // quarter) % 2 == 0  # first channel of a RoPE pair
     partner = tl.where(first, channel + quarter, channel - quarter)
     inside = (head < H)[:, None]
-    known = (head < tl.where(token < tokens, H, 0))[:, None]  # programs beyond the tokens clear the empty slots
+    known = (head < tl.where(token < tokens, H, 0))[:, None]  # programs after the last token zero the empty slots
     row = qkv + token.to(tl.int64) * (3 * H * D)
     for part in tl.static_range(3):
         at = part * H * D + head[:, None] * D

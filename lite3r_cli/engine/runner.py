@@ -1,4 +1,4 @@
-"""A network's fast form, prepared and (on a GPU) captured as a graph for each input shape."""
+"""Run a network's fast form. For each input shape it is prepared once and, on a GPU, captured as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.view_shards import Shards, current
 from lite3r_cli.runtime import current as on_device
 
-WARM_UPS = 2  # before a graph is captured: kernels are compiled and libraries choose theirs
+WARM_UPS = 2  # runs before a graph capture, in which kernels are compiled and libraries choose algorithms
 
 
 class FastForm(ABC):
-    """What a network's `fast.py` makes of a loaded network; the original may be freed afterwards."""
+    """The fast form of a loaded network, made by the network's `fast.py`. The original may be freed afterwards."""
 
     settings: Settings
-    layers_across: Sequence[FastBlock]  # those that attend across views
+    layers_across: Sequence[FastBlock]  # the blocks with attention across views
 
     @abstractmethod
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
-        """What images of these sizes need and no image changes."""
+        """What depends only on the image sizes: the common part, and the network's own tensors by name."""
 
     @abstractmethod
     def run(
         self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
-        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` as the method gives it."""
+        """Predict from images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device. `known` is the result of
+        the method of that name, `fixed` the second part of `prepare`.
+        """
 
     def known(self, cameras: Any, prepared: Prepared) -> Tensor:
-        """What the blocks are told of known cameras, (S, C). Raises BackendError where the network takes none."""
+        """The encoding (S, C) of known cameras for the blocks. Raises BackendError if the network takes none."""
         raise BackendError(f"fast path: {type(self).__name__} takes no known cameras")
 
     def with_known(self, prediction: Any, cameras: Any) -> Any:
-        """What the network's `predict` makes of its answer where cameras are known."""
+        """The prediction adapted to known cameras, as the network's `predict` does it."""
         return prediction
 
 
@@ -57,8 +59,8 @@ class FastRunner:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor], cameras: Any = None) -> FastOutput:
-        """Images (3, H, W) each, or (S, 3, H, W), float32 in [0, 1] on the device; `cameras` as the network's `predict`
-        takes them. The output is valid until the next call of its shape.
+        """Predict from images (3, H, W) each, or (S, 3, H, W), float32 in [0, 1] on the device; `cameras` as in the
+        network's `predict`. The output is valid until the next call with the same shape.
         """
         with on_device(self.device):
             return self._answer(images, cameras)
@@ -82,19 +84,19 @@ class FastRunner:
     def eager(
         self, images: Sequence[Tensor], stage: Callable[[str], AbstractContextManager] | None = None
     ) -> FastOutput:
-        """The same without a graph; `stage(name)` is entered around each part."""
+        """Predict without a CUDA graph. `stage(name)` is a context that is entered around each part, for timing."""
         shape = Shape.of(images)
         engine = self.engine if stage is None else Engine(self.settings, self.engine.operators, stage)
         with on_device(self.device):
             return self._run(shape.stacks(images), None, shape, engine)
 
     def forget(self) -> None:
-        """Free the graphs and what was prepared."""
+        """Free all graphs and prepared tensors."""
         self._graphs.clear()
         self._prepared.clear()
 
     def skipped(self, shape: Shape) -> float:
-        """1 − computed / all pairs of query groups and key tiles, over all layers across views."""
+        """1 − computed / all pairs of query groups and key tiles, the mean over all cross-view layers."""
         plans, total = self._fixed(shape)[0].plans, 0.0
         for layer in self.form.layers_across:
             plan = plans.across(layer.sparse)
@@ -125,7 +127,7 @@ class FastRunner:
                 self._run(given, told, shape, self.engine)
         torch.cuda.current_stream(self.device).wait_stream(beside)
         torch.cuda.synchronize(self.device)
-        torch.cuda.empty_cache()  # what the warm-up took would stay beside the graph's own memory
+        torch.cuda.empty_cache()  # the graph has its own memory pool; free the warm-up's
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             output = self._run(given, told, shape, self.engine)

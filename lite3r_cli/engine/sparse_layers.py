@@ -1,8 +1,8 @@
-"""Sparse-linear attention of the fast path: what of it is known before the images are, and one layer's settings.
+"""Sparse-linear attention of the fast path: the plan, which depends only on the image sizes, and one layer's settings.
 
-Query tiles may share one list of key tiles (`group` of them): a matrix product then has twice the rows, and the list is
-chosen by the mean query of the group. With one tile a group this is exactly `attention/dispatch.py`'s formula, and a
-checkpoint that was trained for the formula gets one tile a group.
+Groups of `group` query tiles may share one list of key tiles, chosen by the mean query of the group; matrix products
+then have more rows. With one tile per group the formula is exactly that of `attention/dispatch.py`. A checkpoint that
+was trained with that formula gets one tile per group.
 """
 
 from __future__ import annotations
@@ -24,69 +24,74 @@ from lite3r_cli.engine.packing import Bucket, Packing
 from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
 from lite3r_cli.layers.view_shards import own_heads
 
-SMALLEST_TILE = 16  # slots, for the matrix units
+SMALLEST_TILE = 16  # slots: the smallest side of a product in the matrix units
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan:
-    """Where each token goes, and which tiles are special.
+    """The slot of each token, and which tiles are special.
 
-    The tiles are those of one run; `runs` equal runs of tokens lie one after the other and do not see one another. A
-    run is one view in attention within views, and all tokens in attention across them.
+    There are `runs` equal runs of tokens, one after the other; attention stays inside a run, and `tiles` describes one
+    run. A run is one view in attention within views, and all tokens in attention across views.
     """
 
     tiles: Tiles
     place: Tensor  # (tokens of all runs,) int32: the slot of each token
-    empty: Tensor  # int32: the slots of no token
-    protected: Tensor  # (blocks,) bool: as keys, seen by all
+    empty: Tensor  # int32: slots without a token
+    protected: Tensor  # (blocks,) bool: key tiles that every query attends to
     frame: Tensor  # (blocks,) the frame of each block, −1 for none
-    most_protected: int
-    exact_groups: int
+    most_protected: int  # upper limit of the protected key tiles
+    exact_groups: int  # number of groups that attend to every key tile
     guards: bool = False  # whether the reference frame is protected, see `guarded`
     runs: int = 1
 
     @property
     def blocks(self) -> int:
+        """The number of tiles of a run."""
         return len(self.tiles.lengths)
 
     @property
     def groups(self) -> int:
+        """The number of groups of query tiles of a run."""
         return len(self.tiles.full_rows)
 
     @property
     def slots(self) -> int:
+        """The number of slots of all runs."""
         return self.runs * self.blocks * self.tiles.width
 
     def count(self, keep_ratio: float) -> int:
-        """Key tiles of an ordinary group, so that with those that see all it is `keep_ratio` of all pairs."""
+        """How many key tiles an ordinary group keeps, see `attention.block_map.kept_count`."""
         return kept_count(self.groups, self.exact_groups, self.blocks, self.most_protected, keep_ratio)
 
     def skipped(self, keep_ratio: float) -> float:
-        """1 − computed / all pairs of groups and key tiles."""
+        """1 − computed pairs / all pairs of groups and key tiles."""
         ordinary = (self.groups - self.exact_groups) * self.count(keep_ratio)
         return 1 - (ordinary + self.exact_groups * self.blocks) / (self.groups * self.blocks)
 
     def guarded(self, reference: Tensor | None) -> Tensor:
-        """`protected`, with the frame `reference` (a scalar tensor on the device) where the layout protects it."""
+        """`protected` (blocks,), plus the blocks of the frame `reference` (a scalar tensor) if the
+        layout protects it.
+        """
         return self.protected | (self.frame == reference) if self.guards else self.protected
 
 
 class Plans:
-    """The plans of one set of images, made when a layer first asks: layers of one kind share one."""
+    """The plans for one set of image sizes, made on first use and shared by layers with equal settings."""
 
     def __init__(
         self, packing: Packing, query_tiles: int, crossover: int, device: torch.device, reference: bool = True
     ):
         self.packing, self.query_tiles, self.crossover, self.device = packing, query_tiles, crossover, device
-        self.reference = reference  # whether a view is
+        self.reference = reference  # whether there is a reference view
         self._made: dict[tuple, SparsePlan | PackedPlan] = {}
 
     def across(self, layer: SparseLayer | None) -> SparsePlan | PackedPlan | None:
-        """For attention across all views; None where it is dense."""
+        """The plan for attention across all views; None if it is dense."""
         return self._plan(layer, None, self.packing.tokens)
 
     def within(self, layer: SparseLayer | None, bucket: Bucket) -> SparsePlan | PackedPlan | None:
-        """For attention within each view of a bucket; None where it is dense."""
+        """The plan for attention within each view of a bucket; None if it is dense."""
         return self._plan(layer, bucket, bucket.tokens)
 
     def _plan(self, layer: SparseLayer | None, bucket: Bucket | None, tokens: int) -> SparsePlan | PackedPlan | None:
@@ -98,7 +103,7 @@ class Plans:
         return self._made[kind, bucket]
 
     def _make(self, config: SparseConfig, group: int, bucket: Bucket | None) -> SparsePlan | PackedPlan:
-        if bucket is not None:  # within a view no network tells what its tokens are: blocks are runs of them
+        if bucket is not None:  # within a view, networks call no `set_frames`: blocks are runs of tokens
             return from_layout(packed_tiling(bucket.tokens, config.block), group, 0, self.device, len(bucket.views))
         if config.official:
             return from_layout(packed_tiling(self.packing.tokens, config.block), group, 0, self.device)
@@ -118,7 +123,7 @@ class Plans:
 def from_layout(
     layout: TokenTiling, group: int, most_protected: int, device: torch.device, runs: int = 1
 ) -> SparsePlan:
-    """The plan of a layout, for `runs` equal runs of tokens that do not see one another."""
+    """The plan of a layout, repeated for `runs` equal runs of tokens."""
     used = layout.index.shape[1]
     width = max(SMALLEST_TILE, 1 << (used - 1).bit_length())
     place = torch.empty(len(layout.occupants), dtype=torch.int32)
@@ -150,7 +155,7 @@ def reason_against_settings(config: SparseConfig) -> str | None:
 
 
 class SparseLayer:
-    """The mix and the ratio of one layer."""
+    """The settings and mix parameters of one sparse-linear layer."""
 
     def __init__(self, module: SparseLinearAttention, name: str):
         formula = module.formula
@@ -159,25 +164,25 @@ class SparseLayer:
         self.alpha: Tensor | None = module.mix_logit.detach().float().sigmoid() if convex else None
         self.weight: Tensor | None = None if convex else module.proj_lin.weight.detach().float()
         mix = module.mix_logit - START_LOGIT if convex else module.proj_lin.weight.detach()
-        self.mixes = mix.is_meta or bool(mix.any())  # else the linear branch has no effect
+        self.mixes = mix.is_meta or bool(mix.any())  # False: the mix is untrained, the linear branch is left out
 
     def ratio(self, plan: SparsePlan | PackedPlan) -> float:
-        """Share of all pairs that the layer computes under a plan."""
+        """The keep ratio of the layer under a plan."""
         return self.formula.ratio(plan.views) if isinstance(plan, PackedPlan) else self.formula.keep_ratio
 
     @classmethod
     def of(cls, attention: nn.Module, name: str) -> SparseLayer | None:
-        """None for attention that is dense, or told to be."""
+        """The layer of an attention module; None if it is dense or set to dense."""
         if isinstance(attention, SparseLinearAttention) and attention.backend != "dense":
             return cls(attention, name)
         return None
 
     def attend(self, heads: Tensor, plan: SparsePlan | PackedPlan, ops: Operators, reference: Tensor | None) -> Tensor:
-        """Tiles q, k, v (3, H, slots, D) → both branches, mixed (H, slots, D); for `reference` see `guarded`."""
+        """Tiles q, k, v (3, H, slots, D) → the mix of both branches (H, slots, D). `reference` as in `guarded`."""
         if isinstance(plan, PackedPlan):
             return self._attend_packed(heads, plan, ops)
         shape, alpha = heads.shape[1:], self._own_alpha()
-        if plan.runs > 1:  # the runs of a head are as many heads
+        if plan.runs > 1:  # treat each run of a head as a head of its own
             heads = heads.unflatten(2, (plan.runs, -1)).flatten(1, 2)
             alpha = None if alpha is None else alpha.repeat_interleave(plan.runs)
         q, k, v = heads
@@ -216,7 +221,9 @@ class SparseLayer:
 
 
 def _grouped(means: Tensor, plan: SparsePlan) -> Tensor:
-    """Means of query tiles (H, blocks, D) → of groups (H, groups, D), times a number that no order depends on."""
+    """Means of query tiles (H, blocks, D) → sums over the queries of each group (H, groups, D). Sums rank the key tiles
+    in the same order as means.
+    """
     if plan.tiles.group == 1:
         return means
     sums = means * plan.tiles.lengths[:, None]

@@ -1,8 +1,9 @@
-"""Every fused operator of the fast path in plain torch: same names and arguments as the kernels in
-`row_kernels.py`, `block_kernels.py`, `attend_kernels.py` and `map_kernels.py`.
+"""Every fused operator of the fast path in plain torch, with the same names and arguments as the kernels in
+`row_kernels.py`, `block_kernels.py`, `attend_kernels.py` and `map_kernels.py`. These docstrings are the specification
+of both.
 
-Tokens are rows (T, C). A quantised operand is a pair (values, scale): E4M3 values (T, C) with a float32 scale a row
-(T, 1), or values in the stream's dtype and None where nothing is quantised.
+Tokens are rows (T, C). An operand is a pair (values, scale): E4M3 values (T, C) with a float32 scale per row (T, 1), or
+unquantised values in the dtype of the stream with None.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.quant.linear import quantize_tokens
 
 Operand = tuple[Tensor, Tensor | None]
-PACK = 256  # a list of key tiles holds tile · PACK + tokens in the tile: a kernel reads both with one load
+PACK = 256  # an entry of a list of key tiles is tile · PACK + tokens in the tile, so that a kernel loads both at once
 
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """How tokens lie in tiles of `width` slots, a power of two, of which the first ones are occupied."""
+    """Tiles of `width` slots, a power of two. Tokens occupy the first slots of a tile."""
 
     width: int
     group: int  # query tiles that share a list of key tiles
-    lengths: Tensor  # (blocks,) int32, tokens in each
+    lengths: Tensor  # (blocks,) int32, tokens in each tile
     full_rows: Tensor  # (groups,) bool: these groups attend to every key tile
-    leading_full_rows: int  # full rows before the first other one: they take longest, so kernels begin with them
+    leading_full_rows: int  # full rows before the first other one; kernels start them first, since they take longest
     packed_ids: Tensor  # (blocks,) int32, tile · PACK + tokens in the tile
     log2_lengths: Tensor  # (blocks,) float32
 
@@ -42,7 +43,7 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class LinearBranch:
-    """The linear branch of one layer: its sums over all tokens, and how its answer is added to that of the softmax."""
+    """The linear branch of one layer: its sums over all tokens, and how it is mixed with the sparse branch."""
 
     square: Tensor  # (H, D, D) Σ φ(k)ᵀ v
     norm: Tensor  # (H, D) Σ φ(k)
@@ -65,7 +66,7 @@ def _operand(wide: Tensor, like: Tensor, fp8: bool) -> Operand:
 
 
 def norm_quant(x: Tensor, weight: Tensor, bias: Tensor, eps: float, fp8: bool) -> Operand:
-    """LayerNorm of the rows of x (T, C) in float32, then one scale a row."""
+    """LayerNorm of the rows of x (T, C) in float32, as an operand; quantised if `fp8`."""
     return _operand(F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps), x, fp8)
 
 
@@ -73,7 +74,7 @@ def add_norm_quant(
     x: Tensor, y: Tensor, y_bias: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float, fp8: bool,
     into: Operand | None = None,
 ) -> Operand:  # fmt: skip
-    """x ← x + γ ⊙ (y + b), in place, then `norm_quant` of it, stored in `into` if given."""
+    """x ← x + γ ⊙ (y + b), in place, then `norm_quant` of x, written into `into` if given."""
     wide = x.float() + gamma.float() * (y.float() + y_bias.float())
     x.copy_(wide)
     found = _operand(F.layer_norm(wide, x.shape[-1:], weight.float(), bias.float(), eps), x, fp8)
@@ -86,17 +87,17 @@ def add_norm_quant(
 
 
 def quant(x: Tensor, fp8: bool) -> Operand:
-    """The rows of x as an operand."""
+    """The rows of x (T, C) as an operand; quantised if `fp8`."""
     return quantize_tokens(x) if fp8 else (x, None)
 
 
 def add_scaled(x: Tensor, y: Tensor, y_bias: Tensor, gamma: Tensor) -> None:
-    """x ← x + γ ⊙ (y + b), in place."""
+    """x ← x + γ ⊙ (y + b), in place; x, y (T, C), γ, b (C,)."""
     x.copy_(x.float() + gamma.float() * (y.float() + y_bias.float()))
 
 
 def gelu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
-    """GELU(x + b) with the exact (erf) GELU."""
+    """GELU(x + b) with the exact (erf) GELU, as an operand; x (T, C), b (C,)."""
     return _operand(F.gelu(x.float() + bias.float()), x, fp8)
 
 
@@ -108,10 +109,11 @@ def split_heads(
     qkv: Tensor, bias: Tensor, norms: tuple[Tensor, Tensor, Tensor, Tensor] | None, eps: float,
     rope: tuple[Tensor, Tensor] | None, place: Tensor | None, empty: Tensor | None, out: Tensor,
 ) -> None:  # fmt: skip
-    """qkv (T, 3·H·D) of a product without its bias → q, k, v = out (3, H, slots, D): bias, QK-norm over D with the
-    affine pairs `norms` (q weight, q bias, k weight, k bias), rotation by `rope`, cos and sin (period, D) that repeat
-    over the tokens, and each token to its slot `place` (T,), its own number if None;
-    slots `empty` become zero.
+    """qkv (T, 3·H·D) without bias → q, k, v, written into `out` (3, H, slots, D).
+
+    Adds the bias; applies the QK-norm over D with the affine parameters `norms` (q weight, q bias, k weight, k bias)
+    and RoPE with the tables cos and sin (period, D), repeated over the tokens; writes token i to slot `place`[i], or
+    slot i if it is None; and zeroes the slots `empty`.
     """
     tokens, heads, dim = len(qkv), out.shape[1], out.shape[-1]
     q, k, v = (qkv.float() + bias.float()).view(tokens, 3, heads, dim).permute(1, 2, 0, 3)
@@ -139,8 +141,8 @@ def merge_heads(tiles: Tensor, place: Tensor | None, tokens: int, fp8: bool) -> 
 
 
 def block_moments(tiles: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Tiles (N, slots, D) of `width` slots, the first `lengths` (blocks,) of each occupied → means and variances of
-    each block, channel by channel, both (N, blocks, D) float32.
+    """Mean and variance of each channel over the tokens of each tile: tiles (N, slots, D) of `width` slots with
+    `lengths` (blocks,) tokens → both (N, blocks, D) float32.
     """
     known = (torch.arange(width, device=tiles.device) < lengths[:, None])[:, :, None]
     x, count = tiles.float().unflatten(1, (-1, width)), lengths[:, None]
@@ -156,9 +158,10 @@ def linear_sums(k: Tensor, v: Tensor, lengths: Tensor, width: int) -> tuple[Tens
 
 
 def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -> tuple[Tensor, Tensor]:
-    """Scores (H, rows, blocks) float32 → the entries of the `count` highest blocks of each row, protected ones
-    (blocks,) bool first, in ascending order (H, rows, count) int32, equal scores: the first; and which blocks are left,
-    like scores, uint8.
+    """Select `count` blocks per row by scores (H, rows, blocks) float32: protected blocks (blocks,) bool, then those
+    with the highest scores; of equal scores, the first.
+
+    Returns their entries (see PACK) in ascending order (H, rows, count) int32, and a uint8 mask of the other blocks.
     """
     ranked = scores.masked_fill(protected, torch.inf).sort(dim=-1, descending=True, stable=True).indices
     chosen = ranked[..., :count].sort(-1).values
@@ -168,13 +171,14 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
 def sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None
 ) -> Tensor:
-    """Both branches, mixed, for tiles q, k, v (H, slots, D) with zeros in empty slots: `tiles.group` query tiles share
-    a list of key tiles' entries `listed` (H, groups, count), `left` (H, groups, blocks) are the others; groups in
-    `tiles.full_rows` see every tile.
+    """The mix of both branches for tiles q, k, v (H, slots, D), with zeros in empty slots → (H, slots, D).
 
-        O_s = softmax over the listed tiles' tokens, and over one token for each tile left where there is `far`, of v
-        O_l = φ(q) S / (φ(q) · n + ε), the sums S, n over all tokens, or over the tiles left (`branch.rest`)
-        O   = O_s + O_l Wᵀ,   or   α · O_s + (1 − α) · O_l,  and O_s for rows that see everything
+    `tiles.group` query tiles share a list of key tiles: `listed` (H, groups, count) are its entries (see PACK), `left`
+    (H, groups, blocks) is the mask of the other tiles. Groups in `tiles.full_rows` attend to every tile.
+
+        O_s = softmax over the tokens of the listed tiles, and with `far` over one summary per tile left
+        O_l = φ(q) S / (φ(q) · n + ε), with S, n summed over all tokens, or only over the tiles left (`branch.rest`)
+        O   = O_s + O_l Wᵀ,   or   α · O_s + (1 − α) · O_l,  with α = 1 for rows that attend to every tile
     """
     _heads, slots, dim = q.shape
     blocks, width = slots // tiles.width, tiles.width
@@ -211,8 +215,8 @@ def sparse_attention(
 
 
 def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """A map (B, C, H, W) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) for the
-    first half of the channels, by column, and one (H, C/2) for the others, by row; float32.
+    """A map (B, C, h, w) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) by column
+    for the first half of the channels and a table (H, C/2) by row for the second half, float32.
     """
     x = F.interpolate(x, size, mode="bilinear", align_corners=True)
     if position is not None:
@@ -224,8 +228,8 @@ def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor]
 
 
 def resize_add(x: Tensor, y: Tensor, bias: Tensor, skip: Tensor, both: bool) -> tuple[Tensor | None, Tensor]:
-    """The sum of x, resized, and y + b and a skip connection → itself, None unless `both`, and its ReLU. y is
-    used up.
+    """resize(x) + y + b + skip → the sum (None unless `both`) and its ReLU, maps (B, C, H, W) of the size of y.
+    Overwrites y.
     """
     height, width = y.shape[-2:]
     total = y.add_(bias[:, None, None]).add_(skip).add_(resize_map(x, (height, width)))
@@ -233,22 +237,24 @@ def resize_add(x: Tensor, y: Tensor, bias: Tensor, skip: Tensor, both: bool) -> 
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
-    """ReLU(x + b) of a map (B, C, H, W), which is used up."""
+    """ReLU(x + b) of a map (B, C, H, W), in place."""
     return x.add_(bias[:, None, None]).relu_()
 
 
 def depth_values(x: Tensor, bias: Tensor, weight: Tensor, last_bias: Tensor, depth: Tensor, confidence: Tensor) -> None:
-    """The end of a dense head: a map (B, C, H, W) of a convolution without its bias → `depth` = exp r₀ and `confidence`
-    = 1 + exp r₁ (B, H, W), r = W ReLU(x + b) + b' with weight (2, C), all in float32.
+    """The end of a dense head: r = W ReLU(x + b) + b' with x (B, C, H, W) and W (2, C), in float32. Writes exp r₀ into
+    `depth` and 1 + exp r₁ into `confidence`, both (B, H, W).
     """
     hidden = F.relu(x.float() + bias[:, None, None])
-    raw = hidden.permute(0, 2, 3, 1) @ weight.T + last_bias  # a convolution of float32 would be one of TF32 on a GPU
+    raw = hidden.permute(0, 2, 3, 1) @ weight.T + last_bias  # a convolution would use TF32 on a GPU
     depth.copy_(raw[..., 0].exp())
     confidence.copy_(raw[..., 1].exp() + 1)
 
 
 def patch_rows(images: Tensor, mean: Tensor, std: Tensor, side: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Images (S, 3, H, W) → normalised patches (S, N, width): colours, rows and columns of one, then zeros."""
+    """Images (S, 3, H, W) → normalised patches (S, N, width) of side `side`, flattened as (colour, row, column) and
+    padded with zeros. `mean` and `std` are (3,).
+    """
     pixels = ((images - mean[:, None, None]) / std[:, None, None]).to(dtype)
     pixels = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
     pixels = pixels.flatten(3).flatten(1, 2)
