@@ -12,14 +12,14 @@ import numpy as np
 from ..scene import geometry
 from ..scene.geometry import Similarity
 from ..scene.posed_view import View
-from .chunk_plan import CHUNK, LOOP, SKIP, Pass, owners
+from .chunk_plan import CHUNK, LOOP, MAIN, SKIP, SUBSET, Pass, owners
 from .pass_store import PassStore
 from .pose_graph import OFF, Edge, Solved, solve, spread_out
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
 _SHARED = 12  # views that an edge is measured on, at most
-_FEWEST = {CHUNK: 1, SKIP: 2, LOOP: 3}  # views that a pass of this kind has to share with a chunk
-_NAMES = {CHUNK: "next", SKIP: "skip", LOOP: "loop"}
+_FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # views that a pass of this kind has to share with a chunk
+_NAMES = {CHUNK: "next", SUBSET: "shared", SKIP: "skip", LOOP: "loop"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[
     wanted = [(i, j, CHUNK) for i, j in pairwise(chunks)]
     for k, kind in enumerate(kinds):
         if kind != CHUNK:
-            near = [c for c in chunks if len(passes.present[k] & passes.present[c]) >= _FEWEST[kind]]
+            others = [c for c in range(k) if kinds[c] == SUBSET] if kind == SUBSET else chunks
+            near = [c for c in others if len(passes.present[k] & passes.present[c]) >= _FEWEST[kind]]
             wanted += [(c, k, kind) for c in near]
     lengths = {i: passes.length(i) for i in sorted({i for i, _, _ in wanted})}
     edges, judged = [], []
@@ -150,8 +151,8 @@ def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[
         reached = [n for n, node in enumerate(start) if node is not None]
         scenes.append(_scene(passes, [order[n] for n in reached], start, reached, mine, judged, config))
         left -= {order[n] for n in reached}
-    scenes = [s for s in scenes if any(passes.passes[k].kind == CHUNK for k in s.nodes)]
-    return sorted(scenes, key=lambda s: -sum(passes.passes[k].kind == CHUNK for k in s.nodes))
+    scenes = [s for s in scenes if any(passes.passes[k].kind in MAIN for k in s.nodes)]
+    return sorted(scenes, key=lambda s: -sum(passes.passes[k].kind in MAIN for k in s.nodes))
 
 
 def _scene(passes, which: list[int], start, reached: list[int], edges: list[Edge], judged, config) -> Assembly:
@@ -187,10 +188,12 @@ class Placed:
     factors: list[float]
 
 
-def place_views(scene: Assembly, passes: Passes, count: int, blend: bool = True) -> Placed:
-    """World: the first view's camera, in the unit of length of its pass."""
-    chunks = [k for k in sorted(scene.nodes) if passes.passes[k].kind == CHUNK]
-    present = [Pass(CHUNK, tuple(sorted(passes.present[k]))) for k in chunks]
+def place_views(
+    scene: Assembly, passes: Passes, count: int, blend: bool = True, rank: Sequence[int] | None = None
+) -> Placed:
+    """World: the first view's camera, in the unit of length of its pass; the first by `rank`, where that is given."""
+    chunks = [k for k in sorted(scene.nodes) if passes.passes[k].kind in MAIN]
+    present = [Pass(passes.passes[k].kind, tuple(passes.store.views(k))) for k in chunks]
     owner = owners(present, count)
     positions = [i for i in range(count) if owner[i] >= 0]
     source = [chunks[owner[i]] for i in positions]
@@ -203,7 +206,8 @@ def place_views(scene: Assembly, passes: Passes, count: int, blend: bool = True)
     for position, number in zip(positions, source):
         bare = passes._bare(position)
         holders = [k for k in chunks if position in known[k][0]]
-        pose = _blended(position, holders, known) if blend else known[number][2][known[number][0][position]]
+        ordered = passes.passes[number].kind == CHUNK
+        pose = _blended(position, holders, known, ordered) if blend else known[number][2][known[number][0][position]]
         K = known[number][1][known[number][0][position]].copy()
         factor = scene.nodes[number].scale
         if passes.focal is not None:
@@ -211,20 +215,23 @@ def place_views(scene: Assembly, passes: Passes, count: int, blend: bool = True)
             K[0, 0], K[1, 1], factor = K[0, 0] * ratio, K[1, 1] * ratio, factor * ratio
         cameras.append(replace(bare, K=K, cam_from_world=pose))
         factors.append(factor)
-    first = scene.nodes[source[0]].scale
-    rebased = geometry.rebase(np.stack([c.cam_from_world for c in cameras]))
+    world = 0 if rank is None else min(range(len(positions)), key=lambda k: rank[positions[k]])
+    first = scene.nodes[source[world]].scale
+    rebased = geometry.rebase(np.stack([c.cam_from_world for c in cameras]), world)
     rebased[..., 3] /= first
     cameras = [replace(c, cam_from_world=pose) for c, pose in zip(cameras, rebased)]
     return Placed(positions, source, cameras, [f / first for f in factors])
 
 
-def _blended(position: int, holders: list[int], known) -> np.ndarray:
-    """A view's pose between those that its chunks give it, nearer to the one that it lies deeper in."""
+def _blended(position: int, holders: list[int], known, ordered: bool) -> np.ndarray:
+    """A view's pose between those that its chunks give it, where they are `ordered` nearer to that of the one that it
+    lies deeper in.
+    """
     weights, poses = [], []
     for k in holders:
         places, _, placed = known[k]
         n = places[position]
-        weights.append(min(n, len(places) - 1 - n) + 0.5)
+        weights.append(min(n, len(places) - 1 - n) + 0.5 if ordered else 1.0)
         poses.append(placed[n])
     share = np.array(weights) / sum(weights)
     rotation = sum(w * p[:, :3] for w, p in zip(share, poses))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CHUNK, SKIP, LOOP = "chunk", "skip", "loop"  # kinds of passes
+CHUNK, SUBSET, SKIP, LOOP = "chunk", "subset", "skip", "loop"  # kinds of passes
+MAIN = (CHUNK, SUBSET)  # those that give views to the scene: neighbours in order, or what shows the same
 OVERLAP = 1 / 3  # share of a chunk that the next one sees, too
 LEAST_OVERLAP = 8  # views, where a chunk has so many
 WIDE = 4  # chunks that a coarse pass reaches over
@@ -16,7 +17,7 @@ WIDE = 4  # chunks that a coarse pass reaches over
 class Pass:
     """Views that the network sees together."""
 
-    kind: str  # CHUNK, SKIP or LOOP
+    kind: str  # CHUNK, SUBSET, SKIP or LOOP
     views: tuple[int, ...]  # positions in the sequence
 
     def as_dict(self) -> dict[str, Any]:
@@ -36,8 +37,9 @@ class ChunkPlan:
 
     def sentence(self) -> str:
         """What is told before it begins."""
+        what = "subsets" if self.chunks[0].kind == SUBSET else "chunks"
         return (
-            f"{self.views} views in {len(self.chunks)} chunks of {self.size} that share {self.overlap} ({self.reason})"
+            f"{self.views} views in {len(self.chunks)} {what} of {self.size} that share {self.overlap} ({self.reason})"
         )
 
 
@@ -75,11 +77,13 @@ def coarse_passes(plan: ChunkPlan, size: int | None = None) -> list[Pass]:
 
 
 def owners(chunks: Sequence[Pass], count: int) -> list[int]:
-    """For each view the chunk that it is farthest from the ends of: the first of them where there are several."""
+    """For each view the chunk that it is farthest from the ends of, the first of them where there are several; of
+    subsets the first one: later ones borrow it.
+    """
     best: list[tuple[int, int]] = [(-1, -1)] * count
     for number, each in enumerate(chunks):
         for place, view in enumerate(each.views):
-            inside = min(place, len(each.views) - 1 - place)
+            inside = 0 if each.kind == SUBSET else min(place, len(each.views) - 1 - place)
             if inside > best[view][0]:
                 best[view] = (inside, number)
     return [number for _, number in best]

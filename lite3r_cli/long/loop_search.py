@@ -9,7 +9,7 @@ around both places in one pass. It is a loop only if the depth of one half, seen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +131,7 @@ def vocabulary(features: Sequence[Keypoints]) -> np.ndarray | None:
     return None if len(everything) < _WORDS else _vocabulary(everything[:: max(1, len(everything) // _SAMPLE)])
 
 
-def residuals(features: Sequence[Keypoints], words: np.ndarray) -> np.ndarray:
+def residuals(features: Iterable[Keypoints], words: np.ndarray) -> np.ndarray:
     """(N, D) float32: what the features of each picture leave to the words."""
     return np.stack([_residuals(f.descriptors, words) for f in features])
 

@@ -92,18 +92,17 @@ def settle(groups: Groups, pictures: Sequence[np.ndarray], predict: Callable[[],
     if len(groups.members()) == 1:
         return one_group(len(pictures))
     _by_prediction(groups, pictures, predict())
-    return _settle(groups.members(), pictures)
+    return settle_groups(groups.members(), [colour_signature(rgb) for rgb in pictures])
 
 
-def _settle(members: list[list[int]], pictures: Sequence[np.ndarray]) -> Grouping:
+def settle_groups(members: list[list[int]], signatures: Sequence[np.ndarray]) -> Grouping:
     """Groups of two or more are scenes; a picture alone is left out where there is a scene that it could belong to.
-    What does not look different from a larger group stays with it.
+    What does not look different from a larger group stays with it; `signatures` are the pictures' colours.
     """
     if all(len(group) == 1 for group in members):
         return one_group(len(members), judged=False)
     if len(members) == 1:
         return Grouping(members, [])
-    signatures = [colour_signature(rgb) for rgb in pictures]
     settled: list[list[int]] = []
     untied: list[int] = []
     for group in members:

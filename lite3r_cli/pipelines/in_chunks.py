@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config import ReconstructConfig
 from ..config.sequence import ONE_PASS, SMALLEST_CHUNK, LongConfig
-from ..errors import UsageError
+from ..console import Progress, Tell
+from ..errors import InputError, UsageError
 from ..io.images import ImageSet
 from ..io.video import DEFAULT_VIEWS
 from ..long.chunk_plan import ChunkPlan, plan_chunks
-from ..world.ties import TIED, evidence, find_keypoints
+from ..world.ties import TIED, Keypoints, evidence, find_keypoints
+from .grouping import explain, one_group
+from .long_order import Arranged, arrange
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -21,14 +27,24 @@ if TYPE_CHECKING:
 CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: beyond, attention across its views costs more than it gains
 TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes of a number → memory for each token of a pass: mini's on a CPU, the most
 SHARE = 0.8  # of the free memory that a pass may take
-_LOOKED_AT, _FEWEST_TIED = 10, 0.7  # neighbours that are compared, and the share that has to show the same
+_LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are compared, and the share that has to show the same
+_FEW = 6  # pictures of which none are far apart
+_NEARER = 0.8  # share of neighbours that have to be tied more than what is far apart
 _WITHOUT = ("mesh", "3dgs")  # formats that need all depth maps at once
 
 
-def chunk_plan(
-    config: ReconstructConfig, images: ImageSet, predictor: Predictor, note: Callable[[str], None]
-) -> ChunkPlan | None:
-    """The chunks that the set is taken in; None for one pass. `note` is told why a long set is not.
+@dataclass(frozen=True)
+class LongPlan:
+    """How a long set is taken: its chunks in order, or subsets of what shows the same."""
+
+    chunks: ChunkPlan
+    arranged: Arranged | None = None  # with subsets: the set in their order
+
+
+def long_plan(
+    config: ReconstructConfig, images: ImageSet, predictor: Predictor, progress: Progress, tell: Tell
+) -> LongPlan | None:
+    """The chunks that the set is taken in; None for one pass. `tell` hears why a long set is not.
 
     Raises UsageError where `--chunk N` and another option do not go together.
     """
@@ -41,22 +57,31 @@ def chunk_plan(
             return None
         if refused is not None:
             raise UsageError(f"--chunk {asked.size}: {refused} does not go with chunks; use --chunk off")
-        return plan_chunks(count, asked.size, "asked for")
+        return _divided(config, images, asked.size, "asked for", progress, tell)
     fits = int(SHARE * free_memory(predictor) / view_bytes(images, predictor))
     limit = _one_pass(images, predictor)
     if asked.chunk == "off" or predictor.streams or count <= min(limit, max(fits, SMALLEST_CHUNK)):
         return None
-    why_not = f"{refused} does not go with chunks" if refused else None
-    if why_not is None and not in_order(images):
-        why_not = "neighbours in order do not show the same, and chunks need that"
-    if why_not is not None:
-        note(f"all {count} views in one pass: {why_not}")
+    if refused:
+        tell(f"all {count} views in one pass: {refused} does not go with chunks")
         return None
     usual = CHUNK_VIEWS[predictor.runtime.torch_device.type]
     size = max(SMALLEST_CHUNK, min(usual, fits))
     why = f"one pass is for up to {limit} views" if count > limit else "more do not fit into memory"
     needs = size * view_bytes(images, predictor) / 2**30
-    return plan_chunks(count, size, f"{why}; a chunk takes about {needs:.1f} GiB")
+    return _divided(config, images, size, f"{why}; a chunk takes about {needs:.1f} GiB", progress, tell)
+
+
+def _divided(
+    config: ReconstructConfig, images: ImageSet, size: int, reason: str, progress: Progress, tell: Tell
+) -> LongPlan:
+    """Chunks of pictures in order, else subsets; chunks where the pictures tell nothing of their order, too."""
+    if not in_order(images):
+        arranged = arrange(config.input, images, size, reason, progress, tell)
+        if arranged is not None:
+            return LongPlan(arranged.subsets.plan, arranged)
+        tell(explain(one_group(len(images), judged=False), [record.name for record in images.records])[0])
+    return LongPlan(plan_chunks(len(images), size, reason))
 
 
 def _one_pass(images: ImageSet, predictor: Predictor) -> int:
@@ -110,7 +135,7 @@ def refuse_in_memory(config: LongConfig) -> None:
 
 def in_order(images: ImageSet) -> bool:
     """Whether the pictures follow each other: frames of one video, or numbered names whose neighbours, where one looks,
-    show the same.
+    show the same, and more of it than pictures far apart.
     """
     records = images.records
     if all(record.frame is not None for record in records):
@@ -121,8 +146,21 @@ def in_order(images: ImageSet) -> bool:
         return False
     step = max(1, (len(records) - 1) // _LOOKED_AT)
     places = range(0, len(records) - 1, step)
-    tied = 0
+    looked = lru_cache(maxsize=8)(lambda i: _features(images, i % len(records)))
+    strangers, farther = (int((1 - share) * len(places) + 1e-9) for share in (_FEWEST_TIED, _NEARER))  # that may be
     for i in places:
-        a, b = (find_keypoints(images.read(j), 518, 1000) for j in (i, i + 1))
-        tied += evidence(a, b) < TIED
-    return tied >= _FEWEST_TIED * len(places)
+        near = evidence(looked(i), looked(i + 1))
+        strangers -= near >= TIED
+        if strangers < 0:
+            return False
+        farther -= len(records) >= _FEW and near >= evidence(looked(i), looked(i + len(records) // 2))
+        if farther < 0:
+            return False
+    return True
+
+
+def _features(images: ImageSet, i: int) -> Keypoints:
+    try:
+        return find_keypoints(images.read(i), 518, 1000)
+    except InputError:  # damaged: told when it is its turn
+        return find_keypoints(np.zeros((64, 64, 3), np.uint8), 518, 1000)

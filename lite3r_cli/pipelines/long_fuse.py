@@ -60,6 +60,10 @@ def confidence_threshold(placed: Placed, store: PassStore, percentile: float) ->
     return float(values[order][int(np.searchsorted(below, percentile / 100 * below[-1]))])
 
 
+def _beside(own: list[int], count: int) -> list[int]:
+    return [j for j in range(own[0] - AROUND, own[-1] + 1 + AROUND) if 0 <= j < count and j not in own]
+
+
 def fuse_pieces(
     config: ReconstructConfig,
     images: ImageSet,
@@ -72,8 +76,10 @@ def fuse_pieces(
     progress: Progress,
     tell: Tell,
     check: Callable[[], None],
+    around_of: Callable[[list[int]], list[int]] | None = None,
 ) -> tuple[PointCloud, FusionStatistics]:
-    """The cloud in the views' frame; the files of each view are written on the way. `indices` are the views' pictures.
+    """The cloud in the views' frame; the files of each view are written on the way. `indices` are the views' pictures,
+    `around_of` gives the views that a piece is compared with, None: those before and after it.
 
     Raises InputError for a cloud without points where `--strict` was given.
     """
@@ -90,7 +96,7 @@ def fuse_pieces(
     with progress.stage("Fuse", total=len(views)) as step:
         for first in range(0, len(views), PIECE):
             own = list(range(first, min(first + PIECE, len(views))))
-            around = [j for j in range(first - AROUND, own[-1] + 1 + AROUND) if 0 <= j < len(views) and j not in own]
+            around = _beside(own, len(views)) if around_of is None else around_of(own)
             kept = {j: kept[j] if j in kept else views[j] for j in (*own, *around)}
             loaded = [kept[j] for j in (*own, *around)]
             if files is not None:

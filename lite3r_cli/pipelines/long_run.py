@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..scene.frame import FIRST_CAMERA
 from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
 from .depth_request import depth_warnings
-from .long_fuse import confidence_threshold, fuse_pieces, lazy_views
+from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
 from .long_loops import Loops, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
 from .predict import Predictions, Predictor
@@ -26,15 +27,19 @@ from .scene_formats import format_warnings
 from .standing import stand_up
 
 if TYPE_CHECKING:
+    from .in_chunks import LongPlan
+    from .long_order import Arranged
     from .reconstruct_scene import Report, SceneRun
 
 SAMPLE = 24  # views that are looked at to tell what is up, and how far depth reaches
 
 
-def reconstruct_long(run: SceneRun, predictor: Predictor, plan: ChunkPlan) -> Report:
+def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Report:
     """Everything after the images are found. Raises the errors of errors.py."""
-    config, progress = run.config, run.progress
+    config, progress, plan, arranged = run.config, run.progress, long.chunks, long.arranged
     progress.note(plan.sentence())
+    if arranged is not None:
+        run.images = arranged.images
     images = replace(predictor.as_pinholes(run.images), spares=[])  # no other picture takes a place: it has neighbours
     asked = what_was_asked(config, images, predictor, plan)
     with WorkFolder(place_of(run.out.layout), asked, config.long.resume, run.tell) as work:
@@ -47,18 +52,19 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, plan: ChunkPlan) -> Re
         for text in predicted.warnings:
             run.tell(text)
         loops = Loops([], [], [])
-        if config.long.loops and len(passes) > 2:
+        if config.long.loops and len(passes) > 2 and arranged is None:  # subsets share what shows the same
             loops = close_loops(config, images, predictor, plan, work, progress, run.check, predicted)
         passes += loops.passes
         with progress.stage("Align"):
             assemblies, read = stand_passes(images, passes, [True] * len(plan.chunks) + loops.accepted, work)
-        for text in warnings_of(assemblies):
+        for text in warnings_of(assemblies, 1 if arranged is None else len(arranged.grouping.parts)):
             run.tell(text)
         parts = [
-            _part(run, images, predictor, predicted, assembly, read, main=k == 0)
+            _part(run, images, predictor, predicted, assembly, read, arranged, main=k == 0)
             for k, assembly in enumerate(assemblies)
         ]
-        scene = _scene(run, images, predictor, predicted, parts, account(plan, passes, loops, assemblies))
+        told = account(plan, passes, loops, assemblies)
+        scene = _scene(run, images, predictor, predicted, parts, told, arranged)
         report = run.write(scene, predictor)
         work.done()
         return report
@@ -83,11 +89,11 @@ def what_was_asked(
 
 def _part(
     run: SceneRun, images: ImageSet, predictor: Predictor, predicted: Predicted, assembly: Assembly, read: Passes,
-    main: bool,
+    arranged: Arranged | None, main: bool,
 ) -> Part:  # fmt: skip
     """One scene of the passes."""
     config, device = run.config, predictor.runtime.torch_device
-    placed = place_views(assembly, read, len(images))
+    placed = place_views(assembly, read, len(images), rank=None if arranged is None else arranged.rank)
     found = _predictions(config, images, predictor, predicted, placed, read)
     found = anchor(config.world, images, found) if main else found
     assert isinstance(found.views, LazyViews)
@@ -97,7 +103,7 @@ def _part(
     threshold = confidence_threshold(placed, read.store, config.fusion.confidence_percentile)
     cloud, statistics = fuse_pieces(
         config, images, found.indices, found.views, lambda j: read.store.colors(placed.source[j], placed.positions[j]),
-        threshold, device, files, run.progress, run.tell, run.check,
+        threshold, device, files, run.progress, run.tell, run.check, _around(placed, arranged),
     )  # fmt: skip
     some = found.views[:: max(1, len(found.views) // SAMPLE)]
     for text in (
@@ -107,6 +113,19 @@ def _part(
     ):
         run.tell(text)
     return stand_up(config.world, images, Part(found, cloud, statistics), run.progress)
+
+
+def _around(placed: Placed, arranged: Arranged | None) -> Callable[[list[int]], list[int]] | None:
+    """For views, by their places in `placed`, those that show most of the same; None: those beside them in order."""
+    if arranged is None:
+        return None
+    subsets, place = arranged.subsets, {position: k for k, position in enumerate(placed.positions)}
+
+    def around(own: list[int]) -> list[int]:
+        near = subsets.around([placed.positions[k] for k in own], 2 * AROUND)
+        return [place[position] for position in near if position in place]
+
+    return around
 
 
 def _predictions(
@@ -140,11 +159,11 @@ def _predictions(
 
 def _scene(
     run: SceneRun, images: ImageSet, predictor: Predictor, predicted: Predicted, parts: list[Part],
-    told: dict[str, Any],
+    told: dict[str, Any], arranged: Arranged | None,
 ) -> Scene:  # fmt: skip
-    facts = run_info(
-        run.config.predict.seed, predictor, images, parts, [], [], predicted.ran, run.warnings, run.progress
-    )
+    left_out, untied = ([], []) if arranged is None else (arranged.grouping.left_out, arranged.grouping.untied)
+    seed, ran = run.config.predict.seed, predicted.ran
+    facts = run_info(seed, predictor, images, parts, left_out, untied, ran, run.warnings, run.progress)
     scenes = [
         Scene(run.config, p.cloud, {**facts, "chunks": told}, predictor.fingerprint, images, p.predictions, p.level)
         for p in parts
@@ -172,10 +191,10 @@ def account(plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[
     }
 
 
-def warnings_of(assemblies: list[Assembly]) -> list[str]:
-    """What the user should know of how the chunks fit together."""
+def warnings_of(assemblies: list[Assembly], expected: int = 1) -> list[str]:
+    """What the user should know of how the chunks fit together; `expected` scenes are told of already."""
     told = []
-    if len(assemblies) > 1:
+    if len(assemblies) > expected:
         told.append(
             f"the chunks do not hang together: {len(assemblies)} scenes, the others are in part-2, … of the output's "
             "folder; more overlap between pictures, or a larger --chunk, may tie them"

@@ -29,7 +29,7 @@ from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
 from .fuse_views import fuse_views
-from .in_chunks import chunk_plan, chunks_are_possible
+from .in_chunks import chunks_are_possible, long_plan
 from .report import Report
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
@@ -185,7 +185,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         with joined(config) as (own, join):
             predictor = Predictor(own, progress, background=True)
             try:
-                plan = chunk_plan(config, run.images, predictor, run.tell)
+                plan = long_plan(config, run.images, predictor, progress, run.tell)
                 if plan is None:
                     run.read(predictor)
                 predictor.team = join(predictor)
