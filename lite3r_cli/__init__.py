@@ -1,18 +1,18 @@
-"""Lite3R: a folder of photos becomes depth maps, camera poses and a coloured point cloud.
+"""lite3r: a folder of photos becomes depth maps, camera poses and a coloured point cloud.
 
     import lite3r_cli as lite3r
 
     scene = lite3r.reconstruct("photos/")
     scene.save("scene.ply")
 
-Importing this package imports nothing heavy: a public name loads what it needs when it is first used (PEP 562).
+The import is light: a public name imports what it needs at its first use (PEP 562).
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # as typing has it, which takes longer to import than all of this
+TYPE_CHECKING = False  # as in typing, whose import takes longer than this module
 if TYPE_CHECKING:
     from typing import Any
 
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # the next look-up finds it at once
+    globals()[name] = value  # the next access does not call __getattr__
     return value
 
 

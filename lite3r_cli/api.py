@@ -1,4 +1,4 @@
-"""The library: photographs or arrays in, a `Scene` out. The commands run the same functions.
+"""The Python library: photographs or arrays in, a `Scene` out. The commands call the same functions.
 
     import lite3r_cli as lite3r
 
@@ -8,8 +8,8 @@
     model = lite3r.Reconstructor("vggt-1b", attention="sla", keep_ratio=0.1)  # loads once
     scene = model(images)  # paths, or a list of (H, W, 3) arrays or (3, H, W) tensors
 
-Nothing global changes in the calling program: no seeds, thread counts, log levels or environment variables. All errors
-derive from `lite3r_cli.errors.Lite3RError` and say in one line what is wrong and what to do.
+The library does not change global state: seeds, thread counts, log levels or environment variables. All errors derive
+from `lite3r_cli.errors.Lite3RError`; their text is one line that says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from .io.images import ImageSet
     from .pipelines.result import Scene
 
-ARRAYS = Path("arrays")  # what run.json says of images that came from memory
+ARRAYS = Path("arrays")  # stands in run.json for images from memory
 
 
 class Reconstructor:
-    """A network on a device, loaded once, for any number of image sets.
+    """A network, loaded once on a device, for any number of image sets.
 
     Keyword arguments are the options of `lite3r reconstruct`, as fields of PredictConfig, LiteConfig and FusionConfig
     (lite3r_cli/config): `resolution`, `device`, `dtype`, `seed`, `attention`, `keep_ratio`, `refine`,
     `confidence_percentile`, `max_points` and so on. `progress` shows the stages on standard error.
 
-    Raises UsageError (a value that cannot be), WeightsError (checkpoint), BackendError (device or package); TypeError
-    for an option that does not exist.
+    Raises UsageError (invalid value), WeightsError (checkpoint), BackendError (device or package), and TypeError for an
+    unknown option.
     """
 
     def __init__(self, model: str | Path = PredictConfig.model, *, progress: bool = False, **options: Any) -> None:
@@ -58,7 +58,7 @@ class Reconstructor:
 
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
-        """Device, precision, attention, FP8 arithmetic and engine: what was asked, what was chosen, and why."""
+        """Device, precision, attention, FP8 arithmetic and engine: what was requested, what was chosen, and why."""
         return self._predictor.choices()
 
     def __call__(
@@ -71,14 +71,14 @@ class Reconstructor:
     ) -> Scene:
         """Reconstruct one scene.
 
-        `images` is a folder, an image, a video, a list of such paths, or a list of pictures in memory: arrays
-        (H, W, 3) or tensors (3, H, W), RGB, uint8 or floating-point in 0..1, sizes may differ. Pictures in memory give
-        the same result as lossless files of the same pixels; what a file's EXIF says is lost (`focal` can say it).
-        `masks` is a folder of mask files, or for pictures in memory a list of boolean (H, W) arrays, True = use the
-        pixel. `names` name pictures in memory, for the files of `Scene.save`.
-        `options` are fields of InputConfig: `max_views`, `stride`, `max_pixels`, `recursive`, `strict`.
+        `images` is a folder, an image, a video, a list of such paths, or a list of images in memory: arrays (H, W, 3)
+        or tensors (3, H, W), RGB, uint8 or floating point in [0, 1]; sizes may differ. Images in memory give the result
+        of lossless files with the same pixels. They have no EXIF data; pass the focal length with `focal`. `masks` is a
+        folder of mask files, or for images in memory a list of boolean (H, W) arrays, True = use the pixel. `names` are
+        the file names of images in memory in `Scene.save`. `options` are fields of InputConfig: `max_views`, `stride`,
+        `max_pixels`, `recursive`, `strict`.
 
-        Raises UsageError, InputError (nothing usable), MemoryLimitError.
+        Raises UsageError, InputError (no usable image), MemoryLimitError.
         """
         from dataclasses import replace
 
@@ -113,10 +113,10 @@ def reconstruct(
     progress: bool = False,
     **options: Any,
 ) -> Scene:
-    """Photographs in, a scene out: `Reconstructor(model, **options)(images, …)` in one call.
+    """Reconstruct one scene: `Reconstructor(model, **options)(images, …)` in one call.
 
-    See Reconstructor for the options and for what `images` may be. To reconstruct several scenes, make a Reconstructor
-    once: loading the network takes longer than many a scene.
+    See Reconstructor for the options and for `images`. For several scenes make one Reconstructor, because loading the
+    network takes long.
     """
     model_ = Reconstructor(model, progress=progress, **options)
     return model_(images, masks=masks, names=names, max_views=max_views, stride=stride, strict=strict)
@@ -125,12 +125,12 @@ def reconstruct(
 def load_model(
     name: str | Path = PredictConfig.model, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """A network as an nn.Module in evaluation mode, for those who train or take it apart.
+    """Load a network as an nn.Module in evaluation mode.
 
-    `name` is one of `lite3r models`, a checkpoint file or hf:OWNER/NAME. Its method `predict(images)` takes a list of
-    (3, H, W) float32 tensors in 0..1, sides multiples of `patch_size`, and returns depth, confidence, cam_from_world
-    and K of all views (networks/base.py). `dtype` is the arithmetic of the trunk: torch.float32 (None) or
-    torch.bfloat16. Raises WeightsError, BackendError.
+    `name` is one of `lite3r models`, a checkpoint file or hf:OWNER/NAME. The method `predict(images)` takes a list of
+    (3, H, W) float32 tensors in [0, 1] with sides that are multiples of `patch_size`, and returns depth, confidence,
+    cam_from_world and K of all views (networks/base.py). `dtype` is the arithmetic of the trunk: torch.float32 (None)
+    or torch.bfloat16. Raises WeightsError, BackendError.
     """
     from .networks import registry
 
@@ -140,9 +140,9 @@ def load_model(
 def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> SparseConfig:
     """Give a network sparse-linear attention across views, in place, and return its settings.
 
-    `keep_ratio` is the share of all pairs of blocks that is computed. The linear branch starts without effect and is
-    what training has to fit (arXiv 2605.11354); `lite3r distill` does so. `settings` are fields of SparseConfig
-    (attention/sparse_config.py); those not given are the preset's. Raises UsageError.
+    `keep_ratio` is the share of all pairs of blocks that is computed. The linear branch (arXiv 2605.11354) starts with
+    zero weights; `lite3r distill` trains it. `settings` are fields of SparseConfig (attention/sparse_config.py);
+    missing ones are those of the preset. Raises UsageError.
     """
     from .networks.sparsify import sparsify as run
 
@@ -157,10 +157,10 @@ def export(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write a network as a checkpoint that `load_model` and every `--model` take, and return its files.
+    """Write a network as a checkpoint that `load_model` and `--model` read, and return its files.
 
-    `output` ends in .safetensors. Sparse-linear attention goes along. `weights` is the precision of the matrices, as
-    of `lite3r convert`: FP8 E4M3 with a scale for each row (what conversion spares stays in bf16), bf16, or float32
+    `output` ends in .safetensors. Sparse-linear attention is stored too. `weights` is the precision of the matrices as
+    in `lite3r convert`: FP8 E4M3 with one scale per row (matrices that conversion spares stay bf16), bf16, or float32
     unchanged. Raises OutputError, UsageError.
     """
     from .pipelines.export import export as run
@@ -169,7 +169,7 @@ def export(
 
 
 def _as_paths(images: Any) -> tuple[Path, ...] | None:
-    """The paths that were given, None if they are pictures in memory."""
+    """The given paths; None for images in memory."""
     if isinstance(images, (str, os.PathLike)):
         return (Path(from_home(images)),)
     if isinstance(images, Sequence) and images and all(isinstance(item, (str, os.PathLike)) for item in images):

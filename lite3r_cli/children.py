@@ -1,5 +1,5 @@
-"""Processes that this one starts to work for it, each with a socket to this one. Each is a fresh Python, not a fork,
-which CUDA and threads do not survive.
+"""Starts helper processes, each connected by a socket. They are fresh Python processes, because CUDA and threads do not
+survive a fork.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection
 from .errors import BackendError
 
 PROGRAM = "lite3r_cli.worker_entry"
-STDERR = 2  # nothing but the result goes to standard output
+STDERR = 2  # only results go to standard output
 
 
 def start_child(kind: str) -> tuple[subprocess.Popen[bytes], Connection]:
-    """A process that does what `worker_entry.KINDS` says, and this end of its socket. Raises BackendError."""
+    """Start a process that runs `worker_entry.KINDS[kind]`. Returns it and its socket. Raises BackendError."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", PROGRAM, kind, str(theirs.fileno())]
-        path = os.pathsep.join(entry for entry in sys.path if entry)  # what this process imports from
+        path = os.pathsep.join(entry for entry in sys.path if entry)  # the import path of this process
         environment = {**os.environ, "PYTHONPATH": path}
         try:
             process = subprocess.Popen(
@@ -34,5 +34,5 @@ def start_child(kind: str) -> tuple[subprocess.Popen[bytes], Connection]:
 
 
 def how_it_ended(code: int) -> str:
-    """An exit code of `subprocess` in words."""
+    """A return code of `subprocess` in words."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"

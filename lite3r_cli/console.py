@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-Tell = Callable[[str], None]  # what pipelines are handed to say something with, see Progress.note and warn
+Tell = Callable[[str], None]  # a function that pipelines call to print a line; see Progress.note and warn
 
 
 @dataclass
@@ -25,27 +25,27 @@ class _Settings:
     json: bool = False
     debug: bool = False
     stdout_closed: bool = False
-    began: float = field(default_factory=time.perf_counter)  # when the program began
+    began: float = field(default_factory=time.perf_counter)  # start of the program
 
 
 settings = _Settings()
-LONGEST_WORD = 16  # letters of a table's cell that are kept on one line
-SECONDS_BETWEEN_LINES = 10.0  # of a stage that is under way
+LONGEST_WORD = 16  # letters of a word in a table cell that are kept on one line
+SECONDS_BETWEEN_LINES = 10.0  # for a stage that is running
 
 
 class OutputClosed(BaseException):
-    """The reader of standard output has gone (`lite3r … | head`): end quietly.
+    """The reader of standard output has closed it (`lite3r … | head`): end without a message.
 
-    Not an Exception, so that nothing swallows it on the way out.
+    Not an Exception, so that no handler swallows it.
     """
 
 
 class OutputLost(BaseException):
-    """Standard output is closed, or the disk behind it is full. Says why."""
+    """Standard output is closed, or its disk is full. The text says which."""
 
 
 def reset(began: float | None = None) -> None:
-    """Forget the options of an earlier call in the same process; `began` as of `time.perf_counter`, None: now."""
+    """Reset the options of an earlier call in the same process. `began` is a time of `time.perf_counter`; None: now."""
     settings.__dict__.update(vars(_Settings() if began is None else _Settings(began=began)))
 
 
@@ -61,12 +61,12 @@ set_json, set_quiet, set_verbose, set_debug = (_setter(name) for name in ("json"
 
 
 def _one_line(text: object) -> str:
-    """File names may hold newlines and terminal codes: a message stays one printable line."""
+    """Replaces line breaks and terminal codes, which file names may contain: a message is one printable line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class _Sturdy:
-    """A stream for messages: one that cannot be written to any more costs messages, never a result."""
+    """A stream for messages. If it cannot be written to, messages are lost but the result is not."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -89,7 +89,7 @@ class _Sturdy:
 
 
 def _encodable(stream: Any, text: str) -> str:
-    """A name need not fit the terminal's encoding."""
+    """Replaces characters that the encoding of the terminal lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -99,14 +99,14 @@ def _messages() -> Any:
 
 
 def _say(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     stream = _messages()
     stream.write(text + "\n")
     stream.flush()
 
 
 def _write(text: str) -> None:
-    """Text on standard output. Raises OutputClosed or OutputLost."""
+    """Write text to standard output. Raises OutputClosed or OutputLost."""
     try:
         sys.stdout.write(_encodable(sys.stdout, text) + "\n")
         sys.stdout.flush()
@@ -117,7 +117,7 @@ def _write(text: str) -> None:
 
 
 def flush() -> None:
-    """Hand over what is still buffered for standard output, help pages included. Raises OutputClosed or OutputLost."""
+    """Flush standard output, including help pages. Raises OutputClosed or OutputLost."""
     try:
         sys.stdout.flush()
     except BrokenPipeError as error:
@@ -127,17 +127,17 @@ def flush() -> None:
 
 
 def abandon(stream: Any) -> None:
-    """Point a stream at the null device: the interpreter flushes it again at exit and would complain."""
+    """Redirect a stream to the null device: the interpreter flushes it again at exit and would report an error."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
     except (OSError, ValueError, AttributeError):
-        return  # not a stream of the process
+        return  # not a real file descriptor
 
 
 def replace_closed_streams() -> None:
-    """A standard stream that was closed when the process began is None in Python: the null device takes its place."""
+    """Replace a standard stream that was closed at start (None in Python) by the null device."""
     settings.stdout_closed = sys.stdout is None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -145,13 +145,13 @@ def replace_closed_streams() -> None:
 
 
 def info(text: object) -> None:
-    """A line about progress; hidden by --quiet."""
+    """Print a line about progress; hidden by --quiet."""
     if not settings.quiet:
         _say(_one_line(text))
 
 
 def detail(text: object) -> None:
-    """A line that only --verbose shows."""
+    """Print a line that only --verbose shows."""
     if settings.verbose and not settings.quiet:
         _say(_one_line(text))
 
@@ -168,17 +168,17 @@ def _labelled(label: str, style: str, text: object) -> None:
 
 
 def warn(text: object) -> None:
-    """Something the user should know; shown even with --quiet."""
+    """Print a warning; shown even with --quiet."""
     _labelled("warning", "bold yellow", text)
 
 
 def error(text: object, label: str = "error") -> None:
-    """The one line of a failure."""
+    """Print the one line of a failure."""
     _labelled(label, "bold red", text)
 
 
 def traceback(error: BaseException) -> None:
-    """The full traceback, for --debug."""
+    """Print the full traceback, for --debug."""
     import traceback as module
 
     lines = "".join(module.format_exception(error)).rstrip().splitlines()
@@ -186,7 +186,8 @@ def traceback(error: BaseException) -> None:
 
 
 def document(value: object) -> None:
-    """The one JSON document of --json, on standard output, in ASCII: JSON in every locale, and no terminal codes.
+    """Print the JSON document of --json on standard output. ASCII is valid JSON in every locale and has no terminal
+    codes.
 
     Raises OutputClosed or OutputLost.
     """
@@ -208,7 +209,7 @@ def document(value: object) -> None:
 
 
 def text(value: str) -> None:
-    """Plain result text on standard output; hidden by --quiet."""
+    """Print a plain result on standard output; hidden by --quiet."""
     if not settings.quiet:
         _write(value)
 
@@ -216,10 +217,10 @@ def text(value: str) -> None:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, numbers: bool = True
 ) -> None:
-    """A table on standard output; hidden by --quiet and replaced by `document` with --json.
+    """Print a table on standard output; hidden by --quiet and replaced by `document` with --json.
 
-    Columns after the first are right-aligned when `numbers`. Away from a terminal they are padded text, never cut. On a
-    terminal where the columns would break words, each row is a paragraph of "heading: value" lines.
+    With `numbers`, columns after the first are right-aligned. Outside a terminal the table is padded text and never
+    cut. On a terminal that is too narrow, each row becomes a paragraph of "heading: value" lines.
     """
     if settings.quiet:
         return
@@ -250,15 +251,15 @@ def table(
 
 
 def _least_width(rows: Sequence[Sequence[str]]) -> int:
-    """Terminal columns of a table whose cells break between words only; each column has a space before and two behind,
-    and of a long path what fits is shown on several lines.
+    """Width in terminal columns of a table whose cells break only between words. A column has one space before and two
+    behind it; long paths may break anywhere.
     """
     longest = [max((len(word) for cell in column for word in cell.split()), default=0) for column in zip(*rows)]
     return sum(min(width, LONGEST_WORD) + 3 for width in longest)
 
 
 def _paragraph(columns: Sequence[str], row: Sequence[str]) -> Any:
-    """The first cell, and below it the others by their headings, as rich's Text."""
+    """One row as a paragraph: the first cell, then the others with their headings, as rich's Text."""
     from rich.text import Text
 
     named = [f"{heading}: {cell}" if heading else cell for heading, cell in zip(columns[1:], row[1:]) if cell]
@@ -266,16 +267,16 @@ def _paragraph(columns: Sequence[str], row: Sequence[str]) -> Any:
 
 
 class Progress:
-    """Stages of a run and the seconds that each took. This base shows nothing: what pipelines use by default."""
+    """Measures the stages of a run. This base class displays nothing; pipelines use it by default."""
 
     def __init__(self, began: float | None = None) -> None:
-        """`began`: when the run began, as of `time.perf_counter`; None: now."""
+        """`began`: start of the run as a time of `time.perf_counter`; None: now."""
         self.began = time.perf_counter() if began is None else began
         self.seconds: dict[str, float] = {}  # stage → wall time, in the order of the run; stages may overlap
         self._running: dict[str, float] = {}  # stage → when it began
 
     def restart(self) -> None:
-        """The run begins now."""
+        """Set the start of the run to now."""
         self.began = time.perf_counter()
 
     @property
@@ -284,7 +285,7 @@ class Progress:
         return time.perf_counter() - self.began
 
     def so_far(self) -> dict[str, float]:
-        """`seconds`, with what the running stages have taken until now."""
+        """`seconds`, with the time of running stages so far."""
         now, taken = time.perf_counter(), dict(self.seconds)
         for name, start in list(self._running.items()):
             taken[name] = taken.get(name, 0.0) + now - start
@@ -292,11 +293,11 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, minor: bool = False) -> Iterator[Callable[..., None]]:
-        """Time a stage; the value given is called after each of its `total` steps, with `figures` to show if there are
-        new ones, or with `where` the stage is now if its steps are of several kinds. A name used twice adds up. With
-        `lane`, the name of one of several who work on the stage, it is no step: it says `where` that one is.
+        """Time a stage. The yielded function is called after each of its `total` steps, with new `figures` to show, or
+        with `where`, the present part, if the steps differ. A repeated name adds up. With `lane`, the name of one of
+        several workers, the call is no step: it reports `where` that worker is.
 
-        A `minor` stage leaves a line only with --verbose.
+        A `minor` stage prints a line only with --verbose.
         """
         start = self._running[name] = time.perf_counter()
         self.seconds.setdefault(name, 0.0)
@@ -310,12 +311,12 @@ class Progress:
         self._finished(name, seconds, total, minor)
 
     def record(self, name: str, seconds: float) -> None:
-        """A stage that ran beside others and is over."""
+        """Record a finished stage that ran in parallel with others."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self._finished(name, seconds, None, minor=False)
 
     def note(self, text: str) -> None:
-        """A fact that the user should see once, between stages."""
+        """Print a fact once, between stages."""
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
@@ -326,7 +327,7 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """One line for each finished stage, for logs; long stages say how far they are now and then."""
+    """One line per finished stage, for logs; long stages report their progress from time to time."""
 
     def note(self, text: str) -> None:
         info(text)
@@ -355,7 +356,7 @@ class PlainProgress(Progress):
 
 
 class LiveProgress(PlainProgress):
-    """A bar for the running stage, one line for each finished one."""
+    """A bar for the running stage, one line per finished stage."""
 
     @contextmanager
     def _show(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
@@ -383,7 +384,7 @@ class LiveProgress(PlainProgress):
 
 
 def progress() -> Progress:
-    """The display that fits where standard error goes. What the program has taken until now is its stage `Start`."""
+    """The display that suits standard error. The time of the program so far is the stage `Start`."""
     kind = Progress if settings.quiet else LiveProgress if sys.stderr.isatty() else PlainProgress
     made = kind(settings.began)
     made.seconds["Start"] = made.wall

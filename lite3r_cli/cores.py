@@ -1,4 +1,4 @@
-"""Which processor cores this process may use, and how several processes divide them."""
+"""The CPU cores that this process may use, and their division among several processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def own_cores() -> list[int]:
 
 
 def count_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(own_cores())
 
 
 def divide_cores(cores: list[int], parts: int) -> list[list[int]]:
-    """The cores of each of `parts` processes: neighbours, of equal number within one. With fewer cores than processes
-    each process gets one, which it shares.
+    """The cores of each of `parts` processes: adjacent cores, in numbers that differ by at most one. With fewer cores
+    than processes, each process gets one core and shares it.
     """
     if len(cores) < parts:
         return [[cores[part % len(cores)]] for part in range(parts)]
@@ -29,7 +29,9 @@ def divide_cores(cores: list[int], parts: int) -> list[list[int]]:
 
 
 def keep_to(cores: list[int]) -> None:
-    """Use these cores only, in this process. Call it before torch or OpenCV is imported: they count cores then."""
+    """Restrict this process to these cores. Call it before torch or OpenCV is imported, because they count the cores at
+    import.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     asked = os.environ.get("OMP_NUM_THREADS", "")

@@ -1,7 +1,7 @@
-"""The CUDA driver made ready in a thread, while Python imports torch: both take a part of a second or more.
+"""Initialises the CUDA driver in a thread while Python imports torch. Both take a noticeable part of a second.
 
-torch uses the device's primary context, which the driver makes once for a process and hands to all who ask. Where
-anything is missing nothing happens here: torch then says what is wrong.
+torch uses the primary context of the device, which the driver creates once per process. If anything is missing, nothing
+happens here and torch reports the error.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 
 def begin(device: str) -> None:
-    """Make the context of a device ("auto", "cuda", "cuda:N") if this torch could use it."""
+    """Create the context of a device ("auto", "cuda", "cuda:N") if the installed torch can use it."""
     if device != "cpu" and _torch_has_cuda():
         _, _, number = device.partition(":")
         threading.Thread(target=_retain, args=(int(number or 0),), name="start CUDA", daemon=True).start()
 
 
 def _torch_has_cuda() -> bool:
-    """By its files: importing it is what there is no time for."""
+    """Decided by torch's files, because importing torch would take too long."""
     found = importlib.util.find_spec("torch")
     places = [] if found is None else found.submodule_search_locations or []
     return any(Path(place, "lib", "libtorch_cuda.so").exists() for place in places)

@@ -1,6 +1,6 @@
-"""The process of the program `lite3r`: what has to be right before anything is imported, and how it ends.
+"""The process of `lite3r`: its state before any import, and its end.
 
-Stopped by a signal, a process says so by dying of it, once it has cleaned up: a shell's loop then ends, too.
+After a signal and the clean-up the process dies of that signal, so that a shell loop ends too.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal,
 
 
 def _default_signals() -> None:
-    """Until the program can clean up there is nothing to clean up. A signal that the parent ignores stays ignored."""
+    """Until the program can clean up, signals have their default effect. Those that the parent ignores stay ignored."""
     for number in STOPPING:
         if signal.getsignal(number) is signal.default_int_handler:
             signal.signal(number, signal.SIG_DFL)
 
 
 def _open_streams() -> None:
-    """Where a standard stream is closed, the null device takes its place: else the next file opened would, and C
-    libraries print into it.
+    """Replace closed standard streams by the null device. Otherwise the next opened file would get their descriptor,
+    and C libraries would print into it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: the closed one
 
 
 def main() -> int:
@@ -48,13 +48,13 @@ def main() -> int:
 
 
 def leave(code: int) -> None:
-    """End without taking the interpreter and its libraries down piece by piece: with torch that takes a second."""
+    """Exit without finalising the interpreter and its libraries: with torch that takes a second."""
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        return  # the interpreter knows how to end with streams that are gone
+        return  # the interpreter can handle closed streams
     os._exit(code)
 
 

@@ -18,19 +18,19 @@ class UsageError(Lite3RError):
 
 
 class InputError(Lite3RError):
-    """Images, videos, masks or scenes that cannot be used."""
+    """Images, videos, masks or scenes are unusable."""
 
     exit_code = 3
 
 
 class WeightsError(Lite3RError):
-    """A checkpoint that is missing, damaged or of another model."""
+    """A checkpoint is missing, damaged or of another model."""
 
     exit_code = 4
 
 
 class BackendError(Lite3RError):
-    """A device, package or arithmetic that this machine does not have."""
+    """This machine lacks a device, a package or an arithmetic."""
 
     exit_code = 5
 
@@ -42,6 +42,6 @@ class MemoryLimitError(Lite3RError):
 
 
 class OutputError(Lite3RError):
-    """The result cannot be written: it exists, the disk is full, the folder is read-only."""
+    """The result cannot be written: it exists, the disk is full, or the folder is read-only."""
 
     exit_code = 7

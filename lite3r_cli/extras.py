@@ -1,4 +1,4 @@
-"""Optional packages: found, or missed with the line that installs them."""
+"""Optional packages: whether they are installed, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from .errors import BackendError
 
-# Module → the extra that brings it (pyproject.toml)
+# Module → extra that installs it (pyproject.toml)
 EXTRAS = {
     "cupy": "train",
     "flash_attn.cute": "hopper",
@@ -26,16 +26,16 @@ EXTRAS = {
 
 
 def install_line(module: str) -> str:
-    """What to type to get an optional package."""
+    """The command that installs an optional package."""
     return f"pip install 'lite3r[{EXTRAS[module]}]'"
 
 
 def is_installed(module: str) -> bool:
-    """Whether an optional package is there; it is not imported."""
+    """Whether an optional package is installed. It is not imported."""
     return find_spec(module) is not None
 
 
 def require(module: str, what: str) -> None:
-    """Raise BackendError unless the package is there; `what` needs it."""
+    """Raise BackendError unless the package is installed. `what` is the option that needs it."""
     if not is_installed(module):
         raise BackendError(f"{what} needs the package {module}, which is not installed: {install_line(module)}")

@@ -1,4 +1,4 @@
-"""Which of several processes this is, where torchrun started them, by the variables that it sets."""
+"""The rank of this process under torchrun, from the environment variables that torchrun sets."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `count` processes that work together."""
+    """One of `count` cooperating processes."""
 
     number: int  # 0 reads and writes; the others compute only
     count: int
-    local: int  # among those of this machine: the number of its GPU
+    local: int  # index on this machine: the number of its GPU
 
 
 def launched() -> Rank | None:
-    """This process's place among several; None where it is alone. Raises UsageError."""
+    """The rank of this process; None if it runs alone. Raises UsageError."""
     place = place_of_process()
     return place if place.count > 1 else None
 
 
 def place_of_process() -> Rank:
-    """By RANK, WORLD_SIZE and LOCAL_RANK. Raises UsageError where one is set without what belongs to it: a process that
-    took itself for one of several would compute for nothing, or wait for ever.
+    """The rank from RANK, WORLD_SIZE and LOCAL_RANK. Raises UsageError if one of them is set without the others: the
+    process would wait for ever, or compute for nothing.
     """
     values = {name: os.environ[name] for name in PLACES if os.environ.get(name)}
     if values.get("WORLD_SIZE", "1") == "1" and values.get("RANK", "0") == "0":
@@ -47,7 +47,7 @@ def place_of_process() -> Rank:
 
 
 def device_of(asked: str, rank: Rank) -> str:
-    """Each process has a GPU of its own. Raises UsageError where one GPU was asked for by name."""
+    """The GPU of a rank. Raises UsageError if one GPU was requested by name."""
     if asked == "cpu":
         return asked
     if asked not in ("auto", "cuda"):

@@ -1,4 +1,4 @@
-"""Device and precision: what was asked, what was chosen, and why. Nothing falls back in silence."""
+"""Device and precision: what was requested, what was chosen, and why. No silent fallbacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from . import __version__
 from .errors import BackendError
 
-# Packages that decide results: distribution → module. The first ones are always reported, the others if they were used.
+# Packages that affect results: distribution → module. The first ones are always reported, the others only if used.
 ALWAYS_REPORTED = {"torch": "torch", "numpy": "numpy", "opencv-python-headless": "cv2", "safetensors": "safetensors"}
 REPORTED_IF_USED = {
     "pillow": "PIL",
@@ -32,7 +32,7 @@ REPORTED_IF_USED = {
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision, as it stands in run.json."""
+    """One decision, as stored in run.json."""
 
     asked: str
     chosen: str
@@ -48,30 +48,30 @@ class Runtime:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device that was chosen."""
+        """The chosen device."""
         return torch.device(self.device.chosen)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The precision that was chosen."""
+        """The chosen precision."""
         return getattr(torch, self.dtype.chosen)
 
     def as_dict(self) -> dict[str, dict[str, str]]:
-        """What run.json holds: of each choice what was asked, what was chosen, and why."""
+        """The entry of run.json: for each choice the request, the result, and the reason."""
         return asdict(self)
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Runtime:
-    """The device and precision for a request; raises BackendError if this machine cannot do what was asked."""
+    """Choose device and precision. Raises BackendError if this machine cannot do what was requested."""
     chosen = _choose_device(device)
     if chosen.chosen != "cpu":
-        torch.cuda.set_device(chosen.chosen)  # of this thread; see `current`
+        torch.cuda.set_device(chosen.chosen)  # only for this thread; see `current`
     return Runtime(chosen, _choose_dtype(dtype, torch.device(chosen.chosen)))
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, a GPU is this thread's current one: Triton's kernels and our own launch there, wherever their tensors
-    are. A thread begins with the first GPU, whatever was set in another one.
+    """Makes a GPU the current one of this thread inside the block, because Triton's and our own kernels launch on the
+    current device, not on that of their tensors. A new thread starts with the first GPU.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
@@ -92,7 +92,7 @@ def _choose_device(asked: str) -> Choice:
     raise BackendError(f"--device {asked}: {why}; use --device cpu")
 
 
-# Does the hardware multiply bfloat16, and the words for the answer. Emulated bfloat16 is slower than float32.
+# Whether the hardware multiplies bfloat16, with a description. Emulated bfloat16 is slower than float32.
 def _cpu_bfloat16() -> tuple[bool, str]:
     probes = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
     for name, probe in probes.items():
@@ -117,9 +117,9 @@ def _choose_dtype(asked: str, device: torch.device) -> Choice:
 
 
 def warm_up(device: torch.device, dtype: torch.dtype) -> None:
-    """Make a GPU's libraries load what nearly every network uses first. Does nothing on a CPU.
+    """Load the GPU libraries that nearly every network uses. Does nothing on a CPU.
 
-    cuBLAS, cuDNN and the attention kernels take a second for it, which may as well pass while weights are read.
+    cuBLAS, cuDNN and the attention kernels take a second to load, which can overlap with reading weights.
     """
     if device.type != "cuda":
         return
@@ -136,12 +136,12 @@ def warm_up(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def warm_up_compiler() -> None:
-    """Let Triton read itself: it does so once in a process, before its first kernel, to know whether the compiled ones
-    on the disk are its own. That takes half a second, which may as well pass while weights are read.
+    """Let Triton hash its own sources, which it does once per process before its first kernel to validate its disk
+    cache. That takes half a second, which can overlap with reading weights.
     """
     try:
         from triton.runtime.cache import triton_key
-    except ImportError:  # other versions of it keep that elsewhere, and do it when they need it
+    except ImportError:  # other versions have this elsewhere and do it on demand
         return
     triton_key()
 
@@ -154,7 +154,9 @@ def seed_everything(seed: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host ran out of memory; torch says so on a CPU only in the text of a RuntimeError."""
+    """Whether an error means that device or host ran out of memory. On a CPU torch says so only in the text of a
+    RuntimeError.
+    """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
@@ -162,7 +164,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory(device: torch.device | None = None) -> dict[str, int]:
-    """Bytes at the peak of this process: `host_bytes`, and `device_bytes` where `device` is a GPU."""
+    """Peak memory of this process in bytes: `host_bytes`, and `device_bytes` if `device` is a GPU."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
@@ -173,7 +175,7 @@ def peak_memory(device: torch.device | None = None) -> dict[str, int]:
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             for line in info:
@@ -185,7 +187,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program and of what its results depend on, and the processor; for run.json."""
+    """Versions of lite3r and of the packages that affect results, and the processor, for run.json."""
     found = {
         "lite3r": __version__,
         "python": platform.python_version(),

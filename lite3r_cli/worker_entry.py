@@ -1,4 +1,4 @@
-"""The process that another one has started to work for it: `python -m lite3r_cli.worker_entry KIND DESCRIPTOR`."""
+"""Entry point of a helper process: `python -m lite3r_cli.worker_entry KIND DESCRIPTOR`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import signal
 import sys
 from importlib import import_module
 
-from .entry import leave  # signals have their default effect from here on
+from .entry import leave  # from here on signals have their default effect
 
-KINDS = {  # what it does → the function that does it, given the socket's number
+KINDS = {  # kind → the function that serves it, given the descriptor of the socket
     "scenes": ("lite3r_cli.batch.local_crew", "serve"),
     "views": ("lite3r_cli.pipelines.helpers", "serve"),
 }
 
 
 def main() -> int:
-    """Serve the process at the other end of the socket; returns the exit code."""
+    """Serve the process at the other end of the socket. Returns the exit code."""
     from .cli import BY_SIGNAL, SPINS
     from .stopping import Terminated, signals_as_exceptions
 

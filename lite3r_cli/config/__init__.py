@@ -1,7 +1,7 @@
-"""What can be asked of this program, one frozen dataclass for each subject. Nothing heavy is imported here.
+"""The options of all commands, one frozen dataclass per subject. Nothing heavy is imported here.
 
-A field says all there is to say about its option: type, default and, in an `Option`, the help text. The commands make
-their options from these fields; the API takes the same fields as keyword arguments.
+A field defines its option: type, default and, in an `Option`, the help text. The commands build their options from
+these fields; the API accepts the same fields as keyword arguments.
 """
 
 from .option import Argument, Option, require

@@ -1,4 +1,4 @@
-"""Which photos `lite3r add` adds to which scene, and which scenes `lite3r merge` makes one of."""
+"""Options of `lite3r add` and `lite3r merge`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Adjust = Annotated[
 
 @dataclass(frozen=True)
 class AddConfig:
-    """A scene and new photos."""
+    """Options of `lite3r add`: the scene and the new photos."""
 
     scene: WrittenPlace
     inputs: NewPhotos
@@ -50,7 +50,7 @@ class AddConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Two scenes, and where the one of both goes."""
+    """Options of `lite3r merge`: the two scenes and the output."""
 
     first: Annotated[
         Path,

@@ -1,4 +1,4 @@
-"""What `lite3r bench` is asked."""
+"""Options of `lite3r bench`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPARE = ("dense-eager", "dense", "lite")
 
 
 def numbers(texts: Iterable[str]) -> tuple[int, ...]:
-    """«2», «8,32» … → (2, 8, 32)."""
+    """ "2", "8,32" … → (2, 8, 32). Raises UsageError."""
     parts = [part for text in texts for part in text.split(",") if part]
     wrong = [part for part in parts if not part.isdecimal()]
     if wrong:
@@ -26,7 +26,7 @@ def numbers(texts: Iterable[str]) -> tuple[int, ...]:
 
 
 def size(text: str | None) -> tuple[int, int | None] | None:
-    """«518» → (518, None), the longest side; «392x518» → (392, 518), height and width."""
+    """ "518" → (518, None), the longest side; "392x518" → (392, 518), height and width. Raises UsageError."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
@@ -41,7 +41,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Which network is measured, how, and against what."""
+    """Options of `lite3r bench`."""
 
     model: Model = PredictConfig.model
     views: Annotated[

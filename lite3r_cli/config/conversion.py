@@ -1,4 +1,4 @@
-"""What `lite3r convert` is asked."""
+"""Options of `lite3r convert`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def file_size(text: str | None) -> int | None:
-    """«500M», «2G» → bytes."""
+    """ "500M", "2G" → bytes. Raises UsageError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
@@ -30,7 +30,7 @@ def file_size(text: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """On which images the effect of FP8 in each layer is measured."""
+    """Images on which the effect of FP8 in each layer is measured."""
 
     images: Annotated[
         tuple[Path, ...],
@@ -66,7 +66,7 @@ class CalibrateConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Everything that was asked of `lite3r convert`."""
+    """Options of `lite3r convert`."""
 
     source: Annotated[
         str,

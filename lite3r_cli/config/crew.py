@@ -1,4 +1,4 @@
-"""Which processes make the scenes of a batch."""
+"""Worker processes of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CREW = "Workers"  # heading in --help
 
 @dataclass(frozen=True)
 class CrewConfig:
-    """How many processes, and where."""
+    """Number and place of the worker processes."""
 
     workers: Annotated[
         int,
@@ -39,5 +39,5 @@ class CrewConfig:
 
     @property
     def is_single(self) -> bool:
-        """Whether the process that was started makes all scenes itself."""
+        """Whether the main process makes all scenes itself."""
         return self.workers == 1 and self.ray is None

@@ -1,4 +1,4 @@
-"""What `lite3r distill` is asked: the student's attention, how it is trained, and on what."""
+"""Options of `lite3r distill`: the attention of the student, its training, and its data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .prediction import DTYPES, Device, Dtype, Model, PredictConfig, require_dev
 from .reconstruction import Overwrite
 
 STUDENT, LOSS, TRAINING = "Student", "Loss", "Training"
-PROCEDURAL = "procedural"  # the word for scenes that are made on the fly
+PROCEDURAL = "procedural"  # the word for generated scenes
 CHECKPOINT_SUFFIX = ".safetensors"
-LINEAR_BRANCH = ("*.proj_lin.weight", "*.mix_logit")  # what trains by default
+LINEAR_BRANCH = ("*.proj_lin.weight", "*.mix_logit")  # parameters that are trained by default
 STARTS = ("calibrated", "zero")
 ATTENTION_LOSSES = ("mse", "cosine")
 MATCHING = ("auto", "always", "never")
@@ -23,7 +23,7 @@ MATCHING = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class SparseChoice:
-    """What was asked of the student's attention; None: as the checkpoint has it, else the network's preset."""
+    """Options of the student's attention. None: the checkpoint's setting, else the preset of the network."""
 
     layers: Annotated[
         tuple[str, ...],
@@ -103,7 +103,7 @@ class SparseChoice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is trained; what of it decides the numbers is stored with the run and in the checkpoint."""
+    """Options of the training. Those that affect the result are stored with the run and in the checkpoint."""
 
     steps: Annotated[int, Option(TRAINING, "Training steps; 0 only calibrates.", metavar="N")] = 100
     lr: Annotated[float, Option(TRAINING, "Peak learning rate.", metavar="RATE")] = 1e-3
@@ -163,7 +163,7 @@ class Recipe:
     ema_decay: float = 0.99
     views: Annotated[int, Option(TRAINING, "Views per scene and step.", metavar="N")] = 6
     batch: Annotated[int, Option(TRAINING, "Scenes per step and GPU.", metavar="N")] = 1
-    resolution: int = 252  # longest side, pixels; DistillConfig's is what was asked
+    resolution: int = 252  # longest side, pixels; DistillConfig has the requested one
     validate_every: Annotated[
         int,
         Option(TRAINING, "Steps between evaluations on held-out scenes. The best weights are kept.", metavar="N"),
@@ -187,7 +187,7 @@ class Recipe:
         )
 
     def is_fp8(self, step: int) -> bool:
-        """Whether linear layers compute in rounded arithmetic at a step."""
+        """Whether linear layers compute in rounded FP8 arithmetic at a step."""
         return self.fp8_from < 1 and step >= self.fp8_from * self.steps
 
     def attention_weight_at(self, step: int) -> float:
@@ -199,7 +199,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Everything that was asked of `lite3r distill`."""
+    """Options of `lite3r distill`."""
 
     output: Annotated[
         Path,
@@ -273,5 +273,5 @@ class DistillConfig:
 
     @property
     def folder(self) -> Path:
-        """Where state, log and curves go: beside the checkpoint, under its name."""
+        """Folder of state, log and curves: next to the checkpoint, with its name."""
         return self.output.with_suffix("")

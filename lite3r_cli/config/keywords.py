@@ -1,4 +1,4 @@
-"""Configurations from keyword arguments: the same fields as on the command line, without nesting."""
+"""Builds configurations from keyword arguments: the fields of the command line, without nesting."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def from_keywords(config: type[T], options: Mapping[str, Any], **given: Any) -> T:
-    """A configuration whose fields, and those of the configurations within, have the values of `options`.
+    """A configuration whose fields, including those of nested configurations, have the values of `options`.
 
-    `given` are fields of the outermost one, whole. Lists become tuples. Raises TypeError for a name that is no field,
-    and whatever the configurations raise for values that cannot be.
+    `given` are fields of the outermost configuration. Lists become tuples. Raises TypeError for an unknown name, and
+    whatever the configurations raise for invalid values.
     """
     known = dict(_names(config))
     for name in options:
@@ -27,7 +27,7 @@ def from_keywords(config: type[T], options: Mapping[str, Any], **given: Any) -> 
 
 
 def _names(config: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Name of a field, and the fields that lead to it."""
+    """Names of fields with the path of fields that leads to each."""
     hints = get_type_hints(config)
     for field in fields(config):
         if is_dataclass(hints[field.name]):

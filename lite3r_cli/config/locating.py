@@ -1,4 +1,4 @@
-"""Which photos `lite3r locate` looks for in which scene."""
+"""Options of `lite3r locate`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NearestViews = Annotated[
 
 @dataclass(frozen=True)
 class LocateConfig:
-    """A scene, new photos, and the network that looks at both."""
+    """The scene, the new photos, and the network."""
 
     scene: WrittenPlace
     inputs: NewPhotos

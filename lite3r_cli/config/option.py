@@ -1,4 +1,4 @@
-"""How a field of a configuration stands on the command line: `field: Annotated[type, Option(panel, help)] = default`.
+"""Declares options in configurations: `field: Annotated[type, Option(panel, help)] = default`.
 
 `commands/options.py` turns these into Typer's parameters. A field without an `Option` is not on the command line.
 """
@@ -23,17 +23,17 @@ ATTENTION = "Network: attention across views, arithmetic"
 
 @dataclass(frozen=True)
 class Option:
-    """The option of a field: where it stands in --help and what it says there."""
+    """The option of a field: its heading and text in --help."""
 
     panel: str | None  # heading in --help; None: the first one
     help: str
-    names: tuple[str, ...] = ()  # none: the field's name, with hyphens
+    names: tuple[str, ...] = ()  # empty: the field's name with hyphens
     metavar: str | None = None
-    shown: str | None = None  # the default in words, where the value says too little
-    off: str | None = None  # the flag that turns a field off which is on by default
+    shown: str | None = None  # the default in words, if the value says too little
+    off: str | None = None  # for a field that is on by default: the flag that turns it off
     parse: Callable[[Any], Any] | None = None  # text of the command line → value; raises UsageError
-    text: type | None = None  # the type that `parse` takes, where it is not str
-    default: Any = None  # what `parse` takes if the option is not given
+    text: type | None = None  # the type that `parse` takes, if not str
+    default: Any = None  # the argument of `parse` if the option is not given
 
     def flag(self, field: str) -> str:
         """The option's long name, `--keep-ratio`."""
@@ -43,12 +43,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Argument(Option):
-    """A field that stands on the command line without a name."""
+    """A positional argument."""
 
 
 def from_home(value: Any) -> Any:
-    """`~` at the start of a path as the user's folder, in a text, a path or several: a shell does so at the start of a
-    word only, not in `--output=~/scene.ply`, and Python does not. A file that is called so is ./~.
+    """Replaces `~` at the start of a path, or of each path in a list, by the home folder. A shell does this only at the
+    start of a word, not in `--output=~/scene.ply`, and Python does not. A file with that name is ./~.
     """
     if isinstance(value, (list, tuple)):
         return type(value)(map(from_home, value))

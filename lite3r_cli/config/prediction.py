@@ -1,4 +1,4 @@
-"""Which images are read, which network sees them, and where it computes."""
+"""Options of input images, network, known cameras and device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES = ("auto", "fast", "ordinary")
 FP8_BACKENDS = ("auto", "scaled-mm", "te", "emulate", "off")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
-# Fields that several configurations share
+# Fields of several configurations
 Model = Annotated[
     str, Option(NETWORK, "A name from `lite3r models`, or a checkpoint file.", ("--model", "-m"), metavar="MODEL")
 ]
@@ -43,11 +43,11 @@ Seed = Annotated[
 ]
 
 
-DEPTH_UNITS = {"m": 1.0, "cm": 100.0, "mm": 1000.0}  # name → values of a depth file in a metre, or a scene unit
+DEPTH_UNITS = {"m": 1.0, "cm": 100.0, "mm": 1000.0}  # name → values of a depth file per metre, or per scene unit
 
 
 def parse_depth_unit(option: str, whole: str, text: str | None) -> float | None:
-    """`mm`, or the number of values in `whole`, which is what the option counts. Raises UsageError."""
+    """Values per `whole` ("a metre", "a scene unit") for `mm`, `cm`, `m` or a number. Raises UsageError."""
     if text is None:
         return None
     try:
@@ -64,13 +64,13 @@ def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def require_device(device: str) -> None:
-    """Raise UsageError unless `device` reads like one."""
+    """Raise UsageError unless `device` is the name of a device."""
     require(_DEVICE.fullmatch(device) is not None, f"--device must be auto, cpu, cuda or cuda:N, not {device!r}")
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Which images are read: folders, files and videos, in natural order."""
+    """The input images: folders, files and videos, in natural order."""
 
     inputs: Annotated[
         tuple[Path, ...],
@@ -147,7 +147,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class LiteConfig:
-    """Attention across views and arithmetic; by default what the checkpoint was made for."""
+    """Attention across views and arithmetic. Defaults: what the checkpoint was made for."""
 
     attention: Annotated[
         str,
@@ -185,7 +185,7 @@ class LiteConfig:
         ),
     ] = None
 
-    default_keep_ratio: ClassVar[float] = 0.25  # of `sla` where the checkpoint has none
+    default_keep_ratio: ClassVar[float] = 0.25  # of `sla` if the checkpoint has none
 
     def __post_init__(self) -> None:
         require_one_of("--attention", self.attention, ATTENTION)
@@ -205,7 +205,7 @@ class LiteConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Every option that changes what the network predicts for given images."""
+    """All options that change the prediction for given images."""
 
     model: Model = "mini"
     resolution: Annotated[
@@ -356,5 +356,5 @@ class PredictConfig:
 
     @property
     def focal_sharing(self) -> str:
-        """How the refinement adjusts focal lengths: one of INTRINSICS."""
+        """How refinement adjusts focal lengths: one of INTRINSICS."""
         return self.intrinsics if self.intrinsics in INTRINSICS else "auto"

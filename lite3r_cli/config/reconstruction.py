@@ -1,4 +1,4 @@
-"""How views become a scene and where it is written; how predictions are scored."""
+"""Options of `lite3r reconstruct` and `lite3r eval` beyond the prediction."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ Overwrite = Annotated[bool, Option(OUTPUT, "Replace the output of an earlier run
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """How depth maps become a cloud; every filter is relative: units and the scale of confidence do not matter."""
+    """How depth maps become a point cloud. All filters are relative, so units and the scale of confidence do not
+    matter.
+    """
 
     confidence_percentile: Annotated[
         float,
         Option(CLOUD, "Drop this percentage of all pixels, the least confident first; 0 keeps all.", metavar="PERCENT"),
     ] = 20.0
     edge_filter: Annotated[bool, Option(CLOUD, "Keep flying pixels at depth edges.", off="--no-edge-filter")] = True
-    max_incidence_deg: float = 84.0  # flying pixels: surface seen at a flatter angle than this, on both sides
+    max_incidence_deg: float = 84.0  # degrees; a surface seen at a flatter angle on both sides counts as flying pixels
     consistency: Annotated[bool, Option(CLOUD, "Keep points that other views contradict.", off="--no-consistency")] = (
         True
     )
@@ -40,7 +42,7 @@ class FusionConfig:
             shown="estimated from the scene, 0.02 to 0.15",
         ),
     ] = None
-    neighbours: int = 8  # views that each view is compared with, those with most overlap
+    neighbours: int = 8  # views that each view is compared with: those with the largest overlap
     average: bool = True  # move points to the mean of the surfaces that agree on them
     voxel: Annotated[
         float | None,
@@ -83,7 +85,7 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """Everything that was asked for; stands in run.json as it is."""
+    """All options of `lite3r reconstruct`; run.json stores them."""
 
     input: InputConfig
     predict: PredictConfig = PredictConfig()
@@ -168,7 +170,7 @@ class ReconstructConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is scored and how."""
+    """Options of `lite3r eval`."""
 
     scenes: Annotated[
         tuple[Path, ...],

@@ -1,4 +1,4 @@
-"""What `lite3r render` shows, from where, and where it goes."""
+"""Options of `lite3r render`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .option import INPUT, OUTPUT, Argument, Option, require
 from .prediction import Device
 
 FLIGHT = "Flight"
-PATHS = ("cameras", "orbit")  # any other word is a file
+PATHS = ("cameras", "orbit")  # any other value is a file
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT → the two numbers. Raises UsageError."""
+    """WIDTHxHEIGHT → (width, height). Raises UsageError."""
     width, _, height = text.lower().partition("x")
     if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
         raise UsageError(f"--size {text}: give width and height in pixels, as in 1920x1080")
@@ -29,7 +29,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """A scene, a path of the camera, and where the film and its frames go."""
+    """The scene, the path of the camera, and the outputs."""
 
     scene: Annotated[
         Path, Argument(INPUT, "A scene that `lite3r reconstruct` wrote: the .ply file, or its folder.", metavar="SCENE")
@@ -99,5 +99,5 @@ class RenderConfig:
 
     @property
     def count(self) -> int:
-        """Frames of a smooth flight."""
+        """Number of frames of a smooth flight."""
         return max(2, round(self.seconds * self.fps))

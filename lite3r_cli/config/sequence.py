@@ -1,4 +1,4 @@
-"""How long videos and large sets are taken in chunks."""
+"""Options of long videos and large sets, which are processed in chunks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 from .option import INPUT, OUTPUT, Option, require
 
-ONE_PASS = 200  # views up to which one pass over all of them is taken
+ONE_PASS = 200  # up to this number of views one pass is used
 SMALLEST_CHUNK = 3
 
 
 @dataclass(frozen=True)
 class LongConfig:
-    """Chunks of views that overlap, one after the other."""
+    """Overlapping chunks of views."""
 
     chunk: Annotated[
         str,
@@ -44,5 +44,5 @@ class LongConfig:
 
     @property
     def size(self) -> int | None:
-        """The number of views that was asked for."""
+        """The requested number of views per chunk."""
         return None if self.chunk in ("auto", "off") else int(self.chunk)

@@ -1,4 +1,4 @@
-"""What `lite3r splat` trains on, how long, and where the splats go."""
+"""Options of `lite3r splat`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRAINING = "Training"
 
 @dataclass(frozen=True)
 class SplatConfig:
-    """A scene, and a short training of Gaussians on its photographs."""
+    """The scene, and the training of Gaussians on its photographs."""
 
     scene: WrittenPlace
     output: Annotated[

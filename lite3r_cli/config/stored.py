@@ -1,4 +1,4 @@
-"""Configurations from the JSON that run.json keeps of them: the way back of `plain`."""
+"""Configurations from the JSON in run.json: the inverse of `plain`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def from_stored(config: type[T], document: Any, where: str) -> T:
-    """The configuration that `document` describes; what it does not say, or an older version did not know, is the
-    default. Raises InputError, beginning with `where`, for values that cannot be.
+    """The configuration that `document` describes. Missing and unknown fields get defaults (older versions had fewer).
+    Raises InputError, whose text begins with `where`, for invalid values.
     """
     try:
         return _built(config, document, where)

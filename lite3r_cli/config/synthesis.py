@@ -1,4 +1,4 @@
-"""What `lite3r synth` is asked."""
+"""Options of `lite3r synth`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENES, RENDERING = "Scenes", "Rendering"
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """Which procedural scenes are made, and how they are rendered."""
+    """The procedural scenes and how they are rendered."""
 
     output: Annotated[
         Path, Option(OUTPUT, "Output folder for scene-000/, scene-001/ and so on.", ("--output", "-o"), metavar="DIR")
@@ -74,5 +74,5 @@ class SynthConfig:
         require(self.seed >= 0, f"--seed {self.seed}: has to be 0 or more")
 
     def folder(self, index: int) -> Path:
-        """Where scene number `index` is written."""
+        """The folder of scene number `index`."""
         return self.output / f"scene-{index:03d}"

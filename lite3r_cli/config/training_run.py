@@ -1,4 +1,4 @@
-"""What `lite3r train` is asked: how long, on what, and how `mini` learns."""
+"""Options of `lite3r train`: duration, data, and optimisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _is_muon(name: str) -> bool:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of training's loss, see training/losses.py."""
+    """Weights of the loss terms, see training/losses.py."""
 
     depth: float = 1.0
     gradient: float = 1.0
@@ -38,8 +38,8 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """`budget_minutes` of wall time, or `max_steps`, whichever ends first; the learning rate's cosine follows the one
-    that is nearer its end.
+    """`budget_minutes` of wall time or `max_steps`, whichever ends first. The cosine of the learning rate follows the
+    one that is closer to its end.
     """
 
     output: Annotated[
@@ -87,7 +87,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class ShapeConfig:
-    """Which shapes training sees, see training/shape_schedule.py."""
+    """Image shapes in training, see training/shape_schedule.py."""
 
     tokens: Annotated[int, Option(DATA, "Batch size in tokens per GPU and step.", metavar="N")] = 49_152
     low_resolution_steps: Annotated[
@@ -97,7 +97,7 @@ class ShapeConfig:
     photos: Annotated[
         float, Option(DATA, "Share of steps on photographs, with --photos.", ("--photo-share",), metavar="SHARE")
     ] = 0.06
-    seed: int = 0  # the loop's
+    seed: int = 0  # seed of the training loop
 
     def __post_init__(self) -> None:
         require(self.tokens >= 2048, "--tokens must be at least 2048")
@@ -106,7 +106,7 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that was asked of `lite3r train`."""
+    """Options of `lite3r train`."""
 
     loop: LoopConfig
     shapes: ShapeConfig = ShapeConfig()

@@ -1,4 +1,4 @@
-"""What `lite3r view` shows."""
+"""Options of `lite3r view`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .option import OUTPUT, Argument, Option, require
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """A scene, and where its page goes."""
+    """The scene and its HTML page."""
 
     scene: Annotated[
         Path, Argument(None, "A scene that `lite3r reconstruct` wrote: the .ply file, or its folder.", metavar="SCENE")

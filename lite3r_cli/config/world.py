@@ -1,4 +1,4 @@
-"""Which way is up, how large the scene is, and where on Earth it stands."""
+"""Options of the world frame: up direction, scale, location."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORLDS = ("auto", "level", "enu")
 
 
 def parse_up(text: str) -> tuple[float, float, float]:
-    """The direction of `--up x,y,z`. Raises UsageError."""
+    """The direction x,y,z of `--up`. Raises UsageError."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -26,7 +26,7 @@ def parse_up(text: str) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The frame that a scene stands in."""
+    """The world frame of a scene."""
 
     up: Annotated[
         str,
