@@ -36,6 +36,7 @@ from lite3r_cli.pipelines import (  # noqa: F401 (likewise)
     distill_student,
     evaluate_scenes,
     locate_photos,
+    merge_scenes,
     predict,
     reconstruct_scene,
     render_scene,
@@ -52,7 +53,7 @@ TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3),
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
 OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate", "link")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-LIMIT = 300  # seconds of a run
+LIMIT = 1200  # seconds of a run, which takes 10 on a quiet machine
 
 
 class Seeded:
@@ -82,6 +83,9 @@ def inputs(folder: Path) -> None:
             (folder / "walk").mkdir(exist_ok=True)
             shutil.copy(path, folder / "walk" / f"{i}{path.name}")
     shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
+    (folder / "second").mkdir()  # the same, a little darker: a network of random values sees the same room
+    for path in sorted((folder / "photos").iterdir()):
+        cv2.imwrite(str(folder / "second" / path.name), np.clip(cv2.imread(str(path)), 1, 255) - 1)
     (folder / "new").mkdir()
     shutil.copy(folder / "others/0.png", folder / "new/n.png")
     camera = {"K": [[90.0, 0, 49], [0, 90, 35], [0, 0, 1]], "cam_from_world": np.eye(4)[:3].tolist()}

@@ -15,6 +15,7 @@ SCENE = "-m tiny.safetensors --device cpu -r 56 -q"
 FLIGHT = "--seconds 0.4 --fps 10 --size 64x48 --device cpu -q"
 BENCH = "bench -m tiny.safetensors --views 2 -r 56 --repeats 1 --device cpu -q --plot {}/bench.png"
 SPLAT = "--steps 2 --no-hold-out --device cpu -q"
+PAIR = f"reconstruct photos -o {{}}/scene.ply {SCENE}; reconstruct second -o {{}}/second.ply {SCENE}"
 RENDERED = "--scenes 2 --width 64 --height 48 --samples 1 --device cpu -q"
 
 # Suite → the command lines that make the old result (or None) and the one that is stopped. {} is the place.
@@ -53,6 +54,10 @@ SUITES: dict[str, tuple[str | None, str]] = {
     "bench, overwrite": (BENCH, f"{BENCH} --overwrite"),
     "add": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
             "add {}/scene.ply new --cameras new/cameras.json --device cpu -q"),
+    "merge, new": (PAIR, "merge {}/scene.ply {}/second.ply -o {}/both.ply --device cpu -q"),
+    "merge, overwrite": (f"{PAIR}; reconstruct others -o {{}}/both.ply {SCENE}",
+                         "merge {}/scene.ply {}/second.ply -o {}/both.ply --device cpu -q --overwrite"),
+    "splat, new": (f"reconstruct photos -o {{}}/scene.ply {SCENE}", f"splat {{}}/scene.ply {SPLAT}"),
     "splat, overwrite": (f"reconstruct photos -o {{}}/scene.ply {SCENE}; splat {{}}/scene.ply {SPLAT} --seed 3",
                          f"splat {{}}/scene.ply {SPLAT} --overwrite"),
     "locate, writes nothing": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",

@@ -30,6 +30,7 @@ from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 
 DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; values of confidence
+LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive numbers of float32, as which maps are read back
 MOST_PIXELS = 1 << 26  # of a map that is read back
 _JPEG_QUALITY = 95
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -167,8 +168,8 @@ def _is_sound(head: Any) -> bool:
             and isinstance(head["kind"], str)
             and isinstance(head["facts"], dict)
             and all(arrays[name].shape == shape for name, shape in shapes.items())
-            and all(np.isfinite(array).all() for array in arrays.values())
-            and bool(((low > 0) & (low <= high)).all())
+            and all((abs(array) <= LARGEST).all() for array in arrays.values())  # NaN is not
+            and bool(((low >= LEAST) & (low <= high)).all())
             and arrays["levels"].ndim == 1
             and 1 <= len(arrays["levels"]) <= LEVELS
         )

@@ -160,6 +160,8 @@ def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone,
         {"K": 3},
         {"ranges": [[2, 1]]},
         {"ranges": [["1", 2]]},
+        {"ranges": [[1, 1e39]]},  # no number of float32
+        {"ranges": [[1e-300, 1]]},
         {"levels": []},
         {"views": ["a"]},
         {"facts": None},
