@@ -1,4 +1,4 @@
-"""Depth-Anything-3's answer with gradients, in its `compute_dtype`."""
+"""Depth-Anything-3's RawOutput, with gradients and in its `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lite3r_cli.networks.da3.network import DA3, Features
 
 
 def answer(network: DA3, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,)."""
     (features,), cameras = network.encode([images], [range(images.shape[1])])
     vectors = network.cam_dec(cameras)
     world_from_cam = torch.cat([pose.rotation_from_quaternion(vectors[..., 3:7]), vectors[..., :3, None]], dim=-1)

@@ -1,6 +1,4 @@
-"""Depth-Anything-3's cameras (arXiv 2511.10647): a decoder from camera tokens, and an
-encoder of known cameras into them.
-"""
+"""Depth-Anything-3's camera heads (arXiv 2511.10647): camera tokens → cameras, and known cameras → camera tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal fi
 
 
 class CameraDecoder(nn.Module):
-    """Camera features (B, S, C) → pose vectors (B, S, 9): world_from_cam and fields of view
-    in radians, each view alone.
+    """Camera features (B, S, C) → pose vectors (B, S, 9): world_from_cam and fields of view in radians. Each view is
+    decoded alone.
     """
 
     def __init__(self, dim: int):
@@ -32,7 +30,7 @@ class CameraDecoder(nn.Module):
 
 
 class CameraEncoder(nn.Module):
-    """Pose vectors (B, S, 9) of known cameras → camera tokens (B, S, C), by a small transformer over the views."""
+    """Pose vectors (B, S, 9) of known cameras → camera tokens (B, S, C), with a small transformer over the views."""
 
     def __init__(self, dim: int, depth: int = 4, heads: int = 16):
         super().__init__()
@@ -50,8 +48,8 @@ class CameraEncoder(nn.Module):
 
 
 def encode_cameras(cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
-    """Poses (…, ≥3, 4), K (…, 3, 3) and image sizes (…, 2) as (H, W) → pose vectors (…, 9);
-    principal points are not encoded.
+    """cam_from_world (…, ≥3, 4), K (…, 3, 3) and image sizes (…, 2) as (H, W) → pose vectors (…, 9). The principal
+    point is not encoded.
     """
     R, t = cam_from_world[..., :3, :3], cam_from_world[..., :3, 3]
     inverse = invert_rigid(R, t)
@@ -61,10 +59,11 @@ def encode_cameras(cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
 
 
 def normalise_cameras(cam_from_world: Tensor) -> Tensor:
-    """Given poses (B, S, 3, 4) → (B, S, 3, 4) in the first camera's frame, scaled to a median distance of 1 from it.
+    """cam_from_world (B, S, 3, 4) → cam_from_world (B, S, 3, 4) in the first camera's frame, scaled to a median
+    distance of 1 from it.
 
-    The median is the lower of the middle two and counts the first camera's own zero;
-    distances below 0.1 are not blown up.
+    The median is the lower of the two middle values and includes the first camera's 0. A median below 0.1 counts as
+    0.1.
     """
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=cam_from_world.dtype, device=cam_from_world.device)
     full = torch.cat([cam_from_world[..., :3, :], last.expand(*cam_from_world.shape[:-2], 1, 4)], dim=-2)

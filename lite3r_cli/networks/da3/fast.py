@@ -1,4 +1,4 @@
-"""Depth-Anything-3 on the fast path: cameras from the camera tokens, known cameras into them, no rays."""
+"""Depth-Anything-3 on the fast path: cameras come from the camera tokens, not from rays; takes known cameras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lite3r_cli.networks.da3.reference_view import choose_reference
 
 
 class FastDA3(FastForm):
-    """What a loaded Depth-Anything-3 becomes; the original may be freed afterwards."""
+    """The fast form of a loaded Depth-Anything-3; the original may be freed afterwards."""
 
     def __init__(self, model: DA3, settings: Settings):
         encoder = model.trunk
@@ -45,7 +45,7 @@ class FastDA3(FastForm):
         )
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
-        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
+        """What depends only on the image sizes: packing, RoPE tables, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim = self.config.dim // self.config.heads
         positions = [patch_positions(*bucket.grid, 1, device) for bucket in prepared.packing.buckets]
@@ -67,15 +67,13 @@ class FastDA3(FastForm):
         return result
 
     def with_known(self, prediction: Prediction, cameras: KnownCameras) -> Prediction:
-        """The answer with known cameras as given, see `network.with_known`."""
+        """The prediction adapted to the known cameras, see `network.with_known`."""
         return with_known(prediction, cameras)
 
     def run(
         self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
-        """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device; `known` (S, C) takes the place of the
-        camera tokens.
-        """
+        """See `FastForm.run`; `known` (S, C) replaces the camera tokens."""
         with engine.stage("encoder"):
             tokens = self.patches.tokens(images, fixed["embeddings"], self.first, prepared)
         maps, camera = self._run_blocks(tokens, known, fixed, engine)
@@ -92,7 +90,7 @@ class FastDA3(FastForm):
     def _run_blocks(
         self, tokens: Tokens, known: Tensor | None, fixed: dict[str, Any], engine: Engine
     ) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Of each bucket the projected taps, each (S_b, N, C_i), and the camera features (S_b, 2C)."""
+        """Per bucket: the projected taps, (S_b, N, C_i) each, and the camera features (S_b, 2C)."""
         config, last = self.config, len(self.blocks) - 1
         frames = near = tokens.frames()
         maps: list[list[Tensor]] = [[] for _ in frames]
@@ -102,7 +100,7 @@ class FastDA3(FastForm):
             if i == config.alternate_from - 1 and known is None:
                 classes = tokens.prepared.by_view([each[:, 0] for each in frames])
                 reference = choose_reference(classes[None], self.reference_view)[0]
-            if i == config.alternate_from:  # the block before has not gone through this one's norm
+            if i == config.alternate_from:  # the previous block did not apply this block's norm
                 self._place_camera_tokens(tokens, known, reference, fixed)
                 operand = block.start(tokens.x, engine)
             after = None if i in (last, config.alternate_from - 1) else self.blocks[i + 1].norm1
@@ -119,7 +117,7 @@ class FastDA3(FastForm):
     def _place_camera_tokens(
         self, tokens: Tokens, known: Tensor | None, reference: Tensor, fixed: dict[str, Any]
     ) -> None:
-        """Put them in the place of the class tokens; from here on blocks rotate, and a view is the reference."""
+        """Replace the class tokens by camera tokens. From here on there are RoPE and a reference view."""
         tokens.ropes, tokens.ropes_across = fixed["within"], fixed["across"]
         tokens.reference = tokens.prepared.places.index_select(0, reference[None])[0]
         if known is None:

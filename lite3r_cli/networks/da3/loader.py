@@ -1,4 +1,4 @@
-"""How Depth-Anything-3's authors load pictures: resized twice, and a set of mixed sizes is cropped to one size."""
+"""Image preparation of Depth-Anything-3's authors: images are resized twice; mixed sizes are cropped to one size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from lite3r_cli.networks.pictures import NetworkInput
 
 
 def upper_bound(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
-    """Their `upper_bound_resize` of (H, W, 3) uint8: to the longest side, then each side to the nearest multiple."""
+    """`upper_bound_resize` of RGB (H, W, 3) uint8: longest side to `resolution`, then each side to the nearest
+    `multiple`.
+    """
     height, width = rgb.shape[:2]
     scale = resolution / max(height, width)
     if scale != 1:

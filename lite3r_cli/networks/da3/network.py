@@ -1,9 +1,9 @@
-"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later
-odd blocks attend across views.
+"""Depth-Anything-3 (arXiv 2511.10647), any-view models: one DINOv2 transformer whose later odd blocks attend across
+views.
 
 Parameter names are those of the published checkpoints without their `model.` prefix. From block `alternate_from` on,
-blocks have QK-norm and 2-D RoPE, and token 0 of a view is its camera token: one kind for the reference view, whose
-camera is the world frame, one for all others, or the encoding of a known camera.
+blocks have QK-norm and 2-D RoPE, and token 0 of a view is its camera token: one for the reference view, whose camera is
+the world frame, one for all other views, or the encoding of a known camera.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lite3r_cli.networks.da3.camera_heads import CameraDecoder, CameraEncoder, e
 from lite3r_cli.networks.da3.reference_view import STRATEGIES, choose_reference
 from lite3r_cli.scene import geometry
 
-POSITION_OFFSET = 0.1  # of a patch, in the position embedding's resampling
+POSITION_OFFSET = 0.1  # in patches, see `resize_position_embedding`
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ SIZES: dict[str, DA3Config] = {"da3-small": SMALL, "da3-base": BASE, "da3-large"
 
 @dataclass(frozen=True)
 class DA3Output:
-    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+    """The raw output for equally sized views, in the original conventions (pixel centres at integers)."""
 
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
@@ -82,14 +82,14 @@ class DA3Output:
 
 @dataclass(frozen=True)
 class Features:
-    """What the heads read, for one bucket of views."""
+    """The input of the heads, for one bucket of views."""
 
     taps: list[Tensor]  # four of (B, S_b, N, 2C)
     grid: tuple[int, int]  # patches (h, w)
 
 
 class DA3Encoder(nn.Module):
-    """ViT whose later blocks attend in turn within each view and across all of them."""
+    """ViT whose later blocks alternate between attention within a view and across all views."""
 
     def __init__(self, config: DA3Config):
         super().__init__()
@@ -121,11 +121,11 @@ class DA3Encoder(nn.Module):
         reference_view: str = "saddle_balanced",
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`;
-        `camera_tokens` (B, S, C) of known cameras; patches of `unseen` pixels alone, (H, W) bool of each view, are no
-        keys of attention.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups`. `camera_tokens` (B, S, C) encode
+        known cameras; `unseen` masks pixels without scene content (H, W) per view; patches
+        of only such pixels are not used as keys.
 
-        Returns what the dense head reads of each bucket, and the camera features (B, S, 2C) of all views.
+        Returns the features of each bucket for the dense head, and the camera features (B, S, 2C) of all views.
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
@@ -151,14 +151,14 @@ class DA3Encoder(nn.Module):
             if i in config.taps:
                 for tap, near, far in zip(taps, local, x):
                     tap.append(torch.cat([near[:, :, 1:], self.norm(far[:, :, 1:])], dim=-1))
-        cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # never normalised
+        cameras = [torch.cat([near[:, :, 0], far[:, :, 0]], dim=-1) for near, far in zip(local, x)]  # without norm
         return [Features(*pair) for pair in zip(taps, grids)], whole(bk.in_view_order(cameras, groups))
 
     def _set_frames(
         self, x: Sequence[Tensor], grids: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]],
         reference: Tensor, seen: Seen | None,
     ) -> None:  # fmt: skip
-        """Tell sparse attention which tokens belong together, and the reference views (B,)."""
+        """Pass the frames and the reference views (B,) to sparse-linear attention."""
         across = (block.attn for i, block in enumerate(self.blocks) if self.config.is_global(i))
         frames = (Frames(b.shape[1], b.shape[2], 1, grid) for b, grid in zip(x, grids))
         own = first_view() + torch.arange(sum(map(len, groups)), device=reference.device)
@@ -172,7 +172,7 @@ class DA3Encoder(nn.Module):
     def _ropes(
         self, grids: Sequence[tuple[int, int]], views: Sequence[int], device: torch.device
     ) -> tuple[list[RopeTable], RopeTable]:
-        """Tables within a view (true patch positions) and across views (every patch at (1, 1))."""
+        """RoPE tables for attention within a view (true patch positions) and across views (every patch at (1, 1))."""
         head_dim = self.config.dim // self.config.heads
         positions = [patch_positions(*grid, 1, device) for grid in grids]
         across = [rope_table(p.clamp(max=1), head_dim, published=True) for p in positions]
@@ -180,7 +180,7 @@ class DA3Encoder(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """The encoder under the name that the published checkpoints have for it, `backbone.pretrained`."""
+    """Gives the encoder its name in the published checkpoints, `backbone.pretrained`."""
 
     def __init__(self, config: DA3Config):
         super().__init__()
@@ -188,7 +188,7 @@ class Pretrained(nn.Module):
 
 
 class DA3(Network):
-    """`configure` may be called, and `head_frames` set, before predicting."""
+    """The network. `configure` may be called, and `head_frames` set, before a prediction."""
 
     def __init__(self, config: DA3Config, name: str = "da3"):
         super().__init__()
@@ -196,7 +196,7 @@ class DA3(Network):
         self.compute_dtype = torch.float32
         self.reference_view = "saddle_balanced"
         self.ray_poses = False  # cameras from the ray maps instead of the camera decoder
-        # views that the dense head works on at a time; None: as many as suit the device
+        # views that the dense head processes at a time; None: depends on the device
         self.head_frames: int | None = None
         self.backbone = Pretrained(config)
         self.head = DualDPTHead(DPTConfig(2 * config.dim, config.head_features, config.head_stages), config.patch_size)
@@ -204,14 +204,16 @@ class DA3(Network):
         self.cam_enc = CameraEncoder(config.dim, config.camera_depth, config.camera_heads)
 
     def configure(self, poses: str = "tokens", reference_view: str = "saddle_balanced") -> None:
-        """Where cameras come from ("tokens" or "rays"), and which view is the reference. Raises UsageError."""
+        """Set where cameras come from ("tokens" or "rays"), and the strategy that chooses the reference view, one of
+        STRATEGIES. Raises UsageError for an unknown strategy.
+        """
         if reference_view not in STRATEGIES:
             raise UsageError(f"--reference-view must be one of {', '.join(STRATEGIES)}, not {reference_view!r}")
         self.reference_view, self.ray_poses = reference_view, poses == "rays"
 
     @property
     def trunk(self) -> DA3Encoder:
-        """The part whose matrix products may run in half precision; the rest stays in float32."""
+        """The part whose matrix products may run in half precision; the rest stays float32."""
         return self.backbone.pretrained
 
     def encode(
@@ -221,22 +223,22 @@ class DA3(Network):
         camera_tokens: Tensor | None = None,
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
-        the camera features of all views.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups` → the features of each bucket for
+        the heads, and the camera features.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             features, cameras = self.trunk(images, groups, camera_tokens, self.reference_view, unseen)
         return features, cameras.float()
 
     def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Depth and confidence of one bucket, each (B, S_b, H, W)."""
+        """Depth and confidence (above 1) of one bucket, each (B, S_b, H, W)."""
         grid = features.grid
         raw = bk.in_chunks(lambda t: self.head([x.float() for x in t], *grid), features.taps, self.head_frames)
         depth, confidence = raw.unflatten(0, features.taps[0].shape[:2]).exp().unbind(2)
         return depth, 1 + confidence
 
     def decode_rays(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Rays (B, S_b, 8h, 8w, 6) as direction and origin, and their confidence (B, S_b, 8h, 8w)."""
+        """Rays (B, S_b, 8h, 8w, 6) as direction and origin, and confidence (B, S_b, 8h, 8w), above 1."""
         grid, head = features.grid, self.head
 
         def run(taps: list[Tensor]) -> Tensor:
@@ -246,12 +248,14 @@ class DA3(Network):
         return raw[:, :, :6].permute(0, 1, 3, 4, 2), 1 + raw[:, :, 6].exp()
 
     def camera_tokens(self, cam_from_world: Tensor, K: Tensor, size: Tensor) -> Tensor:
-        """Tokens (B, S, C) of known cameras, poses (B, S, ≥3, 4) already normalised; `size` (B, S, 2) as (H, W)."""
+        """Camera tokens (B, S, C) of known cameras: normalised poses (B, S, ≥3, 4), K (B, S, 3, 3), `size` (B, S, 2) as
+        (H, W).
+        """
         result: Tensor = self.cam_enc(encode_cameras(cam_from_world, K, size))
         return result
 
     def forward(self, images: Tensor, camera_tokens: Tensor | None = None, rays: bool = False) -> DA3Output:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        """The raw output for equally sized views (B, S, 3, H, W) in [0, 1]; `rays` adds the ray output."""
         (features,), cameras = self.encode([images], [range(images.shape[1])], camera_tokens)
         ray = self.decode_rays(features) if rays else (None, None)
         return DA3Output(*self.decode_depth(features), self.cam_dec(cameras), *ray)
@@ -265,8 +269,8 @@ class DA3(Network):
     ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
-        With known `cameras` depth comes in their scale, and they are returned as given. Patches of `unseen` pixels
-        alone, (H, W) bool of each image, are no keys of attention.
+        Known `cameras` are returned unchanged, and depth is in their scale. `unseen` masks pixels without
+        scene content (H, W) per image; patches of only such pixels are not used as keys.
         """
         groups = bk.group_by_size(images)
         device = self.trunk.pos_embed.device
@@ -294,20 +298,20 @@ class DA3(Network):
 
 
 def encode_known(cameras: KnownCameras, size: Tensor) -> Tensor:
-    """Known cameras → what the camera encoder reads (1, S, 9); image sizes (S, 2) as (H, W) on the device."""
+    """Known cameras → input of the camera encoder (1, S, 9). `size` (S, 2) as (H, W), on the device."""
     K = pose.centres_at_integers(cameras.K.float().to(size.device))
     return encode_cameras(normalise_cameras(cameras.cam_from_world.to(size.device)[None]), K[None], size[None])
 
 
 def with_known(prediction: Prediction, cameras: KnownCameras) -> Prediction:
-    """The prediction with the known cameras instead of its own, depth in their scale."""
+    """The prediction with its cameras replaced by the known ones, and depth in their scale."""
     scale = _scale_to(prediction.cam_from_world, cameras.cam_from_world)
     poses, K = cameras.cam_from_world[:, :3].cpu(), cameras.K.cpu()
     return Prediction([d / scale for d in prediction.depth], prediction.confidence, poses, K)
 
 
 def _scale_to(predicted: Tensor, given: Tensor) -> float:
-    """How much larger the predicted trajectory is than the given one; 1 where the given cameras do not move."""
+    """Scale of the predicted relative to the given trajectory; 1 if the given cameras do not move."""
     given_centres, predicted_centres = (
         geometry.camera_centres(p[:, :3].double().cpu().numpy()) for p in (given, predicted)
     )

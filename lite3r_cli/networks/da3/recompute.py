@@ -1,4 +1,4 @@
-"""The outputs of a Depth-Anything-3 parity fixture, computed by this program."""
+"""Recompute the outputs of a Depth-Anything-3 parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lite3r_cli.networks.parity import ready
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     with unfilled():
         model = DA3(SIZES[config["model"]])
     images = ready(model, config)

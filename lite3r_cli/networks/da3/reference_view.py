@@ -1,4 +1,6 @@
-"""Which view's camera becomes the world frame of Depth-Anything-3, from the views' class tokens halfway through."""
+"""Choose the reference view of Depth-Anything-3, whose camera is the world frame, from the views' class tokens before
+the cross-view blocks.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FEWEST_VIEWS = 3  # with fewer the first view is the reference
+FEWEST_VIEWS = 3  # with fewer views the first one is the reference
 
 
 def _similarity(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines between views, the diagonal near 0 (B, S, S), and the unit features (B, S, C)."""
+    """Cosine similarities between views (B, S, S), with the diagonal set to about 0, and unit features (B, S, C)."""
     unit = features / features.norm(dim=-1, keepdim=True)
     cosines = unit @ unit.transpose(1, 2)
     return cosines - torch.eye(features.shape[1], device=features.device, dtype=features.dtype), unit
 
 
 def _saddle_balanced(features: Tensor) -> Tensor:
-    """The view nearest to the middle of the range in similarity to the others, feature norm and feature variance."""
+    """The view closest to the middle of the range of three measures: mean similarity to the other views, feature norm,
+    and feature variance.
+    """
     cosines, unit = _similarity(features)
     views = features.shape[1]
     measures = torch.stack([cosines.sum(-1) / (views - 1), features.norm(dim=-1), unit.var(dim=-1)])  # (3, B, S)
@@ -27,7 +31,7 @@ def _saddle_balanced(features: Tensor) -> Tensor:
 
 
 def _saddle_sim_range(features: Tensor) -> Tensor:
-    """The view whose similarities to the others spread most."""
+    """The view with the largest range of similarities to the others."""
     cosines, _ = _similarity(features)
     return (cosines.amax(-1) - cosines.amin(-1)).argmax(-1)
 
@@ -45,11 +49,11 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def choose_reference(features: Tensor, strategy: str = "saddle_balanced") -> Tensor:
-    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError for a
-    strategy that is not in STRATEGIES.
+    """Class tokens (B, S, C) → index of the reference view (B,). Raises KeyError if the strategy is
+    not in STRATEGIES.
     """
     choose = STRATEGIES[strategy]
     if features.shape[1] < FEWEST_VIEWS:
         return torch.zeros(len(features), dtype=torch.long, device=features.device)
-    with torch.autocast(features.device.type, enabled=False):  # half precision could choose another view
+    with torch.autocast(features.device.type, enabled=False):  # rounding to half precision could change the choice
         return choose(features.float())

@@ -1,4 +1,6 @@
-"""LingBot-Map's answer with gradients, in its `compute_dtype`: all frames see each other, as in its first pass."""
+"""LingBot-Map's RawOutput, with gradients and in its `compute_dtype`. All frames attend to each other, as in its first
+pass.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from lite3r_cli.networks.lingbot_map.network import LingBotMap
 
 
 def answer(network: LingBotMap, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,)."""
     out = network.together(images)
     vectors = out.vectors[-1]
     rotation = pose.rotation_from_quaternion(vectors[..., 3:7])

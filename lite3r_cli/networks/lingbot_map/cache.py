@@ -1,11 +1,11 @@
-"""What a stream keeps of the frames before: keys and values, as they were computed when each frame was current.
+"""The key-value cache of a stream: keys and values of earlier frames, as computed when each frame was the current one.
 
-In full: the first frames for ever, the anchors, and the latest ones, the window. Of every other frame the special
-tokens. All of it lies in one piece of memory, in no order of time, which attention does not need:
+All tokens are kept for the first frames (anchors, permanently) and for the latest frames (window); for all other frames
+only the special tokens. The memory layout is not ordered by time, because attention does not need the order:
 
-    | anchors | window, a ring | special tokens of older frames | a frame that is not kept |
+    | anchors | window, a ring buffer | special tokens of older frames | a frame that is not stored |
 
-so that what is visible is always one slice, and storing a frame copies its own tokens and six of the one it replaces.
+The visible keys are thus always one slice, and storing a frame copies only its tokens and six of the frame it replaces.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SPECIALS = 6  # tokens of a frame before its patches: camera, four registers, scale
+SPECIALS = 6  # special tokens of a frame: camera, four registers, scale
 
 
 @dataclass(frozen=True)
 class Room:
-    """How much a cache holds, in frames."""
+    """The capacity of a cache, in frames."""
 
-    anchors: int  # the first ones, in full
-    window: int  # the latest ones, in full
-    frames: int  # all that will be stored
+    anchors: int  # first frames, with all tokens
+    window: int  # latest frames, with all tokens
+    frames: int  # all frames that will be stored
 
     def tokens(self, of_frame: int) -> int:
-        """How many keys there is room for, a current frame included."""
+        """The capacity in tokens, including the current frame, for frames of `of_frame` tokens."""
         whole = min(self.frames, self.anchors + self.window)
         return (whole + 1) * of_frame + SPECIALS * (self.frames - whole)
 
 
 class Cache(Protocol):
-    """Keys and values of the frames stored so far, of one attention layer."""
+    """Keys and values of the frames stored so far, for one attention layer."""
 
     def store(self, k: Tensor, v: Tensor) -> None:
-        """Keep a frame's keys and values, (B, H, P, D) each."""
+        """Store a frame's keys and values, (B, H, P, D) each."""
         ...
 
     def visible(self) -> tuple[Tensor, Tensor]:
-        """What a frame that is stored sees: all there is."""
+        """All stored keys and values, for a frame that has been stored."""
         ...
 
     def visible_with(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What a frame that is not stored sees: all there is, and itself."""
+        """All stored keys and values plus `k`, `v`, for a frame that is not stored."""
         ...
 
 
 class FrameCache:
-    """The cache of one layer across frames of P tokens each, special tokens first."""
+    """The cache of one cross-frame layer, for frames of P tokens each, special tokens first."""
 
     def __init__(self, room: Room):
         self.room, self.stored, self.end = room, 0, 0
         self._both: Tensor | None = None  # (2, B, H, tokens, D): keys and values
 
     def store(self, k: Tensor, v: Tensor) -> None:
-        """Keep a frame; the oldest one of a full window keeps its special tokens alone."""
+        """Store a frame. If the window is full, only the special tokens of its oldest frame remain."""
         room, size = self.room, k.shape[2]
         both = self._ready(k)
         n = self.stored
@@ -72,13 +72,13 @@ class FrameCache:
         self.stored += 1
 
     def visible(self) -> tuple[Tensor, Tensor]:
-        """Views into the cache, (B, H, tokens, D) each."""
-        assert self._both is not None  # a frame was stored before
+        """Tensor views of the cache, (B, H, tokens, D) each."""
+        assert self._both is not None  # `store` comes first
         k, v = self._both[..., : self.end, :]
         return k, v
 
     def visible_with(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Views into the cache, behind whose end the frame lies until the next one is stored."""
+        """Tensor views of the cache. The frame is written after its end, until the next frame is stored."""
         both, end = self._ready(k), self.end + k.shape[2]
         both[0, :, :, self.end : end], both[1, :, :, self.end : end] = k, v
         k, v = both[..., :end, :]
@@ -91,26 +91,26 @@ class FrameCache:
 
 
 class TokenCache:
-    """The cache of one layer over one token a frame; nothing is ever left out."""
+    """The cache of one camera head layer: one token per frame, all of them kept."""
 
     def __init__(self, frames: int):
         self.frames, self.stored = frames, 0
         self._both: Tensor | None = None
 
     def store(self, k: Tensor, v: Tensor) -> None:
-        """Keep the tokens of one or several frames."""
+        """Store the tokens of one or several frames, (B, H, frames, D) each."""
         both, end = self._ready(k), self.stored + k.shape[2]
         both[0, :, :, self.stored : end], both[1, :, :, self.stored : end] = k, v
         self.stored = end
 
     def visible(self) -> tuple[Tensor, Tensor]:
-        """Views into the cache."""
+        """Tensor views of the cache, (B, H, frames, D) each."""
         assert self._both is not None
         k, v = self._both[..., : self.stored, :]
         return k, v
 
     def visible_with(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Views into the cache, behind whose end the token lies until the next one is stored."""
+        """Tensor views of the cache. The token is written after its end, until the next one is stored."""
         both, end = self._ready(k), self.stored + k.shape[2]
         both[0, :, :, self.stored : end], both[1, :, :, self.stored : end] = k, v
         k, v = both[..., :end, :]
@@ -123,8 +123,8 @@ class TokenCache:
 
 
 def meet_cached(block: torch.nn.Module, x: Tensor, rope: object, cache: Cache, keep: bool) -> Tensor:
-    """A transformer block over one frame's tokens (B, P, C), whose attention sees what the cache shows; `keep`: the
-    frame is stored first.
+    """Run a transformer block over one frame's tokens (B, P, C); attention is over the cache and the frame itself. With
+    `keep` the frame is stored in the cache.
     """
     q, k, v = block.attn.project(block.norm1(x), rope)  # type: ignore[operator, union-attr]
     if keep:
@@ -136,8 +136,8 @@ def meet_cached(block: torch.nn.Module, x: Tensor, rope: object, cache: Cache, k
 
 
 def meet_each_other(block: torch.nn.Module, x: Tensor, rope: object) -> tuple[Tensor, Tensor, Tensor]:
-    """A transformer block over the tokens of several frames (B, S·P, C) that all see each other → the tokens, and keys
-    and values (B, H, S·P, D) to store.
+    """Run a transformer block over the tokens of several frames (B, S·P, C), which all attend to each other. Returns
+    the tokens, and the keys and values (B, H, S·P, D) to store.
     """
     q, k, v = block.attn.project(block.norm1(x), rope)  # type: ignore[operator, union-attr]
     x = x + block.ls1(block.attn.merge(block.attn.mix(q, k, v)))  # type: ignore[operator, union-attr]

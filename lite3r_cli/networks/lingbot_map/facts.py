@@ -14,14 +14,14 @@ from lite3r_cli.networks.lingbot_map.recompute import recompute
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.vggt.loader import fixed_width
 
-PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 5: (0, 2, 3, 4)}  # pairs of blocks → tapped ones, which no tensor tells
+PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 5: (0, 2, 3, 4)}  # number of pairs → tapped pairs, not visible in the tensors
 
 
 def _config_from_shapes(shapes: Shapes) -> LingBotMapConfig:
     sizes = aggregator_sizes(shapes, "depth_head")
     return LingBotMapConfig(
         **sizes,
-        encoder_heads=sizes["dim"] // 64,  # as in every DINOv2
+        encoder_heads=sizes["dim"] // 64,  # as in all DINOv2 sizes
         taps=PAIRS_OF_TAPS[sizes["pairs"]],
         position_grid=math.isqrt(shapes["aggregator.patch_embed.pos_embed"][1] - 1),
     )

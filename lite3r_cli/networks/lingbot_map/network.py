@@ -1,8 +1,9 @@
-"""LingBot-Map: VGGT made causal. The first frames are seen together, every later one alone, with what a cache keeps.
+"""LingBot-Map: a causal VGGT for video. The first frames are processed together, each later frame alone with a cache.
 
-It has VGGT's parts, one more special token a frame, and a rotary code of time across frames. A frame sees the anchors
-and the latest frames in full, and six tokens of every frame between (`cache.py`). Parameter names are those of the
-published checkpoints. The first camera is the world frame; the scale is that of the first frames, and arbitrary.
+It has VGGT's parts, one more special token per frame, and RoPE over time across frames. A frame attends to all tokens
+of the anchors and of the latest frames, and to six tokens of every frame between (`cache.py`). Parameter names are
+those of the published checkpoints. The first camera is the world frame; the scale is arbitrary, set by the first
+frames.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lite3r_cli.networks.lingbot_map.plan import StreamPlan
 from lite3r_cli.networks.lingbot_map.windows import Chain, Part
 from lite3r_cli.networks.vggt.camera_head import CameraHead
 
-TIME, PLACE = 10, 11  # pairs of channels of a head that turn with time, and with each of row and column
+TIME, PLACE = 10, 11  # RoPE channel pairs of a head for time, and for each of row and column
 PERIOD = 10000.0
 
 
@@ -38,11 +39,11 @@ class LingBotMapConfig:
     """Sizes of a LingBot-Map."""
 
     dim: int = 1024
-    pairs: int = 24  # of a block within frames and one across frames
+    pairs: int = 24  # pairs of a block within frames and a block across frames
     heads: int = 16
     encoder_depth: int = 24
     encoder_heads: int = 16
-    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the depth head reads, the last pair among them
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the depth head uses; includes the last pair
     head_features: int = 256
     head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     camera_depth: int = 4
@@ -56,15 +57,15 @@ LINGBOT_MAP = LingBotMapConfig()
 
 @dataclass(frozen=True)
 class FrameOutput:
-    """The raw answer for frames that were seen together, in the authors' conventions."""
+    """The raw output for frames that were processed together, in the original conventions."""
 
-    vectors: list[Tensor]  # of every round (B, S, 9): world_from_cam centre, quaternion, vertical and horizontal fov
+    vectors: list[Tensor]  # (B, S, 9) per round: world_from_cam centre, quaternion, vertical and horizontal fov
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
-    tokens: list[Tensor]  # of the tapped pairs (B, S, 6 + N, 2C): within-frame half, across-frame half
+    tokens: list[Tensor]  # (B, S, 6 + N, 2C) per tapped pair: within-frame half, across-frame half
     time: range  # time index of each frame
-    keys: int  # that each token of these frames saw across frames
-    stored: bool
+    keys: int  # number of keys of each token in attention across frames
+    stored: bool  # whether the frames were stored in the cache
 
 
 class StreamAggregator(nn.Module):
@@ -79,7 +80,7 @@ class StreamAggregator(nn.Module):
         )
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # first frame, every other frame
         self.register_token = nn.Parameter(torch.randn(1, 2, REGISTERS, dim) * 1e-6)
-        self.scale_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # frames of the first pass, every other
+        self.scale_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)  # frames of the first pass, all others
         self.frame_blocks, self.global_blocks = (
             ModulesOf(
                 Block(dim, config.heads, norm_eps=1e-5, qk_norm=True, layer_scale=0.01) for _ in range(config.pairs)
@@ -100,9 +101,10 @@ class StreamAggregator(nn.Module):
 
 
 def time_table(times: Sequence[int], rows: int, columns: int, device: torch.device) -> NeighboursTable:
-    """cos and sin of the 3-D rotary code of frames with these time indices, (S·(6 + N), D) for a head of 64 channels.
+    """cos and sin of the 3-D RoPE for frames with these time indices f, (S·(6 + N), D) for a head of D = 64 channels.
 
-    Special token j stands at (f, j, j), the patch in row y and column x at (f, 6 + y, 6 + x).
+    Positions are (time, row, column): (f, j, j) for special token j, (f, 6 + y, 6 + x) for the patch in row y, column
+    x.
     """
     special = torch.arange(SPECIALS, dtype=torch.float64, device=device)
     y = torch.cat([special, (torch.arange(rows, device=device) + SPECIALS).repeat_interleave(columns).double()])
@@ -115,7 +117,7 @@ def time_table(times: Sequence[int], rows: int, columns: int, device: torch.devi
 
 
 class Stream:
-    """One pass over frames of one size: what is known of those before, and the next step."""
+    """One pass over `count` frames of one size: holds the caches and processes the next frames."""
 
     def __init__(self, network: LingBotMap, plan: StreamPlan, count: int):
         config = network.config
@@ -126,11 +128,11 @@ class Stream:
         self.cameras = [[TokenCache(room.frames) for _ in range(config.camera_depth)] for _ in range(plan.rounds)]
 
     def first(self, images: Tensor, keep: bool = True) -> FrameOutput:
-        """The first frames (B, F, 3, H, W) in [0, 1], which see each other; `keep`: later frames will see them."""
+        """Process the first frames (B, F, 3, H, W) in [0, 1] together; `keep` stores them for later frames."""
         return self._run(images, first_pass=True, keep=keep)
 
     def next(self, image: Tensor, keep: bool) -> FrameOutput:
-        """The next frame (B, 1, 3, H, W); `keep`: later frames will see it."""
+        """Process the next frame (B, 1, 3, H, W); `keep` stores it for later frames."""
         return self._run(image, first_pass=False, keep=keep)
 
     def _run(self, images: Tensor, first_pass: bool, keep: bool) -> FrameOutput:
@@ -188,13 +190,15 @@ class Stream:
 
 
 class LingBotMap(Network):
-    """`head_frames` may be set before predicting, and `plan`, which is otherwise chosen by the number of frames."""
+    """The network. `head_frames` and `plan` may be set before a prediction; without a plan, the number of frames
+    decides.
+    """
 
     def __init__(self, config: LingBotMapConfig = LINGBOT_MAP, name: str = "lingbot-map"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.compute_dtype = torch.float32
-        self.head_frames: int | None = None  # frames that the depth head works on at a time; None: what suits
+        self.head_frames: int | None = None  # frames the depth head processes at a time; None: depends on the device
         self.plan: StreamPlan | None = None
         self.aggregator = StreamAggregator(config)
         self.camera_head = CameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
@@ -202,7 +206,7 @@ class LingBotMap(Network):
         self.depth_head = DPTHead(dense, config.patch_size)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Patch rows and columns of images (…, H, W)."""
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def decode_depth(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -213,13 +217,13 @@ class LingBotMap(Network):
         return depth, 1 + confidence
 
     def together(self, images: Tensor) -> FrameOutput:
-        """Frames (B, S, 3, H, W) in [0, 1] that all see each other, as the first pass does; with gradients."""
+        """Process frames (B, S, 3, H, W) in [0, 1] together, as in the first pass. Supports gradients."""
         count = images.shape[1]
         return Stream(self, StreamPlan(first=count), count).first(images, keep=False)
 
     def outputs(self, frames: Iterable[Tensor], count: int, plan: StreamPlan) -> Iterator[tuple[FrameOutput, bool]]:
-        """`count` frames (B, 3, H, W) → the raw answers in the order of work, those of the first pass together, and
-        whether a window begins with each.
+        """Process `count` frames (B, 3, H, W). Yields the raw outputs in order, one for all frames of a first pass,
+        each with a flag whether it begins a window.
         """
         source = Replayed(frames, plan.overlap_of(count) if plan.cut is not None else 0)
         for window in plan.windows(count):
@@ -232,8 +236,8 @@ class LingBotMap(Network):
 
     @torch.inference_mode()
     def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
-        """`count` frames in, each (3, H, W) float32 RGB in [0, 1] of one size, sides multiples of the patch size; as
-        many answers out, in order. Raises UsageError for frames of several sizes.
+        """Yield one answer per frame, in order. The `count` frames are (3, H, W) float32 RGB in [0, 1], of one size
+        whose sides are multiples of the patch size. Raises UsageError for frames of different sizes.
         """
         plan = self.plan or StreamPlan.for_frames(count)
         device = self.aggregator.camera_token.device
@@ -242,7 +246,7 @@ class LingBotMap(Network):
             yield from _answers(part)
 
     def stream_memory(self, height: int, width: int, count: int) -> int:
-        """Bytes of the cache for so many frames of this size; an overlap of windows comes on top, as pictures."""
+        """Bytes of the cache for `count` frames of this size, without the frames kept for the overlap of windows."""
         plan, config = self.plan or StreamPlan.for_frames(count), self.config
         longest = max(len(window) for window in plan.windows(count))
         frames = plan.stored(longest)
@@ -255,8 +259,8 @@ class LingBotMap(Network):
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size, as
-        a stream in this order. Smaller ones than the largest are shown with white around them.
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+        They are processed as a stream in this order; images smaller than the largest are padded with white.
         """
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
         depth, confidence, poses, K = [], [], [], []
@@ -275,7 +279,7 @@ class LingBotMap(Network):
 
 
 class Replayed:
-    """An iterator over frames that can go back by as many as two windows share."""
+    """An iterator over frames that can go back by `shared` frames, the overlap of two windows."""
 
     def __init__(self, frames: Iterable[Tensor], shared: int):
         self._source = iter(frames)
@@ -292,7 +296,7 @@ class Replayed:
         return frame
 
     def go_back(self) -> None:
-        """The latest frames come again."""
+        """Repeat the latest `shared` frames."""
         self._again = iter(list(self._latest))
 
 
@@ -301,12 +305,14 @@ def _of_one_size(frames: Iterable[Tensor], device: torch.device) -> Iterator[Ten
     for frame in frames:
         size = size or frame.shape
         if frame.shape != size:
-            raise UsageError(f"a stream has frames of one size, not of {tuple(size[1:])} and {tuple(frame.shape[1:])}")
+            raise UsageError(
+                f"the frames of a stream must have one size, not {tuple(size[1:])} and {tuple(frame.shape[1:])}"
+            )
         yield frame.to(device)
 
 
 def _corner(image: Tensor, height: int, width: int) -> tuple[int, int]:
-    """Row and column of an image inside a larger one, as the authors centre it."""
+    """First row and column of an image that is centred in a larger one, with the authors' rounding."""
     return (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
 
 
@@ -320,7 +326,7 @@ def _padded(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _answers(part: Part) -> Iterator[FrameAnswer]:
-    """Frames of the first scene of a batch."""
+    """The answers for the frames of the first scene in the batch."""
     vectors = part.vectors[0].cpu()
     size = torch.tensor(part.depth.shape[-2:], dtype=torch.float32)
     poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])

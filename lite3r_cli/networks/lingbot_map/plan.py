@@ -1,49 +1,49 @@
-"""How a stream of so many frames is seen: at once or in windows, and which frames are kept."""
+"""How a stream is processed: in one pass or in windows, and which frames are stored in the cache."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-KEPT_IN_TRAINING = 320  # frames; with more in one cache the authors saw quality fall
-DIRECT = 1000  # frames; more are seen in windows
+KEPT_IN_TRAINING = 320  # frames in one cache; the authors report lower quality with more
+DIRECT = 1000  # longer streams are processed in windows
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """The defaults are the authors'."""
+    """Parameters of a stream. The defaults are the authors'."""
 
-    first: int = 8  # frames that are seen together at the start
-    anchors: int = 8  # of the stored ones, the first, kept in full for ever
-    window: int = 64  # of the stored ones, the latest, kept in full
-    interval: int = 1  # every so-manieth frame is stored, a key frame
-    rounds: int = 4  # of the camera head
-    cut: int | None = None  # stored frames of a window; None: one window
-    overlap: int | None = None  # frames that neighbouring windows share; None: as many as `first`
+    first: int = 8  # frames processed together at the start
+    anchors: int = 8  # first stored frames, whose tokens are all kept permanently
+    window: int = 64  # latest stored frames, whose tokens are all kept
+    interval: int = 1  # every `interval`-th frame is a key frame and is stored
+    rounds: int = 4  # rounds of the camera head
+    cut: int | None = None  # stored frames per window; None: one window
+    overlap: int | None = None  # frames shared by neighbouring windows; None: `first`
 
     @classmethod
     def for_frames(cls, count: int) -> StreamPlan:
-        """For so many frames: as the authors' program chooses, and as they advise beyond `DIRECT`."""
+        """The plan for `count` frames: the choice of the authors' program, and their advice for more than DIRECT."""
         if count <= DIRECT:
             return cls(interval=1 if count <= KEPT_IN_TRAINING else math.ceil(count / KEPT_IN_TRAINING))
         return cls(interval=2, cut=128, overlap=32)
 
     def is_key(self, i: int) -> bool:
-        """Whether frame i of a window, behind the first ones, is stored."""
+        """Whether frame i ≥ `first` of a window is stored."""
         return self.interval <= 1 or (i - self.first) % self.interval == 0
 
     def stored(self, count: int) -> int:
-        """How many of a window's frames are stored."""
+        """How many frames of a window of `count` frames are stored."""
         first = min(self.first, count)
         return first + -(-(count - first) // max(self.interval, 1))
 
     def overlap_of(self, count: int) -> int:
-        """Frames that neighbouring windows of `count` frames in all share."""
+        """Frames shared by neighbouring windows of a stream of `count` frames."""
         first = min(self.first, count)
         return 0 if count <= 1 else min(first if self.overlap is None else self.overlap, count - 1)
 
     def windows(self, count: int) -> list[range]:
-        """The frames of each window, the last one up to the end."""
+        """The frames of each window of a stream of `count` frames."""
         if self.cut is None:
             return [range(count)]
         first = min(self.first, count)

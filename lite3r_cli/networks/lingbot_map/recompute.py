@@ -1,4 +1,4 @@
-"""The outputs of a parity fixture of LingBot-Map, computed by this program."""
+"""Recompute the outputs of a LingBot-Map parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lite3r_cli.networks.lingbot_map.plan import StreamPlan
 from lite3r_cli.networks.lingbot_map.windows import Chain, Moved, Part, fit
 from lite3r_cli.networks.parity import ready
 
-TOKENS, CHANNELS = 8, 64  # the part of the encoder's tokens that fixtures hold
-ALIGNMENT = "align"  # the mode of a fixture of windows alone, without the network
+TOKENS, CHANNELS = 8, 64  # the part of the encoder's tokens that fixtures store
+ALIGNMENT = "align"  # mode of a fixture that only aligns windows, without the network
 
 
 def lingbot_map_from(config: Mapping[str, Any]) -> LingBotMap:
@@ -41,7 +41,7 @@ def lingbot_map_from(config: Mapping[str, Any]) -> LingBotMap:
 
 
 def plan_from(config: Mapping[str, Any]) -> StreamPlan:
-    """How the frames of a fixture are seen."""
+    """The stream plan of a fixture."""
     first, interval = config["num_scale_frames"], config["keyframe_interval"]
     overlap = config.get("overlap_size")
     if "overlap_keyframes" in config:
@@ -59,7 +59,7 @@ def plan_from(config: Mapping[str, Any]) -> StreamPlan:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     if config["mode"] == ALIGNMENT:
         return aligned(config, arrays)
     model = lingbot_map_from(config)
@@ -100,7 +100,7 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
 
 
 def _halves(tokens: Tensor) -> Tensor:
-    """Six special tokens and three patches, half of the channels from within the frame, half from across."""
+    """Six special tokens and three patches; half of the channels are from within the frame, half from across frames."""
     near, far = (half[:, :, : SPECIALS + 3, : CHANNELS // 2] for half in tokens.chunk(2, dim=-1))
     return torch.cat([near, far], dim=-1)
 
@@ -115,7 +115,7 @@ def _moves(moves: list[Moved]) -> dict[str, Tensor]:
 
 
 def aligned(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Windows chained, from their raw answers alone."""
+    """Align windows from their raw outputs, without running the network."""
     parts = []
     for j in range(len(config["spans"])):
         vectors, depth, confidence, is_key = (

@@ -1,4 +1,4 @@
-"""Windows of a stream chained into one scene: each is moved by the similarity that fits it to the one before."""
+"""Chain the windows of a stream into one scene: a similarity transform aligns each window with the previous one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lite3r_cli.networks.lingbot_map.plan import StreamPlan
 if TYPE_CHECKING:
     from lite3r_cli.networks.lingbot_map.network import FrameOutput
 
-SMALLEST_DEPTH = 1.1920929e-7  # of a pixel that tells the scale
-SCALES = (1e-3, 1e3)  # no window is scaled beyond
+SMALLEST_DEPTH = 1.1920929e-7  # pixels with less depth are not used for the scale
+SCALES = (1e-3, 1e3)  # limits of the scale of a window
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is known of some frames that follow one another."""
+    """Cameras and depth of consecutive frames."""
 
     vectors: Tensor  # (B, S, 9): world_from_cam centre, quaternion (scalar last), vertical and horizontal field of view
     depth: Tensor  # (B, S, H, W)
@@ -36,14 +36,14 @@ class Part:
 
     @staticmethod
     def joined(parts: list[Part]) -> Part:
-        """Several, one behind the other."""
+        """Concatenate parts."""
         vectors, depth, confidence = (
             torch.cat([getattr(p, name) for p in parts], 1) for name in ("vectors", "depth", "confidence")
         )
         return Part(vectors, depth, confidence, torch.cat([p.is_key for p in parts]))
 
     def moved(self, by: Moved) -> Part:
-        """In another world frame and scale."""
+        """The part transformed by a similarity to another world frame and scale."""
         centre = by.scale[:, None, None] * (self.vectors[..., :3] @ by.rotation.mT) + by.translation[:, None]
         rotation = by.rotation[:, None] @ pose.rotation_from_quaternion(self.vectors[..., 3:7])
         quaternion = pose.quaternion_from_rotation(rotation)
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Moved:
-    """A similarity of each scene of a batch: X → s R X + t."""
+    """A similarity transform per scene of a batch: X → s R X + t."""
 
     scale: Tensor  # (B,)
     rotation: Tensor  # (B, 3, 3)
@@ -67,11 +67,11 @@ class Moved:
 
 
 def fit(before: Part, now: Part) -> Moved:
-    """The similarity that takes the first frames of a window, `now`, to the last ones of the window before, which is
-    moved already; frame by frame they are the same pictures.
+    """The similarity that maps the first frames of a window, `now`, to the last frames of the previous, already aligned
+    window, `before`. Frame by frame they show the same images.
 
-    The scale is the lower median of the depths' ratios over all frames that both windows stored; the last of these
-    fixes rotation and translation.
+    The scale is the lower median of the depth ratios over all frames that both windows stored; the last of these frames
+    gives rotation and translation.
     """
     count = min(len(before), len(now))
     if not count:
@@ -93,19 +93,19 @@ def _scale(before: Tensor, now: Tensor) -> Tensor:
 
 
 class Chain:
-    """Puts the windows of `count` frames together as they come; `moves` are those of the windows so far."""
+    """Chains the windows of `count` frames while they arrive. `moves` are the transforms of the windows so far."""
 
     def __init__(self, plan: StreamPlan, count: int):
         self.windows, self.overlap = plan.windows(count), plan.overlap_of(count)
         self.moves: list[Moved] = []
 
     def stitched(self, outputs: Iterable[tuple[FrameOutput, bool]]) -> Iterator[Part]:
-        """Raw answers in the order of work, and whether a window begins with each → every frame once, in order.
+        """Raw outputs in order, with flags whether each begins a window → every frame once, in order.
 
-        A frame of an overlap comes from the later window. A window is held back until its overlap is known.
+        Frames of an overlap are taken from the later window. A window is held back until its overlap is complete.
         """
-        number, done = -1, 0  # of the window, and its frames that are known
-        before: Part | None = None  # the last frames of the window before, moved
+        number, done = -1, 0  # index of the window, and how many of its frames have arrived
+        before: Part | None = None  # the last frames of the previous window, aligned
         waiting: list[Part] = []
         for output, begins in outputs:
             if begins:
@@ -119,7 +119,7 @@ class Chain:
             if len(self.windows) == 1:
                 yield part
                 continue
-            if len(self.moves) <= number:  # the window's place is not known yet
+            if len(self.moves) <= number:  # the window is not aligned yet
                 waiting.append(part)
                 if number and done < min(self.overlap, len(self.windows[number])):
                     continue
@@ -131,8 +131,8 @@ class Chain:
             yield from self._given(number, done, ready, waiting)
 
     def _given(self, number: int, done: int, ready: Part, waiting: list[Part]) -> Iterator[Part]:
-        """What of moved frames, the last of which is number `done` of its window, no later window sees again; the rest
-        goes to `waiting`.
+        """Yield the frames of `ready` that no later window contains; append the rest to `waiting`. The last frame of
+        `ready` is frame number `done` of its window.
         """
         last = number == len(self.windows) - 1
         end = len(self.windows[number]) - (0 if last else self.overlap)

@@ -1,4 +1,4 @@
-"""MapAnything's answer with gradients, in its `compute_dtype`."""
+"""MapAnything's RawOutput, with gradients and in its `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from lite3r_cli.networks.map_anything.network import MapAnything
 
 
 def answer(network: MapAnything, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,), sky and edges included."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,), including sky and
+    edges.
+    """
     (features,), scale = network.encode([images], [range(images.shape[1])])
     quaternion, translation = network.decode_cameras(features)
     metric = network.scale_head(scale.float())

@@ -1,4 +1,4 @@
-"""What MapAnything takes besides pictures: rays, depth and poses of any views, in metres or not, and their encoders."""
+"""Optional inputs of MapAnything: known rays, depth and poses of some views, in metres or not, and their encoders."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks.base import KnownCameras
 
 EPS = 1e-6  # of LayerNorm
-SMALLEST = 1e-8  # of scales, and what is added to them
+SMALLEST = 1e-8  # lower limit of scales, also added to them
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Given values of S views in view order, float32; a view whose `has_…` is false gives nothing of that kind."""
+    """Known values of S views in view order, float32. Values are ignored where the corresponding `has_…` is False."""
 
-    rays: list[Tensor]  # per view (B, 3, H, W), unit length, in the camera's axes
+    rays: list[Tensor]  # per view (B, 3, H, W), unit length, in camera axes
     has_rays: Tensor  # (B, S) bool
     depth: list[Tensor]  # per view (B, H, W) along the ray, 0 = unknown
     has_depth: Tensor  # (B, S) bool
-    quaternion: Tensor  # (B, S, 4) world_from_cam, scalar last, of any length
+    quaternion: Tensor  # (B, S, 4) world_from_cam, scalar last, of any norm
     translation: Tensor  # (B, S, 3)
-    has_pose: Tensor  # (B, S) bool; where any view has one, the reference has
+    has_pose: Tensor  # (B, S) bool; if any view has a pose, the reference view has one
     metric: Tensor  # (B, S) bool: depth and pose of the view are in metres
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Conditions in the reference view's frame, each without its scale, which stands beside it as a logarithm."""
+    """Conditions in the frame of the reference view, divided by their scales, with the logarithms of the scales."""
 
     rays: list[Tensor]
     has_rays: Tensor
-    depth: list[Tensor]  # per view (B, H, W), log(1 + d / the view's mean)
+    depth: list[Tensor]  # per view (B, H, W), log(1 + d / mean depth of the view)
     has_depth: Tensor
     log_depth_scale: Tensor  # (B, S)
     quaternion: Tensor
@@ -48,7 +48,7 @@ class Prepared:
 
 
 def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
-    """K (B, 3, 3), pixel centres at whole numbers, without skew → unit rays (B, 3, H, W)."""
+    """K (B, 3, 3) for pixel centres at integers, without skew → unit rays (B, 3, H, W)."""
     u = torch.arange(width, device=K.device, dtype=K.dtype)
     v = torch.arange(height, device=K.device, dtype=K.dtype)
     x = (u - K[:, 0, 2, None]) / K[:, 0, 0, None]  # (B, W)
@@ -66,8 +66,8 @@ def along_rays(z: Tensor, rays: Tensor) -> Tensor:
 
 
 def prepare(given: Conditions, reference: int = 0) -> Prepared:
-    """The authors' normalisation: a view's depth by its own mean, all translations by the mean length of those that are
-    not zero, poses relative to the reference view's.
+    """The authors' normalisation: depth is divided by its mean per view, translations by the mean of their nonzero
+    lengths; poses are relative to the reference view.
     """
     count = torch.stack([(d > 0).flatten(1).sum(1) for d in given.depth], dim=1)
     total = torch.stack([d.clamp(min=0).flatten(1).sum(1) for d in given.depth], dim=1)
@@ -79,7 +79,7 @@ def prepare(given: Conditions, reference: int = 0) -> Prepared:
     nowhere = given.quaternion.new_tensor([0.0, 0, 0, 1])
     known = given.has_pose[..., None]
     quaternion = torch.where(known, quaternion_product(inverse, given.quaternion), nowhere)
-    moved = given.translation - given.translation[:, [reference]]  # exactly 0 where a view stands at the reference
+    moved = given.translation - given.translation[:, [reference]]  # exactly 0 for a view at the reference position
     rotation = pose.rotation_from_quaternion(inverse)
     translation = torch.where(known, (rotation @ moved[..., None]).squeeze(-1), 0.0)
     length = translation.norm(dim=-1)
@@ -113,8 +113,8 @@ def quaternion_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def conditions_from(cameras: KnownCameras, images: Sequence[Tensor], device: torch.device) -> tuple[Conditions, int]:
-    """What is known of S views as the network takes it, NaN where unknown, and the reference view: the first one whose
-    pose is known, else the first one.
+    """Known values of S views (NaN: unknown) → the network's conditions, and the index of the reference view: the first
+    view with a known pose, else the first view.
     """
     poses, K = cameras.cam_from_world.float().to(device)[:, :3], cameras.K.float().to(device)
     has_pose, has_rays = poses.flatten(1).isfinite().all(1), K.flatten(1).isfinite().all(1)
@@ -157,7 +157,7 @@ class _ResidualBlock(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """A map of each pixel (B, channels, H, W) → what it adds to the patch tokens (B, N, C)."""
+    """A per-pixel map (B, channels, H, W) → encoding (B, N, C) that is added to the patch tokens."""
 
     def __init__(self, channels: int, dim: int, patch_size: int, widths: tuple[int, int, int]):
         super().__init__()
@@ -174,7 +174,7 @@ class DenseEncoder(nn.Module):
 
 
 class GlobalEncoder(nn.Module):
-    """A few numbers of a view (…, inputs) → what they add to all of its patch tokens (…, C)."""
+    """A few numbers per view (…, inputs) → encoding (…, C) that is added to all patch tokens of the view."""
 
     def __init__(self, inputs: int, dim: int, widths: tuple[int, int, int]):
         super().__init__()

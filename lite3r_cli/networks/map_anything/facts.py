@@ -15,7 +15,7 @@ from lite3r_cli.networks.map_anything.published import V1_1_MODELS, V1_MODELS
 from lite3r_cli.networks.map_anything.recompute import recompute
 from lite3r_cli.networks.pictures import Preparation, crop_to_smallest
 
-TAPS = {16: (7, 11), 24: (11, 17), 8: (3, 5), 6: (2, 4)}  # blocks → those that the dense head reads: no tensor tells
+TAPS = {16: (7, 11), 24: (11, 17), 8: (3, 5), 6: (2, 4)}  # number of blocks → tapped blocks, not visible in the tensors
 BLOCKS = "info_sharing.self_attention_blocks."
 HEADS = ("dense_head", "pose_head", "scale_head")
 ALIAS = "a second name of a tensor that is loaded"
@@ -28,7 +28,7 @@ def _sizes(shapes: Shapes) -> dict[str, Any]:
     return {
         "encoder_dim": encoder_dim,
         "encoder_depth": count_layers(shapes, r"encoder\.model\.blocks\.(\d+)\."),
-        "encoder_heads": encoder_dim // 64,  # as in every DINOv2
+        "encoder_heads": encoder_dim // 64,  # as in all DINOv2 sizes
         "dim": dim,
         "depth": depth,
         "heads": dim // 64,

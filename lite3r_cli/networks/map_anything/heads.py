@@ -1,4 +1,4 @@
-"""What MapAnything reads off its tokens: rays and depth along them, confidence, a mask, poses and a metric scale."""
+"""MapAnything's heads: rays and depth along them, confidence, a mask, poses and a metric scale."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch.nn import functional as F
 
 from lite3r_cli.layers.heads.dpt import FusionBlock, Scratch
 
-SMALLEST = 1e-8  # of norms and of the scale
+SMALLEST = 1e-8  # lower limit of norms and of the scale
 RAW_CHANNELS = 6  # ray (3), log depth, log confidence, mask logit
 SCALE_WIDTH = 196
 
 
 @dataclass(frozen=True)
 class DenseMaps:
-    """What the dense head says of each pixel, in no unit of length."""
+    """The per-pixel output of the dense head, without metric scale."""
 
-    rays: Tensor  # (B, S, H, W, 3), unit length, in the camera's axes
+    rays: Tensor  # (B, S, H, W, 3), unit length, in camera axes
     depth: Tensor  # (B, S, H, W) along the ray
     confidence: Tensor  # (B, S, H, W), above 1
     logit: Tensor  # (B, S, H, W), positive where the pixel shows a surface
 
     @classmethod
     def of(cls, raw: Tensor) -> DenseMaps:
-        """From the head's channels (B, S, 6, H, W)."""
+        """From the raw channels of the head (B, S, 6, H, W)."""
         ray, (log_depth, log_confidence, logit) = raw[:, :, :3].movedim(2, -1), raw[:, :, 3:].unbind(2)
         ray = ray / ray.norm(dim=-1, keepdim=True).clamp(min=SMALLEST)
         return cls(ray, log_depth.exp(), 1 + log_confidence.exp(), logit)
 
     def of_scene(self, scene: int) -> DenseMaps:
-        """One scene of the batch, (S, …) each."""
+        """The maps of one scene of the batch, (S, …) each."""
         return DenseMaps(*(getattr(self, field.name)[scene] for field in fields(self)))
 
 
@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
         for i in (4, 3, 2, 1):
             size = (2 * top.shape[-2], 2 * top.shape[-1])
             top = getattr(self.scratch, f"refinenet{i}")(top, lateral, size)
-            if i == 4:  # half of an odd side was rounded up
+            if i == 4:  # crop, because half of an odd side was rounded up
                 top = top[..., :rows, :columns]
             lateral = levels[i - 2]
         result: Tensor = top
@@ -73,7 +73,7 @@ class Pyramid(nn.Module):
 
 
 class Regressor(nn.Module):
-    """The finest map, enlarged to the pictures, → the raw channels of each pixel."""
+    """The finest map (B, features, h, w) → raw channels (B, 6, H, W) at the size of the images."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -87,7 +87,7 @@ class Regressor(nn.Module):
 
 
 class DenseHead(nn.ModuleList):
-    """Four token maps (B, N, C_k) of an h×w grid → raw (B, 6, p·h, p·w)."""
+    """Four token maps (B, N, C_k) of an h×w grid → raw channels (B, 6, p·h, p·w), p = patch size."""
 
     def __init__(self, widths: Sequence[int], features: int, stages: Sequence[int], patch_size: int):
         super().__init__([Pyramid(widths, features, stages), Regressor(features)])
@@ -112,7 +112,7 @@ class _Residual(nn.Module):
 
 
 class PoseHead(nn.Module):
-    """Patch tokens (B, N, C) of each view alone → world_from_cam quaternion (B, 4), scalar last, translation (B, 3)."""
+    """Patch tokens (B, N, C), one view per row → world_from_cam quaternion (B, 4), scalar last, translation (B, 3)."""
 
     def __init__(self, dim: int, patch_size: int):
         super().__init__()
@@ -123,7 +123,7 @@ class PoseHead(nn.Module):
         self.fc_t, self.fc_rot = nn.Linear(width, 3), nn.Linear(width, 4)
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Only patches that are `seen` (B, N) bool count; None: all."""
+        """Only patches in the mask `seen` (B, N) are used; None: all."""
         x = self.proj(tokens.transpose(1, 2)[..., None])  # (B, width, N, 1)
         for block in self.res_conv:
             x = block(x)

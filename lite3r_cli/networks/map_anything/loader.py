@@ -1,4 +1,4 @@
-"""How MapAnything's authors load pictures (`fixed_mapping`): one of ten shapes, the same for all pictures of a set."""
+"""Image preparation of MapAnything's authors (`fixed_mapping`): one of ten shapes, the same for all images of a set."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from lite3r_cli.networks.pictures import NetworkInput
 
 SQUARE = 518
-SHAPES = {  # width / height → the sides at a resolution of 518
+SHAPES = {  # width / height → (width, height) at a resolution of 518
     1.0: (518, 518), 1.321: (518, 392), 1.542: (518, 336), 1.762: (518, 294), 2.056: (518, 252), 3.083: (518, 168),
     0.757: (392, 518), 0.649: (336, 518), 0.567: (294, 518), 0.486: (252, 518),
 }  # fmt: skip
 
 
 def fixed_shape(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
-    """(H, W, 3) uint8 → the shape nearest to the picture's own; the surplus of its longer side is cut off.
+    """RGB (H, W, 3) uint8 → input of the shape closest to the image's aspect ratio; the rest is cropped.
 
-    Their kernels are Pillow's Lanczos and bicubic.
+    The authors use Pillow's Lanczos and bicubic kernels; this uses OpenCV's area and cubic ones.
     """
     height, width = rgb.shape[:2]
     wide, tall = SHAPES[min(SHAPES, key=lambda aspect: abs(aspect - width / height))]

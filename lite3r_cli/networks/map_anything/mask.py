@@ -1,4 +1,4 @@
-"""Pixels that show no surface (sky, and edges between near and far), and the pinhole camera behind predicted rays."""
+"""Mask of pixels without a surface (sky, depth edges), and the pinhole camera that fits predicted rays."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DEPTH_EDGE = 0.03  # relative difference of depths within 3×3 pixels
+DEPTH_EDGE = 0.03  # relative depth difference within 3×3 pixels
 NORMAL_EDGE = math.radians(5)
-SAMPLES = 50  # rows and columns of which the camera is fitted, about
-LARGE = 1_000_000  # pixels; larger pictures get their camera from three of each axis
+SAMPLES = 50  # the camera is fitted to about this many rows and columns
+LARGE = 1_000_000  # pixels; for larger images the camera is computed from three pixels per axis
 SMALLEST_NORM = 1e-12
 
 
 def shows_surface(points: Tensor, unambiguous: Tensor, confident: Tensor | None = None) -> Tensor:
-    """Points (H, W, 3) in the camera's or the world's axes, depth being their z, and two masks (H, W) → (H, W) bool:
-    those that are `unambiguous` and `confident` and no edge of both depth and surface.
+    """Mask (H, W) of the pixels that are `unambiguous` and `confident` (masks (H, W)) and not on an edge in both depth
+    and normals. `points` (H, W, 3) are in camera or world axes; their z is used as depth.
     """
     return without_edges(points[..., 2], points, unambiguous if confident is None else unambiguous & confident)
 
 
 def without_edges(depth: Tensor, points: Tensor, kept: Tensor) -> Tensor:
-    """`kept` (H, W) without the pixels at which z-depth (H, W) jumps and the surface of points (H, W, 3) turns."""
+    """`kept` (H, W) without the pixels on an edge in both z-depth (H, W) and the normals of points (H, W, 3)."""
     return kept & ~(depth_edges(depth, kept) & normal_edges(points, kept))
 
 
 def depth_edges(depth: Tensor, kept: Tensor) -> Tensor:
-    """Where the depths of 3×3 neighbours that are `kept` differ by more than DEPTH_EDGE of the pixel's own."""
+    """Mask (H, W): the range of the `kept` depths within 3×3 pixels exceeds DEPTH_EDGE times the pixel's depth."""
     below = torch.finfo(depth.dtype).min
     largest, negated = (_largest_of_nine(torch.where(kept, values, below)) for values in (depth, -depth))
     return (largest + negated) / depth > DEPTH_EDGE
 
 
 def normal_edges(points: Tensor, kept: Tensor) -> Tensor:
-    """Where normals within 3×3 pixels, or within 3×3 pixels of a neighbour, differ by more than NORMAL_EDGE."""
+    """Mask (H, W): the normals within 3×3 pixels, of the pixel or of a neighbour, differ by more than NORMAL_EDGE."""
     normals, has_normal = surface_normals(points, kept)
     normals = normals / (normals.norm(dim=-1, keepdim=True) + SMALLEST_NORM)
     padded = F.pad(normals.permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")[0]
@@ -45,15 +45,15 @@ def normal_edges(points: Tensor, kept: Tensor) -> Tensor:
     for i in range(3):
         for j in range(3):
             near = padded[:, i : i + height, j : j + width].permute(1, 2, 0)
-            # rounding makes the cosine of equal normals exceed 1 now and then: the authors' maximum is NaN there, too
+            # by rounding the cosine of equal normals may exceed 1; the authors' maximum is NaN there, too
             turned = torch.where(valid[i : i + height, j : j + width], (normals * near).sum(-1).acos(), 0.0)
             angle = torch.maximum(angle, turned)
     return _largest_of_nine(angle.nan_to_num(nan=-math.inf)) > NORMAL_EDGE
 
 
 def surface_normals(points: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Normals (H, W, 3) of points (H, W, 3), the mean of those of up to four triangles with two `kept` neighbours, and
-    where there is one; 0 elsewhere.
+    """Normals (H, W, 3) of points (H, W, 3), 0 where unknown, and the mask (H, W) of known ones. A normal is the mean
+    of up to four triangles with two `kept` neighbours.
     """
     padded = F.pad(points, (0, 0, 1, 1, 1, 1))
     inside = F.pad(kept, (1, 1, 1, 1))
@@ -73,13 +73,13 @@ def surface_normals(points: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest_of_nine(values: Tensor) -> Tensor:
-    """The maximum over the 3×3 neighbourhood inside the picture, of (H, W)."""
+    """The maximum of `values` (H, W) over the 3×3 neighbourhood inside the image."""
     return F.max_pool2d(values[None, None], 3, 1, 1)[0, 0]
 
 
 def intrinsics_from_rays(rays: Tensor, seen: Tensor | None = None) -> Tensor:
-    """The pinhole camera of rays (S, H, W, 3), least squares with the principal point, over the pixels `seen` (S, H, W)
-    bool: K (S, 3, 3), pixel centres at whole numbers.
+    """K (S, 3, 3), pixel centres at integers, of the pinhole camera that fits rays (S, H, W, 3) by least squares,
+    including the principal point. `seen` (S, H, W) masks the pixels to use; None: all.
     """
     height, width = rays.shape[1:3]
     plane = rays[..., :2] / rays[..., 2:]  # (S, H, W, 2)

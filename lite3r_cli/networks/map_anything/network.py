@@ -1,8 +1,8 @@
-"""MapAnything (arXiv 2509.13414): a DINOv2 encoder per view, then blocks across all views and within a view in turn.
+"""MapAnything (arXiv 2509.13414): a DINOv2 encoder per view, then blocks that alternate between all views and one view.
 
-What is known of any views (rays, depth, poses, and whether they are in metres) is added to their patch tokens. One view
-is the reference, marked by a fixed vector; one token of the whole scene becomes its metric scale. Parameter names are
-those of the published checkpoints; `networks/map_anything/facts.py` tells the two generations apart.
+Encodings of known values (rays, depth, poses, metric scale) are added to the patch tokens of their view. A fixed vector
+marks the reference view. One token of the whole scene predicts the metric scale. Parameter names are those of the
+published checkpoints; `networks/map_anything/facts.py` distinguishes the two generations.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lite3r_cli.networks.map_anything.heads import DenseHead, DenseMaps, PoseHea
 from lite3r_cli.networks.map_anything.mask import intrinsics_from_rays, shows_surface
 
 EPS = 1e-6  # of every LayerNorm
-SMALLEST_FOCAL = 1.0  # pixels; no photograph has less
+SMALLEST_FOCAL = 1.0  # pixels; no real camera has less
 POSITION_OFFSET = 0.1  # of DINOv2's position embedding, in patches
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What both generations have."""
+    """The sizes that both generations have."""
 
     encoder_dim: int = 1536
     encoder_depth: int = 24
@@ -46,11 +46,11 @@ class Sizes:
     dim: int = 1536
     depth: int = 16  # even blocks across all views, odd ones within a view
     heads: int = 24
-    taps: tuple[int, int] = (7, 11)  # blocks whose outputs the dense head reads, beside the first and the last tokens
+    taps: tuple[int, int] = (7, 11)  # blocks whose outputs the dense head uses, besides its input and the last tokens
     head_features: int = 256
     head_stages: tuple[int, int, int, int] = (96, 192, 384, 768)
-    dense_widths: tuple[int, int, int] = (588, 768, 1024)  # of the encoders of rays and depth
-    global_widths: tuple[int, int, int] = (128, 256, 512)  # of the encoders of poses and scales
+    dense_widths: tuple[int, int, int] = (588, 768, 1024)  # encoders of rays and depth
+    global_widths: tuple[int, int, int] = (128, 256, 512)  # encoders of poses and scales
     patch_size: int = 14
     position_grid: int = 37
 
@@ -61,12 +61,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class MapAnythingConfig(Sizes):
-    """V1.1: gated MLPs, LayerScale everywhere, the encoder's class token goes on."""
+    """V1.1: gated MLPs, LayerScale in all blocks; the encoder's class token is kept."""
 
 
 @dataclass(frozen=True)
 class MapAnythingV1Config(Sizes):
-    """V1: the encoder ends with a norm and a projection, its class token does not go on."""
+    """V1: the encoder ends with a norm and a projection; its class token is dropped."""
 
     encoder_dim: int = 1024
     encoder_heads: int = 16
@@ -81,14 +81,14 @@ V1_1, V1 = MapAnythingConfig(), MapAnythingV1Config()
 
 @dataclass(frozen=True)
 class Features:
-    """What the heads read of one bucket of views: patch tokens (B, S_b, N, C), the first ones those of the encoder."""
+    """The input of the heads for one bucket of views: patch tokens (B, S_b, N, C), first those of the encoder."""
 
     maps: list[Tensor]
     grid: tuple[int, int]  # patches (h, w)
-    seen: Tensor | None = None  # (S_b, N) bool, the patches that are keys; None: all
+    seen: Tensor | None = None  # (S_b, N) bool, the patches used as keys; None: all
 
     def seen_pixels(self, patch: int) -> Tensor | None:
-        """(S_b, H, W) bool, the pixels of these patches."""
+        """Mask (S_b, H, W) of the pixels of `seen`, for the patch size `patch`; None: all."""
         if self.seen is None:
             return None
         pixels = self.seen.to(self.maps[0].device).unflatten(1, self.grid)
@@ -98,7 +98,7 @@ class Features:
 
 @dataclass(frozen=True)
 class MapAnythingOutput:
-    """The answer for equally sized views, in metres as far as the network knows."""
+    """The raw output for equally sized views."""
 
     maps: DenseMaps  # (B, S, …), depth without the metric scale
     quaternion: Tensor  # (B, S, 4) world_from_cam, scalar last
@@ -125,7 +125,7 @@ class Dino(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=EPS) if first else nn.Identity()
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Only patches that are `seen` (B, N) bool are keys; None: all."""
+        """Only patches in the mask `seen` (B, N) are used as keys; None: all."""
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         x = self.patch_embed(images)
         x = x + resize_position_embedding(self.pos_embed[:, 1:], rows, columns, offset=POSITION_OFFSET)
@@ -137,7 +137,7 @@ class Dino(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The image encoder under the name that checkpoints have for it."""
+    """Gives the image encoder its name in the checkpoints."""
 
     def __init__(self, config: Sizes):
         super().__init__()
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
 
 
 class InfoSharing(nn.Module):
-    """Blocks across all views and within a view in turn, over all views' tokens and one token of the scene."""
+    """Blocks that alternate between all views and one view, over the tokens of all views and one scene token."""
 
     view_pos_table: Tensor
 
@@ -168,8 +168,8 @@ class InfoSharing(nn.Module):
     def forward(
         self, scale: Tensor, views: Sequence[Tensor], reference: tuple[int, int], specials: int, seen: Seen | None
     ) -> tuple[list[list[Tensor]], Tensor]:
-        """Scene token (B, 1, E) and per bucket tokens (B, S_b, specials + N, E) → the taps' and the last patch tokens
-        of each bucket, and the scene token; `reference` is the place (bucket, view) of the reference view.
+        """Scene token `scale` (B, 1, E) and tokens (B, S_b, specials + N, E) per bucket → per bucket the tapped and the
+        last patch tokens, and the scene token (B, C). `reference` is the (bucket, index) of the reference view.
         """
         scale = self.proj_embed(scale)[:, None]  # (B, 1, 1, C), a bucket of its own
         x = [self.proj_embed(view) for view in views]
@@ -193,19 +193,19 @@ class InfoSharing(nn.Module):
 
 
 def reference_mark(dim: int) -> Tensor:
-    """(1, dim): what is added to the reference view's tokens, the sine-cosine table's row of position 0."""
+    """The vector (1, dim) that is added to the reference view's tokens: row 0 of a sine-cosine table."""
     return torch.tensor([0.0, 1.0]).expand(dim // 2, 2).flatten()[None]
 
 
 class MapAnything(Network):
-    """`head_frames` may be set before predicting."""
+    """The network. `head_frames` may be set before a prediction."""
 
     def __init__(self, config: MapAnythingConfig | MapAnythingV1Config = V1_1, name: str = "map-anything"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.compute_dtype = torch.float32
-        self.head_frames: int | None = None  # views that the heads work on at a time; None: as many as suit the device
-        self.specials = 0 if isinstance(config, MapAnythingV1Config) else 1  # tokens of a view before its patches
+        self.head_frames: int | None = None  # views that the heads process at a time; None: depends on the device
+        self.specials = 0 if isinstance(config, MapAnythingV1Config) else 1  # special tokens of a view
         dim = config.encoder_dim
         dense = (dim, config.patch_size, config.dense_widths)
         self.encoder = Encoder(config)
@@ -221,7 +221,7 @@ class MapAnything(Network):
         self.pose_head, self.scale_head = PoseHead(config.dim, config.patch_size), ScaleHead(config.dim)
 
     def constants(self) -> dict[str, Tensor]:
-        """The buffer that published checkpoints hold, with its published value."""
+        """The untrained buffer of the published checkpoints, with its value."""
         return {"info_sharing.view_pos_table": reference_mark(self.config.dim)}
 
     # -- tokens -----------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class MapAnything(Network):
     def embed(
         self, images: Tensor, views: Sequence[int], given: Prepared | None, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → class tokens (B, S_b, 1, E) and fused
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with indices `views` → class tokens (B, S_b, 1, E) and fused
         patch tokens (B, S_b, N, E).
         """
         first, patches = (
@@ -242,7 +242,9 @@ class MapAnything(Network):
             return first, self.fusion_norm_layer(patches)
 
     def _embed_given(self, views: list[int], given: Prepared) -> Tensor:
-        """What is known of these views, (B, S_b, N, E) or broadcast to it; kinds that none of them has cost nothing."""
+        """The encoding of the known values of these views, broadcastable to (B, S_b, N, E). Encoders without input are
+        not run.
+        """
         added = self.fusion_norm_layer.weight.new_zeros(())
         if bool(given.has_rays[:, views].any()):
             rays = torch.stack([given.rays[i] for i in views], dim=1)  # (B, S_b, 3, H, W)
@@ -268,8 +270,9 @@ class MapAnything(Network):
         given: Prepared | None = None,
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], Tensor]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read, and the scene
-        token (B, C). Patches of `unseen` pixels alone, (H, W) bool of each view, are no keys of attention.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups` → the features of each bucket and
+        the scene token (B, C). `unseen` masks pixels without scene content (H, W) per view; patches of only such pixels
+        are not used as keys.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             return self._encode(images, groups, given, unseen)
@@ -308,7 +311,7 @@ class MapAnything(Network):
         return DenseMaps.of(raw.unflatten(0, features.maps[0].shape[:2]))
 
     def decode_cameras(self, features: Features) -> tuple[Tensor, Tensor]:
-        """world_from_cam quaternion (B, S_b, 4), scalar last, and translation (B, S_b, 3) without the metric scale."""
+        """world_from_cam quaternion (B, S_b, 4), scalar last, and translation (B, S_b, 3), without the metric scale."""
         tokens = features.maps[-1].float()
         shape = tokens.shape[:2]
         seen = None if features.seen is None else features.seen.to(tokens.device).repeat(shape[0], 1)
@@ -316,7 +319,7 @@ class MapAnything(Network):
         return quaternion.unflatten(0, shape), translation.unflatten(0, shape)
 
     def forward(self, images: Tensor, given: Conditions | None = None) -> MapAnythingOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]; the reference is the first one."""
+        """The raw output for equally sized views (B, S, 3, H, W) in [0, 1]; view 0 is the reference."""
         (features,), scale = self.encode([images], [range(images.shape[1])], None if given is None else prepare(given))
         maps, cameras, metric = self.decode(features), self.decode_cameras(features), self.scale_head(scale.float())
         return MapAnythingOutput(maps, *cameras, metric, features, scale)
@@ -330,9 +333,9 @@ class MapAnything(Network):
     ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
-        What is known in `cameras` (NaN where it is not) guides the network; the answer is its own, in metres as far as
-        it knows. Its mask takes depth from sky and edges. Patches of `unseen` pixels alone, (H, W) bool of each image,
-        are no keys of attention.
+        Known values in `cameras` (NaN: unknown) guide the network; it returns its own cameras, approximately in metres.
+        Depth is 0 where its mask shows sky or an edge. `unseen` masks pixels without scene content (H, W) per image;
+        patches of only such pixels are not used as keys.
         """
         groups = bk.group_by_size(images)
         device = self.scale_token.device
@@ -359,7 +362,9 @@ class MapAnything(Network):
 
 
 def frames_of(counts: Sequence[int], grids: Sequence[tuple[int, int]], specials: int) -> list[Frames]:
-    """The frames of packed tokens whose first one is the scene's: it counts as a special token of the first view."""
+    """The frames of the packed tokens, `counts` views per bucket. The scene token comes first and counts as a special
+    token of the first view.
+    """
     frames = []
     for k, (count, grid) in enumerate(zip(counts, grids)):
         tokens = specials + grid[0] * grid[1]

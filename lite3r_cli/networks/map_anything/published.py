@@ -1,4 +1,4 @@
-"""MapAnything's published checkpoints. Those under a non-commercial licence are asked for by their place on the Hub."""
+"""MapAnything's published checkpoints. Those with a non-commercial licence have no short name, only hf:OWNER/NAME."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outputs of a parity fixture of MapAnything, computed by this program."""
+"""Recompute the outputs of a MapAnything parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lite3r_cli.networks.map_anything.mask import intrinsics_from_rays, without_
 from lite3r_cli.networks.map_anything.network import MapAnything, MapAnythingConfig, MapAnythingV1Config
 from lite3r_cli.networks.parity import ready
 
-TOKENS, CHANNELS = 8, 64  # the part of the tokens that fixtures hold
-AFTERWARDS = "map-anything-post"  # a fixture of what follows the network
+TOKENS, CHANNELS = 8, 64  # the part of the tokens that fixtures store
+AFTERWARDS = "map-anything-post"  # a fixture of the post-processing, without the network
 SIZES = {  # entry of a fixture → field of the configuration
     "embed_dim": "encoder_dim",
     "encoder_depth": "encoder_depth",
@@ -78,13 +78,13 @@ def _conditions(arrays: Mapping[str, np.ndarray], images: Tensor) -> Conditions 
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     if config["model"] == AFTERWARDS:
         return afterwards(arrays)
     model = map_anything_from(config)
     images = ready(model, config, model.constants())
     seen: dict[str, Tensor] = {}
-    # a hook returns nothing: what it returns would replace the values
+    # hooks must return None: any other value would replace the output
     model.encoder.register_forward_hook(lambda _, __, out: seen.update(first=out[0], encoder=out[1]))
     out = model(images, _conditions(arrays, images))
     batch, views = images.shape[:2]
@@ -118,12 +118,12 @@ def _matrices(quaternion: Tensor, translation: Tensor) -> Tensor:
 
 
 def _world_points(local: Tensor, poses: Tensor) -> Tensor:
-    """Points (B, S, H, W, 3) of each camera in the world."""
+    """Points (B, S, H, W, 3) in camera coordinates → world coordinates."""
     return torch.einsum("bsij,bshwj->bshwi", poses[:, :, :3, :3], local) + poses[:, :, None, None, :3, 3]
 
 
 def afterwards(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """What follows the network: masks, and points and depth with the first of them, intrinsics."""
+    """The outputs of the post-processing: masks, masked points and depth, intrinsics."""
     given = {name[3:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("in_")}
     rays, confidence = given["ray_directions"], given["conf"]
     unambiguous = given["non_ambiguous_mask"].bool()

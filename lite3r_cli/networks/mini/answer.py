@@ -1,4 +1,4 @@
-"""`mini`'s answer with gradients, in its `compute_dtype`."""
+"""`mini`'s RawOutput, with gradients and in its `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from lite3r_cli.networks.mini.network import Mini
 
 
 def answer(network: Mini, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,); view 0 is the reference."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,); view 0 is the
+    reference.
+    """
     rows, columns = (side // network.patch_size for side in images.shape[-2:])
     is_reference = (torch.arange(images.shape[1], device=images.device) == 0).expand(len(images), -1)
     with trunk_precision(images.device, network.compute_dtype):

@@ -12,7 +12,7 @@ from lite3r_cli.networks.pictures import Preparation
 
 
 def _no_config(shapes: Shapes) -> MiniConfig:
-    raise KeyError("config")  # every checkpoint of this network has it in its metadata
+    raise KeyError("config")  # checkpoints of this network always store it in their metadata
 
 
 FAMILY = register(
@@ -25,7 +25,7 @@ FAMILY = register(
         name_of=lambda config: "mini",
         markers=("ray_head.weight",),
         config_from_shapes=_no_config,
-        # trained at many sizes, from 224 pixels on: a smaller picture at its own size costs less and scores as well
+        # trained at many sizes from 224 pixels up: a small image at its own size is cheaper and as accurate
         preparation=Preparation(518, smallest=224),
         special_tokens=1,
         global_layers=alternating("blocks."),

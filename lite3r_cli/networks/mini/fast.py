@@ -28,7 +28,7 @@ from lite3r_cli.networks.mini.network import (
 
 
 class FastMini(FastForm):
-    """What a loaded `mini` becomes; the original may be freed afterwards."""
+    """The fast form of a loaded `mini`; the original may be freed afterwards."""
 
     def __init__(self, model: Mini, settings: Settings):
         self.config, self.settings, self.patch_size = model.config, settings, model.patch_size
@@ -47,7 +47,7 @@ class FastMini(FastForm):
         self.known_camera = copy.deepcopy(model.known_camera).float().eval() if model.config.known_cameras else None
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
-        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
+        """What depends only on the image sizes: packing, RoPE tables, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, 1, self.settings, device)
         head_dim, grids = self.config.dim // self.config.heads, [bucket.grid for bucket in prepared.packing.buckets]
         first = torch.arange(prepared.whole.views, device=device) == 0
@@ -60,7 +60,7 @@ class FastMini(FastForm):
         }
 
     def known(self, cameras: CameraHints, prepared: Prepared) -> Tensor:
-        """What is added to the camera tokens (S, C)."""
+        """The encoding (S, C) that is added to the camera tokens."""
         return super().known(cameras, prepared) if self.known_camera is None else self.known_camera(cameras)[0]
 
     def run(
@@ -84,7 +84,7 @@ class FastMini(FastForm):
     def _run_blocks(
         self, tokens: Tokens, camera_tokens: Tensor, fixed: dict[str, Any], engine: Engine
     ) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Of each bucket the projected taps, each (S_b, N, C_i), and the camera features (S_b, 2C)."""
+        """Per bucket: the projected taps, (S_b, N, C_i) each, and the camera features (S_b, 2C)."""
         config, last = self.config, len(self.blocks) - 1
         frames = near = tokens.frames()
         maps: list[list[Tensor]] = [[] for _ in frames]
@@ -96,7 +96,7 @@ class FastMini(FastForm):
                 tokens.reference = fixed["reference"]
                 for each, views in zip(frames, tokens.prepared.order):
                     each[:, 0] += camera_tokens[views].to(each.dtype)
-                operand = block.start(tokens.x, engine)  # the block before has not gone through this one's norm
+                operand = block.start(tokens.x, engine)  # the previous block did not apply this block's norm
             after = None if i in (last, config.alternate_from - 1) else self.blocks[i + 1].norm1
             across = config.is_global(i)
             operand = (block.across if across else block.within)(tokens, operand, engine, after)
@@ -117,6 +117,6 @@ class FastMini(FastForm):
 
 
 def _without_sky(depth: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-    """exp of the head's log depth and 1 + exp of its log confidence → both as `Mini.predict` gives them: 0 for sky."""
+    """Depth and confidence of the head → as in `Mini.predict`: 0 for sky, and limited confidence. In place."""
     solid = depth < math.exp(SKY)
     return depth.mul_(solid), confidence.clamp_(max=1 + math.exp(LARGEST_LOG_CONFIDENCE)).mul_(solid)

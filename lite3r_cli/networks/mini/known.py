@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-MEAN_LOG_FOCAL = 0.76  # of a 50 degree diagonal field of view, where the camera decoder starts too
-FEATURES = 3 + 10  # focal length: known, value, square; pose: known, rotation 6-D, centre
+MEAN_LOG_FOCAL = 0.76  # a diagonal field of view of 50°, the initial value of the camera decoder
+FEATURES = 3 + 10  # focal length: known, value, square; pose: known, 6-D rotation, centre
 
 
 @dataclass(frozen=True)
 class CameraHints:
-    """What is known of the cameras of B scenes with S views each; NaN where a value is unknown.
+    """Known focal lengths and poses for B scenes of S views each; NaN for unknown values.
 
-    `networks.base.KnownCameras`, which other networks take, are whole.
+    The other networks take `networks.base.KnownCameras` instead.
     """
 
     log_focal: Tensor  # (B, S), units of half the image diagonal
-    rotation: Tensor  # (B, S, 3, 3) world_from_cam, the world being the reference camera
+    rotation: Tensor  # (B, S, 3, 3) world_from_cam; the world is the frame of the reference camera
     centre: Tensor  # (B, S, 3) camera centres in that frame, any scale
 
     @classmethod
     def nothing(cls, batch: int, views: int, device: torch.device) -> CameraHints:
-        """For cameras of which nothing is known."""
+        """All values unknown."""
         return cls(
             torch.full((batch, views), torch.nan, device=device),
             torch.full((batch, views, 3, 3), torch.nan, device=device),
@@ -32,8 +32,9 @@ class CameraHints:
         )
 
     def features(self) -> Tensor:
-        """(B, S, FEATURES); all zero for a view of which nothing is known. Centres are divided by their mean distance
-        from the reference camera, because a network without metric scale cannot use their size."""
+        """The network's input (B, S, FEATURES); all zero for a view without known values. Centres are divided by their
+        mean distance from the reference camera, because a network without metric scale cannot use their size.
+        """
         has_focal = ~self.log_focal.isnan()
         focal = torch.where(has_focal, self.log_focal - MEAN_LOG_FOCAL, 0.0)
         has_pose = ~(self.rotation.flatten(2).isnan().any(-1) | self.centre.isnan().any(-1))
@@ -42,17 +43,14 @@ class CameraHints:
         distance = centre.norm(dim=-1)
         mean = distance.sum(1) / (distance > 0).sum(1).clamp(min=1)
         centre = centre / mean.clamp(min=1e-6)[:, None, None]
-        six = rotation[..., :2].transpose(-1, -2).flatten(2)  # the first two columns, one after the other
+        six = rotation[..., :2].transpose(-1, -2).flatten(2)  # the first two columns, concatenated
         return torch.cat(
             [torch.stack([has_focal.float(), focal, focal.square()], -1), has_pose[..., None].float(), six, centre], -1
         )
 
 
 class KnownCameraToken(nn.Module):
-    """Known cameras → what is added to the camera tokens (B, S, C).
-
-    It starts at zero, so that a network without this input is the same network.
-    """
+    """Known cameras → encoding (B, S, C) that is added to the camera tokens. It is zero before training."""
 
     def __init__(self, dim: int):
         super().__init__()

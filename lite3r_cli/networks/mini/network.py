@@ -1,9 +1,8 @@
-"""`mini`: the embedded any-view transformer, of the Depth-Anything-3 kind (arXiv 2511.10647) at ViT-S size.
+"""`mini`: the embedded any-view transformer, similar to Depth-Anything-3 (arXiv 2511.10647) at the size of ViT-S.
 
-Early blocks attend within a view; from `alternate_from` on, even blocks attend within a view and odd blocks across all
+Early blocks attend within a view. From `alternate_from` on, even blocks attend within a view and odd blocks across all
 views, with QK-norm and 2-D RoPE. Token 0 of a view is its camera token; the reference view, whose camera is the world
-frame, gets one of its own. Views may differ in size: views of one size share a bucket for per-view work, and the tokens
-of all buckets are packed for attention across views.
+frame, has a different one. Views may differ in size, see `layers/buckets.py`.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from lite3r_cli.layers.vit import (
 from lite3r_cli.networks.base import Network, Prediction, RawOutput
 from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
 
-# Log depth from which a pixel is sky; depth is in units of the scene's geometric mean. Training pushes sky beyond 4
-# (`training.losses.FAR`), and everything else in its scenes is nearer than e³ = 20 times the mean depth.
+# Pixels above this log depth are sky; depth is in units of the scene's geometric mean. Training pushes sky beyond 4
+# (`training.losses.FAR`); everything else in the training scenes is nearer than e³ = 20 times the mean depth.
 SKY = 3.0
 LARGEST_LOG_CONFIDENCE = 10.0
 
@@ -62,7 +61,7 @@ class MiniConfig:
     head_stages: tuple[int, int, int, int] = (48, 96, 128, 128)
     camera_hidden: int = 256
     position_grid: int = 37
-    known_cameras: bool = False  # takes known focal lengths and poses, and says which views belong to the others
+    known_cameras: bool = False  # takes known focal lengths and poses, and predicts which views belong together
 
     def is_global(self, i: int) -> bool:
         """Whether block i attends across views."""
@@ -110,10 +109,10 @@ class Mini(Network):
         return result
 
     def rope(self, rows: int, columns: int, device: torch.device) -> RopeTable:
-        """The rotations of one view of rows × columns patches, kept for the next call."""
+        """The RoPE table of one view of rows × columns patches. Cached."""
         key = (rows, columns, device)
         if key not in self._rope:
-            with torch.inference_mode(False):  # a table first made in `predict` must serve training too
+            with torch.inference_mode(False):  # a cached table from `predict` must also work in training
                 positions = patch_positions(rows, columns, 1, device)
                 self._rope[key] = rope_table(positions, self.config.dim // self.config.heads)
         return self._rope[key]
@@ -126,11 +125,11 @@ class Mini(Network):
         known: list[Tensor] | None = None,
         seen: Seen | None = None,
     ) -> list[list[Tensor]]:
-        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C), which of its views is the reference, (B, S_b) bool, and
-        what is known of its cameras, (B, S_b, C), from `known_camera`. Only patches that are `seen` are keys.
+        """Run the blocks. Per bucket: tokens (B, S_b, P_b, C), a mask (B, S_b) of the reference view, and the encoding
+        (B, S_b, C) of known cameras from `known_camera`. Only patches in `seen` are used as keys.
 
-        Returns for each bucket the tapped tokens, each (B, S_b, P_b, 2C): last per-view output beside the across-view
-        output.
+        Returns per bucket the tapped tokens (B, S_b, P_b, 2C): the output of the last within-view block, then that of
+        the cross-view block.
         """
         config = self.config
         ropes = [self.rope(*grid, buckets[0].device) for grid in grids]
@@ -176,10 +175,11 @@ class Mini(Network):
         rays: bool = False,
         known: CameraHints | None = None,
     ) -> RawOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]; `reference` (B,) is the index of the reference view, 0 if
-        None; `known` goes with `config.known_cameras`.
+        """The output for equally sized views (B, S, 3, H, W) in [0, 1]. `reference` (B,) is the index of the reference
+        view, 0 if None; `known` requires `config.known_cameras`; `rays` adds the ray output.
 
-        Depth is computed for the views in `decoded` (V,), all if None: the head is half of a training step.
+        Depth is computed only for the views in `decoded` (V,), all if None, because the head takes half of a training
+        step.
         """
         batch, views, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
@@ -206,8 +206,8 @@ class Mini(Network):
         unseen: Sequence[Tensor | None] | None = None,
     ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size;
-        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`. Patches of `unseen` pixels
-        alone, (H, W) bool of each image, are no keys of attention.
+        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`. `unseen` masks pixels without
+        scene content (H, W) per image; patches of only such pixels are not used as keys.
 
         Sky has no depth: 0, with confidence 0.
         """
@@ -227,7 +227,7 @@ class Mini(Network):
                     log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
                     solid = log_d[0, 0] < SKY
                     depth[i], confidence[i] = (solid * log_d[0, 0].exp()).cpu(), (solid * conf[0, 0]).cpu()
-        # cameras are few numbers: always in float32, and of all views together
+        # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
         rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
         sizes = sizes_of_all(images)
@@ -244,8 +244,8 @@ def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
 
 
 def intrinsics_from_log_focal(log_focal: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
-    """Log focal length in half diagonals (…,) → K (…, 3, 3) in pixels, principal point in the image's centre; one size
-    for all, or of each (…,).
+    """Log focal length (…,) in half diagonals → K (…, 3, 3) in pixels, principal point at the image centre. `height`
+    and `width` are one size for all, or tensors (…,).
     """
     focal = log_focal.exp() * 0.5 * (height**2 + width**2) ** 0.5
     K = torch.zeros(*focal.shape, 3, 3, device=focal.device)

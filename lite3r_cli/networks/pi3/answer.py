@@ -1,4 +1,4 @@
-"""The answer of π³ and Pi3X with gradients, in their `compute_dtype`."""
+"""The RawOutput of π³ and Pi3X, with gradients and in their `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lite3r_cli.networks.pi3.network import Pi3, intrinsics_from_points
 
 
 def answer(network: Pi3, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,)."""
     (features,) = network.encode([images], [range(images.shape[1])])
     poses = network.decode_cameras(features)
     points, logit = network.decode(features)

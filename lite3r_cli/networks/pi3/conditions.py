@@ -1,4 +1,4 @@
-"""What Pi3X takes besides pictures: depth, rays and poses of any views, and how they enter the network."""
+"""Optional inputs of Pi3X: known depth, rays and poses of some views, and the layers that add them to the tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lite3r_cli.attention.dense import dense
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.vit import Attention, LayerScale, Mlp
 
-STILL = 0.02  # relative translations all below this are not rescaled, as the authors do
+STILL = 0.02  # if all relative translations are below this, they are not rescaled, as in the authors' code
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Given values of S views in view order, float32; a view whose `has_…` is false gives nothing of that kind."""
+    """Known values of S views in view order, float32. Values are ignored where the corresponding `has_…` is False."""
 
     poses: Tensor  # (B, S, 3, 4) world_from_cam
     has_pose: Tensor  # (B, S) bool
@@ -29,7 +29,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Conditions without scale: depth in units of its mean, poses relative to the first view."""
+    """Normalised conditions: depth in units of its mean, poses relative to the first view."""
 
     cam_from_first: Tensor  # (B, S, 4, 4)
     has_pose: Tensor  # (B, S)
@@ -40,12 +40,12 @@ class Prepared:
 
     @property
     def any_pose(self) -> bool:
-        """Whether the pose of any view is given."""
+        """Whether the pose of any view is known."""
         return bool(self.has_pose.any())
 
 
 def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
-    """K (B, 3, 3), pixel centres at +0.5 → (B, 2, H, W), x/z and y/z of each pixel's ray."""
+    """K (B, 3, 3) for pixel centres at +0.5 → x/z and y/z of each pixel's ray (B, 2, H, W)."""
     u = torch.arange(width, device=K.device, dtype=K.dtype) + 0.5
     v = torch.arange(height, device=K.device, dtype=K.dtype) + 0.5
     pixels = torch.stack([u.expand(height, -1), v[:, None].expand(-1, width), torch.ones_like(u).expand(height, -1)])
@@ -55,8 +55,8 @@ def pixel_rays(K: Tensor, height: int, width: int) -> Tensor:
 
 
 def prepare(given: Conditions) -> Prepared:
-    """The authors' normalisation: depths by their mean over the scene; translations by that mean, or, where no depth is
-    given, by the mean distance from the first view. A single pose says nothing and is dropped.
+    """The authors' normalisation: depth is divided by its mean over the scene, translations by the same mean or, if no
+    depth is known, by the mean distance from the first view. A single known pose has no information and is dropped.
     """
     sums = torch.stack([d.clamp(min=0).flatten(1).sum(1) for d in given.depth]).sum(0)
     counts = torch.stack([(d > 0).flatten(1).sum(1) for d in given.depth]).sum(0)
@@ -82,11 +82,11 @@ def _compose(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PoseAttention(nn.Module):
-    """Attention over the patches of all views in which a query meets a key through their relative pose.
+    """Attention over the patches of all views that depends on the relative camera poses (GTA, arXiv 2310.10375).
 
-    Half of a head's channels are groups of four that the views' 4×4 camera matrices act on, the rest turns with the
-    patch's column and row; values are carried from view to view likewise (GTA, arXiv 2310.10375).
-    Keys: `qkv`, `q_norm`, `k_norm`, `proj`.
+    Half of a head's channels are groups of four, transformed by the 4×4 camera matrix of the view. The other half is
+    rotated by the column and row of the patch. Values are transformed in the same way. Parameters: `qkv`, `q_norm`,
+    `k_norm`, `proj`.
     """
 
     def __init__(self, dim: int, heads: int):
@@ -96,8 +96,8 @@ class PoseAttention(nn.Module):
         self.qkv, self.proj, self.q_norm, self.k_norm = inner.qkv, inner.proj, inner.q_norm, inner.k_norm
 
     def forward(self, x: Tensor, cameras: Tensor, place: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
-        """x (B, T, C); `cameras` (B, T, 4, 4) cam_from_first of each token's view; `place` (column, row) of each token,
-        (T,) each; `visible` (B, T) bool, the keys that may be seen, None = all.
+        """x (B, T, C) → (B, T, C). `cameras` (B, T, 4, 4) is cam_from_first of each token's view; `place` is the column
+        and row of each token, (T,) each; `visible` (B, T) is the mask of keys, None for all.
         """
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
@@ -124,7 +124,9 @@ def _angles(positions: Tensor, count: int, device: torch.device) -> tuple[Tensor
 
 
 def _act(x: Tensor, matrix: Tensor, angles: Sequence[tuple[Tensor, Tensor]], direction: int) -> Tensor:
-    """x (B, H, T, D): the first half by `matrix` (B, 1, T, 4, 4), two quarters by the angles of column and row."""
+    """Transform x (B, H, T, D): its first half by `matrix` (B, 1, T, 4, 4), the other two quarters by rotations with
+    the angles of column and row.
+    """
     half, quarter = x.shape[-1] // 2, x.shape[-1] // 4
     groups = x[..., :half].unflatten(-1, (half // 4, 4)).float()
     moved = (matrix[..., None, :, :] @ groups[..., None]).squeeze(-1).flatten(-2)
@@ -137,7 +139,9 @@ def _act(x: Tensor, matrix: Tensor, angles: Sequence[tuple[Tensor, Tensor]], dir
 
 
 class PoseInjection(nn.Module):
-    """Adds what known poses say to the patch tokens of the views that have one; both branches read one input."""
+    """Adds information on known poses to the patch tokens of views with a known pose. Attention and
+    MLP are parallel.
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()

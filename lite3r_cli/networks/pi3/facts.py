@@ -15,7 +15,7 @@ from lite3r_cli.networks.pi3.published import PI3_MODEL, PI3X_MODEL
 from lite3r_cli.networks.pi3.recompute import recompute
 from lite3r_cli.networks.pictures import Preparation
 
-INJECTIONS = {5: (1, 9, 17, 25, 33), 2: (1, 9)}  # how many there are → behind which blocks, which no tensor tells
+INJECTIONS = {5: (1, 9, 17, 25, 33), 2: (1, 9)}  # number of injections → after which blocks, not visible in the tensors
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
@@ -25,7 +25,7 @@ def _sizes(shapes: Shapes) -> dict[str, int]:
         "depth": count_layers(shapes, r"decoder\.(\d+)\."),
         "heads": dim // shapes["decoder.0.attn.q_norm.weight"][0],
         "encoder_depth": count_layers(shapes, r"encoder\.blocks\.(\d+)\."),
-        "encoder_heads": dim // 64,  # as in every DINOv2
+        "encoder_heads": dim // 64,  # as in all DINOv2 sizes
         "head_dim": shapes["point_decoder.projects.bias"][0],
         "head_heads": shapes["point_decoder.projects.bias"][0] // 64,
         "head_depth": count_layers(shapes, r"point_decoder\.blocks\.(\d+)\."),
@@ -61,7 +61,7 @@ PI3_FAMILY = Family(
     markers=("register_token", "point_decoder.linear_out.weight"),
     config_from_shapes=lambda shapes: Pi3Config(**_sizes(shapes)),
     omissions=dict.fromkeys(("image_mean", "image_std"), "the mean and spread of pictures, constants here"),
-    preparation=Preparation(574, native=by_area),  # 574×434 for a 4:3 picture, as theirs
+    preparation=Preparation(574, native=by_area),  # 574×434 for a 4:3 image, as in the authors' code
     special_tokens=REGISTERS,
     global_layers=alternating("decoder."),
     trunk=("encoder", "decoder"),

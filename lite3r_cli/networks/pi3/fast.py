@@ -1,4 +1,4 @@
-"""π³ on the fast path: encoder and decoder as rows of tokens, then its own heads, a few views at a time."""
+"""π³ on the fast path: encoder and decoder over rows of tokens, then its own heads, a few views at a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lite3r_cli.layers.vit import RopeTable, patch_positions, resize_position_em
 from lite3r_cli.networks.pi3.heads import CameraHead, HeadTransformer
 from lite3r_cli.networks.pi3.network import REGISTERS, Pi3, cam_from_first, intrinsics_from_points
 
-SQUARINGS = 40  # of a 4x4 matrix: its largest eigenvector, unless two eigenvalues agree to 12 digits
+SQUARINGS = 40  # squarings of a 4×4 matrix; enough for its dominant eigenvector unless two eigenvalues agree to 1e-12
 
 
 class FastPi3(FastForm):
-    """What a loaded π³ becomes; the original may be freed afterwards."""
+    """The fast form of a loaded π³; the original may be freed afterwards."""
 
     def __init__(self, model: Pi3, settings: Settings):
         encoder = model.encoder
@@ -42,7 +42,7 @@ class FastPi3(FastForm):
             for i, b in enumerate(model.decoder)
         ]
         self.layers_across = [layer for i, layer in enumerate(self.layers) if model.config.is_global(i)]
-        # points are an exponential of the last layers: those stay exact, as on the ordinary path
+        # points are an exponential of the last layers, which therefore stay float32, as on the ordinary path
         self.decoders = [
             _half(head, settings) for head in (model.point_decoder, model.conf_decoder, model.camera_decoder)
         ]
@@ -50,7 +50,7 @@ class FastPi3(FastForm):
         self.camera = copy.deepcopy(model.camera_head).float().eval()
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
-        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
+        """What depends only on the image sizes: packing, RoPE tables, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, REGISTERS, self.settings, device, reference=False)
         head_dim = self.config.dim // self.config.heads
         ropes, embeddings = [], []
@@ -114,7 +114,7 @@ class FastPi3(FastForm):
 
 
 def _half(head: HeadTransformer, settings: Settings) -> nn.Module:
-    """A copy whose matrix products are in the engine's precision."""
+    """A copy of a head whose matrix products run in the engine's precision."""
     twin = copy.deepcopy(head).float().eval()
     if settings.dtype in HALF_PRECISION:
         cast_products(twin, settings.dtype)
@@ -122,7 +122,7 @@ def _half(head: HeadTransformer, settings: Settings) -> nn.Module:
 
 
 def _camera(head: CameraHead, tokens: Tensor) -> Tensor:
-    """`CameraHead` without a singular value decomposition, which no graph can hold."""
+    """`CameraHead` without a singular value decomposition, which a CUDA graph cannot capture."""
     x = tokens
     for block in head.res_conv:
         x = block(x)
@@ -132,10 +132,10 @@ def _camera(head: CameraHead, tokens: Tensor) -> Tensor:
 
 
 def nearest_rotation_by_powers(matrix: Tensor) -> Tensor:
-    """As `heads.nearest_rotation`, (…, 3, 3): Davenport's q-method, its eigenvector by squaring.
+    """`heads.nearest_rotation` of (…, 3, 3) without SVD: Davenport's q-method with repeated squaring.
 
-    The quaternion of the rotation R that maximises tr(Rᵀ A) is the eigenvector of a symmetric 4×4 matrix to its largest
-    eigenvalue (Keat, Analysis of least-squares attitude determination routine DOAOP, 1977).
+    The quaternion of the rotation R that maximises tr(Rᵀ A) is the dominant eigenvector of a symmetric 4×4 matrix
+    (Keat, Analysis of least-squares attitude determination routine DOAOP, 1977).
     """
     A = F.normalize(matrix.double(), dim=-1, eps=1e-12)
     m = {(i, j): A[..., i, j] for i in range(3) for j in range(3)}
@@ -150,10 +150,10 @@ def nearest_rotation_by_powers(matrix: Tensor) -> Tensor:
     )  # scalar last, as `rotation_from_quaternion`
     Q = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
     largest = Q.abs().sum(-1).amax(-1)[..., None, None].clamp(min=1e-30)
-    Q = Q / largest + torch.eye(4, dtype=Q.dtype, device=Q.device)  # eigenvalues from 0 to 2: the largest one wins
+    Q = Q / largest + torch.eye(4, dtype=Q.dtype, device=Q.device)  # eigenvalues in [0, 2], so the largest dominates
     for _ in range(SQUARINGS):
         Q = Q @ Q
         Q = Q / Q.abs().amax((-1, -2), keepdim=True)
-    diagonal = Q.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]  # the column that is best known
+    diagonal = Q.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]  # the column with the smallest rounding error
     quaternion = Q.gather(-1, diagonal.expand(*Q.shape[:-1], 1))[..., 0]
     return rotation_from_quaternion(quaternion).to(matrix.dtype)

@@ -1,4 +1,4 @@
-"""What π³ and Pi3X read off their last tokens: points in each camera’s frame, confidence, poses, metric scale."""
+"""The heads of π³ and Pi3X: points in each camera's frame, confidence, poses, metric scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
 
 
 class HeadTransformer(nn.Module):
-    """A few blocks within a view, without LayerScale and QK-norm: tokens (B, P, 2C) → (B, P, out)."""
+    """A few blocks within a view, without LayerScale and QK-norm: tokens (B, P, dim) → (B, P, out)."""
 
     def __init__(self, dim: int, hidden: int, heads: int, depth: int, out: int):
         super().__init__()
@@ -23,7 +23,7 @@ class HeadTransformer(nn.Module):
         self.linear_out = nn.Linear(hidden, out)
 
     def forward(self, tokens: Tensor, rope: RopeTable, seen: Tensor | None = None) -> Tensor:
-        """Only patches that are `seen` (B, N) bool are keys; None: all."""
+        """Only patches in the mask `seen` (B, N) are used as keys; None: all."""
         x = self.projects(tokens)
         for block in self.blocks:
             x = run_within(block, x, rope, seen)
@@ -32,7 +32,7 @@ class HeadTransformer(nn.Module):
 
 
 class LinearPixels(nn.Module):
-    """One linear layer and a pixel shuffle: patch tokens (B, N, C) → (B, channels, H, W), float32."""
+    """One linear layer and a pixel shuffle: patch tokens (B, N, C) → one map (B, channels, H, W), float32."""
 
     def __init__(self, dim: int, channels: int, patch_size: int):
         super().__init__()
@@ -64,7 +64,9 @@ class ResidualConv(nn.Module):
 
 
 def with_position(x: Tensor, aspect: float) -> Tensor:
-    """Appends u and v, the place of each cell on a picture of `aspect` = width / height with a half diagonal of 1."""
+    """x (B, C, h, w) → (B, C + 2, h, w): appends the position u, v of each cell in an image of `aspect` = width /
+    height with a half diagonal of 1.
+    """
     height, width = x.shape[-2:]
     span_x, span_y = (s / (1 + aspect**2) ** 0.5 for s in (aspect, 1.0))
     u = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width, device=x.device)
@@ -74,9 +76,8 @@ def with_position(x: Tensor, aspect: float) -> Tensor:
 
 
 class ConvPixels(nn.Module):
-    """Three stages of convolutions that double the size, then a resize.
-
-    Patch tokens (B, N, C) → one map (B, n, H, W) for each n of `outputs`. Pi3X computes them in float32.
+    """Stages of convolutions that double the size, then a resize, in float32: patch tokens (B, N, C) → one map
+    (B, n, H, W) for each n in `outputs`.
     """
 
     def __init__(self, dim: int, channels: Sequence[int], last: int, outputs: Sequence[int], patch_size: int):
@@ -125,7 +126,7 @@ class _ResidualLinear(nn.Module):
 
 
 class CameraHead(nn.Module):
-    """Patch tokens (B, N, C) → world_from_cam (B, 3, 4), in float32; the world is whatever the views agree on."""
+    """Patch tokens (B, N, C), one view per row → world_from_cam (B, 3, 4), float32, in an arbitrary common frame."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -134,7 +135,7 @@ class CameraHead(nn.Module):
         self.fc_t, self.fc_rot = nn.Linear(dim, 3), nn.Linear(dim, 9)
 
     def forward(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Only patches that are `seen` (B, N) bool count; None: all."""
+        """Only patches in the mask `seen` (B, N) are used; None: all."""
         x = tokens.float()
         for block in self.res_conv:
             x = block(x)
@@ -148,9 +149,9 @@ class CameraHead(nn.Module):
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The rotation nearest to (…, 3, 3) with its rows scaled to length 1 (Levinson et al., arXiv 2006.14616).
+    """The rotation nearest to a matrix (…, 3, 3) with rows scaled to length 1 (Levinson et al., arXiv 2006.14616).
 
-    In float64: where two singular values are close, rounding turns the result.
+    Computed in float64, because rounding errors matter if two singular values are close.
     """
     rows = F.normalize(matrix.double(), dim=-1, eps=1e-12)
     U, _, Vh = torch.linalg.svd(rows.transpose(-1, -2))
@@ -172,7 +173,7 @@ class _CrossAttention(nn.Module):
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for t in (self.q_proj(x), self.k_proj(context), self.v_proj(context))
         )
-        k = apply_rope(k, rope)  # the query stands at (0, 0), where the rotation is none
+        k = apply_rope(k, rope)  # the query is at (0, 0), where the rotation is the identity
         out = dense(q.to(v.dtype), k.to(v.dtype), v)
         result: Tensor = self.proj(out.transpose(1, 2).flatten(2))
         return result
@@ -192,7 +193,9 @@ class _MetricBlock(nn.Module):
 
 
 class MetricDecoder(nn.Module):
-    """One query over all tokens of all views (B, S·P, 2C) → features (B, 1, out) of the scene's size."""
+    """One query (B, 1, dim) with cross-attention to the tokens of all views (B, S·P, dim) → features (B, 1, out) for
+    the metric scale.
+    """
 
     def __init__(self, dim: int, hidden: int, heads: int, depth: int, out: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How the authors of π³ load a picture: a limit on its area, both sides multiples of the patch size."""
+"""Image preparation of π³'s authors: a limit on the area, both sides multiples of the patch size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import numpy as np
 
 from lite3r_cli.networks.pictures import NetworkInput
 
-LIMIT, AT = 255_000, 574  # pixels of their pictures, and the longest side of a 4:3 picture under that limit
+LIMIT, AT = 255_000, 574  # upper limit of pixels, and the longest side of a 4:3 image at this limit
 
 
 def by_area(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
-    """(H, W, 3) uint8 → about 255,000 pixels at a `resolution` of 574, in proportion to its square at others.
+    """RGB (H, W, 3) uint8 → input of about 255,000 · (`resolution` / 574)² pixels.
 
-    Their kernel is Pillow's Lanczos; a picture of another shape than the first keeps its own shape here.
+    Differences to the authors' code: OpenCV's kernels instead of Pillow's Lanczos, and each image keeps its own aspect
+    ratio.
     """
     height, width = rgb.shape[:2]
     limit = LIMIT * (resolution / AT) ** 2

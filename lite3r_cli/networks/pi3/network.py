@@ -1,8 +1,8 @@
-"""π³ (arXiv 2507.13347) and its successor Pi3X: a DINOv2 encoder per view, then blocks within a view and across all
-views in turn, then small transformers per view for points, confidence and camera.
+"""π³ (arXiv 2507.13347) and its successor Pi3X: a DINOv2 encoder per view, blocks that alternate between one view and
+all views, then small transformers per view for points, confidence and camera.
 
-No view is the reference: permuting the views permutes the answer. `predict` turns the world into the first view's
-frame, as every network here does. Pi3X answers in metres, approximately, and takes known cameras. Parameter names are
+There is no reference view: permuting the views permutes the output. `predict` transforms the result to the first view's
+frame, as for all networks here. Pi3X predicts approximately in metres and takes known cameras. Parameter names are
 those of the published checkpoints.
 """
 
@@ -25,13 +25,13 @@ from lite3r_cli.networks.base import KnownCameras, Network, Prediction
 from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, pixel_rays, prepare
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels, MetricDecoder
 
-REGISTERS = 5  # tokens of each view before its patches
-LARGEST_LOG_DEPTH = 15.0  # of Pi3X
+REGISTERS = 5  # special tokens of each view
+LARGEST_LOG_DEPTH = 15.0  # upper limit of Pi3X's log depth
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What both networks have."""
+    """The sizes that both networks have."""
 
     dim: int = 1024
     depth: int = 36  # even blocks within a view, odd ones across all views
@@ -53,19 +53,19 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pi3Config(Sizes):
-    """π³: nothing more."""
+    """The sizes of π³."""
 
 
 @dataclass(frozen=True)
 class Pi3XConfig(Sizes):
-    """Pi3X: convolutional heads, metric scale, known cameras."""
+    """The sizes of Pi3X, which adds convolutional heads, metric scale and known cameras."""
 
     conv_channels: tuple[int, ...] = (256, 128, 64)
     conv_last: int = 32
     metric_dim: int = 512
     metric_heads: int = 8
     metric_out: int = 512
-    inject_after: tuple[int, ...] = (1, 9, 17, 25, 33)  # decoder blocks behind which known poses enter
+    inject_after: tuple[int, ...] = (1, 9, 17, 25, 33)  # decoder blocks after which known poses are injected
 
 
 PI3, PI3X = Pi3Config(), Pi3XConfig()
@@ -73,15 +73,15 @@ PI3, PI3X = Pi3Config(), Pi3XConfig()
 
 @dataclass(frozen=True)
 class Features:
-    """The last within-view and across-view tokens of one bucket of views."""
+    """The outputs of the last within-view block and the last cross-view block, for one bucket of views."""
 
     tokens: Tensor  # (B, S_b, 5 + N, 2C)
     grid: tuple[int, int]  # patches (h, w)
     rope: RopeTable
-    seen: Tensor | None = None  # (S_b, N) bool, the patches that are keys; None: all
+    seen: Tensor | None = None  # (S_b, N) bool, the patches used as keys; None: all
 
     def seen_pixels(self, patch: int) -> Tensor | None:
-        """(S_b, H, W) bool, the pixels of these patches."""
+        """Mask (S_b, H, W) of the pixels of `seen`, for the patch size `patch`; None: all."""
         if self.seen is None:
             return None
         result: Tensor | None = (
@@ -92,24 +92,24 @@ class Features:
 
 @dataclass(frozen=True)
 class Pi3Output:
-    """The raw answer for equally sized views."""
+    """The raw output for equally sized views."""
 
     local_points: Tensor  # (B, S, H, W, 3) in each camera's frame
     confidence: Tensor  # (B, S, H, W), a logit
     world_from_cam: Tensor  # (B, S, 3, 4)
-    metric: Tensor | None  # (B,), metres per unit, already in the points and positions; None for π³
+    metric: Tensor | None  # (B,), metres per unit, already applied to points and positions; None for π³
     features: Features
 
 
 class Pi3(Network):
-    """`head_frames` may be set before predicting."""
+    """The network. `head_frames` may be set before a prediction."""
 
     def __init__(self, config: Pi3Config | Pi3XConfig = PI3, name: str = "pi3"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.metric = isinstance(config, Pi3XConfig)
         self.compute_dtype = torch.float32
-        self.head_frames: int | None = None  # views that the heads work on at a time; None: as many as suit the device
+        self.head_frames: int | None = None  # views that the heads process at a time; None: depends on the device
         dim, patch = config.dim, config.patch_size
         encoder = (dim, config.encoder_depth, config.encoder_heads, patch, config.position_grid)
         head = (2 * dim, config.head_dim, config.head_heads, config.head_depth)
@@ -140,7 +140,7 @@ class Pi3(Network):
     # -- tokens -----------------------------------------------------------------------------------------------------
 
     def embed(self, images: Tensor, views: Sequence[int], given: Prepared | None, seen: Tensor | None = None) -> Tensor:
-        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with indices `views` → tokens (B, S_b, 5 + N, C)."""
         patches = self.encoder(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         if given is not None:
             patches = patches + self._embed_given(views, given)
@@ -148,7 +148,7 @@ class Pi3(Network):
         return torch.cat([registers.to(patches.dtype), patches], dim=2)
 
     def _embed_given(self, views: Sequence[int], given: Prepared) -> Tensor:
-        """What known rays and depth add to the patch tokens of these views, (B, S_b, N, C)."""
+        """The encoding (B, S_b, N, C) of known rays and depth of these views."""
         index = list(views)
         rays = torch.stack([given.rays[i] for i in index], dim=1)  # (B, S_b, 2, H, W)
         depth = torch.stack([given.depth[i] for i in index], dim=1)
@@ -169,8 +169,8 @@ class Pi3(Network):
         given: Prepared | None = None,
         unseen: Sequence[Tensor | None] | None = None,
     ) -> list[Features]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
-        (H, W) bool of each view, are no keys of attention.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups` → the features of each bucket.
+        `unseen` masks pixels without scene content (H, W) per view; patches of only such pixels are not used as keys.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             return self._encode(images, groups, given, unseen)
@@ -235,8 +235,8 @@ class Pi3(Network):
     def _in_chunks(
         self, features: Features, run: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
     ) -> list[Tensor]:
-        """`run` of tokens (b, 5 + N, 2C) and what is seen of them, a few views at a time, → each of its outputs as
-        (B, S_b, …).
+        """Call `run` with tokens (b, 5 + N, 2C) and their key mask, a few views at a time; returns each of its outputs
+        as (B, S_b, …).
         """
         shape = features.tokens.shape[:2]
         flat = features.tokens.flatten(0, 1)
@@ -290,7 +290,7 @@ class Pi3(Network):
         return result
 
     def forward(self, images: Tensor, given: Conditions | None = None) -> Pi3Output:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        """The raw output for equally sized views (B, S, 3, H, W) in [0, 1]."""
         (features,) = self.encode([images], [range(images.shape[1])], None if given is None else prepare(given))
         points, confidence = self.decode(features)
         poses, metric = self.decode_cameras(features), self.metric_scale([features])
@@ -308,8 +308,9 @@ class Pi3(Network):
     ) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
 
-        Known `cameras` and depth guide Pi3X (NaN where a view's pose or K is unknown); the answer is its own, in its
-        own metres. Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        Known `cameras` and depth guide Pi3X (NaN for an unknown pose or K); it returns its own cameras, approximately
+        in metres. `unseen` masks pixels without scene content (H, W) per image; patches of only such pixels are not
+        used as keys.
         """
         groups = bk.group_by_size(images)
         device = self.register_token.device
@@ -330,7 +331,9 @@ class Pi3(Network):
 
 
 def cam_from_first(world_from_cam: Tensor, scale: float = 1.0) -> Tensor:
-    """Poses (S, 3, 4) in any world → cam_from_world (S, 3, 4) in the first camera's frame, positions times `scale`."""
+    """world_from_cam (S, 3, 4) in any frame → cam_from_world (S, 3, 4) in the first camera's frame, with positions
+    times `scale`.
+    """
     R, t = world_from_cam[..., :3], world_from_cam[..., 3]
     rotation = R[0].T @ R
     centre = (t - t[0]) @ R[0] * scale
@@ -338,10 +341,11 @@ def cam_from_first(world_from_cam: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def intrinsics_from_points(points: Tensor, seen: Tensor | None = None) -> Tensor:
-    """The pinhole camera that fits points (S, H, W, 3) best, pixel by pixel, of those that are `seen` (S, H, W): K
-    (S, 3, 3), pixel centres at +0.5.
+    """K (S, 3, 3), pixel centres at +0.5, of the pinhole camera that fits points (S, H, W, 3) in camera coordinates.
+    `seen` (S, H, W) masks the pixels to use.
 
-    The principal point is in the middle. Least squares on x/z and y/z, as the authors recover it.
+    The principal point is the image centre; the focal lengths are least squares on x/z and y/z, as in the authors'
+    code.
     """
     height, width = points.shape[1:3]
     x, y = (points[..., i] / points[..., 2].clamp(min=1e-10) for i in (0, 1))
@@ -358,10 +362,10 @@ def intrinsics_from_points(points: Tensor, seen: Tensor | None = None) -> Tensor
 
 
 def conditions_from(cameras: KnownCameras, images: Sequence[Tensor], device: torch.device) -> Conditions:
-    """Known cameras of S views, NaN where unknown, as Pi3X takes them."""
+    """Known values of S views (NaN: unknown) → the conditions of Pi3X."""
     pose, K = cameras.cam_from_world.float().to(device)[:, :3], cameras.K.float().to(device)
     has_pose, has_rays = pose.flatten(1).isfinite().all(1), K.flatten(1).isfinite().all(1)
-    # all poses are taken relative to the first view's: where that is unknown, the first known one stands for it
+    # poses become relative to the first view; if its pose is unknown, the first known pose replaces it
     stand_in = pose[has_pose][0] if has_pose.any() else torch.eye(3, 4, device=device)
     pose = torch.where(has_pose[:, None, None], pose, stand_in)
     K = torch.where(has_rays[:, None, None], K, torch.eye(3, device=device))

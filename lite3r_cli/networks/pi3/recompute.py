@@ -1,4 +1,4 @@
-"""The outputs of a parity fixture of π³ or Pi3X, computed by this program."""
+"""Recompute the outputs of a π³ or Pi3X parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lite3r_cli.networks.parity import ready
 from lite3r_cli.networks.pi3.conditions import Conditions, pixel_rays
 from lite3r_cli.networks.pi3.network import Pi3, Pi3Config, Pi3XConfig, intrinsics_from_points
 
-TOKENS, CHANNELS = 8, 64  # the part of the tokens that fixtures hold
+TOKENS, CHANNELS = 8, 64  # the part of the tokens that fixtures store
 SIZES = {  # entry of a fixture → field of the configuration
     "embed_dim": "dim",
     "depth": "depth",
@@ -68,11 +68,11 @@ def _conditions(arrays: Mapping[str, np.ndarray], images: Tensor) -> Conditions 
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     model = pi3_from(config)
     images = ready(model, config)
     seen: dict[str, Tensor] = {}
-    # hooks return nothing: what they return would replace the values
+    # hooks must return None: any other value would replace the output
     model.encoder.register_forward_hook(lambda _, __, out: seen.update(encoder=out))
     model.decoder[0].register_forward_pre_hook(lambda _, args: seen.update(given=args[0]))
     model.decoder[1].register_forward_hook(lambda _, __, out: seen.update(early=out))
@@ -91,7 +91,7 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     half = model.config.dim
     late = out.features.tokens[:, :, :TOKENS]
     K = intrinsics_from_points(out.local_points[0])[None]
-    K[..., 0, 2] -= 0.5  # theirs have their pixel centres at whole numbers
+    K[..., 0, 2] -= 0.5  # in fixtures, pixel centres are at integers
     K[..., 1, 2] -= 0.5
     size = torch.tensor(images.shape[-1:-3:-1], dtype=torch.float32)
     sampled = out.local_points[:, :, ::step, ::step]

@@ -1,4 +1,4 @@
-"""VGGT's answer with gradients, in its `compute_dtype`."""
+"""VGGT's RawOutput, with gradients and in its `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lite3r_cli.networks.vggt.network import VGGT, Features
 
 
 def answer(network: VGGT, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,)."""
     (features,), (special,) = network.encode([images], [range(images.shape[1])])
     vectors = network.camera_head(special[:, :, 0].float())[-1]
     rotation = pose.rotation_from_quaternion(vectors[..., 3:7])

@@ -1,5 +1,5 @@
-"""VGGT's camera head (arXiv 2503.11651): four rounds of refinement by a small transformer
-over the views' camera tokens.
+"""VGGT's camera head (arXiv 2503.11651): a small transformer over the views' camera tokens refines the cameras in four
+rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ POSE_CHANNELS = 9  # translation (3), quaternion (4), vertical and horizontal fi
 
 
 class CameraHead(nn.Module):
-    """Camera tokens (B, S, C) → pose vectors of every round, each (B, S, 9): cam_from_world
-    and fields of view in radians.
+    """Camera tokens (B, S, C) → one pose vector (B, S, 9) per round: cam_from_world and fields of view in radians, see
+    POSE_CHANNELS.
     """
 
     ROUNDS = 4
@@ -38,12 +38,12 @@ class CameraHead(nn.Module):
         return self.refine(tokens, self.ROUNDS, lambda number, j, block, x: block(x))
 
     def refine(self, tokens: Tensor, rounds: int, attend: Attend) -> list[Tensor]:
-        """As `forward`, in so many rounds; `attend` (round, number of a block, block, tokens) runs a block."""
+        """`forward` with `rounds` rounds; `attend(round, block index, block, tokens)` runs a block."""
         tokens = self.token_norm(tokens)
         pose = None
         found = []
         for number in range(rounds):
-            # what goes round is the raw sum, before the ReLU on the fields of view
+            # the next round gets the raw sum, without the ReLU on the fields of view
             given = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if pose is None else pose.detach()
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
             x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens

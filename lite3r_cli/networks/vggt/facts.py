@@ -15,14 +15,14 @@ from lite3r_cli.networks.vggt.network import SPECIALS, VGGT, VGGT_1B, VGGTConfig
 from lite3r_cli.networks.vggt.published import MODELS
 from lite3r_cli.networks.vggt.recompute import recompute
 
-PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # pairs of blocks → tapped ones, which no tensor tells
+PAIRS_OF_TAPS = {24: (4, 11, 17, 23), 4: (0, 1, 2, 3)}  # number of pairs → tapped pairs, not visible in the tensors
 
 
 def _config_from_shapes(shapes: Shapes) -> VGGTConfig:
     sizes = aggregator_sizes(shapes, "depth_head")
     return VGGTConfig(
         **sizes,
-        encoder_heads=sizes["dim"] // 64,  # as in every DINOv2
+        encoder_heads=sizes["dim"] // 64,  # as in all DINOv2 sizes
         taps=PAIRS_OF_TAPS[sizes["pairs"]],
         point_head="point_head.norm.weight" in shapes,
         position_grid=math.isqrt(shapes["aggregator.patch_embed.pos_embed"][1] - 1),
@@ -40,7 +40,7 @@ FAMILY = register(
         markers=("aggregator.camera_token",),
         config_from_shapes=_config_from_shapes,
         omissions={"track_head.": "track head (tracks given points; not needed for depth and cameras)"},
-        preparation=Preparation(518, native=fixed_width),  # their padding of mixed sets is not needed: sizes are packed
+        preparation=Preparation(518, native=fixed_width),  # mixed sizes are packed; the authors' padding is not needed
         special_tokens=SPECIALS,
         global_layers=lambda config: [f"aggregator.global_blocks.{i}.attn" for i in range(config.pairs)],
         trunk="aggregator",

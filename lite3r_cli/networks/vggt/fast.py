@@ -21,7 +21,7 @@ from lite3r_cli.networks.vggt.network import SPECIALS, VGGT
 
 
 class FastVGGT(FastForm):
-    """What a loaded VGGT becomes; the original may be freed afterwards."""
+    """The fast form of a loaded VGGT; the original may be freed afterwards."""
 
     def __init__(self, model: VGGT, settings: Settings):
         aggregator, encoder = model.aggregator, model.aggregator.patch_embed
@@ -43,7 +43,7 @@ class FastVGGT(FastForm):
         self.camera_head = fast_camera_head(model.camera_head, settings)
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
-        """What pictures of these sizes need and no picture changes: packing, rotations, position embeddings."""
+        """What depends only on the image sizes: packing, RoPE tables, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, SPECIALS, self.settings, device)
         head_dim = self.config.dim // self.config.heads
         ropes, embeddings, specials = [], [], []
@@ -79,7 +79,7 @@ class FastVGGT(FastForm):
             return FastOutput.of(prepared.packing, decoded, poses, K)
 
     def _encode(self, images: Sequence[Tensor], prepared: Prepared, fixed: dict[str, Any], engine: Engine) -> Tokens:
-        """Tokens, the encoder's special ones already replaced by the aggregator's."""
+        """Run the image encoder; the special tokens of the result are those of the aggregator."""
         tokens = self.patches.tokens(images, fixed["embeddings"], self.first[0], prepared)
         operand = self.encoder[0].start(tokens.x, engine)
         for block, after in zip(self.encoder, [*self.encoder[1:], None]):
@@ -91,7 +91,7 @@ class FastVGGT(FastForm):
         return tokens
 
     def _aggregate(self, tokens: Tokens, engine: Engine) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Of each bucket the projected taps, each (S_b, N, C_i), and camera tokens (S_b, 2C) after the last pair."""
+        """Per bucket: the projected taps, (S_b, N, C_i) each, and the camera tokens (S_b, 2C) after the last pair."""
         config, last = self.config, len(self.layers_within) - 1
         frames = tokens.frames()
         maps: list[list[Tensor]] = [[] for _ in frames]

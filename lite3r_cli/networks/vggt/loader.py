@@ -1,4 +1,4 @@
-"""How VGGT's authors load a picture (`crop` mode): the width is fixed, and what is then too tall is cropped."""
+"""Image preparation of VGGT's authors (`crop` mode): the width is fixed, and too tall images are cropped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from lite3r_cli.networks.pictures import NetworkInput
 
 
 def fixed_width(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
-    """(H, W, 3) uint8 → width `resolution`, height in proportion; of a taller picture the middle rows remain."""
+    """RGB (H, W, 3) uint8 → input of width `resolution` and proportional height; if it is taller than wide, only the
+    central square remains.
+    """
     height, width = rgb.shape[:2]
     side = resolution // multiple * multiple
     tall = max(1, round(height * (side / width) / multiple)) * multiple
@@ -20,7 +22,7 @@ def fixed_width(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput
 
 
 def _bicubic(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bicubic with Pillow's kernel."""
+    """Antialiased bicubic resizing with Pillow's kernel."""
     planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
     resized = F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

@@ -1,7 +1,7 @@
-"""VGGT (arXiv 2503.11651): a DINOv2 encoder per view, then pairs of blocks within a view and across all views.
+"""VGGT (arXiv 2503.11651): a DINOv2 encoder per view, then pairs of a block within a view and a block across all views.
 
-Parameter names are those of the published checkpoint; its track head, which needs query points, is left out. The first
-view's camera is the world frame: it alone gets camera and register tokens of the first kind.
+Parameter names are those of the published checkpoint, without its track head, which needs query points. The first
+view's camera is the world frame; it has camera and register tokens different from those of the other views.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class VGGTConfig:
     """Sizes of a VGGT (arXiv 2503.11651)."""
 
     dim: int = 1024
-    pairs: int = 24  # of a block within views and one across views
+    pairs: int = 24  # pairs of a block within views and a block across views
     heads: int = 16
     encoder_depth: int = 24
     encoder_heads: int = 16
-    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense heads read, the last pair among them
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense heads use; includes the last pair
     head_features: int = 256
     head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     camera_depth: int = 4
@@ -51,13 +51,11 @@ VGGT_1B = VGGTConfig()
 
 @dataclass(frozen=True)
 class VGGTOutput:
-    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+    """The raw output for equally sized views, in the original conventions (pixel centres at integers)."""
 
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
-    pose_rounds: list[
-        Tensor
-    ]  # (B, S, 9) each: cam_from_world translation, quaternion, vertical and horizontal field of view
+    pose_rounds: list[Tensor]  # (B, S, 9) each: cam_from_world translation, quaternion, vertical and horizontal fov
     last_tokens: Tensor  # (B, S, 5 + N, 2C) after the last pair: within-view half, across-view half
     points: Tensor | None = None  # (B, S, H, W, 3) in the world frame
     points_confidence: Tensor | None = None  # (B, S, H, W), above 1
@@ -65,7 +63,7 @@ class VGGTOutput:
 
 @dataclass(frozen=True)
 class Features:
-    """What the dense heads read, for one bucket of views."""
+    """The input of the dense heads, for one bucket of views."""
 
     taps: list[Tensor]  # four of (B, S_b, N, 2C)
     grid: tuple[int, int]  # patches (h, w)
@@ -96,7 +94,7 @@ class Aggregator(nn.Module):
         )
 
     def embed(self, images: Tensor, views: Sequence[int], seen: Tensor | None = None) -> Tensor:
-        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 5 + N, C)."""
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with indices `views` → tokens (B, S_b, 5 + N, C)."""
         batch = len(images)
         patches = self.patch_embed(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         kind = torch.tensor([min(first_view() + i, 1) for i in views], device=images.device)
@@ -109,11 +107,10 @@ class Aggregator(nn.Module):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
-        (H, W) bool of each view, are no keys of attention.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups`. `unseen` masks pixels without
+        scene content (H, W) per view; patches of only such pixels are not used as keys.
 
-        Returns what the dense heads read of each bucket, and each bucket's special tokens
-        after the last pair, (B, S_b, 5, 2C).
+        Returns the features of each bucket, and its special tokens after the last pair (B, S_b, 5, 2C).
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
@@ -138,15 +135,13 @@ class Aggregator(nn.Module):
 
 
 class VGGT(Network):
-    """`head_frames` may be set before predicting."""
+    """The network. `head_frames` may be set before a prediction."""
 
     def __init__(self, config: VGGTConfig = VGGT_1B, name: str = "vggt"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.compute_dtype = torch.float32
-        self.head_frames: int | None = (
-            None  # views that a dense head works on at a time; None: as many as suit the device
-        )
+        self.head_frames: int | None = None  # views that a dense head processes at a time; None: depends on the device
         dense = (2 * config.dim, config.head_features, config.head_stages)
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
@@ -156,7 +151,7 @@ class VGGT(Network):
 
     @property
     def trunk(self) -> nn.Module:
-        """The part whose matrix products may run in half precision; the rest stays in float32."""
+        """The part whose matrix products may run in half precision; the rest stays float32."""
         return self.aggregator
 
     def encode(
@@ -165,20 +160,20 @@ class VGGT(Network):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Features], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
-        the camera features of all views.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups` → the features of each bucket for
+        the heads, and the camera features.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             result: tuple[list[Features], list[Tensor]] = self.aggregator(images, groups, unseen)
             return result
 
     def decode_depth(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Depth and confidence of one bucket, each (B, S_b, H, W)."""
+        """Depth and confidence (above 1) of one bucket, each (B, S_b, H, W)."""
         depth, confidence = self._dense(self.depth_head, features).exp().unbind(2)
         return depth, 1 + confidence
 
     def decode_points(self, features: Features) -> tuple[Tensor, Tensor]:
-        """World points (B, S_b, H, W, 3) and their confidence (B, S_b, H, W), where the checkpoint has a point head."""
+        """World points (B, S_b, H, W, 3) and their confidence (B, S_b, H, W). Requires `config.point_head`."""
         raw = self._dense(self.point_head, features)
         points = raw[:, :, :3].permute(0, 1, 3, 4, 2)
         return points.sign() * points.abs().expm1(), 1 + raw[:, :, 3].exp()
@@ -190,7 +185,7 @@ class VGGT(Network):
         return result
 
     def forward(self, images: Tensor, points: bool = False) -> VGGTOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        """The raw output for equally sized views (B, S, 3, H, W) in [0, 1]; `points` adds the point maps."""
         (features,), (special,) = self.encode([images], [range(images.shape[1])])
         rounds = self.camera_head(special[:, :, 0].float())
         point_map = self.decode_points(features) if points else (None, None)
@@ -200,7 +195,7 @@ class VGGT(Network):
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], unseen: Sequence[Tensor | None] | None = None) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
-        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        `unseen` masks pixels without scene content (H, W) per image; patches of only such pixels are not used as keys.
         """
         groups = bk.group_by_size(images)
         device = self.aggregator.camera_token.device

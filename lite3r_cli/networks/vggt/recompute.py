@@ -1,4 +1,4 @@
-"""The outputs of a VGGT parity fixture, computed by this program."""
+"""Recompute the outputs of a VGGT parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENCODERS = {  # name of a VGGT's image encoder → blocks, heads
     "dinov2_vitb14_reg": (12, 12),
     "dinov2_vitl14_reg": (24, 16),
 }
-POSE_ROUND_TOKENS, POSE_ROUND_CHANNELS = SPECIALS + 3, 64  # the part of the last tokens that fixtures hold
+POSE_ROUND_TOKENS, POSE_ROUND_CHANNELS = SPECIALS + 3, 64  # the part of the last tokens that fixtures store
 
 
 def vggt_from(config: Mapping[str, Any]) -> VGGT:
@@ -43,7 +43,7 @@ def vggt_from(config: Mapping[str, Any]) -> VGGT:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     model = vggt_from(config)
     images = ready(model, config)
     out = model(images, points="world_points" in arrays)

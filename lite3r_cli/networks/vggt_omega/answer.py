@@ -1,4 +1,4 @@
-"""VGGT-Ω's answer with gradients, in its `compute_dtype`."""
+"""VGGT-Ω's RawOutput, with gradients and in its `compute_dtype`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lite3r_cli.networks.vggt_omega.network import Tapped, VGGTOmega
 
 
 def answer(network: VGGTOmega, images: Tensor, decoded: Tensor) -> RawOutput:
-    """Images (B, S, 3, H, W) in [0, 1]; depth of the views `decoded` (V,)."""
+    """The RawOutput for images (B, S, 3, H, W) in [0, 1]; depth only for the views `decoded` (V,)."""
     (features,), (special,) = network.encode([images], [range(images.shape[1])])
     vectors = network.camera_head(special.float())
     world_from_cam = pose.invert_rigid(pose.rotation_from_quaternion(vectors[..., 3:7]), vectors[..., :3])

@@ -11,7 +11,7 @@ from lite3r_cli.networks.vggt_omega.network import OMEGA_1B, SPECIALS, VGGTOmega
 from lite3r_cli.networks.vggt_omega.published import MODELS
 from lite3r_cli.networks.vggt_omega.recompute import recompute
 
-# pairs of blocks → those with register attention, and the tapped ones, which no tensor tells
+# number of pairs → the pairs with register attention, and the tapped pairs; not visible in the tensors
 LAYOUTS = {24: ((2, 6, 9, 14, 20), (4, 11, 17, 23)), 6: ((1, 3), (0, 2, 4, 5))}
 
 
@@ -38,7 +38,7 @@ FAMILY = register(
         markers=("aggregator.camera_token", "aggregator.patch_embed.storage_tokens", "dense_head.proj.weight"),
         config_from_shapes=_config_from_shapes,
         omissions={"text_alignment_head.": "text head (describes the scene; not needed for depth and cameras)"},
-        preparation=Preparation(592, native=balanced),  # 592×448 for a 4:3 picture, as theirs
+        preparation=Preparation(592, native=balanced),  # 592×448 for a 4:3 image, as in the authors' code
         special_tokens=SPECIALS,
         global_layers=lambda config: [f"aggregator.inter_frame_blocks.{i}.attn" for i in config.global_pairs],
         trunk="aggregator",

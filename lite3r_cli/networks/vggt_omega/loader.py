@@ -1,4 +1,4 @@
-"""How VGGT-Ω's authors load a picture (mode `balanced`): about as many patches whatever its shape."""
+"""Image preparation of VGGT-Ω's authors (mode `balanced`): about the same number of patches for every aspect ratio."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import numpy as np
 
 from lite3r_cli.networks.pictures import NetworkInput
 
-WIDEST = 2.0  # longer side over shorter side; the rest is cropped
-SQUARE, AT = 512, 592  # side of a square picture, and the longest side of a 4:3 picture with as many patches
+WIDEST = 2.0  # largest ratio of the longer to the shorter side; the rest is cropped
+SQUARE, AT = 512, 592  # side of a square image, and the longest side of a 4:3 image with as many patches
 
 
 def balanced(rgb: np.ndarray, resolution: int, multiple: int) -> NetworkInput:
-    """(H, W, 3) uint8 → 512² pixels in the picture's shape at a `resolution` of 592, in proportion at others.
+    """RGB (H, W, 3) uint8 → input of about (512 · `resolution` / 592)² pixels with the image's aspect ratio.
 
-    Their kernel is Pillow's bicubic; sets of mixed sizes, which they pad with white, stay as they are.
+    Differences to the authors' code: OpenCV's kernels instead of Pillow's bicubic, and no white padding in sets of
+    mixed sizes.
     """
     height, width = rgb.shape[:2]
     tall, wide = min(height, max(1, round(WIDEST * width))), min(width, max(1, round(WIDEST * height)))

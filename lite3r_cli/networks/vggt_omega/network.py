@@ -1,8 +1,9 @@
-"""VGGT-Ω: an image encoder per view, then pairs of a block within a view and one across views.
+"""VGGT-Ω: an image encoder per view, then pairs of a block within a view and a block across views.
 
-Five of the 24 blocks across views see the special tokens alone (register attention), the others every token; none of
-them knows places, which the blocks within views have put into the tokens. Parameter names are those of the published
-checkpoints. The first view's camera is the world frame: it alone gets special tokens of the first kind.
+Five of the 24 blocks across views attend only among special tokens (register attention), the others among all tokens.
+They have no RoPE: the blocks within views have already encoded positions in the tokens. Parameter names are those of
+the published checkpoints. The first view's camera is the world frame; its special tokens differ from those of other
+views.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class VGGTOmegaConfig:
     """Sizes of a VGGT-Ω."""
 
     dim: int = 1024
-    pairs: int = 24  # of a block within views and one across views
+    pairs: int = 24  # pairs of a block within views and a block across views
     heads: int = 16
     encoder_depth: int = 24
     encoder_heads: int = 16
-    register_pairs: tuple[int, ...] = (2, 6, 9, 14, 20)  # whose block across views sees special tokens alone
-    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense head reads, the last pair among them
+    register_pairs: tuple[int, ...] = (2, 6, 9, 14, 20)  # pairs whose cross-view block uses only special tokens
+    taps: tuple[int, ...] = (4, 11, 17, 23)  # pairs whose outputs the dense head uses; includes the last pair
     head_features: int = 256
     head_stages: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     camera_depth: int = 4
@@ -54,7 +55,7 @@ class VGGTOmegaConfig:
 
     @property
     def global_pairs(self) -> tuple[int, ...]:
-        """The pairs whose block across views sees all tokens."""
+        """The pairs whose cross-view block uses all tokens."""
         return tuple(i for i in range(self.pairs) if i not in self.register_pairs)
 
 
@@ -63,7 +64,7 @@ OMEGA_1B = VGGTOmegaConfig()
 
 @dataclass(frozen=True)
 class Tapped:
-    """What the dense head reads, for one bucket of views."""
+    """The input of the dense head, for one bucket of views."""
 
     taps: list[Tensor]  # four of (B, S_b, N, 2C)
     grid: tuple[int, int]  # patches (h, w)
@@ -71,7 +72,7 @@ class Tapped:
 
 @dataclass(frozen=True)
 class OmegaOutput:
-    """The raw answer for equally sized views, in the authors' conventions (pixel centres at whole numbers)."""
+    """The raw output for equally sized views, in the original conventions (pixel centres at integers)."""
 
     depth: Tensor  # (B, S, H, W)
     confidence: Tensor  # (B, S, H, W), above 1
@@ -80,7 +81,7 @@ class OmegaOutput:
 
 
 class OmegaAggregator(nn.Module):
-    """Image encoder, then pairs of a block within each view and one across all views, of all tokens or special ones."""
+    """Image encoder, then pairs of a block within each view and a block across views (all tokens or special tokens)."""
 
     def __init__(self, config: VGGTOmegaConfig):
         super().__init__()
@@ -95,7 +96,7 @@ class OmegaAggregator(nn.Module):
         )
 
     def embed(self, images: Tensor, views: Sequence[int], seen: Tensor | None = None) -> Tensor:
-        """Images (B, S_b, 3, H, W) in [0, 1] of the views with these indices → tokens (B, S_b, 17 + N, C)."""
+        """Images (B, S_b, 3, H, W) in [0, 1] of the views with indices `views` → tokens (B, S_b, 17 + N, C)."""
         patches = self.patch_embed(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         kind = torch.tensor([min(i, 1) for i in views], device=images.device)
         special = torch.cat([self.camera_token, self.register_token], dim=2)[:, kind].expand(len(images), -1, -1, -1)
@@ -107,11 +108,10 @@ class OmegaAggregator(nn.Module):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Tapped], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups`; patches of `unseen` pixels alone,
-        (H, W) bool of each view, are no keys of attention.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups`. `unseen` masks pixels without
+        scene content (H, W) per view; patches of only such pixels are not used as keys.
 
-        Returns what the dense head reads of each bucket, and each bucket's special tokens after the last pair,
-        (B, S_b, 17, 2C).
+        Returns the features of each bucket, and its special tokens after the last pair (B, S_b, 17, 2C).
         """
         config = self.config
         grids = [(im.shape[-2] // config.patch_size, im.shape[-1] // config.patch_size) for im in images]
@@ -139,20 +139,20 @@ class OmegaAggregator(nn.Module):
 
 
 class VGGTOmega(Network):
-    """`head_frames` may be set before predicting."""
+    """The network. `head_frames` may be set before a prediction."""
 
     def __init__(self, config: VGGTOmegaConfig = OMEGA_1B, name: str = "vggt-omega"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
         self.compute_dtype = torch.float32
-        self.head_frames: int | None = None  # views that the dense head works on at a time; None: what suits the device
+        self.head_frames: int | None = None  # views the dense head processes at a time; None: depends on the device
         self.aggregator = OmegaAggregator(config)
         self.camera_head = OneRoundCameraHead(2 * config.dim, config.camera_depth, config.camera_heads)
         dense = DPTConfig(2 * config.dim, config.head_features, config.head_stages, double_position=True)
         self.dense_head = PixelShuffleHead(dense)
 
     def constants(self) -> dict[str, Tensor]:
-        """The buffers that published checkpoints hold, with their published values."""
+        """The untrained buffers of the published checkpoints, with their values."""
         found = {}
         for name, buffer in self.named_buffers():
             leaf = name.rsplit(".", 1)[-1]
@@ -168,29 +168,29 @@ class VGGTOmega(Network):
         groups: Sequence[Sequence[int]],
         unseen: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Tapped], list[Tensor]]:
-        """Per bucket images (B, S_b, 3, H, W) in [0, 1] of the views `groups` → what the heads read of each bucket, and
-        the camera features of all views.
+        """Images (B, S_b, 3, H, W) in [0, 1] per bucket, with view indices `groups` → the features of each bucket for
+        the heads, and the camera features.
         """
         with bk.trunk_precision(images[0].device, self.compute_dtype):
             result: tuple[list[Tapped], list[Tensor]] = self.aggregator(images, groups, unseen)
             return result
 
     def decode_depth(self, features: Tapped) -> tuple[Tensor, Tensor]:
-        """Depth and confidence of one bucket, each (B, S_b, H, W)."""
+        """Depth and confidence (above 1) of one bucket, each (B, S_b, H, W)."""
         grid = features.grid
         raw = bk.in_chunks(lambda t: self.dense_head([x.float() for x in t], *grid), features.taps, self.head_frames)
         depth, confidence = raw.unflatten(0, features.taps[0].shape[:2]).exp().unbind(2)
         return depth, 1 + confidence
 
     def forward(self, images: Tensor) -> OmegaOutput:
-        """Equally sized views (B, S, 3, H, W) in [0, 1]."""
+        """The raw output for equally sized views (B, S, 3, H, W) in [0, 1]."""
         (features,), (special,) = self.encode([images], [range(images.shape[1])])
         return OmegaOutput(*self.decode_depth(features), self.camera_head(special.float()), special)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], unseen: Sequence[Tensor | None] | None = None) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
-        Patches of `unseen` pixels alone, (H, W) bool of each image, are no keys of attention.
+        `unseen` masks pixels without scene content (H, W) per image; patches of only such pixels are not used as keys.
         """
         groups = bk.group_by_size(images)
         device = self.aggregator.camera_token.device

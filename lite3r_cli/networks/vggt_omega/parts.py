@@ -1,4 +1,4 @@
-"""Layers of VGGT-Ω that no other network here has: a masked bias, its rotary embedding, its image encoder and heads."""
+"""Layers that only VGGT-Ω uses: a masked bias, its RoPE, its image encoder and its heads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead, add_position
 from lite3r_cli.layers.vit import Block, HalvesTable, PatchEmbed
 
-EPS = 1e-5  # of every LayerNorm of this network
+EPS = 1e-5  # of every LayerNorm
 STORAGE = 4  # storage tokens of the encoder
 SMALLEST_FOV = 0.01  # radians
 
 
 class MaskedBiasLinear(nn.Linear):
-    """A linear layer whose bias is `bias ⊙ bias_mask`; the mask is a constant that checkpoints hold."""
+    """A linear layer with bias `bias ⊙ bias_mask`; the mask is a constant that checkpoints store."""
 
     bias_mask: Tensor
 
@@ -32,22 +32,22 @@ class MaskedBiasLinear(nn.Linear):
 
 
 def block(dim: int, heads: int, qk_norm: bool) -> Block:
-    """A transformer block whose keys have no bias: in softmax it would cancel but for the QK-norm."""
+    """A transformer block whose keys have no bias: without QK-norm it would cancel in the softmax."""
     made = Block(dim, heads, norm_eps=EPS, qk_norm=qk_norm, layer_scale=0.01)
     made.attn.qkv = MaskedBiasLinear(dim, 3 * dim, key_bias_mask(dim))
     return made
 
 
 def key_bias_mask(dim: int) -> Tensor:
-    """(3·dim,): 1 for queries and values, 0 for keys."""
+    """The bias mask (3·dim,): 1 for queries and values, 0 for keys."""
     mask = torch.ones(3, dim)
     mask[1] = 0
     return mask.flatten()
 
 
 class RopePeriods(nn.Module):
-    """Axial rotary embedding of continuous places (as DINOv3, arXiv 2508.10104); the periods are constants that
-    checkpoints hold.
+    """Axial RoPE of continuous positions, as in DINOv3 (arXiv 2508.10104). The periods are constants that checkpoints
+    store.
     """
 
     periods: Tensor
@@ -57,9 +57,10 @@ class RopePeriods(nn.Module):
         self.register_buffer("periods", rope_periods(head_dim))
 
     def table(self, rows: int, columns: int, specials: int) -> HalvesTable:
-        """The table of `specials` tokens that do not turn and rows·columns patches, row-major.
+        """The table for `specials` tokens, which are not rotated, and rows·columns patches, row-major.
 
-        Places are relative to the longer side of the grid, so that the shorter one ends before 1.
+        Positions are relative to the longer side of the grid: from −1 to 1 along it, from −1 to a smaller end along the
+        other side.
         """
         device, longest = self.periods.device, max(rows, columns)
         y, x = (torch.arange(0.5, n, device=device) / longest * 2.0 - 1.0 for n in (rows, columns))
@@ -71,12 +72,12 @@ class RopePeriods(nn.Module):
 
 
 def rope_periods(head_dim: int) -> Tensor:
-    """(D/4,): 100^(4j/D)."""
+    """The periods (D/4,): 100^(4j/D)."""
     return 100.0 ** (4 * torch.arange(head_dim // 4) / head_dim)
 
 
 class ImageEncoder16(nn.Module):
-    """A ViT/16 of the DINOv3 kind: normalised images (B, 3, H, W) → patch tokens (B, N, C)."""
+    """A ViT/16 similar to DINOv3: normalised images (B, 3, H, W) → patch tokens (B, N, C)."""
 
     def __init__(self, dim: int, depth: int, heads: int, patch_size: int):
         super().__init__()
@@ -84,13 +85,13 @@ class ImageEncoder16(nn.Module):
         self.patch_embed = PatchEmbed(dim, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.storage_tokens = nn.Parameter(torch.zeros(1, STORAGE, dim))
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # held by the checkpoint; only pretraining used it
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # in the checkpoint; only pretraining used it
         self.rope_embed = RopePeriods(dim // heads)
         self.blocks = nn.ModuleList(block(dim, heads, qk_norm=False) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=EPS)
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Only patches that are `seen` (B, N) bool are keys; None: all."""
+        """Only patches in the mask `seen` (B, N) are used as keys; None: all."""
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         x = self.patch_embed(images)
         special = torch.cat([self.cls_token, self.storage_tokens], dim=1)
@@ -123,7 +124,7 @@ class OneRoundCameraHead(nn.Module):
 
 
 class PixelShuffleHead(DPTHead):
-    """A DPT head that ends at 4 times the patch grid's size: there each cell gives its 4×4 pixels."""
+    """A DPT head that ends at 4 times the size of the patch grid, where each cell predicts its 4×4 pixels."""
 
     FINEST = 4
     CELL = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lite3r_cli.networks.publication import COMPARED, ModelInfo
 
 LICENCE = "FAIR Noncommercial Research License (it covers outputs, too)"
-REPOSITORY = "facebook/VGGT-Omega"  # gated: access is asked for there
+REPOSITORY = "facebook/VGGT-Omega"  # gated: request access there
 MODELS = (
     ModelInfo(
         name="vggt-omega",

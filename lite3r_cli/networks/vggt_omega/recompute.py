@@ -1,4 +1,4 @@
-"""The outputs of a VGGT-Ω parity fixture, computed by this program."""
+"""Recompute the outputs of a VGGT-Ω parity fixture (`networks/parity.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks.parity import ready
 from lite3r_cli.networks.vggt_omega.network import OMEGA_1B, SPECIALS, VGGTOmega, VGGTOmegaConfig
 
-CHANNELS = 64  # of the tokens in fixtures; of tapped ones half from each half
+CHANNELS = 64  # channels of the tokens in fixtures; for tapped tokens, half of them from each half
 PATCHES = {"encoder": 8, "tapped": SPECIALS + 3}
 
 
@@ -38,7 +38,7 @@ def omega_from(config: Mapping[str, Any]) -> VGGTOmega:
 
 @torch.inference_mode()
 def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The outputs of a parity fixture, by name, from its configuration and its inputs."""
+    """Output name → value, recomputed from the configuration and the inputs of a parity fixture."""
     model = omega_from(config)
     constants = {n: v for n, v in model.constants().items() if n.rsplit(".", 1)[-1] in config["constants"]}
     images = ready(model, config, constants)
