@@ -259,7 +259,7 @@ def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict
         for name in itertools.cycle(rng.sample(names, len(names))):
             if name not in known:
                 known[name] = prepared(name, folder)
-            suite, patched = known[name], name.startswith(("train", "synth"))  # in this process alone
+            suite, patched = known[name], name.startswith(("train", "synth", "add"))  # in this process alone
             for turn in range(IN_A_ROW if suite is not None else 0):
                 if time.monotonic() - start > asked.seconds or len(cases) >= asked.moments + asked.whole:
                     return cases

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Annotated, TypeGuard
 import typer
 
 from . import __version__, console
-from .commands.lazy import SETTINGS, LazyGroup
+from .commands.lazy import COMMANDS, SETTINGS, LazyGroup
 from .errors import BackendError, InputError, Lite3RError, MemoryLimitError, OutputError
 from .stopping import Terminated, signals_as_exceptions
 
@@ -45,6 +46,12 @@ LESS_MEMORY = {  # what takes less, by command
     "distill": "lower --resolution, --views or --batch",
     "train": "lower --tokens",
     "synth": "lower --width, --height or --samples",
+}
+
+ELSEWHERE = {  # what a command without -o, or with more than that, says where others advise another -o
+    "add": "copy the scene to another place and add to the copy",
+    "bench": "name another file with --plot",
+    "render": "choose another -o or --frames",
 }
 
 app = typer.Typer(
@@ -100,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
                 raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
     except Lite3RError as error:
-        return _fail(error, f"{error}{VANISHED if lost else ''}", error.exit_code)
+        return _fail(error, f"{_advised(error, arguments)}{VANISHED if lost else ''}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # Typer takes any end of any file for Ctrl-D at a prompt
             return _fail(error.__cause__, _bug(error.__cause__), 1, label="bug")
@@ -125,14 +132,26 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
                 return error.exit_code
             return _fail(error, _usage_message(error), error.exit_code)
         if _is_out_of_memory(error):
-            command = next((word for word in arguments if word in LESS_MEMORY), "")
-            advice = LESS_MEMORY.get(command, "end other programs, or use a machine with more")
+            advice = LESS_MEMORY.get(_command(arguments), "end other programs, or use a machine with more")
             return _fail(error, f"out of memory; {advice}", MemoryLimitError.exit_code)
         if isinstance(error, (OSError, RuntimeError)) and any(word.startswith(INSTALL) for word in arguments):
             return _fail(error, _not_installed(error), OutputError.exit_code)
         if isinstance(error, OSError) and (answer := _of_the_system(error)) is not None:
-            return _fail(error, str(answer), answer.exit_code)
+            return _fail(error, _advised(answer, arguments), answer.exit_code)
         return _fail(error, _bug(error), 1, label="bug")
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command's name; empty where there is none."""
+    return next((word for word in arguments if word in COMMANDS), "")
+
+
+def _advised(error: Lite3RError, arguments: Sequence[str]) -> str:
+    """What an error says, without options that the command has not."""
+    other = ELSEWHERE.get(_command(arguments))
+    if other is None or not isinstance(error, OutputError):
+        return str(error)
+    return re.sub(r"(choose another|write elsewhere with|write to a local disk with) -o\b", other, str(error))
 
 
 def _not_installed(error: OSError | RuntimeError) -> str:

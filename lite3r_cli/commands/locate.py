@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def locate(config: LocateConfig) -> None:
     """Find the cameras of new photos in a scene.
 
-    Prints for each photo: camera position, focal length, confidence and the nearest photograph. Nothing is written.
+    Prints for each photo: camera position (in the frame and unit of the scene, which stand above the table), focal
+    length in pixels, confidence from 0.5 to 1, spread in degrees, and the nearest photograph. Nothing is written.
     Photos that do not belong to the scene are named, and the exit code is 3.
     """
     progress = console.progress()
@@ -29,7 +30,7 @@ def locate(config: LocateConfig) -> None:
     if console.settings.json:
         console.document(found.document())
     elif found.located:
-        columns = ("photo", "x", "y", "z", "focal", "confidence", "spread °", "nearest")
+        columns = ("photo", "x", "y", "z", "focal px", "confidence", "spread °", "nearest")
         console.table(
             columns, [_row(each) for each in found.located], title=f"{found.frame.description}, {found.frame.units}"
         )

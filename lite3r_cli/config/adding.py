@@ -31,8 +31,9 @@ class AddConfig:
         Path | None,
         Option(
             CAMERAS,
-            "Known cameras of the new photos, in the frame of the scene: cameras.json, transforms.json, or a "
-            "COLMAP folder. `lite3r render --frames` writes such a cameras.json for its frames.",
+            "Known cameras of the new photos, in the frame of the scene: cameras.json, transforms.json, a COLMAP "
+            "folder, or a TUM trajectory (.txt, which gets the focal length of the scene). `lite3r render --frames` "
+            "writes such a cameras.json for its frames.",
             metavar="PATH",
         ),
     ] = None

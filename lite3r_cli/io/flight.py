@@ -19,13 +19,15 @@ from .names import printable
 from .nerfstudio import OPENGL_AXES
 from .tum import read_tum
 
+TRAJECTORIES = (".txt", ".tum", ".csv")
+
 
 def read_flight(path: Path, views: Sequence[View]) -> list[View]:
     """The cameras of a path, in its order, in the frame of the scene. Poses without a lens (TUM) get the median lens of
     `views`. Raises InputError for a malformed file, and for one without cameras.
     """
-    if path.suffix.lower() in (".txt", ".tum"):
-        usual = _usual(views)
+    if is_trajectory(path):
+        usual = usual_lens(views)
         found = [replace(usual, cam_from_world=pose) for _, pose in read_tum(path)]
     else:
         document = read_json(path)
@@ -39,7 +41,12 @@ def read_flight(path: Path, views: Sequence[View]) -> list[View]:
     return found
 
 
-def _usual(views: Sequence[View]) -> View:
+def is_trajectory(path: Path) -> bool:
+    """Whether a file of cameras has poses without a lens, by its name."""
+    return path.is_file() and path.suffix.lower() in TRAJECTORIES
+
+
+def usual_lens(views: Sequence[View]) -> View:
     """A camera with the size of the first view and the median focal length of all."""
     first = views[0]
     focal = float(np.median([view.K[0, 0] / view.width for view in views])) * first.width

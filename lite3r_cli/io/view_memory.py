@@ -65,11 +65,20 @@ class Source:
     sha256: str  # of its first `HASHED` bytes
     frame: int | None = None  # of a video
     time: float | None = None  # of the frame: seconds from the film's start
+    stamp: tuple[int, int] | None = None  # of the file: when it was last written (nanoseconds since 1970), inode
+
+    @property
+    def identity(self) -> tuple[str, int, int | None]:
+        """What tells a picture from others, wherever its file lies: checksum, bytes, and the frame of a video."""
+        return self.sha256, self.bytes, self.frame
 
     def unchanged(self, path: Path) -> bool:
-        """Whether the file at `path` is still the one that was seen."""
+        """Whether the file at `path` is still the one that was seen. A file with the same stamp is not read: checksums
+        of thousands of photographs take minutes. A copy has another stamp, and the same checksum.
+        """
         try:
-            return path.stat().st_size == self.bytes and checksum(path) == self.sha256
+            now = path.stat()
+            return now.st_size == self.bytes and (_stamp(now) == self.stamp or checksum(path) == self.sha256)
         except OSError:
             return False
 
@@ -96,10 +105,14 @@ def checksum(path: Path) -> str:
 def source_of(path: Path, frame: int | None = None, time: float | None = None) -> Source | None:
     """What is noted of a picture's file; None where there is none."""
     try:
-        size = path.stat().st_size
-        return Source(os.path.abspath(path), size, checksum(path), frame, time)
+        seen = path.stat()
+        return Source(os.path.abspath(path), seen.st_size, checksum(path), frame, time, _stamp(seen))
     except OSError:
         return None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_ino
 
 
 def write_memory(path: Path, memory: ViewMemory) -> None:
@@ -192,10 +205,13 @@ def _source(found: Any) -> Source | None:
     if found is None:
         return None
     try:
-        source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"])
-    except (TypeError, KeyError) as error:
+        stamp = found.get("stamp")  # files of earlier versions have none
+        known = None if stamp is None else (stamp[0], stamp[1])
+        source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known)
+    except (AttributeError, IndexError, TypeError, KeyError) as error:
         raise BadImage("it does not say where the picture came from") from error
     numbers = type(source.bytes) is int and type(source.frame) in (int, type(None))
+    numbers = numbers and all(type(value) is int for value in source.stamp or ())
     numbers = numbers and (source.time is None or (type(source.time) in (int, float) and math.isfinite(source.time)))
     if not (numbers and isinstance(source.path, str) and "\0" not in source.path and isinstance(source.sha256, str)):
         raise BadImage("it does not say where the picture came from")

@@ -15,16 +15,16 @@ from ..config.adding import AddConfig
 from ..console import Progress, Tell
 from ..errors import InputError
 from ..io.atomic import OutputSet, bring_right
-from ..io.foreign_cameras import read_known_cameras
-from ..io.images import ImageRecord, ImageSet
+from ..io.images import ImageSet
 from ..io.names import output_stems, printable, unique_names
+from ..io.view_memory import source_of
 from ..scene.posed_view import View
-from .beforehand import find_camera
 from .finding import find_images
 from .place_in_scene import fitted_depth
 from .rewritten import Rewriting, Written, adjusted, rewrite
 from .scene_finder import Finder, Located, Refused
-from .scene_members import Member, file_of, members_of, stored_config
+from .scene_members import Member, members_of, stored_config
+from .stated_cameras import stated_cameras
 from .written_scene import WrittenScene
 
 KNOWN = "is in the scene already"
@@ -59,13 +59,12 @@ def add(config: AddConfig, progress: Progress | None = None, warn: Tell = lambda
     with OutputSet(target, overwrite=True) as out:
         scene = WrittenScene.at(config.scene)
         made = stored_config(scene)
-        cameras = {} if config.cameras is None else {v.name: v for v in read_known_cameras(config.cameras)}
         predict = network_of(made, config.device, config.dtype, config.adjust)
         members = members_of(scene, made, warn)
         photos = find_images(InputConfig(config.inputs, panorama="off"), progress, warn, predict.model)
         photos, known = _new_ones(photos, members)
+        cameras = stated_cameras(config.cameras, photos.records, [member.view for member in members])
         finder = Finder(scene, photos, replace(predict, refine=made.predict.refine), config.views, progress, warn)
-        _require_cameras(config, cameras, photos)
         found, refused = place_all(finder, cameras, progress)
         refused = [*known, *finder.unreadable, *refused]
         written = None
@@ -106,7 +105,7 @@ def place_all(finder: Finder, cameras: Mapping[str, View], progress: Progress) -
         while waiting and len(placed) > before:
             before = len(placed)
             for i in list(waiting):
-                camera = _camera_of(finder.images.records[i], cameras)
+                camera = cameras.get(finder.images.records[i].name)
                 found = finder.locate(i) if camera is None else finder.place(i, camera)
                 if isinstance(found, Refused):
                     waiting[i] = found
@@ -135,11 +134,11 @@ def _in_terms_of_the_scene(found: Located) -> Located:
 
 def _new_ones(photos: ImageSet, members: Sequence[Member]) -> tuple[ImageSet, list[Refused]]:
     """The photos with names that are free, without those that the scene has already."""
-    there = {key: m.record.name for m in members if (key := file_of(m.record)) is not None}
+    there = {m.source.identity: m.record.name for m in members if m.source is not None}
     new, known = [], []
     for record in photos.records:
-        key = file_of(record)
-        name = None if key is None else there.get(key)
+        source = source_of(record.path, record.frame)
+        name = None if source is None else there.get(source.identity)
         if name is None:
             new.append(record)
         else:
@@ -151,29 +150,6 @@ def _new_ones(photos: ImageSet, members: Sequence[Member]) -> tuple[ImageSet, li
     names = unique_names([*taken, *(record.name for record in new)])[len(taken) :]
     free = unique_names([*stems, *output_stems(names)])[len(stems) :]
     return replace(photos, records=[replace(r, name=n, stem=s) for r, n, s in zip(new, names, free)]), known
-
-
-def _camera_of(record: ImageRecord, cameras: Mapping[str, View]) -> View | None:
-    """By the name of the photo's file, which it may not have in the scene."""
-    name = record.name if record.frame is not None else record.path.name
-    return find_camera(dict(cameras), record.name) or find_camera(dict(cameras), name)
-
-
-def _require_cameras(config: AddConfig, cameras: Mapping[str, View], photos: ImageSet) -> None:
-    """Raises InputError for cameras that are of no photo, or of pictures of another size."""
-    if config.cameras is None:
-        return
-    pairs = [(record, _camera_of(record, cameras)) for record in photos.records]
-    if all(camera is None for _, camera in pairs):
-        raise InputError(f"{config.cameras}: has a camera for none of the photos ({photos.records[0].name}, …)")
-    for record, camera in pairs:
-        if camera is not None and (camera.width, camera.height) != (record.width, record.height):
-            raise InputError(
-                f"{config.cameras}: the camera of {record.name} is of {camera.width}x{camera.height} pixels, the photo "
-                f"has {record.width}x{record.height}"
-            )
-        if camera is not None and camera.lens is not None:
-            raise InputError(f"{config.cameras}: the camera of {record.name} bends lines: give undistorted pictures")
 
 
 def _plan(
@@ -206,11 +182,14 @@ def _plan(
         output=str(layout.root / layout.cloud if layout.folder else layout.root),
         overwrite=True,
     )
-    step = {
+    step: dict[str, Any] = {
         "command": "add",
         "photos": [str(path) for path in config.inputs],
         "cameras": None if config.cameras is None else str(config.cameras),
         "adjust": config.adjust,
         "added": [each.name for each in found],
     }
+    accounts = {each.name: each.predictions.account for each in found if each.predictions.account is not None}
+    if accounts:  # what --refine found when it saw each photo beside its neighbours
+        step["refinement"] = accounts
     return Rewriting(asked, [*members, *new], scene.facts, scene.frame, scene.up, others, refused, step)

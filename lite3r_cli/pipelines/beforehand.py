@@ -14,6 +14,7 @@ import numpy as np
 from ..config import PredictConfig
 from ..errors import InputError
 from ..io.exif import NOTHING, PhotoMetadata, read_metadata
+from ..io.flight import is_trajectory
 from ..io.foreign_cameras import read_known_cameras
 from ..io.given_depth import GivenDepth
 from ..io.images import ImageRecord
@@ -47,7 +48,7 @@ class Beforehand:
         file = config.intrinsics_file
         intrinsics = [] if file is None else read_intrinsics(file)
         depth = None if config.depth is None else GivenDepth(config.depth, config.depth_scale)
-        if path is not None and path.is_file() and path.suffix.lower() in (".txt", ".tum", ".csv"):
+        if path is not None and is_trajectory(path):
             return cls(config, trajectory=read_tum(path), intrinsics=intrinsics, depth=depth)
         cameras = {} if path is None else {view.name: _straight(path, view) for view in read_known_cameras(path)}
         return cls(config, cameras, intrinsics=intrinsics, depth=depth)

@@ -33,7 +33,7 @@ from .place_in_scene import mean_pose
 from .predict import Pictures, Predictor
 from .retrieval import Matches, Retrieval
 from .rewritten import Rewriting, Written, adjusted, rewrite
-from .scene_members import Member, file_of, members_of, stored_config
+from .scene_members import Member, members_of, stored_config
 from .written_scene import WrittenScene
 
 _PASSES = 6  # at most, around the pairs of photographs that features tie most surely
@@ -141,9 +141,12 @@ class _Both:
 
 def _doubles(first: Sequence[Member], second: Sequence[Member]) -> dict[int, int]:
     """Photographs of the second scene that the first has, too: place in the second → place in the first."""
-    places = {key: k for k, member in enumerate(first) if (key := file_of(member.record)) is not None}
-    keys = (file_of(member.record) for member in second)
-    return {k: places[key] for k, key in enumerate(keys) if key in places}
+    places = {member.source.identity: k for k, member in enumerate(first) if member.source is not None}
+    return {
+        k: places[member.source.identity]
+        for k, member in enumerate(second)
+        if member.source is not None and member.source.identity in places
+    }
 
 
 def _direct(groups: Sequence[Sequence[Member]], doubles: Mapping[int, int]) -> list[Edge]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Rewriting:
     others: Sequence[Mapping[str, Any]]  # entries of run.json of images that are no views
     refused: Sequence[Refused]
     step: Mapping[str, Any]  # what is done, for run.json's `history`
+    account: dict[str, object] | None = None  # of a refinement of all cameras together
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewri
         replace(member, view=replace(view, lens=member.view.lens), camera=None, kept=None, verdict=verdict)
         for member, view, verdict in zip(members, views, verdicts, strict=True)
     ]
-    return replace(plan, members=moved)
+    return replace(plan, members=moved, account=found.account)
 
 
 def _images(plan: Rewriting) -> ImageSet:
@@ -141,6 +143,7 @@ def _predictions(plan: Rewriting) -> Predictions:
         indices=list(range(len(members))),
         network_sizes=[member.size for member in members],
         verdicts=[verdict or {} for verdict in verdicts] if any(verdicts) else None,
+        account=plan.account,
         anchor=anchor if isinstance(anchor, dict) else None,
         priors=CameraPriors.nothing(len(members)),
         frame=plan.frame,
@@ -152,13 +155,21 @@ def _facts(plan: Rewriting, now: dict[str, Any]) -> dict[str, Any]:
     """run.json: what was found out when the old views were made stays."""
     before = {name: value for name, value in plan.facts.items() if name not in ("files", "arguments")}
     fresh = {entry["name"]: entry for entry in now["images"]}
-    images = [fresh[m.record.name] if m.entry is None else {**m.entry, "name": m.record.name} for m in plan.members]
+    images = [fresh[m.record.name] if m.entry is None else _as_before(m) for m in plan.members]
     left_out = [{"name": each.name, "verdict": "left out", "reason": each.reason} for each in plan.refused]
     history = before.get("history")
     history = history if isinstance(history, list) else []
-    merged = {**before, **now, "images": [*images, *plan.others, *left_out], "history": [*history, dict(plan.step)]}
-    kept = {name: before[name] for name in ("up", "folders", "refinement") if name in before}
-    return merged | kept
+    step = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **plan.step}
+    merged = {**before, **now, "images": [*images, *plan.others, *left_out], "history": [*history, step]}
+    told = ("up", "folders") if plan.account is not None else ("up", "folders", "refinement")
+    return merged | {name: before[name] for name in told if name in before}
+
+
+def _as_before(member: Member) -> dict[str, Any]:
+    """What run.json says of an old view; its name in a merged scene, and the verdict on its camera, may be new."""
+    assert member.entry is not None
+    verdict = {} if not member.verdict else {"refinement": member.verdict}
+    return {**member.entry, "name": member.record.name, **verdict}
 
 
 def _keep_cameras(path: Path, members: Sequence[Member]) -> None:

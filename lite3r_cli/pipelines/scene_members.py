@@ -18,7 +18,7 @@ from ..io.documents import read_json
 from ..io.images import ImageRecord, discover
 from ..io.names import printable
 from ..io.picture_sources import is_video
-from ..io.view_memory import ViewMemory, source_of
+from ..io.view_memory import Source, ViewMemory
 from ..scene.posed_view import View, known_depth
 from ..world.undistort import Undistortion
 from .view_files import Kept
@@ -37,12 +37,7 @@ class Member:
     camera: Mapping[str, Any] | None = None  # its entry in cameras.json; None where that is written anew
     kept: Kept | None = None  # files that stay as they are
     verdict: dict[str, object] | None = None  # of the refinement
-
-
-def file_of(record: ImageRecord) -> tuple[str, int, int | None] | None:
-    """What tells a picture's file from others: checksum, bytes, and the frame of a video; None where it is gone."""
-    source = source_of(record.path)
-    return None if source is None else (source.sha256, source.bytes, record.frame)
+    source: Source | None = None  # the file that its picture was taken from, as memory/ has it
 
 
 def stored_config(scene: WrittenScene) -> ReconstructConfig:
@@ -91,6 +86,7 @@ def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> li
                 cameras[name],
                 Kept(scene.folder, scene.stems[name], float(scale) if isinstance(scale, (int, float)) else None),
                 dict(refinement) if isinstance(refinement, dict) else None,
+                memories[name].source,
             )
         )
     return made

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from lite3r_cli.errors import InputError
+from lite3r_cli.io import view_memory
 from lite3r_cli.io.view_memory import FORMAT, VERSION, Features, ViewMemory, read_memory, source_of, write_memory
 
 ABOUT = {"format": FORMAT, "version": VERSION}
@@ -37,12 +40,23 @@ def test_what_is_written_comes_back(memory: ViewMemory, tmp_path: Path) -> None:
     assert np.allclose(found.confidence[known], memory.confidence[known], rtol=0.04)
     assert found.source == memory.source and found.features is not None and memory.features is not None
     assert all(np.array_equal(getattr(found.features, name), value) for name, value in vars(memory.features).items())
-    assert memory.source is not None and memory.source.unchanged(tmp_path / "a.jpg")
-    (tmp_path / "a.jpg").write_bytes(b"not lookeD at")
-    assert not memory.source.unchanged(tmp_path / "a.jpg")
     write_memory(path, replace(memory, features=None, source=None, confidence=np.zeros((23, 37), np.float32)))
     found = read_memory(path, (23, 37))
     assert found.features is None and found.source is None and not found.confidence.any()
+
+
+def test_a_file_that_nobody_has_touched_is_not_read_again(memory: ViewMemory, tmp_path: Path, monkeypatch) -> None:
+    source, photo, copy = memory.source, tmp_path / "a.jpg", tmp_path / "b.jpg"
+    assert source is not None and source.stamp is not None
+    shutil.copyfile(photo, copy)
+    assert source.unchanged(copy)  # by its checksum
+    read, ask = [], view_memory.checksum
+    monkeypatch.setattr(view_memory, "checksum", lambda path: read.append(path) or ask(path))
+    assert source.unchanged(photo) and not read
+    assert replace(source, stamp=None).unchanged(photo) and read == [photo]  # of an earlier version
+    photo.write_bytes(b"not lookeD at")
+    os.utime(photo, ns=(0, source.stamp[0] + 1))
+    assert not source.unchanged(photo) and not source.unchanged(tmp_path / "no.jpg")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +101,9 @@ def test_damage_anywhere_is_an_input_error(memory: ViewMemory, tmp_path: Path) -
     with pytest.raises(InputError, match="37x23"):
         read_memory(path, (24, 37))
     nowhere = {"path": "a\0", "bytes": 1, "sha256": "", "frame": None, "time": None}
-    for about in (5, {}, ABOUT | {"version": 2}, ABOUT | {"source": []}, ABOUT | {"source": nowhere}):
+    unstamped = {**nowhere, "path": "/a", "stamp": [1, "2"]}
+    sources = [ABOUT | {"source": source} for source in ([], nowhere, unstamped, {**unstamped, "stamp": [1]})]
+    for about in (5, {}, ABOUT | {"version": 2}, *sources):
         path.write_bytes(save(load(whole), {"about": json.dumps(about)}))
         with pytest.raises(InputError):
             read_memory(path, (23, 37))

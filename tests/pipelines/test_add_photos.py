@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -73,6 +76,7 @@ def test_the_scene_grows_and_its_old_cameras_stay(scene: Path, tmp_path: Path, c
     assert np.allclose(shift, [[0, 0, 0, -0.1], [0, 0, 0, 0], [0, 0, 0, 0]], atol=5e-3)
     facts = json.loads((scene.parent / "a/run.json").read_text())
     assert facts["points"] > points and facts["history"][0]["added"] == ["a1_2.png"]
+    assert datetime.fromisoformat(facts["history"][0]["time"]).tzinfo is not None
     assert [(e["name"], e["verdict"]) for e in facts["images"][3:]] == [
         ("a1_2.png", "used"), ("a2.png", "left out"), ("c.png", "left out")
     ]  # fmt: skip
@@ -147,6 +151,28 @@ def test_cameras_that_are_known_stay_exact(scene: Path, tmp_path: Path, capsys) 
     path.write_text(json.dumps({"images": {"g.png": {**entry, "width": 279, "depth": None}}}))
     assert run("add", scene, photo(tmp_path / "made/g.png", 6), "--cameras", path) == 3
     assert "279x200 pixels, the photo has 280x200" in capsys.readouterr().err
+    path = tmp_path / "known.txt"
+    path.write_text("# 0 g.png\n0 0.25 0 0 0 0 0 1\n")
+    assert run("add", scene, tmp_path / "made/g.png", "--cameras", path, "--views", 2) == 0
+    views = {view.name: view for view in read_cameras_json(scene.parent / "a")}
+    assert np.allclose(views["g.png"].cam_from_world[:, 3], [-0.25, 0, 0]) and np.allclose(views["g.png"].K, entry["K"])
+
+
+def test_a_disk_that_takes_nothing_leaves_the_scene_and_names_no_option_that_add_has_not(
+    scene: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    before, new = digests(scene.parent), photo(tmp_path / "new/b.png", 1, 0.8)
+
+    def full(*given) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("fsync", "mkdir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            assert run("add", scene, new, "--views", 1) == 7
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "the disk is full; free some space or copy the scene" in said and "-o" not in said.split()
+        assert digests(scene.parent) == before
 
 
 def test_what_was_asked_comes_back_from_run_json(scene: Path) -> None:
