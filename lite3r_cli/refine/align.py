@@ -18,8 +18,8 @@ _FIELD_SIGMAS = (12.0, 6.0, 3.0, 1.5)  # cells: the field comes coarse to fine
 _FIELD_PRIOR = 0.02  # weight of "no further correction", in observations a cell
 
 
-def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray:
-    """The depth map (h, w) float32 of view i, moved onto the sparse points that it sees; 0 stays 0.
+def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray | None:
+    """The depth map (h, w) float32 of view i, moved onto the sparse points that it sees; 0 stays 0. None: too few.
 
     log z = log d + a + b · log d + c · u + e · v (iteratively reweighted, Cauchy), plus the smoothed residual.
     """
@@ -29,7 +29,7 @@ def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray:
     d = sample_depth(view, pixel, (view.width, view.height)) if len(point) else np.zeros(0)
     good = (z > 0) & (d > 0)
     if good.sum() < _MIN_POINTS:
-        return depth
+        return None
     uv = pixel[good] / [view.width, view.height] - 0.5
     ratio = np.log(z[good] / d[good])
     logd = np.log(d[good])

@@ -31,10 +31,6 @@ _MIN_SHARED = 8  # points
 _NEARER, _FARTHER = 1.6, 2.5  # how far the scene may reach beyond its sparse points
 _SURE_SCORE = 0.5  # correlation from which one other view is enough
 _SURE_AROUND = 0.4  # share of the pixels around (7 × 7) that have to be sure, too: single ones agree by chance
-_AMBIGUOUS = 0.4  # share of the textured pixels with a rival depth from which the scene repeats itself
-_FIRM = 0.15  # share of sure pixels from which a view's depth needs no support by the others
-_OFF_LEVEL = 0.25  # of log depth, from the ratio to the network that the other views have: then it is not believed
-_MIN_SURE = 0.02  # share of sure pixels below which the network's depth stays
 
 
 @dataclass(frozen=True)
@@ -64,50 +60,81 @@ def refine_depth(
     masks = {i: None if read_mask is None else read_mask(i) for i in trusted}
     pictures = {i: _picture(views[i], read_rgb(i), masks[i], device) for i in trusted}
     aligned = {i: align_depth(views[i], sparse, i) for i in trusted}
-    expected = {i: torch.from_numpy(aligned[i]).to(device) for i in trusted}
-    surfaces = stereo(pictures, others, ranges, expected, step)
-    if surfaces and np.median([surface.ambiguous for surface in surfaces.values()]) > _AMBIGUOUS:
+    expected = {i: known_depth(views[i]) if depth is None else depth for i, depth in aligned.items()}
+    surfaces = stereo(pictures, others, ranges, {i: torch.from_numpy(d).to(device) for i, d in expected.items()}, step)
+    if surfaces and np.median([surface.ambiguous for surface in surfaces.values()]) > config.ambiguous:
         return RefinedDepth(list(views), [KEPT] * len(views), [0.0] * len(views))  # a repeated pattern
-    seen = {i: (1 / surface.inverse).cpu().numpy() for i, surface in surfaces.items()}
-    sure = {i: _sure(surface).cpu().numpy() for i, surface in surfaces.items()}
-    level = _common_level(views, seen, sure)
-    result, steps = list(views), [KEPT] * len(views)
-    correlation: dict[int, np.ndarray] = {}
-    for i in trusted:
-        depth = known_depth(views[i])
-        if i not in sure or sure[i].mean() < _MIN_SURE:
-            depth = aligned[i]
-            steps[i] = KEPT if depth is views[i].depth else ALIGNED
-        elif sure[i].mean() < _FIRM and abs(_level(views[i], seen[i], sure[i]) - level) > _OFF_LEVEL:
-            depth, steps[i] = depth * np.float32(np.exp(level)), ALIGNED
-        else:
-            filled = fill(seen[i], sure[i], depth, pictures[i].grey.cpu().numpy()).depth
-            depth, steps[i] = np.where(sure[i] | (depth > 0), filled, np.float32(0)), STEREO  # sky stays sky
-            correlation[i] = np.where(sure[i], surfaces[i].score.cpu().numpy(), 0)
-        result[i] = replace(views[i], depth=depth)
-    confidence = {i: fused_confidence(result[i], correlation[i], [result[j] for j in others[i]]) for i in correlation}
-    confirmed = [round(float(sure[i].mean()), 3) if i in sure else 0.0 for i in range(len(views))]
+    seen = {i: _Seen.of(surface) for i, surface in surfaces.items()}
+    level = _common_level(views, seen)
+    chosen = {
+        i: _choose(views[i], seen.get(i), aligned[i], level, pictures[i].grey.cpu().numpy(), config) for i in trusted
+    }
+    result = [replace(view, depth=chosen[i].depth) if i in chosen else view for i, view in enumerate(views)]
+    confidence = {
+        i: fused_confidence(result[i], each.correlation, [result[j] for j in others[i]])
+        for i, each in chosen.items()
+        if each.correlation is not None
+    }
+    steps = [chosen[i].step if i in chosen else KEPT for i in range(len(views))]
+    confirmed = [round(float(seen[i].sure.mean()), 3) if i in seen else 0.0 for i in range(len(views))]
     return RefinedDepth(_with_confidence(result, confidence), steps, confirmed)
 
 
-def _level(view: View, seen: np.ndarray, sure: np.ndarray) -> float:
-    """Median log ratio of the depth `seen` (h, w) to the network's, over the `sure` pixels; NaN where there are
-    none.
+@dataclass(frozen=True)
+class _Seen:
+    """What stereo saw in one view."""
+
+    depth: np.ndarray  # (h, w) float32
+    sure: np.ndarray  # (h, w) bool, pixels that other views confirm
+    score: np.ndarray  # (h, w) correlation in 0..1
+
+    @classmethod
+    def of(cls, surface: Surface) -> _Seen:
+        depth, sure, score = 1 / surface.inverse, _sure(surface), surface.score
+        return cls(*(part.cpu().numpy() for part in (depth, sure, score)))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The depth of one view and how it came about; `correlation` (h, w) of its confirmed pixels after STEREO alone."""
+
+    depth: np.ndarray
+    step: str
+    correlation: np.ndarray | None = None
+
+
+def _choose(
+    view: View, seen: _Seen | None, aligned: np.ndarray | None, level: float, grey: np.ndarray, config: RefineConfig
+) -> _Chosen:
+    """What stereo saw, filled with the network's depth; the network's alone, moved onto sparse points (`aligned`) or to
+    the level that all views agree on, where stereo saw too little or something else than in the other views.
     """
     depth = known_depth(view)
-    both = sure & (depth > 0)
-    return float(np.median(np.log(seen[both] / depth[both]))) if both.any() else np.nan
+    if seen is None or seen.sure.mean() < config.least_sure:
+        return _Chosen(depth, KEPT) if aligned is None else _Chosen(aligned, ALIGNED)
+    if seen.sure.mean() < config.firm_sure and abs(_level(view, seen) - level) > config.off_level:
+        return _Chosen(depth * np.float32(np.exp(level)), ALIGNED)
+    filled = fill(seen.depth, seen.sure, depth, grey).depth
+    stays = seen.sure | (depth > 0)  # the sky stays sky
+    return _Chosen(np.where(stays, filled, np.float32(0)), STEREO, np.where(seen.sure, seen.score, 0))
 
 
-def _common_level(views: Sequence[View], seen: Mapping[int, np.ndarray], sure: Mapping[int, np.ndarray]) -> float:
+def _level(view: View, seen: _Seen) -> float:
+    """Median log ratio of the depth that stereo saw to the network's, over the sure pixels; NaN without any."""
+    depth = known_depth(view)
+    both = seen.sure & (depth > 0)
+    return float(np.median(np.log(seen.depth[both] / depth[both]))) if both.any() else np.nan
+
+
+def _common_level(views: Sequence[View], seen: Mapping[int, _Seen]) -> float:
     """The level that the views agree on, each with the weight of its sure pixels: the network's maps share one
     scale.
     """
-    levels = {i: _level(views[i], seen[i], sure[i]) for i in seen}
+    levels = {i: _level(views[i], seen[i]) for i in seen}
     order = sorted((i for i in levels if np.isfinite(levels[i])), key=lambda i: levels[i])
     if not order:
         return 0.0
-    weight = np.cumsum([sure[i].sum() for i in order])
+    weight = np.cumsum([seen[i].sure.sum() for i in order])
     return levels[order[int(np.searchsorted(weight, weight[-1] / 2))]]
 
 

@@ -35,6 +35,10 @@ class RefineConfig:
     firm_tie: int = 40  # points that a part shares with the others, below which it is named
     rival_share: float = 0.5  # contradicting matches against shared points, from which a part may stand elsewhere
     neighbours: int = 7  # views that a depth map is compared with
+    ambiguous: float = 0.4  # share of textured pixels with a rival depth from which the scene repeats itself
+    least_sure: float = 0.02  # share of sure pixels below which the network's depth stays
+    firm_sure: float = 0.15  # share of sure pixels from which a view's depth needs no support by the others
+    off_level: float = 0.25  # of log depth, from the ratio to the network that the other views have: not believed
     seed: int = 0
     fixed_focal: tuple[int, ...] = ()  # views whose focal lengths are known and stay
     lens_keys: tuple[str, ...] = ()  # per view, what its file says of camera and lens; () = nothing of any

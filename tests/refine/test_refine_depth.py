@@ -82,8 +82,7 @@ def test_alignment_survives_outliers_and_leaves_unknown_pixels(truth, sparse):
 def test_too_few_points_change_nothing(truth, sparse):
     few = sparse.image[:3] * 0
     little = replace(sparse, image=few, point=sparse.point[:3], pixel=sparse.pixel[:3])
-    view = bent(truth[0])
-    np.testing.assert_array_equal(align_depth(view, little, 0), view.depth)
+    assert align_depth(bent(truth[0]), little, 0) is None
 
 
 def test_stereo_needs_no_depth_to_start_from_and_knows_where_it_is_right(truth, sparse):
