@@ -29,9 +29,9 @@ import torch
 import lite3r_cli.data.procedural.scene_batches  # noqa: F401  (its package has to be imported before materials)
 from lite3r_cli.data.procedural import raycast_cuda, raycast_torch
 from lite3r_cli.data.procedural.camera_placement import look_at
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import MASONRY, THINGS
 from lite3r_cli.data.procedural.sampling import light
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, Scene, Stage, material, pack, yaw
 from lite3r_cli.data.procedural.textures import Atlas, Catalog, build_atlas
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +37,11 @@ UPWARDS = {
 }
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
@@ -47,7 +54,7 @@ def top(path: Path) -> str:
 def imported(path: Path) -> Iterator[str]:
     """The entries of FLOORS that a file imports from, wherever in the file and for whatever purpose."""
     parts = ("lite3r_cli", *path.relative_to(PACKAGE).with_suffix("").parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             base = parts[: len(parts) - node.level] if node.level else ()
             source = [*base, *(node.module.split(".") if node.module else [])]
@@ -72,6 +79,44 @@ def test_imports_point_downwards() -> None:
         if FLOOR[name] > FLOOR[top(path)]
     }
     assert not upwards - UPWARDS
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def run_on_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from run_on_import([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            yield from run_on_import(node.body)
+
+
+def needed_first(path: Path, names: Container[str]) -> Iterator[str]:
+    """The modules that have to be there before this one; a package that it is in itself has begun already."""
+    name = module_name(path)
+    package = name.split(".")[: None if path.stem == "__init__" else -1]
+    for node in run_on_import(tree(path).body):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        else:
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        for parts in (each.split(".") for each in found):
+            above = (".".join(parts[:k]) for k in range(1, len(parts) + 1))
+            yield from (each for each in above if each in names and not f"{name}.".startswith(f"{each}."))
+
+
+def test_any_module_can_be_imported_first() -> None:
+    """No module waits for one that waits for it: such a pair works or not by what was imported before."""
+    files = {module_name(path): path for path in modules()}
+    graph = {name: set(needed_first(path, files)) for name, path in files.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the modules
 
 
 def test_files_are_short() -> None:
@@ -105,7 +150,7 @@ DOCUMENTED = (
 
 def without_docstring(path: Path) -> Iterator[str]:
     """The public functions, classes and methods of a file that have none; `forward` is its class's."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
         if ast.get_docstring(node) is None:

@@ -12,9 +12,9 @@ import torch
 
 from lite3r_cli.data.procedural.camera_placement import CameraConfig, coarse_views, overlaps
 from lite3r_cli.data.procedural.coarse import CoarseScene
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import Looks
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig, sample_scene
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.partition import partition
 from lite3r_cli.data.procedural.scene import MAX_PRIMITIVES, Builder, Stage, environment
 from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch, sample_posed

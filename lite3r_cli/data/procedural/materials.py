@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, material
 from lite3r_cli.data.procedural.textures import PHOTO, Catalog
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import Looks
 from lite3r_cli.data.procedural.sampling import chaos, collage, facade, outdoor, room
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import Scene
 from lite3r_cli.data.procedural.textures import Catalog
 from lite3r_cli.errors import UsageError

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import THINGS, WALLS, Looks
 from lite3r_cli.data.procedural.sampling import light
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_object
 from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage, yaw
 

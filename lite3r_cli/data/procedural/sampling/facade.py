@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import CARVED, GROUNDS, Looks
 from lite3r_cli.data.procedural.sampling import light
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.fountain import fountain_wall
 from lite3r_cli.data.procedural.sampling.objects import add_height
 from lite3r_cli.data.procedural.sampling.outdoor import tree

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import Looks
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_height
 from lite3r_cli.data.procedural.sampling.place import UPRIGHT, Place, pitch
 from lite3r_cli.data.procedural.sampling.style import Style, statue

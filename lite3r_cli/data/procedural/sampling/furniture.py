@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import FURNITURE, SOFT, THINGS, Look, Looks
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_object
 from lite3r_cli.data.procedural.sampling.place import Place, pitch, roll
 

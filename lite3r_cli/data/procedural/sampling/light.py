@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lite3r_cli.data.procedural.sampling.draw import Draw
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.scene import Light, environment
 from lite3r_cli.data.procedural.textures import Catalog
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import THINGS, Looks
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, material
 
 SHAPES = {

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import CARVED, GROUNDS, MASONRY, Looks
 from lite3r_cli.data.procedural.sampling import light
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_height, add_object
 from lite3r_cli.data.procedural.sampling.place import UPRIGHT, Place, pitch, roll
 from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage

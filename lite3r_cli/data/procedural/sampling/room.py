@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import FLOORS, FURNITURE, SOFT, WALLS, Looks
 from lite3r_cli.data.procedural.sampling import furniture as F
 from lite3r_cli.data.procedural.sampling import light
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.objects import add_object
 from lite3r_cli.data.procedural.sampling.partition import partition
 from lite3r_cli.data.procedural.sampling.place import Place

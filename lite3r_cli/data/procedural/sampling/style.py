@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import CARVED, MASONRY, Look, Looks
-from lite3r_cli.data.procedural.sampling.draw import Draw
 from lite3r_cli.data.procedural.sampling.place import Place
 
 
