@@ -1,5 +1,5 @@
-"""What the pictures of a set tell by themselves, found while the network is loaded and sees them: which of them hang
-together, and their straight edges.
+"""What the pictures of a set tell without a prediction: which of them overlap, and their straight edges. Computed while
+the network is loaded and runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_THREADS = 8
 
 
 class Edges:
-    """The straight edges of pictures as the network sees them, each found once by threads of their own."""
+    """The straight edges of pictures at the network's size, each found once by separate threads."""
 
     def __init__(self, inputs: Sequence[NetworkInput] = ()) -> None:
         self._found: dict[int, tuple[np.ndarray, Future[Segments]]] = {}
@@ -37,7 +37,7 @@ class Edges:
             pool.shutdown(wait=False)
 
     def of(self, item: NetworkInput) -> Segments | None:
-        """Those of a whole picture; None where they were not looked for. Waits for them."""
+        """The edges of a whole picture; None if they were not searched. Waits for them."""
         rgb, found = self._found.get(id(item.rgb), (None, None))
         if found is None or rgb is not item.rgb or item.rgb.shape[:2] != tuple(item.full):
             return None
@@ -52,11 +52,11 @@ def _edges_of(rgb: np.ndarray) -> Segments:
 
 
 class Ahead:
-    """Begins as soon as pictures are read. `ties` is None where all of them are one scene whatever they show."""
+    """Starts when the pictures are read. `ties` is None if all pictures belong to one scene by option."""
 
     def __init__(self, config: ReconstructConfig, images: ImageSet, predictor: Predictor, pictures: Pictures) -> None:
         self.ties = _ties(config, images, predictor, pictures)
-        wanted = config.world.up == "auto" and not config.predict.refine  # which may find that a lens bends lines
+        wanted = config.world.up == "auto" and not config.predict.refine  # --refine may detect lens distortion later
         self.edges = Edges(pictures.inputs if wanted else ())
 
 

@@ -1,4 +1,4 @@
-"""Cameras for every frame of a video, not only for those that the network saw: `--all-frames`."""
+"""`--all-frames`: cameras for every frame of a video, not only for key frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .result import Scene
 
 FILE = "frames.json"
-_TOLD = 20  # frames that are named in run.json, of those that could not be placed
+_TOLD = 20  # failed frames that run.json names
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class AllFrames:
     account: dict[str, Any]  # for run.json
 
     def write(self, path: Path) -> None:
-        """cameras.json's keys of each frame, and `frame`, `time`, `how`. Raises OutputError."""
+        """Write the keys of cameras.json for each frame, and `frame`, `time`, `how`. Raises OutputError."""
         images = {}
         for each in self.frames:
             camera = each.camera
@@ -59,7 +59,7 @@ class AllFrames:
         write_json(path, {"convention": "as cameras.json; `how` the camera was found", "images": images})
 
     def times(self) -> dict[str, float]:
-        """Seconds of each frame; empty where they are not known of all, or where several videos share them."""
+        """Timestamps of the frames in seconds; empty if some are unknown, or if several videos share them."""
         times = [each.camera.time for each in self.frames]
         if None in times or len(set(times)) < len(times):
             return {}
@@ -67,9 +67,10 @@ class AllFrames:
 
 
 def with_all_frames(scene: Scene, progress: Progress, tell: Tell) -> Scene:
-    """The scene with the cameras of all frames of its videos, its further parts too; as it is where nobody asked.
+    """The scene with the cameras of all frames of its videos, including further parts; unchanged if this was not
+    requested.
 
-    Raises InputError where a video can no longer be read.
+    Raises InputError if a video is no longer readable.
     """
     if not scene.config.all_frames or scene.frames is not None:
         return scene
@@ -111,7 +112,7 @@ def _warned(scene: Scene, text: str) -> dict[str, Any]:
 def _of_video(
     scene: Scene, path: Path, which: list[int], prefix: str, step: Callable[..., None]
 ) -> tuple[list[NamedFrame], list[str]]:
-    """The frames of one video; the names of those without a camera."""
+    """The frames of one video, and the names of those without a camera."""
     records = {k: scene.images.records[scene.predictions.indices[k]] for k in which}
     by_frame = {record.frame: k for k, record in records.items()}
     size = next(iter(records.values()))
@@ -146,7 +147,7 @@ def _loader(scene: Scene, k: int, record: ImageRecord) -> Callable[[], Anchor]:
 
 
 def _to_view(scene: Scene, view: View, record: ImageRecord) -> Pixels:
-    """From pixels of the video's frames to those of the view, whose picture may be an undistorted one."""
+    """From pixels of the video's frames to those of the view, whose picture may be undistorted."""
     lens = None if view.lens is None else Undistortion(view.lens)
     if isinstance(scene.images, UndistortedImages):
         lens = scene.images.lenses.get(record.name, lens)

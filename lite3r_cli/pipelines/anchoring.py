@@ -1,4 +1,4 @@
-"""Metres and a place on the Earth for a predicted scene: by a known length, GPS in the pictures, or control points."""
+"""Metric scale and location of a predicted scene: from a known length, GPS in the pictures, or control points."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from .predict import Predictions
 
 METRES = "metres"
-_GPS = 3.0  # metres, standard deviation sideways of a receiver that does not say its own
-_HEIGHT = 2.0  # times that, of its heights
-_MARK = 0.02  # metres, of a surveyed point
+_GPS = 3.0  # metres, horizontal standard deviation of a receiver that does not state its own
+_HEIGHT = 2.0  # factor for the vertical standard deviation
+_MARK = 0.02  # metres, standard deviation of a surveyed point
 
 
 @dataclass(frozen=True)
 class Known:
-    """Positions that are known, one for each point of the scene that they belong to."""
+    """Known positions of points of the scene."""
 
     names: list[str]
-    points: np.ndarray  # (N, 3) in the scene's frame
-    positions: np.ndarray  # (N, 3) metres; NaN where a coordinate is not known
+    points: np.ndarray  # (N, 3) in the frame of the scene
+    positions: np.ndarray  # (N, 3) metres; NaN if a coordinate is unknown
     sigma: np.ndarray  # (N, 3) metres
-    origin: LocalFrame | None  # None: a local frame that is not tied to the Earth
+    origin: LocalFrame | None  # None: a local frame without a location on the Earth
     source: str
 
 
 def anchor(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
-    """The predictions in metres, and in a map's frame, where `config` says how; else as they are.
+    """The predictions in metres, and in the frame of a map, if `config` says how; else unchanged.
 
-    Raises InputError where that cannot be done for these pictures.
+    Raises InputError if these pictures do not allow it.
     """
     if config.gcp is not None or config.world == "enu":
         return _georeferenced(config, images, found)
@@ -77,7 +77,7 @@ def anchor(config: WorldConfig, images: ImageSet, found: Predictions) -> Predict
 
 
 def _find(way: str, names: Sequence[str], name: str) -> int:
-    """The view of a picture's name, with or without its folder."""
+    """The view of a picture by its name, with or without its folder."""
     for k, each in enumerate(names):
         if name in (each, PurePosixPath(each).name):
             return k
@@ -123,7 +123,7 @@ def _frame(origin: LocalFrame | None) -> WorldFrame:
 
 
 def _account(known: Known, fit: Fit) -> dict[str, Any]:
-    """For run.json and geo.json."""
+    """The entry of run.json and geo.json."""
     matrix = np.eye(4)
     matrix[:3, :3] = fit.similarity.scale * fit.similarity.rotation
     matrix[:3, 3] = fit.similarity.translation
@@ -153,13 +153,14 @@ def _account(known: Known, fit: Fit) -> dict[str, Any]:
 
 
 def with_gps(config: WorldConfig, images: ImageSet, found: Predictions) -> Predictions:
-    """The predictions with the positions that GPS gives, for `--refine` to hold long strips straight; as they are where
-    the scene shall not get its place from GPS."""
+    """The predictions with GPS positions, with which `--refine` keeps long strips straight. Unchanged if the scene does
+    not get its location from GPS.
+    """
     if config.gcp is not None or config.world != "enu" or found.priors is None or found.priors.known_poses:
         return found
     fixes = _fixes([metadata_of(images.records[i]) for i in found.indices])
     if fixes is None:
-        return found  # `anchor` tells why
+        return found  # `anchor` reports the reason
     positions: list[PositionPrior | None] = [None] * len(found.indices)
     for k, place, sigma in zip(fixes.views, fixes.positions, fixes.sigma, strict=True):
         positions[k] = PositionPrior(place, sigma)
@@ -168,16 +169,16 @@ def with_gps(config: WorldConfig, images: ImageSet, found: Predictions) -> Predi
 
 @dataclass(frozen=True)
 class Fixes:
-    """What GPS says of some views."""
+    """GPS positions of some views."""
 
     views: list[int]
-    positions: np.ndarray  # (N, 3) metres in `origin`; NaN where a coordinate is not known
-    sigma: np.ndarray  # (N, 3) metres, infinite there
+    positions: np.ndarray  # (N, 3) metres in `origin`; NaN if a coordinate is unknown
+    sigma: np.ndarray  # (N, 3) metres, infinite for unknown coordinates
     origin: LocalFrame
 
 
 def _fixes(facts: Sequence[PhotoMetadata]) -> Fixes | None:
-    """The positions of views by what their files say; None where fewer than two have one."""
+    """The positions of views from their files; None if fewer than two have one."""
     having = [k for k, each in enumerate(facts) if each.gps is not None]
     if len(having) < 2:
         return None
@@ -192,7 +193,7 @@ def _fixes(facts: Sequence[PhotoMetadata]) -> Fixes | None:
 
 
 def _of_photographs(images: ImageSet, found: Predictions) -> Known:
-    """The cameras and what their pictures' GPS says. Raises InputError where fewer than two have one."""
+    """The camera centres and the GPS positions of their pictures. Raises InputError if fewer than two have one."""
     facts = [metadata_of(images.records[i]) for i in found.indices]
     fixes = _fixes(facts)
     if fixes is None:
@@ -206,8 +207,9 @@ def _of_photographs(images: ImageSet, found: Predictions) -> Known:
 
 
 def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:
-    """(N,) metres, NaN where unknown. A drone's height above its start is far steadier than GPS: it is taken where all
-    have one, moved to the median GPS height."""
+    """(N,) metres, NaN if unknown. The height of a drone above its take-off point is far more accurate than GPS: it is
+    used if all pictures have it, shifted to the median GPS height.
+    """
     altitude = np.array([np.nan if f.gps is None or f.gps.altitude is None else f.gps.altitude for f in facts])
     relative = np.array([np.nan if f.relative_altitude is None else f.relative_altitude for f in facts])
     if not np.isfinite(relative).all():
@@ -220,7 +222,7 @@ def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:
 
 
 def _of_marks(config: WorldConfig, images: ImageSet, found: Predictions) -> Known:
-    """The control points that these pictures show, as the cameras see them. Raises InputError."""
+    """The control points that these pictures show, and where the cameras see them. Raises InputError."""
     assert config.gcp is not None
     control = read_control_points(config.gcp)
     lenses = {view.name: Undistortion(view.lens) for view in found.views if view.lens is not None}
@@ -240,8 +242,9 @@ def _of_marks(config: WorldConfig, images: ImageSet, found: Predictions) -> Know
 
 
 def _triangulated(point: ControlPoint, found: Predictions, lenses: Mapping[str, Undistortion]) -> np.ndarray | None:
-    """Where the rays through its marks meet (3,); through one mark alone, the depth map's surface. Marks are pixels of
-    the pictures as they were taken."""
+    """The intersection (3,) of the rays through the marks of a point; with one mark, the surface of the depth map.
+    Marks are pixels of the original pictures.
+    """
     names = {name: k for k, view in enumerate(found.views) for name in (view.name, PurePosixPath(view.name).name)}
     marks = []
     for name, x, y in point.marks:

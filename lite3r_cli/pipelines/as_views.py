@@ -1,4 +1,4 @@
-"""From the pixels of the network to those of the photographs: posed depth maps."""
+"""Converts predictions from the pixels of the network to those of the photographs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .no_scene import in_window
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
 
-TOGETHER = 32  # views whose maps leave a GPU in one piece
+TOGETHER = 32  # views whose maps are copied from a GPU at once
 
 
 def to_views(
@@ -33,7 +33,7 @@ def to_views(
 ) -> list[View]:
     """Network pixels → original pixels, world → frame of the first camera, invalid and unseen depth → 0.
 
-    `held` gets the maps that stay on the device which predicted them.
+    `held` gets the maps that stay on the device of the prediction.
     """
     poses = geometry.rebase(prediction.cam_from_world.numpy())
     views = []
@@ -58,9 +58,9 @@ def to_views(
 def _known_maps(
     prediction: Prediction, inputs: Sequence[NetworkInput], held: DeviceMaps | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Depth and confidence (h, w) of each view as the network saw it, 0 where either says nothing or nothing was seen.
+    """Depth and confidence (h, w) of each view at the network's size; 0 if either is unknown or the pixel was not seen.
 
-    A GPU does it for several views at a time, and what leaves it does so in large pieces.
+    A GPU processes several views at a time and copies them in large pieces.
     """
     size = sum(2 * 4 * each.numel() for each in prediction.depth)
     keep = held if held is not None and has_room(prediction.depth[0].device, size) else None
@@ -80,7 +80,9 @@ def _known_maps(
 
 
 def _runs_of_one_shape(maps: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Views in order, those that can be stacked together; one at a time on a CPU, which gains nothing by it."""
+    """Views in order, grouped into those that can be stacked; one at a time on a CPU, where stacking
+    has no advantage.
+    """
     most = 1 if maps[0].device.type == "cpu" else TOGETHER
     run: list[int] = []
     for j, each in enumerate(maps):
@@ -94,11 +96,11 @@ def _runs_of_one_shape(maps: Sequence[Tensor]) -> Iterator[list[int]]:
 def square_pixels(
     record: ImageRecord, shown: NetworkInput, K: np.ndarray, pose: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """K (3, 3) of the original picture with one focal length, unless its pixels are not square, and the pose that fits.
+    """K (3, 3) of the original picture with one focal length, unless its pixels are not square, and the corrected pose.
 
-    Rounding to whole patches squeezes a picture along one axis by up to half a patch. The network takes it for the
-    scene: its sideways lengths are off by the ratio of its focal length along that axis to the true one, and so are
-    the sideways parts of the translation. Depth is not.
+    Rounding to whole patches scales a picture along one axis by up to half a patch. The network attributes this to the
+    scene: its lateral lengths along that axis are off by the ratio of the predicted focal length to the true one, and
+    so are the lateral parts of the translation. Depth is not affected.
     """
     height, width = shown.full
     K = geometry.scale_intrinsics(shown.uncrop_intrinsics(K), record.width / width, record.height / height)
@@ -112,8 +114,9 @@ def square_pixels(
 
 
 def as_rigs(views: Sequence[View], known: Sequence[int] = ()) -> list[View]:
-    """The views with those of each 360° picture turned as they were cut and in one place; the first camera stays, and
-    so do those `known` beforehand."""
+    """The views, with those of each 360° picture in one centre and with their known relative rotations. The first
+    camera and those `known` beforehand do not change.
+    """
     facings = [None if i in known else view.facing for i, view in enumerate(views)]
     if not any(facings):
         return list(views)
@@ -123,7 +126,7 @@ def as_rigs(views: Sequence[View], known: Sequence[int] = ()) -> list[View]:
 
 
 def shown_colors(record: ImageRecord, item: NetworkInput) -> np.ndarray | None:
-    """The whole photograph as the network saw it; None where that was enlarged, cropped or painted over."""
+    """The whole photograph at the network's size; None if that was enlarged, cropped or painted over."""
     height, width = item.rgb.shape[:2]
     whole = item.border is None and item.full == (height, width)
     return item.rgb if whole and height <= record.height and width <= record.width else None

@@ -1,7 +1,7 @@
-"""Bars that fill up a picture's shape (letterbox, pillarbox): uniform, straight, and equal in all pictures of a set.
+"""Detects bars around a picture (letterbox, pillarbox): uniform, straight, and equal in all pictures of a set.
 
-One picture does not tell a bar from a night sky or a white wall. A bar has the same width and the same colour in every
-picture, and ends in a straight line that what lies behind it does not continue.
+In one picture a bar looks like a night sky or a white wall. A bar has the same width and colour in every picture and
+ends in a straight line, at which the scene behind it begins abruptly.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 from ..networks.pictures import NetworkInput
 
-TOLERANCE = 10  # grey levels within a bar, and between the bars of two pictures, that compression leaves
+TOLERANCE = 10  # grey levels by which compression changes a bar, and by which the bars of two pictures differ
 SOFT = 2  # lines at the end of a bar that resizing and compression mix with the scene
-NARROWEST = 0.02  # of a side; what is narrower is a frame, or nothing
+NARROWEST = 0.02  # of a side; anything narrower is a frame, or nothing
 WIDEST = 0.45
-CLEAR = 0.3  # of the line behind a bar, mean of all pictures, has another colour
+CLEAR = 0.3  # share of the line behind a bar that has another colour, mean of all pictures
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Shares of the height and width that bars take at each side."""
+    """Width of the bars at each side, as shares of height and width."""
 
     top: float = 0.0
     bottom: float = 0.0
@@ -45,7 +45,7 @@ class Bars:
 
 
 def find_bars(pictures: Sequence[np.ndarray]) -> Bars:
-    """The bars of pictures (h, w, 3) uint8, at least two and all of one size; none otherwise."""
+    """The bars of pictures (h, w, 3) uint8; none for fewer than two pictures or several sizes."""
     if len(pictures) < 2 or len({rgb.shape for rgb in pictures}) > 1:
         return Bars()
     height, width = pictures[0].shape[:2]
@@ -57,13 +57,13 @@ def find_bars(pictures: Sequence[np.ndarray]) -> Bars:
 
 
 def _width(pictures: Sequence[np.ndarray]) -> int:
-    """Lines of the bar at the top of all pictures, the soft ones included; 0 without one."""
+    """Lines of the bar at the top of all pictures, including the soft ones; 0 without a bar."""
     found, colours, clear = [], [], []
     for rgb in pictures:
         first = rgb[0].astype(np.int16)
         colour = np.median(first, axis=0)
         if (np.abs(first - colour).max(1) > TOLERANCE).mean() >= 0.01:
-            return 0  # nearly always, and at once
+            return 0  # the usual case, which is fast
         lines = rgb.astype(np.int16)
         other = np.abs(lines - colour).max(2) > TOLERANCE  # (h, w)
         plain = other.mean(1) < 0.01
@@ -78,7 +78,7 @@ def _width(pictures: Sequence[np.ndarray]) -> int:
 
 
 def fit_between(rgb: np.ndarray, bars: Bars, fit: Callable[[np.ndarray], NetworkInput]) -> NetworkInput:
-    """The picture between the bars as the network sees it, with its place in the whole picture."""
+    """The picture between the bars at the network's size, with its place in the whole picture."""
     rows, columns = bars.inside(*rgb.shape[:2])
     inside = fit(np.ascontiguousarray(rgb[rows, columns]))
     height, width = rgb.shape[:2]

@@ -1,6 +1,6 @@
-"""What is known of the cameras before the network runs: from EXIF, from `--focal` and `--intrinsics`, from `--cameras`.
+"""Known cameras: from EXIF, from `--focal` and `--intrinsics`, from `--cameras`.
 
-The files are read once, when the network is loaded; `priors` then answers for the pictures of a set.
+The files are read once, when the network is loaded; `priors` then matches them with the pictures of a set.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..scene.priors import CameraPriors, FocalPrior
 from ..world.focal import FocalAnswer, StatedFocal, focal_from_metadata, require_one_size
 from ..world.undistort import Undistortion, undistorted_view
 
-_TIME_TOLERANCE = 0.02  # seconds between a trajectory's time and that in a picture's name
-EXACT = 0.002  # relative: what a calibration leaves
+_TIME_TOLERANCE = 0.02  # seconds between the time of a trajectory and that in the name of a picture
+EXACT = 0.002  # relative error of a calibrated focal length
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Beforehand:
         return cls(config, cameras, intrinsics=intrinsics, depth=depth)
 
     def priors(self, records: Sequence[ImageRecord]) -> CameraPriors:
-        """What is known of each picture. Raises InputError where `--cameras` and the pictures do not fit together,
-        UsageError where `--focal` cannot hold for them."""
+        """What is known of each picture. Raises InputError if `--cameras` does not fit the pictures, UsageError if
+        `--focal` does not.
+        """
         cameras = [find_camera(self.cameras, record.name) for record in records]
         poses = self._poses(records, cameras)
         if self.config.cameras is not None and all(pose is None for pose in poses):
@@ -66,7 +67,9 @@ class Beforehand:
         return CameraPriors(tuple(self._focal(records, cameras)), tuple(poses))
 
     def lenses(self, records: Sequence[ImageRecord]) -> dict[str, Undistortion]:
-        """By name, of the pictures whose known camera bends lines. Raises InputError for one of another size."""
+        """By name: lenses of the pictures whose known camera has distortion. Raises InputError for a picture of another
+        size.
+        """
         found: dict[str, Undistortion] = {}
         for record in records:
             view = find_camera(self.cameras, record.name)
@@ -82,7 +85,7 @@ class Beforehand:
         return [None if view is None else view.cam_from_world for view in cameras]
 
     def _focal(self, records: Sequence[ImageRecord], cameras: Sequence[View | None]) -> list[FocalPrior | None]:
-        """`--cameras` before `--intrinsics`, `--focal` and EXIF."""
+        """The focal length from the first of `--cameras`, `--intrinsics`, `--focal` and EXIF that has it."""
         config, file = self.config, self.config.intrinsics_file
         stated = StatedFocal.parse(config.focal) if config.focal not in ("auto", "network") else None
         if stated is not None:
@@ -119,7 +122,9 @@ class Beforehand:
 
 
 def _straight(path: Path, view: View) -> View:
-    """A known camera that bends lines as that of the undistorted picture. Raises InputError where none can be made."""
+    """The pinhole camera of the undistorted picture for a camera with lens distortion. Raises InputError if there is
+    none.
+    """
     if view.lens is None:
         return view
     try:
@@ -139,8 +144,7 @@ def _fixed(prior: FocalPrior | None, fixed: bool) -> FocalPrior | None:
 
 
 def metadata_of(record: ImageRecord) -> PhotoMetadata:
-    """What the picture's file says; nothing for a frame of a video, and of a view of a 360° picture only where and when
-    it was taken."""
+    """Metadata of the picture's file: none for a video frame; for a view of a 360° picture only place and time."""
     found = NOTHING if record.frame is not None else read_metadata(record.path)
     if record.facing is None:
         return found
@@ -149,23 +153,24 @@ def metadata_of(record: ImageRecord) -> PhotoMetadata:
 
 
 def exif_focal(record: ImageRecord) -> FocalAnswer:
-    """The focal length that a picture's EXIF states, in pixels of the upright picture."""
+    """The focal length in EXIF, in pixels of the upright picture."""
     return focal_from_metadata(metadata_of(record))
 
 
 def find_camera(cameras: dict[str, View], name: str) -> View | None:
-    """The camera of a picture's name, with or without its folder."""
+    """The camera of a picture by its name, with or without its folder."""
     return cameras.get(name) or cameras.get(PurePosixPath(name).name)
 
 
 def match_trajectory(keys: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """For each picture the line of the trajectory that is its: by name, by the time in its name, or by its index.
+    """For each picture the line of the trajectory that belongs to it: by name, by the time in its name, or by its
+    index.
 
-    An index is believed where all keys are whole numbers 0 … N − 1 and there is one for each picture.
+    Indices are used only if all keys are whole numbers 0 … N − 1, one for each picture.
     """
     times = np.array([_number(key) for key in keys])
     by_text = {key: k for k, key in reversed(list(enumerate(keys)))}
-    for k in np.flatnonzero(~np.isfinite(times)).tolist():  # of a time what follows the point is no suffix
+    for k in np.flatnonzero(~np.isfinite(times)).tolist():  # in a timestamp, the part behind the point is no suffix
         by_text.setdefault(Path(keys[k]).name, k)
         by_text.setdefault(Path(keys[k]).stem, k)
     found = [by_text.get(name, by_text.get(Path(name).stem)) for name in names]
@@ -181,7 +186,9 @@ def match_trajectory(keys: Sequence[str], names: Sequence[str]) -> list[int | No
 
 
 def _nearest(times: np.ndarray, order: np.ndarray, time: float) -> int | None:
-    """Which of the `times`, finite and growing in `order`, is next to `time`; None beyond the tolerance."""
+    """The index of the entry of `times` that is closest to `time` (finite, increasing in `order`); None beyond the
+    tolerance.
+    """
     at = int(np.searchsorted(times[order], time))
     near = order[max(0, at - 1) : at + 1]
     best = int(near[np.argmin(np.abs(times[near] - time))])
@@ -196,7 +203,7 @@ def _number(text: str) -> float:
 
 
 def focal_notes(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:
-    """One line on where the focal lengths come from, for `--verbose`."""
+    """One line on the sources of the focal lengths, for `--verbose`."""
     sources = [prior.source for prior in priors.focal if prior is not None]
     if not sources:
         return []
@@ -205,7 +212,7 @@ def focal_notes(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[st
 
 
 def known_warnings(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:
-    """What to say where only some of the cameras are known."""
+    """Warnings if only some of the cameras are known."""
     known = len(priors.known_poses)
     if known in (0, len(records)):
         return []

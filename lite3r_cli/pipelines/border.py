@@ -1,7 +1,7 @@
-"""Frames of plain white or black around a picture, as undistortion and scanning leave them.
+"""Detects frames of plain white or black around a picture, which undistortion and scanning produce.
 
-They stay in place while the scene moves, so a network takes them for content. They are found by their colour and their
-even, narrow width, and painted over with what lies next to them; the confidence there is 0.
+They stay in place while the scene moves, so a network takes them for content. They are detected by their colour and
+their even, narrow width, and painted over with neighbouring pixels; their confidence is 0.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-WIDEST = 0.06  # of the shorter side; what is wider is background
-TOLERANCE = 10  # grey levels from pure white or black that compression leaves
-OUTER_SHARE = 0.8  # of a side's outermost pixels have the frame's colour
-INNER_SHARE = 0.04  # of a side's lines at most have it all the way through the widest frame
-SURE_SIDES = 2  # with a frame, from which the others are looked at again
-SOFT = 2  # pixels beyond the frame that resizing and compression have mixed with it
+WIDEST = 0.06  # of the shorter side; anything wider is background
+TOLERANCE = 10  # grey levels by which compression changes pure white or black
+OUTER_SHARE = 0.8  # share of a side's outermost pixels that must have the colour of the frame
+INNER_SHARE = 0.04  # share of a side's lines that may have this colour through the whole widest frame
+SURE_SIDES = 2  # sides with a frame from which the other sides are checked again
+SOFT = 2  # pixels behind the frame that resizing and compression have mixed with it
 
 
 def find_border(rgb: np.ndarray) -> np.ndarray | None:
@@ -24,7 +24,7 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
         return None
     found = np.zeros(rgb.shape[:2], bool)
     for plain in _plain_near_sides(rgb, widest + 1):
-        # each side in turn is the first rows of a rotated view
+        # rotate so that each side in turn is the first rows of the view
         sides = [(np.rot90(plain, turns), np.rot90(found, turns)) for turns in range(4)]
         widths = [_mark_side(*side, widest) for side in sides]
         usual = [width for width in widths if width]
@@ -38,7 +38,7 @@ def find_border(rgb: np.ndarray) -> np.ndarray | None:
 
 
 def _may_have_one(rgb: np.ndarray, widest: int) -> bool:
-    """Whether enough of the outermost pixels of some side are white, or black, as `_mark_side` wants it."""
+    """Whether enough of the outermost pixels of some side are white, or black, for `_mark_side`."""
     middle = slice(2 * widest, -2 * widest)
     for line in (rgb[0, middle], rgb[-1, middle], rgb[middle, 0], rgb[middle, -1]):
         for plain in (line.min(-1) >= 255 - TOLERANCE, line.max(-1) <= TOLERANCE):
@@ -48,7 +48,7 @@ def _may_have_one(rgb: np.ndarray, widest: int) -> bool:
 
 
 def _plain_near_sides(rgb: np.ndarray, deep: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels (H, W) are white, and which are black, within `deep` pixels of a side: no others are asked for."""
+    """White pixels and black pixels (H, W) within `deep` pixels of a side; only these are needed."""
     white, black = (np.zeros(rgb.shape[:2], bool) for _ in range(2))
     everything, near, far = slice(None), slice(deep), slice(-deep, None)
     for strip in ((near, everything), (far, everything), (everything, near), (everything, far)):
@@ -59,10 +59,10 @@ def _plain_near_sides(rgb: np.ndarray, deep: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> int:
-    """Mark the frame along the first rows of `found` (a view), if `plain` has one there; its width, or 0."""
-    lines = np.logical_and.accumulate(plain[: widest + 1], axis=0)  # plain from the edge on
+    """Mark the frame in the first rows of `found` (a view) if `plain` has one there. Returns its width, or 0."""
+    lines = np.logical_and.accumulate(plain[: widest + 1], axis=0)  # plain from the border on
     width = lines.sum(0)
-    middle = width[2 * widest : -2 * widest]  # the ends belong to the neighbouring sides' frames
+    middle = width[2 * widest : -2 * widest]  # the ends belong to the frames of the neighbouring sides
     if not len(middle) or (middle > 0).mean() < OUTER_SHARE or (middle > widest).mean() > INNER_SHARE:
         return 0
     found[:widest] |= lines[:widest]
@@ -70,7 +70,7 @@ def _mark_side(plain: np.ndarray, found: np.ndarray, widest: int) -> int:
 
 
 def _mark_strip(plain: np.ndarray, found: np.ndarray, width: int) -> None:
-    """The same where something as bright or dark as the frame touches it: as wide as the other sides tell."""
+    """The same for a side whose scene is as bright or dark as the frame: the width is that of the other sides."""
     lines = np.logical_and.accumulate(plain[:width], axis=0)
     if lines[max(0, width - 2)].mean() >= OUTER_SHARE:
         found[:width] |= lines

@@ -1,6 +1,6 @@
-"""A dense checkpoint → a Lite3R checkpoint, tensor by tensor: sparse-linear attention attached, weights in FP8 or bf16.
+"""Converts a dense checkpoint tensor by tensor to FP8 or bf16 weights with sparse-linear attention.
 
-The peak is the largest tensor and a little; nothing appears at the output's place before everything is written.
+Peak memory is little more than the largest tensor. The output appears only when everything is written.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..quant.fp8 import dequantize_rows, quantize_rows
 from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
 
-CHUNK = 2**22  # elements quantised together
+CHUNK = 2**22  # elements that are quantised at once
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What conversion did to one matrix."""
+    """The effect of the conversion on one matrix."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,9 +40,9 @@ class LayerReport:
     after: str
     bytes_before: int
     bytes_after: int
-    sqnr_db: float | None  # None: no rounding at all
+    sqnr_db: float | None  # None: no rounding
     largest_error: float
-    sensitivity: float | None = None  # of the final depth and poses, with --calibrate
+    sensitivity: float | None = None  # of depth and poses, with --calibrate
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class ConvertReport:
 
 
 def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertReport:
-    """Convert a checkpoint. Raises the errors of errors.py; what was there before is then as it was."""
+    """Convert a checkpoint. Raises the errors of errors.py; an existing output is intact then."""
     progress = progress or Progress()
     with open_checkpoint(config.source, progress.note) as checkpoint:
         origin, files_before = checkpoint.origin, shard_files(checkpoint.path)
         for text in origin.notes:
             progress.note(text)
-        model = checkpoint.build()  # strict: an unsound source is refused here
+        model = checkpoint.build()  # strict: refuses a source with wrong tensors
         sparse = _attention(config, checkpoint, model)
         items = plan(checkpoint, model, sparse, config.weights, config.keep, config.quantize)
         bring_right(config.output)
@@ -98,7 +98,7 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
 
 
 def _attention(config: ConvertConfig, checkpoint: Checkpoint, model: nn.Module) -> SparseConfig | None:
-    """Sparse-linear attention of the new checkpoint: what the source has, and what was asked for."""
+    """Sparse-linear attention of the new checkpoint: the settings of the source, changed as requested."""
     present = checkpoint.sparse
     chosen = select_attention(model, checkpoint.spec, config.attention)
     layers = tuple(dict.fromkeys([*(present.layers if present else ()), *chosen]))
@@ -110,7 +110,7 @@ def _attention(config: ConvertConfig, checkpoint: Checkpoint, model: nn.Module) 
         raise UsageError(
             f"--attention: the source's {present.mix} mix must be trained for other modules, see lite3r distill"
         )
-    if config.keep_ratio is None and (present is None or present.unset):  # settings: the preset's, at prediction
+    if config.keep_ratio is None and (present is None or present.unset):  # settings: those of the preset, at prediction
         return SparseConfig(layers, mix=present.mix if present else "sum")
     spec = checkpoint.spec
     return settle(spec.family.global_layers(spec.config), present, config.keep_ratio, layers)
@@ -132,7 +132,7 @@ def _write(
     sensitivity: dict[str, float],
     progress: Progress,
 ) -> tuple[list[Path], list[LayerReport]]:
-    """All files of the new checkpoint, the one to load first, and the report on its matrices."""
+    """Write all files of the new checkpoint. Returns them, the one to load first, and the report on its matrices."""
     layers: list[LayerReport] = []
     writer = CheckpointWriter(
         config.output,
@@ -160,9 +160,9 @@ def _convert_one(source: Source, item: Item, write: Callable[[str, Tensor], None
         write(item.name, torch.zeros(item.shape, dtype=item.dtype))
         return None
     before = source.entries[item.stored].nbytes
-    squares = (0.0, 0.0, 0.0)  # of the signal, of the error; the largest error
+    squares = (0.0, 0.0, 0.0)  # of the signal and of the error; then the largest error
     if item.as_stored:
-        read_float(source, item.stored)  # its checks
+        read_float(source, item.stored)  # for its checks
         write(item.name, source.read(item.stored))
         write(item.name + SCALE_SUFFIX, source.read(item.stored + SCALE_SUFFIX).float())
     else:
@@ -189,7 +189,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _quantise(value: Tensor) -> tuple[Tensor, Tensor, tuple[float, float, float]]:
-    """FP8 values, row scales, and (signal, noise, largest error); some rows at a time, so that memory stays low."""
+    """FP8 values, row scales, and (signal, noise, largest error); some rows at a time to limit memory."""
     stored = torch.empty(value.shape, dtype=FP8)
     scale = torch.empty(value.shape[0])
     rows = max(1, CHUNK // max(1, value[0].numel()))

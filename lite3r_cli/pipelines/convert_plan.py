@@ -1,4 +1,4 @@
-"""What becomes of each tensor in conversion: decided from names and shapes, before any value is read."""
+"""Decides the format of each tensor of a converted checkpoint from names and shapes, before values are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lite3r_cli.networks.recognise import CheckpointSpec
 
 FP8 = torch.float8_e4m3fn
 WEIGHTS: dict[str, torch.dtype] = {"fp8": FP8, "bf16": torch.bfloat16, "float32": torch.float32}
-SELECTIONS = ("global", "all", "none")  # of attention modules, beside patterns
+SELECTIONS = ("global", "all", "none")  # of attention modules, besides patterns
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Item:
 
     name: str
     shape: tuple[int, ...]
-    stored: str | None  # its name in the source, None for one that starts at zero
+    stored: str | None  # its name in the source; None for a new tensor that starts at zero
     source_dtype: torch.dtype
-    dtype: torch.dtype  # FP8 comes with a scale for each row
-    matrix: bool  # a matrix or kernel that multiplies activations; everything else is small
+    dtype: torch.dtype  # FP8 has one scale per row
+    matrix: bool  # a matrix or kernel that multiplies activations; other tensors are small
 
     @property
     def as_stored(self) -> bool:
-        """FP8 before and after: taken over to the bit."""
+        """FP8 in source and output: copied bit for bit."""
         return self.source_dtype == FP8 and self.dtype == FP8
 
     @property
@@ -54,7 +54,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def select_attention(model: torch.nn.Module, spec: CheckpointSpec, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The attention modules that `patterns` (or SELECTIONS) mean. Raises UsageError for a pattern without any."""
+    """The attention modules that `patterns` (or SELECTIONS) match. Raises UsageError for a pattern without a match."""
     found = attention_modules(model)
     chosen: set[str] = set()
     for pattern in patterns:
@@ -79,11 +79,11 @@ def plan(
     keep: Sequence[str],
     quantize: Sequence[str],
 ) -> list[Item]:
-    """Every tensor of the new checkpoint, in the order of the source. `model` is its network without values.
+    """Every tensor of the new checkpoint in the order of the source. `model` is its network without values.
 
-    Matrices become `weights`, those that match the family's or the given `keep` patterns and none of `quantize`
-    stay in 16 bits; vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a
-    pattern that matches nothing.
+    Matrices become `weights`. Those that match the family's or the given `keep` patterns, and none of `quantize`, stay
+    in 16 bits. Vectors, norms, tokens and position embeddings are never rounded. Raises UsageError for a pattern
+    without a match.
     """
     source, spec = checkpoint.source, checkpoint.spec
     order = {stored: i for i, stored in enumerate(source.entries)}
@@ -110,15 +110,15 @@ def _target(stored: torch.dtype, matrix: bool, kept: bool, weights: str) -> torc
     if matrix and not kept:
         return WEIGHTS[weights]
     if stored == FP8:
-        return FP8 if weights == "fp8" else torch.bfloat16  # it never was better
+        return FP8 if weights == "fp8" else torch.bfloat16  # the source has no higher precision
     if stored.itemsize <= 2:
         return stored
     return torch.bfloat16 if matrix else torch.float32
 
 
 def _new_items(spec: CheckpointSpec, model: torch.nn.Module, sparse: SparseConfig | None, weights: str) -> list[Item]:
-    """The tensors that sparse-linear attention adds, at zero, where the source has none."""
-    if sparse is None or sparse.mix != "sum":  # another mix starts at no zero: the source has it
+    """The zero tensors that sparse-linear attention adds if the source lacks them."""
+    if sparse is None or sparse.mix != "sum":  # other mixes do not start at zero: the source has their tensors
         return []
     dtype = torch.float32 if weights == "float32" else torch.bfloat16
     items, found = [], attention_modules(model)
@@ -135,6 +135,6 @@ def _new_items(spec: CheckpointSpec, model: torch.nn.Module, sparse: SparseConfi
 
 
 def keep_also(items: Sequence[Item], names: Iterable[str]) -> list[Item]:
-    """The same plan with the named FP8 matrices in bf16."""
+    """The same plan, with the named FP8 matrices in bf16."""
     spared = set(names)
     return [replace(item, dtype=torch.bfloat16) if item.name in spared else item for item in items]

@@ -1,4 +1,4 @@
-"""How depth files are written: each with its own scale, or all with one; at the network's size or the pictures'."""
+"""Format of the depth files: one scale per file or one for all; the network's size or the original size."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..io.depth_files import LARGEST
 from ..io.formats import EXTRA_FORMATS
 from ..scene.posed_view import View, known_depth
 
-USUAL = (5000.0, 1000.0)  # TUM's scale and that of millimetres: the first one that holds the scene is taken
-REACH = 99.9  # per cent of the depths that have to fit
+USUAL = (5000.0, 1000.0)  # TUM's scale, and millimetres: the first one in which the scene fits
+REACH = 99.9  # per cent of the depths that must fit
 
 
 @dataclass(frozen=True)
 class DepthFiles:
-    """What was asked of the depth files."""
+    """Requested format of the depth files."""
 
-    scale: float | None = None  # values in a scene unit, for all files; None: each has its own
+    scale: float | None = None  # values per scene unit, for all files; None: one scale per file
     picture_size: bool = False
-    one_scale: bool = False  # some program needs one scale: `settled` chooses it where none was asked for
+    one_scale: bool = False  # a format needs one scale: `settled` chooses it if none was given
 
     @staticmethod
     def of(config: ReconstructConfig) -> DepthFiles:
-        """What the options and the formats ask for."""
+        """The format that the options and output formats need."""
         registered = any(EXTRA_FORMATS[name].registered_depth for name in config.formats)
         return DepthFiles(config.depth_unit, config.depth_at_picture_size or registered, registered)
 
     def settled(self, views: Sequence[View]) -> DepthFiles:
-        """With the scale that holds these views, where one is needed and none was asked for."""
+        """With one scale for these views, if one is needed and none was given."""
         if not self.one_scale or self.scale is not None:
             return self
         farthest = reach(views)
@@ -40,7 +40,7 @@ class DepthFiles:
         return replace(self, scale=usual[0] if usual else LARGEST / farthest)
 
     def sized(self, view: View) -> np.ndarray:
-        """The view's depth (h, w) at the size that was asked for: the nearest pixel, since edges must not be mixed."""
+        """The depth (h, w) of a view at the requested size, by nearest neighbour, because edges must not be mixed."""
         depth = known_depth(view)
         if not self.picture_size or depth.shape == (view.height, view.width):
             return depth
@@ -48,14 +48,14 @@ class DepthFiles:
 
 
 def reach(views: Sequence[View]) -> float:
-    """The depth that nearly all depths are below; 1 where nothing is known."""
+    """The depth below which nearly all depths are; 1 if no depth is known."""
     known = [view.depth[view.depth > 0] for view in views if view.depth is not None]
     depths = np.concatenate(known) if known else np.zeros(0)
     return float(np.percentile(depths, REACH)) if len(depths) else 1.0
 
 
 def depth_warnings(config: ReconstructConfig, views: Sequence[View], metric: bool) -> list[str]:
-    """What to say of one scale for all files."""
+    """Warnings about one scale for all files."""
     if config.depth_unit is None:
         return []
     told = []

@@ -1,4 +1,6 @@
-"""`lite3r distill`: a dense network teaches its sparse-linear, FP8-aware form; both go into one checkpoint."""
+"""`lite3r distill`: trains the sparse-linear, FP8-aware form of a network to match its dense form. One checkpoint has
+both.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,17 @@ from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import stored_bytes, write_student
 
-CPU_RESOLUTION = 252  # pixels: a step takes seconds on two cores
-GPU_WORKERS = 8  # processes that prepare data for each GPU
+CPU_RESOLUTION = 252  # pixels: with this, a step takes seconds on two cores
+GPU_WORKERS = 8  # processes per GPU that load data
 
 
 @dataclass(frozen=True)
 class DistillReport:
-    """What was done, for people and for --json."""
+    """The outcome, for the table and for --json."""
 
     output: Path
     model: str
-    sha256: str  # of the checkpoint that taught
+    sha256: str  # of the teacher's checkpoint
     trained: int
     parameters: int
     layers: tuple[str, ...]
@@ -62,7 +64,7 @@ class DistillReport:
 def run(
     config: DistillConfig, progress: Progress | None = None, warn: Tell = lambda text: None
 ) -> DistillReport | None:
-    """Distil; None on ranks other than the first. Ctrl-C and SIGTERM wait for the end of a step, whose state is saved.
+    """Distil; None on ranks other than 0. Ctrl-C and SIGTERM wait for the end of a step, whose state is saved.
 
     Raises the errors of errors.py; an existing checkpoint or run is refused without `overwrite` or `resume`.
     """
@@ -72,10 +74,10 @@ def run(
         if not worker.is_first:
             progress = Progress()
         with run_folder(config.folder) if worker.is_first else nullcontext():
-            _check_output(config)  # nobody else can write there from now on
+            _check_output(config)  # from here on no other run can write there
             config = _settled(config, teacher, worker, progress)
             if worker.is_first:
-                require_space(config.output, stored_bytes(teacher))  # before hours of training, not behind them
+                require_space(config.output, stored_bytes(teacher))  # before hours of training, not after them
             network = _load(config, teacher, worker.device, progress)
             sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution,
                           network.model.patch_size, config.recipe.seed)  # fmt: skip
@@ -91,7 +93,7 @@ def run(
 
 
 def _inputs(config: DistillConfig, worker: Worker, teacher: Checkpoint, data: Data) -> dict[str, Any]:
-    """What beside recipe and attention decides the numbers, in a form that can be compared."""
+    """What affects the result besides recipe and attention, in a comparable form."""
     return {
         "teacher": teacher.fingerprint.result(), "data": data.content, "textures": content_of(config.textures),
         "dtype": config.dtype, "processes": worker.world,
@@ -155,7 +157,7 @@ def _distil(
 
 
 def _leaves(names: list[str]) -> set[str]:
-    """The last two parts of each name: what kind of parameter it is."""
+    """The last two parts of each name: the kind of a parameter."""
     return {".".join(name.split(".")[-2:]) if name.endswith("weight") else name.split(".")[-1] for name in names}
 
 
@@ -168,7 +170,9 @@ def _check_output(config: DistillConfig) -> None:
 
 
 def _look_at_output(config: DistillConfig) -> None:
-    """Raises OutputError for what is not of a run of this command: the folder's name alone says nothing of it."""
+    """Raises OutputError for files that do not belong to a run of this command; the name of the folder alone does not
+    prove it.
+    """
     recover_state(config.folder / STATE)
     state = config.folder / STATE
     if config.goes_on and not state.is_file():
@@ -182,7 +186,7 @@ def _look_at_output(config: DistillConfig) -> None:
         return
     try:
         kind = read_metadata(state)["run"]
-    except WeightsError as error:  # of an older version, damaged, or somebody's
+    except WeightsError as error:  # an older version, damaged, or foreign
         raise OutputError(str(error)) from error
     if kind != "distill":
         raise OutputError(f"{config.folder}: holds a run of lite3r {kind}; move it or choose another -o")
@@ -191,11 +195,11 @@ def _look_at_output(config: DistillConfig) -> None:
 
 
 def _settled(config: DistillConfig, teacher: Checkpoint, worker: Worker, progress: Progress) -> DistillConfig:
-    """What was left open, decided for the device and said."""
+    """The unset options, decided for the device and printed."""
     on_gpu = worker.device.type == "cuda"
     dtype = config.dtype
     if dtype == "auto" and not on_gpu:
-        dtype = "float32"  # gradients in bfloat16 gain nothing on a CPU
+        dtype = "float32"  # bfloat16 gradients are not faster on a CPU
     chosen = runtime.choose(str(worker.device), dtype)
     resolution, why = config.resolution, "asked for"
     if resolution is None:
@@ -223,9 +227,9 @@ def _load(config: DistillConfig, teacher: Checkpoint, device: torch.device, prog
 def make_sparse(
     model: nn.Module, choice: SparseChoice, present: SparseConfig | None, spec: CheckpointSpec
 ) -> SparseConfig:
-    """Give a loaded network the student's attention, in place: that of its checkpoint with what was asked for changed.
+    """Give a loaded network the student's attention, in place: that of its checkpoint, changed as requested.
 
-    Raises UsageError for settings that cannot be, or another mix than the checkpoint's.
+    Raises UsageError for invalid settings, or a mix that differs from the checkpoint's.
     """
     asked = {name: value for name, value in asdict(choice).items() if value is not None}
     patterns, ratio = asked.pop("layers"), asked.pop("keep_ratio", None)

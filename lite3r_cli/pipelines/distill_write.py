@@ -1,4 +1,4 @@
-"""The student as a checkpoint: the tensors of its teacher's file as they are stored there, and the few new ones."""
+"""Writes the student as a checkpoint: the stored tensors of its teacher's file, and the trained ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def write_student(
     recipe: str,
     overwrite: bool = True,
 ) -> None:
-    """Write the student, with `overwrite` in place of an old file. Raises OutputError.
+    """Write the student; with `overwrite` it replaces an old file. Raises OutputError.
 
-    A trained tensor that the teacher's file holds too is stored in the same precision, a new one in float32.
+    A trained tensor that the teacher's file also has is stored in the same precision, a new one in float32.
     """
     stored = teacher.spec.sources
     names = list(stored) + [name for name in trained if name not in stored]
@@ -47,7 +47,7 @@ def write_student(
 
 
 def stored_bytes(teacher: Checkpoint) -> int:
-    """What the student's file takes at least: all that the teacher's holds, in the same precisions."""
+    """Minimum size in bytes of the student's file: that of the teacher's tensors."""
     return sum(slot.nbytes for name in teacher.spec.sources for slot in _slots(name, teacher, {}))
 
 

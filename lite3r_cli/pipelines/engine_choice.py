@@ -1,8 +1,8 @@
-"""The one place that decides in which form a network runs: attention, FP8 products and engine.
+"""Decides in which form a network runs: attention, FP8 products and engine. No other place decides this.
 
-`resolve(asked, network, machine)` is a function of three records, none of which holds a tensor: what was asked, what
-the checkpoint is (`networks/checkpoint_facts.py`), and what the machine can do. The answer is a `Plan`; `planned.py`
-carries it out. `reconstruct`, `eval` and `bench` come here; `convert` and `distill` share the settings
+`resolve(asked, network, machine)` is a function of three records without tensors: the options, the facts of the
+checkpoint (`networks/checkpoint_facts.py`), and the capabilities of the machine. It returns a `Plan`, which
+`planned.py` applies. `reconstruct`, `eval` and `bench` use it; `convert` and `distill` share the settings
 (`attention/sparse_config.py`).
 """
 
@@ -35,10 +35,10 @@ HALF = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Crossover:
-    """From how many tokens on sparse attention is faster than dense attention, where it keeps at most so much of it."""
+    """Number of tokens from which on sparse attention with at most this keep ratio is faster than dense attention."""
 
     keep_ratio: float
-    tokens: int | None  # None: at no length that was measured
+    tokens: int | None  # None: at no measured length
     words: str
 
     @property
@@ -48,8 +48,8 @@ class Crossover:
         return f"dense attention below {self.tokens:,} tokens, where it is faster: {self.words}"
 
 
-# Kind of processor and of arithmetic → what was measured (benchmarks/attention_cpu.py, docs/performance.md); the first
-# row counts that keeps as much as is asked for.
+# Device and arithmetic → measurements (benchmarks/attention_cpu.py, docs/performance.md). The first row whose keep
+# ratio is at least the requested one applies.
 CROSSOVERS = {
     "cuda": (Crossover(1.0, 4096, "lists of tiles cost more than they save"),),
     "cpu float32": (
@@ -66,7 +66,9 @@ CROSSOVERS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks for; `prefer_lite`: "auto" means the lite form, wherever it pays (the lite column of `bench`)."""
+    """The requested form. `prefer_lite`: "auto" means the lite form where it is faster (the lite
+    variant of `bench`).
+    """
 
     attention: str = "auto"  # one of config.ATTENTION
     keep_ratio: float | None = None
@@ -86,7 +88,7 @@ class Asked:
 
     @property
     def wish(self) -> str:
-        """For attention: dense, sla, auto or lite."""
+        """Requested attention: dense, sla, auto or lite."""
         if self.attention == "auto" and self.keep_ratio is None:
             return "lite" if self.prefer_lite else "auto"
         return SPARSE if self.attention == "auto" else self.attention
@@ -98,10 +100,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device can do. Reasons are None where nothing is in the way."""
+    """Capabilities of a device. The reasons are None if there is no obstacle."""
 
     device: str = "cpu"  # cpu or cuda
-    dtype: str = "float32"  # that the run computes in
+    dtype: str = "float32"  # of the computation
     amx: bool = False
     triton: str | None = None  # why Triton's kernels cannot run
     scaled_mm: str | None = None  # why torch._scaled_mm cannot run
@@ -120,7 +122,7 @@ class Machine:
         )
 
     def crossover(self, keep_ratio: float) -> Crossover:
-        """Where sparse attention that keeps so much begins to pay on this device, in this arithmetic."""
+        """The measurement for this keep ratio, device and arithmetic."""
         kind = self.device
         if kind == "cpu":
             amx = " with AMX" if self.amx and self.dtype in HALF else ""
@@ -130,15 +132,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """The form in which a network runs: each decision with what was asked and why."""
+    """The form in which a network runs: each decision with the request and the reason."""
 
     attention: Choice  # chosen: dense or sla
     sparse: SparseConfig | None  # the settings of sparse-linear attention; None: dense
-    crossover: int  # tokens below which it is dense attention all the same; 0: never
+    crossover: int  # below this number of tokens attention is dense nevertheless; 0: never
     fp8: Choice  # chosen: off, or the back end
-    engine: Choice  # chosen: fast or ordinary, whatever the images
+    engine: Choice  # chosen: fast or ordinary, for all images
     dtype: str
-    query_tiles: int = 1  # blocks of queries that share one choice of key blocks on the fast path
+    query_tiles: int = 1  # query blocks that share one selection of key blocks in the fast engine
 
     @property
     def is_fp8(self) -> bool:
@@ -146,18 +148,20 @@ class Plan:
 
     @property
     def loaded_dtype(self) -> torch.dtype:
-        """In which the network is to be loaded: FP8 weights are made from float32, in which stored ones are exact."""
+        """The dtype in which the network is loaded. FP8 weights are made from float32, which represents stored ones
+        exactly.
+        """
         return torch.float32 if self.is_fp8 else getattr(torch, self.dtype)
 
     @property
     def notes(self) -> list[str]:
-        """What was chosen of what was asked for by name."""
+        """Lines on the choices that were requested by name."""
         chosen = {"attention": self.attention, "FP8": self.fp8}
         return [f"{what}: {c.chosen} ({c.reason})" for what, c in chosen.items() if c.asked != "auto"]
 
 
 def resolve(asked: Asked, network: NetworkFacts, machine: Machine) -> Plan:
-    """The form in which a network runs. Raises UsageError, BackendError for what cannot be."""
+    """The form in which a network runs. Raises UsageError or BackendError for impossible requests."""
     attention, sparse, crossover = choose_attention(asked, network, machine)
     fp8 = choose_fp8(asked, network, machine)
     engine = _choose_engine(asked, network, machine, sparse, fp8)
@@ -171,16 +175,16 @@ def resolve(asked: Asked, network: NetworkFacts, machine: Machine) -> Plan:
 @dataclass(frozen=True)
 class _Row:
     form: str  # DENSE or SPARSE
-    reason: str  # with {asked}: why sparse attention is asked for
-    may_cross: bool = False  # dense attention may take its place where it is faster
+    reason: str  # the reason for sparse attention, with {asked}
+    may_cross: bool = False  # dense attention may replace it where that is faster
 
 
 _UNTRAINED = "{asked}; the checkpoint is not trained for it, see lite3r distill"
 
-# (what is asked, what the checkpoint holds) → form. `dense`: no sparse attention, or settings without effect;
-# `sparse`: settings, but nothing trained with them; `branch`, `weights`: see networks.checkpoint_facts.TRAININGS.
-# Dense attention may take the place of sparse only where it is what sparse attention approximates: a trained linear
-# branch, or weights trained with sparse attention, would compute something else without it.
+# (request, content of the checkpoint) → form. `dense`: no sparse attention, or settings without effect; `sparse`:
+# settings, but untrained; `branch`, `weights`: see networks.checkpoint_facts.TRAININGS. Dense attention may replace
+# sparse attention only if sparse attention approximates it: a trained linear branch, or weights trained with sparse
+# attention, would give other results.
 ATTENTION_TABLE: dict[tuple[str, str], _Row] = {
     ("dense", "dense"): _Row(DENSE, "asked for"),
     ("dense", "sparse"): _Row(DENSE, "asked for"),
@@ -202,14 +206,16 @@ ATTENTION_TABLE: dict[tuple[str, str], _Row] = {
 
 
 def held(network: NetworkFacts) -> str:
-    """What a checkpoint holds, as in ATTENTION_TABLE."""
+    """The content of a checkpoint, as in ATTENTION_TABLE."""
     if network.sparse is None or (network.training == "none" and network.sparse.mean_ratio >= 1):
         return "dense"
     return "sparse" if network.training == "none" else network.training
 
 
 def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> tuple[Choice, SparseConfig | None, int]:
-    """Dense or sparse, why; the settings; below how many tokens it is dense all the same. Raises UsageError."""
+    """Dense or sparse with the reason; the settings; the number of tokens below which it is dense nevertheless. Raises
+    UsageError.
+    """
     holds = held(network)
     row = ATTENTION_TABLE[asked.wish, holds]
     if not network.across and row.form == SPARSE and network.sparse is None:
@@ -239,8 +245,8 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
 
 
 def choose_fp8(asked: Asked, network: NetworkFacts, machine: Machine) -> Choice:
-    """The back end of FP8 products. "auto": `scaled-mm` where the checkpoint was trained for FP8 (or the lite form is
-    preferred) and the device multiplies FP8, else off: emulation only costs time. Raises UsageError, BackendError.
+    """The back end of FP8 products. "auto": `scaled-mm` if the checkpoint was trained for FP8 (or the lite form is
+    preferred) and the device supports FP8, else off, because emulation is slow. Raises UsageError, BackendError.
     """
     backend = asked.fp8_backend
     if backend not in FP8_BACKENDS:
@@ -266,7 +272,9 @@ _EXACT = "nothing approximate was asked for; --engine fast is faster and rounds 
 def _choose_engine(
     asked: Asked, network: NetworkFacts, machine: Machine, sparse: SparseConfig | None, fp8: Choice
 ) -> Choice:
-    """The fused form where something approximate is computed anyway and it computes the same. Raises BackendError."""
+    """The fast engine, if attention or products are approximate anyway and it gives the same result. Raises
+    BackendError.
+    """
     if asked.engine == ORDINARY:
         return Choice(ORDINARY, ORDINARY, "asked for")
     against: tuple[Callable[[], str | None], ...] = (

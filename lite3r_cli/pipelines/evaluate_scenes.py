@@ -1,12 +1,12 @@
-"""Score a network's predictions against scenes with ground truth, window by window.
+"""Scores a network's predictions on scenes with ground truth, window by window.
 
-A scene's images, in natural order, are cut into windows of `views` consecutive ones, half a window apart, the last
-one anchored at the end; each window is predicted on its own. Within a scene the errors of all pairs of all windows are
-pooled for the AUCs and the medians, those of all views for the focal length; the depth and cloud measures, which have
-one scale a window, are means over windows. Scenes are averaged with equal weight.
+The images of a scene, in natural order, are split into windows of `views` consecutive images that overlap by half; the
+last one ends at the last image. Each window is predicted separately. Within a scene, errors of all pairs of all windows
+are pooled for AUCs and medians, errors of all views for the focal length. Depth and cloud measures use one scale per
+window and are means over windows. Scenes have equal weight in the mean.
 
-The true depth map is never resampled: the predicted one is, bilinearly, to its size. Clouds are compared in the frame
-of a window's first camera, at the window's scale, on the same pixels drawn from those with ground truth.
+True depth maps are never resampled: predicted depth is resized bilinearly to their size. Clouds are compared in the
+frame of a window's first camera, at the window's scale, on the same random pixels with ground truth.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 PredictWindow = Callable[[ImageSet, Sequence[int]], Sequence[View]]  # the views of images[indices], in that order
 
-NO_DIRECTION = 1e-6  # true baselines below this share of the scene's extent have no direction
-CHAMFER_POINTS = 50_000  # points a cloud and window
+NO_DIRECTION = 1e-6  # true baselines below this share of the scene's extent have no reliable direction
+CHAMFER_POINTS = 50_000  # points per cloud and window
 _MEDIAN_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The measures of a scene; None where there is no ground truth for one."""
+    """The measures of a scene; None without ground truth."""
 
     auc5: float | None = None  # 0..1
     auc15: float | None = None
@@ -56,16 +56,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by scene, and their mean over the scenes that have them."""
+    """Scores per scene, and their mean over the scenes that have them."""
 
     scenes: dict[str, Scores]
     mean: Scores
-    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # device, precision, attention: chosen, and why
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # device, precision, attention: choice and reason
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene to score: where its truth is, and its pictures in natural order."""
+    """A scene to score: its ground truth, and its pictures in natural order."""
 
     folder: Path
     images: ImageSet
@@ -78,9 +78,9 @@ def evaluate(
     warn: Tell = lambda text: None,
     predict: PredictWindow | None = None,
 ) -> Evaluation:
-    """Score every scene of `config`; `predict` stands in for the network.
+    """Score every scene of `config`; `predict` replaces the network in tests.
 
-    All scenes are opened before the network is loaded. Raises InputError for a scene that is not one.
+    All scenes are opened before the network is loaded. Raises InputError for an invalid scene.
     """
     progress = progress or Progress()
     scenes = [open_scene(folder, warn) for folder in config.scenes]
@@ -106,9 +106,9 @@ def _predict(network: Predictor, images: ImageSet, indices: Sequence[int]) -> Se
 
 
 def windows(count: int, size: int) -> list[range]:
-    """All windows of `size` consecutive numbers below `count`, size // 2 apart, the last one ending at `count`.
+    """All windows of `size` consecutive numbers below `count`, size // 2 apart; the last one ends at `count`.
 
-    A `count` of at most `size` is one window.
+    If `count` is at most `size`, there is one window.
     """
     if count <= size:
         return [range(count)]
@@ -131,9 +131,9 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
-    """Check a scene's cameras.json and pictures; neither pictures nor depth maps are decoded yet.
+    """Check cameras.json and the pictures of a scene, without decoding pictures and depth maps.
 
-    Raises UsageError for a path that does not exist, InputError for what is missing or malformed in it.
+    Raises UsageError for a path that does not exist, InputError for missing or malformed content.
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; a scene is a folder with cameras.json and images/")
@@ -167,7 +167,9 @@ def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
 
 
 def scene_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each scene: its folder's, or the path as given where two folders share one. Raises UsageError."""
+    """A name for each scene: that of its folder, or the given path if two folders have the same name. Raises
+    UsageError.
+    """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError("a scene is named twice: name each once")
     short = [folder.resolve().name or str(folder) for folder in folders]
@@ -184,17 +186,17 @@ def _network(config: PredictConfig, progress: Progress) -> Predictor:
 
 
 class DepthErrors(NamedTuple):
-    """Errors of depth maps and of the clouds that they give; None: no true depth."""
+    """Errors of depth maps and of their clouds; None: no true depth."""
 
     absrel: float | None
     delta1: float | None  # share of pixels within a factor of 1.25
     accuracy: float | None  # mean distance of the predicted cloud from the true one
-    completeness: float | None  # and of the true one from the predicted
+    completeness: float | None  # mean distance of the true cloud from the predicted one
 
 
 @dataclass
 class Tally:
-    """The errors of a scene's windows so far: `add` each window, then ask for the `scores`."""
+    """The errors of a scene's windows: `add` each window, then call `scores`."""
 
     truth: Sequence[View]  # of the whole scene
     rotation: list[np.ndarray] = field(default_factory=list)  # per window (P,)
@@ -210,7 +212,7 @@ class Tally:
         self.min_baseline = NO_DIRECTION * extent
 
     def add(self, truth: Sequence[View], predicted: Sequence[View]) -> None:
-        """Compare one window's predictions with the truth for the same images."""
+        """Compare the predictions of one window with the truth for the same images."""
         if len(truth) != len(predicted):
             raise ValueError(f"{len(predicted)} predictions for {len(truth)} images")
         poses, true_poses = (np.stack([view.cam_from_world for view in views]) for views in (predicted, truth))
@@ -224,7 +226,7 @@ class Tally:
             self.depth.append(_compare_depth(truth, predicted, geometry.rebase(poses), geometry.rebase(true_poses)))
 
     def scores(self) -> Scores:
-        """The scene's measures over all windows added."""
+        """The measures of the scene over all added windows."""
         larger = np.concatenate(self.larger)
         found = self.depth_errors()
         accuracy, completeness = found.accuracy, found.completeness
@@ -242,14 +244,14 @@ class Tally:
         )
 
     def depth_errors(self) -> DepthErrors:
-        """The means over the windows with true depth, distances in per cent of the scene's median depth."""
+        """Means over the windows with true depth; distances in per cent of the scene's median depth."""
         columns = np.array(self.depth or [DepthErrors(*(np.nan,) * 4)], np.float64).T
         columns[2:] *= 100 / self.median_depth if self.median_depth else 1.0
         return DepthErrors(*(_known(np.mean, column) for column in columns))
 
 
 def _known(average: Callable[[np.ndarray], float], values: np.ndarray) -> float | None:
-    """The average of the values that are not NaN, None if there is none."""
+    """The average of the values that are not NaN; None if there is none."""
     values = values[~np.isnan(values)]
     return float(average(values)) if len(values) else None
 
@@ -265,7 +267,7 @@ def _median_depth(views: Sequence[View]) -> float | None:
 def _compare_depth(
     truth: Sequence[View], predicted: Sequence[View], poses: np.ndarray, true_poses: np.ndarray
 ) -> DepthErrors:
-    """The errors of a window, all at the one scale that fits its depth maps; distances in true units."""
+    """The errors of a window with one scale for all of its depth maps; distances in true units."""
     maps = {i: view.depth for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()}
     judged, known = list(maps), [depth > 0 for depth in maps.values()]
     true_depth = [maps[i][mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
@@ -286,7 +288,9 @@ def _compare_depth(
 
 
 def _draw(counts: Sequence[int]) -> list[np.ndarray]:
-    """Per view the indices of its pixels that enter the clouds: all, or its share of CHAMFER_POINTS; repeatable."""
+    """Indices of the pixels of each view that enter the clouds: all, or a reproducible random share of
+    CHAMFER_POINTS.
+    """
     share = CHAMFER_POINTS / sum(counts)
     if share >= 1:
         return [np.arange(count) for count in counts]

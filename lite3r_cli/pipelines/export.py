@@ -1,4 +1,4 @@
-"""A network in memory → a checkpoint that every command loads."""
+"""Writes a network in memory as a checkpoint that every command loads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .convert_checkpoint import convert
 
 
 def export(module: nn.Module, output: Path, weights: str, licence: str | None, overwrite: bool) -> list[Path]:
-    """See `lite3r_cli.export`. The file is written in float32 first, beside the output, and then converted."""
+    """See `lite3r_cli.export`. The file is first written in float32 next to the output, then converted."""
     require_one_of("weights", weights, WEIGHTS)
     family = require_family(module)
     sparse = list(sparse_modules(module).values())
@@ -33,7 +33,7 @@ def export(module: nn.Module, output: Path, weights: str, licence: str | None, o
     if licence is not None:
         metadata["licence"] = licence
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    with Transaction(output.parent, f"{output.stem}.exact", lambda name: False) as hidden:  # what a kill leaves goes
+    with Transaction(output.parent, f"{output.stem}.exact", lambda name: False) as hidden:  # removed after a kill
         exact = hidden.new / output.name
         save_tensors(exact, tensors, metadata)
         return convert(ConvertConfig(str(exact), **{k: v for k, v in vars(config).items() if k != "source"})).files

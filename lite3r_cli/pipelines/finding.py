@@ -1,4 +1,4 @@
-"""The pictures of a run: found, those that cannot be used told of, and 360° pictures cut into views."""
+"""Finds the pictures of a run, reports unusable ones, and splits 360° pictures into views."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..world.panorama import CutImages, all_around
 def find_images(
     config: InputConfig, progress: Progress, tell: Tell, model: str, most: int | None = DEFAULT_VIEWS
 ) -> ImageSet:
-    """The usable images of the inputs, in order; of a video at most `most` (None: any number of key frames), or as many
-    as suit a `model` that streams; `tell` hears of what is skipped. Raises InputError, UsageError.
+    """The usable images of the inputs, in order. Of a video at most `most` frames (None: any number of key frames), or
+    as many as a streaming `model` handles. `tell` is called for what is skipped. Raises InputError, UsageError.
     """
     streamed = frames_of_video(model)
     with progress.stage("Find images", minor=True):
@@ -48,7 +48,7 @@ def find_images(
 
 
 def lines_of(skipped: Sequence[Skipped]) -> list[str]:
-    """A line for each file, or for each reason that many share: a folder may hold hundreds that are not read."""
+    """One line per file, or per reason that many files share: a folder may have hundreds of unsupported files."""
     names: dict[str, list[str]] = {}
     for item in skipped:
         names.setdefault(item.reason, []).append(item.name)

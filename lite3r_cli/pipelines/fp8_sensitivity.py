@@ -1,5 +1,5 @@
-"""How much each layer's rounding to FP8 changes depth and poses on real images: one
-prediction for each layer, alone in FP8.
+"""Measures how much rounding each layer to FP8 changes depth and poses on real images, with one
+prediction per layer.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .predict import Predictor
 def measure_sensitivity(
     checkpoint: Checkpoint, layers: Sequence[str], config: CalibrateConfig, progress: Progress
 ) -> dict[str, float]:
-    """Layer → change of the prediction when that layer alone is in FP8
-    (`prediction_change`), everything else in float32.
+    """Layer → change of the prediction (`prediction_change`) when only that layer is in FP8 and everything else in
+    float32.
 
-    Raises InputError for images that cannot be used, BackendError, WeightsError, MemoryLimitError.
+    Raises InputError for unusable images, BackendError, WeightsError, MemoryLimitError.
     """
     images = discover(config.images, max_views=config.views)
     asked = PredictConfig(str(checkpoint.path), config.resolution, config.device, "float32")
     predictor = Predictor(asked, Progress(), checkpoint)
-    assert isinstance(predictor.backbone, torch.nn.Module)  # a checkpoint gives nothing else
+    assert isinstance(predictor.backbone, torch.nn.Module)  # always true for a checkpoint
     parameters = dict(predictor.backbone.named_parameters())
     exact = predictor.predict(images).views
     changes: dict[str, float] = {}
@@ -47,7 +47,7 @@ def measure_sensitivity(
 
 
 def prediction_change(exact: Sequence[View], other: Sequence[View]) -> float:
-    """Mean |Δ log depth|, plus the mean rotation in radians, plus the mean shift of the cameras in median depths."""
+    """Mean |Δ log depth|, plus the mean rotation in radians, plus the mean camera translation in median depths."""
     depths = [(known_depth(a), known_depth(b)) for a, b in zip(exact, other, strict=True)]
     known = [(a > 0) & (b > 0) for a, b in depths]
     logs = [np.abs(np.log(a[k] / b[k])).mean() for (a, b), k in zip(depths, known) if k.any()]

@@ -1,4 +1,4 @@
-"""Predicted views become a cloud, coloured from the photographs."""
+"""Fuses predicted views into a point cloud, coloured from the photographs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def fuse_views(
     tell: Tell,
     check: Callable[[], None] | None,
 ) -> tuple[PointCloud, FusionStatistics]:
-    """The cloud in the views' frame; `check` is called after each view and may raise. Raises InputError for a cloud
-    without points where `--strict` was given.
+    """The cloud in the frame of the views. `check` is called after each view and may raise. Raises InputError for a
+    cloud without points with `--strict`.
     """
     from ..scene.fusion import fuse_with_statistics
 
     indices = predictions.indices
-    # fusion computes in single precision: in the frame of a map it works around the cameras' middle
+    # fusion uses single precision: in a map frame it works relative to the centre of the cameras
     origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in predictions.views])))
 
     def colors(j: int) -> np.ndarray:
-        """At the size of the depth map where the file was read for the network already, else at full size."""
+        """At the size of the depth map if the file was already read for the network, else at full size."""
         small, view = predictions.colors[j] if predictions.colors else None, predictions.views[j]
-        depth = view.depth if view.lens is None else None  # what the network saw is not undistorted
+        depth = view.depth if view.lens is None else None  # the network's image is not undistorted
         if small is not None and depth is not None and small.shape[:2] == depth.shape:
             return small
         return images.read(indices[j])

@@ -1,4 +1,4 @@
-"""`--gpus N`: the other processes of a divided prediction, started by the one that the user started."""
+"""`--gpus N`: starts the other processes of a divided prediction."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ HERE = "127.0.0.1"
 
 
 class Helpers:
-    """`with Helpers(config, 4) as helpers: ...; team = helpers.join()`; they end with the block."""
+    """`with Helpers(config, 4) as helpers: ...; team = helpers.join()`. They end with the block."""
 
     def __init__(self, config: PredictConfig, count: int) -> None:
-        """`config` is that of the whole run. Raises UsageError, BackendError where there are fewer GPUs."""
+        """`config` is that of the whole run. Raises UsageError, and BackendError if there are fewer GPUs."""
         self.rank, self._asked = Rank(0, count, 0), config
         self.config = for_rank(config, self.rank)
         if self.config.device != "cpu":
-            runtime.choose(f"cuda:{count - 1}", config.dtype)  # raises where there are fewer
+            runtime.choose(f"cuda:{count - 1}", config.dtype)  # raises if there are fewer
         self._processes: list[tuple[subprocess.Popen[bytes], Connection]] = []
 
     def __enter__(self) -> Helpers:
@@ -58,7 +58,7 @@ class Helpers:
         self._end()
 
     def join(self) -> Team:
-        """This process's place among them, when all are there. Raises BackendError where one has died."""
+        """The place of this process in the team, once all have joined. Raises BackendError if one has died."""
         while self._store.add(JOINED, 0) < self.rank.count - 1:
             self._alive()
             threading.Event().wait(LOOK)
@@ -91,11 +91,11 @@ class Helpers:
 
 def _stay_on_this_machine() -> None:
     if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may not be known to it
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine may not be able to resolve its own name
 
 
 def serve(descriptor: int) -> None:
-    """The process of a helper."""
+    """The main function of a helper process."""
     pipe = Connection(descriptor)
     try:
         config, rank, port, cores = pipe.recv()
@@ -127,7 +127,7 @@ def _help(config: PredictConfig, rank: Rank, port: int) -> None:
 
 
 def _end_with(pipe: Any) -> None:
-    """End when the process that started this one does: it only computes, there is nothing to clean."""
+    """End when the parent process ends. A helper only computes, so there is nothing to clean up."""
     try:
         pipe.recv()
     except (OSError, EOFError):

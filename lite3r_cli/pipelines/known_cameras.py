@@ -1,4 +1,4 @@
-"""What only some networks can be told: their own options, cameras that are known, and depth that was measured."""
+"""Options that only some networks have: their own options, known cameras, and measured depth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = {"poses": "--poses", "reference_view": "--reference-view", "depth": "--d
 
 
 def configure(backbone: Backbone, config: PredictConfig) -> None:
-    """Set the options that only some networks know. Raises UsageError where this one does not know a given option."""
+    """Set the options that only some networks have. Raises UsageError if this network lacks a given option."""
     family = family_of(backbone)
     known = () if family is None else family.options
     for name, flag in FLAGS.items():
@@ -35,12 +35,12 @@ def configure(backbone: Backbone, config: PredictConfig) -> None:
         raise UsageError(f"{flag} is for the {others} models; {backbone.name} has nothing like it")
     settings = {name: getattr(config, name) for name in known if name not in TOLD}
     if settings:
-        assert isinstance(backbone, Configurable)  # every family with options has it
+        assert isinstance(backbone, Configurable)  # families with options implement it
         backbone.configure(**settings)
 
 
 def frame_of(backbone: Backbone, priors: CameraPriors) -> WorldFrame:
-    """The frame and the unit of what a network predicts with these cameras known."""
+    """Frame and unit of the prediction with these known cameras."""
     family = family_of(backbone)
     if priors.known_poses:
         return GIVEN
@@ -54,8 +54,8 @@ def for_inputs(
     records: Sequence[ImageRecord],
     inputs: Sequence[NetworkInput],
 ) -> KnownCameras | None:
-    """The cameras as the network saw the pictures, in the frame of the first known one, and measured depth; None where
-    nothing is known that this network takes. Raises InputError where `--depth` does not fit the pictures.
+    """Known cameras for the network's input images, in the frame of the first known one, and measured depth; None if
+    nothing is known that this network accepts. Raises InputError if `--depth` does not fit the pictures.
     """
     family = family_of(backbone)
     if family is None or not family.takes_cameras:
@@ -97,7 +97,7 @@ def _seen_depth(
     records: Sequence[ImageRecord],
     inputs: Sequence[NetworkInput],
 ) -> tuple[torch.Tensor | None, ...]:
-    """Measured depth as the network saw the pictures: the nearest value, as edges must not be mixed."""
+    """Measured depth at the network's size by nearest neighbour, because edges must not be mixed."""
     files = given.find(records)
     bent = beforehand.lenses(records)
     for i, (path, record) in enumerate(zip(files, records)):
@@ -115,7 +115,7 @@ def _seen_depth(
 
 
 def _window(depth: np.ndarray, item: NetworkInput) -> np.ndarray:
-    """Depth (h, w) of the whole picture → of the network's window into it."""
+    """Depth (h, w) of the whole picture → the part in the network's window."""
     height, width = item.full
     whole = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     top, left = item.corner

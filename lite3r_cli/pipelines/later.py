@@ -1,4 +1,4 @@
-"""A value that a thread makes while others do something else."""
+"""A value that a thread computes in the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Later(Generic[T]):
-    """`make()`, begun now in a thread of its own, which nobody waits for who is stopped by a signal."""
+    """Starts `make()` in a thread. A run that is stopped does not wait for it."""
 
     def __init__(self, make: Callable[[], T], name: str) -> None:
         self._make = make
@@ -22,15 +22,15 @@ class Later(Generic[T]):
     def _run(self) -> None:
         try:
             self._value = self._make()
-        except BaseException as error:  # raised where the value is asked for
+        except BaseException as error:  # raised by `result`
             self._error = error
 
     def wait(self) -> None:
-        """Until it is made, or has failed."""
+        """Wait until the value is there, or its computation has failed."""
         self._thread.join()
 
     def result(self) -> T:
-        """Waits for the value. Raises what `make` raised."""
+        """Wait for the value. Raises what `make` raised."""
         self.wait()
         if self._error is not None:
             raise self._error

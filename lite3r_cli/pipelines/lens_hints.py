@@ -1,4 +1,4 @@
-"""Without `--refine` every lens is taken for a pinhole: one warning where the files or straight edges say otherwise."""
+"""One warning about lens distortion without `--refine`, which treats every lens as a pinhole."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..world.bent_lines import measure_bending
 from .beforehand import metadata_of
 from .standing import whole_picture
 
-PICTURES = 10  # that are looked at, evenly spread
-_STRONG = -0.02  # coefficient (see world/bent_lines.py) from which lines bend by what the network cannot make up for
+PICTURES = 10  # evenly spread pictures that are examined
+_STRONG = -0.02  # coefficient (see world/bent_lines.py) beyond which the network cannot compensate the distortion
 _EVIDENCE, _EDGES = 15.0, 60  # of it, and edges that have to be there: set on 26 sets of straight lenses
-_FISHEYES = ("fisheye", "fish-eye", "fish eye")  # in the lens's name
+_FISHEYES = ("fisheye", "fish-eye", "fish eye")  # in the name of the lens
 
 
 def lens_warnings(config: PredictConfig, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]) -> list[str]:
-    """At most one sentence; none with `--refine`, which finds the lens, or with known cameras."""
+    """At most one sentence; none with `--refine`, which estimates distortion, or with known cameras."""
     if config.refine or config.cameras is not None:
         return []
     chosen = even_indices(len(records), PICTURES)

@@ -1,4 +1,4 @@
-"""Where new photos were taken in a scene that is there already: `lite3r locate`. Nothing is written."""
+"""`lite3r locate`: finds the cameras of new photos in an existing scene. Writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .written_scene import WrittenScene
 
 @dataclass(frozen=True)
 class Locations:
-    """What became of the photos."""
+    """The outcome of the photos."""
 
     located: list[Located]
     refused: list[Refused]
@@ -34,9 +34,9 @@ class Locations:
 
 
 def locate(config: LocateConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Locations:
-    """Locate the photos, one after the other, each by itself.
+    """Locate each photo separately.
 
-    Raises InputError where there is no scene, none of its photographs is left, or no photo can be read.
+    Raises InputError if there is no scene, if none of its photographs is left, or if no photo is readable.
     """
     progress = progress or Progress()
     scene = WrittenScene.at(config.scene)
@@ -57,7 +57,7 @@ def locate(config: LocateConfig, progress: Progress | None = None, warn: Tell = 
 
 
 def prediction_for(config: LocateConfig, scene: WrittenScene) -> PredictConfig:
-    """The network and the size that the scene was made with, unless others are asked for."""
+    """The network and resolution that made the scene, unless others are requested."""
     arguments = scene.facts.get("arguments")
     made = arguments.get("predict") if isinstance(arguments, dict) else None
     made = made if isinstance(made, dict) else {}

@@ -1,5 +1,5 @@
-"""Pixels that are no part of the scene: masked, transparent, on a bar, on a plain frame. They are no keys of attention,
-their depth is unknown, and refinement looks away from them.
+"""Pixels that show no scene: masked, transparent, on a bar or on a plain frame. They are no keys of attention, their
+depth is unknown, and refinement ignores them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..world.undistort import Undistortion
 
 
 def with_masks(images: ImageSet, kept: Sequence[int], inputs: Sequence[NetworkInput]) -> list[NetworkInput]:
-    """The inputs of the images `kept` with their masks, and with what is transparent."""
+    """The inputs of the images `kept`, with their masks and transparency."""
     return [_with_mask(item, images.read_mask(i)) for i, item in zip(kept, inputs, strict=True)]
 
 
@@ -30,13 +30,13 @@ def _with_mask(item: NetworkInput, mask: np.ndarray | None) -> NetworkInput:
 
 
 def in_window(item: NetworkInput) -> np.ndarray | None:
-    """(h, w) bool of what the network is shown: the pixels that are no scene; None without any."""
+    """(h, w) bool, True = no scene, in the network's window; None if all pixels show the scene."""
     found = [part for part in (item.border, item.masked) if part is not None]
     return np.logical_or.reduce(found) if found else None
 
 
 def shown_to_network(item: NetworkInput) -> np.ndarray:
-    """(h, w, 3) uint8: the picture, plain where it is masked."""
+    """(h, w, 3) uint8: the picture, with masked pixels in one colour."""
     return item.rgb if item.masked is None else plain_where(item.rgb, item.masked)
 
 
@@ -47,7 +47,7 @@ def plain_where(rgb: np.ndarray, masked: np.ndarray) -> np.ndarray:
 
 
 def in_picture(item: NetworkInput) -> np.ndarray | None:
-    """(H, W) bool of the whole picture as it was resized: the pixels that are no scene; None without any."""
+    """(H, W) bool, True = no scene, of the whole resized picture; None if all pixels show the scene."""
     unseen = in_window(item)
     if unseen is None:
         if item.rgb.shape[:2] == item.full:
@@ -57,7 +57,7 @@ def in_picture(item: NetworkInput) -> np.ndarray | None:
 
 
 def scene_only(mask: np.ndarray | None, item: NetworkInput, view: View) -> np.ndarray | None:
-    """A picture's mask (H, W), True = use, without what is no scene."""
+    """The mask (H, W) of a picture, True = use, without the pixels that show no scene."""
     unseen = in_picture(item)
     if unseen is None:
         return mask
@@ -66,7 +66,7 @@ def scene_only(mask: np.ndarray | None, item: NetworkInput, view: View) -> np.nd
 
 
 def without_unseen(view: View, item: NetworkInput) -> View:
-    """What refinement found where there is no scene is no depth."""
+    """Removes refined depth from pixels that show no scene."""
     unseen = in_picture(item)
     if unseen is None or view.depth is None or view.confidence is None:
         return view
@@ -80,7 +80,7 @@ def without_unseen(view: View, item: NetworkInput) -> View:
 
 
 def border_warnings(inputs: Sequence[NetworkInput]) -> list[str]:
-    """What to say of plain frames."""
+    """Warnings about plain frames."""
     count = sum(item.border is not None for item in inputs)
     if not count:
         return []

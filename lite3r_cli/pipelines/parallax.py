@@ -1,4 +1,4 @@
-"""Do the cameras move enough for depth to rest on more than single pictures?"""
+"""Checks whether the cameras move enough for multi-view depth."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View, known_depth
 
-# Below this ratio of the widest baseline to the median depth, triangulation says next to nothing about depth.
+# Below this ratio of the widest baseline to the median depth, triangulation tells almost nothing about depth.
 LOW_PARALLAX = 0.005
 
 
 def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
-    """What to say of views that add little to each other; `digests` tell equal pictures."""
+    """Warnings about views that add little; `digests` identify equal pictures."""
     if len(views) == 1:
         return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
     warnings = []
     depths = [known_depth(v) for v in views]
-    empty = [not depth.any() for depth in depths]  # masked as a whole: equal to the network, not as pictures
+    empty = [not depth.any() for depth in depths]  # fully masked: equal for the network, but not equal pictures
     first_of: dict[bytes, str] = {}
     twins = [(first_of.setdefault(d, v.name), v.name) for d, v, e in zip(digests, views, empty) if not e]
     twins = [(a, b) for a, b in twins if a != b]
@@ -30,7 +30,7 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[s
     centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
     baseline = np.linalg.norm(centres - centres[0], axis=1).max()
     if baseline >= LOW_PARALLAX * max(float(depth.max(initial=0)) for depth in depths):
-        return warnings  # the medians, which take longer, are no larger
+        return warnings  # the medians are slower, and not larger
     known = [np.median(depth[depth > 0]) for depth in depths if (depth > 0).any()]
     if known and baseline < LOW_PARALLAX * float(np.median(known)):
         ratio = 100 * baseline / float(np.median(known))

@@ -1,8 +1,10 @@
-"""From one pass of the network over a new photo and photographs of a scene to the photo's camera in that scene.
+"""Computes the camera of a new photo in a scene from one prediction of the photo together with photographs of the
+scene.
 
-The photographs stand in both: in the pass, and in the scene. Their depth maps and cameras give the similarity between
-both, robustly (long/sim3_fit.py). Then every photograph proposes where the new camera is: beside it as in the pass, at
-the similarity's scale. A network's errors grow with the distance between two cameras, so near ones count more.
+The photographs have depth maps and cameras in the prediction and in the scene. They give the similarity transform
+between both, robustly (long/sim3_fit.py). Then every photograph proposes a camera by its relative pose to the photo in
+the prediction, at the scale of the transform. Errors of a network grow with the distance between two cameras, so near
+photographs have a larger weight.
 """
 
 from __future__ import annotations
@@ -21,29 +23,29 @@ from ..scene.posed_view import View, known_depth
 from ..scene.surfaces import Surfaces, VoterMap
 from ..world.registration import mean_rotation
 
-_FEWEST = 100  # pixels that a scale is fitted to
+_FEWEST = 100  # smallest number of pixels for a scale
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A new photo in the scene's frame and scale."""
+    """A new photo in the frame and scale of the scene."""
 
     view: View  # with depth and confidence
-    tie: Tie  # the pass to the scene
-    seen: float  # largest share of a picture's pixels that the photo and one photograph both see
-    agree: float  # of what both see, the share whose depth is the same within a tenth
-    turn: float  # degrees, median angle of the proposals to the camera
-    shift: float  # median distance of the proposals to the camera, as a share of the scene's depth there
+    tie: Tie  # from the prediction to the scene
+    seen: float  # largest overlap of the photo with one photograph, as a share of a picture
+    agree: float  # share of the overlap whose depth agrees within a tenth
+    turn: float  # degrees, median angle between the proposals and the camera
+    shift: float  # median distance between the proposals and the camera, as a share of the scene's depth there
 
     @property
     def stands(self) -> bool:
-        """Whether the geometry of the pass is that of the scene."""
+        """Whether the geometry of the prediction agrees with that of the scene."""
         return self.tie.verdict != BAD and is_loop(self.seen, self.agree)
 
 
 def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View]) -> Placement | None:
-    """Place `new`, predicted together with `predicted`, which are the views `captured` of the scene, all with depth.
-    None where the pass and the scene have no depth in common.
+    """Place `new`, which was predicted together with `predicted`; these are the views `captured` of the scene. All have
+    depth. None if prediction and scene have no depth in common.
     """
     found = _tied(predicted, captured)
     if found is None:
@@ -64,7 +66,7 @@ def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View
 
 
 def place_as_known(camera: View, new: View, predicted: Sequence[View], captured: Sequence[View]) -> Placement | None:
-    """The same for a photo whose `camera` in the scene's frame is known: its depth alone comes from the pass."""
+    """The same for a photo with a known `camera` in the frame of the scene: only its depth is predicted."""
     found = _tied(predicted, captured)
     if found is None:
         return None
@@ -74,7 +76,7 @@ def place_as_known(camera: View, new: View, predicted: Sequence[View], captured:
 
 
 def fitted_depth(view: View, captured: Sequence[View]) -> View:
-    """The view with its depth at the scale of the depth maps that see the same: times the median of the ratios."""
+    """The view with its depth multiplied by the median ratio to overlapping depth maps."""
     surfaces = Surfaces([VoterMap(each, known_depth(each) > 0) for each in (view, *captured)])
     ratios = [correspondences(surfaces, 0, j)[2] for j in range(1, len(captured) + 1)]
     close = np.concatenate([ratio[(ratio > 0.5) & (ratio < 2)] for ratio in ratios])
@@ -84,7 +86,7 @@ def fitted_depth(view: View, captured: Sequence[View]) -> View:
 
 
 def _tied(predicted: Sequence[View], captured: Sequence[View]) -> Tie | None:
-    """The similarity of the pass into the scene; None where they have no depth in common."""
+    """The similarity from the prediction to the scene; None if they have no depth in common."""
     sized = [
         replace(view, depth=resample_depth(known_depth(view), known_depth(own).shape), confidence=None)
         for view, own in zip(predicted, captured, strict=True)
@@ -102,7 +104,7 @@ def _relative(view: View, new: View) -> np.ndarray:
 
 
 def _beside(view: View, new: View, own: View, scale: float) -> np.ndarray:
-    """The pose (3, 4) that stands to the scene's camera as the new one stands to it in the pass."""
+    """The pose (3, 4) that has the relative pose of the new camera in the prediction to the scene's camera."""
     relative = _relative(view, new)
     relative[:, 3] *= scale
     return geometry.compose(relative, own.cam_from_world)
@@ -121,7 +123,9 @@ def mean_pose(proposals: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _calibrated(new: View, predicted: Sequence[View], captured: Sequence[View]) -> np.ndarray:
-    """K of the new photo, its focal length as the scene's cameras correct those of the pass."""
+    """K of the new photo. Its focal length is corrected by the ratio between the scene's cameras and the predicted
+    ones.
+    """
     factor = float(np.median([own.K[0, 0] / view.K[0, 0] for view, own in zip(predicted, captured)]))
     K = new.K.copy()
     K[0, 0], K[1, 1] = K[0, 0] * factor, K[1, 1] * factor

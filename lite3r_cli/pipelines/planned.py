@@ -1,4 +1,4 @@
-"""A loaded network that runs as planned (`engine_choice.py`), and an account of what each prediction ran."""
+"""Runs a loaded network as planned by `engine_choice.py`, and records what each prediction used."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ LEFT_OUT = "left out"
 
 @dataclass(frozen=True)
 class Ran:
-    """What one prediction ran."""
+    """What one prediction used."""
 
     skipped: float  # share of the key blocks across views
-    backends: tuple[Choice, ...] = ()  # of sparse-linear attention on the ordinary path
+    backends: tuple[Choice, ...] = ()  # of sparse-linear attention in the ordinary engine
     engine: Choice | None = None  # None: as planned
     masked: Choice | None = None  # whether pixels that show no scene were left out; None: there were none
-    dense: Choice | None = None  # what computed most of dense attention; None: there was none
+    dense: Choice | None = None  # the kernel of most of the dense attention; None: there was none
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Ran:
-        """From what `asdict` made of one. Raises KeyError, TypeError, ValueError."""
+        """The inverse of `asdict`. Raises KeyError, TypeError, ValueError."""
         choices = {
             name: None if document[name] is None else Choice(**document[name]) for name in ("engine", "masked", "dense")
         }
@@ -52,7 +52,7 @@ class Ran:
 
 
 def set_attention(model: nn.Module, plan: Plan) -> None:
-    """Make a loaded network attend as planned, in place. Raises UsageError for one that cannot."""
+    """Set the planned attention of a loaded network, in place. Raises UsageError if it lacks it."""
     if plan.sparse is None:
         run_with(model, "dense")
     else:
@@ -60,7 +60,7 @@ def set_attention(model: nn.Module, plan: Plan) -> None:
 
 
 def fast_settings(plan: Plan, **more: Any) -> Settings:
-    """How the fast path computes what is planned."""
+    """Settings of the fast engine for a plan."""
     return Settings(
         dtype=getattr(torch, plan.dtype),
         fp8=plan.fp8.chosen == "scaled-mm",
@@ -72,15 +72,15 @@ def fast_settings(plan: Plan, **more: Any) -> Settings:
 
 
 class PlannedNetwork:
-    """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry a prediction.
+    """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry per prediction.
 
-    The fast engine makes its own form of the network in `prepare`, or when the first images come.
+    The fast engine makes its own form of the network in `prepare`, or at the first prediction.
     """
 
     def __init__(self, backbone: Backbone, plan: Plan, device: torch.device) -> None:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
-        self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → why
+        self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → reason
         self.engine = plan.engine
         self._module = cast(Network, backbone) if isinstance(backbone, nn.Module) else None
         if self._module is None:
@@ -97,7 +97,7 @@ class PlannedNetwork:
             self.exact = set_arithmetic(self._module, self.plan.fp8.chosen, getattr(torch, self.plan.dtype))
 
     def prepare(self) -> None:
-        """Make the fast engine's form of the network before the first images come, where it is planned."""
+        """Make the form for the fast engine before the first prediction, if it is planned."""
         if self._module is not None and self.engine.chosen == FAST:
             with on_device(self.device):
                 self._forms.fast()
@@ -110,10 +110,10 @@ class PlannedNetwork:
         tell: Told = lambda where: None,
         **cameras: Any,
     ) -> Prediction:
-        """The answer for S images (3, H, W) on the device; patches of `unseen` pixels alone, (H, W) bool of each image,
-        are no keys of attention. `tell` hears of its layers on the ordinary path.
+        """The prediction for S images (3, H, W) on the device. Patches that consist of `unseen` pixels, (H, W) bool of
+        each image, are no keys of attention. `tell` reports the layers of the ordinary engine.
 
-        Raises BackendError where there are such pixels and the fast path is asked for by name.
+        Raises BackendError for unseen pixels if the fast engine was requested by name.
         """
         with on_device(self.device):
             return self._predict(images, unseen, tell, cameras)
@@ -125,8 +125,8 @@ class PlannedNetwork:
         tell: Told = lambda where: None,
         **cameras: Any,
     ) -> Prediction:
-        """`predict` for pictures (h, w, 3) uint8 and pixels to leave out (h, w) bool: in float32, the maps on the
-        device, the cameras on the CPU.
+        """`predict` for pictures (h, w, 3) uint8 and unseen pixels (h, w) bool. Results are float32: maps on the
+        device, cameras on the CPU.
         """
         tensors = streams.inputs(self.backbone, pictures, self.device)
         masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in unseen]
@@ -159,7 +159,9 @@ class PlannedNetwork:
         return prediction, Ran(skipped_share(model), tuple(attention_backends(model)), self.engine)
 
     def _masked(self, unseen: Sequence[Tensor | None] | None) -> Choice | None:
-        """What becomes of pixels that show no scene; leaves the fast path, which cannot leave out keys."""
+        """Handle pixels that show no scene. Switches from the fast engine, which cannot leave out keys, to the ordinary
+        one.
+        """
         if unseen is None or all(mask is None for mask in unseen):
             return None
         if "unseen" not in inspect.signature(self.backbone.predict).parameters:
@@ -175,11 +177,11 @@ class PlannedNetwork:
             self._set_arithmetic()
         return Choice("auto", LEFT_OUT, "patches without any scene are no keys of attention")
 
-    # -- telling -------------------------------------------------------------------------------------------------------
+    # -- reports -----------------------------------------------------------------------------------------------------
 
     def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
-        """Attention, FP8, engine, what computed dense attention: asked, chosen, reason, and what was measured in `ran`
-        (None: all that ran).
+        """Attention, FP8, engine and kernel of dense attention: request, choice, reason, and what was measured in `ran`
+        (None: in all predictions).
         """
         ran = self.ran if ran is None else ran
         attention, fp8 = asdict(self.plan.attention), asdict(self.plan.fp8)
@@ -196,7 +198,7 @@ class PlannedNetwork:
         return told | {what: asdict(choice) for what, choice in more.items() if choice is not None}
 
     def attention_info(self, ran: Sequence[Ran]) -> Mapping[str, Any]:
-        """For run.json: the share skipped, the settings, and what each sparse-linear layer was asked to keep."""
+        """The entry of run.json: the skipped share, the settings, and the keep ratio of each sparse-linear layer."""
         modules = dict(self._module.named_modules()) if self._module is not None else {}
         sparse = self.plan.sparse
         kept = {

@@ -1,4 +1,4 @@
-"""A scene on the disk → a flight through it: `lite3r render`."""
+"""`lite3r render`: makes a video of a flight through a written scene."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .result import plain
 from .written_scene import WrittenScene
 
 CAMERAS = "cameras.json"
-RECORD = "render.json"  # of a folder of frames: written last, so that its files are all there when it is
+RECORD = "render.json"  # of a folder of frames: written last, so that all of its files exist when it does
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What was made."""
+    """The outcome."""
 
     film: Path | None
     frames: Path | None
@@ -55,9 +55,9 @@ class Rendered:
 
 
 def render_scene(config: RenderConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Rendered:
-    """Render the flight and write the film, the frames, or both.
+    """Render the flight and write the video, the frames, or both.
 
-    Raises InputError where there is no scene or no path, OutputError where something is in the way.
+    Raises InputError without a scene or a path, OutputError if the output exists or cannot be written.
     """
     progress = progress or Progress()
     scene = WrittenScene.at(config.scene)
@@ -103,13 +103,13 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the film and the frames go: held from before the first frame, so that whatever is in the way, another run
-    among it, is told at once.
+    """Output places of the video and the frames. They are reserved before the first frame, so that obstacles, such as
+    another run, are reported at once.
     """
 
     film: Transaction | None
     folder: Transaction | None
-    old: list[str]  # frames that the new ones replace
+    old: list[str]  # frames that will be replaced
 
     @classmethod
     def take(cls, stack: ExitStack, film: Path | None, config: RenderConfig) -> _Places:
@@ -130,7 +130,7 @@ class _Places:
         return cls(files, folder, old)
 
     def commit_frames(self, told: dict[str, Any]) -> None:
-        """Put the frames into place, with a record of them and of how they were made."""
+        """Move the frames into place, with a record of them and of how they were made."""
         assert self.folder is not None
         new = self.folder.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
@@ -151,7 +151,7 @@ def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], clou
 
 
 class _FrameFiles:
-    """The files of the frames, written as they come."""
+    """Writes the files of the frames as they are rendered."""
 
     def __init__(self, folder: Path, most: int | None, views: Sequence[View]) -> None:
         self.folder, self.most, self.views = folder, most, views
@@ -175,7 +175,7 @@ class _FrameFiles:
             ]
 
     def finish(self, scene: WrittenScene, warn: Tell) -> None:
-        """The cameras of the frames, and the photographs that belong to them."""
+        """Write the cameras of the frames, and the photographs of the conditions."""
         depth = [f"depth/{camera.name}" for camera in self.cameras]
         write_cameras_json(self.folder / CAMERAS, self.cameras, depth, self.scales)
         if self.most is None:
@@ -217,7 +217,7 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def _is_of_frames(name: str) -> bool:
-    """Whether a path in a folder of frames is of a kind that this command writes."""
+    """Whether a path in a folder of frames is one that this command writes."""
     folder, _, file = name.rpartition("/")
     if not folder:
         return file in (RECORD, CAMERAS, "condition.json")
@@ -228,8 +228,8 @@ def _is_of_frames(name: str) -> bool:
 
 
 def _old_frames(folder: Path, own: Sequence[str], overwrite: bool) -> list[str]:
-    """The files of an earlier flight in `folder`, beside this run's `own`. Raises OutputError for a folder that holds
-    anything else, or a flight that has been changed, and for one with a flight unless `overwrite` is asked for.
+    """The files of an earlier flight in `folder`, apart from this run's `own`. Raises OutputError if the folder has
+    other or changed files, and if it has a flight and `overwrite` is off.
     """
     if not set(os.listdir(folder)) - set(own):
         return []

@@ -1,4 +1,4 @@
-"""What a run did, for people and programs."""
+"""The outcome of a run, for people and programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did, for the table and for --json."""
+    """The outcome of a run, for the table and for --json."""
 
     cloud: Path
     folder: Path
-    images: int  # given and readable by their header
+    images: int  # given, with a readable header
     views: int
     points: int
     skipped: list[dict[str, str]]

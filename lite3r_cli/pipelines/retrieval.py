@@ -1,4 +1,6 @@
-"""Which photographs of a scene show what a new photo shows: by one descriptor a picture, then feature by feature."""
+"""Finds the photographs of a scene that show what a new photo shows: by one descriptor per picture, then by feature
+matching.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +18,35 @@ from ..long.loop_search import centred, residuals, vocabulary
 from ..world.ties import TIED, Keypoints, evidence, find_keypoints, keypoints_of
 from .scene_memory import COUNT, SIDE
 
-_FINE = (1024, 3000)  # side and number of features of larger pictures, where few features tie nothing
-_ASKED, _FINE_ASKED = 16, 8  # photographs that a new photo is compared with, feature by feature
+_FINE = (1024, 3000)  # size and number of features of larger pictures, for photos that few features do not match
+_ASKED, _FINE_ASKED = 16, 8  # photographs that are matched with a new photo
 
 
 @dataclass(frozen=True)
 class Match:
-    """A photograph of the scene beside a new photo."""
+    """A photograph of the scene and its similarity to a new photo."""
 
     image: int  # of the set
-    likeness: float  # of the descriptors, −1..1
-    evidence: float  # decimal logarithm of the number of false alarms; inf: the features agree on nothing
+    likeness: float  # cosine similarity of the descriptors, −1..1
+    evidence: float  # decimal logarithm of the number of false alarms; inf: no matches
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The photographs most like a new photo, those first that features tie to it."""
+    """The photographs most similar to a new photo; those with feature matches come first."""
 
     matches: list[Match]
-    asked: int  # comparisons, each of which could have been a false alarm
+    asked: int  # number of comparisons, each of which may give a false alarm
 
     @property
     def tied(self) -> bool:
-        """Whether features tie the photo to the scene, by more than as many comparisons give by chance."""
+        """Whether features connect the photo to the scene, beyond the false alarms of so many comparisons."""
         return min((match.evidence for match in self.matches), default=np.inf) < TIED - log10(max(self.asked, 1))
 
 
 class Retrieval:
-    """Looks for photos among the photographs of a scene. `small(i)`, `large(i)`: image i (h, w, 3) uint8 at the
-    network's size, and at its own; `kept(i)`: its features where the scene's memory has them, else None.
+    """Searches the photographs of a scene. `small(i)`, `large(i)`: image i (h, w, 3) uint8 at the network's size and at
+    its own; `kept(i)`: its stored features, else None.
     """
 
     def __init__(
@@ -68,13 +70,13 @@ class Retrieval:
         return find_keypoints(self._small(i), SIDE, COUNT) if found is None else keypoints_of(found)
 
     def add(self, photo: int) -> None:
-        """From now on image `photo` is one of the scene's."""
+        """Include image `photo` in the scene."""
         self.captured.append(photo)
         if self._words is not None and self._sums is not None:
             self._sums = np.concatenate([self._sums, residuals([self._coarse(photo)], self._words)])
 
     def find(self, photo: int, among: Container[int] | None = None) -> Matches:
-        """The photographs that are like image `photo`; of `among` alone, where given."""
+        """The photographs that are similar to image `photo`; only those in `among`, if given."""
         mine, likeness = self._coarse(photo), self._likeness(photo)
         allowed = [k for k, i in enumerate(self.captured) if i != photo and (among is None or i in among)]
         order = sorted(allowed, key=lambda k: -likeness[k])[:_ASKED]

@@ -1,4 +1,4 @@
-"""What run.json says of a run, but for its list of files."""
+"""The contents of run.json, without its list of files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNRELATED = "shows nothing that another picture shows"
 
 @dataclass(frozen=True)
 class Part:
-    """One of the scenes that a set of pictures shows, mostly the only one."""
+    """One scene of a set of pictures; usually the only one."""
 
     predictions: Predictions
     cloud: PointCloud
@@ -42,11 +42,11 @@ def run_info(
     warnings: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Versions, arguments, what was chosen and why, what became of each image, times and memory.
+    """Versions, arguments, choices with reasons, the status of each image, times and memory.
 
-    `parts` has the main scene first; `left_out` are indices of images that belong to none, `untied` of those that were
-    kept without a tie to the others, `ran` what the network ran for them. The checkpoint's hash is
-    added by `Scene.info`: it may still be computed while the scene is written.
+    `parts` has the main scene first; `left_out` are indices of images without a scene, `untied` of images that were
+    kept without a match; `ran` is what the network used for them. `Scene.info` adds the hash of the checkpoint, which
+    may still be computed while the scene is written.
     """
     from .. import runtime
 
@@ -73,7 +73,7 @@ def run_info(
 
 
 def seconds_info(progress: Progress) -> dict[str, Any]:
-    """Seconds until now: by stage, which may overlap, and since the run began."""
+    """Seconds so far: by stage (stages may overlap), and since the start of the run."""
     stages = {name: round(value, 3) for name, value in progress.so_far().items()}
     return {"seconds": stages, "wall_seconds": round(progress.wall, 3)}
 
@@ -98,7 +98,7 @@ def _part(number: int, part: Part) -> dict[str, Any]:
 def _verdicts(
     images: ImageSet, parts: Sequence[Part], left_out: Sequence[int], untied: set[int]
 ) -> list[dict[str, Any]]:
-    """What became of each image: the used ones in order, then those left out, then those that could not be read."""
+    """The status of each image: used ones in order, then unrelated ones, then unreadable ones."""
     used: dict[int, dict[str, Any]] = {}
     for number, part in enumerate(parts, 1):
         which = {"part": number} if len(parts) > 1 else {}
@@ -107,7 +107,7 @@ def _verdicts(
     verdicts: list[dict[str, Any]] = [
         {
             "name": record.name,
-            "path": os.path.abspath(record.path),  # commands that look at the scene start from other folders
+            "path": os.path.abspath(record.path),  # later commands may run in another folder
             "verdict": "used",
             "width": record.width,
             "height": record.height,
@@ -129,7 +129,7 @@ def _verdicts(
 
 
 def _view_facts(predictions: Predictions, k: int) -> dict[str, Any]:
-    """What run.json says of view k beside its name and size."""
+    """The entry of view k in run.json besides its name and size."""
     height, width = predictions.network_sizes[k]
     facts: dict[str, Any] = {"network": {"height": height, "width": width}}
     prior = predictions.priors.focal[k]

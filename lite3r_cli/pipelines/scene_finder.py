@@ -1,4 +1,4 @@
-"""A written scene and a network that are ready to place new photos in it: what `locate`, `add` and `merge` share."""
+"""Places new photos in a written scene; shared by `locate`, `add` and `merge`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ASTRAY = "looks like the scene, but its geometry does not fit into it"
 
 @dataclass(frozen=True)
 class Refused:
-    """A photo that has no place in the scene, and why."""
+    """A photo that cannot be placed, and the reason."""
 
     name: str
     reason: str
@@ -43,15 +43,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Located:
-    """A photo, and its camera in the scene's frame and scale."""
+    """A photo and its camera in the frame and scale of the scene."""
 
     photo: int  # of the set
     name: str
     path: Path
     placement: Placement
-    nearest: list[tuple[View, Match]]  # photographs of the scene, the most alike first
+    nearest: list[tuple[View, Match]]  # photographs of the scene, the most similar first
     seconds: float
-    predictions: Predictions = field(repr=False)  # of the pass, the photo last
+    predictions: Predictions = field(repr=False)  # of the pass; the photo is the last view
 
     @property
     def view(self) -> View:
@@ -78,8 +78,8 @@ class Located:
 
 
 class Finder:
-    """`photos` are the positions in `images` of the new photos that can be read, `stands` the view of the scene that
-    each of its photographs is, `memories` what the scene's folder keeps of them.
+    """`photos` are the positions in `images` of the readable new photos; `stands` maps photographs to views of the
+    scene; `memories` is the stored memory.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Finder:
             )
 
     def locate(self, photo: int, among: Sequence[int] | None = None) -> Located | Refused:
-        """Locate one of `photos` beside the photographs most like it; of `among` alone, where given."""
+        """Locate one of `photos` by its most similar photographs; only those in `among`, if given."""
         start, record = time.perf_counter(), self.images.records[photo]
         matches = self.retrieval.find(photo, None if among is None else set(among))
         chosen = self._readable([match.image for match in matches.matches])
@@ -132,8 +132,8 @@ class Finder:
         )
 
     def place(self, photo: int, camera: View) -> Located | Refused:
-        """Give a photo the camera that it is known to have; only its depth is brought to the scene's scale. Its
-        neighbours are the photographs whose surface lies most in its picture.
+        """Place a photo with a known camera; only its depth is scaled to the scene. Its neighbours are the photographs
+        with the largest overlap.
         """
         start = time.perf_counter()
         numbers = list(self.stands)
@@ -147,18 +147,18 @@ class Finder:
         return self._settled(photo, place_as_known(camera, new, predicted, own), own, matches, predictions, start)
 
     def look(self, photo: int, chosen: Sequence[int]) -> tuple[list[View], Predictions]:
-        """The scene's views of its photographs `chosen`, and one pass over these and a photo, which comes last."""
+        """The scene's views of its photographs `chosen`, and one prediction of these and a photo, which comes last."""
         indices = [*chosen, photo]
         predictions = self.predictor.predict_pictures(self.images, Pictures(indices, [self.input(i) for i in indices]))
         return [self.stands[i] for i in chosen], self.predictor.refine(self.images, predictions)
 
     def accept(self, found: Located) -> None:
-        """From now on the photo is one of the scene's."""
+        """Include the photo in the scene."""
         self.stands[found.photo] = found.view
         self.retrieval.add(found.photo)
 
     def input(self, i: int) -> NetworkInput:
-        """Image i as the network sees it. Raises InputError where it cannot be read."""
+        """Image i at the network's size. Raises InputError if it is not readable."""
         if i not in self._inputs:
             self._read([i], Progress())
         found = self._inputs[i]
@@ -178,7 +178,7 @@ class Finder:
         return Located(photo, record.name, record.path, placed, list(zip(own, matches)), seconds, predictions)
 
     def _readable(self, order: Sequence[int]) -> list[int]:
-        """The first photographs of `order` that can be read, as many as a pass takes."""
+        """The first readable photographs of `order`, as many as one prediction takes."""
         chosen: list[int] = []
         for i in order:
             if len(chosen) == self.neighbours:
@@ -190,7 +190,7 @@ class Finder:
         return chosen
 
     def _read(self, indices: Sequence[int], progress: Progress) -> None:
-        """Read images for the network; what is damaged is told of, and stands no longer."""
+        """Read images for the network; damaged ones are reported and removed from the scene."""
         if not indices:
             return
         try:
@@ -203,7 +203,7 @@ class Finder:
             reasons = [skipped.reason for skipped in pictures.skipped]
         self._inputs |= dict(zip(pictures.indices, pictures.inputs, strict=True))
         damaged = [i for i in indices if i not in set(pictures.indices)]
-        for i, reason in zip(damaged, reasons, strict=True):  # both in the order of the set
+        for i, reason in zip(damaged, reasons, strict=True):  # both are in the order of the set
             self._inputs[i] = None
             name = self.images.records[i].name
             if self.stands.pop(i, None) is None:
@@ -212,7 +212,7 @@ class Finder:
                 self._warn(f"{name}, a photograph of the scene, cannot be read: {reason}")
 
     def _reason(self, i: int, error: InputError) -> str:
-        """Why image i cannot be read, without the words about its set."""
+        """The reason why image i is not readable, without the words about its set."""
         try:
             self.images.read(i)
         except InputError as own:
@@ -220,7 +220,7 @@ class Finder:
         return str(error)
 
     def _kept(self, i: int) -> ViewMemory | None:
-        """The memory of a photograph whose features need not be found again."""
+        """The memory of a photograph that has stored features."""
         kept = self.memories.get(self.images.view(i).name) if i >= self.images.new else None
         return kept if kept is not None and kept.features is not None else None
 
@@ -229,8 +229,8 @@ class Finder:
         return None if kept is None else kept.features
 
     def _alike(self, photo: int, new: View, others: Sequence[int], predicted: Sequence[View]) -> bool:
-        """Whether the photo looks like a photograph where the network says that both show the same surface: what
-        features cannot tie may still be tied so.
+        """Whether the photo looks like a photograph where the network predicts the same surface: this can connect
+        photos without feature matches.
         """
         grey = self._grey(photo, new)
         return any(

@@ -1,4 +1,4 @@
-"""What the formats of `--format` are given of a scene, and what the user should know of it."""
+"""Data and warnings for the formats of `--format`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from .predict import Predictions
     from .result import Scene
 
-START_POINTS = 150_000  # of the cloud, in exports that a splat is trained from: more gain nothing
+START_POINTS = 150_000  # points of the cloud in exports for splat training: more do not improve it
 AS_HELD = Similarity(1.0, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3))  # z up as the camera has it
-FEWEST = 2  # verified pictures of which a model is worth while
+FEWEST = 2  # smallest number of verified pictures for a model
 
 
 def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> None:
-    """Write the formats that were asked for into `directory`; `depths`: view → depth file and its scale.
+    """Write the requested formats into `directory`; `depths`: view → depth file and its scale.
 
     Raises OutputError.
     """
@@ -73,7 +73,7 @@ def _quiet_database(export: SceneExport) -> Iterator[None]:
 
 
 def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
-    """What to say before a scene is handed on for measuring or for training."""
+    """Warnings about the use of a scene for measurement or training."""
     measured = [f"--format {name}" for name in config.formats if EXTRA_FORMATS[name].measures]
     warnings = []
     if measured and not found.frame.metric and found.frame.name != GIVEN.name:
@@ -99,7 +99,7 @@ def _training_warnings(config: ReconstructConfig, found: Predictions) -> list[st
 
 
 def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
-    """The views that go into a model: those whose cameras are verified; all where none was or could be."""
+    """The views of exported models: those with verified cameras; all if none was or could be verified."""
     from ..refine.verdicts import KEPT  # imports torch
 
     everything = list(range(len(found.views)))
@@ -131,7 +131,7 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
 
 
 def _upright(scene: Scene) -> Similarity | None:
-    """From the scene's frame to one with +z up; None where it has that, or was given by the user."""
+    """From the frame of the scene to one with +z up; None if it has +z up, or if the user has given the frame."""
     if scene.frame.up is not None or scene.frame.name == GIVEN.name:
         return None
     return AS_HELD if scene.level is None else scene.level.map
@@ -143,7 +143,7 @@ def _geographic(scene: Scene) -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def mesh_of_scene(scene: Scene) -> Mesh:
-    """The surface of the depth maps with the filters of the cloud."""
+    """The surface of the depth maps, with the filters of the cloud."""
     from ..scene.fusion import clean_views
     from ..scene.tsdf import mesh_of
 
@@ -157,12 +157,12 @@ def mesh_of_scene(scene: Scene) -> Mesh:
 
 
 def _device(scene: Scene) -> str:
-    """The device that the network ran on."""
+    """The device of the prediction."""
     return str(scene.facts["runtime"]["device"]["chosen"])
 
 
 def _trained(whole: SceneExport, scene: Scene, pictures: bool) -> SceneExport:
-    """With pictures and points that have tracks: the adjusted ones first, then well spread ones of the cloud."""
+    """With pictures and points that have tracks: adjusted points first, then evenly spread points of the cloud."""
     found = scene.predictions
     trusted = trusted_views(found, scene.config.keep_unverified)
     if isinstance(found.views, LazyViews):
@@ -184,7 +184,9 @@ def _with_pictures(export: SceneExport, scene: Scene, which: Sequence[int]) -> S
 
 
 def _times(scene: Scene) -> dict[str, float]:
-    """Seconds of each view: since the clip's start, or since 1970 by EXIF; empty unless each has a time of its own."""
+    """Timestamps of the views in seconds: since the start of the video, or since 1970 by EXIF; empty
+    unless all differ.
+    """
     records = [scene.images.records[i] for i in scene.predictions.indices]
     times = [record.time if record.frame is not None else _taken(metadata_of(record).taken) for record in records]
     known = [time for time in times if time is not None]
@@ -194,7 +196,7 @@ def _times(scene: Scene) -> dict[str, float]:
 
 
 def _taken(text: str | None) -> float | None:
-    """EXIF's time, taken for UTC: it has no zone."""
+    """The time in EXIF, read as UTC, because it has no time zone."""
     try:
         taken = datetime.strptime((text or "").strip(), "%Y:%m:%d %H:%M:%S")
     except ValueError:
@@ -203,5 +205,5 @@ def _taken(text: str | None) -> float | None:
 
 
 def _levelled(export: SceneExport, level: Level) -> SceneExport:
-    """The same as viewers shall see it, gravity along +y."""
+    """The export in the frame for viewers, with gravity along +y."""
     return replace(export, views=move_views(export.views, level.look), cloud=move_cloud(export.cloud, level.look))

@@ -20,10 +20,10 @@ from .written_scene import Photographs, WrittenScene
 
 @dataclass
 class SceneImages(ImageSet):
-    """First the new photos, then the photographs of a scene, upright and undistorted as its views describe them."""
+    """The new photos, then the photographs of a scene, upright and undistorted like its views."""
 
-    new: int = 0  # how many photos are new
-    captured: list[View] = field(default_factory=list)  # of the photographs that are still there
+    new: int = 0  # number of new photos
+    captured: list[View] = field(default_factory=list)  # views of the photographs that still exist
     photographs: Photographs | None = None
 
     @classmethod
@@ -34,9 +34,7 @@ class SceneImages(ImageSet):
         views: Sequence[View],
         memories: Mapping[str, ViewMemory] = MappingProxyType({}),
     ) -> SceneImages:
-        """`memories` tell which files must not have changed. Raises InputError where none of the scene's photographs is
-        left.
-        """
+        """`memories` identify unchanged files. Raises InputError if none of the scene's photographs is left."""
         found = scene.photographs()
         found.sources = {name: kept.source for name, kept in memories.items() if kept.source is not None}
         captured = [view for view in views if view.depth is not None and found.has(view)]
@@ -49,7 +47,7 @@ class SceneImages(ImageSet):
         return cls([*photos.records, *records], photos.skipped, new=len(photos), captured=captured, photographs=found)
 
     def view(self, i: int) -> View:
-        """The scene's view of image i, which is no new one."""
+        """The scene's view of image i, which is not new."""
         return self.captured[i - self.new]
 
     def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:

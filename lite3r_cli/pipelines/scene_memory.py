@@ -1,4 +1,4 @@
-"""What a scene's folder keeps for later runs: memory/, a file for each view, written with the scene."""
+"""Data of a scene for later runs: memory/, with one file per view, written with the scene."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ if TYPE_CHECKING:
     from .result import Scene
     from .view_files import Kept
 
-SIDE, COUNT = 518, 1000  # of the picture whose features are kept, and how many
+SIDE, COUNT = 518, 1000  # size of the picture for stored features, and their maximum number
 _MOST_THREADS = 8
 
 
 def memory_file(stem: str) -> str:
-    """Relative to the scene's folder."""
+    """Path relative to the scene's folder."""
     return f"memory/{stem}.safetensors"
 
 
 def write_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingProxyType({})) -> None:
-    """Write memory/ for all views of a scene, features where they were asked for; `kept` are those that an older output
-    has, by stem. Raises OutputError, and InputError
-    for a picture that has changed.
+    """Write memory/ for all views of a scene, with features if requested; `kept` are the views of an older output by
+    stem. Raises OutputError, and InputError for a picture that has changed.
     """
     indices = scene.predictions.indices
 
@@ -52,7 +51,7 @@ def write_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingP
 
 
 def _confidence(scene: Scene, index: int, view: View) -> np.ndarray:
-    """(h, w) of the depth file's size, 0 where depth is unknown or masked; 1 where the network has no confidence."""
+    """(h, w) of the size of the depth file, 0 where depth is unknown or masked; 1 if the network has no confidence."""
     from ..scene.fusion import sample_mask  # imports torch
 
     depth = known_depth(view)
@@ -68,7 +67,7 @@ def _confidence(scene: Scene, index: int, view: View) -> np.ndarray:
 
 
 def _features(scene: Scene, k: int, view: View) -> Features:
-    """Of the picture that the view describes, at the size that the network saw."""
+    """Features of the view's picture at the network's size."""
     found = scene.predictions
     item = found.inputs[k] if found.inputs and view.lens is None else None
     if item is not None and item.rgb.shape[:2] == tuple(item.full):

@@ -1,4 +1,4 @@
-"""A scene on the disk → trained Gaussian splats: `lite3r splat`."""
+"""`lite3r splat`: trains Gaussian splats of a written scene."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one
 from .scene_formats import START_POINTS
 from .written_scene import WrittenScene
 
-FEWEST = 2  # photographs
+FEWEST = 2  # smallest number of photographs
 
 
 @dataclass(frozen=True)
 class Splatted:
-    """What came of a training."""
+    """The outcome of a training."""
 
     path: Path
     facts: dict[str, Any]
 
 
 def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Splatted:
-    """Train, and write the splats and a JSON file of the same name that says how good they are.
+    """Train, and write the splats and a JSON file of the same name with their quality.
 
-    Raises InputError where there is no scene or no photographs, BackendError without a GPU that was not done without
-    by `--device cpu`, OutputError where something is in the way.
+    Raises InputError without a scene or photographs, BackendError without a GPU (unless `--device cpu`), OutputError if
+    the output exists or cannot be written.
     """
     progress = progress or Progress()
     scene = WrittenScene.at(config.scene)
@@ -82,8 +82,8 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
 
 
 def start_columns(views: Sequence[View], cloud: PointCloud) -> np.ndarray:
-    """(N, 17) columns of the Gaussians that a training begins with: points of the cloud that views agree on, well
-    spread, as discs on the surface.
+    """(N, 17) columns of the initial Gaussians: evenly spread points of the cloud that views agree on, as discs on the
+    surface.
     """
     model = tracks_from_depth(views, cloud, START_POINTS)
     if not len(model):
@@ -92,12 +92,12 @@ def start_columns(views: Sequence[View], cloud: PointCloud) -> np.ndarray:
 
 
 def _as_cloud(model: SparseModel) -> PointCloud:
-    assert model.confidence is not None  # `tracks_from_depth` has it
+    assert model.confidence is not None  # `tracks_from_depth` sets it
     return PointCloud(model.points, model.colors, model.confidence)
 
 
 def _photographs(scene: WrittenScene, warn: Tell) -> tuple[list[View], list[np.ndarray]]:
-    """The views whose cameras can be trusted, with depth, and their photographs. Raises InputError."""
+    """The views with trustworthy cameras and depth, and their photographs. Raises InputError."""
     from ..refine.verdicts import KEPT
 
     images = scene.facts.get("images")

@@ -1,4 +1,4 @@
-"""Which way is up in a finished scene, and putting all of it into the levelled frame where that was asked for."""
+"""Finds the up direction of a finished scene, and moves the scene into the levelled frame on request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stand_up(
 ) -> Part:
     """The part with its level; in the levelled frame with `--world level`.
 
-    Raises InputError where that frame was asked for and nothing tells what is up.
+    Raises InputError if that frame was requested and the up direction is unknown.
     """
     if config.up == "none":
         return part
@@ -72,8 +72,8 @@ def stand_up(
 def which_way_is_up(
     config: WorldConfig, images: ImageSet, found: Predictions, edges: Edges = NO_EDGES, device: str = "cpu"
 ) -> Up:
-    """Up in the world of the predictions. A map's frame has it, whatever `config` says. `edges` are those of pictures
-    where they were found before.
+    """The up direction in the world of the predictions. A map frame defines it, regardless of `config`. `edges` are
+    those of the pictures, if known.
     """
     if found.frame.up is not None:
         return Up(np.array(found.frame.up), "georeference", True)
@@ -91,7 +91,7 @@ def which_way_is_up(
 
 
 def whole_picture(item: NetworkInput) -> np.ndarray:
-    """The picture as the network saw it, grey where it saw nothing, so that pixels lie where K says."""
+    """The picture at the network's size, grey where it was cropped, so that its pixels fit K."""
     rgb = item.rgb
     if rgb.shape[:2] == tuple(item.full):
         return rgb

@@ -1,4 +1,4 @@
-"""Networks that see a video as a stream: how many of its frames, what they keep of them, and one picture at a time."""
+"""Networks that process a video as a stream: their number of frames, their memory, and one picture at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..networks.base import Streaming
 
 
 class Inputs(Sequence[Tensor]):
-    """Pictures (h, w, 3) uint8 as tensors (3, h, w) in [0, 1] on a device, each made when it is asked for."""
+    """Pictures (h, w, 3) uint8 as tensors (3, h, w) in [0, 1] on a device, each made on demand."""
 
     def __init__(self, pictures: Sequence[np.ndarray], device: torch.device):
         self._pictures, self._device = pictures, device
@@ -37,13 +37,13 @@ class Inputs(Sequence[Tensor]):
 
 
 def inputs(backbone: object, pictures: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
-    """What `predict` is given: a list, or for a stream one picture at a time."""
+    """The argument of `predict`: a list, or for a stream one picture at a time."""
     found = Inputs(pictures, device)
     return found if isinstance(backbone, Streaming) else list(found)
 
 
 def notes(backbone: object, pictures: Sequence[np.ndarray]) -> list[str]:
-    """What a stream will keep in memory, before it begins."""
+    """Lines on the memory that a stream will need."""
     if not isinstance(backbone, Streaming):
         return []
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))

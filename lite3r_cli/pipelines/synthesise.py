@@ -1,4 +1,4 @@
-"""`lite3r synth`: procedural scenes rendered to folders in the format of the sample scenes."""
+"""`lite3r synth`: renders procedural scenes to folders in the format of the sample scenes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from lite3r_cli.runtime import choose
 
 
 def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
-    """Make the scenes; returns their folders. Raises OutputError before anything is rendered if one of them is in
-    the way."""
+    """Make the scenes; returns their folders. Raises OutputError before rendering if one of them exists."""
     progress = progress or Progress()
     if config.kind is not None and config.kind not in SAMPLERS:
         raise UsageError(f"--kind {config.kind}: use one of {', '.join(SAMPLERS)}")

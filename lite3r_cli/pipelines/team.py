@@ -1,8 +1,9 @@
-"""One scene by several processes: rank 0 runs the whole program, the others only compute their share of each
-prediction (`layers/view_shards.py`).
+"""One scene on several processes: rank 0 runs the whole program, the others only compute their share of each prediction
+(`layers/view_shards.py`).
 
-Rank 0 hands out the pictures as bytes and collects the depth maps. A process that fails says why in the store that all
-of them share; rank 0 looks there while it computes, raises it, and what waits for the failed one ends with the process.
+Rank 0 distributes the pictures as bytes and collects the depth maps. A process that fails writes the reason to their
+common store. Rank 0 checks the store during the prediction and raises the error; processes that wait for the failed one
+end with rank 0.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from ..runtime import Choice
 if TYPE_CHECKING:
     from .planned import PlannedNetwork
 
-FOREVER = timedelta(days=7)  # other processes wait as long as rank 0 refines, fuses and writes
+FOREVER = timedelta(days=7)  # other processes wait while rank 0 refines, fuses and writes
 CPU = torch.device("cpu")
-LOOK = 0.2  # seconds between two looks at the others
+LOOK = 0.2  # seconds between two checks of the store
 FAILED, JOINED = "lite3r/failed", "lite3r/joined"  # keys of the store
-LAST_WORDS = 5.0  # seconds that a failed process leaves rank 0 to tell why
+LAST_WORDS = 5.0  # seconds in which rank 0 can report the reason of a failed process
 
 
 @dataclass(frozen=True)
 class Job:
-    """A prediction that all take part in."""
+    """A prediction of all processes together."""
 
     runs: tuple[range, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -53,7 +54,7 @@ class Job:
 
 
 class Team:
-    """This process among those that predict together. `alive` raises where it is known that another has died."""
+    """This process in the team. `alive` raises if another process is known to be dead."""
 
     def __init__(self, rank: Rank, device: torch.device, store: Any, alive: Callable[[], None] = lambda: None) -> None:
         import torch.distributed as dist
@@ -68,7 +69,7 @@ class Team:
 
     @property
     def choice(self) -> Choice:
-        """For run.json."""
+        """The entry of run.json."""
         kind = "GPUs" if self.device.type == "cuda" else "processes"
         return Choice(str(self.rank.count), f"{self.rank.count} {kind}", "views are divided, attention by heads")
 
@@ -82,7 +83,7 @@ class Team:
         tell: Told,
         cameras: KnownCameras | None = None,
     ) -> Prediction:
-        """The answer for all pictures (h, w, 3) uint8, on the CPU. Raises what another process says it failed with."""
+        """The prediction for all pictures (h, w, 3) uint8, on the CPU. Raises the error of another process."""
         job = Job(
             divide([rgb.shape[0] * rgb.shape[1] for rgb in batch], self.rank.count),
             tuple((rgb.shape[0], rgb.shape[1]) for rgb in batch),
@@ -111,7 +112,9 @@ class Team:
         return replace(mine, depth=depth, confidence=confidence)
 
     def _watched(self, work: Callable[[], Prediction]) -> Prediction:
-        """`work()` in a thread, left behind where another process has failed: nothing else ends what waits for it."""
+        """Run `work()` in a thread, and abandon it if another process has failed, because nothing else would end its
+        wait.
+        """
         found: list[Prediction] = []
         failed: list[BaseException] = []
 
@@ -122,14 +125,14 @@ class Team:
                 failed.append(error)
 
         thread = threading.Thread(target=run, name="divided prediction", daemon=True)
-        self.broken = True  # until it is known to have gone well
+        self.broken = True  # until it has succeeded
         thread.start()
         while thread.is_alive():
             thread.join(LOOK)
             self._raise_failure()
         if failed:
             time.sleep(LOOK)
-            self._raise_failure()  # mostly the reason why a connection was lost
+            self._raise_failure()  # usually the reason of a lost connection
             raise failed[0]
         self.broken = False
         return found[0]
@@ -141,7 +144,7 @@ class Team:
             raise getattr(errors, kind, BackendError)(text)
 
     def dismiss(self) -> None:
-        """Let the others end. After a failure they end with this process's connections."""
+        """End the other processes. After a failure they end with the connections of this process."""
         import torch.distributed as dist
 
         if not self.broken:
@@ -151,7 +154,7 @@ class Team:
     # -- the others ----------------------------------------------------------------------------------------------------
 
     def help(self, network: PlannedNetwork) -> None:
-        """Take part in predictions until rank 0 dismisses, or is no more."""
+        """Take part in predictions until rank 0 dismisses the team or is gone."""
         import torch.distributed as dist
 
         while True:
@@ -159,7 +162,7 @@ class Team:
             try:
                 dist.broadcast_object_list(given, src=0, device=CPU)
             except RuntimeError:
-                return  # rank 0 has failed, and says why
+                return  # rank 0 has failed and reports it
             if given[0] is None:
                 return dist.destroy_process_group()
             self._follow(network, given[0])
@@ -188,7 +191,7 @@ class Team:
     # -- all -----------------------------------------------------------------------------------------------------------
 
     def _share(self, network: PlannedNetwork, job: Job, pictures: Sequence[np.ndarray], tell: Told) -> Prediction:
-        """Depth of this process's views and cameras of all, on the CPU."""
+        """Depth of this process's views, and cameras of all views, on the CPU."""
         masks = [None if pixels is None else torch.from_numpy(pixels) for pixels in job.masks]
         whole = masks if any(mask is not None for mask in masks) else None
         own = job.runs[self.rank.number]
@@ -200,8 +203,8 @@ class Team:
 
 
 def divide(sizes: Sequence[int], parts: int) -> tuple[range, ...]:
-    """Runs of views, as equal in the sum of their sizes as whole views allow, none of them empty. There are at least as
-    many views as parts.
+    """Non-empty runs of views with sums of sizes as equal as possible. There must be at least as many
+    views as parts.
     """
     ends = list(accumulate(sizes))
     edges = [0]
@@ -213,7 +216,7 @@ def divide(sizes: Sequence[int], parts: int) -> tuple[range, ...]:
 
 
 def require_divisible(network: PlannedNetwork, count: int) -> None:
-    """Raise UsageError where the heads of a network's attention across views cannot be divided among processes."""
+    """Raise UsageError if `count` does not divide the heads of the network's attention across views."""
     backbone = network.backbone
     family = require_family(backbone)
     if not family.divides or not isinstance(backbone, nn.Module):
@@ -230,13 +233,13 @@ def require_divisible(network: PlannedNetwork, count: int) -> None:
 
 
 def for_rank(config: PredictConfig, rank: Rank) -> PredictConfig:
-    """With the device of this process. Raises UsageError."""
+    """The configuration with the device of this process. Raises UsageError."""
     asked = "cpu" if config.device == "auto" and not torch.cuda.is_available() else config.device
     return replace(config, device=device_of(asked, rank))
 
 
 def launched_team(config: PredictConfig, rank: Rank) -> Team:
-    """The team of processes that torchrun started; `config` is this one's. Raises BackendError."""
+    """The team of processes that torchrun started; `config` is that of this process. Raises BackendError."""
     from torch.distributed.rendezvous import rendezvous
 
     device = runtime.choose(config.device, config.dtype).torch_device
@@ -245,7 +248,7 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
 
 
 def help_out(config: PredictConfig, join: Callable[[PredictConfig], Team]) -> None:
-    """The whole life of a process that is not rank 0: load the network, take part in predictions, end."""
+    """The main function of ranks other than 0: load the network, take part in predictions, end."""
     from .predict import Predictor
 
     team = join(config)
@@ -254,4 +257,4 @@ def help_out(config: PredictConfig, join: Callable[[PredictConfig], Team]) -> No
     except Exception as error:
         team.say(error)
         time.sleep(LAST_WORDS)
-        os._exit(1)  # collectives may be under way
+        os._exit(1)  # collective operations may be pending

@@ -1,4 +1,4 @@
-"""Whether other processes predict with this one, and how they come together: by `--gpus N`, by torchrun, or not."""
+"""Whether other processes take part in the prediction, and how they join: by `--gpus N`, by torchrun, or not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Join = Callable[["Predictor"], "Team | None"]  # raises UsageError for a network
 
 @contextmanager
 def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Join]]:
-    """What this process loads, and how it joins the others once the network is known. They are dismissed at the end
-    of the block, and those that were started for it are gone then. Raises UsageError, BackendError.
+    """What this process loads, and how it joins the others once the network is known. At the end of the block they are
+    dismissed, and processes that were started for it have ended. Raises UsageError, BackendError.
     """
     rank = launched()
     if rank is None and config.gpus == 1:

@@ -1,4 +1,4 @@
-"""`lite3r train`: data, model and loop put together, on one device or under torchrun on several GPUs."""
+"""`lite3r train`: combines data, model and training loop, on one device or under torchrun on several GPUs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from lite3r_cli.training.worker import Worker, worker_process
 
 
 def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> None:
-    """Train to the end of the budget; writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to
+    """Train to the end of the budget. Writes `mini.safetensors` (FP8), `average.safetensors`, the log and its plot to
     the output folder.
 
-    Ctrl-C and SIGTERM wait for the end of a step, whose state is saved. Raises OutputError when the folder holds a run
-    and --resume was not given.
+    Ctrl-C and SIGTERM wait for the end of a step, whose state is saved. Raises OutputError if the folder has a run and
+    --resume was not given.
     """
     progress = progress or Progress()
     output = config.loop.output
     _check_output(config)
     with worker_process(config.device) as worker, run_folder(output) if worker.is_first else nullcontext():
-        _check_output(config)  # nobody else can write there from now on
+        _check_output(config)  # from here on no other run can write there
         torch.manual_seed(config.loop.seed)
         model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
         if not config.goes_on:
@@ -76,7 +76,7 @@ def _check_output(config: TrainConfig) -> None:
 
 
 def _look_at_output(config: TrainConfig) -> None:
-    """Raises OutputError where the folder holds a run, or files of these names that are of none."""
+    """Raises OutputError if the folder has a run, or foreign files with these names."""
     output = config.loop.output
     recover_state(output / STATE)
     present = [name for name in (STATE, LOG, PLOT, AVERAGE, RESULT) if os.path.lexists(output / name)]
@@ -90,7 +90,7 @@ def _look_at_output(config: TrainConfig) -> None:
 
 
 def _dependencies(config: TrainConfig, worker: Worker) -> Dependencies:
-    """What decides the numbers. Where the files lie, and how often they are written, does not."""
+    """What affects the result: not the location of files, nor the interval of checkpoints."""
     loop = {
         key: value for key, value in vars(config.loop).items() if key not in ("output", "log_every", "save_minutes")
     }
@@ -116,7 +116,7 @@ def _initialise(model: Mini, files: tuple[Path, ...], warn: Tell) -> None:
 def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
     output = config.loop.output
     plain = _plain(dataclasses.asdict(config))
-    for name in ("resume", "resume_anyway", "workers", "device"):  # change no value
+    for name in ("resume", "resume_anyway", "workers", "device"):  # do not affect the result
         del plain[name]
     del plain["loop"]["output"]
     recipe = json.dumps(plain)
@@ -129,7 +129,7 @@ def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
 
 
 def _plain(value):
-    """Only what another machine can use: file names instead of paths."""
+    """Only what is valid on another machine: file names instead of paths."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

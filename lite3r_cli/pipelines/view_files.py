@@ -1,4 +1,4 @@
-"""The files of each view, written by threads beside the fusion: depth, and pictures of depth and confidence."""
+"""Writes the files of each view in threads during fusion: depth, and pictures of depth and confidence."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..io.files import link_file
 from ..scene.posed_view import View
 from .depth_request import DepthFiles
 
-MOST_THREADS = 8  # beyond, they wait for the disk
+MOST_THREADS = 8  # more threads would wait for the disk
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Files of a view that an older output has already: those called `stem` in its folder."""
+    """Files of a view that an older output has, under the name `stem` in its folder."""
 
     folder: Path
     stem: str
-    scale: float | None = None  # of the depth file; None: depth is written anew
+    scale: float | None = None  # of the depth file; None: depth is written again
 
     def link(self, out: OutputSet | Place, name: str, stem: str) -> bool:
-        """Take over the file `name` ("depth/{}.png"), called `stem` here; False where there is none."""
+        """Link the file `name` ("depth/{}.png"), whose stem is `stem` in the new output; False if it does not exist."""
         source = self.folder / name.format(self.stem)
         if not source.is_file():
             return False
@@ -39,8 +39,8 @@ class Kept:
 class ViewFiles:
     """`with ViewFiles(out, …) as files: files.start(views, stems); …; scales = files.scales()`.
 
-    Leaving the block drops what was not begun and waits for what was: nothing is written into a folder that is about to
-    be removed.
+    At the end of the block, files that were not begun are dropped, and those in progress are waited for: nothing is
+    written into a folder that is about to be removed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ViewFiles:
         self._pictures: list[Future[None]] = []
 
     def start(self, views: Sequence[View], stems: Sequence[str]) -> None:
-        """Begin to write the files of all views."""
+        """Start writing the files of all views."""
         self.depth = self.depth.settled(views)
         for view, stem in zip(views, stems, strict=True):
             self._scales.append(self._pool.submit(self._depth, view, stem))
@@ -70,7 +70,7 @@ class ViewFiles:
         return bool(self._scales)
 
     def raise_failure(self) -> None:
-        """Raises what the first file that failed so far failed with."""
+        """Raises the error of the first file that failed."""
         begun: list[Future[Any]] = [*self._scales, *self._pictures]
         for future in begun:
             if future.done() and (error := future.exception()) is not None:
