@@ -14,7 +14,7 @@ from pathlib import Path
 from lite3r_cli.batch.job import DONE, Outcome
 from lite3r_cli.batch.manifest import SceneInput
 from lite3r_cli.batch.past import Past
-from lite3r_cli.batch.rota import Rota
+from lite3r_cli.batch.scene_queue import SceneQueue
 from lite3r_cli.config import InputConfig, ReconstructConfig
 
 SECONDS = {"Start": 0.0, "Read images": 0.5, "Predict": 1.0, "Fuse": 0.9, "Write": 0.3}
@@ -37,15 +37,15 @@ def main() -> None:
             SceneInput(f"part{k // 1000:03d}/scene{k:06d}", Path(folder, f"part{k // 1000:03d}/scene{k:06d}"))
             for k in range(arguments.scenes)
         ]
-        rota = Rota(scenes, Past(config, time.time()), lambda text: None, lambda *texts: None)
+        scene_queue = SceneQueue(scenes, Past(config, time.time()), lambda text: None, lambda *texts: None)
         row["manifest_mib"] = resident()
         start = time.perf_counter()
-        while isinstance(scene := rota.next(), SceneInput):
+        while isinstance(scene := scene_queue.next(), SceneInput):
             path, out = str(scene.path), f"{folder}/out/{scene.name}/"
-            rota.ended(Outcome(scene.name, path, out, DONE, 8, 8, 200_000, [], dict(SECONDS), 2.7))
+            scene_queue.ended(Outcome(scene.name, path, out, DONE, 8, 8, 200_000, [], dict(SECONDS), 2.7))
         row["handing_out_seconds"] = time.perf_counter() - start
         row["all_made_mib"] = resident()
-        document = json.dumps(rota.report(Path(folder), {}).document(), indent=1)
+        document = json.dumps(scene_queue.report(Path(folder), {}).document(), indent=1)
         row["report_mib"] = len(document) / 2**20
         row["report_written_mib"] = resident()
     print(json.dumps(row, indent=1))

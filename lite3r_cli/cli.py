@@ -1,4 +1,4 @@
-"""The program: the commands of commands/lazy.py, and `main`, which turns every ending into an exit code.
+"""The program: the commands of commands/lazy.py, and `main`, which turns every outcome into an exit code.
 
 Nothing heavy is imported here: a command is imported when it is called, and imports its pipeline when it runs.
 """
@@ -22,17 +22,17 @@ from .errors import BackendError, InputError, Lite3RError, MemoryLimitError, Out
 from .stopping import Terminated, signals_as_exceptions
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
-BY_SIGNAL = 128  # plus its number
-# Limit OpenMP's spin-waiting: by default it starves other processes on the same cores. Read when torch is imported.
+BY_SIGNAL = 128  # plus the number of the signal
+# Limits OpenMP's spin-waiting, which by default starves other processes on the same cores. Read when torch is imported.
 SPINS = ("GOMP_SPINCOUNT", "3000")
 VANISHED = "; the current folder exists no more: give absolute paths"
-NOWHERE = "/proc/self/task"  # takes no file, not even from root
+NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOKING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
 INSTALL = "--install-completion"
 LONGEST_PATH = 300  # characters in a message
-LESS_MEMORY = {  # what takes less, by command
+LESS_MEMORY = {  # advice per command: what needs less memory
     "reconstruct": "lower --resolution, or limit the images with --max-views",
     "batch": "lower --resolution, or limit the images with --max-views",
     "render": "lower --size",
@@ -80,7 +80,7 @@ def lite3r(
 
 
 class _Complaint(Exception):
-    """What a complaint about the command line has, see `_is_complaint`."""
+    """The interface of a command-line error, see `_is_complaint`."""
 
     exit_code: int
 
@@ -90,7 +90,7 @@ class _Complaint(Exception):
 
 
 def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
-    """Run the program and return its exit code (errors.py states the contract). `began`: when the process did, as of
+    """Run the program and return its exit code (see errors.py). `began`: start of the process as a time of
     `time.perf_counter`; None: now.
     """
     console.reset(began)
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     except Lite3RError as error:
         return _fail(error, f"{_advised(error, arguments)}{VANISHED if lost else ''}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # Typer takes any end of any file for Ctrl-D at a prompt
+        if isinstance(error.__cause__, EOFError):  # Typer treats every EOFError as Ctrl-D at a prompt
             return _fail(error.__cause__, _bug(error.__cause__), 1, label="bug")
         return _fail(error, "stopped; nothing half-written is left", INTERRUPTED, label="interrupted")
     except Terminated as error:
@@ -120,15 +120,15 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     except console.OutputLost as error:
         return _stdout_lost(error, str(error))
     except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):  # Typer's answer to a reader that left its help page
+        if not isinstance(error.__context__, BrokenPipeError):  # the reader of the help page is gone
             raise
         console.abandon(sys.stdout)
         return PIPE_CLOSED
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:  # of a help page
+        if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:  # of the help page
             return _stdout_lost(error, error.strerror or str(error))
         if _is_complaint(error):
-            if not error.format_message():  # a command without arguments has shown its help
+            if not error.format_message():  # a command without arguments has printed its help
                 return error.exit_code
             return _fail(error, _usage_message(error), error.exit_code)
         if _is_out_of_memory(error):
@@ -155,7 +155,9 @@ def _advised(error: Lite3RError, arguments: Sequence[str]) -> str:
 
 
 def _not_installed(error: OSError | RuntimeError) -> str:
-    """Why shell completion could not be put into the user's home; a RuntimeError is of a user without one."""
+    """The reason why shell completion could not be installed in the home folder; RuntimeError means that there is no
+    home folder.
+    """
     reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error).rstrip(".")
     return f"{INSTALL}: {reason}; print it with --show-completion and put it where your shell reads it"
 
@@ -165,7 +167,7 @@ def _bug(error: BaseException) -> str:
 
 
 def _of_the_system(error: OSError) -> Lite3RError | None:
-    """What the system refused where nobody expected it: looking at a path that the user named, mostly."""
+    """An unexpected OSError, usually on a path that the user named, as an error with an exit code."""
     path = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     if not path or error.errno is None:
         return None
@@ -180,22 +182,24 @@ def _of_the_system(error: OSError) -> Lite3RError | None:
 
 
 def _stdout_lost(error: BaseException, reason: str) -> int:
-    """Standard output took nothing: what the run wrote to files is there, what it had to print is not."""
+    """Standard output could not be written. The output files of the run are complete."""
     console.abandon(sys.stdout)
     message = f"standard output cannot be written ({reason}); files that the run has written are complete"
     return _fail(error, message, OutputError.exit_code)
 
 
 def _silence_libraries() -> None:
-    """What Pillow and FFmpeg say about damaged pictures is said by our own lines, with the file's name."""
+    """Disable the messages of Pillow and FFmpeg about damaged pictures: lite3r reports them itself,
+    with the file name.
+    """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for name in ("PIL", "libav"):
         logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def _leave_vanished_folder() -> bool:
-    """Whether the current folder exists no more. Libraries end the process over that: another one takes its place, in
-    which nothing can be found or written, so that relative paths fail as they have to.
+    """Whether the current folder has been deleted. Libraries would abort the process; so the process changes to a
+    folder where nothing can be found or written, and relative paths fail with an error.
     """
     try:
         os.getcwd()
@@ -206,14 +210,14 @@ def _leave_vanished_folder() -> bool:
 
 
 def _is_complaint(error: Exception) -> TypeGuard[_Complaint]:
-    """Whether Typer says that the command line is wrong. Its base class is click's, or a copy within Typer, by version:
-    it is known by what it can do.
+    """Whether Typer reports an error in the command line. Depending on the version its base class is click's or a copy
+    in Typer, so it is recognised by its methods.
     """
     return callable(getattr(error, "format_message", None)) and isinstance(getattr(error, "exit_code", None), int)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    if "torch" not in sys.modules:  # do not import torch in order to ask
+    if "torch" not in sys.modules:  # do not import torch only for this check
         return isinstance(error, MemoryError)
     from .runtime import is_out_of_memory
 
@@ -221,7 +225,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _usage_message(error: _Complaint) -> str:
-    """Click's complaint with the help that would have answered it."""
+    """The message of click, and the command that shows the help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "lite3r"
     return f"{error.format_message().rstrip('.')} (see {command} --help)"

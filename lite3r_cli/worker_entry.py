@@ -10,7 +10,7 @@ from importlib import import_module
 from .entry import leave  # from here on signals have their default effect
 
 KINDS = {  # kind → the function that serves it, given the descriptor of the socket
-    "scenes": ("lite3r_cli.batch.local_crew", "serve"),
+    "scenes": ("lite3r_cli.batch.local_pool", "serve"),
     "views": ("lite3r_cli.pipelines.helpers", "serve"),
 }
 

@@ -1,1 +1,1 @@
-"""Many scenes by one process that keeps the network, or by several processes that share one output folder."""
+"""Reconstruct many scenes with one process, or with several that share an output folder."""

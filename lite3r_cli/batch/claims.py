@@ -1,9 +1,9 @@
-"""Who works on which scene: lock files that die with their process, and a record of each scene beside them.
+"""Claims of scenes: lock files that are released when their process ends, and a record for each scene.
 
-Both lie in OUT/.batch, where no link is followed, so that any number of processes on one file system, started by hand,
-by a shell or by a cluster, share one output folder without knowing of each other. The lock is flock()'s, which the
-kernel drops however a process ends. The record says how often the scene was begun, so that one that kills its process
-does not do so for ever.
+Both are in OUT/.batch, where no link is followed. Any number of processes on one file system, started by hand, by a
+shell or by a cluster, can share an output folder without a coordinator. The lock is flock(), which the kernel releases
+however a process ends. The record counts how often a scene was begun, so that a scene that kills its process is not
+tried for ever.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from ..io.locks import Busy, acquire, give_back
 from ..stopping import unfinished, uninterrupted
 
 FOLDER = ".batch"
-LATEST = 1e12  # seconds; NaN is not below it
-MOST_ATTEMPTS = 3  # of processes that died on a scene
+LATEST = 1e12  # seconds; comparisons with NaN are false
+MOST_ATTEMPTS = 3  # processes that may die on a scene
 DONE, FAILED, RUNNING = "done", "failed", "running"
 DIED = f"{MOST_ATTEMPTS} processes died while they worked on it (memory?); --overwrite tries again"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a scene."""
+    """The state of a scene."""
 
     name: str
     status: str  # DONE, FAILED or RUNNING
-    attempts: int = 0  # processes that began and did not come to an end of it, this one included
+    attempts: int = 0  # processes that began the scene and did not finish it, including this one
     time: float = 0.0  # of the record, seconds since 1970
     facts: dict[str, Any] = field(default_factory=dict)  # for batch.json
 
     @property
     def is_sound(self) -> bool:
-        """Whether all values are of their kinds: they come from a file."""
+        """Whether all values have valid types: they come from a file."""
         return (
             self.status in (DONE, FAILED, RUNNING)
             and type(self.attempts) is int
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def died(self) -> bool:
-        """Whether it is given up: it ended one process after the other."""
+        """Whether the scene is given up because too many processes died on it."""
         return self.attempts >= MOST_ATTEMPTS
 
 
@@ -68,7 +68,7 @@ class Claims:
         self.folder = output / FOLDER
 
     def record(self, name: str) -> Record | None:
-        """What is known of a scene; None where nothing is, or nothing that can be read."""
+        """The record of a scene; None if there is none or it is not readable."""
         try:
             with self._opened() as below:
                 if not below.is_file(self._name(name, "json")):
@@ -79,7 +79,7 @@ class Claims:
             return None
 
     def take(self, name: str) -> Claim | None:
-        """Claim a scene; None while another process has it. Raises OutputError."""
+        """Claim a scene; None if another process has it. Raises OutputError."""
         path = self._file(name, "lock")
         while True:
             try:
@@ -89,14 +89,14 @@ class Claims:
             except Busy:
                 return None
             except FileNotFoundError:
-                continue  # its folder was removed in between
+                continue  # the folder was removed in between
             except OSError as error:
                 raise output_error(path, error) from error
             self._clear(name)
             return claim
 
     def write(self, record: Record) -> None:
-        """Keep a record, whole or not at all; the scene is claimed. Raises OutputError."""
+        """Write the record of a claimed scene atomically. Raises OutputError."""
         path, target = self._file(record.name, "json"), self._name(record.name, "json")
         temporary = f"{target.removesuffix(path.name)}.{path.name}-{secrets.token_hex(6)}"
         try:
@@ -126,9 +126,9 @@ class Claims:
                 raise output_error(self._file(name, "json"), error) from error
 
     def tidy(self, name: str, clear: Callable[[], None] = lambda: None) -> None:
-        """Remove the lock of a scene where a process that was killed has left it; `clear` removes its other files."""
+        """Remove the lock that a killed process has left for a scene; `clear` removes its other files."""
         lock = self._file(name, "lock")
-        with suppress(OSError, OutputError):  # of which one says that somebody has it
+        with suppress(OSError, OutputError):  # OutputError may mean that another process has the scene
             if lock.exists():
                 descriptor = acquire(lock)
                 try:
@@ -138,7 +138,7 @@ class Claims:
                     give_back(descriptor, lock)
 
     def _clear(self, name: str) -> None:
-        """Remove what processes that were killed while they wrote the record of a claimed scene have left."""
+        """Remove temporary files of processes that were killed while they wrote the record of a claimed scene."""
         record = self._name(name, "json")
         prefix = f"{record.removesuffix(Path(record).name)}.{Path(record).name}-"
         with suppress(OSError), self._opened() as below:
@@ -148,7 +148,7 @@ class Claims:
 
     @contextmanager
     def _opened(self) -> Iterator[Beneath]:
-        """The output folder, below which no link is followed."""
+        """The output folder; below it no link is followed."""
         below = Beneath(self.folder.parent)
         try:
             yield below
@@ -156,13 +156,13 @@ class Claims:
             below.close()
 
     def _make_folder(self, name: str) -> None:
-        """That of a scene's files. Raises OSError."""
+        """Make the folder of a scene's files. Raises OSError."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with self._opened() as below:
             below.make_folder(str(Path(self._name(name, "lock")).parent))
 
     def _name(self, name: str, kind: str) -> str:
-        """Relative to the output folder."""
+        """Path relative to the output folder."""
         return f"{FOLDER}/{name}.{kind}"
 
     def _file(self, name: str, kind: str) -> Path:
@@ -170,7 +170,7 @@ class Claims:
 
 
 class Claim:
-    """A scene that this process works on. `done` or `failed` ends it; `give_back` as if it had never been begun."""
+    """A scene that this process works on. `done` or `failed` ends the claim; `give_back` undoes it."""
 
     def __init__(self, claims: Claims, name: str, lock: Path, descriptor: int) -> None:
         self.claims, self.name, self._lock, self._descriptor = claims, name, lock, descriptor
@@ -179,25 +179,25 @@ class Claim:
         self._finished = unfinished(self.give_back)
 
     def begin(self, before: Record | None) -> None:
-        """Count the attempt, where `before` is the scene's record. Raises OutputError."""
+        """Count the attempt; `before` is the previous record of the scene. Raises OutputError."""
         died = before.attempts if before is not None and before.status == RUNNING else 0
         with uninterrupted():
             self._begun, self._before = True, before
             self.claims.write(Record(self.name, RUNNING, died + 1, time.time()))
 
     def done(self, facts: dict[str, Any]) -> None:
-        """The scene's files are in place. Raises OutputError."""
+        """Record that the files of the scene are in place. Raises OutputError."""
         self._end(Record(self.name, DONE, 0, time.time(), facts))
 
     def failed(self, facts: dict[str, Any], attempts: int = 0) -> None:
-        """It cannot be made. Raises OutputError."""
+        """Record that the scene failed. Raises OutputError."""
         self._end(Record(self.name, FAILED, attempts, time.time(), facts))
 
     def give_back(self) -> None:
-        """A user stopped it: as if it had never been begun. Does nothing once it has ended."""
+        """Undo the claim after the user stopped the run. Does nothing if the claim has ended."""
         with uninterrupted():
             if self._begun and self._is_held:
-                with suppress(OutputError):  # the attempt stays counted
+                with suppress(OutputError):  # the attempt then stays counted
                     if self._before is None:
                         self.claims.forget(self.name)
                     else:
@@ -205,7 +205,7 @@ class Claim:
             self.leave()
 
     def leave(self) -> None:
-        """Let others have it; what is recorded stays."""
+        """Release the lock; the record stays."""
         with uninterrupted():
             if self._is_held:
                 descriptor, self._descriptor = self._descriptor, -1

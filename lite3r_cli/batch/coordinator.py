@@ -1,7 +1,7 @@
-"""Several processes make the scenes of one batch: this one hands them out, replaces workers that die, and listens.
+"""The coordinator of a batch with several processes: it hands out scenes, replaces dead workers, and receives messages.
 
-It holds no claim and no network. A worker that dies leaves its scenes' records behind, which count the attempts
-(`claims.py`): the scenes go back into the rota, and those that have cost three workers are recorded as failed.
+It has no claims and no network. The records of a dead worker's scenes count the attempts (`claims.py`): these scenes go
+back into the queue, and a scene on which three workers died is recorded as failed.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .. import console, errors
-from ..config.crew import CrewConfig
+from ..config.worker_pool import PoolConfig
 from ..console import Progress, Tell
 from ..errors import BackendError
 from .job import Outcome
 from .manifest import SceneInput
 from .past import Past
-from .rota import Answer, Rota
+from .scene_queue import Answer, SceneQueue
 from .worker_side import BEGUN, BUSY, DIED, ENDED, LEFT, NEXT, NOTE, READY, WARN, WRONG, Message, Order, here
 
-PATIENCE = 0.5  # seconds without a message, after which the foreman looks round
-IDLE_DEATHS = 3  # workers in a row that die without having begun a scene
+PATIENCE = 0.5  # seconds without a message, after which the coordinator checks the workers
+IDLE_DEATHS = 3  # workers in a row that die before they begin a scene
 
 
-class Crew(Protocol):
-    """Processes that work, wherever they are. Each is known by its number."""
+class WorkerPool(Protocol):
+    """Worker processes on this or other machines, identified by numbers."""
 
     def start(self, order: Order) -> None:
-        """Begin a worker. Raises BackendError."""
+        """Start a worker. Raises BackendError."""
 
     def messages(self, patience: float) -> Iterable[tuple[int, Message]]:
-        """What workers say, waited for at most `patience` seconds. `DIED` is the last that is heard of one."""
+        """Messages of the workers, waited for at most `patience` seconds. `DIED` is the last message of a worker."""
 
     def reply(self, number: int, answer: Answer) -> None:
         """Answer the worker's `NEXT`."""
@@ -42,30 +42,36 @@ class Crew(Protocol):
 
 @dataclass
 class _Worker:
-    """What is known of a worker's place, which others may take after it."""
+    """The state of a worker slot. A new worker takes the slot of a dead one."""
 
-    under_way: set[str] = field(default_factory=set)  # scenes that were given to it and have not ended
-    begun: int = 0  # scenes, by the process that has the place now
+    under_way: set[str] = field(default_factory=set)  # scenes that it has and has not finished
+    begun: int = 0  # scenes begun by the present process of this slot
     done: int = 0
     deaths: list[str] = field(default_factory=list)
     active: bool = False
-    heard: bool = False  # else it may still wait for a place in a cluster
+    heard: bool = False  # if not, it may still be waiting for a place in a cluster
     facts: dict[str, Any] = field(default_factory=dict)
 
     def account(self) -> dict[str, Any]:
-        """For batch.json."""
+        """The entry of batch.json."""
         kept = {key: value for key, value in self.facts.items() if key in ("runtime", "peak_memory", "cores")}
         device = kept.pop("runtime", {}).get("device", {}).get("chosen")
         return {"device": device, "scenes": self.done, "deaths": self.deaths, **kept}
 
 
-class Foreman:
+class Coordinator:
     """`run` returns facts for batch.json when every scene is settled."""
 
     def __init__(
-        self, config: CrewConfig, past: Past, rota: Rota, progress: Progress, warn: Tell, step: Callable[..., None]
+        self,
+        config: PoolConfig,
+        past: Past,
+        scene_queue: SceneQueue,
+        progress: Progress,
+        warn: Tell,
+        step: Callable[..., None],
     ) -> None:
-        self.config, self.past, self.rota = config, past, rota
+        self.config, self.past, self.scene_queue = config, past, scene_queue
         self.progress, self.warn, self.step = progress, warn, step
         self.workers = [_Worker() for _ in range(config.workers)]
         self.start_seconds: float | None = None
@@ -83,10 +89,10 @@ class Foreman:
             LEFT: self._left,
             DIED: self._died,
         }
-        self._crew = crew_of(config, past.config.predict.device)
+        self._crew = pool_of(config, past.config.predict.device)
 
     def run(self) -> dict[str, Any]:
-        """Raises BackendError where workers die before they begin, and what workers say is wrong for all scenes."""
+        """Raises BackendError if workers die before they begin a scene, and the errors that concern all scenes."""
         try:
             while self._man():
                 for number, (kind, what) in self._crew.messages(PATIENCE):
@@ -94,7 +100,7 @@ class Foreman:
                     self._handlers[kind](number, what)
         finally:
             self._crew.dismiss()
-            self.rota.tidy()
+            self.scene_queue.tidy()
         first: dict[str, Any] = next((w.facts for w in self.workers if "runtime" in w.facts), {})
         facts: dict[str, Any] = {key: first[key] for key in ("versions", "runtime") if key in first}
         if self.start_seconds is not None:
@@ -102,21 +108,21 @@ class Foreman:
         return {**facts, "workers": [worker.account() for worker in self.workers]}
 
     def _man(self) -> bool:
-        """Begin workers while scenes wait for them; whether any works."""
-        waiting = self.rota.missing
+        """Start workers while scenes are waiting. Returns whether any worker is running."""
+        waiting = self.scene_queue.missing
         for number, worker in enumerate(self.workers):
             if worker.active:
-                waiting -= 0 if worker.under_way else 1  # it is about to ask
+                waiting -= 0 if worker.under_way else 1  # it will ask for a scene soon
             elif waiting > 0:
                 waiting -= 1
                 worker.active, worker.heard, worker.begun = True, False, 0
                 self._crew.start(Order(self.past, number, here(), debug=console.settings.debug))
-        return any(worker.active and (worker.heard or not self.rota.is_done) for worker in self.workers)
+        return any(worker.active and (worker.heard or not self.scene_queue.is_done) for worker in self.workers)
 
-    # -- what workers say ----------------------------------------------------------------------------------------------
+    # -- messages of workers -------------------------------------------------------------------------------------------
 
     def _next(self, number: int, _: object) -> None:
-        answer = self.rota.next()
+        answer = self.scene_queue.next()
         if isinstance(answer, SceneInput):
             self.workers[number].under_way.add(answer.name)
         self._crew.reply(number, answer)
@@ -128,17 +134,17 @@ class Foreman:
 
     def _busy(self, number: int, name: str) -> None:
         self.workers[number].under_way.discard(name)
-        self.rota.later([name])
+        self.scene_queue.later([name])
 
     def _ended(self, number: int, outcome: Outcome) -> None:
         worker = self.workers[number]
         worker.under_way.discard(outcome.name)
         worker.done += 1
-        self.rota.ended(outcome)
+        self.scene_queue.ended(outcome)
         self._show(number)
 
     def _note(self, number: int, text: str) -> None:
-        if text not in self._notes:  # all load the same network
+        if text not in self._notes:  # all workers load the same network
             self._notes.add(text)
             self.progress.note(text)
 
@@ -157,11 +163,11 @@ class Foreman:
         self.workers[number].facts = facts
 
     def _died(self, number: int, how: str) -> None:
-        """The end of a worker: with `how` empty, the one that it was told to come to."""
+        """Handle the end of a worker. `how` is empty if it was told to end."""
         worker = self.workers[number]
         lost, worker.under_way, worker.active = worker.under_way, set(), False
         self._show(number)
-        self.rota.later(sorted(lost))
+        self.scene_queue.later(sorted(lost))
         if not how:
             return
         worker.deaths.append(how)
@@ -176,12 +182,12 @@ class Foreman:
         self.step(lane=f"worker {number + 1}", where=", ".join(sorted(self.workers[number].under_way)))
 
 
-def crew_of(config: CrewConfig, device: str) -> Crew:
-    """The processes that a configuration asks for. Raises BackendError."""
+def pool_of(config: PoolConfig, device: str) -> WorkerPool:
+    """The worker pool that a configuration describes. Raises BackendError."""
     if config.ray is not None:
-        from .ray_crew import RayCrew
+        from .ray_pool import RayPool
 
-        return RayCrew(config.ray, config.workers, device)
-    from .local_crew import LocalCrew
+        return RayPool(config.ray, config.workers, device)
+    from .local_pool import LocalPool
 
-    return LocalCrew(config.workers)
+    return LocalPool(config.workers)

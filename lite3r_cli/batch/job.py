@@ -1,4 +1,4 @@
-"""One scene of a batch on the conveyor: its claim, its steps, and what became of it."""
+"""One scene of a batch in the job pipeline: its claim, its steps, and its outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scene, as it stands in batch.json."""
+    """The outcome of a scene, as in batch.json."""
 
     name: str
     input: str
@@ -40,12 +40,12 @@ class Outcome:
     points: int | None = None
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    wall_seconds: float | None = None  # from the first look at its pictures to its files
-    reason: str | None = None  # why it failed
-    exit_code: int | None = None  # what `lite3r reconstruct` would have returned
+    wall_seconds: float | None = None  # from the first reading of its pictures to its files
+    reason: str | None = None  # of a failure
+    exit_code: int | None = None  # that `lite3r reconstruct` would have returned
 
     def facts(self) -> dict[str, Any]:
-        """For a record, whose name and status they do not repeat."""
+        """The fields of a record, without name and status."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "status")}
 
 
@@ -61,14 +61,14 @@ class SceneJob:
         warn: Tell,
         ended: Callable[[Outcome], None],
     ) -> None:
-        """`config` is that of the one scene; `ended` hears what became of it."""
+        """`config` is that of this scene; `ended` is called with the outcome."""
         self.scene, self.config, self.claim, self._predictor, self._ended = scene, config, claim, predictor, ended
         self._run = SceneRun(config, Progress(), lambda text: warn(f"{scene.name}: {text}"))
         self._report: Report | None = None
 
     @property
     def views(self) -> int:
-        """Pictures that could be read, once they are."""
+        """Number of readable pictures, once they are read."""
         return self._run.views
 
     def read(self) -> None:
@@ -96,7 +96,7 @@ class SceneJob:
                 self.claim.done(outcome.facts())
             else:
                 self.claim.failed(outcome.facts())
-        except OutputError as failure:  # the disk is full: the scene's own files tell, too
+        except OutputError as failure:  # the disk is full: then the scene's own files show the outcome
             console.warn(f"{self.scene.name}: its record is missing: {failure}")
         self._ended(outcome)
 
@@ -105,7 +105,7 @@ class SceneJob:
         self.claim.give_back()
 
     def _leave(self, error: Exception | None) -> Exception | None:
-        """Remove what is half-written. The error, which names files as the user knows them."""
+        """Remove partial output. Returns the error, with file names as the user knows them."""
         try:
             self._run.__exit__(None if error is None else type(error), error, None)
         except OutputError as renamed:
@@ -143,7 +143,7 @@ class SceneJob:
 
 
 def _explain(error: Exception | None) -> tuple[str, int]:
-    """Why a scene failed, and the exit code of that."""
+    """The reason of a failure, and its exit code."""
     from ..runtime import is_out_of_memory
 
     if isinstance(error, Lite3RError):

@@ -1,5 +1,5 @@
-"""Scenes on their way from photographs to files, several at a time: while the network sees one, the pictures of the
-next are decoded, and the one before is fused and written.
+"""Runs several scenes at a time: while the network predicts one, the pictures of the next are decoded, and earlier
+scenes are fused and written.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from ..errors import MemoryLimitError
 
 READ_AHEAD = 1  # scenes whose pictures are decoded before the network is free
 FINISHERS = 2  # scenes that are fused and written at a time, of any size
-SMALL = 64  # views: as many small scenes as have so many together are finished at a time, if there are cores for it
+SMALL = 64  # views: small scenes are finished in parallel up to this total number of views, if there are cores
 MOST_FINISHERS = max(FINISHERS, min(6, count_cores() // 2))
-PATIENCE = 0.3  # seconds between two looks at scenes that other processes have
+PATIENCE = 0.3  # seconds between two checks of scenes that other processes have
 
 
 class _NoMore:
-    """What `next` gives at the end."""
+    """Returned by `next` at the end."""
 
 
 _NO_MORE = _NoMore()
 
 
 class Job(Protocol):
-    """One scene. Its steps are called one after the other, by different threads."""
+    """One scene. Its steps are called one after the other by different threads."""
 
     @property
     def views(self) -> int:
-        """Pictures, known once they are read."""
+        """Number of pictures, once they are read."""
 
     def read(self) -> None:
         """Decode the pictures."""
@@ -41,23 +41,23 @@ class Job(Protocol):
         """Run the network."""
 
     def finish(self) -> None:
-        """Fuse, write, put the files into place."""
+        """Fuse, write, and move the files into place."""
 
     def end(self, error: Exception | None) -> None:
-        """It is done, or has failed; called once, by the main thread."""
+        """The scene is done or has failed; called once, by the main thread."""
 
     def drop(self) -> None:
-        """The batch is stopped: leave nothing half-written. Called once, instead of `end`, by the main thread."""
+        """The batch is stopped: remove partial output. Called once instead of `end`, by the main thread."""
 
     def stop(self) -> None:
-        """Make a step that runs in another thread end soon."""
+        """Make a step in another thread end soon."""
 
 
-class Conveyor:
-    """`run` takes jobs as long as there are some, and ends each of them."""
+class JobPipeline:
+    """`run` takes jobs until there are no more, and ends each of them."""
 
     def __init__(self, jobs: Iterator[Job | None]) -> None:
-        """A job is taken from `jobs` when there is room for it; None: others may come later."""
+        """A job is taken from `jobs` when there is room for it; None means that more may come later."""
         self._jobs, self._exhausted = jobs, False
         self._under_way: list[Job] = []
         self._reading: deque[tuple[Job, Future[None]]] = deque()
@@ -66,7 +66,7 @@ class Conveyor:
         self._finishers = ThreadPoolExecutor(MOST_FINISHERS, thread_name_prefix="finish scene")
 
     def run(self) -> None:
-        """Errors of a job are its own. Whatever else is raised (a signal) drops all jobs that are under way."""
+        """Errors of a job are passed to its `end`. Any other exception (a signal) drops all jobs in progress."""
         try:
             while not self._exhausted or self._under_way:
                 self._take()
@@ -95,7 +95,7 @@ class Conveyor:
             self._reading.append((job, self._readers.submit(job.read)))
 
     def _advance(self, job: Job, future: Future[None]) -> None:
-        """Predict what is read, while the next one is read, and hand it on."""
+        """Predict a scene that has been read, while the next one is read, and pass it on."""
         error = future.exception()  # waits
         self._take()
         if error is None:
@@ -114,14 +114,14 @@ class Conveyor:
             except MemoryLimitError:
                 if not self._finishing:
                     raise
-                self._end_finished(at_most=0)  # their maps are on the device, too
+                self._end_finished(at_most=0)  # the maps of these scenes are on the device, too
                 job.predict()
         except Exception as error:
             return error
         return None
 
     def _make_room(self, job: Job) -> None:
-        """Wait until another scene may be finished beside those that are."""
+        """Wait until this scene may be finished in parallel with the others."""
         while self._finishing:
             held = len(self._finishing)
             small = job.views + sum(other.views for other, _ in self._finishing) <= SMALL
@@ -130,7 +130,7 @@ class Conveyor:
             self._end_finished(at_most=held - 1)
 
     def _end_finished(self, at_most: int) -> None:
-        """End the jobs that are finished, and wait until no more than `at_most` are under way."""
+        """End finished jobs, and wait until at most `at_most` are in progress."""
         while self._finishing and (len(self._finishing) > at_most or self._finishing[0][1].done()):
             job, future = self._finishing[0]
             error = future.exception()  # waits

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine (`children.py`). Each ends itself when the foreman is no more."""
+"""Workers that are processes of this machine (`children.py`). Each ends itself when the coordinator is gone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from ..children import how_it_ended, start_child
 from ..cores import divide_cores, own_cores
-from .rota import Answer
+from .scene_queue import Answer
 from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
 
-PATIENCE = 20.0  # seconds that workers have to clean up before they are killed
+PATIENCE = 20.0  # seconds for the clean-up of workers before they are killed
 
 
 class _Process:
-    """A worker as the foreman sees it."""
+    """A worker from the coordinator's side."""
 
     def __init__(self, order: Order) -> None:
         self.process, self.pipe = start_child("scenes")
@@ -33,10 +33,10 @@ class _Process:
         try:
             self.pipe.send(what)
         except OSError:
-            pass  # it has died; its end of the socket tells
+            pass  # the worker is dead, which its socket reports
 
     def receive(self) -> Message:
-        """What it says, or how it ended."""
+        """Its message, or how it ended."""
         try:
             message = self.pipe.recv()
         except (OSError, EOFError):
@@ -46,8 +46,8 @@ class _Process:
         return message
 
 
-class LocalCrew:
-    """See `foreman.Crew`."""
+class LocalPool:
+    """See `coordinator.WorkerPool`."""
 
     def __init__(self, workers: int) -> None:
         self._processes: dict[int, _Process] = {}
@@ -87,18 +87,18 @@ class LocalCrew:
 
 
 class _Socket:
-    """The worker's link. A thread reads, so that the end of the foreman is heard at once."""
+    """The link of a worker. A thread reads, so that the end of the coordinator is noticed at once."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="foreman", daemon=True).start()
+        threading.Thread(target=self._read, name="coordinator", daemon=True).start()
 
     def send(self, message: Message) -> None:
         try:
             self._pipe.send(message)
         except OSError:
-            pass  # the foreman has gone: `_read` has heard it, too
+            pass  # the coordinator is gone, which `_read` notices too
 
     def answer(self) -> Answer:
         return self._answers.get()
@@ -112,10 +112,10 @@ class _Socket:
 
 
 def serve(descriptor: int) -> None:
-    """The work of a worker's process, whose socket to the foreman has this number. Signals are raised."""
+    """Run a worker process; `descriptor` is the number of its socket to the coordinator. Signals raise exceptions."""
     pipe = connection.Connection(descriptor)
     try:
         order = pipe.recv()
     except (OSError, EOFError):
-        return  # the foreman has gone before it said what to do
+        return  # the coordinator ended before it sent an order
     follow(order, _Socket(pipe))

@@ -1,8 +1,7 @@
-"""Which scenes a batch has: folders, folders of folders, videos, and text files that list them.
+"""The scenes of a batch: folders, folders of folders, videos, and text files that list them.
 
-A folder with pictures in it is a scene, and nothing below it is searched. A folder without pictures stands for what is
-in it: each of its sub-folders is a scene, or holds scenes, and so is each of its videos. A scene whose pictures lie in
-`NAME/images` is called NAME.
+A folder with pictures is a scene, and its sub-folders are not searched. In a folder without pictures, each sub-folder
+is a scene or contains scenes, and each video is a scene. A scene with its pictures in `NAME/images` is called NAME.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from ..io.natural import natural_key
 from ..io.own_outputs import is_output, written_into
 from ..io.picture_sources import IMAGE_SUFFIXES, NEVER_SEARCHED, VIDEO_SUFFIXES
 
-PICTURES = "images"  # the folder's name that says nothing
+PICTURES = "images"  # folder name that is not part of the scene's name
 
 
 @dataclass(frozen=True)
 class SceneInput:
     """One scene of a batch."""
 
-    name: str  # unique in the batch; its output's folder below the batch's
+    name: str  # unique in the batch; its output folder below that of the batch
     path: Path  # a folder of photographs, or a video
 
 
 def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
-    """The scenes of what was given, in natural order within a folder, each once. What lies in `output` is none.
+    """The scenes in the given paths, each once, in natural order within a folder. Paths in `output` are skipped.
 
-    Raises UsageError for a path that does not exist or is a picture, InputError for a list that cannot be read or where
-    nothing is left. A folder that holds no pictures is a scene all the same: that it failed has to be told.
+    Raises UsageError for a path that does not exist or is a picture, InputError for a list that cannot be read or if no
+    scene is left. A folder without pictures is a scene all the same, so that its failure is reported.
     """
     barred = os.path.realpath(output)
-    found: dict[str, tuple[Path, Path]] = {}  # real path → path, and where its name begins
+    found: dict[str, tuple[Path, Path]] = {}  # real path → path, and the folder at which its name begins
     for path in given:
         for scene, top in _expand(path, barred):
             found.setdefault(os.path.realpath(scene), (scene, top))
@@ -50,7 +49,7 @@ def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
 
 
 def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
-    """Scenes, each with the folder that its name begins below."""
+    """Scenes, each with the folder at which its name begins."""
     if path.is_dir():
         yield from _below(path, barred)
         return
@@ -66,11 +65,11 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
             if line.is_dir():
                 yield from _below(line, barred)
             else:
-                yield line, line.parent  # a video, or something that will fail and be told
+                yield line, line.parent  # a video, or something whose failure will be reported
 
 
 def _lines(path: Path) -> Iterator[Path]:
-    """The paths that a text file lists, one a line, relative to its folder; `#` begins a comment."""
+    """The paths in a text file, one per line, relative to its folder; `#` begins a comment."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if any("\0" in line for line in lines):
@@ -81,7 +80,7 @@ def _lines(path: Path) -> Iterator[Path]:
 
 
 def _below(folder: Path, barred: str) -> Iterator[tuple[Path, Path]]:
-    """The scenes of a folder: itself, or those below it."""
+    """The scenes in a folder: the folder itself, or those below it."""
     inside = list(_scenes_in(folder, barred, set()))
     if not inside and not any(_sub_folders(folder, barred)):
         inside = [folder]
@@ -90,7 +89,7 @@ def _below(folder: Path, barred: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _scenes_in(folder: Path, barred: str, seen: set[str]) -> Iterator[Path]:
-    """`seen` are the real paths that were searched: a link may lead back."""
+    """`seen` are the real paths that were searched, because links may form a loop."""
     top, real = not seen, os.path.realpath(folder)
     if real in seen:
         return
@@ -99,7 +98,7 @@ def _scenes_in(folder: Path, barred: str, seen: set[str]) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     except OSError:
-        yield folder  # its failure will tell why
+        yield folder  # its failure will give the reason
         return
     outputs = written_into(folder) if "run.json" in files else {}
     files = [name for name in files if not is_output(folder / name, outputs)]
@@ -110,13 +109,13 @@ def _scenes_in(folder: Path, barred: str, seen: set[str]) -> Iterator[Path]:
         return
     yield from (folder / name for name in videos)
     if outputs:
-        return  # below lie the pictures that an earlier run made
+        return  # the sub-folders have the pictures of an earlier export
     for sub in _sub_folders(folder, barred):
         known = os.path.realpath(sub) in seen
         scenes = list(_scenes_in(sub, barred, seen))
         yield from scenes
         if not scenes and top and not known and not written_into(sub):
-            yield sub  # a scene without pictures: its failure is told
+            yield sub  # a scene without pictures: its failure is reported
 
 
 def _sub_folders(folder: Path, barred: str) -> Iterable[Path]:
@@ -130,8 +129,8 @@ def _sub_folders(folder: Path, barred: str) -> Iterable[Path]:
 
 
 def _named(scenes: Sequence[tuple[Path, Path]]) -> list[str]:
-    """A scene is called by its path below the folder that was given; where that is not enough to tell it from others,
-    by its path below the folder that all of them share.
+    """A scene is named by its path below the given folder; if names collide, by its path below the folder that all of
+    them share.
     """
     short = [_name(scene, top) for scene, top in scenes]
     count = Counter(short)

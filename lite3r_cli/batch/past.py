@@ -1,4 +1,4 @@
-"""What is known of a scene before anybody works on it: made already, failed for good, or to be made."""
+"""The state of a scene before this process works on it: already made, failed for good, or to be made."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .claims import Claims, Record
 from .job import ELSEWHERE, FAILED, THERE, Outcome
 from .manifest import SceneInput
 
-LARGEST = 1e15  # of a number in a record
+LARGEST = 1e15  # largest number in a record
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < LARGEST  # not so NaN
+    return type(value) in (int, float) and abs(value) < LARGEST  # false for NaN
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < LARGEST
 
 
-_KINDS: dict[str, Callable[[Any], bool]] = {  # what a record may say of a scene
+_KINDS: dict[str, Callable[[Any], bool]] = {  # fields of a record and their checks
     "images": _is_count,
     "views": _is_count,
     "points": _is_count,
@@ -43,7 +43,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {  # what a record may say of a scene
 
 @dataclass(frozen=True)
 class Past:
-    """Where the scenes of a batch stand. What was recorded since `began` (seconds since 1970) belongs to this batch."""
+    """The state of the scenes of a batch. Records written after `began` (seconds since 1970) belong to this batch."""
 
     config: ReconstructConfig  # of the batch
     began: float
@@ -53,8 +53,8 @@ class Past:
         return Claims(Path(self.config.output))
 
     def settled(self, scene: SceneInput, claimed: bool = False) -> Outcome | None:
-        """What became of a scene for which nothing is left to be done; None: it has to be made, or somebody who has it
-        is about to record it. `claimed`: this process has it.
+        """The outcome of a scene for which nothing is left to do; None if it has to be made, or another process is
+        about to record it. `claimed`: this process has claimed it.
         """
         record = self.claims.record(scene.name)
         if record is not None and record.status == recorded.FAILED:
@@ -67,34 +67,34 @@ class Past:
         ours = record is not None and record.time >= self.began
         if (not ours and self.config.overwrite) or not is_complete(self.folder(scene)):
             return None
-        with suppress(OutputError):  # of which one says that somebody writes there
-            bring_right(self.folder(scene))  # hidden files of a process that was killed behind its last file
-        latest = self.claims.record(scene.name)  # it may have been made between the two looks
+        with suppress(OutputError):  # OutputError may mean that another process writes there
+            bring_right(self.folder(scene))  # temporary files of a process that was killed after its last file
+        latest = self.claims.record(scene.name)  # it may have been made between the two checks
         if latest is None or latest.status != recorded.DONE:
             return self.outcome(scene, THERE, {})
         return self.outcome(scene, ELSEWHERE if latest.time >= self.began else THERE, latest.facts)
 
     def clear(self, scene: SceneInput) -> None:
-        """Remove what a killed process has left of a scene, which this process has claimed, and nobody begins now."""
-        with suppress(OutputError):  # as much as can be removed
+        """Remove what a killed process has left of a scene that this process has claimed."""
+        with suppress(OutputError):  # remove as much as possible
             bring_right(self.folder(scene))
             remove_folders([Path(self.folder(scene))])
 
     def counts(self, record: Record | None) -> bool:
-        """Whether a record says something: with --overwrite, what was there before this batch does not."""
+        """Whether a record is valid: with --overwrite, records from before this batch are not."""
         return record is not None and not (self.config.overwrite and record.time < self.began)
 
     def folder(self, scene: SceneInput) -> str:
-        """As `-o` of `lite3r reconstruct` takes it."""
+        """The value of `-o` for `lite3r reconstruct`."""
         return f"{Path(self.config.output) / scene.name}/"
 
     def config_of(self, scene: SceneInput) -> ReconstructConfig:
-        """That of `lite3r reconstruct` for the scene."""
+        """The configuration of `lite3r reconstruct` for the scene."""
         masks = self.config.input.masks
         own = replace(self.config.input, inputs=(scene.path,), masks=None if masks is None else masks / scene.name)
         return replace(self.config, input=own, output=self.folder(scene))
 
     def outcome(self, scene: SceneInput, status: str, facts: dict[str, Any]) -> Outcome:
-        """From the facts of a record; those that are not of their kind are left out."""
+        """The outcome from the facts of a record. Facts of a wrong type are left out."""
         kept = {key: value for key, value in facts.items() if key in _KINDS and _KINDS[key](value)}
         return Outcome(scene.name, str(scene.path), self.folder(scene), status, **kept)

@@ -1,5 +1,5 @@
-"""Workers that are Ray actors, on any machine of a cluster with the same file system. Ray only says where they run: who
-has which scene, and how often it is tried, is said by claims and the rota as without it.
+"""Workers that are Ray actors on any machine of a cluster with a common file system. Ray only places them: claims and
+the queue decide who has which scene and how often it is tried.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 from ..errors import BackendError
 from ..extras import require
-from .rota import Answer
+from .scene_queue import Answer
 from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
 
-POLL = 1.0  # seconds that an actor waits for something to say
-PATIENCE = 20.0  # seconds that workers have to clean up before they are killed
+POLL = 1.0  # seconds that an actor waits for a message
+PATIENCE = 20.0  # seconds for the clean-up of workers before they are killed
 GONE = "the Ray cluster is gone; start it again, and run the same command: it makes the scenes that are missing"
 
 
-class Desk:
-    """The actor: `work` is a worker's life, `exchange` carries messages beside it."""
+class RayWorker:
+    """The actor: `work` runs the worker, `exchange` carries messages in parallel."""
 
     def __init__(self) -> None:
         self._said: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -38,10 +38,10 @@ class Desk:
         try:
             follow(order, self)
         except KeyboardInterrupt:
-            return  # `stop`; what was under way is dropped
+            return  # `stop` was called; scenes in progress are dropped
 
     def exchange(self, answers: list[Answer]) -> list[Message]:
-        """Take answers, and give what was said since the last call."""
+        """Accept answers, and return the messages since the last call."""
         for answer in answers:
             self._answers.put(answer)
         found: list[Message] = []
@@ -53,15 +53,15 @@ class Desk:
             return found
 
     def stop(self) -> None:
-        """Let `work` drop what is under way and end."""
+        """Make `work` drop its scenes and end."""
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(KeyboardInterrupt))
 
     def send(self, message: Message) -> None:
-        """The worker's link, see `worker_side.Link`."""
+        """See `worker_side.Link`."""
         self._said.put(message)
 
     def answer(self) -> Answer:
-        """The same."""
+        """See `worker_side.Link`."""
         while True:
             try:
                 return self._answers.get(timeout=POLL)
@@ -69,8 +69,8 @@ class Desk:
                 continue  # so that `stop` is heard
 
 
-class RayCrew:
-    """See `foreman.Crew`. Raises BackendError where there is no Ray, or no cluster."""
+class RayPool:
+    """See `coordinator.WorkerPool`. Raises BackendError without Ray or a cluster."""
 
     def __init__(self, address: str, workers: int, device: str) -> None:
         require("ray", "--ray")
@@ -79,7 +79,7 @@ class RayCrew:
         self._ray, self._workers, self._device = ray, workers, device
         self._around = ExitStack()
         null = self._around.enter_context(open(os.devnull, "w"))
-        self._around.enter_context(redirect_stdout(null))  # Ray tells there of deaths, which the foreman does, too
+        self._around.enter_context(redirect_stdout(null))  # Ray prints deaths, which the coordinator reports itself
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -90,11 +90,11 @@ class RayCrew:
         self._options = self._placement()
         self._actors: dict[int, Any] = {}
         self._work: dict[int, Any] = {}
-        self._asked: dict[Any, int] = {}  # a call of `exchange` that is under way → its worker
+        self._asked: dict[Any, int] = {}  # pending call of `exchange` → its worker
         self._answers: dict[int, list[Answer]] = {}
 
     def _placement(self) -> dict[str, Any]:
-        """What each worker takes: a GPU where the cluster has some, and an equal part of the cores."""
+        """Resources of each worker: a GPU if the cluster has GPUs, and an equal share of the cores."""
         there = self._ray.cluster_resources()
         gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         wants = self._device != "cpu" and (gpus > 0 or self._device.startswith("cuda"))
@@ -103,18 +103,18 @@ class RayCrew:
         if not wants and cores < self._workers:
             raise BackendError(f"--workers {self._workers}: the Ray cluster has {cores} cores; ask for no more workers")
         placed = {"num_gpus": int(wants), "num_cpus": max(1, cores // self._workers), "scheduling_strategy": "SPREAD"}
-        return {**placed, "max_restarts": 0, "max_concurrency": 3}  # restarts are the rota's business
+        return {**placed, "max_restarts": 0, "max_concurrency": 3}  # the queue restarts scenes
 
     def start(self, order: Order) -> None:
-        """Begin a worker, wherever Ray puts it."""
+        """Start a worker where Ray places it."""
         number = order.number
-        actor = self._ray.remote(Desk).options(**self._options).remote()
+        actor = self._ray.remote(RayWorker).options(**self._options).remote()
         self._actors[number], self._work[number] = actor, actor.work.remote(order)
         self._answers[number] = []
         self._asked[actor.exchange.remote([])] = number
 
     def messages(self, patience: float) -> Iterable[tuple[int, Message]]:
-        """What workers say."""
+        """Messages of the workers."""
         exceptions = self._ray.exceptions
         try:
             ready, _ = self._ray.wait(list(self._asked), timeout=patience)
@@ -140,7 +140,7 @@ class RayCrew:
                 self._asked[self._actors[number].exchange.remote(answers)] = number
 
     def reply(self, number: int, answer: Answer) -> None:
-        """Goes with the next exchange."""
+        """Sent with the next exchange."""
         self._answers[number].append(answer)
 
     def _forget(self, number: int) -> None:
@@ -155,7 +155,7 @@ class RayCrew:
             for number, work in self._work.items():
                 self._ray.wait([work], timeout=max(0.0, deadline - time.monotonic()))
                 self._ray.kill(self._actors[number])
-        except Exception:  # the cluster is gone, and they with it
+        except Exception:  # the cluster is gone, and its workers too
             pass
         finally:
             self._ray.shutdown()
@@ -163,7 +163,7 @@ class RayCrew:
 
 
 def _how(error: Exception) -> str:
-    """Ray's report of a death, in one line."""
+    """Ray's report of a death in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "died" in line or "exit" in line or "killed" in line]
     return (causes or lines or ["no reason given"])[-1][:200]

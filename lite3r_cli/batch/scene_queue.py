@@ -1,4 +1,4 @@
-"""Which scene comes next, and what became of all of them."""
+"""The next scene of a batch, and the outcomes of all scenes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .past import Past
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of all scenes, in the order of the manifest."""
+    """The outcomes of all scenes, in the order of the manifest."""
 
     output: Path
     outcomes: list[Outcome]
-    facts: dict[str, Any]  # of batch.json, but for the scenes
+    facts: dict[str, Any]  # fields of batch.json other than the scenes
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many scenes have which status."""
+        """Number of scenes per status."""
         return dict(Counter(outcome.status for outcome in self.outcomes))
 
     @property
@@ -33,32 +33,32 @@ class BatchReport:
         return [outcome for outcome in self.outcomes if outcome.status == FAILED]
 
     def document(self) -> dict[str, Any]:
-        """What stands in batch.json."""
+        """The content of batch.json."""
         return {**self.facts, "counts": self.counts, "scenes": [vars(outcome) for outcome in self.outcomes]}
 
 
 class End:
-    """The answer to "which scene is next?" when there is none and none can come."""
+    """The answer to "which scene is next?" when there will be no more."""
 
 
 END = End()
-Answer = SceneInput | End | None  # None: others have the rest, ask again
+Answer = SceneInput | End | None  # None: other processes have the remaining scenes, ask again
 
 
-class Rota:
-    """Hands out the scenes of a batch one by one. `warn` hears of failures, `step` of every scene that is settled."""
+class SceneQueue:
+    """Hands out the scenes of a batch one by one. `warn` is called for failures, `step` for every settled scene."""
 
     def __init__(self, scenes: Sequence[SceneInput], past: Past, warn: Tell, step: Any) -> None:
         self.scenes, self.past = scenes, past
         self.outcomes: dict[str, Outcome] = {}
         self._warn, self._step = warn, step
         self._waiting = deque(scenes)
-        self._later: list[SceneInput] = []  # other processes have them, or one died on them
+        self._later: list[SceneInput] = []  # other processes have them, or a process died on them
         self._given: dict[str, SceneInput] = {}  # handed out, not settled
         self._stopped = False  # --strict, and a scene has failed
 
     def next(self) -> Answer:
-        """The next scene that is to be made."""
+        """The next scene to make."""
         while self._waiting and not self._stopped:
             scene = self._waiting.popleft()
             outcome = self.past.settled(scene)
@@ -75,16 +75,16 @@ class Rota:
 
     @property
     def missing(self) -> int:
-        """Scenes that wait to be handed out; those that turn out to be there are among them."""
+        """Scenes that have not been handed out; some of them may already exist."""
         return 0 if self._stopped else len(self._waiting) + len(self._later)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to be handed out or waited for."""
+        """Whether no scene is waiting or in progress."""
         return not self.missing and not self._given
 
     def later(self, names: Iterable[str]) -> None:
-        """Scenes that were handed out and could not be made now."""
+        """Scenes that were handed out but cannot be made now."""
         self._later += [self._given.pop(name) for name in names if name in self._given]
 
     def ended(self, outcome: Outcome) -> None:
@@ -102,12 +102,12 @@ class Rota:
             self._step()
 
     def tidy(self) -> None:
-        """The workers have ended: remove what those that were killed have left of scenes that are not settled."""
+        """After the end of the workers: remove what killed workers have left of unsettled scenes."""
         for scene in self.scenes:
             if scene.name not in self.outcomes:
                 self.past.claims.tidy(scene.name, partial(self.past.clear, scene))
 
     def report(self, output: Path, facts: dict[str, Any]) -> BatchReport:
-        """The account of all scenes."""
+        """The report of all scenes."""
         found = [self.outcomes.get(scene.name) or self.past.outcome(scene, OPEN, {}) for scene in self.scenes]
         return BatchReport(output, found, facts)

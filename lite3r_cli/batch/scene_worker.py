@@ -1,5 +1,5 @@
-"""One process that keeps the network and makes the scenes that it is handed: it claims each, and sends it over the
-conveyor.
+"""A process that has the network and makes the scenes that it gets: it claims each and runs it through the job
+pipeline.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from .. import cuda_start
 from ..console import Progress
 from . import claims as recorded
 from .claims import Claim
-from .conveyor import Conveyor
 from .job import FAILED, Outcome, SceneJob
+from .job_pipeline import JobPipeline
 from .manifest import SceneInput
 from .past import Past
-from .rota import Answer, End
+from .scene_queue import Answer, End
 
 if TYPE_CHECKING:
     from ..pipelines.predict import Predictor
 
 
-class Office(Protocol):
-    """Hands out scenes and hears what becomes of them."""
+class Dispatcher(Protocol):
+    """Hands out scenes and receives their outcomes."""
 
     def next(self) -> Answer:
-        """Which scene is next."""
+        """The next scene."""
 
     def begun(self, name: str) -> None:
         """A scene is claimed, and its attempt counted."""
@@ -38,33 +38,33 @@ class Office(Protocol):
         """A scene is settled."""
 
     def warn(self, text: str) -> None:
-        """Something odd about a scene."""
+        """A warning about a scene."""
 
     def note(self, text: str) -> None:
         """A fact about the network."""
 
     def ready(self, seconds: dict[str, float]) -> None:
-        """The network is loaded; the seconds of its stages."""
+        """The network is loaded; `seconds` of its stages."""
 
 
-class Station:
-    """`run` works until no scene is left. `number` of the worker, from 0, chooses among several GPUs; None: it is
-    alone and takes the device that was asked for.
+class SceneWorker:
+    """`run` works until no scene is left. `number` of the worker, from 0, selects one of several GPUs; None: the
+    process works alone and uses the requested device.
     """
 
-    def __init__(self, past: Past, office: Office, number: int | None = None) -> None:
-        self.past, self.office, self.number = past, office, number
+    def __init__(self, past: Past, dispatcher: Dispatcher, number: int | None = None) -> None:
+        self.past, self.dispatcher, self.number = past, dispatcher, number
         self._predictor: Predictor | None = None
         self._under_way: set[str] = set()
 
     def run(self) -> None:
-        """Errors of a scene are recorded and told; what is wrong for all scenes is raised."""
-        Conveyor(self._jobs()).run()
+        """Errors of a scene are recorded and reported; errors that concern all scenes are raised."""
+        JobPipeline(self._jobs()).run()
 
     def _jobs(self) -> Iterator[SceneJob | None]:
-        """Scenes that this process has claimed; None while there is none for it."""
+        """Scenes that this process has claimed; None while no scene is available."""
         while True:
-            scene = self.office.next()
+            scene = self.dispatcher.next()
             if isinstance(scene, End):
                 return
             if scene is None:
@@ -72,26 +72,26 @@ class Station:
                 continue
             claim = self.past.claims.take(scene.name)
             if claim is None:
-                self.office.busy(scene.name)
+                self.dispatcher.busy(scene.name)
             else:
                 yield from self._job(scene, claim)
 
     def _job(self, scene: SceneInput, claim: Claim) -> Iterator[SceneJob | None]:
-        """The claimed scene, unless it turns out to be settled. One on which a process died runs alone: should this
-        process die, too, then nobody else's scene is to blame.
+        """The job of a claimed scene, unless the scene turns out to be settled. A scene on which a process died runs
+        alone, so that a second death is not blamed on other scenes.
         """
         try:
             record = self.past.claims.record(scene.name)
             outcome = self.past.settled(scene, claimed=True)
             if outcome is not None:
                 claim.leave()
-                return self.office.ended(outcome)
+                return self.dispatcher.ended(outcome)
             before = record if self.past.counts(record) else None
             if before is not None and before.died:
                 outcome = self.past.outcome(scene, FAILED, {"reason": recorded.DIED, "exit_code": 1})
                 self.past.clear(scene)
                 claim.failed(outcome.facts(), before.attempts)
-                return self.office.ended(outcome)
+                return self.dispatcher.ended(outcome)
             alone = before is not None and before.status == recorded.RUNNING
             while alone and self._under_way:
                 yield None
@@ -100,20 +100,20 @@ class Station:
         except BaseException:
             claim.give_back()
             raise
-        self.office.begun(scene.name)
+        self.dispatcher.begun(scene.name)
         self._under_way.add(scene.name)
-        yield SceneJob(scene, self.past.config_of(scene), claim, self._loaded, self.office.warn, self._ended)
+        yield SceneJob(scene, self.past.config_of(scene), claim, self._loaded, self.dispatcher.warn, self._ended)
         while alone and scene.name in self._under_way:
             yield None
 
     def _ended(self, outcome: Outcome) -> None:
         self._under_way.discard(outcome.name)
-        self.office.ended(outcome)
+        self.dispatcher.ended(outcome)
 
     # -- the network ---------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Only where there is something to do: nobody waits for a network that nothing needs."""
+        """Load the network only if there is a scene to make."""
         if self._predictor is not None:
             return
         config = self.past.config.predict
@@ -122,18 +122,18 @@ class Station:
         cuda_start.begin(config.device)
         from ..pipelines.predict import Predictor
 
-        loading = Progress()  # the display of the scenes is on
+        loading = Progress()  # the display shows the scenes
         self._predictor = Predictor(config, loading)
         for text in self._predictor.origin.notes:
-            self.office.note(text)
-        self.office.ready(loading.seconds)
+            self.dispatcher.note(text)
+        self.dispatcher.ready(loading.seconds)
 
     def _loaded(self) -> Predictor:
-        assert self._predictor is not None  # no job is made before
+        assert self._predictor is not None  # jobs are made after loading
         return self._predictor
 
     def facts(self) -> dict[str, Any]:
-        """For batch.json; nothing where the network was not needed."""
+        """Fields of batch.json; empty if the network was not needed."""
         if self._predictor is None:
             return {}
         from .. import runtime
@@ -146,7 +146,7 @@ class Station:
 
 
 def device_of_worker(asked: str, number: int) -> str:
-    """Workers take turns with the GPUs, unless one of them, or the CPU, was asked for by name."""
+    """The GPU of a worker, in turn, unless a GPU or the CPU was requested by name."""
     if asked not in ("auto", "cuda"):
         return asked
     import torch

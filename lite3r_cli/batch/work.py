@@ -1,4 +1,4 @@
-"""`lite3r batch`: one process, or one that hands scenes to several; the account of all scenes is batch.json."""
+"""`lite3r batch`: one process, or a coordinator with several workers. The report of all scenes is batch.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ReconstructConfig
-from ..config.crew import CrewConfig
+from ..config.worker_pool import PoolConfig
 from ..console import Progress, Tell
 from ..errors import UsageError
 from ..io.formats import require_known
@@ -18,8 +18,8 @@ from ..pipelines.result import plain
 from .job import Outcome
 from .manifest import find_scenes
 from .past import Past
-from .rota import Answer, BatchReport, Rota
-from .station import Station
+from .scene_queue import Answer, BatchReport, SceneQueue
+from .scene_worker import SceneWorker
 
 REPORT = "batch.json"
 
@@ -28,14 +28,14 @@ def run_batch(
     config: ReconstructConfig,
     progress: Progress | None = None,
     warn: Tell = lambda text: None,
-    crew: CrewConfig = CrewConfig(),
+    pool: PoolConfig = PoolConfig(),
 ) -> BatchReport:
-    """Make every scene of `config.input.inputs` below `config.output`, but for those that are there or that other
-    processes have, and write batch.json. With `config.input.strict` the first that fails is the last that is begun.
-    `crew` says which processes make them.
+    """Make every scene of `config.input.inputs` below `config.output`, except those that are complete or that other
+    processes have, and write batch.json. With `config.input.strict` no scene is begun after the first failure. `pool`
+    describes the worker processes.
 
-    A scene that fails is told by `warn` and recorded. Raises UsageError, InputError where there is no scene,
-    BackendError and WeightsError for the network, OutputError where batch.json cannot be written.
+    `warn` is called for each scene that fails, and the failure is recorded. Raises UsageError, InputError without a
+    scene, BackendError and WeightsError for the network, OutputError if batch.json cannot be written.
     """
     progress = progress or Progress()
     require_known(config.formats)
@@ -46,32 +46,32 @@ def run_batch(
         scenes = find_scenes(config.input.inputs, output)
     past = Past(config, time.time())
     with progress.stage("Scenes", total=len(scenes)) as step:
-        rota = Rota(scenes, past, warn, step)
-        if crew.is_single:
-            facts = _alone(past, rota, progress, warn)
+        scene_queue = SceneQueue(scenes, past, warn, step)
+        if pool.is_single:
+            facts = _alone(past, scene_queue, progress, warn)
         else:
-            from .foreman import Foreman
+            from .coordinator import Coordinator
 
-            facts = Foreman(crew, past, rota, progress, warn, step).run()
-    arguments = plain(config) | ({} if crew.is_single else plain(crew))
-    report = rota.report(output, {"arguments": arguments, **facts, "wall_seconds": round(progress.wall, 3)})
+            facts = Coordinator(pool, past, scene_queue, progress, warn, step).run()
+    arguments = plain(config) | ({} if pool.is_single else plain(pool))
+    report = scene_queue.report(output, {"arguments": arguments, **facts, "wall_seconds": round(progress.wall, 3)})
     _write(output / REPORT, report.document())
     return report
 
 
-def _alone(past: Past, rota: Rota, progress: Progress, warn: Tell) -> dict[str, Any]:
-    """This process makes all of them."""
-    office = _SameProcess(rota, progress, warn)
-    station = Station(past, office)
-    station.run()
-    return station.facts() | office.facts
+def _alone(past: Past, scene_queue: SceneQueue, progress: Progress, warn: Tell) -> dict[str, Any]:
+    """Make all scenes in this process."""
+    dispatcher = _SameProcess(scene_queue, progress, warn)
+    scene_worker = SceneWorker(past, dispatcher)
+    scene_worker.run()
+    return scene_worker.facts() | dispatcher.facts
 
 
 class _SameProcess:
-    """The station's office where no other process is."""
+    """The dispatcher of a worker in the same process."""
 
-    def __init__(self, rota: Rota, progress: Progress, warn: Tell) -> None:
-        self._rota, self._progress, self.warn, self.note = rota, progress, warn, progress.note
+    def __init__(self, scene_queue: SceneQueue, progress: Progress, warn: Tell) -> None:
+        self._rota, self._progress, self.warn, self.note = scene_queue, progress, warn, progress.note
         self.facts: dict[str, Any] = {}
 
     def next(self) -> Answer:
@@ -92,7 +92,7 @@ class _SameProcess:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    """Raises OutputError."""
+    """Write batch.json. Raises OutputError."""
     content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
     while True:
         try:

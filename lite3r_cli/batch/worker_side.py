@@ -1,6 +1,6 @@
-"""The worker's side of a batch by several processes: it asks for scenes, makes them, and tells what became of them.
+"""The worker's side of a batch with several processes: it asks for scenes, makes them, and reports the outcomes.
 
-How messages travel is the link's business: a socket between processes of one machine, or Ray.
+The link carries the messages: a socket between processes of one machine, or Ray.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from .. import console, cores
 from ..errors import InputError, Lite3RError
 from .job import Outcome
 from .past import Past
-from .rota import Answer
-from .station import Station
+from .scene_queue import Answer
+from .scene_worker import SceneWorker
 
-# Kinds of messages to the foreman: `Office`'s methods, and how a worker ends
+# Kinds of messages to the coordinator: the methods of `Dispatcher`, and how a worker ends
 NEXT, BEGUN, BUSY, ENDED, WARN, NOTE, READY = "next", "begun", "busy", "ended", "warn", "note", "ready"
-WRONG = "wrong"  # for all scenes: name of the error's class, message
+WRONG = "wrong"  # error that concerns all scenes: class name, message
 LEFT = "left"  # no scene is left: facts for batch.json
-DIED = "died"  # said by who watches the worker: how
+DIED = "died"  # sent by the pool that watches the worker: how it died
 Message = tuple[str, Any]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker has to know."""
+    """The order that a worker gets at its start."""
 
     past: Past
     number: int  # of the worker, from 0
-    folder: str  # relative paths begin there
-    cores: list[int] | None = None  # to keep to; None: as the system says
+    folder: str  # base of relative paths
+    cores: list[int] | None = None  # allowed cores; None: those of the system
     debug: bool = False
 
 
 class Link(Protocol):
-    """Carries messages to the foreman, from any thread, and answers to `NEXT` back."""
+    """Carries messages to the coordinator, from any thread, and the answers to `NEXT` back."""
 
     def send(self, message: Message) -> None:
-        """Does not wait for anything to be read."""
+        """Send without waiting for the reader."""
 
     def answer(self) -> Answer:
         """Wait for the answer to the oldest `NEXT`."""
 
 
 class _Distant:
-    """The station's office where the foreman is another process."""
+    """The dispatcher of a worker whose coordinator is another process."""
 
     def __init__(self, link: Link) -> None:
         self._link, self._lock = link, threading.Lock()
@@ -81,19 +81,21 @@ class _Distant:
 
 
 def follow(order: Order, link: Link) -> None:
-    """Make scenes until none is left. Signals and bugs are raised; what is wrong for all scenes is told."""
-    office = _Distant(link)
+    """Make scenes until none is left. Signals and bugs are raised; errors that concern all scenes are sent."""
+    dispatcher = _Distant(link)
     console.settings.quiet, console.settings.debug = True, order.debug
     try:
         _enter(order)
-        station = Station(order.past, office, order.number)
-        station.run()
-        office.send(LEFT, station.facts() | {"cores": order.cores or cores.own_cores()})
+        scene_worker = SceneWorker(order.past, dispatcher, order.number)
+        scene_worker.run()
+        dispatcher.send(LEFT, scene_worker.facts() | {"cores": order.cores or cores.own_cores()})
     except Exception as error:
         if order.debug:
             console.traceback(error)
         known = isinstance(error, Lite3RError)
-        office.send(WRONG, (type(error).__name__, str(error)) if known else ("", f"{type(error).__name__}: {error}"))
+        dispatcher.send(
+            WRONG, (type(error).__name__, str(error)) if known else ("", f"{type(error).__name__}: {error}")
+        )
 
 
 def _enter(order: Order) -> None:
@@ -109,5 +111,5 @@ def _enter(order: Order) -> None:
 
 
 def here() -> str:
-    """The folder that workers shall start from."""
+    """The folder that workers start in."""
     return str(Path.cwd())

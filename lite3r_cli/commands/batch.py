@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from .. import console
 from ..config import ReconstructConfig
-from ..config.crew import CrewConfig
 from ..config.option import INPUT, OUTPUT, Argument, Option
+from ..config.worker_pool import PoolConfig
 from ..errors import InputError
 from .options import command
 from .sentences import sentence
@@ -33,8 +33,8 @@ INSTEAD: dict[str, Option] = {
 OF_ONE_SCENE = ("cameras", "depth", "depth_scale", "chunk", "loops", "resume", "gpus")
 
 
-@command(ReconstructConfig, CrewConfig, without=OF_ONE_SCENE, instead=INSTEAD, required=("output",))
-def batch(config: ReconstructConfig, crew: CrewConfig) -> None:
+@command(ReconstructConfig, PoolConfig, without=OF_ONE_SCENE, instead=INSTEAD, required=("output",))
+def batch(config: ReconstructConfig, pool: PoolConfig) -> None:
     """Reconstruct many scenes with one or several processes.
 
     [bold]lite3r batch ROOT -o OUT[/bold] makes one scene of every folder in ROOT that has pictures.
@@ -46,7 +46,7 @@ def batch(config: ReconstructConfig, crew: CrewConfig) -> None:
     """
     from ..batch.work import run_batch
 
-    report = run_batch(config, console.progress(), console.warn, crew)
+    report = run_batch(config, console.progress(), console.warn, pool)
     if console.settings.json:
         console.document(report.document())
     else:

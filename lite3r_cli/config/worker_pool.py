@@ -7,17 +7,17 @@ from typing import Annotated
 
 from .option import Option, require
 
-CREW = "Workers"  # heading in --help
+WORKERS = "Workers"  # heading in --help
 
 
 @dataclass(frozen=True)
-class CrewConfig:
+class PoolConfig:
     """Number and place of the worker processes."""
 
     workers: Annotated[
         int,
         Option(
-            CREW,
+            WORKERS,
             "Number of worker processes on this machine. They share the GPUs and divide the CPU cores.",
             metavar="N",
         ),
@@ -26,7 +26,7 @@ class CrewConfig:
     ray: Annotated[
         str | None,
         Option(
-            CREW,
+            WORKERS,
             "Run the workers on a Ray cluster: its address, or auto (pip install 'lite3r\\[ray]'). All machines "
             "need the same folders.",
             metavar="ADDRESS",

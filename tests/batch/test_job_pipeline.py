@@ -1,4 +1,4 @@
-"""The conveyor alone: what overlaps, how jobs end, and what a signal leaves."""
+"""The job pipeline alone: what overlaps, how jobs end, and what a signal leaves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from lite3r_cli.batch import conveyor
-from lite3r_cli.batch.conveyor import Conveyor
+from lite3r_cli.batch import job_pipeline
+from lite3r_cli.batch.job_pipeline import JobPipeline
 from lite3r_cli.errors import InputError, MemoryLimitError
 
 
@@ -49,7 +49,7 @@ def test_a_job_that_fails_does_not_disturb_the_others():
     log: list = []
     where = ["read", "predict", "finish", None]
     jobs = [Job(str(k), log, {step: [InputError(f"bad {step}")]} if step else {}) for k, step in enumerate(where)]
-    Conveyor(iter([jobs[0], None, *jobs[1:]])).run()
+    JobPipeline(iter([jobs[0], None, *jobs[1:]])).run()
     ends = {name: what for name, what in log if what not in ("read", "predict", "finish")}
     assert ends == {"0": "bad read", "1": "bad predict", "2": "bad finish", "3": "done"}
     assert ("0", "predict") not in log and ("1", "finish") not in log
@@ -66,13 +66,13 @@ def test_pictures_are_read_and_scenes_finished_while_the_network_works():
         assert read.wait(20) and finished.wait(20), "nothing ran beside the network"
 
     jobs[1].predict = predict
-    Conveyor(iter(jobs)).run()
+    JobPipeline(iter(jobs)).run()
     assert [name for name, what in log if what == "done"] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("views, limit", [(conveyor.SMALL, conveyor.FINISHERS), (8, 5)], ids=["large", "small"])
+@pytest.mark.parametrize("views, limit", [(job_pipeline.SMALL, job_pipeline.FINISHERS), (8, 5)], ids=["large", "small"])
 def test_no_more_scenes_are_held_than_said(views, limit, monkeypatch):
-    monkeypatch.setattr(conveyor, "MOST_FINISHERS", 5)
+    monkeypatch.setattr(job_pipeline, "MOST_FINISHERS", 5)
     under_way, most, lock, all_there = 0, 0, threading.Lock(), threading.Event()
 
     class Counted(Job):
@@ -96,7 +96,7 @@ def test_no_more_scenes_are_held_than_said(views, limit, monkeypatch):
     jobs = [Counted(str(k), []) for k in range(12)]
     for job in jobs:
         job.views = views
-    Conveyor(iter(jobs)).run()
+    JobPipeline(iter(jobs)).run()
     assert under_way == 0 and limit <= most <= limit + 1
 
 
@@ -108,7 +108,7 @@ def test_out_of_memory_beside_others_is_tried_again_alone():
     second.fails = {"predict": [MemoryLimitError("full"), None]}
     third.fails = {"predict": [MemoryLimitError("full"), MemoryLimitError("full")]}
     threading.Timer(0.2, gate.set).start()
-    Conveyor(iter([first, second, third])).run()
+    JobPipeline(iter([first, second, third])).run()
     ends = [entry for entry in log if entry[1] in ("done", "full")]
     assert sorted(ends) == [("a", "done"), ("b", "done"), ("c", "full")]
     assert log.index(("a", "done")) < len(log) - 1 - log[::-1].index(("b", "predict"))
@@ -127,7 +127,7 @@ def test_a_signal_drops_what_is_under_way(step):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Conveyor(jobs()).run()
+        JobPipeline(jobs()).run()
     assert slow.stopped.is_set()
     ended = [name for name, what in log if what in ("dropped", "done")]
     assert sorted(ended) == ["slow", "struck"]

@@ -83,7 +83,7 @@ def actors() -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (folder / "cmdline").read_bytes().startswith(b"ray::Desk"):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from lite3r_cli.batch import station as stations
+from lite3r_cli.batch import scene_worker
 from lite3r_cli.batch.claims import Claims, Record
 from lite3r_cli.batch.job import Outcome
 from lite3r_cli.batch.manifest import SceneInput
 from lite3r_cli.batch.past import Past
-from lite3r_cli.batch.rota import END
+from lite3r_cli.batch.scene_queue import END
 from lite3r_cli.config import InputConfig, ReconstructConfig
 from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.stopping import Terminated, signals_as_exceptions
 
-CLAIMING = ("batch/claims.py", "batch/station.py", "batch/conveyor.py", "io/locks.py")
+CLAIMING = ("batch/claims.py", "batch/scene_worker.py", "batch/job_pipeline.py", "io/locks.py")
 STEP = 3  # of all lines, to be quick
 OLD = ("running", 1)  # one process has died
 WRITING = ("io/transaction.py", "io/locks.py")
 
 
-class Office:
+class Dispatcher:
     """Hands out two scenes."""
 
     def __init__(self, scenes: list[SceneInput]) -> None:
@@ -73,7 +73,7 @@ def make_scenes(root: Path) -> None:
     past = Past(ReconstructConfig(InputConfig((root,)), output=str(out)), time.time())
     if not (out / ".batch").exists():
         Claims(out).write(Record("b", *OLD, time.time()))
-    stations.Station(past, Office([SceneInput("a", root), SceneInput("b", root)])).run()
+    scene_worker.SceneWorker(past, Dispatcher([SceneInput("a", root), SceneInput("b", root)])).run()
 
 
 def write_files(root: Path) -> None:
@@ -115,8 +115,8 @@ def stopped_at(work, root: Path, trace: SignalAt) -> bool:
 
 @pytest.mark.parametrize("work, files", [(make_scenes, CLAIMING), (write_files, WRITING)])
 def test_a_signal_between_any_two_lines(work, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(stations, "SceneJob", Job)
-    monkeypatch.setattr(stations.Station, "_load", lambda self: None)
+    monkeypatch.setattr(scene_worker, "SceneJob", Job)
+    monkeypatch.setattr(scene_worker.SceneWorker, "_load", lambda self: None)
     all_lines = SignalAt(files, -1)
     assert not stopped_at(work, tmp_path / "whole", all_lines) and all_lines.lines > 100
     wrong = {}

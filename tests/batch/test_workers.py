@@ -1,4 +1,4 @@
-"""`lite3r batch --workers N`: real processes, killed and stopped; and the foreman with workers that only talk."""
+"""`lite3r batch --workers N`: real processes, killed and stopped; and the coordinator with workers that only talk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import pytest
 from conftest import photograph
 
 from lite3r_cli.batch import claims as recorded
-from lite3r_cli.batch import foreman as foremen
-from lite3r_cli.batch import job
+from lite3r_cli.batch import coordinator, job
 from lite3r_cli.batch.claims import Claims, Record
 from lite3r_cli.cli import main
 from lite3r_cli.cores import divide_cores
@@ -142,7 +141,7 @@ def test_a_scene_on_which_a_process_died_runs_alone(plane_backbone, tmp_path, mo
 
 
 class Talking:
-    """Workers that say one thing and are gone, `crew_of`."""
+    """Workers that say one thing and are gone, `pool_of`."""
 
     def __init__(self, said: tuple) -> None:
         self.said = said
@@ -173,7 +172,7 @@ class Talking:
 )
 def test_what_is_wrong_for_all_scenes_ends_the_batch(tmp_path, monkeypatch, capsys, said, code, told):
     made: list[Talking] = []
-    monkeypatch.setattr(foremen, "crew_of", lambda config, device: made.append(Talking(said)) or made[0])
+    monkeypatch.setattr(coordinator, "pool_of", lambda config, device: made.append(Talking(said)) or made[0])
     root, lock = scenes(tmp_path / "root", "s0", "s1"), tmp_path / "out" / ".batch" / "s1.lock"
     lock.parent.mkdir(parents=True)
     lock.touch()  # as a worker that was killed leaves it
