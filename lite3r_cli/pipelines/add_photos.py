@@ -1,4 +1,4 @@
-"""New photos become part of a scene that is there: `lite3r add`."""
+"""`lite3r add`: add new photos to an existing scene."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ KNOWN = "is in the scene already"
 
 @dataclass(frozen=True)
 class Added:
-    """What became of the photos."""
+    """The outcome of the photos."""
 
     added: list[Located]
     refused: list[Refused]
-    written: Written | None  # None: no photo was added, nothing is changed
+    written: Written | None  # None: no photo was added, nothing has changed
     choices: Mapping[str, Any]
 
     def document(self) -> dict[str, Any]:
@@ -51,8 +51,8 @@ class Added:
 def add(config: AddConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Added:
     """Add photos; the scene changes as a whole or not at all.
 
-    Raises InputError where there is no scene, its photographs or its memory are gone, or no photo can be read;
-    OutputError where the scene cannot be written.
+    Raises InputError if there is no scene, if its photographs or its memory are missing, or if no photo is readable;
+    OutputError if the scene cannot be written.
     """
     progress = progress or Progress()
     target = place_of(config.scene)
@@ -77,7 +77,9 @@ def add(config: AddConfig, progress: Progress | None = None, warn: Tell = lambda
 
 
 def place_of(path: Path) -> str:
-    """What -o was when the scene was written; what a stopped run has left there is brought right. Raises InputError."""
+    """The value of -o with which the scene was written. Cleans up what a stopped run has left there.
+    Raises InputError.
+    """
     beside = path.absolute().parent / f"{path.absolute().name}.ply"
     for each in (path, beside):
         if os.path.lexists(each) or os.path.lexists(each.with_suffix("")):
@@ -87,7 +89,9 @@ def place_of(path: Path) -> str:
 
 
 def network_of(made: ReconstructConfig, device: str, dtype: str, adjust: bool) -> PredictConfig:
-    """The network that the scene was made with; what is known of the old photos does not hold for new ones."""
+    """The network that made the scene. Options about the cameras of the old photos are removed, because they do not
+    hold for new ones.
+    """
     own = replace(made.predict, cameras=None, depth=None, depth_scale=None, device=device, dtype=dtype)
     if own.intrinsics_file is not None:
         own = replace(own, intrinsics="auto")
@@ -95,7 +99,7 @@ def network_of(made: ReconstructConfig, device: str, dtype: str, adjust: bool) -
 
 
 def place_all(finder: Finder, cameras: Mapping[str, View], progress: Progress) -> tuple[list[Located], list[Refused]]:
-    """Place photo after photo; each may stand beside those that were placed before it. Those that do not fit are tried
+    """Place the photos one by one; a photo may be placed relative to those before it. Photos that do not fit are tried
     again as long as others have been placed since.
     """
     placed: list[Located] = []
@@ -119,7 +123,7 @@ def place_all(finder: Finder, cameras: Mapping[str, View], progress: Progress) -
 
 
 def _in_terms_of_the_scene(found: Located) -> Located:
-    """With its depth and its confidence at the scale of those photographs' that it stands beside."""
+    """The photo with depth and confidence scaled to those of the photographs that it was placed by."""
     own = [view for view, _ in found.nearest]
     view = fitted_depth(found.view, own)
     ratios = []
@@ -133,7 +137,7 @@ def _in_terms_of_the_scene(found: Located) -> Located:
 
 
 def _new_ones(photos: ImageSet, members: Sequence[Member]) -> tuple[ImageSet, list[Refused]]:
-    """The photos with names that are free, without those that the scene has already."""
+    """The photos that the scene does not have yet, with unused names."""
     there = {m.source.identity: m.record.name for m in members if m.source is not None}
     new, known = [], []
     for record in photos.records:

@@ -1,8 +1,8 @@
-"""Two scenes that overlap become one: `lite3r merge`.
+"""`lite3r merge`: merges two overlapping scenes.
 
-Photographs of both that show the same are predicted together, some of each in one pass. A pass ties to either scene by
-the depth maps of what it saw of it; photographs that are in both tie the scenes directly. All of it is a graph like
-that of a long set (long/pose_graph.py): the scenes and the passes are its nodes.
+Photographs of both scenes that overlap are predicted together in one pass. The depth maps of a pass align it with both
+scenes; photographs that are in both scenes align the scenes directly. Scenes and passes are the nodes of a pose graph,
+as for long sets (long/pose_graph.py).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from .rewritten import Rewriting, Written, adjusted, rewrite
 from .scene_members import Member, members_of, stored_config
 from .written_scene import WrittenScene
 
-_PASSES = 6  # at most, around the pairs of photographs that features tie most surely
-_ASKED = 40  # photographs of the second scene that are looked for in the first, evenly spread
+_PASSES = 6  # maximum number of passes, around the pairs of photographs with the strongest matches
+_ASKED = 40  # evenly spread photographs of the second scene that are searched in the first
 _FIRST, _SECOND = 0, 1  # nodes of the graph; passes follow
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of the two scenes."""
+    """The result of a merge."""
 
     written: Written
-    similarity: Similarity  # of the second scene's world into the first one's
+    similarity: Similarity  # from the second scene's world to the first one's
     edges: list[dict[str, Any]]
     both: int  # photographs that are in both
     choices: Mapping[str, Any]
@@ -62,8 +62,8 @@ class Merged:
 
 
 def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Merged:
-    """Make one scene of two, in the frame and at the scale of the first. Raises InputError where they do not overlap,
-    or where one is none; UsageError where the result would lie on one of them; OutputError where it cannot be written.
+    """Merge two scenes in the frame and scale of the first. Raises InputError if they do not overlap, or if a path is
+    no scene; UsageError if the result would overwrite one of them; OutputError if it cannot be written.
     """
     progress = progress or Progress()
     first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
@@ -103,7 +103,7 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
 
 
 def _require_a_new_place(config: MergeConfig, first: WrittenScene, second: WrittenScene) -> None:
-    """Neither scene changes, so that the result cannot lie where one of them does."""
+    """The result must not overwrite a scene, because the scenes do not change."""
     there = output_layout(config.output)
     for path, scene in ((config.first, first), (config.second, second)):
         here = scene.layout
@@ -134,13 +134,13 @@ class _Both:
         self.features = [None if each is None else each.features for each in kept]
 
     def look(self, which: Sequence[int]) -> list[View]:
-        """One pass over some of the photographs."""
+        """One prediction of some of the photographs."""
         found = self.predictor.predict_pictures(self.images, Pictures(list(which), [self.inputs[i] for i in which]))
         return self.predictor.refine(self.images, found).views
 
 
 def _doubles(first: Sequence[Member], second: Sequence[Member]) -> dict[int, int]:
-    """Photographs of the second scene that the first has, too: place in the second → place in the first."""
+    """Photographs that are in both scenes: index in the second → index in the first."""
     places = {member.source.identity: k for k, member in enumerate(first) if member.source is not None}
     return {
         k: places[member.source.identity]
@@ -150,7 +150,7 @@ def _doubles(first: Sequence[Member], second: Sequence[Member]) -> dict[int, int
 
 
 def _direct(groups: Sequence[Sequence[Member]], doubles: Mapping[int, int]) -> list[Edge]:
-    """The edge by the photographs that are in both scenes."""
+    """The edge from the photographs that are in both scenes."""
     if not doubles:
         return []
     mine, others = [groups[0][k].view for k in doubles.values()], [groups[1][k].view for k in doubles]
@@ -159,15 +159,15 @@ def _direct(groups: Sequence[Sequence[Member]], doubles: Mapping[int, int]) -> l
 
 @dataclass(frozen=True)
 class _Pass:
-    """What the network sees of photographs of both scenes."""
+    """A prediction of photographs of both scenes."""
 
-    number: int  # of its node
-    which: list[int]  # places in both scenes together
+    number: int  # of its node in the graph
+    which: list[int]  # indices into the photographs of both scenes
     views: list[View]
 
 
 def _by_passes(both: _Both, views: int, doubles: Mapping[int, int]) -> tuple[list[_Pass], list[Edge]]:
-    """Passes over photographs of both scenes, and the edges between them and either scene."""
+    """Predictions of photographs of both scenes, and the edges between them and the scenes."""
     mine = [i for i in range(both.split) if i in both.inputs]
     others = [i for i in range(both.split, len(both.members)) if i in both.inputs]
     if not mine or not others:
@@ -191,7 +191,7 @@ def _by_passes(both: _Both, views: int, doubles: Mapping[int, int]) -> tuple[lis
 
 
 def _surest(found: Mapping[int, Matches]) -> list[tuple[int, Matches]]:
-    """The photographs that features tie most surely; no two of a pass about the same photographs of the first scene."""
+    """The pairs with the strongest matches, with different photographs of the first scene for each pass."""
     tied = [(i, matches) for i, matches in found.items() if matches.tied]
     tied.sort(key=lambda each: min(match.evidence for match in each[1].matches))
     chosen: list[tuple[int, Matches]] = []
@@ -204,7 +204,7 @@ def _surest(found: Mapping[int, Matches]) -> list[tuple[int, Matches]]:
 
 
 def _edges(sides: Sequence[tuple[int, int, Sequence[View], Sequence[View]]]) -> list[Edge]:
-    """Edges between nodes that see the same views; none where they do not agree."""
+    """Edges between nodes with common views; none if they do not agree."""
     made = []
     for one, other, own, seen in sides:
         sized = [
@@ -219,7 +219,7 @@ def _edges(sides: Sequence[tuple[int, int, Sequence[View], Sequence[View]]]) -> 
 
 
 def _solved(edges: Sequence[Edge], config: MergeConfig) -> list[Similarity]:
-    """Of every node the way into the first scene's world. Raises InputError where nothing ties them."""
+    """For every node the transform into the first scene's world. Raises InputError if nothing connects the scenes."""
     count = max([1, *(edge.second for edge in edges)]) + 1
     start = spread_out(count, edges)
     if start[_SECOND] is None:
@@ -227,15 +227,15 @@ def _solved(edges: Sequence[Edge], config: MergeConfig) -> list[Similarity]:
             f"{printable(config.second)} shows nothing that {printable(config.first)} shows, as far as features and "
             "the network can tell: photos of what lies between them may tie them (lite3r add)"
         )
-    solved = solve([node for node in start if node is not None], edges)  # every pass is tied to both scenes
+    solved = solve([node for node in start if node is not None], edges)  # every pass is connected to both scenes
     if min(solved.off) > OFF:
         raise InputError(f"{printable(config.second)} and {printable(config.first)}: what ties them contradicts itself")
     return solved.nodes
 
 
 def _blended(views: Sequence[View], passes: Sequence[_Pass], nodes: Sequence[Similarity]) -> list[View]:
-    """The views where the mean of their scene and of the passes that saw them has them: a scene is right within itself,
-    passes are right from one scene to the other.
+    """Each view at the mean of its poses in its scene and in the passes: a scene is accurate within itself, passes are
+    accurate between the scenes.
     """
     proposals = [[view.cam_from_world] for view in views]
     for each in passes:
@@ -248,7 +248,7 @@ def _blended(views: Sequence[View], passes: Sequence[_Pass], nodes: Sequence[Sim
 
 
 def _placed(member: Member, view: View) -> Member:
-    """The member with another camera; its depth map stays."""
+    """The member with another camera and the same depth map."""
     if np.array_equal(view.cam_from_world, member.view.cam_from_world):
         return member
     camera = None if member.camera is None else {**member.camera, "cam_from_world": view.cam_from_world.tolist()}
@@ -256,7 +256,7 @@ def _placed(member: Member, view: View) -> Member:
 
 
 def _require_agreement(first: Sequence[View], second: Sequence[View], config: MergeConfig) -> None:
-    """Raises InputError where the depth of the scenes does not agree in what both see."""
+    """Raises InputError if the depth of the scenes does not agree in their overlap."""
     some = [views[:: max(1, len(views) // 12)] for views in (first, second)]
     together = [*some[0], *some[1]]
     sides = range(len(some[0])), range(len(some[0]), len(together))
@@ -269,12 +269,12 @@ def _require_agreement(first: Sequence[View], second: Sequence[View], config: Me
 
 
 def _renamed(first: Sequence[Member], second: Sequence[tuple[Member, View]]) -> list[Member]:
-    """The second scene's members as views of the first, with names that are free there."""
+    """The second scene's members as views of the first, with unused names."""
     names = unique_names([*(m.record.name for m in first), *(m.record.name for m, _ in second)])[len(first) :]
     stems = unique_names([*(m.record.stem for m in first), *(m.record.stem for m, _ in second)])[len(first) :]
     made = []
     for (member, view), name, stem in zip(second, names, stems):
         record = replace(member.record, name=name, stem=stem)
-        kept = None if member.kept is None else replace(member.kept, scale=None)  # depth is in another unit now
+        kept = None if member.kept is None else replace(member.kept, scale=None)  # the unit of depth has changed
         made.append(replace(member, view=replace(view, name=name), record=record, camera=None, kept=kept))
     return made

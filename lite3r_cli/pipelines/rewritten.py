@@ -1,4 +1,4 @@
-"""A scene of views that are known already, written as `reconstruct` writes one: what `add` and `merge` end with."""
+"""Writes a scene of known views again, as `reconstruct` writes one. The last step of `add` and `merge`."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from .view_files import ViewFiles
 
 @dataclass(frozen=True)
 class Rewriting:
-    """The scene that is to be written."""
+    """The scene to write."""
 
     config: ReconstructConfig
     members: Sequence[Member]
-    facts: Mapping[str, Any]  # run.json of the scene whose frame this is
+    facts: Mapping[str, Any]  # run.json of the scene that defines the frame
     frame: WorldFrame
-    up: np.ndarray | None  # (3,) against gravity, where it is known
-    others: Sequence[Mapping[str, Any]]  # entries of run.json of images that are no views
+    up: np.ndarray | None  # (3,) up direction, if known
+    others: Sequence[Mapping[str, Any]]  # entries of run.json for images without a view
     refused: Sequence[Refused]
-    step: Mapping[str, Any]  # what is done, for run.json's `history`
+    step: Mapping[str, Any]  # the entry of `history` in run.json
     account: dict[str, object] | None = None  # of a refinement of all cameras together
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, for the table and for --json."""
+    """The outcome, for the table and for --json."""
 
     cloud: Path
     folder: Path
@@ -111,10 +111,10 @@ def _made_of_the_scene_before(layout: OutputLayout) -> list[str]:
 
 
 def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewriting:
-    """The scene with all cameras adjusted together, in the frame and at the scale that it had."""
+    """The scene with all cameras adjusted together, in its old frame and scale."""
     members, before = plan.members, _predictions(plan)
     nothing = [NetworkInput(np.zeros((*each.size, 3), np.uint8), each.size) for each in members]
-    straight = [replace(view, lens=None) for view in before.views]  # pictures are read undistorted
+    straight = [replace(view, lens=None) for view in before.views]  # pictures are undistorted when they are read
     predictor.config = replace(predictor.config, refine=True, camera_model="pinhole")
     found = predictor.refine(_images(plan), replace(before, views=straight, inputs=nothing), progress)
     old, new = (np.stack([view.cam_from_world for view in each]) for each in (before.views, found.views))
@@ -128,7 +128,7 @@ def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewri
 
 
 def _images(plan: Rewriting) -> ImageSet:
-    """The pictures that the views are of."""
+    """The pictures of the views."""
     lenses = {member.record.name: member.lens for member in plan.members if member.lens is not None}
     records = [member.record for member in plan.members]
     return UndistortedImages.through(ImageSet(records, masks=plan.config.input.masks), lenses)
@@ -152,7 +152,7 @@ def _predictions(plan: Rewriting) -> Predictions:
 
 
 def _facts(plan: Rewriting, now: dict[str, Any]) -> dict[str, Any]:
-    """run.json: what was found out when the old views were made stays."""
+    """run.json: facts about the old views are kept."""
     before = {name: value for name, value in plan.facts.items() if name not in ("files", "arguments")}
     fresh = {entry["name"]: entry for entry in now["images"]}
     images = [fresh[m.record.name] if m.entry is None else _as_before(m) for m in plan.members]
@@ -173,7 +173,7 @@ def _as_before(member: Member) -> dict[str, Any]:
 
 
 def _keep_cameras(path: Path, members: Sequence[Member]) -> None:
-    """Give the old views the entries of cameras.json that they had."""
+    """Restore the old entries of the old views in cameras.json."""
     document = read_json(path)
     for member in members:
         if member.camera is not None:

@@ -1,4 +1,6 @@
-"""The views of a written scene with all that writing them again takes: maps, pictures, and what run.json says."""
+"""The views of a written scene with everything that is needed to write them again: maps, pictures, and entries of
+run.json.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,21 @@ from .written_scene import Photographs, WrittenScene
 
 @dataclass(frozen=True)
 class Member:
-    """A view of the scene that is going to be written."""
+    """A view of the scene to write."""
 
     view: View  # with depth and confidence
     record: ImageRecord
     size: tuple[int, int]  # (h, w) inside the network
-    lens: Undistortion | None = None  # undoes what bends lines in the picture as it is read
-    entry: Mapping[str, Any] | None = None  # what run.json says of it; None: of a new view
-    camera: Mapping[str, Any] | None = None  # its entry in cameras.json; None where that is written anew
-    kept: Kept | None = None  # files that stay as they are
-    verdict: dict[str, object] | None = None  # of the refinement
+    lens: Undistortion | None = None  # undistorts the picture
+    entry: Mapping[str, Any] | None = None  # its entry in run.json; None for a new view
+    camera: Mapping[str, Any] | None = None  # its entry in cameras.json; None if that is made again
+    kept: Kept | None = None  # files that do not change
+    verdict: dict[str, object] | None = None  # of --refine
     source: Source | None = None  # the file that its picture was taken from, as memory/ has it
 
 
 def stored_config(scene: WrittenScene) -> ReconstructConfig:
-    """What the scene was made with. Raises InputError where run.json does not say."""
+    """The configuration of the scene. Raises InputError if run.json lacks it."""
     where = printable(scene.layout.root / scene.layout.run_json)
     if scene.facts.get("parts"):
         raise InputError(
@@ -51,7 +53,7 @@ def stored_config(scene: WrittenScene) -> ReconstructConfig:
 
 
 def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> list[Member]:
-    """The views in the order of run.json. Raises InputError where memory/ or photographs are missing."""
+    """The views in the order of run.json. Raises InputError if memory/ or photographs are missing."""
     cameras = read_json(scene.folder / "cameras.json")["images"]
     views = {view.name: view for view in scene.views(load_depth=True) if view.depth is not None}
     entries = _entries(scene)
@@ -101,7 +103,7 @@ def _entries(scene: WrittenScene) -> dict[str, Mapping[str, Any]]:
 
 
 def _size(entry: Mapping[str, Any], view: View) -> tuple[int, int]:
-    """Inside the network, as far as it is known."""
+    """Size inside the network, if known."""
     stated = entry.get("network")
     height, width = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
     if isinstance(height, int) and isinstance(width, int) and 0 < height <= 1 << 14 and 0 < width <= 1 << 14:
@@ -111,8 +113,8 @@ def _size(entry: Mapping[str, Any], view: View) -> tuple[int, int]:
 
 
 def _with_maps(view: View, memory: ViewMemory, size: tuple[int, int]) -> View:
-    """The view with its confidence, and no depth where that is masked; both at the network's size, which depth files of
-    the picture's size repeat.
+    """The view with its confidence, and without depth where that is masked. Both have the network's size, to which
+    depth files of the picture's size are reduced.
     """
     depth, confidence = known_depth(view), memory.confidence
     if depth.shape == (view.height, view.width) and depth.size > size[0] * size[1]:
@@ -123,7 +125,7 @@ def _with_maps(view: View, memory: ViewMemory, size: tuple[int, int]) -> View:
 
 
 class _Pictures:
-    """The records of the photographs as they were taken, else as an export holds them, and the lenses to undo."""
+    """The records of the original photographs, or those of an export, and their lenses."""
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class _Pictures:
     def _taken(
         self, config: ReconstructConfig, photographs: Photographs, views: Mapping[str, View], tell: Tell
     ) -> dict[str, ImageRecord]:
-        """By name, of those that are still what they were."""
+        """Unchanged photographs by name."""
         found: dict[str, ImageRecord] = {}
         files: dict[Path, str] = {}
         for name, view in views.items():
