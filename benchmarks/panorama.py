@@ -2,10 +2,12 @@
 pictures of 2:1 that are no whole spheres, of which none may be cut.
 
 A set is a procedural scene and a path through it; each picture is turned by up to 30° from its path. AUC@5 is that of
-the 360° pictures. `--wide` names sets of photographs (folders with images/), the middle of which is cropped to 2:1. A
-table, then one JSON line.
+the 360° pictures. `--keep` names a folder for what was drawn and predicted: a run that was stopped goes on from there.
+`--wide` names sets of photographs (folders with images/), the middle of which is cropped to 2:1. A table, then one JSON
+line.
 
-    python benchmarks/panorama.py [--pictures 12 --width 1024 --seeds 1 2 --kinds room street] [--wide SET...]
+    python benchmarks/panorama.py [--pictures 12 --width 1024 --seeds 1 2 --kinds room street] [--keep DIR]
+                                  [--wide SET...]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import pickle
 import tempfile
 import time
 from pathlib import Path
@@ -84,8 +87,12 @@ def draw(scenes, atlas: Atlas, poses: np.ndarray, height: int, samples: int, see
     return np.round(shown.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
 
 
-def make_set(folder: Path, kind: str, seed: int, pictures: int, width: int, samples: int, atlas: Atlas) -> np.ndarray:
+def make_set(folder: Path, kind: str, seed: int, pictures: int, width: int, samples: int) -> np.ndarray:
     """Pictures of one scene in `folder`; their cam_from_world (S, 3, 4)."""
+    if (folder / "poses.npy").is_file():
+        return np.load(folder / "poses.npy")
+    folder.mkdir(parents=True, exist_ok=True)
+    atlas = build_atlas(None)
     rng = np.random.default_rng(seed)
     scenes = SceneConfig(atlas.catalog, weights={kind: 1.0})
     scene, _, poses = sample_posed(rng, scenes, CameraConfig(shuffled=0.0, rolled=0.0), pictures, 256, 256)
@@ -95,15 +102,20 @@ def make_set(folder: Path, kind: str, seed: int, pictures: int, width: int, samp
     packed = unpack_scenes(torch.from_numpy(pack_rows([scene])))
     for i, rgb in enumerate(draw(packed, atlas, poses, width // 2, samples, seed)):
         cv2.imwrite(str(folder / f"{i:03d}.jpg"), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    np.save(folder / "poses.npy", poses)
     return poses
 
 
 def judge(predictor: Predictor, folder: Path, poses: np.ndarray) -> dict[str, object]:
     truth = [View(f"{i:03d}.jpg", 1, 1, np.eye(3), pose) for i, pose in enumerate(poses)]
     images = find_images(InputConfig((folder,)), Progress(), print, "mini")
-    start = time.perf_counter()
+    start, kept = time.perf_counter(), folder / "views.pickle"
     pictures = predictor.read(images)
-    views = predictor.predict_pictures(images, pictures).views
+    if kept.is_file():
+        views = pickle.loads(kept.read_bytes())
+    else:
+        views = predictor.predict_pictures(images, pictures).views
+        kept.write_bytes(pickle.dumps(views))
     predicted = time.perf_counter()
     config = RefineConfig(depth=False, fixed_focal=tuple(range(len(views))))
     answer = refine(views, lambda i: images.read(pictures.indices[i]), config=config)
@@ -145,22 +157,22 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--kinds", nargs="*", default=["room", "street"])
+    parser.add_argument("--keep", type=Path, help="folder for what was drawn and predicted")
     parser.add_argument("--wide", type=Path, nargs="*", default=[])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="cpu", help="of the network")
     options = parser.parse_args()
     wide = wide_pictures(options.wide)
     print(f"{wide['pictures']} wide pictures, {wide['taken_for_spheres']} taken for spheres", flush=True)
-    atlas, rows = build_atlas(None), []
+    rows: list[dict[str, object]] = []
     predictor = Predictor(PredictConfig(options.model, device=options.device, refine=True)) if options.kinds else None
     for kind in options.kinds:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as scratch:
-                poses = make_set(
-                    Path(scratch), kind, seed, options.pictures, options.width, options.samples, atlas
-                )  # fmt: skip
+                folder = (options.keep or Path(scratch)) / f"{kind}-{seed}-{options.pictures}-{options.width}"
+                poses = make_set(folder, kind, seed, options.pictures, options.width, options.samples)
                 assert predictor is not None
-                rows.append({"kind": kind, "seed": seed, **judge(predictor, Path(scratch), poses)})
+                rows.append({"kind": kind, "seed": seed, **judge(predictor, folder, poses)})
             print(
                 "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()),
                 flush=True,

@@ -14,7 +14,7 @@ from lite3r_cli.io.exif import NOTHING, PhotoMetadata
 from lite3r_cli.refine.camera_refinement import search
 from lite3r_cli.refine.fisheye import start_fisheyes
 from lite3r_cli.refine.lens import Lens, start_lenses
-from lite3r_cli.refine.lens_choice import standard_errors
+from lite3r_cli.refine.lens_choice import FOCAL_EACH, standard_errors
 from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.refine.refine_config import RefineConfig
@@ -155,3 +155,27 @@ def test_one_track_does_not_decide_about_the_lens():
     assert abs(standard_errors(noise)) < 3 < 5 < standard_errors(better)
     better[7], noise[7] = -42.0, 42.0  # a point that turns up behind the cameras, or no longer does
     assert standard_errors(better) > 4 > abs(standard_errors(noise))  # four are asked for
+
+
+@pytest.mark.parametrize(("zoom", "stretch", "lenses"), [(0.0, 0.004, 1), (0.02, 0.0, 5)])
+def test_a_zoom_gives_each_picture_its_lens_and_a_rolling_shutter_does_not(tmp_path, zoom, stretch, lenses):
+    """A shutter that rolls while the camera moves up or down stretches a picture in one direction."""
+    rng, size = np.random.default_rng(1), (640, 480)
+    world = rng.uniform([-4, -3, 6], [4, 3, 10], (500, 3))
+    views, keypoints = [], []
+    for i, sign in enumerate((1.0, -1.0, 1.0, -0.5, -1.0)):
+        pose = np.column_stack([cv2.Rodrigues(np.radians([i, 3 * i - 6.0, 0]))[0], [0.4 * (2 - i), 0.1 * i, 0.0]])
+        K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+        true = K * np.array([[1 + zoom * sign], [1 + (zoom + stretch) * sign], [1]])
+        true[:2, 2] = K[:2, 2]
+        keypoints.append(geometry.project(world, true, pose)[0] + 0.1 * rng.normal(size=(len(world), 2)))
+        views.append(View(f"{i}", *size, K, pose, np.full((48, 64), 8.0, np.float32)))
+    every = np.stack([np.arange(len(world))] * 2, axis=1)
+    raw = {(i, j): every for i in range(5) for j in range(i + 1, 5)}
+    matches = verified(
+        Matches([size] * 5, keypoints, {}, tmp_path, raw), predicted_cameras(views, [size] * 5), RefineConfig()
+    )
+    found = Search(views, matches, RefineConfig()).run()
+    trial = next(trial for trial in found.trials if trial.name == FOCAL_EACH)
+    assert trial.gain > RefineConfig().lens_gain and trial.sigmas > 4  # both look alike to the matches held out
+    assert len(found.hypothesis.lenses.lenses) == lenses
