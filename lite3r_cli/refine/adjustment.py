@@ -1,6 +1,7 @@
-"""One robust bundle adjustment, and which of its points are dropped: pycolmap on one thread, so sums have one order.
+"""One robust bundle adjustment with pycolmap, and the removal of bad points. It runs on one thread, so that sums have a
+fixed order.
 
-A model is a pycolmap.Reconstruction; picture i of the set has the number i + 1 there.
+A model is a pycolmap.Reconstruction, in which picture i of the set has the number i + 1.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import numpy as np
 
 from .backend import require_pycolmap
 
-Position = tuple[int, np.ndarray, np.ndarray]  # number of a picture, where it was taken (3,), standard deviation (3,)
+Position = tuple[int, np.ndarray, np.ndarray]  # number of a picture, its camera centre (3,), standard deviation (3,)
 
 
 @dataclass(frozen=True)
 class Free:
-    """What an adjustment may change beside poses and points."""
+    """What an adjustment may change besides poses and points."""
 
     focal: bool = True
     distortion: bool = False
-    centre: bool = False  # the principal points
-    fixed_cameras: Collection[int] = ()  # numbers of cameras whose intrinsics are known
+    centre: bool = False  # principal points
+    fixed_cameras: Collection[int] = ()  # numbers of cameras with known intrinsics
     poses: bool = True
-    positions: Sequence[Position] = ()  # that are known of cameras; the model is in their frame
+    positions: Sequence[Position] = ()  # known camera centres, in the frame of the model
 
 
 def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance: float = 1e-5) -> None:
@@ -57,7 +58,7 @@ def adjust(model, loss_scale: float, free: Free, iterations: int = 50, tolerance
 
 
 def _beside_positions(options, problem, positions: Sequence[Position], model):
-    """An adjuster in which a camera that is far from its position costs; the positions fix the gauge."""
+    """An adjuster with a cost for the distance of cameras from their known positions, which fix the gauge."""
     pycolmap = require_pycolmap()
     how = pycolmap.PosePriorBundleAdjustmentOptions()
     how.alignment_ransac.random_seed = 0
@@ -76,14 +77,18 @@ def _beside_positions(options, problem, positions: Sequence[Position], model):
 
 
 def drop_outliers(model, max_error: float) -> None:
-    """Drop observations behind the camera or `max_error` pixels off, whatever the angle of triangulation."""
+    """Drop observations behind the camera or with a reprojection error above `max_error` pixels, at any triangulation
+    angle.
+    """
     manager = require_pycolmap().ObservationManager(model)
     manager.filter_observations_with_negative_depth()
-    manager.filter_all_points3D(max_error, 0.0)  # no angle is too small
+    manager.filter_all_points3D(max_error, 0.0)  # accept all angles
 
 
 def drop_weak_points(model, max_error: float, min_angle_deg: float) -> None:
-    """Drop observations behind the camera or `max_error` pixels off, and points seen under too small an angle."""
+    """Drop observations behind the camera or with a reprojection error above `max_error` pixels, and points with a
+    small triangulation angle.
+    """
     manager = require_pycolmap().ObservationManager(model)
     manager.filter_all_points3D(max_error, min_angle_deg)
     manager.filter_observations_with_negative_depth()

@@ -1,4 +1,4 @@
-"""Network depth onto the sparse points: a robust curve in log depth, then a smooth field for what still bends."""
+"""Aligns the network's depth with the sparse points: a robust curve in log depth, then a smooth correction field."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from ..scene.posed_view import View, known_depth
 from ..scene.sparse_points import SparseModel
 from .observations import sample_depth
 
-_MIN_POINTS = 8  # below, the scale of the scene has to do
-_CURVE_POINTS = 30  # from here on the curve has a slope in log depth and in the image
-_RIDGE = 3.0  # observations' worth of prior that slopes are zero
+_MIN_POINTS = 8  # with fewer points only the scale of the scene is used
+_CURVE_POINTS = 30  # from this number on the curve has slopes in log depth and image position
+_RIDGE = 3.0  # weight of the prior for zero slopes, in observations
 _FIELD_SIDE = 48  # cells of the field along the longer side
-_FIELD_SIGMAS = (12.0, 6.0, 3.0, 1.5)  # cells: the field comes coarse to fine
-_FIELD_PRIOR = 0.02  # weight of "no further correction", in observations a cell
+_FIELD_SIGMAS = (12.0, 6.0, 3.0, 1.5)  # cells, coarse to fine
+_FIELD_PRIOR = 0.02  # weight of the prior for zero correction, in observations per cell
 
 
 def align_depth(view: View, sparse: SparseModel, i: int) -> np.ndarray | None:
-    """The depth map (h, w) float32 of view i, moved onto the sparse points that it sees; 0 stays 0. None: too few.
+    """The depth map (h, w) float32 of view i, aligned with the sparse points that it sees; 0 stays 0. None: too few
+    points.
 
     log z = log d + a + b · log d + c · u + e · v (iteratively reweighted, Cauchy), plus the smoothed residual.
     """
@@ -52,7 +53,7 @@ def _basis(logd: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _robust_fit(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Coefficients (C,) of rows (N, C); all but the first are drawn towards zero."""
+    """Coefficients (C,) of rows (N, C); all except the first have a prior at zero."""
     solution = np.zeros(rows.shape[1])
     solution[0] = np.median(target)
     prior = np.diag([1e-9] + [_RIDGE] * (rows.shape[1] - 1))
@@ -68,8 +69,8 @@ def _robust_fit(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _field(uv: np.ndarray, residual: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Residuals (N,) at uv (N, 2) in −0.5..0.5, averaged by normalised convolution: (h, w) float64.
 
-    Coarse to fine, each scale on what the one before left. A point that its surroundings do not explain loses weight
-    from scale to scale; one that merely contradicts the network does not, if its neighbours do, too.
+    Coarse to fine: each scale fits the residuals of the previous one. A point that its neighbours do not support loses
+    weight from scale to scale. A point that only contradicts the network keeps its weight if its neighbours agree.
     """
     size = np.maximum(np.round(np.array(shape) * _FIELD_SIDE / max(shape)), 1).astype(int)
     cell = tuple(np.clip(((uv[:, ::-1] + 0.5) * size).astype(int), 0, size - 1).T)

@@ -1,4 +1,4 @@
-"""pycolmap is an extra: found here, or missed with the line that installs it."""
+"""Imports pycolmap, an optional package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..extras import require
 
 
 def require_pycolmap() -> ModuleType:
-    """The module. Raises BackendError without it."""
+    """The pycolmap module. Raises BackendError if it is not installed."""
     require("pycolmap", "--refine")
     import pycolmap
 
@@ -19,7 +19,7 @@ def require_pycolmap() -> ModuleType:
 
 @contextmanager
 def quiet_pycolmap() -> Iterator[None]:
-    """Inside, pycolmap prints nothing below a fatal error; afterwards its log level is the host program's again."""
+    """Limits pycolmap's messages to fatal errors inside the block, and restores the log level of the host program."""
     log = require_pycolmap().logging
     before = log.minloglevel, log.alsologtostderr
     log.minloglevel, log.alsologtostderr = int(log.FATAL), False

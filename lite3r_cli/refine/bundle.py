@@ -1,7 +1,7 @@
-"""Hypotheses about the cameras of a set, each a model that bundle adjustment has settled.
+"""Camera hypotheses: models made by bundle adjustment from different starts.
 
-From the prediction: points start on the predicted depth maps, outliers go round by round. By incremental and by global
-mapping, which need no start but the focal lengths.
+From the prediction: points start on the predicted depth maps, and outliers are removed round by round. By incremental
+and global mapping: these start only from the focal lengths.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from .matching import Matches
 from .observations import Tracks
 from .refine_config import RefineConfig
 
-# (loss scale, largest reprojection error afterwards), both in thousandths of the image's diagonal; focal lengths free?
+# (loss scale, largest reprojection error afterwards), both in thousandths of the image diagonal; focal lengths free?
 _COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))
-_COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are taken
+_COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are used
 _MIN_COARSE_TRACKS = 16
-_FINE_ROUNDS = 6  # at most, of re-triangulation and adjustment
-_SETTLED = 1e-3  # relative change of a focal length, and turn in radians, below which no further round follows
+_FINE_ROUNDS = 6  # maximum number of rounds of re-triangulation and adjustment
+_SETTLED = 1e-3  # relative change of a focal length, and rotation in radians, below which no further round follows
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Cameras of some or all views, and how they were found."""
+    """Cameras of some or all views, and their origin."""
 
     path: str  # "bundle adjustment", "incremental mapping", "global mapping" or "given"
     poses: dict[int, np.ndarray]  # view -> cam_from_world (3, 4)
     lenses: Lenses
-    model: Any = None  # pycolmap.Reconstruction, points included
+    model: Any = None  # pycolmap.Reconstruction with points
 
 
 def from_model(model, lenses: Lenses, path: str) -> Hypothesis:
-    """What a pycolmap model of these lenses says."""
+    """The hypothesis of a pycolmap model with these lenses."""
     poses = {i - 1: model.image(i).cam_from_world().matrix() for i in sorted(model.reg_image_ids())}
     return Hypothesis(path, poses, lenses.adjusted(model), model)
 
 
 def from_prediction(views: Sequence[View], matches: Matches, used: Tracks, workshop: Workshop) -> Hypothesis | None:
-    """Adjust the predicted cameras of all matched views; None where too few matches or points are left."""
+    """Adjust the predicted cameras of all matched views; None if too few matches or points are left."""
     if not used.count:
         return None
     points, known = observations.start_points(views, matches, used, workshop.lenses)
@@ -77,7 +77,7 @@ def by_global_mapping(workshop: Workshop) -> Hypothesis | None:
 
 
 def given(views: Sequence[View], workshop: Workshop, config: RefineConfig) -> Hypothesis | None:
-    """The cameras as they are, with points triangulated from the verified matches; None where there are none."""
+    """The given cameras, with points triangulated from the verified matches; None without points."""
     model = workshop.triangulate(workshop.model({i: view.cam_from_world for i, view in enumerate(views)}))
     if model is None or model.num_points3D() == 0:
         return None
@@ -88,7 +88,7 @@ def given(views: Sequence[View], workshop: Workshop, config: RefineConfig) -> Hy
 def settle(
     found: Hypothesis, workshop: Workshop, config: RefineConfig, rounds: int = _FINE_ROUNDS
 ) -> Hypothesis | None:
-    """Re-triangulate and adjust until nothing changes, with the lenses of `workshop`; None where no point is left."""
+    """Re-triangulate and adjust until convergence, with the lenses of `workshop`; None if no point is left."""
     model = workshop.model(found.poses)
     for _ in range(rounds):
         before = _cameras(model)
@@ -105,7 +105,7 @@ def settle(
 
 
 def freedom(model, lenses: Lenses, focal: bool = True) -> Free:
-    """What an adjustment may change. Two views do not tell their focal lengths reliably, see lens_choice."""
+    """What an adjustment may change. Two views do not determine their focal lengths reliably, see lens_choice."""
     free = focal and (model.num_reg_images() >= 3 or lenses.focal_of_two)
     return Free(
         focal=free,
@@ -122,13 +122,13 @@ def _cameras(model) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 
 def _change(before: dict, after: dict) -> float:
-    """The largest relative change of a lens parameter or turn (radians); infinite if an image came."""
+    """The largest relative change of a lens parameter or rotation (radians); infinite if an image was added."""
     if before.keys() != after.keys():
         return np.inf
     lenses = max(
         float((np.abs(after[i][0] - before[i][0]) / np.maximum(np.abs(before[i][0]), 0.1)).max()) for i in after
     )
-    turns = np.stack([after[i][1] @ before[i][1].T for i in after])  # of the cameras that the gauge leaves free
+    turns = np.stack([after[i][1] @ before[i][1].T for i in after])  # of the cameras that the gauge does not fix
     return max(lenses, float(geometry.rotation_angle(turns).max()))
 
 

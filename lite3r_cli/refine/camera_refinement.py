@@ -1,4 +1,4 @@
-"""Step one of the refinement: cameras by bundle adjustment, and what was decided for each image."""
+"""First step of the refinement: cameras by bundle adjustment, and the decision for each image."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from .verdicts import (
     verified_images,
 )
 
-_FISHEYE_VIEWS = 3  # from which a set can tell a fisheye from another lens
+_FISHEYE_VIEWS = 3  # smallest number of views that can distinguish a fisheye from another lens
 Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class RefinedCameras:
-    """Views with the better cameras, in the frame of the first one."""
+    """Views with refined cameras, in the frame of the first one."""
 
     views: list[View]
     sparse: SparseModel | None
@@ -65,10 +65,10 @@ def refine_cameras(
     step: Step = lambda: None,
     positions: Sequence[PositionPrior | None] = (),
 ) -> RefinedCameras:
-    """Adjust the cameras of all views that can be verified; the others keep their place beside them.
+    """Adjust the cameras of all views that can be verified; the others keep their pose relative to them.
 
-    `positions`, what is known of each view or (), counts beside the matches. `step` is called after each picture whose
-    features were found. Raises BackendError without pycolmap.
+    `positions`, the known position of each view or (), is used besides the matches. `step` is called after the features
+    of each picture. Raises BackendError without pycolmap.
     """
     if len(views) < 2:
         return unchanged(views, "one image only")
@@ -92,8 +92,9 @@ def refine_cameras(
 
 
 def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:
-    """The best cameras with lenses of `config.camera_model`; "auto" tries a fisheye, too, where the other lenses leave
-    many matches unexplained, and takes it where it explains more of them."""
+    """The best cameras with lenses of `config.camera_model`. "auto" also tries a fisheye if the other lenses leave many
+    matches unexplained, and uses it if it explains more of them.
+    """
     lenses = start_lenses(views, matches.sizes, config)
     if config.camera_model == "opencv-fisheye":
         lenses, matches = start_fisheyes(matches, lenses, config)
@@ -110,7 +111,7 @@ def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Fou
 
 
 def _explained(found: Found | None) -> float:
-    """How many verified matches the cameras explain."""
+    """Number of verified matches that the cameras explain."""
     if found is None:
         return 0.0
     return sum(share * len(found.matches.pairs[pair]) for pair, share in found.support.items())
@@ -123,7 +124,7 @@ def triangulate(
     config: RefineConfig,
     step: Step = lambda: None,
 ) -> RefinedCameras:
-    """Sparse points for cameras that are known; nothing moves. Raises BackendError without pycolmap."""
+    """Sparse points for known cameras, which do not change. Raises BackendError without pycolmap."""
     verdicts = [Verdict(GIVEN, "known beforehand")] * len(views)
     if len(views) < 2:
         return RefinedCameras(list(views), None, verdicts)
@@ -179,8 +180,9 @@ def _verified(
 
 
 def with_lens(view: View, lens: Lens) -> View:
-    """The view with the intrinsics of its lens, in pixels of the original image; where the lens bends lines, the view
-    of the undistorted picture, maps included."""
+    """The view with the intrinsics of its lens, in pixels of the original image. If the lens has distortion, the view
+    of the undistorted picture, including maps.
+    """
     camera = lens.of_picture(view.width, view.height)
     if not camera.distorted:
         K = np.array([[camera.focal[0], 0, camera.centre[0]], [0, camera.focal[1], camera.centre[1]], [0, 0, 1.0]])
@@ -203,7 +205,7 @@ def _sparse_model(
             continue
         observations += [(i, len(points), k) for i, k in track.items()]
         points.append(item.xyz)
-        # the features' images may be smaller than the originals, whose pixels the errors are in
+        # features may be from smaller images than the originals, in whose pixels the errors are
         errors.append(item.error * np.mean([views[i].width / matches.sizes[i][0] for i in sorted(track)]))
     image, point, keypoint = np.array(sorted(observations), np.int64).reshape(-1, 3).T
     seen, pixel, colors = np.ones(len(image), bool), np.zeros((len(image), 2)), np.zeros((len(points), 3), np.uint8)
@@ -218,5 +220,5 @@ def _sparse_model(
         if camera.distorted:
             pixel[mine] = Undistortion(camera).points(pixel[mine])
             inside = (pixel[mine] >= 0) & (pixel[mine] <= [views[i].width, views[i].height])
-            seen[mine] = inside.all(axis=1)  # what the undistorted picture leaves out is not observed there
+            seen[mine] = inside.all(axis=1)  # areas outside the undistorted picture are not observed in it
     return SparseModel(np.array(points).reshape(-1, 3), colors, np.array(errors), image[seen], point[seen], pixel[seen])

@@ -1,4 +1,4 @@
-"""How sure a refined pixel is: what its windows look like in other views, and whether their depth maps agree."""
+"""Confidence of refined pixels: the similarity of their windows in other views, and the agreement of the depth maps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View, known_depth
 
-_AGREES = 0.01  # relative depth difference that halves a neighbour's vote
-_WITNESSES = 2.0  # agreeing views that make a pixel sure
+_AGREES = 0.01  # relative depth difference that halves the vote of a neighbour
+_WITNESSES = 2.0  # number of agreeing views for full confidence
 
 
 def fused_confidence(view: View, correlation: np.ndarray, neighbours: Sequence[View]) -> np.ndarray:

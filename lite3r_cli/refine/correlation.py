@@ -1,4 +1,4 @@
-"""How well windows around a pixel look alike in several pictures: normalised cross-correlation over surfaces."""
+"""Similarity of windows around a pixel in several pictures: normalised cross-correlation along surfaces."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from .warp import Picture, Projection, inside, sample
 
-_NOISE = 5e-6  # variance of grey values (0..1) below which a window counts as blank: that of rounding to 8 bits
-_WITNESSES = 3  # neighbours that count, the best ones
-_HIDDEN = 0.7  # a neighbour that counts is worth at least this share of the best: it may not see the point
-_AT_ONCE = 8  # hypotheses
+_NOISE = 5e-6  # variance of grey values (0..1) below which a window counts as blank: that of 8-bit rounding
+_WITNESSES = 3  # number of best neighbours that count
+_HIDDEN = 0.7  # a neighbour counts if its score is at least this share of the best: otherwise the point may be occluded
+_AT_ONCE = 8  # hypotheses per batch
 
 
 class Correlation:
     """Scores inverse-depth maps of a picture against its neighbours on windows of 2 · half + 1 pixels a side.
 
-    All pixels of a window are taken at the inverse depth that the map gives to them, so windows follow the surface.
+    Each pixel of a window is warped with its own inverse depth, so windows follow the surface.
     """
 
     def __init__(self, picture: Picture, neighbours: Sequence[Picture], half: int) -> None:
@@ -36,7 +36,9 @@ class Correlation:
         return torch.cat([self.score(part) for part in inverse.split(_AT_ONCE)])
 
     def score(self, inverse: Tensor) -> Tensor:
-        """Scores (B, h, w) of inverse depths (B, h, w): a mean over the best neighbours, 0 where no one sees it."""
+        """Scores (B, h, w) of inverse depths (B, h, w): a mean over the best neighbours, 0 if no neighbour sees the
+        point.
+        """
         found = [self._pair(inverse, other, to) for other, to in zip(self.neighbours, self.projections, strict=True)]
         best = _largest(found, _WITNESSES)
         floor = _HIDDEN * best[0]
@@ -71,7 +73,7 @@ def window_mean(values: Tensor, half: int) -> Tensor:
 
 
 def _largest(values: Sequence[Tensor], count: int) -> list[Tensor]:
-    """The `count` largest of the tensors, element by element, in falling order; several times faster than topk."""
+    """The `count` largest values of the tensors, elementwise, in descending order; several times faster than topk."""
     values = list(values)
     count = min(count, len(values))
     for place in range(count):

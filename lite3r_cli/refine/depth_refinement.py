@@ -1,4 +1,4 @@
-"""Step two of the refinement: every trusted view's depth by stereo with the others, the network's where that fails."""
+"""Second step of the refinement: the depth of every trusted view by stereo, and by the network where stereo fails."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .warp import Picture
 
 STEREO, ALIGNED, KEPT = "stereo", "aligned", "kept"
 
-_GOOD_ANGLE = np.radians(6.0)  # of triangulation, from which more does not help
-_WIDE_ANGLE = np.radians(35.0)  # beyond, windows look too different
+_GOOD_ANGLE = np.radians(6.0)  # triangulation angle beyond which more does not help
+_WIDE_ANGLE = np.radians(35.0)  # beyond this angle windows look too different
 _MIN_SHARED = 8  # points
-_NEARER, _FARTHER = 1.6, 2.5  # how far the scene may reach beyond its sparse points
-_SURE_SCORE = 0.5  # correlation from which one other view is enough
-_SURE_AROUND = 0.4  # share of the pixels around (7 × 7) that have to be sure, too: single ones agree by chance
+_NEARER, _FARTHER = 1.6, 2.5  # how far the scene may extend beyond its sparse points, as factors
+_SURE_SCORE = 0.5  # correlation from which one confirming view is enough
+_SURE_AROUND = 0.4  # share of neighbouring pixels (7 × 7) that must be sure, too, because single pixels agree by chance
 
 
 @dataclass(frozen=True)
 class RefinedDepth:
-    """Views with refined depth and confidence, and what was done to each one: STEREO, ALIGNED or KEPT."""
+    """Views with refined depth and confidence, and the method for each: STEREO, ALIGNED or KEPT."""
 
     views: list[View]
     steps: list[str]
@@ -52,9 +52,7 @@ def refine_depth(
     step: Callable[[], None] = lambda: None,
     read_mask: ReadMask | None = None,
 ) -> RefinedDepth:
-    """Refine the depth maps of the views `trusted`; the others stay as they are. What is masked is compared with
-    nothing.
-    """
+    """Refine the depth maps of the views `trusted`; the others do not change. Masked pixels are not compared."""
     others = sweep_neighbours(views, sparse, trusted, config.neighbours)
     ranges = {i: depth_range(views[i], sparse, i) for i in trusted if others[i]}
     masks = {i: None if read_mask is None else read_mask(i) for i in trusted}
@@ -82,10 +80,10 @@ def refine_depth(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What stereo saw in one view."""
+    """The stereo result of one view."""
 
     depth: np.ndarray  # (h, w) float32
-    sure: np.ndarray  # (h, w) bool, pixels that other views confirm
+    sure: np.ndarray  # (h, w) bool, pixels confirmed by other views
     score: np.ndarray  # (h, w) correlation in 0..1
 
     @classmethod
@@ -96,7 +94,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The depth of one view and how it came about; `correlation` (h, w) of its confirmed pixels after STEREO alone."""
+    """The depth of one view and its method; `correlation` (h, w) of its confirmed pixels, only after STEREO."""
 
     depth: np.ndarray
     step: str
@@ -106,8 +104,8 @@ class _Chosen:
 def _choose(
     view: View, seen: _Seen | None, aligned: np.ndarray | None, level: float, grey: np.ndarray, config: RefineConfig
 ) -> _Chosen:
-    """What stereo saw, filled with the network's depth; the network's alone, moved onto sparse points (`aligned`) or to
-    the level that all views agree on, where stereo saw too little or something else than in the other views.
+    """The stereo depth, filled with the network's depth. If stereo failed on too many pixels or contradicts the other
+    views: the network's depth, aligned with sparse points (`aligned`) or with the scale that all views agree on.
     """
     depth = known_depth(view)
     if seen is None or seen.sure.mean() < config.least_sure:
@@ -115,21 +113,19 @@ def _choose(
     if seen.sure.mean() < config.firm_sure and abs(_level(view, seen) - level) > config.off_level:
         return _Chosen(depth * np.float32(np.exp(level)), ALIGNED)
     filled = fill(seen.depth, seen.sure, depth, grey).depth
-    stays = seen.sure | (depth > 0)  # the sky stays sky
+    stays = seen.sure | (depth > 0)  # keeps the sky without depth
     return _Chosen(np.where(stays, filled, np.float32(0)), STEREO, np.where(seen.sure, seen.score, 0))
 
 
 def _level(view: View, seen: _Seen) -> float:
-    """Median log ratio of the depth that stereo saw to the network's, over the sure pixels; NaN without any."""
+    """Median log ratio of the stereo depth to the network's, over the sure pixels; NaN without any."""
     depth = known_depth(view)
     both = seen.sure & (depth > 0)
     return float(np.median(np.log(seen.depth[both] / depth[both]))) if both.any() else np.nan
 
 
 def _common_level(views: Sequence[View], seen: Mapping[int, _Seen]) -> float:
-    """The level that the views agree on, each with the weight of its sure pixels: the network's maps share one
-    scale.
-    """
+    """The common log scale of the views, weighted by their sure pixels: the network's maps share one scale."""
     levels = {i: _level(views[i], seen[i]) for i in seen}
     order = sorted((i for i in levels if np.isfinite(levels[i])), key=lambda i: levels[i])
     if not order:
@@ -159,7 +155,7 @@ def sweep_neighbours(
 
 
 def depth_range(view: View, sparse: SparseModel, i: int) -> tuple[float, float]:
-    """Least and largest depth to search in view i: those of the sparse points it sees or looks towards, widened."""
+    """Search range of depth in view i: that of the sparse points that it sees or looks towards, widened."""
     pixel, z = geometry.project(sparse.points, view.K, view.cam_from_world)
     ahead = (z > 0) & (pixel >= 0).all(axis=-1) & (pixel < [view.width, view.height]).all(axis=-1)
     own = z[sparse.of_view(i)[0]]
@@ -183,13 +179,13 @@ def _picture(view: View, rgb: np.ndarray, mask: np.ndarray | None, device: torch
 
 
 def _sure(surface: Surface) -> Tensor:
-    """Pixels (h, w) that two other views confirm, or one where the windows look alike, among others that are sure."""
+    """Pixels (h, w) confirmed by two views, or by one with similar windows, and surrounded by sure pixels."""
     sure = (surface.votes >= 2) | ((surface.votes >= 1) & (surface.score > _SURE_SCORE))
     return sure & (window_mean(sure[None].float(), 3)[0] > _SURE_AROUND)
 
 
 def _with_confidence(views: list[View], confidence: Mapping[int, np.ndarray]) -> list[View]:
-    """Views without a `confidence` of their own get that of the least sure quarter: its scale is a probability's."""
+    """Views without a `confidence` get that of the least confident quarter, on the scale of a probability."""
     if not confidence:
         return views
     known = [known_depth(view) > 0 for view in views]

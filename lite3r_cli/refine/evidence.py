@@ -1,4 +1,4 @@
-"""How much of the matches a set of cameras explains, those included that no adjustment has seen."""
+"""How many matches a set of cameras explains, including matches that no adjustment has used."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .matching import Matches, Pair
 from .observations import Tracks
 
 _ROUNDS = 4  # of triangulation with weights
-_FAR = 1e-12  # a fourth coordinate below counts as a direction
+_FAR = 1e-12  # a fourth coordinate below this counts as a direction
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Where observations look: directions in their cameras, and what an angle is in pixels there."""
+    """Viewing rays of observations, and the focal length that converts angles to pixels."""
 
     direction: np.ndarray  # (O, 3) unit vectors
     focal: np.ndarray  # (O,) pixels
@@ -26,15 +26,15 @@ class Rays:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What cameras make of tracks."""
+    """How well cameras explain tracks."""
 
-    explained: float  # share of the observations, 0..1; those of pictures without a camera are not explained
+    explained: float  # share of the observations, 0..1; observations in pictures without a camera count as unexplained
     error: float  # pixels: median over the explained observations of tracks seen three times or more
     views: np.ndarray  # (S,) share of each picture's observations that are explained; NaN without any
 
 
 def rays(matches: Matches, tracks: Tracks, lenses: Lenses) -> Rays:
-    """The observations' directions, by each picture's lens."""
+    """The rays of the observations, by the lens of each picture."""
     pixels = tracks.pixels(matches)
     direction, focal = np.zeros((len(pixels), 3)), np.ones(len(pixels))
     for k, lens in enumerate(lenses.lenses):
@@ -46,16 +46,17 @@ def rays(matches: Matches, tracks: Tracks, lenses: Lenses) -> Rays:
 
 
 def _known(rays: np.ndarray) -> np.ndarray:
-    """Rays (N, 3); the way back where a lens shows nothing there: no point lies on that one."""
+    """Replaces rays (N, 3) that a lens cannot compute by the backward direction, on which no point lies."""
     return np.where(np.isfinite(rays), rays, np.array([0.0, 0.0, -1.0]))
 
 
 def judge(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays, views: int, tolerance: float) -> Evidence:
-    """Triangulate every track with the cameras `poses` (cam_from_world, 3 × 4) and count what lies within `tolerance`
-    pixels of it and before the camera."""
+    """Triangulate every track with the cameras `poses` (cam_from_world, 3 × 4) and count the observations within
+    `tolerance` pixels of it and in front of the camera.
+    """
     errors = track_errors(poses, tracks, seen)
     good = errors < tolerance
-    good &= np.bincount(tracks.track[good], minlength=tracks.count)[tracks.track] >= 2  # one ray alone fits anything
+    good &= np.bincount(tracks.track[good], minlength=tracks.count)[tracks.track] >= 2  # a single ray fits any point
     share = np.full(views, np.nan)
     for i in range(views):
         mine = tracks.image == i
@@ -67,11 +68,11 @@ def judge(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays, views: in
 
 
 def track_errors(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays) -> np.ndarray:
-    """Errors (O,) in pixels of the observations against points triangulated from their tracks; infinite where there
-    is none.
+    """Reprojection errors (O,) in pixels of the observations with points triangulated from their tracks; infinite
+    without a point.
 
-    A point is the least eigenvector of Σ w Pᵀ(I − d dᵀ)P over its observations, so that it may lie at infinity; the
-    weights w are those of a Cauchy loss, in angles.
+    A point is the eigenvector with the smallest eigenvalue of Σ w Pᵀ(I − d dᵀ)P over its observations, so that it may
+    be at infinity; the weights w are those of a Cauchy loss, in angles.
     """
     known = np.array([i in poses for i in range(int(tracks.image.max(initial=-1)) + 1)], bool)
     usable = known[tracks.image] if len(tracks.image) else np.zeros(0, bool)
@@ -92,10 +93,10 @@ def track_errors(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays) ->
         sums = np.stack([np.bincount(track, weight * column, tracks.count) for column in quadratic.T], axis=1)
         point = np.linalg.eigh(sums.reshape(-1, 4, 4))[1][:, :, 0]
         at = np.einsum("oij,oj->oi", P, point[track])
-        # the sign of a homogeneous point is free: the one that most observations have before them
+        # the sign of a homogeneous point is free: choose the one that puts it in front of most cameras
         ahead = np.bincount(track, weight * np.sign(np.einsum("oi,oi->o", at, d)), tracks.count)
         point *= np.where(ahead < 0, -1.0, 1.0)[:, None]
-        point[:, 3] = np.maximum(point[:, 3], 0)  # rays that meet behind the cameras: a direction is the most they mean
+        point[:, 3] = np.maximum(point[:, 3], 0)  # rays that meet behind the cameras: at most a direction
         at = np.einsum("oij,oj->oi", P, point[track])
         angle = geometry.vector_angle(at, d)
         weight = 1 / (1 + (angle * focal / 2.0) ** 2)
@@ -108,8 +109,9 @@ def track_errors(poses: Mapping[int, np.ndarray], tracks: Tracks, seen: Rays) ->
 def pair_support(
     poses: Mapping[int, np.ndarray], matches: Matches, lenses: Lenses, tolerance: float
 ) -> dict[Pair, float]:
-    """Share of each pair's matches that its two cameras explain: the epipolar distance (Sampson) is within `tolerance`
-    pixels (at the focal length) and the rays meet before both. Pairs without both cameras are missing."""
+    """Share of each pair's matches that its two cameras explain: the Sampson distance is within `tolerance` pixels (at
+    the focal length), and the rays meet in front of both cameras. Pairs without both cameras are missing.
+    """
     cameras = [lens.of_picture(*lens.size) for lens in lenses.lenses]
     flat = [_known(cameras[lenses.of_view[i]].rays(points)) for i, points in enumerate(matches.keypoints)]
     result = {}
@@ -123,20 +125,21 @@ def pair_support(
 
 
 def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, tolerance: float) -> np.ndarray:
-    """Which matches (M,) of unit rays (M, 3) fit the pose of the second camera against the first, to an angle of
-    `tolerance`."""
+    """Which matches (M,) of unit rays (M, 3) agree with the relative pose of the second camera to an angle of
+    `tolerance`.
+    """
     R, t = relative[:, :3], relative[:, 3]
-    turned = first @ R.T  # where the first camera's rays point in the second
+    turned = first @ R.T  # rays of the first camera in the frame of the second
     length = np.linalg.norm(t)
     if length < _FAR:
         return geometry.vector_angle(turned, second) < tolerance
     E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R / length
     line, back = first @ E.T, second @ E
     residual = (second * line).sum(axis=1)
-    # Sampson's distance on the sphere: slopes along the rays do not count
+    # Sampson distance on the sphere: derivatives along the rays do not count
     scale = np.sqrt(np.maximum((line**2).sum(axis=1) + (back**2).sum(axis=1) - 2 * residual**2, 0))
     near = np.abs(residual) < tolerance * np.maximum(scale, 1e-12)
-    # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both have to be positive, or too far to tell
+    # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both must be positive, or too large to determine
     a, b, c = (turned**2).sum(1), (second**2).sum(1), (turned * second).sum(1)
     p, q = -(turned @ t), second @ t
     determinant = a * b - c * c
@@ -146,8 +149,9 @@ def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, toleranc
 
 
 def change_of_pairs(before: Mapping[int, np.ndarray], after: Mapping[int, np.ndarray]) -> float:
-    """By how much (radians) two sets of poses (view -> cam_from_world) differ: of each pair of views the larger of turn
-    and change of direction, the median over the pairs; 0 without any."""
+    """Difference (radians) between two sets of poses (view -> cam_from_world): for each pair of views the larger of
+    rotation and change of direction, the median over the pairs; 0 without pairs.
+    """
     both = sorted(before.keys() & after.keys())
     first, second = np.triu_indices(len(both), 1)
     if not len(first):

@@ -48,7 +48,7 @@ def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarra
     holds = [np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)]
     left = np.abs(known - guess)[sure]
     trust = _PULL * float(np.clip((_TYPICAL / max(float(np.median(left)), 1e-3)) ** 2, 0.1, 10))
-    # over the network's shape the field is drawn to nothing, over no shape to the network's
+    # a field over the network's depth has a prior at zero, a field without it a prior at the network's depth
     shapes, pulls = [np.zeros_like(guess), guess], [_shrunk(guess, size), np.zeros(size, np.float32)]
     offsets = [_means(known - s, sure, weight) for s in shapes]
     aside = _blocks(size)
@@ -56,7 +56,7 @@ def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarra
     network = int(errors[1] <= errors[0])
     field = _field(offsets[network], weight, pulls[network], trust, holds)
     smooth = shapes[network] + cv2.resize(field, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    smooth = np.clip(smooth, known[sure].min() - 0.7, known[sure].max() + 0.7)  # no wild extrapolation
+    smooth = np.clip(smooth, known[sure].min() - 0.7, known[sure].max() + 0.7)  # limits extrapolation
     return Filled(np.where(sure, depth, np.exp(smooth)).astype(np.float32), bool(network), float(min(errors)))
 
 
@@ -71,8 +71,8 @@ def _means(values: np.ndarray, sure: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 def _fitted(shape: np.ndarray, depth: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """The network's log depth, level and slope fitted to the sure pixels; where it is unknown or of no use their
-    median.
+    """The network's log depth with level and slope fitted to the sure pixels; their median where it is unknown or
+    useless.
     """
     both = sure & (shape > 0)
     level = float(np.median(np.log(depth[sure])))

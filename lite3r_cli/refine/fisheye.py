@@ -1,6 +1,6 @@
-"""The focal length that a fisheye starts with: the network takes every lens for a pinhole and cannot tell it.
+"""Initial focal length of a fisheye: the network treats every lens as a pinhole and cannot estimate it.
 
-Each of some focal lengths turns matches into rays; the right one lets most of them agree on an essential matrix.
+Several focal lengths are tried on the matches; with the right one most of the rays agree on an essential matrix.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .matching import Matches, verified
 from .refine_config import RefineConfig
 
 _FIELDS = np.radians([80, 95, 110, 125, 140, 155, 170, 185, 200])  # along the longer side
-_PAIRS = 10  # with most matches, that are asked
+_PAIRS = 10  # pairs with the most matches that are used
 _ERROR = 2.0  # pixels
 
 
 def start_fisheyes(matches: Matches, lenses: Lenses, config: RefineConfig) -> tuple[Lenses, Matches]:
-    """The lenses, those that are not known with the best of `_FIELDS`, and the matches verified anew with them."""
+    """The lenses, with the best of `_FIELDS` for unknown ones, and the matches verified with them."""
     best: tuple[int, Lenses] = (-1, lenses)
     for field in _FIELDS:
         trial = replace(lenses, lenses=tuple(_with_field(lens, float(field)) for lens in lenses.lenses))
@@ -31,7 +31,7 @@ def start_fisheyes(matches: Matches, lenses: Lenses, config: RefineConfig) -> tu
 
 
 def _with_field(lens: Lens, field: float) -> Lens:
-    """An equidistant fisheye whose longer side sees an angle of `field`; a known lens as it is."""
+    """An equidistant fisheye with the angle `field` along its longer side; a known lens does not change."""
     if lens.fixed:
         return lens
     focal = max(lens.size) / field
@@ -39,7 +39,7 @@ def _with_field(lens: Lens, field: float) -> Lens:
 
 
 def _agreeing(matches: Matches, lenses: Lenses, config: RefineConfig) -> int:
-    """How many matches of the strongest pairs agree on essential matrices."""
+    """Number of matches of the strongest pairs that agree on essential matrices."""
     pycolmap = require_pycolmap()
     cameras, count = lenses.cameras(), 0
     options = pycolmap.RANSACOptions(max_error=_ERROR, random_seed=config.seed, max_num_trials=1000)

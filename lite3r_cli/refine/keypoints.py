@@ -16,7 +16,7 @@ ReadMask = Callable[[int], np.ndarray | None]  # index -> (H, W) bool, True = us
 
 LENGTH = 128  # of a descriptor
 _LEVELS = 512  # of a descriptor's values: its length is 1, so its entries fit 8 bits but for single peaks
-_READERS = 2  # pictures in memory at a time: OpenCV itself takes all cores
+_READERS = 2  # pictures in memory at a time: OpenCV itself uses all cores
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Features:
 
 
 def extract(rgb: np.ndarray, mask: np.ndarray | None, config: RefineConfig) -> Features:
-    """Features of a picture (H, W, 3) uint8, at most at `config.feature_size`; none where `mask` (H, W) is False."""
+    """Features of a picture (H, W, 3) uint8 at a size of at most `config.feature_size`; none where `mask` (H, W) is
+    False.
+    """
     grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     scale = min(1.0, config.feature_size / max(grey.shape))
     size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
@@ -43,7 +45,7 @@ def extract(rgb: np.ndarray, mask: np.ndarray | None, config: RefineConfig) -> F
         mask = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST)
     if min(size) < 16:
         return Features(size, np.zeros((0, 2)), np.zeros(0, np.float32), np.zeros((0, LENGTH), np.uint8))
-    # the doubled picture of the first octave is sampled at the right places only with enable_precise_upscale
+    # only enable_precise_upscale samples the doubled picture of the first octave at the right places
     sift = cv2.SIFT_create(  # type: ignore[attr-defined]
         config.max_features, 3, 0.013, 10, 1.6, descriptorType=cv2.CV_32F, enable_precise_upscale=True
     )
@@ -71,8 +73,9 @@ def extract_all(
 
 
 def _rooted(descriptors: np.ndarray) -> np.ndarray:
-    """The square roots of descriptors (N, 128) of sum 1, in `_LEVELS` levels: whole numbers, whose products add up
-    exactly in any order."""
+    """The square roots of descriptors (N, 128) of sum 1, quantised to `_LEVELS`: integers, whose products sum exactly
+    in any order.
+    """
     total = descriptors.sum(axis=1, keepdims=True)
     roots = np.sqrt(descriptors / np.maximum(total, 1e-9))
     return np.minimum(np.round(roots * _LEVELS), 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Which pictures were taken by one camera with one lens, and the models of these lenses.
+"""Groups pictures by camera and lens, and models these lenses.
 
-Lengths are pixels of the pictures at the size of their features. A lens shared by several pictures is far better
-determined than one of their own for each; whether they share one is asked of the matches (see sharing.py).
+Lengths are pixels of the pictures at the size of their features. A lens that several pictures share is far better
+determined than one per picture; the matches decide whether they share one (see lens_choice.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .refine_config import RefineConfig
 
 DISTORTED = {"simple-radial": "SIMPLE_RADIAL", "opencv": "OPENCV", "opencv-fisheye": "OPENCV_FISHEYE"}  # --camera-model
 _AHEAD = float(np.cos(np.radians(85)))
-_ZOOM = 1.3  # ratio of the predicted focal lengths of one size from which the pictures share no lens
+_ZOOM = 1.3  # ratio of the predicted focal lengths of one size from which pictures are assumed to have been zoomed
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Lens:
     params: tuple[float, ...]
     size: tuple[int, int]
     fixed: bool = False  # known beforehand
-    centred: bool = True  # the principal point is the picture's middle and stays
+    centred: bool = True  # the principal point is fixed at the centre of the picture
 
     @property
     def distorted(self) -> bool:
-        """Whether straight lines may bend."""
+        """Whether the lens may have distortion."""
         return self.model not in PINHOLES
 
     def of_picture(self, width: int, height: int) -> DistortedCamera:
@@ -47,7 +47,7 @@ class Lens:
         return self.of_picture(*self.size).rays(pixels)[:, 2] > _AHEAD
 
     def bending(self, model: str) -> Lens:
-        """The same lens as a `model` whose coefficients are 0; its focal length is that on the axis."""
+        """The same lens as a `model` with zero distortion; its focal length is that on the axis."""
         camera = DistortedCamera(self.model, self.params, *self.size)
         shape = MODELS[model]
         focal = camera.focal if shape.focal == 2 else (float(np.sqrt(camera.focal[0] * camera.focal[1])),)
@@ -64,16 +64,16 @@ class Lens:
 
 @dataclass(frozen=True)
 class Lenses:
-    """The lenses of a set, and whose they are."""
+    """The lenses of a set, and the lens of each view."""
 
     lenses: tuple[Lens, ...]
     of_view: tuple[int, ...]  # the lens of each view
-    focal_of_two: bool = False  # two views adjust the focal length that they share, which they tell poorly
-    facings: tuple[Facing | None, ...] = ()  # of each view: those of one 360° picture are a rig; () = there are none
+    focal_of_two: bool = False  # two views adjust a shared focal length, which they determine poorly
+    facings: tuple[Facing | None, ...] = ()  # of each view: the views of one 360° picture form a rig; () = none
 
     @property
     def fixed(self) -> set[int]:
-        """Numbers in pycolmap (one more than here) of the lenses that are known."""
+        """Numbers in pycolmap (one more than here) of the known lenses."""
         return {k + 1 for k, lens in enumerate(self.lenses) if lens.fixed}
 
     @property
@@ -86,7 +86,7 @@ class Lenses:
         return [self.lenses[k].camera(i + 1) for i, k in enumerate(self.of_view)]
 
     def each_its_own(self) -> Lenses:
-        """The same with a lens of its own for every view, but for known ones."""
+        """The same with one lens per view, except known ones."""
         lenses: list[Lens] = []
         of_view: list[int] = []
         kept: dict[int, int] = {}
@@ -98,7 +98,7 @@ class Lenses:
         return replace(self, lenses=tuple(lenses), of_view=tuple(of_view))
 
     def adjusted(self, model) -> Lenses:
-        """With the parameters that a pycolmap model of these lenses has by now."""
+        """With the parameters of a pycolmap model of these lenses."""
         found = tuple(
             replace(lens, params=tuple(float(p) for p in model.camera(k + 1).params))
             if k + 1 in model.cameras
@@ -109,8 +109,9 @@ class Lenses:
 
 
 def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config: RefineConfig) -> Lenses:
-    """One pinhole for all pictures of one camera: same size and `config.lens_keys`. A lens of its own where the
-    predicted focal lengths tell of a zoom, or with `config.intrinsics` "per-image"; with "shared", never."""
+    """One pinhole for all pictures of one camera: equal size and `config.lens_keys`. One per picture if the predicted
+    focal lengths indicate a zoom, or with `config.intrinsics` "per-image"; never with "shared".
+    """
     focal = [_focal(view, size) for view, size in zip(views, sizes, strict=True)]
     keys: list[tuple] = []
     for i, size in enumerate(sizes):
@@ -118,7 +119,7 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
         own = config.intrinsics == "per-image" and not known
         label: tuple = (config.lens_keys[i] if config.lens_keys else "",)
         facing = views[i].facing
-        if facing is not None:  # the sensors of a rig are told apart
+        if facing is not None:  # the sensors of a rig need different cameras
             label = (*label, facing.number)
         keys.append((size, label, i if own else -1, focal[i] if known else None))
     groups = {key: [i for i, other in enumerate(keys) if other == key] for key in dict.fromkeys(keys)}
@@ -137,7 +138,7 @@ def start_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]], config
 
 
 def known_lenses(views: Sequence[View], sizes: Sequence[tuple[int, int]]) -> Lenses:
-    """The views' cameras as they are, both focal lengths and the principal point."""
+    """The views' known cameras, with both focal lengths and the principal point."""
     lenses = []
     for view, size in zip(views, sizes, strict=True):
         K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)

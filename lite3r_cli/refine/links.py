@@ -1,7 +1,7 @@
-"""How firmly the pictures of a model hang together, and whether a part of them could stand elsewhere as well.
+"""How firmly the pictures of a model are connected, and whether a part of them could have another pose.
 
-Pictures that share points are tied; the tie of two sets is the number of points that both see. The weakest cut through
-the set (Stoer & Wagner, J. ACM 1997) says what the whole rests on.
+Pictures that share points are connected; the strength between two sets is the number of points that both see. The
+minimum cut (Stoer & Wagner, J. ACM 1997) is the weakest connection of the model.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 
 from .matching import Pair
 
-_PARTS = 8  # cuts at most, one in what another leaves
+_PARTS = 8  # maximum number of cuts, each in what the previous one leaves
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of the pictures and its tie to all others."""
+    """A part of the pictures and its connection to all others."""
 
     part: tuple[int, ...]  # views, the smaller side
     strength: float  # points that views of both sides see
-    against: float = 0.0  # matches between both sides that contradict where the part stands
+    against: float = 0.0  # matches between both sides that contradict the pose of the part
 
 
 def shared_points(image: np.ndarray, point: np.ndarray, views: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def crossing_points(image: np.ndarray, point: np.ndarray, part: Sequence[int]) -
 
 
 def minimum_cut(weight: np.ndarray) -> tuple[float, list[int]]:
-    """The least total weight that parts the nodes of a graph (N, N), N > 1, and the smaller side."""
+    """The smallest total weight that separates the nodes of a graph (N, N), N > 1, and the smaller side."""
     weight = weight.astype(np.float64).copy()
     members = [[i] for i in range(len(weight))]
     alive = list(range(len(weight)))
@@ -82,8 +82,8 @@ def minimum_cut(weight: np.ndarray) -> tuple[float, list[int]]:
 def weakest_cuts(
     chosen: Sequence[int], image: np.ndarray, point: np.ndarray, contradictions: Mapping[Pair, int]
 ) -> list[Cut]:
-    """Cuts through the views `chosen`: the weakest of all, then the weakest of what it leaves, and so on; the strength
-    of each is its tie to all the others.
+    """Cuts through the views `chosen`: the weakest, then the weakest of the rest, and so on. The strength is the
+    connection to all other views.
 
     `contradictions`: matches of pairs that the cameras do not explain.
     """

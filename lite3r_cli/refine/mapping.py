@@ -1,5 +1,5 @@
-"""Models out of matches by pycolmap: triangulation, incremental mapping (Schönberger & Frahm, CVPR 2016) and global
-mapping (Pan et al., ECCV 2024). One thread and one seed, so that the same matches always give the same model.
+"""Models from matches by pycolmap: triangulation, incremental mapping (Schönberger & Frahm, CVPR 2016) and global
+mapping (Pan et al., ECCV 2024). One thread and one seed, so that equal matches give equal models.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .matching import Matches, Pair, TwoView
 from .refine_config import RefineConfig
 from .rigs import add_posed, write_database
 
-_GLOBAL_TRACKS = 4000  # that global mapping places cameras with
+_GLOBAL_TRACKS = 4000  # tracks that global mapping uses to place cameras
 
 
 class Workshop:
-    """A database of the matches that count, with the lenses of the pictures, in a folder of its own."""
+    """A pycolmap database of the selected matches, with the lenses of the pictures, in its own folder."""
 
     def __init__(
         self, name: str, matches: Matches, rows: Mapping[Pair, np.ndarray], lenses: Lenses, config: RefineConfig
@@ -60,7 +60,7 @@ class Workshop:
         return model
 
     def triangulate(self, model):
-        """The model with new points for its cameras, which stay."""
+        """The model with new points for its cameras, which do not change."""
         pycolmap = require_pycolmap()
         options = self._pipeline(min_angle=self.config.min_angle_deg)
         options.ba_global_max_refinements = 1
@@ -90,7 +90,7 @@ class Workshop:
         mapper.bundle_adjustment.ceres.solver_options.num_threads = 1
         mapper.bundle_adjustment.refine_extra_params = False
         for step in (mapper, mapper.rotation_averaging, mapper.global_positioning, mapper.bundle_adjustment):
-            if hasattr(step, "refine_sensor_from_rig"):  # not all of them have it before pycolmap 4.2
+            if hasattr(step, "refine_sensor_from_rig"):  # pycolmap before 4.2 lacks some of these options
                 step.refine_sensor_from_rig = False
         mapper.keep_max_num_tracks = _GLOBAL_TRACKS
         mapper.skip_retriangulation = True

@@ -1,7 +1,7 @@
-"""Matches of local features, and what the matches of two pictures say of their cameras.
+"""Matches of local features, and the two-view geometry of matched pictures.
 
-Everything has one order and one seed a pair: the answer does not depend on which thread was faster. Descriptors are
-matched by pycolmap, on a CPU, as they stand in a database of its own.
+Order and seeds are fixed per pair, so the result does not depend on the timing of threads. pycolmap matches descriptors
+on a CPU, from its own database.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _THREADS = 4  # that verify pairs; the answer is the same with any number
 
 @dataclass(frozen=True)
 class TwoView:
-    """The matches of two pictures that one geometry explains."""
+    """The matches of two pictures that agree with one geometry."""
 
     matches: np.ndarray  # (M, 2) int64, indices of keypoints
-    second_from_first: np.ndarray | None  # (3, 4), |t| = 1 or 0; None where the matches do not tell
+    second_from_first: np.ndarray | None  # (3, 4), |t| = 1 or 0; None if the matches do not determine it
     kind: int  # of pycolmap.TwoViewGeometryConfiguration
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ def match(
     config: RefineConfig,
     step: Callable[[], None] = lambda: None,
 ) -> Matches:
-    """Find and match features of all views; works in `folder`, which has to be empty. `step` is called after each view.
+    """Find and match features of all views in the empty folder `folder`. `step` is called after each view.
 
     Raises BackendError without pycolmap.
     """
@@ -71,7 +71,7 @@ def match_features(features: Sequence[Features], pairs: Sequence[Pair], folder: 
     path = folder / "features.db"
     with pycolmap.Database.open(path) as database:
         for i, item in enumerate(features):
-            # import in order: the number of picture i is i + 1
+            # in order: picture i gets the number i + 1
             camera = pycolmap.Camera(
                 camera_id=i + 1, model="SIMPLE_PINHOLE", width=item.size[0], height=item.size[1],
                 params=[max(item.size), item.size[0] / 2, item.size[1] / 2],
@@ -94,13 +94,13 @@ def match_features(features: Sequence[Features], pairs: Sequence[Pair], folder: 
 
 
 def _first_at_place(points: np.ndarray) -> np.ndarray:
-    """For each keypoint (N, 2) the first one at the same place (N,): SIFT has one there for each orientation."""
+    """For each keypoint (N, 2) the first one at the same place (N,): SIFT repeats a keypoint for each orientation."""
     _, first, inverse = np.unique(points, axis=0, return_index=True, return_inverse=True)
     return first[inverse.ravel()]
 
 
 def write_picture(database, i: int, camera, points: np.ndarray, new_camera: bool) -> None:
-    """Picture i with its keypoints into a pycolmap database, under the number i + 1."""
+    """Write picture i with its keypoints into a pycolmap database, under the number i + 1."""
     pycolmap = require_pycolmap()
     if new_camera:
         database.write_camera(camera, use_camera_id=True)
@@ -130,8 +130,9 @@ def predicted_cameras(views: Sequence[View], sizes: Sequence[tuple[int, int]]) -
 
 
 def verified(matches: Matches, cameras: Sequence, config: RefineConfig) -> Matches:
-    """The matches of each pair that one geometry explains, with these cameras (pycolmap.Camera) of the pictures; every
-    pair has a seed of its own."""
+    """The geometrically verified matches of each pair for these cameras (pycolmap.Camera) of the pictures. Every pair
+    has its own seed.
+    """
     pycolmap = require_pycolmap()
     found = matches.raw
 
@@ -162,6 +163,8 @@ def _two_view(found, config: RefineConfig) -> TwoView | None:
 
 
 def start_intrinsics(view: View, size: tuple[int, int]) -> list[float]:
-    """Focal length and principal point of the view at an image size; one length, as photographs have square pixels."""
+    """Focal length and principal point of the view at an image size; one focal length, because photographs have square
+    pixels.
+    """
     K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
     return [float(np.sqrt(K[0, 0] * K[1, 1])), float(K[0, 2]), float(K[1, 2])]

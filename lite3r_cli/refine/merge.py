@@ -1,5 +1,6 @@
-"""Refined cameras and predicted ones in one frame: the scale is the prediction's, unverified cameras keep their place
-beside those of the verified ones that the network has next to them."""
+"""Brings refined and predicted cameras into one frame: the scale is that of the prediction, and unverified cameras keep
+their pose relative to the verified cameras next to them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from .observations import sample_depth
 def merge_poses(
     views: Sequence[View], refined: dict[int, np.ndarray], sparse: SparseModel
 ) -> tuple[np.ndarray, geometry.Similarity]:
-    """Poses (S, 3, 4) of all views in the frame of the first one, and the similarity to it from that of `refined`
-    (view -> cam_from_world), which `sparse` stands in, too.
+    """Poses (S, 3, 4) of all views in the frame of the first one, and the similarity transform to it from the frame of
+    `refined` (view -> cam_from_world) and `sparse`.
 
     The scale is the median ratio of predicted to refined depth of the sparse points: it needs no baseline.
     """

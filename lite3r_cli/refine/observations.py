@@ -1,4 +1,4 @@
-"""Tracks: what keypoints of several pictures are matches of each other, and where the network's depth puts them."""
+"""Tracks: keypoints of several pictures that match each other, and their points from the network's depth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..scene.posed_view import View
 from .lens import Lenses
 from .matching import Matches, Pair
 
-HELD_OUT = 5  # every so many-th track is kept from the adjustment, to judge it
-_ENOUGH = 60  # tracks a picture from which some can be spared
+HELD_OUT = 5  # every n-th track is held out from the adjustment for evaluation
+_ENOUGH = 60  # tracks per picture from which some can be held out
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Tracks:
         return int(self.track[-1]) + 1 if len(self.track) else 0
 
     def chosen(self, wanted: np.ndarray) -> Tracks:
-        """Those for which `wanted` (T,) is true, numbered anew."""
+        """The tracks for which `wanted` (T,) is true, renumbered."""
         keep = wanted[self.track]
         number = np.cumsum(wanted) - 1
         return Tracks(number[self.track[keep]], self.image[keep], self.keypoint[keep])
 
     def pixels(self, matches: Matches) -> np.ndarray:
-        """Where the observations lie (O, 2), in the pictures at the size of their features."""
+        """Positions of the observations (O, 2), in the pictures at the size of their features."""
         found = np.zeros((len(self.track), 2))
         for i, points in enumerate(matches.keypoints):
             mine = self.image == i
@@ -44,7 +44,7 @@ class Tracks:
 
 
 def split(tracks: Tracks, views: int) -> tuple[Tracks, Tracks]:
-    """Tracks to adjust cameras with, and tracks held out to judge them; all in both where there are few."""
+    """Tracks for the adjustment, and held-out tracks; all tracks in both if there are few."""
     if tracks.count < _ENOUGH * views:
         return tracks, tracks
     out = np.arange(tracks.count) % HELD_OUT == HELD_OUT - 1
@@ -52,7 +52,7 @@ def split(tracks: Tracks, views: int) -> tuple[Tracks, Tracks]:
 
 
 def without(matches: Matches, pairs: Mapping[Pair, np.ndarray], held_out: Tracks) -> dict[Pair, np.ndarray]:
-    """The matches of `pairs` that are no part of the tracks held out."""
+    """The matches of `pairs` that are not part of the held-out tracks."""
     spared = [np.zeros(len(points), bool) for points in matches.keypoints]
     for i, used in enumerate(spared):
         used[held_out.keypoint[held_out.image == i]] = True
@@ -105,10 +105,10 @@ def sample_depth(view: View, keypoints: np.ndarray, size: tuple[int, int]) -> np
 def start_points(
     views: Sequence[View], matches: Matches, tracks: Tracks, lenses: Lenses
 ) -> tuple[np.ndarray, np.ndarray]:
-    """World points (T, 3) of the tracks, from the predicted depth maps, and which are known (T,) bool.
+    """World points (T, 3) of the tracks from the predicted depth maps, and which are known (T,) bool.
 
-    A fisheye's depth counts along its rays: the network, which takes it for a pinhole, has no better one. The mean
-    over a track's observations: no parallax is needed, and poses may be degrees off.
+    For a fisheye, depth is measured along the rays: the network, which treats it as a pinhole, has no better one. The
+    mean over the observations of a track needs no parallax, and tolerates pose errors of degrees.
     """
     total, known = np.zeros((tracks.count, 3)), np.zeros(tracks.count)
     for i, view in enumerate(views):

@@ -1,4 +1,4 @@
-"""Which pictures are matched with each other: all of them, or, in larger sets, those that may see the same."""
+"""Selects the pictures that are matched with each other: all of them, or, in larger sets, those that may overlap."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .keypoints import Features
 from .refine_config import RefineConfig
 
 _ADJACENT = 4  # pictures before and after in the order of the set
-_LOOK = 256  # features of a picture that a quick look compares: the largest (Wu, 3DV 2013, "preemptive matching")
+_LOOK = 256  # largest features of a picture for preemptive matching (Wu, 3DV 2013)
 _RATIO = 0.8  # of the distances to the best and the second-best descriptor
-_SAME = 3  # features in common from which a quick look says anything
+_SAME = 3  # smallest number of common features that counts in preemptive matching
 
 
 def choose_pairs(features: Sequence[Features], views: Sequence[View], config: RefineConfig) -> list[tuple[int, int]]:
-    """Pairs i < j worth matching, sorted. Up to `config.exhaustive_views` all; beyond, for each view the others whose
-    predicted depth maps overlap most, those that look alike at a quick look, and those next to it in order.
+    """Pairs i < j to match, sorted. Up to `config.exhaustive_views` all pairs; beyond, for each view those with the
+    largest overlap of predicted depth maps, those with the most features in preemptive matching, and its neighbours in
+    order.
     """
     count = len(features)
     if count <= config.exhaustive_views:
@@ -32,12 +33,12 @@ def choose_pairs(features: Sequence[Features], views: Sequence[View], config: Re
 
 
 def apart(views: Sequence[View], pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pairs of two places, sorted: views of one 360° picture have one."""
+    """The sorted pairs of different centres: views of one 360° picture have the same centre."""
     return sorted((i, j) for i, j in pairs if not same_picture(views[i].facing, views[j].facing))
 
 
 def overlapping_pairs(views: Sequence[View], count: int) -> set[tuple[int, int]]:
-    """Of each view the `count` others that see most of its surface, as the predicted depth maps have it."""
+    """For each view the `count` others that see most of its surface, according to the predicted depth maps."""
     voters = [None if view.depth is None else VoterMap(view, view.depth > 0) for view in views]
     return {(min(i, j), max(i, j)) for i, others in enumerate(best_neighbours(voters, count)) for j in others}
 
@@ -58,7 +59,7 @@ def _in_common(here: np.ndarray, there: np.ndarray) -> int:
     if min(len(here), len(there)) < 2:
         return 0
     length = 512.0**2
-    distance = 2 * length - 2 * (here @ there.T)  # whole numbers, exact in float32
+    distance = 2 * length - 2 * (here @ there.T)  # integers, exact in float32
     first, second = np.partition(distance, 1, axis=1)[:, :2].T
     above, below = np.partition(distance, 1, axis=0)[:2]
     row, column = distance.argmin(axis=1), distance.argmin(axis=0)

@@ -1,4 +1,4 @@
-"""Predicted views in, refined views out, with an account of what was decided for each image."""
+"""Refines predicted views, with an account of the decision for each image."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .verdicts import KEPT
 
 @dataclass(frozen=True)
 class Refined:
-    """What `--refine` made of the predicted views."""
+    """The result of `--refine`."""
 
     views: list[View]
-    sparse: SparseModel | None  # None where no camera could be refined
+    sparse: SparseModel | None  # None if no camera could be refined
     verdicts: list[dict[str, object]]  # per view, for run.json
     warnings: list[str]
-    account: dict[str, object] | None = None  # what the search for the cameras found, for run.json
+    account: dict[str, object] | None = None  # of the camera search, for run.json
 
 
 @quiet_pycolmap()
@@ -43,10 +43,10 @@ def refine(
     given: bool = False,
     positions: Sequence[PositionPrior | None] = (),
 ) -> Refined:
-    """Refine cameras, then the depth maps of the views whose cameras were verified; stereo runs on `device`.
+    """Refine cameras, then the depth maps of views with verified cameras; stereo runs on `device`.
 
-    `given`: the views' cameras are known beforehand and stay. `positions`: what GPS says of each view, () = nothing.
-    Raises BackendError without pycolmap.
+    `given`: the cameras are known and do not change. `positions`: the GPS position of each view, () = none. Raises
+    BackendError without pycolmap.
     """
     progress = progress or Progress()
     with progress.stage("Refine cameras", total=len(views)) as step:
@@ -73,7 +73,7 @@ def refine(
 def _undistorted(
     views: Sequence[View], read_rgb: ReadImage, read_mask: ReadMask | None
 ) -> tuple[ReadImage, ReadMask | None]:
-    """What reads the pictures that the views are of, and their masks."""
+    """Functions that read undistorted pictures and masks."""
 
     def mask(i: int) -> np.ndarray | None:
         found, lens = None if read_mask is None else read_mask(i), views[i].lens

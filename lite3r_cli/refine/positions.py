@@ -1,8 +1,7 @@
-"""Known positions of the cameras (GPS) beside the matches in bundle adjustment.
+"""Known camera positions (GPS) besides the matches in bundle adjustment.
 
-A long strip that bends a little from each picture to the next fits its matches nearly as well as a straight one.
-Matches are exact over a few pictures and weak over many; GPS is the other way round. Both count by their standard
-deviations.
+A long strip that bends slightly from picture to picture fits its matches almost as well as a straight one. Matches are
+accurate over a few pictures and weak over many; GPS is the opposite. Both are weighted by their standard deviations.
 """
 
 from __future__ import annotations
@@ -25,40 +24,38 @@ from .matching import Matches
 from .refine_config import RefineConfig
 from .rigs import frames_of
 
-_LEAST = 4  # positions that have to agree: three fit any scene
-_USUAL = 2.0  # standard deviations that a position in space is off
-_LOOSEST = (
-    32.0  # factor of the standard deviations from which positions do not fit: strips may be bent, but not so much
-)
+_LEAST = 4  # smallest number of agreeing positions: three fit any scene
+_USUAL = 2.0  # usual error of a position in space, in standard deviations
+_LOOSEST = 32.0  # factor of the standard deviations beyond which positions do not fit: a strip is never bent that much
 _REWEIGHTINGS = 40
-_ITERATIONS, _TOLERANCE = 100, 1e-7  # of an adjustment: to straighten a strip changes little in its cost
+_ITERATIONS, _TOLERANCE = 100, 1e-7  # of an adjustment: straightening a strip changes its cost only slightly
 _MOST = 0.6  # share of the positions that have to fit
-_WRONG = 4.0  # standard deviations from which a position is not used
-_UNKNOWN = 1e3  # metres: standard deviation of a coordinate that is not known
-_WORSE = 0.02  # fall of the share of matches explained from which the positions are not believed
+_WRONG = 4.0  # standard deviations beyond which a position is not used
+_UNKNOWN = 1e3  # metres: standard deviation of an unknown coordinate
+_WORSE = 0.02  # decrease of the share of explained matches at which the positions are rejected
 
 
 @dataclass(frozen=True)
 class Tied:
-    """What the positions did, for run.json."""
+    """The effect of the positions, for run.json."""
 
     used: int
     of: int
-    left_out: list[int]  # views whose position disagrees with the rest
+    left_out: list[int]  # views whose position disagrees with the others
     taken: bool
     why: str
     moved: float | None = None  # metres, median over the cameras, after the best similarity
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """With the names of the pictures left out."""
+        """With the names of the left-out pictures."""
         return {**vars(self), "left_out": [names[i] for i in self.left_out]}
 
 
 def tie_to_positions(
     found: Hypothesis, matches: Matches, positions: Sequence[PositionPrior | None], config: RefineConfig
 ) -> tuple[Hypothesis, Tied]:
-    """The hypothesis adjusted once more with `positions` (one for each view, None where unknown) beside its matches; in
-    their frame then. As it was where they do not fit a similarity, or where the matches would be explained less well.
+    """The hypothesis, adjusted again with `positions` (one per view, None if unknown) besides its matches, and in their
+    frame. Unchanged if the positions do not fit a similarity transform, or if fewer matches would be explained.
     """
     known = _one_each(found, positions)
     if len(known) < _LEAST:
@@ -77,7 +74,7 @@ def tie_to_positions(
     model = deepcopy(found.model)
     moved = np.column_stack([similarity.scale * similarity.rotation, similarity.translation])
     model.transform(require_pycolmap().Sim3d(moved))
-    while True:  # loosely first, so that the ends of a bent strip come near enough to count
+    while True:  # loosely first, so that the ends of a bent strip come close enough to count
         near = [(i + 1, target[k], looseness * sigma[k]) for k, i in enumerate(known)]
         adjust(model, 1.0, replace(freedom(model, found.lenses), positions=near), _ITERATIONS, _TOLERANCE)
         drop_weak_points(model, config.max_error, config.min_angle_deg)
@@ -103,7 +100,7 @@ def tie_to_positions(
 
 
 def _one_each(found: Hypothesis, positions: Sequence[PositionPrior | None]) -> list[int]:
-    """The views with a pose and a position; of those of one 360° picture the first alone, which all stand with."""
+    """The views with a pose and a position; of the views of a 360° picture only the first one."""
     having = [i for i in sorted(found.poses) if positions[i] is not None]
     return [members[0] for members in frames_of(found.lenses, having)]
 
@@ -113,8 +110,8 @@ def _centres(found: Hypothesis, views: Sequence[int]) -> np.ndarray:
 
 
 def _align(points: np.ndarray, target: np.ndarray, sigma: np.ndarray) -> tuple[Similarity, float] | None:
-    """The similarity from `points` (N, 3) to most of `target`, and by how much their standard deviations have to grow
-    for them to fit: much where a strip is bent. None where they do not fit.
+    """The similarity transform from `points` (N, 3) to most of `target`, and the factor by which their standard
+    deviations must grow to fit: large if a strip is bent. None if they do not fit.
 
     Umeyama (1991), reweighted with the loss of Geman and McClure at a scale that shrinks with the median residual.
     """
@@ -130,7 +127,9 @@ def _align(points: np.ndarray, target: np.ndarray, sigma: np.ndarray) -> tuple[S
 
 
 def _umeyama(points: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Similarity | None:
-    """The best similarity by weighted least squares; points on a line leave the turn about it as it comes."""
+    """The best similarity transform by weighted least squares. Points on a line do not determine the
+    rotation about it.
+    """
     share = weight / weight.sum()
     here, there = share @ points, share @ target
     a, b = points - here, target - there
@@ -143,7 +142,7 @@ def _umeyama(points: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Simi
 
 
 def _moved(before: Hypothesis, after: Hypothesis, views: Sequence[int]) -> float:
-    """Metres between the cameras of both, the median after the similarity that fits best."""
+    """Median distance in metres between the cameras of both, after the best similarity transform."""
     here, there = _centres(before, views), _centres(after, views)
     found = _umeyama(here, there, np.ones(len(views)))
     off = there - here if found is None else there - found.apply(here)

@@ -1,4 +1,4 @@
-"""How cameras and depth maps are refined: the thresholds that decide, checked when built."""
+"""Thresholds of the refinement of cameras and depth maps, checked when built."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from ..errors import UsageError
 class RefineConfig:
     """Steps of `--refine` and their thresholds; lengths in pixels refer to the image at `feature_size`."""
 
-    depth: bool = True  # stereo with the refined cameras, the network's depth where that fails
-    camera_model: str = "auto"  # of the lenses, one of CAMERA_MODELS; auto: a pinhole, or what held-out matches ask for
-    intrinsics: str = "auto"  # one focal length for the images of one camera, or one each; auto: see lens_choice
-    feature_size: int = 1600  # features are found at most at this longest side
-    max_features: int = 8192  # an image
-    exhaustive_views: int = 60  # up to so many images every pair is matched, beyond only those that may overlap
-    pair_neighbours: int = 12  # images that each one is matched with, beyond, by depth and by descriptors
-    min_matches: int = 15  # of two images that one geometry explains, to be believed at all
-    cycle_deg: float = 20.0  # turn from the average of all rotations from which a pair contradicts the others
-    max_error: float = 4.0  # reprojection error of a point that counts
-    min_angle_deg: float = 1.5  # triangulation angle of a point that counts
-    explained: float = 0.85  # share of the held-out observations from which one hypothesis is enough
-    pair_support: float = 0.5  # share of a pair's matches that the cameras have to explain for the pair to count
-    lens_gain: float = 0.02  # fall of the loss of held-out matches from which a richer model of the lens is taken
-    centre_gain: float = 0.025  # the same for free principal points, which few sets of pictures tell
-    fisheye_gain: float = 0.1  # more matches that a fisheye has to explain than what was tried before it
-    min_observations: int = 15  # points that an image has to see to count as verified
-    min_support: float = 0.4  # share of an image's matches that its camera has to explain to count as verified
+    depth: bool = True  # stereo with the refined cameras, and the network's depth where stereo fails
+    camera_model: str = "auto"  # one of CAMERA_MODELS; auto: pinhole, unless held-out matches need more
+    intrinsics: str = "auto"  # one focal length per camera, or per image; auto: see lens_choice
+    feature_size: int = 1600  # longest side of the images for features
+    max_features: int = 8192  # per image
+    exhaustive_views: int = 60  # up to this number of images every pair is matched
+    pair_neighbours: int = 12  # beyond that: images that each image is matched with, by depth and by descriptors
+    min_matches: int = 15  # smallest number of verified matches of a valid pair
+    cycle_deg: float = 20.0  # rotation error from the average beyond which a pair contradicts the others
+    max_error: float = 4.0  # largest reprojection error of a valid point
+    min_angle_deg: float = 1.5  # smallest triangulation angle of a valid point
+    explained: float = 0.85  # share of explained held-out observations from which one hypothesis is enough
+    pair_support: float = 0.5  # smallest share of explained matches of a valid pair
+    lens_gain: float = 0.02  # decrease of the held-out loss from which a richer lens model is used
+    centre_gain: float = 0.025  # the same for free principal points, which few sets determine
+    fisheye_gain: float = 0.1  # increase of explained matches from which a fisheye is used
+    min_observations: int = 15  # smallest number of points of a verified image
+    min_support: float = 0.4  # smallest share of explained matches of a verified image
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
     contradiction_deg: float = 12.0  # from the prediction, beyond which a camera on fewer points may not be believed
-    firm_tie: int = 40  # points that a part shares with the others, below which it is named
-    rival_share: float = 0.5  # contradicting matches against shared points, from which a part may stand elsewhere
+    firm_tie: int = 40  # shared points below which a part is named in a warning
+    rival_share: float = 0.5  # contradicting matches per shared point from which a part may have another pose
     neighbours: int = 7  # views that a depth map is compared with
-    ambiguous: float = 0.4  # share of textured pixels with a rival depth from which the scene repeats itself
-    least_sure: float = 0.02  # share of sure pixels below which the network's depth stays
-    firm_sure: float = 0.15  # share of sure pixels from which a view's depth needs no support by the others
-    off_level: float = 0.25  # of log depth, from the ratio to the network that the other views have: not believed
+    ambiguous: float = 0.4  # share of textured pixels with a rival depth from which the scene is repetitive
+    least_sure: float = 0.02  # share of sure pixels below which the network's depth is kept
+    firm_sure: float = 0.15  # share of sure pixels from which the depth of a view needs no support by the others
+    off_level: float = 0.25  # log depth: largest difference of a view's scale from that of the others
     seed: int = 0
-    fixed_focal: tuple[int, ...] = ()  # views whose focal lengths are known and stay
-    lens_keys: tuple[str, ...] = ()  # per view, what its file says of camera and lens; () = nothing of any
+    fixed_focal: tuple[int, ...] = ()  # views with known, fixed focal lengths
+    lens_keys: tuple[str, ...] = ()  # per view, the camera and lens in its file; () = unknown
 
     def __post_init__(self) -> None:
         shares = ("explained", "pair_support", "lens_gain", "centre_gain", "fisheye_gain", "min_support")

@@ -1,7 +1,7 @@
-"""Pictures as pycolmap wants them: each alone, or those of one 360° picture as a rig, whose turns are known and stay.
+"""Pictures for pycolmap: single ones, or those of one 360° picture as a rig with known, fixed rotations.
 
-Camera k of the lenses has the number k + 1 there, picture i the number i + 1; a rig has that of its first camera, the
-frame of a rig that of its first picture.
+Camera k of the lenses has the number k + 1 in pycolmap, picture i the number i + 1; a rig has the number of its first
+camera, the frame of a rig that of its first picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .lens import Lenses
 
 
 def frames_of(lenses: Lenses, pictures: Sequence[int]) -> list[list[int]]:
-    """The pictures that have one pose together, each group in order."""
+    """Groups of pictures that share one pose, each in order."""
     chosen = set(pictures)
     rigs = [[i for i in members if i in chosen] for members in rigs_of(lenses.facings).values()]
     tied = {i for members in rigs for i in members}
@@ -55,8 +55,9 @@ def frame(rig: Any, images: Sequence) -> Any:
 
 
 def add_posed(model, lenses: Lenses, poses: Mapping[int, np.ndarray], keypoints: Sequence[np.ndarray]) -> None:
-    """The pictures with a pose into a model (pycolmap.Reconstruction) that is empty; a rig stands where its first
-    picture has it."""
+    """Add the pictures with a pose to an empty model (pycolmap.Reconstruction). A rig has the pose of its first
+    picture.
+    """
     pycolmap = require_pycolmap()
     rig_of = rigs(lenses)
     for k in sorted(set(lenses.of_view)):

@@ -1,8 +1,8 @@
-"""Rotations of all cameras from those between pairs, and the pairs that contradict the rest.
+"""Rotation averaging, and the pairs that contradict the average.
 
-Matches on look-alike surfaces pass every test of two views. But their rotation does not close the cycles that it takes
-part in: where all rotations are averaged robustly (Chatterjee & Govindu, PAMI 2018), such a pair stays far from the
-average, while true pairs stay within some degrees, even with a wrong focal length.
+Matches on look-alike surfaces pass every two-view test. But their rotation does not close the cycles that contain the
+pair: in a robust average of all rotations (Chatterjee & Govindu, PAMI 2018) such a pair stays far from the average,
+while correct pairs stay within a few degrees, even with a wrong focal length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from ..scene import geometry
 
 Pair = tuple[int, int]
-_ROUNDS, _ROBUST_FROM = 80, 25  # least absolute deviations first, then a loss that lets go of outliers
+_ROUNDS, _ROBUST_FROM = 80, 25  # least absolute deviations first, then a redescending loss
 _KNEE = np.radians(5.0)  # of that loss
-_LEAST = np.radians(0.3)  # a smaller deviation counts as this one
-_MOST_WEIGHT = 300  # matches from which a pair counts no more
+_LEAST = np.radians(0.3)  # smaller deviations count as this one
+_MOST_WEIGHT = 300  # number of matches beyond which the weight of a pair does not grow
 _SETTLED = 1e-5  # radians
 
 
@@ -26,8 +26,8 @@ _SETTLED = 1e-5  # radians
 class Averaged:
     """Rotations that explain those of the pairs."""
 
-    rotations: np.ndarray  # (S, 3, 3) cam_from_world; free up to one rotation for each connected part
-    residuals: dict[Pair, float]  # radians, between a pair's rotation and the averaged one
+    rotations: np.ndarray  # (S, 3, 3) cam_from_world; free up to one rotation per connected component
+    residuals: dict[Pair, float]  # radians, between the rotation of a pair and the averaged one
     cost: float  # robust, 0..1: weighted mean of 1 - 1 / (1 + (residual / knee)²)
 
 
@@ -36,7 +36,7 @@ def average(
 ) -> Averaged:
     """Average the rotations `relative` (3, 3), second camera from first, of pairs of `count` cameras.
 
-    Starts from `start` (S, 3, 3), or along the tree of the heaviest pairs.
+    Starts from `start` (S, 3, 3), or along the spanning tree of the heaviest pairs.
     """
     pairs = sorted(relative)
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -86,13 +86,13 @@ def _residuals(rotations: np.ndarray, first: np.ndarray, second: np.ndarray, mea
 
 
 def _solve(count: int, first: np.ndarray, second: np.ndarray, weight: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """The steps (S, 3) that take most of the residuals `left` (P, 3) away: weighted least squares on the graph."""
+    """The steps (S, 3) that reduce the residuals `left` (P, 3) most: weighted least squares on the graph."""
     laplacian, right = np.zeros((count, count)), np.zeros((count, 3))
     for a, b, sign in ((first, second, -1.0), (second, first, 1.0)):
         np.add.at(laplacian, (a, a), weight)
         np.add.at(laplacian, (a, b), -weight)
         np.add.at(right, a, sign * weight[:, None] * left)
-    laplacian += np.eye(count) * 1e-9 * max(float(weight.max()), 1e-9)  # every part is free as a whole
+    laplacian += np.eye(count) * 1e-9 * max(float(weight.max()), 1e-9)  # every component is free as a whole
     return np.linalg.solve(laplacian, right)
 
 

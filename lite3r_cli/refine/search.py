@@ -1,6 +1,4 @@
-"""The search for the cameras: pairs that contradict the rest go, hypotheses are made, and matches that none of them was
-adjusted to choose between them.
-"""
+"""The camera search: contradicting pairs are removed, hypotheses are made, and held-out matches choose between them."""
 
 from __future__ import annotations
 
@@ -21,16 +19,16 @@ from .matching import Matches, Pair, verified
 from .refine_config import RefineConfig
 from .rotations import Averaged, best_average
 
-_LEAST_VIEW = 0.5  # share of a picture's observations that the first hypothesis has to explain to be the only one
-_CLEARLY = 0.01  # share of the observations by which a hypothesis has to be better than an earlier one
-_TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # of triangulation and adjustment: without and with the tracks held out
-_RIVAL = 0.02  # a hypothesis that explains less by no more than this is another way to stand
-_APART = np.radians(5.0)  # turn of a picture between two hypotheses
+_LEAST_VIEW = 0.5  # smallest share of explained observations of each picture if only one hypothesis is made
+_CLEARLY = 0.01  # share of the observations by which a later hypothesis must be better
+_TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # rounds of triangulation and adjustment: without and with the held-out tracks
+_RIVAL = 0.02  # a hypothesis that is worse by at most this share is an alternative solution
+_APART = np.radians(5.0)  # rotation of a picture between two hypotheses
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A hypothesis as run.json tells of it."""
+    """A hypothesis, as in run.json."""
 
     path: str
     images: int
@@ -40,19 +38,19 @@ class Tried:
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of the search."""
+    """The result of the search."""
 
     hypothesis: Hypothesis
     matches: Matches  # verified with its lenses
     support: dict[Pair, float]  # share of each verified pair's matches that the cameras explain
     tried: list[Tried]
     trials: list[Trial] = field(default_factory=list)
-    dropped: list[Pair] = field(default_factory=list)  # verified pairs that contradict the rest
-    elsewhere: list[int] = field(default_factory=list)  # views that an equally good hypothesis turns
+    dropped: list[Pair] = field(default_factory=list)  # verified pairs that contradict the others
+    elsewhere: list[int] = field(default_factory=list)  # views whose rotation differs in an equally good hypothesis
 
 
 class Search:
-    """What all hypotheses share: the tracks of the pairs that agree, some of them held out."""
+    """Shared data of all hypotheses: the tracks of the agreeing pairs, some of them held out."""
 
     def __init__(
         self, views: Sequence[View], matches: Matches, config: RefineConfig, lenses: Lenses | None = None
@@ -69,12 +67,12 @@ class Search:
         self._rays: dict[Lenses, Rays] = {}
 
     def evidence(self, found: Hypothesis) -> Evidence:
-        """What a hypothesis makes of the tracks held out."""
+        """How well a hypothesis explains the held-out tracks."""
         seen = rays(self.matches, self.held_out, found.lenses)
         return judge(found.poses, self.held_out, seen, len(self.views), self.config.max_error)
 
     def run(self) -> Found | None:
-        """The best hypothesis, its lenses chosen, adjusted to all matches that it explains; None without any."""
+        """The best hypothesis with its lenses, adjusted to all matches that it explains; None without any."""
         made: list[tuple[Hypothesis, Evidence]] = []
         for make in self._makers():
             found = make()
@@ -117,13 +115,13 @@ class Search:
         )
 
     def _seen_through(self, lenses: Lenses) -> Matches:
-        """The matches, verified anew where a lens bends lines: those far from the middle fit no pinhole."""
+        """The matches, verified again if a lens has distortion: matches far from the centre do not fit a pinhole."""
         if not any(lens.distorted for lens in lenses.lenses):
             return self.matches
         return verified(self.matches, lenses.cameras(), self.config)
 
     def _adjusted_to_all(self, found: Hypothesis, matches: Matches) -> Hypothesis | None:
-        """Adjusted once more, with the tracks held out and with every pair that the cameras explain after all."""
+        """Adjusted again with the held-out tracks and with every pair that the cameras explain."""
         support = pair_support(found.poses, matches, found.lenses, self.config.max_error)
         rows = {
             pair: matches.pairs[pair].matches for pair, share in support.items() if share >= self.config.pair_support
@@ -133,7 +131,7 @@ class Search:
 
 
 def agreeing_pairs(views: Sequence[View], matches: Matches, config: RefineConfig) -> list[Pair]:
-    """The verified pairs whose rotation fits the average of all."""
+    """The verified pairs whose rotation agrees with the average."""
     relative = {
         pair: found.second_from_first[:, :3]
         for pair, found in matches.pairs.items()
@@ -147,12 +145,12 @@ def agreeing_pairs(views: Sequence[View], matches: Matches, config: RefineConfig
 
 
 def _best_first(made: Sequence[tuple[Hypothesis, Evidence]]) -> list[tuple[Hypothesis, Evidence]]:
-    """By the share explained, in steps of `_CLEARLY`: of equals the earlier one first."""
+    """Sorted by explained share in steps of `_CLEARLY`; equal ones in their order."""
     return sorted(made, key=lambda item: -round(item[1].explained / _CLEARLY))
 
 
 def _elsewhere(chosen: Hypothesis, evidence: Evidence, made: Sequence[tuple[Hypothesis, Evidence]]) -> list[int]:
-    """Views that a hypothesis which explains as much turns against the others."""
+    """Views whose rotation differs in a hypothesis that explains as much."""
     found: set[int] = set()
     for other, its in made:
         if other is chosen or its.explained < evidence.explained - _RIVAL:

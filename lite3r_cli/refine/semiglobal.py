@@ -1,4 +1,4 @@
-"""Semi-global matching (Hirschmüller, PAMI 2008): the best hypothesis of each pixel, its surroundings considered."""
+"""Semi-global matching (Hirschmüller, PAMI 2008): selects a hypothesis per pixel with a smoothness term."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 def select(cost: Tensor, small: float, large_down: Tensor, large_right: Tensor) -> tuple[Tensor, Tensor]:
-    """The number (h, w) of the hypothesis with the least cost (D, h, w), whole and with its fraction by a parabola.
+    """Index (h, w) of the hypothesis with the least cost (D, h, w), as an integer and with sub-step accuracy by a
+    parabola.
 
-    `small`: penalty of a change by one from pixel to pixel. `large_down` (h − 1, w), `large_right` (h, w − 1): of any
-    change, between neighbouring pixels. Four paths: along rows and columns, both ways.
+    `small`: penalty of a change by one between neighbours. `large_down` (h − 1, w), `large_right` (h, w − 1): penalty
+    of any larger change. Four paths: along rows and columns, in both directions.
     """
     cost = cost.permute(1, 2, 0).contiguous()  # (h, w, D)
     total = _both_ways(cost, small, large_down)
@@ -25,7 +26,7 @@ def select(cost: Tensor, small: float, large_down: Tensor, large_right: Tensor) 
 
 
 def _both_ways(cost: Tensor, small: float, large: Tensor) -> Tensor:
-    """Path costs (n, m, D) from line to line of cost (n, m, D), down and up, added."""
+    """Sum of the path costs (n, m, D) from line to line of cost (n, m, D), down and up."""
     total = torch.zeros_like(cost)
     for backwards in (False, True):
         before = None

@@ -1,11 +1,10 @@
-"""Depth from several pictures with known cameras: a wide sweep at a quarter of the size, then finer and narrower.
+"""Depth from several pictures with known cameras: a wide sweep at a quarter of the size, then finer and narrower ones.
 
-Wide: planes that face the camera, evenly spaced in inverse depth, scored by correlation, a little less where they lie
-far from the depth that is expected; semi-global matching picks one for each pixel. The views then tell each other:
-where a view's surface is confirmed by another one, its points are worth a bonus to the hypotheses that they meet in the
-views that see them. Fine: each pixel may take over the depth of pixels nearby where that explains the other pictures
-clearly better, which moves depth edges to where they are; then a few hypotheses around the surface, on windows that
-follow it.
+Wide: fronto-parallel planes, evenly spaced in inverse depth, scored by correlation with a small penalty for the
+distance from the expected depth; semi-global matching selects one per pixel. Then the views exchange results: points
+that another view confirms give a bonus to the hypotheses that they meet in the views that see them. Fine: a pixel may
+adopt the depth of a pixel nearby if that explains the other pictures clearly better, which corrects depth edges; then a
+few hypotheses around the surface are scored on windows that follow it.
 """
 
 from __future__ import annotations
@@ -22,35 +21,35 @@ from .semiglobal import select
 from .support import Maps, seen_from, votes
 from .warp import Picture
 
-_COARSE = 4  # shrink of the wide sweep
+_COARSE = 4  # downscaling of the wide sweep
 _PLANES = 96
 _COARSE_HALF = 3  # pixels
 _COARSE_TOLERANCE = 0.015
-_ROUNDS = 3  # of telling each other
-_BONUS, _MOST_BONUS = 0.15, 0.45  # score of a hypothesis that one confirmed point meets, and that many meet
-_COUNTS = 2**16  # a score of 1 in whole numbers: their sums do not depend on the order in which threads add
-_FAR, _UNEXPECTED = 0.3, 0.2  # log depth from the expected one at which a hypothesis costs most, and that cost
-_SURE = 0.5  # correlation from which one other view is enough to confirm
-_VALLEY = 0.1  # fall of the score that parts two peaks
-_RIVAL = 0.02  # a second peak that comes so close to the first one makes a pixel ambiguous
+_ROUNDS = 3  # rounds of exchange between the views
+_BONUS, _MOST_BONUS = 0.15, 0.45  # bonus of a hypothesis for one confirmed point, and its maximum
+_COUNTS = 2**16  # integer value of a score of 1: integer sums do not depend on the order of threads
+_FAR, _UNEXPECTED = 0.3, 0.2  # log depth distance from the expected one with the maximum penalty, and that penalty
+_SURE = 0.5  # correlation from which one confirming view is enough
+_VALLEY = 0.1  # decrease of the score that separates two peaks
+_RIVAL = 0.02  # a pixel is ambiguous if its second peak is within this of the first
 _SMALL, _LARGE = 0.08, 3.0  # penalties of the wide sweep
-_EDGE = 0.06  # change of grey value over which the large penalty falls to a third
+_EDGE = 0.06  # change of grey value at which the large penalty falls to a third
 _FINE = ((2, 3, 4, (6, 3)), (1, 2, 2, (3,)))  # (shrink, half window, hypotheses on either side, reach nearby)
 _FINE_SMALL, _FINE_LARGE = 0.05, 0.3
-_STEP_PIXELS = 0.7  # motion in the neighbours from one fine hypothesis to the next
-_FARTHEST = 0.5  # relative change of inverse depth that a narrow search tries at most
-_MARGIN = 0.1  # of the score, by which a depth from nearby must be better
+_STEP_PIXELS = 0.7  # motion in the neighbours, in pixels, between two fine hypotheses
+_FARTHEST = 0.5  # largest relative change of inverse depth in a narrow search
+_MARGIN = 0.1  # share of the score by which a neighbour's depth must be better
 _TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What stereo says of a view, at the size of its picture."""
+    """The stereo result of a view at the size of its picture."""
 
     inverse: Tensor  # (h, w) inverse depth
     score: Tensor  # (h, w) correlation in 0..1
-    votes: Tensor  # (h, w) other views with the same surface, to 1 %
-    ambiguous: float  # share of the clearly textured pixels at which another depth scores about as well
+    votes: Tensor  # (h, w) number of other views with the same surface, to 1 %
+    ambiguous: float  # share of clearly textured pixels with another depth of similar score
 
 
 def stereo(
@@ -60,8 +59,8 @@ def stereo(
     expected: Mapping[int, Tensor],
     step: Callable[[], None] = lambda: None,
 ) -> dict[int, Surface]:
-    """The surfaces of all views that have neighbours; `ranges`: the least and largest depth of each; `expected`: the
-    depth (h, w) that is likely, 0 = anything.
+    """The surfaces of all views that have neighbours. `ranges`: smallest and largest depth of each; `expected`: the
+    likely depth (h, w), 0 = unknown.
     """
     chosen = [i for i in pictures if neighbours[i]]
     small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
@@ -103,7 +102,7 @@ def _wide(
     ranges: Mapping[int, tuple[float, float]],
     expected: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
-    """The inverse depth of each view, and the scores of its choice and of the best rival."""
+    """The inverse depth of each view, and the scores of the selected and of the best rival hypothesis."""
     planes, volumes, maps, scores = {}, {}, {}, {}
     for i, (near, far) in ranges.items():
         planes[i] = torch.linspace(1 / far, 1 / near, _PLANES, device=pictures[i].grey.device)
@@ -124,7 +123,7 @@ def _wide(
 
 
 def _rival(inverse: Tensor, planes: Tensor, volume: Tensor) -> Tensor:
-    """The best score (h, w) on other peaks than the chosen one, 0 where there is no other."""
+    """The best score (h, w) on other peaks than the selected one, 0 without another peak."""
     chosen = ((inverse - planes[0]) / (planes[1] - planes[0])).round()
     number = torch.arange(len(planes), device=planes.device)[:, None, None]
     rival = torch.zeros_like(inverse)
@@ -139,8 +138,7 @@ def _rival(inverse: Tensor, planes: Tensor, volume: Tensor) -> Tensor:
 
 
 def _pick(picture: Picture, planes: Tensor, volume: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse depth and score (h, w) from the scores (D, h, w) of the planes and what speaks for or against them
-    besides."""
+    """Inverse depth and score (h, w) from the scores (D, h, w) of the planes and additional bonuses."""
     cost = 1 - volume - bonus
     down, right = (_SMALL + (_LARGE - _SMALL) * torch.exp(-picture.grey.diff(dim=k).abs() / _EDGE) for k in (0, 1))
     best, number = select(cost, _SMALL, down, right)
@@ -154,7 +152,7 @@ def _unexpected(planes: Tensor, expected: Tensor) -> Tensor:
 
 
 def _bonus(points: tuple[Tensor, Tensor, Tensor], planes: Tensor, shape) -> Tensor:
-    """What confirmed points add to the scores (D, h, w) of the planes next to them."""
+    """Bonus of confirmed points for the scores (D, h, w) of the nearest planes."""
     row, column, inverse = points
     bonus = torch.zeros(shape, device=planes.device, dtype=torch.int32)
     number = (inverse - planes[0]) / (planes[1] - planes[0])
@@ -170,7 +168,9 @@ def _bonus(points: tuple[Tensor, Tensor, Tensor], planes: Tensor, shape) -> Tens
 
 
 def _take_over(match: Correlation, inverse: Tensor, reaches: Sequence[int]) -> Tensor:
-    """Each pixel takes the depth of one nearby where that scores clearly better; `reaches`: pixels to it, by round."""
+    """Each pixel adopts the depth of one nearby if that scores clearly better; `reaches`: distances in pixels, by
+    round.
+    """
     height, width = inverse.shape
     for reach in reaches:
         padded = F.pad(inverse[None, None], (reach,) * 4, mode="replicate")[0, 0]
@@ -184,7 +184,7 @@ def _take_over(match: Correlation, inverse: Tensor, reaches: Sequence[int]) -> T
 
 def _narrow(match: Correlation, inverse: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best of 2 · count + 1 surfaces around `inverse` (h, w), with its score."""
-    # where parallax hardly tells depth, a step of one pixel would reach behind the camera
+    # where depth has little parallax, a step of one pixel would reach behind the camera
     step = min(_STEP_PIXELS / _motion(match, inverse), _FARTHEST / count)
     offsets = torch.arange(-count, count + 1, device=inverse.device) * step
     volume = match.volume(inverse * (1 + offsets)[:, None, None])
@@ -197,7 +197,9 @@ def _narrow(match: Correlation, inverse: Tensor, count: int) -> tuple[Tensor, Te
 
 
 def _motion(match: Correlation, inverse: Tensor) -> float:
-    """Pixels that a point moves in the neighbour where it moves most, per relative change of depth; the median."""
+    """Motion of a point in pixels per relative change of depth, in the neighbour with the largest
+    motion; the median.
+    """
     moves = []
     for to in match.projections:
         (x, y, _), (x2, y2, _) = to(inverse), to(inverse * 1.01)

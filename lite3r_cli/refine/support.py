@@ -1,4 +1,4 @@
-"""What the inverse-depth maps of several pictures say of each other."""
+"""Comparison of the inverse-depth maps of several pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Maps = Mapping[int, Tensor]  # view -> inverse depth (h, w)
 
 
 def votes(i: int, maps: Maps, pictures: Mapping[int, Picture], others: Sequence[int], tolerance: float) -> Tensor:
-    """How many of the `others` (h, w) have the surface of view i where it says, to a relative `tolerance`."""
+    """How many of the `others` (h, w) confirm the surface of view i to a relative `tolerance`."""
     count = torch.zeros_like(maps[i])
     for j in others:
         x, y, ratio = Projection(pictures[i], pictures[j])(maps[i])
@@ -27,7 +27,7 @@ def votes(i: int, maps: Maps, pictures: Mapping[int, Picture], others: Sequence[
 def seen_from(
     i: int, maps: Maps, trusted: Maps, pictures: Mapping[int, Picture], others: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Trusted points of the `others` that fall into view i: row, column (M,) int64 and inverse depth (M,)."""
+    """Trusted points of the `others` that project into view i: row, column (M,) int64 and inverse depth (M,)."""
     height, width = pictures[i].grey.shape
     found = []
     for j in others:

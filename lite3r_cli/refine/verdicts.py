@@ -1,4 +1,4 @@
-"""Which cameras of a model are verified, what the whole rests on, and what the user should be told of it."""
+"""Decides which cameras of a model are verified, finds weak parts, and writes the warnings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .refine_config import RefineConfig
 from .search import Found
 
 REFINED, KEPT, GIVEN = "refined", "kept", "given"
-_STRONG = 30  # matches of a pair from which they seldom are chance
-_FARTHER = 2.0  # times the usual distance of a camera from the network's
-_LEAST_OPEN = 1.0  # degrees: what is open by less is no reason to keep the network's cameras
+_STRONG = 30  # matches of a pair that are seldom due to chance
+_FARTHER = 2.0  # factor of the usual distance of a camera from the prediction
+_LEAST_OPEN = 1.0  # degrees: a smaller ambiguity is no reason to keep the predicted cameras
 _NAMES = 3  # pictures named in a warning
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one image's camera."""
+    """The outcome of one image's camera."""
 
     cameras: str  # REFINED, KEPT or GIVEN
     reason: str
@@ -36,18 +36,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Account:
-    """What the search found, for run.json."""
+    """The result of the search, for run.json."""
 
-    path: str  # the hypothesis that was taken
+    path: str  # the selected hypothesis
     hypotheses: list[dict[str, Any]]
     lenses: list[dict[str, Any]]
     lens_trials: list[dict[str, Any]]
     pairs: int  # with verified matches
-    contradicting_pairs: int  # of them not explained by the cameras: look-alike surfaces, or chance
+    contradicting_pairs: int  # of these, pairs that the cameras do not explain: look-alike surfaces, or chance
     weakest_link: dict[str, Any] | None  # the cut that the fewest points cross: its images and their number
     weak_parts: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    positions: dict[str, Any] | None = None  # what known positions of the cameras did
+    positions: dict[str, Any] | None = None  # the effect of known camera positions
 
     def as_dict(self) -> dict[str, Any]:
         told = asdict(self)
@@ -57,7 +57,9 @@ class Account:
 
 
 def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: int) -> np.ndarray:
-    """Share (S,) of each image's matches that the cameras explain, over its pairs, the strong ones where it has any."""
+    """Share (S,) of each image's matches that the cameras explain, over its pairs; over the strong
+    pairs if it has any.
+    """
     share = np.full(views, np.nan)
     for i in found.hypothesis.poses:
         mine = [pair for pair in found.support if i in pair]
@@ -69,11 +71,10 @@ def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: i
 
 
 def undetermined(views: Sequence[View], poses: np.ndarray, trials: Sequence[Trial]) -> str | None:
-    """Why the matches do not tell the cameras better than the network does; None where they do.
+    """Why the matches do not determine the cameras better than the network does; None if they do.
 
-    A focal length for each image was not taken, but fits no worse, and moves the cameras by more than those of the
-    result, `poses` (S, 3, 4), are from the network's: what the choice of the lens leaves open is as large as what the
-    refinement changed.
+    A focal length per image was not used but fits equally well, and moves the cameras by more than the result, `poses`
+    (S, 3, 4), is from the prediction: the ambiguity of the lens is as large as the refinement.
     """
     predicted = {i: view.cam_from_world for i, view in enumerate(views)}
     changed = float(np.degrees(change_of_pairs(predicted, dict(enumerate(poses)))))
@@ -88,7 +89,9 @@ def undetermined(views: Sequence[View], poses: np.ndarray, trials: Sequence[Tria
 
 
 def by_rig(facings: Sequence[Facing | None], seen: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (S,) and support (S,) with what all views of a 360° picture have together: they stand as one."""
+    """Points (S,) and support (S,), where the views of a 360° picture get their common values, because they share a
+    pose.
+    """
     seen, support = seen.copy(), support.copy()
     for members in rigs_of(facings).values():
         told = [i for i in members if np.isfinite(support[i])]
@@ -101,7 +104,7 @@ def by_rig(facings: Sequence[Facing | None], seen: np.ndarray, support: np.ndarr
 def verified_images(
     views: Sequence[View], found: Found, seen: np.ndarray, support: np.ndarray, config: RefineConfig
 ) -> tuple[list[int], dict[int, str]]:
-    """The views whose cameras are verified, and for each other one why not. `seen` (S,): points of the model."""
+    """The views with verified cameras, and for each other view the reason. `seen` (S,): points of the model."""
     reasons = {}
     for i in range(len(views)):
         if i not in found.hypothesis.poses or seen[i] < config.min_observations:
@@ -117,12 +120,12 @@ def verified_images(
 def _contradicted(
     views: Sequence[View], found: Found, chosen: Sequence[int], seen: np.ndarray, config: RefineConfig
 ) -> list[int]:
-    """Views on few points that stand farther from where the network has them than the firm ones do.
+    """Views with few points that are farther from the prediction than the firm ones.
 
-    The distance of a view is the median, over the other images, of the larger of turn and change of direction. The firm
-    ones tell how far off the network is in this set: more than `_FARTHER` times that, and `contradiction_deg`, is not
-    the network's fault but that of the few points. Fewer than two firm ones do not tell: then only twice
-    `contradiction_deg` counts. Set on 49 such views, of random small parts of nine sets.
+    The distance of a view is the median, over the other images, of the larger of rotation and change of direction. The
+    firm views show the usual error of the network in this set. More than `_FARTHER` times that, and
+    `contradiction_deg`, is attributed to the few points. With fewer than two firm views, twice `contradiction_deg` is
+    the threshold. Set on 49 such views, of random small parts of nine sets.
     """
     few = [i for i in chosen if seen[i] < config.firm_observations]
     if not few or len(chosen) < 2:
@@ -147,13 +150,13 @@ def account(
     views: Sequence[View], found: Found, chosen: Sequence[int], image: np.ndarray, point: np.ndarray,
     matches_of: dict[tuple[int, int], int], config: RefineConfig,
 ) -> Account:  # fmt: skip
-    """What run.json says, warnings of weak and of ambiguous parts included; observations by `image` and `point`."""
+    """The entry of run.json, including warnings of weak and ambiguous parts; observations by `image` and `point`."""
     against = {
         pair: round(matches_of[pair] * (1 - found.support[pair]))
         for pair in found.dropped
         if pair in found.support and matches_of[pair] >= _STRONG
     }
-    stands = np.arange(len(views))  # views of a 360° picture hang together by themselves
+    stands = np.arange(len(views))  # views of a 360° picture are connected by definition
     for members in rigs_of([view.facing for view in views]).values():
         stands[members] = members[0]
     apart: dict[tuple[int, int], int] = {}

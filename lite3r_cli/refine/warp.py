@@ -1,4 +1,4 @@
-"""Pictures with known cameras, and where the pixels of one lie in another."""
+"""Pictures with known cameras, and the projection of pixels from one into another."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Picture:
-    """A view as stereo needs it: grey values and the camera at their size."""
+    """A view for stereo: grey values and the camera at their size."""
 
     grey: Tensor  # (h, w) float32 in 0..1
     K: Tensor  # (3, 3) float64
     cam_from_world: Tensor  # (3, 4) float64
-    scene: Tensor | None = None  # (h, w) float32, 1 where it shows the scene and 0 where it does not; None: everywhere
+    scene: Tensor | None = None  # (h, w) float32, 1 = scene, 0 = masked; None: all scene
 
     def shrunk(self, factor: float) -> Picture:
         """The picture smaller by about `factor`, K with it."""
@@ -35,7 +35,7 @@ class Picture:
 
 
 class Projection:
-    """From the pixels of one picture, at an inverse depth each, into another picture."""
+    """Projection of the pixels of one picture, with inverse depths, into another picture."""
 
     def __init__(self, source: Picture, target: Picture) -> None:
         height, width = source.grey.shape
@@ -45,12 +45,13 @@ class Projection:
         a, b, c = (target.K @ rotation @ torch.linalg.inv(source.K)).T  # columns
         grid = a[:, None, None] * u + b[:, None, None] * v[:, None] + c[:, None, None]
         self.far = grid.float()  # (3, h, w): homogeneous pixel at infinite depth
-        self.shift = (target.K @ translation).float()  # (3,): what a unit of inverse depth adds
+        self.shift = (target.K @ translation).float()  # (3,): shift per unit of inverse depth
         self.size = target.grey.shape
 
     def __call__(self, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where pixels with inverse depths (…, h, w) lie: column and row in −1..1 from border to border of the target,
-        and depth there over depth here; beyond ±2 where it is behind the target."""
+        """Positions of pixels with inverse depths (…, h, w): column and row in −1..1 from border to border of the
+        target, and the ratio of depths in target and source; beyond ±2 if behind the target.
+        """
         ratio = self.far[2] + inverse * self.shift[2]
         scale = ratio.clamp_min(_TINY).reciprocal()
         x = (self.far[0] + inverse * self.shift[0]) * scale * (2 / self.size[1]) - 1
@@ -60,13 +61,13 @@ class Projection:
 
 
 def sample(values: Tensor, x: Tensor, y: Tensor, mode: str = "bilinear") -> Tensor:
-    """values (h, w) at places (…, h', w') in −1..1; those outside take the border's."""
+    """Values (h, w) sampled at (…, h', w') in −1..1, clamped to the border."""
     grid = torch.stack([x, y], dim=-1).clamp_(-2, 2).reshape(1, -1, x.shape[-1], 2)
     found = F.grid_sample(values[None, None], grid, mode=mode, padding_mode="border", align_corners=False)
     return found[0, 0].reshape(x.shape)
 
 
 def inside(picture: Picture, x: Tensor, y: Tensor) -> Tensor:
-    """Which places lie in the picture, and show the scene there."""
+    """Which positions are inside the picture and show the scene."""
     within = (x.abs() < 1) & (y.abs() < 1)
     return within if picture.scene is None else within & (sample(picture.scene, x, y, "nearest") > 0)
