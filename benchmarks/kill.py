@@ -136,11 +136,11 @@ def prepare(name: str, folder: Path) -> Suite:
 def drawn(suite: Suite, rng: random.Random, errors: bool) -> Moment:
     if errors and rng.random() < 0.4:
         return Moment(file_size=rng.choice([0, rng.randint(0, 3000), rng.randint(0, max(1, suite.largest))]))
-    at = rng.randint(1, suite.operations)
+    at = rng.randint(1, max(1, suite.operations))
     if errors:
         return Moment(error=rng.choice(ERRORS), at=at)
     number = rng.choice(SIGNALS)
-    if rng.random() < 0.7:
+    if suite.operations and rng.random() < 0.7:
         return Moment(number, at=at, after=rng.random() < 0.5)
     return Moment(number, delay=rng.uniform(0.02, 1.1) * suite.seconds)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -186,3 +187,41 @@ def posed_photos(tmp_path):
     (folder / "cameras.json").write_text(json.dumps({"images": cameras}))
     np.savez(folder / "points.npz", **points)
     return tmp_path
+
+
+@contextmanager
+def on_the_disk_in_order(out: Path) -> Iterator[None]:
+    """What gets a name that users see below `out` has been synced before, and its folder is afterwards: a power cut
+    leaves no name of a file whose content is lost.
+    """
+    synced: dict[int, int] = {}  # inode → when it was synced the last time
+    moved: list[tuple[int, int | None, int, str]] = []  # when, when the file was synced, inode of its new folder, name
+    clock = iter(range(10**9))
+
+    def fsync(descriptor: int) -> None:
+        synced[os.fstat(descriptor).st_ino] = next(clock)
+
+    def noted(genuine):
+        def move(source, target, **folders):
+            inode = os.stat(source, dir_fd=folders.get("src_dir_fd"), follow_symlinks=False).st_ino
+            there = folders.get("dst_dir_fd")
+            folder = os.stat(os.path.dirname(target) or ".", dir_fd=there).st_ino
+            path = Path("." if there is None else os.readlink(f"/proc/self/fd/{there}")) / target
+            genuine(source, target, **folders)
+            if path.absolute().is_relative_to(out) and not any(".lite3r-" in part for part in path.parts):
+                moved.append((next(clock), synced.get(inode), folder, path.name))  # a later file may have its inode
+
+        return move
+
+    there = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "rename", noted(os.rename))
+        patch.setattr(os, "replace", noted(os.replace))
+        yield
+    files = [path for path in out.rglob("*") if path.is_file()]
+    new = {path.name for path in files if there.get(path) != path.stat().st_mtime_ns}
+    # lines are added to the log; a state says how many
+    assert moved and new - {"log.jsonl"} <= {name for *_, name in moved}
+    for when, before, folder, name in moved:
+        assert before is not None and before < when < synced.get(folder, -1), name

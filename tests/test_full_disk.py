@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from conftest import on_the_disk_in_order, photograph
 
 from lite3r_cli.checkpoints import write
 from lite3r_cli.checkpoints.write import CheckpointWriter, Slot
@@ -99,44 +99,9 @@ class Fixed:
             yield Batch(images, Targets(1 + images.mean(2), K, poses, torch.zeros(1, dtype=torch.long)))
 
 
-@contextmanager
-def on_the_disk_in_order(place: Path) -> Iterator[None]:
-    """What gets a name that users see below `place/out` has been synced before, and its folder is afterwards: a power
-    cut leaves no name of a file whose content is lost.
-    """
-    synced: dict[int, int] = {}  # inode → when it was synced the last time
-    moved: list[tuple[int, int | None, int, str]] = []  # when, when the file was synced, inode of its new folder, name
-    clock = iter(range(10**9))
-
-    def fsync(descriptor: int) -> None:
-        synced[os.fstat(descriptor).st_ino] = next(clock)
-
-    def noted(genuine):
-        def move(source, target, **folders):
-            inode = os.stat(source, dir_fd=folders.get("src_dir_fd"), follow_symlinks=False).st_ino
-            there = folders.get("dst_dir_fd")
-            folder = os.stat(os.path.dirname(target) or ".", dir_fd=there).st_ino
-            path = Path("." if there is None else os.readlink(f"/proc/self/fd/{there}")) / target
-            genuine(source, target, **folders)
-            if path.absolute().is_relative_to(place) and not any(".lite3r-" in part for part in path.parts):
-                moved.append((next(clock), synced.get(inode), folder, path.name))  # a later file may have its inode
-
-        return move
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        patch.setattr(os, "rename", noted(os.rename))
-        patch.setattr(os, "replace", noted(os.replace))
-        yield
-    seen = {path.name for path in (place / "out").rglob("*") if path.is_file()}
-    assert seen - {"log.jsonl"} <= {name for *_, name in moved}  # lines are added to the log; a state says how many
-    for when, before, folder, name in moved:
-        assert before is not None and before < when < synced.get(folder, -1), name
-
-
 def test_a_batch_is_on_the_disk_in_order(place: Path) -> None:
     shutil.copytree(place / "photos", place / "sets/a")
-    with on_the_disk_in_order(place):
+    with on_the_disk_in_order(place / "out"):
         assert main("batch sets -o out -m tiny.safetensors -r 56 -q".split()) == 0
 
 
@@ -152,7 +117,7 @@ def test_a_write_that_does_not_fit(place: Path, capsys, command: str) -> None:
         said = capsys.readouterr().err.strip().splitlines()
         assert code == 7 and tree(place) == before and not (place / "out").exists(), said
         assert said[-1].startswith("error: ") and "cannot be written" in said[-1]
-    with on_the_disk_in_order(place):
+    with on_the_disk_in_order(place / "out"):
         assert main([*words.split(), "-q"]) == 0, capsys.readouterr().err
     if other is None:
         return

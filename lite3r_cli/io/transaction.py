@@ -232,9 +232,9 @@ class Transaction:
         if below.is_file(f"{hidden}/journal.json"):
             try:
                 document = read_json(staging / "journal.json")
-                last, marks = str(document["last"]), dict(document["files"])
+                last, marks = str(document["last"]), dict(document["files"].items())  # JSON's names are text
                 made = set(document.get("folders", ()))
-            except (InputError, ValueError, TypeError, KeyError) as error:
+            except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise OutputError(
                     f"{staging}: left by a stopped run and damaged; save what you need, then remove it"
                 ) from error

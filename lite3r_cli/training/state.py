@@ -47,7 +47,7 @@ class Dependencies:
         """Raises UsageError where the state at `path` is another run's; WeightsError where it is none."""
         metadata = read_metadata(path)
         if metadata["run"] != self.kind:
-            raise UsageError(f"--resume: {path} is the state of lite3r {metadata['run']}, not of {self.kind}")
+            raise UsageError(f"--resume: {path} is the state of lite3r {_short(metadata['run'])}, not of {self.kind}")
         found = differences(_settings(metadata, path), json.loads(self.to_json()))
         if not found:
             return
@@ -71,7 +71,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = before.get(group, {}), now.get(group, {})
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
-                found.append(f"{name} = {_short(old.get(name))}, not {_short(new.get(name))}")
+                found.append(f"{_short(name)} = {_short(old.get(name))}, not {_short(new.get(name))}")
     return found
 
 

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import on_the_disk_in_order
 from torch import nn
 
 from lite3r_cli.bench import gate, variants
 from lite3r_cli.bench.floor import Rates, floor_ms, work_of
 from lite3r_cli.bench.measure import alternate, spread
 from lite3r_cli.bench.run import run
-from lite3r_cli.bench.speed_plot import label_of
+from lite3r_cli.bench.speed_plot import draw, label_of
 from lite3r_cli.bench.subjects import network
 from lite3r_cli.cli import main
 from lite3r_cli.config import LiteConfig
@@ -155,14 +156,17 @@ def test_dense_columns_are_dense_for_every_checkpoint(tmp_path):
     assert computed and all(text.startswith("torch: ") and "flash-attention-4" in text for text in computed)
 
 
-def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch):
+def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(CROSSOVERS, "cpu float32", (Crossover(1, 7000, "measured"),))
     assert main("bench --views 2 -r 56x84 --repeats 1 --device cpu --compare dense,lite --dtype float32".split()) == 0
     printed = capsys.readouterr().out
     assert "lite (dense attention)" in printed and "below 7,000 tokens" in printed.replace("\n", " ")
-    rows = [SimpleNamespace(variant="lite", views=n, attention="dense" if n < 8 else "sparse") for n in (2, 4, 8)]
+    figures = {"variant": "lite", "median_ms": 2.0, "floor_ms": 1.0, "peak_gib": 1.0}
+    rows = [SimpleNamespace(**figures, views=n, attention="dense" if n < 8 else "sparse") for n in (2, 4, 8)]
     assert label_of(rows[:2]) == "lite (dense attention)" and label_of(rows) == "lite (dense to 4 views)"
     assert label_of(rows[2:]) == "lite"  # of the plot, which has no column for it
+    with on_the_disk_in_order(tmp_path):
+        draw(rows, tmp_path / "plot.png", "times")
 
 
 def test_a_lite_form_far_from_dense_gets_no_ratio(monkeypatch, capsys):

@@ -20,7 +20,7 @@ from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
 from lite3r_cli.io.locks import run_folder
 from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
-from lite3r_cli.training.state import Dependencies, save_weights, saved_as_it_stops
+from lite3r_cli.training.state import STATE_FORMAT, Dependencies, save_weights, saved_as_it_stops
 
 WHERE = {
     "measuring": (Distiller, "_distance"),
@@ -214,6 +214,10 @@ def test_differences_are_named_and_long_values_are_short(tmp_path):
         other.check(tmp_path / STATE, print)
     with pytest.raises(UsageError, match="of lite3r distill, not of train"):
         Dependencies("train", {}).check(tmp_path / STATE, print)
+    named = {"format": STATE_FORMAT, "run": "x" * 3000, "settings": "{}", "step": "1", "elapsed": "1"}
+    save_file({"t": torch.zeros(1)}, tmp_path / "long.safetensors", metadata=named)
+    with pytest.raises(UsageError, match="of lite3r x{12}…, not of train"):
+        Dependencies("train", {}).check(tmp_path / "long.safetensors", print)
 
 
 # -- the environment ---------------------------------------------------------------------------------------------------

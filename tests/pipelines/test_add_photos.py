@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import on_the_disk_in_order, photo
 
 from lite3r_cli.cli import main
 from lite3r_cli.config import ReconstructConfig
@@ -59,7 +59,8 @@ def test_the_scene_grows_and_its_old_cameras_stay(scene: Path, tmp_path: Path, c
     points = json.loads((scene.parent / "a/run.json").read_text())["points"]
     new, foreign = photo(tmp_path / "new/a1.png", 1, 0.8), photo(tmp_path / "new/c.png", 77)
     (scene.parent / "a.mp4").write_bytes(b"a film of before")
-    assert run("add", scene, new, foreign, tmp_path / "photos/a2.png", "--views", 1, "--json") == 3
+    with on_the_disk_in_order(scene.parent):
+        assert run("add", scene, new, foreign, tmp_path / "photos/a2.png", "--views", 1, "--json") == 3
     said = capsys.readouterr()
     assert "c.png shows nothing that" in said.err and "a2.png is in the scene already" in said.err
     assert "a.mp4: made from the scene as it was" in said.err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import on_the_disk_in_order, photo
 
 from lite3r_cli.cli import main
 from lite3r_cli.io.cameras_json import read_cameras_json
@@ -56,7 +56,8 @@ def test_what_overlaps_becomes_one_scene(first: Path, tmp_path: Path, capsys) ->
 def test_photographs_that_are_in_both_tie_the_scenes_and_count_once(first: Path, tmp_path: Path, capsys) -> None:
     photos = [tmp_path / "first/a2.png", photo(tmp_path / "second/b.png", 9)]
     second = made(photos, tmp_path / "b.ply")
-    assert run("merge", first, second, "-o", tmp_path / "c/", "--json") == 0
+    with on_the_disk_in_order(tmp_path / "c"):
+        assert run("merge", first, second, "-o", tmp_path / "c/", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["in_both"] == 1 and document["scene"]["views"] == 4
     centres = {v.name: geometry.camera_centres(v.cam_from_world)[0] for v in read_cameras_json(tmp_path / "c")}
