@@ -1,4 +1,4 @@
-"""Smooth camera paths: through the cameras of a scene, on an arc round what they look at, or through given cameras."""
+"""Smooth camera paths: through the cameras of a scene, on an arc around the scene, or through given cameras."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from .geometry import camera_centres, matrix_from_quaternion, quaternion_from_matrix
 from .posed_view import PointCloud, View
 
-MARGIN = np.radians(10)  # beyond the outermost cameras, on an arc
-ROUND = np.radians(270)  # cameras that span more than this stand all around
-TURN = 1.0  # radians between neighbours that count as much as the median distance between them
+MARGIN = np.radians(10)  # beyond the outermost cameras of an arc
+ROUND = np.radians(270)  # an arc larger than this becomes a full circle
+TURN = 1.0  # radians between neighbours that count like the median distance between them
 
 
 def through(views: Sequence[View], frames: int, size: tuple[int, int]) -> list[View]:
@@ -20,9 +20,9 @@ def through(views: Sequence[View], frames: int, size: tuple[int, int]) -> list[V
 
 
 def along(views: Sequence[View], frames: int, size: tuple[int, int]) -> list[View]:
-    """`frames` cameras on a smooth curve through `views` in their order, at an even pace that begins and ends gently.
+    """`frames` cameras on a smooth curve through `views` in their order, at constant speed with a smooth start and end.
 
-    Positions and quaternions follow a Catmull-Rom spline. The lens widens or narrows evenly between two views.
+    Positions and quaternions follow a Catmull-Rom spline. The focal length changes evenly between two views.
     """
     poses = np.stack([view.cam_from_world for view in views])
     centres, turns = camera_centres(poses), _aligned(np.stack([quaternion_from_matrix(pose[:, :3]) for pose in poses]))
@@ -41,10 +41,11 @@ def along(views: Sequence[View], frames: int, size: tuple[int, int]) -> list[Vie
 def orbit(
     views: Sequence[View], cloud: PointCloud, up: np.ndarray | None, frames: int, size: tuple[int, int]
 ) -> list[View]:
-    """`frames` cameras on an arc round the middle of the cloud that look at it, at the views' mean distance and height.
+    """`frames` cameras on an arc around the centre of the cloud that look at it, at the views' mean distance and
+    height.
 
-    Cameras all around: a full circle. Otherwise there and back over the arc that the views span, and 10 degrees more
-    on either side. `up` (3,): against gravity; None: the mean of the cameras' own.
+    A full circle if the views are all around. Otherwise back and forth over the arc of the views plus 10 degrees on
+    either side. `up` (3,): up direction; None: the mean of the cameras' up directions.
     """
     poses = np.stack([view.cam_from_world for view in views])
     if up is None:
@@ -81,7 +82,7 @@ def orbit(
 
 
 def tour(views: Sequence[View]) -> list[int]:
-    """A short way past all views: always on to the nearest, then pieces of it turned round while that shortens it."""
+    """A short path past all views: nearest neighbour first, then improved by reversing parts."""
     poses = np.stack([view.cam_from_world for view in views])
     centres, looks = camera_centres(poses), poses[:, 2, :3]
     far = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -96,7 +97,7 @@ def tour(views: Sequence[View]) -> list[int]:
 
 
 def _shortened(order: list[int], cost: np.ndarray) -> list[int]:
-    """2-opt (Croes 1958) on an open path, a few rounds."""
+    """A few rounds of 2-opt (Croes 1958) on an open path."""
     for _ in range(20):
         before = list(order)
         for i in range(len(order) - 1):
@@ -123,12 +124,12 @@ def _camera(i: int, centre: np.ndarray, rotation: np.ndarray, focal: float, size
 
 
 def _focal(view: View, size: tuple[int, int]) -> float:
-    """The focal length at `size` that shows no more than the view did, along either side."""
+    """The focal length at `size` whose field of view is at most that of the view, in both directions."""
     return max(float(view.K[0, 0]) * size[0] / view.width, float(view.K[1, 1]) * size[1] / view.height)
 
 
 def _aligned(quaternions: np.ndarray) -> np.ndarray:
-    """The same rotations, each on the side of its predecessor: q and −q are one rotation."""
+    """The same rotations with the sign of each predecessor: q and −q are one rotation."""
     aligned = quaternions.copy()
     for i in range(1, len(aligned)):
         if aligned[i] @ aligned[i - 1] < 0:
@@ -137,7 +138,7 @@ def _aligned(quaternions: np.ndarray) -> np.ndarray:
 
 
 def _segment(values: np.ndarray, i: int, samples: int = 64) -> np.ndarray:
-    """Catmull-Rom between the rows i and i + 1 of `values`; beyond the ends the curve goes on straight."""
+    """Catmull-Rom between the rows i and i + 1 of `values`; extrapolated linearly at the ends."""
     a, b = values[i], values[i + 1]
     before = values[i - 1] if i else 2 * a - b
     after = values[i + 2] if i + 2 < len(values) else 2 * b - a
@@ -149,7 +150,7 @@ def _segment(values: np.ndarray, i: int, samples: int = 64) -> np.ndarray:
 
 
 def _steps(centres: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
-    """How far it is from each row to the next: the way, and the turn in units of the median way."""
+    """Distance from each row to the next: translation, plus rotation in units of the median translation."""
     way = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     unit = quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)
     turn = 2 * np.arccos(np.clip(np.abs((unit[1:] * unit[:-1]).sum(axis=1)), 0, 1))
@@ -158,14 +159,14 @@ def _steps(centres: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
 
 
 def _gentle(t: np.ndarray, share: float = 0.08) -> np.ndarray:
-    """0 to 1 at an even pace, but for the first and last `share`, where the pace grows and falls evenly."""
+    """0 to 1 at constant speed, except the first and last `share`, where the speed changes linearly."""
     pace = np.clip(np.minimum(t, 1 - t) / share, 0.05, 1)
     way = np.concatenate([[0], np.cumsum((pace[1:] + pace[:-1]) / 2)])
     return way / way[-1] if way[-1] > 0 else way
 
 
 def resized(view: View, size: tuple[int, int]) -> View:
-    """The camera of `view` for pictures of `size` (width, height): its middle, and no more than it saw."""
+    """The camera of `view` for pictures of `size` (width, height): centred, with at most its field of view."""
     width, height = size
     focal = _focal(view, size)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])

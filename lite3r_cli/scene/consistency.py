@@ -1,11 +1,12 @@
-"""Do other views agree with a depth map? Every pixel is projected into the views that overlap most and compared there.
+"""Consistency of a depth map with other views: every pixel is projected into the views with the most overlap and
+compared there.
 
-With z the point's depth in the other camera and d the depth seen there, r = z / d says: 1 ± tolerance, both see the
-same surface; below, the point hangs in free space that the other view looks through; slightly above, a doubled surface;
-far above, the point is merely hidden. Torn places (depth edges) get the benefit of the doubt.
+With z the depth of the point in the other camera and d the depth of that view's map, r = z / d: within 1 ± tolerance
+both see the same surface; below, the point is in free space that the other view looks through; slightly above, the
+surface is doubled; far above, the point is occluded. At depth edges a point is not contradicted.
 
-One implementation for CPU and GPU. It uses element-wise operations and gathers alone, whose results do not depend on
-the number of threads.
+One implementation for CPU and GPU. It uses only element-wise operations and gathers, whose results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from . import geometry
 from .posed_view import View, known_depth
 from .surfaces import TOGETHER, Surfaces, VoterMap
 
-_HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is hidden by it, not contradicted
+_HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is occluded, not contradicted
 _TOLERANCE_RANGE = (0.02, 0.15)
-_SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
-_CLOSE = 0.05  # relative difference of depths that counts half in `agreement`
+_SAME_SURFACE = 0.3  # larger deviations are another surface and are ignored in the fit
+_CLOSE = 0.05  # relative difference of depths with weight one half in `agreement`
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
-_TINY = 1e-30  # instead of a divisor of 0
+_TINY = 1e-30  # replaces a divisor of 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the neighbours say of each of N pixels of a view."""
+    """What the neighbours tell about each of N pixels of a view."""
 
-    contradicted: Tensor  # (N,) bool: somebody should see the point, nobody does
-    seen_through: Tensor  # (N,) bool: more views look through the point than see it
+    contradicted: Tensor  # (N,) bool: some neighbour should see the point, and none does
+    seen_through: Tensor  # (N,) bool: more neighbours look through the point than see it
     shift: Tensor | None  # (3, N) float32 in camera coordinates, to the mean of the agreeing surfaces
 
 
@@ -45,8 +46,8 @@ def to_world(cam_from_world: np.ndarray, points: Tensor) -> Tensor:
 
 
 def _affine(row: Sequence[float] | Sequence[Tensor], points: Tensor) -> Tensor:
-    """One row (4,) of [R | t] applied to points (3, N); element by element: no BLAS decides on the rounding. Rows of
-    tensors (n, 1) give (n, N).
+    """One row (4,) of [R | t] applied to points (3, N), element by element, because the rounding of BLAS varies. Rows
+    of tensors (n, 1) give (n, N).
     """
     total = row[0] * points[0]
     for k in (1, 2):
@@ -65,8 +66,8 @@ def check_view(
     surfaces: Surfaces, i: int, pixels: Tensor, points: Tensor, neighbours: Sequence[int], tolerance: float,
     average: bool,
 ) -> Verdict:  # fmt: skip
-    """Count for each pixel of view i, with its camera point in `points` (3, N), the neighbours that confirm, contradict
-    and look through it.
+    """For each pixel of view i, with its camera point in `points` (3, N), count the neighbours that confirm it,
+    contradict it, and look through it.
     """
     confirmed, doubled, through = (torch.zeros(len(pixels), dtype=torch.uint8, device=pixels.device) for _ in range(3))
     along = torch.zeros_like(points[0])  # Σ (1 / ratio − 1) over the neighbours that confirm
@@ -93,7 +94,7 @@ def check_view(
 
 
 def _together(surfaces: Surfaces, neighbours: Sequence[int]) -> Iterator[list[int]]:
-    """The neighbours, in parts of one size of map."""
+    """The neighbours, grouped by map size."""
     limit = TOGETHER.get(surfaces.voter(neighbours[0]).depth.device.type, len(neighbours)) if neighbours else 0
     part: list[int] = []
     for j in neighbours:
@@ -107,16 +108,16 @@ def _together(surfaces: Surfaces, neighbours: Sequence[int]) -> Iterator[list[in
 
 @dataclass(frozen=True)
 class _Seen:
-    """Points (N,) as n other views of one size see them."""
+    """Points (N,) as seen by n other views of one size."""
 
     z: Tensor  # (n, N) depth of the points in the other views
-    place: Tensor  # (n, N) the pixels that they fall into, in the flattened surfaces
+    place: Tensor  # (n, N) the pixels that they project to, in the flattened surfaces
     planes: Tensor  # (4, pixels) the flattened surfaces
-    ratio: Tensor  # (n, N) z / d of the surface there; 0 or less where the other view does not see the point
+    ratio: Tensor  # (n, N) z / d of the surface there; at most 0 if the other view does not see the point
 
     def around(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the points `chosen` (n, N) that the other views see: the ratios to the nearest and to the farthest depth
-        within 3 × 3 pixels, and which points they are; (M,) each.
+        """For the points `chosen` (n, N) that the other views see: the ratios to the nearest and to the farthest depth
+        within 3 × 3 pixels, and the indices of these points; (M,) each.
         """
         which = (chosen & (self.ratio > 0)).view(-1).nonzero()[:, 0]
         place, z = (each.view(-1).index_select(0, which) for each in (self.place, self.z))
@@ -127,12 +128,12 @@ class _Seen:
 def _compare(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) -> _Seen:
     """The points (3, N) of view i in n views of one size.
 
-    Inverse depth is affine in the pixel on a plane, so its bilinear interpolation is exact there; near pixels that may
-    not speak the weights of the others are scaled up, and where the surface is torn the nearest pixel is taken.
+    On a plane, inverse depth is affine in the pixel, so bilinear interpolation is exact. Next to unusable pixels the
+    weights of the others are rescaled; at depth edges the nearest pixel is used.
     """
     height, width = surfaces.voter(others[0]).shape
     x, y, z = _to_others(surfaces, i, points, others)  # (n, N) each
-    # the first pixel of the border stands for everything outside: there is no depth
+    # the first border pixel represents everything outside: it has no depth
     column, row = x.round().clamp_(-1, width), y.round().clamp_(-1, height)
     stride = width + 4  # of a row of the surfaces
     place = (row.int() + 2).mul_(stride).add_(column.int()).add_(2)
@@ -145,13 +146,13 @@ def _compare(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) 
 
 
 def _planes(surfaces: Surfaces, others: Sequence[int]) -> Tensor:
-    """The surfaces of the others, one after the other: four maps, flattened."""
+    """The surfaces of the others, concatenated: four flattened maps."""
     maps = [surfaces.of(j) for j in others]
     return maps[0].flatten(1) if len(maps) == 1 else torch.stack(maps, dim=1).flatten(1)
 
 
 def _interpolated(planes: Tensor, place: Tensor, right: Tensor, down: Tensor, stride: int) -> Tensor:
-    """Bilinear inverse depth (n, N) at distances `right` and `down`, at most ½ pixel, from the centres of pixels."""
+    """Bilinear inverse depth (n, N) at offsets `right` and `down` of at most ½ pixel from pixel centres."""
 
     def at(plane: Tensor, place: Tensor) -> Tensor:
         return plane.index_select(0, place.view(-1)).view(place.shape)
@@ -175,8 +176,8 @@ def _interpolated(planes: Tensor, place: Tensor, right: Tensor, down: Tensor, st
 
 
 def _to_others(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the camera points (3, N) of view i lie in n other views: columns and rows (n, N) counted from the centre of
-    the first pixel, and depth (n, N); float32. What lies behind a view gets a place far outside, but for its axis.
+    """Projections of the camera points (3, N) of view i into n other views: columns and rows (n, N) counted from the
+    centre of the first pixel, and depth (n, N); float32. Points behind a view project far outside, except on its axis.
     """
     poses = surfaces.poses(i, others)
     matrices = np.stack([surfaces.voter(j).K @ pose for j, pose in zip(others, poses)]).astype(np.float32)
@@ -190,10 +191,10 @@ def _to_others(surfaces: Surfaces, i: int, points: Tensor, others: Sequence[int]
 
 
 def adaptive_tolerance(surfaces: Surfaces, neighbours: Sequence[Sequence[int]]) -> float:
-    """Three times the median relative disagreement between neighbouring depth maps, kept within 2–15 %.
+    """Three times the median relative disagreement between neighbouring depth maps, limited to 2–15 %.
 
-    That is two standard deviations of a Gaussian: 95 % of what sees the same surface agrees. Networks differ in how
-    well their depth maps fit together; a fixed tolerance would tear holes into the cloud of a weak one.
+    That is two standard deviations of a Gaussian: 95 % of the pixels of the same surface agree. Depth maps of different
+    networks agree differently well; a fixed tolerance would tear holes into the cloud of a weak network.
     """
     chosen = [i for i, others in enumerate(neighbours) if others]
     deviations = []
@@ -207,7 +208,7 @@ def adaptive_tolerance(surfaces: Surfaces, neighbours: Sequence[Sequence[int]]) 
 
 
 def _sampled_ratios(surfaces: Surfaces, i: int, neighbours: Sequence[int], samples: int) -> Iterator[Tensor]:
-    """z / d (n, M) of about `samples` pixels of view i in its neighbours, 0 or less where they do not see them."""
+    """z / d (n, M) of about `samples` pixels of view i in its neighbours; at most 0 where they do not see them."""
     view = surfaces.voter(i)
     step = max(1, round((view.alive.numel() / samples) ** 0.5))
     points = view.camera_points(view.pixels(step))
@@ -216,8 +217,8 @@ def _sampled_ratios(surfaces: Surfaces, i: int, neighbours: Sequence[int], sampl
 
 
 def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the pixels of view i lie in view j, as cv2.remap counts, and the ratio of their depth there to the depth
-    that j sees, 0 where it sees nothing: three (h, w) float32 arrays.
+    """Projections of the pixels of view i into view j in the convention of cv2.remap, and the ratio of their depth to
+    that of j, 0 where j sees nothing: three (h, w) float32 arrays.
     """
     view = surfaces.voter(i)
     pixels = view.pixels()
@@ -233,8 +234,9 @@ def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.
 
 
 def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
-    """How well the depth maps times `factor` agree with those of their neighbours, 0..1: the mean of
-    1 / (1 + (log ratio / `_CLOSE`)²) over the pixels compared, about `samples` a view; unseen ones count as 0."""
+    """Agreement, 0..1, of the depth maps times `factor` with those of their neighbours: the mean of 1 / (1 + (log ratio
+    / `_CLOSE`)²) over about `samples` pixels per view; unseen pixels count as 0.
+    """
     maps = [known_depth(view) for view in views]
     surfaces = Surfaces(
         [VoterMap(replace(v, depth=depth * np.float32(factor)), depth > 0) for v, depth in zip(views, maps)]
@@ -251,7 +253,7 @@ def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor
 
 
 def best_neighbours(voters: Sequence[VoterMap | None], count: int) -> list[list[int]]:
-    """For each view at most `count` others, those that see most of its points first; none that sees nothing of it."""
+    """For each view at most `count` others that see its points, those that see most first."""
     maps = {i: voter for i, voter in enumerate(voters) if voter is not None and bool(voter.alive.any())}
     usable = list(maps)
     result: list[list[int]] = [[] for _ in voters]
@@ -271,7 +273,7 @@ def best_neighbours(voters: Sequence[VoterMap | None], count: int) -> list[list[
         column, line = (torch.floor(value / z * scales[:, k]) for k, value in enumerate((u, v)))
         inside = (column >= 0) & (column < _SAMPLE_SIDE) & (line >= 0) & (line < _SAMPLE_SIDE) & (z > 0)
         cell = first + torch.where(inside, line * _SAMPLE_SIDE + column, 0).to(torch.int64)
-        seen = inside & (z <= 1.25 * coarse[cell])  # hidden points do not count
+        seen = inside & (z <= 1.25 * coarse[cell])  # occluded points do not count
         overlaps.append(seen.sum(1) / seen.shape[1])
     overlap = torch.stack(overlaps).fill_diagonal_(0).cpu().numpy()
     for row, i in enumerate(usable):
@@ -281,10 +283,10 @@ def best_neighbours(voters: Sequence[VoterMap | None], count: int) -> list[list[
 
 
 def _sample_points(voter: VoterMap) -> Tensor:
-    """At most some hundred usable pixels, spread over the map, as world points (3, M) in float64."""
+    """At most a few hundred usable pixels, spread over the map, as world points (3, M) in float64."""
     step = max(1, int((voter.alive.numel() / _SAMPLE_SIDE**2) ** 0.5))
     pixels = voter.pixels(step)
-    while not len(pixels):  # few pixels are left, and none of them on the coarse grid
+    while not len(pixels):  # few usable pixels, and none of them on the coarse grid
         step = max(1, step // 2)
         pixels = voter.pixels(step)
     points = voter.camera_points(pixels).double()
@@ -292,7 +294,7 @@ def _sample_points(voter: VoterMap) -> Tensor:
 
 
 def _coarse_depth(voter: VoterMap) -> Tensor:
-    """The farthest usable depth in each of n × n cells, 0 = none."""
+    """The largest usable depth in each of n × n cells, 0 = none."""
     device = voter.depth.device
     rows, columns = (torch.arange(n, device=device) * _SAMPLE_SIDE // n for n in voter.shape)
     cell = (rows[:, None] * _SAMPLE_SIDE + columns).flatten()

@@ -1,4 +1,4 @@
-"""Which views show most of what a camera looks at, before its own depth is known."""
+"""Finds the views that show most of what a camera sees, before the depth of that camera is known."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _CELLS, _POINTS = 16, 4096  # of the camera's picture, along each side; points o
 
 
 def most_covered(camera: View, views: Sequence[View]) -> list[int]:
-    """The positions of the views whose surface lies in the picture of `camera`, those first that fill most of it."""
+    """Indices of the views whose surface projects into the picture of `camera`, those with the largest share first."""
     shares = [_share(camera, view) for view in views]
     order = np.argsort(-np.array(shares), kind="stable")
     return [int(k) for k in order if shares[k] > 0]
 
 
 def _share(camera: View, view: View) -> float:
-    """Share of the cells of the camera's picture that points of the view fall into."""
+    """Share of the cells of the camera's picture that contain points of the view."""
     depth = known_depth(view)
     step = max(1, int((depth.size / _POINTS) ** 0.5))
     grid = (slice(step // 2, None, step), slice(step // 2, None, step))

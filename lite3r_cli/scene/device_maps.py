@@ -1,4 +1,4 @@
-"""Depth and confidence that lie on the device that predicted them, so that fusion need not bring them there again."""
+"""Keeps depth and confidence on the device of the prediction, so that fusion need not copy them there again."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 from .surfaces import on_device
 
-SHARE = 0.25  # of the memory that a device has free, that such maps may take
+SHARE = 0.25  # of the free memory of a device that these maps may use
 
 
 class DeviceMaps:
-    """Arrays of views, each with a tensor of the same values. An array that is not among them is copied when it is
-    asked for: views that were moved or refined since have other arrays.
+    """Arrays of views with a tensor of the same values for each. Other arrays, of views that were moved or refined
+    since, are copied on demand.
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[np.ndarray, Tensor]] = {}  # by the array's identity, which lasts as long as it does
+        self._held: dict[int, tuple[np.ndarray, Tensor]] = {}  # by id() of the array, which is kept alive
 
     def hold(self, array: np.ndarray, tensor: Tensor) -> None:
-        """Keep a tensor for this array, unless it is on the CPU, where the array itself does as well."""
+        """Keep a tensor for this array, unless it is on the CPU, where the array is enough."""
         if tensor.device.type != "cpu":
             self._held[id(array)] = array, tensor
 
     def of(self, array: np.ndarray, device: torch.device | str) -> Tensor:
-        """The array as a tensor of its own type and shape on a device."""
+        """The array as a tensor of the same type and shape on a device."""
         _, held = self._held.get(id(array), (None, None))
         if held is not None and held.device == torch.device(device):
             return held
@@ -37,7 +37,7 @@ class DeviceMaps:
 
 
 def has_room(device: torch.device, size: int) -> bool:
-    """Whether so many bytes of maps may stay on a device."""
+    """Whether `size` bytes of maps may stay on a device."""
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,7 +1,7 @@
-"""Cameras whose lens bends straight lines: COLMAP's models, from rays to pixels.
+"""Cameras with lens distortion: COLMAP's models.
 
-Pinhole-like models bend the point x/z, y/z by a polynomial of its radius (Brown 1966); fisheye ones bend the angle to
-the axis (Kannala & Brandt, PAMI 2006), so that they reach beyond 180 degrees.
+Pinhole-like models distort the point x/z, y/z by a polynomial of its radius (Brown 1966). Fisheye models distort the
+angle to the axis (Kannala & Brandt, PAMI 2006) and reach beyond 180 degrees.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from ..errors import InputError
 
-_STEPS = 2000  # in which the reach of a model is looked for
-_ROUNDS = 8  # of taking the tangential part away
+_STEPS = 2000  # in the search for the largest radius of a model
+_ROUNDS = 8  # of removing the tangential distortion
 _NEWTON = 20
-_STEP = 1e-5  # of a numerical slope
-_MOST_RADIUS = 12.0  # tangent of the angle to the axis up to which a pinhole-like model is asked: 85 degrees
+_STEP = 1e-5  # of a numerical derivative
+_MOST_RADIUS = 12.0  # tangent of the largest angle to the axis of a pinhole-like model: 85 degrees
 
 
 _Curve = Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
@@ -29,11 +29,11 @@ _Prism = Callable[[np.ndarray, np.ndarray, tuple[float, ...]], tuple[np.ndarray,
 class _Model:
     focal: int  # focal lengths: 1 for both axes, or 2
     fisheye: bool
-    radial: tuple[int, ...] = ()  # places, after the principal point, of k of r², r⁴ …
-    below: tuple[int, ...] = ()  # of those in the denominator
+    radial: tuple[int, ...] = ()  # parameters, after the principal point, for r², r⁴ …
+    below: tuple[int, ...] = ()  # of these, those in the denominator
     tangential: tuple[int, ...] = ()  # of p1, p2
-    curve: _Curve | None = None  # by what a radius grows, where that is no polynomial
-    prism: _Prism | None = None  # how a point bends whose radius is the angle, where that is not radial
+    curve: _Curve | None = None  # factor of a radius, if it is not a polynomial
+    prism: _Prism | None = None  # distortion of a point whose radius is the angle, if it is not radial
     further: int = 0  # parameters of `curve` or `prism`
 
     @property
@@ -48,7 +48,7 @@ def _field_of_view(r: np.ndarray, p: tuple[float, ...]) -> np.ndarray:
 
 
 def _division(r: np.ndarray, p: tuple[float, ...]) -> np.ndarray:
-    """r = d / (1 + k d²) (Fitzgibbon, CVPR 2001), solved for d; NaN where the lens sees no such r."""
+    """r = d / (1 + k d²) (Fitzgibbon, CVPR 2001), solved for d; NaN for an r that the lens cannot see."""
     return 2 / (1 + np.sqrt(1 - 4 * p[0] * r**2))
 
 
@@ -132,12 +132,12 @@ class DistortedCamera:
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """The parameters that bend."""
+        """The distortion parameters."""
         return self.params[MODELS[self.model].focal + 2 :]
 
     @property
     def distorted(self) -> bool:
-        """Whether the model bends lines; also with coefficients of 0 a fisheye does."""
+        """Whether the model has distortion; a fisheye has it also with coefficients of 0."""
         model = MODELS[self.model]
         return model.fisheye or any(self.coefficients)
 
@@ -150,8 +150,9 @@ class DistortedCamera:
         return DistortedCamera(self.model, params, width, height)
 
     def pixels(self, rays: np.ndarray) -> np.ndarray:
-        """Pixels (…, 2) of directions (…, 3) in the camera's axes; NaN behind a pinhole-like camera and beyond the
-        angle up to which the model is one to one."""
+        """Pixels (…, 2) of directions (…, 3) in camera axes; NaN behind a pinhole-like camera and beyond the largest
+        angle at which the model is one-to-one.
+        """
         model, rays = MODELS[self.model], np.asarray(rays, np.float64)
         x, y, z = np.moveaxis(rays, -1, 0)
         with np.errstate(all="ignore"):
@@ -173,7 +174,7 @@ class DistortedCamera:
         return np.stack([np.where(beyond, np.nan, u * fx + cx), np.where(beyond, np.nan, v * fy + cy)], axis=-1)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
-        """Directions (N, 3), unit length, of pixels (N, 2); NaN where no direction leads."""
+        """Unit directions (N, 3) of pixels (N, 2); NaN without a direction."""
         model = MODELS[self.model]
         seen = (np.asarray(pixels, np.float64) - self.centre) / self.focal
         if model.prism is not None:
@@ -207,13 +208,15 @@ class DistortedCamera:
         return np.concatenate([axis * np.sin(angle)[:, None], np.cos(angle)[:, None]], axis=1)
 
     def _prism(self, flat: np.ndarray) -> np.ndarray:
-        """Points (N, 2) whose radius is the angle, as a model with `prism` bends them."""
+        """Points (N, 2) whose radius is the angle, distorted by a model with `prism`."""
         prism = MODELS[self.model].prism
         assert prism is not None
         return np.stack(prism(flat[:, 0], flat[:, 1], self.coefficients), axis=1)
 
     def _straight(self, bent: np.ndarray) -> np.ndarray:
-        """The radius (or angle) of bent ones (N,): out of a table, then by Newton's method; NaN beyond the reach."""
+        """The undistorted radius (or angle) of distorted ones (N,): from a table, then by Newton's method; NaN beyond
+        the largest radius.
+        """
         table = np.linspace(0, self._reach, _STEPS)
         values = self._bent(table)
         r = np.interp(bent, values, table)
@@ -227,7 +230,7 @@ class DistortedCamera:
         return tuple(self.params[first + place] for place in places)
 
     def _factor(self, r: np.ndarray) -> np.ndarray:
-        """By what a radius grows."""
+        """The distortion factor of a radius."""
         model = MODELS[self.model]
         if model.curve is not None:
             with np.errstate(all="ignore"):
@@ -249,13 +252,13 @@ class DistortedCamera:
 
     @cached_property
     def _reach(self) -> float:
-        """Radius (or angle, of a fisheye) up to which the bent one grows."""
+        """The largest radius (or angle, of a fisheye) up to which the distorted one increases."""
         r = np.linspace(0, np.pi if MODELS[self.model].fisheye else _MOST_RADIUS, _STEPS)
         falls = np.flatnonzero(~(np.diff(self._along_axes(r)) > 0).all(axis=0))
         return float(r[falls[0]] if len(falls) else r[-1])
 
     def _along_axes(self, r: np.ndarray) -> np.ndarray:
-        """Bent radii (directions, R) of radii or angles (R,): in one direction where all are the same."""
+        """Distorted radii (directions, R) of radii or angles (R,); one direction if all are equal."""
         prism = MODELS[self.model].prism
         if prism is None:
             return self._bent(r)[None]

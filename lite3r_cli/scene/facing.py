@@ -1,6 +1,6 @@
-"""Views that a 360° picture is cut into: pinholes around its horizon, with one centre and turns that are known exactly.
+"""Views of a 360° picture: pinholes around its horizon with one centre and known relative rotations.
 
-The axes of the picture: +x right, +y down, +z ahead, which is the middle of the equirectangular picture.
+Axes of the picture: +x right, +y down, +z ahead, which is the centre of the equirectangular picture.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 from . import geometry
 
 VIEWS = 6  # of a picture
-FIELD = np.radians(90.0)  # of a view, both ways: neighbours have a third in common
+FIELD = np.radians(90.0)  # of a view, in both directions: neighbours share a third
 
 
 @dataclass(frozen=True)
 class Facing:
-    """Which view of which 360° picture a picture is."""
+    """The number of a view in a 360° picture."""
 
     picture: str  # name of the 360° picture
-    number: int  # from 0, to the right
+    number: int  # from 0, increasing to the right
     side: int  # pixels of the view, which is square
     views: int = VIEWS
 
     @property
     def yaw(self) -> float:
-        """Radians to the right of the middle of the picture."""
+        """Radians to the right of the centre of the picture."""
         return 2 * np.pi * self.number / self.views
 
     @property
@@ -44,7 +44,7 @@ class Facing:
 
 
 def rigs_of(facings: Sequence[Facing | None]) -> dict[str, list[int]]:
-    """The positions of the views of each 360° picture."""
+    """Indices of the views of each 360° picture."""
     found: dict[str, list[int]] = {}
     for i, facing in enumerate(facings):
         if facing is not None:
@@ -53,13 +53,14 @@ def rigs_of(facings: Sequence[Facing | None]) -> dict[str, list[int]]:
 
 
 def same_picture(first: Facing | None, second: Facing | None) -> bool:
-    """Whether two pictures are views of one 360° picture: they have one centre, and tell no depth together."""
+    """Whether two pictures are views of one 360° picture: they have one centre and no parallax."""
     return first is not None and second is not None and first.picture == second.picture
 
 
 def tied(poses: np.ndarray, facings: Sequence[Facing | None]) -> np.ndarray:
-    """Poses cam_from_world (S, 3, 4) in which the views of each 360° picture have its turns and one centre: those that
-    fit the given poses best, by the median of the centres and the mean of the turns."""
+    """Poses cam_from_world (S, 3, 4) in which the views of each 360° picture have their known relative rotations and
+    one centre, fitted to the given poses by the median of the centres and the mean of the rotations.
+    """
     poses = np.array(poses, np.float64)
     for members in rigs_of(facings).values():
         turns = np.stack([_turn(facings[i]).T @ poses[i, :, :3] for i in members])

@@ -1,4 +1,4 @@
-"""The world frame of a scene, in words and numbers: what every file's header and run.json say of it."""
+"""The world frame of a scene, as text and numbers for the header of every file and for run.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lazy_views import LazyViews
 from .posed_view import PointCloud, View
 
 OPENCV = "OpenCV axes (+x right, +y down, +z forward)"
-FAR_OFF = 100.0  # coordinates this many times the scene's extent lose too many digits in single precision
+FAR_OFF = 100.0  # coordinates larger than this many times the scene's extent lose too many digits in single precision
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class WorldFrame:
     description: str
     units: str = "scene units, arbitrary scale"
     metric: bool = False  # the unit is a metre
-    up: tuple[float, float, float] | None = None  # unit vector, where it is known
+    up: tuple[float, float, float] | None = None  # unit vector, if known
 
     def comments(self) -> tuple[str, str]:
-        """Two lines for a file's header."""
+        """Two lines for the header of a file."""
         return f"frame: {self.description}", f"units: {self.units}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -41,8 +41,8 @@ GIVEN = WorldFrame("given", "world = that of the known cameras, as given", "thos
 
 
 def local_origin(centres: np.ndarray) -> np.ndarray | None:
-    """The point to subtract before anything is computed in single precision: the cameras' middle (3,), rounded; None
-    where the centres (S, 3) are near enough to the origin, as in every frame but a map's.
+    """The rounded centre (3,) of the cameras, to be subtracted before computations in single precision; None if the
+    centres (S, 3) are close enough to the origin, as in every frame except that of a map.
     """
     middle = np.median(centres, axis=0)
     extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
@@ -53,12 +53,12 @@ def local_origin(centres: np.ndarray) -> np.ndarray | None:
 
 
 def translation(offset: np.ndarray | None) -> Similarity:
-    """The similarity that adds `offset` (3,); None: nothing."""
+    """The similarity transform that adds `offset` (3,); None: nothing."""
     return Similarity(1.0, np.eye(3), np.zeros(3) if offset is None else np.asarray(offset, np.float64))
 
 
 def move_views(views: Sequence[View], similarity: Similarity) -> list[View]:
-    """The same views in another world frame, depth maps in its unit of length; `LazyViews` stay what they are."""
+    """The same views in another world frame, with depth in its unit; `LazyViews` stay lazy."""
     if isinstance(views, LazyViews):
         moved = [similarity.apply_to_poses(camera.cam_from_world) for camera in views.cameras]
         return views.placed(moved, similarity.scale)  # type: ignore[return-value]

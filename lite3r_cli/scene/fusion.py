@@ -1,11 +1,11 @@
-"""Posed depth maps become one cloud: what is doubtful is dropped, what several views saw is averaged.
+"""Fuses posed depth maps into one cloud: unreliable pixels are removed, and surfaces of several views are averaged.
 
-Dropped are, in this order: masked pixels, pixels without depth, the least confident pixels of the scene, pixels that
-float between foreground and background at depth edges, pixels that other views contradict. What is left is moved to the
-mean of the surfaces that agree on it, coloured from the image, optionally merged in voxels, and cut to the budget.
+Removed are, in this order: masked pixels, pixels without depth, the least confident pixels of the scene, flying pixels
+at depth edges, pixels that other views contradict. The remaining points are moved to the mean of the surfaces that
+agree on them, coloured from the image, optionally merged in voxels, and reduced to the budget.
 
-All of it is vectorised over the pixels of a view, one view at a time, on a CPU or a GPU: beyond the views themselves,
-memory holds a byte a pixel, the surfaces of some views (`consistency.py`) and the points kept so far.
+Everything is vectorised over the pixels of a view, one view at a time, on a CPU or a GPU. Besides the views, memory
+holds one byte per pixel, the surfaces of some views (`consistency.py`) and the points so far.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _PERCENTILE_SAMPLES = 4_000_000  # pixels that the confidence threshold is estim
 
 @dataclass
 class FusionStatistics:
-    """What became of every pixel; the counts from `unknown` to `over_budget` and `points` add up to `pixels`."""
+    """Statistics of all pixels; the counts from `unknown` to `over_budget` and `points` add up to `pixels`."""
 
     pixels: int = 0
-    unknown: int = 0  # not masked, and no or non-finite depth
+    unknown: int = 0  # not masked, without finite depth
     masked: int = 0
     low_confidence: int = 0
     edge: int = 0  # flying pixels
     inconsistent: int = 0  # contradicted by every view that should see the point
     free_space: int = 0  # more views look through the point than see it
-    merged: int = 0  # joined with another point in its voxel
+    merged: int = 0  # merged with another point in its voxel
     over_budget: int = 0
     points: int = 0
     confidence_threshold: float | None = None
-    tolerance: float | None = None  # relative depth difference that counted as agreement
+    tolerance: float | None = None  # relative depth difference of agreement
 
     def to_dict(self) -> dict[str, int | float | None]:
         """For run.json."""
@@ -75,11 +75,11 @@ def fuse_with_statistics(
     device: torch.device | str = "cpu",
     held: DeviceMaps = NOTHING_HELD,
 ) -> tuple[PointCloud, FusionStatistics]:
-    """Fuse posed depth maps into a cloud in their world frame, and say what was dropped and why.
+    """Fuse posed depth maps into a cloud in their world frame, and report what was removed.
 
-    `read_rgb(i)` gives the image of view i, at any size, `read_mask(i)` its mask (True = use) or None; both are called
-    at most once a view. `step` is called after each view. Views without a depth map add nothing; the cloud may be
-    empty. The same views on a CPU give the same cloud, bit for bit. `held` has maps that are on the device already.
+    `read_rgb(i)` returns the image of view i at any size, `read_mask(i)` its mask (True = use) or None; both are called
+    at most once per view. `step` is called after each view. Views without a depth map add nothing; the cloud may be
+    empty. On a CPU, equal views give identical clouds. `held` has maps that are already on the device.
     """
     maps = [_Map(view, device, held) if view.depth is not None else None for view in views]
     statistics = FusionStatistics(pixels=sum(each.alive.numel() for each in maps if each is not None))
@@ -99,9 +99,9 @@ def fuse_with_statistics(
 
 
 class PieceFusion:
-    """The same for more views than memory holds: `add` a piece at a time, then `result`.
+    """The same for more views than fit in memory: `add` one piece at a time, then call `result`.
 
-    `threshold` is the confidence below which pixels are dropped, of the whole scene; None drops none.
+    `threshold` is the confidence of the whole scene below which pixels are removed; None removes none.
     """
 
     def __init__(self, config: FusionConfig, seed: int, threshold: float | None, device: torch.device | str) -> None:
@@ -115,8 +115,8 @@ class PieceFusion:
     def add(
         self, views: Sequence[View], numbers: Sequence[int], new: int, read_rgb: ReadImage, read_mask: ReadMask
     ) -> None:
-        """The points of the first `new` views; the others are what they are compared with. `numbers` are the views'
-        places in the scene, which `read_rgb` and `read_mask` are called with.
+        """Add the points of the first `new` views; the other views are only compared with. `numbers` are the indices of
+        the views in the scene, the arguments of `read_rgb` and `read_mask`.
         """
         maps = [_Map(view, self.device) if view.depth is not None else None for view in views]
         self.statistics.pixels += sum(each.alive.numel() for each in maps[:new] if each is not None)
@@ -133,7 +133,7 @@ class PieceFusion:
             _collect(self._sink, each, numbers[i], *kept, read_rgb)
 
     def result(self) -> tuple[PointCloud, FusionStatistics]:
-        """The cloud, and what was dropped; the tolerance is the median of the pieces'."""
+        """The cloud and the statistics; the tolerance is the median over the pieces."""
         self._counts.into(self.statistics)
         cloud = self._sink.result(self.statistics)
         self.statistics.points = len(cloud)
@@ -144,7 +144,7 @@ class PieceFusion:
 def _collect(
     sink: PointSink | VoxelSink, each: _Map, number: int, pixels: Tensor, points: Tensor, read_rgb: ReadImage
 ) -> None:
-    """Colour the points (3, N) of some pixels (N,) of the view `number` and add them, in the world, to `sink`."""
+    """Colour the points (3, N) of pixels (N,) of the view `number` and add them in world coordinates to `sink`."""
     chosen = sink.chosen(number, pixels)
     if chosen is not None:
         pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
@@ -156,7 +156,7 @@ def _collect(
 
 
 def _of(read_mask: ReadMask, numbers: Sequence[int]) -> ReadMask:
-    """Masks by their places in `numbers`."""
+    """Masks by their indices in `numbers`."""
     return lambda i: read_mask(numbers[i])
 
 
@@ -167,7 +167,7 @@ def clean_views(
     config: FusionConfig = FusionConfig(),
     device: torch.device | str = "cpu",
 ) -> list[View]:
-    """The views with the depth that goes into a cloud: 0 where a pixel is dropped, moved where others agree."""
+    """The views with the depth that goes into a cloud: 0 for removed pixels, moved where other views agree."""
     maps = [_Map(view, device) if view.depth is not None else None for view in views]
     counts, statistics = _Counts(), FusionStatistics()
     _drop_unusable(maps, read_mask, config, counts, statistics)
@@ -187,7 +187,7 @@ def clean_views(
 
 
 class _Map:
-    """A view's depth and confidence on the device, and its pixels (h, w) bool that are left."""
+    """A view's depth and confidence on the device, and its remaining pixels (h, w) bool."""
 
     def __init__(self, view: View, device: torch.device | str, held: DeviceMaps = NOTHING_HELD) -> None:
         self.view = view
@@ -196,7 +196,7 @@ class _Map:
             torch.ones_like(self.depth) if view.confidence is None else held.of(view.confidence, device).float()
         )
         self.alive = self.depth.isfinite() & (self.depth > 0) & self.confidence.isfinite()
-        self.voter = VoterMap(view, self.alive, depth=self.depth)  # sees every later change of `alive`
+        self.voter = VoterMap(view, self.alive, depth=self.depth)  # shares `alive`, so it sees later changes
 
     def drop(self, doubtful: Tensor, reason: str, counts: _Counts) -> None:
         counts.add(reason, self.alive & doubtful)
@@ -204,7 +204,7 @@ class _Map:
 
 
 class _Counts:
-    """How many pixels were dropped for each reason; read from the device once, at the end."""
+    """Number of removed pixels per reason; copied from the device once, at the end."""
 
     def __init__(self) -> None:
         self._counted: dict[str, list[Tensor]] = {}
@@ -220,7 +220,7 @@ class _Counts:
 def _compared(
     maps: Sequence[_Map | None], config: FusionConfig, statistics: FusionStatistics
 ) -> tuple[Surfaces, list[list[int]]]:
-    """The surfaces of all views, and which views check each; sets the tolerance they have to agree within."""
+    """The surfaces of all views, and the neighbours of each; sets the tolerance."""
     voters = [None if each is None else each.voter for each in maps]
     neighbours = best_neighbours(voters, config.neighbours) if config.consistency else [[] for _ in maps]
     surfaces = Surfaces(voters)
@@ -237,8 +237,8 @@ def _drop_unusable(
     statistics: FusionStatistics,
     threshold: float | None = None,
 ) -> None:
-    """Leave the pixels that have depth, are not masked, confident enough, and not flying; the threshold of confidence
-    is that of these views where none is given.
+    """Keep the pixels that have depth, are not masked, confident enough, and not flying. Without a given threshold of
+    confidence, that of these views is used.
     """
     for i, each in enumerate(maps):
         if each is None:
@@ -279,11 +279,11 @@ def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | No
 
 
 def flying_pixels(depth: Tensor, views: Sequence[View], max_incidence_deg: float) -> Tensor:
-    """Pixels (n, h, w) bool of n maps `depth` whose depth jumps on both sides, along a row, a column or a diagonal.
+    """Pixels (n, h, w) bool of n maps `depth` whose depth jumps on both sides along a row, a column or a diagonal.
 
-    A jump is a step to the next pixel that, read as a surface, would be seen more than `max_incidence_deg` off its
-    normal: |Δz| / min z > tan(incidence) · angle between the pixels. Smeared edges jump on both sides; the pixels on
-    either side of a clean edge, and at both ends of a smeared one, have a side that does not, and stay. Unknown
+    A jump is a step to the next pixel that, as a surface, would be seen at more than `max_incidence_deg` from its
+    normal: |Δz| / min z > tan(incidence) · angle between the pixels. Smeared edges jump on both sides. The pixels on
+    either side of a clean edge, and at both ends of a smeared one, have one side without a jump and are kept. Unknown
     neighbours and the border do not count.
     """
     _, height, width = depth.shape
@@ -292,14 +292,14 @@ def flying_pixels(depth: Tensor, views: Sequence[View], max_incidence_deg: float
     depth = torch.where(depth.isfinite() & (depth > 0), depth, torch.nan)
     flying = torch.zeros_like(depth, dtype=torch.bool)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        # `here` and `there` are the same pixels and their neighbours one step on
+        # `here` and `there` are the same pixels and their neighbours in one direction
         here = (slice(None), slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
         there = (slice(None), slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
         z, next_z = depth[here], depth[there]
         steps = (steepest * np.hypot(dx / K[:, 0, 0], dy / K[:, 1, 1])).astype(np.float32)
         limit = on_device(steps, depth.device)[:, None, None]
         change = (next_z - z).abs_()
-        # beside an unknown pixel the change is NaN: no jump, and nothing that speaks against one either
+        # next to an unknown pixel the change is NaN: neither a jump nor evidence against one
         forward, backward = (torch.ones_like(flying) for _ in range(2))
         forward[here] = backward[there] = ~(change <= torch.minimum(z, next_z).mul_(limit))
         judged = torch.zeros_like(flying)
@@ -313,7 +313,7 @@ def flying_pixels(depth: Tensor, views: Sequence[View], max_incidence_deg: float
 def _checked(
     surfaces: Surfaces, i: int, neighbours: Sequence[int], tolerance: float | None, average: bool, counts: _Counts
 ) -> tuple[Tensor, Tensor]:
-    """The pixels of view i that stay (N,), as places in the flattened map, and their camera points (3, N)."""
+    """The remaining pixels (N,) of view i as indices of the flattened map, and their camera points (3, N)."""
     voter = surfaces.voter(i)
     pixels = voter.pixels()
     points = voter.camera_points(pixels)
@@ -343,8 +343,8 @@ def sample_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def sample_colors(rgb: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Colours (N, 3) uint8 of the pixels (N,) of a map of `shape` (h, w), given as places in the flattened map, from an
-    image (H, W, 3) uint8 of the same field of view.
+    """Colours (N, 3) uint8 of the pixels (N,) of a map of `shape` (h, w), given as indices of the flattened map, from
+    an image (H, W, 3) uint8 with the same field of view.
 
     Bilinear at the pixel's centre: x = (column + 0.5) · W / w − 0.5 counts from the centre of the image's first pixel.
     """

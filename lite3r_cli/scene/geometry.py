@@ -99,7 +99,7 @@ def compose(c_from_b: ArrayLike, b_from_a: ArrayLike) -> Array:
 
 
 def relative_pose(a_from_world: ArrayLike, b_from_world: ArrayLike) -> Array:
-    """b_from_a (..., 3, 4): where camera a's coordinates lie in camera b."""
+    """b_from_a (..., 3, 4): from the coordinates of camera a to those of camera b."""
     return compose(b_from_world, invert_pose(a_from_world))
 
 

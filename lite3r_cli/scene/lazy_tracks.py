@@ -1,4 +1,4 @@
-"""Points with tracks of more views than memory holds: piece by piece, each from its own part of the cloud."""
+"""Points with tracks for more views than fit in memory: piece by piece, each from its part of the cloud."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .posed_view import PointCloud
 from .sparse_points import SparseModel
 from .tracks import tracks_from_depth
 
-PIECE = 24  # views; a track ends where its piece does
-_AROUND = 0.5  # pieces before and after that a piece's points are looked for in
+PIECE = 24  # views; tracks do not cross pieces
+_AROUND = 0.5  # pieces before and after in which the points of a piece are searched
 
 
 def tracks_in_pieces(views: LazyViews, cloud: PointCloud, most: int) -> SparseModel | None:
-    """At most about `most` points, see `tracks_from_depth`; None where no two views of a piece see the same point.
+    """At most about `most` points, see `tracks_from_depth`; None if no two views of a piece see the same point.
 
-    A cloud has its points in the order of the views that they are from, about as many of each: where that is not so
-    (`--voxel-size`), every piece looks at points from everywhere and finds fewer.
+    The points of a cloud are ordered by view, with similar numbers. If they are not (`--voxel-size`), every piece
+    searches points from everywhere and finds fewer.
     """
     parts, count = [], len(views)
     for first in range(0, count, PIECE):

@@ -1,4 +1,4 @@
-"""Views whose depth maps are on the disk and read when they are asked for."""
+"""Views whose depth maps are on disk and read on demand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Maps = Callable[[int], tuple[np.ndarray, np.ndarray]]  # index → depth and con
 
 
 class LazyViews(Sequence[View]):
-    """A sequence of views of which memory holds the cameras alone.
+    """A sequence of views of which only the cameras are in memory.
 
-    `cameras` are views without maps, `load` gives the maps, `factors` what the depth is multiplied by.
+    `cameras` are views without maps, `load` returns the maps, `factors` multiply the depth.
     """
 
     def __init__(self, cameras: Sequence[View], load: Maps, factors: Sequence[float]) -> None:
@@ -43,7 +43,7 @@ class LazyViews(Sequence[View]):
 
 
 def cameras_of(views: Sequence[View]) -> Sequence[View]:
-    """The same views where only names, sizes and cameras count: those of `LazyViews` have no maps then."""
+    """The views for functions that need only names, sizes and cameras; `LazyViews` have no maps then."""
     return views.cameras if isinstance(views, LazyViews) else views
 
 

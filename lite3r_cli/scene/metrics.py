@@ -1,6 +1,6 @@
-"""How far predicted cameras, depth maps and clouds are from the truth: pure functions of arrays, angles in degrees.
+"""Errors of predicted cameras, depth maps and clouds: pure functions of arrays, angles in degrees.
 
-Predictions have their own world frame and scale; every measure here is free of both, or takes the scale as an argument.
+Predictions have their own world frame and scale; every measure is independent of both, or has the scale as an argument.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from . import geometry
 
 DELTA = 1.25
-UNDEFINED_DIRECTION = 90.0  # degrees: the mean error of a random direction, for a prediction that has no baseline
+UNDEFINED_DIRECTION = 90.0  # degrees: the mean error of a random direction, used for a prediction without a baseline
 _KD_TREE: dict[str, bool | int | float | str] = {
     "algorithm": 4,
     "leaf_max_size": 10,
-}  # FLANN's KDTreeSingleIndex, the exact one
+}  # FLANN's exact KDTreeSingleIndex
 _EXACT: dict[str, bool | int | float | str] = {"checks": -1, "eps": 0.0}
 
 
@@ -29,7 +29,7 @@ class PairErrors(NamedTuple):
 
     @property
     def larger(self) -> np.ndarray:
-        """(P,) the larger of both; the rotation alone where there is no direction."""
+        """(P,) the larger of both; only the rotation if there is no direction."""
         result: np.ndarray = np.fmax(self.rotation, self.translation)
         return result
 
@@ -94,7 +94,7 @@ def depth_scale(predicted: np.ndarray, truth: np.ndarray) -> float:
 def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """AbsRel = mean |p − t| / t and δ = share of max(p / t, t / p) < 1.25 over all pixels (N,) with truth t > 0.
 
-    A pixel without a prediction (0) counts as one: 100 % off. NaN for both if there is no truth.
+    A pixel without a prediction (0) has an error of 100 %. Both are NaN without truth.
     """
     known = truth > 0
     p, t = predicted[known].astype(np.float64), truth[known].astype(np.float64)

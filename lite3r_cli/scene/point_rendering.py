@@ -102,9 +102,9 @@ def _doubled(rgb: Tensor, depth: Tensor, size: Sequence[int]) -> tuple[Tensor, T
 
 
 def point_spacing(cloud: PointCloud, views: Sequence[View]) -> np.ndarray:
-    """(N,) distance of each point to its neighbours: that of two pixels of the finest depth map which could see it.
+    """(N,) distance of each point to its neighbours: that of two pixels in the finest depth map that may see it.
 
-    Views without a depth map count with their picture's size. Points that no view has before it get the median.
+    Views without a depth map count with the size of their picture. Points in front of no view get the median.
     """
     spacing = np.full(len(cloud), np.inf, np.float32)
     for start in range(0, len(cloud), CHUNK):

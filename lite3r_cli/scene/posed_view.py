@@ -1,8 +1,7 @@
-"""The two things that flow through the program after the network: posed depth maps and a fused cloud.
+"""The two main data types after the network: posed depth maps and a fused cloud.
 
-Conventions, used everywhere outside a backbone: OpenCV camera axes (+x right, +y down, +z forward), pixel centres at
-+0.5 (the centre of the top-left pixel is (0.5, 0.5)), `cam_from_world` maps world points to the camera, depth is
-z-depth.
+Conventions everywhere outside a network: OpenCV camera axes (+x right, +y down, +z forward), pixel centres at +0.5 (the
+centre of the top-left pixel is (0.5, 0.5)), `cam_from_world` maps world points to the camera, depth is z-depth.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class View:
     cam_from_world: np.ndarray  # (3, 4) float64, [R | t]
     depth: np.ndarray | None = None  # (h, w) float32 z-depth in scene units, 0 = unknown
     confidence: np.ndarray | None = None  # (h, w) float32, larger is better, 0 where depth is unknown
-    lens: DistortedCamera | None = None  # of the picture as it was taken, where the view is of its undistorted one
+    lens: DistortedCamera | None = None  # of the original picture, if the view belongs to the undistorted one
     facing: Facing | None = None  # which view of which 360° picture it is
 
 

@@ -1,4 +1,4 @@
-"""What is known of cameras before anything is estimated, for the network, for `--refine` and for the world frame."""
+"""Known cameras, for the network, for `--refine` and for the world frame."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class FocalPrior:
 
     fx: float  # pixels of the original, upright image
     fy: float
-    sigma: float  # relative standard deviation; 0 for what the user calls exact
+    sigma: float  # relative standard deviation; 0 if the user states it as exact
     source: str  # "EXIF: …", "--focal", "--intrinsics", "--cameras"
     fixed: bool = False
-    centre: tuple[float, float] | None = None  # principal point, pixels; None = the image's middle
+    centre: tuple[float, float] | None = None  # principal point, pixels; None = the centre of the image
 
     def intrinsics(self, width: int, height: int) -> np.ndarray:
         """K (3, 3) of an image of `width` × `height` pixels."""
@@ -26,7 +26,7 @@ class FocalPrior:
 
 @dataclass(frozen=True)
 class PositionPrior:
-    """Where a camera stood, from GPS or a file, in a metric frame with +x east, +y north, +z up."""
+    """Position of a camera, from GPS or a file, in a metric frame with +x east, +y north, +z up."""
 
     position: np.ndarray  # (3,) metres
     sigma: np.ndarray  # (3,) metres, standard deviation along each axis
@@ -34,15 +34,15 @@ class PositionPrior:
 
 @dataclass(frozen=True)
 class CameraPriors:
-    """Per view what is known, None where nothing is; all lists have the length of the set."""
+    """Prior knowledge per view, None if unknown; all lists have the length of the set."""
 
     focal: tuple[FocalPrior | None, ...]
     poses: tuple[np.ndarray | None, ...]  # cam_from_world (3, 4) in the frame of `--cameras`; exact
-    positions: tuple[PositionPrior | None, ...] = ()  # () = none at all
+    positions: tuple[PositionPrior | None, ...] = ()  # () = none
 
     @classmethod
     def nothing(cls, views: int) -> CameraPriors:
-        """For so many views of which nothing is known."""
+        """No prior knowledge of `views` views."""
         return cls((None,) * views, (None,) * views)
 
     @property

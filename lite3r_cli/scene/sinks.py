@@ -1,4 +1,4 @@
-"""Points of many views become one cloud, within a budget or merged in voxels."""
+"""Collects the points of many views in one cloud, within a budget or merged in voxels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .posed_view import PointCloud
 if TYPE_CHECKING:
     from .fusion import FusionStatistics
 
-_VOXEL_ROWS = 4_000_000  # voxel sums held before equal voxels are merged
+_VOXEL_ROWS = 4_000_000  # voxel sums in memory before equal voxels are merged
 _RANDOM_BITS = 40  # of a point's random number
 
 
@@ -26,10 +26,10 @@ class Points:
     colors: Tensor  # (N, 3) uint8
     confidence: Tensor  # (N,) float32
     view: int
-    pixels: Tensor  # (N,) places in the view's flattened map
+    pixels: Tensor  # (N,) indices into the view's flattened map
 
     def some(self, keep: Tensor) -> Points:
-        """Those of `keep` (N,) bool."""
+        """The points with `keep` (N,) bool."""
         rows = keep.nonzero()[:, 0]
         world, colors, confidence, pixels = (
             column.index_select(0, rows) for column in (self.world, self.colors, self.confidence, self.pixels)
@@ -38,10 +38,11 @@ class Points:
 
 
 def random_numbers(seed: int, view: int, pixels: Tensor) -> Tensor:
-    """Whole numbers (N,) int64 below 2^_RANDOM_BITS, by the pixel alone: the same on every device, in any order.
+    """Random integers (N,) int64 below 2^_RANDOM_BITS that depend only on the pixel: equal on every device, in any
+    order.
 
-    Two rounds of a 32-bit integer hash (multiply and xor-shift, as in MurmurHash3's finaliser); of products only the
-    low 32 bits count, so that the sign of int64 does not matter.
+    Two rounds of a 32-bit integer hash (multiply and xor-shift, as in MurmurHash3's finaliser). Only the low 32 bits of
+    products are used, so the sign of int64 does not matter.
     """
     x = pixels ^ ((seed * 0x9E3779B1 + view * 0x85EBCA6B + 0x27D4EB2F) & 0xFFFFFFFF)
     parts = []
@@ -55,33 +56,33 @@ def random_numbers(seed: int, view: int, pixels: Tensor) -> Tensor:
 
 
 def kth_lowest(values: Tensor, k: int) -> Tensor:
-    """The k-th lowest of values (N,), counted from 1; a GPU sorts faster than it selects."""
+    """The k-th lowest of values (N,), counted from 1. Sorting is faster than selection on a GPU."""
     return values.kthvalue(k).values if values.device.type == "cpu" else values.sort().values[k - 1]
 
 
 class PointSink:
-    """Collects points as they are. A budget keeps those of the lowest random numbers; what cannot be among them is told
-    by `chosen` before anything is computed for it.
+    """Collects points as they are. With a budget it keeps those with the lowest random numbers; `chosen` excludes
+    pixels that cannot be among them before their points are computed.
     """
 
     def __init__(self, max_points: int | None, seed: int) -> None:
         self.max_points, self.seed = max_points, seed
         self._parts: list[Points] = []
-        self._limit: int | None = None  # no point with a random number above it is kept in the end
+        self._limit: int | None = None  # points with a larger random number will not be kept
         self._held = self.added = 0
 
     def _numbers(self, points: Points) -> Tensor:
         return random_numbers(self.seed, points.view, points.pixels)
 
     def chosen(self, view: int, pixels: Tensor) -> Tensor | None:
-        """Which of a view's pixels (N,) to compute points for, as places among them; None: all."""
+        """The pixels (N,) of a view for which points are needed, as indices; None: all."""
         self.added += len(pixels)
         if self._limit is None:
             return None
         return (random_numbers(self.seed, view, pixels) <= self._limit).nonzero()[:, 0]
 
     def add(self, points: Points) -> None:
-        """Take the points of one view."""
+        """Add the points of one view."""
         self._parts.append(points)
         self._held += len(points.pixels)
         if self.max_points is not None and self._held > 2 * self.max_points:
@@ -94,7 +95,7 @@ class PointSink:
         self._held = sum(len(points.pixels) for points in self._parts)
 
     def result(self, statistics: FusionStatistics) -> PointCloud:
-        """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
+        """The final cloud with at most `max_points` points (None: all); counts are added to `statistics`."""
         if not self._parts:
             return empty_cloud()
         if self.max_points is not None and self._held > self.max_points:
@@ -120,11 +121,11 @@ class VoxelSink:
         self._held = self.added = 0
 
     def chosen(self, view: int, pixels: Tensor) -> None:
-        """None: every pixel may enter."""
+        """None: all pixels are used."""
         self.added += len(pixels)
 
     def add(self, points: Points) -> None:
-        """Take the points of one view."""
+        """Add the points of one view."""
         world, colors, confidence = (t.cpu().numpy() for t in (points.world, points.colors, points.confidence))
         weight = np.maximum(confidence.astype(np.float64), 1e-12)[:, None]
         sums = np.hstack([np.ones_like(weight), weight, weight * world, weight * colors])
@@ -138,7 +139,7 @@ class VoxelSink:
         self._held = len(self._parts[0][0])
 
     def result(self, statistics: FusionStatistics) -> PointCloud:
-        """All points that stay, as one cloud of at most `max_points` (None: all); their counts go into `statistics`."""
+        """The final cloud with at most `max_points` points (None: all); counts are added to `statistics`."""
         if not self._parts:
             return empty_cloud()
         self._merge()
@@ -157,7 +158,7 @@ class VoxelSink:
 
 
 def sink_for(voxel: float | None, max_points: int | None, seed: int) -> PointSink | VoxelSink:
-    """Where points go: into voxels of a size, or each for itself (no size); of at most `max_points` (None: all)."""
+    """The sink for voxels of a size, or for single points (None); with at most `max_points` points (None: all)."""
     return VoxelSink(voxel, max_points, seed) if voxel else PointSink(max_points, seed)
 
 

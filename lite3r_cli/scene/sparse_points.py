@@ -1,4 +1,4 @@
-"""Sparse points with what the images saw of them: the answer of bundle adjustment, and what COLMAP's files hold."""
+"""Sparse points with their observations: the result of bundle adjustment, and the content of COLMAP's files."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class SparseModel:
         return len(self.points)
 
     def of_view(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The points (M,) that view i sees, and where (M, 2)."""
+        """The points (M,) that view i sees, and their pixels (M, 2)."""
         mine = self.image == i
         return self.point[mine], self.pixel[mine]
 
     def only(self, kept: Sequence[int]) -> SparseModel:
-        """What the views `kept` saw, these numbered anew, without the points that none of them saw."""
+        """The observations of the views `kept`, renumbered, without points that none of them saw."""
         number = np.full(max(int(self.image.max(initial=-1)), *kept, 0) + 1, -1)
         number[list(kept)] = np.arange(len(kept))
         mine = number[self.image] >= 0
@@ -45,5 +45,5 @@ class SparseModel:
         return SparseModel(*parts, image[order], place[point[order]], pixel[order], confidence)
 
     def moved(self, similarity: Similarity) -> SparseModel:
-        """The same in another world frame."""
+        """The model in another world frame."""
         return replace(self, points=similarity.apply(self.points))

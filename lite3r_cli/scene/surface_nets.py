@@ -1,7 +1,7 @@
-"""A signed distance field → triangles, by surface nets (Gibson 1998): a vertex in each cell that the surface crosses,
-a quad across each edge of the lattice that it crosses.
+"""Triangulates a signed distance field by surface nets (Gibson 1998): a vertex in each cell that the surface crosses, a
+quad across each lattice edge that it crosses.
 
-The field is known at some voxels alone: what is looked up are their keys, in ascending order.
+The field is known only at some voxels, which are found by their ascending keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EDGES = [(a, b) for a in range(8) for b in range(8) if a < b and np.abs(CORNERS[
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles, counter-clockwise seen from the side that is free, in a right-handed frame."""
+    """Triangles, counter-clockwise seen from the free side, in a right-handed frame."""
 
     vertices: np.ndarray  # (N, 3) float32; float64 where the frame's origin is far away
     triangles: np.ndarray  # (T, 3) int32
@@ -26,10 +26,10 @@ class Mesh:
 
 
 class _Lattice:
-    """Which voxel stands at a place."""
+    """Finds the voxel at a place."""
 
     def __init__(self, places: np.ndarray) -> None:
-        self.size = places.max(axis=0) + 3  # a border, so that neighbours have keys of their own
+        self.size = places.max(axis=0) + 3  # a border, so that keys of neighbours are unique
         self.keys = self.key(places)
 
     def key(self, places: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ class _Lattice:
         return int((step[0] * self.size[1] + step[1]) * self.size[2] + step[2])
 
     def find(self, keys: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Index of each key in the ascending `among`, -1 where it is not there."""
+        """Index of each key in the ascending `among`, -1 if it is missing."""
         spot = np.minimum(np.searchsorted(among, keys), len(among) - 1)
         return np.where(among[spot] == keys, spot, -1)
 
@@ -130,7 +130,7 @@ def without_small_parts(mesh: Mesh, least: int) -> Mesh:
 
 
 def _parts(count: int, triangles: np.ndarray) -> np.ndarray:
-    """For each vertex the least number of a vertex that it is connected with (Shiloach & Vishkin 1982)."""
+    """For each vertex the smallest index in its connected component (Shiloach & Vishkin 1982)."""
     part = np.arange(count)
     a, b = np.concatenate([triangles[:, :2], triangles[:, 1:]]).T
     while True:

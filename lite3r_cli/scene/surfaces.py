@@ -1,7 +1,7 @@
-"""Depth maps as those see them who compare them: usable pixels and their points, and the surfaces around each pixel.
+"""Depth maps prepared for comparisons: usable pixels and their points, and the surfaces around each pixel.
 
-One implementation for CPU and GPU. It uses element-wise operations and gathers alone, whose results do not depend on
-the number of threads.
+One implementation for CPU and GPU. It uses only element-wise operations and gathers, whose results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from . import geometry
 from .posed_view import View, known_depth
 
 _TORN = 1.1  # ratio of depths within 3 × 3 pixels beyond which no surface is interpolated
-_SILENT = 1e30  # inverse depth that never is the farthest surface
-_KEPT = 24  # views whose surfaces are kept: those that the next views are compared with
-_KEPT_BYTES = 1 << 30  # a GPU keeps more of them, of this size together
-TOGETHER = {"cpu": 1}  # maps worked on at a time: a processor's cache holds one, a GPU wants few and large operations
+_SILENT = 1e30  # inverse depth that is never the farthest surface
+_KEPT = 24  # number of views whose surfaces are cached, for the comparisons of the next views
+_KEPT_BYTES = 1 << 30  # a GPU caches more of them, up to this size
+TOGETHER = {"cpu": 1}  # maps per operation: one fits in the cache of a CPU; a GPU needs few, large operations
 MOST_TOGETHER = 16
 
 
 class VoterMap:
-    """A view's depth map with the pixels that may speak, and its camera at the map's own size."""
+    """A view's depth map with its usable pixels, and its camera at the size of the map."""
 
     def __init__(self, view: View, alive: np.ndarray | Tensor, depth: Tensor | None = None) -> None:
-        """`depth` is the view's on a device, where `alive` is, too; None: on the CPU. The view has a depth map."""
+        """`depth` is the view's depth on the device of `alive`; None: on the CPU. The view must have a depth map."""
         self.depth = on_device(known_depth(view), "cpu") if depth is None else depth
         self.alive = alive if isinstance(alive, Tensor) else on_device(alive, self.depth.device)
         self.height, self.width = self.alive.shape
@@ -40,7 +40,7 @@ class VoterMap:
         return self.height, self.width
 
     def pixels(self, step: int = 1) -> Tensor:
-        """The usable ones (N,) int64 among every `step`-th row and column, as places in the flattened map."""
+        """The usable pixels (N,) int64 among every `step`-th row and column, as indices of the flattened map."""
         if step == 1:
             return self.alive.view(-1).nonzero()[:, 0]
         row, column = self.alive[::step, ::step].nonzero(as_tuple=True)
@@ -53,7 +53,7 @@ class VoterMap:
         u, v = (torch.arange(n, dtype=torch.float64, device=pixels.device) + 0.5 for n in (self.width, self.height))
         depth = self.depth.view(-1).index_select(0, pixels)
         points = []
-        for a, b, c in np.linalg.inv(self.K).tolist():  # of a camera without skew x depends on u alone, y on v alone
+        for a, b, c in np.linalg.inv(self.K).tolist():  # for a camera without skew x depends only on u, y only on v
             if a and b:
                 ray = ((a * u).index_select(0, column) + (b * v + c).index_select(0, row)).float()
             elif a or b:
@@ -65,27 +65,27 @@ class VoterMap:
 
 
 def on_device(array: np.ndarray, device: torch.device | str) -> Tensor:
-    """An array as a tensor of its own type and shape on a device."""
+    """An array as a tensor of the same type and shape on a device."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 class Surfaces:
-    """The surfaces of the views that were asked for last."""
+    """Caches the surfaces of the most recent views."""
 
     def __init__(self, voters: Sequence[VoterMap | None]) -> None:
         self.voters = voters
         self._kept: dict[int, Tensor] = {}
-        self._poses: tuple[object, np.ndarray] = None, np.zeros(0)  # of the views that were compared last
+        self._poses: tuple[object, np.ndarray] = None, np.zeros(0)  # of the last comparison
 
     def voter(self, i: int) -> VoterMap:
-        """The map of view i, which has depth."""
+        """The map of view i, which must have depth."""
         found = self.voters[i]
         if found is None:
             raise ValueError(f"view {i} has no depth map")
         return found
 
     def of(self, i: int) -> Tensor:
-        """`surfaces_of` view i, (4, h + 4, w + 4) float32. A GPU makes those of the views behind it, too."""
+        """`surfaces_of` view i, (4, h + 4, w + 4) float32. A GPU also computes those of the next views."""
         if i in self._kept:
             self._kept[i] = self._kept.pop(i)
             return self._kept[i]
@@ -102,7 +102,7 @@ class Surfaces:
         return asked
 
     def poses(self, i: int, others: Sequence[int]) -> np.ndarray:
-        """Of camera i in the frames of others: (n, 3, 4)."""
+        """Relative poses from camera i to the others: (n, 3, 4)."""
         key = i, tuple(others)
         if self._poses[0] != key:
             here, there = self.voter(i).cam_from_world, [self.voter(j).cam_from_world for j in others]
@@ -111,7 +111,9 @@ class Surfaces:
 
 
 def runs_of_one_shape(maps: Sequence[VoterMap | None]) -> Iterator[list[int]]:
-    """The places of maps in order, those together that can be stacked; one at a time on a CPU, which gains nothing."""
+    """Indices of maps in order, grouped into those that can be stacked; one at a time on a CPU, where stacking has no
+    advantage.
+    """
     run: list[int] = []
     for place, each in enumerate(maps):
         if each is None:
@@ -127,9 +129,9 @@ def runs_of_one_shape(maps: Sequence[VoterMap | None]) -> Iterator[list[int]]:
 
 
 def surfaces_of(maps: Sequence[VoterMap]) -> Tensor:
-    """Of each map (n maps of one size) four, (n, 4, h + 4, w + 4) float32, with a border of zeros, 0 where no pixel may
-    speak: inverse depth; the inverse depths of the nearest and of the farthest surface within 3 × 3 pixels; and 1 where
-    the surface is whole.
+    """Four maps for each of n maps of one size, (n, 4, h + 4, w + 4) float32, with a border of zeros, and 0 for
+    unusable pixels: inverse depth; the inverse depths of the nearest and of the farthest surface within 3 × 3 pixels;
+    and 1 where the surface has no depth edge.
     """
     depth, alive = (torch.stack(column) for column in zip(*((each.depth, each.alive) for each in maps)))
     count, height, width = depth.shape

@@ -1,8 +1,8 @@
-"""Points with tracks from depth maps: which views see a fused point, and where.
+"""Tracks from depth maps: which views see a fused point, and at which pixel.
 
-Structure from motion knows tracks from matched features. A fused cloud has none, but its depth maps tell as much: a
-view sees a point where the point's depth is that of its map. What reads COLMAP models needs them: its window draws
-points of three views and more, multi-view stereo chooses neighbours by shared points, trainers take depth from them.
+Structure from motion gets tracks from matched features. For a fused cloud the depth maps give them: a view sees a point
+if the point's depth equals that of its map. Users of COLMAP models need tracks: the viewer draws points with three or
+more views, multi-view stereo selects neighbours by shared points, and splat trainers use their depth.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from . import geometry
 from .posed_view import PointCloud, View
 from .sparse_points import SparseModel
 
-CANDIDATES = 4  # points looked at for each that is kept
-TOLERANCE = (0.01, 0.1)  # least and largest relative deviation of depth at which a view sees a point
-SPREADS = 3.0  # the tolerance, in medians of the deviation
-SAME_SURFACE = 0.3  # deviations beyond this are another surface and say nothing about the fit
+CANDIDATES = 4  # candidate points for each one that is kept
+TOLERANCE = (0.01, 0.1)  # smallest and largest relative depth deviation at which a view sees a point
+SPREADS = 3.0  # the tolerance in medians of the deviation
+SAME_SURFACE = 0.3  # larger deviations are another surface and are ignored in the fit
 
 
 def tracks_from_depth(views: Sequence[View], cloud: PointCloud, most: int) -> SparseModel:
-    """At most `most` points of the cloud, well spread, those of many views first, with what each view sees of them.
+    """At most `most` evenly spread points of the cloud, those with many views first, with their observations.
 
-    A point that a single view sees is left out. The error of a point is how far its observations' own depths would
-    move it in the picture of another view that sees it, in pixels, on average.
+    Points that only one view sees are left out. The error of a point is the mean distance in pixels by which the depth
+    of an observation would move it in the picture of another view.
     """
     kept = np.arange(min(len(cloud), CANDIDATES * most)) * len(cloud) // max(min(len(cloud), CANDIDATES * most), 1)
     points = cloud.points[kept].astype(np.float64)
@@ -44,13 +44,15 @@ def tracks_from_depth(views: Sequence[View], cloud: PointCloud, most: int) -> Sp
 
 
 def depth_tolerance(views: Sequence[View], points: np.ndarray) -> float:
-    """Relative deviation of depth up to which a view sees one of the points (N, 3): a few times the usual one."""
+    """Relative depth deviation up to which a view sees one of the points (N, 3): a few times the usual one."""
     ratios = [ratio[inside] for _, ratio, inside in (_seen_by(view, points) for view in views)]
     return _tolerance(np.concatenate(ratios)) if ratios else TOLERANCE[0]
 
 
 def joined(first: SparseModel, second: SparseModel) -> SparseModel:
-    """The points of two models of the same views, those of `first` first; without a confidence they are the surest."""
+    """The points of two models of the same views, those of `first` first; points without a confidence
+    get the highest.
+    """
     image = np.concatenate([first.image, second.image])
     order = np.argsort(image, kind="stable")
     return SparseModel(
@@ -91,21 +93,23 @@ def _seen_by(view: View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _tolerance(ratio: np.ndarray) -> float:
-    """As large as depth and cameras deserve: a few times the usual deviation."""
+    """A few times the usual deviation of depth and cameras."""
     deviation = np.abs(ratio - 1)
     deviation = deviation[deviation < SAME_SURFACE]
     return float(np.clip(SPREADS * np.median(deviation), *TOLERANCE)) if len(deviation) else TOLERANCE[0]
 
 
 def _spread(points: np.ndarray, count: np.ndarray, most: int) -> np.ndarray:
-    """Indices, ascending, of at most `most` points that two views see: of each cell of a grid the one of most views."""
+    """Ascending indices of at most `most` points with at least two views: in each cell of a grid the one with the most
+    views.
+    """
     usable = np.flatnonzero(count >= 2)
     if len(usable) <= most:
         return usable
     low, high = np.percentile(points[usable], (2, 98), axis=0)
     finest, coarsest = 0.0, float(np.max(high - low)) or 1.0
     best = usable[:most]
-    for _ in range(16):  # the cell size that leaves about as many points as are wanted
+    for _ in range(16):  # search the cell size that leaves about the wanted number of points
         cell = (finest + coarsest) / 2
         picked = _one_a_cell(points[usable], count[usable], cell)
         if len(picked) > most:
@@ -128,7 +132,7 @@ def _one_a_cell(points: np.ndarray, count: np.ndarray, cell: float) -> np.ndarra
 def _errors(
     views: Sequence[View], points: np.ndarray, image: np.ndarray, point: np.ndarray, ratio: np.ndarray
 ) -> np.ndarray:
-    """(N,) pixels, see `tracks_from_depth`. Each observation is judged in the next view of its point's track."""
+    """(N,) pixels, see `tracks_from_depth`. Each observation is projected into the next view of its point's track."""
     if len(image) == 0:
         return np.zeros(len(points))
     order = np.lexsort((image, point))
@@ -138,7 +142,7 @@ def _errors(
     place = np.arange(len(image)) - start[point]
     other = image[start[point] + (place + 1) % length[point]]
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in views]))[image]
-    moved = centres + (points[point] - centres) / ratio[:, None]  # where this view's own depth puts the point
+    moved = centres + (points[point] - centres) / ratio[:, None]  # the point at this view's own depth
     shift = np.zeros(len(image))
     for j, view in enumerate(views):
         mine = np.flatnonzero(other == j)

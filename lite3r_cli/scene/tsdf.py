@@ -1,7 +1,8 @@
-"""Depth maps → a surface: a truncated signed distance field (Curless & Levoy 1996) on the voxels near the cloud alone.
+"""Converts depth maps to a surface: a truncated signed distance field (Curless & Levoy 1996) on the voxels near the
+cloud.
 
-Every view says how far each voxel lies before (+) or behind (-) its surface, in units of the truncation; the mean,
-weighted by confidence, is 0 on the surface. Voxels come in blocks of 4³ that lie within the truncation of a point.
+Every view gives the distance of each voxel in front of (+) or behind (-) its surface, in units of the truncation. The
+mean, weighted by confidence, is 0 on the surface. Voxels come in blocks of 4³ within the truncation of a point.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from .surface_nets import Mesh, surface_nets, without_small_parts
 from .tracks import depth_tolerance
 
 BLOCK = 4  # voxels along the side of a block
-MOST_VOXELS = 6_000_000  # on a processor; a GPU takes four times as many
+MOST_VOXELS = 6_000_000  # on a CPU; four times as many on a GPU
 FINEST = 1 / 900  # of the cloud's diagonal: finer voxels would show the noise
 TRUNCATION = (2.5, 3.5)  # voxels, at least and at most: what is within it of a voxel lies in the blocks next to its own
 CHUNK = 1 << 18  # voxels at a time
-FEWEST = 24  # triangles: smaller parts are crumbs
-MARGIN = 0.5  # of the diagonal of 99 % of the points, kept beyond their box: what is farther is stray
-VIEW_WEIGHT = 0.2  # weight of a view's least sure pixels, its surest have 1
-SUPPORT = 0.75  # voxels within which some view has to have a surface
-STEEPEST = 0.15  # least factor of a surface that is seen from the side
-TORN = 0.1  # relative difference of depth over two pixels that is an edge
-BEHIND = 1.0  # truncations behind a surface up to which a voxel is told of it
+FEWEST = 24  # triangles: smaller components are removed
+MARGIN = 0.5  # of the diagonal of 99 % of the points: points farther outside their box are outliers
+VIEW_WEIGHT = 0.2  # weight of a view's least confident pixels; the most confident have 1
+SUPPORT = 0.75  # voxels within which some view must have a surface
+STEEPEST = 0.15  # smallest factor of a surface that is seen from the side
+TORN = 0.1  # relative depth difference over two pixels that is an edge
+BEHIND = 1.0  # truncations behind a surface up to which voxels are updated
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def mesh_of(
 ) -> Mesh:
     """The surface of cleaned depth maps (0 = unknown; `fusion.clean_views`), coloured from the pictures.
 
-    `read_rgb(i)` gives the picture of view i at any size. An empty cloud gives an empty mesh.
+    `read_rgb(i)` returns the picture of view i at any size. An empty cloud gives an empty mesh.
     """
     if len(cloud) == 0:
         return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.uint8))
@@ -78,7 +79,7 @@ def _moved(view: View, middle: np.ndarray) -> View:
 
 
 def _grid(views: Sequence[View], points: np.ndarray, most: int) -> tuple[Grid, float]:
-    """The voxels within the truncation of a point, as fine as `most` allows, and the truncation."""
+    """The voxels within the truncation of a point, with the finest size that `most` allows, and the truncation."""
     low, high = (np.percentile(points, share, axis=0) for share in (0.5, 99.5))
     margin = MARGIN * float(np.linalg.norm(high - low)) + 1e-6
     points = points[((points >= low - margin) & (points <= high + margin)).all(axis=1)]
@@ -102,7 +103,7 @@ def _grid(views: Sequence[View], points: np.ndarray, most: int) -> tuple[Grid, f
 
 
 def _noise(views: Sequence[View], points: np.ndarray) -> float:
-    """How far the depth of a surface differs from view to view, in scene units."""
+    """Deviation of the depth of a surface between views, in scene units."""
     sample = points[:: max(1, len(points) // 5000)].astype(np.float64)
     depths = [view.depth[view.depth > 0] for view in views if view.depth is not None]
     middle = [float(np.median(depth)) for depth in depths if depth.size]
@@ -110,9 +111,9 @@ def _noise(views: Sequence[View], points: np.ndarray) -> float:
 
 
 def _blocks(points: np.ndarray, side: float, reach: float) -> np.ndarray:
-    """Places (B, 3) of the blocks that a box of ± `reach` around some point's voxel touches."""
+    """Places (B, 3) of the blocks that a box of ± `reach` around the voxel of some point touches."""
     voxels = _distinct(np.floor(points / side).astype(np.int64))
-    steps = np.arange(-1, 2) * (reach / side + 0.5)  # at most a block, so that none is stepped over
+    steps = np.arange(-1, 2) * (reach / side + 0.5)  # at most one block, so that none is skipped
     for axis in range(3):
         corners = []
         for step in steps:
@@ -143,7 +144,7 @@ def integrate(
     device: torch.device | str = "cpu",
     step: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean signed distance (V,) in truncations, from -1 to 1, and the weight (V,) it rests on; 0 = nobody knows."""
+    """Mean signed distance (V,) in truncations, from -1 to 1, and its weight (V,); 0 = unknown."""
     count = len(grid.places)
     total, weights = (torch.zeros(count, device=device) for _ in range(2))
     origin = torch.tensor(grid.origin, dtype=torch.float32, device=device)
@@ -167,8 +168,8 @@ def integrate(
 
 
 def _pixels(view: View, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth and weight (h, w) of the view's pixels: the heavier, the surer, nearer and less slanted they are. And what
-    turns a difference of depth into a distance from the surface.
+    """Depth and weight (h, w) of the view's pixels: larger for confident, near and frontal ones. And the factor from a
+    depth difference to the distance from the surface.
     """
     assert view.depth is not None
     depth = torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device)
@@ -220,7 +221,9 @@ def _tangent(points: Tensor, depth: Tensor, axis: int) -> Tensor:
 
 
 def _project(view: View, points: Tensor, shape: tuple[int, int] | torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Place (N,) in the flattened map (h, w) that points (N, 3) fall on, their z-depth, and whether they are in it."""
+    """Index (N,) in the flattened map (h, w) of the projections of points (N, 3), their z-depth, and whether they are
+    inside.
+    """
     height, width = shape
     K = geometry.scale_intrinsics(view.K, width / view.width, height / view.height)
     pose = torch.tensor(view.cam_from_world, dtype=torch.float32, device=points.device)
@@ -237,7 +240,7 @@ def _project(view: View, points: Tensor, shape: tuple[int, int] | torch.Size) ->
 
 @torch.inference_mode()
 def _supported(views: Sequence[View], vertices: np.ndarray, distance: float, device: torch.device | str) -> np.ndarray:
-    """(N,) bool: some view has a surface within `distance`. What lies between surfaces that disagree has none."""
+    """(N,) bool: some view has a surface within `distance`. Vertices between surfaces that disagree have none."""
     points = torch.from_numpy(vertices).to(device)
     supported = torch.zeros(len(points), dtype=torch.bool, device=device)
     for view in views:
@@ -258,7 +261,7 @@ def _only(mesh: Mesh, kept: np.ndarray) -> Mesh:
 def _colors(
     views: Sequence[View], vertices: np.ndarray, truncation: float, read_rgb: ReadImage, device: torch.device | str
 ) -> np.ndarray:
-    """(N, 3) uint8: the mean of what the views that see a vertex have there, the near ones counting more."""
+    """(N, 3) uint8: the mean colour of the views that see a vertex, near ones with a larger weight."""
     points = torch.from_numpy(vertices).to(device)
     total = torch.zeros(len(points), 3, device=device)
     weights = torch.zeros(len(points), 1, device=device)

@@ -1,7 +1,7 @@
-"""A large cloud in parts and levels: what is shown of it follows from where one stands.
+"""A large cloud in parts and levels of detail, which are selected by the position of the viewer.
 
-Level k of a part has one point in each voxel of `voxel · 2^k`. A part is shown in the finest level whose voxels are not
-smaller, as seen, than an angle that all parts share; the angle is the smallest that keeps to the number of points.
+Level k of a part has one point in each voxel of `voxel · 2^k`. Each part uses the finest level whose voxels appear
+larger than a common angle; this angle is the smallest one that respects the number of points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .posed_view import PointCloud
 
 PARTS = 12  # along the longest side
 LEVELS = 8
-ANGLES = 2.0 ** np.arange(-13, 2, 0.5)  # radians that are tried
+ANGLES = 2.0 ** np.arange(-13, 2, 0.5)  # radians to try
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class VoxelPyramid:
     parts: tuple[Part, ...]
 
     def seen_from(self, place: np.ndarray, most: int) -> np.ndarray:
-        """Indices (M,) of at most `most` points, or of all parts' coarsest levels, for an eye at `place` (3,)."""
+        """Indices (M,) of at most `most` points, or of the coarsest levels of all parts, for a viewer
+        at `place` (3,).
+        """
         distance = np.array([max(float(np.linalg.norm(p.centre - place)) - p.radius, 0.0) for p in self.parts])
         counts = np.array([[len(level) for level in part.levels] for part in self.parts]).reshape(-1, LEVELS)
         for angle in ANGLES:
@@ -48,11 +50,11 @@ class VoxelPyramid:
 
 
 def build_pyramid(cloud: PointCloud) -> VoxelPyramid:
-    """The pyramid of a cloud; its finest voxels hold about one point each, so that hardly one is lost."""
+    """The pyramid of a cloud; its finest voxels hold about one point each, so that hardly any is lost."""
     count = len(cloud)
     if count == 0:
         return VoxelPyramid(cloud, 1.0, ())
-    low, high = np.percentile(cloud.points, [1, 99], axis=0)  # strays would make the voxels large
+    low, high = np.percentile(cloud.points, [1, 99], axis=0)  # outliers would make the voxels large
     size = float((high - low).max()) or 1.0
     voxel = size / max(2.0, 4.0 * count**0.5)
     places = np.clip(np.floor((cloud.points - low) / voxel), -(2**20), 2**20 - 1).astype(np.int64) + 2**20
@@ -64,7 +66,7 @@ def build_pyramid(cloud: PointCloud) -> VoxelPyramid:
         levels.append(kept)
         places >>= 1
         keys = (places[kept, 0] << 42) | (places[kept, 1] << 21) | places[kept, 2]
-        order = np.lexsort((keys, part[kept]))  # stable: the first of a voxel stays
+        order = np.lexsort((keys, part[kept]))  # stable: the first point of a voxel is kept
         sorted_keys, sorted_parts = keys[order], part[kept][order]
         new = np.r_[True, (np.diff(sorted_keys) != 0) | (np.diff(sorted_parts) != 0)]
         kept = kept[np.sort(order[new])]
