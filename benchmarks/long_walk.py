@@ -4,6 +4,9 @@ set that fits taken both ways, and what each part is worth.
     python benchmarks/long_walk.py --json long-walk.json [--work DIR] [--frames 300 1000 3000] [--seconds 240]
     python benchmarks/long_walk.py --json small.json --frames 120 --height 168 --width 224 --device cpu --chunk 24
 
+With `--keep DIR` what is rendered and the finished chunks stay in DIR: stopped and started again with the same options,
+it goes on where it was, and leaves out rows that the JSON file has already.
+
 Every walk runs in a process of its own, so that peak memory is its own. The JSON file is written after each row. Rows
 are `walk` (one for each number of frames, with and without loops), `one pass` and `chunks` (the same 100 frames), and
 `part` (the walk of 300 frames, or the longest up to that, without one part each).
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +40,14 @@ def main() -> None:
         print(json.dumps(ONE[options.one](options)))
         return
     began, rows = time.monotonic(), []
-    with tempfile.TemporaryDirectory(dir=options.work) as scratch:
+    if options.keep and options.json.exists():
+        rows = json.loads(options.json.read_text())["rows"]
+    done = {(row.get("task"), row["frames"], row["loops"]) for row in rows}
+    with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory(dir=options.work) as scratch:
+        Path(scratch).mkdir(parents=True, exist_ok=True)
         for what, frames, loops in _agenda(options):
+            if (what, frames, loops) in done or what not in options.tasks:
+                continue
             left = options.seconds - (time.monotonic() - began)
             name = f"{what} {frames}{' loops' if loops else ''}"
             if left < 15:
@@ -68,7 +78,7 @@ def _child(options, folder: Path, what: str, frames: int, loops: bool, left: flo
     rendered = time.monotonic() - start
     print(f"{what} {frames}: rendered in {rendered:.0f} s", flush=True)
     given = ["--one", what, "--folder", str(folder), "--model", options.model, "--device", options.device,
-             "--chunk", options.chunk]  # fmt: skip
+             "--chunk", options.chunk, *(["--keep", str(options.keep)] if options.keep else [])]  # fmt: skip
     try:
         done = subprocess.run(
             [sys.executable, __file__, *given],
@@ -85,7 +95,7 @@ def _child(options, folder: Path, what: str, frames: int, loops: bool, left: flo
         return []
     rows = json.loads(done.stdout.strip().splitlines()[-1])
     for row in rows:
-        row |= {"frames": frames, "loops": loops}
+        row |= {"task": what, "frames": frames, "loops": loops}
         print(json.dumps(row), f"(rendered in {rendered:.0f} s, all {time.monotonic() - start:.0f} s)", flush=True)
     return rows
 
@@ -165,16 +175,18 @@ def walk_row(options, chunk: str | None = None, name: str = "walk") -> list[dict
 
     work_folder.WorkFolder.done = measured  # type: ignore[method-assign]
     chunk = chunk or options.chunk
-    with tempfile.TemporaryDirectory(dir=options.folder.parent) as out:
+    kept = options.folder / f"out-{name.replace(' ', '-')}"
+    with nullcontext(kept) if options.keep else tempfile.TemporaryDirectory(dir=options.folder.parent) as out:
         config = ReconstructConfig(
             InputConfig((options.folder / "images",), keep_unrelated=True),
             PredictConfig(model=options.model, device=options.device),
             output=f"{out}/scene.ply",
-            long=LongConfig(chunk),
+            long=LongConfig(chunk, resume=options.keep is not None),
+            overwrite=options.keep is not None,
         )
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         report = reconstruct(config)
-        seconds = time.perf_counter() - start
+        seconds, used = time.perf_counter() - start, time.process_time() - used
         views = read_cameras_json(Path(out) / "scene" / "cameras.json", load_depth=False)
         run = json.loads((Path(out) / "scene" / "run.json").read_text())
     poses = {view.name: view.cam_from_world for view in views}
@@ -182,6 +194,7 @@ def walk_row(options, chunk: str | None = None, name: str = "walk") -> list[dict
     memory = runtime.peak_memory(_device(options.device))
     row = {"row": name, **score(options.folder, poses), "views": len(views), "points": report.points}
     row |= {"seconds": round(seconds, 2), "frames_per_second": round(len(views) / seconds, 2)}
+    row |= {"processor_seconds_per_frame": round(used / len(views), 4)}  # of this process: less where it was resumed
     row["stages"] = {stage: round(value, 2) for stage, value in report.seconds.items()}
     row |= {name.replace("bytes", "gib"): round(value / 2**30, 3) for name, value in memory.items()}
     row |= {"disk_mb_per_frame": round(sum(disk) / len(views) / 1e6, 3), "chunk": chunks.get("size")}
@@ -318,6 +331,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("long-walk.json"))
     parser.add_argument("--work", type=Path, default=None, help="folder for what is rendered and written")
+    parser.add_argument("--tasks", nargs="+", choices=ONE, default=list(ONE), help="which rows")
+    parser.add_argument("--keep", type=Path, default=None, help="folder that stays: a stopped run goes on with it")
     parser.add_argument("--frames", type=int, nargs="+", default=[300, 1000, 3000] if cuda else [100])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--chunk", default="auto", help="views of a chunk")

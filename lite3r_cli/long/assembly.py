@@ -108,7 +108,7 @@ class Passes:
 def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[list[Edge], list[Judged]]:
     """The edges between passes that share views, and an account of all that were tried."""
     kinds = [p.kind for p in passes.passes]
-    chunks = [k for k, kind in enumerate(kinds) if kind == CHUNK]
+    chunks = [k for k, kind in enumerate(kinds) if kind == CHUNK and passes.present[k]]
     wanted = [(i, j, CHUNK) for i, j in pairwise(chunks)]
     for k, kind in enumerate(kinds):
         if kind != CHUNK:
@@ -135,7 +135,7 @@ def _tied(passes: Passes, i: int, j: int, config: FitConfig) -> Tie | None:
 def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[Assembly]:
     """The scenes that the passes make: one, or several where no good edge leads on, the largest first."""
     edges, judged = measure(passes, config)
-    left = set(range(len(passes.passes)))
+    left = {k for k in range(len(passes.passes)) if passes.present[k]}  # those that are used
     scenes = []
     while left:
         order = sorted(left)
@@ -186,6 +186,7 @@ class Placed:
     source: list[int]
     cameras: list[View]
     factors: list[float]
+    unit: float = 1.0  # of length of the scene, in that of its passes' common world
 
 
 def place_views(
@@ -220,7 +221,7 @@ def place_views(
     rebased = geometry.rebase(np.stack([c.cam_from_world for c in cameras]), world)
     rebased[..., 3] /= first
     cameras = [replace(c, cam_from_world=pose) for c, pose in zip(cameras, rebased)]
-    return Placed(positions, source, cameras, [f / first for f in factors])
+    return Placed(positions, source, cameras, [f / first for f in factors], first)
 
 
 def _blended(position: int, holders: list[int], known, ordered: bool) -> np.ndarray:

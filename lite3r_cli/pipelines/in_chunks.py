@@ -118,8 +118,8 @@ def chunks_are_possible(config: ReconstructConfig) -> bool:
 
 def not_in_chunks(config: ReconstructConfig) -> str | None:
     """The first thing asked for that one pass can do and chunks cannot."""
-    if config.predict.refine:
-        return "--refine"
+    if config.predict.camera_model not in ("auto", "pinhole"):
+        return f"--camera-model {config.predict.camera_model}"
     if config.predict.cameras is not None:
         return "--cameras"
     if config.predict.depth is not None:

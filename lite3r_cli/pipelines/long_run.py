@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..config import ReconstructConfig
+from ..console import Tell
 from ..io.images import ImageSet
 from ..io.kept_chunks import place_of
 from ..long.assembly import Assembly, Passes, Placed, place_views
@@ -20,6 +21,7 @@ from .depth_request import depth_warnings
 from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
 from .long_loops import Loops, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
+from .long_refine import RefinedPasses, kept_warning, refine_passes, verdicts_of
 from .predict import Predictions, Predictor
 from .result import Scene, plain
 from .run_info import Part, run_info
@@ -57,10 +59,18 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
         passes += loops.passes
         with progress.stage("Align"):
             assemblies, read = stand_passes(images, passes, [True] * len(plan.chunks) + loops.accepted, work)
+        used, refined = [True] * len(plan.chunks) + loops.accepted, None
+        if config.predict.refine:
+            rank = None if arranged is None else arranged.rank
+            refined = refine_passes(images, predictor, assemblies, read, rank, work, progress, run.check)
+            passes = [*passes, *refined.passes]
+            used = [False] * len(plan.chunks) + loops.accepted + [True] * len(refined.passes)
+            with progress.stage("Align"):
+                assemblies, read = stand_passes(images, passes, used, work)
         for text in warnings_of(assemblies, 1 if arranged is None else len(arranged.grouping.parts)):
             run.tell(text)
         parts = [
-            _part(run, images, predictor, predicted, assembly, read, arranged, main=k == 0)
+            _part(run, images, predictor, predicted, assembly, read, arranged, refined, main=k == 0)
             for k, assembly in enumerate(assemblies)
         ]
         told = account(plan, passes, loops, assemblies)
@@ -89,20 +99,23 @@ def what_was_asked(
 
 def _part(
     run: SceneRun, images: ImageSet, predictor: Predictor, predicted: Predicted, assembly: Assembly, read: Passes,
-    arranged: Arranged | None, main: bool,
+    arranged: Arranged | None, refined: RefinedPasses | None, main: bool,
 ) -> Part:  # fmt: skip
     """One scene of the passes."""
     config, device = run.config, predictor.runtime.torch_device
     placed = place_views(assembly, read, len(images), rank=None if arranged is None else arranged.rank)
     found = _predictions(config, images, predictor, predicted, placed, read)
+    if refined is not None:
+        found = _with_verdicts(found, placed, read, run.tell)
     found = anchor(config.world, images, found) if main else found
     assert isinstance(found.views, LazyViews)
     files = run.view_files if main else None
     if files is not None:
         files.depth = files.depth.settled(found.views[:: max(1, len(found.views) // SAMPLE)])
     threshold = confidence_threshold(placed, read.store, config.fusion.confidence_percentile)
+    pictured = placed.source if refined is None else [refined.source_of(number) for number in placed.source]
     cloud, statistics = fuse_pieces(
-        config, images, found.indices, found.views, lambda j: read.store.colors(placed.source[j], placed.positions[j]),
+        config, images, found.indices, found.views, lambda j: read.store.colors(pictured[j], placed.positions[j]),
         threshold, device, files, run.progress, run.tell, run.check, _around(placed, arranged),
     )  # fmt: skip
     some = found.views[:: max(1, len(found.views) // SAMPLE)]
@@ -113,6 +126,13 @@ def _part(
     ):
         run.tell(text)
     return stand_up(config.world, images, Part(found, cloud, statistics), run.progress)
+
+
+def _with_verdicts(found: Predictions, placed: Placed, read: Passes, tell: Tell) -> Predictions:
+    verdicts = verdicts_of(placed, read.store)
+    if text := kept_warning([camera.name for camera in placed.cameras], verdicts):
+        tell(text)
+    return replace(found, verdicts=verdicts, account={"path": "chunk by chunk", "chunks": len(set(placed.source))})
 
 
 def _around(placed: Placed, arranged: Arranged | None) -> Callable[[list[int]], list[int]] | None:

@@ -240,10 +240,13 @@ class Predictor:
             held=held,
         )
 
-    def refine(self, images: ImageSet, found: Predictions, progress: Progress | None = None) -> Predictions:
+    def refine(
+        self, images: ImageSet, found: Predictions, progress: Progress | None = None, camera_model: str | None = None
+    ) -> Predictions:
         """What `--refine` makes of predictions; without it they are as they were.
 
-        It works in a frame whose numbers are small, and goes back into that of the known cameras.
+        It works in a frame whose numbers are small, and goes back into that of the known cameras. `camera_model`: of
+        the lenses, None: as asked for.
         """
         if not self.config.refine:
             return found
@@ -258,7 +261,7 @@ class Predictor:
             lambda j: images.read(kept[j]),
             lambda j: scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
             RefineConfig(
-                camera_model=self.config.camera_model,
+                camera_model=camera_model or self.config.camera_model,
                 intrinsics=self.config.focal_sharing,
                 seed=self.config.seed,
                 fixed_focal=priors.fixed_focal,

@@ -130,6 +130,43 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbo
     assert (told["attention"], told["runtime"]) == (expected["attention"], expected["runtime"])
 
 
+def test_refinement_goes_chunk_by_chunk_from_the_cameras_of_the_graph(tmp_path, plane_backbone, monkeypatch):
+    """What it does to a chunk is tested in tests/refine: here nothing moves."""
+    pytest.importorskip("pycolmap")
+    pictures, starts = folder_of(tmp_path / "photos", 10), []
+
+    def refine(self, images, found, progress=None, camera_model=None):
+        starts.append(dict(zip(found.indices, found.views)))
+        if len(starts) == stop:
+            raise Killed
+        verdicts = [{"cameras": "kept" if i == 5 else "refined", "reason": ""} for i in found.indices]
+        return replace(found, verdicts=verdicts)
+
+    monkeypatch.setattr(Predictor, "refine", refine)
+    stop = 0
+    config = replace(asked(pictures, tmp_path / "whole" / "scene.ply", refine=True), formats=("tum",))
+    told: list[str] = []
+    reconstruct(config, warn=told.append)
+    assert [sorted(s) for s in starts] == [list(range(s, s + 4)) for s in (0, 2, 4, 6)]
+    for views in starts:  # in one world, whatever chunk they come from
+        for i, view in views.items():
+            assert np.allclose(geometry.camera_centres(view.cam_from_world[None]), [[STEP * i, 0, 0]], atol=1e-3)
+            assert np.allclose(view.depth, PLANE_DEPTH, rtol=1e-3)
+    assert [text for text in told if "kept the predicted cameras of frame005.png, of 10 images" in text]
+    run = json.loads((tmp_path / "whole" / "scene" / "run.json").read_text())
+    assert len(run["chunks"]["passes"]) == 8 and run["chunks"]["scenes"][0]["passes"] == [4, 5, 6, 7]
+    assert [image["refinement"]["cameras"] for image in run["images"]].count("kept") == 1
+    starts.clear()
+    stop = 3
+    resumed = replace(config, output=str(tmp_path / "stopped" / "scene.ply"), long=replace(config.long, resume=True))
+    with pytest.raises(Killed):
+        reconstruct(resumed)
+    stop = 0
+    reconstruct(resumed)
+    assert len(starts) == 3 + 2  # the third one again, and the fourth
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
 def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone, capsys):
     pictures, place = folder_of(tmp_path / "photos", 2), tmp_path / "out"
     left = place / ".scene.ply.lite3r-chunks"
