@@ -1,4 +1,4 @@
-"""NumPy's files of users, read so that nothing can run, fill the memory or raise anything but InputError."""
+"""Reads NumPy files of users. They cannot run code or fill the memory, and every failure is an InputError."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..errors import InputError
 from .names import printable
 from .regular import BadImage, open_regular, read_regular
 
-MAX_BYTES = 1 << 32  # of an archive's arrays together, unpacked
+MAX_BYTES = 1 << 32  # total unpacked size of the arrays in an archive
 
 
 def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name, all or those asked for. Raises InputError that names the file."""
+    """Arrays by name, all or only `names`. Raises InputError that names the file."""
     try:
         with open_regular(path) as stream:
             if not zipfile.is_zipfile(stream):
@@ -30,20 +30,20 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nda
             with np.load(stream, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in (arrays.files if names is None else names)}
             for name, array in found.items():
-                if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
+                if not isinstance(array, np.ndarray):  # NumPy returns bytes for a member that is not an array
                     raise InputError(f"{printable(path)}: {printable(name)[:40]} in it is no array")
             return found
     except BadImage as error:
         raise InputError(f"{printable(path)}: {error}") from error
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise many things over a damaged archive
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged archive
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{printable(path)}: cannot be read as an .npz archive ({reason})") from error
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an .npy file, numbers only. Raises InputError that names the file."""
+    """The numeric array of an .npy file. Raises InputError that names the file."""
     try:
         data = read_regular(path)
         stream = io.BytesIO(data)
@@ -60,6 +60,6 @@ def read_npy(path: Path) -> np.ndarray:
         raise InputError(f"{printable(path)}: {error}") from error
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # NumPy raises many things over a damaged header
+    except Exception as error:  # NumPy raises many types for a damaged header
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{printable(path)}: cannot be read as an .npy array ({reason})") from error

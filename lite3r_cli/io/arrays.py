@@ -1,4 +1,4 @@
-"""Pictures that are in memory already, as an `ImageSet` like any other."""
+"""Images in memory as an `ImageSet`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .names import output_stems, unique_names
 
 
 class ArraySet(ImageSet):
-    """Pictures given as arrays. They are not copied: whoever changes one afterwards changes the set."""
+    """Images given as arrays. They are not copied, so later changes to an array change the set."""
 
     def __init__(
         self, pictures: Sequence[np.ndarray], names: Sequence[str], masks: Sequence[np.ndarray | None]
@@ -24,7 +24,7 @@ class ArraySet(ImageSet):
         names = unique_names(list(names))
         super().__init__(
             [
-                # a picture without a file of its own is marked as a frame, as those of a video are
+                # an image without its own file is marked as a frame, like those of a video
                 ImageRecord(name, Path(name), picture.shape[1], picture.shape[0], stem=stem, frame=i)
                 for i, (name, stem, picture) in enumerate(zip(names, output_stems(names), pictures, strict=True))
             ]
@@ -32,7 +32,7 @@ class ArraySet(ImageSet):
         self._pictures, self._masks = list(pictures), list(masks)
 
     def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
-        """The picture as given."""
+        """The image as given."""
         picture = self._pictures[i]
         return Picture(picture, None, Header("array", picture.shape[1], picture.shape[0]))
 
@@ -46,12 +46,12 @@ def from_arrays(
     names: Sequence[str] | None = None,
     kept: Sequence[int] | None = None,
 ) -> ArraySet:
-    """An image set of arrays (H, W, 3) or tensors (3, H, W), in the order given; sizes may differ.
+    """An image set of arrays (H, W, 3) or tensors (3, H, W) in the given order; sizes may differ.
 
-    Arrays and tensors are uint8, 0 to 255, or floating-point, 0 to 1 (rounded to 8 bits, as a picture file holds
-    them). A grey picture may lack its channel axis. `masks` are boolean (H, W), True = use the pixel, None = use all.
-    `names` are those of files that the output is named after; without them image_000.png and so on. `kept` are the
-    indices of those that count, all if None. Raises UsageError for anything else.
+    Arrays and tensors are uint8, 0 to 255, or floating point, 0 to 1 (rounded to 8 bits, as an image file stores them).
+    A grey image may lack its channel axis. `masks` are boolean (H, W), True = use the pixel, None = use all. `names`
+    are the file names on which output names are based; default: image_000.png and so on. `kept` are the indices of the
+    images to use, all if None. Raises UsageError for anything else.
     """
     if not len(pictures):
         raise UsageError("no images given: the list of arrays is empty")
@@ -66,7 +66,7 @@ def from_arrays(
 
 
 def numbered(count: int) -> list[str]:
-    """Names for pictures that have none: image_000.png and so on."""
+    """Default names for images: image_000.png and so on."""
     width = max(3, len(str(count - 1)))
     return [f"image_{i:0{width}d}.png" for i in range(count)]
 

@@ -1,4 +1,6 @@
-"""The files of one run of `reconstruct` appear together or not at all; `run.json`, which lists them, comes last."""
+"""Output of one run of `reconstruct`: all files appear together or not at all; `run.json`, which lists them, comes
+last.
+"""
 
 from __future__ import annotations
 
@@ -20,56 +22,56 @@ from .transaction import Transaction, in_threads, recover
 
 @dataclass(frozen=True)
 class Place:
-    """Where one scene of an output is written for now: its cloud, and its other files in `directory`."""
+    """Temporary place of one scene of an output: its cloud, and its other files in `directory`."""
 
     cloud: Path
     directory: Path
-    place: Callable[[Path], Path]  # such a path → where it will be in the end
+    place: Callable[[Path], Path]  # temporary path → final path
 
     def path(self, name: str) -> Path:
-        """Where to write the file `name` ("depth/a.png") for now; its folder exists."""
+        """The temporary path of the file `name` ("depth/a.png"). Its folder exists."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def final(self, path: Path) -> Path:
-        """The place that a path given out by this object will have in the end."""
+        """The final path for a temporary path of this object."""
         return self.place(path)
 
 
 class OutputSet:
     """The output of one run: `with OutputSet(target) as out: write to out.cloud, out.path(…); out.commit({…})`.
 
-    Without `commit` nothing appears. Raises OutputError where the output exists and `overwrite` is not given, where a
-    file that this program did not write is in the way, where another run is writing there, or where writing fails;
-    what was there before is then as it was. `overwrite` replaces only the files that the old run.json lists.
+    Without `commit` nothing appears. Raises OutputError if the output exists and `overwrite` is off, if it contains a
+    file that lite3r did not write, if another run is writing there, or if writing fails; existing output is then
+    intact. `overwrite` replaces only the files in the old run.json.
     """
 
     def __init__(self, target: str | Path, overwrite: bool = False) -> None:
         self.layout: OutputLayout = output_layout(target)
         self.overwrite = overwrite
-        self._old: list[str] = []  # files of the output that this one replaces, run.json first
+        self._old: list[str] = []  # files of the replaced output, run.json first
         self._files = Transaction(self.layout.root, self.layout.cloud, lambda name: belongs(self.layout, name))
-        self.files: list[str] = []  # what was committed, relative to the folder of the cloud, run.json last
+        self.files: list[str] = []  # committed files, relative to the folder of the cloud, run.json last
 
     @property
     def cloud(self) -> Path:
-        """Where to write the point cloud for now."""
+        """The temporary path of the point cloud."""
         return self._files.new / self.layout.cloud
 
     @property
     def directory(self) -> Path:
-        """Where to write everything else for now."""
+        """The temporary folder of all other files."""
         return self._files.new / self.layout.folder
 
     def path(self, name: str) -> Path:
-        """Where to write the file `name` ("depth/a.png") of the output's folder for now; its folder exists."""
+        """The temporary path of the file `name` ("depth/a.png") in the output's folder. Its folder exists."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def final(self, path: Path) -> Path:
-        """The place that a path given out by this object will have in the end."""
+        """The final path for a temporary path of this object."""
         return self.layout.root / path.relative_to(self._files.new)
 
     def part(self, number: int) -> Place:
@@ -98,7 +100,7 @@ class OutputSet:
         self._files.__exit__(kind, error, trace)
 
     def commit(self, run_info: Mapping[str, Any]) -> None:
-        """Put everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
+        """Move everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
         new = self._files.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
         listed = in_threads(lambda name: _listed(new / name), names)
@@ -108,7 +110,7 @@ class OutputSet:
         self.files = names
 
     def _replaceable(self) -> list[str]:
-        """Files of the old output that may be replaced, run.json first. Raises OutputError unless the way is free."""
+        """Files of the old output that may be replaced, run.json first. Raises OutputError if other files are there."""
         layout = self.layout
         folder = layout.root / layout.folder
         if layout.folder and folder.is_symlink():
@@ -136,13 +138,13 @@ class OutputSet:
 
 
 def bring_right(target: str | Path) -> None:
-    """Undo what a run that was stopped in its commit has left. Raises OutputError."""
+    """Undo the partial commit of a stopped run. Raises OutputError."""
     layout = output_layout(target)
     recover(layout.root, layout.cloud, lambda name: belongs(layout, name))
 
 
 def _require_unchanged(path: Path, size: int) -> None:
-    """Raises OutputError where a listed file is not what was written: by now it may be somebody's work."""
+    """Raises OutputError if a listed file has changed: it may be a user's work."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -159,7 +161,7 @@ def _require_unchanged(path: Path, size: int) -> None:
 
 
 def _listed(path: Path) -> dict[str, Any]:
-    """A file's size and SHA-256, as they stand in run.json."""
+    """Size and SHA-256 of a file, as listed in run.json."""
     try:
         with open(path, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")

@@ -1,8 +1,7 @@
-"""Files below a folder, reached without following a single link on the way (dir_fd and O_NOFOLLOW).
+"""Access to files below a folder without following any link (dir_fd and O_NOFOLLOW).
 
-In a folder that several users share, anybody may put a link where a program is about to write. The folder itself was
-named by the user and is opened as it stands; of everything below it the links are refused, also those that appear
-between a look and the deed.
+In a shared folder another user may place a link where lite3r is about to write. The folder itself was named by the user
+and is opened normally. Links below it are refused, including links that appear between a check and the access.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Beneath:
-    """An open folder; names are relative to it, with `/` between their parts. Raises OSError with the whole path."""
+    """An open folder. Names are relative to it, with `/` between their parts. Raises OSError with the whole path."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -28,7 +27,7 @@ class Beneath:
         os.close(self._descriptor)
 
     def status(self, name: str) -> os.stat_result | None:
-        """Of the entry itself, a link not followed; None where it, or a folder on the way, is not there."""
+        """Status of the entry without following a link; None if it, or a folder above it, does not exist."""
         try:
             with self._parent(name) as (folder, last):
                 return os.stat(last, dir_fd=folder, follow_symlinks=False)
@@ -36,12 +35,12 @@ class Beneath:
             return None
 
     def is_file(self, name: str, size: int | None = None) -> bool:
-        """Whether a regular file is there, of this size if one is given. Raises OSError where it cannot be seen: who
-        took that for an answer would remove what he has not looked at.
+        """Whether a regular file exists, with this size if one is given. Raises OSError if that cannot be determined: a
+        caller might remove files because of a wrong answer.
         """
         try:
             status = self.status(name)
-        except ValueError:  # it leads out of the folder
+        except ValueError:  # the name leaves the folder
             return False
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG):
@@ -55,7 +54,9 @@ class Beneath:
         return None if status is None else (status.st_dev, status.st_ino)
 
     def make_folder(self, name: str) -> list[str]:
-        """Make a folder and those above it; the names of the new ones, the highest first. "" is the root itself."""
+        """Make a folder and its parents. Returns the names of the new ones, the highest first. "" is
+        the root itself.
+        """
         made, parts = [], PurePosixPath(name).parts
         descriptor = os.dup(self._descriptor)
         try:
@@ -70,13 +71,13 @@ class Beneath:
         return made
 
     def create(self, name: str) -> int:
-        """A descriptor to write a new file that nobody else may read; its folder is there, the file is not."""
+        """A descriptor of a new file that other users cannot read. Its folder must exist, the file must not."""
         with self._parent(name) as (folder, last), self._whole(name):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(last, flags, 0o600, dir_fd=folder)
 
     def move(self, source: str, target: str) -> None:
-        """Rename; the target's folder is there."""
+        """Rename. The target's folder must exist."""
         with self._parent(source) as (here, old), self._parent(target) as (there, new), self._whole(source, target):
             os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
 
@@ -93,7 +94,9 @@ class Beneath:
                 raise
 
     def sync_folder(self, name: str) -> None:
-        """Bring a folder's entries to the disk, where the file system can (some network ones say EINVAL)."""
+        """Sync the entries of a folder to disk, if the file system supports it (some network file systems return
+        EINVAL).
+        """
         with self._folder(name) as descriptor:
             try:
                 os.fsync(descriptor)
@@ -102,7 +105,7 @@ class Beneath:
                     raise
 
     def files(self, name: str) -> list[str]:
-        """Everything below a folder but folders, relative to the root; folders that are links are entries, too."""
+        """All files below a folder, relative to the root. Links to folders count as files."""
         found: list[str] = []
         with self._folder(name) as descriptor:
             for place, folders, entries, opened in os.fwalk(".", onerror=_raise, dir_fd=descriptor):
@@ -129,7 +132,7 @@ class Beneath:
             yield folder, path.name
 
     def _step(self, descriptor: int, part: str, path: str) -> int:
-        """The descriptor of a folder's folder, in place of its own. A link is ELOOP, whatever the system calls it."""
+        """The descriptor of a sub-folder; closes that of the folder. A link gives ELOOP on every system."""
         if part == "..":
             raise ValueError(f"{path}: leads out of its folder")
         with self._whole(path):
@@ -144,7 +147,7 @@ class Beneath:
 
     @contextmanager
     def _whole(self, name: str, target: str | None = None) -> Iterator[None]:
-        """Errors name the whole path: what a descriptor's function saw of it means nothing to a reader."""
+        """Adds the whole path to errors, because the system only knows the part below a descriptor."""
         try:
             yield
         except OSError as error:
@@ -153,5 +156,5 @@ class Beneath:
 
 
 def _raise(error: OSError) -> None:
-    """A folder that cannot be listed is not empty: whoever took it for that would leave its files behind."""
+    """A folder that cannot be listed must not count as empty: its files would be left behind."""
     raise error

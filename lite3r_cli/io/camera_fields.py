@@ -1,4 +1,4 @@
-"""The fields of a camera out of a file: types, ranges, and what has to hold between them; one table for all formats."""
+"""Checks of the fields of a camera in a file: types, ranges and relations; shared by all formats."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..scene.distortion import MODELS, DistortedCamera
 from ..scene.posed_view import View
 from .codecs.header import LARGEST_ASPECT
 
-ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity
+ROTATION_TOLERANCE = 1e-3  # largest deviation of R R^T from the identity
 MAX_SIDE = 1 << 20  # pixels
-SMALLEST = 1e-12  # of what has to be positive
-SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 100.0  # in longer sides of the picture
-LARGEST = 1e12  # of any number: beyond it single precision is lost, and the file is not of cameras
+SMALLEST = 1e-12  # smallest value of a positive field
+SHORTEST_FOCAL, LONGEST_FOCAL = 0.1, 100.0  # in longer sides of the image
+LARGEST = 1e12  # of any number: larger ones lose single precision and do not occur in camera files
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """A finite number of a size that cameras have; True and False are none."""
+    """Whether a value is a finite number of plausible size; booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
@@ -34,7 +34,7 @@ def number(where: str, entry: dict[str, Any], key: str, default: float | None = 
 
 
 def side(where: str, entry: dict[str, Any], key: str) -> int:
-    """Pixels of a side: a whole number from 1. Raises InputError."""
+    """The length of a side in pixels, a whole number from 1. Raises InputError."""
     value = entry.get(key)
     if not is_number(value) or value != int(value) or not 1 <= value <= MAX_SIDE:
         found = _found(entry, key)
@@ -43,7 +43,7 @@ def side(where: str, entry: dict[str, Any], key: str) -> int:
 
 
 def matrix(where: str, entry: dict[str, Any], key: str, *shapes: tuple[int, int]) -> np.ndarray:
-    """A list of rows, of one of the `shapes`. Raises InputError."""
+    """A matrix as a list of rows, with one of the `shapes`. Raises InputError."""
     rows = entry.get(key)
     for height, width in shapes:
         if isinstance(rows, list) and len(rows) == height:
@@ -67,7 +67,7 @@ def require_rotation(where: str, rotation: np.ndarray, what: str) -> None:
 
 
 def require_size(where: str, size: tuple[int, int]) -> None:
-    """Raises InputError for a picture (width, height) that cannot exist."""
+    """Raises InputError for an impossible image size (width, height)."""
     if not all(1 <= side <= MAX_SIDE for side in size):
         raise InputError(f"{where}: a picture of {size[0]}x{size[1]} pixels does not exist")
 
@@ -75,9 +75,9 @@ def require_size(where: str, size: tuple[int, int]) -> None:
 def lens(
     where: str, model: str, params: Sequence[float], size: tuple[int, int]
 ) -> tuple[np.ndarray, DistortedCamera | None]:
-    """K (3, 3), and the camera as it is where it bends lines: K is then what remains without that.
+    """K (3, 3), and the camera itself if it has distortion; K is then that without the distortion.
 
-    Raises InputError for a camera model that is not known, or wrong parameters.
+    Raises InputError for an unknown camera model, or wrong parameters.
     """
     if model == "EQUIRECTANGULAR":
         raise InputError(f"{where}: an {model} picture has no focal length; give 360° pictures without --cameras")
@@ -95,10 +95,10 @@ def lens(
 
 
 def require_plausible(where: str, K: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises InputError for a K (3, 3) that no camera with pictures of `size` (width, height) has.
+    """Raises InputError for an implausible K (3, 3) of images of `size` (width, height).
 
-    As COLMAP does, this asks for a principal point within the picture and a focal length that fits it. What breaks this
-    is mostly a K for another size, in other units, or with its entries mixed up.
+    Like COLMAP, this requires a principal point inside the image and a plausible focal length. Typical errors are a K
+    for another size, in other units, or with swapped entries.
     """
     width, height = size
     (fx, fy), (cx, cy), longer = (K[0, 0], K[1, 1]), K[:2, 2], max(size)
@@ -123,7 +123,7 @@ def camera(
     cam_from_world: np.ndarray,
     lens: DistortedCamera | None = None,
 ) -> View:
-    """A view of checked values. Raises InputError for what does not go together."""
+    """A view of checked values. Raises InputError for inconsistent ones."""
     require_size(where, size)
     width, height = size
     if not (np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.abs(cam_from_world).max() <= LARGEST):

@@ -1,4 +1,6 @@
-"""`cameras.json`: the cameras of a scene and where its depth maps are; one schema for outputs, samples and truth."""
+"""`cameras.json`: the cameras of a scene and the paths of its depth maps. Outputs, samples and ground truth share the
+format.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ from .names import printable
 from .natural import natural_key
 from .resize import is_resized
 
-_LONGEST_NAME = 255  # of a depth map's file
-DEPTH_ROUNDED = 8  # pixels: networks see whole patches, of up to 16 pixels
+_LONGEST_NAME = 255  # of the file name of a depth map
+DEPTH_ROUNDED = 8  # pixels: networks use whole patches, of up to 16 pixels
 
 CONVENTION = (
     "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
@@ -66,11 +68,12 @@ def write_cameras_json(
 def read_cameras_json(
     path: Path, load_depth: bool = True, bad: Callable[[InputError], None] | None = None
 ) -> list[View]:
-    """The views of `path` (a cameras.json or the folder that holds one) in natural order, with depth maps where given.
+    """The views of `path` (a cameras.json or the folder that has one) in natural order, with depth maps if there are
+    any.
 
-    `depth_scale` may stand at the top or with each image. `load_depth=False` leaves every depth map None.
-    Raises InputError that names the file and the key for whatever is malformed; `bad`, where given, hears of a view
-    that is, and the others are read.
+    `depth_scale` may be at the top level or in each image. `load_depth=False` leaves every depth map None. Raises
+    InputError that names the file and the key of malformed content. If `bad` is given, it is called for a malformed
+    view instead, and the others are read.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,7 +111,7 @@ def _view(path: Path, name: str, entry: Any, default_scale: Any, load_depth: boo
 
 
 def _lens(where: str, entry: dict, size: tuple[int, int]) -> DistortedCamera | None:
-    """How the stored picture was taken, where `original_camera` says so; K is then that of the undistorted one."""
+    """The original camera of the image, from `original_camera`; K is then that of the undistorted image."""
     lens = entry.get("original_camera")
     if lens is None:
         return None

@@ -1,10 +1,10 @@
-"""A COLMAP model, text and binary, of the cameras and the points: what Gaussian splatting and MVS tools read.
+"""COLMAP models, text and binary, with cameras and points, for Gaussian splatting and MVS programs.
 
-COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have tracks: the
-adjusted ones of the refinement first, then those of the fused cloud that two views see. Where no point has one, the
-cloud's stand without, with an error of -1, COLMAP's "not computed". COLMAP reads the binary files where both are there;
-from text it takes a name only up to its first blank. `points3D.ply` is what graphdeco's trainer would make of them on
-its first run: an old one that it finds there it would start from.
+COLMAP's conventions are ours: OpenCV camera axes, camera from world, pixel centres at +0.5. The points have tracks:
+first the adjusted points of the refinement, then points of the fused cloud that two views see. If no point has a track,
+the points of the cloud are written without tracks and with an error of -1, COLMAP's "not computed". COLMAP prefers the
+binary files; in text files it reads a name only up to the first blank. `points3D.ply` is the file that graphdeco's
+trainer makes on its first run; an outdated one would be used by it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import write_bytes
 from .scene_export import SceneExport
 from .splat_start import point_normals, write_start
 
-MAX_POINTS = 200_000  # a larger cloud is subsampled evenly: readers hold each point as an object
+MAX_POINTS = 200_000  # a larger cloud is subsampled evenly, because readers hold each point as an object
 START = "points3D.ply"
 DATABASE = "database.db"
 _POINT = np.dtype(  # 51 bytes, packed
@@ -37,14 +37,14 @@ _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<u8")])  # of an image, 24
 
 @dataclass(frozen=True)
 class _Points:
-    """Records of points3D, and what each image saw of them."""
+    """Records of points3D, and the observations of each image."""
 
     records: np.ndarray  # (N,) of _POINT
-    elements: np.ndarray  # (T, 2) uint32, the tracks of all points in their order: image id, index of the observation
+    elements: np.ndarray  # (T, 2) uint32, the tracks of all points in order: image id, index of the observation
     observations: list[np.ndarray]  # per view (M,) of _OBSERVATION
 
     def tracks(self, count: int) -> np.ndarray:
-        """Of the first `count` points: (T, 3) int64, point, image id, index of the observation."""
+        """Tracks of the first `count` points: (T, 3) int64, point, image id, index of the observation."""
         lengths = self.records["track"][:count].astype(np.int64)
         elements = self.elements[: lengths.sum()].astype(np.int64)
         return np.column_stack([np.repeat(np.arange(count), lengths), elements])
@@ -89,7 +89,7 @@ def write_colmap(scene: SceneExport) -> list[Path]:
 
 
 def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:
-    """The distinct (model, width, height, parameters…) and, per view, the id (from 1) of its one."""
+    """The distinct (model, width, height, parameters…) and, per view, the id (from 1) of its camera."""
     ids: dict[tuple, tuple[int, tuple]] = {}
     camera_of = []
     for view in scene.views:
@@ -98,13 +98,13 @@ def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:
         params = map(float, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])) if lens is None else lens.params
         camera = (model, view.width, view.height, *params)
         alike = (model, view.width, view.height, *(float(f"{value:.12g}") for value in camera[3:]))  # but for rounding
-        sensor = None if view.facing is None else view.facing.number  # a rig has six sensors, not one six times
+        sensor = None if view.facing is None else view.facing.number  # a rig has six different sensors
         camera_of.append(ids.setdefault((sensor, *alike), (len(ids) + 1, camera))[0])
     return [camera for _, camera in ids.values()], camera_of
 
 
 def _pose(view: View) -> tuple[float, ...]:
-    """The record's qw qx qy qz tx ty tz."""
+    """qw qx qy qz tx ty tz of a record."""
     x, y, z, w = quaternion_from_matrix(view.cam_from_world[:, :3]).tolist()
     return w, x, y, z, *view.cam_from_world[:, 3].tolist()
 
@@ -122,13 +122,13 @@ def _dense_points(cloud: PointCloud, views: int) -> _Points:
 
 
 def _sparse_points(sparse: SparseModel, scene: SceneExport) -> _Points:
-    """All points of the model with their tracks; an image's observations are those of its points."""
+    """All points of the model with their tracks; the observations of an image are those of its points."""
     records = np.zeros(len(sparse), dtype=_POINT)
     records["id"] = np.arange(1, len(sparse) + 1)
     records["xyz"], records["rgb"], records["error"] = sparse.points, sparse.colors, sparse.errors
     records["track"] = np.bincount(sparse.point, minlength=len(sparse))
     observations = []
-    place = np.zeros(len(sparse.image), np.int64)  # of each observation in its image
+    place = np.zeros(len(sparse.image), np.int64)  # index of each observation in its image
     for i, view in enumerate(scene.views):
         mine = np.flatnonzero(sparse.image == i)
         place[mine] = np.arange(len(mine))

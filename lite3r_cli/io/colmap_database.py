@@ -1,7 +1,7 @@
-"""COLMAP's database.db of a refined scene: the cameras and pictures of sparse/0, their keypoints and verified matches.
+"""COLMAP's database.db of a refined scene: cameras and images of sparse/0, their keypoints and verified matches.
 
-The keypoints of a picture are the observations of images.bin, in the same order. Two pictures match where they see the
-same adjusted point, so the matches are those that bundle adjustment kept; descriptors are left out.
+The keypoints of an image are the observations in images.bin, in the same order. Two images match where they see the
+same adjusted point, so the matches are those that bundle adjustment kept. There are no descriptors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import output_error
 
 @dataclass(frozen=True)
 class Registered:
-    """Pictures of a COLMAP model. Ids start at 1, in the order of the sequences."""
+    """Images of a COLMAP model. Ids start at 1, in the order of the sequences."""
 
     views: Sequence[View]
     names: Sequence[str]  # of the pictures, below images/
@@ -50,7 +50,7 @@ def write_database(path: Path, pictures: Registered, keypoints: Sequence[np.ndar
             made = Path(folder) / path.name
             _fill(made, pictures, keypoints, tracks)
             (shutil.copyfile if home is None else os.replace)(made, path)
-    except RuntimeError as error:  # SQLite's, of a full disk too
+    except RuntimeError as error:  # from SQLite, also for a full disk
         reason = " ".join(str(error).split())
         raise OutputError(f"{path}: cannot be written (is the disk full?): {reason}") from error
     except OSError as error:
@@ -59,7 +59,7 @@ def write_database(path: Path, pictures: Registered, keypoints: Sequence[np.ndar
 
 
 def _home(path: Path) -> Path | None:
-    """Where SQLite works: beside the file, or in the system's temporary folder if C cannot name the file's."""
+    """SQLite's working folder: that of the file, or the temporary folder if the file's name cannot be passed to C."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -94,12 +94,12 @@ def _fill(path: Path, pictures: Registered, keypoints: Sequence[np.ndarray], tra
 
 
 def matched_pairs(tracks: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Pairs of image ids, sorted, with the keypoints (M, 2) uint32 of the points that both see; `tracks` as above."""
+    """Sorted pairs of image ids with the keypoints (M, 2) uint32 of their common points; `tracks` as above."""
     found = [np.zeros((0, 4), np.int64)]
     for distance in range(1, len(tracks)):
         first, second = tracks[:-distance], tracks[distance:]
         same = first[:, 0] == second[:, 0]
-        if not same.any():  # no track is longer
+        if not same.any():  # no longer tracks exist
             break
         found.append(np.column_stack([first[same, 1], second[same, 1], first[same, 2], second[same, 2]]))
     rows = np.concatenate(found)
@@ -134,7 +134,7 @@ def _geometry(rows: np.ndarray, second_from_first: np.ndarray):
     found = pycolmap.TwoViewGeometry()
     found.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
     found.inlier_matches = rows
-    length = float(np.linalg.norm(second_from_first[:, 3])) or 1.0  # two pictures know no scale
+    length = float(np.linalg.norm(second_from_first[:, 3])) or 1.0  # two images do not determine the scale
     found.cam2_from_cam1 = pycolmap.Rigid3d(
         np.column_stack([second_from_first[:, :3], second_from_first[:, 3] / length])
     )

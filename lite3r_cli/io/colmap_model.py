@@ -1,6 +1,6 @@
-"""Cameras and poses out of a COLMAP model, binary or text. Points are not needed and not read.
+"""Cameras and poses of a COLMAP model, binary or text. Points are not read.
 
-Every count in a file is compared with what is left of the file before it is used, and names are bytes.
+Every count in a file is compared with the remaining size of the file before it is used. Names are bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODEL_NAMES = (  # in the order of COLMAP's ids
 )  # fmt: skip
 _COUNTS = {name: MODELS[name].count if name in MODELS else 2 for name in MODEL_NAMES}
 _MAX_NAME = 4096  # bytes, the longest path of common systems
-_LONGEST_LINE = 1 << 26  # of text: an image's observations stand in one line
+_LONGEST_LINE = 1 << 26  # of text: all observations of an image are in one line
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LARGEST_ID = 2**32 - 1  # the binary files hold ids in 32 bits
 _QUATERNION_TOLERANCE = 1e-2
@@ -46,7 +46,9 @@ class _Camera:
 
 
 def read_colmap_model(folder: Path) -> list[View]:
-    """The registered images of a model, named with their folders. Raises InputError that names file and record."""
+    """The registered images of a model, with their folders in the names. Raises InputError that names
+    file and record.
+    """
     suffix = "bin" if (folder / "images.bin").is_file() else "txt"
     cameras_file, images_file = folder / f"cameras.{suffix}", folder / f"images.{suffix}"
     read_cameras, read_images = (_cameras, _images) if suffix == "bin" else (_text_cameras, _text_images)
@@ -89,7 +91,7 @@ def _made(where: str, model: str, width: int, height: int, values: tuple[float, 
 
 
 class _Reader:
-    """A stream that knows how much of it is left, and names its file in errors."""
+    """A stream that knows its remaining size, and names its file in errors."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path, self.where, self.stream = path, printable(path), stream
@@ -107,7 +109,7 @@ class _Reader:
         return struct.unpack(layout, data)
 
     def count(self, smallest: int) -> int:
-        """A number of records of at least `smallest` bytes each. Raises InputError if the file cannot hold them."""
+        """A number of records of at least `smallest` bytes each. Raises InputError if they do not fit in the file."""
         (count,) = self.unpack("<Q")
         if count * smallest > self.left:
             raise InputError(f"{self.where}: promises {count} records, for which it is too short: damaged")
@@ -123,7 +125,7 @@ class _Reader:
         return data[:end]
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, without their ends; comments and the last empty one are left out by the caller."""
+        """The lines without their ends, including comments and empty lines."""
         stream = self.stream
         if stream.read(2) in UTF16:
             stream = io.BytesIO(read_text(self.path).encode())
@@ -168,7 +170,7 @@ def _text_cameras(reader: _Reader) -> Iterator[tuple[int, _Camera]]:
 
 
 def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], int]]:
-    """Two lines an image: its camera and pose, then its observations, which may be empty."""
+    """Two lines per image: its camera and pose, then its observations, which may be empty."""
     numbered = enumerate(reader.lines(), 1)
     lines = ((number, line) for number, line in numbered if not line.lstrip().startswith(b"#"))
     for _, line in lines:
@@ -186,7 +188,7 @@ def _text_images(reader: _Reader) -> Iterator[tuple[bytes, tuple[float, ...], in
 
 
 def _are_observations(words: list[bytes]) -> bool:
-    """Whether words can be the triples x, y, point; of long lists the ends alone are looked at."""
+    """Whether words can be the triples x, y, point; in long lists only the ends are checked."""
     try:
         return len(words) % 3 == 0 and all(map(np.isfinite, map(float, words[:30] + words[-3:])))
     except ValueError:

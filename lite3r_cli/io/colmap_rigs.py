@@ -1,6 +1,6 @@
-"""rigs and frames of a COLMAP 4 model, text and binary: the views of a 360° picture are a frame of one rig.
+"""rigs and frames of a COLMAP 4 model, text and binary: the views of a 360° picture are one frame of a rig.
 
-A view of its own is a frame of a rig with its camera alone, as COLMAP makes it of a model without these files.
+Every other view is a frame of a rig with only its camera, as in COLMAP's conversion of models without these files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _CAMERA = 0  # COLMAP's number of this kind of sensor
 
 @dataclass(frozen=True)
 class Rig:
-    """Cameras, by their ids, that are turned against each other: `turns` from the rig, which is the first one."""
+    """Cameras, by id, with fixed relative rotations: `turns` are from the rig, whose frame is that of
+    the first camera.
+    """
 
     cameras: tuple[int, ...]
     turns: tuple[np.ndarray, ...]  # (3, 3) each, the first one the identity
@@ -28,7 +30,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Frame:
-    """What one rig saw at a time: view i was taken by camera `cameras[i]`; the pose is rig from world (3, 4)."""
+    """The images of a rig at one time: view i was taken by camera `cameras[i]`; the pose is rig from world (3, 4)."""
 
     rig: int  # from 1
     pose: np.ndarray
@@ -36,7 +38,7 @@ class Frame:
 
 
 def rigs_and_frames(views: Sequence[View], camera_of: Sequence[int]) -> tuple[list[Rig], list[Frame]]:
-    """`camera_of`: per view the id of its camera, which the views of one 360° picture do not share."""
+    """`camera_of`: per view the id of its camera, which differs between the views of one 360° picture."""
     facings = [view.facing for view in views]
     groups = list(rigs_of(facings).values())
     tied = {i for members in groups for i in members}
@@ -57,7 +59,7 @@ def rigs_and_frames(views: Sequence[View], camera_of: Sequence[int]) -> tuple[li
 
 
 def _kind(view: View, camera: int) -> object:
-    """Views of 360° pictures of one size are of one rig; every other camera is one of its own."""
+    """Views of 360° pictures of one size share a rig; every other camera has its own."""
     return camera if view.facing is None else (view.facing.side, view.facing.views)
 
 

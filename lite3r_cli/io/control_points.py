@@ -1,8 +1,8 @@
-"""Ground control points: `gcp_list.txt` as OpenDroneMap reads it.
+"""Ground control points: OpenDroneMap's `gcp_list.txt`.
 
-The first line names the coordinates' system, every other one is `x y z u v image [name]`: a surveyed point, and the
-pixel where a picture shows it. EPSG:4326 has longitude and latitude in degrees, LOCAL any metric frame with z up; other
-systems (EPSG:…, WGS84 UTM 32N, +proj=…) need pyproj. Heights are taken as they are.
+The first line names the coordinate system, every other line is `x y z u v image [name]`: a surveyed point, and its
+pixel in an image. EPSG:4326 is longitude and latitude in degrees, LOCAL any metric frame with z up; other systems
+(EPSG:…, WGS84 UTM 32N, +proj=…) need pyproj. Heights are not converted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST = 100_000  # lines
 
 @dataclass(frozen=True)
 class ControlPoint:
-    """A surveyed point and the pictures that show it."""
+    """A surveyed point and the images that show it."""
 
     name: str
     position: np.ndarray  # (3,) latitude, longitude and height, or x, y and z of a local frame
@@ -34,11 +34,11 @@ class ControlPoint:
 @dataclass(frozen=True)
 class ControlPoints:
     points: list[ControlPoint]
-    local: bool  # positions are those of a metric frame that is not tied to the Earth
+    local: bool  # positions are in a metric frame without a location on the Earth
 
 
 def read_control_points(path: Path) -> ControlPoints:
-    """Raises InputError that names the line for whatever is malformed, BackendError where pyproj is needed."""
+    """Raises InputError that names the line of malformed content, BackendError if pyproj is needed."""
     lines = [line.split("#")[0].strip() for line in read_text(path).splitlines()[:_MOST]]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if len(numbered) < 2:
@@ -73,7 +73,7 @@ def _number(where: str, word: str) -> float:
 
 
 def _positions(path: Path, system: str, xyz: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Latitude, longitude, height (N, 3) and False; or the coordinates as they are and True."""
+    """Latitude, longitude, height (N, 3) and False; or the unchanged coordinates and True."""
     plain = system.upper().replace(" ", "")
     if plain == "LOCAL":
         return xyz, True

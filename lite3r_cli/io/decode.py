@@ -1,4 +1,4 @@
-"""Bytes of a picture → 8-bit arrays, upright. What the decoder of a format notices ends in a BadImage."""
+"""Decodes the bytes of an image file to upright 8-bit arrays. Damage that a decoder detects raises BadImage."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, upright."""
+    """A decoded, upright image."""
 
-    rgb: np.ndarray  # (H, W, 3) uint8; what is transparent keeps its stored colour
-    opaque: np.ndarray | None  # (H, W) bool: alpha is at least one half; None if every pixel is
+    rgb: np.ndarray  # (H, W, 3) uint8; transparent pixels keep their stored colour
+    opaque: np.ndarray | None  # (H, W) bool: alpha is at least one half; None if all pixels are opaque
     header: Header
 
 
 def decode(data: bytes, least: tuple[int, int] | None = None) -> Picture:
-    """The picture in the bytes of a file: grey, palette, CMYK become RGB; 16 bits are scaled to 8.
+    """Decode an image file: grey, palette and CMYK become RGB; 16 bits are scaled to 8.
 
-    `least` (height, width), upright, allows a smaller picture of at least so many pixels where the format's decoder can
-    give one for less work. Raises BadImage if the picture is cut off, damaged or of a kind that is not read.
+    `least` (height, width), upright, allows a reduced image of at least this size if the decoder can produce it faster.
+    Raises BadImage if the file is truncated, damaged or unsupported.
     """
     pixels, header = _stored(data, least)
     colour, alpha = _split(_to_8_bit(pixels))
@@ -57,7 +57,7 @@ def decode_rgb(data: bytes) -> tuple[np.ndarray, Header]:
 
 
 def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
-    """(H, W) bool, upright: True where a mask picture is neither black (level 0) nor transparent, and its header.
+    """(H, W) bool, upright: True where a mask image is neither black (level 0) nor transparent; and its header.
 
     Raises BadImage, see `decode`.
     """
@@ -72,7 +72,7 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, Header]:
 
 
 def _stored(data: bytes, least: tuple[int, int] | None = None) -> tuple[np.ndarray, Header]:
-    """Pixels as stored, not turned, grey or RGB, with alpha behind if there is any."""
+    """Pixels as stored, not rotated, grey or RGB, followed by alpha if there is any."""
     header = probe(io.BytesIO(data))
     reduced = header.format == "jpeg" and least is not None
     with guarded(f"damaged: the {header.format.upper()} pixels cannot be decoded"):
@@ -103,7 +103,7 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Stored pixels turned by an EXIF orientation, contiguous."""
+    """Stored pixels rotated by an EXIF orientation, contiguous."""
     transpose, flip = _TURNS[orientation]
     if transpose:
         pixels = cv2.transpose(pixels)

@@ -15,10 +15,10 @@ from .names import printable
 from .probe import probe
 from .regular import BadImage, guarded, read_regular
 
-LARGEST = 65535  # of a 16-bit PNG
-MAX_PIXELS = 200_000_000  # of a depth map that is read
-# How pictures are compressed, as measured by benchmarks/png_settings.py: depth is smooth, a coloured picture repeats
-# itself. Older versions of OpenCV cannot be told the prediction; their defaults are as fast and larger.
+LARGEST = 65535  # largest value of a 16-bit PNG
+MAX_PIXELS = 200_000_000  # of a depth map
+# Compression settings, measured by benchmarks/png_settings.py: depth is smooth, coloured pictures are repetitive. Older
+# OpenCV versions cannot set the filter; their defaults are as fast, with larger files.
 _SETTABLE = hasattr(cv2, "IMWRITE_PNG_FILTER")
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1] if _SETTABLE else []
 _DEPTH = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB] if _SETTABLE else []
@@ -29,13 +29,13 @@ FAR = 128.0  # depths beyond this many medians are stored as unknown: they would
 def depth_scale(depth: np.ndarray) -> float:
     """Units of a 16-bit file per scene unit for `depth` (h, w): its largest known depth becomes 65535.
 
-    The top is capped at `FAR` medians, so that the median keeps at least 512 steps. 1.0 where nothing is known.
+    The largest depth is limited to `FAR` medians, so that the median has at least 512 steps. 1.0 if no depth is known.
     """
     known = depth[_known(depth)]
     if not known.size:
         return 1.0
     largest = float(known.max())
-    if largest > FAR * float(known.min()):  # else it is below `FAR` medians whatever the median is
+    if largest > FAR * float(known.min()):  # otherwise it is below `FAR` medians for any median
         largest = min(largest, FAR * float(np.median(known.astype(np.float64))))
     return LARGEST / largest
 
@@ -43,9 +43,8 @@ def depth_scale(depth: np.ndarray) -> float:
 def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, compression: int | None = None) -> float:
     """Write z-depth (h, w) as 16-bit PNG and return its scale: value / scale = depth, 0 = unknown.
 
-    Depths that are not positive and finite, beyond `FAR` medians, or too large for the `scale` that is given are
-    stored as unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises
-    OutputError.
+    Depths that are not positive and finite, beyond `FAR` medians, or too large for a given `scale` are stored as
+    unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises OutputError.
     """
     scale = depth_scale(depth) if scale is None else scale
     with np.errstate(invalid="ignore", over="ignore"):
@@ -66,9 +65,9 @@ def read_depth_png(path: Path, scale: float) -> np.ndarray:
 
 
 def read_grey_png(path: Path, bits: int, most: int) -> np.ndarray:
-    """(h, w) uint8 or uint16 of a grey PNG with so many bits and at most `most` pixels. Raises BadImage.
+    """(h, w) uint8 or uint16 of a grey PNG with this bit depth and at most `most` pixels. Raises BadImage.
 
-    The header is looked at before anything is decoded: a file of a kilobyte can promise gigabytes.
+    The header is checked before decoding: a file of a kilobyte can claim gigabytes.
     """
     data = read_regular(Path(path))
     header = probe(io.BytesIO(data))
@@ -120,7 +119,7 @@ def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarra
 
 
 def _write_png(path: Path, picture: np.ndarray, flags: list[int]) -> None:
-    """Encode (h, w) or (h, w, 3) BGR; cv2.imwrite would only return False on a full disk."""
+    """Encode (h, w) or (h, w, 3) BGR and write it with error checks; cv2.imwrite only returns False on a full disk."""
     done, data = cv2.imencode(".png", picture, flags)
     if not done:
         raise OutputError(f"{path}: OpenCV cannot encode a PNG of {picture.shape[1]}x{picture.shape[0]} pixels")

@@ -1,4 +1,4 @@
-"""Text and JSON files of users, read so that nothing can hang, fill the memory or raise anything but InputError."""
+"""Reads text and JSON files of users. They cannot block or fill the memory, and every failure is an InputError."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .names import printable
 from .regular import BadImage, open_regular
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
-MAX_BYTES = 1 << 28  # cameras of a million pictures
+MAX_BYTES = 1 << 28  # enough for the cameras of a million images
 
 
 def read_text(path: Path) -> str:
@@ -37,26 +37,26 @@ def read_json(path: Path) -> Any:
 
 
 def parsed_json(path: Path, text: str) -> Any:
-    """The same of a text that was read from `path`."""
+    """The JSON document in a text that was read from `path`. Raises InputError."""
     try:
         return json.loads(text)
     except RecursionError as error:
         raise InputError(f"{printable(path)}: not valid JSON here: lists or objects are nested too deeply") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{printable(path)}: not valid JSON: {' '.join(str(error).split())[:200]}") from error
-    except ValueError as error:  # Python turns no more than 4,300 digits into a number
+    except ValueError as error:  # Python converts at most 4,300 digits
         raise InputError(f"{printable(path)}: holds a number of thousands of digits") from error
 
 
 def require_folder(path: Path, option: str) -> None:
-    """Raises UsageError that names the option where there is no folder."""
+    """Raises UsageError that names the option if there is no folder."""
     if not path.is_dir():
         raise UsageError(f"{option} {printable(path)}: {'not a folder' if os.path.lexists(path) else 'no such folder'}")
 
 
 def require_file(path: Path, advice: str, option: str = "") -> None:
-    """Raises UsageError, with the `advice` what to give, where there is nothing or a folder; InputError for a device, a
-    pipe or a file that nobody may read.
+    """Raises UsageError with `advice` if the path does not exist or is a folder; InputError for a device, a pipe or an
+    unreadable file.
     """
     named = f"{option} {printable(path)}".strip()
     if not os.path.lexists(path):

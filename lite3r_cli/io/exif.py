@@ -1,6 +1,6 @@
-"""What a photograph says about how it was taken: lens, sensor, place and attitude, out of EXIF and XMP, by Pillow.
+"""Metadata of a photograph from EXIF and XMP, read by Pillow: lens, sensor, location and attitude.
 
-Every entry stands on its own: one that is damaged, zero or out of range is None and costs nothing else.
+Every entry is checked separately: a damaged, zero or implausible entry is None and does not affect the others.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from .codecs.pillow_limit import no_limit
 from .regular import open_regular
 
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-_MAX_XMP = 1 << 20  # bytes; a longer packet is not looked through
+_MAX_XMP = 1 << 20  # bytes; longer packets are ignored
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # FocalPlaneResolutionUnit → mm (EXIF 2.32, tag A210)
-_XMP_VALUE = r'(?:\s*=\s*["\']([^"\']{1,64})["\']|>([^<]{1,64})<)'  # an attribute, or an element of its own
+_XMP_VALUE = r'(?:\s*=\s*["\']([^"\']{1,64})["\']|>([^<]{1,64})<)'  # an attribute or an element
 
 
 @dataclass(frozen=True)
 class Gps:
-    """A place on WGS84; heights as the receiver wrote them (mostly above sea level)."""
+    """A place on WGS84; heights as written by the receiver (usually above sea level)."""
 
     latitude: float  # degrees, north positive
     longitude: float  # degrees, east positive
     altitude: float | None = None  # metres
-    horizontal_error: float | None = None  # metres, as the receiver estimates it
-    direction: float | None = None  # degrees clockwise from north, where the camera looks
+    horizontal_error: float | None = None  # metres, the receiver's own estimate
+    direction: float | None = None  # degrees clockwise from north, viewing direction of the camera
 
 
 @dataclass(frozen=True)
 class Attitude:
-    """How a drone's camera was held, degrees: pitch 0 = horizontal, −90 = straight down; roll 0 = level, clockwise
-    positive; yaw clockwise from north."""
+    """Attitude of a drone's camera in degrees: pitch 0 = horizontal, −90 = straight down; roll 0 = level, clockwise
+    positive; yaw clockwise from north.
+    """
 
     pitch: float
     roll: float
@@ -45,7 +46,7 @@ class Attitude:
 
 @dataclass(frozen=True)
 class PhotoMetadata:
-    """None where a picture does not say it. Sizes are those of the stored pixels, before the orientation is applied."""
+    """Unknown fields are None. Sizes are those of the stored pixels, before the orientation is applied."""
 
     make: str | None = None
     model: str | None = None
@@ -55,8 +56,8 @@ class PhotoMetadata:
     orientation: int = 1  # 1…8
     focal_mm: float | None = None
     focal_35mm: float | None = None  # equivalent for 36 × 24 mm
-    pixels_per_mm: float | None = None  # on the sensor, for a picture of exif_width
-    exif_width: int | None = None  # pixels when it was taken: differs from `width` if it was resized or cropped since
+    pixels_per_mm: float | None = None  # on the sensor, for an image of width exif_width
+    exif_width: int | None = None  # original width in pixels: differs from `width` if the image was resized or cropped
     exif_height: int | None = None
     digital_zoom: float | None = None  # 1 = none
     gps: Gps | None = None
@@ -67,7 +68,7 @@ class PhotoMetadata:
 
     @property
     def lens_key(self) -> str:
-        """Camera, lens and focal length in one line, the same for pictures through one lens; "" where none is said."""
+        """Camera, lens and focal length in one line, equal for images of one lens; "" if unknown."""
         said = (self.make, self.model, self.lens, self.focal_mm, self.digital_zoom)
         return "" if all(part is None for part in said) else "|".join("" if p is None else f"{p}" for p in said)
 
@@ -76,24 +77,24 @@ NOTHING = PhotoMetadata()
 
 
 def read_metadata(source: Path | bytes) -> PhotoMetadata:
-    """Metadata of a picture file or of its bytes; no pixel is decoded. Never raises: what cannot be read is None."""
+    """Metadata of an image file or of its bytes, without decoding pixels. Never raises: unreadable entries are None."""
     from PIL import Image
 
     try:
         stream = io.BytesIO(source) if isinstance(source, bytes) else open_regular(Path(source))
         with stream, warnings.catch_warnings(), no_limit():
-            warnings.simplefilter("ignore")  # Pillow warns of damaged entries, which are None here
+            warnings.simplefilter("ignore")  # Pillow warns about damaged entries, which are None here
             _register_heif(stream)
             image = Image.open(stream)
             exif = image.getexif()
             tags = _Tags(exif, _directory(exif, _EXIF_IFD), _directory(exif, _GPS_IFD))
             return _collect(image, tags, _xmp(image, exif))
-    except Exception:  # a hostile file can make Pillow raise anything; it costs what it says, not the picture
+    except Exception:  # a hostile file can make Pillow raise anything; then the metadata is lost, not the image
         return NOTHING
 
 
 def _register_heif(stream) -> None:
-    """Let Pillow open HEIC where pillow-heif is there."""
+    """Let Pillow open HEIC if pillow-heif is installed."""
     head = stream.read(12)
     stream.seek(0)
     if head[4:8] == b"ftyp":
@@ -107,7 +108,7 @@ def _register_heif(stream) -> None:
 def _directory(exif: Any, tag: int) -> Any:
     try:
         return exif.get_ifd(tag)
-    except Exception:  # a damaged directory; Pillow raises whatever its parser met
+    except Exception:  # a damaged directory; Pillow raises many types
         return {}
 
 
@@ -121,7 +122,7 @@ class _Tags:
     def value(directory: Any, tag: int) -> Any:
         try:
             return directory.get(tag)
-        except Exception:  # a damaged entry; Pillow decodes when asked
+        except Exception:  # a damaged entry; Pillow decodes on access
             return None
 
     def number(self, directory: Any, tag: int, low: float, high: float) -> float | None:
@@ -180,7 +181,7 @@ def _collect(image: Any, tags: _Tags, xmp: str) -> PhotoMetadata:
 def _gps(tags: _Tags) -> Gps | None:
     latitude = _degrees(tags.value(tags.gps, 2), tags.text(tags.gps, 1), "S", 90)
     longitude = _degrees(tags.value(tags.gps, 4), tags.text(tags.gps, 3), "W", 180)
-    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):  # 0, 0: no fix
+    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):  # 0, 0 means no fix
         return None
     altitude = tags.number(tags.gps, 6, -1e5, 1e5)
     below = tags.value(tags.gps, 5) in (1, b"\x01", "\x01")
@@ -192,7 +193,7 @@ def _gps(tags: _Tags) -> Gps | None:
 
 
 def _degrees(value: Any, reference: str | None, negative: str, largest: float) -> float | None:
-    """Degrees, minutes and seconds, or degrees alone, as one signed number."""
+    """Degrees, minutes and seconds, or only degrees, as one signed number."""
     parts = value if isinstance(value, tuple) else (value,)
     numbers = [_number(part, -1e-12, 1e5) for part in parts[:3]]
     if numbers[0] is None or any(part is None for part in numbers[1:]):
@@ -207,7 +208,9 @@ def _degrees(value: Any, reference: str | None, negative: str, largest: float) -
 
 
 def _xmp(image: Any, exif: Any) -> str:
-    """The XMP packet as text, "" without one. It is searched, not parsed: hostile XML could fill the memory."""
+    """The XMP packet as text, "" without one. It is searched by regular expressions, because hostile XML could fill the
+    memory.
+    """
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or _Tags.value(exif, 700) or b""
     if isinstance(packet, tuple):
         packet = bytes(packet)

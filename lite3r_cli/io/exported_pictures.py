@@ -1,8 +1,7 @@
-"""The pictures beside an exported model: upright, in a format that every trainer reads, masks with COLMAP's names.
+"""The images of an exported model: upright, in a format that every trainer reads, with COLMAP's names for masks.
 
-Programs that read `sparse/0` or transforms.json open pictures by pixels alone: they neither turn a photograph as its
-EXIF says, nor read HEIC, nor take frames out of a video. A picture that is fine as it lies on the disk is hard-linked
-(copied where that cannot be), every other is decoded and written anew.
+Programs that read `sparse/0` or transforms.json use plain pixels: they ignore the EXIF orientation, and read neither
+HEIC nor video frames. A suitable file is hard-linked (or copied), every other image is decoded and encoded again.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .images import ImageRecord, ImageSet
 from .probe import probe
 from .regular import BadImage, open_regular
 
-QUALITY = 95  # of JPEG, where a picture has to be encoded anew
+QUALITY = 95  # of JPEG, for images that are encoded again
 PNG_LEVEL = 3
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".heic", ".heif", ".hif", ".avif", ".webp", ".mpo"}
-READ_BY_ALL = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}  # format → suffixes that it is looked for under
+READ_BY_ALL = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}  # format → its suffixes
 PNG_RGB = bytes((8, 2))  # bit depth and colour type, bytes 24 and 25 of a PNG: three channels of 8 bits
 
 
 @dataclass(frozen=True)
 class ExportedPictures:
-    """Where the pictures and masks of the views lie, relative to the export's folder."""
+    """Paths of the images and masks of the views, relative to the export's folder."""
 
     pictures: dict[str, str]  # view name → "images/a.jpg"
     masks: dict[str, str]  # view name → "masks/a.jpg.png"
@@ -50,7 +49,7 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
         target, held = directory / "images" / names[j], records[j].encoded
         if as_is[j]:
             link_file(records[j].path, target)
-        elif held is not None and images.as_stored(indices[j]):  # a frame of a video is held as JPEG
+        elif held is not None and images.as_stored(indices[j]):  # a video frame is in memory as JPEG
             write_bytes(target, held)
         else:
             write_bytes(target, _encode(images.read(indices[j]), target))
@@ -70,7 +69,7 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
 
 
 def _is_read_by_all(record: ImageRecord) -> bool:
-    """Whether the file is a plain JPEG or PNG of the record's size, not turned, with the suffix of what it is."""
+    """Whether the file is a plain JPEG or PNG of the record's size, with orientation 1 and the right suffix."""
     if record.encoded is not None or record.orientation != 1 or record.has_alpha:
         return False
     try:
@@ -78,7 +77,7 @@ def _is_read_by_all(record: ImageRecord) -> bool:
             header = probe(stream)
             stream.seek(24)
             kind = stream.read(2)
-    except BadImage:  # it has changed; decoding it says how
+    except BadImage:  # it has changed; decoding it gives the reason
         return False
     if record.path.suffix.lower() not in READ_BY_ALL.get(header.format, ()):
         return False
@@ -88,7 +87,7 @@ def _is_read_by_all(record: ImageRecord) -> bool:
 
 
 def _names(records: Sequence[ImageRecord], as_is: Sequence[bool]) -> list[str]:
-    """Names below images/, unique without regard to case: the record's, with the suffix of what is written."""
+    """Names below images/, unique regardless of case: those of the records, with the suffix of the written format."""
     names: list[str] = []
     taken: set[str] = set()
     for record, whole in zip(records, as_is):

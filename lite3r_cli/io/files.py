@@ -1,4 +1,6 @@
-"""Checked writing: every failure of the file system becomes one OutputError that names the file and the fix."""
+"""Writing with error checks: every failure of the file system becomes an OutputError that names the
+file and the fix.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a whole file, part by part, making its folder. Raises OutputError; a file that could not be completed is
-    removed.
-    """
+    """Write a whole file in parts, and make its folder. Raises OutputError; an incomplete file is removed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as stream:
@@ -48,9 +48,7 @@ def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no links, or the file is on another one.
-    Raises OutputError.
-    """
+    """Hard-link a file, or copy it if the file system has no links or is another one. Raises OutputError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -62,5 +60,5 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def write_json(path: Path, document: dict) -> None:
-    """Write a JSON document (ASCII with escapes, so that any file name survives). Raises OutputError."""
+    """Write a JSON document (ASCII with escapes, so that every file name survives). Raises OutputError."""
     write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii"))

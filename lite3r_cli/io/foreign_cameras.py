@@ -1,4 +1,4 @@
-"""Cameras that are known beforehand, from whatever wrote them: our cameras.json, a COLMAP model, transforms.json."""
+"""Known cameras in any supported format: our cameras.json, a COLMAP model, transforms.json."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .nerfstudio import OPENGL_AXES
 
 _TAKES = "--cameras takes a cameras.json, a transforms.json, a COLMAP folder or a trajectory of TUM (.txt)"
 _COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
-_KEYS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # of distortion, in the order of OpenCV and FULL_OPENCV
-# transforms.json's camera models: COLMAP's with the keys of their parameters. What has a k3 is a FULL_OPENCV camera.
+_KEYS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # distortion keys in the order of OpenCV and FULL_OPENCV
+# Camera models of transforms.json: COLMAP's, with the keys of their parameters. A camera with k3 is FULL_OPENCV.
 _MODELS: dict[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": (), "PINHOLE": (), "SIMPLE_RADIAL": ("k1",), "RADIAL": ("k1", "k2"), "OPENCV": _KEYS[:4],
     "FULL_OPENCV": _KEYS, "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"), "SIMPLE_RADIAL_FISHEYE": ("k1",),
@@ -35,11 +35,11 @@ _MODELS: dict[str, tuple[str, ...]] = {
 
 
 def read_known_cameras(path: Path) -> list[View]:
-    """The views at `path`, without depth: a cameras.json, a transforms.json, a folder that holds one of them, or a
-    COLMAP model (also in sparse/0 or sparse). Names are file names, with folders where names occur twice without them.
+    """The views at `path` without depth: a cameras.json, a transforms.json, a folder that has one of them, or a COLMAP
+    model (also in sparse/0 or sparse). Names are file names, with folders if they would be ambiguous.
 
-    Raises UsageError for a path that is nothing of the kind, InputError for what is malformed.
-    A camera that bends lines is in `lens`, and K is what remains without that.
+    `lens` is a camera with distortion; K is then that without the distortion. Raises UsageError for any other path,
+    InputError for malformed content.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,7 +67,7 @@ def read_known_cameras(path: Path) -> list[View]:
 
 
 def _checked(path: Path, views: list[View]) -> list[View]:
-    """Names without the folders that tell nothing apart. Raises InputError without cameras, or with two of one name."""
+    """Names without redundant folders. Raises InputError without cameras, or for equal names."""
     if not views:
         raise InputError(f"{printable(path)}: holds no camera")
     names = _short_names([_portable(view.name) for view in views])
@@ -78,13 +78,13 @@ def _checked(path: Path, views: list[View]) -> list[View]:
 
 
 def _portable(name: str) -> str:
-    """A path of Windows with slashes. A backslash behind a slash is part of a name of Linux."""
+    """A Windows path with slashes. A backslash after a slash is part of a Linux file name."""
     is_windows = "\\" in name and ("/" not in name or PureWindowsPath(name).drive)
     return PureWindowsPath(name).as_posix() if is_windows else name
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """File names alone where they differ, else without the folders that all have in common."""
+    """File names if they differ, else names without their common folders."""
     paths = [PurePosixPath(name) for name in names]
     last = [path.name or name for path, name in zip(paths, names, strict=True)]
     if len(set(last)) == len(names):
@@ -114,7 +114,7 @@ def _from_nerfstudio(path: Path, document: dict[str, Any]) -> list[View]:
 
 
 def _frame(where: str, entry: dict[str, Any]) -> View:
-    """One frame; what holds for all frames may stand at the top."""
+    """One frame; common values may be at the top level."""
     file = entry.get("file_path")
     if not isinstance(file, str) or not file or "\0" in file:
         raise InputError(f"{where}: file_path has to be the name of a picture")
@@ -149,10 +149,10 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
 def _lens(
     where: str, entry: dict[str, Any], model: str, pinhole: tuple[float, ...], size: tuple[int, int]
 ) -> tuple[np.ndarray, DistortedCamera | None]:
-    """K and lens, see `camera_fields.lens`; all models with two focal lengths, which these files always have."""
+    """K and lens, see `camera_fields.lens`; all models have two focal lengths in these files."""
     values = {key: fields.number(where, entry, key, 0) for key in _KEYS}
     if model not in _MODELS:
-        return fields.lens(where, printable(model)[:40], pinhole, size)  # says what is known
+        return fields.lens(where, printable(model)[:40], pinhole, size)  # lists the supported models
     fisheye = model.endswith("FISHEYE")
     if model == "OPENCV" and values["k3"]:
         model = "FULL_OPENCV"
@@ -167,7 +167,7 @@ def _lens(
 
 
 def _focal(where: str, entry: dict[str, Any], key: str, angle: str, pixels: int, default: float | None = None) -> float:
-    """A focal length in pixels, or the angle of view that instant-ngp writes (radians)."""
+    """A focal length in pixels, or from the angle of view (radians) of instant-ngp."""
     if key not in entry and angle in entry:
         view = fields.number(where, entry, angle)
         if not 0 < view < math.pi:

@@ -1,4 +1,4 @@
-"""The table of extra output formats (`--format`): one line for each, one file for each beside this one."""
+"""The table of extra output formats (`--format`). Each format is a line here and a file next to this one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .tum import write_tum, write_tum_rgbd
 
 @dataclass(frozen=True)
 class Format:
-    """`write` writes a scene into its folder, which all formats share, and returns the files. Raises OutputError."""
+    """`write` writes a scene into the common folder of all formats and returns the files. Raises OutputError."""
 
     write: Callable[[SceneExport], list[Path]]
-    levelled: bool = False  # whether viewers show it: where up is known it stands upright, on the ground at the origin
-    tracks: bool = False  # whether training starts from it: points with tracks, and only views that can be trusted
-    registered_depth: bool = False  # whether it needs depth files at the size of the pictures, with one scale
-    pictures: bool = False  # whether pictures and masks have to lie beside it
+    levelled: bool = False  # for viewers: upright if the up direction is known, with the ground at the origin
+    tracks: bool = False  # for training: points with tracks, and only trustworthy views
+    registered_depth: bool = False  # needs depth files at the size of the images, with one scale
+    pictures: bool = False  # needs images and masks next to it
     needs: tuple[str, ...] = ()  # optional packages
-    measures: bool = False  # whether lengths without a unit would surprise
+    measures: bool = False  # warn if lengths have no unit
 
 
 EXTRA_FORMATS: dict[str, Format] = {
@@ -50,7 +50,7 @@ EXTRA_FORMATS: dict[str, Format] = {
 
 
 def require_known(names: Iterable[str]) -> None:
-    """Raise UsageError for a name that is no key of EXTRA_FORMATS, BackendError where a package for it is missing."""
+    """Raise UsageError for a name that is not in EXTRA_FORMATS, BackendError if a package for it is missing."""
     for name in names:
         if name not in EXTRA_FORMATS:
             close = difflib.get_close_matches(name, EXTRA_FORMATS, n=1)

@@ -1,4 +1,4 @@
-"""Camera frusta, as files and pictures draw them."""
+"""Camera frusta for files and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..scene.posed_view import PointCloud, View
 
 ACCENT = (255, 122, 26)  # RGB
 
-# Edges as pairs of corners: corner 0 is the camera centre, 1…4 go round the image.
+# Edges as pairs of corners: corner 0 is the camera centre, 1…4 are the image corners in order.
 EDGES = np.array([(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)])
 
 
@@ -23,7 +23,7 @@ def frustum(view: View, depth: float) -> np.ndarray:
 
 
 def frustum_depth(views: Sequence[View], cloud: PointCloud) -> float:
-    """How deep to draw the frusta, in scene units: a third of the step between cameras, 3–12 % of the scene's size."""
+    """Depth of the drawn frusta in scene units: a third of the distance between cameras, 3–12 % of the scene's size."""
     centres = camera_centres([view.cam_from_world for view in views])
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     step = float(np.median(steps)) if len(steps) else 0.0

@@ -1,9 +1,9 @@
-"""`splats.ply`: 3D Gaussians that a training may start from, and that viewers of splats show as they are.
+"""`splats.ply`: 3D Gaussians for viewers, and as the start of a training.
 
 The format is that of Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field Rendering", with spherical
 harmonics of degree 0: logarithms of the three standard deviations, the logit of opacity, a quaternion with w first. A
-Gaussian is a disc on the surface: as wide as the distance to its neighbours, thin along the normal, and the more opaque
-the surer its point is.
+Gaussian is a disc on the surface: as wide as the distance to its neighbours, thin along the normal, with an opacity
+that grows with the confidence of its point.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 √π)
 NEIGHBOURS = 3  # as in the original's start
 WIDTH = 0.8  # standard deviation across the surface, in distances to the neighbours: surfaces close, edges stay sharp
 THICKNESS = 0.2  # of that, along the normal
-WIDEST = 3.0  # medians of the distance: strays would be large
-OPACITY = (0.6, 0.98)  # of the least and of the most sure point
+WIDEST = 3.0  # medians of the distance: limits the size of isolated points
+OPACITY = (0.6, 0.98)  # for the least and the most confident point
 MOST_POINTS = 200_000  # of a cloud without tracks
 NAMES = [
     *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
@@ -59,7 +59,7 @@ def write_splats(path: Path, columns: np.ndarray, harmonics: np.ndarray) -> None
 
 
 def gaussians(cloud: PointCloud, normals: np.ndarray) -> np.ndarray:
-    """(N, 17) columns NAMES of a Gaussian a point; `normals` (N, 3) are 0 where unknown: a ball then."""
+    """(N, 17) columns NAMES with one Gaussian per point; `normals` (N, 3) are 0 if unknown, which gives a ball."""
     count = len(cloud)
     width = WIDTH * neighbour_distance(cloud.points)
     known = np.linalg.norm(normals, axis=1) > 0.5
@@ -81,13 +81,13 @@ def gaussians(cloud: PointCloud, normals: np.ndarray) -> np.ndarray:
 
 
 def neighbour_distance(points: np.ndarray) -> np.ndarray:
-    """(N,) mean distance to the nearest `NEIGHBOURS` other points, within a range that strays do not leave."""
+    """(N,) mean distance to the nearest `NEIGHBOURS` other points, limited for isolated points."""
     count = len(points)
     if count < 2:
         return np.ones(count)
     middle = points.astype(np.float64).mean(axis=0)
     local = np.ascontiguousarray(points - middle, np.float32)
-    flann: Any = cv2  # its types do not know it
+    flann: Any = cv2  # missing in its type stubs
     index = flann.flann_Index(local, {"algorithm": 4, "leaf_max_size": 10})  # 4: one k-d tree, exact
     _, squared = index.knnSearch(local, min(NEIGHBOURS + 1, count), params={"checks": -1})
     distance = np.sqrt(np.maximum(squared[:, 1:], 0).astype(np.float64)).mean(axis=1)
@@ -96,7 +96,7 @@ def neighbour_distance(points: np.ndarray) -> np.ndarray:
 
 
 def towards(normals: np.ndarray) -> np.ndarray:
-    """(N, 4) quaternions, w first, that turn the z axis to the unit normals (N, 3); none where the normal is 0."""
+    """(N, 4) quaternions, w first, that rotate the z axis to the unit normals (N, 3); identity for normals of 0."""
     w = 1 + normals[:, 2]
     quaternions = np.column_stack([w, -normals[:, 1], normals[:, 0], np.zeros(len(normals))])
     quaternions[w < 1e-6] = 0, 1, 0, 0  # half a turn about x
@@ -110,7 +110,7 @@ def _thinned(cloud: PointCloud) -> PointCloud:
 
 
 def _as_cloud(sparse: SparseModel) -> PointCloud:
-    """The points of a model; those without a confidence are as sure as many views see them."""
+    """The points of a model as a cloud; a missing confidence is the number of views that see a point."""
     confidence = sparse.confidence
     if confidence is None:
         confidence = np.bincount(sparse.point, minlength=len(sparse))

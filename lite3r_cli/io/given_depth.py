@@ -1,7 +1,7 @@
-"""Depth that was measured with the pictures (`--depth`): one file a picture, named like it, as of RGB-D cameras.
+"""Measured depth (`--depth`): one file per image with its name, for example of RGB-D cameras.
 
-For `a.jpg` the file is `a.png`, `a.jpg.png`, `a.npy` or `a.jpg.npy`: z-depth of the picture as a viewer shows it, at
-any size of the same shape. PNG is 16 bits of grey, 0 = unknown; .npy holds metres unless a scale is stated.
+For `a.jpg` the file is `a.png`, `a.jpg.png`, `a.npy` or `a.jpg.npy`: z-depth of the upright image, at any size with its
+proportions. PNG is 16-bit grey, 0 = unknown; .npy holds metres unless a scale is given.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .images import ImageRecord
 from .names import printable
 from .resize import is_resized
 
-PNG_VALUES = 1000.0  # of a metre, where nothing is stated: millimetres
+PNG_VALUES = 1000.0  # per metre by default: millimetres
 SUFFIXES = (".png", ".npy")
 
 
 @dataclass(frozen=True)
 class GivenDepth:
-    """A folder of depth files. Raises UsageError when made of something else."""
+    """A folder of depth files. Raises UsageError for any other path."""
 
     folder: Path
-    scale: float | None = None  # values of a metre; None: PNG_VALUES, or 1 of .npy
+    scale: float | None = None  # values per metre; None: PNG_VALUES, or 1 for .npy
 
     def __post_init__(self) -> None:
         require_folder(self.folder, "--depth")
 
     def find(self, records: Sequence[ImageRecord]) -> list[Path | None]:
-        """The file of each picture. Raises InputError where none has one."""
+        """The file of each image. Raises InputError if no image has one."""
         found = [self._file(record) for record in records]
         if not any(found):
             example = f"{PurePosixPath(records[0].name).stem}.png"
@@ -52,7 +52,7 @@ class GivenDepth:
         return next((path for path in files if path.is_file()), None)
 
     def read(self, path: Path, record: ImageRecord) -> np.ndarray:
-        """(h, w) float32 metres, 0 = unknown. Raises InputError for a damaged file, or one of another shape."""
+        """(h, w) float32 metres, 0 = unknown. Raises InputError for a damaged file or other proportions."""
         if path.suffix == ".npy":
             depth = read_npy(path).astype(np.float32) / np.float32(self.scale or 1.0)
         else:

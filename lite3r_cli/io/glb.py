@@ -1,9 +1,9 @@
-"""A GLB of the points and the cameras, for model viewers, browsers and Blender (glTF 2.0).
+"""A GLB of points and cameras for model viewers, browsers and Blender (glTF 2.0).
 
-glTF axes: +x right, +y up, +z towards the viewer, so the world of the PLY file is turned half round its x axis. Vertex
-colours are linear in glTF, those of pictures are not: they are converted, and stored in 16 bits, since 8 would band the
-dark tones. Nothing is lit. Each camera is a node with the image's name, the drawing of its frustum and a glTF camera;
-it looks along its own -z axis with +y up. Places are quantised to 16 bits (KHR_mesh_quantization).
+glTF axes: +x right, +y up, +z towards the viewer; so the world of the PLY file is rotated by 180° about x. Vertex
+colours are linear in glTF and sRGB in images: they are converted and stored in 16 bits, because 8 bits would give bands
+in dark tones. Materials are unlit. Each camera is a node with the name of the image, a drawing of its frustum and a
+glTF camera; it looks along its -z axis with +y up. Positions are quantised to 16 bits (KHR_mesh_quantization).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .files import write_bytes
 from .frusta import ACCENT, EDGES, frustum, frustum_depth
 from .scene_export import SceneExport
 
-GLTF_AXES = np.array([1.0, -1.0, -1.0])  # of OpenCV's
+GLTF_AXES = np.array([1.0, -1.0, -1.0])  # relative to OpenCV's
 MOST_POINTS = 300_000  # 16 bytes each
 FAR = 3.0  # points beyond this many times the box of 98 % of the points are left out: viewers show the whole box
 POINTS, LINES = 0, 1  # modes of a primitive
@@ -69,7 +69,7 @@ class Buffer:
         return len(self.accessors) - 1
 
     def bounds(self, accessor: int, values: np.ndarray) -> None:
-        """glTF wants the least and the largest position."""
+        """Minimum and maximum of positions, which glTF requires."""
         numbers = float if values.dtype.kind == "f" else int
         self.accessors[accessor]["min"] = [numbers(v) for v in values.min(0)]
         self.accessors[accessor]["max"] = [numbers(v) for v in values.max(0)]
@@ -101,7 +101,7 @@ def write_glb(scene: SceneExport) -> list[Path]:
 
 
 def for_viewing(cloud: PointCloud, views: Sequence[View], most: int = MOST_POINTS) -> PointCloud:
-    """At most `most` points, evenly by index, without fragments so far off that a viewer would open zoomed out."""
+    """At most `most` points, evenly by index, without outliers that would make a viewer zoom out."""
     if len(cloud) == 0:
         return cloud
     low, high = np.percentile(cloud.points[:: max(1, len(cloud) // 100_000)], (1, 99), axis=0)
@@ -156,7 +156,7 @@ def _add_cameras(document: dict[str, Any], buffer: Buffer, views: Sequence[View]
         pose = np.eye(4)
         pose[:3] = GLTF_AXES[:, None] * invert_pose(view.cam_from_world) * [*GLTF_AXES, 1.0]
         node = {"name": f"camera {view.name}", "mesh": len(meshes) - 1, "matrix": pose.T.ravel().tolist()}  # by columns
-        # the lens is a node of its own: some readers rename a node that carries one
+        # the lens is a separate node, because some readers rename a node that has one
         lens_node = {"name": f"lens {view.name}", "camera": index}
         node["children"] = [len(document["nodes"]) + 1]
         document["nodes"] += [node, lens_node]

@@ -1,8 +1,7 @@
-"""One HTML page that shows a scene: points, cameras and photographs, offline, in any browser with WebGL 2.
+"""One HTML page that shows points, cameras and photographs of a scene offline in any browser with WebGL 2.
 
-The page is made of the files in viewer/. It loads nothing: its policy allows its own script alone, known by its hash,
-and pictures out of itself. Whatever comes from outside, such as the names of files, is JSON without `<`, and the script
-only sets it as text.
+The page is made of the files in viewer/. It loads nothing: its content security policy allows only its own script, by
+hash, and embedded images. External text such as file names is JSON without `<`, and the script inserts it only as text.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ SCRIPTS = ("math.js", "unpack.js", "render.js", "navigation.js", "page.js")
 LARGEST = 12_000_000  # bytes of the page
 MOST_POINTS = 1_000_000
 PICTURES = 3_000_000  # bytes of all pictures, in base64
-SIDES = (96, 1024)  # pixels of a picture's longer side: at least, at most
-BYTES_A_PIXEL = 0.2  # of a JPEG, about
+SIDES = (96, 1024)  # smallest and largest longer side of an image in pixels
+BYTES_A_PIXEL = 0.2  # of a JPEG, approximately
 QUALITY = 80
-INNER = 96  # per cent of the points that the first view has to show
+INNER = 96  # per cent of the points that the first view must show
 
 
 def write_html(scene: SceneExport) -> list[Path]:
-    """Write view.html and return it. Raises OutputError, and InputError for a picture that has changed."""
+    """Write view.html and return it. Raises OutputError, and InputError for an image that has changed."""
     path = scene.directory / "view.html"
     write_bytes(path, page(scene))
     return [path]
 
 
 def page(scene: SceneExport) -> bytes:
-    """The whole page, at most `LARGEST` bytes where the pictures' least size allows. Raises InputError."""
+    """The whole page, at most `LARGEST` bytes if images of the smallest size fit. Raises InputError."""
     pictures = _pictures(scene)
     room = LARGEST - 100_000 - sum(len(picture) for picture in pictures if picture is not None) - 400 * len(pictures)
     cloud, packed = _fitting(scene, max(room, LARGEST // 10) * 3 // 4)
@@ -77,12 +76,12 @@ def _part(name: str) -> str:
 
 
 def _json(document: dict[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end its script element."""
     return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _fitting(scene: SceneExport, room: int) -> tuple[PointCloud, PackedPoints]:
-    """As many points as `room` bytes hold, without far fragments."""
+    """As many points as fit in `room` bytes, without outliers."""
     most = MOST_POINTS
     while True:
         cloud = for_viewing(scene.cloud, scene.views, most)
@@ -94,7 +93,7 @@ def _fitting(scene: SceneExport, room: int) -> tuple[PointCloud, PackedPoints]:
 
 @dataclass(frozen=True)
 class _Aim:
-    """Where the first view looks; directions are unit vectors in the world."""
+    """The target of the first view; directions are unit vectors in the world."""
 
     centre: np.ndarray
     radius: float
@@ -115,7 +114,9 @@ def _aim(scene: SceneExport, cloud: PointCloud) -> _Aim:
 def _description(
     scene: SceneExport, cloud: PointCloud, packed: PackedPoints, pictures: list[str | None]
 ) -> dict[str, Any]:
-    """What the script is told. The origin is the middle of the points: the page computes in single precision."""
+    """The data for the script. The origin is the centre of the points, because the page computes in
+    single precision.
+    """
     aim = _aim(scene, cloud)
     return {
         "title": printable(scene.title),
@@ -147,7 +148,7 @@ def _camera(view: View, centre: np.ndarray, picture: str | None) -> dict[str, An
 
 
 def _pictures(scene: SceneExport) -> list[str | None]:
-    """A JPEG in base64 for each view; None where there is no picture. Their size is what all of them have room for."""
+    """A base64 JPEG for each view, None without an image. The size is chosen so that all of them fit."""
     read = scene.read_picture
     if read is None:
         return [None] * len(scene.views)

@@ -1,8 +1,8 @@
-"""Which pictures an input gives, and reading them: folders, files and videos become one ordered `ImageSet`.
+"""Finds and reads images: folders, files and videos become one ordered `ImageSet`.
 
-`discover` looks at headers and file ends only (about a millisecond a picture); pixels are decoded by `ImageSet.read`. A
-picture whose middle turns out to be damaged raises InputError there: `read_each` hands the error over in place of the
-result, so that a pipeline can leave that picture out and go on.
+`discover` reads only headers and file ends (about a millisecond per image); `ImageSet.read` decodes pixels. A damaged
+image raises InputError there. `read_each` returns the error instead of the result, so that a pipeline can skip the
+image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture of a set."""
+    """One image of a set."""
 
     name: str  # unique in the set, one line: the file's, with its sub-folders, or a video frame's "frame_000123.png"
     path: Path  # the file it comes from
@@ -46,12 +46,12 @@ class ImageRecord:
     orientation: int = 1  # EXIF orientation that `read` undoes, 1…8
     stem: str = ""  # unique stem for output files, legal on every file system
     has_alpha: bool = False
-    pixel_aspect: float = 1.0  # width of a pixel / its height, upright; what the file states
-    mask: Path | None = None  # file out of --masks
+    pixel_aspect: float = 1.0  # width of a pixel / its height, upright, from the file
+    mask: Path | None = None  # file in the --masks folder
     frame: int | None = None  # index in the video
-    encoded: bytes | None = field(default=None, repr=False)  # a video's frame, as JPEG
+    encoded: bytes | None = field(default=None, repr=False)  # a video frame as JPEG
     time: float | None = None  # of a video's frame: seconds from the clip's start
-    facing: Facing | None = None  # which view of which 360° picture it is
+    facing: Facing | None = None  # for a view of a 360° picture
 
     def __post_init__(self) -> None:
         if not self.stem:
@@ -60,16 +60,16 @@ class ImageRecord:
 
 @dataclass
 class ImageSet:
-    """Pictures in order. Reading is deterministic, keeps nothing in memory and may be done from several threads."""
+    """Images in order. Reading is deterministic, caches nothing and is thread-safe."""
 
     records: list[ImageRecord]
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    folders: list[dict[str, Any]] = field(default_factory=list)  # what became of the entries of each folder
-    spares: list[ImageRecord] = field(default_factory=list)  # usable pictures that `max_views` left out, in order
+    folders: list[dict[str, Any]] = field(default_factory=list)  # status of the entries of each folder
+    spares: list[ImageRecord] = field(default_factory=list)  # usable images that `max_views` left out, in order
     order: dict[Path, int] = field(default_factory=dict)  # of records and spares
-    masks: Path | None = None  # folder that spares take theirs from
-    videos: list[dict[str, Any]] = field(default_factory=list)  # what was seen of the frames of each video
+    masks: Path | None = None  # folder of the masks of spares
+    videos: list[dict[str, Any]] = field(default_factory=list)  # statistics of the frames of each video
     mask_shares: dict[int, float] = field(default_factory=dict)  # of the pixels that the masks read so far leave
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class ImageSet:
         return self.read_picture(i).rgb
 
     def read_picture(self, i: int, least: tuple[int, int] | None = None) -> Picture:
-        """Colours and transparency by one decoding; `least` as in `decode`. Raises InputError as `read` does."""
+        """Colours and transparency from one decoding; `least` as in `decode`. Raises InputError like `read`."""
         record = self.records[i]
         try:
             picture = decode(_encoded(record), least)
@@ -91,9 +91,9 @@ class ImageSet:
         return picture
 
     def read_mask(self, i: int) -> np.ndarray | None:
-        """(H, W) bool, True = use the pixel: mask file and alpha channel together; None = all.
+        """(H, W) bool, True = use the pixel: mask file and alpha channel combined; None = all.
 
-        Raises InputError if the mask or the picture is damaged.
+        Raises InputError if the mask or the image is damaged.
         """
         mask = self._mask_of(i)
         if mask is not None:
@@ -101,7 +101,7 @@ class ImageSet:
         return mask
 
     def mask_warnings(self, indices: Sequence[int]) -> list[str]:
-        """What to say of masks that were read and remove nothing, or everything: they may not be what was meant."""
+        """Warnings about masks that remove nothing or everything, which may be a mistake."""
         warnings = []
         for share, what in (
             (1.0, "nothing: every pixel is white"),
@@ -127,11 +127,11 @@ class ImageSet:
         return None if record.mask is None else load_mask(record.mask, record.width, record.height, record.orientation)
 
     def stored(self) -> ImageSet:
-        """The set whose pictures are as the files hold them, upright."""
+        """The set with the images as in their files, upright."""
         return self
 
     def as_stored(self, i: int) -> bool:
-        """Whether the picture that `read` gives is the file's, pixel by pixel."""
+        """Whether the image that `read` returns equals the file's, pixel by pixel."""
         return True
 
     def read_each(
@@ -141,12 +141,12 @@ class ImageSet:
         workers: int | None = None,
         least: Callable[[ImageRecord], tuple[int, int] | None] = lambda record: None,
     ) -> Iterator[tuple[int, T | InputError]]:
-        """(i, function(colours, record)) in the order of `indices` (default: all), decoded by a few threads ahead of
-        time. `least` tells of a record how many pixels (height, width) are needed at least, None for all.
+        """Yields (i, function(colours, record)) in the order of `indices` (default: all); a few threads decode ahead.
+        `least` returns for a record the smallest size (height, width) that is needed, None for the full size.
 
-        A picture that cannot be decoded, or whose mask cannot be used, gives its InputError instead; other errors are
-        raised. Before that, `spares` stand in for it, the nearest first: the record changes, and `skipped` lists the
-        damaged one. At most `workers` (default: the number of cores, up to 4) full-size pictures are in memory.
+        An image that cannot be decoded, or whose mask is unusable, is replaced by the nearest of `spares`: the record
+        changes, and `skipped` lists the damaged image. Without a spare its InputError is returned instead; other errors
+        are raised. At most `workers` (default: the number of cores, up to 4) full-size images are in memory.
         """
 
         def one(i: int) -> T | InputError:
@@ -177,7 +177,7 @@ class ImageSet:
     def _settled(
         self, i: int, future: Future[T | InputError], one: Callable[[int], T | InputError]
     ) -> tuple[int, T | InputError]:
-        """The result for picture i; if it is damaged, that of the nearest spare that is not."""
+        """The result for image i; if it is damaged, that of the nearest intact spare."""
         result, first = future.result(), self.records[i]
         damage = result
         while isinstance(result, InputError) and self.spares and first.frame is None:
@@ -201,7 +201,7 @@ class ImageSet:
             return record
         try:
             found, _ = find_masks(self.masks, [_target(record)])
-        except InputError:  # it has none
+        except InputError:  # the image has none
             return record
         return replace(record, mask=found.get(record.name))
 
@@ -219,14 +219,13 @@ def discover(
     of_video: int | None = DEFAULT_VIEWS,
     frames: str = "even",
 ) -> ImageSet:
-    """The usable pictures of folders, files and videos, in natural order; what cannot be used is listed in `skipped`.
+    """The usable images of folders, files and videos in natural order; unusable ones are listed in `skipped`.
 
-    `stride` keeps every n-th picture (and every n-th frame of each video), then `max_views` keeps that many evenly,
-    the first and the last included. A video gives `frames` (as `--frames`), at most `of_video` of them (None: any
-    number of key frames), where `max_views` is None.
-    `recursive` searches sub-folders, too. `on_frame` is told about the progress through a video. Raises UsageError for
-    a path that does not exist, InputError if nothing usable is left and, if `strict`, for the first thing that would be
-    skipped.
+    `stride` keeps every n-th image (and every n-th frame of each video), then `max_views` keeps this many evenly,
+    including the first and the last. A video gives `frames` (as `--frames`), at most `of_video` of them (None: any
+    number of key frames), if `max_views` is None. `recursive` also searches sub-folders. `on_frame` is called with the
+    progress in a video. Raises UsageError for a path that does not exist, InputError if no image is usable and, if
+    `strict`, for the first image that would be skipped.
     """
     if max_views is not None and max_views < 1:
         raise UsageError(f"--max-views must be at least 1, not {max_views}")
@@ -241,7 +240,7 @@ def discover(
         raise InputError(journal.nothing_left())
     used = {record.path for record in records}
     spares = [item for item in items if isinstance(item, ImageRecord) and item.path not in used]
-    if max_views is None or strict:  # every n-th was asked for, or the first damage is to be heard of
+    if max_views is None or strict:  # every n-th image was requested, or the first damage must be reported
         spares = []
     named = _name(records + spares)
     records, spares = named[: len(records)], named[len(records) :]
@@ -257,8 +256,8 @@ def _encoded(record: ImageRecord) -> bytes:
 
 
 def _require_mask(record: ImageRecord) -> None:
-    """Raises InputError for a mask that is damaged or belongs to another picture: without it, what it hides would be
-    back in the scene.
+    """Raises InputError for a mask that is damaged or belongs to another image: ignoring it would bring back what it
+    hides.
     """
     if record.mask is not None:
         try:
@@ -268,7 +267,7 @@ def _require_mask(record: ImageRecord) -> None:
 
 
 def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> list[ImageRecord | Clip]:
-    """The usable pictures (named by their file for now) and videos, in order."""
+    """The usable images (named by their file for now) and videos, in order."""
     items: list[ImageRecord | Clip] = []
     several: list[str] = []
     for file in files:
@@ -291,14 +290,14 @@ def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> lis
 
 
 def _is_clip(path: Path) -> bool:
-    """By content where it is known, else by the name."""
+    """By content if it is known, else by name."""
     with open_regular(path) as stream:
         head = stream.read(200)
     return not is_picture(head) and (is_video(path) or containers.is_video(head))
 
 
 def _probe_image(file: Found, max_pixels: int) -> tuple[ImageRecord, int]:
-    """The record, and how many pictures the file holds."""
+    """The record, and the number of images in the file."""
     with open_regular(file.path) as stream:
         header = probe(stream)
     width, height = header.upright_size
@@ -315,7 +314,7 @@ def _probe_video(path: Path, max_pixels: int) -> Clip:
 
 
 def _record(item: ImageRecord | Clip, frame: int | None) -> ImageRecord | None:
-    """Record of a plan's entry; None for a frame that the video's decoder had to give up."""
+    """The record of a plan's entry; None for a frame that could not be decoded."""
     if isinstance(item, ImageRecord):
         return item
     if frame is None:
@@ -329,7 +328,7 @@ def _record(item: ImageRecord | Clip, frame: int | None) -> ImageRecord | None:
 
 
 def _name(records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Names and stems that are unique in the set; frames carry their video's name where there are several videos."""
+    """Unique names and stems; with several videos, frames carry the name of their video."""
     several = len({record.path for record in records if record.frame is not None}) > 1
     prefixes = [f"{r.path.stem}_" if several and r.frame is not None else "" for r in records]
     names = unique_names([prefix + record.name for prefix, record in zip(prefixes, records)])

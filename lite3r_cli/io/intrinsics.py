@@ -1,4 +1,4 @@
-"""`--intrinsics FILE`: focal lengths and principal points of cameras whose poses are not known."""
+"""`--intrinsics FILE`: focal lengths and principal points of cameras with unknown poses."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _WAYS = (
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """K (3, 3) of the pictures whose name fits `pattern`, at `size` (width, height); None = whatever size they have."""
+    """K (3, 3) of the images whose name matches `pattern`, at `size` (width, height); None = any size."""
 
     pattern: str
     K: np.ndarray
     size: tuple[int, int] | None
 
     def at(self, name: str, width: int, height: int, path: Path) -> np.ndarray:
-        """K for a picture of `width` × `height`. Raises InputError where it has another aspect than the camera, or
-        where K cannot be that of such a picture.
+        """K for an image of `width` × `height`. Raises InputError if its proportions differ from the camera's, or if K
+        is implausible for it.
         """
         if self.size is None:
             fields.require_plausible(f"{path}: K for {name}", self.K, (width, height))
@@ -65,7 +65,7 @@ def read_intrinsics(path: Path) -> list[Intrinsics]:
 
 
 def find_intrinsics(cameras: list[Intrinsics], name: str) -> Intrinsics | None:
-    """The first that fits a picture's name, with or without its folder."""
+    """The first entry that matches the name of an image, with or without its folder."""
     names = (name, PurePosixPath(name).name)
     return next((c for c in cameras if c.pattern in names or any(fnmatchcase(n, c.pattern) for n in names)), None)
 

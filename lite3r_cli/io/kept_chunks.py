@@ -1,4 +1,4 @@
-"""The hidden folder in which a run in chunks keeps those that are finished: where it is, and when it is nobody's."""
+"""The hidden folder for finished chunks of a run: its path, and checks before it is used or removed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .transaction import MARKER, remove_marked
 
 
 def place_of(layout: OutputLayout) -> Path:
-    """Where a run in chunks keeps them until its output is whole."""
+    """The folder of the chunks until the output is complete."""
     return layout.root / f".{layout.cloud}.lite3r-chunks"
 
 
 def remove_finished(layout: OutputLayout) -> None:
-    """Remove the chunks that a killed run has left at an output which is whole, and newer than all of them."""
+    """Remove the chunks of a killed run if the output is complete and newer than all of them."""
     path = place_of(layout)
     with suppress(OSError):
         written = (layout.root / layout.run_json).stat().st_mtime_ns
@@ -31,8 +31,8 @@ def _time(path: Path) -> int:
 
 
 def is_ours(path: Path) -> bool:
-    """A folder of this user's that is closed to all others, and either empty or with our marker. A new folder shows
-    what a closed one looks like: some file systems keep no modes. Raises OSError.
+    """Whether a folder belongs to this user, is closed to others, and is empty or has our marker. A new folder shows
+    what a closed one looks like, because some file systems have no modes. Raises OSError.
     """
     found, probe = path.lstat(), tempfile.mkdtemp(prefix=".lite3r-", dir=path.parent)
     try:

@@ -1,9 +1,9 @@
-"""Which frames of a video say something new: by how far the picture moves, the sharpest of those that compete.
+"""Selects key frames of a video by image motion and sharpness.
 
-Every frame is looked at once, small and grey. Corners are followed from one frame to the next (Lucas and Kanade, IJCAI
-1981); the median way that they move is the motion. Frames are wanted at even steps of motion, not of time: a camera
-that stands gives one, one that turns fast gives many. Around each place the sharpest frame is taken, by the variance of
-its Laplacian.
+Every frame is examined once as a small grey image. Corners are tracked from frame to frame (Lucas and Kanade, IJCAI
+1981); the median displacement is the motion. Key frames are at equal steps of motion, not of time: a resting camera
+gives one, a fast turn gives many. Around each position the sharpest frame is selected, by the variance of its
+Laplacian.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from typing import Any
 import cv2
 import numpy as np
 
-SIDE = 192  # pixels of the longer side at which frames are looked at
-STEP = 0.08  # of the width, that pictures move from one key frame to the next
-FEWEST = 8  # key frames, where there are so many frames
-_CORNERS, _FOLLOWED = 150, 12  # corners that are followed, and how many have to be found again
-_NEAR = 0.35  # of a step: so far around its place a key frame may lie
+SIDE = 192  # pixels of the longer side of the examined frames
+STEP = 0.08  # of the width: motion from one key frame to the next
+FEWEST = 8  # minimum number of key frames, if there are so many frames
+_CORNERS, _FOLLOWED = 150, 12  # number of tracked corners, and the smallest number that must be found again
+_NEAR = 0.35  # of a step: search range of the sharpest frame
 _STILL = 5e-4  # of the width: less is noise
-_SAME = 0.6  # grey levels: frames that differ less on average are one picture
-_BLURRED, _AROUND = 0.35, 15  # share of the usual sharpness of so many frames before and after
+_SAME = 0.6  # grey levels: frames with a smaller mean difference are identical
+_BLURRED, _AROUND = 0.35, 15  # share of the usual sharpness, in a window of so many frames before and after
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What was seen of the N frames of a video."""
+    """Measurements of the N frames of a video."""
 
     motion: np.ndarray  # (N,) since the frame before, as a share of the width
     sharpness: np.ndarray  # (N,) variance of the Laplacian
-    same: np.ndarray  # (N,) bool: shows what the frame before shows, to the pixel
+    same: np.ndarray  # (N,) bool: identical to the previous frame
 
     @property
     def blurred(self) -> list[int]:
-        """Frames far less sharp than those around them."""
+        """Frames that are far less sharp than their neighbours."""
         usual = [
             float(np.median(self.sharpness[max(0, i - _AROUND) : i + _AROUND + 1])) for i in range(len(self.sharpness))
         ]
         return np.flatnonzero(self.sharpness < _BLURRED * np.array(usual)).tolist()
 
     def key_frames(self, count: int | None = None, most: int | None = None) -> list[int]:
-        """`count` frames at even steps of motion; None: one each `STEP`, at most `most`."""
+        """`count` frames at equal steps of motion; None: one per `STEP`, at most `most`."""
         frames = len(self.motion)
         way = np.cumsum(np.where(self.motion < _STILL, 0, self.motion))
         total = float(way[-1]) if frames else 0.0
@@ -59,7 +59,7 @@ class Looks:
                 chosen.append(int(near[np.argmax(self.sharpness[near])]))
             elif first < frames:
                 chosen.append(first + int(np.argmin(np.abs(way[first:] - place))))
-        rest = [i for i in range(frames) if i not in set(chosen)]  # more were asked for than there are steps
+        rest = [i for i in range(frames) if i not in set(chosen)]  # more frames were requested than there are steps
         more: list[int] = (
             np.linspace(0, len(rest) - 1, wanted - len(chosen)).round().astype(int).tolist() if rest else []
         )
@@ -76,7 +76,7 @@ class Looks:
 
 
 def look_through(greys: Iterable[np.ndarray]) -> Looks:
-    """Look at all frames (h, w) uint8, at most `SIDE` pixels large."""
+    """Measure all frames (h, w) uint8 of at most `SIDE` pixels."""
     motion, sharpness, same = [], [], []
     before: np.ndarray | None = None
     for grey in greys:
@@ -89,7 +89,7 @@ def look_through(greys: Iterable[np.ndarray]) -> Looks:
 
 
 def _motion(before: np.ndarray, grey: np.ndarray) -> float:
-    """The median way of the corners, as a share of the width; a whole step where they are lost."""
+    """The median displacement of the corners as a share of the width; a whole step if tracking fails."""
     corners = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 5)
     if corners is None or len(corners) < _FOLLOWED:
         return 0.0 if float(cv2.absdiff(before, grey).mean()) < 4 * _SAME else STEP

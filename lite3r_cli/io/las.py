@@ -1,7 +1,7 @@
-"""`scene.las` and `scene.laz`: the cloud for surveyors' programs, LAS 1.4 (ASPRS), point format 7.
+"""`scene.las` and `scene.laz`: the cloud for survey software, LAS 1.4 (ASPRS), point format 7.
 
-Heights are along +z. A georeferenced cloud comes in the UTM zone of its place (polar stereographic beyond 84° N and
-80° S), which the file names as WKT; another one in the frame of the scene, turned so that z is up.
+Heights are along +z. A georeferenced cloud is in its UTM zone (polar stereographic beyond 84° N and 80° S), which the
+file names as WKT; another one is in the frame of the scene, rotated so that z is up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import laspy
 
 FINEST = 1e-4  # metres, the step of coordinates
-STEPS = 1e9  # the scene's extent has to fit in so many steps: they are numbers of 32 bits
+STEPS = 1e9  # the scene's extent must fit in this number of steps, because coordinates have 32 bits
 UTM_NORTH, UTM_SOUTH, UPS_NORTH, UPS_SOUTH = 32600, 32700, 5041, 5042  # EPSG, the UTM's plus the zone
 CHUNK = 1_000_000  # points that are converted at a time
 
@@ -36,7 +36,7 @@ def write_laz(scene: SceneExport) -> list[Path]:
 
 
 def utm_code(latitude: float, longitude: float) -> int:
-    """EPSG's number of the UTM zone of a place in degrees, of the polar projections where there is none."""
+    """EPSG code of the UTM zone of a place in degrees, or of the polar projections."""
     if latitude >= 84:
         return UPS_NORTH
     if latitude < -80:
@@ -68,7 +68,7 @@ def _write(scene: SceneExport, name: str, compressed: bool) -> Path:
 
 
 def _placed(scene: SceneExport) -> tuple[np.ndarray, int | None]:
-    """(N, 3) float64 points with z up, and EPSG's number of their coordinates, where they have a place on Earth."""
+    """(N, 3) float64 points with z up, and the EPSG code of their coordinates if they have a location on Earth."""
     points = scene.cloud.points.astype(np.float64)
     if scene.geographic is not None:
         import pyproj

@@ -1,4 +1,4 @@
-"""Who may write at a place: one run at a time, and nothing that is there is taken for a lock because of its name."""
+"""Locks of output places: one run at a time. A file is not treated as a lock because of its name alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ except ImportError as error:
     raise BackendError("lite3r runs on Linux and macOS; on Windows use WSL (locks and renames are POSIX's)") from error
 
 RUN_LOCK = ".lite3r.lock"
-_held: dict[int, Callable[[], None]] = {}  # descriptor of a lock → says that it need not be given back any more
+_held: dict[int, Callable[[], None]] = {}  # descriptor of a lock → function that cancels its clean-up
 
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it as long as a run writes into it; one that stays empty goes again. Raises OutputError
-    where another run does.
+    """Make a folder and lock it while a run writes into it; an empty one is removed again. Raises OutputError if
+    another run has it.
     """
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     lock = None
@@ -43,24 +43,24 @@ def run_folder(folder: Path) -> Iterator[None]:
 
 
 def clear_lock(folder: Path) -> None:
-    """Remove the lock that a killed run has left in a folder; one that is held stays."""
+    """Remove the lock that a killed run has left in a folder; a lock in use stays."""
     with suppress(OSError, OutputError):
         if os.path.lexists(folder / RUN_LOCK):
             give_back(acquire(folder / RUN_LOCK), folder / RUN_LOCK)
 
 
 def in_the_way(path: Path) -> OutputError:
-    """For what the program has not written and would have to replace."""
+    """The error for a file that lite3r did not write and would have to replace."""
     return OutputError(f"{path}: is in the way and not from lite3r; move it or choose another -o")
 
 
 def remove_folders(folders: Sequence[Path]) -> None:
-    """Remove those that are empty, the lowest first."""
+    """Remove the empty ones, the deepest first."""
     for folder in sorted(folders, key=lambda path: -len(path.parts)):
         try:
             folder.rmdir()
         except OSError:
-            return  # somebody uses it
+            return  # another process uses it
 
 
 class Busy(OutputError):
@@ -68,7 +68,7 @@ class Busy(OutputError):
 
 
 def acquire(path: Path) -> int:
-    """Take the lock file and return its descriptor; the kernel frees it when the process ends, however it ends.
+    """Take the lock file and return its descriptor. The kernel releases it however the process ends.
 
     Raises Busy, OutputError, OSError.
     """
@@ -86,7 +86,7 @@ def _acquire(path: Path) -> int:
             if not stat.S_ISREG(status.st_mode):
                 raise in_the_way(path)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else its last holder removed it between our open and our lock
+            if os.fstat(descriptor).st_nlink:  # otherwise its holder removed it between open and lock
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -94,7 +94,7 @@ def _acquire(path: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             with suppress(OSError):
-                path.unlink()  # no lock to anybody where there are none
+                path.unlink()  # file systems without locks: leave no lock file
             raise OutputError(f"{path}: cannot be locked ({error.strerror}); write to a local disk with -o") from error
         except OutputError:
             os.close(descriptor)
@@ -103,7 +103,7 @@ def _acquire(path: Path) -> int:
 
 
 def _open_lock(path: Path) -> int:
-    """Neither a link nor a pipe is waited for or followed. A lock that another user left can be held, not written."""
+    """Links are not followed, and pipes do not block. A lock file of another user can be locked, not written."""
     flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
@@ -119,7 +119,7 @@ def _open_lock(path: Path) -> int:
 
 
 def give_back(descriptor: int, path: Path) -> None:
-    """Remove a lock file that is held, then let go of it. Does nothing the second time."""
+    """Remove a held lock file, then release it. Does nothing the second time."""
     with uninterrupted():
         finished = _held.pop(descriptor, None)
         if finished is None:
@@ -128,6 +128,6 @@ def give_back(descriptor: int, path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except PermissionError:
-            pass  # another user's, in a folder where one removes only one's own
+            pass  # it belongs to another user, in a folder with the sticky bit
         finally:
             os.close(descriptor)

@@ -1,9 +1,9 @@
-"""Masks that say which pixels of a photograph to use, named as COLMAP names them: black = ignore.
+"""Masks of photographs, named like COLMAP's: black = ignore.
 
-For `a.jpg` the mask is `a.jpg.png`, or else `a.png`. It may be of any format that pictures may have and of any size,
-but of the picture's proportions: one of others was made for another picture. What is transparent in a mask is ignored
-like what is black. It is drawn over the picture as a viewer shows it; one whose shape fits the picture as the sensor
-stored it (before EXIF turned it on its side) is turned along.
+The mask of `a.jpg` is `a.jpg.png`, or else `a.png`. It may have any image format and any size, but needs the
+proportions of the image: another mask belongs to another image. Transparent pixels are ignored like black ones. The
+mask belongs to the upright image. A mask whose shape fits only the stored image (before EXIF rotates it) is rotated
+with it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from .probe import probe
 from .regular import BadImage, read_regular
 from .resize import is_resized
 
-MAX_PIXELS = 200_000_000  # of a mask; it needs no more than its picture
+MAX_PIXELS = 200_000_000  # of a mask; it needs no more than its image
 _ADVICE = "draw or save it again, or take it away and its image is used whole"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a mask is looked up by."""
+    """The key for finding a mask."""
 
-    name: str  # unique name in the set, perhaps with folders
-    path: Path  # the picture, or the video that the frame is from
+    name: str  # unique name in the set, possibly with folders
+    path: Path  # the image, or the video of the frame
     is_frame: bool = False
 
 
 def find_masks(folder: Path, targets: Sequence[Target]) -> tuple[dict[str, Path], list[str]]:
-    """Mask file for each target that has one (by name), and a warning for those without.
+    """Mask file for each target that has one (by name), and a warning about those without.
 
-    Pictures of the same file name from different folders take theirs from sub-folders: `left/a.jpg` → `left/a.jpg.png`.
-    Raises UsageError if `folder` is not a folder, InputError if none of the targets has a mask.
+    Images with equal names from different folders use sub-folders: `left/a.jpg` → `left/a.jpg.png`. Raises UsageError
+    if `folder` is not a folder, InputError if no target has a mask.
     """
     require_folder(folder, "--masks")
     shared = Counter(target.path.name for target in targets if not target.is_frame)
@@ -68,9 +68,9 @@ def find_masks(folder: Path, targets: Sequence[Target]) -> tuple[dict[str, Path]
 
 
 def load_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarray:
-    """(height, width) bool, True = use the pixel, for an upright image of that size whose EXIF orientation was given.
+    """(height, width) bool, True = use the pixel, for an upright image of this size with this EXIF orientation.
 
-    Raises InputError that names the mask if it is damaged, or of other proportions than the image.
+    Raises InputError that names the mask if it is damaged, or has other proportions than the image.
     """
     mask = stored_mask(path, width, height, orientation)
     if mask.shape == (height, width):
@@ -79,7 +79,7 @@ def load_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarr
 
 
 def stored_mask(path: Path, width: int, height: int, orientation: int) -> np.ndarray:
-    """The same at the size that the file has. Raises InputError as `load_mask` does."""
+    """The same at the size of the mask file. Raises InputError like `load_mask`."""
     try:
         data = read_regular(path)
         header = probe(io.BytesIO(data))
@@ -93,7 +93,7 @@ def stored_mask(path: Path, width: int, height: int, orientation: int) -> np.nda
 
 
 def _is_on_its_side(header: Header, width: int, height: int, orientation: int) -> bool:
-    """Whether a mask was drawn over the picture as the sensor stored it. Raises BadImage if it fits neither way."""
+    """Whether a mask fits the stored, not upright image. Raises BadImage if it fits neither."""
     size = header.upright_size
     shown, stored = is_resized(size, (width, height)), is_resized(size, (height, width))
     drawn_on_sensor = header.orientation == 1 and orientation >= 5
@@ -107,7 +107,7 @@ def _is_on_its_side(header: Header, width: int, height: int, orientation: int) -
 
 
 def _candidates(folder: Path, target: Target, shared: Counter[str]) -> list[Path]:
-    """Where a mask may lie, without its suffix: beside the others, or in sub-folders like the pictures'."""
+    """Possible paths of a mask without the suffix: in the folder, or in sub-folders like those of the images."""
     name = target.name if target.is_frame else target.path.name
     below = PurePosixPath(target.name).parent
     places = [folder] if below == PurePosixPath(".") else [folder / below, folder]
@@ -118,13 +118,13 @@ def _candidates(folder: Path, target: Target, shared: Counter[str]) -> list[Path
 
 
 class _Listing:
-    """The files of the masks' folders by name, whatever the case of their suffixes."""
+    """The files of the mask folders by name, regardless of the case of their suffixes."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, Path]] = {}
 
     def files(self, bases: Sequence[Path], picture: Path) -> Iterator[Path]:
-        """Existing files BASE.png, or with another picture's suffix; never the picture itself."""
+        """Existing files BASE.png, or with another image suffix; never the image itself."""
         for base in bases:
             names = self._in(base.parent)
             for suffix in (".png", *IMAGE_SUFFIXES):
@@ -138,11 +138,11 @@ class _Listing:
                 names = sorted(os.listdir(folder))
             except OSError:
                 names = []
-            paths = [folder / name for name in names]  # what is no file is told when it is read
+            paths = [folder / name for name in names]  # what is no file is reported when it is read
             self._folders[folder] = {f"{p.stem}\0{p.suffix.lower()}": p for p in paths}
         return self._folders[folder]
 
 
 def _mismatch(size: tuple[int, int], picture: tuple[int, int]) -> float:
-    """How far the aspect ratios of two sizes (width, height) are apart, 0 = equal."""
+    """Relative difference of the aspect ratios of two sizes (width, height), 0 = equal."""
     return abs(float(np.log(size[0] / size[1] * picture[1] / picture[0])))

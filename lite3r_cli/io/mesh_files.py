@@ -1,6 +1,6 @@
 """A surface with vertex colours as PLY, OBJ and GLB.
 
-PLY and OBJ stand in the frame of the cloud. The GLB is for viewers: glTF axes, upright where up is known, unlit.
+PLY and OBJ have the frame of the cloud. The GLB is for viewers: glTF axes, upright if the up direction is known, unlit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_mesh_obj(path: Path, mesh: Mesh) -> None:
 
 
 def write_mesh_glb(path: Path, mesh: Mesh, look: Similarity | None) -> None:
-    """glTF 2.0, places in 16 bits, linear colours, unlit; `look`: into the frame of viewers. Raises OutputError."""
+    """glTF 2.0, 16-bit positions, linear colours, unlit; `look`: into the frame of viewers. Raises OutputError."""
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "lite3r"},
         "scene": 0,

@@ -1,4 +1,4 @@
-"""Films: frames in, an .mp4 out."""
+"""Writes .mp4 videos from frames."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from ..errors import OutputError
 from .files import output_error
 
-QUALITY = "18"  # H.264's constant rate factor: 18 looks like the original
+QUALITY = "18"  # H.264's constant rate factor: 18 is visually lossless
 SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
 def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Write (H, W, 3) uint8 RGB frames of one even size as H.264, which browsers and players show; returns how many.
+    """Write (H, W, 3) uint8 RGB frames of one even size as H.264, which browsers and players support. Returns their
+    number.
 
     Raises OutputError.
     """
@@ -34,7 +35,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
                 count += 1
             if stream is not None:
                 container.mux(stream.encode())
-    except OSError as error:  # FFmpeg's errors of the system are Python's, too
+    except OSError as error:  # FFmpeg's system errors are Python's, too
         raise output_error(path, error) from error
     except (av.FFmpegError, ValueError) as error:
         raise OutputError(f"{path}: the film could not be written: {error}") from error

@@ -1,4 +1,4 @@
-"""File names that fit on one line and are unique on every file system."""
+"""File names on one line, unique on every file system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath, PurePosixPath
 
-_UNPRINTABLE = re.compile(  # control, line breaks, marks that turn the direction of text, bytes not in UTF-8
+_UNPRINTABLE = re.compile(  # control characters, line breaks, marks of text direction, bytes that are not UTF-8
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _UNSAFE = re.compile(r'[\\/:*?"<>|]')  # not allowed in file names on Windows
@@ -21,28 +21,28 @@ def printable(name: object) -> str:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name within a folder is of something outside of it: absolute, or with `..`."""
+    """Whether a name leaves its folder: it is absolute or has `..`."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
 
 
 def _fold(name: str) -> str:
-    """Two names with the same fold are one file on a case-insensitive or normalising file system."""
+    """Names with equal folds are one file on a case-insensitive or normalising file system."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def unique_names(file_names: Sequence[str]) -> list[str]:
-    """One-line names, pairwise different even where case does not count; a repeated `a.jpg` becomes `a_2.jpg`.
+    """One-line names that differ even without case; a repeated `a.jpg` becomes `a_2.jpg`.
 
-    A name that is unique already (nearly always) stays as it is.
+    A unique name, the usual case, does not change.
     """
     return _numbered([printable(name) for name in file_names])
 
 
 def output_stems(names: Sequence[str]) -> list[str]:
-    """For each of the unique `names` a stem for its output files, pairwise different and legal on every file system.
+    """For each of the unique `names` a stem for its output files; stems differ and are valid on every file system.
 
-    `a.jpg` gives `a`, `left/a.jpg` gives `left_a`; where `a.png` is in the set too they give `a_jpg` and `a_png`.
+    `a.jpg` gives `a`, `left/a.jpg` gives `left_a`; if the set also has `a.png`, they give `a_jpg` and `a_png`.
     """
     paths = [PurePosixPath(name) for name in names]
     stems = [_safe_stem("_".join([*path.parts[:-1], path.stem])) for path in paths]
@@ -60,7 +60,7 @@ def _safe_stem(stem: str) -> str:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """The first owner of a name keeps it, later ones get the first free number."""
+    """The first owner keeps a name, later ones get the first free number."""
     taken = {_fold(name) for name in names}
     seen: set[str] = set()
     result = []

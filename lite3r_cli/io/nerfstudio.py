@@ -18,7 +18,7 @@ from .scene_export import SceneExport
 POINTS = "sparse_pc.ply"
 NGP_BOX = 4  # side of instant-ngp's box, in its units; a power of two
 NGP_SIDE = 3.0  # side of the scene in it
-# COLMAP's models that transforms.json can say: its name for them, and the keys of their last parameters
+# COLMAP models that transforms.json supports: its name for them, and the keys of their last parameters
 _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "SIMPLE_RADIAL": ("OPENCV", ("k1",)), "RADIAL": ("OPENCV", ("k1", "k2")),
     "OPENCV": ("OPENCV", ("k1", "k2", "p1", "p2")), "SIMPLE_FISHEYE": ("OPENCV_FISHEYE", ()),
@@ -26,15 +26,15 @@ _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "RADIAL_FISHEYE": ("OPENCV_FISHEYE", ("k1", "k2")),
     "OPENCV_FISHEYE": ("OPENCV_FISHEYE", ("k1", "k2", "k3", "k4")),
 }  # fmt: skip
-OPENGL_AXES = np.array([1.0, -1.0, -1.0])  # of OpenCV's
+OPENGL_AXES = np.array([1.0, -1.0, -1.0])  # relative to OpenCV's
 
 
 def write_nerfstudio(scene: SceneExport) -> list[Path]:
-    """Write transforms.json and the points that training starts from, and return both files.
+    """Write transforms.json and the initial points for a training, and return both files.
 
-    Only the cameras' axes are OpenGL: the world frame stays that of the PLY file. All paths are relative to the folder.
-    For instant-ngp, `scale`, `offset` and `aabb_scale` put the points into its box, and `up` says that -y is up.
-    Raises OutputError, and UsageError for distorted pictures that the file cannot describe.
+    Only the camera axes are OpenGL's: the world frame is that of the PLY file. All paths are relative to the folder.
+    For instant-ngp, `scale`, `offset` and `aabb_scale` fit the points into its box, and `up` states that -y is up.
+    Raises OutputError, and UsageError for distorted images that the file cannot describe.
     """
     model = _model(scene)
     frames = []
@@ -60,7 +60,7 @@ def write_nerfstudio(scene: SceneExport) -> list[Path]:
 
 
 def _model(scene: SceneExport) -> str:
-    """The camera model that stands for all pictures. Raises UsageError where none does."""
+    """The common camera model of all images. Raises UsageError if there is none."""
     lenses = [lens for lens in map(scene.lens, scene.views) if lens is not None]
     models = {_MODELS.get(lens.model, ("", ()))[0] for lens in lenses}
     if not models:
@@ -72,7 +72,7 @@ def _model(scene: SceneExport) -> str:
 
 
 def _intrinsics(lens: DistortedCamera | None, K: np.ndarray) -> dict[str, float]:
-    """fl_x, fl_y, cx, cy, and of a distorted picture its k1, k2, …"""
+    """fl_x, fl_y, cx, cy, and k1, k2, … of a distorted image."""
     values = {"fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
     if lens is not None:
         values = dict(zip(("fl_x", "fl_y", "cx", "cy"), (*lens.focal, *lens.centre), strict=True))
@@ -83,15 +83,15 @@ def _intrinsics(lens: DistortedCamera | None, K: np.ndarray) -> dict[str, float]
 
 
 def _depth(scene: SceneExport, view: View) -> dict[str, object]:
-    """`depth_file_path`, and what a stored value has to be multiplied with to be depth in scene units."""
-    if view.name not in scene.depths or scene.lens(view) is not None:  # a depth map is always a pinhole's
+    """`depth_file_path`, and the factor from stored values to depth in scene units."""
+    if view.name not in scene.depths or scene.lens(view) is not None:  # depth maps always belong to a pinhole
         return {}
     path, scale = scene.depths[view.name]
     return {"depth_file_path": path, "depth_unit_scale_factor": 1 / scale}
 
 
 def _start(scene: SceneExport) -> PointCloud:
-    """The points that a splat starts from: every one becomes a Gaussian, so that a whole cloud is too many."""
+    """Initial points for splats: each becomes a Gaussian, so a whole cloud is too many."""
     sparse = scene.sparse
     if sparse is None or len(sparse) == 0:
         return scene.cloud
@@ -100,7 +100,9 @@ def _start(scene: SceneExport) -> PointCloud:
 
 
 def _box(scene: SceneExport) -> dict[str, object]:
-    """instant-ngp's keys: its box has side `aabb_scale` around (0.5, 0.5, 0.5) in a world turned, scaled and moved."""
+    """Keys for instant-ngp, whose box has the side `aabb_scale` around (0.5, 0.5, 0.5) in a rotated, scaled and shifted
+    world.
+    """
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in scene.views]))
     points = scene.cloud.points if len(scene.cloud) else centres
     low, high = np.percentile(np.concatenate([points, np.repeat(centres, 2, 0)]), (2, 98), axis=0)
@@ -108,6 +110,6 @@ def _box(scene: SceneExport) -> dict[str, object]:
     side = float((high - low).max()) or 1.0
     scale = NGP_SIDE / side
     middle = (low + high) / 2
-    # its loader turns the axes (x, y, z) into (y, z, x) after scale and offset
+    # its loader permutes the axes (x, y, z) to (y, z, x) after scale and offset
     offset = 0.5 - scale * middle
     return {"aabb_scale": NGP_BOX, "scale": scale, "offset": offset.tolist(), "up": [0.0, -1.0, 0.0]}

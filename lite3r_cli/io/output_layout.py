@@ -1,10 +1,10 @@
-"""Where the files of one output go, and what `run.json` says of them.
+"""Paths of the files of an output, and their list in `run.json`.
 
     -o out/scene.ply    out/scene.ply   out/scene/cameras.json   out/scene/depth/…   out/scene/run.json
     -o out/             out/scene.ply   out/cameras.json         out/depth/…         out/run.json
 
-`-o` means a folder unless it ends in `.ply`. `run.json` is the last file written; its key `files` lists every file of
-the output but itself, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …, "sha256": …}, …}.
+`-o` means a folder unless it ends in `.ply`. `run.json` is written last; its key `files` lists every other file of the
+output, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …, "sha256": …}, …}.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from pathlib import Path, PurePosixPath
 from ..errors import InputError, UsageError
 from .documents import read_json
 
-_MAX_PARTS = 32  # folders of a listed path: what we write lies in three at most
+_MAX_PARTS = 32  # folders of a listed path; our paths have at most three
 _OTHER_FILES = (".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".xyz", ".zip")
 
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The places of one output."""
+    """The paths of one output."""
 
     root: Path  # the folder of the cloud
     cloud: str  # file name of the cloud, in `root`
-    folder: str  # folder of everything else, in `root`; "" for `root` itself
+    folder: str  # folder of all other files, in `root`; "" for `root` itself
 
     def inside(self, name: str) -> str:
-        """Path, relative to `root`, of a file that lives in the folder, e.g. "depth/a.png" -> "scene/depth/a.png"."""
+        """Path, relative to `root`, of a file in the folder, e.g. "depth/a.png" -> "scene/depth/a.png"."""
         return f"{self.folder}/{name}" if self.folder else name
 
     @property
     def title(self) -> str:
-        """What a viewer calls the scene: the name that was given to it."""
+        """The title of the scene in viewers: its name."""
         return self.folder or self.root.absolute().name or "scene"
 
     @property
@@ -44,7 +44,7 @@ class OutputLayout:
 
 
 def output_layout(target: str | Path) -> OutputLayout:
-    """The places that `-o target` means. Raises UsageError for a name that is neither a PLY file nor a folder."""
+    """The paths for `-o target`. Raises UsageError for a name that is neither a PLY file nor a folder."""
     if not str(target):
         raise UsageError("-o: the name is empty; give a .ply file or a folder")
     path = Path(target)
@@ -57,9 +57,9 @@ def output_layout(target: str | Path) -> OutputLayout:
 
 
 def files_of_run(layout: OutputLayout) -> dict[str, int] | None:
-    """Size in bytes of every file that the output's `run.json` lists, or None where it is absent or not one of ours.
+    """Size in bytes of every file in the output's `run.json`; None if it is missing or not ours.
 
-    A list that leads outside the output (an absolute path, `..`) is not one of ours.
+    A list with paths outside the output (absolute, `..`) is not ours.
     """
     try:
         document = read_json(layout.root / layout.run_json)
@@ -70,20 +70,20 @@ def files_of_run(layout: OutputLayout) -> dict[str, int] | None:
 
 
 def is_complete(target: str | Path) -> bool:
-    """Whether `-o target` holds a finished output: a valid run.json, and every file it lists there in its size."""
+    """Whether `-o target` is a finished output: a valid run.json, and every listed file exists with its size."""
     layout = output_layout(target)
     sizes = files_of_run(layout)
     return sizes is not None and len(sizes) > 0 and not incomplete_files(layout, sizes)
 
 
 def incomplete_files(layout: OutputLayout, sizes: Mapping[str, int]) -> list[str]:
-    """Files of an output that are not there, or of another size."""
+    """Files of an output that are missing or have another size."""
     paths = {name: layout.root / name for name in sizes}
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 def belongs(layout: OutputLayout, name: str) -> bool:
-    """Whether a listed path is the cloud or lies, links resolved, in the output's folder."""
+    """Whether a listed path is the cloud, or is in the output's folder with links resolved."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:
         return False

@@ -1,7 +1,7 @@
-"""Which files an earlier run wrote: they are no input for the next one.
+"""Files that earlier runs wrote, which are no input.
 
-They are known by the run.json beside them, also where the folder was moved or renamed since. The photographs that
-`--format colmap`, `nerfstudio` and others copy to images/ are input for whoever names that folder, or a file of it.
+They are recognised by the run.json next to them, also after the folder was moved or renamed. Photographs that `--format
+colmap`, `nerfstudio` and others copied to images/ are input if that folder, or a file of it, is named.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _LEVELS = 4  # folders between a file of an output and its run.json: scene/colma
 
 
 def written_into(folder: Path) -> dict[str, int]:
-    """Real path → size of every file that a run.json in `folder` or in a folder right below it lists.
+    """Real path → size of every file that a run.json in `folder`, or in a folder directly below it, lists.
 
-    Never raises: a run.json that is no list of ours lists nothing.
+    Never raises: an invalid run.json lists nothing.
     """
     listed: dict[str, int] = {}
     places = [folder]
@@ -37,7 +37,7 @@ def written_into(folder: Path) -> dict[str, int]:
 def written_above(folder: Path) -> dict[str, int]:
     """The same for a run.json in a folder above: `folder` may be the depth/ of an output.
 
-    Pictures copied to images/ are not among them where `folder` is that images/ or lies in it.
+    Images copied to images/ are excluded if `folder` is that images/ or is inside it.
     """
     listed: dict[str, int] = {}
     below = Path(os.path.realpath(folder))
@@ -48,7 +48,7 @@ def written_above(folder: Path) -> dict[str, int]:
 
 
 def is_output(path: Path, listed: dict[str, int]) -> bool:
-    """Is it a file of the list, in the size listed? One that a user has put in its place is not."""
+    """Whether a file is in the list with its size. A file that a user has replaced is not."""
     if not listed:
         return False
     size = listed.get(os.path.realpath(path))
@@ -61,8 +61,8 @@ def is_output(path: Path, listed: dict[str, int]) -> bool:
 
 
 def _listed_by(place: Path) -> dict[str, int]:
-    """Names in run.json are relative to the folder of the cloud: the place itself, or the one above it, in which the
-    place may have had another name.
+    """Names in run.json are relative to the folder of the cloud: the place itself, or its parent, in which the place
+    may have had another name.
     """
     if not os.path.lexists(place / _RUN_JSON):
         return {}
@@ -82,7 +82,7 @@ def _listed_by(place: Path) -> dict[str, int]:
 
 
 def _folder_named_in(names: dict[str, int]) -> str:
-    """`scene/` where the list is of scene.ply and of what lies in scene/; nothing where all lies in one folder."""
+    """`scene/` if the list has scene.ply and files in scene/; None if all files are in one folder."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
     if len(folders) != 1 or sum("/" not in name for name in names) > 1:
         return ""

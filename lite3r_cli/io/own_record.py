@@ -1,5 +1,5 @@
-"""A folder that one command wrote as a whole: its record lists every file in its size, so that `--overwrite` takes
-nothing that somebody else has put there, or has changed since.
+"""The record of a folder that one command wrote. It lists every file with its size, so that `--overwrite` replaces no
+file that someone else has added or changed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from .names import printable
 
 
 def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """For the key `files` of a record."""
+    """The key `files` of a record."""
     return {name: {"bytes": (folder / name).stat().st_size} for name in names}
 
 
 def require_as_written(folder: Path, record: str, maker: str, but: Sequence[str] = ()) -> list[str]:
-    """The files that `folder` holds, relative to it, the record first; entries of `but` at its top are not looked at.
+    """The files in `folder`, relative to it, the record first; entries of `but` at its top level are ignored.
 
-    `maker` is the command that the record is from. Raises OutputError unless all of them are listed and have their
-    sizes, and where the folder is none.
+    `maker` is the command of the record. Raises OutputError if a file is not listed or has another size, and if the
+    path is not a folder.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise OutputError(f"{printable(folder)}: is in the way and not from {maker}; move it or choose another name")

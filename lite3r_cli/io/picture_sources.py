@@ -1,4 +1,6 @@
-"""From what stands on the command line to a list of picture and video files, in order; nothing is left out unsaid."""
+"""Expands the inputs of the command line to an ordered list of image and video files. Everything that is left out is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ IMAGE_SUFFIXES = (
 VIDEO_SUFFIXES = containers.SUFFIXES
 LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
 _UNREAD = unread.OTHER_SUFFIXES | unread.VIDEO_SUFFIXES
-NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put beside pictures
+NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put next to images
 _MAX_FOLDERS, _MAX_DEPTH = 10_000, 64
-_HEAD = 200  # bytes that tell a picture or a video
+_HEAD = 200  # bytes that identify an image or a video
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An input that is left out, and why."""
+    """A skipped input and the reason."""
 
     name: str
     reason: str
@@ -43,7 +45,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """A picture or video file, and what it is called: its name, with the folders between it and the one given."""
+    """An image or video file, and its name with the folders below the given one."""
 
     path: Path
     name: str
@@ -51,21 +53,21 @@ class Found:
 
 @dataclass
 class FolderAccount:
-    """What became of every entry of a folder, for run.json."""
+    """Account of every entry of a folder, for run.json."""
 
     folder: str
     images: int = 0
     videos: int = 0
-    unread: dict[str, int] = field(default_factory=dict)  # pictures of kinds that are not read, by suffix
+    unread: dict[str, int] = field(default_factory=dict)  # images of unsupported formats, by suffix
     outputs: int = 0  # files that an earlier run wrote
-    sub_folders: dict[str, int] = field(default_factory=dict)  # name → pictures in it, not searched
+    sub_folders: dict[str, int] = field(default_factory=dict)  # name → number of images in it; not searched
     others: dict[str, int] = field(default_factory=dict)  # by suffix
     hidden: int = 0
 
 
 @dataclass
 class Journal:
-    """What was left out on the way, and what the user should know; with `strict` the first loss ends the run."""
+    """Skipped inputs and warnings; with `strict` the first loss ends the run."""
 
     strict: bool = False
     skipped: list[Skipped] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Journal:
     first_loss: str = ""
 
     def skip(self, path: Path, reason: str) -> None:
-        """Note that `path` is left out. Raises InputError if strict."""
+        """Record a skipped `path`. Raises InputError if strict."""
         loss = f"{printable(path)}: {reason}"
         if self.strict:
             raise InputError(loss)
@@ -82,13 +84,13 @@ class Journal:
         self.skipped.append(Skipped(printable(path.name or path), reason))
 
     def degrade(self, path: Path, reason: str) -> None:
-        """Note that `path` gives less than it promised. Raises InputError if strict."""
+        """Record a `path` that is only partly usable. Raises InputError if strict."""
         if self.strict:
             raise InputError(f"{printable(path)}: {reason}")
         self.warnings.append(f"{printable(path)}: {reason}")
 
     def nothing_left(self) -> str:
-        """What to say where no picture can be used."""
+        """The error if no image is usable."""
         if not self.skipped:
             return "no images given: name a folder, image files or a video"
         others = len(self.skipped) - 1
@@ -103,13 +105,13 @@ def is_video(path: Path) -> bool:
 
 
 def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -> list[Found]:
-    """Files to read: folders one after the other as given, natural order within a folder, each file once.
+    """Files to read: folders in the given order, natural order within a folder, each file once.
 
-    A folder's videos count only if it has no images and one video. With `recursive` its sub-folders follow it. Hidden
-    files, and what an earlier run wrote, are no input. Files given by name keep their folders' order of appearance.
-    Raises UsageError for a path that does not exist.
+    Videos in a folder count only if there is one video and no image. With `recursive` the sub-folders of a folder
+    follow it. Hidden files and outputs of earlier runs are ignored. Files given by name follow the order of their
+    folders. Raises UsageError for a path that does not exist.
     """
-    found: dict[Path, list[Found]] = {}  # folder → files, in the order in which the folders appear
+    found: dict[Path, list[Found]] = {}  # folder → files, in the order of the folders' appearance
     given = {os.path.realpath(path) for path in inputs}
     for path in inputs:
         try:
@@ -143,14 +145,14 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
 
 
 def _hint(path: Path) -> str:
-    """What a path that leads nowhere may have been meant for."""
+    """A suggestion for a path that does not exist."""
     if re.match(r"[a-z]{2,8}:/+[^/]", str(path)):
         return "; an address is not opened: download it, and name the file"
     return "; no name fits the pattern" if any(sign in str(path) for sign in "*?[") else ""
 
 
 def _identity(path: Path) -> str:
-    """The same for all paths and hard links of a file."""
+    """A key that is equal for all paths and hard links of a file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -159,7 +161,7 @@ def _identity(path: Path) -> str:
 
 
 def _told_apart(files: Sequence[Found]) -> list[Found]:
-    """Files of one name in several folders are called by their folders, too: left/0001.jpg, right/0001.jpg."""
+    """Files with equal names in several folders get the folders in their names: left/0001.jpg, right/0001.jpg."""
     count = Counter(item.name for item in files)
     if max(count.values(), default=0) < 2:
         return list(files)
@@ -176,7 +178,7 @@ def _said_of_misnamed(files: Sequence[Path]) -> str:
 
 
 def _holds(path: Path) -> bool:
-    """Does a file hold a picture or a video, whatever its name says?"""
+    """Whether a file is an image or a video, regardless of its name."""
     head = _head(path)
     return is_picture(head) or containers.is_video(head)
 
@@ -190,13 +192,13 @@ def _head(path: Path) -> bytes:
 
 
 def _may_be_video(path: Path, suffix: str) -> bool:
-    """False for a picture that is named like a video, and for the source code that shares `.ts` with one."""
+    """False for an image with the suffix of a video, and for TypeScript sources, which share `.ts`."""
     head = _head(path)
     return containers.is_video(head) if suffix == ".ts" else not is_picture(head)
 
 
 def _why_not(path: Path) -> str:
-    """Why a file that was named is no input."""
+    """The reason why a named file is no input."""
     try:
         with open_regular(path) as stream:
             reason = unread.reason(stream.read(_HEAD))
@@ -213,17 +215,17 @@ class _Search:
         self.top, self.journal, self.recursive, self.given = top, journal, recursive, given
         self.outputs = written_above(top)
         self.seen: set[str] = set()
-        self.misnamed: list[Path] = []  # pictures whose names do not end like it
+        self.misnamed: list[Path] = []  # images without an image suffix
 
     def run(self) -> Iterable[tuple[Path, list[Found]]]:
-        """(folder, its pictures, or else its video). What is missing is told to the journal."""
+        """Yields (folder, its images, or else its video). Problems are recorded in the journal."""
         waiting = [self.top]
         results, first, too_deep = [], True, 0
         while waiting and len(self.seen) < _MAX_FOLDERS:
             folder = waiting.pop(0)
             real = os.path.realpath(folder)
             if real in self.seen:
-                continue  # a link back to a folder that was searched already
+                continue  # a link to a folder that was already searched
             self.seen.add(real)
             try:
                 names = sorted(os.listdir(folder))
@@ -255,7 +257,7 @@ class _Search:
         return results
 
     def _sort(self, folder: Path, names: Sequence[str]) -> tuple[FolderAccount, list[Found]]:
-        """Count the entries by kind; the pictures among them, or the only video."""
+        """Count the entries by kind. Returns the images, or the only video."""
         account = FolderAccount(printable(folder))
         images, videos, unread_files = [], [], []
         misnamed: list[Path] = []
@@ -300,7 +302,7 @@ class _Search:
         return account, [Found(path, path.relative_to(self.top).as_posix()) for path in chosen]
 
     def _tell_unread(self, folder: Path, files: Sequence[Path], images: Sequence[Path]) -> None:
-        """Raw photographs beside a JPEG of the same name lose nothing; all others are losses."""
+        """Raw photographs with a JPEG of the same name are no loss; all other unsupported images are."""
         stems = {path.stem.lower() for path in images}
         doubles = [p for p in files if p.suffix.lower() in unread.RAW_SUFFIXES and p.stem.lower() in stems]
         if doubles:
@@ -312,7 +314,7 @@ class _Search:
                 self.journal.skip(path, unread.reason(_head(path), path.suffix))
 
     def _tell(self, folder: Path, account: FolderAccount) -> None:
-        """Warnings that a folder with pictures deserves."""
+        """Warnings about a folder with images."""
         if account.outputs:
             files = (
                 "file that an earlier run wrote is" if account.outputs == 1 else "files that an earlier run wrote are"
@@ -325,7 +327,7 @@ class _Search:
             self.journal.warnings.append(f"{printable(folder)}: {text}")
 
     def _pictures_below(self, folder: Path) -> int:
-        """Pictures in a folder and the folders below it, without what runs wrote there."""
+        """Images in a folder and its sub-folders, without outputs of runs."""
         count, outputs = 0, dict(self.outputs)
         for visited, (place, folders, files) in enumerate(os.walk(folder)):
             if visited == 1000:
@@ -337,7 +339,7 @@ class _Search:
         return count
 
     def _why_empty(self) -> str:
-        """Why nothing was found, with a hint to where something is."""
+        """The reason why nothing was found, with a hint."""
         account = next(a for a in self.journal.folders if a.folder == printable(self.top))
         if account.sub_folders:
             folders = account.sub_folders

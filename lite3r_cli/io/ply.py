@@ -22,14 +22,14 @@ from .regular import BadImage, open_regular
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
 )
-# in the frame of a map single precision would round to decimetres
+# in a map frame single precision would round to decimetres
 FAR_VERTEX = np.dtype([(field[0], "<f8" if field[0] in "xyz" else field[1]) for field in VERTEX.descr])
 
 
 def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAMERA.comments()) -> None:
-    """Write `cloud` (0 points are fine) as little-endian PLY, float64 coordinates as doubles.
+    """Write `cloud` (may be empty) as little-endian PLY; float64 coordinates are written as doubles.
 
-    `comments` state frame and units in the header.
+    `comments` in the header state frame and units.
 
     Raises OutputError.
     """
@@ -49,10 +49,10 @@ def read_ply(path: Path) -> PointCloud:
     try:
         with open_regular(Path(path)) as stream:
             _require_counts(stream)
-            ply = PlyData.read(stream, mmap="r")  # else it is read number by number
+            ply = PlyData.read(stream, mmap="r")  # otherwise values are read one by one
     except BadImage as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    except Exception as error:  # the parser raises whatever it meets in a hostile header
+    except Exception as error:  # the parser raises many types for a hostile header
         raise InputError(f"{path}: not a valid PLY file: {' '.join(str(error).split())[:200]}") from error
     if "vertex" not in ply:
         raise InputError(f"{path}: has no element `vertex`")
@@ -68,7 +68,7 @@ def read_ply(path: Path) -> PointCloud:
 
 
 def _require_counts(stream: BinaryIO) -> None:
-    """Raises BadImage for a header that promises more elements than the file has bytes: they would be allocated."""
+    """Raises BadImage for a header with more elements than the file has bytes, because they would be allocated."""
     size = os.fstat(stream.fileno()).st_size
     head = stream.read(1 << 16).partition(b"end_header")[0]
     counts = re.findall(rb"element\s+\S+\s+(\d+)", head)

@@ -1,8 +1,8 @@
-"""A cloud in few bytes: places in 16 bits, sorted so that neighbours follow each other, as deflated differences.
+"""Compresses a cloud: 16-bit positions, sorted along a curve, as deflated differences.
 
-viewer/unpack.js reads it. The points come in levels: the first eighth is a cloud of its own, evenly thinned, so is the
-first quarter, and so on. Each point has the spacing of its neighbours with it, so that a viewer can draw it as large as
-the gap that it has to close.
+viewer/unpack.js reads it. The points are in levels of detail: the first eighth is an evenly thinned cloud, so is the
+first quarter, and so on. Each point has the spacing of its neighbours, so that a viewer can draw it large enough to
+close gaps.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 
 from ..scene.posed_view import PointCloud
 
-LEVELS = 65535  # of a place along an axis
+LEVELS = 65535  # of a position along an axis
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the points, up to the end of each level
-SPACING_STEPS = 16  # to a doubling of the spacing
-WINDOW = 32  # neighbours along the curve that the spacing is taken from
+SPACING_STEPS = 16  # per doubling of the spacing
+WINDOW = 32  # neighbours along the curve from which the spacing is computed
 
 
 @dataclass(frozen=True)
 class PackedPoints:
-    """place = low + step · (x, y, z); spacing of a point = spacing · 2^(byte / SPACING_STEPS)."""
+    """position = low + step · (x, y, z); spacing of a point = spacing · 2^(byte / SPACING_STEPS)."""
 
     data: bytes  # zlib: planes of x low, x high, y low, …, z high, red, green, blue, confidence, spacing
     low: np.ndarray  # (3,) float64
@@ -32,7 +32,7 @@ class PackedPoints:
 
 
 def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
-    """The points (N may be 0), places within the cloud's box, confidence as rank from 0 to 255."""
+    """Pack N ≥ 0 points: positions in the box of the cloud, confidence as rank from 0 to 255."""
     points = cloud.points.astype(np.float64)
     low = points.min(0) if len(points) else np.zeros(3)
     step = (float((points - low).max()) if len(points) else 0.0) / LEVELS or 1.0
@@ -40,7 +40,7 @@ def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
     curve = np.argsort(morton(places), kind="stable")
     spacing, byte = _spacing(points[curve])
     levels = [round(share * len(points)) for share in SHARES]
-    # a random order gives each point its level; within a level the curve's order stays
+    # a random order assigns each point to a level; within a level the order of the curve is kept
     level = np.searchsorted(levels, np.random.default_rng(seed).permutation(len(points)), side="right")
     order = np.argsort(level, kind="stable")
     rows = curve[order]
@@ -53,7 +53,7 @@ def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
 
 
 def morton(places: np.ndarray) -> np.ndarray:
-    """(N, 3) uint16 → (N,) uint64: the bits of the three axes in turn, so that neighbours in space have near values."""
+    """(N, 3) uint16 → (N,) uint64 Morton codes: interleaved bits, so that neighbours in space have similar values."""
     code = np.zeros(len(places), np.uint64)
     for axis in range(3):
         x = places[:, axis].astype(np.uint64)
@@ -77,15 +77,15 @@ def _differences(values: np.ndarray) -> np.ndarray:
 
 
 def _ranks(confidence: np.ndarray) -> np.ndarray:
-    """Share of the points that are less sure, from 0 to 255."""
+    """Share of the points with lower confidence, scaled to 0…255."""
     rank = np.searchsorted(np.sort(confidence), confidence, side="left")
     return (rank * 256 // max(len(confidence), 1)).astype(np.uint8)
 
 
 def _spacing(points: np.ndarray) -> tuple[float, np.ndarray]:
-    """The least spacing, and for each point of the curve the steps above it (N,) uint8.
+    """The smallest spacing, and for each point of the curve the steps above it (N,) uint8.
 
-    The next point on the curve is mostly a neighbour in space; where it is not, the geometric mean takes little notice.
+    The next point on the curve is usually a neighbour in space; the geometric mean limits the effect of exceptions.
     """
     if len(points) < 2:
         return 1.0, np.zeros(len(points), np.uint8)

@@ -1,7 +1,7 @@
-"""A picture of a reconstruction: the cloud as shaded splats and the camera frusta, seen over the cameras' shoulders.
+"""A preview picture: the cloud as shaded splats with the camera frusta, seen from behind the cameras.
 
-Everything is drawn at twice the size and averaged down. No renderer is needed: points are sorted from far to near, so
-that the last one written to a pixel is the nearest.
+It is drawn at twice the size and downscaled. Points are drawn from far to near, so that the nearest one remains in each
+pixel.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ OVERSAMPLING = 2
 BACKGROUND = ((34, 38, 46), (14, 16, 20))  # RGB at the top and at the bottom
 AZIMUTHS, ELEVATIONS = (-24, -14, 14, 24), (11, 19)  # degrees, of the view against the way the cameras look
 MARGIN = 0.05  # of the picture's sides, kept free
-INNER = 97  # per cent of the points, nearest to the middle, that have to be in the picture
-SAMPLES = 20_000  # points that choose the view
-AGREEMENT = 0.3  # length of the mean of the cameras' axes below which they have no common direction
+INNER = 97  # per cent of the points, nearest to the centre, that must be in the picture
+SAMPLES = 20_000  # points used to select the view
+AGREEMENT = 0.3  # length of the mean viewing direction below which the cameras have no common direction
 NEAREST = 0.1  # points nearer than this share of the distance to the scene's centre would hide it
 SPLATS = (2, 3, 4, 5, 6, 8, 10, 13, 16)  # diameters in oversampled pixels
 CELL = 16  # side, in oversampled pixels, of the cells in which the density of points is counted
-PINHOLE = 7  # oversampled pixels, the largest gap in a surface that is closed
+PINHOLE = 7  # oversampled pixels, the largest gap in a surface that is filled
 SHADING = 9.0  # strength of the depth shading
 
 
 @dataclass(frozen=True)
 class _Camera:
-    """The camera that the picture is taken with; K and the size are in oversampled pixels."""
+    """The camera of the picture; K and the size are in oversampled pixels."""
 
     K: np.ndarray  # (3, 3)
     cam_from_world: np.ndarray  # (3, 4)
@@ -52,10 +52,10 @@ def render_preview(
     size: tuple[int, int] = (1280, 960),
     up: np.ndarray | None = None,
 ) -> None:
-    """Draw `cloud` (0 points are fine) and the cameras of `views` (at least one) to a PNG of `size` (width, height).
+    """Draw `cloud` (may be empty) and the cameras of `views` (at least one) to a PNG of `size` (width, height).
 
-    The view is three-quarter, from behind and above the cameras; outliers do not count. `up` (3,) is the direction
-    against gravity, None = how the cameras are held. Raises OutputError.
+    The view is three-quarter, from behind and above the cameras; outliers are ignored. `up` (3,) is the up direction,
+    None = that of the cameras. Raises OutputError.
     """
     depth = frustum_depth(views, cloud)
     # (S, 5, 3), world
@@ -78,7 +78,9 @@ def render_preview(
 def _choose_camera(
     points: np.ndarray, views: Sequence[View], corners: np.ndarray, up: np.ndarray | None, size: tuple[int, int]
 ) -> _Camera:
-    """The candidate from which the cloud fills most of the picture; all look at its middle from behind the cameras."""
+    """The candidate camera in which the cloud fills most of the picture; all look at its centre from behind the
+    cameras.
+    """
     framed = corners.reshape(-1, 3)
     centre = np.median(points, axis=0) if len(points) else framed.mean(axis=0)
     if len(points):
@@ -94,13 +96,14 @@ def _choose_camera(
         level = np.cos(azimuth) * ahead + np.sin(azimuth) * side
         forward = np.cos(elevation) * level - np.sin(elevation) * up
         candidates.append(_aim(inner, framed, centre, forward, up, size))
-    return max(candidates, key=lambda candidate: _filled(inner, candidate))  # the first of equals
+    return max(candidates, key=lambda candidate: _filled(inner, candidate))  # the first one if equal
 
 
 def common_axes(views: Sequence[View], known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of where the cameras look and of what is up; the first camera's where they disagree too much.
+    """Unit vectors of the common viewing and up directions; those of the first camera if the cameras disagree.
 
-    With `known` up, ahead is level; cameras that look straight down have their tops ahead.
+    With `known` up, the viewing direction is horizontal; for cameras that look straight down it is that of their image
+    tops.
     """
     poses = np.stack([view.cam_from_world for view in views])
     if known is not None:
@@ -125,7 +128,7 @@ def _aim(
     up: np.ndarray,
     size: tuple[int, int],
 ) -> _Camera:
-    """A camera that looks along `forward` at `centre` from behind `framed` and just shows `inner` and `framed`."""
+    """A camera that looks along `forward` at `centre` from behind `framed` and just contains `inner` and `framed`."""
     right = np.cross(forward, up)
     right = right / np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
@@ -173,14 +176,14 @@ def _splat(points: np.ndarray, camera: _Camera) -> tuple[np.ndarray, np.ndarray]
             layer[targets.ravel()] = np.repeat(numbers[chosen], targets.shape[1])
             np.maximum(rank, layer, out=rank)
     rank = rank.reshape(-1, stride)[margin:-margin, margin:-margin]
-    ordered_z = np.append(z[order], np.inf).astype(np.float32)  # rank -1, no point, finds the last entry
+    ordered_z = np.append(z[order], np.inf).astype(np.float32)  # rank -1, no point, indexes the last entry
     order = np.append(order, np.int32(-1))
     rank = _close_pinholes(rank, ordered_z)
     return order[rank], ordered_z[rank]
 
 
 def _close_pinholes(rank: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Ranks (H, W) without the gaps of a few pixels through which the background, or what is behind, shows."""
+    """Fill gaps of a few pixels in ranks (H, W), through which the background is visible."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (PINHOLE, PINHOLE))
     nearness = 1 / z[rank]
     closed = cv2.morphologyEx(nearness, cv2.MORPH_CLOSE, kernel)
@@ -189,7 +192,7 @@ def _close_pinholes(rank: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _diameters(columns: np.ndarray, rows: np.ndarray, camera: _Camera) -> np.ndarray:
-    """Splat diameter of each point, in pixels: wide enough to close the surface at the density of its surroundings."""
+    """Splat diameter of each point in pixels: wide enough to close the surface at the local density."""
     cells = np.zeros((camera.height // CELL + 1, camera.width // CELL + 1), dtype=np.float32)
     np.add.at(cells, (rows // CELL, columns // CELL), 1)
     occupied = (cells > 0).astype(np.float32)
@@ -230,7 +233,7 @@ def _background(camera: _Camera) -> np.ndarray:
 
 
 def _draw_frusta(picture: np.ndarray, distance: np.ndarray, corners: np.ndarray, camera: _Camera) -> None:
-    """Blend the edges of frusta (S, 5, 3) into the picture: full in front of the cloud, faint behind it."""
+    """Blend the edges of frusta (S, 5, 3) into the picture: opaque in front of the cloud, faint behind it."""
     steps = np.linspace(0, 1, max(256, 32768 // len(corners)))[:, None]  # dense enough for the longest edges
     edges = corners[:, EDGES]  # (S, 8, 2, 3)
     samples = (edges[..., :1, :] * (1 - steps) + edges[..., 1:, :] * steps).reshape(-1, 3)

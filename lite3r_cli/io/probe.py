@@ -1,7 +1,7 @@
-"""What a picture file says about itself, without decoding it: format, size, orientation, and whether its end is there.
+"""Reads the header of an image file: format, size, orientation, and whether the end is there.
 
-Decoders return half a picture for half a file, and a header can promise more pixels than fit in memory; both are
-checked here, on a few kilobytes of the file. Formats are told apart by the first bytes, not by the suffix.
+Decoders return half an image for half a file, and a header can claim more pixels than fit in memory. Both are checked
+on a few kilobytes of the file. Formats are recognised by their first bytes, not by the suffix.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FORMATS = {
 
 
 def probe(stream: BinaryIO) -> Header:
-    """Header of the picture in a seekable stream. Raises BadImage if it is damaged, cut off or unknown."""
+    """Header of the image in a seekable stream. Raises BadImage if it is damaged, truncated or unknown."""
     with guarded("damaged: its header cannot be read"):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -61,7 +61,7 @@ def probe(stream: BinaryIO) -> Header:
 
 
 def is_picture(head: bytes) -> bool:
-    """Do these first bytes, 32 at least, start a picture of a format that is read?"""
+    """Whether the first bytes, at least 32, are those of a supported image format."""
     return any(kind.matches(head) for kind in FORMATS.values())
 
 

@@ -1,4 +1,4 @@
-"""OpenCV without its own messages, for as long as it reads one of our files."""
+"""Silences OpenCV while it reads a file of lite3r."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import cv2
 
-# OpenCV 5 has these in a module of their own, OpenCV 4 at the top; level 0 is silence in both.
+# OpenCV 5 has these in a separate module, OpenCV 4 at the top level; level 0 is silent in both.
 _log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
 SILENT = 0
 _lock = threading.Lock()
@@ -17,9 +17,9 @@ _inside, _level_before = 0, 0
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Inside, OpenCV prints nothing about files that it cannot read: our errors say it in one line.
+    """Inside the block OpenCV prints nothing about unreadable files: our errors report them.
 
-    Several threads may be inside at once; when the last one leaves, the host program's log level is back.
+    Several threads may be inside; the last one to leave restores the log level of the host program.
     """
     global _inside, _level_before
     with _lock:

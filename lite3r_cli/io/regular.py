@@ -1,4 +1,4 @@
-"""Opening input files so that nothing can hang: looping links, pipes and devices are refused before they are opened."""
+"""Opens input files without blocking: link loops, pipes and devices are refused first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ..errors import InputError
 from .names import printable
 
-_MAX_BYTES = 2**31 - 1  # what OpenCV takes in one buffer
+_MAX_BYTES = 2**31 - 1  # largest buffer of OpenCV
 _LFS_POINTER = b"version https://git-lfs"
 _KINDS = (
     (stat.S_ISDIR, "a folder, not a file"),
@@ -31,11 +31,11 @@ _REASONS = {
 
 
 class BadImage(InputError):
-    """A file that cannot be used; the message is the reason alone, without the file's name."""
+    """An unusable file; the message is only the reason, without the file name."""
 
 
 class BadFile(InputError):
-    """The same with the file's name before the `reason`."""
+    """The same with the file name before the `reason`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{printable(path)}: {reason}")
@@ -43,15 +43,15 @@ class BadFile(InputError):
 
 
 def reason_of(error: InputError) -> str:
-    """Why a file cannot be used, for a list that names it already."""
+    """The reason why a file is unusable, for a list that names the file."""
     return error.reason if isinstance(error, BadFile) else str(error)
 
 
 @contextmanager
 def guarded(reason: str) -> Iterator[None]:
-    """What a reader raises about a file becomes BadImage: its own words, or `reason` for an error it did not expect.
+    """Converts exceptions of a reader to BadImage, with its own words, or `reason` for an unexpected type.
 
-    Readers and the libraries below them raise many things over hostile bytes, and one file must not end a whole run.
+    Readers and libraries raise many types for hostile bytes, and one file must not end a run.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def guarded(reason: str) -> Iterator[None]:
 
 
 def os_reason(error: OSError) -> str:
-    """Why the system refuses a path, in a few words."""
+    """The reason of a system error in a few words."""
     return _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
 
 
@@ -72,12 +72,12 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a regular, non-empty file for reading. Raises BadImage for anything else, and never blocks."""
     try:
         _require_regular(os.stat(path))
-        # O_NONBLOCK: should a pipe take the file's place in between, opening it still returns at once.
+        # O_NONBLOCK: if a pipe replaces the file in between, open still returns at once.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         stream = os.fdopen(os.open(path, flags), "rb")
     except OSError as error:
         raise BadImage(os_reason(error)) from error
-    except ValueError as error:  # a NUL, or a character that no file name can have
+    except ValueError as error:  # a NUL, or a character that file names cannot have
         raise BadImage("no file can have this name") from error
     try:
         status = os.fstat(stream.fileno())

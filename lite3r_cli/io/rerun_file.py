@@ -1,4 +1,4 @@
-"""`scene.rrd`: points, cameras and photographs for the viewer of rerun (extra `rerun`)."""
+"""`scene.rrd`: points, cameras and photographs for rerun (extra `rerun`)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def write_rerun(scene: SceneExport) -> list[Path]:
 
 
 def _coordinates(rerun: Any, axis: int, positive: bool) -> Any:
-    """The world's up as rerun names it, along its nearest axis."""
+    """rerun's name of the up direction, for the nearest axis."""
     name = f"RIGHT_HAND_{'XYZ'[axis]}_{'UP' if positive else 'DOWN'}"
     return getattr(rerun.ViewCoordinates, name)
 
 
 def _plane(scene: SceneExport) -> float:
-    """How far before a camera its photograph is drawn."""
+    """Distance of a drawn photograph from its camera."""
     if not len(scene.cloud) or not scene.views:
         return 1.0
     middle = np.median(scene.cloud.points, axis=0)
@@ -57,7 +57,7 @@ def _plane(scene: SceneExport) -> float:
 
 
 def _log_view(rerun: Any, recording: Any, scene: SceneExport, view: View, plane: float) -> None:
-    entity = ["world", "cameras", view.name]  # a list: names are no paths
+    entity = ["world", "cameras", view.name]  # a list, because names may contain separators
     factor = min(1.0, PICTURE / max(view.width, view.height))
     size = max(1, round(view.width * factor)), max(1, round(view.height * factor))
     K = scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)

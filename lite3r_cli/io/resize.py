@@ -1,4 +1,4 @@
-"""From a photograph's size to the network's: the aspect ratio is kept, both sides are whole patches."""
+"""Resizes images to the network: the aspect ratio is kept, and both sides are multiples of the patch size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 
 from ..errors import UsageError
 
-ROUNDING = 0.02  # relative difference of two aspects up to which one is the other, resized
+ROUNDING = 0.02  # relative difference of two aspect ratios that count as equal
 
 
 def network_size(width: int, height: int, longest: int, multiple: int = 14) -> tuple[int, int]:
     """(h, w) for an image of `width` × `height` pixels: 1024×683 at 518 gives (350, 518).
 
-    The longer side becomes the largest multiple of `multiple` up to `longest`, the other one the multiple nearest to
+    The longer side becomes the largest multiple of `multiple` up to `longest`, the other one the multiple closest to
     the true aspect ratio, at least one. Raises UsageError if `longest` is below `multiple`.
     """
     if longest < multiple:
@@ -27,8 +27,8 @@ def network_size(width: int, height: int, longest: int, multiple: int = 14) -> t
 
 
 def is_resized(size: tuple[int, int], original: tuple[int, int], rounded: float = 1.0) -> bool:
-    """Whether a picture of `size` (width, height) can be the `original` one, resized: the aspects differ by at most
-    `ROUNDING`, or one side by at most `rounded` pixels.
+    """Whether an image of `size` (width, height) can be the `original` one, resized: the aspect ratios differ by at
+    most `ROUNDING`, or one side by at most `rounded` pixels.
     """
     (w, h), (width, height) = size, original
     apart = min(abs(h - w * height / width), abs(w - h * width / height))
@@ -38,11 +38,11 @@ def is_resized(size: tuple[int, int], original: tuple[int, int], rounded: float 
 def resize_for_network(
     rgb: np.ndarray, longest: int, multiple: int = 14, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """(H, W, 3) uint8 → (h, w, 3) uint8 of `network_size`, antialiased; `size`: the photograph's (height, width) where
-    a reduced one is given.
+    """(H, W, 3) uint8 → (h, w, 3) uint8 of `network_size`, antialiased; `size`: the photograph's (height, width) if
+    `rgb` is a reduced one.
 
-    Shrinking averages areas, enlarging is cubic. The two axes may differ by the rounding of the short side, so
-    intrinsics scale by w / W and h / H separately (pixel centres at +0.5: no shift).
+    Downscaling averages areas, upscaling is cubic. The factors of the two axes may differ by the rounding of the short
+    side, so intrinsics scale by w / W and h / H separately (pixel centres at +0.5: no shift).
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")

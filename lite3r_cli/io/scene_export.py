@@ -1,4 +1,4 @@
-"""What a format writer is given: cameras, points, and where the pictures, masks and depth maps of the export lie."""
+"""The input of a format writer: cameras, points, and paths of images, masks and depth maps."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from ..scene.surface_nets import Mesh
 
 @dataclass(frozen=True)
 class SceneExport:
-    """A scene on its way into a folder that all formats share. Paths are relative to it, with slashes."""
+    """A scene to export into the common folder of all formats. Paths are relative to it, with slashes."""
 
     directory: Path
     views: Sequence[View]
     cloud: PointCloud
-    sparse: SparseModel | None = None  # points with tracks; None: the format makes do with the cloud
-    pictures: Mapping[str, str] = field(default_factory=dict)  # view name → "images/a.jpg"; upright, as the cameras say
+    sparse: SparseModel | None = None  # points with tracks; None: only the cloud
+    pictures: Mapping[str, str] = field(default_factory=dict)  # view name → "images/a.jpg"; upright, for the cameras
     masks: Mapping[str, str] = field(default_factory=dict)  # view name → "masks/a.jpg.png", black = ignore
     depths: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # view name → file, scale (value / depth)
-    times: Mapping[str, float] = field(default_factory=dict)  # view name → seconds, where they are known for all views
+    times: Mapping[str, float] = field(default_factory=dict)  # view name → seconds, if known for all views
     frame: WorldFrame = FIRST_CAMERA
-    up: np.ndarray | None = None  # (3,) unit vector against gravity, where that is known
-    look: Similarity | None = None  # into the upright frame of viewers, where up is known
-    upright: Similarity | None = None  # into a frame with +z up, where z is not up already
+    up: np.ndarray | None = None  # (3,) unit up vector, if known
+    look: Similarity | None = None  # into the upright frame of viewers, if the up direction is known
+    upright: Similarity | None = None  # into a frame with +z up, if z is not up already
     geographic: Callable[[np.ndarray], np.ndarray] | None = None  # (N, 3) → degrees latitude, longitude; metres height
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
-    make_mesh: Callable[[], Mesh] | None = None  # the surface, in the frame of the cloud
-    distorted: bool = False  # pictures and masks are as the lenses took them, see `View.lens`
-    adjusted: int = 0  # how many points of `sparse`, the first ones, bundle adjustment made
+    make_mesh: Callable[[], Mesh] | None = None  # makes the surface in the frame of the cloud
+    distorted: bool = False  # images and masks are distorted, see `View.lens`
+    adjusted: int = 0  # number of points of `sparse`, the first ones, from bundle adjustment
 
     def lens(self, view: View) -> DistortedCamera | None:
-        """The lens of a view's picture as it lies in the export; None where that is a pinhole's with `view.K`."""
+        """The lens of a view's exported image; None for a pinhole with `view.K`."""
         return view.lens if self.distorted else None
 
     def time(self, index: int) -> str:
-        """When view `index` was taken, in seconds; its index where that is not known."""
+        """Timestamp of view `index` in seconds; its index if unknown."""
         name = self.views[index].name
         return f"{self.times[name]:.6f}" if name in self.times else str(index)
 
     def picture(self, view: View) -> str:
-        """The path of a view's picture; images/NAME where none was written."""
+        """The path of a view's image; images/NAME if none was written."""
         return self.pictures.get(view.name, f"images/{view.name}")
 
     def picture_name(self, view: View) -> str:
-        """The same below images/: the name that COLMAP's files give it, one line."""
+        """The path below images/, COLMAP's name of the image, on one line."""
         return " ".join(self.picture(view).removeprefix("images/").splitlines())

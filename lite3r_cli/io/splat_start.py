@@ -1,4 +1,4 @@
-"""`points3D.ply`: what Gaussian splatting starts from, with normals, as graphdeco's reader wants them."""
+"""`points3D.ply`: initial points of Gaussian splatting, with normals, for graphdeco's reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERTEX = np.dtype(
 
 
 def write_start(path: Path, points: np.ndarray, normals: np.ndarray, colors: np.ndarray) -> None:
-    """Write points (N, 3), unit normals (N, 3), 0 where unknown, and colours (N, 3) uint8. Raises OutputError."""
+    """Write points (N, 3), unit normals (N, 3), 0 if unknown, and colours (N, 3) uint8. Raises OutputError."""
     vertices = np.empty(len(points), VERTEX)
     for names, values in ((("x", "y", "z"), points), (("nx", "ny", "nz"), normals), (("red", "green", "blue"), colors)):
         for axis, name in enumerate(names):
@@ -46,7 +46,9 @@ def point_normals(views: Sequence[View], points: np.ndarray, sparse: SparseModel
 
 
 def _normals_at(view: View, pixel: np.ndarray) -> np.ndarray:
-    """(M, 3) world normals of the depth map at pixels (M, 2) of the original image, from its neighbours two apart."""
+    """(M, 3) world normals of the depth map at pixels (M, 2) of the original image, from neighbours
+    two pixels apart.
+    """
     depth = known_depth(view)
     height, width = depth.shape
     K = scale_intrinsics(view.K, width / view.width, height / view.height)

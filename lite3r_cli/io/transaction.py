@@ -1,14 +1,14 @@
-"""New files of one folder take the place of old ones together, or nothing changes.
+"""Replaces files of a folder together, or not at all.
 
-Everything is written into a hidden folder beside its place, on the same file system. `commit` syncs it to the disk,
-moves the old files aside, renames the new ones into place, the one that says "complete" last, and only then drops the
-old ones. A journal is written before the first rename, so that whatever stops a commit (an error, a signal, a power
-cut) is undone: by this run as it leaves, else by the next run at the same place. flock() serialises concurrent runs;
-the kernel drops it when the process ends.
+New files are written into a hidden folder next to their place, on the same file system. `commit` syncs it to disk,
+moves the old files aside, renames the new ones into place, the one that marks completeness last, and only then removes
+the old ones. A journal is written before the first rename, so that an interrupted commit (by an error, a signal, a
+power cut) is undone: by this run, or by the next run at the same place. flock() serialises concurrent runs; the kernel
+releases it when the process ends.
 
-The folder may be shared with others. So a hidden folder that is found there counts as a stopped run's only if it is no
-link, belongs to this user, is closed to everybody else and holds our marker; no link below the output's folder is
-followed; and only regular files are moved or removed.
+The folder may be shared with other users. A hidden folder counts as that of a stopped run only if it is not a link,
+belongs to this user, is closed to others and has our marker. No link below the output's folder is followed, and only
+regular files are moved or removed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from .files import output_error, write_bytes, write_json
 from .locks import acquire, give_back, in_the_way, remove_folders
 
 T = TypeVar("T")
-THREADS = 8  # that hash and sync files
-FEWEST_FOR_THREADS = 16  # files; for fewer, threads cost more than they save
-MARKER = "made-by-lite3r"  # the first file of every hidden folder
+THREADS = 8  # for hashing and syncing files
+FEWEST_FOR_THREADS = 16  # files; for fewer ones threads are slower
+MARKER = "made-by-lite3r"  # first file of every hidden folder
 ABOUT = "Files of a run of lite3r that is not finished. The next run with the same -o removes this folder.\n"
 
 
 class Transaction:
     """`with Transaction(root, name, belongs) as files: write below files.new; files.commit(old, last)`.
 
-    `name` is the file that users know the output by: the lock and the hidden folder are called after it. `belongs`
-    tells of a path relative to `root` whether it may be touched when a stopped commit is undone. Without `commit`
-    nothing appears. Raises OutputError where another run is writing there, or where writing fails.
+    `name` is the name of the output, from which those of the lock and the hidden folder are derived. `belongs` returns
+    whether a path relative to `root` may be touched when a stopped commit is undone. Without `commit` nothing appears.
+    Raises OutputError if another run is writing there, or if writing fails.
     """
 
     def __init__(self, root: Path, name: str, belongs: Callable[[str], bool]) -> None:
@@ -54,10 +54,10 @@ class Transaction:
         self._identity: tuple[int, int] | None = None  # its device and inode
         self._below: Beneath | None = None
         self._lock: int | None = None
-        self._finished: Callable[[], None] = lambda: None  # says that nothing is left to be cleaned up
-        self._made_above: list[Path] = []  # the root and folders above it that did not exist before
-        self._made: list[str] = []  # the same below the root
-        self._emptied: list[str] = []  # folders below the root from which old files have gone
+        self._finished: Callable[[], None] = lambda: None  # cancels the registered clean-up
+        self._made_above: list[Path] = []  # the root and its parents that did not exist before
+        self._made: list[str] = []  # new folders below the root
+        self._emptied: list[str] = []  # folders below the root that lost old files
 
     @property
     def staging(self) -> Path:
@@ -68,12 +68,12 @@ class Transaction:
 
     @property
     def new(self) -> Path:
-        """Where to write for now, with the paths that the files have below `root` in the end."""
+        """The temporary folder; files have their final paths relative to it."""
         return self.staging / "new"
 
     @property
     def entries(self) -> tuple[str, str]:
-        """What this run itself keeps in `root` for now: the hidden folder and the lock."""
+        """Temporary entries of this run in `root`: the hidden folder and the lock."""
         return self.staging.name, self._lock_file.name
 
     def __enter__(self) -> Transaction:
@@ -109,14 +109,14 @@ class Transaction:
         if hidden is None or not isinstance(error, (OSError, OutputError)):
             return
         here, there = f"{self.root / hidden / 'new'}{os.sep}", f"{self.root}{os.sep}"
-        if isinstance(error, OutputError) and here in str(error):  # name the file as the user knows it
+        if isinstance(error, OutputError) and here in str(error):  # use the file name that the user knows
             raise OutputError(str(error).replace(here, there)) from error
         if isinstance(error, OSError) and here in str(error.filename):
             raise output_error(Path(str(error.filename).replace(here, there)), error) from error
 
     def commit(self, old: Sequence[str], last: str) -> None:
-        """Put every file below `new` into its place, `last` at the end; `old` are the files that go, paths relative to
-        `root`, the one that says "complete" first. Raises OutputError. Signals wait until all is done.
+        """Move every file below `new` into its place, `last` at the end. `old` are the files to remove, paths relative
+        to `root`, the one that marks completeness first. Raises OutputError. Signals wait until all is done.
         """
         staging, below = self.staging, self._opened
         try:
@@ -140,11 +140,11 @@ class Transaction:
                 self.leave()
         except OSError as error:
             involved = [Path(name) for name in (error.filename, error.filename2) if name]
-            lasting = [path for path in involved if staging not in path.parents]  # the names that the user knows
+            lasting = [path for path in involved if staging not in path.parents]  # the final names
             raise output_error(lasting[0] if lasting else self.root, error) from error
 
     def _exchange(self, gone: Sequence[str], names: Sequence[str], last: str) -> None:
-        """The renames. All of them are on the disk before the one that says "complete" is made."""
+        """The renames. All are synced to disk before the one that marks completeness."""
         below, hidden = self._opened, self.staging.name
         for name in gone:
             below.make_folder(f"{hidden}/old/{PurePosixPath(name).parent}")
@@ -164,7 +164,7 @@ class Transaction:
         self._opened.move(source, target)
 
     def _write_journal(self, names: Sequence[str], last: str) -> None:
-        """State what is about to move, so that it can be undone: each new file with what tells it from a stranger's."""
+        """Write what will be moved, so that it can be undone: each new file with data that identify it."""
         marks = {name: [(stat := (self.new / name).stat()).st_size, stat.st_mtime_ns] for name in names}
         folders = [f for f in _folders_above(names) if f != "." and self._opened.status(f) is None]
         write_json(self.staging / "journal.tmp", {"last": last, "files": marks, "folders": folders})
@@ -184,7 +184,7 @@ class Transaction:
         return self.root / f".{self.name}.lock"
 
     def leave(self) -> None:
-        """Undo or finish, remove the temporary files, give back the lock. Does nothing the second time."""
+        """Undo or finish, remove the temporary files, release the lock. Does nothing the second time."""
         with uninterrupted():
             self._finished()
             below, self._below = self._below, None
@@ -205,17 +205,17 @@ class Transaction:
                 below.close()
             remove_folders(self._made_above)
 
-    # -- what stopped runs left ----------------------------------------------------------------------------------------
+    # -- leftovers of stopped runs ------------------------------------------------------------------------------------
 
     def _leftovers(self) -> list[str]:
-        """Hidden folders of stopped runs at this place. What only has the name of one stays as it is."""
+        """Hidden folders of stopped runs at this place. A folder that only has such a name is not touched."""
         pattern = re.compile(re.escape(f".{self.name}.lite3r-") + "[0-9a-f]{12}")
         found = [name for name in os.listdir(self.root) if pattern.fullmatch(name) and name != self._hidden]
         return [name for name in sorted(found) if self._is_ours(name)]
 
     def _is_ours(self, name: str) -> bool:
-        """A folder of this user's that nobody else can write into, and either empty or with our marker. The folder of
-        this run shows what a closed one looks like: some file systems keep no modes.
+        """Whether a folder belongs to this user, is not writable by others, and is empty or has our marker. The folder
+        of this run shows what a closed one looks like, because some file systems have no modes.
         """
         closed, found = self._opened.status(self.staging.name), self._opened.status(name)
         if closed is None or found is None or (found.st_uid, found.st_mode) != (closed.st_uid, closed.st_mode):
@@ -226,13 +226,13 @@ class Transaction:
         return stat.S_ISREG(marker.st_mode) and marker.st_uid == closed.st_uid
 
     def _discard(self, hidden: str, below: Beneath | None = None) -> None:
-        """Remove a hidden folder, first undoing its commit if that had started and not come to its last file."""
+        """Remove a hidden folder; first undo its commit if it was begun and not completed."""
         below = below or self._opened
         staging = self.root / hidden
         if below.is_file(f"{hidden}/journal.json"):
             try:
                 document = read_json(staging / "journal.json")
-                last, marks = str(document["last"]), dict(document["files"].items())  # JSON's names are text
+                last, marks = str(document["last"]), dict(document["files"].items())  # names in JSON are text
                 made = set(document.get("folders", ()))
             except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise OutputError(
@@ -262,7 +262,7 @@ class Transaction:
 
 
 def remove_marked(staging: Path) -> None:
-    """Remove a hidden folder, its marker last: what a kill leaves of it is known to be ours until it is gone."""
+    """Remove a hidden folder, its marker last, so that the rest is recognised as ours after a kill."""
     with suppress(OSError):
         for name in os.listdir(staging):
             path = staging / name
@@ -276,11 +276,11 @@ def remove_marked(staging: Path) -> None:
 
 
 def recover(root: Path, name: str, belongs: Callable[[str], bool]) -> None:
-    """Bring right what a stopped run left at a place, before somebody looks at what is there. Raises OutputError."""
+    """Clean up what a stopped run has left at a place before its content is read. Raises OutputError."""
     try:
         found = any(entry.startswith((f".{name}.lite3r-", f".{name}.lock")) for entry in os.listdir(root))
     except OSError:
-        return  # nothing is there, or nothing can be seen: the run itself will say so
+        return  # nothing is there, or it is not readable: the run itself will report it
     if found:
         with Transaction(root, name, belongs):
             pass
@@ -294,8 +294,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def require_writable(path: Path, overwrite: bool, *beside: Path) -> None:
-    """Raises OutputError where `replace_file` would fail, or would replace a file without having been asked to.
-    `beside` are files in the same folder that are written with it, in one transaction of its name.
+    """Raises OutputError if `replace_file` would fail, or would replace a file without permission. `beside` are files
+    in the same folder that are written in the same transaction.
     """
     names = {each.name for each in (path, *beside)}
     with Transaction(path.parent, path.name, lambda name: name in names):
@@ -304,7 +304,7 @@ def require_writable(path: Path, overwrite: bool, *beside: Path) -> None:
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """The same for a caller that holds the place's lock."""
+    """The same for a caller that holds the lock of the place."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISREG(path.lstat().st_mode):
@@ -314,8 +314,8 @@ def require_free(path: Path, overwrite: bool) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file, which is made if it is not there. Raises OutputError, also for a link or a file that
-    has a second name: what is written would come out elsewhere.
+    """Append a line to a text file, which is made if necessary. Raises OutputError, also for a link or a file with a
+    second name, because the line would appear elsewhere.
     """
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -325,7 +325,7 @@ def append_line(path: Path, line: str) -> None:
                 raise in_the_way(path)
             data = line.encode()
             if stream.write(data) != len(data):
-                os.truncate(stream.fileno(), status.st_size)  # no half line stays
+                os.truncate(stream.fileno(), status.st_size)  # remove the partial line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise output_error(path, error) from error
@@ -336,14 +336,15 @@ def _with_parents(folder: str) -> list[str]:
 
 
 def _folders_above(names: Sequence[str]) -> list[str]:
-    """Every folder that holds one of the names, or a folder of theirs, the root ("." ) included."""
+    """All parent folders of the names, including the root (".")."""
     return sorted({str(folder) for name in names for folder in PurePosixPath(name).parents}, reverse=True)
 
 
 def in_threads(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
-    """The function's results for all names, some at a time: a disk is faster with several requests in its queue.
+    """The results of the function for all names, several at a time: a disk is faster with several requests in its
+    queue.
 
-    Raises what the first name that failed did; nothing of it runs on then.
+    Raises the error of the first name that failed, after all calls have ended.
     """
     if len(names) < FEWEST_FOR_THREADS:
         return [function(name) for name in names]
@@ -356,7 +357,7 @@ def in_threads(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk. Raises OutputError."""
+    """Sync the content of a file to disk. Raises OutputError."""
     try:
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
@@ -365,7 +366,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk."""
+    """Sync the entries of a folder to disk."""
     opened = Beneath(folder)
     try:
         opened.sync_folder("")

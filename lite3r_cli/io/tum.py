@@ -1,4 +1,4 @@
-"""The camera path in the TUM RGB-D format, which evo and the TUM tools read."""
+"""Camera paths in the TUM RGB-D format, for evo and the TUM tools."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _LATEST = 1e20  # nanoseconds since 1970 are 2e18
 def write_tum(scene: SceneExport) -> list[Path]:
     """Write trajectory.txt: per view its time, or its index, centre and camera-to-world quaternion, w last.
 
-    Lines are in the order of their times, as the format demands. Comments say which picture is which. Raises
-    OutputError.
+    Lines are sorted by time, as the format requires. Comments name the images. Raises OutputError.
     """
     path = scene.directory / "trajectory.txt"
     names = [f"# {scene.time(i)} {printable(scene.views[i].name)}" for i in _in_time(scene)]
@@ -36,10 +35,10 @@ def write_tum(scene: SceneExport) -> list[Path]:
 
 
 def write_tum_rgbd(scene: SceneExport) -> list[Path]:
-    """Write rgb.txt, depth.txt and groundtruth.txt, as the sets of TUM's RGB-D benchmark have them (Sturm et al. 2012).
+    """Write rgb.txt, depth.txt and groundtruth.txt in the format of TUM's RGB-D benchmark (Sturm et al. 2012).
 
-    The files that they list lie in images/ and depth/. "Ground truth" is what the format calls the poses: these are
-    estimates. Raises OutputError.
+    The listed files are in images/ and depth/. The format calls poses "ground truth"; these are estimates. Raises
+    OutputError.
     """
     timed = [(scene.time(i), scene.views[i]) for i in _in_time(scene)]
     pictures = [f"{time} {scene.picture(view)}" for time, view in timed]
@@ -56,7 +55,7 @@ def write_tum_rgbd(scene: SceneExport) -> list[Path]:
 
 
 def _in_time(scene: SceneExport) -> list[int]:
-    """The views in the order of their times."""
+    """The views sorted by time."""
     return sorted(range(len(scene.views)), key=lambda i: float(scene.time(i)))
 
 
@@ -76,9 +75,9 @@ def _write(path: Path, lines: Sequence[str]) -> None:
 def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     """The (first column, cam_from_world (3, 4)) of every line of a trajectory.
 
-    The first column is a time, an index or an image name, the same in all lines; the name where a comment of ours says
-    it. Raises InputError for a file that is not a trajectory, for times that are not finite or do not grow from line to
-    line, and for names that come twice.
+    The first column is a time, an index or an image name, the same in all lines; the name if a comment of ours has it.
+    Raises InputError for a file that is not a trajectory, for times that are not finite or not increasing, and for
+    repeated names.
     """
     lines = read_text(path).splitlines()
     if len(lines) > _MAX_LINES:
@@ -95,7 +94,7 @@ def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def _require_columns(path: Path, rows: Sequence[tuple[int, list[str]]]) -> None:
-    """Raises InputError that names the line without eight columns."""
+    """Raises InputError that names the first line without eight columns."""
     for number, row in rows:
         count = len(row) - 1 + len(row[-1].split())
         if count != 8:
@@ -107,7 +106,7 @@ def _require_columns(path: Path, rows: Sequence[tuple[int, list[str]]]) -> None:
 
 
 def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
-    """Raises InputError unless the first column, (number of the line, word), holds growing times or different names."""
+    """Raises InputError unless the first column, (line number, word), has increasing times or different names."""
     times = [_time(word) for _, word in keys]
     if all(time is None for time in times):
         seen: set[str] = set()
@@ -128,7 +127,7 @@ def _require_keys(path: Path, keys: Sequence[tuple[int, str]]) -> None:
 
 
 def _time(word: str) -> float | None:
-    """A number, also one that is no time; None for a name."""
+    """A number, also if it is no valid time; None for a name."""
     try:
         return float(word) if "_" not in word else None
     except ValueError:
@@ -136,12 +135,12 @@ def _time(word: str) -> float | None:
 
 
 def _poses_of(path: Path, rows: Sequence[tuple[int, list[str]]]) -> np.ndarray:
-    """cam_from_world (N, 3, 4) of (number of the line, words). Raises InputError that names the line."""
+    """cam_from_world (N, 3, 4) of (line number, words). Raises InputError that names the line."""
     values = np.full((len(rows), 7), np.nan)
     for i, (_, words) in enumerate(rows):
         try:
             values[i] = [float(word) for word in words[1:]]
-        except ValueError:  # no number, or another count of them
+        except ValueError:  # not a number, or a wrong count of them
             break
     quaternions = values[:, 3:]
     sound = (np.abs(values) <= LARGEST).all(axis=1)
