@@ -20,11 +20,15 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores; read w
         "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     )
 
+import torch
+
+from lite3r_cli.networks.base import Network, Prediction
+
 PLANE_DEPTH = 2.0
 STEP = 0.1  # between two cameras, along x
 
 
-class PlaneBackbone:
+class PlaneBackbone(Network):
     """Sees the plane z = 2 from cameras on a line, whatever the images show: views agree with each other exactly.
 
     Focal length = image width; confidence grows from left to right.
@@ -34,10 +38,6 @@ class PlaneBackbone:
     patch_size = 14
 
     def predict(self, images: Sequence):
-        import torch
-
-        from lite3r_cli.networks.base import Prediction
-
         poses = torch.eye(3, 4).repeat(len(images), 1, 1)
         poses[:, 0, 3] = -STEP * torch.arange(len(images)) - 1.0  # the first camera is not the identity
         K = torch.zeros(len(images), 3, 3)

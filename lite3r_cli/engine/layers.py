@@ -32,6 +32,7 @@ from lite3r_cli.layers.view_shards import (
 from lite3r_cli.layers.view_shards import whole as gather
 from lite3r_cli.layers.vit import Block, LayerScale, Mlp, RopeTable
 from lite3r_cli.quant.fp8 import quantize_rows
+from lite3r_cli.quant.linear import FP8Linear
 
 MLP_TOKENS = 36864  # tokens per pass of the MLP, whose hidden layer is the largest tensor of a block
 
@@ -133,17 +134,21 @@ class Product:
     the weight is never FP8.
     """
 
-    def __init__(self, layer: nn.Linear, settings: Settings, exact: bool = False):
+    def __init__(self, layer: nn.Linear | FP8Linear, settings: Settings, exact: bool = False):
         self.dtype, self.fp8 = settings.dtype, settings.fp8 and not exact
         weight = layer.weight.detach()
         self.bias = (
             torch.zeros(len(weight), device=weight.device) if layer.bias is None else layer.bias.detach()
         ).float()
-        if self.fp8:
-            values, scale = quantize_rows(weight)
-            self.weight, self.scale = values, scale[None].contiguous()
-        else:
+        self.weight: Tensor
+        if not self.fp8:
             self.weight = weight.to(self.dtype)
+            return
+        if isinstance(layer, FP8Linear):  # the network has run layer by layer before
+            self.weight, scale = layer.weight_fp8, layer.weight_scale
+        else:
+            self.weight, scale = quantize_rows(weight)
+        self.scale = scale[None].contiguous()
 
     def __call__(self, operand: Operand) -> Tensor:
         values, tokens = operand

@@ -101,15 +101,3 @@ class Streaming(Protocol):
     def stream_memory(self, height: int, width: int, count: int) -> int:
         """Bytes that `stream` keeps for `count` frames of this size, in addition to what one frame needs."""
         ...
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """A multi-view network. Image sides must be multiples of `patch_size`."""
-
-    name: str
-    patch_size: int
-
-    def predict(self, images: Sequence[Tensor]) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1]; sizes may differ between images."""
-        ...

@@ -77,12 +77,8 @@ class TwoForms:
         self.backbone, self.settings, self.device = backbone, settings, device
         self.runner: FastRunner | None = None
 
-    def reason_against(self) -> str | None:
-        """Why the fast form cannot run with the current settings; None if it can."""
-        return reason_against(self.backbone, self.settings, self.device)
-
     def fast(self) -> FastRunner:
-        """The fast form, ready to run. Raises BackendError with the text of `reason_against`."""
+        """The fast form, ready to run. Raises BackendError where `reason_against` has one."""
         if self.runner is None:
             self.runner = fast_runner(self.backbone, self.settings, self.device)
             self._make_room()

@@ -31,7 +31,6 @@ def measure_sensitivity(
     images = discover(config.images, max_views=config.views)
     asked = PredictConfig(str(checkpoint.path), config.resolution, config.device, "float32")
     predictor = Predictor(asked, Progress(), checkpoint)
-    assert isinstance(predictor.backbone, torch.nn.Module)  # always true for a checkpoint
     parameters = dict(predictor.backbone.named_parameters())
     exact = predictor.predict(images).views
     changes: dict[str, float] = {}

@@ -12,7 +12,7 @@ from ..config import PredictConfig
 from ..errors import InputError, UsageError
 from ..io.given_depth import GivenDepth
 from ..io.images import ImageRecord
-from ..networks.base import Backbone, Configurable, KnownCameras
+from ..networks.base import Configurable, KnownCameras, Network
 from ..networks.family import TOLD, families, family_of
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
@@ -23,7 +23,7 @@ from .beforehand import Beforehand
 FLAGS = {"poses": "--poses", "reference_view": "--reference-view", "depth": "--depth"}  # field → its option
 
 
-def configure(backbone: Backbone, config: PredictConfig) -> None:
+def configure(backbone: Network, config: PredictConfig) -> None:
     """Set the options that only some networks have. Raises UsageError if this network lacks a given option."""
     family = family_of(backbone)
     known = () if family is None else family.options
@@ -39,7 +39,7 @@ def configure(backbone: Backbone, config: PredictConfig) -> None:
         backbone.configure(**settings)
 
 
-def frame_of(backbone: Backbone, priors: CameraPriors) -> WorldFrame:
+def frame_of(backbone: Network, priors: CameraPriors) -> WorldFrame:
     """Frame and unit of the prediction with these known cameras."""
     family = family_of(backbone)
     if priors.known_poses:
@@ -48,7 +48,7 @@ def frame_of(backbone: Backbone, priors: CameraPriors) -> WorldFrame:
 
 
 def for_inputs(
-    backbone: Backbone,
+    backbone: Network,
     beforehand: Beforehand,
     priors: CameraPriors,
     records: Sequence[ImageRecord],

@@ -6,7 +6,7 @@ import inspect
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from ..attention.dense import accounted
 from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
-from ..errors import BackendError, UsageError
+from ..errors import BackendError
 from ..layers.view_shards import current
 from ..networks.arithmetic import set_arithmetic
-from ..networks.base import Backbone, Network, Prediction
+from ..networks.base import Network, Prediction
 from ..networks.fast_form import TwoForms
 from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
@@ -38,7 +38,7 @@ class Ran:
 
     skipped: float  # share of the key blocks across views
     backends: tuple[Choice, ...] = ()  # of sparse-linear attention in the ordinary engine
-    engine: Choice | None = None  # None: as planned
+    engine: Choice | None = None  # that ran; None: as planned, in an older record
     masked: Choice | None = None  # whether pixels that show no scene were left out; None: there were none
     dense: Choice | None = None  # the kernel of most of the dense attention; None: there was none
 
@@ -71,34 +71,42 @@ def fast_settings(plan: Plan, **more: Any) -> Settings:
     )
 
 
+def _for_masks(engine: Choice) -> Choice:
+    """The engine for images with pixels to leave out. Raises BackendError where the fast one was asked for by name."""
+    if engine.chosen != FAST:
+        return engine
+    reason = "the fast path cannot leave masked pixels out of attention"
+    if engine.asked == FAST:
+        raise BackendError(f"--engine fast: {reason}; use --engine auto, or no masks")
+    return Choice(engine.asked, ORDINARY, reason)
+
+
 class PlannedNetwork:
     """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry per prediction.
 
     The fast engine makes its own form of the network in `prepare`, or at the first prediction.
     """
 
-    def __init__(self, backbone: Backbone, plan: Plan, device: torch.device) -> None:
+    def __init__(self, backbone: Network, plan: Plan, device: torch.device) -> None:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → reason
-        self.engine = plan.engine
-        self._module = cast(Network, backbone) if isinstance(backbone, nn.Module) else None
-        if self._module is None:
-            if plan.sparse is not None:
-                raise UsageError(f"--attention sla: {backbone.name} has no attention across views")
-            return
-        set_attention(self._module, plan)
-        self._forms = TwoForms(self._module, fast_settings(plan, graphs=False), device)
+        set_attention(backbone, plan)
+        self._forms = TwoForms(backbone, fast_settings(plan, graphs=False), device)
+        self._in_fp8 = False  # whether the products of the ordinary form are what is planned
         if plan.engine.chosen == ORDINARY:
-            self._set_arithmetic()
+            self._ordinary()
 
-    def _set_arithmetic(self) -> None:
-        if self.plan.is_fp8 and self._module is not None:
-            self.exact = set_arithmetic(self._module, self.plan.fp8.chosen, getattr(torch, self.plan.dtype))
+    def _ordinary(self) -> None:
+        """The network is the ordinary form, on the device, and computes as planned."""
+        self._forms.ordinary()
+        if self.plan.is_fp8 and not self._in_fp8:
+            self.exact = set_arithmetic(self.backbone, self.plan.fp8.chosen, getattr(torch, self.plan.dtype))
+            self._in_fp8 = True
 
     def prepare(self) -> None:
         """Make the form for the fast engine before the first prediction, if it is planned."""
-        if self._module is not None and self.engine.chosen == FAST:
+        if self.plan.engine.chosen == FAST:
             with on_device(self.device):
                 self._forms.fast()
 
@@ -139,42 +147,36 @@ class PlannedNetwork:
     ) -> Prediction:
         shards = current()
         masked = self._masked(unseen if shards is None else shards.masks)
+        engine = self.plan.engine
         if masked is not None and masked.chosen == LEFT_OUT:
             cameras["unseen"] = unseen
+            engine = _for_masks(engine)
         with accounted() as account:
-            prediction, ran = self._run(images, tell, cameras)
+            run = self._run_fast if engine.chosen == FAST else self._run_ordinary
+            prediction, ran = run(images, tell, cameras)
         dense = max(account, key=account.__getitem__, default=None)
-        self.ran.append(replace(ran, masked=masked, dense=dense))
+        self.ran.append(replace(ran, masked=masked, dense=dense, engine=engine))
         return prediction
 
-    def _run(self, images: Sequence[Tensor], tell: Told, more: Mapping[str, Any]) -> tuple[Prediction, Ran]:
-        model = self._module
-        if model is None:
-            return self.backbone.predict(images, **more), Ran(0.0)
-        if self.engine.chosen == FAST:
-            runner = self._forms.fast()
-            return fast_predict(runner, images, **more), Ran(runner.skipped(Shape.of(images)))
+    def _run_fast(self, images: Sequence[Tensor], tell: Told, more: Mapping[str, Any]) -> tuple[Prediction, Ran]:
+        runner = self._forms.fast()
+        return fast_predict(runner, images, **more), Ran(runner.skipped(Shape.of(images)))
+
+    def _run_ordinary(self, images: Sequence[Tensor], tell: Told, more: Mapping[str, Any]) -> tuple[Prediction, Ran]:
+        self._ordinary()
+        model = self.backbone
         with told_of_layers(model, len(images), tell):
-            prediction = self.backbone.predict(images, **more)
-        return prediction, Ran(skipped_share(model), tuple(attention_backends(model)), self.engine)
+            prediction = model.predict(images, **more)
+        return prediction, Ran(skipped_share(model), tuple(attention_backends(model)))
 
     def _masked(self, unseen: Sequence[Tensor | None] | None) -> Choice | None:
-        """Handle pixels that show no scene. Switches from the fast engine, which cannot leave out keys, to the ordinary
-        one.
-        """
+        """What becomes of pixels that show no scene; None where there are none."""
         if unseen is None or all(mask is None for mask in unseen):
             return None
         if "unseen" not in inspect.signature(self.backbone.predict).parameters:
             return Choice(
                 "auto", "plain", f"{self.backbone.name} cannot leave pixels out: it sees a plain colour there"
             )
-        if self.engine.chosen == FAST:
-            reason = "the fast path cannot leave masked pixels out of attention"
-            if self.engine.asked == FAST:
-                raise BackendError(f"--engine fast: {reason}; use --engine auto, or no masks")
-            self.engine = Choice(self.engine.asked, ORDINARY, reason)
-            self._forms.ordinary()
-            self._set_arithmetic()
         return Choice("auto", LEFT_OUT, "patches without any scene are no keys of attention")
 
     # -- reports -----------------------------------------------------------------------------------------------------
@@ -190,7 +192,8 @@ class PlannedNetwork:
             attention["backends"] = [asdict(choice) for choice in ran[-1].backends]
         if self.exact:
             fp8["exact_layers"] = len(self.exact)
-        engine = next((each.engine for each in reversed(ran) if each.engine is not None), self.plan.engine)
+        other = (each.engine for each in ran if each.engine not in (None, self.plan.engine))
+        engine = next(other, None) or self.plan.engine
         told = {"attention": attention, "fp8": fp8, "engine": asdict(engine)}
         dense = next((each.dense for each in reversed(ran) if each.dense is not None), None)
         masked = next((each.masked for each in ran if each.masked is not None), None)
@@ -199,11 +202,10 @@ class PlannedNetwork:
 
     def attention_info(self, ran: Sequence[Ran]) -> Mapping[str, Any]:
         """The entry of run.json: the skipped share, the settings, and the keep ratio of each sparse-linear layer."""
-        modules = dict(self._module.named_modules()) if self._module is not None else {}
         sparse = self.plan.sparse
         kept = {
             name: m.formula.keep_ratio
-            for name, m in modules.items()
+            for name, m in self.backbone.named_modules()
             if sparse is not None and isinstance(m, SparseLinearAttention)
         }
         skipped = statistics.mean([each.skipped for each in ran] or [0.0])

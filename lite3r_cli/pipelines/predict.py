@@ -22,7 +22,7 @@ from ..errors import BackendError, InputError, MemoryLimitError
 from ..io.images import Skipped
 from ..io.regular import reason_of
 from ..io.resize import network_size
-from ..networks.base import Backbone, Network, Prediction
+from ..networks.base import Network, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import preparation_of
 from ..networks.layer_steps import Told
@@ -138,17 +138,17 @@ class Predictor:
 
     def _load(
         self, built: Network, plan: Plan, device: torch.device, closing: ExitStack
-    ) -> tuple[Backbone, PlannedNetwork, float]:
+    ) -> tuple[Network, PlannedNetwork, float]:
         """The network as loaded and as planned, and the seconds that it took."""
         start = time.perf_counter()
         with closing:
-            backbone: Backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
+            backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
         known_cameras.configure(backbone, self.config)
         network = PlannedNetwork(backbone, plan, device)
         network.prepare()
         return backbone, network, time.perf_counter() - start
 
-    def _loaded(self) -> tuple[Backbone, PlannedNetwork]:
+    def _loaded(self) -> tuple[Network, PlannedNetwork]:
         backbone, network, seconds = self._loading.result()
         if not self._told:
             self._told = True
@@ -161,7 +161,7 @@ class Predictor:
         return self.checkpoint.spec.family.streams
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> Network:
         """The network as it was loaded."""
         return self._loaded()[0]
 

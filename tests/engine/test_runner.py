@@ -198,9 +198,5 @@ def test_a_call_decides_for_itself_and_one_form_at_a_time_is_held():
     model, images = network("da3")
     forms = TwoForms(model, Settings(**FLOAT32), CPU)
     gone = weakref.ref(forms.fast().form)
-    model.ray_poses = True
-    assert "rays" in forms.reason_against()
     assert forms.ordinary() is model and gone() is None
-    model.ray_poses = False
-    assert forms.reason_against() is None
     assert len(forms.fast()(mixed(images)).depth) == 3

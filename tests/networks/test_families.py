@@ -14,7 +14,7 @@ import toy_network
 from lite3r_cli.attention.module import attention_modules
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import NETWORKS, registry
-from lite3r_cli.networks.base import Backbone, KnownCameras, Prediction, Streaming
+from lite3r_cli.networks.base import KnownCameras, Network, Prediction, Streaming
 from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
 from lite3r_cli.networks.fast_form import form_reason
 from lite3r_cli.networks.recognise import recognise
@@ -37,7 +37,7 @@ def test_every_network_of_the_package_and_the_toy_are_there():
 def test_the_facts_are_true_of_the_network(family, size):
     model = on_meta(family, size)
     config = model.config
-    assert isinstance(model, Backbone) and model.name == size == family.name_of(config) and family_of(model) is family
+    assert isinstance(model, Network) and model.name == size == family.name_of(config) and family_of(model) is family
     assert isinstance(model.compute_dtype, torch.dtype) and model.patch_size >= 1
     assert isinstance(model, Streaming) is family.streams
     for info in family.models:  # what is told of it without importing it

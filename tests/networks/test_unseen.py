@@ -23,6 +23,7 @@ from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.networks.vggt_omega.network import VGGTOmega, VGGTOmegaConfig
 from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
 from lite3r_cli.pipelines.planned import PlannedNetwork
+from lite3r_cli.quant.linear import PRODUCTS, emulated
 
 DEVICES = [
     "cpu",
@@ -162,11 +163,16 @@ def test_keys_of_views_that_differ() -> None:
     assert Seen.of([torch.zeros(4, 6, dtype=torch.bool)], [[0]], [(2, 3)]) is None
 
 
-def test_the_fast_engine_leaves_masked_pictures_to_the_ordinary_path(monkeypatch) -> None:
+@pytest.mark.parametrize("fp8", ["off", "scaled-mm"])
+def test_the_fast_engine_leaves_masked_pictures_to_the_ordinary_path(fp8: str, monkeypatch) -> None:
+    if fp8 != "off":  # on a CPU in plain torch
+        monkeypatch.setitem(PRODUCTS, "scaled-mm", emulated)
     monkeypatch.setattr("lite3r_cli.attention.sparse_config.SHALLOW", 0)  # the small network stands for a deep one
 
     def planned(engine: str) -> PlannedNetwork:
-        plan = resolve(Asked(engine=engine, attention="sla"), NetworkFacts.of_model(build("mini")), gpu)
+        plan = resolve(
+            Asked(engine=engine, attention="sla", fp8_backend=fp8), NetworkFacts.of_model(build("mini")), gpu
+        )
         return PlannedNetwork(model, replace(plan, dtype="float32"), torch.device("cpu"))
 
     model = build("mini")
@@ -175,10 +181,13 @@ def test_the_fast_engine_leaves_masked_pictures_to_the_ordinary_path(monkeypatch
     with pytest.raises(BackendError, match="--engine auto"):
         planned("fast").predict(images, unseen)
     network = planned("auto")
-    network.predict(images)
+    before = network.predict(images)
     assert network.choices()["engine"]["chosen"] == "fast" and "masked" not in network.choices()
     other = changed(images, unseen, model)
     assert close(network.predict(images, unseen), network.predict(other, unseen))
-    choices = network.choices(network.ran[1:])
+    choices = network.choices()
     assert choices["engine"]["chosen"] == "ordinary" and "masked" in choices["engine"]["reason"]
     assert choices["masked"]["chosen"] == "left out"
+    after = network.predict(images)  # no picture decides for those that come later
+    assert network.choices(network.ran[3:])["engine"]["chosen"] == "fast"
+    assert all(torch.equal(a, b) for a, b in zip(before.depth, after.depth, strict=True))
