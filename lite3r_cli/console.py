@@ -30,6 +30,7 @@ class _Settings:
 
 settings = _Settings()
 LONGEST_WORD = 16  # letters of a word in a table cell that are kept on one line
+LONGEST_LINE = 2000  # letters
 SECONDS_BETWEEN_LINES = 10.0  # for a stage that is running
 
 
@@ -61,8 +62,13 @@ set_json, set_quiet, set_verbose, set_debug = (_setter(name) for name in ("json"
 
 
 def _one_line(text: object) -> str:
-    """Replaces line breaks and terminal codes, which file names may contain: a message is one printable line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    """Replaces line breaks and terminal codes, which file names may contain: a message is one printable line. What is
+    too long, for a value out of a damaged file stands in it, loses its middle.
+    """
+    line = str(text)
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 4 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class _Sturdy:

@@ -94,6 +94,16 @@ def test_expected_failures_are_one_line_and_their_code(kind, code, command, caps
     assert err == "error: a\\nb.jpg: \\x1b[31mbroken; get it again\n"
 
 
+def test_a_value_of_thousands_of_letters_does_not_fill_the_screen(command, capsys):
+    def go() -> None:
+        raise InputError(f"a.json: {'x' * 9000} is no name; name it anew")
+
+    command(go)
+    assert cli.main(["go"]) == 3
+    err = capsys.readouterr().err
+    assert len(err) < 2000 and err.startswith("error: a.json: xxx") and err.endswith("xxx is no name; name it anew\n")
+
+
 @pytest.mark.parametrize(
     "error, code, line",
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import OutputError
 from .files import output_error, write_json
+from .kept_chunks import remove_finished
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout
 from .transaction import Transaction, in_threads, recover
 
@@ -85,6 +86,7 @@ class OutputSet:
     def __enter__(self) -> OutputSet:
         self._files.__enter__()
         try:
+            remove_finished(self.layout)
             self._old = self._replaceable()
             self.directory.mkdir(parents=True, exist_ok=True)
         except BaseException as error:

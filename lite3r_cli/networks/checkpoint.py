@@ -123,7 +123,8 @@ def _said_of(path: Path) -> Iterator[None]:
         raise  # an ImportError comes from the installation, not from the file
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise WeightsError(f"{path}: what its metadata says of the network cannot be used ({reason})") from error
+        what = "what its metadata says of the network cannot be used"
+        raise WeightsError(f"{path}: {what} ({reason}); get it again") from error
 
 
 def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) -> Checkpoint:

@@ -90,6 +90,8 @@ def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: P
         if "config" not in metadata:
             return family.config_from_shapes(shapes)
         values = json.loads(metadata["config"])
+        if not isinstance(values, dict):
+            raise ValueError("its `config` is no object of settings")
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise WeightsError(

@@ -185,6 +185,9 @@ def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone,
     assert main(words) == 0 and left.exists()
     os.utime(left / "pass-00000/pass.json", (1, 1))
     assert main(words) == 0 and not left.exists()
+    leave()
+    os.utime(left / "pass-00000/pass.json", (1, 1))
+    assert main(words[:-1]) == 7 and not left.exists()  # refused, for the scene is whole
     leave(0o755)  # not as this program makes it
     with pytest.raises(OutputError, match="in the way"):
         WorkFolder(left, {}, False, print).__enter__()
