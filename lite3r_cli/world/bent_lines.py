@@ -1,8 +1,9 @@
-"""How strongly straight edges bend in pictures: the plumb line (Brown, 1971), with one coefficient for all pictures.
+"""Lens distortion from straight edges in pictures: the plumb line method (Brown, 1971), with one coefficient for all
+pictures.
 
 The coefficient is that of the division model (Fitzgibbon, CVPR 2001), r_straight = r / (1 + λ r²), with r in halves of
-the longer side: −0.04 is a lens with k1 = −0.12 and a field of view of 60°, −0.65 a fisheye of 150°. Every edge says a
-little about λ, and what is round in the world says something wrong: a likelihood with heavy tails adds them up.
+the longer side: −0.04 is a lens with k1 = −0.12 and a field of view of 60°, −0.65 a fisheye of 150°. Every edge gives
+weak evidence about λ, and curved objects give wrong evidence: a likelihood with heavy tails combines them.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from .gravity import find_edges
 
 _LAMBDAS = np.concatenate([np.arange(-0.9, -0.12, 0.04), np.arange(-0.1, 0.0601, 0.005), np.arange(0.08, 0.21, 0.02)])
 _ZERO = int(np.abs(_LAMBDAS).argmin())
-_BEYOND = 0.75  # of an edge's length, by which it is followed beyond both ends: detectors break curves into pieces
-_STATIONS = 51  # along what is followed
-_ACROSS = 0.05  # of that length, to each side, within which the edge is looked for
-_MOST_ACROSS = 65  # places, across
-_SHORTEST, _LEAST = 0.06, 0.1  # of the picture's longer side: an edge as detected, and as followed
-_EDGES = 50  # of a picture, the longest
-_FITTING = 0.85  # share of the stations that lie on one smooth curve
+_BEYOND = 0.75  # of an edge's length, beyond both ends: detectors split curves into pieces
+_STATIONS = 51  # points along an edge
+_ACROSS = 0.05  # of that length, search range of the edge to each side
+_MOST_ACROSS = 65  # points across the edge
+_SHORTEST, _LEAST = 0.06, 0.1  # of the picture's longer side: shortest detected and shortest tracked edge
+_EDGES = 50  # per picture, the longest
+_FITTING = 0.85  # share of the points that must be on one smooth curve
 _CLOSE = 0.6  # pixels from that curve
-_SAME = 3.0  # pixels from an edge that was followed before
-_NOISE = 0.15  # pixels of a straight edge's rise over its chord
-_ROUND, _SPREAD = 0.35, 8.0  # share of edges that are not straight in the world, and pixels of their rise
+_SAME = 3.0  # pixels from an edge that was already tracked
+_NOISE = 0.15  # pixels: standard deviation of a straight edge's height over its chord
+_ROUND, _SPREAD = 0.35, 8.0  # share of edges that are curved in the world, and pixels of their height
 
 
 @dataclass(frozen=True)
 class Bending:
-    """What the edges of some pictures say about one lens."""
+    """Evidence of the edges of some pictures about one lens."""
 
-    coefficient: float  # λ, under which the edges are straightest
-    evidence: float  # logarithm of how much better it explains them than none, in all pictures
-    edges: int  # that were measured
+    coefficient: float  # λ for which the edges are straightest
+    evidence: float  # log likelihood ratio to a lens without distortion, over all pictures
+    edges: int  # number of measured edges
 
     @property
     def at_corner(self) -> float:
-        """By how much a point at the corner of a picture of 3:2 is displaced, relative to its place."""
+        """Displacement of a point at the corner of a 3:2 picture, relative to its radius."""
         return self.coefficient * (1 + (2 / 3) ** 2)
 
 
@@ -55,8 +56,9 @@ def measure_bending(greys: Sequence[np.ndarray]) -> Bending:
 
 
 def _rises(grey: np.ndarray) -> np.ndarray:
-    """Of each long edge of a picture and each λ, how far the straightened edge rises over its chord (E, L), in pixels
-    of the picture."""
+    """For each long edge of a picture and each λ, the height of the straightened edge over its chord (E, L), in pixels
+    of the picture.
+    """
     segments, _ = find_edges(grey)
     size = np.array([grey.shape[1], grey.shape[0]], np.float64)
     half = size.max() / 2
@@ -79,8 +81,9 @@ def _rises(grey: np.ndarray) -> np.ndarray:
 
 
 def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the edges of segments (E, 4) run, beyond their ends, too: points (E, `_STATIONS`, 2) on the strongest step
-    across, and which of them are on an edge, bool."""
+    """Points (E, `_STATIONS`, 2) on the strongest step across the edges of segments (E, 4), extended at both ends; and
+    which points are on an edge, bool.
+    """
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.0).astype(np.float32)
     along = segments[:, 2:] - segments[:, :2]
     length = np.linalg.norm(along, axis=1)
@@ -105,7 +108,7 @@ def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndar
     slope *= np.where(sign == 0, 1, sign)[:, None, None]
     chosen = np.zeros((len(segments), _STATIONS), np.int64)
     chosen[:, centre] = (slope[:, centre] * near).argmax(axis=1)
-    for way in (1, -1):  # an edge is one smooth curve: the strongest step near where the last two lead
+    for way in (1, -1):  # an edge is one smooth curve: search near the extrapolation of the last two points
         for n in range(centre + way, _STATIONS if way == 1 else -1, way):
             last = offset[chosen[:, n - way]]
             back = offset[chosen[:, n - 4 * way]] if abs(n - centre) > 4 else last
@@ -123,7 +126,7 @@ def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _run(known: np.ndarray) -> np.ndarray:
-    """The numbers of the known stations around the middle up to the first gap to each side."""
+    """The indices of the known points around the middle, up to the first gap on each side."""
     centre = len(known) // 2
     gaps = [n for n in range(len(known) - 1) if not known[n] and not known[n + 1]]
     first = max((n + 2 for n in gaps if n < centre), default=0)
@@ -132,8 +135,9 @@ def _run(known: np.ndarray) -> np.ndarray:
 
 
 def _smooth(points: np.ndarray) -> np.ndarray | None:
-    """Points (15, 2) on the curve of the fourth degree that most of the points (N, 2) of an edge lie on; None where
-    they do not."""
+    """Points (15, 2) on the curve of fourth degree that fits most of the points (N, 2) of an edge;
+    None if none does.
+    """
     if len(points) < 12:
         return None
     chord = points[-1] - points[0]
@@ -154,12 +158,12 @@ def _smooth(points: np.ndarray) -> np.ndarray | None:
 
 
 def _rise(points: np.ndarray) -> np.ndarray:
-    """How far the middle of a curve (N, 2) rises over its chord under each λ (L,), as lengths were there before."""
+    """The height of the middle of a curve (N, 2) over its chord for each λ (L,), in the original lengths."""
     flat, ahead = _straightened(points)
     chord = flat[:, -1] - flat[:, 0]
     side = np.stack([-chord[:, 1], chord[:, 0]], axis=1) / np.maximum(np.linalg.norm(chord, axis=1), 1e-9)[:, None]
     height = np.einsum("lni,li->ln", flat - flat[:, :1], side)
-    # of the best parabola, not the highest point: noise does not pull it to one side
+    # of the best parabola instead of the highest point, which noise would bias
     t = np.linspace(0, 1, len(points))
     arch = t * (1 - t) - (t * (1 - t)).mean()
     middle, before = points[len(points) // 2], points[-1] - points[0]
@@ -170,6 +174,6 @@ def _rise(points: np.ndarray) -> np.ndarray:
 
 
 def _straightened(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 2) under each λ (L, N, 2), and under which all of them can be (L,) bool."""
+    """Points (N, 2) for each λ (L, N, 2), and the λ for which all of them are valid (L,) bool."""
     below = 1 + _LAMBDAS[:, None] * (points**2).sum(axis=1)
     return points / np.maximum(below, 0.05)[..., None], (below > 0.05).all(axis=1)

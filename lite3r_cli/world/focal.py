@@ -1,4 +1,4 @@
-"""Focal lengths that are known beforehand: from EXIF, checked for zoom and crop, and from what the user states."""
+"""Known focal lengths: from EXIF, checked for zoom and crop, and from options."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .sensors import sensor_size
 
 FULL_DIAGONAL = 43.2666  # mm, of 36 × 24
 _PLAUSIBLE = (0.2, 20.0)  # focal length in longer image sides: 136° to 3°
-_SENSOR_WIDTHS = (2.5, 60.0)  # mm that a focal plane resolution may imply
-_AGREE = 0.08  # relative difference up to which two ways to a focal length support each other
+_SENSOR_WIDTHS = (2.5, 60.0)  # plausible widths of a focal plane, in mm
+_AGREE = 0.08  # relative difference up to which two estimates of a focal length agree
 _SAME_ASPECT = 0.015
-_NATIVE = (4 / 3, 3 / 2)  # aspects of sensors
-# relative standard deviations: a lens is sold by its rounded focal length, and is shorter when focused near
+_NATIVE = (4 / 3, 3 / 2)  # aspect ratios of sensors
+# relative standard deviations: focal lengths are sold rounded, and are shorter at close focus
 _SIGMA_SENSOR, _SIGMA_35MM, _SIGMA_CROPPED = 0.015, 0.025, 0.05
 
 
 @dataclass(frozen=True)
 class FocalAnswer:
-    """A focal length in pixels of the picture as it is, or the reason why there is none."""
+    """A focal length in pixels of the stored picture, or the reason why there is none."""
 
     pixels: float | None
     sigma: float
@@ -37,9 +37,9 @@ class FocalAnswer:
 
 
 class _Measured(NamedTuple):
-    """A focal length found in one way."""
+    """One estimate of a focal length."""
 
-    pixels: float  # of the picture as it is
+    pixels: float  # of the stored picture
     sigma: float  # relative standard deviation
     reason: str
 
@@ -49,11 +49,11 @@ def _no(reason: str) -> FocalAnswer:
 
 
 def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
-    """The focal length in pixels of the stored picture (turning it upright changes nothing).
+    """The focal length in pixels of the stored picture (rotation does not change it).
 
-    Two ways: millimetres × pixels per millimetre on the sensor (EXIF's, else from the table of sensors), times digital
-    zoom; and the 35 mm equivalent, which refers to the diagonal (CIPA DCG-001) of the uncropped picture and counts
-    digital zoom in or not, depending on the maker. Where both are there they have to agree to `_AGREE`.
+    Two estimates: millimetres × pixels per millimetre on the sensor (from EXIF, else from the table of sensors), times
+    digital zoom; and the 35 mm equivalent, which refers to the diagonal (CIPA DCG-001) of the uncropped picture and
+    includes digital zoom or not, depending on the maker. If both exist, they must agree to `_AGREE`.
     """
     if photo.width is None or photo.height is None:
         return _no("no EXIF")
@@ -81,7 +81,7 @@ def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
 
 
 def _scale_since_taken(photo: PhotoMetadata, size: tuple[int, int]) -> float | None:
-    """By what factor the picture was resized since it was taken; 1 for a mere crop; None where that cannot be told."""
+    """The factor by which the picture was resized since it was taken; 1 for a crop; None if unknown."""
     if not photo.exif_width or not photo.exif_height:
         return 1.0
     taken = photo.exif_width, photo.exif_height
@@ -102,7 +102,7 @@ def _from_sensor(photo: PhotoMetadata, now: tuple[int, int], scale: float) -> _M
     density = photo.pixels_per_mm
     if density and _SENSOR_WIDTHS[0] < taken / density < _SENSOR_WIDTHS[1]:
         width = taken / density
-        if size is None or abs(width / size[0] - 1) < _AGREE:  # some cameras write a density of another picture size
+        if size is None or abs(width / size[0] - 1) < _AGREE:  # some cameras write the density of another picture size
             pixels = photo.focal_mm * density * scale * zoom
             return _Measured(pixels, _SIGMA_SENSOR, f"{photo.focal_mm:g} mm, sensor {width:.1f} mm wide{note}")
     if size is None:
@@ -126,7 +126,7 @@ def _from_35mm(photo: PhotoMetadata, now: tuple[int, int], scale: float) -> _Mea
 
 
 def _size_when_taken(photo: PhotoMetadata, now: tuple[int, int]) -> tuple[int, int]:
-    """The longer and the shorter side in pixels: EXIF's, else those of the picture as it is."""
+    """The longer and the shorter side in pixels: from EXIF, else those of the stored picture."""
     sides = photo.exif_width or now[0], photo.exif_height or now[1]
     return max(sides), min(sides)
 
@@ -134,18 +134,18 @@ def _size_when_taken(photo: PhotoMetadata, now: tuple[int, int]) -> tuple[int, i
 def _uncropped_diagonal(long: int, short: int, crop: float) -> tuple[float, bool]:
     """The diagonal in pixels of the whole sensor, and whether the picture shows all of it.
 
-    A picture of another aspect than a sensor's was cut in the camera: 16:9 keeps the longer side, 1:1 the shorter one.
-    `crop` is the 35 mm equivalent over the focal length: how much smaller than 36 × 24 mm the sensor is.
+    A picture whose aspect ratio is not that of a sensor was cropped in the camera: 16:9 keeps the longer side, 1:1 the
+    shorter one. `crop` is the 35 mm equivalent over the focal length: how much smaller than 36 × 24 mm the sensor is.
     """
     aspect = long / short
     native = min(_NATIVE, key=lambda a: abs(aspect / a - 1))
     if abs(aspect / native - 1) <= 2 * _SAME_ASPECT:
         return (long**2 + short**2) ** 0.5, True
-    native = 3 / 2 if crop < 1.7 else 4 / 3  # large sensors are 3:2, those of telephones and compacts 4:3
+    native = 3 / 2 if crop < 1.7 else 4 / 3  # large sensors are 3:2, those of phones and compact cameras 4:3
     return (long * (1 + native**-2) ** 0.5, False) if aspect > native else (short * (1 + native**2) ** 0.5, False)
 
 
-# --- what the user states ---------------------------------------------------------------------------------------------
+# --- options ---------------------------------------------------------------------------------------------------------
 
 _FOCAL = re.compile(r"(\d+(?:\.\d+)?)\s*(px|mm|mm-eq)?", re.IGNORECASE)
 
@@ -190,7 +190,7 @@ class StatedFocal:
 
 
 def require_one_size(focal: StatedFocal, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raises UsageError where one number of pixels cannot hold for pictures of different sizes."""
+    """Raises UsageError if a number of pixels is given for pictures of different sizes."""
     distinct = {tuple(sorted(size)) for size in sizes}
     if focal.unit == "px" and len(distinct) > 1:
         some = ", ".join(f"{max(s)}x{min(s)}" for s in sorted(distinct)[:3])

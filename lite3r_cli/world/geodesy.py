@@ -8,7 +8,7 @@ import numpy as np
 
 _A = 6378137.0  # semi-major axis of the ellipsoid, metres
 _E2 = 6.69437999014e-3  # its first eccentricity squared
-_ROUNDS = 8  # of the fixed point for the latitude; each gains two digits or more
+_ROUNDS = 8  # of the fixed-point iteration for the latitude; each gains at least two digits
 
 
 def earth_centred(places: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class LocalFrame:
         return (earth_centred(np.asarray(places, np.float64)) - earth_centred(self.origin)) @ self.axes.T
 
     def places(self, local: np.ndarray) -> np.ndarray:
-        """The way back."""
+        """The inverse of `local`."""
         x, y, z = np.moveaxis(np.asarray(local, np.float64) @ self.axes + earth_centred(self.origin), -1, 0)
         across = np.hypot(x, y)
         latitude = np.arctan2(z, across * (1 - _E2))
@@ -65,5 +65,5 @@ class LocalFrame:
         return np.stack([np.degrees(latitude), np.degrees(np.arctan2(y, x)), height], axis=-1)
 
     def as_dict(self) -> dict[str, float]:
-        """For geo.json."""
+        """The entry of geo.json."""
         return {"latitude": self.latitude, "longitude": self.longitude, "height": self.height}

@@ -1,8 +1,8 @@
-"""From the scene's frame into a metric one by points known in both: a similarity that wild fixes do not bend.
+"""Georeferencing: a robust similarity transform from the frame of the scene into a metric one, by points known in both.
 
-Hypotheses come from three points, and from two points with the direction of gravity where that is known: tracks on a
-line leave the turn about the line open. The best one, by a capped sum of squares, is refined by iteratively reweighted
-least squares in the seven parameters; gravity stands beside the points as one more observation.
+Hypotheses come from three points, or from two points and the direction of gravity if that is known, because tracks on a
+line do not determine the rotation about it. The best one, by a truncated sum of squares, is refined by iteratively
+reweighted least squares in the seven parameters; gravity is one more observation.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ import numpy as np
 from ..scene.geometry import Similarity
 
 _TRIALS = 500
-_CAP = 9.0  # squared residual, in standard deviations, from which a point counts as wrong
+_CAP = 9.0  # squared residual, in standard deviations, of a wrong point
 _ROUNDS = 30
-_OUTLIER = 4.0  # standard deviations from which a point is named and not used
-_UP_SIGMA = np.radians(0.5)  # of the direction of gravity, as edges and gimbals give it
-_LEAST = 3  # points that have to agree
-_LEAST_REACH = 2.0  # of the positions' spread against their errors
+_OUTLIER = 4.0  # standard deviations beyond which a point is named and not used
+_UP_SIGMA = np.radians(0.5)  # of the direction of gravity from edges and gimbals
+_LEAST = 3  # smallest number of agreeing points
+_LEAST_REACH = 2.0  # smallest ratio of the positions' spread to their errors
 _STILL = "the positions do not differ by more than their errors, or stand on a line with no up to see"
-_STRETCH = 0.1  # spread across a line against that along it, below which points are on a line
+_STRETCH = 0.1  # ratio of the spreads across and along a line below which points count as collinear
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A similarity and how far each point is from where it should be."""
+    """A similarity transform and the residual of each point."""
 
     similarity: Similarity
     residuals: np.ndarray  # (N, 3) metres, the known position minus the mapped one
     used: np.ndarray  # (N,) bool
-    noise: float  # the residuals' standard deviation in units of the sigmas given
+    noise: float  # standard deviation of the residuals, in units of the given sigmas
 
 
 class NotEnough(ValueError):
-    """The points do not determine a similarity; the text says why."""
+    """The points do not determine a similarity transform; the text gives the reason."""
 
 
 def fit_similarity(
     points: np.ndarray, known: np.ndarray, sigma: np.ndarray, up: np.ndarray | None = None, seed: int = 0
 ) -> Fit:
-    """The Sim(3) from `points` (N, 3) to `known` (N, 3) with standard deviations `sigma` (N, 3), infinite where a
-    coordinate is not known. `up` is the direction against gravity in the frame of the points, which becomes +z.
+    """The Sim(3) from `points` (N, 3) to `known` (N, 3) with standard deviations `sigma` (N, 3), infinite for an
+    unknown coordinate. `up` is the up direction in the frame of the points, which becomes +z.
 
     Raises NotEnough.
     """
@@ -75,7 +75,9 @@ def _squares(similarity: Similarity, points: np.ndarray, known: np.ndarray, sigm
 
 
 def _noise(squares: np.ndarray, sigma: np.ndarray) -> float:
-    """The residuals' standard deviation in units of sigma, robust; at least 5 %: fixes may be far better than said."""
+    """Robust standard deviation of the residuals in units of sigma; at least 5 %, because positions may be far better
+    than stated.
+    """
     axes = np.isfinite(sigma).sum(axis=1)
     return float(np.clip(np.sqrt(np.median(squares / np.maximum(axes, 1)) / 0.6), 0.05, 3.0))
 
@@ -99,7 +101,9 @@ def _search(
 
 
 def _moves_too_little(similarity: Similarity, points: np.ndarray, sigma: np.ndarray) -> bool:
-    """Whether the cameras would move less than their positions' errors: constant fixes fit a scale of nothing."""
+    """Whether the cameras would move less than the errors of their positions: constant positions would fit a scale of
+    zero.
+    """
     spread = similarity.scale * float(np.linalg.norm(np.std(points, axis=0)))
     return spread < float(np.median(sigma[:, 0]))
 
@@ -120,7 +124,7 @@ def _from_three(points: np.ndarray, known: np.ndarray) -> Similarity | None:
 
 
 def _from_pair(points: np.ndarray, known: np.ndarray, up: np.ndarray | None) -> Similarity | None:
-    """Gravity and two points that stand apart sideways."""
+    """From gravity and two points with a horizontal distance."""
     assert up is not None
     axis = np.cross(up, [0.0, 0.0, 1.0])
     length = float(np.linalg.norm(axis))
@@ -145,8 +149,8 @@ def _refine(
     inside: np.ndarray,
     up: np.ndarray | None,
 ) -> Similarity:
-    """Gauss-Newton over log scale, turn and translation, with Cauchy weights."""
-    weight = 1 / sigma[inside]  # (n, 3), 0 where nothing is known
+    """Gauss-Newton over log scale, rotation and translation, with Cauchy weights."""
+    weight = 1 / sigma[inside]  # (n, 3), 0 for unknown coordinates
     target = np.where(weight > 0, known[inside], 0.0)
     middle = points[inside].mean(axis=0)
     scale, rotation = start.scale, start.rotation

@@ -1,8 +1,8 @@
-"""What is known of the cameras put in place of what the network predicted, with everything else made to fit.
+"""Replaces predicted cameras by known ones, and adapts everything else.
 
-Focal lengths alone: the rays follow the known field of view; depth and poses stay. (Scaling depth with the focal
-length, and aligning the depth maps anew under the new rays, were tried on 13 scenes: neither is better.)
-Poses: the frame and the scale of the known ones; cameras that are not known are placed beside their neighbours.
+Only focal lengths: the rays get the known field of view; depth and poses do not change. (Scaling depth with the focal
+length, and aligning the depth maps again with the new rays, were tried on 13 scenes: neither is better.) Poses: frame
+and scale are those of the known ones; unknown cameras are placed relative to their neighbours.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ..scene.surfaces import VoterMap
 from .registration import place_beside, similarity_from_cameras
 
 _NEIGHBOURS = 4  # views that each depth map is compared with
-_SPAN, _STEPS = 0.5, 31  # of log scale around the baselines' ratio, which a small network misses by up to 30 %
-_SAMPLES = 3000  # pixels of a view that are compared
+_SPAN, _STEPS = 0.5, 31  # of log scale around the ratio of the baselines, which a small network misses by up to 30 %
+_SAMPLES = 3000  # compared pixels per view
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Views with what was known, and how depth came to its scale."""
+    """Views with known cameras, and the scale of their depth."""
 
     views: list[View]
-    scale: float  # from predicted to given units; 1 without known poses
-    known: list[int]  # views whose pose was given
+    scale: float  # from predicted to known units; 1 without known poses
+    known: list[int]  # views with known poses
 
 
 def with_known_focal(views: Sequence[View], priors: CameraPriors) -> list[View]:
@@ -43,10 +43,10 @@ def with_known_focal(views: Sequence[View], priors: CameraPriors) -> list[View]:
 
 
 def place(views: Sequence[View], priors: CameraPriors) -> Placed:
-    """The views with known focal lengths, and in the frame of the known poses where there are any.
+    """The views with known focal lengths, and in the frame of the known poses if there are any.
 
-    Known cameras are exactly as given, K included. The depth maps get one factor: that at which they agree best from
-    view to view under the known poses, searched around the ratio of the baselines.
+    Known cameras do not change, including K. The depth maps are multiplied by one factor: the one at which they agree
+    best between views with the known poses, searched around the ratio of the baselines.
     """
     views = with_known_focal(views, priors)
     known = priors.known_poses
@@ -65,7 +65,7 @@ def place(views: Sequence[View], priors: CameraPriors) -> Placed:
         for view, pose in zip(views, poses, strict=True)
     ]
     factor = depth_factor([placed[i] for i in known]) if len(known) > 1 else 1.0
-    if unknown and factor != 1.0:  # the unknown cameras stand at the network's scale, which the factor corrects
+    if unknown and factor != 1.0:  # unknown cameras are at the network's scale, which the factor corrects
         poses[unknown] = place_beside(predicted, known, given, similarity.scale * factor, unknown)
     placed = [
         replace(view, cam_from_world=pose, depth=_scaled(view.depth, factor))
@@ -77,11 +77,11 @@ def place(views: Sequence[View], priors: CameraPriors) -> Placed:
 def back_into_given(
     views: Sequence[View], sparse: SparseModel | None, priors: CameraPriors, origin: np.ndarray | None
 ) -> tuple[list[View], SparseModel | None]:
-    """Refined views and points in the frame of the known cameras, which are again exactly as given.
+    """Refined views and points in the frame of the known cameras, which get exactly their known values.
 
-    `origin` was subtracted before the refinement. Where only some cameras are known the refinement moved them all: the
-    similarity from those that it moved to those given takes everything back. Fixed focal lengths, which it kept on the
-    mean over both axes, are again exactly as given, too.
+    `origin` was subtracted before the refinement. If only some cameras are known, the refinement moved all of them: the
+    similarity transform from their refined to their known poses is applied to everything. Fixed focal lengths, which
+    the refinement kept as a mean over both axes, also get their known values.
     """
     known = priors.known_poses
     views = [
@@ -106,10 +106,10 @@ def _scaled(depth: np.ndarray | None, factor: float) -> np.ndarray | None:
 
 
 def depth_factor(views: Sequence[View]) -> float:
-    """The common factor on the depth maps at which they agree best from view to view; poses are right and stay.
+    """The common factor on the depth maps at which they agree best between views; poses are correct and fixed.
 
     Agreement is the mean of 1 / (1 + (log ratio / 5 %)²) over the pixels that another view sees; the best of `_STEPS`
-    factors, refined by a parabola. 1 where no view sees another.
+    factors, refined by a parabola. 1 if no view sees another.
     """
     voters = [VoterMap(view, known_depth(view) > 0) for view in views]
     neighbours = best_neighbours(voters, _NEIGHBOURS)
@@ -119,7 +119,7 @@ def depth_factor(views: Sequence[View]) -> float:
     score = np.array([agreement(views, neighbours, float(np.exp(x)), _SAMPLES) for x in logs])
     k = int(np.argmax(score))
     if k in (0, len(logs) - 1):
-        return 1.0  # no optimum near the baselines' scale: these maps cannot tell
+        return 1.0  # no optimum near the scale of the baselines: these maps do not determine it
     below, here, above = score[k - 1 : k + 2]
     curvature = below - 2 * here + above
     offset = 0.5 * (below - above) / curvature if curvature < 0 else 0.0

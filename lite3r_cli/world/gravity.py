@@ -1,8 +1,8 @@
-"""Which way is up: from the vertical edges of what was built, from a drone's gimbal, else from how cameras are held.
+"""Up direction: from vertical edges of buildings, from the gimbal of a drone, else from how the cameras are held.
 
-An edge in a picture and the camera's centre span a plane; if the edge is vertical in the world, the vertical lies in
-that plane. The vertical is the direction that most planes of all pictures have in common, looked for around the way the
-cameras are held. One picture with a wrong pose cannot bend it, and depth is not needed.
+An edge in a picture and the camera centre span a plane. If the edge is vertical in the world, the vertical lies in that
+plane. The vertical is the direction that lies in most planes of all pictures, searched around the mean up direction of
+the cameras. A single wrong pose has little effect, and depth is not needed.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from ..io.exif import Attitude
 from ..scene import geometry
 from ..scene.posed_view import View
 
-_SIDE = 900  # pixels of the longer side at which edges are found
+_SIDE = 900  # pixels of the longer side at which edges are detected
 _SHORTEST = 0.025  # of the diagonal
 _SEARCH = np.radians([40.0, 22.0])  # around how cameras are held, and around what their horizontal axes say
-_STEP = np.radians(1.5)  # between two directions that are tried
-_WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the bell around a plane, coarse to fine
+_STEP = np.radians(1.5)  # between two candidate directions
+_WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the kernel around a plane, coarse to fine
 _THREADS = min(8, count_cores())
-_TOGETHER = 1 << 17  # products of directions and edges that are in memory for a thread: a processor's cache holds them
+_TOGETHER = 1 << 17  # products of directions and edges per thread: they fit in a processor's cache
 _TOGETHER_ON_GPU = 1 << 24
-_MOST = 150  # edges of a picture, the longest ones
-_LEAST_VIEWS = 0.34  # share of the pictures that have to see vertical edges
+_MOST = 150  # per picture, the longest edges
+_LEAST_VIEWS = 0.34  # share of the pictures that must have vertical edges
 _LEAST_EDGES = 10.0  # effective number of vertical edges
-_STANDS_OUT = 6.0  # score against that of other directions around; heaps of boards at any angle reach 5
+_STANDS_OUT = 6.0  # score relative to that of other directions around; heaps of tilted boards reach 5
 
 
-Segments = tuple[np.ndarray, float]  # what `find_edges` gives
+Segments = tuple[np.ndarray, float]  # the result of `find_edges`
 
 
 @dataclass(frozen=True)
 class Up:
-    """The direction against gravity in the world of the views."""
+    """The up direction in the world of the views."""
 
     direction: np.ndarray  # (3,) unit vector
     source: str  # "edges", "gimbal", "cameras" or "stated"
-    found: bool  # False: `direction` is how the cameras are held on average, and no more
-    edges: int = 0  # vertical ones
-    stands_out: float = 0.0  # support of the direction, against that of others around
+    found: bool  # False: `direction` is only the mean up direction of the cameras
+    edges: int = 0  # number of vertical ones
+    stands_out: float = 0.0  # support of the direction relative to others around
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json."""
+        """The entry of run.json."""
         return {
             "direction": [round(float(x), 6) for x in self.direction], "source": self.source, "found": self.found,
             "vertical_edges": self.edges, "stands_out": round(self.stands_out, 2),
@@ -61,8 +61,8 @@ def find_up(
     edges: Sequence[Segments | None] = (),
     device: str = "cpu",
 ) -> Up:
-    """The direction up of posed views with their pictures (h, w) uint8 of any size; `edges` are those of the pictures
-    where they were found before. A GPU as `device` tries directions faster than a processor.
+    """The up direction of posed views from their pictures (h, w) uint8 of any size; `edges` are those of the pictures,
+    if known. A GPU as `device` tries directions faster.
     """
     measured = up_of_gimbals(views, attitudes)
     if measured is not None:
@@ -76,7 +76,7 @@ def find_up(
 
 
 def up_of_cameras(views: Sequence[View]) -> np.ndarray:
-    """How the cameras are held on average: the robust mean of the pictures' up, (3,)."""
+    """The robust mean (3,) of the up directions of the cameras."""
     ups = np.stack([-view.cam_from_world[1, :3] for view in views])
     mean = ups.mean(axis=0)
     for _ in range(10):
@@ -89,7 +89,7 @@ def up_of_cameras(views: Sequence[View]) -> np.ndarray:
 def up_of_horizons(views: Sequence[View], held: np.ndarray) -> np.ndarray:
     """The direction (3,) that is most perpendicular to the pictures' horizontal axes, on the side of `held`.
 
-    People tilt cameras up and down, but seldom sideways. `held` itself where the cameras hardly turn.
+    People tilt cameras up and down, but seldom sideways. Returns `held` if the cameras hardly rotate.
     """
     axes = np.stack([view.cam_from_world[0, :3] for view in views])
     values, vectors = np.linalg.eigh(axes.T @ axes / len(axes))
@@ -99,7 +99,7 @@ def up_of_horizons(views: Sequence[View], held: np.ndarray) -> np.ndarray:
 
 
 def up_of_gimbals(views: Sequence[View], attitudes: Sequence[Attitude | None]) -> np.ndarray | None:
-    """The mean of what drones' gimbals say, where at least half of the pictures say it and they agree to 10°."""
+    """The mean of the gimbal directions, if at least half of the pictures have one and they agree to 10°."""
     ups = [v.cam_from_world[:, :3].T @ -gravity_of(a) for v, a in zip(views, attitudes) if a is not None]
     if len(ups) < max(2, len(views) / 2):
         return None
@@ -154,7 +154,7 @@ def find_edges(grey: np.ndarray) -> Segments:
         return np.zeros((0, 4)), diagonal
     segments = (found.reshape(-1, 4).astype(np.float64) + 0.5) / scale
     length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1)
-    margin = 0.012 * diagonal  # what runs along the picture's border is the border
+    margin = 0.012 * diagonal  # edges along the border are the border itself
     lines = segments.reshape(-1, 2, 2)
     border = np.zeros(len(segments), bool)
     for axis, size in ((0, grey.shape[1]), (1, grey.shape[0])):
@@ -166,7 +166,9 @@ def find_edges(grey: np.ndarray) -> Segments:
 def _from_edges(
     likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, view: np.ndarray, count: int, device: str = "cpu"
 ) -> Up:
-    """`likely` (2, 3): how the cameras are held on average, and what their horizontal axes say."""
+    """The up direction from edges. `likely` (2, 3): the mean up direction of the cameras, and that of their horizontal
+    axes.
+    """
     weight = weight * _balanced(weight, view, count)
     held = likely[0]
     tried = np.concatenate([_around(*each, _STEP) for each in zip(likely, _SEARCH)])
@@ -189,7 +191,7 @@ def _from_edges(
 
 
 def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
-    """A factor (N,) by which no picture counts more than twice the median one."""
+    """Factors (N,) that limit the weight of each picture to twice the median one."""
     total = np.bincount(view, weights=weight, minlength=count)
     typical = float(np.median(total[total > 0]))
     return np.minimum(1.0, 2 * typical / np.maximum(total, 1e-9))[view]
@@ -240,14 +242,14 @@ def _support_on(
 
 
 def _prior(directions: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """How likely directions (D, 3) are up where cameras are held like this: (D,)."""
+    """Prior of directions (D, 3) given how the cameras are held: (D,)."""
     angles = [geometry.vector_angle(directions, np.broadcast_to(each, directions.shape)) for each in likely]
     wide, narrow = (1 / (1 + (angle / width) ** 2) for angle, width in zip(angles, np.radians([25.0, 12.0])))
     return wide + narrow
 
 
 def _around(direction: np.ndarray, radius: float, step: float) -> np.ndarray:
-    """Directions (D, 3) about `step` apart within `radius` of one."""
+    """Directions (D, 3) with spacing `step` within `radius` of one."""
     helper = np.eye(3)[np.argmin(np.abs(direction))]
     x = np.cross(direction, helper)
     x /= np.linalg.norm(x)

@@ -1,4 +1,4 @@
-"""The scene's scale from one length that the user knows."""
+"""Metric scale of a scene from one known length."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View
 
-_SAMPLES = 4000  # pixels of a view
-_NEAR = 2.0  # times the median distance from the cameras: points farther off say nothing about the ground below
-_BINS = 60  # of height, from the lowest points to the cameras
-_LEAST_POINTS = 200  # below the cameras
-_LEVEL = 0.15  # of them lie at the ground's height; three bins of a wall have 0.05
-_SURE = 50.0  # per cent of a view's pixels that are more confident than the others
+_SAMPLES = 4000  # pixels per view
+_NEAR = 2.0  # times the median distance from the cameras: farther points tell nothing about the ground below
+_BINS = 60  # of height, between the lowest points and the cameras
+_LEAST_POINTS = 200  # number of points below the cameras
+_LEVEL = 0.15  # share of them at the height of the ground; three bins of a wall have 0.05
+_SURE = 50.0  # per cent of a view's pixels, the more confident ones
 
 
 def camera_distance(views: Sequence[View], first: int, second: int) -> float:
-    """The distance between two cameras in the scene's unit."""
+    """The distance between two cameras in scene units."""
     a, b = geometry.camera_centres(np.stack([views[first].cam_from_world, views[second].cam_from_world]))
     return float(np.linalg.norm(a - b))
 
 
 def pixel_distance(view: View, first: tuple[float, float], second: tuple[float, float]) -> float | None:
-    """The distance between what two pixels (x, y) of the picture show; None where one has no depth."""
+    """The distance between the points at two pixels (x, y) of the picture; None if one has no depth."""
     points = [point_at(view, pixel) for pixel in (first, second)]
     if points[0] is None or points[1] is None:
         return None
@@ -32,7 +32,7 @@ def pixel_distance(view: View, first: tuple[float, float], second: tuple[float, 
 
 
 def point_at(view: View, pixel: tuple[float, float]) -> np.ndarray | None:
-    """What a pixel of the picture shows, in the world (3,), by the median depth around it; None without one."""
+    """The world point (3,) at a pixel of the picture, by the median depth around it; None without depth."""
     assert view.depth is not None  # every predicted view has depth
     height, width = view.depth.shape
     column, row = int(pixel[0] * width / view.width), int(pixel[1] * height / view.height)
@@ -47,9 +47,9 @@ def point_at(view: View, pixel: tuple[float, float]) -> np.ndarray | None:
 
 
 def camera_height(views: Sequence[View], up: np.ndarray) -> float | None:
-    """The median height of the cameras above the ground, in the scene's unit; None where no level surface is below.
+    """The median height of the cameras above the ground in scene units; None without a level surface below.
 
-    The ground is the level that most points lie at, of those below the cameras.
+    The ground is the height of most points among those below the cameras.
     """
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in views]))
     points = np.concatenate([_sample(view) for view in views]) - np.median(centres, axis=0)
@@ -66,7 +66,7 @@ def camera_height(views: Sequence[View], up: np.ndarray) -> float | None:
 
 
 def _sample(view: View) -> np.ndarray:
-    """The surer half of a view's points, evenly thinned (M, 3)."""
+    """The more confident half of a view's points, evenly thinned (M, 3)."""
     assert view.depth is not None  # every predicted view has depth
     seen = view.depth > 0
     if view.confidence is not None and seen.any():

@@ -12,8 +12,8 @@ from ..scene.geometry import Similarity
 from ..scene.posed_view import PointCloud, View
 from .gravity import Up
 
-_GROUND = 3.0  # per cent of the points around the cameras that lie lower
-_AROUND = 2.0  # of the cameras' distance to the scene: points farther off say nothing about the ground below
+_GROUND = 3.0  # per cent of the points around the cameras that are below the ground
+_AROUND = 2.0  # of the cameras' distance to the scene: farther points tell nothing about the ground below
 # Axes of the frames as columns (right, ahead, up): viewers' y down, z ahead; maps' z up, y ahead
 _LOOK = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 _MAP = np.eye(3)
@@ -21,17 +21,17 @@ _MAP = np.eye(3)
 
 @dataclass(frozen=True)
 class Level:
-    """How the scene stands, and the way from the world of the views to the levelled frames."""
+    """The levelled frames of a scene, and the transforms into them from the world of the views."""
 
     up: Up
-    look: Similarity  # into the frame of viewers: +x right, +y down, +z ahead, as the first camera if it stood level
+    look: Similarity  # into the frame of viewers: +x right, +y down, +z ahead, as a level first camera
     map: Similarity  # from the world of the outputs into the frame of `--world level`: +x right, +y ahead, +z up
-    applied: Similarity | None = None  # with `--world level`: what brought the outputs into that frame
+    applied: Similarity | None = None  # with `--world level`: the transform that was applied to the outputs
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json: what was found, and the 4 × 4 matrix from the world before to the levelled frame.
+        """The entry of run.json: the result, and the 4 × 4 matrix from the previous world to the levelled frame.
 
-        The world before is that of the outputs, or, where these are levelled, of the known or the first camera.
+        The previous world is that of the outputs or, if these are levelled, that of the known or the first camera.
         """
         similarity, matrix = self.applied or self.map, np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = similarity.rotation, similarity.translation
@@ -39,7 +39,7 @@ class Level:
 
 
 def level_scene(views: Sequence[View], cloud: PointCloud, up: Up) -> Level:
-    """The levelled frames of a scene whose up is known."""
+    """The levelled frames of a scene with a known up direction."""
     axes = _axes(views, up.direction)  # (3, 3) rows right, ahead, up
     origin = _origin(views, cloud, axes)
     look, level = (frame @ axes for frame in (_LOOK, _MAP))
@@ -47,8 +47,8 @@ def level_scene(views: Sequence[View], cloud: PointCloud, up: Up) -> Level:
 
 
 def _axes(views: Sequence[View], up: np.ndarray) -> np.ndarray:
-    """Unit vectors to the right, ahead and up: ahead is where the first camera looks, or the top of its picture points
-    where it looks straight down or up.
+    """Unit vectors right, ahead and up: ahead is the horizontal viewing direction of the first camera, or that of the
+    top of its picture if it looks straight down or up.
     """
     forward, top = views[0].cam_from_world[2, :3], -views[0].cam_from_world[1, :3]
     ahead = forward - (forward @ up) * up
@@ -59,7 +59,7 @@ def _axes(views: Sequence[View], up: np.ndarray) -> np.ndarray:
 
 
 def _origin(views: Sequence[View], cloud: PointCloud, axes: np.ndarray) -> np.ndarray:
-    """The point (3,) on the ground below the middle of the cameras; the middle itself where there are no points."""
+    """The point (3,) on the ground below the centre of the cameras; the centre itself without points."""
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in views]))
     middle = np.median(centres, axis=0)
     if not len(cloud):

@@ -1,7 +1,7 @@
-"""360° pictures: which pictures are equirectangular, and the set in which each of them is cut into pinhole views.
+"""360° pictures: which pictures are equirectangular, and the set in which each of them is split into pinhole views.
 
-A picture of 2:1 is cut where its file says so (GPano in XMP), or where it closes: its left and right margins go on into
-each other, and its first and last rows, each of which shows one direction, hardly change along the row.
+A 2:1 picture is split if its file declares it (GPano in XMP), or if it closes: its left border continues the right one,
+and its first and last rows, each of which shows one direction, are nearly constant.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ..io.images import ImageRecord, ImageSet
 from ..io.names import output_stems, unique_names
 from ..scene.facing import VIEWS, Facing
 
-EQUIRECTANGULAR = "equirectangular"  # GPano's word
-_RATIO = 0.01  # relative: of 2:1
-_LOOK = (512, 256)  # pixels at which a picture is judged
-_SEAM = 1.25  # times the largest steps between columns within, that the step across the margins may be
-_CONTRAST = 0.5  # of the difference between opposite columns, that this step may be
-_POLE = 0.4  # of the usual change along a row, that the first and the last row may have
+EQUIRECTANGULAR = "equirectangular"  # GPano's term
+_RATIO = 0.01  # relative deviation from 2:1
+_LOOK = (512, 256)  # pixels at which a picture is tested
+_SEAM = 1.25  # factor of the largest steps between inner columns that the step across the seam may have
+_CONTRAST = 0.5  # share of the difference between opposite columns that this step may have
+_POLE = 0.4  # share of the usual variation of a row that the first and the last row may have
 
 
 def is_two_to_one(record: ImageRecord) -> bool:
-    """Whether a picture has the shape of a whole sphere."""
+    """Whether a picture has the proportions of a whole sphere."""
     return abs(record.width / (2 * record.height) - 1) < _RATIO
 
 
 def closes(rgb: np.ndarray) -> bool:
-    """Whether a picture (H, W, 3) uint8 of 2:1 looks like a whole sphere."""
+    """Whether a 2:1 picture (H, W, 3) uint8 looks like a whole sphere."""
     small = cv2.resize(rgb, _LOOK, interpolation=cv2.INTER_AREA).astype(np.float64)
     steps = np.abs(np.diff(small, axis=1, append=small[:, :1])).mean(axis=(0, 2))
     seam, within = steps[-1], steps[:-1]
@@ -50,9 +50,9 @@ def closes(rgb: np.ndarray) -> bool:
 
 
 def all_around(images: ImageSet, always: bool) -> tuple[list[int], list[str]]:
-    """Which pictures of a set show the whole sphere, and what to tell; `always`: all of 2:1 do.
+    """Which pictures of a set show the whole sphere, and messages; `always`: all 2:1 pictures.
 
-    Where most pictures of a size do, all of that size do: one camera took them.
+    If most pictures of a size do, all of that size do, because one camera took them.
     """
     found, open_still, partial = [], [], []
     for i, record in enumerate(images.records):
@@ -76,22 +76,22 @@ def all_around(images: ImageSet, always: bool) -> tuple[list[int], list[str]]:
 def _looks_closed(images: ImageSet, i: int) -> bool:
     try:
         return closes(images.read_picture(i, _LOOK[::-1]).rgb)
-    except InputError:  # it is told of when all pictures are read
+    except InputError:  # reported when all pictures are read
         return False
 
 
 @dataclass
 class CutImages(ImageSet):
-    """An image set in which some pictures are views of 360° pictures."""
+    """An image set in which some images are views of 360° pictures."""
 
-    whole: ImageSet = field(default_factory=lambda: ImageSet([]))  # with the pictures before they were cut
-    places: list[int] = field(default_factory=list)  # of each picture there
+    whole: ImageSet = field(default_factory=lambda: ImageSet([]))  # the set before the pictures were split
+    places: list[int] = field(default_factory=list)  # index of each image's picture in it
     _held: dict[int, Picture] = field(default_factory=dict)  # the 360° picture that was decoded last
     _lock: Lock = field(default_factory=Lock)
 
     @classmethod
     def of(cls, images: ImageSet, chosen: Sequence[int]) -> CutImages:
-        """The set with the pictures `chosen` cut. Spares do not stand in for damaged pictures any more."""
+        """The set with the pictures `chosen` split. It has no spares for damaged pictures."""
         records, places = [], []
         for i, record in enumerate(images.records):
             parts = _parts(record) if i in set(chosen) else [record]
@@ -112,7 +112,7 @@ class CutImages(ImageSet):
         return replace(whole, rgb=view_of(whole.rgb, facing), opaque=opaque)
 
     def _decoded(self, place: int) -> Picture:
-        with self._lock:  # the views of a picture are read one after the other: it is decoded once
+        with self._lock:  # the views of a picture are read one after the other, so it is decoded once
             if place not in self._held:
                 self._held.clear()
                 self._held[place] = self.whole.read_picture(place)
@@ -139,7 +139,7 @@ def _parts(record: ImageRecord) -> list[ImageRecord]:
 
 
 def view_of(picture: np.ndarray, facing: Facing) -> np.ndarray:
-    """The view of an equirectangular picture (H, W) or (H, W, 3) uint8; masks by the nearest pixel."""
+    """The view of an equirectangular picture (H, W) or (H, W, 3) uint8; masks by nearest neighbour."""
     how = cv2.INTER_CUBIC if picture.ndim == 3 else cv2.INTER_NEAREST
     return cv2.remap(picture, *_maps(facing.number, facing.side, *picture.shape[:2]), how, borderMode=cv2.BORDER_WRAP)
 

@@ -1,8 +1,9 @@
-"""Do two views look alike where the network says that they see the same surface?
+"""Photometric test of whether two views look alike where the network predicts the same surface.
 
-What features cannot tie (dark, smooth, repeated surfaces) may still be tied by the pictures themselves: one is warped
-into the other by the predicted depth and cameras, and windows are compared. Unrelated pictures, between which a network
-sees a geometry, too, look as different there as anywhere else; so the same comparison a little aside is the yardstick.
+Views without feature matches (dark, smooth, repetitive surfaces) may still be connected by their pixels: one is warped
+into the other by the predicted depth and cameras, and windows are compared. A network also predicts a geometry between
+unrelated pictures, but these look as different there as at any other offset. So the same comparison at an offset is the
+reference.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from ..scene.surfaces import Surfaces, VoterMap
 
 _SIDE = 260  # pixels of the longer side at which views are compared
 _WINDOW = (15, 15)
-_ASIDE = 24  # pixels
-_AGREE = 0.15  # relative difference of depth up to which both views see the same surface
-_LEAST_SEEN = 0.03  # of the view
-_TEXTURE = 20.0  # grey levels squared, variance of a window that can be compared
-_ALIKE, _CLEARLY = 0.3, 4.5  # correlation, and its distance from that aside in standard deviations
+_ASIDE = 24  # pixels of offset
+_AGREE = 0.15  # relative depth difference up to which both views see the same surface
+_LEAST_SEEN = 0.03  # share of the view that must be seen
+_TEXTURE = 20.0  # grey levels squared, smallest variance of a window
+_ALIKE, _CLEARLY = 0.3, 4.5  # correlation, and its distance from that at the offset in standard deviations
 
 
 def looks_alike(view: View, grey: np.ndarray, other: View, other_grey: np.ndarray) -> bool:
-    """Whether `view` and `other` look alike at corresponding pixels; `grey` (h, w) uint8 at the depth maps' sizes."""
+    """Whether `view` and `other` look alike at corresponding pixels; `grey` (h, w) uint8 at the sizes of the depth
+    maps.
+    """
     (small, a), (small_other, b) = _reduced(view, grey), _reduced(other, other_grey)
     x, y, ratio = correspondences(Surfaces([voter_of(small), voter_of(small_other)]), 0, 1)
     seen = np.abs(ratio - 1) < _AGREE
@@ -51,7 +54,7 @@ def voter_of(view: View) -> VoterMap:
 
 
 def _reduced(view: View, grey: np.ndarray) -> tuple[View, np.ndarray]:
-    """The view's depth, every few pixels, and its picture averaged to the same size."""
+    """The view's subsampled depth, and its picture averaged to the same size."""
     assert view.depth is not None  # every predicted view has depth
     step = max(1, round(max(view.depth.shape) / _SIDE))
     depth = np.ascontiguousarray(view.depth[step // 2 :: step, step // 2 :: step])

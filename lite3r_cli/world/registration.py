@@ -1,4 +1,4 @@
-"""Predicted cameras into the frame of known ones: by one similarity, or each beside its known neighbours."""
+"""Registers predicted cameras with known ones: by one similarity transform, or relative to known neighbours."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def mean_rotation(rotations: np.ndarray, rounds: int = 10, weight: np.ndarray | 
 def similarity_from_cameras(predicted: np.ndarray, given: np.ndarray) -> Similarity:
     """The Sim(3) from the frame of the cam_from_world `predicted` (N, 3, 4) to that of `given` (N, 3, 4).
 
-    Rotations count by themselves, so that cameras on a line leave nothing open; the scale is the median ratio of the
-    distances between cameras (1 where the given ones do not move), the translation the median over the centres.
+    Rotations are used directly, so that cameras on a line are no problem. The scale is the median ratio of the
+    distances between cameras (1 if the given ones do not move), the translation the median over the centres.
     """
     turns = np.swapaxes(given[:, :, :3], 1, 2) @ predicted[:, :, :3]
     rotation = mean_rotation(turns)
@@ -51,8 +51,8 @@ def place_beside(
 ) -> np.ndarray:
     """Poses (U, 3, 4) of the views `unknown` in the frame of the `given` poses (K, 3, 4) of the views `known`.
 
-    A network's errors grow with the distance between two cameras. So each unknown camera keeps its predicted place
-    beside the `_NEIGHBOURS` nearest known ones, which count by their inverse distance.
+    Errors of a network grow with the distance between two cameras. So each unknown camera keeps its predicted pose
+    relative to the `_NEIGHBOURS` nearest known ones, weighted by inverse distance.
     """
     centres = geometry.camera_centres(predicted)
     placed = []
@@ -69,7 +69,7 @@ def place_beside(
 
 
 def _beside(neighbour: np.ndarray, pose: np.ndarray, given: np.ndarray, scale: float) -> np.ndarray:
-    """The pose that stands to `given` as `pose` stands to `neighbour`, at `scale`."""
+    """The pose that has the relative pose of `pose` and `neighbour` to `given`, at `scale`."""
     relative = geometry.relative_pose(neighbour, pose)
     relative[:, 3] *= scale
     return geometry.compose(relative, given)

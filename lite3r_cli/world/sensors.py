@@ -1,4 +1,4 @@
-"""Sensor sizes by camera model, from the makers' data sheets: what EXIF's focal length in millimetres needs."""
+"""Sensor sizes by camera model, from the makers' data sheets, for EXIF focal lengths in millimetres."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TABLE: tuple[tuple[str, tuple[float, float]], ...] = (
     (r"dji (fc3170|fc3582|fc8482)", (9.6, 7.2)),
     (r"parrot (anafi)", (5.92, 4.44)),
     (r"sensefly.*s\.o\.d\.a", (12.75, 8.5)),
-    # actions cameras and telephones with one lens
+    # action cameras and phones with one lens
     (r"gopro hero", SMALL_COMPACT),
     (r"apple iphone [45]$", (4.54, 3.42)),
     (r"apple iphone (5s|6|6 plus|se)$", (4.8, 3.6)),
@@ -46,7 +46,7 @@ _PATTERNS = tuple((re.compile(pattern), size) for pattern, size in _TABLE)
 
 
 def sensor_size(make: str | None, model: str | None) -> tuple[float, float] | None:
-    """(width, height) in millimetres, landscape; None for a model that is not in the table."""
+    """(width, height) in millimetres, landscape; None for an unknown model."""
     maker, name = (make or "").lower(), (model or "").lower()
     if not maker or not name.startswith(maker.split()[0]):  # most makers repeat themselves: "Canon", "Canon EOS 5D"
         name = f"{maker} {name}".strip()

@@ -1,8 +1,8 @@
-"""Do two pictures show the same thing? Matched features on one epipolar geometry say so, and chance is ruled out.
+"""Tests whether two pictures show the same thing: by feature matches on one epipolar geometry, with a bound on chance.
 
-The evidence is the number of false alarms of an a-contrario test (Moisan and Stival, IJCV 2004): how often one would
-find that many matches near epipolar lines if matches fell anywhere. On the pictures of unrelated scenes its logarithm
-stays above −2; on overlapping pictures it is −10 to −1000. It needs no network, no camera and no threshold on counts.
+The evidence is the number of false alarms of an a-contrario test (Moisan and Stival, IJCV 2004): the expected number of
+equally good sets if matches were random. For unrelated scenes its logarithm stays above −2; for overlapping pictures it
+is −10 to −1000. It needs no network, no camera and no threshold on counts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 
 from ..io.view_memory import Features
 
-TIED = -4.0  # decimal logarithm of the number of false alarms from which on two pictures are tied
+TIED = -4.0  # decimal logarithm of the number of false alarms below which two pictures are connected
 _RATIO = 0.8  # of distances to the best and the second best match (Lowe, IJCV 2004)
-_PIXELS = 1.5  # from the epipolar line
-_SAMPLE = 7  # matches that fix an epipolar geometry
-_LEAST_AREA = 0.003  # of the picture, that the matches have to span: a logo or a date is no scene
+_PIXELS = 1.5  # distance from the epipolar line
+_SAMPLE = 7  # matches that determine an epipolar geometry
+_LEAST_AREA = 0.003  # of the picture, which the matches must span: a logo or a date is no scene
 _STILL = 1.5  # pixels of median motion below which matches may be an overlay
-_ALIKE = 0.3  # correlation of the pictures as a whole from which a still pair is the same view
+_ALIKE = 0.3  # correlation of the whole pictures from which a pair without motion shows the same view
 
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Features of one picture at the size (height, width) at which they were found."""
+    """Features of one picture at the size (height, width) at which they were extracted."""
 
     points: np.ndarray  # (N, 2) float32
     descriptors: np.ndarray  # (N, C) float32, unit vectors
@@ -41,9 +41,9 @@ def find_keypoints(rgb: np.ndarray, side: int, count: int) -> Keypoints:
 
 
 def find_features(rgb: np.ndarray, side: int, count: int) -> Features:
-    """The same as they are kept: a byte for each number."""
+    """The same in compact form: one byte per number."""
     grey = _grey(rgb, side)
-    # half the usual contrast: dark rooms and plain walls have few features
+    # half the usual contrast threshold: dark rooms and plain walls have few features
     found, descriptors = cv2.SIFT.create(count, contrastThreshold=0.02).detectAndCompute(grey, None)
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.float32)
@@ -51,7 +51,7 @@ def find_features(rgb: np.ndarray, side: int, count: int) -> Features:
 
 
 def keypoints_of(found: Features) -> Keypoints:
-    """Features as they are compared."""
+    """Features in the form for comparisons."""
     descriptors = found.descriptors.astype(np.float32)
     # the square root turns Euclidean distance into Hellinger's (Arandjelović and Zisserman, CVPR 2012)
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
@@ -59,12 +59,12 @@ def keypoints_of(found: Features) -> Keypoints:
 
 
 def find_corners(rgb: np.ndarray, side: int, count: int) -> Keypoints:
-    """At most `count` ORB features, a tenth of SIFT's work; they match where views differ little."""
+    """At most `count` ORB features, ten times faster than SIFT; they match if the views differ little."""
     grey = _grey(rgb, side)
     found, bits = cv2.ORB.create(count, fastThreshold=7).detectAndCompute(grey, None)
     if bits is None:
         return _keypoints(grey, found, np.zeros((0, 256), np.float32))
-    # bits as ±1/16 are unit vectors whose squared distance is the number of bits that differ, divided by 64
+    # bits as ±1/16 are unit vectors whose squared distance is the number of differing bits divided by 64
     return _keypoints(grey, found, np.unpackbits(np.asarray(bits, np.uint8), axis=1).astype(np.float32) / 8 - 1 / 16)
 
 
@@ -89,14 +89,14 @@ def _thumbnail(grey: np.ndarray) -> np.ndarray:
 
 
 def evidence(a: Keypoints, b: Keypoints) -> float:
-    """The decimal logarithm of the number of false alarms of the best epipolar geometry; inf where there is none."""
+    """The decimal logarithm of the number of false alarms of the best epipolar geometry; inf if there is none."""
     first, second = _matches(a.descriptors, b.descriptors)
     if len(first) <= _SAMPLE:
         return np.inf
     p, q = a.points[first], b.points[second]
     try:
         _, mask = cv2.findFundamentalMat(p, q, cv2.USAC_MAGSAC, _PIXELS, 0.999, 2000)
-    except cv2.error:  # a degenerate sample; OpenCV has no other word for it
+    except cv2.error:  # a degenerate sample; OpenCV raises no other type for it
         return np.inf
     inside = np.zeros(len(p), bool) if mask is None else mask.ravel().astype(bool)
     if inside.sum() <= _SAMPLE or _is_overlay(a, b, p[inside], q[inside]):
@@ -121,7 +121,7 @@ def _log_binomial(n: int, k: int) -> float:
 
 
 def _matches(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mutually best matches of unit descriptors (N, C), (M, C) that pass the ratio test: two index arrays."""
+    """Mutual nearest neighbours of unit descriptors (N, C), (M, C) that pass the ratio test: two index arrays."""
     if len(a) < 2 or len(b) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     similarity = a @ b.T
@@ -132,7 +132,7 @@ def _matches(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row the best column, and whether it is clearly better than the second."""
+    """The best column of each row, and whether it passes the ratio test."""
     best = similarity.argmax(axis=1)
     rows = np.arange(len(similarity))
     value = similarity[rows, best]
@@ -141,7 +141,9 @@ def _best(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_overlay(a: Keypoints, b: Keypoints, p: np.ndarray, q: np.ndarray) -> bool:
-    """Matches on a small patch, or that stay where they are while the rest differs: a logo, a date, a frame."""
+    """Whether matches are an overlay (a logo, a date, a frame): on a small patch, or without motion while the rest
+    differs.
+    """
     if np.median(np.linalg.norm(p - q, axis=1)) < _STILL and a.size == b.size:
         return float((a.thumbnail * b.thumbnail).sum()) < _ALIKE
     areas = (cv2.contourArea(cv2.convexHull(points)) / (k.size[0] * k.size[1]) for points, k in ((p, a), (q, b)))
@@ -149,13 +151,13 @@ def _is_overlay(a: Keypoints, b: Keypoints, p: np.ndarray, q: np.ndarray) -> boo
 
 
 class Groups:
-    """Which of N pictures hang together; ties join groups."""
+    """Connected components of N pictures; connections join groups."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
 
     def of(self, i: int) -> int:
-        """The smallest member of i's group."""
+        """Connect the pairs for which `tied` returns True; pairs within a group are not tested."""
         while self._parent[i] != i:
             i = self._parent[i]
         return i
@@ -165,7 +167,7 @@ class Groups:
         self._parent[high] = low
 
     def members(self) -> list[list[int]]:
-        """The groups, the largest first, each in order."""
+        """Pairs i < j of `count` pictures, neighbours in order first, at most `limit` of them."""
         found: dict[int, list[int]] = {}
         for i in range(len(self._parent)):
             found.setdefault(self.of(i), []).append(i)

@@ -1,6 +1,6 @@
-"""Pictures of a lens that bends lines as a pinhole would have taken them, at the same size and without blank pixels.
+"""Undistortion: distorted pictures as pinhole pictures of the same size without blank pixels.
 
-What works on pictures (the sweep, the fusion, the exports) knows pinholes only: it reads these.
+Functions on pictures (the sweep, the fusion, the exports) support only pinholes: they read these pictures.
 """
 
 from __future__ import annotations
@@ -18,41 +18,43 @@ from ..io.images import ImageSet
 from ..scene.distortion import DistortedCamera
 from ..scene.posed_view import View
 
-_WIDEST = np.radians(110.0)  # along the longer side: what a pinhole can show without blowing up its margins
+_WIDEST = np.radians(110.0)  # along the longer side: limit of a pinhole without large magnification at the border
 _NARROWEST = 20.0  # longest focal length, in longer sides
-_BORDER = 256  # points along each side that have to lie in the picture
+_BORDER = 256  # points along each side that must be inside the picture
 
 
 @dataclass(frozen=True)
 class Undistortion:
-    """From the pictures of a distorted camera to those of a pinhole that sees as much of them as leaves no blank pixel,
-    but at most 110 degrees along the longer side.
+    """From pictures of a distorted camera to those of a pinhole with the largest field of view without blank pixels, at
+    most 110 degrees along the longer side.
 
-    Raises InputError for a camera of which nothing is seen.
+    Raises InputError for a camera without such a pinhole.
     """
 
     camera: DistortedCamera
 
     @property
     def K(self) -> np.ndarray:
-        """(3, 3) of the undistorted picture: one focal length, the principal point in the middle."""
+        """(3, 3) of the undistorted picture: one focal length, the principal point at the centre."""
         return _pinhole(self.camera).copy()
 
     def picture(self, rgb: np.ndarray) -> np.ndarray:
-        """The undistorted picture (H, W, 3) uint8 of one of the camera's size."""
+        """The undistorted picture (H, W, 3) uint8 of a picture of the camera's size."""
         return cv2.remap(rgb, *self._maps(rgb.shape[:2]), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """The same of a mask (H, W) bool."""
+        """The undistorted mask (H, W) bool."""
         found = cv2.remap(mask.astype(np.uint8), *self._maps(mask.shape), cv2.INTER_NEAREST)
         return found > 0
 
     def map(self, values: np.ndarray) -> np.ndarray:
-        """The same of a map (h, w) float32 of any size, each pixel taking the nearest one: depth does not mix."""
+        """A map (h, w) float32 of any size undistorted by nearest neighbour, because depth must not be mixed."""
         return cv2.remap(values, *self._maps(values.shape), cv2.INTER_NEAREST)
 
     def points(self, pixels: np.ndarray) -> np.ndarray:
-        """Where points (N, 2) of the original picture lie in the undistorted one; NaN beyond the camera's reach."""
+        """Positions of points (N, 2) of the original picture in the undistorted one; NaN beyond the camera's field of
+        view.
+        """
         K, rays = self.K, self.camera.rays(pixels)
         with np.errstate(all="ignore"):
             flat = np.where(rays[:, 2:] > 1e-3, rays[:, :2] / rays[:, 2:], np.nan)
@@ -63,33 +65,33 @@ class Undistortion:
 
 
 def undistorted_view(view: View, lens: Undistortion) -> View:
-    """A view of a distorted picture as the one of the undistorted picture: K and maps; the pose stays."""
+    """The view of the undistorted picture for a view of a distorted one: K and maps change, the pose does not."""
     depth, confidence = (None if m is None else lens.map(m) for m in (view.depth, view.confidence))
     return replace(view, K=lens.K, lens=lens.camera, depth=depth, confidence=confidence)
 
 
 def undistorted(rgb: np.ndarray, view: View) -> np.ndarray:
-    """The picture (H, W, 3) that a view is of, at any size, from the one that was taken."""
+    """The undistorted picture (H, W, 3) of a view, at any size, from the original."""
     return rgb if view.lens is None else Undistortion(view.lens).picture(rgb)
 
 
 @dataclass
 class UndistortedImages(ImageSet):
-    """An image set of which some pictures are read undistorted, masks included."""
+    """An image set in which some pictures are read undistorted, including masks."""
 
     lenses: Mapping[str, Undistortion] = field(default_factory=dict)  # by the picture's name
-    inner: ImageSet = field(default_factory=lambda: ImageSet([]))  # that reads them as they are
+    inner: ImageSet = field(default_factory=lambda: ImageSet([]))  # the set of the original pictures
 
     @classmethod
     def of(cls, images: ImageSet, views: Sequence[View], indices: Sequence[int]) -> ImageSet:
-        """The set in which views[j] is of picture indices[j]: those with a lens are read undistorted."""
+        """The set in which views[j] belongs to picture indices[j]: those with a lens are read undistorted."""
         pairs = zip(views, indices, strict=True)
         lenses = {images.records[i].name: Undistortion(view.lens) for view, i in pairs if view.lens is not None}
         return cls.through(images, lenses)
 
     @classmethod
     def through(cls, images: ImageSet, lenses: Mapping[str, Undistortion]) -> ImageSet:
-        """The set in which the pictures of these names are read undistorted; what was so before is not twice."""
+        """The set in which the pictures of these names are read undistorted; none is undistorted twice."""
         if not lenses:
             return images
         if isinstance(images, UndistortedImages):
@@ -118,7 +120,7 @@ class UndistortedImages(ImageSet):
 
 @lru_cache(maxsize=16)
 def _pinhole(camera: DistortedCamera) -> np.ndarray:
-    """K of the widest pinhole of which every pixel at the border is seen: bisection of its focal length."""
+    """K of the widest pinhole whose whole border is inside the picture: bisection of its focal length."""
     longest = max(camera.width, camera.height)
     near, far = 0.5 * longest / np.tan(_WIDEST / 2), _NARROWEST * longest
     if not _all_seen(camera, far):
@@ -141,7 +143,7 @@ def _all_seen(camera: DistortedCamera, focal: float) -> bool:
     sides = [(across, top), (across, top + camera.height), (left, down), (left + camera.width, down)]
     border = np.concatenate([np.stack(side, axis=1) for side in sides])
     pixels = camera.pixels(_rays(_matrix(camera, focal), border))
-    return bool(((pixels >= 0) & (pixels <= [camera.width, camera.height])).all())  # NaN is not seen
+    return bool(((pixels >= 0) & (pixels <= [camera.width, camera.height])).all())  # false for NaN
 
 
 def _rays(K: np.ndarray, pixels: np.ndarray) -> np.ndarray:
