@@ -1,4 +1,4 @@
-"""Camera paths of others: cameras.json, transforms.json, COLMAP, nerfstudio's camera paths, TUM trajectories."""
+"""Reads camera paths: cameras.json, transforms.json, COLMAP, nerfstudio's camera paths, TUM trajectories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAJECTORIES = (".txt", ".tum", ".csv")
 
 
 def read_flight(path: Path, views: Sequence[View]) -> list[View]:
-    """The cameras of a path, in its order, in the frame of the scene. Poses without a lens (TUM) get the median lens of
+    """The cameras of a path in order, in the frame of the scene. Poses without a lens (TUM) get the median lens of
     `views`. Raises InputError for a malformed file, and for one without cameras.
     """
     if is_trajectory(path):
@@ -42,7 +42,7 @@ def read_flight(path: Path, views: Sequence[View]) -> list[View]:
 
 
 def is_trajectory(path: Path) -> bool:
-    """Whether a file of cameras has poses without a lens, by its name."""
+    """Whether a file has poses without a lens, by its name."""
     return path.is_file() and path.suffix.lower() in TRAJECTORIES
 
 
@@ -55,7 +55,7 @@ def usual_lens(views: Sequence[View]) -> View:
 
 
 def _of_nerfstudio(where: str, document: dict[str, Any], entry: Any) -> View:
-    """An entry of `camera_path`: a 4×4 matrix in a row, OpenGL axes, and the vertical field of view in degrees."""
+    """An entry of `camera_path`: a row-major 4×4 matrix with OpenGL axes, and the vertical field of view in degrees."""
     if not isinstance(entry, dict):
         raise InputError(f"{where}: is no object")
     values = entry.get("camera_to_world")

@@ -1,9 +1,9 @@
-"""Frames of a video: which ones, and how they are held.
+"""Selects, decodes and stores frames of a video.
 
-A video is decoded by FFmpeg (PyAV) from its start to its end, since seeking is unreliable between codecs; a second time
-only where its stated length was wrong or frames are damaged. Only the wanted frames are kept, as JPEG of quality 98 in
-memory: about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's own compression.
-So there are no temporary files, and any thread can read the frames again in any order.
+FFmpeg (PyAV) decodes a video from start to end, because seeking is unreliable for some codecs; a second time only if
+its stated length is wrong or frames are damaged. Only the selected frames are kept, as JPEG of quality 98 in memory:
+about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's compression. So there are
+no temporary files, and any thread can read the frames in any order.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .keyframes import SIDE, Looks, look_through
 from .regular import BadImage, guarded, open_regular
 from .video_damage import Damage, complaints
 
-DEFAULT_VIEWS = 60  # frames taken of a video when --max-views does not say
+DEFAULT_VIEWS = 60  # frames per video without --max-views
 _JPEG_QUALITY = 98
-OnFrame = Callable[[int, int], None]  # (frames decoded, frames in all as far as known)
+OnFrame = Callable[[int, int], None]  # (decoded frames, total number as far as known)
 
 
 @dataclass(frozen=True)
@@ -60,28 +60,28 @@ def even_indices(count: int, wanted: int) -> list[int]:
 
 
 class Clip:
-    """A video that frames are taken from. Raises BadImage when built if it is not a video or cannot be decoded."""
+    """A video as a source of frames. The constructor raises BadImage if the file is no video or cannot be decoded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_regular(path) as file:
-            self.is_joined = holds_another(file)  # a second film follows, which is not seen
+            self.is_joined = holds_another(file)  # a second video follows, which is ignored
         with _opened(path) as (container, stream):
             self.codec = stream.codec_context.name
             self.width, self.height = _shown_size(stream, _first_frame(container, self.codec))
-            self.stated = _stated_frames(container, stream)  # according to the container, 0 = unknown
-        self.count = self.stated  # frames according to the decoder, once it has run
+            self.stated = _stated_frames(container, stream)  # number of frames in the container, 0 = unknown
+        self.count = self.stated  # number of frames from the decoder, once it has run
         self.frames: dict[int, Frame] = {}
-        self.instead: dict[int, int] = {}  # damaged frame that was wanted → the sound one in its place
-        self.damaged = 0  # frames that the decoder objects to
-        self.missing = 0  # frames that are not in the file
-        self.dropped = 0  # frames that the camera left empty, which the stated number counts
-        self.undecoded = 0  # frames of which the decoder makes nothing
+        self.instead: dict[int, int] = {}  # requested damaged frame → the intact frame that replaces it
+        self.damaged = 0  # frames that the decoder rejects
+        self.missing = 0  # frames that are missing in the file
+        self.dropped = 0  # empty frames of the camera, which the stated number includes
+        self.undecoded = 0  # frames that give no picture
         self._fetched: list[int] | None = None
-        self.looked: Looks | None = None  # what `looks` saw
+        self.looked: Looks | None = None  # the result of `looks`
 
     def looks(self) -> Looks:
-        """What is seen of all frames; they are decoded once for it. Raises BadImage where none can be."""
+        """Measurements of all frames, for which they are decoded once. Raises BadImage if none can be decoded."""
         if self.looked is None:
             with guarded("damaged: the video cannot be decoded"), _opened(self.path) as (container, _):
                 self.looked = look_through(_small_greys(container))
@@ -89,18 +89,18 @@ class Clip:
 
     @property
     def ends_early(self) -> bool:
-        """Does the video end clearly before the frame count that its container states?"""
+        """Whether the video ends clearly before the number of frames in its container."""
         return self._lacks_frames(self.count)
 
     def _lacks_frames(self, count: int) -> bool:
         found = count + self.missing + self.dropped + self.undecoded
-        return found < 0.98 * self.stated - 2  # stated counts are estimates where the rate is variable
+        return found < 0.98 * self.stated - 2  # stated numbers are estimates for a variable frame rate
 
     def fetch(self, wanted: Sequence[int], on_frame: OnFrame | None = None) -> bool:
-        """Fill `frames` with the frames `wanted` by index, and say whether `count` was right; if not, it now is.
+        """Fill `frames` with the frames `wanted` by index. Returns whether `count` was right; if not, it is corrected.
 
-        A damaged frame is replaced by the nearest sound one that is not wanted itself, see `instead`. Raises BadImage
-        if no frame can be decoded.
+        A damaged frame is replaced by the nearest intact one that is not requested itself, see `instead`. Raises
+        BadImage if no frame can be decoded.
         """
         wanted = list(wanted)
         if wanted == self._fetched or (not wanted and self.count):
@@ -109,7 +109,7 @@ class Clip:
         self.missing, self.dropped = facts.missing, facts.dropped
         self.undecoded = max(0, facts.packets - seen) if damaged else 0
         if seen > 1 and self._lacks_frames(seen):
-            seen -= 1  # the frame at the cut is rarely whole, and decoders do not always say so
+            seen -= 1  # the frame at the cut is usually incomplete, and decoders do not always report it
             seen = next((i + 1 for i in reversed(range(seen)) if i not in damaged), 0)
         right, self.count, self._fetched, self.damaged = (
             seen == self.count,
@@ -125,12 +125,12 @@ class Clip:
         return right
 
     def index_of(self, wanted: int) -> int:
-        """The frame that stands for the one that was wanted."""
+        """The frame that replaces the requested one."""
         return self.instead.get(wanted, wanted)
 
 
 def _substitutes(wanted: Sequence[int], damaged: frozenset[int], count: int) -> dict[int, int]:
-    """Damaged wanted frame → the nearest sound frame that nothing else stands for."""
+    """Damaged requested frame → the nearest unused intact frame."""
     taken = set(wanted)
     sound = [i for i in range(count) if i not in damaged and i not in taken]
     found = {}
@@ -147,7 +147,7 @@ def _substitutes(wanted: Sequence[int], damaged: frozenset[int], count: int) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream). The file is opened here: FFmpeg would take its name for text, or for an address."""
+    """(container, video stream). The file is opened here, because FFmpeg could take its name for a URL."""
     import av
 
     with open_regular(path) as file:
@@ -155,7 +155,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         file.seek(0)
         try:
             container = av.open(file, metadata_errors="replace", options={"format_whitelist": DEMUXERS})
-        except Exception as error:  # FFmpeg's MemoryError, too: the file promised what it does not hold
+        except Exception as error:  # including FFmpeg's MemoryError: the file claims more than it has
             raise BadImage("not a video that can be decoded: FFmpeg does not know what is in it") from error
         with container:
             streams = [s for s in container.streams.video if not _is_cover(s)]
@@ -166,12 +166,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise BadImage(_no_decoder(codec_name(file)))
             if stream.frames > os.fstat(file.fileno()).st_size:
                 raise BadImage("damaged: the video states more frames than the file has bytes")
-            stream.codec_context.thread_count = 1  # threads that log wait for Python, which may be waiting for them
+            stream.codec_context.thread_count = 1  # logging threads wait for Python, which may be waiting for them
             yield container, stream
 
 
 def _is_cover(stream: Any) -> bool:
-    """A picture that belongs to an audio file."""
+    """Whether a stream is the cover picture of an audio file."""
     return bool(int(getattr(stream, "disposition", 0)) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -190,18 +190,18 @@ def _first_frame(container: Any, codec: str) -> Any:
 
 
 def _frames_of(container: Any) -> Iterator[Any]:
-    """All frames that decode, whatever lies between them."""
+    """All frames that can be decoded, ignoring errors between them."""
     import av
 
     for packet in _packets(container.demux(video=0)):
         try:
             yield from packet.decode()
-        except av.FFmpegError:  # a damaged packet, accounted for by `Damage`
+        except av.FFmpegError:  # a damaged packet, which `Damage` counts
             continue
 
 
 def _small_greys(container: Any) -> Iterator[np.ndarray]:
-    """All frames (h, w) uint8, small, as they are stored."""
+    """All frames (h, w) uint8, small, as stored."""
     with complaints():
         for frame in _frames_of(container):
             scale = min(1.0, SIDE / max(frame.width, frame.height))
@@ -224,12 +224,12 @@ def grey_frames(path: Path, side: int) -> Iterator[GreyFrame]:
 
 
 def _packets(demuxed: Iterator[Any]) -> Iterator[Any]:
-    """Packets up to the first that cannot be read: there the video ends, as if it had been cut."""
+    """Packets up to the first unreadable one, which counts as the end of the video."""
     import av
 
     try:
         yield from demuxed
-    except av.FFmpegError:  # its MemoryError, too: a packet that is longer than the file
+    except av.FFmpegError:  # including its MemoryError: a packet that is longer than the file
         return
 
 
@@ -246,10 +246,11 @@ def _stated_frames(container: Any, stream: Any) -> int:
 
 
 def _turns(frame: Any) -> tuple[int, bool]:
-    """How a stored frame becomes upright: quarter turns, counter-clockwise, then whether it is mirrored left to right.
+    """Transform of a stored frame to upright: counter-clockwise quarter turns, then whether it is mirrored left to
+    right.
 
-    Read from the matrix itself: FFmpeg's angle does not tell a mirrored picture from a turned one, and is no number
-    where the matrix has none.
+    Read from the display matrix: FFmpeg's angle does not distinguish mirrored from rotated pictures, and is NaN for
+    some matrices.
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float) if data is not None else (1, 0, 0, 0, 1)
@@ -266,7 +267,7 @@ def _pixel_aspect(stream: Any) -> float:
 
 
 def _square_size(width: int, height: int, aspect: float) -> tuple[int, int]:
-    """(width, height) with square pixels: the axis that was squeezed is stretched."""
+    """(width, height) with square pixels: the squeezed axis is stretched."""
     return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
 
 
@@ -290,7 +291,9 @@ def _encode(frame: Any, aspect: float) -> Frame:
 def _read_frames(
     path: Path, wanted: frozenset[int], expected: int, on_frame: OnFrame | None
 ) -> tuple[dict[int, Frame], int, frozenset[int], Damage]:
-    """Decode a video to its end: wanted frames by index, how many there are, which are damaged, and what is known."""
+    """Decode a video to its end. Returns the requested frames by index, the number of frames, the damaged ones, and
+    statistics.
+    """
     frames: dict[int, Frame] = {}
     times: list[int | None] = []
     with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), complaints() as told:

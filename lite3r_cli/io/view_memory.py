@@ -1,14 +1,14 @@
-"""memory/NAME.safetensors: what later runs need of a view beside its camera and depth map.
+"""memory/NAME.safetensors: data of a view for later runs, besides its camera and depth map.
 
-    metadata    {"about": JSON of {"format": "lite3r-view-memory", "version": 1, "source": where the picture came from}}
+    metadata    {"about": JSON of {"format": "lite3r-view-memory", "version": 1, "source": file of the picture}}
     confidence  (n) uint8, an 8-bit grey PNG of the depth map's size: 0 = no depth or masked, else logarithmic
     range       (2) float32, the confidence of the values 1 and 255
-    points      (N, 2) float32, SIFT features in pixels of the picture at `size`; the rest only where features are kept
+    points      (N, 2) float32, SIFT features in pixels of the picture at `size`; from here on only with --keep-memory
     descriptors (N, 128) uint8
     size        (2) int32, height and width
     thumbnail   (16, 16) float32, zero mean and unit norm
 
-A file may be somebody else's: everything is checked before it is used.
+Files are untrusted: everything is checked before use.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .probe import probe
 from .regular import BadImage, guarded, open_regular
 
 FORMAT, VERSION = "lite3r-view-memory", 1
-LEVELS = 255  # values of confidence
+LEVELS = 255  # number of confidence values
 MOST_BYTES, MOST_FEATURES, MOST_SIDE = 1 << 26, 100_000, 1 << 16
-HASHED = 1 << 26  # bytes of a file that its checksum is of: all of a photograph, the beginning of a film
+HASHED = 1 << 26  # bytes that enter the checksum: all of a photograph, the beginning of a video
 _TYPES = {"F32": np.float32, "U8": np.uint8, "I32": np.int32}
 _SHAPES: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "confidence": (np.uint8, (None,)), "range": (np.float32, (2,)), "points": (np.float32, (None, 2)),
@@ -51,14 +51,14 @@ class Features:
     """Local features of one picture at the size (height, width) at which they were found."""
 
     points: np.ndarray  # (N, 2) float32
-    descriptors: np.ndarray  # (N, 128) uint8, as SIFT gives them
+    descriptors: np.ndarray  # (N, 128) uint8, from SIFT
     size: tuple[int, int]
     thumbnail: np.ndarray  # (16, 16) float32, zero mean and unit norm
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file that a view's picture came from."""
+    """The source file of a view's picture."""
 
     path: str  # absolute
     bytes: int

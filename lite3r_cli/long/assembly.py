@@ -1,4 +1,4 @@
-"""From passes on disk to one scene: their edges, where each stands, and the camera of every view."""
+"""Assembles passes on disk to one scene: their edges, their transforms, and the camera of every view."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from .pass_store import PassStore
 from .pose_graph import OFF, Edge, Solved, solve, spread_out
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
-_SHARED = 12  # views that an edge is measured on, at most
+_SHARED = 12  # maximum number of views for measuring an edge
 _FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # views that a pass of this kind has to share with a chunk
 _NAMES = {CHUNK: "next", SUBSET: "shared", SKIP: "skip", LOOP: "loop"}
 
 
 @dataclass(frozen=True)
 class AssemblyConfig:
-    """What the ablation turns off."""
+    """Switches for the ablation."""
 
     fit: FitConfig = FitConfig()
-    focal: bool = True  # one focal length for all passes, depth rescaled to it
-    graph: bool = True  # False: chunks along their sequence, nothing is solved
-    blend: bool = True  # poses change from one chunk's to the next one's over what they share
+    focal: bool = True  # one focal length for all passes, with rescaled depth
+    graph: bool = True  # False: chunks are chained, without solving the graph
+    blend: bool = True  # blend poses in the overlap of two chunks
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An edge that was measured, with what became of it."""
+    """A measured edge and its verdict."""
 
     passes: tuple[int, int]
     kind: str
-    tie: dict[str, Any] | None  # None: too little is known of the shared views
+    tie: dict[str, Any] | None  # None: too few known pixels in the shared views
     verdict: str
-    off: float | None = None  # standard deviations from the solution
+    off: float | None = None  # distance from the solution in standard deviations
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json."""
@@ -53,14 +53,14 @@ class Assembly:
     """One scene of several passes."""
 
     passes: Sequence[Pass]
-    nodes: dict[int, Similarity]  # world_from_pass of the passes that stand in it
+    nodes: dict[int, Similarity]  # world_from_pass of its passes
     edges: list[Judged]
     focal: float | None  # as a share of the width
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Passes:
-    """Reads the views of passes as they go into the scene."""
+    """Reads the views of passes as they enter the scene."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Passes:
         self.focal = self._common_focal() if focal else None
 
     def _common_focal(self) -> float | None:
-        """The median focal length of all views, as a share of the width; None where pictures differ in size or lens."""
+        """The median focal length of all views, as a share of the width; None if sizes or lenses differ."""
         seen = [(k, i) for k, present in enumerate(self.present) for i in sorted(present)]
         views = {i: self._bare(i) for _, i in seen}
         if len({(v.width, v.height) for v in views.values()}) > 1:
@@ -86,12 +86,12 @@ class Passes:
         return float(np.median(np.concatenate(values))) / width
 
     def view(self, number: int, position: int) -> View:
-        """View `position` as pass `number` saw it, with the common focal length."""
+        """View `position` from pass `number`, with the common focal length."""
         view = self.store.read(number, position, self._bare(position))
         return view if self.focal is None else same_focal([view], self.focal)[0]
 
     def both(self, i: int, j: int) -> list[int]:
-        """Views that two passes have, at most `_SHARED`, evenly spread."""
+        """Evenly spread views that both passes have, at most `_SHARED`."""
         shared = sorted(self.present[i] & self.present[j])
         if len(shared) <= _SHARED:
             return shared
@@ -106,7 +106,7 @@ class Passes:
 
 
 def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[list[Edge], list[Judged]]:
-    """The edges between passes that share views, and an account of all that were tried."""
+    """The edges between passes with common views, and an account of all candidates."""
     kinds = [p.kind for p in passes.passes]
     chunks = [k for k, kind in enumerate(kinds) if kind == CHUNK and passes.present[k]]
     wanted = [(i, j, CHUNK) for i, j in pairwise(chunks)]
@@ -133,7 +133,7 @@ def _tied(passes: Passes, i: int, j: int, config: FitConfig) -> Tie | None:
 
 
 def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[Assembly]:
-    """The scenes that the passes make: one, or several where no good edge leads on, the largest first."""
+    """The scenes of the passes, the largest first: one, or several if no good edge connects them."""
     edges, judged = measure(passes, config)
     left = {k for k in range(len(passes.passes)) if passes.present[k]}  # those that are used
     scenes = []
@@ -178,8 +178,8 @@ def _scene(passes, which: list[int], start, reached: list[int], edges: list[Edge
 
 @dataclass(frozen=True)
 class Placed:
-    """The views of a scene, in order: their positions, the pass that each one's depth is from, the cameras, and what
-    that depth is multiplied by.
+    """The views of a scene in order: their positions, the pass that provides each depth map, the cameras, and the
+    factors of the depth.
     """
 
     positions: list[int]
@@ -192,7 +192,7 @@ class Placed:
 def place_views(
     scene: Assembly, passes: Passes, count: int, blend: bool = True, rank: Sequence[int] | None = None
 ) -> Placed:
-    """World: the first view's camera, in the unit of length of its pass; the first by `rank`, where that is given."""
+    """World: the camera of the first view, in the unit of length of its pass; first by `rank`, if that is given."""
     chunks = [k for k in sorted(scene.nodes) if passes.passes[k].kind in MAIN]
     present = [Pass(passes.passes[k].kind, tuple(passes.store.views(k))) for k in chunks]
     owner = owners(present, count)
@@ -225,8 +225,8 @@ def place_views(
 
 
 def _blended(position: int, holders: list[int], known, ordered: bool) -> np.ndarray:
-    """A view's pose between those that its chunks give it, where they are `ordered` nearer to that of the one that it
-    lies deeper in.
+    """The pose of a view as a mean of those in its chunks; if they are `ordered`, the chunk in whose interior it lies
+    has a larger weight.
     """
     weights, poses = [], []
     for k in holders:

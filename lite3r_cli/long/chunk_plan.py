@@ -1,4 +1,4 @@
-"""Which views are predicted together: chunks that overlap, in order."""
+"""Divides a sequence of views into overlapping chunks that are predicted together."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 CHUNK, SUBSET, SKIP, LOOP = "chunk", "subset", "skip", "loop"  # kinds of passes
-MAIN = (CHUNK, SUBSET)  # those that give views to the scene: neighbours in order, or what shows the same
-OVERLAP = 1 / 3  # share of a chunk that the next one sees, too
-LEAST_OVERLAP = 8  # views, where a chunk has so many
-WIDE = 4  # chunks that a coarse pass reaches over
+MAIN = (CHUNK, SUBSET)  # kinds whose views form the scene: neighbours in order, or overlapping pictures
+OVERLAP = 1 / 3  # share of a chunk that the next one repeats
+LEAST_OVERLAP = 8  # views, if a chunk has so many
+WIDE = 4  # number of chunks that a coarse pass spans
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Views that the network sees together."""
+    """Views that are predicted together."""
 
     kind: str  # CHUNK, SUBSET, SKIP or LOOP
     views: tuple[int, ...]  # positions in the sequence
@@ -31,12 +31,12 @@ class ChunkPlan:
 
     views: int
     size: int  # views of a chunk
-    overlap: int  # views that neighbouring chunks share, at least
+    overlap: int  # smallest number of views that neighbouring chunks share
     chunks: tuple[Pass, ...]
     reason: str  # for the size
 
     def sentence(self) -> str:
-        """What is told before it begins."""
+        """The message before the prediction."""
         what = "subsets" if self.chunks[0].kind == SUBSET else "chunks"
         return (
             f"{self.views} views in {len(self.chunks)} {what} of {self.size} that share {self.overlap} ({self.reason})"
@@ -49,7 +49,7 @@ def overlap_of(size: int) -> int:
 
 
 def plan_chunks(count: int, size: int, reason: str, overlap: int | None = None) -> ChunkPlan:
-    """Chunks of `size` of `count` views, as evenly spread as can be: the last one is as long as the others."""
+    """Chunks of `size` of `count` views, spread evenly: the last one is as long as the others."""
     size = min(size, count)
     overlap = min(overlap_of(size) if overlap is None else overlap, size - 1)
     number = 1 if size == count else -(-(count - overlap) // (size - overlap))
@@ -58,8 +58,8 @@ def plan_chunks(count: int, size: int, reason: str, overlap: int | None = None) 
 
 
 def coarse_passes(plan: ChunkPlan, size: int | None = None) -> list[Pass]:
-    """Passes over every few views, each over `WIDE` chunks and half of the next group's: they tie far chunks to each
-    other, so that errors do not add up from chunk to chunk. None where there are fewer chunks than they reach over.
+    """Passes over every few views, each across `WIDE` chunks and half of the next group's. They connect distant chunks,
+    so that errors do not accumulate. None if there are fewer chunks.
     """
     chunks = [p.views for p in plan.chunks]
     if len(chunks) < WIDE:
@@ -77,8 +77,8 @@ def coarse_passes(plan: ChunkPlan, size: int | None = None) -> list[Pass]:
 
 
 def owners(chunks: Sequence[Pass], count: int) -> list[int]:
-    """For each view the chunk that it is farthest from the ends of, the first of them where there are several; of
-    subsets the first one: later ones borrow it.
+    """For each view the chunk in which it is farthest from both ends, the first one if several; for subsets the first
+    one, because later ones borrow it.
     """
     best: list[tuple[int, int]] = [(-1, -1)] * count
     for number, each in enumerate(chunks):

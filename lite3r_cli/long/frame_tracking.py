@@ -1,10 +1,10 @@
-"""Cameras of the frames between key frames, without the network: corners with known depth are followed.
+"""Cameras of the frames between key frames, without the network: corners with known depth are tracked.
 
-Corners of a key frame have a place in the world by its depth. They are followed through the frames after it (Lucas and
-Kanade, IJCAI 1981, forwards and backwards again), and those of the next key frame through the frames before that. Each
-set of tracks gives a frame's camera by perspective-n-point with RANSAC. Between both answers a frame gets the mean
-that is nearer to the nearer key frame's: so the path has no step where key frames disagree. Frames that neither set
-reaches are interpolated between their neighbours.
+Corners of a key frame get 3D points from its depth. They are tracked through the following frames (Lucas and Kanade,
+IJCAI 1981, with a backward check), and those of the next key frame through the frames before it. Each set of tracks
+gives a camera by perspective-n-point with RANSAC. A frame gets the mean of both cameras, weighted by the distance in
+frames to the key frames, so that the path has no step where key frames disagree. Frames that neither set reaches are
+interpolated between their neighbours.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ..scene import geometry
 from ..scene.posed_view import View, known_depth
 
 KEY, TRACKED, INTERPOLATED = "key frame", "tracked", "interpolated"
-SIDE = 640  # pixels of the longer side at which frames are followed
+SIDE = 640  # pixels of the longer side for tracking
 _CORNERS, _APART = 400, 7
-_THERE_AND_BACK = 1.0  # pixels that a corner may be off when it is followed back
-_OFF = 2.0  # pixels of SIDE that a corner may be off its place
-_FEWEST, _SHARE = 12, 0.4  # corners that agree on a camera: in number, and of those that are left
-_BACKWARDS = 256  # frames before a key frame that its corners are followed to, at most
-_STEP = 1.1  # ratio of depths within three pixels from which a corner may lie on either surface
-_LEAST_CONFIDENT = 20  # percent of a view's pixels that give no place
+_THERE_AND_BACK = 1.0  # largest error of the backward check, pixels
+_OFF = 2.0  # largest reprojection error, in pixels of SIDE
+_FEWEST, _SHARE = 12, 0.4  # corners that must agree on a camera: number, and share of the remaining ones
+_BACKWARDS = 256  # maximum number of frames for backward tracking from a key frame
+_STEP = 1.1  # ratio of depths within three pixels from which a corner may be on either surface
+_LEAST_CONFIDENT = 20  # per cent of a view's pixels, the least confident ones, that give no 3D points
 
 Pixels = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A key frame: its view with depth, and what brings points (N, 2) of the frame to the view's picture; NaN where it
-    does not show them.
+    """A key frame: its view with depth, and a function from points (N, 2) of the frame to the view's picture; NaN
+    outside.
     """
 
     view: View
@@ -52,15 +52,15 @@ class FrameCamera:
     K: np.ndarray  # (3, 3) of the picture at its full size
     cam_from_world: np.ndarray  # (3, 4)
     how: str  # KEY, TRACKED or INTERPOLATED
-    corners: int = 0  # that agree on it
-    turn: float | None = None  # degrees between the answers of both key frames
+    corners: int = 0  # number of inliers
+    turn: float | None = None  # degrees between the cameras from both key frames
 
 
 @dataclass
 class _Waiting:
-    """A frame whose next key frame has not come yet."""
+    """A frame before its next key frame is known."""
 
-    frame: GreyFrame  # its picture is taken off once it is no longer needed
+    frame: GreyFrame  # its picture is removed when it is no longer needed
     before: _Fix | None
 
 
@@ -72,7 +72,7 @@ class _Fix:
 
 
 def place_frames(frames: Iterable[GreyFrame], anchors: Mapping[int, Callable[[], Anchor]]) -> Iterator[FrameCamera]:
-    """The cameras of `frames`, in order, where they can be told; `anchors` loads the key frame of that index.
+    """The cameras of `frames`, in order, if they can be computed; `anchors` loads the key frame with an index.
 
     Memory holds the pictures of at most `_BACKWARDS` frames.
     """
@@ -98,7 +98,7 @@ def place_frames(frames: Iterable[GreyFrame], anchors: Mapping[int, Callable[[],
 
 
 def _backwards(frame: GreyFrame, anchor: Anchor, recent: Iterable[_Waiting]) -> dict[int, _Fix | None]:
-    """The cameras of the frames before a key frame by the corners of that."""
+    """Cameras of the frames before a key frame, from its corners."""
     tracks = _Tracks(frame.grey, anchor)
     return {each.frame.index: tracks.camera_of(each.frame.grey) for each in reversed(list(recent))}
 
@@ -142,7 +142,7 @@ def _interpolated(frame: GreyFrame, places: list[int], known: Mapping[int, Frame
 
 
 def mean_pose(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """The pose (3, 4) that has gone `share` of the way from a to b: the turn about one axis, the centre straight on."""
+    """The pose (3, 4) at `share` of the way from a to b: rotation about one axis, centre on a straight line."""
     turn, _ = cv2.Rodrigues(b[:, :3] @ a[:, :3].T)
     rotation = cv2.Rodrigues(share * turn)[0] @ a[:, :3]
     centres = geometry.camera_centres(np.stack([a, b]))
@@ -154,7 +154,7 @@ def mean_pose(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
 
 
 class _Tracks:
-    """The corners of a key frame, and where they are in the frame that was seen last."""
+    """The corners of a key frame, and their positions in the last frame."""
 
     def __init__(self, grey: np.ndarray, anchor: Anchor) -> None:
         self.anchor, self._grey = anchor, grey
@@ -166,15 +166,15 @@ class _Tracks:
         depth = _depth_at(view, pixels)
         kept = depth > 0
         self._points = points[kept]
-        # in the key frame's camera: exact wherever in the world it stands
+        # in the key frame's camera: independent of its pose in the world
         self._places = geometry.unproject_pixels(pixels[kept], depth[kept], view.K)
 
     def _full(self, points: np.ndarray) -> np.ndarray:
-        """Points of the small picture, whose pixel centres are whole numbers, in the whole one."""
+        """Points of the small picture, whose pixel centres are integers, in the full one."""
         return (points.astype(np.float64) + 0.5) * self._scale
 
     def camera_of(self, grey: np.ndarray) -> _Fix | None:
-        """Follow the corners to the next frame; its camera, where enough of them agree on one."""
+        """Track the corners to the next frame. Returns its camera if enough of them agree."""
         if grey.shape != self._grey.shape or not len(self._points):
             return None
         there, found, _ = cv2.calcOpticalFlowPyrLK(self._grey, grey, self._points, None)  # type: ignore[call-overload]
@@ -195,7 +195,7 @@ class _Tracks:
                 places, pixels - 0.5, _centred(K), None, iterationsCount=100,
                 reprojectionError=_OFF * max(self._scale), flags=cv2.SOLVEPNP_SQPNP,
             )  # fmt: skip
-        except cv2.error:  # a degenerate set of corners; OpenCV has no other word for it
+        except cv2.error:  # a degenerate set of corners; OpenCV raises no other type for it
             return None
         if not done or inside is None or len(inside) < max(_FEWEST, _SHARE * len(places)):
             return None
@@ -206,14 +206,14 @@ class _Tracks:
 
 
 def _centred(K: np.ndarray) -> np.ndarray:
-    """K where pixel centres are whole numbers, as OpenCV has them."""
+    """K for integer pixel centres, as in OpenCV."""
     moved = K.copy()
     moved[:2, 2] -= 0.5
     return moved
 
 
 def _depth_at(view: View, pixels: np.ndarray) -> np.ndarray:
-    """The depth at points (N, 2) of a view's picture; 0 where it is not known, little confident, or jumps."""
+    """The depth at points (N, 2) of a view's picture; 0 if it is unknown, of low confidence, or at a depth edge."""
     depth = known_depth(view)
     height, width = depth.shape
     with np.errstate(invalid="ignore"):

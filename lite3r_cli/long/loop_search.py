@@ -1,9 +1,9 @@
-"""Places that a sequence comes back to: found by what pictures show, then asked of the network.
+"""Loop closure: finds places that a sequence returns to by features, and verifies them with the network.
 
-Some pictures of the sequence, evenly spread, get local features and one descriptor each: the residuals of the features
-to a small vocabulary of the set itself, summed by word (VLAD, Jégou et al., CVPR 2010), signed roots. Those that are
-alike and far apart in order are compared feature by feature (world/ties.py). What passes is predicted together: views
-around both places in one pass. It is a loop only if the depth of one half, seen from the other, agrees.
+Evenly spread pictures of the sequence get local features and one descriptor each: residuals of the features to a small
+vocabulary of the set itself, summed by word (VLAD, Jégou et al., CVPR 2010), with signed square roots. Similar pictures
+that are far apart in order are matched feature by feature (world/ties.py). Candidates are predicted together: views
+around both places in one pass. It is a loop only if the depth of both halves agrees.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..scene.surfaces import Surfaces, VoterMap
 from ..world.ties import Keypoints, evidence, find_keypoints
 from .chunk_plan import LOOP, ChunkPlan, Pass
 
-PLACES = 400  # pictures that are compared, at most
+PLACES = 400  # maximum number of compared pictures
 _SIDE, _FEATURES = 518, 500
 _WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
-_SURE = -8.0  # evidence of a candidate: thousands of pairs are asked, where TIED is for one
-_ASKED = 6  # pictures that each place is compared with, feature by feature
-_LOOPS = 1.0  # passes at most, for each chunk
+_SURE = -8.0  # evidence of a candidate: thousands of pairs are tested, while TIED is for one
+_ASKED = 6  # pictures that each place is matched with
+_LOOPS = 1.0  # maximum number of passes per chunk
 _SEEN, _AGREE, _SAME = 0.1, 0.5, 0.1  # share of pixels that both see, of those the share that agrees, relative
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Two views far apart in order that show the same, by their features."""
+    """Two views far apart in order that show the same place, according to their features."""
 
     first: int
     second: int
@@ -47,9 +47,9 @@ class Candidate:
 def find_candidates(
     plan: ChunkPlan, picture: Callable[[int], np.ndarray], step: Callable[[], None] = lambda: None
 ) -> list[Candidate]:
-    """Pairs of views of one place, the surest first, no two about the same; `picture(i)` gives view i (h, w, 3).
+    """Pairs of views of one place, the strongest first, without duplicates; `picture(i)` returns view i (h, w, 3).
 
-    Views closer to each other than a chunk is long are no candidates: chunks see to them.
+    Views closer than the length of a chunk are no candidates.
     """
     spacing = max(1, plan.size // 6, -(-plan.views // PLACES))
     places = list(range(0, plan.views, spacing))
@@ -75,7 +75,9 @@ def find_candidates(
 
 
 def suppressed(found: Sequence[Candidate], plan: ChunkPlan) -> list[Candidate]:
-    """The surest candidates, none of which has both ends within half a chunk of a surer one's."""
+    """Non-maximum suppression: the strongest candidates, none with both ends within half a chunk of a
+    stronger one's.
+    """
     kept: list[Candidate] = []
     for each in sorted(found, key=lambda c: (c.evidence, c.first, c.second)):
         near = any(max(abs(each.first - k.first), abs(each.second - k.second)) < plan.size // 2 for k in kept)
@@ -95,8 +97,8 @@ def joint_pass(candidate: Candidate, plan: ChunkPlan) -> Pass:
 
 
 def halves_agree(views: Sequence[View], first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
-    """Of the views `first` and `second` of one pass: the largest share of a view's pixels that a view of the other half
-    sees, and of what is seen the share whose depth agrees.
+    """For the views `first` and `second` of one pass: the largest overlap of a view with one of the other half, and the
+    share of it whose depth agrees.
     """
     surfaces = Surfaces([VoterMap(view, known_depth(view) > 0) for view in views])
     seen = agrees = most = 0.0
@@ -112,7 +114,7 @@ def halves_agree(views: Sequence[View], first: Sequence[int], second: Sequence[i
 
 
 def is_loop(most: float, agree: float) -> bool:
-    """Whether `halves_agree` says that both halves show one place."""
+    """Whether the result of `halves_agree` is a loop."""
     return most >= _SEEN and agree >= _AGREE
 
 
@@ -120,19 +122,19 @@ def is_loop(most: float, agree: float) -> bool:
 
 
 def descriptors(features: Sequence[Keypoints]) -> np.ndarray:
-    """(N, D) float32 unit vectors; what all pictures have in common is taken out."""
+    """(N, D) float32 unit vectors, from which the mean of all pictures is removed."""
     words = vocabulary(features)
     return np.zeros((len(features), 1), np.float32) if words is None else centred(residuals(features, words))
 
 
 def vocabulary(features: Sequence[Keypoints]) -> np.ndarray | None:
-    """The words (W, C) of a set of pictures; None where they have too few features."""
+    """The words (W, C) of a set of pictures; None if they have too few features."""
     everything = np.concatenate([f.descriptors for f in features])
     return None if len(everything) < _WORDS else _vocabulary(everything[:: max(1, len(everything) // _SAMPLE)])
 
 
 def residuals(features: Iterable[Keypoints], words: np.ndarray) -> np.ndarray:
-    """(N, D) float32: what the features of each picture leave to the words."""
+    """(N, D) float32: sums of the residuals of each picture's features to the words."""
     return np.stack([_residuals(f.descriptors, words) for f in features])
 
 
@@ -143,7 +145,7 @@ def centred(sums: np.ndarray) -> np.ndarray:
 
 
 def _vocabulary(sample: np.ndarray) -> np.ndarray:
-    """k-means from evenly spread seeds: the same for the same pictures."""
+    """k-means from evenly spread seeds: deterministic."""
     words = sample[np.linspace(0, len(sample) - 1, _WORDS).astype(int)].copy()
     for _ in range(_ROUNDS):
         nearest = (sample @ words.T - (words**2).sum(1) / 2).argmax(1)

@@ -1,9 +1,8 @@
-"""Passes on disk: what a pass predicted leaves memory at once, and a stopped run finds it again.
+"""Stores passes on disk: a pass leaves memory at once, and a resumed run finds it again.
 
 A folder for each pass: NNNNN.depth.png (16 bits, logarithmic, 0 = unknown), NNNNN.confidence.png (8 bits, by rank: each
-value of a pass stands for as many pixels), NNNNN.colors.jpg, and pass.json, which is written last: a pass without it
-is none. What is read back is always what the files say, also by the run that wrote them: a run that was stopped and
-goes on ends the same.
+value has the same number of pixels), NNNNN.colors.jpg, and pass.json, which is written last: without it a pass is
+incomplete. The run that wrote a pass also reads it from the files, so that a resumed run gives the same result.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 
-DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; values of confidence
-LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive numbers of float32, as which maps are read back
-MOST_PIXELS = 1 << 26  # of a map that is read back
+DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; number of confidence values
+LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive float32 numbers, as which maps are read
+MOST_PIXELS = 1 << 26  # of a stored map
 _JPEG_QUALITY = 95
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _THREADS = 4
@@ -49,7 +48,7 @@ class PassStore:
         return self.folder / f"pass-{number:05d}"
 
     def has(self, number: int, wanted: Pass) -> bool:
-        """Whether a pass over these views is there, whole. Raises InputError for one that is damaged."""
+        """Whether a complete pass of these views exists. Raises InputError for a damaged one."""
         if not (self.place(number) / "pass.json").exists():
             return False
         found = self._head(number)
@@ -64,7 +63,7 @@ class PassStore:
         colors: Sequence[np.ndarray | None],
         facts: dict[str, Any],
     ) -> None:
-        """One pass: `positions` in the sequence of the views that could be read. Raises OutputError."""
+        """Write a pass: `positions` in the sequence of the views that could be read. Raises OutputError."""
         place = self.place(number)
         try:
             shutil.rmtree(place, ignore_errors=True)
@@ -83,7 +82,7 @@ class PassStore:
                 "levels": levels.tolist(),
                 "facts": facts,
             }
-            in_threads(lambda name: sync_file(place / name), os.listdir(place))  # on the disk before pass.json says so
+            in_threads(lambda name: sync_file(place / name), os.listdir(place))  # synced to disk before pass.json
             write_json(place / "pass.tmp", head)
             sync_file(place / "pass.tmp")
             os.replace(place / "pass.tmp", place / "pass.json")
@@ -98,7 +97,7 @@ class PassStore:
         return list(self._head(number)["views"])
 
     def facts(self, number: int) -> dict[str, Any]:
-        """What was said of a pass when it was written."""
+        """The facts that were stored with a pass."""
         return dict(self._head(number)["facts"])
 
     def cameras(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +106,8 @@ class PassStore:
         return np.array(head["K"]), np.array(head["cam_from_world"])
 
     def read(self, number: int, position: int, bare: View) -> View:
-        """The view at `position` as pass `number` saw it; name, size and lens are those of `bare`. Raises InputError
-        for files that are damaged.
+        """The view at `position` in pass `number`; name, size and lens are those of `bare`. Raises InputError for
+        damaged files.
         """
         head = self._head(number)
         k = head["views"].index(position)
@@ -126,7 +125,7 @@ class PassStore:
         )
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The values of confidence in a pass, and how many known pixels of these views have each."""
+        """The confidence values in a pass, and how many known pixels of these views have each."""
         counts = np.zeros(LEVELS + 1, np.int64)
         for position in positions:
             codes = _codes(self.place(number) / f"{position:05d}.confidence.png", 8)
@@ -135,7 +134,7 @@ class PassStore:
         return table[1:], counts[1 : len(table)]
 
     def colors(self, number: int, position: int) -> np.ndarray | None:
-        """The picture (h, w, 3) RGB at the size of its depth map; None where it was not kept."""
+        """The picture (h, w, 3) RGB at the size of its depth map; None if it was not stored."""
         path = self.place(number) / f"{position:05d}.colors.jpg"
         if not path.exists():
             return None
@@ -155,20 +154,20 @@ class PassStore:
 
 
 def _is_sound(head: Any) -> bool:
-    """Whether pass.json has everything, in its kinds and shapes."""
+    """Whether pass.json has all entries with valid types and shapes."""
     try:
         count = len(head["views"])
         whole = all(type(position) is int for position in (*head["views"], *head["asked"]))
         shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2)}
         arrays = {name: np.array(head[name]) for name in (*shapes, "levels")}
-        whole = whole and all(array.dtype.kind in "if" for array in arrays.values())  # no text that stands for a number
+        whole = whole and all(array.dtype.kind in "if" for array in arrays.values())  # numbers, not text
         low, high = arrays["ranges"].T
         return (
             whole
             and isinstance(head["kind"], str)
             and isinstance(head["facts"], dict)
             and all(arrays[name].shape == shape for name, shape in shapes.items())
-            and all((abs(array) <= LARGEST).all() for array in arrays.values())  # NaN is not
+            and all((abs(array) <= LARGEST).all() for array in arrays.values())  # false for NaN
             and bool(((low >= LEAST) & (low <= high)).all())
             and arrays["levels"].ndim == 1
             and 1 <= len(arrays["levels"]) <= LEVELS
@@ -201,14 +200,14 @@ def _write_view(place: Path, levels: np.ndarray, position: int, view: View, colo
 
 
 def _confidence(view: View) -> np.ndarray:
-    """(h, w), 0 where depth is unknown; 1 where the network has none."""
+    """(h, w), 0 where depth is unknown; 1 if the network has no confidence."""
     known = known_depth(view) > 0
     values = np.ones(known.shape, np.float32) if view.confidence is None else view.confidence
     return np.where(known & np.isfinite(values), values, 0).astype(np.float32)
 
 
 def _levels(views: Sequence[View]) -> np.ndarray:
-    """At most `LEVELS` values of confidence that stand for all of a pass, float32, rising."""
+    """At most `LEVELS` confidence values that represent all of a pass, float32, ascending."""
     samples = [values[values > 0] for values in (_confidence(view)[::2, ::2] for view in views)]
     known = np.concatenate(samples) if samples else np.zeros(0, np.float32)
     if not len(known):
@@ -228,7 +227,7 @@ def _write(path: Path, suffix: str, picture: np.ndarray, flags: list[int]) -> No
 
 
 def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Positive values on a logarithmic scale of 1 … DEPTHS + 1, 0 = none; the least and the largest of them."""
+    """Positive values on a logarithmic scale of 1 … DEPTHS + 1, 0 = none; the smallest and the largest of them."""
     known = np.isfinite(values) & (values > 0)
     if not known.any():
         return np.zeros(values.shape, np.uint16), [1.0, 1.0]
@@ -245,7 +244,7 @@ def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
 
 
 def _codes(path: Path, bits: int) -> np.ndarray:
-    """(h, w) as they were written. Raises InputError."""
+    """(h, w) as stored. Raises InputError."""
     try:
         return read_grey_png(path, bits, MOST_PIXELS)
     except (BadImage, OSError) as error:

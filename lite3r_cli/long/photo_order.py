@@ -1,10 +1,10 @@
-"""Photographs without an order: in which order the nearest follow each other, and which are predicted together.
+"""Unordered photographs: an order in which neighbours overlap, and subsets that are predicted together.
 
-Ties between pictures make a graph. Its spanning tree of the strongest ties, walked from one end to the other, is the
-order. It is cut into blocks. Each block is predicted together with views of earlier blocks: those that are tied most
-to it, and rather those that several blocks share already (hubs; S-VGGT and MERG3R share such views among all subsets).
-So a subset is tied to all that shows the same, wherever it is in the order, and places that are seen again need no
-search.
+Matches between pictures form a graph. The order is a walk along its maximum spanning tree from one end to the other. It
+is divided into blocks. Each block is predicted together with views of earlier blocks: those with the strongest matches
+to it, with a preference for views that several blocks share already (hubs; S-VGGT and MERG3R share such views among all
+subsets). So a subset is connected to all that shows the same place, anywhere in the order, and no loop search is
+needed.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 from ..world.ties import Keypoints, evidence
 from .chunk_plan import SUBSET, ChunkPlan, Pass, overlap_of
 
-ASKED = 16  # pictures that each one is compared with, those most alike
-_STRONGEST = 200.0  # evidence beyond which a tie counts no more
-_HUB = 1.5  # how much more a view counts that subsets share already
+ASKED = 16  # most similar pictures that each one is matched with
+_STRONGEST = 200.0  # evidence beyond which the weight of a match does not grow
+_HUB = 1.5  # factor for a view that subsets already share
 
-Near = Mapping[int, Mapping[int, float]]  # picture → those that it is tied to, and how strongly, above 0
+Near = Mapping[int, Mapping[int, float]]  # picture → connected pictures with weights above 0
 
 
 @dataclass(frozen=True)
 class Subsets:
-    """A plan for pictures without order; its positions are those in `order`."""
+    """A plan for unordered pictures; its positions are those in `order`."""
 
-    order: tuple[int, ...]  # pictures of the set, without those that belong to none
+    order: tuple[int, ...]  # pictures of the set, without unrelated ones
     plan: ChunkPlan
     near: Near = field(repr=False)  # of positions
 
     def around(self, own: Sequence[int], count: int) -> list[int]:
-        """At most `count` positions that are tied most to those of `own`, in order."""
+        """At most `count` positions with the strongest connections to those of `own`, in order."""
         return sorted(_most_tied(self.near, own, count))
 
 
 def pairs_to_ask(likeness: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs i < j: each picture with the `ASKED` others that are most like it; `likeness` (N, N) of descriptors."""
+    """Pairs i < j: each picture with the `ASKED` most similar others; `likeness` (N, N) of descriptors."""
     likeness = likeness.copy()
     np.fill_diagonal(likeness, -np.inf)
     most = min(ASKED, len(likeness) - 1)
@@ -49,7 +49,7 @@ def pairs_to_ask(likeness: np.ndarray) -> list[tuple[int, int]]:
 def ties_among(
     features: Sequence[Keypoints], pairs: Iterable[tuple[int, int]], least: float
 ) -> Iterator[tuple[tuple[int, int], float]]:
-    """The pairs whose evidence (world/ties.py) is below `least`, with it."""
+    """The pairs whose evidence (world/ties.py) is below `least`, and the evidence."""
     for i, j in pairs:
         told = evidence(features[i], features[j])
         if told < least:
@@ -57,12 +57,12 @@ def ties_among(
 
 
 def strength(told: float) -> float:
-    """How strongly evidence ties two pictures."""
+    """The weight of a connection from its evidence."""
     return min(-told, _STRONGEST)
 
 
 def nearness(ties: Mapping[tuple[int, int], float]) -> dict[int, dict[int, float]]:
-    """The ties (i, j) → strength of each picture."""
+    """The connections (i, j) → weight, for each picture."""
     near: dict[int, dict[int, float]] = {}
     for (i, j), weight in ties.items():
         near.setdefault(i, {})[j] = weight
@@ -71,8 +71,8 @@ def nearness(ties: Mapping[tuple[int, int], float]) -> dict[int, dict[int, float
 
 
 def seriated(members: Sequence[int], near: Near) -> list[int]:
-    """Pictures that hang together, each near those before it: the tree of the strongest ties from one end of its
-    longest way, small branches first. The same whatever the order of `members`, but for ties of equal strength.
+    """Connected pictures in an order in which each is near its predecessors: the maximum spanning tree from one end of
+    its longest path, small branches first. Independent of the order of `members`, except for equal weights.
     """
     tree = _strongest_tree(members, near)
     start = _farthest(tree, _farthest(tree, members[0]))
@@ -114,14 +114,14 @@ def _subsets_of(positions: range, near: Near, size: int, shared: int) -> Iterato
             used[i] = used.get(i, 0) + 1
         views = [*own, *others]
         inside = {i: sum(w for j, w in near.get(i, {}).items() if j in set(views)) for i in views}
-        reference = max(views, key=lambda i: (inside[i], -i))  # networks see the first one's frame
+        reference = max(views, key=lambda i: (inside[i], -i))  # the network's frame is that of the first view
         yield Pass(SUBSET, (reference, *(i for i in views if i != reference)))
         start = cut
 
 
 def _borrowed(near: Near, own: Sequence[int], earlier: Sequence[int], count: int, used: Mapping[int, int]) -> list[int]:
-    """Views of earlier blocks for a block: one after the other the one that adds most to what its views are tied to,
-    where what is tied already counts less; nearest in order where ties do not suffice.
+    """Views of earlier blocks for a block: one by one, the view that adds most connections, with less weight for
+    pictures that are already connected; neighbours in order if there are too few connections.
     """
     allowed, tied = set(earlier), dict.fromkeys(own, 1.0)
     chosen: list[int] = []
@@ -153,7 +153,7 @@ def _most_tied(near: Near, own: Sequence[int], count: int) -> list[int]:
 
 
 def _strongest_tree(members: Sequence[int], near: Near) -> dict[int, list[int]]:
-    """Neighbours in the maximum spanning tree (Kruskal). Raises ValueError where ties do not reach all members."""
+    """Neighbours in the maximum spanning tree (Kruskal). Raises ValueError if the members are not connected."""
     inside = set(members)
     edges = sorted((-w, i, j) for i in members for j, w in near.get(i, {}).items() if i < j and j in inside)
     parent = {i: i for i in members}
@@ -176,7 +176,7 @@ def _strongest_tree(members: Sequence[int], near: Near) -> dict[int, list[int]]:
 
 
 def _farthest(tree: Mapping[int, Sequence[int]], start: int) -> int:
-    """A node that most steps lead to."""
+    """A node with the largest number of steps from `start`."""
     seen, last = {start}, [start]
     while True:
         following = [c for i in last for c in tree[i] if c not in seen]
@@ -187,7 +187,7 @@ def _farthest(tree: Mapping[int, Sequence[int]], start: int) -> int:
 
 
 def _sizes(tree: Mapping[int, Sequence[int]], start: int) -> dict[int, int]:
-    """Nodes below each one, itself included."""
+    """Number of nodes below each one, including itself."""
     order, parent = [start], {start: start}
     for i in order:
         for c in tree[i]:

@@ -1,13 +1,13 @@
-"""Where all passes stand: a graph of similarities, solved by Gauss–Newton.
+"""Pose graph of similarity transforms of all passes, solved by Gauss–Newton.
 
-What neighbours in order say is believed (a quadratic loss): drift is little everywhere, not much in one place. Other
-edges may be wrong and have Cauchy's loss. After a long way a true loop is off by many standard deviations at first. So
-the loss begins so wide that all edges count, and narrows (graduated non-convexity, Yang et al., RA-L 2020): a true loop
-is met by little changes of many edges, a false one stays off and loses its weight.
+Edges between neighbours in order are trusted (a quadratic loss): drift is small everywhere. Other edges may be wrong
+and have a Cauchy loss. After a long path, a true loop is initially many standard deviations off. So the loss starts so
+wide that all edges count, and narrows (graduated non-convexity, Yang et al., RA-L 2020): small changes of many edges
+satisfy a true loop, a false one stays off and loses its weight.
 
-A node is a pass with its own world; an edge says how two of them lie to each other. What an edge leaves is
-r = (log of the turn, shift, log of the scale) of measured⁻¹ · node_i⁻¹ · node_j, each divided by what such an edge is
-usually off by. A few hundred nodes have a few thousand unknowns: the normal equations are solved whole.
+A node is a pass with its own world; an edge is the relative transform of two passes. The residual of an edge is r =
+(log of the rotation, translation, log of the scale) of measured⁻¹ · node_i⁻¹ · node_j, each divided by the usual error
+of such an edge. A few hundred nodes have a few thousand unknowns, so dense normal equations are solved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .sim3_fit import Tie, chain, inverse
 
 _ROUNDS, _STEP = 60, 1e-6
 _WIDTH = 8.0  # standard deviations at which Cauchy's loss counts half in the end: chunks bend, which no edge tells
-_LEAST_SIGMA = 0.004  # of scale, of turn in radians, of shift in depths: what the best edge is off by
+_LEAST_SIGMA = 0.004  # of scale, of rotation in radians, of translation in depths: error of the best edges
 _DOUBT = {"good": 1.0, "weak": 4.0}
 NEXT = "next"  # the kind of edges between neighbours in order
 OFF = 12.0  # standard deviations from which an edge contradicts the solution
@@ -42,17 +42,17 @@ class Edge:
 
     @property
     def sigma(self) -> float:
-        """Relative: of scale, turn and shift alike."""
+        """Relative; equal for scale, rotation and translation."""
         return max(self.tie.residual, _LEAST_SIGMA) * _DOUBT.get(self.tie.verdict, 10.0)
 
 
 @dataclass(frozen=True)
 class Solved:
-    """World_from_pass for every node, and what the edges say of it."""
+    """World_from_pass for every node, and the residuals of the edges."""
 
     nodes: list[Similarity]
-    off: list[float]  # per edge: standard deviations between measured and solved
-    before: float  # cost of the start and of the solution
+    off: list[float]  # per edge: standard deviations between measurement and solution
+    before: float  # cost at the start and of the solution
     after: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Solved:
 
 
 def spread_out(count: int, edges: Sequence[Edge]) -> list[Similarity | None]:
-    """The nodes along the surest edges from node 0 (a spanning tree); None for what no edge leads to."""
+    """The nodes along the maximum spanning tree from node 0; None for unconnected ones."""
     nodes: list[Similarity | None] = [None] * count
     nodes[0] = Similarity(1.0, np.eye(3), np.zeros(3))
     left = sorted(edges, key=lambda e: (e.kind != "next", e.sigma))
@@ -79,7 +79,7 @@ def spread_out(count: int, edges: Sequence[Edge]) -> list[Similarity | None]:
 
 
 def solve(nodes: Sequence[Similarity], edges: Sequence[Edge]) -> Solved:
-    """The most likely nodes, the first of which stays where it is."""
+    """The most likely nodes; the first one is fixed."""
     state = np.stack([_matrix(node) for node in nodes])
     if not edges or len(nodes) < 2:
         return Solved(list(nodes), [0.0] * len(edges), 0.0, 0.0)
@@ -162,7 +162,8 @@ class _System:
         return np.concatenate([np.zeros(7), np.linalg.solve(free, right[7:])]).reshape(-1, 7)
 
 
-# --- similarities as matrices (…, 4, 4) and as seven numbers: turn, shift, logarithm of the scale ---------------------
+# --- similarity transforms as matrices (…, 4, 4) and as seven numbers: rotation, translation, logarithm of the scale
+# ---
 
 
 def _matrix(s: Similarity) -> np.ndarray:
@@ -178,7 +179,7 @@ def _similarity(matrix: np.ndarray) -> Similarity:
 
 
 def _logarithm(matrix: np.ndarray) -> np.ndarray:
-    """(E, 7); the shift is taken as it is."""
+    """(E, 7); the translation is used directly."""
     scale = np.cbrt(np.linalg.det(matrix[:, :3, :3]))
     q = geometry.quaternion_from_matrix(matrix[:, :3, :3] / scale[:, None, None])
     length = np.linalg.norm(q[:, :3], axis=1)

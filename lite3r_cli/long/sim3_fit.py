@@ -1,10 +1,9 @@
-"""How two passes over some of the same views lie to each other: one similarity, fitted to the depth maps of what both
-saw.
+"""Aligns two passes with common views: one similarity transform, fitted to their depth maps.
 
-Each pixel that both passes know gives a pair of points. The similarity that brings one onto the other is found by
-iteratively reweighted least squares with Cauchy's loss on the distance relative to the depth (as VGGT-Long does with
-Huber's, arXiv 2507.16443), the confidences of both as weights, from a robust start: the median ratio of the depths for
-the scale, and of the turns that the cameras give the one that most pairs agree with.
+Each pixel that both passes know gives a pair of points. The transform is found by iteratively reweighted least squares
+with a Cauchy loss on the distance relative to the depth (VGGT-Long uses Huber's, arXiv 2507.16443), with the
+confidences of both as weights. The start is robust: the median ratio of the depths for the scale, and the rotation
+between cameras that most pairs agree with.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from ..scene import geometry
 from ..scene.geometry import Similarity
 from ..scene.posed_view import View, known_depth
 
-_PIXELS = 24_000  # pairs of points at most
+_PIXELS = 24_000  # maximum number of point pairs
 _ROUNDS = 25
-_NARROWEST = 0.003  # relative distance below which residuals are noise: the loss never narrows beyond it
-_AGREES = 0.1  # relative distance of two points that count as one
-_LEAST = 30  # pairs
+_NARROWEST = 0.003  # relative distance below which residuals are noise: the smallest width of the loss
+_AGREES = 0.1  # relative distance of two points that agree
+_LEAST = 30  # smallest number of pairs
 GOOD, WEAK, BAD = "good", "weak", "bad"
-_GOOD = (0.08, 0.5)  # median relative distance at most, share of pairs that agree at least
+_GOOD = (0.08, 0.5)  # largest median relative distance, smallest share of agreeing pairs
 _USABLE = (0.25, 0.15)
 
 
 @dataclass(frozen=True)
 class Tie:
-    """A measured edge: `similarity` maps points of the second pass into the first one's world."""
+    """A measured edge: `similarity` maps points of the second pass into the world of the first."""
 
     similarity: Similarity
     residual: float  # median distance of the pairs, relative to their depth
     agree: float  # share of the pairs within `_AGREES`
     pairs: int
-    shared: int  # views
+    shared: int  # number of views
     turn: float  # degrees, median angle between the cameras of both passes
     verdict: str  # GOOD, WEAK or BAD
 
@@ -50,15 +49,15 @@ class Tie:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What the ablation of benchmarks/long_walk.py turns off."""
+    """Switches for the ablation of benchmarks/long_walk.py."""
 
     robust: bool = True  # False: one least-squares fit
     weighted: bool = True  # by confidence
 
 
 def tie(first: Sequence[View], second: Sequence[View], config: FitConfig = FitConfig()) -> Tie | None:
-    """The edge between two passes from the views that both have, in the same order, each with the depth, confidence and
-    camera that the pass gave it. None where too little is known of them.
+    """The edge between two passes from their common views, in the same order, with the depth, confidence and camera of
+    each pass. None with too few known pixels.
     """
     a, b, weight, depth = _pairs(first, second, config.weighted)
     if len(a) < _LEAST:
@@ -78,7 +77,7 @@ def tie(first: Sequence[View], second: Sequence[View], config: FitConfig = FitCo
 
 
 def inverse(s: Similarity) -> Similarity:
-    """The way back."""
+    """The inverse transform."""
     rotation = s.rotation.T
     return Similarity(1 / s.scale, rotation, -rotation @ s.translation / s.scale)
 
@@ -105,8 +104,8 @@ def weighted_similarity(source: np.ndarray, target: np.ndarray, weight: np.ndarr
 
 
 def same_focal(views: Sequence[View], focal: float) -> list[View]:
-    """Views with the focal length `focal`, as a share of the width, and the depth that fits: the same lengths across,
-    and those along the ray in proportion to the focal length, which is what a network cannot tell apart.
+    """Views with the focal length `focal`, as a share of the width, and adapted depth: lateral lengths do not change,
+    and lengths along the ray are scaled by the ratio of the focal lengths, an ambiguity of the network.
     """
     result = []
     for view in views:
@@ -122,7 +121,7 @@ def same_focal(views: Sequence[View], focal: float) -> list[View]:
 
 
 def _pairs(first: Sequence[View], second: Sequence[View], weighted: bool) -> tuple[np.ndarray, ...]:
-    """Points of the same pixels in both worlds (N, 3) twice, weights (N,), and the depth in the first one's (N,)."""
+    """Points of equal pixels in both worlds (N, 3) twice, weights (N,), and their depth in the first world (N,)."""
     rows = []
     each = max(1, _PIXELS // max(len(first), 1))
     for x, y in zip(first, second, strict=True):
@@ -147,7 +146,7 @@ def _pairs(first: Sequence[View], second: Sequence[View], weighted: bool) -> tup
 
 
 def _weights(x: View, y: View, grid, both: np.ndarray) -> np.ndarray:
-    """The smaller of both confidences, each relative to its map's median: between a fifth and five."""
+    """The smaller of both confidences, each relative to the median of its map, limited to a fifth … five."""
     relative = []
     for view in (x, y):
         confidence = np.ones(known_depth(view).shape) if view.confidence is None else view.confidence.astype(float)
@@ -157,12 +156,12 @@ def _weights(x: View, y: View, grid, both: np.ndarray) -> np.ndarray:
 
 
 def _turned(x: View, y: View) -> np.ndarray:
-    """The rotation (3, 3) from the second world to the first by one camera that both have."""
+    """The rotation (3, 3) from the second world to the first by one common camera."""
     return x.cam_from_world[:, :3].T @ y.cam_from_world[:, :3]
 
 
 def _start(first, second, a: np.ndarray, b: np.ndarray, depth: np.ndarray) -> Similarity:
-    """Every camera that both have gives a turn, all depths together one scale: the guess that most pairs agree with."""
+    """Each common camera gives a rotation, all depths together one scale; the candidate that most pairs agree with."""
     ratios = [float(np.median(z[both] / w[both])) for z, w, both in _depths(first, second) if both.any()]
     scale = float(np.median(ratios))
     some = slice(None, None, max(1, len(a) // 2000))
@@ -183,7 +182,7 @@ def _depths(first: Sequence[View], second: Sequence[View]):
 
 
 def _reweighted(found: Similarity, a: np.ndarray, b: np.ndarray, weight: np.ndarray, depth: np.ndarray) -> Similarity:
-    """Cauchy's loss, as wide as twice a low percentile of the distances of each round."""
+    """Iterations with a Cauchy loss, whose width is twice a low percentile of the distances."""
     for _ in range(_ROUNDS):
         distance = np.linalg.norm(found.apply(b) - a, axis=1) / depth
         width = max(2 * float(np.percentile(distance, 35)), _NARROWEST)

@@ -1,4 +1,4 @@
-"""The folder in which a run in chunks keeps what it has so far, beside its output; and going on with a stopped one."""
+"""The folder of intermediate results of a run in chunks, next to its output, and resuming a stopped run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..io.transaction import MARKER, remove_marked
 from ..stopping import uninterrupted
 from .pass_store import PassStore, bytes_below
 
-ASKED = "asked.json"  # written first: what the run was asked for
+ASKED = "asked.json"  # written first: the options of the run
 ABOUT = "Chunks of a run of lite3r that is not finished. --resume goes on with them; a run without it removes them.\n"
 
 
 class WorkFolder:
     """`with WorkFolder(path, asked, resume, tell) as work: work.store …; work.done()`.
 
-    The caller holds the output's lock. Left without `done`, the folder stays if the run is to be resumed and has a
-    whole chunk; else it goes.
+    The caller holds the lock of the output. Without `done`, the folder is kept if the run is resumable and has a
+    complete chunk; else it is removed.
     """
 
     def __init__(self, path: Path, asked: Mapping[str, Any], resume: bool, tell: Tell) -> None:
         self.path, self.asked, self.resume, self._tell = path, dict(asked), resume, tell
         self.store = PassStore(path)
-        self.found = 0  # whole passes of the run that is resumed
+        self.found = 0  # complete passes of the resumed run
         self._done = False
 
     def __enter__(self) -> WorkFolder:
@@ -73,7 +73,7 @@ class WorkFolder:
             remove_marked(self.path)
 
     def done(self) -> None:
-        """The result is in place: nothing here is needed any more."""
+        """The output is in place: remove the folder."""
         self._done = True
 
     def _whole(self) -> int:
@@ -82,7 +82,7 @@ class WorkFolder:
         return 0
 
     def _require_same(self) -> None:
-        """Raises UsageError where the stopped run was asked for something else, and says what."""
+        """Raises UsageError that names the difference if the stopped run had other options."""
         try:
             before = read_json(self.path / ASKED)
         except InputError as error:

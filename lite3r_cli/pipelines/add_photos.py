@@ -194,6 +194,6 @@ def _plan(
         "added": [each.name for each in found],
     }
     accounts = {each.name: each.predictions.account for each in found if each.predictions.account is not None}
-    if accounts:  # what --refine found when it saw each photo beside its neighbours
+    if accounts:  # from --refine of each photo with its neighbours
         step["refinement"] = accounts
     return Rewriting(asked, [*members, *new], scene.facts, scene.frame, scene.up, others, refused, step)

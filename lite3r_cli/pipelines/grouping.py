@@ -1,9 +1,9 @@
-"""Which pictures belong together: a foreign one is left out, a folder of several scenes falls into parts.
+"""Groups pictures by scene: unrelated pictures are left out, and a folder of several scenes is split into parts.
 
-Four kinds of evidence tie pictures, each asked only about what the one before left open: corners of the pictures as the
-network sees them; features; more features of larger pictures; and, under one prediction of all pictures, whether two
-views look alike where the network says that they show the same surface. What nothing ties is split off only where its
-colours differ, too: half of a scene is worse than a foreign picture in it.
+Four tests connect pictures, each only for pairs that the previous ones left open: corners at the network's size;
+features; more features of larger pictures; and, with one prediction of all pictures, whether two views look alike where
+the network predicts the same surface. Pictures without a connection are split off only if their colours also differ,
+because half of a scene is worse than one unrelated picture.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from ..world.colours import colour_signature, colours_differ
 from ..world.photometric import looks_alike, photometric_pairs, voter_of
 from ..world.ties import TIED, Groups, Keypoints, evidence, find_corners, find_keypoints, near_first
 
-_SIDE = 518  # pixels of the pictures at first
+_SIDE = 518  # size of the pictures in the first tests
 _CORNERS = 500
 _COARSE = 1000  # features of these pictures
-_FINE = (1024, 3000)  # side and features of larger ones
-_CORNER_PAIRS, _COARSE_PAIRS = 6, 20  # pairs asked, per picture, beyond which a large set is not looked through
-_FINE_EACH = 16  # pictures that each one of a smaller group is compared with
+_FINE = (1024, 3000)  # size and number of features of larger pictures
+_CORNER_PAIRS, _COARSE_PAIRS = 6, 20  # tested pairs per picture, which limits the work for large sets
+_FINE_EACH = 16  # pictures that each one of a smaller group is matched with
 _LOOK_NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """The pictures' positions in the order that they were read."""
+    """Groups of pictures by their positions."""
 
     parts: list[list[int]]  # each a scene, the largest first
-    left_out: list[int]  # tied to no other picture
-    judged: bool = True  # False: no two pictures are tied, which says nothing about one of them
-    untied: list[int] = field(default_factory=list)  # kept in the first part, since they look like it, and by no tie
+    left_out: list[int]  # without a connection to another picture
+    judged: bool = True  # False: no two pictures match, which tells nothing about single ones
+    untied: list[int] = field(default_factory=list)  # kept in the first part because they look like it, without a match
 
     @property
     def whole(self) -> bool:
-        """All pictures show one scene, as far as can be told."""
+        """Whether all pictures show one scene, as far as known."""
         return len(self.parts) == 1 and not self.left_out
 
 
@@ -66,10 +66,10 @@ def tie_pictures(
     read_large: Callable[[int], np.ndarray],
     together: Sequence[Sequence[int]] = (),
 ) -> Groups:
-    """What the pictures themselves tie; no network is needed.
+    """The connections from the pictures alone, without a network.
 
-    `read_large(i)` gives picture i at its full size; it is not called where the first evidence suffices. `together`:
-    pictures known to belong together, in groups.
+    `read_large(i)` returns picture i at full size; it is not called if the first tests suffice. `together`: groups of
+    pictures that are known to belong together.
     """
     count = len(pictures)
     groups = Groups(count)
@@ -86,8 +86,8 @@ def tie_pictures(
 
 
 def settle(groups: Groups, pictures: Sequence[np.ndarray], predict: Callable[[], Sequence[View]]) -> Grouping:
-    """The grouping of pictures that are tied as in `groups`. `predict()` gives the views of all pictures under one
-    prediction; it is not called where all are tied.
+    """The grouping from the connected `groups`. `predict()` returns the views of all pictures from one prediction; it
+    is not called if all are connected.
     """
     if len(groups.members()) == 1:
         return one_group(len(pictures))
@@ -96,8 +96,8 @@ def settle(groups: Groups, pictures: Sequence[np.ndarray], predict: Callable[[],
 
 
 def settle_groups(members: list[list[int]], signatures: Sequence[np.ndarray]) -> Grouping:
-    """Groups of two or more are scenes; a picture alone is left out where there is a scene that it could belong to.
-    What does not look different from a larger group stays with it; `signatures` are the pictures' colours.
+    """Groups of two or more are scenes; a single picture is left out if there is a scene. Groups whose colours
+    (`signatures`) do not differ from a larger group join it.
     """
     if all(len(group) == 1 for group in members):
         return one_group(len(members), judged=False)
@@ -133,7 +133,7 @@ def _by_features(groups: Groups, pictures: Sequence[np.ndarray]) -> None:
 
 
 def _by_large_features(groups: Groups, read_large: Callable[[int], np.ndarray], count: int) -> None:
-    """Only between groups, those of single pictures first: they are the ones that few features failed."""
+    """Test pairs of different groups, those of single pictures first, because few features fail on them."""
     found: Callable[[int], Keypoints] = cache(lambda i: find_keypoints(read_large(i), *_FINE))
     size = {i: len(group) for group in groups.members() for i in group}
     asked = [0] * count
@@ -143,7 +143,7 @@ def _by_large_features(groups: Groups, read_large: Callable[[int], np.ndarray], 
         if groups.of(pair[0]) != groups.of(pair[1]) and asked[smaller] < _FINE_EACH:
             asked[smaller] += 1
             pairs.append(pair)
-    pairs.sort(key=lambda pair: min(size[i] for i in pair))  # stable: neighbours in order stay first
+    pairs.sort(key=lambda pair: min(size[i] for i in pair))  # stable: keeps the order of neighbours
     groups.tie(pairs, lambda i, j: evidence(found(i), found(j)) < TIED)
 
 
@@ -158,7 +158,7 @@ def _by_prediction(groups: Groups, pictures: Sequence[np.ndarray], views: Sequen
 
 
 def explain(grouping: Grouping, names: Sequence[str]) -> list[str]:
-    """What to tell the user; empty where nothing is odd."""
+    """The messages for the user; empty if all pictures belong together."""
     if not grouping.judged and len(names) > 1:
         return ["no two pictures show anything in common that can be recognised: the result may mean nothing"]
     said = []

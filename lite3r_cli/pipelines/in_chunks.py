@@ -1,4 +1,4 @@
-"""Whether a set is taken in chunks, of which size, and what does not go with them."""
+"""Decides whether a set is processed in chunks, their size, and which options exclude chunks."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .long_order import Arranged, arrange
 if TYPE_CHECKING:
     from .predict import Predictor
 
-CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: beyond, attention across its views costs more than it gains
+CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: with more views, attention across them costs more than it gains
 TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes of a number → memory for each token of a pass: mini's on a CPU, the most
-SHARE = 0.8  # of the free memory that a pass may take
-_LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are compared, and the share that has to show the same
-_FEW = 6  # pictures of which none are far apart
-_NEARER = 0.8  # share of neighbours that have to be tied more than what is far apart
+SHARE = 0.8  # of the free memory that a pass may use
+_LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are matched, and the share of them that must match
+_FEW = 6  # smaller sets have no distant pictures
+_NEARER = 0.8  # share of neighbours that must have stronger matches than distant pictures
 _WITHOUT = ("mesh", "3dgs")  # formats that need all depth maps at once
 
 
 @dataclass(frozen=True)
 class LongPlan:
-    """How a long set is taken: its chunks in order, or subsets of what shows the same."""
+    """How a long set is processed: chunks in order, or subsets of overlapping pictures."""
 
     chunks: ChunkPlan
     arranged: Arranged | None = None  # with subsets: the set in their order
@@ -44,9 +44,9 @@ class LongPlan:
 def long_plan(
     config: ReconstructConfig, images: ImageSet, predictor: Predictor, progress: Progress, tell: Tell
 ) -> LongPlan | None:
-    """The chunks that the set is taken in; None for one pass. `tell` hears why a long set is not.
+    """The chunks of the set; None for one pass. `tell` is called with the reason if a long set is not divided.
 
-    Raises UsageError where `--chunk N` and another option do not go together.
+    Raises UsageError if `--chunk N` and another option exclude each other.
     """
     asked, count = config.long, len(images)
     refused = not_in_chunks(config)
@@ -75,7 +75,7 @@ def long_plan(
 def _divided(
     config: ReconstructConfig, images: ImageSet, size: int, reason: str, progress: Progress, tell: Tell
 ) -> LongPlan:
-    """Chunks of pictures in order, else subsets; chunks where the pictures tell nothing of their order, too."""
+    """Chunks of ordered pictures, else subsets; also chunks if the order is unknown."""
     if not in_order(images):
         arranged = arrange(config.input, images, size, reason, progress, tell)
         if arranged is not None:
@@ -85,19 +85,19 @@ def _divided(
 
 
 def _one_pass(images: ImageSet, predictor: Predictor) -> int:
-    """Views up to which all are taken in one pass; fewer of a video, whose order is sure, where one pass is slow."""
+    """Largest number of views in one pass; smaller for a video, which is certainly ordered, if one pass is slow."""
     of_video = all(record.frame is not None for record in images.records)
     return DEFAULT_VIEWS if of_video and predictor.runtime.torch_device.type == "cpu" else ONE_PASS
 
 
 def view_bytes(images: ImageSet, predictor: Predictor) -> float:
-    """Memory that each view adds to a pass, about."""
+    """Approximate memory per view of a pass."""
     tokens = max(predictor.tokens(record) for record in images.records[:: max(1, len(images) // 16)])
     return tokens * TOKEN_BYTES[predictor.runtime.torch_dtype.itemsize]
 
 
 def free_memory(predictor: Predictor) -> int:
-    """Bytes that a pass could take now."""
+    """Bytes that a pass could use now."""
     import torch
 
     device = predictor.runtime.torch_device
@@ -112,12 +112,12 @@ def free_memory(predictor: Predictor) -> int:
 
 
 def chunks_are_possible(config: ReconstructConfig) -> bool:
-    """Whether nothing that was asked for rules them out."""
+    """Whether the options allow chunks."""
     return config.long.chunk != "off" and not_in_chunks(config) is None
 
 
 def not_in_chunks(config: ReconstructConfig) -> str | None:
-    """The first thing asked for that one pass can do and chunks cannot."""
+    """The first option that needs one pass."""
     if config.predict.camera_model not in ("auto", "pinhole"):
         return f"--camera-model {config.predict.camera_model}"
     if config.predict.cameras is not None:
@@ -128,14 +128,14 @@ def not_in_chunks(config: ReconstructConfig) -> str | None:
 
 
 def refuse_in_memory(config: LongConfig) -> None:
-    """Raises UsageError for options of chunks where scenes are held in memory."""
+    """Raises UsageError for options of chunks in a run that holds scenes in memory."""
     if config != LongConfig():
         raise UsageError("chunk, loops and resume are options of `lite3r reconstruct`: here a scene is one pass")
 
 
 def in_order(images: ImageSet) -> bool:
-    """Whether the pictures follow each other: frames of one video, or numbered names whose neighbours, where one looks,
-    show the same, and more of it than pictures far apart.
+    """Whether the pictures are ordered: frames of one video, or numbered names whose neighbours match, and more
+    strongly than distant pictures.
     """
     records = images.records
     if all(record.frame is not None for record in records):
@@ -147,7 +147,7 @@ def in_order(images: ImageSet) -> bool:
     step = max(1, (len(records) - 1) // _LOOKED_AT)
     places = range(0, len(records) - 1, step)
     looked = lru_cache(maxsize=8)(lambda i: _features(images, i % len(records)))
-    strangers, farther = (int((1 - share) * len(places) + 1e-9) for share in (_FEWEST_TIED, _NEARER))  # that may be
+    strangers, farther = (int((1 - share) * len(places) + 1e-9) for share in (_FEWEST_TIED, _NEARER))  # may do so
     for i in places:
         near = evidence(looked(i), looked(i + 1))
         strangers -= near >= TIED
@@ -162,5 +162,5 @@ def in_order(images: ImageSet) -> bool:
 def _features(images: ImageSet, i: int) -> Keypoints:
     try:
         return find_keypoints(images.read(i), 518, 1000)
-    except InputError:  # damaged: told when it is its turn
+    except InputError:  # damaged: reported when it is read
         return find_keypoints(np.zeros((64, 64, 3), np.uint8), 518, 1000)

@@ -1,4 +1,4 @@
-"""The views of a long set become a cloud and their files, a few views in memory at a time."""
+"""Fuses the views of a long set and writes their files, a few views in memory at a time."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from ..scene.fusion import FusionStatistics
 
-PIECE, AROUND = 24, 12  # views fused at a time, and those before and after that they are compared with
+PIECE, AROUND = 24, 12  # views fused at a time, and neighbours before and after that they are compared with
 
 
 def lazy_views(placed: Placed, store: PassStore, shapes: dict[int, tuple[int, int]]) -> LazyViews:
-    """The views of a scene; without their maps they have an empty one of the right size."""
+    """The views of a scene; in place of their maps they have empty ones of the right size."""
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray]:
         view = store.read(placed.source[index], placed.positions[index], placed.cameras[index])
@@ -45,7 +45,7 @@ def lazy_views(placed: Placed, store: PassStore, shapes: dict[int, tuple[int, in
 
 
 def confidence_threshold(placed: Placed, store: PassStore, percentile: float) -> float | None:
-    """The percentile of the confidence of all known pixels of the scene, as they are stored; None keeps all."""
+    """The percentile of the stored confidence of all known pixels of the scene; None keeps all."""
     if percentile == 0:
         return None
     by_pass: dict[int, list[int]] = {}
@@ -78,10 +78,10 @@ def fuse_pieces(
     check: Callable[[], None],
     around_of: Callable[[list[int]], list[int]] | None = None,
 ) -> tuple[PointCloud, FusionStatistics]:
-    """The cloud in the views' frame; the files of each view are written on the way. `indices` are the views' pictures,
-    `around_of` gives the views that a piece is compared with, None: those before and after it.
+    """The cloud in the frame of the views; writes the files of each view. `indices` are the views' pictures,
+    `around_of` returns the views that a piece is compared with, None: its neighbours in order.
 
-    Raises InputError for a cloud without points where `--strict` was given.
+    Raises InputError for a cloud without points with `--strict`.
     """
     from ..scene.fusion import PieceFusion
 
@@ -104,7 +104,7 @@ def fuse_pieces(
             near = move_views(loaded, translation(None if origin is None else -origin))
             fusion.add(near, [*own, *around], len(own), rgb, lambda j: images.read_mask(indices[j]))
             if files is not None:
-                files.scales()  # what is waiting holds its views in memory
+                files.scales()  # pending writes hold their views in memory
             for _ in own:
                 step()
             check()

@@ -1,4 +1,4 @@
-"""Loops of a long set: looked for in its pictures, predicted, and judged."""
+"""Loop closure of a long set: candidates from pictures, prediction, and verification."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .long_predict import Predicted, bare_view, predict_passes
 if TYPE_CHECKING:
     from .predict import Predictor
 
-_LOOK = 4  # views of each half that are compared with those of the other
+_LOOK = 4  # views of each half that are compared
 
 
 @dataclass(frozen=True)
 class Loops:
-    """The passes over two places each, and which of them are loops."""
+    """The passes of the candidates, and which of them are loops."""
 
     passes: list[Pass]
     accepted: list[bool]
@@ -42,7 +42,7 @@ def close_loops(
     check: Callable[[], None],
     into: Predicted,
 ) -> Loops:
-    """Predict what may be loops, as passes after the plan's chunks, and judge them."""
+    """Predict the loop candidates as passes after the plan's chunks, and verify them."""
     owner = owners(plan.chunks, plan.views)
 
     def picture(i: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def close_loops(
 
 
 def judge(images: ImageSet, store: PassStore, number: int, candidate: Candidate) -> tuple[float, float, bool]:
-    """What `halves_agree` says of a pass, of views evenly spread around both ends; and whether it is a loop."""
+    """The result of `halves_agree` for evenly spread views around both ends of a pass, and whether it is a loop."""
     middle = (candidate.first + candidate.second) / 2
     views = store.views(number)
     halves = [_spread([v for v in views if (v < middle) == first]) for first in (True, False)]

@@ -1,4 +1,4 @@
-"""Many photographs without order: looked through, what belongs to nothing left out, and divided into subsets."""
+"""Unordered large sets: features of all photographs, unrelated ones left out, division into subsets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ..world.colours import colour_signature
 from ..world.ties import TIED, Groups, Keypoints, evidence, find_features, find_keypoints, keypoints_of
 from .grouping import Grouping, explain, settle_groups
 
-_SIDE, _COUNT = 518, 500  # of the pictures, and features of each
-_FINE = (1024, 3000)  # the same where these tie a picture to nothing
-_FINE_ASKED = 8  # pictures that one is compared with then
-_OF_WORDS = 400  # pictures that the vocabulary is made of
-_HELD, _FINE_HELD = 512, 64  # pictures whose features are in memory as numbers
-_LIKELY = 0.5  # strength of a tie that no features prove: colours are alike, or the user says so
+_SIDE, _COUNT = 518, 500  # size of the pictures, and features per picture
+_FINE = (1024, 3000)  # the same for pictures without a match
+_FINE_ASKED = 8  # pictures that such a picture is matched with
+_OF_WORDS = 400  # pictures for the vocabulary
+_HELD, _FINE_HELD = 512, 64  # pictures whose features are in memory as floats
+_LIKELY = 0.5  # weight of a connection without feature matches: equal colours, or an option of the user
 
 Pair = tuple[int, int]
 
@@ -44,20 +44,20 @@ class _Look:
 
 @dataclass(frozen=True)
 class Arranged:
-    """The set in the order of its plan: what belongs to none comes last, what cannot be read is gone."""
+    """The set in the order of its plan: unrelated pictures come last, unreadable ones are removed."""
 
     images: ImageSet
     subsets: Subsets
     grouping: Grouping  # of positions in `images`
-    rank: list[int]  # of each position: its place among the files
+    rank: list[int]  # of each position: its rank among the files
 
 
 def arrange(
     config: InputConfig, images: ImageSet, size: int, reason: str, progress: Progress, tell: Tell
 ) -> Arranged | None:
-    """Subsets of at most `size` pictures of what hangs together; None where no two pictures show the same.
+    """Subsets of at most `size` connected pictures; None if no two pictures match.
 
-    Raises InputError where some cannot be read or belong to nothing, and `--strict` was given.
+    Raises InputError if some are unreadable or unrelated, with `--strict`.
     """
     with progress.stage("Compare images", total=2 * len(images)) as step:
         looks, damaged = _look(images, config.strict, step)
@@ -99,7 +99,7 @@ def _arranged(
 
 
 def _look(images: ImageSet, strict: bool, step: Callable[[], None]) -> tuple[dict[int, _Look], list[Skipped]]:
-    """Features and colours of each picture that can be read."""
+    """Features and colours of each readable picture."""
     looks, damaged = {}, []
     for i, found in replace(images, spares=[]).read_each(_look_at, least=_least):
         if not isinstance(found, InputError):
@@ -124,7 +124,7 @@ def _look_at(rgb: np.ndarray, record: ImageRecord) -> _Look:
 
 
 def _likeness(count: int, keypoints: Callable[[int], Keypoints]) -> np.ndarray:
-    """(N, N) of the pictures' descriptors; the features of all of them are never in memory as numbers at once."""
+    """(N, N) similarity of the pictures' descriptors; only some of the features are in memory as floats at a time."""
     words = vocabulary([keypoints(k) for k in range(0, count, -(-count // _OF_WORDS))])
     if words is None:
         return np.zeros((count, count), np.float32)
@@ -135,7 +135,7 @@ def _likeness(count: int, keypoints: Callable[[int], Keypoints]) -> np.ndarray:
 def _ties(
     count: int, keypoints: Callable[[int], Keypoints], likeness: np.ndarray, step: Callable[[], None]
 ) -> dict[Pair, float]:
-    """The pairs that features tie, each with its strength."""
+    """The pairs with feature matches, and their weights."""
     pairs, ties = pairs_to_ask(likeness), {}
     ready = lru_cache(maxsize=_HELD)(keypoints)
     told = 0
@@ -160,7 +160,7 @@ def _grouped(count: int, ties: dict[Pair, float]) -> Groups:
 def _tie_by_large_features(
     groups: Groups, ties: dict[Pair, float], likeness: np.ndarray, read: Callable[[int], np.ndarray]
 ) -> None:
-    """Compare each picture of a smaller group with those of other groups that are most like it, more closely."""
+    """Match the pictures of smaller groups with the most similar ones of other groups again, with more features."""
     found = lru_cache(maxsize=_FINE_HELD)(lambda i: find_keypoints(read(i), *_FINE))
     for members in reversed(groups.members()[1:]):
         for i, j in _likely_pairs(groups, members, likeness):
@@ -173,7 +173,7 @@ def _tie_by_large_features(
 
 
 def _likely_pairs(groups: Groups, members: Sequence[int], likeness: np.ndarray) -> Iterator[Pair]:
-    """Each picture of a group, and those of other groups that are most like it."""
+    """Each picture of a group, and the most similar ones of other groups."""
     own = groups.of(members[0])
     for i in members[:_FINE_ASKED]:
         others = (j for j in np.argsort(-likeness[i], kind="stable").tolist() if groups.of(j) != own)
@@ -181,7 +181,7 @@ def _likely_pairs(groups: Groups, members: Sequence[int], likeness: np.ndarray) 
 
 
 def _join(grouping: Grouping, ties: dict[Pair, float], likeness: np.ndarray) -> None:
-    """Tie what a part holds without a tie to its most alike picture there."""
+    """Connect pictures without a match in a part to the most similar one in it."""
     count = len(likeness)
     for part in grouping.parts:
         inside = set(part)

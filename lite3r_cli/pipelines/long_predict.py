@@ -1,4 +1,4 @@
-"""The passes of a long set: predicted one after the other, each on the disk before the next begins."""
+"""Predicts the passes of a long set one by one, and writes each to disk before the next."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Predicted:
-    """What all passes gave, but for what is on the disk."""
+    """Results of all passes, except those on disk."""
 
     skipped: dict[str, Skipped] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) inside the network
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) of its depth map
-    ran: list[Ran] = field(default_factory=list)  # what the network ran for them, in this process or a stopped one
+    ran: list[Ran] = field(default_factory=list)  # what the network used for them, in this process or a stopped one
 
 
 def predict_passes(
@@ -46,7 +46,7 @@ def predict_passes(
     into: Predicted,
     stage: str = "Predict",
 ) -> None:
-    """Predict those of the passes that are not on the disk; the number of passes[0] is `first`.
+    """Predict the passes that are not on disk; the number of passes[0] is `first`.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
@@ -82,7 +82,7 @@ def _predict(config, images: ImageSet, predictor: Predictor, wanted: Pass, numbe
 
 
 def _gather(facts: dict[str, Any], positions: Sequence[int], into: Predicted) -> None:
-    """Raises InputError for facts that are damaged: they may come from the disk."""
+    """Raises InputError for damaged facts, because they may be from disk."""
     try:
         for name, reason in facts["skipped"]:
             into.skipped.setdefault(name, Skipped(name, reason))
@@ -96,7 +96,7 @@ def _gather(facts: dict[str, Any], positions: Sequence[int], into: Predicted) ->
 
 
 def bare_view(images: ImageSet, position: int) -> View:
-    """A view's name and size; its camera is not known yet."""
+    """A view with name and size, without a camera."""
     record = images.records[position]
     return View(record.name, record.width, record.height, np.eye(3), np.eye(3, 4))
 
@@ -105,7 +105,7 @@ def stand_passes(
     images: ImageSet, passes: Sequence[Pass], used: Sequence[bool], work: WorkFolder,
     config: AssemblyConfig = AssemblyConfig(),
 ) -> tuple[list[Assembly], Passes]:  # fmt: skip
-    """Where the passes that are `used` stand, in one scene or several."""
+    """Transforms of the passes `used`, in one scene or several."""
     read = Passes(work.store, passes, lambda position: bare_view(images, position), config.focal, used)
     return assemble(read, config), read
 

@@ -1,4 +1,4 @@
-"""A long set in chunks, from pictures to files: predict, find where the chunks stand, fuse, write."""
+"""Processes a long set in chunks, from pictures to files: predict, align the chunks, fuse, write."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from .long_order import Arranged
     from .reconstruct_scene import Report, SceneRun
 
-SAMPLE = 24  # views that are looked at to tell what is up, and how far depth reaches
+SAMPLE = 24  # views for estimating the up direction and the range of depth
 
 
 def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Report:
-    """Everything after the images are found. Raises the errors of errors.py."""
+    """Everything after finding the images. Raises the errors of errors.py."""
     config, progress, plan, arranged = run.config, run.progress, long.chunks, long.arranged
     progress.note(plan.sentence())
     if arranged is not None:
@@ -54,7 +54,7 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
         for text in predicted.warnings:
             run.tell(text)
         loops = Loops([], [], [])
-        if config.long.loops and len(passes) > 2 and arranged is None:  # subsets share what shows the same
+        if config.long.loops and len(passes) > 2 and arranged is None:  # subsets share overlapping pictures anyway
             loops = close_loops(config, images, predictor, plan, work, progress, run.check, predicted)
         passes += loops.passes
         with progress.stage("Align"):
@@ -83,7 +83,7 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
 def what_was_asked(
     config: ReconstructConfig, images: ImageSet, predictor: Predictor, plan: ChunkPlan
 ) -> dict[str, Any]:
-    """All that decides what a run writes: a run that goes on with another's chunks has the same."""
+    """Everything that affects the output; a resumed run must have the same."""
     arguments = plain(replace(config, output="", overwrite=False, long=replace(config.long, resume=False)))
     files = [[r.name, r.width, r.height, r.path.stat().st_size, r.frame] for r in images.records]
     return {
@@ -136,7 +136,7 @@ def _with_verdicts(found: Predictions, placed: Placed, read: Passes, tell: Tell)
 
 
 def _around(placed: Placed, arranged: Arranged | None) -> Callable[[list[int]], list[int]] | None:
-    """For views, by their places in `placed`, those that show most of the same; None: those beside them in order."""
+    """For views, by their index in `placed`, those with the most overlap; None: their neighbours in order."""
     if arranged is None:
         return None
     subsets, place = arranged.subsets, {position: k for k, position in enumerate(placed.positions)}
@@ -192,7 +192,7 @@ def _scene(
 
 
 def account(plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[Assembly]) -> dict[str, Any]:
-    """For run.json: the passes, how they lie to each other, and what came of it."""
+    """The entry of run.json: passes, edges, and results."""
     return {
         "size": plan.size,
         "overlap": plan.overlap,
@@ -212,7 +212,7 @@ def account(plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[
 
 
 def warnings_of(assemblies: list[Assembly], expected: int = 1) -> list[str]:
-    """What the user should know of how the chunks fit together; `expected` scenes are told of already."""
+    """Warnings about the alignment of the chunks; `expected` scenes were reported already."""
     told = []
     if len(assemblies) > expected:
         told.append(

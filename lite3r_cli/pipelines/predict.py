@@ -1,6 +1,7 @@
-"""Images → views: read, resize, run the network once over all of them, express the answer in original pixels.
+"""Images → views: reads and resizes images, runs the network once over all of them, and converts the prediction to
+original pixels.
 
-`Predictor` loads the network once and serves any number of image sets; `predict_views` is the one-call form.
+`Predictor` loads the network once for any number of image sets; `predict_views` is a shortcut.
 """
 
 from __future__ import annotations
@@ -58,44 +59,44 @@ __all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network made of an image set."""
+    """The prediction for an image set."""
 
     views: list[View]  # in `frame`
     indices: list[int]  # views[j] is image indices[j] of the set
     network_sizes: list[tuple[int, int]]  # (h, w) that each view had inside the network
     skipped: list[Skipped] = field(default_factory=list)  # images that could not be decoded
     warnings: list[str] = field(default_factory=list)
-    sparse: SparseModel | None = None  # of the refinement
-    verdicts: list[dict[str, object]] | None = None  # per view, what the refinement decided
-    account: dict[str, object] | None = None  # what the search for the cameras found
-    anchor: dict[str, Any] | None = None  # how lengths became metres, and the scene got its place
-    priors: CameraPriors = CameraPriors.nothing(0)  # per view, what was known beforehand
-    inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, what the network saw
-    frame: WorldFrame = FIRST_CAMERA  # the world that poses and points stand in
-    colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the photograph reduced
-    held: DeviceMaps = field(default_factory=DeviceMaps, repr=False)  # maps of the views that are on the device, too
-    sample: Predictions | None = None  # of many views some, with `inputs`: what is looked at to tell what is up
+    sparse: SparseModel | None = None  # with --refine
+    verdicts: list[dict[str, object]] | None = None  # per view, the decision of the refinement
+    account: dict[str, object] | None = None  # of the camera search in the refinement
+    anchor: dict[str, Any] | None = None  # source of the metric scale and of the location
+    priors: CameraPriors = CameraPriors.nothing(0)  # known cameras, per view
+    inputs: list[NetworkInput] = field(default_factory=list, repr=False)  # per view, the input of the network
+    frame: WorldFrame = FIRST_CAMERA  # the world of poses and points
+    colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the reduced photograph
+    held: DeviceMaps = field(default_factory=DeviceMaps, repr=False)  # maps of the views that are still on the device
+    sample: Predictions | None = None  # some of many views, with `inputs`, for estimating the up direction
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of a set at the size at which the network sees them."""
+    """Pictures of a set at the network's size."""
 
     indices: list[int]  # of the set
     inputs: list[NetworkInput]
-    skipped: list[Skipped] = field(default_factory=list)  # could not be decoded
-    bending: Later[list[str]] | None = None  # what to say of their lens, looked for beside other work
+    skipped: list[Skipped] = field(default_factory=list)  # that could not be decoded
+    bending: Later[list[str]] | None = None  # warnings about lens distortion, computed in the background
 
     def only(self, positions: Sequence[int]) -> Pictures:
-        """Some of them; what could not be decoded belongs to the whole."""
+        """The pictures at these positions, without the list of undecodable ones."""
         return Pictures([self.indices[k] for k in positions], [self.inputs[k] for k in positions])
 
 
 class Predictor:
-    """A network on a device, ready for image sets. `checkpoint` is that of `config.model` where it is open already.
+    """A network on a device, ready for image sets. `checkpoint` is that of `config.model`, if it is already open.
 
-    With `background` its values are read by a thread while `read` decodes pictures. Raises BackendError (device),
-    WeightsError (checkpoint) when built; what is wrong with the values may be raised by whatever needs them first.
+    With `background` a thread reads its values while `read` decodes pictures. The constructor raises BackendError
+    (device) and WeightsError (checkpoint); errors in the values are raised by the first call that needs them.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class Predictor:
         background: bool = False,
     ) -> None:
         self.config = config
-        self.team: Team | None = None  # other processes that predict with this one
+        self.team: Team | None = None  # other processes that take part in predictions
         self._progress = progress = progress or Progress()
         if config.refine:
-            require_pycolmap()  # said before the network is loaded
+            require_pycolmap()  # reported before the network is loaded
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
@@ -139,7 +140,7 @@ class Predictor:
     def _load(
         self, built: Network, plan: Plan, device: torch.device, closing: ExitStack
     ) -> tuple[Network, PlannedNetwork, float]:
-        """The network as loaded and as planned, and the seconds that it took."""
+        """The loaded network and the planned one, and the seconds of loading."""
         start = time.perf_counter()
         with closing:
             backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
@@ -157,26 +158,26 @@ class Predictor:
 
     @property
     def streams(self) -> bool:
-        """Whether the network sees pictures one after the other; known before it is loaded."""
+        """Whether the network processes pictures one by one; known before it is loaded."""
         return self.checkpoint.spec.family.streams
 
     @property
     def backbone(self) -> Network:
-        """The network as it was loaded."""
+        """The loaded network."""
         return self._loaded()[0]
 
     @property
     def network(self) -> PlannedNetwork:
-        """The network that runs as planned."""
+        """The network in its planned form."""
         return self._loaded()[1]
 
     def settle(self) -> None:
-        """Wait for the thread that loads, whatever comes of it."""
+        """Wait for the loading thread, whatever its result."""
         self._loading.wait()
 
     def choices(self, ran: Sequence[Ran] | None = None) -> dict[str, dict[str, Any]]:
-        """Device, precision, attention, FP8 and engine: asked, chosen, and why, as they stand in run.json; what was
-        measured is that of the predictions `ran`, None: of all.
+        """Device, precision, attention, FP8 and engine: request, choice and reason, as in run.json; measurements are
+        those of the predictions `ran`, None: of all.
         """
         divided = {} if self.team is None else {"processes": asdict(self.team.choice)}
         return self.runtime.as_dict() | self.network.choices(ran) | divided
@@ -191,8 +192,8 @@ class Predictor:
     ) -> Predictions:
         """Views of the images `indices` (default: all), in that order.
 
-        An image that cannot be decoded is skipped and listed, or raises InputError if `strict`; so does a set without
-        any usable image. Raises MemoryLimitError when the device's memory does not suffice.
+        An undecodable image is skipped and listed, or raises InputError if `strict`; a set without a usable image also
+        raises it. Raises MemoryLimitError if the device has too little memory.
         """
         progress = progress or Progress()
         images = self.as_pinholes(images)
@@ -200,7 +201,7 @@ class Predictor:
         return self.refine(images, self.predict_pictures(images, pictures, progress), progress)
 
     def predict_pictures(self, images: ImageSet, pictures: Pictures, progress: Progress | None = None) -> Predictions:
-        """Views of pictures that were read, as the network sees them: `--refine` is another step."""
+        """Views of pictures that have been read, without refinement."""
         progress = progress or Progress()
         kept = pictures.indices
         inputs, bars = self._between_bars(images, kept, pictures.inputs, progress)
@@ -243,17 +244,17 @@ class Predictor:
     def refine(
         self, images: ImageSet, found: Predictions, progress: Progress | None = None, camera_model: str | None = None
     ) -> Predictions:
-        """What `--refine` makes of predictions; without it they are as they were.
+        """Apply `--refine` to predictions; without the option they do not change.
 
-        It works in a frame whose numbers are small, and goes back into that of the known cameras. `camera_model`: of
-        the lenses, None: as asked for.
+        It works in a frame with small coordinates, and returns to that of the known cameras. `camera_model` of the
+        lenses, None: as requested.
         """
         if not self.config.refine:
             return found
-        from ..refine.pipeline import refine  # much that no other run needs
+        from ..refine.pipeline import refine  # imports much that other runs do not need
         from ..refine.refine_config import RefineConfig
 
-        found.held.release()  # refined depth is another
+        found.held.release()  # the depth has changed
         views, kept, inputs, priors = found.views, found.indices, found.inputs, found.priors
         origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
         refined = refine(
@@ -285,13 +286,15 @@ class Predictor:
         )
 
     def tokens(self, record: ImageRecord) -> int:
-        """How many patches the network sees of a picture."""
+        """Number of patches of a picture in the network."""
         longest = self.config.resolution or self._prepare.longest_side(record.height, record.width)
         height, width = network_size(record.width, record.height, longest, self._patch_size)
         return height * width // self._patch_size**2
 
     def as_pinholes(self, images: ImageSet) -> ImageSet:
-        """The set in which pictures whose known cameras bend lines are read undistorted; all else wants this one."""
+        """The set in which pictures with known lens distortion are read undistorted; the other methods
+        need this set.
+        """
         return UndistortedImages.through(images, self.beforehand.lenses([*images.records, *images.spares]))
 
     def read(
@@ -302,7 +305,7 @@ class Predictor:
         indices: Sequence[int] | None = None,
         strict: bool = False,
     ) -> Pictures:
-        """The images `indices` (default: all) as the network sees them. Raises as `predict` does."""
+        """The images `indices` (default: all) at the network's size. Raises like `predict`."""
         progress = progress or Progress()
         indices = range(len(images)) if indices is None else indices
         kept: list[int] = []
@@ -334,7 +337,7 @@ class Predictor:
     def _between_bars(
         self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress
     ) -> tuple[list[NetworkInput], Bars]:
-        """Pictures with bars are read again, and the network sees what lies between."""
+        """Read pictures with bars again, so that the network gets only what is between the bars."""
         native = self.config.preprocess == "native"
         bars = Bars() if native else find_bars([item.rgb for item in inputs])
         if not bars:
@@ -351,15 +354,15 @@ class Predictor:
     def _cameras(
         self, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
     ) -> dict[str, Any]:
-        """What `predict` is told beside the images."""
+        """The arguments of `predict` besides the images."""
         known = known_cameras.for_inputs(self.backbone, self.beforehand, priors, records, inputs)
         return {} if known is None else {"cameras": known}
 
     def _run(
         self, batch: Sequence[np.ndarray], unseen: Sequence[np.ndarray | None], cameras: dict[str, Any], tell: Told
     ) -> Prediction:
-        """One forward pass over (h, w, 3) uint8 images, of which the pixels `unseen` (h, w) are no scene; answers in
-        float32, the cameras on the CPU, the maps maybe on the device.
+        """One forward pass over (h, w, 3) uint8 images, whose pixels `unseen` (h, w) show no scene. Results are
+        float32, cameras on the CPU, maps possibly on the device.
         """
         try:
             if self.team is not None and len(batch) >= self.team.rank.count:
@@ -372,7 +375,7 @@ class Predictor:
         return self._finite(prediction)
 
     def _finite(self, prediction: Prediction) -> Prediction:
-        """Raises BackendError for cameras that are not."""
+        """Raises BackendError for cameras that are not finite."""
         if not (torch.isfinite(prediction.cam_from_world).all() and torch.isfinite(prediction.K).all()):
             raise BackendError(
                 f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "
@@ -395,5 +398,5 @@ class Predictor:
 def predict_views(
     images: ImageSet, config: PredictConfig, progress: Progress | None = None, *, predictor: Predictor | None = None
 ) -> list[View]:
-    """Posed depth maps of all images that can be read; give `predictor` to load the network only once."""
+    """Posed depth maps of all readable images; pass `predictor` to load the network only once."""
     return (predictor or Predictor(config, progress)).predict(images, progress).views

@@ -1,6 +1,6 @@
-"""Photographs → a scene: find, predict, fuse; and on disk, accounted for in run.json.
+"""Photographs → a scene: find, predict, fuse, and write with a record in run.json.
 
-torch is imported after the images are found: a wrong path or option is told at once.
+torch is imported after the images are found, so that a wrong path or option is reported at once.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """Another thread said `stop`."""
+    """Another thread called `stop`."""
 
 
 class SceneRun:
     """One scene from photographs to files: `with SceneRun(config) as run: run.find(); run.read(predictor);
     run.predict(predictor); run.finish(predictor)`.
 
-    The steps may run in different threads, one after the other. Each raises the errors of errors.py; nothing is left
-    behind unless `finish` comes to its end. `warn` is told of everything odd as soon as it is known.
+    The steps may run in different threads, one after the other. Each raises the errors of errors.py; no partial output
+    is left unless `finish` completes. `warn` is called with each warning at once.
     """
 
     images: ImageSet
@@ -71,9 +71,9 @@ class SceneRun:
         alone: bool = False,
     ) -> None:
         self.config, self.progress, self._warn = config, progress or Progress(), warn
-        self.alone = alone  # a long set may be taken in chunks
+        self.alone = alone  # a long set may be processed in chunks
         self.warnings: list[str] = []
-        self.views = 0  # pictures that could be read
+        self.views = 0  # number of readable pictures
         self.out = OutputSet(config.output, overwrite=config.overwrite)
         self._open = ExitStack()
         self._view_files: ViewFiles | None = None
@@ -94,16 +94,16 @@ class SceneRun:
         self._open.__exit__(kind, error, trace)
 
     def stop(self) -> None:
-        """A step that runs in another thread raises Stopped before long."""
+        """Make a step in another thread raise Stopped soon."""
         self._stopped = True
 
     def find(self) -> None:
-        """Look which images there are."""
+        """Find the images."""
         most = None if chunks_are_possible(self.config) and self.alone else DEFAULT_VIEWS
         self.images = find_images(self.config.input, self.progress, self.tell, self.config.predict.model, most)
 
     def read(self, predictor: Predictor) -> None:
-        """Decode them."""
+        """Decode the images."""
         self._check()
         self.images = predictor.as_pinholes(self.images)
         self.pictures = _read(self.config, predictor, self.images, self.progress, self.tell)
@@ -111,14 +111,14 @@ class SceneRun:
         self.ahead = Ahead(self.config, self.images, predictor, self.pictures)
 
     def predict(self, predictor: Predictor) -> None:
-        """Let the network see them."""
+        """Run the network."""
         self.predicted = _predict(
             self.config, self.images, predictor, self.pictures, self.ahead, self.progress, self.tell
         )
         del self.pictures, self.ahead
 
     def finish(self, predictor: Predictor) -> Report:
-        """Refine, fuse, write, and put the files into place."""
+        """Refine, fuse, write, and move the files into place."""
         job = SceneJob(self.config, self.images, predictor, self.progress, self.tell, self.check)
         scene = _finish(job, self.predicted, self.warnings, self.view_files)
         report = self.write(scene, predictor)
@@ -126,7 +126,7 @@ class SceneRun:
         return report
 
     def write(self, scene: Scene, predictor: Predictor) -> Report:
-        """Write what is not written yet, and put the files into place."""
+        """Write the remaining files, and move all of them into place."""
         from .. import runtime
 
         scene = with_all_frames(scene, self.progress, self.tell)
@@ -152,17 +152,17 @@ class SceneRun:
 
     @property
     def view_files(self) -> ViewFiles:
-        """Those of the main scene."""
-        assert self._view_files is not None  # the block was entered
+        """The view files of the main scene."""
+        assert self._view_files is not None  # set at the start of the block
         return self._view_files
 
     def tell(self, text: str) -> None:
-        """Warn of something."""
+        """Print and record a warning."""
         self.warnings.append(text)
         self._warn(text)
 
     def check(self) -> None:
-        """Raises Stopped after `stop`, and what the first file that failed so far failed with."""
+        """Raises Stopped after `stop`, and the error of the first file that failed."""
         self._check()
         self.view_files.raise_failure()
 
@@ -172,9 +172,9 @@ class SceneRun:
 
 
 def reconstruct(config: ReconstructConfig, progress: Progress | None = None, warn: Tell = lambda text: None) -> Report:
-    """Run the whole pipeline and put the scene in place; `warn` is told of everything odd as soon as it is known.
+    """Run the whole pipeline and move the scene into place; `warn` is called with each warning at once.
 
-    Raises the errors of errors.py; nothing is left behind then.
+    Raises the errors of errors.py; no partial output is left then.
     """
     progress = progress or Progress()
     with SceneRun(config, progress, warn, alone=True) as run:
@@ -208,10 +208,10 @@ def make_scene(
     warn: Tell = lambda text: None,
     warnings: Sequence[str] = (),
 ) -> Scene:
-    """The scene that a loaded network sees in the images, with further ones in its `parts` where nothing ties them
-    together; `warnings` are those that were told before.
+    """Reconstruct a scene from images with a loaded network. Groups of images without a connection to it are further
+    scenes in `parts`; `warnings` are earlier ones.
 
-    Raises InputError if no image can be used (with `config.input.strict`: if one cannot), MemoryLimitError.
+    Raises InputError if no image is usable (with `config.input.strict`: if one is not), MemoryLimitError.
     """
     told = list(warnings)
 
@@ -230,11 +230,11 @@ def make_scene(
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the network made of a set of pictures."""
+    """The prediction for a set of pictures."""
 
-    grouping: Grouping  # which pictures make which scene
-    parts: list[Predictions]  # of each scene, the main one first
-    indices: list[int]  # of the pictures that could be read
+    grouping: Grouping  # assignment of pictures to scenes
+    parts: list[Predictions]  # per scene, the main one first
+    indices: list[int]  # of the readable pictures
     skipped: list[Skipped]  # the others
     ran: list[Ran]
     edges: Edges  # of the pictures
@@ -243,7 +243,7 @@ class Predicted:
 def _read(
     config: ReconstructConfig, predictor: Predictor, images: ImageSet, progress: Progress, tell: Tell
 ) -> Pictures:
-    """The images as the network will see them. Raises InputError."""
+    """The images at the network's size. Raises InputError."""
     known = len(images.skipped)
     pictures = predictor.read(images, progress, strict=config.input.strict)
     for text in lines_of([*images.skipped[known:], *pictures.skipped]):
@@ -260,7 +260,7 @@ def _predict(
     progress: Progress,
     tell: Tell,
 ) -> Predicted:
-    """What the network sees in them, one scene or several. Raises InputError, MemoryLimitError."""
+    """The prediction, for one scene or several. Raises InputError, MemoryLimitError."""
     ran_before = len(predictor.network.ran)
     grouping, whole = _group(config, images, predictor, pictures, ahead.ties, progress, tell)
     parts = (
@@ -274,18 +274,18 @@ def _predict(
 
 @dataclass(frozen=True)
 class SceneJob:
-    """What all steps after the prediction need."""
+    """Data for all steps after the prediction."""
 
     config: ReconstructConfig
     images: ImageSet
     predictor: Predictor
     progress: Progress
     tell: Tell
-    check: Callable[[], None] | None = None  # is called now and then, and may raise
+    check: Callable[[], None] | None = None  # called from time to time; may raise
 
 
 def _finish(job: SceneJob, predicted: Predicted, told: Sequence[str], view_files: ViewFiles | None = None) -> Scene:
-    """The scene of what was predicted. `told` are the warnings so far, `view_files` the files of the main scene."""
+    """The scene of a prediction. `told` are the warnings so far, `view_files` the files of the main scene."""
     config, images, predictor, progress = job.config, job.images, job.predictor, job.progress
     parts = [
         _fuse_part(job, found, k == 0, predicted.edges, None if k else view_files)
@@ -312,9 +312,9 @@ def _group(
     progress: Progress,
     tell: Tell,
 ) -> tuple[Grouping, Predictions | None]:
-    """Which pictures make which scene; and the prediction of all together, where it was made and they are one scene.
+    """The assignment of pictures to scenes; and the prediction of all together, if there is one and it is one scene.
 
-    Raises InputError where some do not belong and `--strict` was given, MemoryLimitError.
+    Raises InputError for unrelated pictures with `--strict`, MemoryLimitError.
     """
     from .grouping import explain, one_group, settle
 
@@ -346,7 +346,7 @@ def _group(
 
 
 def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges, view_files: ViewFiles | None) -> Part:
-    """One scene from its prediction: refinement where it was asked for, and fusion."""
+    """One scene from its prediction: refinement if requested, and fusion."""
     config, images, predictor, progress, tell = job.config, job.images, job.predictor, job.progress, job.tell
     predictions = predictor.refine(images, with_gps(config.world, images, predictions), progress)
     try:
@@ -358,7 +358,8 @@ def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges
     for text in predictions.warnings:
         tell(text)
     device, stems = predictor.runtime.torch_device, [images.records[i].stem for i in predictions.indices]
-    # threads that write take turns with Python; on a GPU fusion is thousands of short calls, which would wait for them
+    # writing threads share Python's interpreter lock; on a GPU fusion is thousands of short calls, which would wait for
+    # it
     beside = device.type == "cpu"
     if view_files is not None and beside:
         view_files.start(predictions.views, stems)
@@ -374,12 +375,12 @@ def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges
 
 
 def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:
-    """The pictures as the views describe them."""
+    """The pictures that the views describe."""
     return UndistortedImages.of(images, found.views, found.indices)
 
 
 def _with_known_lenses(images: ImageSet, found: Predictions) -> Predictions:
-    """The predictions with the lenses of pictures that were undistorted when they were read, for the files to tell."""
+    """The predictions with the lenses of pictures that were undistorted when they were read, for the output files."""
     if not isinstance(images, UndistortedImages):
         return found
     lenses = {name: lens.camera for name, lens in images.lenses.items()}

@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a set of photographs gave.
+    """The scene of a set of photographs.
 
-    Axes are OpenCV's (+x right, +y down, +z forward). The world frame and the unit of length are those of `frame`;
-    unless more is known, the frame of the first camera and an arbitrary scale. Pixel centres lie at +0.5.
+    Axes are OpenCV's (+x right, +y down, +z forward). `frame` describes the world frame and the unit of length; by
+    default the frame of the first camera and an arbitrary scale. Pixel centres are at +0.5.
     """
 
-    config: ReconstructConfig  # what was asked
+    config: ReconstructConfig  # the options
     cloud: PointCloud
-    facts: dict[str, Any]  # `info` but for the checkpoint's hash
-    fingerprint: Fingerprint  # SHA-256 of the checkpoint, computed beside the work
+    facts: dict[str, Any]  # `info` without the checkpoint's hash
+    fingerprint: Fingerprint  # SHA-256 of the checkpoint, computed in the background
     images: ImageSet
     predictions: Predictions
-    level: Level | None = None  # which way is up, and the way to the levelled frame
-    parts: tuple[Scene, ...] = ()  # further scenes that the photographs show and nothing ties to this one
+    level: Level | None = None  # up direction and levelled frame
+    parts: tuple[Scene, ...] = ()  # further scenes of photographs without a connection to this one
     frames: AllFrames | None = None  # with `all_frames`: the cameras of all frames of a video
 
     @property
     def views(self) -> list[View]:
-        """One for each image that could be used: name, size, K, cam_from_world, depth (h, w), confidence (h, w)."""
+        """One view per usable image: name, size, K, cam_from_world, depth (h, w), confidence (h, w)."""
         return self.predictions.views
 
     @property
@@ -79,20 +79,20 @@ class Scene:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What run.json says, but for its list of files: versions, what was asked, what was chosen and why, what
-        became of each image, times in seconds, memory in bytes.
+        """The contents of run.json without its list of files: versions, options, choices with reasons, status of each
+        image, times in seconds, memory in bytes.
         """
         model = self.facts["model"] | {"sha256": self.fingerprint.result()}
         return {**self.facts, "arguments": plain(self.config), "model": model}
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd, one sentence each: skipped images, little parallax, an empty cloud."""
+        """Warnings, one sentence each: skipped images, little parallax, an empty cloud."""
         return list(self.facts["warnings"])
 
     @property
     def skipped(self) -> list[dict[str, str]]:
-        """The images that could not be used: `name` and `reason`."""
+        """The unusable images: `name` and `reason`."""
         everything = (*self.images.skipped, *self.predictions.skipped)
         return [{"name": skipped.name, "reason": skipped.reason} for skipped in everything]
 
@@ -109,12 +109,11 @@ class Scene:
         previews: bool = True,
         overwrite: bool = False,
     ) -> list[Path]:
-        """Write the scene as `lite3r reconstruct -o OUTPUT` does and return the files, run.json last.
+        """Write the scene like `lite3r reconstruct -o OUTPUT` and return the files, run.json last.
 
-        `output` is a .ply file, which gets a folder of its name beside it, or a folder. `formats` are those of
-        `--format`, e.g. ["colmap", "glb"]. All files appear together or none does. Raises OutputError where something
-        is in the way (`overwrite` replaces what an earlier run wrote) or cannot be written, UsageError for an unknown
-        format.
+        `output` is a .ply file, whose other files go to a folder of the same name, or a folder. `formats` are those of
+        `--format`, e.g. ["colmap", "glb"]. All files appear together or none does. Raises OutputError if the output
+        exists (`overwrite` replaces that of an earlier run) or cannot be written, UsageError for an unknown format.
         """
         require_known(formats)
         config = replace(
@@ -138,8 +137,8 @@ class Scene:
 
 
 def write_scene(out: OutputSet, scene: Scene, files: ViewFiles) -> None:
-    """Every file but run.json into the staging folder, further parts into `part-2`, `part-3`, …; `files` may have begun
-    with those of the main scene's views.
+    """Write every file except run.json into the temporary folder, further scenes into `part-2`, `part-3`, …; `files`
+    may already be writing those of the main scene's views.
     """
     _write_part(out.part(1), scene, files)
     for number, part in enumerate(scene.parts, 2):
@@ -171,12 +170,12 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
 
 
 def _sized(view: View) -> View:
-    """With a depth map of the picture's size, whose values do not matter."""
+    """With a depth map of the picture's size, whose values are not used."""
     return replace(view, depth=np.broadcast_to(np.float32(0), (view.height, view.width)))
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: configurations and tuples become dictionaries and lists, paths become text."""
+    """The value as JSON data: configurations and tuples become dictionaries and lists, paths become text."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):

@@ -103,7 +103,7 @@ def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Pro
 
 
 def _made_of_the_scene_before(layout: OutputLayout) -> list[str]:
-    """Pages, films and splats beside the scene under the names that their commands give them."""
+    """Pages, videos and splats next to the scene, under the default names of their commands."""
     title = Path(layout.cloud).stem
     run = files_of_run(layout) or {}
     names = (f"{title}.html", f"{title}.mp4", f"{title}-splats.ply")
@@ -166,7 +166,7 @@ def _facts(plan: Rewriting, now: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_before(member: Member) -> dict[str, Any]:
-    """What run.json says of an old view; its name in a merged scene, and the verdict on its camera, may be new."""
+    """The old entry of run.json of a view, with its name in a merged scene and the new verdict on its camera."""
     assert member.entry is not None
     verdict = {} if not member.verdict else {"refinement": member.verdict}
     return {**member.entry, "name": member.record.name, **verdict}

@@ -1,7 +1,6 @@
-"""A scene on the disk → a page that this machine serves: `lite3r view --serve`, for clouds too large for one file.
+"""`lite3r view --serve`: serves a scene to a browser on this machine, for clouds that are too large for one file.
 
-The browser is sent what can be told apart from where one stands, by `VoxelPyramid`; viser (extra `serve`) does all
-else.
+`VoxelPyramid` selects the points for a browser by its viewpoint; viser (extra `serve`) does everything else.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from ..scene.posed_view import View
 from ..scene.voxel_pyramid import VoxelPyramid, build_pyramid
 from .written_scene import WrittenScene
 
-MOST = 1_000_000  # points that a browser is sent
+MOST = 1_000_000  # points per browser
 PICTURE = 320  # pixels, the longer side of the photographs in the frusta
-LINE = 0.015  # of a frustum's depth: how thick its lines are
-BACK = 6.0  # frusta behind the middle camera one stands at first
-MOVED = 0.05  # of the distance to what one looks at, after which the points are chosen anew
+LINE = 0.015  # width of the lines, in depths of a frustum
+BACK = 6.0  # distance of the first view behind the middle camera, in frusta
+MOVED = 0.05  # of the distance to the target: movement after which the points are selected again
 
 
 def serve_scene(config: ViewConfig, ready: Callable[[Any, str], None] = lambda server, address: None) -> Any:
-    """Start the server and return it; `ready` is given it and its address.
+    """Start the server and return it; `ready` is called with it and its address.
 
-    Raises InputError where there is no scene, BackendError without viser, OutputError where the port is taken.
+    Raises InputError without a scene, BackendError without viser, OutputError if the port is in use.
     """
     require("viser", "--serve")
     import viser
@@ -62,7 +61,7 @@ def serve_scene(config: ViewConfig, ready: Callable[[Any, str], None] = lambda s
 
 
 class Guest:
-    """A browser that looks on: it has the points that it can tell apart, and new ones when it has moved."""
+    """A connected browser and its points, which are updated when its viewpoint moves."""
 
     def __init__(self, client: Any, pyramid: VoxelPyramid, spacing: float) -> None:
         self.client, self.pyramid, self.spacing = client, pyramid, spacing
@@ -74,7 +73,7 @@ class Guest:
         self.update(self.client.camera.position, self.client.camera.look_at)
 
     def update(self, position: np.ndarray, target: np.ndarray) -> None:
-        """Send the points for an eye at `position`; nothing while it hardly moved, or while points are being sent."""
+        """Send the points for an eye at `position`, unless it hardly moved or an update is running."""
         reach = MOVED * float(np.linalg.norm(np.asarray(target) - position))
         if self.place is not None and np.linalg.norm(position - self.place) <= reach:
             return
@@ -92,7 +91,7 @@ class Guest:
 
 
 def _add_camera(server: Any, view: View, picture: np.ndarray | None, depth: float) -> None:
-    """A frustum with its photograph; a click looks through it."""
+    """Add a frustum with its photograph; a click moves the view to the camera."""
     rotation = view.cam_from_world[:, :3].T
     x, y, z, w = quaternion_from_matrix(rotation)
     if picture is not None:
@@ -107,7 +106,7 @@ def _add_camera(server: Any, view: View, picture: np.ndarray | None, depth: floa
 
 
 def _look_through(client: Any, view: View, back: float = 0.0) -> None:
-    """From the camera's place, or from so far behind it."""
+    """Move the view to a camera, or behind it."""
     centre = camera_centres(view.cam_from_world[None])[0] - back * view.cam_from_world[2, :3]
     client.camera.position = centre
     client.camera.up_direction = -view.cam_from_world[1, :3]
@@ -116,5 +115,5 @@ def _look_through(client: Any, view: View, back: float = 0.0) -> None:
 
 
 def _field(view: View) -> float:
-    """Radians from the top of the picture to its bottom."""
+    """Vertical field of view in radians."""
     return float(2 * np.arctan(view.height / 2 / view.K[1, 1]))

@@ -1,4 +1,4 @@
-"""Cameras of new photos that are known in the frame of the scene: `lite3r add --cameras`."""
+"""`lite3r add --cameras`: known cameras of new photos in the frame of the scene."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .beforehand import find_camera, match_trajectory
 
 
 def stated_cameras(path: Path | None, photos: Sequence[ImageRecord], views: Sequence[View]) -> dict[str, View]:
-    """The camera of each photo that `path` has one for, by the name of the photo in the set. A trajectory (TUM) states
-    no lens: its cameras have that of the scene's `views`, as those of a flight along it do.
+    """The camera of each photo that `path` has one for, by the name of the photo in the set. A trajectory (TUM) has no
+    lens: its cameras get that of the scene's `views`.
 
-    Raises InputError for a file that is malformed, has a camera for none of the photos, or has one of another size.
+    Raises InputError for a malformed file, cameras of none of the photos, or cameras of another size.
     """
     if path is None:
         return {}
@@ -52,7 +52,7 @@ def _of_trajectory(path: Path, photos: Sequence[ImageRecord], views: Sequence[Vi
 
 
 def _file(record: ImageRecord) -> str:
-    """The name of the photo's file, which it may not have in the scene."""
+    """The name of the photo's file, which may differ from its name in the scene."""
     return record.name if record.frame is not None else record.path.name
 
 
