@@ -1,0 +1,199 @@
+"""The tables of forms of sparse attention, of masks and of single scenes, for `figures.py`."""
+
+from __future__ import annotations
+
+from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
+from stored import load, table
+
+STUDENT = ("student", "skipped", "AbsRel against dense", "AUC@30, points", "teacher: AbsRel")
+
+
+def _percent(three: list[float]) -> str:
+    """Mean and interval of shares → per cent."""
+    return "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * x for x in three)).replace("-", "−")
+
+
+def _points(three: list[float]) -> str:
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * x for x in three)).replace("-", "−")
+
+
+def _student(name: str, row: dict) -> list[str]:
+    angles = [f"{row['rotation']:.2f}°", f"{row['rotation_median']:.2f}°"]
+    skipped = f"{100 * row['skipped']:.1f} %"
+    return [name, skipped, _percent(row["absrel"]), _points(row["auc30"]), f"{row['depth']:.4f}", *angles]
+
+
+# Skipped share → what a student of it shall reach, in the columns after the first.
+STUDENTS_REACH = {
+    75: ("≥ 75 %", "≤ +3 %", "≥ −1", "≤ 0.01", "≤ 0.3°", "≤ 0.3°"),
+    90: ("≥ 90 %", "≤ +8 %", "≥ −3", "", "", ""),
+}
+
+
+def students() -> str:
+    """`mini` distilled, beside its targets."""
+    rows = {round(100 * row["skipped"]): row for row in load("distill-mini")["results"]}
+    lines = []
+    for share, reach in STUDENTS_REACH.items():
+        lines += [_student(f"{share} %", rows[share]), ["target", *reach]]
+    return table((*STUDENT, "rotation, mean", "median"), lines)
+
+
+def ablations() -> str:
+    """Single settings of the sparse form changed."""
+    results = load("distill-mini-ablations")["results"]
+    return table((*STUDENT, "rotation", "median"), [_student(row["name"], row) for row in results])
+
+
+# Words → a result of benchmarks/sparse_forms.py, without "90 % skipped: ".
+PACKED_FORMS = {
+    "**128 queries a list**": "queries 128, scores scalar, coarse, summary -1",
+    "exact divisor of the shares": "queries 128, scores scalar, summary -1",
+    "and 32 queries asked": "queries 128, scores scalar, asked 32, summary -1",
+    "shares with variances channel by channel": "queries 128, scores mass, summary -1",
+    "shares without variances": "queries 128, summary -1",
+    "asked: means of 16 queries, 8 a group": "queries 128, scores submean, asked 8, summary -1",
+}
+BLOCK_FORMS = (
+    (("64 queries × 16 keys", "queries 64"), ("128 × 16, means of 64 only", "queries 128, summary 64")),
+    (
+        ("64 × 32", "queries 64, keys 32"),
+        ("128 × 16, spread in the means' weight", "queries 128, scores mass, summaries spread"),
+    ),
+    (("64 × 64", "queries 64, keys 64"), ("128 × 16, half of it", "queries 128, summaries 0.5")),
+    (("128 × 16", "queries 128"), ("128 × 16, bands of eight rows", "queries 128, order walk8")),
+    (("128 × 32", "queries 128, keys 32"), ("128 × 16, chosen by the true shares", "queries 128, scores true")),
+    (("128 × 64", "queries 128, keys 64"), ("128 × 16, 8 queries asked", "queries 128, asked 8")),
+    (("192 × 16", "the default"), ("192 × 32", "keys 32")),
+    (("192 × 64", "keys 64"), ("192 × 128", "keys 128")),
+)
+
+
+def packed_forms() -> str:
+    """How the packed form chooses, 90 % skipped, before training."""
+    results = {row["name"].removeprefix("90 % skipped: "): row for row in load("sparse-forms")["results"]}
+    forms = {"FP8 alone, nothing skipped": "dense, FP8", **PACKED_FORMS}
+    lines = [
+        [words, _percent(row["absrel"]), _points(row["auc30"]), f"{row['depth']:.4f}", f"{row['rotation_median']:.2f}°"]
+        for words, row in ((words, results[name]) for words, name in forms.items())
+    ]
+    return table(("form, 90 % skipped", "AbsRel", "AUC@30, points", "teacher: AbsRel", "rotation, median"), lines)
+
+
+def block_forms() -> str:
+    """Sizes of groups and blocks, and other ways to choose, two forms a line."""
+    results = {row["name"].removeprefix("90 % skipped: "): row for row in load("sparse-forms")["results"]}
+
+    def cells(words: str, name: str) -> list[str]:
+        row = results[name]
+        change, points = f"{100 * row['absrel'][0]:+.1f} %", f"{100 * row['auc30'][0]:+.2f}"
+        return [words, change.replace("-", "−"), points.replace("-", "−"), f"{row['depth']:.4f}"]
+
+    lines = [[cell for form in pair for cell in cells(*form)] for pair in BLOCK_FORMS]
+    columns = ("AbsRel", "AUC@30", "teacher: AbsRel")
+    return table(("90 % skipped", *columns, "", *columns), lines)
+
+
+MASKS = {
+    "absent": "without the object",
+    "seen": "with it, no mask",
+    "black": "masked, its pixels black",
+    "plain": "masked, its pixels of one mean colour",
+    "left out": "masked, no keys of attention (what `--masks` does)",
+}
+MASKED_SCENES = {"facade": "facade", "desk": "desk", "proc-00": "a procedural room"}
+
+
+def masks() -> str:
+    """A foreign object in every picture: poses, depth beside it, points before the scene."""
+    scenes = load("masked-keys")["scenes"]
+    head = [""]
+    for name, words in MASKED_SCENES.items():
+        head += [f"{words}, {scenes[name]['resolution']} px", "", ""]
+    lines = []
+    for how, words in MASKS.items():
+        means = [scenes[name]["mean"][how] for name in MASKED_SCENES]
+        lines.append(
+            [words, *(c for m in means for c in (f"{m['auc5']:.2f}", f"{m['absrel']:.3f}", f"{m['ghosts']:,}"))]
+        )
+    return table(head, lines)
+
+
+NOT_COMPARED = (*INDOORS, *PROCEDURAL)  # so small that the start of a process decides the time
+
+
+def refined_scenes() -> str:
+    """`--refine` scene by scene."""
+    scenes = load("refine-xeon-2cores")["scenes"]
+    lines = []
+    for name in (*PHOTOGRAPHS, *sorted(INDOORS), *PROCEDURAL):
+        alone, network, refined = (scenes[name][way] for way in ("pycolmap", "network", "refine"))
+        times = "–" if name in NOT_COMPARED else f"{refined['seconds'] / alone['seconds']:.1f}"
+        depth = ["–", "–", "–"]
+        if refined["absrel"] is not None:
+            depth = [
+                f"{network['absrel']:.3f} → {refined['absrel']:.3f}",
+                f"{network['delta105']:.2f} → {refined['delta105']:.2f}",
+                f"{refined['absrel_two_views']:.3f}, {refined['median_two_views']:.3f}",
+            ]
+        runs = [f"{run['seconds']:.1f}, {run['auc5']:.3f}" for run in (alone, network, refined)]
+        lines.append([name, *runs[:2], f"{runs[2]}, {refined['images']}", times, *depth])
+    return table(
+        (
+            "scene", "pycolmap: s, AUC@5", "network: s, AUC@5", "`--refine`: s, AUC@5, verified", "times pycolmap",
+            "AbsRel: network → refined", "δ<1.05", "seen twice: AbsRel, median",
+        ),
+        lines,
+    )  # fmt: skip
+
+
+LARGER = {
+    "castle-P30": "castle-P30, 30 photographs of a courtyard",
+    "kitchen": "kitchen, 23 photographs",
+    "tower": "tower, 5 photographs",
+}
+
+
+def refined_larger() -> str:
+    """`--refine` on larger sets."""
+    scenes = load("refine-larger-xeon-2cores")["scenes"]
+    lines = []
+    for name, words in LARGER.items():
+        alone, network, refined = (scenes[name][way] for way in ("pycolmap", "network", "refine"))
+        seconds = "–" if refined["seconds"] is None else f"{refined['seconds']:.0f}"
+        lines.append([
+            words, f"{alone['seconds']:.0f}, {alone['auc5']:.3f}, {alone['images']}", f"{network['auc5']:.3f}",
+            f"{seconds}, {refined['auc5']:.3f}",
+        ])  # fmt: skip
+    return table(("set", "pycolmap: s, AUC@5, images", "network: AUC@5", "`--refine`: s, AUC@5"), lines)
+
+
+CPU_TARGETS = {8: "5 s", 32: "30 s"}
+
+
+def cpu_views() -> str:
+    """`mini` on two cores."""
+    lines = []
+    for row in load("xeon-2cores-mini")["rows"]:
+        seconds, floor = row["median_ms"] / 1e3, row["floor_ms"] / 1e3
+        cells = [f"{row['views']}", CPU_TARGETS[row["views"]], f"**{seconds:#.3g} s**"]
+        lines.append([*cells, f"{row['peak_gib']:.2f} GiB", f"{floor:.2g} s"])
+    return table(("views", "target", "model time", "peak memory", "floor"), lines)
+
+
+STAGES = ("start", "load", "read", "compare", "predict", "fuse", "level", "write", "wall", "beyond")
+BEYOND_TARGETS = {"mini, 8": 1.5, "mini, 100": 2.5, "vggt-lite, 8": 3, "vggt-lite, 100": 4}  # seconds
+
+
+def end_to_end() -> str:
+    """`lite3r reconstruct` in fresh processes, stage by stage."""
+    rows = {row["name"]: row["median"] for row in load("h100-end-to-end-quick")["rows"]}
+    lines = []
+    for name, target in BEYOND_TARGETS.items():
+        model, views = name.split(", ")
+        seconds = {stage: f"{rows[name][stage]:.1f}" for stage in STAGES}
+        seconds["predict"] += f" ({rows[name]['network']:.2f})"
+        seconds["beyond"] += f" (target {target:g})"
+        words = {"mini": "`mini`", "vggt-lite": "VGGT-1B `lite`"}[model]
+        lines.append([f"{words}, {views} views", *seconds.values()])
+    return table(("", *STAGES[:4], "predict (network)", *STAGES[5:9], "beyond base and network"), lines)
