@@ -43,62 +43,96 @@ class PointRenderer:
         """`spacing` (N,): the distance of each point to its neighbours, in scene units."""
         # far from the origin (the frame of a map) single precision would round to decimetres
         self.origin = np.median(cloud.points, axis=0).astype(np.float64) if len(cloud) else np.zeros(3)
-        self.points = torch.from_numpy((cloud.points - self.origin).astype(np.float32)).to(device)
-        self.colors = torch.from_numpy(np.ascontiguousarray(cloud.colors)).to(device)
+        points = np.ascontiguousarray((cloud.points - self.origin).T, np.float32)
+        self.points = torch.from_numpy(points).to(device)  # (3, N): each coordinate in a row
+        self.colors = torch.from_numpy(np.ascontiguousarray(cloud.colors.T)).to(device)  # (3, N)
         self.spacing = torch.from_numpy(np.ascontiguousarray(spacing, np.float32)).to(device)
         self.device = device
 
     @torch.inference_mode()
     def render(self, camera: View, background: tuple[int, int, int] = (0, 0, 0)) -> Frame:
         """What the pinhole `camera` sees at its size."""
-        height, width = camera.height, camera.width
-        K = torch.from_numpy(camera.K.astype(np.float32)).to(self.device)
+        sizes = [(-(-camera.height >> rank), -(-camera.width >> rank)) for rank in range(LEVELS)]
+        layer = None
+        for rank, nearest in reversed(list(enumerate(self._nearest(camera, sizes)))):
+            cells = (nearest != NOTHING).nonzero().squeeze(1)
+            if len(cells) > 0:  # most clouds have points of a few sizes only
+                layer = _empty(sizes[rank], rank, self.device) if layer is None else layer.finer(rank, sizes[rank])
+                self._lay_over(layer, cells, nearest[cells])
+        layer = _empty(sizes[0], 0, self.device) if layer is None else layer.finer(0, sizes[0])
+        seen = layer.depth < torch.inf
+        color = layer.color[:3]
+        for plane, value in zip(color, background):
+            if value > 0:
+                plane.masked_fill_(~seen, value)
+        rgb = color.add_(0.5).to(torch.uint8).permute(1, 2, 0).contiguous()
+        return Frame(rgb, layer.depth.masked_fill_(~seen, 0), seen)
+
+    def _nearest(self, camera: View, sizes: Sequence[tuple[int, int]]) -> Sequence[Tensor]:
+        """For each level (rows · columns,) int64: the key of the nearest point in each cell, its depth's bits and its
+        number, or NOTHING. All levels are filled by one reduction.
+        """
         rotation, translation = camera.cam_from_world[:, :3], camera.cam_from_world[:, 3]
-        shift = torch.from_numpy((rotation @ self.origin + translation).astype(np.float32)).to(self.device)
-        local = self.points @ torch.from_numpy(rotation.T.astype(np.float32)).to(self.device) + shift
-        z = local[:, 2]
-        u, v = K[0, 0] * local[:, 0] / z + K[0, 2], K[1, 1] * local[:, 1] / z + K[1, 2]
+        shift = camera.K @ (rotation @ self.origin + translation)
+        matrix, shift = (torch.from_numpy(x.astype(np.float32)) for x in (camera.K @ rotation, shift[:, None]))
+        x, y, z = torch.addmm(shift.to(self.device), matrix.to(self.device), self.points)
+        u, v = x.div_(z), y.div_(z)
         beyond = 1 << (LEVELS - 1)  # cells of the last row and column may reach out of the picture
-        inside = (z > 1e-6) & (u >= 0) & (u < width + beyond) & (v >= 0) & (v < height + beyond)
+        inside = (z > 1e-6) & (u >= 0) & (u < camera.width + beyond) & (v >= 0) & (v < camera.height + beyond)
         number = inside.nonzero().squeeze(1)
         z, u, v = z[number], u[number], v[number]
-        wide = CLOSED * self.spacing[number] * K[0, 0] / z
-        level = wide.clamp(min=1).log2().ceil().clamp(max=LEVELS - 1).to(torch.int8)
+        wide = self.spacing[number].mul_(CLOSED * camera.K[0, 0]).div_(z)
+        level = wide.clamp_(min=1).log2_().ceil_().clamp_(max=LEVELS - 1).to(torch.int32)
+        column, row = u.to(torch.int32) >> level, v.to(torch.int32) >> level
+        lengths = [rows * columns for rows, columns in sizes]
+        first, across = (
+            torch.tensor(x, dtype=torch.int32, device=self.device)
+            for x in ([sum(lengths[:k]) for k in range(LEVELS)], [columns for _, columns in sizes])
+        )
+        cell = first[level] + row * across[level] + column
+        cell[((column << level) >= camera.width) | ((row << level) >= camera.height)] = sum(lengths)
         key = (z.view(torch.int32).long() << 32) | number  # positive floats are in the order of their bits
-        rgb = depth = None
-        for rank in reversed(range(LEVELS)):
-            rows, columns = -(-height >> rank), -(-width >> rank)
-            mine = ((level == rank) & (u < columns << rank) & (v < rows << rank)).nonzero().squeeze(1)
-            cell = (v[mine].long() >> rank) * columns + (u[mine].long() >> rank)
-            nearest = torch.full((rows * columns,), NOTHING, dtype=torch.int64, device=self.device)
-            nearest.scatter_reduce_(0, cell, key[mine], "amin")
-            rgb, depth = self._over(nearest.view(rows, columns), rgb, depth)
-        assert rgb is not None and depth is not None
-        seen = depth.isfinite()
-        ground = torch.tensor(background, dtype=torch.float32, device=self.device)
-        rgb = torch.where(seen[..., None], rgb, ground).round().clamp(0, 255).to(torch.uint8)
-        return Frame(rgb, torch.where(seen, depth, 0), seen)
+        nearest = torch.full((sum(lengths) + 1,), NOTHING, dtype=torch.int64, device=self.device)
+        nearest.scatter_reduce_(0, cell.long(), key, "amin")
+        return torch.split(nearest[:-1], lengths)
 
-    def _over(self, nearest: Tensor, rgb: Tensor | None, depth: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A level laid over the coarser ones: colour (H, W, 3) float32, depth (H, W), infinite where nothing is."""
-        there = nearest != NOTHING
-        own_depth = torch.where(there, (nearest >> 32).to(torch.int32).view(torch.float32), torch.inf)
-        own_rgb = self.colors[torch.where(there, nearest & INDEX, 0)].float()
-        if rgb is None or depth is None:
-            return own_rgb, own_depth
-        rgb, depth = _doubled(rgb, depth, own_depth.shape)
-        mine = own_depth <= depth * (1 + SAME)
-        return torch.where(mine[..., None], own_rgb, rgb), torch.where(mine, own_depth, depth)
+    def _lay_over(self, layer: _Layer, cells: Tensor, nearest: Tensor) -> None:
+        """Put the points with the keys `nearest` into `cells` of a layer, but for those behind what it shows."""
+        depth = (nearest >> 32).to(torch.int32).view(torch.float32)
+        kept = (depth <= layer.depth.view(-1)[cells] * (1 + SAME)).nonzero().squeeze(1)
+        cells = cells[kept]
+        layer.depth.view(-1)[cells] = depth[kept]
+        point = nearest[kept] & INDEX
+        for plane, values in zip(layer.color, self.colors):
+            plane.view(-1)[cells] = values[point].float()
+        layer.color[3].view(-1)[cells] = 1
 
 
-def _doubled(rgb: Tensor, depth: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A level at twice its resolution, cut to `size`: depth as it is, colour smooth among cells that are filled."""
-    filled = depth.isfinite().float()[None, None]
-    weighted = rgb.permute(2, 0, 1)[None] * filled
-    smooth, share = (torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear") for x in (weighted, filled))
-    smooth = (smooth / share.clamp(min=1e-6))[0].permute(1, 2, 0)
-    depth = depth.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    return smooth[: size[0], : size[1]], depth[: size[0], : size[1]]
+@dataclass(frozen=True)
+class _Layer:
+    """What the levels from the coarsest to `rank` show."""
+
+    rank: int
+    color: Tensor  # (4, h, w) float32: red, green, blue, and 1; all 0 where nothing is
+    depth: Tensor  # (h, w) float32, infinite where nothing is
+
+    def finer(self, rank: int, size: tuple[int, int]) -> _Layer:
+        """At the resolution of a finer level, cut to its `size`: depth as it is, colour smooth among filled cells."""
+        if rank == self.rank:
+            return self
+        times, (height, width) = 2 ** (self.rank - rank), self.depth.shape
+        depth = self.depth[:, None, :, None].expand(height, times, width, times).reshape(height * times, width * times)
+        depth = depth[: size[0], : size[1]].contiguous()
+        color = torch.nn.functional.interpolate(self.color[None], scale_factor=float(times), mode="bilinear")[0]
+        color = color[:, : size[0], : size[1]].contiguous()
+        filled = (depth < torch.inf).float()
+        color[:3] *= color[3].clamp_(min=1e-6).reciprocal_().mul_(filled)  # of the colour so much is of filled cells
+        color[3] = filled
+        return _Layer(rank, color, depth)
+
+
+def _empty(size: tuple[int, int], rank: int, device: torch.device) -> _Layer:
+    return _Layer(rank, torch.zeros((4, *size), device=device), torch.full(size, torch.inf, device=device))
 
 
 def point_spacing(cloud: PointCloud, views: Sequence[View]) -> np.ndarray:
