@@ -160,23 +160,23 @@ def _by_prediction(groups: Groups, pictures: Sequence[np.ndarray], views: Sequen
 def explain(grouping: Grouping, names: Sequence[str]) -> list[str]:
     """The messages for the user; empty if all pictures belong together."""
     if not grouping.judged and len(names) > 1:
-        return ["no two pictures show anything in common that can be recognised: the result may mean nothing"]
+        return ["no two images have matching features: the result may be meaningless; take images that overlap"]
     said = []
     if grouping.left_out:
         some = _some([names[i] for i in grouping.left_out])
-        said.append(f"left out, showing nothing that another picture shows: {some} (--keep-unrelated keeps all)")
+        said.append(f"left out, no match with another image: {some} (--keep-unrelated keeps all)")
     if len(grouping.parts) > 1:
         sizes = ", ".join(str(len(part)) for part in grouping.parts)
         others = ", ".join(f"part-{k}" for k in range(2, len(grouping.parts) + 1))
         said.append(
-            f"the pictures show {len(grouping.parts)} scenes that nothing ties together, of {sizes} pictures: the "
-            f"others are in {others} of the output's folder (--keep-unrelated makes one of all)"
+            f"the images show {len(grouping.parts)} scenes without a connection, of {sizes} images: the others "
+            f"are in {others} of the output's folder (--keep-unrelated makes one scene of all)"
         )
     if grouping.untied:
         some = _some([names[i] for i in grouping.untied])
         said.append(
-            f"nothing was found that ties {some} to the other images; kept, since their colours are alike: take out "
-            "what shows something else"
+            f"no match connects {some} to the other images; kept, because their colours are alike: remove those that "
+            "show another scene"
         )
     return said
 

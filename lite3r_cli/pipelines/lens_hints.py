@@ -34,7 +34,7 @@ def lens_warnings(config: PredictConfig, records: Sequence[ImageRecord], inputs:
     if found.coefficient > _STRONG or found.evidence < _EVIDENCE or found.edges < _EDGES:
         return []
     share = abs(found.at_corner)
-    return [_advice(f"straight edges look bent, by about {share:.0%} at the corners: the lens is no pinhole", "")]
+    return [_advice(f"straight edges are curved, by about {share:.0%} at the corners: the lens has distortion", "")]
 
 
 def _says_fisheye(record: ImageRecord) -> bool:
@@ -43,4 +43,4 @@ def _says_fisheye(record: ImageRecord) -> bool:
 
 
 def _advice(what: str, more: str) -> str:
-    return f"{what}; --refine{more} finds how it bends them and undistorts the pictures"
+    return f"{what}; --refine{more} estimates the distortion and removes it"

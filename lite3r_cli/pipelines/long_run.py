@@ -216,12 +216,12 @@ def warnings_of(assemblies: list[Assembly], expected: int = 1) -> list[str]:
     told = []
     if len(assemblies) > expected:
         told.append(
-            f"the chunks do not hang together: {len(assemblies)} scenes, the others are in part-2, … of the output's "
-            "folder; more overlap between pictures, or a larger --chunk, may tie them"
+            f"the chunks are not connected: {len(assemblies)} scenes, the others are in part-2, … of the output's "
+            "folder; more overlap between images, or a larger --chunk, may connect them"
         )
     weak = [e for s in assemblies for e in s.edges if e.kind == "next" and e.verdict == "weak"]
     if weak:
         some = ", ".join(f"{e.passes[0] + 1} and {e.passes[1] + 1}" for e in weak[:3])
         more = f" and {len(weak) - 3} more" if len(weak) > 3 else ""
-        told.append(f"neighbouring chunks that agree little on what both saw: {some}{more}")
+        told.append(f"neighbouring chunks whose depth agrees poorly in their overlap: {some}{more}")
     return told

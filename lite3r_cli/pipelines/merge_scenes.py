@@ -224,12 +224,14 @@ def _solved(edges: Sequence[Edge], config: MergeConfig) -> list[Similarity]:
     start = spread_out(count, edges)
     if start[_SECOND] is None:
         raise InputError(
-            f"{printable(config.second)} shows nothing that {printable(config.first)} shows, as far as features and "
-            "the network can tell: photos of what lies between them may tie them (lite3r add)"
+            f"{printable(config.second)} does not overlap with {printable(config.first)}, according to features and "
+            "the network: add photos of the area between them first (lite3r add)"
         )
     solved = solve([node for node in start if node is not None], edges)  # every pass is connected to both scenes
     if min(solved.off) > OFF:
-        raise InputError(f"{printable(config.second)} and {printable(config.first)}: what ties them contradicts itself")
+        raise InputError(
+            f"{printable(config.second)} and {printable(config.first)}: their connections contradict each other"
+        )
     return solved.nodes
 
 
@@ -264,7 +266,7 @@ def _require_agreement(first: Sequence[View], second: Sequence[View], config: Me
     if not is_loop(seen, agree):
         raise InputError(
             f"{printable(config.second)} looks like {printable(config.first)}, but their geometry does not fit: "
-            f"{agree:.0%} of what both see agrees within a tenth"
+            f"only {agree:.0%} of the depth in their overlap agrees within a tenth"
         )
 
 

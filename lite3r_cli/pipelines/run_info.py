@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .predict import Predictions, Predictor
 
 
-UNRELATED = "shows nothing that another picture shows"
+UNRELATED = "no match with another image"
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def account(
             warnings.append(_warning(cut, views, rival))
     if found.elsewhere:
         names = _names(views, found.elsewhere)
-        warnings.append(f"--refine: {names} can stand in two ways: two solutions explain the matches equally well")
+        warnings.append(f"--refine: the poses of {names} are ambiguous: two solutions explain the matches equally well")
     return Account(
         path=found.hypothesis.path,
         hypotheses=[asdict(tried) for tried in found.tried],
@@ -199,10 +199,10 @@ def _warning(cut: Cut, views: Sequence[View], rival: bool) -> str:
     names = _names(views, cut.part)
     if rival:
         return (
-            f"--refine: {names} may stand elsewhere: {int(cut.strength)} points tie them to the others, "
-            f"{int(cut.against)} matches say otherwise"
+            f"--refine: the poses of {names} may be wrong: {int(cut.strength)} points connect them to the others, "
+            f"{int(cut.against)} matches contradict this"
         )
-    return f"--refine: {names} hang on {int(cut.strength)} points only: add pictures between them and the others"
+    return f"--refine: only {int(cut.strength)} points connect {names} to the others: add images between them"
 
 
 def _names(views: Sequence[View], chosen: Sequence[int]) -> str:

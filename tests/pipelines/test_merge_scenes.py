@@ -74,6 +74,6 @@ def test_scenes_that_do_not_overlap_are_refused_with_the_reason(first: Path, tmp
     second = made([photo(tmp_path / f"second/b{i}.png", 20 + i) for i in range(2)], tmp_path / "b.ply")
     assert run("merge", first, second, "-o", tmp_path / "c.ply") == 3
     said = capsys.readouterr().err.strip()
-    assert "b.ply shows nothing that" in said.splitlines()[-1] and "Traceback" not in said
+    assert "b.ply does not overlap" in said.splitlines()[-1] and "Traceback" not in said
     assert not (tmp_path / "c.ply").exists() and not (tmp_path / "c").exists()
     assert run("merge", first, tmp_path / "no.ply", "-o", tmp_path / "c.ply") == 3
