@@ -65,7 +65,7 @@ def test_bent_edges_are_measured_and_warned_of(camera, field):
     expected = WIDTH / 2 / camera.focal[0] / (half[0] / half[2]) - 1  # of the division model, at the side
     assert found.coefficient == pytest.approx(expected, abs=0.012 + 0.2 * abs(expected))
     (said,) = warned(shown)
-    assert "--refine" in said and "bent" in said
+    assert "--refine" in said and "distortion" in said
 
 
 @pytest.mark.parametrize("round_ones", [False, True])
