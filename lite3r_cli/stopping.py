@@ -1,7 +1,7 @@
-"""Signals that stop a run: heard at once, obeyed once, and never in the middle of cleaning up.
+"""Handling of signals that stop a run: noticed at once, obeyed once, and never during a clean-up.
 
-Python hears a signal between two of its instructions only. A layer over hundreds of views computes for minutes in
-between, so such work runs in a thread of its own while the main thread listens (`responsive`).
+Python handles a signal only between two bytecode instructions. A layer over hundreds of views computes for minutes
+without one, so such work runs in a separate thread while the main thread handles signals (`responsive`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-GRACE = 0.5  # seconds that interrupted work has to clean up after itself
+GRACE = 0.5  # seconds for the clean-up of interrupted work
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived. Not an Exception, so that cleaning up is all that happens on the way out."""
+    """SIGTERM or SIGHUP arrived. Not an Exception, so that only clean-up code handles it."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(number)
@@ -36,7 +36,7 @@ def _signals() -> tuple[int, ...]:
 def signals_as_exceptions() -> Iterator[None]:
     """Let the first SIGINT, SIGTERM or SIGHUP unwind the stack, so that temporary files are removed.
 
-    Further ones are ignored until that is done, and until what the block began and did not end (`unfinished`) is
+    Further ones are ignored until then, and until everything that the block began and did not end (`unfinished`) is
     cleaned up. A signal that the parent process ignores stays ignored.
     """
     outer = list(_unfinished)
@@ -65,14 +65,14 @@ def signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-_unfinished: dict[object, Callable[[], None]] = {}  # in the order in which they were begun
+_unfinished: dict[object, Callable[[], None]] = {}  # in the order of their registration
 
 
 def unfinished(clean: Callable[[], None]) -> Callable[[], None]:
-    """`clean` is called at the end of the program, unless the function that this returns is called before.
+    """Register `clean` to be called at the end of the program, unless the returned function is called before.
 
-    A signal may arrive between the call that makes a file and the `try` that would remove it. So whoever makes one
-    says so here in the same `uninterrupted` block. `clean` may be called when its work is done already.
+    A signal may arrive between the call that makes a file and the `try` that would remove it. Therefore the maker
+    registers it in the same `uninterrupted` block. `clean` must tolerate that its work is already done.
     """
     key = object()
     _unfinished[key] = clean
@@ -84,19 +84,19 @@ def unfinished(clean: Callable[[], None]) -> Callable[[], None]:
 
 
 def _clean_up(but_for: Collection[object]) -> None:
-    """The latest first: what is built upon another thing goes before it."""
+    """The latest first, because later things may depend on earlier ones."""
     for key in [key for key in reversed(_unfinished) if key not in but_for]:
         clean = _unfinished.pop(key, None)
         if clean is not None:
-            with suppress(Exception):  # the error that ends the program is told, and the others are cleaned up
+            with suppress(Exception):  # report only the error that ends the program, and continue to clean up
                 clean()
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals back for a few short steps that have to be done together; the first one arrives behind them.
+    """Delay signals during a few short steps that belong together; the first one is raised after them.
 
-    The handlers are exchanged, for a mask would not help: it is one thread's, and a signal goes to any of them.
+    The handlers are replaced, because a signal mask is per thread, and a signal may go to any thread.
     """
     handlers = {number: signal.getsignal(number) for number in _signals()}
     ours = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -116,14 +116,14 @@ def uninterrupted() -> Iterator[None]:
 
 
 class Noted:
-    """Signals that were heard in `between_steps`; `obey` is called where a run may be left."""
+    """Signals that arrived in `between_steps`; call `obey` where a run may be stopped."""
 
     def __init__(self, handlers: dict[int, Any], patience: float = 0.0) -> None:
         self.handlers, self.number = handlers, 0
         self._patience, self._heard = patience, 0.0
 
     def obey(self) -> None:
-        """Raise what the first signal stands for, if there was one."""
+        """Raise the exception of the first signal, if there was one."""
         if self.number:
             number, self.number = self.number, 0
             self._deliver(number)
@@ -132,7 +132,7 @@ class Noted:
         now = time.monotonic()
         if not self.number:
             self.number, self._heard = number, now
-        elif now - self._heard >= self._patience:  # whoever asks again does not want to wait for the end of a step
+        elif now - self._heard >= self._patience:  # a user who repeats it does not want to wait for the end of a step
             self._deliver(number)
 
     def _deliver(self, number: int) -> None:
@@ -143,9 +143,9 @@ class Noted:
 
 @contextmanager
 def between_steps(patience: float = 0.0) -> Iterator[Noted]:
-    """Signals are noted, and obeyed where the block calls `obey()`: between two steps of a training, where its state is
-    that of a step. A second one is obeyed at once (if it comes `patience` seconds later: a launcher hands on what its
-    processes have heard already), and one that nobody obeyed at the end of the block.
+    """Record signals, and raise them only where the block calls `obey()`: between two steps of a training, where its
+    state is consistent. A second signal is raised at once (if it arrives `patience` seconds later, because a launcher
+    forwards signals that its processes already have), and a pending one at the end of the block.
     """
     handlers = {number: signal.getsignal(number) for number in _signals()}
     noted = Noted({number: handler for number, handler in handlers.items() if callable(handler)}, patience)
@@ -166,7 +166,7 @@ def between_steps(patience: float = 0.0) -> Iterator[Noted]:
 
 
 class _Worker(threading.Thread):
-    """One thread for all long work: libraries keep what they set up for a thread."""
+    """One thread for all long work, because libraries keep per-thread state."""
 
     def __init__(self) -> None:
         super().__init__(name="lite3r-work", daemon=True)
@@ -196,15 +196,15 @@ _idle: list[_Worker] = []
 
 
 def responsive(function: Callable[[], T]) -> T:
-    """function(), computed in another thread so that the main thread can be interrupted meanwhile.
+    """Run function() in another thread so that the main thread can be interrupted.
 
-    Interrupted, the work is told to stop and gets `GRACE` seconds for it; what still computes then is left behind, for
-    the process is about to end. Outside the main thread it is an ordinary call.
+    On an interrupt the work gets `GRACE` seconds to stop; work that still runs then is abandoned, because the process
+    is about to end. Outside the main thread it is an ordinary call.
     """
     if threading.current_thread() is not threading.main_thread():
         return function()
     worker = _idle.pop() if _idle else _Worker()
-    context = contextvars.copy_context()  # what holds for the caller holds for its work
+    context = contextvars.copy_context()  # the work gets the caller's context variables
     task = _Task(lambda: context.run(function))
     worker.tasks.put(task)
     try:
@@ -220,7 +220,7 @@ def responsive(function: Callable[[], T]) -> T:
 
 
 def _interrupt(worker: _Worker, task: _Task) -> None:
-    """Raise KeyboardInterrupt in the worker, which hears it between two of Python's instructions."""
+    """Raise KeyboardInterrupt in the worker between two bytecode instructions."""
     if worker.ident is not None and not task.done.is_set():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(KeyboardInterrupt))
         task.done.wait(GRACE)

@@ -1,4 +1,4 @@
-"""Which frames of a video are damaged: what FFmpeg notices, what its decoders let pass, and what is missing."""
+"""Detects damaged frames of a video: FFmpeg's complaints, holes that its decoders accept, and missing packets."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from .codecs import jpeg, nal
 from .regular import BadImage
 
 _DAMAGED_JPEG = ("Corrupt", "Premature", "extraneous", "hole")
-_ARITHMETIC = ("vp8", "vp9", "av1")  # codecs whose decoders take any bytes
-_HOLE = re.compile(rb"\0{64}|\xff{64}")  # what arithmetic codes never look like
+_ARITHMETIC = ("vp8", "vp9", "av1")  # codecs whose decoders accept any bytes
+_HOLE = re.compile(rb"\0{64}|\xff{64}")  # runs that never occur in arithmetic codes
 _FOREVER = 2**63
 
-_REGULAR = 0.9  # share of equal steps from which a video has one frame rate
-_MOST_GAPS = 5  # more of them are how it was recorded
-_DROPPED = 3  # frames that a camera drops now and then; H.264 and HEVC tell where it was not the camera
+_REGULAR = 0.9  # share of equal steps from which a video has a constant frame rate
+_MOST_GAPS = 5  # videos with more gaps were recorded like this
+_DROPPED = 3  # frames that a camera may drop; in H.264 and HEVC losses are distinguishable from this
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Frames that a video of one rate lacks: how many, and the time of the first one behind them."""
+    """Missing frames in a video of constant rate: their number, and the time of the first frame after them."""
 
     frames: int
     until: int  # in the stream's time base
 
 
 def find_gaps(times: list[int], codec: str) -> list[Gap]:
-    """Where packets at these times (in any order) are missing; nothing where the rate varies.
+    """Gaps in packets with these times (in any order); none if the rate varies.
 
-    A packet can be lost without a trace in the file, and most decoders then predict from the wrong picture.
+    A packet can be lost without a trace in the file; most decoders then predict from the wrong picture.
     """
     ordered = np.unique(np.array(times, dtype=np.int64))
     if len(ordered) < 8:
@@ -54,21 +54,21 @@ def find_gaps(times: list[int], codec: str) -> list[Gap]:
 
 
 def _is_told_otherwise(stream: Any) -> bool:
-    """Whether a gap in the times is no sign of a loss.
+    """Whether a gap in the times does not indicate a loss.
 
-    Frames that stand for themselves hang on none that is gone. AVI has no times: a gap in it is empty chunks, "as
-    before". MP4 has none, either: the frame in front of a gap states that it lasts longer, and in H.264 and HEVC the
-    frames are numbered beside that.
+    Intra-coded frames do not depend on lost ones. AVI has no timestamps: a gap in it is empty chunks, which mean "no
+    change". In MP4 the frame before a gap states a longer duration; in H.264 and HEVC the frames are numbered in
+    addition.
     """
     container, codec = stream.container.format.name.split(",")[0], stream.codec_context.name
     return bool(stream.codec_context.codec.intra_only) or container == "avi" or (container, codec) == ("mov", "mpeg4")
 
 
 class Damage:
-    """Damaged spans of time: from the packet that FFmpeg complains about, or that comes after a gap, to the next key
-    frame. Frames in between are predicted from what is damaged or missing.
+    """Damaged spans of time: from a packet that FFmpeg complains about, or that follows a gap, to the next key frame.
+    Frames in between are predicted from damaged or missing ones.
 
-    A complaint may concern the packet before, whose frame comes late where frames are stored out of order.
+    A complaint may concern the previous packet, whose frame comes later if frames are stored out of order.
     """
 
     def __init__(self, stream: Any, told: Told) -> None:
@@ -80,13 +80,13 @@ class Damage:
         self._codec = context.name
         self._looks_like_noise = any(name in context.name for name in _ARITHMETIC)
         self._prefix = nal.length_size(context.name, context.extradata) if context.name in nal.CODECS else None
-        self._recent: list[int] = []  # times of the packets that may still be at work
-        self._open: int | None = None  # start of the damaged span that has no end yet
+        self._recent: list[int] = []  # times of the packets that may still be in the decoder
+        self._open: int | None = None  # start of a damaged span without an end yet
         self._spans: list[tuple[int, int]] = []
         self._times: list[int] = []
         self._keys: list[int] = []
-        self.missing = 0  # frames that are not in the file
-        self.dropped = 0  # frames that count as stated, while the one before is shown on
+        self.missing = 0  # frames that are missing in the file
+        self.dropped = 0  # frames that the stated number includes, while the previous one is shown on
 
     def about_to_decode(self, packet: Any) -> None:
         if packet.is_keyframe and self._open is not None and packet.pts is not None and packet.pts > self._open:
@@ -101,7 +101,7 @@ class Damage:
             self._note(packet.pts)
 
     def _is_damaged(self, coded: bytes) -> bool:
-        """What the decoder would not notice."""
+        """Damage that the decoder would not detect."""
         if self._prefix is not None:
             return nal.is_damaged(coded, self._codec, self._prefix)
         if self._looks_like_noise and _HOLE.search(coded):
@@ -122,7 +122,7 @@ class Damage:
             self._note(min(self._recent, default=None))
 
     def at_end(self) -> None:
-        """All packets were seen: what is missing is known."""
+        """All packets were read: the missing ones are known."""
         if self._gaps_are_drops and self._times:
             ordered = np.unique(self._times)
             longest = np.diff(ordered).max(initial=1)  # the last frame may last as long
@@ -133,7 +133,7 @@ class Damage:
             at = bisect_left(keys, gap.until)
             self._spans.append((gap.until, keys[at] if at < len(keys) else _FOREVER))
             behind = next(i for i, time in enumerate(self._times) if time >= gap.until)
-            last = self._times[behind - 1]  # the packet at the edge of a hole is rarely whole
+            last = self._times[behind - 1]  # the packet at the edge of a hole is usually incomplete
             self._spans.append((last, last + 1))
         self.missing = sum(gap.frames for gap in gaps)
 
@@ -159,7 +159,7 @@ def _is_damaged_jpeg(data: bytes) -> bool:
 
 
 class Told:
-    """Errors that FFmpeg's decoders logged and nobody has asked for yet."""
+    """Logged errors of FFmpeg's decoders that have not been fetched."""
 
     def __init__(self, log: list[tuple[int, str, str]]) -> None:
         self._log = log
@@ -170,12 +170,14 @@ class Told:
         return any_told
 
 
-_logging = threading.Lock()  # FFmpeg's log belongs to the process
+_logging = threading.Lock()  # FFmpeg's log is global to the process
 
 
 @contextmanager
 def complaints() -> Iterator[Told]:
-    """Catch what FFmpeg's decoders log as errors: they repair damage and say so nowhere else. Nothing is printed."""
+    """Capture the errors that FFmpeg's decoders log, because they repair damage and report it only there. Nothing is
+    printed.
+    """
     from av import logging as log
 
     logging.getLogger("libav").addHandler(logging.NullHandler())

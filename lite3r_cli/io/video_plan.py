@@ -1,4 +1,4 @@
-"""Which frames of which videos, beside pictures: planned, and planned again where a video is not as long as it says."""
+"""Plans the frames of videos besides images, and plans again if a video is shorter or longer than stated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .picture_sources import Journal
 from .regular import BadImage
 from .video import DEFAULT_VIEWS, Clip, OnFrame, even_indices
 
-T = TypeVar("T")  # what stands for a picture
+T = TypeVar("T")  # represents an image
 
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """How the frames of a video are chosen where neither `stride` nor anything else says it."""
+    """The choice of a video's frames without `stride` and `max_views`."""
 
     how: str = "even"  # "auto": key frames, "even", "all", or a number of key frames
-    most: int | None = DEFAULT_VIEWS  # frames of each video, at most
+    most: int | None = DEFAULT_VIEWS  # maximum number of frames of each video
 
     def of(self, clip: Clip, stride: int, max_views: int | None) -> Sequence[int]:
-        """The frames of a clip, in order. With `max_views` more may come than are used in the end."""
+        """The frames of a clip, in order. With `max_views` it may return more than are used in the end."""
         every = range(0, clip.count, stride)
         if stride > 1 or self.how in ("even", "all"):
             if max_views is not None or self.how == "all":
@@ -34,7 +34,7 @@ class FrameChoice:
         return [i for i in looks.key_frames(count, max_views or self.most) if i < clip.count]
 
     def told(self, clip: Clip, stride: int, max_views: int | None) -> str | None:
-        """What to warn of: frames that were left out because there are too many."""
+        """Warnings about frames that were left out because there are too many."""
         if max_views is not None or self.how == "all":
             return None
         if stride > 1 or self.how == "even":
@@ -53,7 +53,7 @@ class FrameChoice:
 def plan_frames(
     items: Sequence[T | Clip], max_views: int | None, stride: int, choice: FrameChoice
 ) -> list[tuple[T | Clip, int | None]]:
-    """What is used: a picture with None, or a video with the index of a frame."""
+    """The plan: an image with None, or a video with the index of a frame."""
     images = itertools.count()
     plan: list[tuple[T | Clip, int | None]] = []
     for item in items:
@@ -72,8 +72,8 @@ def decode_videos(
     on_frame: OnFrame | None,
     choice: FrameChoice,
 ) -> tuple[list[tuple[T | Clip, int | None]], list[dict[str, Any]]]:
-    """The final plan, its frames decoded, and an account of each video whose frames were looked at; planned again while
-    a video's true length differs from the stated one.
+    """The final plan with decoded frames, and statistics of each video; planned again while the true length of a video
+    differs from the stated one.
     """
     items = list(items)
     while True:

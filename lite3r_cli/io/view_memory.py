@@ -64,17 +64,17 @@ class Source:
     bytes: int
     sha256: str  # of its first `HASHED` bytes
     frame: int | None = None  # of a video
-    time: float | None = None  # of the frame: seconds from the film's start
-    stamp: tuple[int, int] | None = None  # of the file: when it was last written (nanoseconds since 1970), inode
+    time: float | None = None  # of the frame: seconds from the start of the video
+    stamp: tuple[int, int] | None = None  # of the file: time of the last change (nanoseconds since 1970), inode
 
     @property
     def identity(self) -> tuple[str, int, int | None]:
-        """What tells a picture from others, wherever its file lies: checksum, bytes, and the frame of a video."""
+        """Identity of a picture, independent of its path: checksum, bytes, and number of a video frame."""
         return self.sha256, self.bytes, self.frame
 
     def unchanged(self, path: Path) -> bool:
-        """Whether the file at `path` is still the one that was seen. A file with the same stamp is not read: checksums
-        of thousands of photographs take minutes. A copy has another stamp, and the same checksum.
+        """Whether the file at `path` is unchanged. A file with the same stamp is not read, because checksums of
+        thousands of photographs take minutes. A copy has another stamp and the same checksum.
         """
         try:
             now = path.stat()
@@ -88,7 +88,7 @@ class ViewMemory:
     """The content of one file."""
 
     confidence: np.ndarray  # (h, w) float32, 0 where depth is unknown or masked
-    source: Source | None = None  # None: the picture was in memory
+    source: Source | None = None  # None: the picture was an array
     features: Features | None = None
 
 
@@ -103,7 +103,7 @@ def checksum(path: Path) -> str:
 
 
 def source_of(path: Path, frame: int | None = None, time: float | None = None) -> Source | None:
-    """What is noted of a picture's file; None where there is none."""
+    """The record of a picture's file; None if it is missing."""
     try:
         seen = path.stat()
         return Source(os.path.abspath(path), seen.st_size, checksum(path), frame, time, _stamp(seen))
@@ -116,7 +116,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def write_memory(path: Path, memory: ViewMemory) -> None:
-    """Raises OutputError."""
+    """Write the file. Raises OutputError."""
     codes, span = _coded(memory.confidence)
     done, data = cv2.imencode(".png", codes, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
@@ -164,7 +164,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _parsed(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the metadata say, and the arrays, of the types and shapes that belong to their names."""
+    """The metadata and the arrays, with checked types and shapes."""
     try:
         found = deserialize(data)
         head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -205,7 +205,7 @@ def _source(found: Any) -> Source | None:
     if found is None:
         return None
     try:
-        stamp = found.get("stamp")  # files of earlier versions have none
+        stamp = found.get("stamp")  # missing in files of earlier versions
         known = None if stamp is None else (stamp[0], stamp[1])
         source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known)
     except (AttributeError, IndexError, TypeError, KeyError) as error:
@@ -219,7 +219,7 @@ def _source(found: Any) -> Source | None:
 
 
 def _picture(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """The header is looked at before anything is decoded."""
+    """The decoded picture; its header is checked first."""
     header = probe(io.BytesIO(data))
     if header.format != "png" or (header.detail.depth, header.detail.colour) != (8, png.GREY):
         raise BadImage("its confidence is another kind of picture")
@@ -230,7 +230,7 @@ def _picture(data: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _coded(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Positive values as 1 … LEVELS on a logarithmic scale, 0 = none; the values that 1 and LEVELS stand for."""
+    """Positive values as 1 … LEVELS on a logarithmic scale, 0 = none; the values of 1 and LEVELS."""
     known = np.isfinite(values) & (values > 0)
     if not known.any():
         return np.zeros(values.shape, np.uint8), (1.0, 1.0)

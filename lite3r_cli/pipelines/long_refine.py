@@ -1,4 +1,4 @@
-"""`--refine` of a long set: one chunk after the other from the cameras of the graph; then the graph is solved again."""
+"""`--refine` of a long set: refines each chunk from the cameras of the graph, then solves the graph again."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..scene.posed_view import View
 if TYPE_CHECKING:
     from .predict import Predictor
 
-MODEL = "pinhole"  # of the lens: a chunk alone would choose another than the next one
+MODEL = "pinhole"  # of the lens: single chunks would select different models
 
 
 @dataclass(frozen=True)
 class RefinedPasses:
-    """The chunks once more, as refined; their numbers in the store follow those of all passes before."""
+    """The refined chunks as new passes; their numbers in the store follow those of all other passes."""
 
     passes: list[Pass]
     first: int  # number of passes[0]
-    sources: list[int]  # the chunk that each was made from
+    sources: list[int]  # the chunk of each refined pass
 
     def source_of(self, number: int) -> int:
-        """The pass whose pictures a pass has."""
+        """The pass with the pictures of a pass."""
         return number if number < self.first else self.sources[number - self.first]
 
 
@@ -46,9 +46,9 @@ def refine_passes(
     progress: Progress,
     check: Callable[[], None],
 ) -> RefinedPasses:
-    """Adjust each chunk of each scene by itself, with the cameras of the whole as start and prior.
+    """Adjust each chunk of each scene separately, with the cameras of the scene as start and prior.
 
-    What is on the disk already is not made again. Raises BackendError without pycolmap, OutputError, InputError.
+    Chunks that are already on disk are skipped. Raises BackendError without pycolmap, OutputError, InputError.
     """
     first = len(read.passes)
     made: list[Pass] = []
@@ -96,7 +96,7 @@ def _refine(
 
 
 def verdicts_of(placed: Placed, store: PassStore) -> list[dict[str, Any]]:
-    """What became of each view's camera in the chunk that its depth is from. Raises InputError for damaged files."""
+    """The verdict on each view's camera, from the chunk of its depth. Raises InputError for damaged files."""
     try:
         return [
             store.facts(number)["verdicts"][store.views(number).index(position)]
@@ -107,7 +107,7 @@ def verdicts_of(placed: Placed, store: PassStore) -> list[dict[str, Any]]:
 
 
 def kept_warning(names: Sequence[str], verdicts: Sequence[dict[str, Any]]) -> str | None:
-    """What to say of pictures whose predicted cameras stay; None where all were refined."""
+    """The warning about pictures that keep their predicted cameras; None if all were refined."""
     kept = [name for name, verdict in zip(names, verdicts) if verdict.get("cameras") == "kept"]
     if not kept:
         return None

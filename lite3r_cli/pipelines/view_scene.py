@@ -1,4 +1,4 @@
-"""A scene on the disk → one HTML page: `lite3r view`."""
+"""`lite3r view`: writes a scene as one HTML page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MARK = b'<meta name="generator" content="lite3r">'
 
 
 def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
-    """Write the page of a scene that `reconstruct` wrote, and return where it lies.
+    """Write the page of a scene and return its path.
 
-    Raises InputError where there is no such scene, OutputError where a file of somebody else is in the way.
+    Raises InputError without such a scene, OutputError if a foreign file is in the way.
     """
     scene = WrittenScene.at(config.scene)
     layout = scene.layout
@@ -50,7 +50,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
 
 
 def _require_ours(target: Path, overwrite: bool) -> None:
-    """A page may be written anew; another file may not be replaced unless that is asked for."""
+    """A page of lite3r may be replaced; another file only on request."""
     if not os.path.lexists(target) or overwrite:
         return
     try:

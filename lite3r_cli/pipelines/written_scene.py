@@ -1,4 +1,4 @@
-"""A scene that `reconstruct` wrote, found again on the disk: its places, cameras, cloud, facts and photographs."""
+"""Reads a scene that `reconstruct` wrote: paths, cameras, cloud, facts and photographs."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from .scene_memory import memory_file
 
 @dataclass(frozen=True)
 class WrittenScene:
-    """What `reconstruct` wrote; each part is read when it is asked for. The readers raise InputError."""
+    """A written scene. Each part is read on demand; the readers raise InputError."""
 
     layout: OutputLayout
 
     @classmethod
     def at(cls, path: Path) -> WrittenScene:
-        """The scene whose .ply or folder is `path`. Raises InputError where there is none."""
+        """The scene whose .ply or folder is `path`. Raises InputError if there is none."""
         return cls(_layout(path))
 
     @property
     def folder(self) -> Path:
-        """The folder of everything but the cloud."""
+        """The folder of all files except the cloud."""
         return self.layout.root / self.layout.folder
 
     def views(self, load_depth: bool = False) -> list[View]:
@@ -48,14 +48,14 @@ class WrittenScene:
 
     @cached_property
     def stems(self) -> Mapping[str, str]:
-        """Name of a view → what its files are called, without suffix. Raises InputError."""
+        """Name of a view → stem of its files. Raises InputError."""
         images = read_json(self.folder / "cameras.json").get("images", {})
         return {
             name: Path(entry["depth"]).stem for name, entry in images.items() if isinstance(entry.get("depth"), str)
         }
 
     def memory(self, view: View) -> ViewMemory | None:
-        """What memory/ keeps of a view with depth; None where it has nothing. Raises InputError for a damaged file."""
+        """The memory of a view with depth; None without one. Raises InputError for a damaged file."""
         path = self.folder / memory_file(self.stems.get(view.name, ""))
         return read_memory(path, known_depth(view).shape) if os.path.lexists(path) else None
 
@@ -64,7 +64,7 @@ class WrittenScene:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """run.json; empty where it cannot be read."""
+        """run.json; empty if it is not readable."""
         return _facts(self.layout)
 
     @property
@@ -73,7 +73,7 @@ class WrittenScene:
 
     @property
     def up(self) -> np.ndarray | None:
-        """(3,) against gravity, where the run found it."""
+        """(3,) up direction, if the run found it."""
         return _up(self.facts)
 
     def photographs(self) -> Photographs:
@@ -81,7 +81,7 @@ class WrittenScene:
 
 
 def _layout(scene: Path) -> OutputLayout:
-    """The places of a scene: its .ply, its folder, or the folder beside the .ply."""
+    """The paths of a scene from its .ply, its folder, or the folder next to the .ply."""
     if not os.path.lexists(scene):
         raise InputError(f"{scene}: does not exist; name the .ply file or the folder that reconstruct wrote")
     layout = output_layout(scene)
@@ -96,7 +96,9 @@ def _layout(scene: Path) -> OutputLayout:
 
 
 def _facts(layout: OutputLayout) -> Mapping[str, Any]:
-    """run.json, or nothing where it cannot be read: the page needs little of it. Parts of a run stand in its own."""
+    """run.json, or nothing if it is not readable, because a page needs little of it. Parts of a run are in its own
+    run.json.
+    """
     for path in (layout.root / layout.run_json, layout.root.absolute().parent / "run.json"):
         try:
             document = read_json(path)
@@ -122,7 +124,7 @@ def _frame(facts: Mapping[str, Any]) -> WorldFrame:
 
 
 def _up(facts: Mapping[str, Any]) -> np.ndarray | None:
-    """The direction against gravity, where the run found it."""
+    """The up direction, if the run found it."""
     stated = facts.get("up")
     if not isinstance(stated, dict) or stated.get("found") is not True:
         return None
@@ -135,10 +137,10 @@ def _up(facts: Mapping[str, Any]) -> np.ndarray | None:
 
 
 class Photographs:
-    """The photographs of a scene: those exported beside it, else where run.json says that they came from."""
+    """The photographs of a scene: those of an export, else those at the paths in run.json."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.sources: dict[str, Source] = {}  # by name, of the pictures whose files must not have changed
+        self.sources: dict[str, Source] = {}  # by name: pictures whose files must not have changed
         images = facts.get("images")
         entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
         self.places = {
@@ -157,7 +159,7 @@ class Photographs:
         return (self._exported(view) or self.taken(view)) is not None
 
     def read(self, view: View) -> np.ndarray | None:
-        """(H, W, 3) RGB; None where it is gone, or has become another picture."""
+        """(H, W, 3) RGB; None if it is missing or has changed."""
         exported = self._exported(view)
         find = exported or self.taken(view)
         if find is None or (exported is None and self.has_changed(view)):
@@ -171,17 +173,17 @@ class Photographs:
             return None
 
     def has_changed(self, view: View) -> bool:
-        """Whether the file that the picture was taken from is known to hold another one."""
+        """Whether the source file of the picture is known to have changed."""
         source = self.sources.get(view.name)
         return source is not None and not source.unchanged(self.places[view.name])
 
     def _exported(self, view: View) -> Callable[[], bytes] | None:
-        """The picture of an export, which is what the view describes."""
+        """The picture of an export, which fits the view."""
         file = self.exported_file(view)
         return None if file is None else (lambda: read_regular(file))
 
     def exported_file(self, view: View) -> Path | None:
-        """Where an export holds the picture of a view."""
+        """The path of a view's picture in an export."""
         for suffix in (Path(view.name).suffix, ".jpg", ".png"):
             exported = (self.exported / view.name).with_suffix(suffix)
             if ".." not in Path(view.name).parts and os.path.isfile(exported):
@@ -189,9 +191,9 @@ class Photographs:
         return None
 
     def taken(self, view: View) -> Callable[[], bytes] | None:
-        """The picture as it was taken; a lens that bends lines is still in it."""
+        """The original picture, including lens distortion."""
         path = self.places.get(view.name)
-        if path is None or not os.path.isfile(path):  # no error for a name that no file can have
+        if path is None or not os.path.isfile(path):  # false, not an error, for a name that no file can have
             return None
         number = _frame_number(view.name, path)
         return (lambda: read_regular(path)) if number is None else (lambda: self._frame(path, number))
@@ -206,7 +208,7 @@ class Photographs:
 
 
 def _frame_number(name: str, path: Path) -> int | None:
-    """Which frame of its video a view is; None for a picture."""
+    """The number of a view's frame in its video; None for a picture."""
     if not is_video(path):
         return None
     digits = Path(name).stem.rpartition("frame_")[2]

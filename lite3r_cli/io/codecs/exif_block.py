@@ -1,6 +1,6 @@
-"""What reading pixels needs of an EXIF block: the orientation and the pixel density. Everything else is io/exif.py's.
+"""The entries of an EXIF block that decoding needs: orientation and pixel density. io/exif.py reads the others.
 
-Each entry stands on its own, so that a damaged one costs nothing else.
+Each entry is checked separately, so that a damaged one does not affect the others.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _PREFIX = b"Exif\0"
 
 @dataclass(frozen=True)
 class ExifBlock:
-    """None where the block does not say it."""
+    """Unknown entries are None."""
 
     orientation: int | None = None  # 1…8
     density: tuple[float, float] | None = None  # pixels per length, across and down
 
 
 def read(block: bytes) -> ExifBlock:
-    """The entries of an EXIF block, with or without its prefix, which some writers put twice."""
+    """The entries of an EXIF block, with or without its prefix, which some writers repeat."""
     while block.startswith(_PREFIX):
         block = block[len(_PREFIX) :].removeprefix(b"\0").removeprefix(b"\xff")
     try:
         directory = Directory.read(io.BytesIO(block), len(block), (ORIENTATION, X_DENSITY, Y_DENSITY))
     except BadImage:
-        return ExifBlock()  # a damaged block is no reason to lose the picture
+        return ExifBlock()  # a damaged block does not make the image unusable
     return ExifBlock(directory.orientation, directory.density)

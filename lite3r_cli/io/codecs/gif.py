@@ -1,4 +1,4 @@
-"""GIF (89a): the first picture, by Pillow, once its codes were followed to their end: Pillow fills in what lacks."""
+"""GIF (89a): the first picture, by Pillow, after its codes were checked: Pillow fills in missing pixels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def matches(head: bytes) -> bool:
 
 
 def probe(stream: BinaryIO, size: int) -> Header:
-    """Size and number of pictures, read here: when Pillow opens a file, it sets a byte aside for every pixel that a
-    frame claims. Raises BadImage."""
+    """Size and number of pictures, read without Pillow, which allocates a byte for every claimed pixel. Raises
+    BadImage.
+    """
     stream.seek(6)
     width, height = struct.unpack("<HH", exactly(stream, 4, "its size"))
     if not width * height:
@@ -37,7 +38,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
 
 
 def _count_pictures(stream: BinaryIO) -> int:
-    """Pictures up to the end or to damage, which is none of the first one's; at least 1."""
+    """Number of pictures up to the end or to damage, which may be behind the first one; at least 1."""
     count = 0
     try:
         stream.seek(10)
@@ -65,7 +66,7 @@ def _skip_colours(stream: BinaryIO, size: int) -> None:
 
 
 def _require_codes(data: bytes) -> None:
-    """Raises BadImage unless the codes of the first picture give its pixels and end with the code that says so."""
+    """Raises BadImage unless the codes of the first picture give all its pixels and end with the end code."""
     stream = io.BytesIO(data)
     stream.seek(10)
     flags = exactly(stream, 3, "its header")[0]
@@ -96,9 +97,9 @@ def _sub_blocks(stream: BinaryIO) -> bytes:
 
 
 def _pixels_of(codes: bytes, bits: int, most: int) -> int:
-    """How many pixels the LZW codes stand for, followed by the end code; -1 for a code that cannot be there."""
+    """Number of pixels of the LZW codes, which must end with the end code; -1 for an invalid code."""
     clear, end = 1 << bits, (1 << bits) + 1
-    lengths: list[int] = []  # of what the codes above `end` stand for
+    lengths: list[int] = []  # number of pixels of each code above `end`
     width, before, total, value, held, at = bits + 1, 0, 0, 0, 0, 0
     while total <= most:
         while held < width:

@@ -1,4 +1,4 @@
-"""What a picture file says about itself without decoding it, and the few helpers that its readers share."""
+"""The header of an image file, and helpers that its readers share."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any, BinaryIO
 
 from ..regular import BadImage
 
-LARGEST_ASPECT = 4.0  # of a pixel; what a file states beyond this is a slip, not a lens
+LARGEST_ASPECT = 4.0  # of a pixel; a larger value in a file is an error, not a lens
 
 
 @dataclass(frozen=True)
 class Header:
-    """A picture as stored: size and pixel aspect before the orientation is applied."""
+    """An image as stored: size and pixel aspect ratio before the orientation is applied."""
 
     format: str  # a key of the table of formats
     width: int
     height: int
     orientation: int = 1  # EXIF, 1…8
-    has_alpha: bool = False  # may hold transparent pixels
+    has_alpha: bool = False  # may have transparent pixels
     pixel_aspect: float = 1.0  # width of a pixel / its height
     pictures: int = 1  # pictures in the file; the first one is used
-    detail: Any = None  # what this format's decoder wants to know
+    detail: Any = None  # data for the decoder of this format
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -35,7 +35,7 @@ class Header:
 
 
 def exactly(stream: BinaryIO, count: int, what: str) -> bytes:
-    """`count` bytes of the stream. Raises BadImage where it ends before."""
+    """`count` bytes of the stream. Raises BadImage at its end."""
     data = stream.read(count)
     if len(data) < count:
         raise BadImage(f"truncated: it ends inside {what}")
@@ -43,7 +43,7 @@ def exactly(stream: BinaryIO, count: int, what: str) -> bytes:
 
 
 def aspect_of_density(across: float, down: float) -> float:
-    """Pixel aspect of a picture with so many pixels per length across and down; 1 where that is no sound statement."""
+    """Pixel aspect ratio from the pixel densities across and down; 1 for an implausible one."""
     if not (across > 0 and down > 0):
         return 1.0
     aspect = down / across

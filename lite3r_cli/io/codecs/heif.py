@@ -17,16 +17,16 @@ SUFFIXES = (".heic", ".heif", ".avif", ".hif")
 _AVIF = (b"avif", b"avis")
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _CODED = (b"hvc1", b"av01")
-# Two zeros and a third small byte never stand in HEVC data (ISO 23008-2, section 7.4.2: a 3 is put between).
+# Two zeros and a third small byte never occur in HEVC data (ISO 23008-2, section 7.4.2: a 3 is inserted).
 _NO_HEVC = re.compile(rb"\0\0[\0\1\2]")
-_SMALL = 1 << 25  # pixels: what is decoded without a thought
-_MOST_PIXELS_A_BYTE = 1 << 15  # of a file: a blank sheet has fewer
-# Arithmetic codes look like noise: a sound file has no long run of one byte.
+_SMALL = 1 << 25  # pixels: decoded without further checks
+_MOST_PIXELS_A_BYTE = 1 << 15  # of a file: a blank picture has fewer
+# Arithmetic codes look random: an intact file has no long run of one byte.
 _HOLE = re.compile(rb"(\0{64}|\xff{64})")
 
 
 def matches(head: bytes) -> bool:
-    """Does a file that starts with these 16 bytes belong here (ISO 14496-12, section 4.3)?"""
+    """Whether a file with these first 16 bytes is HEIF or AVIF (ISO 14496-12, section 4.3)."""
     return head[4:8] == b"ftyp" and head[8:12] in _AVIF + _HEIF
 
 
@@ -57,7 +57,7 @@ def _orientation(picture) -> int:
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
-    """(H, W, 4) uint8 RGBA, in the orientation that `probe` refers to. Raises BadImage."""
+    """(H, W, 4) uint8 RGBA, in the orientation of `probe`. Raises BadImage."""
     _require_no_hole(data)
     picture = _open(io.BytesIO(data))
     try:
@@ -66,12 +66,14 @@ def decode(data: bytes, header: Header) -> np.ndarray:
         return np.array(picture.convert("RGBA"))
     except MemoryError:
         raise
-    except Exception as error:  # both libraries raise whatever they meet
+    except Exception as error:  # both libraries raise many types
         raise BadImage("damaged: the HEIF or AVIF pixels cannot be decoded") from error
 
 
 def _require_no_hole(data: bytes) -> None:
-    """Raises BadImage for bytes in the coded pictures that no encoder writes: decoders fill in what lacks there."""
+    """Raises BadImage for bytes in the coded pictures that no encoder writes, because decoders fill in the missing
+    pixels.
+    """
     types = iso_media.item_types(data)
     for item, extents in iso_media.item_extents(data).items():
         kind = types.get(item)
@@ -84,16 +86,16 @@ def _require_no_hole(data: bytes) -> None:
 
 
 def _nal_units(coded: bytes):
-    """The parts of an HEVC item: each has its length in four bytes before it."""
+    """The units of an HEVC item, each behind its length in four bytes."""
     at = 0
     while at + 4 <= len(coded):
         length = int.from_bytes(coded[at : at + 4], "big")
-        yield coded[at + 4 : at + 4 + length].rstrip(b"\0")  # zeros may follow the last one
+        yield coded[at + 4 : at + 4 + length].rstrip(b"\0")  # trailing zeros are allowed
         at += 4 + length
 
 
 def _open(stream: BinaryIO):
-    """A lazy pillow_heif.HeifFile, or a lazy Pillow image for AVIF, which libheif's wheels leave out."""
+    """A lazy pillow_heif.HeifFile, or a lazy Pillow image for AVIF, which libheif's wheels lack."""
     require()
     import pillow_heif
     from PIL import Image, features

@@ -1,4 +1,4 @@
-"""Boxes of ISO base media files (ISO 14496-12), as far as HEIF and AVIF need them: items and where they lie."""
+"""Boxes of ISO base media files (ISO 14496-12) for HEIF and AVIF: items and their positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_BOXES, _MAX_ITEMS = 4096, 4096
 
 
 def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start of the content, its end) of the boxes between two positions; damage ends the list."""
+    """(kind, start of the content, its end) of the boxes between two positions, up to the first damaged one."""
     for _ in range(_MAX_BOXES):
         if start + 8 > end:
             return
@@ -28,7 +28,7 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
 
 
 def find(data: bytes, start: int, end: int, *path: bytes) -> tuple[int, int] | None:
-    """Content of the first box under a path of kinds; `meta` has four more bytes at its head."""
+    """Content of the first box under a path of kinds; `meta` has four extra bytes at its start."""
     for kind, inside, stop in boxes(data, start, end):
         if kind == path[0]:
             inside += 4 if kind == b"meta" else 0
@@ -37,7 +37,7 @@ def find(data: bytes, start: int, end: int, *path: bytes) -> tuple[int, int] | N
 
 
 def item_types(data: bytes) -> dict[int, bytes]:
-    """Item → its type, e.g. hvc1, av01, grid, Exif (box iinf). Empty where that is damaged."""
+    """Item → its type, e.g. hvc1, av01, grid, Exif (box iinf). Empty if the box is damaged."""
     place = find(data, 0, len(data), b"meta", b"iinf")
     if place is None:
         return {}
@@ -58,7 +58,7 @@ def item_types(data: bytes) -> dict[int, bytes]:
 
 
 def item_extents(data: bytes) -> dict[int, list[tuple[int, int]]]:
-    """Item → its (start, length) in the file (box iloc). Empty where that is damaged."""
+    """Item → its (start, length) in the file (box iloc). Empty if the box is damaged."""
     place = find(data, 0, len(data), b"meta", b"iloc")
     if place is None:
         return {}

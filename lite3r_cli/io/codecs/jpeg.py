@@ -1,7 +1,7 @@
-"""JPEG (ITU T.81): the segments of a file, and its pixels by libjpeg-turbo, for which every warning counts.
+"""JPEG (ITU T.81): the segments of a file, and its pixels by libjpeg-turbo, whose warnings are errors here.
 
-Before decoding, a file is reduced to what the pixels need: no application data, no stray bytes between segments, an end
-marker if there was none. What libjpeg still warns of then concerns the pixels.
+Before decoding, a file is reduced to the segments that pixels need: no application data, no stray bytes between
+segments, and an added end marker if it is missing. Then every warning of libjpeg concerns the pixels.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _UNREAD_FRAMES = {0xC3: "lossless", 0xCB: "lossless", 0xF7: "JPEG-LS"} | dict.fr
     (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"
 )
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
-_TABLES = 0xC4  # Huffman's
+_TABLES = 0xC4  # Huffman tables
 _SEQUENTIAL, _ARITHMETIC = {0xC0, 0xC1}, {0xC9, 0xCA}
 _HOLE = b"\0" * 64
 _NEEDED = _FRAMES | {_TABLES, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}  # tables, restart interval, JFIF, Adobe
-_MAX_STRAY = 1 << 16  # bytes between two segments that are passed over
-_MAX_SCANS = 200  # each one costs a pass over the whole picture
-_MOST_PIXELS_A_BYTE = 512  # of Huffman codes: each block of 8×8 pixels takes a bit at least
+_MAX_STRAY = 1 << 16  # bytes that are skipped between two segments
+_MAX_SCANS = 200  # each scan is a pass over the whole picture
+_MOST_PIXELS_A_BYTE = 512  # with Huffman codes: each block of 8×8 pixels takes at least one bit
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not stuffing, not a restart, not fill
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no stuffing, restart or fill bytes
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A marker segment: where its `length` bytes of content start."""
+    """A marker segment and the start of its content of `length` bytes."""
 
     code: int
     start: int
@@ -72,7 +72,7 @@ def segments(stream: BinaryIO) -> Iterator[Segment]:
 
 
 def _next_marker(stream: BinaryIO) -> tuple[int, int]:
-    """Code of the next marker and the position behind it; fill bytes and a few stray ones are passed over."""
+    """Code of the next marker and the position after it; fill bytes and a few stray ones are skipped."""
     skipped = 0
     byte = exactly(stream, 1, "its header")
     while True:
@@ -124,7 +124,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
 
 
 def _has_end(stream: BinaryIO, start: int, size: int) -> bool:
-    """In a scan 0xFF is always escaped, so a marker behind `start` is real, whatever a phone appends after it."""
+    """0xFF is always escaped in a scan, so a marker after `start` is real, whatever was appended to the file."""
     stream.seek(max(start, size - 4096))
     if END in stream.read():
         return True
@@ -138,7 +138,7 @@ def _has_end(stream: BinaryIO, start: int, size: int) -> bool:
 
 
 def _require_whole(data: bytes) -> None:
-    """Without an end marker only the decoder knows whether all pixels are there."""
+    """Without an end marker only the decoder can tell whether all pixels are there."""
     try:
         decode(data)
     except BadImage as error:
@@ -146,16 +146,16 @@ def _require_whole(data: bytes) -> None:
 
 
 def decode(data: bytes, header: Header | None = None, least: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises BadImage for whatever libjpeg warns of.
+    """(H, W, 3) uint8 RGB. Raises BadImage for every warning of libjpeg.
 
-    With `least` (height, width) it may be smaller by libjpeg's own reduction: the smallest that has as many pixels and
-    covers the picture exactly. Of other sizes it adds part of a pixel, which would move every point of the scene.
+    With `least` (height, width) the image may be reduced by libjpeg: to the smallest size that is at least this large
+    and covers the picture exactly. Other sizes add part of a pixel, which would move every point of the scene.
     """
     reduced = _reduced(data)
     try:
         colours = simplejpeg.decode_jpeg_header(reduced)[2]
     except ValueError as error:
-        if "subsampling" in str(error):  # a ratio of colour to brightness that TurboJPEG's interface has no name for
+        if "subsampling" in str(error):  # a chroma subsampling that TurboJPEG's interface does not name
             return through_pillow.decode(reduced, Header("jpeg", 0, 0))
         raise _damaged(error) from error
     if colours in ("CMYK", "YCCK"):
@@ -164,7 +164,7 @@ def decode(data: bytes, header: Header | None = None, least: tuple[int, int] = (
 
 
 def _reduction(header: Header, least: tuple[int, int]) -> tuple[int, int]:
-    """The size (height, width) to ask libjpeg for, n eighths of the picture's; (0, 0) for all of it."""
+    """The size (height, width) to request from libjpeg, n eighths of the picture's; (0, 0) for the full size."""
     if least == (0, 0):
         return least
     sides = header.height, header.width
@@ -177,14 +177,14 @@ def _reduction(header: Header, least: tuple[int, int]) -> tuple[int, int]:
 
 
 def strictly(data: bytes, colours: str, least: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """(H, W, C) uint8 of a JPEG file, in the colours that simplejpeg calls so. Raises BadImage for every warning."""
+    """(H, W, C) uint8 of a JPEG file, in simplejpeg's colour space `colours`. Raises BadImage for every warning."""
     size = {"min_height": least[0], "min_width": least[1]}
     try:
         return simplejpeg.decode_jpeg(_reduced(data), colours, strict=True, **size)
     except ValueError as error:
         if "extraneous" not in str(error):
             raise _damaged(error) from error
-    try:  # zeros that a writer left between a scan and the next marker are no damage; other bytes there are
+    try:  # zeros between a scan and the next marker are not damage; other bytes are
         return simplejpeg.decode_jpeg(_reduced(data, trimmed=True), colours, strict=True, **size)
     except ValueError as error:
         raise _damaged(error) from error
@@ -195,7 +195,9 @@ def _damaged(error: ValueError) -> BadImage:
 
 
 def _reduced(data: bytes, trimmed: bool = False) -> bytes:
-    """The picture without application data and stray bytes, with an end marker; `trimmed`: no zeros behind a scan."""
+    """The picture without application data and stray bytes, with an end marker; `trimmed`: also without zeros after a
+    scan.
+    """
     parts, position, zeros = [START], len(data), _Zeros()
     for segment in segments(io.BytesIO(data)):
         body = data[segment.start : segment.start + segment.length]
@@ -211,26 +213,26 @@ def _reduced(data: bytes, trimmed: bool = False) -> bytes:
             raise BadImage("damaged: the JPEG has a hole")
         if is_scan and trimmed:
             kept = part.rstrip(b"\0")
-            part = kept + (b"\0" if kept.endswith(b"\xff") else b"")  # that zero belongs to the scan
+            part = kept + (b"\0" if kept.endswith(b"\xff") else b"")  # this zero belongs to the scan
         parts.append(part)
     return b"".join([*parts, END])
 
 
 class _Zeros:
-    """What a long run of zeros in the scan to come would stand for.
+    """Decides what a long run of zeros in a scan would decode to.
 
-    libjpeg notices such a hole only if it finds too few or too many pixels afterwards. The code of zeros alone is the
-    first of its Huffman table. Where that is a coefficient, as in the usual tables, the run would be blocks in which
-    all coefficients have one value: no encoder writes that. Where it is "no more coefficients", it may be a plain area.
+    libjpeg notices such a hole only if it changes the number of pixels. A code of zeros only is the first one of its
+    Huffman table. If that is a coefficient, as in the usual tables, the run would give blocks in which all coefficients
+    are equal: no encoder writes that. If it is "no more coefficients", it may be a plain area.
     """
 
     def __init__(self) -> None:
         self._frame = 0
-        self._first = {0x10: 1}  # table (class and number) → its first symbol; films leave the usual tables out
+        self._first = {0x10: 1}  # table (class and number) → its first symbol; motion JPEG leaves the usual tables out
         self.are_a_hole = False
 
     def segment(self, code: int, body: bytes) -> None:
-        """Note a segment of the header, or one between two scans."""
+        """Record a segment of the header, or one between two scans."""
         if code in _FRAMES:
             self._frame = code
         elif code == _TABLES:
@@ -244,8 +246,8 @@ class _Zeros:
 
 
 def _behind_header(data: bytes, position: int) -> Iterator[tuple[bool, int, int]]:
-    """(is it a scan's data?, start, end) of what follows the first scan's header, up to the end marker."""
-    for _ in range(_MAX_SCANS * 8):  # tables stand between the scans
+    """(whether it is scan data, start, end) of the parts after the first scan's header, up to the end marker."""
+    for _ in range(_MAX_SCANS * 8):  # tables may be between the scans
         marker = _MARKER.search(data, position)
         end = marker.start() if marker is not None else len(data)
         yield True, position, end
@@ -257,6 +259,6 @@ def _behind_header(data: bytes, position: int) -> Iterator[tuple[bool, int, int]
 
 
 def _from_cmyk(cmyk: np.ndarray, inverted: bool) -> np.ndarray:
-    """RGB of ink amounts; Adobe stores 255 - ink."""
+    """RGB from ink amounts; Adobe stores 255 - ink."""
     bright = cmyk if inverted else 255 - cmyk
     return ((bright[..., :3].astype(np.uint16) * bright[..., 3:] + 127) // 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Multi-Picture Format (CIPA DC-007): how many pictures a JPEG file holds, previews and gain maps aside."""
+"""Multi-Picture Format (CIPA DC-007): number of pictures in a JPEG file, without previews and gain maps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .tiff_directory import Directory
 
 _NUMBER, _ENTRIES = 0xB001, 0xB002
 _LARGE_THUMBNAILS = (0x010001, 0x010002)
-_GAIN_MAPS = (b"hdrgm", b"21496-1", b"HDRGainMap", b"GainMap")  # of the brightness, not for the eye
+_GAIN_MAPS = (b"hdrgm", b"21496-1", b"HDRGainMap", b"GainMap")  # of the brightness, not pictures
 _MOST = 64
 
 
 def count(stream: BinaryIO, start: int, length: int, size: int) -> int:
-    """1, or more if the APP2 segment at `start` lists further pictures of their own. Damage counts as 1."""
+    """1, or more if the APP2 segment at `start` lists further pictures. Damage counts as 1."""
     stream.seek(start)
     block = stream.read(length)
     if not block.startswith(b"MPF\0"):

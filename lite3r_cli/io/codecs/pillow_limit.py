@@ -1,4 +1,6 @@
-"""Pillow calls more than 179 Mpx an attack, and warns from half of that on; here --max-pixels is the limit."""
+"""Raises Pillow's size limit: Pillow rejects more than 179 Mpx and warns from half of that on; here --max-pixels is the
+limit.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from contextlib import contextmanager
 
 _lock = threading.Lock()
 _users = 0  # threads within `no_limit`
-_kept: int | None = None  # Pillow's limit, which belongs to the process
+_kept: int | None = None  # Pillow's limit, a global of the process
 
 
 @contextmanager
 def no_limit() -> Iterator[None]:
-    """Open pictures of any size: whoever uses this compares the size himself before anything is decoded."""
+    """Allow images of any size inside the block; the caller must check the size before decoding."""
     from PIL import Image
 
     global _users, _kept

@@ -1,6 +1,6 @@
 """PNG (ISO 15948): the chunks of a file with their checksums, and its pixels by OpenCV.
 
-The decoder is given the chunks that pixels need and no others: it prints warnings about the rest.
+The decoder only gets the chunks that pixels need, because it prints warnings about others.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 _LONGEST_METADATA = 1 << 24
 _EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
-_MOST_UNPACKED = 1 << 30  # bytes; decoding takes three times as much memory, and several pictures are decoded at once
+_MOST_UNPACKED = 1 << 30  # bytes; decoding takes three times as much memory, and several images are decoded at once
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How pixels are stored."""
+    """Format of the pixels."""
 
     depth: int
     colour: int
@@ -62,7 +62,7 @@ def _chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _sound_chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a file whose end may be missing: b"" comes last where IEND does not."""
+    """The chunks of a file that may lack its end: the last one is b"" without IEND."""
     begun = False
     chunks = _chunks(stream, size)
     while True:
@@ -98,7 +98,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
             orientation = exif_block.read(_exif_in_text(stream.read(length), name == b"zTXt")).orientation
         elif name == b"pHYs" and length == 9:
             aspect = aspect_of_density(*struct.unpack(">II", stream.read(8)))
-        frames += name == b"fcTL"  # of an animation; what acTL states need not be there
+        frames += name == b"fcTL"  # of an animation; acTL may be wrong
         transparent |= name == b"tRNS"
         whole &= name != b""
     alpha = kind.colour in (_GREY_ALPHA, _RGBA) or transparent
@@ -109,14 +109,16 @@ def probe(stream: BinaryIO, size: int) -> Header:
 
 
 def _exif_in_text(chunk: bytes, packed: bool) -> bytes:
-    """The EXIF block that ImageMagick 6 and others write as hexadecimal digits in a text chunk; b"" if it is none."""
+    """The EXIF block that ImageMagick 6 and others write as hexadecimal digits in a text chunk; b"" if
+    there is none.
+    """
     keyword, _, text = chunk.partition(b"\0")
     if keyword not in _EXIF_TEXTS:
         return b""
     try:
         if packed:
             text = zlib.decompressobj().decompress(text[1:], _LONGEST_METADATA)
-        return bytes.fromhex(text.decode("ascii").split(maxsplit=2)[2])  # behind its name and its length
+        return bytes.fromhex(text.decode("ascii").split(maxsplit=2)[2])  # after its name and its length
     except (zlib.error, ValueError, IndexError):
         return b""
 
@@ -129,7 +131,7 @@ def _require_decodable(width: int, height: int, kind: Kind) -> None:
 
 
 def _require_whole(stream: BinaryIO, header: Header) -> None:
-    """Without its last chunk only the decoder knows whether all pixels are there."""
+    """Without the last chunk only the decoder can tell whether all pixels are there."""
     if header.width * header.height > _MOST_DECODED_TO_PROBE:
         return
     stream.seek(0)
@@ -140,7 +142,9 @@ def _require_whole(stream: BinaryIO, header: Header) -> None:
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
-    """(H, W) to (H, W, 4) uint8 or uint16, grey or RGB, with or without alpha. Raises BadImage, also for a checksum."""
+    """(H, W) to (H, W, 4) uint8 or uint16, grey or RGB, with or without alpha. Raises BadImage, also for a wrong
+    checksum.
+    """
     parts: dict[bytes, list[bytes]] = {name: [] for name in _NEEDED}
     for name, start, length in _sound_chunks(io.BytesIO(data), len(data)):
         if name[0:1].isupper() or name == b"tRNS":
@@ -154,7 +158,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     parts[b"IEND"] = [_chunk(b"IEND", b"")]
     transparency = parts[b"tRNS"]
     if (kind.depth, kind.colour) == (16, GREY):
-        parts[b"tRNS"] = []  # Pillow would make 8 bits of it
+        parts[b"tRNS"] = []  # with it Pillow would convert to 8 bits
     reduced = SIGNATURE + b"".join(whole for name in _NEEDED for whole in parts[name])
     if kind.depth < 16:
         return through_pillow.decode(reduced, header)
@@ -168,7 +172,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _with_level(grey: np.ndarray, transparency: list[bytes]) -> np.ndarray:
-    """Grey and alpha if one of 65536 levels is transparent."""
+    """Grey and alpha for a transparent one of 65536 levels."""
     if not transparency or len(transparency[0]) < 14:
         return grey
     (level,) = struct.unpack_from(">H", transparency[0], 8)
@@ -176,7 +180,7 @@ def _with_level(grey: np.ndarray, transparency: list[bytes]) -> np.ndarray:
 
 
 def _deep(reduced: bytes) -> np.ndarray:
-    """16 bits and several channels, which Pillow rounds to 8: by OpenCV."""
+    """16-bit images with several channels by OpenCV, because Pillow rounds them to 8 bits."""
     with quiet_opencv():
         pixels = cv2.imdecode(np.frombuffer(reduced, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.ndim != 3:
@@ -185,9 +189,9 @@ def _deep(reduced: bytes) -> np.ndarray:
 
 
 def _rows(chunks: list[bytes], header: Header) -> bytes:
-    """The filtered rows. Raises BadImage unless they are whole, as many as the picture has, and of known filters.
+    """The filtered rows. Raises BadImage unless they are complete, as many as the picture has, and of known filters.
 
-    Pillow passes over missing rows, and libpng prints what it finds.
+    Pillow ignores missing rows, and libpng prints messages.
     """
     kind: Kind = header.detail
     bits = kind.depth * _CHANNELS[kind.colour]
@@ -200,7 +204,7 @@ def _rows(chunks: list[bytes], header: Header) -> bytes:
     unpack = zlib.decompressobj()
     try:
         rows = unpack.decompress(b"".join(whole[8:-4] for whole in chunks), needed)
-        while not unpack.eof and unpack.unconsumed_tail:  # the checksum stands behind the last byte
+        while not unpack.eof and unpack.unconsumed_tail:  # the checksum follows the last byte
             unpack.decompress(unpack.unconsumed_tail, 1 << 16)
     except zlib.error as error:
         raise BadImage(f"damaged: the PNG pixels cannot be decompressed ({error})") from error

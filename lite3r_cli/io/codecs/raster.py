@@ -1,4 +1,4 @@
-"""Formats without compression to speak of: BMP (pixels by Pillow) and the PNM family (PBM, PGM, PPM)."""
+"""Formats with little or no compression: BMP (pixels by Pillow) and PNM (PBM, PGM, PPM)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ..regular import BadImage
 from .header import Header, aspect_of_density, exactly
 
-_RLE = {1: 8, 2: 4}  # BMP's compression → bits a pixel
+_RLE = {1: 8, 2: 4}  # BMP's compression → bits per pixel
 _BMP_BITS = (1, 4, 8, 16, 24, 32)
 _SPACE = rb"(?:\s|#[^\n]*\n)+"
 _PNM_HEADER = re.compile(
@@ -30,7 +30,7 @@ def is_pnm(head: bytes) -> bool:
 
 
 def probe_bmp(stream: BinaryIO, size: int) -> Header:
-    """Raises BadImage if the header is damaged or the pixels end before the picture does."""
+    """Raises BadImage if the header is damaged or pixels are missing."""
     stream.seek(10)
     start, kind = struct.unpack("<II", exactly(stream, 8, "its header"))
     density, alpha_mask = (1, 1), 0
@@ -57,7 +57,7 @@ def probe_bmp(stream: BinaryIO, size: int) -> Header:
 
 
 def _require_runs(stream: BinaryIO, start: int, width: int, height: int, compression: int) -> None:
-    """Raises BadImage unless the run lengths end where the picture does: decoders fill in what is missing."""
+    """Raises BadImage unless the run lengths end where the picture does, because decoders fill in missing pixels."""
     if not 0 < width <= 1 << 20 or height > 1 << 20:
         raise BadImage("damaged: the header gives no size")
     stream.seek(start)
@@ -87,7 +87,7 @@ def _require_runs(stream: BinaryIO, start: int, width: int, height: int, compres
 
 
 def probe_pnm(stream: BinaryIO, size: int) -> Header:
-    """Raises BadImage if the header is damaged or the pixels end before the picture does."""
+    """Raises BadImage if the header is damaged or pixels are missing."""
     stream.seek(0)
     match = _PNM_HEADER.match(stream.read(4096))
     if match is None:
@@ -128,7 +128,7 @@ def decode_pnm(data: bytes, header: Header) -> np.ndarray:
 
 
 def _text_values(text: bytes, kind: int, count: int) -> np.ndarray:
-    """Numbers written out; bits (kind 1, 1 = black) may stand without blanks between them."""
+    """Numbers in text form; bits (kind 1, 1 = black) may have no blanks between them."""
     if kind == 1:
         digits = text.translate(None, b" \t\r\n\f\v")
         if digits[:count].strip(b"01"):

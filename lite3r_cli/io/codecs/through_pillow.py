@@ -1,4 +1,4 @@
-"""Pixels by Pillow: PNG, odd JPEG, BMP, WebP, GIF, JPEG 2000. Everything that Pillow objects to is a BadImage."""
+"""Pixels by Pillow: PNG, unusual JPEG, BMP, WebP, GIF, JPEG 2000. Every error of Pillow becomes a BadImage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pillow_limit import no_limit
 
 _NAMES = {"webp": "WEBP", "gif": "GIF", "jpeg2000": "JPEG2000", "png": "PNG", "bmp": "BMP", "jpeg": "JPEG"}
 _KEPT_MODES = ("L", "LA", "I;16", "RGB", "RGBA")
-_MODES = {"1": "L"}  # all others become RGB
+_MODES = {"1": "L"}  # all other modes become RGB
 
 
 def probe_jpeg2000(stream: BinaryIO, size: int) -> Header:
@@ -45,7 +45,7 @@ def _opened(stream: BinaryIO, kind: str):
     try:
         with no_limit():
             return Image.open(stream, formats=(_NAMES[kind],))
-    except Exception as error:  # Pillow's parsers raise whatever they meet, MemoryError for a length beyond the file
+    except Exception as error:  # Pillow's parsers raise many types, MemoryError for a length beyond the file
         raise BadImage(f"damaged: not a readable {_NAMES[kind]} file") from error
 
 

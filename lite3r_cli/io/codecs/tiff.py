@@ -1,7 +1,7 @@
-"""TIFF 6.0: what the first directory says, and pixels put together from its strips or tiles.
+"""TIFF 6.0: the first directory, and pixels from its strips or tiles.
 
-Strips are decompressed one by one and have to give exactly the bytes that the directory promises, so that damage in the
-middle of a file is noticed, whatever the compression.
+Strips are decompressed one by one, and must give exactly the bytes that the directory states, so that damage inside a
+file is detected for every compression.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _THUMBNAIL, _TRANSPARENCY = 1, 4  # bits of SUBFILE
 
 @dataclass(frozen=True)
 class StripLayout:
-    """How the pixels of a directory are stored."""
+    """The storage of the pixels of a directory."""
 
     order: str
     bits: int
@@ -58,7 +58,7 @@ def matches(head: bytes) -> bool:
 
 
 def probe(stream: BinaryIO, size: int) -> Header:
-    """Size, orientation, kind of pixels and number of pages. Raises BadImage, for what is not read by its name."""
+    """Size, orientation, format of the pixels and number of pages. Raises BadImage that names an unsupported kind."""
     stream.seek(8)
     if stream.read(2) == b"CR":
         raise BadImage("a raw photograph (Canon CR2): develop it to JPEG or TIFF first")
@@ -72,7 +72,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
     layout = _layout(directory, width, height)
     if any(start + length > size for start, length in zip(layout.offsets, layout.lengths)):
         raise BadImage("truncated: the pixels end before the picture does")
-    if sum(layout.lengths) > 2 * size:  # each is copied: a small file must not become gigabytes
+    if sum(layout.lengths) > 2 * size:  # each block is copied: a small file must not become gigabytes
         raise BadImage("damaged: the strips of the TIFF lie over one another")
     aspect = aspect_of_density(*(directory.density or (1, 1)))
     pages = _pages(stream, size, directory)
@@ -80,7 +80,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
 
 
 def _pages(stream: BinaryIO, size: int, directory: Directory) -> int:
-    """Pictures in the file: thumbnails and masks aside."""
+    """Number of pictures in the file, without thumbnails and masks."""
     pages, seen = 1, set[int]()
     while directory.following and directory.following not in seen and len(seen) < _MAX_DIRECTORIES:
         seen.add(directory.following)
@@ -93,7 +93,7 @@ def _pages(stream: BinaryIO, size: int, directory: Directory) -> int:
 
 
 def _layout(directory: Directory, width: int, height: int) -> StripLayout:
-    """Raises BadImage for what is damaged or of a kind that is not read."""
+    """Raises BadImage for a damaged or unsupported file."""
     first, values = directory.first, directory.values
     if set(values.get(SAMPLE_FORMAT, (1,))) & {3, 6}:
         raise BadImage(f"floating-point pixels: {_SAVE}")
@@ -125,7 +125,7 @@ def _layout(directory: Directory, width: int, height: int) -> StripLayout:
         raise BadImage("damaged: TIFF tiles of impossible size")
     count = -(-width // tile[0]) * -(-height // tile[1]) * (samples if planar else 1)
     if not lengths and packing.is_plain and count == 1:
-        lengths = (tile[1] * ((width * samples * bits + 7) // 8),)  # old writers leave it out
+        lengths = (tile[1] * ((width * samples * bits + 7) // 8),)  # old writers omit it
     if len(offsets) < count or len(lengths) < count:
         raise BadImage("damaged: the TIFF lists fewer strips or tiles than its size needs")
     if count > _MAX_BLOCKS:
@@ -152,7 +152,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
 
 
 def _assembled(data: bytes, header: Header, layout: StripLayout) -> np.ndarray:
-    """(H, W, samples) uint8 or uint16 out of the strips or tiles."""
+    """(H, W, samples) uint8 or uint16 from the strips or tiles."""
     wide, tall = layout.tile
     across, down = -(-header.width // wide), -(-header.height // tall)
     planes, depth = (layout.samples, 1) if layout.planar else (1, layout.samples)
@@ -173,7 +173,7 @@ def _assembled(data: bytes, header: Header, layout: StripLayout) -> np.ndarray:
 
 
 def _grey(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
-    """Levels of fewer than 8 bits spread over all 256; white = 0 turned round."""
+    """Levels of fewer than 8 bits scaled to 0…255; inverted if white is 0."""
     full = 255 if layout.bits <= 8 else 65535
     if layout.bits < 8:
         pixels = (pixels * (255 // (2**layout.bits - 1))).astype(np.uint8)
@@ -181,7 +181,7 @@ def _grey(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
 
 
 def _palette(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
-    """(H, W, 3) uint8; the table holds 16 bits a colour, where a careless writer has not put 8."""
+    """(H, W, 3) uint8; the table has 16 bits per colour, but some writers use 8."""
     table = np.array(layout.colours[: 3 << layout.bits], np.uint32).reshape(3, -1).T
     table = (table if table.max(initial=0) < 256 else table >> 8).astype(np.uint8)
     return table[pixels[..., 0]]
@@ -194,11 +194,11 @@ def _cmyk(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
 
 
 def _lab(pixels: np.ndarray, layout: StripLayout) -> np.ndarray:
-    """CIE L*a*b* of 8 bits, a and b signed."""
+    """CIE L*a*b* with 8 bits, a and b signed."""
     if layout.bits != 8:
         raise BadImage(f"Lab pixels of 16 bits are not read: {_SAVE}")
     lab = pixels.copy()
-    lab[..., 1:] += 128  # OpenCV's form: 128 = no colour
+    lab[..., 1:] += 128  # OpenCV's convention: 128 = no colour
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 

@@ -1,7 +1,7 @@
-"""The first directory of a TIFF structure: of TIFF files and of EXIF blocks (TIFF 6.0, section 2).
+"""The first directory of a TIFF structure, in TIFF files and EXIF blocks (TIFF 6.0, section 2).
 
-Only the entries that are asked for are read, and each on its own: a damaged one counts as absent. The values of all
-entries together are limited, since a file of a few kilobytes can claim gigabytes.
+Only requested entries are read, each separately: a damaged one counts as missing. The total size of all values is
+limited, because a file of a few kilobytes can claim gigabytes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ ORIENTATION, X_DENSITY, Y_DENSITY = 274, 282, 283
 # BYTE SHORT LONG RATIONAL SBYTE UNDEFINED SSHORT SLONG SRATIONAL IFD: whole numbers and their ratios
 _TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 13: "I"}
 _MAX_ENTRIES = 4096
-_MAX_BYTES = 1 << 26  # of all values: strip tables of the largest pictures take less
+_MAX_BYTES = 1 << 26  # of all values: strip tables of the largest pictures are smaller
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Tag → values of the entries that were asked for and could be read."""
+    """Tag → values of the requested, readable entries."""
 
     order: str  # "<" or ">"
     values: dict[int, tuple[int, ...]]
-    places: dict[int, int] = field(default_factory=dict)  # of all entries: where the values start
-    following: int = 0  # where the next directory starts, 0 = none
+    places: dict[int, int] = field(default_factory=dict)  # of all entries: start of the values
+    following: int = 0  # start of the next directory, 0 = none
 
     @classmethod
     def read(cls, stream: BinaryIO, size: int, tags: Collection[int], start: int | None = None) -> Directory:
@@ -48,7 +48,7 @@ class Directory:
             (pointer,) = struct.unpack_from(order + "I", table, at + 8)
             place = pointer if length > 4 else start + 2 + at + 8
             if tag == ORIENTATION and length != struct.calcsize("=" + _TYPES.get(kind, "B")) and place + length > size:
-                items, place = 1, start + 2 + at + 8  # one value, whatever its count says
+                items, place = 1, start + 2 + at + 8  # one value, regardless of its count
                 length = struct.calcsize(order + _TYPES.get(kind, "B"))
             places.setdefault(tag, place)
             if tag not in tags or tag in values or kind not in _TYPES or not 0 < length <= left:
@@ -66,18 +66,18 @@ class Directory:
         return next(iter(self.values.get(tag, ())), default)
 
     def place(self, tag: int) -> int | None:
-        """Where an entry's values start in the stream."""
+        """Start of an entry's values in the stream."""
         return self.places.get(tag)
 
     @property
     def orientation(self) -> int | None:
-        """1…8; None where it is absent or something else."""
+        """1…8; None if missing or invalid."""
         value = self.first(ORIENTATION, 0)
         return value if 1 <= value <= 8 else None
 
     @property
     def density(self) -> tuple[float, float] | None:
-        """Pixels per length, across and down; None unless both are stated."""
+        """Pixels per length, across and down; None unless both exist."""
         pairs = [self.values.get(tag, ()) for tag in (X_DENSITY, Y_DENSITY)]
         if any(len(pair) < 2 or not (pair[0] and pair[1]) for pair in pairs):
             return None

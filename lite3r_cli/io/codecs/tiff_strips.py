@@ -1,7 +1,7 @@
-"""Strips and tiles of a TIFF file, decompressed; each has to give exactly as many bytes as the directory promises.
+"""Strips and tiles of a TIFF file, decompressed. Each must give exactly the number of bytes that the directory states.
 
-Deflate and LZMA are Python's own, JPEG is libjpeg-turbo's. LZW, PackBits and fax codes go through FFmpeg, each group of
-strips as a grey TIFF file of its own: it is strict, silent, and reads all of them.
+Deflate and LZMA are Python's, JPEG is libjpeg-turbo's. FFmpeg decodes LZW, PackBits and fax codes, each group of strips
+as a separate grey TIFF file: it is strict and silent, and supports all of them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _UNREAD = {
     6: "old-style JPEG", 34712: "JPEG 2000", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 34892: "lossy JPEG",
     32908: "PIXAR", 34676: "SGILog", 34677: "SGILog", 34887: "LERC", 52546: "JPEG XL",
 }  # fmt: skip
-_GROUP = 1 << 24  # bytes that go to FFmpeg at a time
+_GROUP = 1 << 24  # bytes per call of FFmpeg
 _DAMAGED = "damaged: the pixels of the TIFF cannot be decompressed"
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the bytes of a strip are stored."""
+    """The storage of the bytes of a strip."""
 
     compression: int
     predictor: int
     reversed_bits: bool
-    tables: bytes  # JPEG tables that all strips share
+    tables: bytes  # JPEG tables of all strips
     fax_options: int
 
     @property
@@ -53,7 +53,7 @@ class Packing:
 
 
 def packing(compression: int, predictor: int, fill_order: int, tables: Sequence[int], fax_options: int) -> Packing:
-    """Raises BadImage for a compression that is not read, by its name."""
+    """Raises BadImage that names an unsupported compression."""
     known = (_PLAIN, _JPEG, *_DEFLATE, _LZMA, *_BY_FFMPEG)
     if compression not in known:
         name = _UNREAD.get(compression, f"number {compression}")
@@ -64,7 +64,7 @@ def packing(compression: int, predictor: int, fill_order: int, tables: Sequence[
 
 
 def unpacked(data: bytes, layout: StripLayout, shapes: Sequence[tuple[int, int, int]]) -> Iterator[np.ndarray]:
-    """The blocks of the picture, (rows, columns, samples) uint8 or uint16 of the shapes given. Raises BadImage."""
+    """The blocks of the picture, (rows, columns, samples) uint8 or uint16 of the given shapes. Raises BadImage."""
     packed = [data[start : start + length] for start, length in zip(layout.offsets, layout.lengths)]
     if layout.packing.is_jpeg:
         for block, shape in zip(packed, shapes):
@@ -101,7 +101,7 @@ def _raw(
 def _inflated(block: bytes, size: int) -> bytes:
     unpack = zlib.decompressobj()
     raw = unpack.decompress(block, size)
-    if not unpack.eof:  # the checksum stands behind the last byte
+    if not unpack.eof:  # the checksum follows the last byte
         unpack.decompress(unpack.unconsumed_tail, 64)
     return raw if unpack.eof else b""
 
@@ -132,7 +132,7 @@ def _block(raw: bytes, layout: StripLayout, shape: tuple[int, int, int]) -> np.n
 
 
 def _jpeg_block(block: bytes, layout: StripLayout, shape: tuple[int, int, int]) -> np.ndarray:
-    """A strip is a JPEG file, perhaps without its tables; its colours follow from the directory."""
+    """A strip as a JPEG file, which may lack its tables; its colour space is that of the directory."""
     from .tiff import CMYK, YCBCR
 
     rows, columns, depth = shape
@@ -141,7 +141,7 @@ def _jpeg_block(block: bytes, layout: StripLayout, shape: tuple[int, int, int]) 
         block = tables.removesuffix(jpeg.END) + block.removeprefix(jpeg.START)
     colours = {1: "GRAY", 4: "CMYK"}.get(depth, "RGB")
     if layout.photometric == CMYK or (depth == 3 and layout.photometric != YCBCR):
-        block = block[:2] + _ADOBE_PLAIN + block[2:]  # else libjpeg takes three components for YCbCr
+        block = block[:2] + _ADOBE_PLAIN + block[2:]  # otherwise libjpeg treats three components as YCbCr
     elif layout.photometric == YCBCR:
         block = block[:2] + _ADOBE_YCBCR + block[2:]
     pixels = jpeg.strictly(block, colours)
@@ -161,7 +161,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 def _by_ffmpeg(
     packed: Sequence[bytes], layout: StripLayout, shapes: Sequence[tuple], sizes: Sequence[int]
 ) -> Iterator[bytes]:
-    """Groups of blocks with the same number of rows become the strips of one grey picture."""
+    """Groups of blocks with equal numbers of rows become the strips of one grey picture."""
     start = 0
     while start < len(packed):
         end, total = start, 0

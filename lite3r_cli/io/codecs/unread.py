@@ -1,4 +1,4 @@
-"""Picture and video files that are not read: what they are, by their first bytes or their suffix, and the way out."""
+"""Unsupported image and video files: their kind, by first bytes or suffix, and how to convert them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _CONVERT = "convert it to JPEG, PNG or TIFF first"
 _DEVELOP = "develop it to JPEG or TIFF first"
 _WRAP = "put it into a container, e.g. with `ffmpeg -i INPUT -c copy OUTPUT.mkv`"
 
-# First bytes → what the file is.
+# First bytes → kind of file.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xff\x0a", "JPEG XL", _CONVERT),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _CONVERT),
@@ -58,7 +58,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf", "7z archive", "unpack it first"),
     (0, b"\x1f\x8b", "gzip archive", "unpack it first"),
 )  # fmt: skip
-# Suffixes of pictures that are not read, for what is left out of a folder.
+# Suffixes of unsupported images, for the report on a folder.
 RAW_SUFFIXES = frozenset(
     ".dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr .iiq .mrw .erf .kdc .dcr .mos .rwl"
     " .gpr".split()
@@ -71,7 +71,7 @@ VIDEO_SUFFIXES = frozenset(".ivf .nut .rmvb .swf .dv .h264 .264 .h265 .265 .hevc
 
 
 def reason(head: bytes, suffix: str = "") -> str:
-    """Why a file that starts with these bytes, and ends with this suffix, is no picture here, and what to do."""
+    """Why a file with these first bytes and this suffix is unsupported, and what to do."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, mark, what, fix in _SIGNATURES:
         if head.startswith(mark, offset) or (offset == 0 and mark.startswith(b"<") and text.startswith(mark)):

@@ -22,7 +22,7 @@ def matches(head: bytes) -> bool:
 
 
 def _chunks(stream: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start of the content, its length) of all chunks that lie in the file."""
+    """(kind, start of the content, its length) of all chunks inside the file."""
     position = 12
     while position + 8 <= size:
         stream.seek(position)
@@ -60,8 +60,8 @@ def probe(stream: BinaryIO, size: int) -> Header:
 def decode(data: bytes, header: Header) -> np.ndarray:
     """(H, W, 3) or (H, W, 4) uint8. Raises BadImage.
 
-    WebP has no checksums. libwebp notices where a picture needs more bytes than there are; where damage makes it need
-    fewer, the picture decodes without its last bytes, too, which a sound one never does.
+    WebP has no checksums. libwebp detects damage that needs more bytes than there are. If damage makes a picture need
+    fewer bytes, it also decodes without its last bytes, which an intact one never does.
     """
     pixels = through_pillow.decode(data, header)
     for name, start, length in _chunks(io.BytesIO(data), len(data)):
