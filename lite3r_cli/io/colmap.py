@@ -97,7 +97,7 @@ def _shared_cameras(scene: SceneExport) -> tuple[list[tuple], list[int]]:
         model = "PINHOLE" if lens is None else lens.model
         params = map(float, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])) if lens is None else lens.params
         camera = (model, view.width, view.height, *params)
-        alike = (model, view.width, view.height, *(float(f"{value:.12g}") for value in camera[3:]))  # but for rounding
+        alike = (model, view.width, view.height, *(float(f"{value:.12g}") for value in camera[3:]))  # up to rounding
         sensor = None if view.facing is None else view.facing.number  # a rig has six different sensors
         camera_of.append(ids.setdefault((sensor, *alike), (len(ids) + 1, camera))[0])
     return [camera for _, camera in ids.values()], camera_of

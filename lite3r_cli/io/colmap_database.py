@@ -78,7 +78,7 @@ def _fill(path: Path, pictures: Registered, keypoints: Sequence[np.ndarray], tra
             database.write_rig(_rig(number, rig, cameras), use_rig_id=True)
         images = []
         for number, (name, camera_id) in enumerate(zip(pictures.names, pictures.camera_of, strict=True), 1):
-            encoded: Any = name.encode("utf-8", "surrogateescape")  # pycolmap takes bytes; a name may be no text
+            encoded: Any = name.encode("utf-8", "surrogateescape")  # pycolmap accepts bytes; the name may be no text
             images.append(pycolmap.Image(name=encoded, camera_id=camera_id, image_id=number))
             database.write_image(images[-1], use_image_id=True)
             database.write_keypoints(number, np.ascontiguousarray(keypoints[number - 1], np.float32).reshape(-1, 2))

@@ -23,7 +23,7 @@ _SETTABLE = hasattr(cv2, "IMWRITE_PNG_FILTER")
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1] if _SETTABLE else []
 _DEPTH = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB] if _SETTABLE else []
 _COLOURED = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if _SETTABLE else []
-FAR = 128.0  # depths beyond this many medians are stored as unknown: they would cost the rest its precision
+FAR = 128.0  # larger depths, in medians, are stored as unknown, to keep the precision of the others
 
 
 def depth_scale(depth: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from .splat_start import point_normals
 
 SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 √π)
 NEIGHBOURS = 3  # as in the original's start
-WIDTH = 0.8  # standard deviation across the surface, in distances to the neighbours: surfaces close, edges stay sharp
+WIDTH = 0.8  # standard deviation on the surface, in distances to the neighbours: closed surfaces, sharp edges
 THICKNESS = 0.2  # of that, along the normal
 WIDEST = 3.0  # medians of the distance: limits the size of isolated points
 OPACITY = (0.6, 0.98)  # for the least and the most confident point

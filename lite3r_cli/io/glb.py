@@ -25,7 +25,7 @@ from .scene_export import SceneExport
 
 GLTF_AXES = np.array([1.0, -1.0, -1.0])  # relative to OpenCV's
 MOST_POINTS = 300_000  # 16 bytes each
-FAR = 3.0  # points beyond this many times the box of 98 % of the points are left out: viewers show the whole box
+FAR = 3.0  # points beyond this many boxes of 98 % of the points are left out: viewers show the whole box
 POINTS, LINES = 0, 1  # modes of a primitive
 USHORT, FLOAT = 5123, 5126  # types of a component
 LEVELS = 65535
@@ -155,7 +155,11 @@ def _add_cameras(document: dict[str, Any], buffer: Buffer, views: Sequence[View]
         document["cameras"].append({"type": "perspective", "perspective": lens})
         pose = np.eye(4)
         pose[:3] = GLTF_AXES[:, None] * invert_pose(view.cam_from_world) * [*GLTF_AXES, 1.0]
-        node = {"name": f"camera {view.name}", "mesh": len(meshes) - 1, "matrix": pose.T.ravel().tolist()}  # by columns
+        node = {
+            "name": f"camera {view.name}",
+            "mesh": len(meshes) - 1,
+            "matrix": pose.T.ravel().tolist(),
+        }  # column-major
         # the lens is a separate node, because some readers rename a node that has one
         lens_node = {"name": f"lens {view.name}", "camera": index}
         node["children"] = [len(document["nodes"]) + 1]

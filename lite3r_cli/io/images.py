@@ -39,7 +39,7 @@ T = TypeVar("T")
 class ImageRecord:
     """One image of a set."""
 
-    name: str  # unique in the set, one line: the file's, with its sub-folders, or a video frame's "frame_000123.png"
+    name: str  # unique in the set, one line: the file name with sub-folders, or a frame's "frame_000123.png"
     path: Path  # the file it comes from
     width: int  # after EXIF orientation
     height: int
@@ -70,7 +70,7 @@ class ImageSet:
     order: dict[Path, int] = field(default_factory=dict)  # of records and spares
     masks: Path | None = None  # folder of the masks of spares
     videos: list[dict[str, Any]] = field(default_factory=list)  # statistics of the frames of each video
-    mask_shares: dict[int, float] = field(default_factory=dict)  # of the pixels that the masks read so far leave
+    mask_shares: dict[int, float] = field(default_factory=dict)  # share of the pixels that each mask keeps
 
     def __len__(self) -> int:
         return len(self.records)

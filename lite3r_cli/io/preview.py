@@ -22,7 +22,7 @@ from .frusta import ACCENT, EDGES, frustum, frustum_depth
 
 OVERSAMPLING = 2
 BACKGROUND = ((34, 38, 46), (14, 16, 20))  # RGB at the top and at the bottom
-AZIMUTHS, ELEVATIONS = (-24, -14, 14, 24), (11, 19)  # degrees, of the view against the way the cameras look
+AZIMUTHS, ELEVATIONS = (-24, -14, 14, 24), (11, 19)  # degrees, of the view relative to the cameras' direction
 MARGIN = 0.05  # of the picture's sides, kept free
 INNER = 97  # per cent of the points, nearest to the centre, that must be in the picture
 SAMPLES = 20_000  # points used to select the view

@@ -75,7 +75,9 @@ class Damage:
         context = stream.codec_context
         self._told = told
         self._gaps_are_drops = _is_told_otherwise(stream)
-        counts_time = stream.container.format.name == "avi" or not stream.frames  # stated: empty chunks, or an estimate
+        counts_time = (
+            stream.container.format.name == "avi" or not stream.frames
+        )  # includes empty chunks, or is estimated
         self._rate = float((stream.average_rate or 0) * stream.time_base) if counts_time else 0.0
         self._codec = context.name
         self._looks_like_noise = any(name in context.name for name in _ARITHMETIC)

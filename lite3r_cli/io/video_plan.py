@@ -81,7 +81,7 @@ def decode_videos(
         for clip in [item for item in items if isinstance(item, Clip)]:
             try:
                 settled &= clip.fetch([frame for item, frame in plan if item is clip and frame is not None], on_frame)
-                if settled and clip.damaged == clip.count:  # of what is cut behind its first frame none is left
+                if settled and clip.damaged == clip.count:  # nothing is left after a cut behind its first frame
                     raise BadImage(f"damaged: none of its {clip.count or clip.stated} frames is whole")
             except BadImage as error:
                 journal.skip(clip.path, str(error))

@@ -133,7 +133,7 @@ def write_memory(path: Path, memory: ViewMemory) -> None:
             "thumbnail": np.ascontiguousarray(found.thumbnail, np.float32),
         }
     source = None if memory.source is None else asdict(memory.source)
-    about = {"format": FORMAT, "version": VERSION, "source": source}  # one text: the order of several is left to chance
+    about = {"format": FORMAT, "version": VERSION, "source": source}  # one text: their order is random
     write_bytes(path, save(arrays, {"about": json.dumps(about)}))
 
 

@@ -18,7 +18,7 @@ from .pose_graph import OFF, Edge, Solved, solve, spread_out
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
 _SHARED = 12  # maximum number of views for measuring an edge
-_FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # views that a pass of this kind has to share with a chunk
+_FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # fewest views that a pass shares with a chunk
 _NAMES = {CHUNK: "next", SUBSET: "shared", SKIP: "skip", LOOP: "loop"}
 
 

@@ -23,7 +23,7 @@ from ..scene.geometry import Similarity
 from .sim3_fit import Tie, chain, inverse
 
 _ROUNDS, _STEP = 60, 1e-6
-_WIDTH = 8.0  # standard deviations at which Cauchy's loss counts half in the end: chunks bend, which no edge tells
+_WIDTH = 8.0  # final width of the Cauchy loss in standard deviations: chunks bend, which no edge measures
 _LEAST_SIGMA = 0.004  # of scale, of rotation in radians, of translation in depths: error of the best edges
 _DOUBT = {"good": 1.0, "weak": 4.0}
 NEXT = "next"  # the kind of edges between neighbours in order
@@ -120,7 +120,7 @@ class _System:
         self.measured = np.linalg.inv(np.stack([_matrix(e.tie.similarity) for e in edges]))
         sigma, length = np.array([e.sigma for e in edges]), np.array([e.length for e in edges])
         ones = np.ones_like(sigma)
-        scaled = length / np.array([e.tie.similarity.scale for e in edges])  # the shift is in the second one's world
+        scaled = length / np.array([e.tie.similarity.scale for e in edges])  # translation in the second world
         self.sigma = sigma[:, None] * np.stack([ones] * 3 + [scaled] * 3 + [ones], axis=1)
 
     def residuals(self, state: np.ndarray) -> np.ndarray:

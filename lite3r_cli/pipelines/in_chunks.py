@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .predict import Predictor
 
 CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: with more views, attention across them costs more than it gains
-TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes of a number → memory for each token of a pass: mini's on a CPU, the most
+TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes per number → memory per token of a pass (mini on a CPU, the highest)
 SHARE = 0.8  # of the free memory that a pass may use
 _LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are matched, and the share of them that must match
 _FEW = 6  # smaller sets have no distant pictures

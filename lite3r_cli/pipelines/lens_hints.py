@@ -17,7 +17,7 @@ from .standing import whole_picture
 
 PICTURES = 10  # evenly spread pictures that are examined
 _STRONG = -0.02  # coefficient (see world/bent_lines.py) beyond which the network cannot compensate the distortion
-_EVIDENCE, _EDGES = 15.0, 60  # of it, and edges that have to be there: set on 26 sets of straight lenses
+_EVIDENCE, _EDGES = 15.0, 60  # smallest evidence and number of edges: set on 26 sets of straight lenses
 _FISHEYES = ("fisheye", "fish-eye", "fish eye")  # in the name of the lens
 
 

@@ -42,7 +42,7 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
     progress.note(plan.sentence())
     if arranged is not None:
         run.images = arranged.images
-    images = replace(predictor.as_pinholes(run.images), spares=[])  # no other picture takes a place: it has neighbours
+    images = replace(predictor.as_pinholes(run.images), spares=[])  # spares have no neighbours
     asked = what_was_asked(config, images, predictor, plan)
     with WorkFolder(place_of(run.out.layout), asked, config.long.resume, run.tell) as work:
         if work.found:

@@ -328,7 +328,7 @@ def _group(
         return made[0].views
 
     too_many: MemoryLimitError | None = None
-    if predictor.runtime.torch_device.type != "cpu":  # a GPU would wait for the answer, which is mostly: one scene
+    if predictor.runtime.torch_device.type != "cpu":  # a GPU would wait; usually it is one scene
         try:
             predict_all()
         except MemoryLimitError as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .result import Scene
 
 START_POINTS = 150_000  # points of the cloud in exports for splat training: more do not improve it
-AS_HELD = Similarity(1.0, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3))  # z up as the camera has it
+AS_HELD = Similarity(1.0, np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3))  # z up as in the camera
 FEWEST = 2  # smallest number of verified pictures for a model
 
 

@@ -15,7 +15,7 @@ ReadImage = Callable[[int], np.ndarray]  # index -> (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index -> (H, W) bool, True = use
 
 LENGTH = 128  # of a descriptor
-_LEVELS = 512  # of a descriptor's values: its length is 1, so its entries fit 8 bits but for single peaks
+_LEVELS = 512  # of a quantised descriptor: its length is 1, so nearly all entries fit in 8 bits
 _READERS = 2  # pictures in memory at a time: OpenCV itself uses all cores
 
 

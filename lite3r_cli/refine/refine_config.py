@@ -31,7 +31,7 @@ class RefineConfig:
     min_observations: int = 15  # smallest number of points of a verified image
     min_support: float = 0.4  # smallest share of explained matches of a verified image
     firm_observations: int = 150  # points from which a camera needs no support by the prediction
-    contradiction_deg: float = 12.0  # from the prediction, beyond which a camera on fewer points may not be believed
+    contradiction_deg: float = 12.0  # distance from the prediction beyond which a camera with fewer points is not valid
     firm_tie: int = 40  # shared points below which a part is named in a warning
     rival_share: float = 0.5  # contradicting matches per shared point from which a part may have another pose
     neighbours: int = 7  # views that a depth map is compared with

@@ -102,7 +102,7 @@ class PointSink:
             self._prune(self.max_points)
         columns = zip(*((p.world, p.colors, p.confidence) for p in self._parts))
         cloud = PointCloud(*(torch.cat(column).cpu().numpy() for column in columns))
-        if self.max_points is not None and len(cloud) > self.max_points:  # equal random numbers: the first ones stay
+        if self.max_points is not None and len(cloud) > self.max_points:  # of equal random numbers the first are kept
             cloud = _rows(cloud, slice(self.max_points))
         statistics.over_budget += self.added - len(cloud)
         return cloud

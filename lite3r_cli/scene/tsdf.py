@@ -23,7 +23,7 @@ from .tracks import depth_tolerance
 BLOCK = 4  # voxels along the side of a block
 MOST_VOXELS = 6_000_000  # on a CPU; four times as many on a GPU
 FINEST = 1 / 900  # of the cloud's diagonal: finer voxels would show the noise
-TRUNCATION = (2.5, 3.5)  # voxels, at least and at most: what is within it of a voxel lies in the blocks next to its own
+TRUNCATION = (2.5, 3.5)  # voxels, smallest and largest: reaches only into adjacent blocks
 CHUNK = 1 << 18  # voxels at a time
 FEWEST = 24  # triangles: smaller components are removed
 MARGIN = 0.5  # of the diagonal of 99 % of the points: points farther outside their box are outliers

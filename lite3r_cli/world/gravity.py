@@ -21,7 +21,7 @@ from ..scene.posed_view import View
 
 _SIDE = 900  # pixels of the longer side at which edges are detected
 _SHORTEST = 0.025  # of the diagonal
-_SEARCH = np.radians([40.0, 22.0])  # around how cameras are held, and around what their horizontal axes say
+_SEARCH = np.radians([40.0, 22.0])  # around the up directions of the cameras and of their horizontal axes
 _STEP = np.radians(1.5)  # between two candidate directions
 _WIDTHS = tuple(np.radians([3.0, 2.0, 1.2, 0.8]))  # of the kernel around a plane, coarse to fine
 _THREADS = min(8, count_cores())

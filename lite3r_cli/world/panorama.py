@@ -127,7 +127,7 @@ class CutImages(ImageSet):
 
 
 def _parts(record: ImageRecord) -> list[ImageRecord]:
-    side = 2 * round(record.width / (2 * np.pi))  # a pixel in the middle is as large as on the horizon of the picture
+    side = 2 * round(record.width / (2 * np.pi))  # keeps the resolution of the horizon
     path = PurePosixPath(record.name)
     return [
         replace(

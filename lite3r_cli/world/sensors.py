@@ -48,6 +48,6 @@ _PATTERNS = tuple((re.compile(pattern), size) for pattern, size in _TABLE)
 def sensor_size(make: str | None, model: str | None) -> tuple[float, float] | None:
     """(width, height) in millimetres, landscape; None for an unknown model."""
     maker, name = (make or "").lower(), (model or "").lower()
-    if not maker or not name.startswith(maker.split()[0]):  # most makers repeat themselves: "Canon", "Canon EOS 5D"
+    if not maker or not name.startswith(maker.split()[0]):  # often repeated: "Canon", "Canon EOS 5D"
         name = f"{maker} {name}".strip()
     return next((size for pattern, size in _PATTERNS if pattern.match(name)), None)

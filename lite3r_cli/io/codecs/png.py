@@ -154,7 +154,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
             if name in parts and (name == b"IDAT" or not parts[name]):
                 parts[name].append(whole)
     kind: Kind = header.detail
-    parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored, so inflated only once
+    parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored: inflated only once
     parts[b"IEND"] = [_chunk(b"IEND", b"")]
     transparency = parts[b"tRNS"]
     if (kind.depth, kind.colour) == (16, GREY):
