@@ -144,8 +144,8 @@ class ReconstructConfig:
         bool,
         Option(
             OUTPUT,
-            "Of a video, write the cameras of all frames to frames.json (and trajectory.txt), not only of those that "
-            "the network saw: corners are followed between these.",
+            "Write the cameras of all frames of a video to frames.json (and trajectory.txt), not only of key "
+            "frames. The others are computed by tracking.",
         ),
     ] = False
     overwrite: Overwrite = False
