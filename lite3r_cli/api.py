@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .io.images import ImageSet
     from .pipelines.result import Scene
 
-ARRAYS = Path("arrays")  # stands in run.json for images from memory
+ARRAYS = Path("arrays")  # the input path in run.json for images from memory
 
 
 class Reconstructor:

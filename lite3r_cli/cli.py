@@ -48,7 +48,7 @@ LESS_MEMORY = {  # advice per command: what needs less memory
     "synth": "lower --width, --height or --samples",
 }
 
-ELSEWHERE = {  # what a command without -o, or with more than that, says where others advise another -o
+ELSEWHERE = {  # a command without -o, or with other options besides → its advice instead of "-o"
     "add": "copy the scene to another place and add to the copy",
     "bench": "name another file with --plot",
     "render": "choose another -o or --frames",
@@ -142,12 +142,12 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command's name; empty where there is none."""
+    """The name of the command; empty without one."""
     return next((word for word in arguments if word in COMMANDS), "")
 
 
 def _advised(error: Lite3RError, arguments: Sequence[str]) -> str:
-    """What an error says, without options that the command has not."""
+    """The text of an error, without options that the command does not have."""
     other = ELSEWHERE.get(_command(arguments))
     if other is None or not isinstance(error, OutputError):
         return str(error)

@@ -62,8 +62,8 @@ set_json, set_quiet, set_verbose, set_debug = (_setter(name) for name in ("json"
 
 
 def _one_line(text: object) -> str:
-    """Replaces line breaks and terminal codes, which file names may contain: a message is one printable line. What is
-    too long, for a value out of a damaged file stands in it, loses its middle.
+    """Replaces line breaks and terminal codes, which file names may contain: a message is one printable line. A long
+    text, for example with a value from a damaged file, is shortened in the middle.
     """
     line = str(text)
     if len(line) > LONGEST_LINE:

@@ -54,7 +54,7 @@ def bench(config: BenchConfig, more: More = None) -> None:
 
 
 def _label(row: Row) -> str:
-    """The name of the variant; `lite` with dense attention says so."""
+    """The name of the variant, with a note if `lite` used dense attention."""
     return "lite (dense attention)" if row.variant == "lite" and row.attention == "dense" else row.variant
 
 

@@ -51,11 +51,11 @@ class _Points:
 
 
 def write_colmap(scene: SceneExport) -> list[Path]:
-    """Write cameras, rigs, frames, images and points3D as .txt and .bin into sparse/0, points3D.ply beside, and, of a
+    """Write cameras, rigs, frames, images and points3D as .txt and .bin into sparse/0 with points3D.ply, and, for a
     refined scene, database.db; return the files.
 
-    One camera for all images with the same size and K, a PINHOLE unless the pictures are distorted; each view around a
-    360° picture has its own, and these are sensors of one rig. Ids start at 1, in the order of the views. Skew is not
+    One camera for all images with the same size and K, a PINHOLE unless the images are distorted. Each view of a 360°
+    picture has its own camera; these are sensors of one rig. Ids start at 1, in the order of the views. Skew is not
     representable and left out. Raises OutputError.
     """
     folder, views, sparse = scene.directory / "sparse" / "0", scene.views, scene.sparse

@@ -87,7 +87,7 @@ def seriated(members: Sequence[int], near: Near) -> list[int]:
 
 
 def plan_subsets(groups: Sequence[Sequence[int]], near: Near, size: int, reason: str) -> Subsets:
-    """Subsets of at most `size` pictures of each group, whose pictures hang together. `near` is that of pictures."""
+    """Subsets of at most `size` pictures of each connected group. `near` is that of pictures."""
     order = [i for group in groups for i in seriated(group, near)]
     place = {i: position for position, i in enumerate(order)}
     moved = {place[i]: {place[j]: w for j, w in row.items() if j in place} for i, row in near.items() if i in place}

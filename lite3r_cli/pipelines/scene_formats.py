@@ -62,7 +62,7 @@ def write_formats(directory: Path, scene: Scene, depths: Mapping[str, tuple[str,
 
 @contextmanager
 def _quiet_database(export: SceneExport) -> Iterator[None]:
-    """COLMAP's database of a refined scene is written by pycolmap, which prints what it is told by SQLite."""
+    """Silences pycolmap while it writes COLMAP's database of a refined scene, because it prints SQLite's messages."""
     if not export.adjusted:
         yield
         return

@@ -1,10 +1,11 @@
-"""Which lens explains matches that no adjustment has seen: a richer model has to earn its parameters there.
+"""Selects the lens model by held-out matches: a model with more parameters must explain them better.
 
-Each trial adjusts a copy of the settled model with more freedom. It is taken if the held-out tracks fit clearly better
-(their mean loss falls by a share that noise does not make), and if the loss of all tracks falls by several of its
-standard errors. Tracks that are held out see the same pictures, though: what is wrong with a whole picture (a rolling
-shutter, a sensor that is no pinhole) is in them, too, and focal lengths that differ by tenths of a percent explain a
-part of it. So one lens becomes one for each picture only where these differ as those of a zoom do, or fit far better.
+Each trial adjusts a copy of the converged model with more freedom. It is used if the held-out tracks fit clearly better
+(their mean loss decreases by more than noise explains), and if the loss of all tracks decreases by several of its
+standard errors. But held-out tracks come from the same pictures: effects on a whole picture (a rolling shutter, a
+sensor that is no pinhole) are in them, too, and focal lengths that differ by tenths of a percent explain a part of
+these. So a shared lens is replaced by one per picture only if their focal lengths differ like those of a zoom, or fit
+far better.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from .refine_config import RefineConfig
 _SIGMAS = 4.0  # standard errors that the gain has to reach
 _CENTRE = "principal point"
 FOCAL_EACH = "a focal length for each image"
-_CENTRE_VIEWS = 8  # of a lens, from which the matches tell its principal point
-_RADIAL_VIEWS = 3  # of a lens, from which the matches tell how it bends lines
-_TRIAL_ROUNDS = 2  # of adjustment, outliers dropped between
+_CENTRE_VIEWS = 8  # views per lens from which the matches determine its principal point
+_RADIAL_VIEWS = 3  # views per lens from which the matches determine its distortion
+_TRIAL_ROUNDS = 2  # of adjustment, with removal of outliers between them
 _OTHER_FOCAL = (
     0.015  # spread of focal lengths that a zoom makes; without one 0.2 to 0.9 % were found, with one 3 to 5 %
 )
-_FAR_BETTER = 5.0  # times the usual gain that is asked of focal lengths that differ by less
-_MOST_OF_A_TRACK = 4.0  # that a track's loss may change by: one point behind a camera must not outvote five hundred
+_FAR_BETTER = 5.0  # factor of the usual gain for focal lengths that differ by less
+_MOST_OF_A_TRACK = 4.0  # largest change of a track's loss: one point behind a camera must not outweigh five hundred
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One richer model of the lenses, and what the held-out matches said; stands in run.json."""
+    """One lens model with more parameters, and the result on held-out matches, for run.json."""
 
     name: str
-    gain: float  # relative fall of the held-out loss; of two images, growth of the points that both see
+    gain: float  # relative decrease of the held-out loss; for two images, increase of their common points
     sigmas: float  # the gain in standard errors
     taken: bool
-    apart_deg: float = 0.0  # by which it moves the cameras: the median over the pairs, see change_of_pairs
+    apart_deg: float = 0.0  # movement of the cameras: the median over the pairs, see change_of_pairs
 
 
 def choose_lenses(
     found: Hypothesis, workshop: Workshop, held_out: Tracks, everything: Tracks, config: RefineConfig
 ) -> tuple[Hypothesis, list[Trial]]:
-    """The hypothesis with the lenses that the tracks ask for, those held out and `everything`, and the trials made."""
+    """The hypothesis with the lenses that the held-out tracks and all tracks (`everything`) support, and the trials."""
     trials: list[Trial] = []
     for name, enrich in _ladder(config):
         richer = enrich(found.lenses)
@@ -58,7 +59,7 @@ def choose_lenses(
         attempt = _adjusted(found, workshop, richer, name, config)
         gain, _ = _gain(found, attempt, workshop, held_out)
         _, sigmas = _gain(found, attempt, workshop, everything)
-        if richer.focal_of_two:  # two views fit nearly any focal length closely, but not as many of their matches
+        if richer.focal_of_two:  # two views fit nearly any focal length closely, but with fewer matches
             gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
             taken = gain > config.lens_gain
         else:
@@ -93,7 +94,7 @@ def _focal_of_two(lenses: Lenses) -> Lenses | None:
 
 
 def _with_radial(lenses: Lenses) -> Lenses | None:
-    """Lenses of enough views bend lines by one coefficient each; None where none has enough."""
+    """Lenses with enough views get one distortion coefficient each; None if no lens has enough."""
     counts = lenses.views_each
     bent = tuple(
         lens.bending("SIMPLE_RADIAL")
@@ -105,8 +106,8 @@ def _with_radial(lenses: Lenses) -> Lenses | None:
 
 
 def _with_radial_each(lenses: Lenses) -> Lenses | None:
-    """The same where each picture has a focal length of its own, and few pictures share one."""
-    shared = max(lenses.views_each) >= _RADIAL_VIEWS  # tried before
+    """The same if each picture has its own focal length, and few pictures share one."""
+    shared = max(lenses.views_each) >= _RADIAL_VIEWS  # was tried before
     if shared or len(lenses.of_view) < _RADIAL_VIEWS or any(lens.distorted for lens in lenses.lenses):
         return None
     bent = tuple(lens if lens.fixed else lens.bending("SIMPLE_RADIAL") for lens in lenses.lenses)
@@ -114,7 +115,7 @@ def _with_radial_each(lenses: Lenses) -> Lenses | None:
 
 
 def _with_centre(lenses: Lenses) -> Lenses | None:
-    """Principal points free; None where some lens has too few views to tell its own."""
+    """Free principal points; None if some lens has too few views."""
     counts = lenses.views_each
     open_to = [k for k, lens in enumerate(lenses.lenses) if not lens.fixed]
     if not open_to or min(counts[k] for k in open_to) < _CENTRE_VIEWS:
@@ -128,8 +129,9 @@ def _split(lenses: Lenses) -> Lenses | None:
 
 
 def _zooms(shared: Lenses, own: Lenses) -> bool:
-    """Whether the focal lengths of pictures that shared a lens differ by more than `_OTHER_FOCAL` in their own ones:
-    from the tenth to the ninetieth percentile of each group, since a picture with few matches may have any."""
+    """Whether the focal lengths of pictures that shared a lens differ by more than `_OTHER_FOCAL`: from the tenth to
+    the ninetieth percentile of each group, because a picture with few matches may have any value.
+    """
     focal = np.array([np.mean(own.lenses[k].of_picture(*own.lenses[k].size).focal) for k in own.of_view])
     groups = [focal[np.array(shared.of_view) == k] for k in set(shared.of_view)]
     return any(float(np.percentile(f, 90) / np.percentile(f, 10)) > 1 + _OTHER_FOCAL for f in groups)
@@ -140,17 +142,17 @@ def _adjusted(found: Hypothesis, workshop: Workshop, lenses: Lenses, name: str, 
     model = shop.dressed(found.model)
     for turn in range(_TRIAL_ROUNDS):
         if turn:
-            model = shop.triangulate(model)  # what the poorer lens had shut out comes back
+            model = shop.triangulate(model)  # restores points that the simpler lens had excluded
         adjust(model, 1.0, freedom(model, lenses))
         drop_weak_points(model, config.max_error, config.min_angle_deg)
     return from_model(model, lenses, found.path)
 
 
 def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: Tracks) -> tuple[float, float]:
-    """Relative fall of the held-out loss, and that in standard errors over the tracks.
+    """Relative decrease of the held-out loss, and the decrease in standard errors over the tracks.
 
-    The loss of an observation is log(1 + (e/s)²), s the median error before. Where there are more than two views,
-    tracks of two, which fit nearly any lens, do not count. In the standard errors no track counts for more than
+    The loss of an observation is log(1 + (e/s)²), s the median error before. With more than two views, tracks of two
+    views do not count, because they fit nearly any lens. In the standard errors no track counts for more than
     `_MOST_OF_A_TRACK`.
     """
     least = min(3, len(before.poses))
@@ -174,6 +176,6 @@ def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: T
 
 
 def standard_errors(fall: np.ndarray) -> float:
-    """The sum of the falls of tracks (N,) in its standard errors, each limited to `_MOST_OF_A_TRACK`."""
+    """The sum of the decreases of tracks (N,) in units of its standard error, each limited to `_MOST_OF_A_TRACK`."""
     limited = np.clip(fall, -_MOST_OF_A_TRACK, _MOST_OF_A_TRACK)
     return float(limited.sum()) / max(float(limited.std()) * len(limited) ** 0.5, 1e-9)

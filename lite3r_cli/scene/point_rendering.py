@@ -117,7 +117,7 @@ class _Layer:
     depth: Tensor  # (h, w) float32, infinite where nothing is
 
     def finer(self, rank: int, size: tuple[int, int]) -> _Layer:
-        """At the resolution of a finer level, cut to its `size`: depth as it is, colour smooth among filled cells."""
+        """Resampled to a finer level and cut to its `size`: nearest for depth, smooth for colours of filled cells."""
         if rank == self.rank:
             return self
         times, (height, width) = 2 ** (self.rank - rank), self.depth.shape

@@ -174,7 +174,7 @@ class Groups:
         return sorted(found.values(), key=lambda group: (-len(group), group[0]))
 
     def tie(self, pairs: Iterable[tuple[int, int]], tied: Callable[[int, int], bool]) -> None:
-        """Ask `tied` of each pair whose pictures do not hang together yet, until all do."""
+        """Test pairs of pictures in different groups with `tied`, and join their groups, until all are connected."""
         left = len(self.members()) - 1
         for i, j in pairs:
             if left == 0:
