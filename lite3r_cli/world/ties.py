@@ -157,7 +157,7 @@ class Groups:
         self._parent = list(range(count))
 
     def of(self, i: int) -> int:
-        """Connect the pairs for which `tied` returns True; pairs within a group are not tested."""
+        """The smallest member of the group of i."""
         while self._parent[i] != i:
             i = self._parent[i]
         return i
@@ -167,7 +167,7 @@ class Groups:
         self._parent[high] = low
 
     def members(self) -> list[list[int]]:
-        """Pairs i < j of `count` pictures, neighbours in order first, at most `limit` of them."""
+        """The groups, the largest first, each in order."""
         found: dict[int, list[int]] = {}
         for i in range(len(self._parent)):
             found.setdefault(self.of(i), []).append(i)
