@@ -2,7 +2,7 @@
 
 Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the keys skipped, packed
 tokens as `sparsify` gives them; `--form blocks` is the form of blocks, `--form plain` the published one. Dense is what
-the program runs: in bfloat16 without AMX products of matrices (`attention/dense.py`), otherwise the fused attention.
+the program runs: in bfloat16 without AMX products of matrices (`layers/dense.py`), otherwise the fused attention.
 Correctness first: with every key kept the output must be that of dense attention. Measure on idle cores; the load
 average is printed because other work slows the threads of torch far out of proportion. The two operators take turns, so
 that a change of load meets both, and the factor of processor time is given beside that of wall time: with --threads 1
@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.attention.block_map import SCORES
-from lite3r_cli.attention.dense import dense, has_amx
 from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.attention.packed import GROUPS, packed_attention, packed_plan
 from lite3r_cli.attention.sparse_config import Formula
 from lite3r_cli.attention.tiling import Frames, TokenTiling, frame_tiling
+from lite3r_cli.layers.dense import dense, has_amx
 
 FORMS = ("packed", "blocks", "plain")  # plain: runs of tokens, one size of block, no summaries, pooled scores
 GRID = (25, 37)  # patches of a view of 518×350 pixels

@@ -32,14 +32,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from triton.testing import do_bench
 
-from lite3r_cli.attention import fa4_backend
-from lite3r_cli.attention.dense import FA4, accounted, leaving_out
 from lite3r_cli.attention.packed import packed_plan
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.bench.subjects import image_sets
 from lite3r_cli.bench.variants import Request, build
 from lite3r_cli.config.prediction import LiteConfig
 from lite3r_cli.engine import packed_kernels as kernels
+from lite3r_cli.layers import fa4_backend
+from lite3r_cli.layers.dense import FA4, accounted, leaving_out
 
 DEVICE, DIM, KEEP = torch.device("cuda"), 64, 0.1
 LAYERS = {  # sequences that do not see one another, heads, tokens
@@ -81,7 +81,7 @@ def checked(found: Tensor, expected: Tensor, what: str) -> float:
 def start() -> list[dict]:
     """Seconds to import the library and for its first call, with no kernel on disk, and in a new process with it."""
     code = (
-        "import time, torch; from lite3r_cli.attention import fa4_backend as f; x = torch.zeros(1, device='cuda');"
+        "import time, torch; from lite3r_cli.layers import fa4_backend as f; x = torch.zeros(1, device='cuda');"
         "a = time.perf_counter(); f.load_forward(); b = time.perf_counter();"
         "r = f.refusal(torch.device('cuda'), torch.bfloat16, 64); torch.cuda.synchronize();"
         "print(b - a, time.perf_counter() - b, r)"

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lite3r_cli.attention.dense import has_amx
+from lite3r_cli.layers.dense import has_amx
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.standin import image_batch
 from lite3r_cli.quant.fp8 import quantize_rows

@@ -51,9 +51,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         about = f"**{title}**, {measured}, {settings['size']}×{settings['size']} pixels"
         parts.append(f"{about}\n\n{_table(report, columns, lambda row, d=data: means(row, d))}")
     devices = sorted({row["time"]["device"] for row in report["rows"] if row.get("time")})
-    about = (
-        f"**Time and memory**, {settings['views']} views, {'; '.join(devices) or 'not measured'} (published: one A100)"
-    )
+    where = "; ".join(devices) or "figures of a GPU, not measured"
+    about = f"**Time and memory**, {settings['views']} views: {where} (published: one A100)"
     parts.append(f"{about}\n\n{_table(report, COST, lambda row: row.get('time') or {})}")
     if any(not row["trained"] for row in report["rows"] if row["form"] in ("sparse", "both")):
         parts.append("*: sparse-linear attention that was not trained; `--student` names a distilled checkpoint.\n")

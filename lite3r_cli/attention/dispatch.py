@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lite3r_cli.attention import torch_backend
 from lite3r_cli.attention.block_map import BlockMap, block_map
-from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.features import FEATURES, widened
 from lite3r_cli.attention.packed import PackedPlan, packed_attention
 from lite3r_cli.attention.reference import EPSILON, both_branches
 from lite3r_cli.attention.sparse_config import Formula
 from lite3r_cli.attention.tiling import TokenTiling, packed_tiling
 from lite3r_cli.errors import BackendError, UsageError
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.runtime import Choice
 
 BACKENDS = ("auto", "dense", "torch", "triton", "reference")

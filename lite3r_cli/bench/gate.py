@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lite3r_cli.attention import dense
 from lite3r_cli.bench.variants import Answer, Variant
 from lite3r_cli.engine.check import OperatorCheck, Sizes, check_operators
+from lite3r_cli.layers import dense
 
 DENSE_TOLERANCE = 0.1  # relative difference in depth between two ways to round in half precision, random weights
 # Relative difference in depth that a lite column with a speed-up may have from the dense answer to the same images.

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from lite3r_cli.networks.base import Network
 
-from ..attention.dense import accounted
 from ..config.benchmark import BenchConfig
 from ..console import Progress
 from ..engine.packing import Shape
 from ..errors import InputError, MemoryLimitError
 from ..io.images import discover
+from ..layers.dense import accounted
 from ..networks.family import preparation_of, require_family
 from ..networks.pictures import Preparation
 from ..pipelines.preprocess import fit

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention import fa4_backend
-from lite3r_cli.attention.dense import fused_only
 from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.bench.measure import Timer, allocated
 from lite3r_cli.bench.stages import watched
@@ -26,6 +24,8 @@ from lite3r_cli.config import LiteConfig
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import BackendError
+from lite3r_cli.layers import fa4_backend
+from lite3r_cli.layers.dense import fused_only
 from lite3r_cli.layers.vit import Block
 from lite3r_cli.networks.arithmetic import set_arithmetic, set_precision
 from lite3r_cli.networks.base import Network

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.block_map import block_map
-from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import ATTEND, packed_branches
 from lite3r_cli.attention.module import SparseLinearAttention
 from lite3r_cli.attention.tiling import packed_tiling
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.networks.sparsify import sparse_modules
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # λ as a share of the mean squared channel of O_linear

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.packed import PackedPlan
 from lite3r_cli.engine.operators import Operators
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse_layers import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
 from lite3r_cli.errors import BackendError
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.view_shards import (
     across_views,
     current,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.attention.dense import dense
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.view_shards import mix_heads
 
 M = TypeVar("M", bound=nn.Module)

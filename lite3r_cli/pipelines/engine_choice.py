@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ..attention.dense import has_amx
 from ..attention.dispatch import triton_reason
 from ..attention.sparse_config import SparseConfig, settle
 from ..config import LiteConfig, PredictConfig
@@ -22,6 +21,7 @@ from ..config.prediction import FP8_BACKENDS
 from ..engine.layers import Settings
 from ..engine.sparse_layers import reason_against_settings
 from ..errors import BackendError, UsageError
+from ..layers.dense import has_amx
 from ..networks.checkpoint_facts import NetworkFacts
 from ..networks.fast_form import form_reason
 from ..quant import te

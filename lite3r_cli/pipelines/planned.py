@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.dense import accounted
 from ..attention.module import SparseLinearAttention
 from ..engine.layers import Settings
 from ..engine.packing import Shape
 from ..errors import BackendError
+from ..layers.dense import accounted
 from ..layers.view_shards import current
 from ..networks.arithmetic import set_arithmetic
 from ..networks.base import Network, Prediction

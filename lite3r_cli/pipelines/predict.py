@@ -1,7 +1,7 @@
 """Images → views: reads and resizes images, runs the network once over all of them, and converts the prediction to
 original pixels.
 
-`Predictor` loads the network once for any number of image sets; `predict_views` is a shortcut.
+`Predictor` loads the network once for any number of image sets.
 """
 
 from __future__ import annotations
@@ -53,8 +53,6 @@ from .preprocess import align, fit, pixels_needed
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
     from .team import Team
-
-__all__ = ["PredictConfig", "Predictions", "Predictor", "predict_views"]
 
 
 @dataclass(frozen=True)
@@ -393,10 +391,3 @@ class Predictor:
             f"{used:.1f} GiB at the peak; "
             f"lower --resolution (now {longest}) or limit the images with --max-views"
         )
-
-
-def predict_views(
-    images: ImageSet, config: PredictConfig, progress: Progress | None = None, *, predictor: Predictor | None = None
-) -> list[View]:
-    """Posed depth maps of all readable images; pass `predictor` to load the network only once."""
-    return (predictor or Predictor(config, progress)).predict(images, progress).views

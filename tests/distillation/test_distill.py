@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from lite3r_cli.attention.dense import dense
 from lite3r_cli.attention.dispatch import packed_sparse_linear, sparse_linear
 from lite3r_cli.config.distill_recipe import Recipe
 from lite3r_cli.distillation.common_answer import Runner
@@ -17,6 +16,7 @@ from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.students import Arithmetic, make_pair
 from lite3r_cli.errors import UsageError
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.da3.network import DA3, DA3Config

@@ -17,7 +17,7 @@ from lite3r_cli.errors import BackendError, InputError, MemoryLimitError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.io.ply import read_ply
-from lite3r_cli.pipelines.predict import Predictor, predict_views
+from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")
@@ -150,9 +150,7 @@ def test_windows_of_a_set_share_one_loaded_network(photographs):
     window = predictor.predict(images, indices=[2, 3])
     assert [v.name for v in window.views] == ["a2.jpg", "a3.jpg"]
     np.testing.assert_array_equal(window.views[0].cam_from_world, np.eye(3, 4))
-    assert [v.name for v in predict_views(images, PredictConfig(), predictor=predictor)] == [
-        r.name for r in images.records
-    ]
+    assert [v.name for v in predictor.predict(images).views] == [r.name for r in images.records]
 
 
 def test_unusable_numbers_become_unknown_depth_or_an_error(photographs, plane_backbone, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lite3r_cli.attention.dense import dense
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.vit import Attention, LayerScale, Mlp
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.attention.dense import dense
 from lite3r_cli.layers.buckets import run_within
+from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lite3r_cli.attention import dense as choices
-from lite3r_cli.attention import fa4_backend
-from lite3r_cli.attention.dense import CUDNN, FA4, TORCH, accounted, choose_dense, dense, fused_only, leaving_out
+from lite3r_cli.layers import dense as choices
+from lite3r_cli.layers import fa4_backend
+from lite3r_cli.layers.dense import CUDNN, FA4, TORCH, accounted, choose_dense, dense, fused_only, leaving_out
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.arithmetic import set_precision
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts

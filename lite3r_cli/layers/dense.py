@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lite3r_cli.attention import fa4_backend
+from lite3r_cli.layers import fa4_backend
 from lite3r_cli.runtime import Choice
 
 TORCH, CUDNN, PRODUCTS, FA4 = "torch", "cudnn", "products", fa4_backend.NAME

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lite3r_cli.attention.dense import dense, dense_by_products
+from lite3r_cli.layers.dense import dense, dense_by_products
 
 
 def _inputs(queries: int, keys: int, spread: float) -> tuple[torch.Tensor, ...]:
