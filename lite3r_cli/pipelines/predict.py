@@ -1,8 +1,4 @@
-"""Images → views: reads and resizes images, runs the network once over all of them, and converts the prediction to
-original pixels.
-
-`Predictor` loads the network once for any number of image sets.
-"""
+"""Images → views: reads and resizes images, predicts all of them in one pass, and converts to original pixels."""
 
 from __future__ import annotations
 
@@ -242,11 +238,7 @@ class Predictor:
     def refine(
         self, images: ImageSet, found: Predictions, progress: Progress | None = None, camera_model: str | None = None
     ) -> Predictions:
-        """Apply `--refine` to predictions; without the option they do not change.
-
-        It works in a frame with small coordinates, and returns to that of the known cameras. `camera_model` of the
-        lenses, None: as requested.
-        """
+        """Apply `--refine`, if requested, in a frame with small coordinates. `camera_model`: None as requested."""
         if not self.config.refine:
             return found
         from ..refine.pipeline import refine  # imports much that other runs do not need
