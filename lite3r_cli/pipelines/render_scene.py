@@ -64,6 +64,8 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
     film = config.output
     if film is None and config.frames is None:
         film = scene.layout.root / f"{Path(scene.layout.cloud).stem}.mp4"
+    if film is not None:
+        scene.require_not_in(film)
     with ExitStack() as stack:
         places = _Places.take(stack, film, config)
         with progress.stage("Read"):

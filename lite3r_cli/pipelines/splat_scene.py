@@ -50,6 +50,7 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
     stem = Path(scene.layout.cloud).stem
     target = config.output or scene.layout.root / f"{stem}-splats.ply"
     report = target.with_suffix(".json")
+    scene.require_not_in(target, report)
     require_writable(target, config.overwrite, report)
     runtime = choose(config.device)
     _require_fast(runtime.device, warn)

@@ -27,6 +27,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     target = config.output or layout.root / f"{Path(layout.cloud).stem}.html"
     if target.is_dir():
         target = target / f"{Path(layout.cloud).stem}.html"
+    scene.require_not_in(target)
     recover(target.parent, target.name, lambda name: name == target.name)
     _require_ours(target, config.overwrite)
     views, pictures = scene.views(), scene.photographs()

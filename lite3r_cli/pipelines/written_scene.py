@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, Lite3RError
+from ..errors import InputError, Lite3RError, UsageError
 from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
@@ -78,6 +78,27 @@ class WrittenScene:
 
     def photographs(self) -> Photographs:
         return Photographs(self.folder, self.facts)
+
+    def require_not_in(self, *targets: Path) -> None:
+        """Raises UsageError where one of these is a file of the scene, or a photograph that it was made from: neither
+        is replaced by what is made of them, whatever is asked for.
+        """
+        listed = self.facts.get("files")
+        names = [self.layout.cloud, self.layout.run_json, *(listed if isinstance(listed, dict) else ())]
+        own = {
+            **{_real(self.layout.root / name): "a file of the scene itself" for name in names},
+            **{_real(path): "a photograph of the scene" for path in self.photographs().places.values()},
+        }
+        for target in targets:
+            if what := own.get(_real(target)):
+                raise UsageError(f"{target}: is {what}; choose another -o")
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL character
+        return str(path)
 
 
 def _layout(scene: Path) -> OutputLayout:

@@ -46,6 +46,26 @@ def test_a_scene_is_found_by_its_cloud_and_by_its_folder(photographs, tmp_path) 
     assert main(["view", str(tmp_path / "out/a"), "--overwrite", "-q"]) == 0 and page.read_bytes() == first
 
 
+def test_what_is_made_of_a_scene_takes_the_place_of_no_part_of_it(photographs, tmp_path, capsys) -> None:
+    photos = photographs(2)
+    assert run(photos, "-o", tmp_path / "a.ply") == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "b.json").symlink_to("a/cameras.json")
+    targets = [tmp_path / "a.ply", tmp_path / "a/cameras.json", photos / "a0.jpg", tmp_path / "b.json"]
+    for target in targets:
+        assert main(["view", str(tmp_path / "a.ply"), "-o", str(target), "--overwrite", "-q"]) == 2
+        assert f"{target}: is a " in capsys.readouterr().err
+    for words in (["-o", str(tmp_path / "a.ply")], ["-o", str(tmp_path / "b.ply")]):  # with b.json beside it
+        assert main(["splat", str(tmp_path / "a.ply"), *words, "--overwrite", "-q"]) == 2
+    os.rename(photos / "a0.jpg", photos / "a0.mp4")
+    run_json = tmp_path / "a/run.json"
+    run_json.write_text(run_json.read_text().replace("a0.jpg", "a0.mp4"))  # as of a video
+    assert main(["render", str(tmp_path / "a.ply"), "-o", str(photos / "a0.mp4"), "--overwrite", "-q"]) == 2
+    (photos / "a0.mp4").rename(photos / "a0.jpg")
+    run_json.write_text(run_json.read_text().replace("a0.mp4", "a0.jpg"))
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe", "link of a temporary name"])
 def test_what_lies_in_the_place_of_the_page_is_neither_followed_nor_waited_for(photographs, tmp_path, kind) -> None:
     assert run(photographs(2), "-o", tmp_path / "out/a.ply") == 0
