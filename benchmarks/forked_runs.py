@@ -172,12 +172,12 @@ def _is_written(file, mode="r", *arguments, **options) -> bool:
 def run(words: str, moment: Moment = Moment()) -> tuple[int, int, float]:
     """A forked run: its exit code, its file operations and its seconds. What it says is in the file `stderr`."""
     reading, writing = os.pipe()
+    hearing, saying = os.pipe()  # a file would be limited, too
     start = time.monotonic()
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_RDWR)
-        said = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # of the last run, for whoever looks into it
-        for stream, target in enumerate((null, null, said)):
+        for stream, target in enumerate((null, null, saying)):
             os.dup2(target, stream)
         if moment.file_size >= 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (moment.file_size, resource.RLIM_INFINITY))
@@ -187,6 +187,9 @@ def run(words: str, moment: Moment = Moment()) -> tuple[int, int, float]:
         write(writing, f"{seen.count}".encode())
         os._exit(code)
     os.close(writing)
+    os.close(saying)
+    listener = threading.Thread(target=_keep, args=(hearing,), daemon=True)
+    listener.start()
     timer = threading.Timer(moment.delay, os.kill, (child, moment.signal)) if moment.delay else None
     guard = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
     for each in (timer, guard):
@@ -196,6 +199,12 @@ def run(words: str, moment: Moment = Moment()) -> tuple[int, int, float]:
     for each in (timer, guard):
         if each is not None:
             each.cancel()
+    listener.join(20)  # a worker of a batch that was killed may live a little longer
     counted = os.read(reading, 20)
     os.close(reading)
     return os.waitstatus_to_exitcode(status), int(counted or 0), time.monotonic() - start
+
+
+def _keep(hearing: int) -> None:
+    with open(hearing, "rb") as stream:
+        Path("stderr").write_bytes(stream.read())
