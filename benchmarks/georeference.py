@@ -2,9 +2,11 @@
 
 A survey of 200 m by 120 m over a town of boxes: camera poses and depth are those of a drawn scene in a frame and scale
 of its own, poses disturbed as `--refine` leaves them; JPEG files carry GPS with 2 m (5 m upwards) of noise, one in ten
-200 m off. What `lite3r reconstruct --world enu` does after the network is run on them. A table, then one JSON line.
+200 m off. What `lite3r reconstruct --world enu` does after the network is run on them. With `--control N` it is what
+`--gcp` does: N surveyed points, each marked to half a pixel in at most six pictures, one of them with the coordinates
+of another place. A table, then one JSON line.
 
-    python benchmarks/georeference.py [--scenes 10] [--images 40 120 300] [--folder /tmp]
+    python benchmarks/georeference.py [--scenes 10] [--images 40 120 300] [--control 6] [--folder /tmp]
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ NOISE = np.array([2.0, 2.0, 5.0])  # metres
 WILD = 200.0  # metres
 TURN, MOVE = np.radians(0.1), 0.02  # of the cameras, radians and metres: what --refine leaves
 HOME = LocalFrame(47.37, 8.54, 410.0)
+SURVEYED = 0.02  # metres, the error of a control point
+MARKED, MARKS = 0.5 * WIDTH / 4000, 6  # pixels: half of one of a picture 4000 wide; and pictures that show a point
+WRONG = 30.0  # metres by which one control point is off
 
 
 def degrees(value: float) -> tuple[int, int, float]:
@@ -94,8 +99,36 @@ def cloud_of(views: list[View]) -> np.ndarray:
     return np.concatenate([geometry.unproject(v.depth, v.K, v.cam_from_world)[v.depth > 0][::17] for v in views])
 
 
-def one(count: int, seed: int, folder: Path) -> dict[str, object]:
+def write_control(path: Path, views: list[View], count: int, rng: np.random.Generator) -> str:
+    """A gcp_list.txt of points on the ground of `views`; the name of the point whose coordinates are wrong."""
+    lines, found = ["EPSG:4326"], 0
+    wrong = f"point-{rng.integers(count)}"
+    while found < count:
+        view = views[int(rng.integers(len(views)))]
+        row, column = rng.integers(4, HEIGHT - 4), rng.integers(4, WIDTH - 4)
+        depth = np.full((HEIGHT, WIDTH), float(view.depth[row, column]))
+        point = geometry.unproject(depth, view.K, view.cam_from_world)[row, column]
+        marks = []
+        for other in views:
+            pixel, z = geometry.project(point[None], other.K, other.cam_from_world)
+            x, y = pixel[0]
+            if 0 < x < WIDTH and 0 < y < HEIGHT and abs(other.depth[int(y), int(x)] / z[0] - 1) < 0.05:
+                marks.append((other.name, *(pixel[0] + rng.normal(size=2) * MARKED)))
+        if len(marks) < 3:
+            continue
+        name = f"point-{found}"
+        stated = point + rng.normal(size=3) * SURVEYED + (WRONG * (name == wrong), 0, 0)
+        latitude, longitude, height = HOME.places(stated[None])[0]
+        for picture, x, y in marks[:MARKS]:
+            lines.append(f"{longitude:.9f} {latitude:.9f} {height:.3f} {x:.4f} {y:.4f} {picture} {name}")
+        found += 1
+    path.write_text("\n".join(lines))
+    return wrong
+
+
+def one(count: int, seed: int, folder: Path, control: int = 0) -> dict[str, object]:
     rng = np.random.default_rng(seed)
+    folder.mkdir()
     true = survey(count, rng)
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in true]))
     fixes = centres + rng.normal(size=centres.shape) * NOISE
@@ -112,17 +145,26 @@ def one(count: int, seed: int, folder: Path) -> dict[str, object]:
         views.append(View(view.name, WIDTH, HEIGHT, view.K, pose, view.depth * np.float32(own.scale)))
     inputs = [SimpleNamespace(rgb=np.zeros((HEIGHT, WIDTH, 3), np.uint8), full=(HEIGHT, WIDTH)) for _ in views]
     found = Predictions(views, list(range(count)), [(HEIGHT, WIDTH)] * count, inputs=inputs)
-    placed = anchor(WorldConfig(world="enu"), discover([folder]), found)
+    stated = folder.with_suffix(".txt")
+    wrong_point = write_control(stated, true, control, rng) if control else None
+    asked = WorldConfig(gcp=stated) if control else WorldConfig(world="enu")
+    placed = anchor(asked, discover([folder]), found)
+    stated.unlink(missing_ok=True)
     assert placed.anchor is not None
     origin = LocalFrame(*(placed.anchor["origin"][key] for key in ("latitude", "longitude", "height")))
     cloud = HOME.local(origin.places(cloud_of(placed.views)))
     off = cloud - cloud_of(true)
-    named = [i for i, entry in enumerate(placed.anchor["residuals"].values()) if not entry["used"]]
+    if wrong_point is not None:
+        said = {name for name, entry in placed.anchor["residuals"].items() if not entry["used"]}
+        wild_named, others_named = wrong_point in said, len(said - {wrong_point})
+    else:
+        named = [i for i, entry in enumerate(placed.anchor["residuals"].values()) if not entry["used"]]
+        wild_named, others_named = set(wild.tolist()) <= set(named), len(set(named) - set(wild.tolist()))
     return {
-        "images": count, "seed": seed, "cloud_metres": float(np.linalg.norm(off, axis=1).mean()),
+        "images": count, "seed": seed, "control": control, "cloud_metres": float(np.linalg.norm(off, axis=1).mean()),
         "cloud_horizontal": float(np.linalg.norm(off[:, :2], axis=1).mean()),
         "scale_percent": 100 * abs(placed.anchor["metres_per_unit"] * own.scale - 1),
-        "wild_named": set(wild.tolist()) <= set(named), "others_named": len(set(named) - set(wild.tolist())),
+        "wild_named": wild_named, "others_named": others_named,
     }  # fmt: skip
 
 
@@ -130,13 +172,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=10)
     parser.add_argument("--images", type=int, nargs="+", default=[40, 120, 300])
+    parser.add_argument("--control", type=int, default=0, help="control points instead of GPS")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     rows = []
     for count in options.images:
         for seed in range(options.scenes):
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                rows.append(one(count, seed, Path(folder)))
+                rows.append(one(count, seed, Path(folder) / "photos", options.control))
         mine = [row for row in rows if row["images"] == count]
         cloud, flat, scale = (
             [row[key] for row in mine] for key in ("cloud_metres", "cloud_horizontal", "scale_percent")

@@ -20,6 +20,7 @@ _ROUNDS = 30
 _OUTLIER = 4.0  # standard deviations beyond which a point is named and not used
 _UP_SIGMA = np.radians(0.5)  # of the direction of gravity from edges and gimbals
 _LEAST = 3  # smallest number of agreeing points
+_FREE = 7  # parameters of a similarity
 _LEAST_REACH = 2.0  # smallest ratio of the positions' spread to their errors
 _STILL = "the positions do not differ by more than their errors, or stand on a line with no up to see"
 _STRETCH = 0.1  # ratio of the spreads across and along a line below which points count as collinear
@@ -76,10 +77,12 @@ def _squares(similarity: Similarity, points: np.ndarray, known: np.ndarray, sigm
 
 def _noise(squares: np.ndarray, sigma: np.ndarray) -> float:
     """Robust standard deviation of the residuals in units of sigma; at least 5 %, because positions may be far better
-    than stated.
+    than stated. A similarity fitted to few points lies closer to them than the true one: `_FREE` degrees of freedom.
     """
     axes = np.isfinite(sigma).sum(axis=1)
-    return float(np.clip(np.sqrt(np.median(squares / np.maximum(axes, 1)) / 0.6), 0.05, 3.0))
+    count = int(axes.sum())
+    shrunk = count / max(count - _FREE, 1)
+    return float(np.clip(np.sqrt(shrunk * np.median(squares / np.maximum(axes, 1)) / 0.6), 0.05, 3.0))
 
 
 def _search(

@@ -1,0 +1,144 @@
+"""What the user knows already: focal lengths from EXIF, cameras with fx ≠ fy, cameras of some pictures.
+
+exif: the first pictures of a scene, with and without EXIF that says their focal length as a camera does, to 0.1 mm on a
+sensor 22.3 mm wide; the median error of K, and AUC@5. squeezed: pictures made 3 % wider, so that fx ≠ fy, with their
+true cameras; the median reprojection error of the triangulated points, in pixels of the picture. partly: the true
+cameras of the first, third, … picture are given, at most five; how far the others are from theirs in the given frame.
+
+A scene is a folder with images/ and cameras.json. Lines, then one JSON line.
+
+    python benchmarks/known_cameras.py SCENE... [--only exif squeezed partly] [--images 5] [--widths 1024 4096]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from refine import auc5
+
+import lite3r_cli as lite3r
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
+from lite3r_cli.refine.camera_refinement import triangulate
+from lite3r_cli.refine.refine_config import RefineConfig
+from lite3r_cli.scene import geometry
+from lite3r_cli.scene.posed_view import View
+
+SENSOR = 22.3  # mm, its width
+SQUEEZE = 1.03
+GIVEN = 5  # cameras at most
+KINDS = ("exif", "squeezed", "partly")
+
+
+def write_exif(source: Path, target: Path, view: View) -> None:
+    """The picture as a JPEG that says its focal length."""
+    exif = Image.Exif()
+    mm = round(float(view.K[0, 0]) * SENSOR / view.width, 1)
+    entries = {0x920A: mm, 0xA20E: view.width / SENSOR * 10, 0xA20F: view.width / SENSOR * 10, 0xA210: 3,
+               0xA002: view.width, 0xA003: view.height}  # fmt: skip
+    exif.get_ifd(0x8769).update(entries)
+    Image.open(source).convert("RGB").save(target, quality=97, exif=exif)
+
+
+def by_name(truth: Sequence[View], found: Sequence[View]) -> list[tuple[View, View]]:
+    known = {Path(view.name).stem: view for view in truth}
+    return [(known[Path(view.name).stem], view) for view in found]
+
+
+def with_exif(scene: Path, count: int) -> dict[str, object]:
+    truth = read_cameras_json(scene, load_depth=False)[:count]
+    with tempfile.TemporaryDirectory() as folder:
+        for view in truth:
+            write_exif(scene / "images" / view.name, Path(folder) / f"{Path(view.name).stem}.jpg", view)
+        row: dict[str, object] = {"kind": "exif", "scene": scene.name, "images": len(truth)}
+        for name, focal in (("without", "network"), ("with", "auto")):
+            found = lite3r.reconstruct(folder, device="cpu", focal=focal, keep_unrelated=True).views
+            pairs = by_name(truth, found)
+            row[f"focal_percent_{name}"] = 100 * float(
+                np.median([abs(other.K[0, 0] / true.K[0, 0] - 1) for true, other in pairs])
+            )
+            row[f"auc5_{name}"] = auc5(
+                {i: other.cam_from_world for i, (_, other) in enumerate(pairs)}, [true for true, _ in pairs]
+            )
+    return row
+
+
+def squeezed(scene: Path, count: int, width: int) -> dict[str, object]:
+    truth = read_cameras_json(scene, load_depth=False)[:count]
+    pictures, views = [], []
+    for view in truth:
+        rgb = cv2.imread(str(scene / "images" / view.name))[..., ::-1]
+        size = width, round(width / SQUEEZE * view.height / view.width)
+        pictures.append(cv2.resize(rgb, size, interpolation=cv2.INTER_CUBIC if width > view.width else cv2.INTER_AREA))
+        K = geometry.scale_intrinsics(view.K, size[0] / view.width, size[1] / view.height)
+        views.append(replace(view, width=size[0], height=size[1], K=K))
+    found = triangulate(views, pictures.__getitem__, None, RefineConfig())
+    assert found.sparse is not None
+    return {
+        "kind": "squeezed", "scene": scene.name, "images": len(views), "width": width,
+        "fx_over_fy": float(views[0].K[0, 0] / views[0].K[1, 1]), "points": len(found.sparse.points),
+        "median_pixels": float(np.median(found.sparse.errors)),
+        "median_at_features": float(np.median(found.sparse.errors)) * min(1.0, RefineConfig().feature_size / width),
+    }  # fmt: skip
+
+
+def partly(scene: Path) -> dict[str, object]:
+    truth = read_cameras_json(scene, load_depth=False)
+    given = truth[::2][:GIVEN]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cameras.json"
+        write_cameras_json(file, [replace(view, depth=None) for view in given])
+        found = lite3r.reconstruct(scene / "images", device="cpu", cameras=str(file), keep_unrelated=True)
+    names = {view.name for view in given}
+    centres = geometry.camera_centres(np.stack([view.cam_from_world for view in truth]))
+    extent = float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
+    turns, moves, kept = [], [], 0.0
+    for true, view in by_name(truth, found.views):
+        off = view.cam_from_world[:, :3] @ true.cam_from_world[:, :3].T
+        turn = float(np.degrees(geometry.rotation_angle(off)))
+        here, there = (geometry.camera_centres(v.cam_from_world) for v in (view, true))
+        move = float(np.linalg.norm(here - there)) / extent
+        if view.name in names:
+            kept = max(kept, turn, move)
+        else:
+            turns.append(turn)
+            moves.append(100 * move)
+    return {
+        "kind": "partly", "scene": scene.name, "images": len(truth), "given": len(given), "given_moved": kept,
+        "turn_degrees": float(np.median(turns)), "centre_percent": float(np.median(moves)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenes", type=Path, nargs="+")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--images", type=int, default=5, help="pictures of a scene for exif and squeezed")
+    parser.add_argument("--widths", type=int, nargs="+", default=[1024, 4096])
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+
+    def say(row: dict[str, object]) -> None:
+        rows.append(row)
+        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+    for scene in options.scenes:
+        if "exif" in options.only:
+            say(with_exif(scene, options.images))
+        if "squeezed" in options.only:
+            for width in options.widths:
+                say(squeezed(scene, options.images, width))
+        if "partly" in options.only:
+            say(partly(scene))
+    print(json.dumps({"benchmark": "known_cameras", "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
