@@ -9,6 +9,7 @@ from lite3r_cli.data.content import bytes_content, file_content, joined
 from lite3r_cli.data.views import Known, Shot, Split, ViewSet, look_at, read_rgb, usable
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.io.frame_spool import bytes_of
 from lite3r_cli.io.images import discover
 from lite3r_cli.io.names import leads_out, printable
 from lite3r_cli.scene.posed_view import View
@@ -113,6 +114,6 @@ def _photographs(folder: Path, damaged: list[str]) -> ViewSet:
     name = folder.parent.name if folder.name == "images" else folder.name
     shots = []
     for i, record in enumerate(images.records):
-        content = file_content(record.path) if record.encoded is None else bytes_content(record.encoded)
+        content = file_content(record.path) if record.encoded is None else bytes_content(bytes_of(record.encoded))
         shots.append(Shot(partial(images.read, i), content=content))
     return ViewSet(name, tuple(shots), content=joined(shot.content for shot in shots))

@@ -17,6 +17,7 @@ import numpy as np
 from ..cores import count_cores
 from ..errors import OutputError
 from .files import link_file, write_bytes
+from .frame_spool import bytes_of
 from .images import ImageRecord, ImageSet
 from .probe import probe
 from .regular import BadImage, open_regular
@@ -50,7 +51,7 @@ def export_pictures(directory: Path, images: ImageSet, indices: Sequence[int]) -
         if as_is[j]:
             link_file(records[j].path, target)
         elif held is not None and images.as_stored(indices[j]):  # a video frame is in memory as JPEG
-            write_bytes(target, held)
+            write_bytes(target, bytes_of(held))
         else:
             write_bytes(target, _encode(images.read(indices[j]), target))
         mask = images.read_mask(indices[j])

@@ -22,6 +22,7 @@ from ..errors import InputError, UsageError
 from ..scene.facing import Facing
 from . import containers
 from .decode import Picture, decode
+from .frame_spool import Encoded, bytes_of
 from .masks import Target, find_masks, load_mask, stored_mask
 from .names import output_stems, printable, unique_names
 from .picture_sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, Journal, Skipped, collect, is_video
@@ -49,7 +50,7 @@ class ImageRecord:
     pixel_aspect: float = 1.0  # width of a pixel / its height, upright, from the file
     mask: Path | None = None  # file in the --masks folder
     frame: int | None = None  # index in the video
-    encoded: bytes | None = field(default=None, repr=False)  # a video frame as JPEG
+    encoded: Encoded | None = field(default=None, repr=False)  # a video frame as JPEG
     time: float | None = None  # of a video's frame: seconds from the clip's start
     facing: Facing | None = None  # for a view of a 360° picture
 
@@ -252,7 +253,7 @@ def discover(
 
 
 def _encoded(record: ImageRecord) -> bytes:
-    return read_regular(record.path) if record.encoded is None else record.encoded
+    return read_regular(record.path) if record.encoded is None else bytes_of(record.encoded)
 
 
 def _require_mask(record: ImageRecord) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 from .names import printable
 
 _MAX_BYTES = 2**31 - 1  # largest buffer of OpenCV
@@ -55,7 +55,7 @@ def guarded(reason: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BadImage, MemoryError):
+    except (BadImage, MemoryError, OutputError):  # the last: a disk that frames of a video are kept on
         raise
     except OSError as error:
         raise BadImage(os_reason(error) if error.errno else reason) from error

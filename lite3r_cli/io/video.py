@@ -2,8 +2,8 @@
 
 FFmpeg (PyAV) decodes a video from start to end, because seeking is unreliable for some codecs; a second time only if
 its stated length is wrong or frames are damaged. Only the selected frames are kept, as JPEG of quality 98 in memory:
-about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's compression. So there are
-no temporary files, and any thread can read the frames in any order.
+about 1 MB for 1920×1080, a sixth of the raw pixels, with a loss far below that of the video's compression. Any thread
+can read the frames in any order. Beyond 256 MiB they are in a temporary file (frame_spool.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from .codecs.header import LARGEST_ASPECT
 from .containers import DEMUXERS, codec_name, holds_another, require_container
+from .frame_spool import Encoded, FrameSpool
 from .keyframes import SIDE, Looks, look_through
 from .regular import BadImage, guarded, open_regular
 from .video_damage import Damage, complaints
@@ -34,7 +35,7 @@ OnFrame = Callable[[int, int], None]  # (decoded frames, total number as far as 
 class Frame:
     """One decoded frame, upright and with square pixels, as JPEG."""
 
-    encoded: bytes
+    encoded: Encoded
     width: int
     height: int
     time: float | None = None  # seconds from the clip's start
@@ -276,7 +277,7 @@ def _shown_size(stream: Any, frame: Any) -> tuple[int, int]:
     return (height, width) if _turns(frame)[0] % 2 else (width, height)
 
 
-def _encode(frame: Any, aspect: float) -> Frame:
+def _encode(frame: Any, aspect: float, spool: FrameSpool) -> Frame:
     rgb = frame.to_ndarray(format="rgb24")
     width, height = _square_size(rgb.shape[1], rgb.shape[0], aspect)
     if (height, width) != rgb.shape[:2]:
@@ -285,7 +286,7 @@ def _encode(frame: Any, aspect: float) -> Frame:
     shown = np.rot90(rgb, turns)[:, :: -1 if mirrored else 1]
     bgr = cv2.cvtColor(np.ascontiguousarray(shown), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1]
-    return Frame(encoded.tobytes(), bgr.shape[1], bgr.shape[0], frame.time)
+    return Frame(spool.keep(encoded.tobytes()), bgr.shape[1], bgr.shape[0], frame.time)
 
 
 def _read_frames(
@@ -295,6 +296,7 @@ def _read_frames(
     statistics.
     """
     frames: dict[int, Frame] = {}
+    spool = FrameSpool()
     times: list[int | None] = []
     with guarded("damaged: the video cannot be decoded"), _opened(path) as (container, stream), complaints() as told:
         damage, aspect = Damage(stream, told), _pixel_aspect(stream)
@@ -302,7 +304,7 @@ def _read_frames(
             damage.about_to_decode(packet)
             for frame in damage.decoded(packet):
                 if len(times) in wanted:
-                    frames[len(times)] = _encode(frame, aspect)
+                    frames[len(times)] = _encode(frame, aspect, spool)
                 times.append(frame.pts)
                 if on_frame is not None:
                     on_frame(len(times), max(len(times), expected))

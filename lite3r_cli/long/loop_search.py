@@ -12,18 +12,21 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ..io.view_memory import Features
 from ..scene.consistency import correspondences
 from ..scene.posed_view import View, known_depth
 from ..scene.surfaces import Surfaces, VoterMap
-from ..world.ties import Keypoints, evidence, find_keypoints
+from ..world.ties import Keypoints, evidence, find_features, keypoints_of
 from .chunk_plan import LOOP, ChunkPlan, Pass
 
 PLACES = 400  # maximum number of compared pictures
 _SIDE, _FEATURES = 518, 500
+_HELD = 64  # pictures with features in memory as floats
 _WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
 _SURE = -8.0  # evidence of a candidate: thousands of pairs are tested, while TIED is for one
 _ASKED = 6  # pictures that each place is matched with
@@ -54,14 +57,15 @@ def find_candidates(
     spacing = max(1, plan.size // 6, -(-plan.views // PLACES))
     places = list(range(0, plan.views, spacing))
 
-    def look(i: int) -> Keypoints:
-        found = find_keypoints(picture(i), _SIDE, _FEATURES)
+    def look(i: int) -> Features:
+        found = find_features(picture(i), _SIDE, _FEATURES)
         step()
         return found
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         features = list(pool.map(look, places))
-    likeness = descriptors(features) @ descriptors(features).T
+    likeness = likeness_of(features)
+    ready = lru_cache(maxsize=_HELD)(lambda k: keypoints_of(features[k]))
     apart = np.abs(np.subtract.outer(places, places)) >= 2 * plan.size - plan.overlap
     likeness[~apart] = -np.inf
     asked = {
@@ -70,7 +74,7 @@ def find_candidates(
         for b in np.argsort(-likeness[a], kind="stable")[:_ASKED].tolist()
         if np.isfinite(likeness[a, b])
     }
-    found = [Candidate(places[a], places[b], evidence(features[a], features[b])) for a, b in sorted(asked)]
+    found = [Candidate(places[a], places[b], evidence(ready(a), ready(b))) for a, b in sorted(asked)]
     return suppressed([each for each in found if each.evidence < _SURE], plan)
 
 
@@ -121,10 +125,15 @@ def is_loop(most: float, agree: float) -> bool:
 # --- descriptors ------------------------------------------------------------------------------------------------------
 
 
-def descriptors(features: Sequence[Keypoints]) -> np.ndarray:
-    """(N, D) float32 unit vectors, from which the mean of all pictures is removed."""
-    words = vocabulary(features)
-    return np.zeros((len(features), 1), np.float32) if words is None else centred(residuals(features, words))
+def likeness_of(features: Sequence[Features]) -> np.ndarray:
+    """(N, N) float32 similarity of the descriptors of N pictures; their features are converted to floats one after the
+    other, because those of thousands of pictures do not fit into memory.
+    """
+    words = vocabulary([keypoints_of(each) for each in features[:: max(1, len(features) // PLACES)]])
+    if words is None:
+        return np.zeros((len(features), len(features)), np.float32)
+    vectors = centred(residuals(map(keypoints_of, features), words))
+    return vectors @ vectors.T
 
 
 def vocabulary(features: Sequence[Keypoints]) -> np.ndarray | None:

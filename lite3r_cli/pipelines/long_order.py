@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..io.images import ImageRecord, ImageSet, Skipped
 from ..io.regular import reason_of
 from ..io.view_memory import Features
-from ..long.loop_search import centred, residuals, vocabulary
+from ..long.loop_search import likeness_of
 from ..long.photo_order import Subsets, nearness, pairs_to_ask, plan_subsets, strength
 from ..world.colours import colour_signature
 from ..world.ties import TIED, Groups, Keypoints, evidence, find_features, find_keypoints, keypoints_of
@@ -27,7 +27,6 @@ from .grouping import Grouping, explain, settle_groups
 _SIDE, _COUNT = 518, 500  # size of the pictures, and features per picture
 _FINE = (1024, 3000)  # the same for pictures without a match
 _FINE_ASKED = 8  # pictures that such a picture is matched with
-_OF_WORDS = 400  # pictures for the vocabulary
 _HELD, _FINE_HELD = 512, 64  # pictures whose features are in memory as floats
 _LIKELY = 0.5  # weight of a connection without feature matches: equal colours, or an option of the user
 
@@ -63,7 +62,7 @@ def arrange(
         looks, damaged = _look(images, config.strict, step)
         usable = sorted(looks)
         keypoints: Callable[[int], Keypoints] = lambda k: keypoints_of(looks[usable[k]].features)  # noqa: E731
-        likeness = _likeness(len(usable), keypoints)
+        likeness = likeness_of([looks[i].features for i in usable])
         ties = _ties(len(usable), keypoints, likeness, step)
         if not ties:
             return None
@@ -121,15 +120,6 @@ def _look_at(rgb: np.ndarray, record: ImageRecord) -> _Look:
     height, width = _least(record)
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     return _Look(find_features(small, _SIDE, _COUNT), colour_signature(small))
-
-
-def _likeness(count: int, keypoints: Callable[[int], Keypoints]) -> np.ndarray:
-    """(N, N) similarity of the pictures' descriptors; only some of the features are in memory as floats at a time."""
-    words = vocabulary([keypoints(k) for k in range(0, count, -(-count // _OF_WORDS))])
-    if words is None:
-        return np.zeros((count, count), np.float32)
-    vectors = centred(residuals(map(keypoints, range(count)), words))
-    return vectors @ vectors.T
 
 
 def _ties(

@@ -15,6 +15,7 @@ from ..errors import InputError, Lite3RError, UsageError
 from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
+from ..io.frame_spool import bytes_of
 from ..io.output_layout import OutputLayout, output_layout
 from ..io.picture_sources import is_video
 from ..io.ply import read_ply
@@ -225,7 +226,7 @@ class Photographs:
             clip = Clip(path)
             clip.fetch(sorted(self.frames[path]))
             self.clips[path] = clip
-        return clip.frames[clip.index_of(number)].encoded
+        return bytes_of(clip.frames[clip.index_of(number)].encoded)
 
 
 def _frame_number(name: str, path: Path) -> int | None:

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lite3r_cli.errors import InputError
+from lite3r_cli.errors import InputError, OutputError
+from lite3r_cli.io import frame_spool
 from lite3r_cli.io.images import discover
 from lite3r_cli.io.video import DEFAULT_VIEWS, Clip, even_indices
 
@@ -153,3 +154,24 @@ def test_progress_is_told(tmp_path):
     told = []
     discover([write_video(tmp_path / "clip.mp4", 5)], on_frame=lambda done, total: told.append((done, total)))
     assert told == [(i, 5) for i in range(1, 6)]
+
+
+def test_frames_beyond_the_memory_are_the_same(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 20)
+    held = [discover([path]).read_picture(i).rgb for i in range(20)]
+    monkeypatch.setattr(frame_spool, "MOST_IN_MEMORY", 2000)
+    images = discover([path])
+    assert {type(record.encoded) for record in images.records} == {bytes, frame_spool.SpooledFrame}
+    assert all((images.read(i) == rgb).all() for i, rgb in enumerate(held))
+
+
+def test_a_full_disk_for_frames_says_so(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 5)
+    monkeypatch.setattr(frame_spool, "MOST_IN_MEMORY", 0)
+
+    def full(**options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frame_spool.tempfile, "TemporaryFile", full)
+    with pytest.raises(OutputError, match="TMPDIR"):
+        discover([path])
