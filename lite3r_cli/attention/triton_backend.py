@@ -26,6 +26,7 @@ __all__ = ["INTERPRETED", "attend"]
 # where gradients cancel the error is visible in float16; tf32x3 avoids that.
 WIDE = {torch.float32: "ieee", torch.float16: "tf32x3"}
 KEYS = 64  # keys in one product, from one or more tiles
+SORTED = 2**24  # elements of a mask that are sorted at a time: the indices are int64 while they are sorted
 LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
 PHI = {name: i for i, name in enumerate(FEATURES)}  # the numbers used in the kernels
 HEAD_DIMS = (16, 32, 64)  # at 128 the backward kernels need more shared memory than a Hopper GPU has
@@ -35,8 +36,12 @@ def _meeting(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mask (B, H, blocks, others) → block table int32 of the same shape, whose first entries in each row are the
     indices of the True elements, and their number (B, H, blocks) int32.
     """
-    others = mask.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
-    return others.to(torch.int32).contiguous(), mask.sum(-1, dtype=torch.int32).contiguous()
+    heads = mask.flatten(0, 1)
+    table = torch.empty(heads.shape, device=mask.device, dtype=torch.int32)
+    step = max(1, SORTED // max(heads[:1].numel(), 1))
+    for some, out in zip(heads.split(step), table.split(step), strict=True):
+        out.copy_(some.to(torch.uint8).argsort(dim=-1, descending=True, stable=True))
+    return table.view(mask.shape), mask.sum(-1, dtype=torch.int32).contiguous()
 
 
 def _sums(

@@ -188,7 +188,7 @@ class FastBlock:
     Raises BackendError for blocks with a gated MLP or without LayerScale.
     """
 
-    def __init__(self, block: Block, settings: Settings, name: str, exact_projection: bool = False):
+    def __init__(self, block: Block, settings: Settings, exact_projection: bool = False):
         if not isinstance(block.mlp, Mlp):
             raise BackendError("the fast path has no gated MLP (da3-giant); use --compare dense-eager")
         attention = block.attn
@@ -203,7 +203,7 @@ class FastBlock:
         if isinstance(attention.q_norm, nn.LayerNorm) and isinstance(attention.k_norm, nn.LayerNorm):
             q, k = Norm.of(attention.q_norm), Norm.of(attention.k_norm)
             self.head_norms, self.head_eps = (q.weight, q.bias, k.weight, k.bias), q.eps
-        self.sparse = SparseLayer.of(attention, name) if settings.sparse else None
+        self.sparse = SparseLayer.of(attention) if settings.sparse else None
 
     def start(self, x: Tensor, engine: Engine) -> Operand:
         """The output of the first norm of x (T, C), for the first block of a network."""

@@ -157,7 +157,7 @@ def reason_against_settings(config: SparseConfig) -> str | None:
 class SparseLayer:
     """The settings and mix parameters of one sparse-linear layer."""
 
-    def __init__(self, module: SparseLinearAttention, name: str):
+    def __init__(self, module: SparseLinearAttention):
         formula = module.formula
         self.formula, self.config = formula, module.config
         convex = module.config.mix == "convex"
@@ -171,10 +171,10 @@ class SparseLayer:
         return self.formula.ratio(plan.views) if isinstance(plan, PackedPlan) else self.formula.keep_ratio
 
     @classmethod
-    def of(cls, attention: nn.Module, name: str) -> SparseLayer | None:
+    def of(cls, attention: nn.Module) -> SparseLayer | None:
         """The layer of an attention module; None if it is dense or set to dense."""
         if isinstance(attention, SparseLinearAttention) and attention.backend != "dense":
-            return cls(attention, name)
+            return cls(attention)
         return None
 
     def attend(self, heads: Tensor, plan: SparsePlan | PackedPlan, ops: Operators, reference: Tensor | None) -> Tensor:

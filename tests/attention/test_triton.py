@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from lite3r_cli.attention import triton_backend
 from lite3r_cli.attention.block_map import block_map
 from lite3r_cli.attention.dispatch import ATTEND, choose_backend, sparse_linear
 from lite3r_cli.attention.module import SparseLinearAttention
@@ -41,6 +42,18 @@ def runs(test):
         not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test"
     )
     return skipped(pytest.mark.gpu(test) if CUDA else test)
+
+
+@pytest.mark.parametrize("sorted_at_once", [1, 2 * 7 * 9, 2**24])
+def test_block_tables_are_sorted_some_heads_at_a_time(sorted_at_once, monkeypatch):
+    monkeypatch.setattr(triton_backend, "SORTED", sorted_at_once)
+    mask = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(0)) > 0.6
+    mask[0, 1, 2] = False
+    for masked in (mask, mask.transpose(2, 3)):
+        table, counts = triton_backend._meeting(masked)
+        assert table.is_contiguous() and table.dtype == counts.dtype == torch.int32 and table.shape == masked.shape
+        for row, count, found in zip(masked.reshape(-1, masked.shape[-1]), counts.flatten(), table.flatten(0, -2)):
+            assert found[: int(count)].tolist() == row.nonzero()[:, 0].tolist()
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run here")

@@ -34,8 +34,7 @@ class FastDA3(FastForm):
         self.first = (encoder.cls_token + encoder.pos_embed[:, :1])[0].detach()
         self.camera_token = encoder.camera_token[0].detach()  # (2, C): reference view, every other view
         self.blocks = [
-            FastBlock(b, settings, f"block {i}", exact_projection=i >= len(encoder.blocks) - 2)
-            for i, b in enumerate(encoder.blocks)
+            FastBlock(b, settings, exact_projection=i >= len(encoder.blocks) - 2) for i, b in enumerate(encoder.blocks)
         ]
         self.layers_across = [block for i, block in enumerate(self.blocks) if self.config.is_global(i)]
         self.norm = Norm.of(encoder.norm)

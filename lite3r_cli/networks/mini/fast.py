@@ -37,8 +37,7 @@ class FastMini(FastForm):
         self.first = (model.cls_token + model.pos_embed[:, :1])[0].detach()
         self.camera_token = model.camera_token.detach()  # (2, C): reference view, every other view
         self.blocks = [
-            FastBlock(b, settings, f"block {i}", exact_projection=i >= len(model.blocks) - 2)
-            for i, b in enumerate(model.blocks)
+            FastBlock(b, settings, exact_projection=i >= len(model.blocks) - 2) for i, b in enumerate(model.blocks)
         ]
         self.layers_across = [block for i, block in enumerate(self.blocks) if self.config.is_global(i)]
         self.norm = Norm.of(model.norm)

@@ -34,13 +34,10 @@ class FastPi3(FastForm):
         self.position = encoder.pos_embed.detach().float()
         self.first = torch.cat([encoder.cls_token + encoder.pos_embed[:, :1], encoder.register_tokens], dim=1).detach()
         self.registers = model.register_token[0, 0].detach()  # (5, C)
-        self.encoder = [FastBlock(b, settings, f"encoder block {i}") for i, b in enumerate(encoder.blocks)]
+        self.encoder = [FastBlock(b, settings) for b in encoder.blocks]
         self.encoder_norm = Norm.of(encoder.norm)
         exact = model.config.depth - 2  # see `networks.family.exact_products`
-        self.layers = [
-            FastBlock(b, settings, f"decoder block {i}", exact_projection=i >= exact)
-            for i, b in enumerate(model.decoder)
-        ]
+        self.layers = [FastBlock(b, settings, exact_projection=i >= exact) for i, b in enumerate(model.decoder)]
         self.layers_across = [layer for i, layer in enumerate(self.layers) if model.config.is_global(i)]
         # points are an exponential of the last layers, which therefore stay float32, as on the ordinary path
         self.decoders = [

@@ -30,14 +30,11 @@ class FastVGGT(FastForm):
         self.position = encoder.pos_embed.detach().float()
         self.first = torch.cat([encoder.cls_token + encoder.pos_embed[:, :1], encoder.register_tokens], dim=1).detach()
         self.special = torch.cat([aggregator.camera_token, aggregator.register_token], dim=2)[0].detach()  # (2, 5, C)
-        self.encoder = [FastBlock(b, settings, f"encoder block {i}") for i, b in enumerate(encoder.blocks)]
+        self.encoder = [FastBlock(b, settings) for b in encoder.blocks]
         self.encoder_norm = Norm.of(encoder.norm)
         self.layers_within, self.layers_across = (
-            [
-                FastBlock(b, settings, f"{kind} block {i}", exact_projection=b is blocks[-1])
-                for i, b in enumerate(blocks)
-            ]
-            for kind, blocks in (("frame", aggregator.frame_blocks), ("global", aggregator.global_blocks))
+            [FastBlock(b, settings, exact_projection=b is blocks[-1]) for b in blocks]
+            for blocks in (aggregator.frame_blocks, aggregator.global_blocks)
         )
         self.head = FastDepthHead(model.depth_head, settings)
         self.camera_head = fast_camera_head(model.camera_head, settings)
