@@ -18,10 +18,9 @@ from ..io.images import ImageSet
 from ..io.video import DEFAULT_VIEWS
 from ..long.chunk_plan import ChunkPlan, plan_chunks
 from ..world.ties import TIED, Keypoints, evidence, find_keypoints
-from .grouping import explain, one_group
-from .long_order import Arranged, arrange
 
 if TYPE_CHECKING:
+    from .long_order import Arranged
     from .predict import Predictor
 
 CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: with more views, attention across them costs more than it gains
@@ -76,6 +75,9 @@ def _divided(
     config: ReconstructConfig, images: ImageSet, size: int, reason: str, progress: Progress, tell: Tell
 ) -> LongPlan:
     """Chunks of ordered pictures, else subsets; also chunks if the order is unknown."""
+    from .grouping import explain, one_group  # torch: only after the images are found
+    from .long_order import arrange
+
     if not in_order(images):
         arranged = arrange(config.input, images, size, reason, progress, tell)
         if arranged is not None:
