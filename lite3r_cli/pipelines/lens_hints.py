@@ -37,6 +37,13 @@ def lens_warnings(config: PredictConfig, records: Sequence[ImageRecord], inputs:
     return [_advice(f"straight edges are curved, by about {share:.0%} at the corners: the lens has distortion", "")]
 
 
+def no_lens_warnings(
+    config: PredictConfig, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
+) -> list[str]:
+    """In place of `lens_warnings`, which takes a fifth of a second a pass."""
+    return []
+
+
 def _says_fisheye(record: ImageRecord) -> bool:
     lens = (metadata_of(record).lens or "").lower()
     return any(word in lens for word in _FISHEYES)

@@ -102,6 +102,7 @@ class Predictor:
     ) -> None:
         self.config = config
         self.team: Team | None = None  # other processes that take part in predictions
+        self.lens_warnings = lens_warnings  # `no_lens_warnings` for a caller that shows none
         self._progress = progress = progress or Progress()
         if config.refine:
             require_pycolmap()  # reported before the network is loaded
@@ -207,9 +208,8 @@ class Predictor:
         for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
-        bending = None if bars else pictures.bending
-        if bending is None:
-            bending = Later(lambda: lens_warnings(self.config, records, inputs), "lens")
+        known = None if bars else pictures.bending
+        bending = known or Later(lambda: self.lens_warnings(self.config, records, inputs), "lens")
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
@@ -321,7 +321,7 @@ class Predictor:
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be used: {reasons}")
         inputs, records = align(batch, prepare, native), [images.records[i] for i in kept]
-        bending = Later(lambda: lens_warnings(self.config, records, inputs), "lens")
+        bending = Later(lambda: self.lens_warnings(self.config, records, inputs), "lens")
         return Pictures(kept, inputs, skipped, bending)
 
     def _between_bars(

@@ -23,6 +23,7 @@ from ..scene import geometry
 from ..scene.coverage import most_covered
 from ..scene.posed_view import View
 from ..world.photometric import looks_alike
+from .lens_hints import no_lens_warnings
 from .place_in_scene import Placement, place_as_known, place_in_scene
 from .predict import Pictures, Predictions, Predictor
 from .retrieval import Match, Retrieval
@@ -99,6 +100,7 @@ class Finder:
             warn(f"{lost} of {len(views)} photographs of the scene are no longer where they were: the others serve")
         self.neighbours, self._warn = neighbours, warn
         self.predictor = predictor or Predictor(predict, progress)
+        self.predictor.lens_warnings = no_lens_warnings  # the scene was warned of when it was made
         if self.predictor.streams:
             raise UsageError(f"--model {predict.model} sees a video in order and locates no photos: give --model mini")
         new = self.images.new
