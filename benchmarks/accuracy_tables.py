@@ -204,3 +204,13 @@ def lenses() -> str:
         ("scene", "k1", "k1 found", "focal length off by", "AUC@5", "pycolmap, told SIMPLE_RADIAL"),
         [cells(scene, k1, row) for scene, each in load("refine-lenses")["scenes"].items() for k1, row in each.items()],
     )
+
+
+def located() -> str:
+    """AUC@5 of images that were left out of a scene and located in it, and of one reconstruction of all."""
+    lines = [
+        [row["scene"], f"{row['views']} + {row['left_out']}", f"{row['auc5']:.3f}", f"{row['auc5_joint']:.3f}",
+         str(row["refused"]), f"{row['accepted']} of {row['foreign']}"]
+        for row in load("locate")["scenes"]
+    ]  # fmt: skip
+    return table(("set", "images + left out", "located", "jointly", "refused", "foreign accepted"), lines)

@@ -44,6 +44,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "card-before": lambda: accuracy_tables.card("before"),
     "picture-size": accuracy_tables.picture_size,
     "sparse-loss": accuracy_tables.sparse_loss,
+    "located": accuracy_tables.located,
     "students": form_tables.students,
     "ablations": form_tables.ablations,
     "packed-forms": form_tables.packed_forms,

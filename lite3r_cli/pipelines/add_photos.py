@@ -84,7 +84,12 @@ def place_of(path: Path) -> str:
     for each in (path, beside):
         if os.path.lexists(each) or os.path.lexists(each.with_suffix("")):
             bring_right(each)
-    layout = WrittenScene.at(path).layout
+    scene = WrittenScene.at(path)
+    layout, listed = scene.layout, scene.facts.get("files")
+    clouds = [name for name in listed if name.endswith(".ply")] if isinstance(listed, dict) else []
+    if clouds and layout.cloud not in clouds:
+        was = printable(clouds[0])
+        raise InputError(f"{path}: was written as {was} and renamed since: rename the cloud and its folder back")
     return str(layout.root / layout.cloud if layout.folder else layout.root)
 
 

@@ -101,6 +101,9 @@ def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path
     (tmp_path / "photos/b1.png").rename(tmp_path / "photos/a1.png")
     shutil.move(tmp_path / "images", scene.parent / "a/images")
     assert digests(scene.parent) == before
+    shutil.copytree(scene.parent / "a", tmp_path / "renamed/b")
+    shutil.copy(scene, tmp_path / "renamed/b.ply")
+    assert run("add", tmp_path / "renamed/b.ply", new) == 3 and "was written as a.ply" in capsys.readouterr().err
     (scene.parent / "a/memory/a0.safetensors").unlink()
     assert run("add", scene, new) == 3
     said = capsys.readouterr().err.strip()
