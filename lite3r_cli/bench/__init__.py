@@ -1,1 +1,1 @@
-"""What a prediction costs, measured fairly: alternating runs, the hardware's floor, a check before any ratio."""
+"""Benchmarks of a prediction: alternating runs, the hardware's lower bound, correctness checks before any speed-up."""

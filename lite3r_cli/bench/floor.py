@@ -1,7 +1,6 @@
-"""The least time that the hardware could take: arithmetic over its rate plus the bytes that must move over its
-bandwidth.
+"""The lower bound of the time on the hardware: FLOP / peak rate + bytes / bandwidth.
 
-Bytes counted: every weight once, the images, the answers. Attention counts as computed: what is skipped is left out.
+Bytes: every weight once, the images, the outputs. Skipped attention is not counted.
 """
 
 from __future__ import annotations
@@ -30,24 +29,26 @@ TRIALS, SIDE, COPY_BYTES = 3, {"cuda": 8192, "cpu": 2048}, {"cuda": 2**30, "cpu"
 
 @dataclass(frozen=True)
 class Rates:
-    half: float  # operations a second in bfloat16 (float32 where that is what is used)
-    fp8: float
-    bandwidth: float  # bytes a second
-    source: str
+    """The peak rates of a device."""
+
+    half: float  # FLOP/s in bfloat16, or in float32 if that is used
+    fp8: float  # FLOP/s in FP8
+    bandwidth: float  # bytes/s
+    source: str  # where the values come from
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one prediction. Operations: multiplications and additions."""
+    """FLOP and bytes of one prediction."""
 
-    linear: float  # products of the transformer blocks, which FP8 can take
-    across: float  # attention across views, all of it
+    linear: float  # linear layers of the transformer blocks, which may run in FP8
+    across: float  # attention across views, if nothing is skipped
     rest: float  # patches, attention within views, heads
-    image_bytes: float  # in and out
+    image_bytes: float  # images and output maps
 
 
 def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Known for the GPU, or measured now."""
+    """The rates of a device: from KNOWN, or measured now."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, values in KNOWN.items():
@@ -65,7 +66,7 @@ def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 def _fp8_product_ms(a: torch.Tensor, b: torch.Tensor, device: torch.device) -> float:
-    """As the fast path multiplies, operands already rounded."""
+    """Milliseconds of an FP8 product as on the fast path, without the rounding of the operands."""
     (x, tokens), (weight, rows) = quantize_tokens(a), quantize_rows(b)
     scales = {"scale_a": tokens, "scale_b": rows[None].contiguous()}
 
@@ -76,8 +77,8 @@ def _fp8_product_ms(a: torch.Tensor, b: torch.Tensor, device: torch.device) -> f
 
 
 def work_of(model: Network, views: int, height: int, width: int) -> Work:
-    """Counted on a copy of `model` without values: a forward pass of two views for cameras and depth, of which all but
-    attention across views grows with their number.
+    """The work of a prediction of `views` views. It is counted in a forward pass of two views on the meta device;
+    everything except attention across views is linear in the number of views.
     """
     family = require_family(model)
     with unfilled():
@@ -103,6 +104,7 @@ def work_of(model: Network, views: int, height: int, width: int) -> Work:
 
 
 def floor_ms(work: Work, rates: Rates, weight_bytes: int, fp8: bool, skipped: float) -> float:
+    """The lower bound in milliseconds; `skipped` is the share of attention across views that is not computed."""
     operations = work.linear / (rates.fp8 if fp8 else rates.half)
     operations += (work.rest + work.across * (1 - skipped)) / rates.half
     return 1e3 * (operations + (work.image_bytes + weight_bytes) / rates.bandwidth)

@@ -1,4 +1,4 @@
-"""Right before fast: what must hold before a ratio is printed."""
+"""Correctness checks that must pass before `lite3r bench` prints a speed-up."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lite3r_cli.bench.variants import Answer, Variant
 from lite3r_cli.engine.check import OperatorCheck, Sizes, check_operators
 from lite3r_cli.layers import dense
 
-DENSE_TOLERANCE = 0.1  # relative difference in depth between two ways to round in half precision, random weights
-# Relative difference in depth that a lite column with a speed-up may have from the dense answer to the same images.
-# Up to LITTLE of the blocks skipped, beyond: the limits on accuracy that the lite form has to keep on photographs.
+DENSE_TOLERANCE = 0.1  # relative depth difference between two dense variants in half precision, with random weights
+# Largest relative depth difference of a lite variant from the dense output for the same images: LITTLE_LIMIT if at most
+# the share LITTLE of the blocks is skipped, else MUCH_LIMIT. These are the accuracy limits of the lite form.
 LITTLE, LITTLE_LIMIT, MUCH_LIMIT = 0.8, 0.03, 0.08
-# Random weights and stand-in pictures amplify rounding, FP8 alone gives 0.10: there a limit tells only wrong code.
+# Random weights and stand-in images amplify rounding (FP8 alone gives 0.10): this limit only detects wrong code.
 STAND_IN_LIMIT = 0.2
 SMALL = Sizes(tokens=130, heads=2, blocks=9)  # enough for plain torch
 SETTINGS = "how accurate keep ratio and FP8 are on scenes with ground truth, lite3r eval tells"
 
 
 def operator_checks(variants: Sequence[Variant], device: torch.device, dtype: torch.dtype) -> list[OperatorCheck]:
-    """Of every fused operator that the variants use."""
+    """The checks of every fused operator that the variants use."""
     kinds = sorted({v.fp8 for v in variants if v.fast})
     sizes = Sizes() if device.type == "cuda" else SMALL
     checks = [check for fp8 in kinds for check in check_operators(device, dtype, fp8, sizes=sizes)]
@@ -43,7 +43,9 @@ def _products() -> OperatorCheck:
 
 
 def complaints(variant: Variant, answer: Answer, reference: Answer, shape: tuple[int, int, int]) -> list[str]:
-    """What is wrong with an answer; `reference` is that of the first dense column to the same images."""
+    """What is wrong with the output of a variant. `reference` is the output of the first dense variant for the same
+    images; `shape` is (S, H, W).
+    """
     depth, confidence, cameras = answer
     wrong = []
     if depth.shape != shape or confidence.shape != shape or len(cameras) != shape[0]:
@@ -56,7 +58,7 @@ def complaints(variant: Variant, answer: Answer, reference: Answer, shape: tuple
 
 
 def reason_against_ratio(variant: str, depth_difference: float, skipped: float, stand_in: bool) -> str | None:
-    """Why a column gets no speed-up although nothing failed; None if it gets one."""
+    """Why no speed-up is reported for a variant although all checks passed; None if it is reported."""
     limit = STAND_IN_LIMIT if stand_in else LITTLE_LIMIT if skipped <= LITTLE else MUCH_LIMIT
     if variant != "lite" or depth_difference <= limit:
         return None
@@ -64,5 +66,5 @@ def reason_against_ratio(variant: str, depth_difference: float, skipped: float, 
 
 
 def difference(depth: Tensor, reference: Tensor) -> float:
-    """Relative, ‖a − b‖ / ‖b‖."""
+    """The relative difference ‖depth − reference‖ / ‖reference‖."""
     return float((depth.float() - reference.float()).norm() / reference.float().norm().clamp(min=1e-30))

@@ -1,4 +1,4 @@
-"""Time and memory of callables on a device."""
+"""Measure time and peak memory of functions on a device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 class Timer:
-    """Milliseconds of what runs inside `span`: by events on a GPU, by the clock elsewhere. Spans may not nest."""
+    """Measures the time inside `span`: with CUDA events on a GPU, else with the clock. Spans must not be nested."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -28,6 +28,7 @@ class Timer:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
+        """Add the time inside this context to `name`."""
         start = self._now()
         yield
         self._spans.append((name, start, self._now()))
@@ -40,7 +41,7 @@ class Timer:
         return event
 
     def totals(self) -> dict[str, float]:
-        """Name → milliseconds so far; waits for the device."""
+        """Name → milliseconds so far. Synchronises with the device."""
         if self.cuda:
             torch.cuda.synchronize()
         sums: dict[str, float] = {}
@@ -63,8 +64,8 @@ def alternate(
     repeats: int,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Milliseconds of every run, each in turn, `repeats` times over; a run is told the number of the round, so that it
-    can take another input.
+    """Name → milliseconds of each run. The functions run alternately, `repeats` times; each gets the index of the
+    repetition, so that it can use another input.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
@@ -75,7 +76,7 @@ def alternate(
 
 
 def spread(times: Sequence[float]) -> float:
-    """Half the distance between the quartiles."""
+    """Half the interquartile range."""
     if len(times) < 2:
         return 0.0
     low, _, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -83,14 +84,15 @@ def spread(times: Sequence[float]) -> float:
 
 
 class Peak:
-    """Memory at the peak of what runs inside `watch`, bytes. On a GPU what was there before is left out of it, but for
-    `own` bytes; on a CPU it is the whole process.
+    """Peak memory in bytes inside `watch`. On a GPU, memory that was allocated before is not counted, except `own`
+    bytes; on a CPU it is the memory of the whole process.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.allocated, self.reserved = device, 0, 0
 
     def watch(self, own: int = 0) -> AbstractContextManager[None]:
+        """A context whose peak memory is measured."""
         return self._on_gpu(own) if self.device.type == "cuda" else self._on_host()
 
     @contextmanager
@@ -113,7 +115,7 @@ class Peak:
 
 
 def _forget_host_peak() -> bool:
-    """Start the process's high-water mark anew, where the system can."""
+    """Reset the peak memory of the process; returns whether the system supports it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -127,4 +129,5 @@ def _host_peak() -> int:
 
 
 def allocated(device: torch.device) -> int:
+    """Bytes of tensors on a GPU; 0 for other devices."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

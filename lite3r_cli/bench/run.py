@@ -1,4 +1,4 @@
-"""Time, memory and the hardware's floor of one network run in several ways, for several numbers of views."""
+"""`lite3r bench`: time, memory and lower bound of several variants of one network, for several numbers of views."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ from .stages import with_rest
 from .subjects import CHECKPOINT, image_sets
 from .variants import Request, Variant, build
 
-INPUT_SETS = 2  # that runs take in turn
-ASPECT = (3, 4)  # height : width of stand-in pictures where only the longest side is given
+INPUT_SETS = 2  # sets of images that runs use alternately
+ASPECT = (3, 4)  # height : width of stand-in images if only the longest side is given
 
 
 @dataclass
 class Row:
+    """The result of one variant for one number of views."""
+
     model: str
     variant: str
     views: int
@@ -50,25 +52,28 @@ class Row:
     reserved_gib: float
     floor_ms: float
     skipped: float  # share of the key blocks across views
-    depth_difference: float  # relative, to the first dense variant's answer to the same images
-    attention: str  # that ran: "dense", or "sparse" if any block may have been skipped
-    stages: dict[str, float] = field(default_factory=dict)  # milliseconds, of one run without a graph
-    speedup: float | None = None  # over the first variant; None before the gate is passed, or see `withheld`
-    withheld: str | None = None  # why there is no speed-up although the gate is passed
+    depth_difference: float  # relative to the first dense variant's output for the same images
+    attention: str  # what ran: "dense", or "sparse" if any block may have been skipped
+    stages: dict[str, float] = field(default_factory=dict)  # milliseconds, of one run without a CUDA graph
+    speedup: float | None = None  # over the first variant; None if a check failed, or see `withheld`
+    withheld: str | None = None  # why there is no speed-up although all checks passed
 
 
 @dataclass
 class Bench:
+    """The result of a benchmark."""
+
     environment: dict[str, Any]
     gate: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
+        """The result as a document for JSON."""
         return {"environment": self.environment, "gate": self.gate, "rows": [asdict(row) for row in self.rows]}
 
 
 def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
-    """Raises UsageError, InputError, WeightsError, BackendError, MemoryLimitError."""
+    """Run the benchmark. Raises UsageError, InputError, WeightsError, BackendError or MemoryLimitError."""
     progress = progress or Progress()
     runtime = choose(config.device, config.dtype)
     seed_everything(config.seed)
@@ -140,14 +145,18 @@ def _measure(
 def _first_answers(
     variants: list[Variant], images: list[Tensor], device: torch.device
 ) -> tuple[dict[str, Peak], dict[str, float], list[str]]:
-    """Memory at the peak, the difference in depth to the first dense variant's, and what is wrong. It also warms up."""
+    """Run every variant once per image set, which also warms up. Returns peak memory and depth difference from the
+    first dense variant by name, and what is wrong.
+    """
     peaks: dict[str, Peak] = {}
     answers: dict[str, gate.Answer] = {}
     for variant in variants:
         peak = peaks[variant.name] = Peak(device)
         own = variant.held + images[0].nbytes
         with accounted() as account:
-            for given in reversed(images):  # the answer to the first set comes last: on a GPU that of a graph's replay
+            for given in reversed(
+                images
+            ):  # the first set comes last, so that on a GPU its output is from a graph replay
                 with peak.watch(own):
                     answer = variant.run(given)
         if account:
@@ -167,7 +176,7 @@ def _turn(variant: Variant, images: list[Tensor], turn: int) -> None:
 
 
 def _stages(variant: Variant, images: Tensor, device: torch.device) -> dict[str, float]:
-    variant.staged(images, Timer(device))  # once for nothing: without a graph some kernels are new
+    variant.staged(images, Timer(device))  # warm-up: some kernels only run without a graph
     timer = Timer(device)
     whole = once(device, lambda: variant.staged(images, timer))
     return with_rest(timer.totals(), whole)
@@ -188,7 +197,7 @@ def _images(config: BenchConfig, sizes: Network, views: int, device: torch.devic
 def _pictures(
     folder: Path, preparation: Preparation, side, patch: int, views: int, device: torch.device
 ) -> list[Tensor]:
-    """Photographs of one size in turn; the second set starts one picture later."""
+    """Sets of `views` photographs of one size, repeated cyclically; the second set starts one image later."""
     found = discover([folder])
     fitted = [fit(found.read(i), preparation, max(s for s in side if s), patch, False).rgb for i in range(len(found))]
     if any(rgb.shape != fitted[0].shape for rgb in fitted):

@@ -1,4 +1,4 @@
-"""Time and memory against the number of views, one line for each variant."""
+"""Plot time and memory over the number of views, one line per variant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def label_of(rows: Sequence[Row]) -> str:
-    """Of a variant's line: its name, and up to how many views it ran dense attention where the name says otherwise."""
+    """The label of a variant's line: its name, and for `lite` up to how many views it ran dense attention."""
     name, dense = rows[0].variant, [row.views for row in rows if row.attention == "dense"]
     if name != "lite" or not dense:
         return name
@@ -23,9 +23,9 @@ def label_of(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Write a PNG. Raises OutputError, BackendError without Matplotlib."""
+    """Write the plot as a PNG. Raises OutputError, or BackendError if Matplotlib is not installed."""
     require("matplotlib", "--plot")
-    from matplotlib.figure import Figure  # without pyplot, which has a state of its own
+    from matplotlib.figure import Figure  # pyplot would change global state
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     time, memory = figure.subplots(1, 2)

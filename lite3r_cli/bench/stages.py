@@ -1,4 +1,4 @@
-"""Where an ordinary network's time goes: its modules watched by hooks, each moment accounted to one stage."""
+"""The time of each stage of an ordinary network, measured by wrapping its modules."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lite3r_cli.layers.vit import Attention
 from lite3r_cli.networks.family import global_layers_of, require_family
 
 STAGES = ("encoder", "frame attention", "global attention", "linear layers", "heads", "input and output")
-REST = "input and output"  # and whatever else no stage names: norms, residuals, rotations
+REST = "input and output"  # also everything not in another stage: norms, residual additions, RoPE
 
 
 @contextmanager
 def watched(model: nn.Module, timer: Timer) -> Iterator[None]:
-    """Inside, every forward pass of `model` adds to the timer's spans; stages do not overlap."""
+    """Inside this context, every forward pass of `model` adds spans to the timer. Stages do not overlap."""
     undo: list[Callable[[], None]] = []
     family = require_family(model)
     whole = [model.get_submodule(family.encoder)]
@@ -54,7 +54,7 @@ def _watch(module: nn.Module, method: str, stage: str, timer: Timer) -> Callable
 
 
 def with_rest(totals: dict[str, float], whole: float) -> dict[str, float]:
-    """Every stage of STAGES in milliseconds; what none of them took of `whole` goes to the last."""
+    """Stage → milliseconds for all STAGES; the part of `whole` that is in no stage is added to REST."""
     found = {stage: totals.get(stage, 0.0) for stage in STAGES}
     found[REST] += max(0.0, whole - sum(found.values()))
     return found

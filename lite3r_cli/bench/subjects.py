@@ -1,4 +1,4 @@
-"""A network to measure: a checkpoint that is at hand, or random values made on the device itself."""
+"""The network and the images to measure: a local checkpoint, or random weights generated on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECKPOINT = "checkpoint"
 
 
 def network(name: str, device: torch.device, seed: int) -> tuple[Network, str]:
-    """A network in float32 in evaluation mode, and where its values are from. Raises WeightsError."""
+    """A network in float32 in evaluation mode, and the origin of its weights as text. Raises WeightsError."""
     family = family_named(name)
     here = name in registry.MODELS and registry.find_checkpoint(name) is not None
     if here or family is None or name not in family.sizes:
@@ -29,8 +29,8 @@ def network(name: str, device: torch.device, seed: int) -> tuple[Network, str]:
 
 @torch.no_grad()
 def _fill(model: Network, device: torch.device, seed: int) -> None:
-    """The distributions of `standin`, drawn on the device: seconds instead of minutes for a billion values; constants
-    have their own values.
+    """Fill a model with the distributions of `standin`, drawn on the device: seconds instead of minutes for a billion
+    values. Constants keep their own values.
     """
     known = model.constants()
     make = torch.Generator(device).manual_seed(seed)
@@ -40,7 +40,7 @@ def _fill(model: Network, device: torch.device, seed: int) -> None:
 
 
 def image_sets(count: int, views: int, height: int, width: int, device: torch.device, seed: int) -> list[torch.Tensor]:
-    """`count` sets (S, 3, H, W) of stand-in pictures in [0, 1]."""
+    """`count` sets (S, 3, H, W) of stand-in images in [0, 1]."""
     coarse = torch.rand(count * views, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).to(device)
     fine = torch.rand(
         count * views, 3, height, width, generator=torch.Generator(device).manual_seed(seed), device=device

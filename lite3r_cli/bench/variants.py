@@ -1,10 +1,10 @@
-"""The ways to run one network that `lite3r bench` compares, each ready to be called with images on the device.
+"""The variants of one network that `lite3r bench` compares.
 
-dense-eager   layer by layer: float32 weights, half precision by autocast, torch's fused attention, no graph
-dense         the fastest way that this program has here without approximating anything but by rounding
-lite          the same with sparse-linear attention, and FP8 linear layers where the device multiplies FP8
+dense-eager   layer by layer: float32 weights, half precision by autocast, torch's fused attention, no CUDA graph
+dense         the fastest way on this device without approximations other than rounding
+lite          the same with sparse-linear attention, and FP8 linear layers if the device supports FP8
 
-The dense ones are dense for every checkpoint: linear branches and trained keep ratios are left out.
+The dense variants are dense for every checkpoint: linear branches and trained keep ratios are not used.
 """
 
 from __future__ import annotations
@@ -43,41 +43,49 @@ Answer = tuple[Tensor, Tensor, Tensor]  # depth, confidence (S, H, W) and poses 
 
 @dataclass
 class Variant:
+    """A network that is ready to run in one variant."""
+
     name: str
     description: str
     run: Callable[[Tensor], Answer]  # images (S, 3, H, W) on the device
-    staged: Callable[[Tensor, Timer], object]  # a run whose time is accounted for
-    skipped: Callable[[Shape], float]  # share of the key blocks across views, after a run of that shape
+    staged: Callable[[Tensor, Timer], object]  # a run that records the time of each stage
+    skipped: Callable[[Shape], float]  # share of skipped key blocks across views, after a run of that shape
     weight_bytes: int
     fp8: bool = False
     fast: bool = False
-    forget: Callable[[], None] = lambda: None  # what was kept for the shapes so far
+    forget: Callable[[], None] = lambda: None  # frees what is cached for the shapes so far
     held: int = 0  # bytes on the device
-    sparse: bool = False  # from `crossover` tokens on
+    sparse: bool = False  # whether attention is sparse from `crossover` tokens on
     crossover: int = 0
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)  # attention, FP8 and engine → what was chosen, and why
 
 
 @dataclass(frozen=True)
 class Request:
+    """What to measure, on which device."""
+
     model: str
     device: torch.device
     dtype: torch.dtype
     seed: int
     lite: LiteConfig
-    stored: NetworkFacts | None = None  # of the checkpoint; None: random values
+    stored: NetworkFacts | None = None  # facts of the checkpoint; None: random weights
 
     @property
     def machine(self) -> Machine:
+        """The machine, for `engine_choice.resolve`."""
         return Machine.of(self.device, self.dtype)
 
     def facts(self, model: Network) -> NetworkFacts:
+        """The facts of the checkpoint, or of `model` if it has random weights."""
         return NetworkFacts.of_model(model) if self.stored is None else self.stored
 
 
 def build(name: str, request: Request) -> tuple[Variant, Network, str]:
-    """A variant, the network that it was made of (on the meta device, for its sizes), and where the values are from."""
-    fa4_backend.load_at_once()  # many passes are to come
+    """Build the variant `name`. Also returns its network (on the meta device if it is fast), for sizes, and the origin
+    of the weights. Raises WeightsError or BackendError.
+    """
+    fa4_backend.load_at_once()  # many forward passes follow
     before = allocated(request.device)
     model, origin = network(request.model, request.device, request.seed)
     if origin == CHECKPOINT:
@@ -113,7 +121,7 @@ def _lite(model: Network, request: Request) -> Variant:
 
 
 def _engine(model: Network, request: Request) -> str:
-    """Of dense attention: the fast one wherever there is one."""
+    """The engine for dense attention: the fast one if it can run, else "auto"."""
     try:
         return resolve(replace(EXACT, engine=FAST), request.facts(model), request.machine).engine.chosen
     except BackendError:
@@ -183,7 +191,7 @@ def _ordinary(
     @torch.inference_mode()
     def run(images: Tensor) -> Answer:
         with around():
-            if request.device.type == "cpu":  # what `reconstruct` runs; a GPU's answers must not leave it
+            if request.device.type == "cpu":  # as in `reconstruct`; on a GPU the output must stay on the device
                 found = model.predict(list(images))
                 return torch.stack(found.depth), torch.stack(found.confidence), found.cam_from_world
             out = answer(model, images[None], torch.arange(len(images), device=images.device))

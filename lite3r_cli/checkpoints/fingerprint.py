@@ -1,7 +1,7 @@
-"""SHA-256 of a checkpoint, which `run.json` names it by: read once for each version of a file, beside other work.
+"""SHA-256 of a checkpoint, which `run.json` records. It is computed in the background, once per version of a file.
 
-A network of 5 GB takes seconds to read. What was found is kept in the user's cache folder, beside size, time of change
-and inode of every file: a file that differs in one of them is read again.
+Reading a network of 5 GB takes seconds. Therefore the result is cached in the user's cache folder, with size,
+modification time and inode of every file; if one of them differs, the file is read again.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from pathlib import Path
 from lite3r_cli.checkpoints.shards import shard_files
 
 BLOCK = 1 << 22  # bytes read at a time
-KEPT = 100  # checkpoints that the cache remembers
-UNFINISHED = ".fingerprints-"  # start of the name of a cache that is being written
-STALE = 60.0  # seconds after which nobody writes it any more
+KEPT = 100  # most checkpoints in the cache
+UNFINISHED = ".fingerprints-"  # prefix of the file name while the cache is written
+STALE = 60.0  # seconds after which such a file is taken as left by a killed process
 
 
 def fingerprint(path: Path) -> str:
-    """Of a checkpoint's file, or of an index followed by its shards. Raises OSError."""
+    """The SHA-256 (hex) of a checkpoint file, or of an index followed by its shards. Raises OSError."""
     return Fingerprint(path).result()
 
 
 class Fingerprint:
-    """A fingerprint that is there at once where the cache has it, else made by a thread of its own."""
+    """A fingerprint from the cache, or computed by a background thread that starts here."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._value = path, _look_up(path)
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
         if self._value is None:
-            # a daemon: whoever stops the program does not wait for it
+            # a daemon thread, so that the program can exit without waiting for it
             self._thread = threading.Thread(target=self._compute, name="fingerprint", daemon=True)
             self._thread.start()
 
     def result(self) -> str:
-        """Waits for it. Raises OSError if the file cannot be read."""
+        """Wait for the fingerprint and return it. Raises OSError if the file cannot be read."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -59,25 +59,25 @@ class Fingerprint:
             self._value = digest.hexdigest()
             if before == _marks(self._path):
                 _remember(self._path, before, self._value)
-        except Exception as error:  # raised where the result is asked for
+        except Exception as error:  # `result` raises it
             self._error = error
 
 
 def _marks(path: Path) -> list[list[int]]:
-    """What changes when a file does: size, time of change and inode of each file of a checkpoint."""
+    """Size, modification time and inode of each file of a checkpoint."""
     stats = [part.stat() for part in shard_files(path)]
     return [[stat.st_size, stat.st_mtime_ns, stat.st_ino] for stat in stats]
 
 
 def cache_file() -> Path:
-    """Where fingerprints are kept: in the user's cache folder (XDG Base Directory Specification)."""
+    """The path of the cache, in the user's cache folder (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_CACHE_HOME")
     folder = Path(base) if base and os.path.isabs(base) else Path.home() / ".cache"
     return folder / "lite3r" / "fingerprints.json"
 
 
 def _read_cache() -> dict[str, dict[str, object]]:
-    """Path → marks and value; empty where there is no file, or one that nobody but this user should have written."""
+    """Checkpoint path → marks and value. Empty if there is no cache, or if other users could have written it."""
     try:
         file = cache_file()
         stat = file.stat()
@@ -99,7 +99,7 @@ def _look_up(path: Path) -> str | None:
 
 
 def _remember(path: Path, marks: list[list[int]], value: str) -> None:
-    """Nothing is lost where the cache cannot be written: the file is then read again the next time."""
+    """Add an entry to the cache. Errors are ignored: without the entry, the file is read again next time."""
     try:
         file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -107,7 +107,7 @@ def _remember(path: Path, marks: list[list[int]], value: str) -> None:
         known.pop(str(path.resolve()), None)
         kept = dict(list(known.items())[-(KEPT - 1) :])
         kept[str(path.resolve())] = {"marks": marks, "sha256": value}
-        for left in file.parent.glob(f"{UNFINISHED}*"):  # by processes that were killed
+        for left in file.parent.glob(f"{UNFINISHED}*"):  # left by killed processes
             if time.time() - left.lstat().st_mtime > STALE:
                 left.unlink()
         descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=UNFINISHED)

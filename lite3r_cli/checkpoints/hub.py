@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: looked for in its cache without the package, downloaded with it (extra `hub`)."""
+"""Weights from the Hugging Face hub. Its cache is searched directly; a download needs huggingface_hub (extra `hub`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lite3r_cli.extras import install_line
 PREFIX = "hf:"
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 MAIN = "main"
-# The names that a repository's weights have, the preferred ones first.
+# Names of the weights in a repository, in order of preference.
 PREFERRED = ("model.safetensors", "model.safetensors.index.json", "model.pt")
 ENDINGS = (INDEX_SUFFIX, ".safetensors", ".pt")
 
@@ -28,7 +28,7 @@ def parse(name: str) -> tuple[str, str]:
 
 
 def choose_file(files: Iterable[str]) -> str | None:
-    """The checkpoint among a repository's files, None if there is none or several to choose from."""
+    """The checkpoint among the files of a repository; None if there is none or more than one candidate."""
     files = list(files)
     for name in PREFERRED:
         if name in files:
@@ -41,18 +41,16 @@ def choose_file(files: Iterable[str]) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where the hub's client keeps what it downloaded. Raises WeightsError for a user without a home."""
+    """The download cache of the hub's client. Raises WeightsError for a user without a home folder."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     try:
         return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    except RuntimeError as error:  # neither HOME nor an entry in the system's list of users: many containers
-        raise WeightsError(
-            "this user has no home folder, and so no cache of the hub; set HF_HOME to a folder"
-        ) from error
+    except RuntimeError as error:  # neither HOME nor a passwd entry, as in many containers
+        raise WeightsError("this user has no home folder for the cache of the hub; set HF_HOME to a folder") from error
 
 
 def find_cached(repository: str, revision: str, file: str | None = None) -> Path | None:
-    """A checkpoint that was downloaded before, complete with its shards, or None, also where the cache is closed."""
+    """A checkpoint in the cache, complete with its shards; None if there is none or the cache cannot be read."""
     try:
         return _find(repository, revision, file)
     except (OSError, WeightsError):
@@ -77,9 +75,10 @@ def _find(repository: str, revision: str, file: str | None) -> Path | None:
 def download(
     repository: str, revision: str, licence: str, announce: Callable[[str], None], file: str | None = None
 ) -> Path:
-    """Fetch a checkpoint into the hub's cache, after saying its size and licence.
+    """Download a checkpoint into the hub's cache, after announcing its size and licence. Returns its path.
 
-    Raises BackendError without the package, WeightsError when the hub refuses, is unreachable or HF_HUB_OFFLINE is set.
+    Raises BackendError if huggingface_hub is not installed, WeightsError if the hub refuses access or is unreachable,
+    or if HF_HUB_OFFLINE is set.
     """
     try:
         import huggingface_hub as hub
@@ -102,7 +101,7 @@ def download(
             shown = ", ".join(sorted(sizes)[:5])
             raise WeightsError(f"{repository}: holds no checkpoint to choose ({shown}); download it and give its path")
 
-        def get(part: str) -> Path:  # by the name of the revision, which the cache then knows without the network
+        def get(part: str) -> Path:  # by revision name, so that the cache can resolve it offline
             return Path(hub.hf_hub_download(repository, part, revision=revision))
 
         index = get(name) if name.endswith(INDEX_SUFFIX) else None
@@ -113,19 +112,17 @@ def download(
         paths = [get(part) for part in parts]
     except WeightsError:
         raise
-    except Exception as error:  # network errors have no common base over the versions of the hub's client
+    except Exception as error:  # network errors have no common base class in all versions of the hub's client
         raise WeightsError(_refusal(repository, error)) from error
     return index or paths[0]
 
 
 def _require_cache() -> None:
-    """Raises WeightsError for a cache that this user may not use: the client's own words do not name a way out."""
+    """Raises WeightsError if this user may not use the cache: the client's own message names no fix."""
     folder = cache_folder()
     present = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     if not os.access(present, os.R_OK | os.W_OK | os.X_OK):
-        raise WeightsError(
-            f"{folder}: the cache of the hub is closed to this user; set HF_HOME to a folder of your own"
-        )
+        raise WeightsError(f"{folder}: this user may not use the cache of the hub; set HF_HOME to a folder of your own")
 
 
 def _refusal(repository: str, error: Exception) -> str:

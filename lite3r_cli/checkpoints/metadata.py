@@ -1,4 +1,4 @@
-"""What a checkpoint of this program says of itself."""
+"""The metadata of a checkpoint that this program writes."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ SCALE_SUFFIX = "::scale"  # `NAME::scale` holds the row scales of an FP8 tensor 
 
 
 def describe(model: str, config: Any, **more: str) -> dict[str, str]:
-    """The metadata of a checkpoint: the name of its model, its configuration (a dataclass), and what else there is."""
+    """The metadata of a checkpoint: model name, its configuration (a dataclass) as JSON, and further entries `more`."""
     return {"format": FORMAT, "model": model, "config": json.dumps(asdict(config)), **more}

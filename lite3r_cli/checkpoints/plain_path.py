@@ -1,4 +1,4 @@
-"""Paths for libraries that take text: a name of a Unix file is bytes, and need not be text."""
+"""Paths for libraries that only accept UTF-8 text: a Unix file name is bytes and may not be valid text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def plain_path(path: Path) -> Iterator[Path]:
-    """The path itself, or where it is no text, a link to it that goes again at the end."""
+    """Yields the path itself, or, if it is not valid text, a temporary symbolic link to it."""
     try:
         str(path).encode("utf-8")
         is_text = True

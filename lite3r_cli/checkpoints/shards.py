@@ -8,13 +8,13 @@ from pathlib import Path
 from lite3r_cli.errors import WeightsError
 
 INDEX_SUFFIX = ".safetensors.index.json"
-LARGEST_INDEX = 1 << 26  # bytes: a million tensors
+LARGEST_INDEX = 1 << 26  # bytes, about a million tensors
 MOST_SHARDS = 1000  # each is an open file
-LONGEST_NAME = 255  # of a tensor or a file, characters
+LONGEST_NAME = 255  # characters of a tensor or file name
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor name → file beside the index. Raises WeightsError."""
+    """Tensor name → name of the shard, in the folder of the index. Raises WeightsError for an invalid index."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("no regular file")
@@ -39,7 +39,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def shard_files(path: Path) -> list[Path]:
-    """All files of a checkpoint: an index and its shards, or the file itself."""
+    """All files of a checkpoint: an index and its shards, or the file itself. Raises WeightsError."""
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     return [path, *(path.parent / name for name in dict.fromkeys(read_index(path).values()))]

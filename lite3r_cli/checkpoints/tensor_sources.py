@@ -1,8 +1,7 @@
-"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors,
-`.pt` without running its code.
+"""Checkpoint files as named tensors that are read one at a time: safetensors, sharded safetensors, and `.pt` without
+running code from the file.
 
-`open_source(path)` looks only at headers. `read` gives memory of its own, so that
-nothing but the tensor in hand is held.
+`open_source(path)` reads only headers. `read` returns a copy, so that only the current tensor is in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of one tensor."""
+    """One tensor in the header of a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -48,13 +47,15 @@ class Entry:
 
 
 class Source:
-    """Tensors by name in the order of the file, and its metadata. A context manager; closing ends all reading."""
+    """The tensors of a file by name, in the order of the file, and its metadata. A context manager: reading is only
+    possible while it is open.
+    """
 
     def __init__(self, path: Path, entries: dict[str, Entry], metadata: dict[str, str], close: Callable[[], None]):
         self.path, self.entries, self.metadata, self._close = path, entries, metadata, close
 
     def read(self, name: str) -> Tensor:
-        """The tensor as stored. Raises WeightsError if the file has become shorter than its header says."""
+        """The tensor as stored. Raises WeightsError if the file is now shorter than its header says."""
         return self.entries[name].read()
 
     def __enter__(self) -> Source:
@@ -67,7 +68,7 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a checkpoint. Raises WeightsError for a file that is missing, damaged, or holds more than tensors."""
+    """Open a checkpoint. Raises WeightsError if the file is missing or damaged, or contains more than tensors."""
     try:
         _refuse_non_checkpoints(path)
         if path.name.endswith(INDEX_SUFFIX):
@@ -93,7 +94,7 @@ def _refuse_non_checkpoints(path: Path) -> None:
         raise WeightsError(f"{path}: the file is empty; get it again")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull`")
-    header_follows = head[4:9] == b"\0\0\0\0{"  # safetensors: the length of a header may begin as a pickle does
+    header_follows = head[4:9] == b"\0\0\0\0{"  # safetensors: the bytes of the header length may look like a pickle
     if path.suffix.lower() not in PICKLE_SUFFIXES and head.startswith(PICKLE_HEADS) and not header_follows:
         raise WeightsError(
             f"{path}: a pickle, which could run code when opened; only safetensors files may have this name "
@@ -108,9 +109,9 @@ def _system_reason(error: OSError) -> str:
 
 
 def damaged(path: Path, error: Exception) -> WeightsError:
-    """For what a library raises over a file's bytes, or over the system."""
+    """The WeightsError for an error that a library raised while it read `path`."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    if os.strerror(errno.EMFILE) in reason:  # some libraries give the text alone
+    if os.strerror(errno.EMFILE) in reason:  # some libraries only give the text
         error = OSError(errno.EMFILE, reason)
     if isinstance(error, OSError) and error.errno:
         return WeightsError(f"{path}: cannot be read ({_system_reason(error)})")
@@ -122,10 +123,8 @@ def damaged(path: Path, error: Exception) -> WeightsError:
 
 def _open_safetensors(path: Path) -> Source:
     try:
-        with (
-            plain_path(path) as plain,
-            safe_open(plain, "pt") as checked,
-        ):  # checks the whole header against the file's size
+        # safe_open checks the whole header against the file size
+        with plain_path(path) as plain, safe_open(plain, "pt") as checked:
             metadata = dict(checked.metadata() or {})
         file = path.open("rb", buffering=0)
         size = int.from_bytes(file.read(8), "little")
@@ -144,7 +143,7 @@ def _open_safetensors(path: Path) -> Source:
             data = torch.empty(end - start, dtype=torch.uint8)
             view, done = memoryview(data.numpy().data), 0
             while done < len(view):
-                count = os.preadv(file.fileno(), [view[done:]], 8 + size + start + done)  # by several threads at once
+                count = os.preadv(file.fileno(), [view[done:]], 8 + size + start + done)  # safe in several threads
                 if not count:
                     raise WeightsError(f"{path}: became shorter while it was read; get it again")
                 done += count

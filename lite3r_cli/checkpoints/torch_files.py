@@ -1,7 +1,7 @@
-"""torch's own files, `.pt` and the like: tensors alone, checked before they are believed, and none of their code runs.
+"""Read torch's own files (`.pt` and similar) safely: only tensors are accepted, and no code from the file runs.
 
-torch maps a file of its current format into memory and trusts every offset in it. So the archive is checked first:
-records are stored as they are, have their checksums, and are as long as the tensors that are said to lie in them.
+torch maps a file of its current format into memory and trusts every offset in it. Therefore the archive is checked
+first: its records must be uncompressed, match their checksums, and be as long as their tensors.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.tensor_sources import DTYPES, PICKLE_HEADS, ZIP_HEAD, Entry, Source, damaged
 from lite3r_cli.errors import WeightsError
 
-STATE_ENTRIES = ("model", "state_dict", "model_state_dict")  # where training programs put the weights
-CHUNK = 2**24  # elements copied together out of a mapped file
-BLOCK = 1 << 22  # bytes read together
+STATE_ENTRIES = ("model", "state_dict", "model_state_dict")  # entries in which training programs store the weights
+CHUNK = 2**24  # elements copied at a time from a mapped file
+BLOCK = 1 << 22  # bytes read at a time
 SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-NAMED = re.compile(r"GLOBAL ([\w.]+)")  # in what torch says of it
+NAMED = re.compile(r"GLOBAL ([\w.]+)")  # names the refused class in torch's error message
 
 
 def open_torch_file(path: Path) -> Source:
-    """A state dict, or a dict that has one under a usual name. Raises WeightsError."""
+    """Open a file that holds a state dict, or a dict with one as an entry of STATE_ENTRIES. Raises WeightsError."""
     with path.open("rb") as file:
         head = file.read(8)
     if not head.startswith(PICKLE_HEADS):
         raise WeightsError(
             f"{path}: its name is that of a torch file, its content is none; safetensors files end in .safetensors"
         )
-    zipped = head.startswith(ZIP_HEAD)  # else torch's format before 1.6, which cannot be mapped
+    zipped = head.startswith(ZIP_HEAD)  # else the format of torch before 1.6, which cannot be mapped
     sizes = _checked_records(path) if zipped else None
     content = _loaded(path, zipped)
     _require_room(path, content, sizes)
@@ -76,7 +76,7 @@ def _loaded(path: Path, zipped: bool) -> Any:
             f"{path}: holds more than tensors{what}, and opening that could run code: refused; get the weights as "
             "safetensors, or let whoever made them save the state dict alone"
         ) from error
-    except Exception as error:  # what a damaged pickle raises has no common base
+    except Exception as error:  # the errors of a damaged pickle have no common base class
         raise damaged(path, error) from error
 
 
@@ -102,7 +102,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _checked_records(path: Path) -> list[int]:
-    """Sizes of the records that hold tensors. Raises WeightsError for an archive that torch would misread."""
+    """The sizes of the records that hold tensors. Raises WeightsError for an archive that torch would misread."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -117,9 +117,10 @@ def _checked_records(path: Path) -> list[int]:
             wrong = [record.filename for record in filled if _checksum(archive, record) != record.CRC]
     except WeightsError:
         raise
-    except Exception as error:  # what a damaged archive raises has no common base
+    except Exception as error:  # the errors of a damaged archive have no common base class
         raise damaged(path, error) from error
-    if wrong and not {r.filename for r in filled if "/data/" in r.filename} <= set(wrong):  # all: none were written
+    # if every checksum is wrong, the file was written without checksums
+    if wrong and not {r.filename for r in filled if "/data/" in r.filename} <= set(wrong):
         raise WeightsError(f"{path}: damaged: the content of {wrong[0][:80]} is not what was written; get it again")
     return [record.file_size for record in records if "/data/" in record.filename]
 
@@ -127,14 +128,14 @@ def _checked_records(path: Path) -> list[int]:
 def _checksum(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> int:
     value = 0
     with archive.open(record) as stream:
-        stream._expected_crc = None  # type: ignore[attr-defined]  # compared by the caller, who looks at all of them
+        stream._expected_crc = None  # type: ignore[attr-defined]  # the caller compares all checksums
         while block := stream.read(BLOCK):
             value = zlib.crc32(block, value)
     return value
 
 
 def _require_room(path: Path, content: Any, sizes: list[int] | None) -> None:
-    """Raises WeightsError where tensors need more bytes than the records have: torch would read what lies behind."""
+    """Raises WeightsError if tensors need more bytes than their records have: torch would read beyond the record."""
     if sizes is None:
         return
     needed = sorted({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(content)}.values())
@@ -144,7 +145,7 @@ def _require_room(path: Path, content: Any, sizes: list[int] | None) -> None:
 
 
 def _tensors(content: Any, depth: int = 0) -> Iterator[Tensor]:
-    """All plain tensors of a document."""
+    """All strided CPU tensors in nested dicts and lists."""
     if isinstance(content, Tensor):
         if content.layout == torch.strided and content.device.type == "cpu":
             yield content
@@ -157,7 +158,7 @@ def _tensors(content: Any, depth: int = 0) -> Iterator[Tensor]:
 
 
 def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
-    """Where a file is mapped into this process, [start, end) each; empty where the system does not say."""
+    """The address ranges [start, end) at which the file is mapped into this process; empty if unknown."""
     if not sys.platform.startswith("linux"):
         return []
     real = str(path.resolve())
@@ -171,7 +172,7 @@ def _mapped_ranges(path: Path) -> list[tuple[int, int]]:
 
 
 def _drop_pages(tensor: Tensor, mapped: list[tuple[int, int]]) -> None:
-    """Give back the memory behind a contiguous tensor in a mapped file; touched again, it is read again."""
+    """Release the pages of a contiguous tensor in a mapped file. A later access reads them from the file again."""
     page, dont_need = mmap.PAGESIZE, 4
     start = -(-tensor.data_ptr() // page) * page
     end = (tensor.data_ptr() + tensor.nbytes) // page * page

@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors files whose matrices may be FP8 E4M3 with per-row scales, config and licence in the
-metadata.
+"""Read and write checkpoints: safetensors files whose matrices may be FP8 E4M3 with per-row scales.
 
-`NAME` holds a tensor; where it is E4M3, `NAME::scale` holds its row scales. A file that could run code is refused.
+Entry `NAME` is a tensor; if it is E4M3, `NAME::scale` holds its row scales. Configuration and licence are in the
+metadata. A file that could run code is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lite3r_cli.errors import WeightsError
 from lite3r_cli.quant.fp8 import dequantize_rows, quantize_rows
 
 NAMES_SHOWN = 5
-LARGEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}  # without the sign's bit
+LARGEST_FINITE = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}  # bit patterns without the sign bit
 
 
 def save_checkpoint(
@@ -29,7 +29,7 @@ def save_checkpoint(
     metadata: Mapping[str, str],
     matrix_dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> None:
-    """Write a state dict: everything of two or more axes in `matrix_dtype`, vectors in float16. Raises OutputError."""
+    """Write a state dict: tensors of two or more axes in `matrix_dtype`, vectors in float16. Raises OutputError."""
     stored: dict[str, Tensor] = {}
     for name, tensor in sorted(state.items()):
         if matrix_dtype == torch.float8_e4m3fn and tensor.ndim >= 2:
@@ -40,23 +40,21 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors in float32 and the metadata. Raises WeightsError for a file that is not a sound checkpoint."""
+    """All tensors in float32, and the metadata. Raises WeightsError for a file that is not a valid checkpoint."""
     with open_source(path) as source:
         names = [name for name in source.entries if not name.endswith(SCALE_SUFFIX)]
         return {name: read_float(source, name).float() for name in names}, dict(source.metadata)
 
 
 def read_float(source: Source, stored: str) -> Tensor:
-    """A tensor in the precision it has beyond FP8: FP8 with row scales becomes float32. Raises
-    WeightsError for NaN and infinity.
-    """
+    """A tensor in its stored dtype; FP8 with row scales becomes float32. Raises WeightsError for NaN or infinity."""
     value, extremes = on_device(source, stored, parts_of(source, stored), torch.device("cpu"))
     require_sound(source, {stored: extremes})
     return value
 
 
 def parts_of(source: Source, stored: str) -> tuple[Tensor, Tensor | None]:
-    """A tensor as stored, and its row scales where it is FP8. May be called by several threads. Raises WeightsError."""
+    """A tensor as stored, and its row scales if it is FP8, else None. Thread-safe. Raises WeightsError."""
     value = source.read(stored)
     if value.dtype not in LARGEST_FINITE:
         return value, None
@@ -69,9 +67,9 @@ def parts_of(source: Source, stored: str) -> tuple[Tensor, Tensor | None]:
 def on_device(
     source: Source, stored: str, parts: tuple[Tensor, Tensor | None], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The parts of a tensor → its values on a device, FP8 as float32, and numbers (2,) there that are finite where all
-    of these are, so that nobody has to wait for them. What travels is what is stored. Raises WeightsError for what is
-    no real number.
+    """Copy the parts of a tensor, as stored, to a device → its values there (FP8 becomes float32), and their extremes
+    (2,), which are finite if and only if all values are. `require_sound` checks the extremes of all tensors at once, so
+    that no tensor needs a synchronisation. Raises WeightsError for a tensor of integers.
     """
     value, scale = parts[0].to(device), None if parts[1] is None else parts[1].to(device)
     if scale is not None:
@@ -82,13 +80,13 @@ def on_device(
         return _expand(value, scale), extremes
     if not value.is_floating_point():
         raise WeightsError(f"{source.path}: {stored} holds {str(value.dtype).removeprefix('torch.')}, not real numbers")
-    if value.dtype == torch.float64:  # nothing computes in it: what float32 cannot hold is found here, not later
+    if value.dtype == torch.float64:  # nothing computes in float64; values beyond float32 become infinite here
         value = value.float()
     return value, _extremes(value)
 
 
 def require_sound(source: Source, extremes: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError for the first tensor that is not finite, by the numbers that `on_device` gave."""
+    """Raises WeightsError for the first tensor that is not finite, given the extremes from `on_device`."""
     if not extremes or bool(torch.stack([each.float() for each in extremes.values()]).isfinite().all()):
         return
     bad = next(name for name, each in extremes.items() if not bool(each.isfinite().all()))
@@ -98,7 +96,7 @@ def require_sound(source: Source, extremes: Mapping[str, Tensor]) -> None:
 
 
 def _extremes(value: Tensor) -> Tensor:
-    """The smallest and the largest value (2,); NaN spreads through both."""
+    """The smallest and the largest value (2,); both are NaN if any value is."""
     return torch.stack(value.aminmax()) if value.numel() else torch.zeros(2, device=value.device)
 
 
@@ -106,7 +104,7 @@ def _expand(values: Tensor, scale: Tensor) -> Tensor:
     """FP8 with row scales → float32."""
     if values.device.type != "cpu":
         return dequantize_rows(values, scale)
-    # torch converts FP8 on a CPU one value at a time; NumPy looks them up in half of the time
+    # on a CPU, a NumPy table lookup takes half the time of torch's FP8 conversion
     table = torch.arange(256, dtype=torch.uint8).view(values.dtype).float().numpy()
     out = torch.empty(values.shape)
     np.take(table, values.view(torch.uint8).numpy(), out=out.numpy(), mode="clip")
@@ -115,7 +113,7 @@ def _expand(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Strict loading; WeightsError names at most five unknown, missing or mis-shaped tensors."""
+    """Load a state dict strictly. Raises WeightsError, see `require_names`."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     require_names(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, path, "this model")
     model.load_state_dict(dict(state))
@@ -124,7 +122,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
 def require_names(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path, model: str
 ) -> None:
-    """Names and shapes must be the same. WeightsError names at most five missing, unknown and mis-shaped tensors."""
+    """Raises WeightsError if names or shapes differ; it lists at most five missing, unknown or mis-shaped tensors."""
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "unknown": sorted(found.keys() - expected.keys()),
@@ -134,7 +132,7 @@ def require_names(
     shown: list[str] = []
     left = NAMES_SHOWN
     for i, (kind, names) in enumerate(kinds.items(), start=1):
-        part = names[: left - (len(kinds) - i)]  # one name at least for each kind to come
+        part = names[: left - (len(kinds) - i)]  # leave at least one name for each following kind
         more = f" and {len(names) - len(part)} more" if len(names) > len(part) else ""
         shown.append(f"{kind}: {', '.join(part)}{more}")
         left -= len(part)

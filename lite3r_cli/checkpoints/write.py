@@ -1,9 +1,8 @@
-"""The one writer of checkpoints: safetensors, in one file or several, that take the place of the old ones together.
+"""The writer of all checkpoints: safetensors, one file or shards, which replace older files atomically.
 
-A file is written tensor by tensor: its header is known before the first value is, so that nothing is held in memory
-(the library's own writer needs all tensors at once). All files are written into a hidden folder beside the output and
-put into place by a journaled transaction, the file to load last: what was there before is whole until then, and goes
-as a whole, old shards included.
+A file is written tensor by tensor, because the header is known in advance (safetensors' own writer needs all tensors
+in memory). All files are written to a hidden folder next to the output, and a journaled transaction moves them into
+place, the file to load last. Until then the old checkpoint is complete; then it is removed with all its shards.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from lite3r_cli.io.locks import in_the_way
 from lite3r_cli.io.transaction import Transaction, recover
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-ALIGNMENT = 8  # of the header's end
+ALIGNMENT = 8  # the length of the header is a multiple of this
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that will be written."""
+    """Name, dtype and shape of a tensor that will be written."""
 
     name: str
     dtype: torch.dtype
@@ -51,8 +50,8 @@ class Slot:
 class SafetensorsWriter:
     """`with SafetensorsWriter(path, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
 
-    The same slots, metadata and values give the same bytes. Raises OSError; leaving with a slot
-    unwritten raises ValueError.
+    Deterministic: the same slots, metadata and values give the same bytes. Raises OSError, or ValueError if the block
+    ends before all slots are written.
     """
 
     def __init__(self, path: Path, slots: Sequence[Slot], metadata: Mapping[str, str]):
@@ -78,7 +77,7 @@ class SafetensorsWriter:
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Put one tensor into its place."""
+        """Write one tensor. Raises ValueError if dtype or shape differ from its slot."""
         slot = self._slots.pop(name)
         if tensor.dtype != slot.dtype or tuple(tensor.shape) != slot.shape:
             raise ValueError(
@@ -101,10 +100,10 @@ class SafetensorsWriter:
 class CheckpointWriter:
     """`with CheckpointWriter(output, slots, metadata) as out: out.write(name, tensor)` for each slot, in any order.
 
-    The checkpoint appears when the block ends without an error: one file, or shards of at most `shard_bytes` and the
-    index that names them. `overwrite` replaces what is there, with the shards of an old index. `beside` are small files
-    that belong to it (name → content), `gone` names of files that go with the old. `sources` may not be replaced.
-    Raises OutputError.
+    The checkpoint appears when the block ends without an error: one file, or shards of at most `shard_bytes` and their
+    index. `overwrite` allows replacing an older checkpoint, including the shards of its index. `beside` are small files
+    that are written with it (name → content); `gone` are names of further old files to remove. Files in `sources` are
+    never replaced. Raises OutputError.
     """
 
     def __init__(
@@ -152,10 +151,10 @@ class CheckpointWriter:
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Put one tensor into its place. Raises ValueError for another type or shape than announced."""
+        """Write one tensor. Raises ValueError if dtype or shape differ from its slot."""
         try:
             self._writers[name].write(name, tensor)
-        except OSError as error:  # of a write, which does not name its file
+        except OSError as error:  # an error of a write does not name its file
             raise output_error(self.output, error) from error
 
     def __exit__(
@@ -191,7 +190,7 @@ def save_tensors(
     beside: Mapping[str, bytes] | None = None,
     gone: Sequence[str] = (),
 ) -> None:
-    """Write tensors as they are, in place of an older file. Raises OutputError."""
+    """Write tensors in their dtypes, replacing an older file. See CheckpointWriter. Raises OutputError."""
     slots = [Slot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
     with CheckpointWriter(path, slots, metadata, overwrite=True, beside=beside, gone=gone) as out:
         for name, tensor in tensors.items():
@@ -199,10 +198,11 @@ def save_tensors(
 
 
 def old_files(output: Path) -> list[str]:
-    """Names of the files that a checkpoint at `output` has now, the one to load first; an index counts with its shards.
+    """Names of the existing files of a checkpoint at `output`, the one to load first: an index with its shards, and the
+    file itself.
 
-    Only shards that are called as this writer (and the hub) calls them count: an index may list any file beside it. Of
-    an index that cannot be read its shards are not known: they stay.
+    Shards only count if their names have the form that this writer (and the hub) use, because an index may list any
+    file next to it. The shards of an index that cannot be read are unknown and stay.
     """
     index = output.with_name(output.stem + INDEX_SUFFIX)
     found = []
@@ -220,19 +220,19 @@ def _beside(name: str) -> bool:
 
 
 def bring_right(output: Path) -> None:
-    """Undo or remove what a run that was killed while it wrote this checkpoint has left. Raises OutputError."""
+    """Recover from a run that was killed while it wrote this checkpoint. Raises OutputError."""
     recover(output.parent, output.name, _beside)
 
 
 def refuse_existing(
     output: Path, overwrite: bool, sources: Collection[Path] = (), names: Sequence[str] | None = None
 ) -> None:
-    """Raises OutputError where a checkpoint at `output` would replace what it may not: what is there without
-    `overwrite`, anything that is no file, and `sources` in any case. `names`: the new files, where they are known.
+    """Raises OutputError if a checkpoint at `output` would replace an existing file without `overwrite`, something that
+    is not a regular file, or a file in `sources`. `names` are the new files, if known.
     """
     try:
         _refuse(output, overwrite, sources, names)
-    except OSError as error:  # of looking: a closed folder, a name that is too long
+    except OSError as error:  # no permission for the folder, or a name that is too long
         raise output_error(output, error) from error
 
 
@@ -241,7 +241,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
     for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
         target = output.with_name(name)
         if target.resolve() in sources:
-            raise OutputError(f"{target}: is the checkpoint that is to be converted; choose another -o")
+            raise OutputError(f"{target}: this is the checkpoint to convert; choose another -o")
         if os.path.lexists(target) and not _is_file(target):
             raise in_the_way(target)
         if os.path.lexists(target) and not overwrite:
@@ -249,7 +249,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
 
 
 def _is_file(path: Path) -> bool:
-    """A regular file, not a link to one: a link is somebody's, and what it leads to is elsewhere."""
+    """Whether the path is a regular file and not a symbolic link. Links are never replaced."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -261,7 +261,7 @@ def _file_names(output: Path, parts: int) -> list[str]:
 
 
 def require_space(output: Path, total: int) -> None:
-    """Raises OutputError where so many bytes do not fit beside what is there."""
+    """Raises OutputError if less than `total` bytes are free in the folder of `output`."""
     free = shutil.disk_usage(output.parent).free
     if free < total:
         raise OutputError(
@@ -281,7 +281,7 @@ def _write_all(file: BinaryIO, data: memoryview) -> None:
 
 
 def split_into_shards(slots: Sequence[Slot], limit: int) -> list[list[Slot]]:
-    """Slots in order, cut so that no part is above `limit` bytes, a larger tensor alone in its own."""
+    """Slots in order, split into parts of at most `limit` bytes; a larger tensor gets a part of its own."""
     parts: list[list[Slot]] = [[]]
     size = 0
     for slot in slots:

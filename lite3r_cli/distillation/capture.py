@@ -1,4 +1,4 @@
-"""What attention modules give in a forward pass, kept by name."""
+"""Record the outputs of attention modules during a forward pass."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lite3r_cli.attention.module import SparseLinearAttention, attention_modules
 from lite3r_cli.errors import UsageError
 
-SPARSE = "sparse"  # among patterns: every sparse-linear module
+SPARSE = "sparse"  # a pattern that means every sparse-linear module
 
 
 def select_layers(student: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Names of the attention modules that the patterns mean. Raises UsageError for one without any."""
+    """Names of the attention modules that match the patterns. Raises UsageError for a pattern without a match."""
     found = attention_modules(student)
     chosen: set[str] = set()
     for pattern in patterns:
@@ -24,14 +24,18 @@ def select_layers(student: nn.Module, patterns: Sequence[str]) -> tuple[str, ...
         else:
             hits = [name for name in found if fnmatchcase(name, pattern)]
         if not hits:
-            raise UsageError(f"--distill-layers {pattern}: no attention module is called so, e.g. {next(iter(found))}")
+            raise UsageError(
+                f"--distill-layers {pattern}: no attention module has this name; one of them is {next(iter(found))}"
+            )
         chosen.update(hits)
     return tuple(name for name in found if name in chosen)
 
 
 @contextmanager
 def captured(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within it, a forward pass leaves the output (B, T, C) of each of the attention modules `layers` in the dict."""
+    """Inside this context, a forward pass stores the output (B, T, C) of each attention module in
+    `layers` in the dict.
+    """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str):

@@ -1,4 +1,4 @@
-"""The answer of any network in one form, with gradients: that of `mini`, whose losses then serve all of them."""
+"""The output of any network as a RawOutput, with gradients, so that the losses of `mini` work for all networks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lite3r_cli.networks.family import require_family
 
 
 class Runner(nn.Module):
-    """A network whose forward pass gives a RawOutput for images (B, S, 3, H, W) in [0, 1].
+    """A network whose forward pass returns a RawOutput for images (B, S, 3, H, W) in [0, 1].
 
-    Depth is that of the views `decoded`, all if None; poses are in the frame that the network gives view 0. Precision
-    is its `compute_dtype`, cameras are in float32. Raises UsageError for a network of no family.
+    Depth is computed for the views `decoded`, all if None; view 0 is the world frame. The trunk runs in the network's
+    `compute_dtype`, cameras in float32. Raises UsageError for a network of unknown family.
     """
 
     def __init__(self, network: nn.Module):
@@ -27,5 +27,5 @@ class Runner(nn.Module):
 
 
 def has_unit_scale(network: nn.Module) -> bool:
-    """Whether depth and cameras come in units of the scene's mean depth; else their scale is fitted."""
+    """Whether depth and cameras are in units of the scene's mean depth. Otherwise losses fit the scale."""
     return require_family(network).scale == "mean depth"

@@ -1,6 +1,6 @@
-"""What a step of distillation sees: procedural scenes, photographs with or without cameras, or some of each.
+"""The training data of distillation: procedural scenes, photographs with or without cameras, or a mixture.
 
-Every draw is a function of (seed, step, rank), so that a resumed run sees what the whole run would have seen.
+Every draw is a function of (seed, step, rank), so that a resumed run gets the same data as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from lite3r_cli.training.shape_schedule import Shape
 from lite3r_cli.training.train_data import TrainingData
 
 PROCEDURAL = "procedural"
-HELD_OUT_SEED = 1_000_003  # added to the seed for scenes that are only measured on
+HELD_OUT_SEED = 1_000_003  # added to the seed for held-out scenes
 ASPECTS = (4 / 3, 3 / 2, 16 / 9, 1.0)
-PORTRAIT = 0.25  # share of procedural steps
-MOST_ATTEMPTS = 20  # draws in the place of one that cannot be read
-MOST_TOLD = 20  # damaged files that are named one by one
+PORTRAIT = 0.25  # share of procedural steps in portrait format
+MOST_ATTEMPTS = 20  # draws for one step if the images of a draw cannot be read
+MOST_TOLD = 20  # damaged files that are listed one by one
 Tell = Callable[[str], None]
 
 
@@ -44,8 +44,8 @@ class DistillBatch:
 
     images: Tensor  # (B, S, 3, H, W) in [0, 1]
     decoded: Tensor  # (V,) views whose depth is computed
-    targets: Targets | None = None  # reference view 0; depth all 0 where there are cameras only
-    sky: bool = False  # no true depth means sky
+    targets: Targets | None = None  # ground truth, reference view 0; depth is all 0 if only cameras are known
+    sky: bool = False  # whether pixels without true depth are sky
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,30 @@ class Sizes:
     views: int
     batch: int
     resolution: int  # longest side
-    multiple: int  # of both sides
+    multiple: int  # both sides are multiples of this
     seed: int
 
 
 class Source(Protocol):
-    """`first` counts this source's own draws."""
+    """A source of training batches."""
 
-    def batches(self, first: int) -> Iterator[DistillBatch]: ...
+    def batches(self, first: int) -> Iterator[DistillBatch]:
+        """Batches from this source's draw number `first` on."""
+        ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where training batches and measured ones come from, and a line for each that says so."""
+    """The sources of training and validation batches."""
 
     train: tuple[Source, ...]
     held_out: tuple[Source, ...]
-    notes: tuple[str, ...]
-    damaged: tuple[str, ...] = ()  # a line for each thing that is left out, the first ones alone where they are many
-    content: str = ""  # of everything that is drawn from, see data/content.py
+    notes: tuple[str, ...]  # one line per source for the user
+    damaged: tuple[str, ...] = ()  # one line per file that is left out; only the first ones if there are many
+    content: str = ""  # hash of all data, see data/content.py
 
     def batches(self, first: int, seed: int) -> Iterator[DistillBatch]:
-        """Training batches from step `first` on, each from a source drawn at random."""
+        """Training batches from step `first` on, each from a random source."""
         drawn = [_pick(seed, step, len(self.train)) for step in range(first)]
         running: dict[int, Iterator[DistillBatch]] = {}
         step = first
@@ -88,7 +90,7 @@ class Data:
             step += 1
 
     def measured(self, count: int) -> list[DistillBatch]:
-        """The same `count` held-out batches every time, from all sources in turn."""
+        """`count` held-out batches, the same in every call, from all sources in turn."""
         sources = [source.batches(0) for source in self.held_out]
         return [next(sources[i % len(sources)]) for i in range(count)]
 
@@ -102,7 +104,7 @@ def _pick(seed: int, step: int, count: int) -> int:
 
 @dataclass(frozen=True)
 class _Shapes:
-    """A step's shape, for the data engine of `lite3r train`."""
+    """The shape of a step's images, for the data engine of `lite3r train`."""
 
     sizes: Sizes
 
@@ -116,11 +118,13 @@ class _Shapes:
 
 
 class ProceduralSource:
+    """Rendered procedural scenes with exact depth and cameras."""
+
     def __init__(self, sizes: Sizes, device: torch.device, rank: int, workers: int, textures: Path | None):
         self.data = TrainingData(_Shapes(sizes), device, rank, workers, textures, None, sizes.seed)
 
     def held_out(self) -> ProceduralSource:
-        """Other scenes, the same for every rank; the textures are loaded once."""
+        """A source of other scenes, the same for every rank. It shares the textures."""
         other = copy.copy(self)
         other.data = copy.copy(self.data)
         other.data.seed, other.data.rank, other.data.workers = self.data.seed + HELD_OUT_SEED, 0, 0
@@ -130,7 +134,7 @@ class ProceduralSource:
         for batch in self.data.batches(first):
             t = batch.targets
             zero = torch.zeros_like(t.reference)
-            assert batch.decoded is not None  # procedural scenes always say which views have depth
+            assert batch.decoded is not None  # procedural scenes always set it
             yield DistillBatch(batch.images, batch.decoded, Targets(t.depth, t.K, t.cam_from_world, zero), sky=True)
 
 
@@ -146,12 +150,12 @@ class _Drawn:
     cam_from_world: Tensor | None
     depth: Tensor | None
     seed: int
-    left_out: tuple[str, ...] = ()  # what could not be read on the way to this draw, and why
+    left_out: tuple[str, ...] = ()  # files of earlier attempts that could not be read, with reasons
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """The photographs of a step."""
+    """A function: step → photographs."""
 
     scenes: Sequence[ViewSet]
     sizes: Sizes
@@ -159,9 +163,9 @@ class _Draw:
     rank: int
 
     def __call__(self, step: int) -> _Drawn:
-        """What cannot be read is replaced by another draw, which follows from the step as the first one does.
+        """If a file cannot be read, another draw replaces it, which also depends only on the step.
 
-        Raises InputError where one draw after the other fails.
+        Raises InputError if MOST_ATTEMPTS draws fail.
         """
         left_out: list[str] = []
         for attempt in range(MOST_ATTEMPTS):
@@ -187,19 +191,19 @@ class _Draw:
 
 
 def _stacked(values: Sequence[np.ndarray | None]) -> Tensor | None:
-    """One array of all; None where one is missing."""
+    """All arrays stacked; None if one is missing."""
     known = [value for value in values if value is not None]
     return torch.from_numpy(np.stack(known)) if len(known) == len(values) else None
 
 
 class PhotographSource:
-    """Photographs of some scenes; with `augmented` they vary as those of other cameras would."""
+    """Photographs of some scenes; `augmented` varies colours, blur and noise as between cameras."""
 
     def __init__(
         self, scenes: Sequence[ViewSet], sizes: Sizes, device: torch.device, rank: int, workers: int, seed: int,
         augmented: bool = True, tell: Tell = lambda text: None,
     ):  # fmt: skip
-        """`tell` hears once of each thing that could not be read when it was drawn."""
+        """`tell` gets one message for each file that could not be read when it was drawn."""
         self.tell, self.told = tell, set[str]()
         self.scenes, self.sizes, self.device, self.rank = scenes, sizes, device, rank
         self.workers, self.seed, self.augmented = workers, seed, augmented
@@ -236,7 +240,7 @@ Loader = Callable[[list[Path]], Split]
 
 
 def _one_by_one(load: Callable[[Path], Split]) -> Loader:
-    """A loader of one folder for several, their parts put together."""
+    """Turn a loader of one folder into a loader of several folders, whose parts are concatenated."""
 
     def load_all(folders: list[Path]) -> Split:
         parts = [load(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
@@ -246,7 +250,7 @@ def _one_by_one(load: Callable[[Path], Split]) -> Loader:
     return load_all
 
 
-# Kind → does a folder have this layout, and its loader; the first that fits counts.
+# Kind → test whether a folder has this layout, and loader. The first match is used.
 KINDS: dict[str, tuple[Callable[[Path], bool], Loader]] = {
     "blendedmvs": (is_blendedmvs, _one_by_one(load_blendedmvs)),
     "dtu": (is_dtu, _one_by_one(load_dtu)),
@@ -256,7 +260,7 @@ KINDS: dict[str, tuple[Callable[[Path], bool], Loader]] = {
 
 
 def kind_of(path: Path) -> str:
-    """The kind of data that a folder holds. Raises UsageError for one that is not there."""
+    """The kind of data in a folder, a key of KINDS. Raises UsageError if the folder does not exist."""
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; data are folders of photographs or datasets, or {PROCEDURAL}")
     return next(kind for kind, (fits, _) in KINDS.items() if fits(path))
@@ -272,8 +276,9 @@ def open_data(
     strict: bool = False,
     tell: Tell = lambda text: None,
 ) -> Data:
-    """Sources for what stands on the command line, one a kind. What is damaged is left out and listed; with `strict` it
-    is an InputError. `tell` hears of damage that is met later. Raises UsageError, InputError.
+    """The sources for the inputs of the command line, one per kind of data. Damaged files are left out and listed; with
+    `strict` they raise InputError. `tell` gets messages about damage that is found later. Raises UsageError or
+    InputError if there is nothing to train on.
     """
     train: list[Source] = []
     held_out: list[Source] = []
@@ -316,15 +321,15 @@ def _splits(inputs: Sequence[str]) -> list[Split]:
 
 
 def _damage_in_words(damaged: Sequence[str]) -> list[str]:
-    """The first ones in full: thousands of lines help nobody."""
+    """Lines for the first MOST_TOLD damaged files, and the number of the others."""
     more = len(damaged) - MOST_TOLD
     return [f"left out: {text}" for text in damaged[:MOST_TOLD]] + ([f"left out: {more} more"] if more > 0 else [])
 
 
 def without_held_out(splits: Sequence[Split]) -> list[Split]:
-    """The splits without training scenes that are held out, too, by whatever folder or data set they came in.
+    """The splits without training scenes that are also held out, in the same or another folder or data set.
 
-    A single scene that is used for both stays: its note says so.
+    A split whose single scene is used for both is not changed; its note says so.
     """
     alone = [each.train == each.held_out for each in splits]
     held = Known(scene for each, one in zip(splits, alone) if not one for scene in each.held_out)
@@ -333,15 +338,15 @@ def without_held_out(splits: Sequence[Split]) -> list[Split]:
         both = [] if one else [scene for scene in split.train if held.find(scene)]
         if both:
             names = ", ".join(scene.name for scene in both[:5])
-            note = f"{split.note}; not trained on, for it is held out: {names}"
+            note = f"{split.note}; not trained on, because held out: {names}"
             split = replace(split, train=tuple(scene for scene in split.train if scene not in both), note=note)
         kept.append(split)
     return kept
 
 
 def with_enough_views(split: Split, views: int) -> Split:
-    """Without the scenes that have fewer photographs than a step asks for: attention over few tokens is another task.
-    Where no scene has as many, those with the most stay.
+    """The split without scenes that have fewer photographs than a step needs, because attention over few tokens is a
+    different task. If no scene has enough, those with the most photographs stay.
     """
     every = [*split.train, *split.held_out]
     needed = min(views, max((len(scene.shots) for scene in every), default=0))
@@ -354,5 +359,5 @@ def with_enough_views(split: Split, views: int) -> Split:
 
 
 def first_batches(data: Data, count: int, seed: int) -> list[DistillBatch]:
-    """Training batches for what is done before the first step."""
+    """The first `count` training batches, for work before the first step."""
     return list(islice(data.batches(0, seed), count))

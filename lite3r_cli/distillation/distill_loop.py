@@ -1,4 +1,4 @@
-"""The distillation loop: a student learns from its teacher, on one device or under DDP, and can go on later."""
+"""The distillation loop: a student learns from its teacher, on one device or with DDP; a run can be resumed."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from lite3r_cli.training.state import Dependencies, load_training_state, save_tr
 from lite3r_cli.training.worker import Worker
 
 STATE, LOG, PLOT = "state.safetensors", "log.jsonl", "losses.png"
-LOGIT_FACTOR = 20.0  # of the learning rate, for the logits of the convex mix
+LOGIT_FACTOR = 20.0  # factor of the learning rate for the logits of the convex mix
 Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """What is distilled: a loaded network, its sparse attention, and which matrices never compute in FP8."""
+    """The student to train: a loaded network, its sparse attention, and the weights whose products never run in FP8."""
 
     model: Network
     sparse: SparseConfig
-    high_precision: Sequence[str]  # patterns
+    high_precision: Sequence[str]  # name patterns of weights
 
 
 def _groups(trained: Trained, lr: float) -> list[dict]:
-    """Logits move over several units, the entries of matrices over hundredths: each kind has its own peak rate."""
+    """Parameter groups with their own peak rates: logits change by several units, matrix entries by hundredths."""
     kinds: dict[float, list[nn.Parameter]] = {}
     for name, parameter in trained.values.items():
         kinds.setdefault(LOGIT_FACTOR if name.endswith("mix_logit") else 1.0, []).append(parameter)
@@ -52,7 +52,7 @@ def _groups(trained: Trained, lr: float) -> list[dict]:
 
 
 class Distiller:
-    """Teacher, student and the state of training. `report(record)` is called on rank 0 with each logged record."""
+    """Teacher, student and the training state. `report(record)` is called on rank 0 with each logged record."""
 
     def __init__(
         self,
@@ -65,7 +65,9 @@ class Distiller:
         depends_on: Mapping[str, Any] | None = None,
         anyway: bool = False,
     ):
-        """`depends_on`: what beside recipe and attention decides the numbers, see `Dependencies`."""
+        """`depends_on`: inputs other than recipe and attention that determine the result, see `Dependencies`. `anyway`
+        allows resuming a state with other dependencies.
+        """
         parts = {"recipe": asdict(recipe), "sparse": asdict(network.sparse), "inputs": dict(depends_on or {})}
         self.depends_on = Dependencies("distill", parts, anyway)
         self.data, self.measured = data, data.measured(recipe.validation_batches)
@@ -77,15 +79,15 @@ class Distiller:
         self.high_precision = network.high_precision
         self._set_up()
         self.step, self.elapsed = 0, 0.0
-        self.whole = True  # whether weights, averages and counter are those of the same step
+        self.whole = True  # whether weights, averages and step counter are consistent
         old = folder is not None and any((folder / name).exists() for name in (STATE, LOG, PLOT))
-        # The log up to the first save: state and log appear together, and an older run is whole until then
+        # the log up to the first save, which writes state and log together; until then an older run stays complete
         self._lines: list[str] = []
         self.owns_folder = not old
         self._saved = False
 
     def _set_up(self) -> None:
-        """All that depends on which parameters train."""
+        """Create everything that depends on which parameters are trained."""
         self.runner: nn.Module = Runner(self.student)
         self.trained = Trained(self.student, self.names)
         if self.worker.world > 1:
@@ -98,7 +100,9 @@ class Distiller:
     # -- before the first step -----------------------------------------------------------------------------------------
 
     def fit_linear_branches(self) -> dict[str, float]:
-        """The closed-form start; per layer the share of the sparse branch's squared error that it removes."""
+        """Initialise the linear branches in closed form. Returns per layer the share of the sparse branch's squared
+        error that they remove.
+        """
         batches = first_batches(self.data, self.recipe.calibration_batches, self.recipe.seed)
         network = Runner(self.student)
         shares = fit_linear_branches(self.student, (network(b.images, b.decoded[:1]) for b in batches))
@@ -106,20 +110,20 @@ class Distiller:
         return shares
 
     def _restart_average(self) -> None:
-        """The same start on every rank, and in the moving average."""
+        """Broadcast the parameters from rank 0 and restart the EMA from them."""
         if self.worker.world > 1:
             for parameter in self.trained.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
         self.average = WeightAverage(self.trained, self.recipe.ema_decay)
 
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
+        """Load a state. Raises WeightsError if it is damaged, UsageError if it belongs to another run."""
         self.depends_on.check(path, tell)
         self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
         self._saved = self.owns_folder = True
 
     def save(self) -> None:
-        """Save the state; the first time also the log, in place of all that an older run left."""
+        """Save the state. The first time also write the log and remove the files of an older run."""
         if self.folder is None:
             return
         new = {} if self._saved else {LOG: "".join(self._lines).encode()}
@@ -137,15 +141,15 @@ class Distiller:
         self._saved = self.owns_folder = True
 
     def finish(self) -> None:
-        """Replace an older run by this one, also where no step was made."""
+        """Replace an older run by this one, even if no step was made."""
         if not self._saved:
             self.save()
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def run(self, tick: Callable[[str], None] = lambda text: None, between: Callable[[], None] = lambda: None) -> None:
-        """Train to the last step; `tick` is called after each with the latest losses, or nothing new, and `between`
-        where the run may be left: the state is that of a step.
+        """Train to the last step. `tick` is called after each step with the latest losses, or an empty text if there is
+        nothing new. `between` is called between steps, where the run may be stopped.
         """
         start = time.monotonic() - self.elapsed
         if self.step == 0:
@@ -168,7 +172,7 @@ class Distiller:
         between()
 
     def train_step(self, batch: DistillBatch) -> dict[str, Tensor]:
-        """One step; the weighted losses, scalars on the device. Until the optimiser begins the last state is whole."""
+        """One step. Returns the weighted losses, scalars on the device. `whole` is False while parameters change."""
         self.arithmetic.round(self.recipe.is_fp8(self.step))
         factor = learning_rate_factor(self.step, self.step / max(1, self.recipe.steps), self.recipe.warmup_steps)
         set_learning_rate([self.optimiser], factor)
@@ -184,6 +188,7 @@ class Distiller:
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
     def losses(self, batch: DistillBatch) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch and their sum "total". Raises UsageError if there is no term."""
         recipe = self.recipe
         with torch.no_grad(), captured(self.teacher_network, self.layers) as wanted:
             answer = self.teacher(batch.images, batch.decoded)
@@ -206,15 +211,16 @@ class Distiller:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """How far the averaged student's depth and cameras are from the teacher's; the best values are kept.
+        """The distance of the EMA student's depth and cameras from the teacher's, mean over the validation batches.
+        Keeps the values with the lowest distance. Raises DivergedError if it is not finite.
 
-        Always in the arithmetic of the last step, so that figures of all stages can be compared.
+        Uses the arithmetic of the last step (FP8 or not), so that all stages are comparable.
         """
         exact = {name: p.detach().clone() for name, p in self.trained.named_parameters()}
         averages = self.average.state_dict()
         self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))
         network = Runner(self.student)
-        try:  # whatever ends it, the averages do not stay in the place of the weights
+        try:  # restore the weights even after an error
             self._put(averages)
             scores = [self._distance(network, batch) for batch in self.measured]
         finally:
@@ -234,7 +240,7 @@ class Distiller:
         return float(sum(distance.values()) - distance["confidence"])
 
     def use_best(self) -> None:
-        """Give the student the best averages, in the arithmetic of the last step."""
+        """Load the best EMA values into the student, with the arithmetic of the last step, in evaluation mode."""
         for name, parameter in self.trained.values.items():
             parameter.data.copy_(self.trained.best[name])
         self.arithmetic.round(self.recipe.is_fp8(self.recipe.steps))

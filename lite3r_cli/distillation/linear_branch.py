@@ -1,12 +1,12 @@
-"""A start for the linear branch, layer by layer, in closed form: what mixes it in is fitted to dense attention.
+"""Initialise the linear branch of each layer in closed form: its mix parameters are fitted to dense attention.
 
-On the q, k, v that a network has with dense attention everywhere, over all tokens and heads of some batches,
+q, k, v are those of the network with dense attention in all layers. Over all tokens and heads of some batches:
 
     sum     min over W  Σ ‖O_sparse + O_linear Wᵀ − O_dense‖² + λ ‖W‖²           W (D, D), shared by the heads
-    convex  min over α  Σ ‖α O_sparse + (1 − α) O_linear − O_dense‖²            α of each head, where blocks are skipped
+    convex  min over α  Σ ‖α O_sparse + (1 − α) O_linear − O_dense‖²            one α per head, where blocks are skipped
 
-λ is the one that serves batches best that were not fitted: within a scene the linear branch hardly varies, so that a
-free fit to a few scenes does harm elsewhere. Only normal equations are kept, one set for each batch.
+λ is chosen by leave-one-out cross-validation over the batches: the linear branch hardly varies within a scene, so that
+an unregularised fit to a few scenes generalises badly. Only the normal equations of each batch are stored.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from lite3r_cli.layers.dense import dense
 from lite3r_cli.networks.sparsify import sparse_modules
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # λ as a share of the mean squared channel of O_linear
-ALPHA_RANGE = (0.01, 0.9975)  # of the convex mix: beyond, its logit has no gradient
+ALPHA_RANGE = (0.01, 0.9975)  # limits of α in the convex mix; the gradient of its logit vanishes outside
 
 
 @torch.no_grad()
 def fit_linear_branches(network: nn.Module, passes: Iterable[object]) -> dict[str, float]:
-    """Fit every sparse-linear module of `network`; drawing from `passes` has to run the network once each time.
+    """Fit every sparse-linear module of `network`, in place. Each item of the iterator `passes` must run the network
+    once.
 
-    Returns per module the share of the squared error of sparse attention alone that the branch removes on batches that
-    it was not fitted to; on the fitted one if there is a single batch.
+    Returns per module the share of the sparse branch's squared error that the linear branch removes, on batches that
+    were left out of the fit; with a single batch, on that batch.
     """
     fits = {name: _fit_of(module) for name, module in sparse_modules(network).items()}
     with _recording(network, fits):
@@ -49,10 +50,10 @@ def _fit_of(module: SparseLinearAttention) -> _Sum | _Convex:
 
 @contextmanager
 def _recording(network: nn.Module, fits: dict[str, _Sum | _Convex]) -> Iterator[None]:
-    """Sparse modules give dense attention and tell their fits both branches."""
+    """Inside this context, sparse modules return dense attention and pass both branches to their fits."""
     modules = sparse_modules(network)
     for name, module in modules.items():
-        vars(module)["mix"] = _Recorder(module, fits[name])  # on the instance: it hides the method
+        vars(module)["mix"] = _Recorder(module, fits[name])  # an instance attribute hides the method
     try:
         yield
     finally:
@@ -66,8 +67,8 @@ class _Recorder:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
         if keys is not None:
-            raise ValueError("linear branches are fitted on whole pictures: none of their keys may be left out")
-        with torch.autocast(q.device.type, enabled=False):  # what is fitted is the exact formula
+            raise ValueError("linear branches can only be fitted on images without masked pixels")
+        with torch.autocast(q.device.type, enabled=False):  # fit in full precision
             return self._record(q, k, v)
 
     def _record(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -94,18 +95,21 @@ class _Recorder:
 
 @dataclass
 class Normal:
-    """‖X θ − Y‖² of one batch as θᵀ gram θ − 2 θ·cross + energy, where θ = 0 is the start without effect."""
+    """Normal equations of one batch: ‖X θ − Y‖² = θᵀ gram θ − 2 θ·cross + energy. θ = 0 is the sparse branch alone."""
 
     gram: Tensor
     cross: Tensor
     energy: Tensor
 
     def error(self, theta: Tensor) -> Tensor:
+        """‖X θ − Y‖², a scalar."""
         return self.energy - 2 * (theta * self.cross).sum() + (theta * (self.gram @ theta)).sum()
 
 
 def fit(batches: Sequence[Normal]) -> tuple[Tensor, float]:
-    """θ for all batches, and the share of the energy that it explains on left-out ones; zeros where no ridge helps."""
+    """θ fitted to all batches, and the share of the energy that it explains on left-out batches. θ is zero if no ridge
+    in RIDGES improves on that.
+    """
     energy = sum(float(b.energy) for b in batches)
     start = torch.zeros_like(batches[0].cross)
     if energy == 0:
@@ -129,15 +133,15 @@ def _solve(batches: Sequence[Normal], ridge: float) -> Tensor:
 
 
 class _Sum:
-    """θ = Wᵀ (D, D)."""
+    """The fit of the sum mix, θ = Wᵀ (D, D)."""
 
     def __init__(self, module: SparseLinearAttention):
         self.weight = module.proj_lin.weight
         self.batches: list[Normal] = []
 
     def add(self, sparse: Tensor, linear: Tensor, exact: Tensor, valid: Tensor, counted: Tensor) -> None:
-        """Branches and their target (B, H, …, D), at the slots `valid` (…) that hold a token. At the slots `counted`,
-        (…) or (B, H, …), the mix may differ from the sparse branch.
+        """Add the branches and their target `exact`, (B, H, …, D) each. `valid` (…) masks the slots with a token.
+        `counted` (…) or (B, H, …) masks the slots where the mix may differ from the sparse branch.
         """
         x, rest = (t[:, :, valid].flatten(0, 2).double() for t in (linear, exact - sparse))
         self.batches.append(Normal(x.T @ x, x.T @ rest, rest.square().sum()))
@@ -149,7 +153,7 @@ class _Sum:
 
 
 class _Convex:
-    """θ = 1 − α of each head: O_sparse + (1 − α) (O_linear − O_sparse). A head is its own problem."""
+    """The fit of the convex mix: θ = 1 − α in O_sparse + (1 − α) (O_linear − O_sparse), for each head separately."""
 
     def __init__(self, module: SparseLinearAttention):
         self.logit = module.mix_logit

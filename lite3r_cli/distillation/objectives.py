@@ -1,4 +1,4 @@
-"""What a student is told: its teacher's attention outputs, the truth where there is one, else the teacher's answer."""
+"""The losses of distillation: attention outputs of the teacher, ground truth, and predictions of the teacher."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.training.losses import FAR, Targets, compute_losses
 
 TINY = 1e-12
-CONFIDENCE_WEIGHT = 0.1  # of the log confidence beside depth
+CONFIDENCE_WEIGHT = 0.1  # weight of the log confidence relative to depth
 
 
 def attention_distance(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], kind: str) -> Tensor:
-    """Mean over layers of how far attention outputs (B, T, C) are from the teacher's (Lite3R, arXiv 2605.11354).
+    """The distance of attention outputs (B, T, C) from the teacher's, mean over layers (Lite3R, arXiv 2605.11354).
 
-    "mse": the squared error over the teacher's mean square, since layers differ in size by orders of magnitude;
-    "cosine": one minus the cosine, mean over tokens.
+    "mse": squared error divided by the teacher's mean square, because the magnitudes of layers differ widely;
+    "cosine": one minus the cosine similarity, mean over tokens.
     """
     parts = []
     for name, target in teacher.items():
@@ -34,10 +34,10 @@ def attention_distance(student: Mapping[str, Tensor], teacher: Mapping[str, Tens
 
 
 def answer_distance(student: RawOutput, teacher: RawOutput) -> dict[str, Tensor]:
-    """The student's depth and cameras against the teacher's, in the teacher's frame and scale.
+    """The distances of the student's depth and cameras from the teacher's, in the teacher's frame and scale.
 
-    Depth: |Δ log depth| where the teacher sees something nearer than the sky. Rotation: chord, nearly radians.
-    Centre: distance over the teacher's mean depth. Focal: |Δ log focal|.
+    depth: |Δ log depth| where the teacher does not see sky. rotation: ‖ΔR‖ / √2, about radians for small angles.
+    centre: distance divided by the teacher's mean depth. focal: |Δ log focal|.
     """
     seen = teacher.log_depth < FAR + teacher.log_depth.flatten(1).median(1).values[:, None, None, None]
     depth = torch.where(seen, (student.log_depth - teacher.log_depth).abs(), 0.0).sum() / seen.sum().clamp(min=1)
@@ -52,10 +52,11 @@ def answer_distance(student: RawOutput, teacher: RawOutput) -> dict[str, Tensor]
 
 
 def true_losses(out: RawOutput, targets: Targets, unit_scale: bool, sky: bool) -> dict[str, Tensor]:
-    """The losses that `mini` is trained with, for any network and for truth without depth.
+    """The training losses of `mini`, for any network and also for ground truth without depth.
 
-    `unit_scale`: the network's units are the scene's mean depth; else its answer is first brought to the truth's scale.
-    Without depth only the cameras count, at the prediction's scale. `sky`: no depth means sky.
+    `unit_scale`: the network's unit is the scene's mean depth; otherwise its output is first scaled to the ground
+    truth. Without true depth only the camera losses are used, at the scale of the prediction. `sky`: pixels without
+    true depth are sky.
     """
     weights = LossWeights(rays=0, sky=LossWeights.sky if sky else 0)
     if not bool((targets.depth > 0).any()):
@@ -69,7 +70,9 @@ def true_losses(out: RawOutput, targets: Targets, unit_scale: bool, sky: bool) -
 
 
 def _in_mean_depths(out: RawOutput, targets: Targets) -> RawOutput:
-    """The prediction multiplied by one number a scene, so that its median depth is right; no gradient through it."""
+    """The prediction scaled per scene so that its median depth is that of the ground truth. The
+    scale has no gradient.
+    """
     valid = targets.depth > 0
     true = torch.where(valid, targets.depth, 1.0).log()
     mean = true.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
@@ -81,7 +84,7 @@ def _in_mean_depths(out: RawOutput, targets: Targets) -> RawOutput:
 
 
 def _cameras_at(targets: Targets, out: RawOutput) -> Targets:
-    """The true cameras with the extent of the predicted ones, without depth."""
+    """The true cameras, scaled to the extent of the predicted ones; without depth."""
     R, t = targets.cam_from_world[..., :3], targets.cam_from_world[..., 3]
     centres = -(R.transpose(-1, -2) @ t[..., None]).squeeze(-1)
     true = (centres - centres.mean(1, keepdim=True)).norm(dim=(1, 2))

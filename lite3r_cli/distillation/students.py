@@ -1,4 +1,4 @@
-"""A frozen dense teacher and its sparse student, which share every tensor that does not train."""
+"""A frozen dense teacher and its sparse student, which share all tensors that are not trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lite3r_cli.quant.swap import swap_linears
 
 
 def densify(network: nn.Module) -> None:
-    """Put dense attention in the place of every sparse-linear module; the linear branches are dropped."""
+    """Replace every sparse-linear module by dense attention, in place. The linear branches are dropped."""
     for name, module in [(n, m) for n, m in network.named_modules() if isinstance(m, SparseLinearAttention)]:
         dense = Attention.__new__(Attention)
         nn.Module.__init__(dense)
@@ -32,10 +32,10 @@ def densify(network: nn.Module) -> None:
 def make_pair(
     network: nn.Module, sparse: SparseConfig, trainable: Sequence[str]
 ) -> tuple[nn.Module, nn.Module, list[str]]:
-    """Teacher, student and the names of what trains, from a loaded network, which becomes the student.
+    """Teacher, student and the names of the trained parameters. The loaded `network` becomes the student, in place.
 
-    The teacher is its dense form. Tensors that train are the student's own; all others are shared with the teacher.
-    Raises UsageError for a pattern that no parameter matches.
+    The teacher is its dense form. The student has its own copies of trained tensors and shares all others with the
+    teacher. Raises UsageError for a pattern in `trainable` that matches no parameter.
     """
     attach(network, sparse)
     names = trainable_names(network, trainable)
@@ -48,17 +48,17 @@ def make_pair(
 
 
 def trainable_names(network: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """The parameters of the linear branches, and those that `patterns` match."""
+    """Names of the parameters of the linear branches, and of those that match `patterns`. Raises UsageError."""
     names = [name for name, _ in network.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"--trainable {pattern}: no parameter is called so, e.g. {names[0]}")
+            raise UsageError(f"--trainable {pattern}: no parameter has this name; one of them is {names[0]}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in (*LINEAR_BRANCH, *patterns))]
 
 
 class Arithmetic:
-    """Switches a student's linear layers between exact products and ones whose operands are both rounded to FP8, with
-    straight-through gradients; layers whose weight matches `high_precision` stay exact. Parameters are shared.
+    """Switches a student's linear layers between exact products and products with both operands rounded to FP8
+    (straight-through gradients). Layers whose weight matches `high_precision` stay exact. Both forms share parameters.
     """
 
     def __init__(self, student: nn.Module, high_precision: Sequence[str]):
@@ -73,6 +73,7 @@ class Arithmetic:
         self.round(False)
 
     def round(self, on: bool) -> None:
+        """Switch FP8 rounding on or off."""
         if on == self.rounded:
             return
         for name, pair in self.pairs.items():
@@ -82,9 +83,10 @@ class Arithmetic:
 
 
 class Trained(nn.Module):
-    """What trains of a student, to be averaged, saved and resumed; `best` holds the best averages so far.
+    """The trained parameters of a student, as a module that can be averaged, saved and resumed. `best` holds the EMA
+    values with the lowest validation distance so far.
 
-    Names of parameters may not hold dots: here they have slashes.
+    torch does not allow dots in parameter names; here slashes replace them.
     """
 
     best_score: Tensor  # ()
@@ -105,11 +107,12 @@ class Trained(nn.Module):
 
     @property
     def best(self) -> dict[str, Tensor]:
+        """Name in the student → best EMA value."""
         return {name: self.get_buffer("best/" + name.replace(".", "/")) for name in self.names}
 
     @torch.no_grad()
     def keep_best(self, averages: dict[str, Tensor], score: float) -> bool:
-        """Remember these values if their score is the lowest so far."""
+        """Store these values if their score is the lowest so far; returns whether it is."""
         if score >= float(self.best_score):
             return False
         for name, value in self.best.items():
@@ -118,4 +121,5 @@ class Trained(nn.Module):
         return True
 
     def count(self) -> int:
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.parameters())

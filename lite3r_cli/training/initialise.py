@@ -1,4 +1,4 @@
-"""Starting points of training: a pretrained image encoder, or an earlier checkpoint of the same model."""
+"""Initial weights for training: a pretrained image encoder, or an earlier checkpoint of the same model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ADDED = ("known_camera.", "belongs.")
 
 
 def load_encoder(model: Mini, files: list[Path]) -> int:
-    """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`; returns how many
-    tensors.
+    """Copy a ViT-S/14 encoder with timm names (one or several safetensors shards) into `model`. Returns the number of
+    copied tensors.
 
-    Heads, camera tokens and QK-norms keep their initial values. Raises WeightsError when a tensor of the encoder is
-    missing or mis-shaped.
+    Heads, camera tokens and QK-norms keep their initial values. Raises WeightsError if a tensor of the encoder is
+    missing or has another shape.
     """
     encoder: dict[str, torch.Tensor] = {}
     for file in files:
@@ -46,10 +46,9 @@ def load_encoder(model: Mini, files: list[Path]) -> int:
 
 
 def load_checkpoint(model: Mini, path: Path) -> None:
-    """Warm start from a checkpoint of the same configuration.
+    """Load a checkpoint of the same configuration. Raises WeightsError.
 
-    The input of known cameras and the judgement of what belongs keep their initial values where the checkpoint is from
-    before they existed.
+    The layers in ADDED keep their initial values if the checkpoint is too old to have them.
     """
     state, _ = read_checkpoint(path)
     if not any(name.startswith(ADDED) for name in state):

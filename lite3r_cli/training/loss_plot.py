@@ -1,4 +1,4 @@
-"""The loss curves of a run as a PNG, from its JSONL log."""
+"""Plot the loss curves of a run from its JSONL log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_LOSSES = {"step", "seconds", "progress", "lr", "grad_norm"}
 
 
 def _records(log: Path) -> list[dict[str, float]]:
-    """The log's lines; those that a full disk or a power cut has left half are not drawn."""
+    """The records of the log. Incomplete lines, left by a full disk or a power cut, are skipped."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -31,13 +31,13 @@ def _records(log: Path) -> list[dict[str, float]]:
 
 
 def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
-    """Draw every loss of `log` over the minutes of training, logarithmic; nothing happens for an empty log. Without
-    Matplotlib `tell` hears how to get it: a run does not fail at its end for a picture.
+    """Plot every loss in `log` over the minutes of training (log scale) as the PNG `picture`. Does nothing for an empty
+    log. Without Matplotlib, `tell` gets the install command, so that a finished run does not fail because of a plot.
     """
     if not is_installed("matplotlib"):
         tell(f"{picture.name} is not drawn without Matplotlib: {install_line('matplotlib')}")
         return
-    from matplotlib.figure import Figure  # without pyplot, which has a state of its own
+    from matplotlib.figure import Figure  # pyplot would change global state
 
     records = _records(log)
     if not records:

@@ -1,7 +1,6 @@
-"""What `mini` is trained with: cameras (absolute, pairwise and as rays), depth with confidence, and points that agree
-between views.
+"""The training losses of `mini`: cameras (pairwise and as rays), depth with confidence, and 3-D points.
 
-Everything is compared in the reference view's frame, in units of the scene's geometric-mean depth.
+All terms are computed in the frame of the reference view, in units of the scene's geometric-mean depth.
 """
 
 from __future__ import annotations
@@ -16,22 +15,21 @@ from lite3r_cli.config.training_run import LossWeights
 from lite3r_cli.networks.base import RawOutput
 from lite3r_cli.networks.mini.network import intrinsics_from_log_focal
 
-FAR = 4.0  # log depth that sky is pushed beyond: about 55 times the mean depth
+FAR = 4.0  # sky is pushed beyond this log depth, about 55 times the mean depth
 
 
 @dataclass(frozen=True)
 class Targets:
     """Ground truth of B scenes with S views each."""
 
-    depth: Tensor  # (B, S, H, W) z-depth, 0 = none
+    depth: Tensor  # (B, S, H, W) z-depth, 0 = unknown
     K: Tensor  # (B, S, 3, 3), pixels, centres at +0.5
     cam_from_world: Tensor  # (B, S, 3, 4)
     reference: Tensor  # (B,) index of the reference view
-    sparse: bool = False  # scale unknown, and depth at some pixels only: none says nothing about the pixel
-    step: int = 4  # of the pixels that the point term compares: 1 where depth is known at scattered pixels
-    belongs: Tensor | None = (
-        None  # (B, S) bool, None = all: views of another scene count for `belongs` and focal length alone
-    )
+    sparse: bool = False  # unknown scale, and depth only at some pixels: 0 does not mean sky
+    step: int = 4  # pixel step of the point term; 1 if depth is known at scattered pixels
+    # (B, S) bool, None = all: False for views of another scene, which only count for `belongs` and the focal length
+    belongs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def _normalise(target: Targets, out: RawOutput) -> _Scene:
         member = torch.ones(target.K.shape[:2], dtype=torch.bool, device=target.K.device)
     valid = (target.depth > 0) & member[..., None, None]
     log_depth = torch.where(valid, target.depth, 1.0).log()
-    if target.sparse:  # the scale of such a scene means nothing: take the prediction's
+    if target.sparse:  # the true scale is unknown: use that of the prediction
         difference = log_depth[:, out.decoded] - out.log_depth.detach()
         difference = torch.where(valid[:, out.decoded], difference, torch.nan)
         shift = difference.flatten(1).nanmedian(1).values.nan_to_num()
@@ -74,7 +72,7 @@ def _normalise(target: Targets, out: RawOutput) -> _Scene:
 
 
 def compute_losses(out: RawOutput, target: Targets, weights: LossWeights = LossWeights()) -> dict[str, Tensor]:
-    """Every weighted term by its name, and their sum as `total`; scalars on the device (nothing is synchronised)."""
+    """Name → weighted loss term, and their sum as `total`; scalars on the device, without synchronisation."""
     scene = _normalise(target, out)
     height, width = target.depth.shape[-2:]
     half_diagonal = 0.5 * (height**2 + width**2) ** 0.5
@@ -117,7 +115,9 @@ def _depth_terms(out: RawOutput, scene: _Scene, sparse: bool, weights: LossWeigh
 
 
 def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
-    """Relative pose of every ordered pair of views, so that no single view's error counts for all."""
+    """Errors of the relative poses of all ordered pairs of views: an error of one view then does
+    not affect all terms.
+    """
     both = scene.member[:, :, None] & scene.member[:, None]
     relative, offset = _relative(out.rotation, out.centre)
     true_relative, true_offset = _relative(scene.rotation, scene.centre)
@@ -135,8 +135,9 @@ def _pair_terms(out: RawOutput, scene: _Scene) -> dict[str, Tensor]:
 
 
 def _mean_over_pairs(x: Tensor, both: Tensor) -> Tensor:
-    """Mean of (B, S, S) over the pairs of different views that `both` belong to the scene; 0 without any.
-    Indexing with a mask would wait for the GPU."""
+    """Mean of x (B, S, S) over pairs of different views where `both` (B, S, S) is True; 0 if there are none. Uses no
+    mask indexing, which would synchronise with the GPU.
+    """
     different = both & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     return _masked_mean(x, different)
 
@@ -156,7 +157,7 @@ def _ray_term(rays: Tensor, scene: _Scene, height: int, width: int) -> Tensor:
     direction = _camera_rays(scene.K, u[None, :].expand(rows, -1), v[:, None].expand(-1, columns))
     direction = torch.einsum("bsij,bshwj->bshwi", scene.rotation, direction)
     centre = scene.centre[:, :, None, None]
-    unit = 0.3 + centre.norm(dim=-1, keepdim=True)  # far-off cameras would outweigh all the rest
+    unit = 0.3 + centre.norm(dim=-1, keepdim=True)  # normalises, because distant cameras would dominate
     off = ((rays[..., :3] - direction).abs() + (rays[..., 3:] - centre).abs() / unit).mean((2, 3, 4))
     return _masked_mean(off, scene.member) * 1.5
 
@@ -169,10 +170,9 @@ def _camera_rays(K: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _point_term(out: RawOutput, scene: _Scene, step: int) -> Tensor:
-    """Unprojected points against the true ones, relative to their distance from the camera: couples depth, pose and
-    focal length.
+    """The error of unprojected points relative to their depth, which couples depth, pose and focal length.
 
-    Since every view's points are compared in one frame, points of different views that show one place must meet.
+    The points of all views are compared in one frame, so that different views of one place must agree.
     """
     offset = step // 2
     height, width = scene.valid.shape[-2:]

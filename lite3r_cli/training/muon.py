@@ -1,4 +1,4 @@
-"""Muon over stacks of equally shaped matrices: the same update as `torch.optim.Muon`, in a fifth of the launches."""
+"""Muon over stacks of equally shaped matrices: the update of `torch.optim.Muon` with a fifth of the kernel launches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class StackedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` (Jordan et al. 2024, rates of arXiv 2502.16982) that takes all matrices of one shape at once.
+    """`torch.optim.Muon` (Jordan et al. 2024) that processes all matrices of one shape together.
 
-    A small network's step is bound by launches, and torch's class makes 24 for each matrix. State and options are
-    torch's; the rate is always `match_rms_adamw`'s.
+    The step of a small network is bound by kernel launches, and torch's class needs 24 per matrix. State and options
+    are torch's; the learning rate is always adjusted as in `match_rms_adamw` (arXiv 2502.16982).
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of all parameters with a gradient. Raises ValueError for a closure."""
+        """Update all parameters that have a gradient. Raises ValueError for a closure."""
         if closure is not None:
             raise ValueError("a closure is not supported")
         for group in self.param_groups:
@@ -47,8 +47,8 @@ class StackedMuon(torch.optim.Muon):
 
 
 def orthogonalise(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Quintic Newton-Schulz iteration in bf16: (N, rows, columns) to matrices with the same singular vectors and values
-    near 1.
+    """Quintic Newton-Schulz iteration in bfloat16: stack (N, rows, columns) → matrices with the same singular vectors
+    and singular values near 1.
     """
     a, b, c = coefficients
     tall = stack.shape[1] > stack.shape[2]

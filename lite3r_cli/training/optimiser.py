@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and the moving average of the weights."""
+"""Optimisers, learning-rate schedule and exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from lite3r_cli.networks.mini.network import Mini
 
 
 class DivergedError(Lite3RError):
-    """The numbers are no longer finite: this state is not worth saving."""
+    """A loss or gradient is not finite. The state must not be saved."""
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
-    """Linear warm-up by steps, then a cosine to 2 % over the budget; `progress` is the used share of it."""
+    """Factor of the learning rate: linear warm-up over `warmup_steps`, times a cosine that decays to 2 %. `progress` is
+    the used share of the training budget.
+    """
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return min(1.0, (step + 1) / warmup_steps) * cosine
 
 
 def build_optimisers(model: Mini, lr: float, encoder_factor: float, muon: bool) -> list[torch.optim.Optimizer]:
-    """AdamW over everything, or Muon (Jordan et al. 2024) over the blocks' matrices and AdamW over the rest.
+    """AdamW for all parameters, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest.
 
-    The pretrained parts before attention across views (`patch_embed`, first blocks) learn at `encoder_factor` times the
-    rate. Every group keeps its own peak rate in `peak_lr`.
+    The pretrained parts before attention across views (`patch_embed`, first blocks) have `encoder_factor` times the
+    learning rate. Every group stores its peak rate in `peak_lr`. Raises BackendError if torch has no Muon.
     """
     matrices: dict[bool, list[Tensor]] = {True: [], False: []}
     others: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -46,7 +48,7 @@ def build_optimisers(model: Mini, lr: float, encoder_factor: float, muon: bool) 
         raise BackendError(
             f"--optimiser muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimiser adamw"
         )
-    from lite3r_cli.training.muon import StackedMuon  # an older torch has no class to build on
+    from lite3r_cli.training.muon import StackedMuon  # an older torch has no Muon class to inherit from
 
     return [
         torch.optim.AdamW(adam, betas=(0.9, 0.98), fused=fused),
@@ -59,13 +61,14 @@ def _group(parameters: list[Tensor], lr: float, weight_decay: float) -> dict:
 
 
 def set_learning_rate(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set the learning rate of every group to `factor` times its peak rate."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters, with a warm-up so that early steps are forgotten."""
+    """EMA of a model's parameters. The decay is lower at first, so that early steps are forgotten."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -75,13 +78,16 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Add the parameters after step `step`."""
         decay = min(self.decay, (1 + step) / (20 + step))
         torch._foreach_lerp_(self.values, [p.detach() for p in self.source], 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Parameter name → EMA value."""
         return dict(zip(self.names, self.values))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore the values of `state_dict`."""
         for name, value in zip(self.names, self.values):
             value.copy_(state[name])

@@ -1,6 +1,4 @@
-"""Training with the weights that will be stored: FP8 E4M3 in the forward and backward pass, full precision in the
-update.
-"""
+"""Training with FP8-rounded weights: E4M3 in the forward and backward pass, full precision in the update."""
 
 from __future__ import annotations
 
@@ -15,16 +13,15 @@ from lite3r_cli.quant.fp8 import round_to_fp8
 
 
 class RoundedWeights:
-    """Context in which every stored-as-FP8 parameter holds its rounded value (a straight-through gradient, Bengio et
-    al. 2013).
+    """A context in which every parameter that will be stored as FP8 holds its rounded value.
 
-    Gradients taken inside are those at the rounded weights; the optimiser, outside, moves the exact ones.
+    Gradients computed inside are applied to the exact values by the optimiser outside: a straight-through estimator
+    (Bengio et al., arXiv 1308.3432).
     """
 
     def __init__(self, model: nn.Module):
-        by_row: dict[torch.Size, list[nn.Parameter]] = defaultdict(
-            list
-        )  # rows of one shape are rounded in one go: few launches
+        # rows of one shape are rounded together, for fewer kernel launches
+        by_row: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for p in model.parameters():
             if p.ndim >= 2:
                 by_row[p.shape[1:]].append(p)

@@ -1,4 +1,4 @@
-"""What training writes and reads back: the averaged weights, and the whole state to go on from. Safetensors only."""
+"""Files that training writes and reads: the EMA weights, and the complete state for resuming. Safetensors only."""
 
 from __future__ import annotations
 
@@ -25,26 +25,30 @@ from lite3r_cli.stopping import uninterrupted
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
 from lite3r_cli.training.worker import Worker, lost_another
 
-OLDER_FORMATS = ("lite3r-1",)  # of states that cannot be gone on from; see their message
-STATE_FORMAT = "lite3r-state-1"  # a new number where an older state would mean something else
+OLDER_FORMATS = ("lite3r-1",)  # formats of states that cannot be resumed
+STATE_FORMAT = "lite3r-state-1"  # increase the number whenever the meaning of a state changes
 Tell = Callable[[str], None]
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype, **extra: str) -> None:
-    """A checkpoint that `lite3r reconstruct --model PATH` reads, in place of the old one. Raises OutputError."""
+    """Write a checkpoint of `mini` for `lite3r reconstruct --model PATH`, replacing an older one.
+    Raises OutputError.
+    """
     save_checkpoint(path, state, describe("mini", model.config, **extra), dtype)
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What the numbers of a run depend on; its state holds this, and another run cannot go on from it."""
+    """Everything that determines the result of a run. It is stored in the state; a run with other dependencies cannot
+    resume from it.
+    """
 
     kind: str  # the command: "train" or "distill"
-    parts: Mapping[str, Mapping[str, Any]]  # group → name → value, JSON's types
-    anyway: bool = False  # go on whatever differs (--resume-anyway)
+    parts: Mapping[str, Mapping[str, Any]]  # group → name → value, of JSON types
+    anyway: bool = False  # resume even if something differs (--resume-anyway)
 
     def check(self, path: Path, tell: Tell) -> None:
-        """Raises UsageError where the state at `path` is another run's; WeightsError where it is none."""
+        """Raises UsageError if the state at `path` belongs to another run, WeightsError if it is not a state."""
         metadata = read_metadata(path)
         if metadata["run"] != self.kind:
             raise UsageError(f"--resume: {path} is the state of lite3r {_short(metadata['run'])}, not of {self.kind}")
@@ -61,11 +65,12 @@ class Dependencies:
         )
 
     def to_json(self) -> str:
+        """`parts` as JSON."""
         return json.dumps(self.parts, sort_keys=True)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """ "lr = 0.001, not 0.01" for each value that differs or is only in one of them."""
+    """A text such as "lr = 0.001, not 0.01" for each value that differs or is only in one of them."""
     found = []
     for group in sorted(before.keys() | now.keys()):
         old, new = before.get(group, {}), now.get(group, {})
@@ -81,7 +86,7 @@ def _short(value: Any) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a state says of itself. Raises WeightsError for a file that is none, or damaged."""
+    """The metadata of a state. Raises WeightsError if the file is not a state or is damaged."""
     try:
         with plain_path(path) as plain, safe_open(plain, "pt") as file:
             metadata = dict(file.metadata() or {})
@@ -111,25 +116,27 @@ def _settings(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, An
 
 
 def recover_state(path: Path) -> None:
-    """Undo what a run that was killed while it saved has left, before anybody asks for the state."""
+    """Recover from a run that was killed while it saved. Call it before reading the state."""
     clear_lock(path.parent)
     recover(path.parent, path.name, lambda name: "/" not in name)
 
 
 class Run(Protocol):
-    """What `saved_as_it_stops` has to know of a training."""
+    """The interface that `saved_as_it_stops` needs of a training."""
 
     step: int
-    whole: bool
-    owns_folder: bool
+    whole: bool  # whether weights, averages and step counter are consistent
+    owns_folder: bool  # False while the folder still holds the files of an older run
 
-    def save(self) -> None: ...
+    def save(self) -> None:
+        """Save the state. Raises OutputError."""
+        ...
 
 
 @contextmanager
 def saved_as_it_stops(run: Run, worker: Worker, tell: Tell) -> Iterator[None]:
-    """Save the state of the last whole step when a signal or an expected error (a full disk, a file that is gone) ends
-    the block; `tell` hears where. A run that has diverged, or is broken, keeps its last saved state.
+    """Save the state if a signal or an expected error (full disk, missing file) ends the block; `tell` gets the step.
+    If the run has diverged or another error occurs, the last saved state is kept.
     """
     try:
         yield
@@ -137,7 +144,7 @@ def saved_as_it_stops(run: Run, worker: Worker, tell: Tell) -> Iterator[None]:
         by_hand = not isinstance(error, Exception)
         expected = (isinstance(error, Lite3RError) and not isinstance(error, DivergedError)) or lost_another(error)
         if worker.is_first and run.whole and (by_hand or (expected and run.owns_folder)):
-            with uninterrupted():  # where another process has ended, torchrun sends a signal to this one, too
+            with uninterrupted():  # if another process has ended, torchrun sends a signal to this one, too
                 try:
                     run.save()
                     tell(f"stopped at step {run.step}")
@@ -164,8 +171,8 @@ def save_training_state(
     beside: Mapping[str, bytes] | None = None,
     gone: Sequence[str] = (),
 ) -> None:
-    """All that `load_training_state` needs, in place of an older state. `beside` (name → content) are written with it,
-    and the files `gone` go with the old state. Raises OutputError.
+    """Write everything that `load_training_state` needs, replacing an older state. `beside` are files (name → content)
+    that are written with it; the files `gone` are removed with the old state. Raises OutputError.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
@@ -182,8 +189,8 @@ def save_training_state(
 def load_training_state(
     path: Path, model: nn.Module, average: WeightAverage, optimisers: list[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    """Restore everything; returns the step and the seconds already spent. Raises WeightsError, and nothing has changed
-    then but the model's own values.
+    """Restore everything; returns the step and the elapsed seconds. Raises WeightsError; then nothing but the model's
+    parameters may have changed.
     """
     metadata = read_metadata(path)
     try:
@@ -207,7 +214,7 @@ def load_training_state(
 
 
 def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The optimiser's own values for each parameter. Raises ValueError for what does not fit its parameters."""
+    """Parameter index → state of the optimiser. Raises ValueError if it does not fit the parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

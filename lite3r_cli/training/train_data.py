@@ -1,5 +1,5 @@
-"""Batches for the loop: worker processes draw scenes or photographs for a step's shape, the main process renders on its
-device.
+"""Batches for the training loop: worker processes draw scenes or photographs, the main process
+renders on its device.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.shape_schedule import Shape
 from lite3r_cli.training.train_loop import Batch
 
-# more disorder, and more lenses, than in scenes that are made to be looked at
+# more variation of camera poses and lenses than in scenes for viewing
 CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
-FOCAL_KNOWN, POSES_KNOWN = 0.3, 0.15  # shares of the scenes whose focal lengths, or poses, the network is told
-OUTSIDER = 0.12  # share of the batches in which one view of each scene comes from another scene
+FOCAL_KNOWN, POSES_KNOWN = 0.3, 0.15  # shares of the scenes with known focal lengths, or poses
+OUTSIDER = 0.12  # share of the batches in which one view of each scene is from another scene
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class PhotoBatch:
     seed: int
 
     def pin_memory(self) -> PhotoBatch:
+        """A copy in pinned memory; torch's DataLoader calls it."""
         images, depth, K, poses = (t.pin_memory() for t in (self.images, self.depth, self.K, self.cam_from_world))
         return PhotoBatch(images, depth, K, poses, self.seed)
 
 
 @dataclass(frozen=True)
 class StepDraw:
-    """What a step is made of: scenes to render, or photographs. It depends on (seed, step, rank)."""
+    """A function: step → scenes to render, or photographs. It depends only on (seed, step, rank)."""
 
     shapes: Callable[[int], Shape]
     scenes: SceneConfig
@@ -72,7 +73,7 @@ class StepDraw:
 
 
 class TrainingData:
-    """Everything that is loaded once: textures on the device, photographs in memory."""
+    """The training data: textures on the device, photographs in memory. Yields batches."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class TrainingData:
         strict: bool = False,
         tell: Callable[[str], None] = lambda text: None,
     ):
-        """`tell` hears of photographs that are damaged and left out; with `strict` they are an InputError."""
+        """`tell` gets a message for each damaged photograph, which is left out; with `strict` it raises InputError."""
         self.device, self.rank, self.workers, self.seed, self.shapes = device, rank, workers, seed, shapes
         atlas = build_atlas(textures)
         self.scenes = SceneConfig(atlas.catalog)
@@ -99,7 +100,7 @@ class TrainingData:
             tell(f"left out: {text}")
 
     def batches(self, first: int) -> Iterator[Batch]:
-        """Rendered batches from step `first` on, for ever."""
+        """Batches from step `first` on, without end."""
         draw = StepDraw(self.shapes, self.scenes, self.photos, self.seed, self.rank)
         for drawn in load_steps(draw, first, self.workers, pin_memory=self.device.type == "cuda"):
             yield self._photographs(drawn) if isinstance(drawn, PhotoBatch) else self._rendered(drawn)
@@ -125,7 +126,7 @@ class TrainingData:
         return Batch(augment(images, generator), targets, self._put(decoded), tell_cameras(targets, generator))
 
     def _references(self, batch: int, views: int, seed: int) -> Tensor:
-        """Any view may be the reference."""
+        """The index of a random reference view per scene, (B,)."""
         return self._put(np.random.default_rng(seed).integers(views, size=batch))
 
     def _put(self, indices: np.ndarray) -> Tensor:
@@ -133,8 +134,9 @@ class TrainingData:
 
 
 def with_outsider(images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-    """One view of each scene, never the reference, is that of the next scene; its camera and depth come with it, and
-    `belongs` says so. Unchanged where there are fewer than four views or one scene."""
+    """Replace one view of each scene, never the reference, by a view of the next scene, with its camera and depth, and
+    set `belongs`. No change if there are fewer than four views or two scenes.
+    """
     batch, views = images.shape[:2]
     if views < 4 or batch < 2:
         return images, targets
@@ -155,9 +157,9 @@ def with_outsider(images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
 
 
 def tell_cameras(targets: Targets, generator: torch.Generator) -> CameraHints:
-    """What the network is told: the focal lengths of some scenes, the poses of fewer, nothing of the rest.
+    """The known cameras that the network gets as input: focal lengths of some scenes, poses of fewer.
 
-    Focal lengths are off by half a per cent, as those in files are.
+    Focal lengths have an error of 0.5 %, similar to those in image files.
     """
     height, width = targets.depth.shape[-2:]
     K, pose = targets.K, targets.cam_from_world
@@ -175,7 +177,7 @@ def tell_cameras(targets: Targets, generator: torch.Generator) -> CameraHints:
     centre = t_ref[:, None] - (rotation @ t[..., None]).squeeze(-1)
     tell_focal = draw(FOCAL_KNOWN, batch, 1)
     tell_pose = draw(POSES_KNOWN, batch, 1)
-    if targets.belongs is not None:  # where such a view would stand in this scene is not known
+    if targets.belongs is not None:  # a view of another scene has no pose in this scene
         tell_pose = tell_pose & targets.belongs
     return CameraHints(
         torch.where(tell_focal, focal.log() + noise, torch.nan),

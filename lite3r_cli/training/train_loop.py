@@ -1,6 +1,6 @@
-"""The training loop: DDP, bf16, gradient clipping, a time budget, an average of the weights, checkpoints, a JSONL log.
+"""The training loop: DDP, bfloat16, gradient clipping, a time budget, EMA of the weights, checkpoints, a JSONL log.
 
-Nothing in a step waits for the GPU; figures are read back once every `log_every` steps.
+A step does not synchronise with the GPU; values are read back every `log_every` steps.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Batch:
 
     images: Tensor
     targets: Targets
-    decoded: Tensor | None = None  # (V,) views whose depth is trained in this step, None = all
-    known: CameraHints | None = None  # cameras that the network is told, see networks/mini/known.py
+    decoded: Tensor | None = None  # (V,) views whose depth is trained in this step; None: all
+    known: CameraHints | None = None  # known cameras as an input of the network
 
 
 class Trainer:
@@ -58,7 +58,7 @@ class Trainer:
         report: Callable[[dict], None],
         depends_on: Dependencies | None = None,
     ):
-        """`depends_on`: what decides the numbers, for those who go on from the state."""
+        """`depends_on`: everything that determines the result, stored in the state."""
         self.depends_on = depends_on or Dependencies("train", {})
         self.model, self.config, self.worker, self.report = model, config, worker, report
         if config.compile:
@@ -72,25 +72,25 @@ class Trainer:
             ids = [worker.device.index] if worker.device.type == "cuda" else None
             self.runner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         self.step, self.elapsed = 0, 0.0
-        self.whole = True  # whether weights, averages and counter are those of the same step
-        self.owns_folder = True  # nothing of another run is replaced
+        self.whole = True  # whether weights, averages and step counter are consistent
+        self.owns_folder = True  # saving replaces no files of another run
 
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Go on from a state. Raises WeightsError for a damaged one, UsageError for one of another run."""
+        """Load a state. Raises WeightsError if it is damaged, UsageError if it belongs to another run."""
         self.depends_on.check(path, tell)
         self.step, self.elapsed = load_training_state(path, self.model, self.average, self.optimisers)
 
     def run(self, batches: Callable[[int], Iterator[Batch]], between: Callable[[], None] = lambda: None) -> None:
-        """Train until the budget is spent; `batches(step)` yields the batches from that step on. `between` is called
-        where the run may be left: the state is that of a step.
+        """Train until the budget is spent. `batches(step)` yields the batches from that step on. `between` is called
+        between steps, where the run may be stopped.
         """
         if self.worker.is_first and self.step == 0:
-            self.save_state()  # from the start on it can be read whose folder this is
+            self.save_state()  # marks the folder as belonging to this run
         start, saved = time.monotonic() - self.elapsed, time.monotonic()
         window: list[dict[str, Tensor]] = []
         for batch in batches(self.step):
             between()
-            if self.step % 10 == 0:  # rank 0's clock decides for all
+            if self.step % 10 == 0:  # the clock of rank 0 decides for all
                 self.elapsed = self._agree(time.monotonic() - start)
             progress = self._progress()
             if progress >= 1:
@@ -107,6 +107,7 @@ class Trainer:
             self.save()
 
     def train_step(self, batch: Batch, rounded: bool) -> dict[str, Tensor]:
+        """One step; `rounded` uses FP8-rounded weights. Returns the weighted losses, scalars on the device."""
         self.model.train()
         device = self.worker.device.type
         with self.rounded(rounded):
@@ -125,12 +126,13 @@ class Trainer:
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
     def save(self) -> None:
-        """The averages, which are a checkpoint, and the state."""
+        """Save the EMA weights as a checkpoint, and the state. Raises OutputError."""
         path = self.config.output / AVERAGE
         save_weights(path, self.average.state_dict(), self.model, torch.float16)
         self.save_state()
 
     def save_state(self) -> None:
+        """Save the state for resuming. Raises OutputError."""
         path = self.config.output / STATE
         save_training_state(path, self.model, self.average, self.optimisers, self.step, self.elapsed, self.depends_on)
 

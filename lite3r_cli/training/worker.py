@@ -1,4 +1,4 @@
-"""This process's place among those that train together."""
+"""Rank, device and signals of this process in distributed training."""
 
 from __future__ import annotations
 
@@ -15,45 +15,49 @@ from lite3r_cli.ranks import place_of_process
 from lite3r_cli.runtime import choose
 from lite3r_cli.stopping import Noted
 
-SAME_SIGNAL = 5.0  # seconds within which a signal that comes again is the same
+SAME_SIGNAL = 5.0  # seconds within which a repeated signal counts as the same one
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's place among the others."""
+    """This process among all processes of a run."""
 
     rank: int
-    world: int
+    world: int  # number of processes
     device: torch.device
-    signals: Any = field(default=None, repr=False, compare=False)  # group of all processes, on the host
+    signals: Any = field(default=None, repr=False, compare=False)  # gloo group of all processes
 
     @property
     def is_first(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
     def patience(self) -> float:
-        """For `between_steps`: torchrun hands on to its processes what a terminal has sent to them, too."""
+        """Seconds for `between_steps`: torchrun forwards a signal that the terminal has already
+        sent to all processes.
+        """
         return SAME_SIGNAL if self.world > 1 else 0.0
 
     def obey(self, noted: Noted) -> None:
-        """Where a run may be left: all processes obey a signal that one of them has heard. They meet here at each step
-        on the host; no GPU is waited for.
+        """Stop here if any process has received a signal. All processes call this between steps and synchronise on the
+        host, without waiting for the GPU.
         """
         if self.world > 1:
             heard = torch.tensor([noted.number])
             dist.all_reduce(heard, dist.ReduceOp.MAX, group=self.signals)
             if not int(heard):
-                return  # a signal that came while they met is told at the next step: no process leaves alone
+                return  # a signal that arrives now is handled after the next step, so that no process stops alone
             noted.number = int(heard)
         noted.obey()
 
 
 @contextmanager
 def worker_process(device: str) -> Iterator[Worker]:
-    """This process's rank and device; torchrun's environment says whether there are others.
+    """This process's rank and device, from torchrun's environment variables.
 
-    Raises UsageError for an environment that only looks like torchrun's, BackendError for a device that is not here.
+    Raises UsageError for an incomplete torchrun environment, BackendError for a missing device or if another process
+    has ended.
     """
     place = place_of_process()
     rank, world, local = place.number, place.count, place.local
@@ -78,7 +82,7 @@ def worker_process(device: str) -> Iterator[Worker]:
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether torch says that a process is gone which it wanted to talk to; gloo says so in a RuntimeError's text."""
+    """Whether an error of torch means that another process has ended. gloo raises a plain RuntimeError then."""
     text = str(error)
     by_kind = type(error).__name__ in ("DistError", "DistBackendError", "DistNetworkError")
     return by_kind or (type(error) is RuntimeError and ("gloo" in text or "NCCL" in text))

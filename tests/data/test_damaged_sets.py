@@ -149,7 +149,7 @@ def test_held_out_by_identity_over_kinds_of_data(tmp_path):
     shutil.copytree(b / "images", tmp_path / "photos/one")
     shutil.copytree(c / "images", tmp_path / "photos/two")
     data = opened(a, b, tmp_path / "photos/one", tmp_path / "photos/two")  # b is held out; one is b without cameras
-    assert not both_sides(data) and any("not trained on, for it is held out: one" in note for note in data.notes)
+    assert not both_sides(data) and any("not trained on, because held out: one" in note for note in data.notes)
 
 
 def test_data_are_known_by_their_content(tmp_path):
