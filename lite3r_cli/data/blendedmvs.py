@@ -1,11 +1,11 @@
-"""BlendedMVS (arXiv 1911.10127) in its published layout, and the file formats it shares with other multi-view sets.
+"""Read BlendedMVS (arXiv 1911.10127) in its published layout, and the MVSNet file formats of other multi-view sets.
 
-    SCENE/blended_images/00000000.jpg      (…_masked.jpg beside them is not read)
+    SCENE/blended_images/00000000.jpg      (…_masked.jpg are not read)
     SCENE/cams/00000000_cam.txt, pair.txt
     SCENE/rendered_depth_maps/00000000.pfm
 
-Camera files are MVSNet's: cam_from_world (4×4), K (3×3), depth range. Its authors put pixel centres at +0.5 (they
-sample at linspace(0.5, width − 0.5)), as this program does.
+Camera files have MVSNet's format: cam_from_world (4×4), K (3×3), depth range. Pixel centres are at +0.5 (MVSNet samples
+at linspace(0.5, width − 0.5)), as in this program.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lite3r_cli.io.documents import read_text
 from lite3r_cli.io.names import printable
 from lite3r_cli.io.regular import BadImage, read_regular
 
-ROTATION_TOLERANCE = 1e-2  # of R R^T against the identity: the published files are rounded
+ROTATION_TOLERANCE = 1e-2  # largest deviation of R R^T from the identity; the published files are rounded
 TRAINING, VALIDATION = "training_list.txt", "validation_list.txt"
-# validation_list.txt of the published project lists, for copies without it.
+# the published validation_list.txt, for copies without it
 PUBLISHED_VALIDATION = (
     "5b7a3890fc8fcf6781e2593a", "5c189f2326173c3a09ed7ef3", "5b950c71608de421b1e7318f", "5a6400933d809f1d8200af15",
     "59d2657f82ca7774b1ec081d", "5ba19a8a360c7c30c1c169df", "59817e4a1bd4b175e7038d19",
@@ -33,13 +33,14 @@ PUBLISHED_VALIDATION = (
 
 
 def is_blendedmvs(folder: Path) -> bool:
+    """Whether the folder has the layout of BlendedMVS."""
     return any(folder.glob("*/blended_images"))
 
 
 def load_blendedmvs(folder: Path) -> Split:
-    """Scenes of the published lists beside them, else the published validation scenes against all others.
+    """Split the scenes by the lists in the folder; without lists, the published validation scenes are held out.
 
-    Raises InputError for a folder without scenes, and for a scene that stands in both lists.
+    Raises InputError if the folder has no scenes or if a scene is in both lists.
     """
     present = {path.parent.name for path in folder.glob("*/blended_images")}
     held_out = _listed(folder / VALIDATION) or PUBLISHED_VALIDATION
@@ -59,7 +60,7 @@ def load_blendedmvs(folder: Path) -> Split:
 
 
 def _listed(path: Path) -> tuple[str, ...] | None:
-    """The names in a list; its lines may carry the suffix of an archive."""
+    """The names in a list, None if it does not exist. Lines may have the suffix of an archive."""
     if not path.is_file():
         return None
     return tuple(line.split(".")[0] for line in read_text(path).split())
@@ -78,9 +79,9 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
 
 
 def _shot(folder: Path, picture: Path) -> tuple[int, Shot, str]:
-    """Number, photograph and content of one picture with its camera and depth map."""
+    """Number, shot and content hash of one image with its camera and depth map. Raises InputError."""
     if not (picture.stem.isascii() and picture.stem.isdecimal()):
-        raise InputError(f"{printable(picture)}: is not called by a number, as pictures of this set are")
+        raise InputError(f"{printable(picture)}: its name is not a number, as in this data set; rename or remove it")
     camera = folder / "cams" / f"{picture.stem}_cam.txt"
     K, pose = read_camera(camera)
     size, content = look_at(picture)
@@ -115,9 +116,8 @@ def read_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_depth_pfm(path: Path) -> np.ndarray:
-    """(h, w) float32 z-depth of a grey PFM, its rows stored from the bottom up; what is not positive is 0: unknown.
-
-    Raises InputError.
+    """z-depth (h, w) float32 of a greyscale PFM, whose rows are stored from bottom to top. Values that are not positive
+    and finite become 0 = unknown. Raises InputError.
     """
     try:
         data = read_regular(path)
@@ -135,9 +135,11 @@ def read_depth_pfm(path: Path) -> np.ndarray:
 
 
 def read_partners(path: Path, numbers: list[int]) -> tuple[tuple[int, ...], ...]:
-    """Per picture, of those with these numbers, the indices of its partners, best first; () without a `pair.txt`.
+    """The partners of each image in `numbers`, as indices into `numbers`, best first; () without a `pair.txt`. Raises
+    InputError.
 
-    The file: how many pictures; for each a line with its number, and one with a count and pairs of number and score.
+    Format: the number of images; then per image a line with its number, and a line with a count and pairs of number and
+    score.
     """
     if not path.is_file():
         return ()

@@ -1,4 +1,4 @@
-"""What files hold, as a short text that can be compared: data are known by their content, not by where they lie."""
+"""Short content hashes of files, so that data are identified by content and not by path."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.io.names import printable
 from lite3r_cli.io.regular import BadImage, open_regular
 
-PIECE = 1 << 16  # bytes read at the start, in the middle and at the end: data sets are too large to be read whole
+PIECE = 1 << 16  # bytes read at the start, middle and end of a file; data sets are too large to read completely
 SHOWN = 24  # hexadecimal digits
 
 
 def content_of(path: Path | None) -> str | None:
-    """Of a file, or of all files of a folder with their names; None for None. Raises InputError."""
+    """The hash of a file, or of all files of a folder with their names; None for None. Raises InputError."""
     if path is None:
         return None
     if not path.is_dir():
@@ -34,7 +34,7 @@ def _or_unreadable(path: Path) -> str:
 
 
 def file_content(path: Path) -> str:
-    """Of size and three pieces of a file. Raises InputError."""
+    """The hash of the size and three pieces of a file. Raises InputError."""
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -48,11 +48,12 @@ def file_content(path: Path) -> str:
 
 
 def bytes_content(data: bytes) -> str:
+    """The hash of bytes."""
     return hashlib.sha256(data).hexdigest()[:SHOWN]
 
 
 def joined(contents: Iterable[str]) -> str:
-    """Of several, in this order."""
+    """The hash of several hashes, in this order."""
     return _hashed(contents)
 
 

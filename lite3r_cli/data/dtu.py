@@ -1,9 +1,9 @@
-"""DTU as prepared for multi-view stereo (Aanæs et al., IJCV 2016): cameras that all scans share, pictures by scan.
+"""Read DTU as prepared for multi-view stereo (Aanæs et al., IJCV 2016): cameras shared by all scans, images per scan.
 
-    Cameras/00000000_cam.txt, pair.txt     (cameras of pictures of the stored size; millimetres)
+    Cameras/00000000_cam.txt, pair.txt     (for images of the stored size; millimetres)
     scan2/image/000000.png
 
-This copy has no depth maps: it trains cameras, and depth through the teacher alone.
+This copy has no depth maps: distillation uses its cameras, and depth only from the teacher.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lite3r_cli.data.content import file_content, joined
 from lite3r_cli.data.views import Shot, Split, ViewSet, look_at, read_rgb, require_own_size, usable
 from lite3r_cli.errors import InputError
 
-# The split that the field uses since MVSNet (arXiv 1804.02505).
+# The usual split since MVSNet (arXiv 1804.02505).
 TRAINING = (
     2, 6, 7, 8, 14, 16, 18, 19, 20, 22, 30, 31, 36, 39, 41, 42, 44, 45, 46, 47, 50, 51, 52, 53, 55, 57, 58, 60, 61, 63,
     64, 65, 68, 69, 70, 71, 72, 74, 76, 83, 84, 85, 87, 88, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 101, 102,
@@ -32,13 +32,14 @@ PICTURES = (".png", ".jpg")
 
 
 def is_dtu(folder: Path) -> bool:
+    """Whether the folder has the layout of DTU."""
     return (folder / "Cameras").is_dir() and any(folder.glob("scan*/image"))
 
 
 def load_dtu(folder: Path) -> Split:
-    """Scans of the training list to train on, those of the validation list held out; test scans are never opened.
+    """Training scans to train on, validation scans held out; test scans are not opened.
 
-    Raises InputError for a folder that holds none of them.
+    Raises InputError if the folder has none of them.
     """
     scans = _scan_folders(folder)
     train, held_out = (tuple(n for n in part if n in scans) for part in (TRAINING, VALIDATION))
@@ -53,9 +54,9 @@ def load_dtu(folder: Path) -> Split:
 
 
 def load_all_scans(folder: Path) -> tuple[ViewSet, ...]:
-    """Every scan by number, those of the test list included: to be measured on, never to be trained on.
+    """All scans in the order of their numbers, including test scans, for evaluation only.
 
-    Raises InputError for a folder without scans, and for what is damaged: a measurement leaves nothing out.
+    Raises InputError if there are no scans or if any file is damaged: an evaluation must not leave out data.
     """
     scans = _scan_folders(folder)
     if not scans:

@@ -1,4 +1,4 @@
-"""Training data without a dataset's layout: folders of photographs, and scenes with a cameras.json beside `images/`."""
+"""Training data in simple folders: folders of photographs, and scenes with a cameras.json next to `images/`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from lite3r_cli.io.images import discover
 from lite3r_cli.io.names import leads_out, printable
 from lite3r_cli.scene.posed_view import View
 
-FEWEST_TO_SPLIT = 2  # scenes from which on the last tenth, at least one, is held out
+FEWEST_TO_SPLIT = 2  # scenes; with fewer, nothing is held out
 
 
 def is_scene(folder: Path) -> bool:
+    """Whether the folder is a scene."""
     return (folder / "cameras.json").is_file()
 
 
 def is_folder_of_scenes(folder: Path) -> bool:
+    """Whether the folder contains folders of scenes."""
     return any(folder.glob("*/cameras.json"))
 
 
 def load_scenes(folders: list[Path]) -> Split:
-    """Folders with cameras.json, or folders of such folders; a scene's depth is used where all of it is there."""
+    """Load folders with cameras.json, or folders of such folders. Depth of a scene is used if it is complete. Raises
+    InputError.
+    """
     damaged: list[str] = []
     places = list(dict.fromkeys(place.resolve() for folder in folders for place in _places(folder)))
     return split(usable(places, lambda place: _scene(place, damaged), damaged), "scenes", damaged)
 
 
 def load_photographs(folders: list[Path]) -> Split:
-    """Folders of photographs (or videos) without cameras: each is one scene."""
+    """Load folders of photographs (or videos) without cameras; each folder is one scene."""
     damaged: list[str] = []
     places = list(dict.fromkeys(folder.resolve() for folder in folders))
     return split(usable(places, lambda place: _photographs(place, damaged), damaged), "folders of photographs", damaged)
 
 
 def split(scenes: list[ViewSet], kind: str, damaged: list[str] | None = None) -> Split:
-    """The last tenth of the scenes in the order given, at least one, is held out. A single one is used for both.
-
-    A scene that came twice, see `Known`, counts once.
+    """Hold out the last tenth of the scenes, at least one. A single scene is used for both. Duplicates (see `Known`)
+    are removed.
     """
     scenes, again = _distinct(scenes)
     left_out = tuple(damaged or ())
@@ -56,7 +59,7 @@ def split(scenes: list[ViewSet], kind: str, damaged: list[str] | None = None) ->
 
 
 def _distinct(scenes: list[ViewSet]) -> tuple[list[ViewSet], str]:
-    """Each scene once, and words about those that came again."""
+    """The scenes without duplicates, and a text about the duplicates."""
     known = Known()
     kept, again = [], []
     for scene in scenes:

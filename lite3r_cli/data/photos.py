@@ -1,9 +1,8 @@
 """Posed photographs with sparse depth as training data.
 
-A folder of scenes, each `SCENE/images/*`, `SCENE/cameras.json` (per image K, cam_from_world, width, height) and
-`SCENE/points.npz` (per image N×3: u, v, z-depth). Views are drawn by overlap and re-photographed by a virtual camera at
-the same place: random roll, zoom and mirroring are exact for any depth, and the principal point moves to the middle of
-the picture.
+A folder of scenes, each with `SCENE/images/*`, `SCENE/cameras.json` (per image K, cam_from_world, width, height) and
+`SCENE/points.npz` (per image N×3: u, v, z-depth). Views are drawn by overlap. Each is warped to a virtual camera at the
+same position, with random roll, zoom and mirroring (exact for any depth) and the principal point at the image centre.
 """
 
 from __future__ import annotations
@@ -26,16 +25,18 @@ MIN_OVERLAP = 0.2
 
 @dataclass(frozen=True)
 class PosedScene:
+    """A scene of n photographs with cameras and sparse depth, in memory."""
+
     images: list[np.ndarray]  # (H, W, 3) uint8 RGB
     K: np.ndarray  # (n, 3, 3)
     cam_from_world: np.ndarray  # (n, 3, 4)
-    points: list[np.ndarray]  # (N, 3): u, v, z
-    overlap: np.ndarray  # (n, n) share of a row's points that fall into the column's image
+    points: list[np.ndarray]  # per image (N, 3): u, v in pixels, z-depth
+    overlap: np.ndarray  # (n, n) share of the points of image i that project into image j
 
 
 def load_scenes(folder: Path, damaged: list[str] | None = None) -> list[PosedScene]:
-    """Every scene below `folder`; what cannot be read is left out and added to `damaged`. Raises InputError when there
-    is none.
+    """All scenes below `folder`. Unreadable files are left out, and messages are added to `damaged`. Raises InputError
+    if there is no scene.
     """
     left_out: list[str] = [] if damaged is None else damaged
     places = [path.parent for path in sorted(folder.glob("*/cameras.json"))]
@@ -71,7 +72,7 @@ def _picture(folder: Path, view: View) -> np.ndarray:
 
 
 def _read_points(path: Path) -> dict[str, np.ndarray]:
-    """Image name → points (N, 3) as u, v, z-depth."""
+    """Image name → points (N, 3) as u, v, z-depth. Raises InputError."""
     points = read_npz(path)
     for name, array in points.items():
         numbers = array.dtype.kind in "fiu" and array.ndim == 2 and array.shape[1] == 3
@@ -98,8 +99,8 @@ def _overlap(images: list[np.ndarray], K: np.ndarray, poses: np.ndarray, points:
 def sample_photos(
     scenes: list[PosedScene], rng: np.random.Generator, batch: int, views: int, height: int, width: int
 ) -> dict[str, np.ndarray]:
-    """`images` (B, S, H, W, 3) uint8, sparse `depth` (B, S, H, W) float32, `K` (B, S, 3, 3), `cam_from_world` (B, S, 3,
-    4).
+    """Draw a batch: `images` (B, S, H, W, 3) uint8, sparse `depth` (B, S, H, W) float32, `K` (B, S, 3, 3) and
+    `cam_from_world` (B, S, 3, 4).
     """
     large = [s for s in scenes if len(s.images) >= views] or [max(scenes, key=lambda s: len(s.images))]
     samples = []
@@ -117,7 +118,7 @@ def sample_photos(
 
 
 def _choose_views(overlap: np.ndarray, rng: np.random.Generator, views: int) -> list[int]:
-    """Grow a set from a random view: each next one overlaps a member; repeats fill up a scene that is too small."""
+    """Grow a set from a random view; each next view overlaps with a member. Views repeat if the scene is too small."""
     chosen = [int(rng.integers(len(overlap)))]
     while len(chosen) < views:
         mutual = np.minimum(overlap[chosen], overlap[:, chosen].T).max(0)
@@ -130,7 +131,7 @@ def _choose_views(overlap: np.ndarray, rng: np.random.Generator, views: int) -> 
 
 
 def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bool, roll_deg: float, zoom: float):
-    """The picture, sparse depth, K and cam_from_world of a camera at the same place with another roll and focal
+    """Image, sparse depth, K and cam_from_world of a virtual camera at the same position with another roll and focal
     length.
     """
     image, K, pose = scene.images[i], scene.K[i], scene.cam_from_world[i]
@@ -159,19 +160,22 @@ def _rephotograph(scene: PosedScene, i: int, height: int, width: int, mirror: bo
     depth = np.zeros((height, width), np.float32)
     x, y = np.floor(uv).astype(int).T
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (uvz[:, 2] > 0)
-    nearest_last = np.flatnonzero(inside)[np.argsort(-uvz[inside, 2], kind="stable")]  # of those in one pixel
+    # if several points fall into one pixel, the nearest is written last
+    nearest_last = np.flatnonzero(inside)[np.argsort(-uvz[inside, 2], kind="stable")]
     depth[y[nearest_last], x[nearest_last]] = uvz[nearest_last, 2]
     return np.ascontiguousarray(picture), depth, target_K.astype(np.float32), rolled.astype(np.float32)
 
 
 def _warp_antialiased(image: np.ndarray, warp: np.ndarray, scale: float, height: int, width: int) -> np.ndarray:
-    """Apply a homography between pixel coordinates with centres at +0.5, shrinking by area first where it shrinks."""
+    """Warp by a homography between pixel coordinates with centres at +0.5. If it shrinks the image (`scale` < 1), the
+    image is first resized by area averaging.
+    """
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         shrink = np.diag([size[0] / image.shape[1], size[1] / image.shape[0], 1.0])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         warp = warp @ np.linalg.inv(shrink)
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV's pixel centres are at whole numbers
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV's pixel centres are at integers
     return cv2.warpPerspective(
         image, np.linalg.inv(half) @ warp @ half, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )

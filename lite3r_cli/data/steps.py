@@ -1,4 +1,4 @@
-"""Batches by the number of their step, drawn by worker processes: how many of these there are changes nothing."""
+"""Draw the batch of each step in worker processes. The number of workers does not change the batches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 Drawn = TypeVar("Drawn")
-PREFETCH = 4  # batches that a worker holds ready
+PREFETCH = 4  # batches that a worker prepares in advance
 
 
 class Steps(IterableDataset[Drawn], Generic[Drawn]):
-    """`draw(step)` from step `first` on. Worker w of n draws every n-th one, so that the loader's order is that of the
-    steps.
+    """Yields `draw(step)` from step `first` on. Worker w of n draws every n-th step, so that the loader returns steps
+    in order.
     """
 
     def __init__(self, draw: Callable[[int], Drawn], first: int) -> None:
@@ -33,7 +33,7 @@ class Steps(IterableDataset[Drawn], Generic[Drawn]):
 def load_steps(
     draw: Callable[[int], Drawn], first: int = 0, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Drawn]:
-    """What `draw` gives for the steps from `first` on, for ever. With workers `draw` has to be picklable: no lambda."""
+    """Yields `draw(step)` for the steps from `first` on, without end. With workers, `draw` must be picklable."""
     return DataLoader(
         Steps(draw, first),
         batch_size=None,
@@ -45,8 +45,8 @@ def load_steps(
 
 
 def _prepare(_: int) -> None:
-    """One thread a process. Ctrl-C reaches the processes of a terminal all at once: the main one decides what becomes
-    of it, and ends the others; a handler that it has noted signals with is not theirs.
+    """Initialise a worker: one thread; ignore Ctrl-C, which the terminal sends to all processes, because the main
+    process handles it and ends the workers; and do not inherit the main process's SIGTERM handler.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""Scenes of photographs on disk as training data: which views go together, and reading them at a step's size.
+"""Scenes of photographs on disk as training data: choose overlapping views, and read them at the size of a step.
 
-What a dataset's loader gives is a list of `ViewSet`; cameras and depth are there where the dataset has them.
+The loader of each data set returns `ViewSet`s, with cameras and depth if the data set has them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from lite3r_cli.io.regular import BadImage, open_regular, read_regular
 from lite3r_cli.io.resize import network_size
 from lite3r_cli.scene.geometry import scale_intrinsics
 
-MOST_PARTNERS = 10  # of a view that are drawn from: its best ones
-MOST_PIXELS = 200_000_000  # of a picture, as for --max-pixels
-MOST_SKEW = 0.02  # by which the aspect ratios of a picture and its depth map may differ
-MOST_OFF_CENTRE = 0.15  # of a picture's side: by how much a principal point may miss the middle
-SAME_SCENE = 0.1  # share of their pictures that makes two scenes one
-MOST_STRIDE = 3  # between views that follow one another, where nothing says which see the same
+MOST_PARTNERS = 10  # only this many best partners of a view are drawn from
+MOST_PIXELS = 200_000_000  # upper limit of the pixels of an image, as for --max-pixels
+MOST_SKEW = 0.02  # largest relative difference between the aspect ratios of an image and its depth map
+MOST_OFF_CENTRE = 0.15  # largest offset of the principal point from the image centre, relative to the side
+SAME_SCENE = 0.1  # two scenes that share this part of their images count as one
+MOST_STRIDE = 3  # largest stride between consecutive views if partners are unknown
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph. Its camera and depth are None where the dataset does not have them."""
+    """One photograph. Camera and depth are None if the data set does not have them."""
 
-    rgb: Callable[[], np.ndarray]  # reads (H, W, 3) uint8
+    rgb: Callable[[], np.ndarray]  # reads the image (H, W, 3) uint8
     K: np.ndarray | None = None  # (3, 3), pixels of the image, centres at +0.5
     cam_from_world: np.ndarray | None = None  # (3, 4)
-    depth: Callable[[], np.ndarray] | None = None  # reads (h, w) float32 z-depth, 0 = unknown; of the whole image
-    content: str = ""  # of the picture, see content.py
+    depth: Callable[[], np.ndarray] | None = None  # reads (h, w) float32 z-depth of the whole image, 0 = unknown
+    content: str = ""  # hash of the image, see content.py
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,23 @@ class ViewSet:
 
     name: str
     shots: tuple[Shot, ...]
-    partners: tuple[tuple[int, ...], ...] = ()  # of each shot the ones that see the same, best first
-    content: str = ""  # of pictures, cameras and depth, see content.py
+    partners: tuple[tuple[int, ...], ...] = ()  # per shot: indices of the shots that overlap with it, best first
+    content: str = ""  # hash of images, cameras and depth, see content.py
 
     @property
     def pictures(self) -> frozenset[str]:
-        """What a scene is known by: scenes that share a picture are one."""
+        """The content hashes of the images, by which `Known` recognises a scene."""
         return frozenset(shot.content for shot in self.shots if shot.content)
 
 
 @dataclass(frozen=True)
 class Split:
-    """What may be trained on and what may only be measured on; never the same scene in both unless it is said so."""
+    """Training and validation scenes. No scene is in both unless the note says so."""
 
     train: tuple[ViewSet, ...]
     held_out: tuple[ViewSet, ...]
-    note: str  # where the split comes from
-    damaged: tuple[str, ...] = ()  # what was left out, and why; each names its file
+    note: str  # describes the split for the user
+    damaged: tuple[str, ...] = ()  # messages about files that were left out
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ class Views:
 
 
 def choose_views(views: ViewSet, rng: np.random.Generator, count: int) -> list[int]:
-    """`count` different shots (all, should there be fewer) that see the same part of the scene, in random order.
+    """Choose `count` different shots (all if there are fewer) of the same part of the scene, in random order.
 
-    With partners the set grows from a random shot by partners of its members; else it is every n-th of a stretch.
+    If partners are known, the set grows from a random shot by partners of its members; else it is every n-th shot of a
+    random interval.
     """
     total = len(views.shots)
     count = min(count, total)
@@ -97,8 +98,9 @@ def choose_views(views: ViewSet, rng: np.random.Generator, count: int) -> list[i
 
 
 def read_views(shots: Sequence[Shot], longest: int, multiple: int, size: tuple[int, int] | None = None) -> Views:
-    """The shots at one size: that of the first at `longest` pixels unless `size` (h, w) is given; the middle of each
-    picture in that aspect ratio. Raises InputError for a picture or depth map that cannot be read.
+    """Read the shots at one size: `size` (h, w), or that of the first shot with its longest side scaled to `longest`
+    pixels. Each image is cropped to the centre with this aspect ratio. Raises InputError for an unreadable image or
+    depth map.
     """
     parts = []
     for shot in shots:
@@ -117,8 +119,8 @@ def read_views(shots: Sequence[Shot], longest: int, multiple: int, size: tuple[i
 
 
 class Known:
-    """Scenes by their pictures: those that share a tenth of the smaller one's are the same scene, under whatever name.
-    (A single black frame is the same in many videos.)
+    """Finds duplicate scenes by their images: two scenes are the same if they share a tenth of the images of the
+    smaller one. One shared image is not enough, because a black frame may be the same in many videos.
     """
 
     def __init__(self, scenes: Iterable[ViewSet] = ()) -> None:
@@ -128,12 +130,13 @@ class Known:
             self.add(scene)
 
     def add(self, scene: ViewSet) -> None:
+        """Add a scene."""
         for picture in scene.pictures:
             self._shown_by.setdefault(picture, []).append(len(self._scenes))
         self._scenes.append(scene)
 
     def find(self, scene: ViewSet) -> ViewSet | None:
-        """The first known scene that is the same as this one."""
+        """The first known scene that is the same as this one; None if there is none."""
         shared = Counter(i for picture in scene.pictures for i in self._shown_by.get(picture, ()))
         for i in sorted(shared):
             if shared[i] >= SAME_SCENE * min(len(scene.pictures), len(self._scenes[i].pictures)):
@@ -146,7 +149,9 @@ Item = TypeVar("Item")
 
 
 def usable(items: Iterable[Item], make: Callable[[Item], T], damaged: list[str]) -> list[T]:
-    """make(item) for every item; what it raises as InputError costs that item alone and is added to `damaged`."""
+    """`make(item)` for every item. An item that raises InputError is left out, and the message is
+    added to `damaged`.
+    """
     made = []
     for item in items:
         try:
@@ -157,7 +162,7 @@ def usable(items: Iterable[Item], make: Callable[[Item], T], damaged: list[str])
 
 
 def look_at(picture: Path) -> tuple[tuple[int, int], str]:
-    """Width and height, upright, and the content of a picture, by its header and its end. Raises InputError."""
+    """Upright (width, height) from the header of an image, and its content hash. Raises InputError."""
     try:
         with open_regular(picture) as stream:
             header = probe(stream)
@@ -168,7 +173,7 @@ def look_at(picture: Path) -> tuple[tuple[int, int], str]:
 
 
 def require_own_size(picture: Path, size: tuple[int, int], K: np.ndarray) -> None:
-    """Copies of a data set come in several sizes, their cameras in others. Raises InputError where K is of another."""
+    """Raises InputError if K belongs to another size of the image: some copies of data sets mix sizes."""
     centre = K[:2, 2] / size
     if (abs(centre - 0.5) > MOST_OFF_CENTRE).any():
         raise InputError(
@@ -178,7 +183,7 @@ def require_own_size(picture: Path, size: tuple[int, int], K: np.ndarray) -> Non
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright. Raises InputError."""
+    """Read an image as upright RGB (H, W, 3) uint8. Raises InputError."""
     try:
         return decode_rgb(read_regular(path))[0]
     except (BadImage, OSError) as error:
@@ -186,7 +191,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
-    """Picture, K and depth of the middle of a shot with the aspect ratio of the target, resized to it."""
+    """Image, K and depth of a shot, cropped to the centre with the target's aspect ratio and resized."""
     full_height, full_width = rgb.shape[:2]
     scale = min(full_height / height, full_width / width)
     tall, wide = round(height * scale), round(width * scale)
@@ -209,5 +214,5 @@ def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
             )
         rows = (top + (np.arange(height) + 0.5) * tall / height) * whole.shape[0] / full_height
         columns = (left + (np.arange(width) + 0.5) * wide / width) * whole.shape[1] / full_width
-        depth = whole[np.ix_(rows.astype(int), columns.astype(int))]  # the nearest pixel: depths are never mixed
+        depth = whole[np.ix_(rows.astype(int), columns.astype(int))]  # nearest pixel: depth must not be interpolated
     return picture, K, depth

@@ -1,7 +1,8 @@
-"""A short training of Gaussians on a few photographs: it ends where photographs that it does not see no longer gain.
+"""A short training of Gaussian splats on a few photographs, with early stopping on held-out photographs.
 
-The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 − SSIM), and the difference of inverse depths from the views' own
-depth maps. Ten photographs are learnt by heart within some thousand steps, and what was not photographed gets worse.
+The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 − SSIM), plus the L1 error of inverse depth against the views'
+depth maps. Early stopping is needed because ten photographs are overfitted within some thousand steps, and novel views
+then get worse.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from .rasteriser import rasterise
 from .shapes import Camera, ellipses
 
 RATES = {"means": 1.6e-4, "scales": 5e-3, "quaternions": 1e-3, "opacity": 5e-2, "sh0": 2.5e-3, "shn": 1.25e-4}
-LAST_RATE = 0.01  # of the means' first
-PATIENCE = 3  # looks at the held-out photographs without a gain, after which the training ends
-GAIN = 0.02  # decibels that count as one
-GROWS = (0.1, 0.6)  # shares of the steps between which Gaussians are added
-BETWEEN = 100  # steps from one growth to the next
+LAST_RATE = 0.01  # last learning rate of the means relative to the first
+PATIENCE = 3  # training ends after this many validations without a gain
+GAIN = 0.02  # dB of PSNR that count as a gain
+GROWS = (0.1, 0.6)  # Gaussians are added between these shares of the steps
+BETWEEN = 100  # steps between two growth steps
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A photograph (3, H, W) in [0, 1] with its camera and, where known, its depth (H, W), 0 = unknown."""
+    """A photograph (3, H, W) in [0, 1] with its camera and optionally its z-depth (H, W), 0 = unknown."""
 
     name: str
     picture: torch.Tensor
@@ -38,23 +39,23 @@ class Shot:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train."""
+    """The settings of a training."""
 
     steps: int = 2000
-    look_every: int = 200  # steps from one look at the held-out photographs to the next
-    degree: int = 2  # of the spherical harmonics, reached one after the other
-    degree_every: int = 500
+    look_every: int = 200  # steps between two validations
+    degree: int = 2  # highest degree of the spherical harmonics
+    degree_every: int = 500  # steps after which the degree increases by one
     depth_weight: float = 0.05
-    opacity_weight: float = 0.0  # of the mean opacity and of the mean width: what is not needed fades and shrinks
-    scale_weight: float = 0.0
+    opacity_weight: float = 0.0  # regulariser: weight of the mean opacity
+    scale_weight: float = 0.0  # regulariser: weight of the mean scale
     grow: bool = True
-    most: int = 1_500_000  # Gaussians
+    most: int = 1_500_000  # upper limit of the Gaussians
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the held-out photographs said at a step."""
+    """The result of a validation on the held-out photographs."""
 
     step: int
     psnr: float
@@ -64,7 +65,7 @@ class Look:
 
 @dataclass
 class Fitted:
-    """The best Gaussians; without held-out photographs the last ones."""
+    """The Gaussians with the best validation; the last ones if no photographs are held out."""
 
     splats: GaussianSet
     step: int = 0
@@ -72,6 +73,7 @@ class Fitted:
 
     @property
     def best(self) -> Look | None:
+        """The validation of `splats`; None without held-out photographs."""
         return next((look for look in self.looks if look.step == self.step), None)
 
 
@@ -82,9 +84,10 @@ def fit(
     recipe: Recipe = Recipe(),
     told: Callable[[int, Look | None], None] = lambda step, look: None,
 ) -> Fitted:
-    """Train `splats`, which are changed, on `shots`. `told` hears of every step, and of every look.
+    """Train `splats` on `shots`, in place. `told(step, look)` is called after every step, with the validation if there
+    was one.
 
-    The scene is of size 1: the cameras lie in a ball of about that radius around the origin.
+    The scene must have size 1: the cameras are within about this radius around the origin (`shots.size_one`).
     """
     device = splats.parameters["means"].device
     random = torch.Generator(device).manual_seed(recipe.seed)
@@ -128,7 +131,7 @@ def fit(
 
 
 def draw(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The picture (3, H, W), inverse depth (H, W), 0 where nothing is, and the ellipses' rows."""
+    """Render the image (3, H, W) and inverse depth (H, W), 0 where nothing is; also returns the rows of `ellipses`."""
     rows, boxes = ellipses(splats, camera, degree)
     if rows.requires_grad:
         rows.retain_grad()
@@ -153,7 +156,7 @@ def _loss(splats: GaussianSet, shot: Shot, degree: int, recipe: Recipe) -> tuple
 
 @torch.no_grad()
 def look_at(splats: GaussianSet, shots: Sequence[Shot], degree: int, step: int) -> Look:
-    """Mean PSNR and SSIM of photographs."""
+    """Validate: mean PSNR and SSIM over `shots`."""
     pictures = [draw(splats, shot.camera, degree)[0].clamp(0, 1) for shot in shots]
     likeness = [psnr(picture, shot.picture) for picture, shot in zip(pictures, shots)]
     alike = [float(ssim(picture, shot.picture)) for picture, shot in zip(pictures, shots)]

@@ -1,4 +1,4 @@
-"""The Gaussians of a scene as parameters of a training, and the columns of a splat file."""
+"""The Gaussians of a scene as trainable parameters, and their conversion from and to the columns of a splat file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-DEGREE = 2  # of the spherical harmonics that a colour has at most
+DEGREE = 2  # highest degree of the spherical harmonics of a colour
 SH0, SH1 = 0.28209479177387814, 0.4886025119029199
 SH2 = (1.0925484305920792, -1.0925484305920792, 0.31539156525252005, -1.0925484305920792, 0.5462742152960396)
 NAMES = ("means", "scales", "quaternions", "opacity", "sh0", "shn")
@@ -15,8 +15,8 @@ NAMES = ("means", "scales", "quaternions", "opacity", "sh0", "shn")
 
 @dataclass
 class GaussianSet:
-    """`parameters`: means (N, 3), scales (N, 3) as logarithms, quaternions (N, 4) w first, opacity (N,) as a logit, sh0
-    (N, 3) and shn (N, K, 3), the harmonics above the constant one.
+    """`parameters`: means (N, 3), log scales (N, 3), quaternions (N, 4) w first, opacity logits (N,), and spherical
+    harmonics: sh0 (N, 3) of degree 0 and shn (N, K, 3) of higher degrees.
     """
 
     parameters: dict[str, torch.Tensor]
@@ -26,7 +26,7 @@ class GaussianSet:
 
     @classmethod
     def of_columns(cls, columns: np.ndarray, device: torch.device, degree: int = DEGREE) -> GaussianSet:
-        """From columns (N, 17) of a splat file: x y z, normal, three colours, opacity, three scales, a quaternion."""
+        """From the columns (N, 17) of a splat file: position, normal, sh0, opacity, scales, quaternion."""
         values = torch.as_tensor(columns, dtype=torch.float32).to(device)
         parts = {
             "means": values[:, :3], "scales": values[:, 10:13], "quaternions": values[:, 13:17],
@@ -36,15 +36,17 @@ class GaussianSet:
         return cls({name: part.clone().requires_grad_() for name, part in parts.items()})
 
     def copy(self) -> GaussianSet:
-        """The same values, apart from any training."""
+        """A detached copy."""
         return GaussianSet({name: value.detach().clone() for name, value in self.parameters.items()})
 
     def axes(self) -> torch.Tensor:
-        """(N, 3, 3): column k is principal axis k times its standard deviation."""
+        """The principal axes (N, 3, 3): column k is axis k times its standard deviation."""
         return rotations(self.parameters["quaternions"]) * torch.exp(self.parameters["scales"])[:, None, :]
 
     def colours(self, pose: torch.Tensor, degree: int) -> torch.Tensor:
-        """(N, 3) red, green, blue, 0 and more, as seen from the camera `pose` (3, 4)."""
+        """RGB colours (N, 3) ≥ 0, seen from the camera `pose` (cam_from_world, (3, 4)), with
+        harmonics up to `degree`.
+        """
         colour = SH0 * self.parameters["sh0"]
         if degree > 0:
             centre = -pose[:, :3].T @ pose[:, 3]
@@ -54,7 +56,9 @@ class GaussianSet:
         return (colour + 0.5).clamp(min=0)
 
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 17) columns as in `of_columns`, normals 0, and the harmonics (N, 3 K), colour by colour."""
+        """The columns (N, 17) as in `of_columns`, with normals 0, and the higher harmonics (N,
+        3·K), colour by colour.
+        """
         p = {name: value.detach().float().cpu().numpy() for name, value in self.parameters.items()}
         quaternions = p["quaternions"] / np.linalg.norm(p["quaternions"], axis=1, keepdims=True)
         normals = np.zeros_like(p["means"])
@@ -63,7 +67,7 @@ class GaussianSet:
 
 
 def rotations(quaternions: torch.Tensor) -> torch.Tensor:
-    """(N, 3, 3) of quaternions (N, 4), w first, of any length."""
+    """Quaternions (N, 4), w first, of any norm → rotations (N, 3, 3)."""
     w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -74,7 +78,9 @@ def rotations(quaternions: torch.Tensor) -> torch.Tensor:
 
 
 def harmonics(directions: torch.Tensor, degree: int) -> torch.Tensor:
-    """(N, K): the real spherical harmonics of degrees 1 and 2 in unit directions (N, 3), with 3DGS's signs."""
+    """Real spherical harmonics (N, K) of degrees 1 to `degree` ≤ 2 of unit directions (N, 3), with
+    the signs of 3DGS.
+    """
     x, y, z = directions.unbind(-1)
     values = [-SH1 * y, SH1 * z, -SH1 * x]
     if degree > 1:

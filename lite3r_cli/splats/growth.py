@@ -1,7 +1,7 @@
-"""More Gaussians where the picture asks for them, and none that do nothing (Kerbl et al. 2023, section 5).
+"""Adaptive density control: clone, split and remove Gaussians (Kerbl et al. 2023, section 5).
 
-Where a Gaussian's place in the picture has a large gradient on average it is too coarse: a small one is doubled, a
-large one becomes two smaller ones. Those that have become transparent go.
+A Gaussian whose image position has a large mean gradient is too coarse: a small one is cloned, a large one is split
+into two smaller ones. Transparent Gaussians are removed.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ import torch
 
 from .gaussian_set import GaussianSet
 
-MOVING = 2e-4  # mean gradient of the place, in half picture widths, from which a Gaussian is too coarse
-SMALL = 0.01  # of the scene's extent
-SPLIT = 1.6  # times smaller is each half
-FADED = 0.005  # opacity
+MOVING = 2e-4  # a Gaussian is too coarse above this mean gradient of its position, in half image sides
+SMALL = 0.01  # largest scale of a small Gaussian, relative to the scene's extent
+SPLIT = 1.6  # the scale of a split Gaussian is divided by this
+FADED = 0.005  # Gaussians with less opacity are removed
 
 
 class Growth:
-    """`add` the gradients of each step; `grow` from time to time, together with the optimisers' states."""
+    """Collects gradients with `add` in each step; `grow` changes the Gaussians and the optimiser states."""
 
     def __init__(self, splats: GaussianSet, optimisers: dict[str, torch.optim.Optimizer], most: int) -> None:
         self.splats, self.optimisers, self.most = splats, optimisers, most
         self.clear()
 
     def clear(self) -> None:
+        """Forget the collected gradients."""
         mean = self.splats.parameters["means"]
         self.sums, self.counts = mean.new_zeros(len(mean)), mean.new_zeros(len(mean))
 
     @torch.no_grad()
     def add(self, gradient: torch.Tensor, width: int, height: int) -> None:
-        """The gradient (N, 2) of the places in pixels, of one picture."""
+        """Add the gradient (N, 2) with respect to the image positions in pixels, for one image of this size."""
         length = torch.hypot(gradient[:, 0] * (width / 2), gradient[:, 1] * (height / 2))
         self.sums += length
         self.counts += length > 0
 
     @torch.no_grad()
     def grow(self, random: torch.Generator) -> None:
-        """Doubles, splits and drops."""
+        """Clone, split and remove Gaussians."""
         p = self.splats.parameters
         coarse = self.sums / self.counts.clamp(min=1) > MOVING
         if len(coarse) + int(coarse.sum()) > self.most:
@@ -65,7 +66,7 @@ class Growth:
         self.clear()
 
     def _replace(self, name: str, value: torch.Tensor, stays: torch.Tensor, added: int) -> None:
-        """The parameter and its optimiser's moments, 0 for what is new."""
+        """Replace a parameter and the moments of its optimiser; the moments of new Gaussians are 0."""
         old = self.splats.parameters[name]
         new = value.detach().requires_grad_()
         self.splats.parameters[name] = new

@@ -1,9 +1,11 @@
-"""The rasteriser's Triton kernels. A program draws one tile; the gradient walks front to back once more.
+"""The rasteriser's Triton kernels. A program draws one tile; the backward pass goes front to back again.
 
-With g the gradient of a pixel and D = Σ g c of an ellipse, a pixel's value after ellipse i is known to be what is drawn
-minus what came up to i, so that no state is stored:
+g is the gradient of a pixel, and D = Σ g c for an ellipse with values c. The sum over the ellipses behind ellipse i is
+the total minus the sum up to i, so that no intermediate state is stored:
 
-    dα = T D − (Σ all w D − Σ up to i w D) / (1 − α),   dσ = −α dα,   do = exp(−σ) dα,   dc = w g
+    dα = T D − (Σ_all w D − Σ_{≤ i} w D) / (1 − α),   dσ = −α dα,   do = exp(−σ) dα,   dc = w g
+
+The other symbols are those of `rasteriser.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import triton.language as tl
 from .rasteriser import LIMIT, OPAQUE, OUTPUTS, TILE, Bins
 from .shapes import CHANNELS, FAINTEST
 
-AT_ONCE = 32  # ellipses between two looks whether the tile is opaque
+AT_ONCE = 32  # ellipses between two checks whether the tile is opaque
 
 
 @triton.jit
@@ -24,7 +26,7 @@ def draw(
     TILE: tl.constexpr, CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, AT_ONCE: tl.constexpr,
     FAINTEST: tl.constexpr, LIMIT: tl.constexpr, OPAQUE: tl.constexpr,
 ):  # fmt: skip
-    """`out` (height, width, OUTPUTS)."""
+    """Draw the ellipses `rows` into `out` (height, width, OUTPUTS); one program per tile."""
     tile = tl.program_id(0)
     offs = tl.arange(0, TILE * TILE)
     column, line = (tile % across) * TILE + offs % TILE, (tile // across) * TILE + offs // TILE
@@ -64,7 +66,7 @@ def draw_gradient(
     TILE: tl.constexpr, CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, AT_ONCE: tl.constexpr,
     FAINTEST: tl.constexpr, LIMIT: tl.constexpr, OPAQUE: tl.constexpr,
 ):  # fmt: skip
-    """`gradient` of `out` → adds to `result` (N, CHANNELS), which is 0 before."""
+    """Add the gradient of `rows` to `result` (N, CHANNELS), zero before, from `gradient`, that of `out`."""
     tile = tl.program_id(0)
     offs = tl.arange(0, TILE * TILE)
     column, line = (tile % across) * TILE + offs % TILE, (tile // across) * TILE + offs // TILE

@@ -1,7 +1,9 @@
-"""Ellipses → a picture, front to back, with gradients: by Triton on a GPU, else by its twin in plain torch.
+"""Rasterise ellipses to an image, front to back and differentiable: with Triton on a GPU, else in plain torch.
 
-A pixel is Σ w c with w = α T, T = Π (1 − α) of what lies in front, α = min(o exp(−σ), LIMIT) where that is FAINTEST or
-more, σ half the squared distance to the centre in standard deviations. Beyond T = OPAQUE nothing is added.
+    pixel = Σ w c,   w = α T,   T = Π over ellipses in front of (1 − α),   α = min(o exp(−σ), LIMIT)
+
+o is the opacity, c the values of an ellipse, and σ half the squared distance to its centre in standard deviations.
+Ellipses with α < FAINTEST are skipped, and nothing is added once T ≤ OPAQUE.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import torch
 
 from .shapes import FAINTEST
 
-TILE = 16  # pixels; a tile's ellipses are sorted once
-LIMIT = 0.99  # of alpha: 1 − α divides
-OPAQUE = 1e-4
+TILE = 16  # side in pixels; all pixels of a tile share one sorted list of ellipses
+LIMIT = 0.99  # upper limit of α, because the backward pass divides by 1 − α
+OPAQUE = 1e-4  # transmittance at which a pixel counts as opaque
 OUTPUTS = 5  # red, green, blue, Σ w depth, Σ w
 
 
@@ -29,7 +31,7 @@ class Bins:
 
 @torch.no_grad()
 def bin_ellipses(boxes: torch.Tensor, depth: torch.Tensor, width: int, height: int) -> Bins:
-    """Boxes (N, 4) in pixels, depth (N,)."""
+    """The bins of ellipses with boxes (N, 4), x0 y0 x1 y1 in pixels, and depth (N,)."""
     across, down = -(-width // TILE), -(-height // TILE)
     low = (boxes[:, :2] / TILE).floor().long().clamp(min=0)
     high = (boxes[:, 2:] / TILE).floor().long() + 1
@@ -48,7 +50,9 @@ def bin_ellipses(boxes: torch.Tensor, depth: torch.Tensor, width: int, height: i
 
 
 def rasterise(rows: torch.Tensor, boxes: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """(height, width, OUTPUTS) of ellipses `rows` (N, CHANNELS) with `boxes` (N, 4); differentiable in `rows`."""
+    """Draw ellipses `rows` (N, CHANNELS) with `boxes` (N, 4), see `shapes.ellipses`, → (height, width, OUTPUTS).
+    Differentiable in `rows`.
+    """
     bins = bin_ellipses(boxes, rows.detach()[:, 9], width, height)
     if rows.device.type == "cuda":
         from .raster_kernels import Rasterised
@@ -58,7 +62,7 @@ def rasterise(rows: torch.Tensor, boxes: torch.Tensor, width: int, height: int) 
 
 
 def rasterise_torch(rows: torch.Tensor, bins: Bins, width: int, height: int) -> torch.Tensor:
-    """The same in plain torch, a tile at a time: the kernels' twin, and far slower."""
+    """`rasterise` in plain torch, tile by tile: the twin of the kernels, much slower."""
     lines = []
     for top in range(0, height, TILE):
         tiles = []

@@ -1,4 +1,4 @@
-"""Gaussians in space → ellipses in a picture, differentiable (Kerbl et al. 2023, section 4; Zwicker et al. 2001)."""
+"""Project 3-D Gaussians to image ellipses, differentiable (Kerbl et al. 2023, section 4; Zwicker et al. 2001)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 
 from .gaussian_set import GaussianSet
 
-BLUR = 0.3  # pixels², added to each ellipse: none falls between pixels
-NEAREST = 0.01  # depth, in scene units of a normalised scene, below which nothing is drawn
-BEYOND = 1.3  # the slope of rays is clamped at this times the border's: the linearisation is wild outside
+BLUR = 0.3  # pixels², added to the covariance, so that no ellipse falls between pixels
+NEAREST = 0.01  # Gaussians at less depth are not drawn; the scene has size 1
+BEYOND = 1.3  # ray slopes are clamped to this times the slope at the border: the linearisation fails far outside
 FAINTEST = 1 / 255  # alpha below which a Gaussian is not drawn
-CHANNELS = 10  # of a row: x, y; the inverse covariance a, b, c; opacity; red, green, blue; depth
+CHANNELS = 10  # of a row: x, y; inverse covariance a, b, c; opacity; red, green, blue; depth
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole: `K` (3, 3) in pixels, centres at +0.5; `pose` (3, 4) camera from world; the picture's size."""
+    """A pinhole camera: `K` (3, 3) in pixels, centres at +0.5; `pose` cam_from_world (3, 4); image size in pixels."""
 
     K: torch.Tensor
     pose: torch.Tensor
@@ -26,8 +26,8 @@ class Camera:
 
 
 def ellipses(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (N, CHANNELS) as the rasteriser takes them, and boxes (N, 4): x0, y0, x1, y1 in pixels, empty where a
-    Gaussian is behind the camera. Colours are evaluated up to `degree` of the spherical harmonics.
+    """Rows (N, CHANNELS) for the rasteriser, and boxes (N, 4): x0, y0, x1, y1 in pixels, empty for a Gaussian behind
+    the camera. Colours use spherical harmonics up to `degree`.
     """
     p = splats.parameters
     rotation, offset = camera.pose[:, :3], camera.pose[:, 3]
@@ -37,11 +37,11 @@ def ellipses(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Te
     (fx, cx), (fy, cy) = (camera.K[0, 0], camera.K[0, 2]), (camera.K[1, 1], camera.K[1, 2])
     slope_x = (x / z).clamp(-BEYOND * cx / fx, BEYOND * (camera.width - cx) / fx)
     slope_y = (y / z).clamp(-BEYOND * cy / fy, BEYOND * (camera.height - cy) / fy)
-    # rows of the Jacobian of the projection times the rotation: how the pixel moves with the world
+    # rows of the Jacobian of the projection times the rotation: d pixel / d world
     right, down, ahead = rotation
     across = (fx / z)[:, None] * (right - slope_x[:, None] * ahead)  # (N, 3)
     along = (fy / z)[:, None] * (down - slope_y[:, None] * ahead)
-    axes = splats.axes()  # (N, 3, 3), columns: the principal axes times their standard deviations
+    axes = splats.axes()  # (N, 3, 3)
     across, along = (torch.einsum("ni,nij->nj", row, axes) for row in (across, along))
     xx, xy, yy = (across**2).sum(-1) + BLUR, (across * along).sum(-1), (along**2).sum(-1) + BLUR
     inverse = 1 / (xx * yy - xy**2).clamp(min=1e-9)

@@ -1,4 +1,4 @@
-"""Photographs and cameras of a scene as the training takes them: in a frame of size 1, small enough, some held out."""
+"""Prepare the photographs and cameras of a scene for splat training: in a frame of size 1, resized, some held out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from ..scene.posed_view import View
 from .fit import Shot
 from .shapes import Camera
 
-FEWEST = 6  # photographs of which some are held out
-EVERY = 4  # one of so many is, from the third on: neighbours on both sides are trained on
+FEWEST = 6  # photographs; with fewer, none is held out
+EVERY = 4  # every 4th photograph is held out, from the third on, so that both neighbours are trained on
 
 
 def held_out(count: int) -> list[int]:
-    """Which of `count` photographs in order the training does not see; never the first or the last."""
+    """Indices of the held-out photographs among `count` in order; never the first or the last."""
     return [i for i in range(2, count - 1) if i % EVERY == 2] if count >= FEWEST else []
 
 
 def size_one(views: Sequence[View]) -> Similarity:
-    """Into the frame in which the cameras' mean is the origin and the farthest of them 1 / 1.1 away."""
+    """The similarity to a frame whose origin is the mean of the camera centres, with the farthest one at distance
+    1 / 1.1.
+    """
     centres = camera_centres(np.stack([view.cam_from_world for view in views]))
     middle = centres.mean(axis=0)
     extent = 1.1 * float(np.linalg.norm(centres - middle, axis=1).max())
@@ -33,7 +35,7 @@ def size_one(views: Sequence[View]) -> Similarity:
 
 
 def moved_columns(columns: np.ndarray, similarity: Similarity) -> np.ndarray:
-    """Columns (N, 17) of a splat file in a frame that is not turned against their own."""
+    """Transform the columns (N, 17) of a splat file by a similarity without rotation."""
     moved = np.array(columns, np.float64)
     moved[:, :3] = similarity.apply(moved[:, :3])
     moved[:, 10:13] += np.log(similarity.scale)
@@ -41,7 +43,7 @@ def moved_columns(columns: np.ndarray, similarity: Similarity) -> np.ndarray:
 
 
 def inverse(similarity: Similarity) -> Similarity:
-    """The way back."""
+    """The inverse similarity."""
     scale, rotation = 1 / similarity.scale, similarity.rotation.T
     return Similarity(scale, rotation, -scale * rotation @ similarity.translation)
 
@@ -49,7 +51,9 @@ def inverse(similarity: Similarity) -> Similarity:
 def shots_of(
     views: Sequence[View], pictures: Sequence[np.ndarray], frame: Similarity, longest: int, device: torch.device
 ) -> list[Shot]:
-    """`pictures` (H, W, 3) RGB of `views`, made smaller until no side is longer than `longest`."""
+    """Shots of `views` in the frame `frame`, from `pictures` (H, W, 3) RGB; images are shrunk to at most `longest`
+    pixels per side.
+    """
     return [
         _shot(view, picture, longest, device) for view, picture in zip(move_views(views, frame), pictures, strict=True)
     ]
