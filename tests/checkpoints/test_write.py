@@ -95,7 +95,9 @@ def test_what_is_in_the_way_is_refused_before_anything_is_written(tmp_path):
     output = tmp_path / "m.safetensors"
     files = save(output, 1.0, 2)
     old = tree(tmp_path)
-    with pytest.raises(OutputError, match="is to be converted"):  # a shard of the source goes with the old index
+    with pytest.raises(
+        OutputError, match="this is the checkpoint to convert"
+    ):  # a shard of the source goes with the old index
         save(output, 2.0, 1, sources=files[1:2])
     with pytest.raises(OutputError, match="exists; give --overwrite"):
         with CheckpointWriter(output, [Slot("t", torch.float32, (1,))], {}):

@@ -1,6 +1,6 @@
-"""What a camera does to a picture: exposure, white balance, tone, vignette, blur, sharpening, noise, JPEG.
+"""Photometric augmentation: exposure, white balance, tone, vignette, blur, sharpening, noise and JPEG artefacts.
 
-Photographs of one scene share most of it (one camera, one light) and differ a little from view to view.
+Most parameters are drawn once per scene (one camera, one light) and vary a little from view to view.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges; `…_view` is the deviation of a view from its scene."""
+    """Largest strength of each effect; `…_view` is the largest deviation of a view from its scene."""
 
     exposure: float = 0.5  # stops
     exposure_view: float = 0.15
-    dark: float = 0.16  # share of scenes that are under-exposed by up to `darkest` stops more
+    dark: float = 0.16  # share of scenes that are under-exposed by up to `darkest` further stops
     darkest: float = 2.5
     white_balance: float = 0.1
     white_balance_view: float = 0.02
@@ -48,8 +48,8 @@ class AugmentConfig:
     blur: float = 1.0  # largest weight of a 5 × 5 blur
     sharpen: float = 0.8
     noise: float = 0.03
-    jpeg: float = 0.7  # share of views
-    quality: tuple[int, int] = (35, 96)
+    jpeg: float = 0.7  # share of views with JPEG artefacts
+    quality: tuple[int, int] = (35, 96)  # JPEG quality, lowest and highest
 
     def __post_init__(self) -> None:
         if self.darkest < 0:
@@ -71,8 +71,10 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """JPEG's loss without its entropy coder: YCbCr, 4:2:0, 8 × 8 DCT, quantisation. `images` (N, 3, H, W) in [0, 1],
-    `quality` (N,)."""
+    """Artefacts of JPEG (ITU-T T.81): YCbCr, 4:2:0, 8 × 8 DCT and quantisation, without the entropy coder.
+
+    `images` (N, 3, H, W) in [0, 1], `quality` (N,) in 1 … 100; returns (N, 3, H, W).
+    """
     basis, tables, to_ycc, to_rgb, _ = _constants(images.device)
     _n, _, h, w = images.shape
     padded = F.pad(images, (0, -w % 16, 0, -h % 16), mode="replicate")
@@ -87,7 +89,8 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def _quantise(x: Tensor, table: Tensor, basis: Tensor) -> Tensor:
-    """One product with a (64, 64) matrix each way: batches of 8 × 8 products are far slower on a GPU."""
+    """`x` (N, C, H, W) after DCT, rounding to multiples of `table` (N, C, 64), and inverse DCT."""
+    # one product with a (64, 64) matrix each way: batched 8 × 8 products are much slower on a GPU
     n, c, h, w = x.shape
     blocks = x.reshape(n, c, h // 8, 8, w // 8, 8).transpose(3, 4).reshape(n, c, -1, 64)
     table = table[:, :, None]
@@ -104,8 +107,10 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = AugmentConfig()) -> Tensor:
-    """Photographs as a camera would have stored them: (B, S, 3, H, W) in [0, 1] to the same. `generator` lives on
-    the images' device."""
+    """`images` (B, S, 3, H, W) in [0, 1] with all effects applied, same shape.
+
+    `generator` must be on the device of `images`.
+    """
     b, s, _, h, w = images.shape
     device = images.device
 
@@ -127,7 +132,7 @@ def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = 
     fall = 0.5 * (y * y + z * z)
     x = x * (1 - config.vignette * scene(1, 1, 1).clamp(min=0) * fall)
     soft = _blurred(x)
-    amount = view(1, 1, 1)  # below 0: sharpened, above: blurred; a third of the views keep what they have
+    amount = view(1, 1, 1)  # below -0.33: sharpened; above 0.33: blurred; a third of the views: unchanged
     blur = (amount - 0.33).clamp(min=0) / 0.67 * config.blur
     sharp = (-amount - 0.33).clamp(min=0) / 0.67 * config.sharpen
     x = x + (soft - x) * (blur - sharp)

@@ -1,4 +1,4 @@
-"""Cameras for a sampled scene: paths that people walk with a camera, vetted for clearance, content and overlap."""
+"""Cameras for a sampled scene: a random path, kept only if clearance, visible content and overlap suffice."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from lite3r_cli.data.procedural.paths import PATHS, Path
 from lite3r_cli.data.procedural.scene import Scene
 from lite3r_cli.errors import UsageError
 
-NARROW = math.radians(36)  # field of view below which paths shrink
-RAYS = (7, 6)  # coarse rays a view, horizontally and vertically
+NARROW = math.radians(36)  # field of view below which paths get shorter
+RAYS = (7, 6)  # coarse rays per view, horizontally and vertically
 
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Limits on the views of one scene."""
+    """Random draws and acceptance limits for the cameras of one scene."""
 
-    attempts: int = 8
+    attempts: int = 8  # paths tried per scene
     varied_zoom: float = 0.33  # share of scenes whose focal length varies by a few per cent from view to view
     shuffled: float = 0.33  # share of scenes whose views come in random order
     rolled: float = 0.1  # share of scenes with large roll
-    roll_deviation: float = 2.0  # degrees, of each view
-    overlap: tuple[float, float] = (
-        0.2,
-        0.9,
-    )  # of consecutive views of the path; the lower end is drawn anew for each scene
-    any_lens: float = 0.0  # share of scenes whose field of view is from `lenses`, whatever suits the place
+    roll_deviation: float = 2.0  # standard deviation of the roll of each view, degrees
+    # Overlap of consecutive views: the lowest one must exceed a value drawn from [overlap[0], 0.5]; the mean must not
+    # exceed overlap[1].
+    overlap: tuple[float, float] = (0.2, 0.9)
+    any_lens: float = 0.0  # share of scenes whose field of view is drawn from `lenses` instead of `Stage.field`
     lenses: tuple[float, float] = (15.0, 100.0)  # degrees along the longer side, drawn log-uniformly
     clearance: float = 0.25  # metres to any surface, times the scene's scale
 
@@ -43,8 +42,10 @@ class CameraConfig:
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """cam_from_world (S, 3, 4) of cameras at `position` that look at `target` (S, 3), +y up, rolled by `roll` (S,)
-    radians."""
+    """cam_from_world (S, 3, 4) of cameras at `position` (S, 3) that look at `target` (S, 3).
+
+    World +y is up; `roll` (S,) turns each camera about its optical axis, in radians.
+    """
     z = target - position
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     x = np.stack([-z[:, 2], np.zeros(len(z)), z[:, 0]], 1)  # z × up
@@ -58,14 +59,16 @@ def look_at(position: np.ndarray, target: np.ndarray, roll: np.ndarray) -> np.nd
 def sample_cameras(
     scene: Scene, rng: np.random.Generator, views: int, height: int, width: int, config: CameraConfig = CameraConfig()
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """K (S, 3, 3) and cam_from_world (S, 3, 4), float32, or None when no path of a few attempts is good enough."""
+    """K (S, 3, 3) in pixels and cam_from_world (S, 3, 4), float32; None if none of
+    `config.attempts` paths is accepted.
+    """
     stage, coarse = scene.stage, CoarseScene(scene)
     shrink = 1.0
     for _ in range(config.attempts):
         K = _intrinsics(rng, stage.field, views, height, width, config)
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])
-        # through a long lens the same step sideways leaves less in common: paths shrink with the picture's width
+        # With a narrow field of view the same sideways step leaves less overlap: the path gets shorter in proportion.
         path = PATHS[name](stage, rng, views, field, shrink * min(1.0, math.tan(field / 2) / math.tan(NARROW / 2)))
         roll = rng.normal(0, math.radians(config.roll_deviation), views) + (
             rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0
@@ -87,7 +90,10 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
 def _intrinsics(
     rng, field: tuple[float, float], views: int, height: int, width: int, config: CameraConfig
 ) -> np.ndarray:
-    """The longer side sees `field` degrees; half of the scenes draw from the range of phones and standard lenses."""
+    """K (S, 3, 3) with a field of view from `field` (degrees, longer side).
+
+    Half of the scenes use 45° … 75°, the range of phones and standard lenses.
+    """
     low, high = field
     if rng.random() < 0.5:
         low, high = max(low, 45.0), min(high, 75.0)
@@ -105,7 +111,7 @@ def _intrinsics(
 def coarse_views(
     coarse: CoarseScene, K: np.ndarray, pose: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """z-depth (S, ny, nx) on the coarse grid, inf = sky, and the world points (S, ny, nx, 3)."""
+    """z-depth (S, ny, nx) on the coarse grid (inf = sky) and the world points (S, ny, nx, 3)."""
     nx, ny = RAYS
     u, v = np.meshgrid((np.arange(nx) + 0.5) / nx * width, (np.arange(ny) + 0.5) / ny * height)
     s = len(K)
@@ -128,7 +134,7 @@ def coarse_views(
 
 
 def overlaps(z: np.ndarray, points: np.ndarray, K: np.ndarray, pose: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(S - 1,) share of the coarse points of each view that its successor sees, too."""
+    """(S - 1,) share of the coarse points of each view that are visible in the next view."""
     nx, ny = RAYS
     valid = np.isfinite(z[:-1])
     p = np.where(valid[..., None], points[:-1], 0.0)
@@ -145,8 +151,11 @@ def overlaps(z: np.ndarray, points: np.ndarray, K: np.ndarray, pose: np.ndarray,
 def acceptable(
     coarse: CoarseScene, path: Path, K, pose, height: int, width: int, lowest: float, config: CameraConfig
 ) -> bool:
-    """Clear of all surfaces, enough content, nothing glued to the lens, enough overlap and not the same picture
-    throughout."""
+    """Whether a path keeps clear of all surfaces, sees enough content at a sensible depth, and overlaps enough but not
+    too much.
+
+    `lowest` is the required overlap of consecutive views.
+    """
     if coarse.clearance(path.position).min() < min(config.clearance, 0.12 * path.distance):
         return False
     z, points = coarse_views(coarse, K, pose, height, width)

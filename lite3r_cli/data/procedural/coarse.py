@@ -1,4 +1,4 @@
-"""A coarse stand-in of a scene on the CPU (boxes and spheres), fast enough to vet camera positions by the hundred."""
+"""A scene approximated by boxes and spheres on the CPU, fast enough to test hundreds of camera positions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from lite3r_cli.data.procedural.scene import Kind, Scene
 
-MAX_CASTERS = 28  # the largest primitives; the rest cannot hide much
+MAX_CASTERS = 28  # rays are only tested against so many of the largest primitives: the rest hides little
 
 
 class CoarseScene:
-    """Primitives as axis-aligned boxes or unit spheres of their local frames."""
+    """Each primitive as an axis-aligned box or the unit sphere of its local frame."""
 
     def __init__(self, scene: Scene) -> None:
         g = scene.geometry
@@ -40,7 +40,7 @@ class CoarseScene:
         return distance.min(1)
 
     def cast(self, origin: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """(N,) ray parameter of the first hit of rays (N, 3), inf without one."""
+        """(N,) ray parameter of the first hit of rays (N, 3); inf for rays that hit nothing."""
         c = self.casters
         linear = self.linear[c].reshape(-1, 3).T
         o = (origin @ linear).reshape(-1, len(c), 3) + self.offset[c]

@@ -1,4 +1,8 @@
-"""Ray-primitive intersections in local coordinates, the twins of those in raycast.cu (which comments on each)."""
+"""Ray-primitive intersections in local coordinates: the torch twins of the functions in raycast.cu.
+
+Rays are origins `o` (N, 3) and directions `d` (N, 3); `p` is the shape part of a geometry row (see scene.Kind).
+An interval is (hit (N,) bool, entry t (N,), exit t (N,)). raycast.cu explains each method.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,29 @@ Tensor = torch.Tensor
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over the last axis."""
     return (a * b).sum(-1)
 
 
 def nonzero(d: Tensor) -> Tensor:
+    """`d` with values near 0 replaced by ±1e-8, so that it can be divided by."""
     return torch.where(d.abs() < 1e-8, torch.where(d < 0, -1e-8, 1e-8), d)
 
 
 def slab(o: Tensor, d: Tensor, lo, hi, t0, t1) -> tuple[Tensor, Tensor]:
+    """The interval [t0, t1] clipped to lo <= o + t d <= hi, for one axis."""
     inv = 1.0 / nonzero(d)
     a, b = (lo - o) * inv, (hi - o) * inv
     return torch.maximum(t0, torch.minimum(a, b)), torch.minimum(t1, torch.maximum(a, b))
 
 
 def line(o: Tensor) -> tuple[Tensor, Tensor]:
+    """The interval of the whole line, [-FAR, FAR]."""
     return torch.full_like(o[:, 0], -FAR), torch.full_like(o[:, 0], FAR)
 
 
 def box_interval(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Interval inside the box [-1, 1]³."""
     t0, t1 = line(o)
     for k in range(3):
         t0, t1 = slab(o[:, k], d[:, k], -1.0, 1.0, t0, t1)
@@ -37,6 +46,7 @@ def box_interval(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sphere_interval(o: Tensor, d: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Interval inside the sphere of `radius` around the origin."""
     a = dot(d, d)
     m = -dot(o, d) / a
     q = o + d * m[:, None]
@@ -46,6 +56,7 @@ def sphere_interval(o: Tensor, d: Tensor, radius: float) -> tuple[Tensor, Tensor
 
 
 def frustum_interval(o: Tensor, d: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Interval inside the frustum about y whose radius is 1 at y = -1 and `top` at y = 1."""
     t0, t1 = slab(o[:, 1], d[:, 1], -1.0, 1.0, *line(o))
     k = 0.5 * (top - 1)
     r = 0.5 * (top + 1) + k * o[:, 1]
@@ -66,6 +77,7 @@ def frustum_interval(o: Tensor, d: Tensor, top: Tensor) -> tuple[Tensor, Tensor,
 
 
 def arch_interval(o: Tensor, d: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Interval inside the arched opening `p`: a rectangle and the half ellipse above it, open towards +z."""
     z0, z1 = slab(o[:, 2], d[:, 2], p[5], 4.0, *line(o))
     a0, a1 = slab(o[:, 0], d[:, 0], p[0] - p[2], p[0] + p[2], z0, z1)
     a0, a1 = slab(o[:, 1], d[:, 1], p[1], p[3], a0, a1)
@@ -85,6 +97,7 @@ def arch_interval(o: Tensor, d: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def signed_distance(q: Tensor, p: Tensor) -> Tensor:
+    """Lower bound of the signed distance (N,) of points `q` (N, 3): torus, rounded box, turned profile or rock."""
     shape = int(p[7])
     x, y, z = q.unbind(-1)
     if shape == 0:
@@ -101,6 +114,7 @@ def signed_distance(q: Tensor, p: Tensor) -> Tensor:
 
 
 def march_sdf(o: Tensor, d: Tensor, p: Tensor, tmin: float, tmax: Tensor) -> tuple[Tensor, Tensor]:
+    """Sphere tracing of `signed_distance`: hit (N,) bool and t (N,)."""
     valid, t0, t1 = sphere_interval(o, d, 1.01)
     t, t1 = t0.clamp(min=tmin), torch.minimum(t1, tmax)
     inv = 1.0 / dot(d, d).sqrt()
@@ -118,12 +132,15 @@ def march_sdf(o: Tensor, d: Tensor, p: Tensor, tmin: float, tmax: Tensor) -> tup
 
 
 def height_at(atlas: Tensor, p: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Height (N,) of the height field `p` at local (x, z): base plus amplitude times the texture's alpha."""
     texture, level = p[0].long().expand(x.shape), p[4].long().expand(x.shape)
     texel = fetch_level(atlas, texture, level, x * p[1] + p[2], z * p[1] + p[3], torch.ones_like(x, dtype=torch.bool))
     return p[5] + p[6] * texel[:, 3]
 
 
 def march_height(atlas: Tensor, o: Tensor, d: Tensor, p: Tensor, tmin: float, tmax: Tensor) -> tuple[Tensor, Tensor]:
+    """Equal steps through the height field, then bisection of the first step that ends below it: hit and t (N,)."""
+
     def below(rays: Tensor, t: Tensor) -> Tensor:
         q = o[rays] + d[rays] * t[:, None]
         return q[:, 1] < height_at(atlas, p, q[:, 0], q[:, 2])
@@ -158,6 +175,7 @@ def march_height(atlas: Tensor, o: Tensor, d: Tensor, p: Tensor, tmin: float, tm
 
 
 def in_opening(q: Tensor, p: Tensor) -> Tensor:
+    """Whether points `q` (N, 3) of a shell's faces lie in its opening; (N,) bool."""
     face = int(p[0])
     if face < 0:
         return torch.zeros_like(q[:, 0], dtype=torch.bool)
@@ -170,7 +188,10 @@ def in_opening(q: Tensor, p: Tensor) -> Tensor:
 def intersect(
     g: Tensor, atlas: Tensor, o: Tensor, d: Tensor, tmin: float, tmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays (N, 3) against one geometry row: hit (N,) bool, t (N,), part (N,) 1 = wall of an opening."""
+    """Rays (N, 3) in world coordinates against one geometry row `g`.
+
+    Returns hit (N,) bool for tmin < t < tmax, t (N,), and part (N,): 1 = inner wall of an arched opening, else 0.
+    """
     m = g[:12].reshape(3, 4)
     lo, ld = o @ m[:, :3].T + m[:, 3], d @ m[:, :3].T
     p, kind = g[20:28], int(g[16])
@@ -198,6 +219,7 @@ def intersect(
 
 
 def axis_normal(q: Tensor) -> Tensor:
+    """Unit vector (N, 3) along the largest component of `q`, with its sign."""
     x, y, z = q.abs().unbind(-1)
     axis = torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
     unit = torch.nn.functional.one_hot(axis, 3).to(q.dtype)
@@ -205,6 +227,7 @@ def axis_normal(q: Tensor) -> Tensor:
 
 
 def arch_normal(q: Tensor, p: Tensor) -> Tensor:
+    """Normal (N, 3), not normalised, of the inner walls of the arched opening `p` at points `q` (N, 3)."""
     x, y, z = q.unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     back, bottom, side = (z - p[5]).abs(), (y - p[1]).abs(), (p[2] - (x - p[0]).abs()).abs()

@@ -1,4 +1,4 @@
-"""Random looks: which texture, at which scale, how shiny. A look makes a `material()` row for given half extents."""
+"""Random materials: texture, scale, gloss. A look is a function from half extents to a `scene.material()` row."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ BUMPY = frozenset(
 
 @dataclass
 class Looks:
-    """`photos` is the share of objects and surfaces that carry a photographed texture (when the catalogue has any),
-    `clouds` the share with blotches over it."""
+    """Draws random looks from the textures of `catalog`.
+
+    `photos` is the share of surfaces with a photographed texture (if the catalogue has any), `clouds` the share with a
+    second, blotchy texture on top.
+    """
 
     draw: Draw
     catalog: Catalog
@@ -53,6 +56,7 @@ class Looks:
     clouds: float = 0.5
 
     def texture(self, categories: tuple[str, ...], photos: float | None = None) -> tuple[str, int]:
+        """A random texture: its category (one of `categories`, or PHOTO) and its number in the atlas."""
         d = self.draw
         share = self.photos if photos is None else photos
         if self.catalog.has_photos and d.chance(share):
@@ -70,7 +74,8 @@ class Looks:
         photos: float | None = None,
         shine: float = 0.3,
     ) -> Look:
-        """A random look; `metres` bounds the size of one repeat, so that one look suits several primitives."""
+        """A random look. `metres` bounds the size of one texture repeat, so that one look fits several primitives;
+        `shine` is the chance of a glossy surface."""
         d = self.draw
         name, texture = self.texture(categories, photos)
         size = d.log_uniform(*metres)
@@ -110,7 +115,7 @@ class Looks:
     def picture(
         self, categories: tuple[str, ...] = ("glyphs", "carpet", "hills", "marble"), photos: float = 0.7, **more
     ) -> Look:
-        """One texture stretched over the front: posters, paintings, screens, doors, windows."""
+        """A look that stretches one texture over the front (+z): poster, painting, screen, door, window."""
         texture = self.texture(categories, photos)[1]
 
         def row(half) -> list[float]:

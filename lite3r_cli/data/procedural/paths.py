@@ -1,4 +1,8 @@
-"""Camera paths, each from the stage, a generator, the number of views, the field of view and a factor on its extent."""
+"""Camera paths through a stage.
+
+Every path function takes the stage, a random generator, the number of views S, the field of view in radians, and a
+factor `shrink` on the length of the path.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ UP = np.array([0.0, 1.0, 0.0])
 
 @dataclass(frozen=True)
 class Path:
+    """Positions and viewing targets of S cameras, in world coordinates."""
+
     position: np.ndarray  # (S, 3) metres
     target: np.ndarray  # (S, 3) points looked at
     distance: float  # typical distance to the target, metres
@@ -23,7 +29,7 @@ class Path:
 
 
 def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """A target, a first position inside the stage, their distance (longer for a narrow field of view)."""
+    """A target (3,), a first position (3,) inside the stage, and their distance (longer for a narrow field of view)."""
     target = stage.targets[rng.integers(len(stage.targets))] + 0.0
     reach = np.clip(math.tan(0.5) / math.tan(field / 2), 0.6, 3.0)
     for _ in range(12):
@@ -44,7 +50,7 @@ def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _wobble(rng: Rng, views: int, amount: float) -> np.ndarray:
-    """Smooth three-dimensional deviation of a hand-carried camera."""
+    """Smooth deviations (S, 3) of a hand-carried camera, of about `amount` metres."""
     s = np.linspace(0, 1, views)[:, None]
     return amount * (
         np.sin(2 * math.pi * (rng.uniform(0.3, 1.5, 3) * s + rng.random(3))) + 0.4 * rng.standard_normal((views, 3))
@@ -52,7 +58,7 @@ def _wobble(rng: Rng, views: int, amount: float) -> np.ndarray:
 
 
 def _times(rng: Rng, views: int) -> np.ndarray:
-    """Path parameters in [0, 1]: evenly spaced with some unevenness."""
+    """Path parameters (S,), about evenly spaced from 0 to 1."""
     return (np.arange(views) + rng.uniform(-0.25, 0.25, views)) / max(views - 1, 1)
 
 
@@ -61,11 +67,12 @@ def _inside(stage: Stage, position: np.ndarray) -> np.ndarray:
 
 
 def _extent(views: int) -> float:
-    """Paths of few views are shorter, so that neighbours still overlap."""
+    """Factor on the path length: shorter for few views, so that neighbours still overlap."""
     return min(1.0, 0.3 + 0.1 * views)
 
 
 def orbit(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Path:
+    """An arc around the target."""
     target, start, distance = _start(stage, rng, field)
     offset = start - target
     span = shrink * _extent(views) * rng.uniform(0.6, 3.3) * rng.choice([-1, 1])
@@ -80,6 +87,7 @@ def orbit(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Pa
 
 
 def dolly(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Path:
+    """Straight towards the target or away from it."""
     target, start, distance = _start(stage, rng, field)
     way = (1 - shrink * rng.uniform(0.25, 0.65) * _times(rng, views))[:, None]
     position = _inside(stage, target + (start - target) * way + _wobble(rng, views, 0.04 * distance))
@@ -103,6 +111,7 @@ def walk(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Pat
 
 
 def handheld(stage: Stage, rng: Rng, views: int, field: float, shrink: float) -> Path:
+    """Small motion around one standing point."""
     target, start, distance = _start(stage, rng, field)
     position = _inside(stage, start + _wobble(rng, views, rng.uniform(0.02, 0.09) * distance))
     return Path(position, target + _wobble(rng, views, rng.uniform(0.02, 0.15) * distance), distance, small=True)

@@ -1,4 +1,4 @@
-"""Procedural textures: each pattern returns tileable colour (256, 256, 3) and height (256, 256), float in [0, 1]."""
+"""Procedural textures: each pattern returns a tileable colour (256, 256, 3) and height (256, 256), floats in [0, 1]."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def noise(rng: Rng, beta: float = 1.6, low: float = 0.0, stretch: float = 1.0) -
 
 
 def color(rng: Rng, saturation: float = 0.35, low: float = 0.25, high: float = 0.85) -> np.ndarray:
-    """Mostly muted and rather warm than cold, as most surfaces are; `saturation` bounds the rare strong colours."""
+    """A random RGB colour (3,), mostly muted and warm as most surfaces are; `saturation` bounds the
+    rare strong ones.
+    """
     grey, warmth = rng.uniform(low, high), rng.normal(0.04, 0.08)
     strength = saturation * rng.random() ** 1.7
     return np.clip(grey * (1 + np.array([warmth, 0.0, -warmth]) + strength * rng.uniform(-1, 1, 3)), 0.03, 0.97)
 
 
 def earthy(rng: Rng) -> np.ndarray:
-    """Stone, sand, brick and wood tones."""
+    """A random RGB colour (3,) of stone, sand, brick or wood."""
     base = np.array(
         [
             [0.62, 0.52, 0.42],
@@ -45,11 +47,15 @@ def earthy(rng: Rng) -> np.ndarray:
 
 
 def ramp(t: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) between `a` (t = 0) and `b` (t = 1)."""
     return a + (b - a) * t[..., None]
 
 
 def grid(rows: int, columns: int, gap: float, stagger: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of a wall: an integer id per texel and the distance to the joint, in cell heights (clipped to [0, 1])."""
+    """A wall of rows × columns bricks: per texel the number of its brick, and 0 in the joints rising to 1 inside.
+
+    `gap` is half the width of a joint, in brick heights; `stagger` shifts every other row, in brick widths.
+    """
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     row = np.floor(y * rows).astype(int)
     u = x * columns + stagger * (row % 2)
@@ -60,6 +66,7 @@ def grid(rows: int, columns: int, gap: float, stagger: float) -> tuple[np.ndarra
 
 
 def masonry(rng: Rng, rows: int, columns: int, gap: float, stagger: float, base: np.ndarray, spread: float) -> Pattern:
+    """Bricks around the colour `base` (3,), whose tones differ by `spread`, with mortar between them."""
     ids, inside = grid(rows, columns, gap, stagger)
     tone = 1 + spread * rng.uniform(-1, 1, (rows * columns, 1)) + 0.4 * spread * rng.uniform(-1, 1, (rows * columns, 3))
     grain = noise(rng, 1.2)
@@ -125,7 +132,7 @@ def wood(rng: Rng) -> Pattern:
 
 
 def plaster(rng: Rng) -> Pattern:
-    """Nearly blank: many real surfaces are."""
+    """Nearly uniform, as many real surfaces are."""
     n = noise(rng, rng.uniform(0.6, 2.0))
     return color(rng, 0.12, 0.4, 0.95) * (1 + rng.uniform(0.03, 0.2) * (n - 0.5))[..., None], n
 
@@ -152,7 +159,7 @@ def grass(rng: Rng) -> Pattern:
 
 
 def gravel(rng: Rng) -> Pattern:
-    """Cobbles and gravel: a Worley diagram."""
+    """Cobbles and gravel: the cells of random points (Worley 1996)."""
     n = int(rng.choice([60, 150, 500]))
     points = rng.uniform(0, SIZE, (n, 2))
     tiled = (points[:, None] + SIZE * np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)])[None]).reshape(-1, 2)
@@ -179,7 +186,7 @@ def fabric(rng: Rng) -> Pattern:
 
 
 def carpet(rng: Rng) -> Pattern:
-    """Ornament by mirrored noise, quantised to a palette."""
+    """An ornament: mirrored noise, quantised to a palette."""
     half = cv2.resize(noise(rng, 1.3)[:64, :64], (128, 128))
     quarter = half + half.T
     ornament = np.block([[quarter, quarter[:, ::-1]], [quarter[::-1], quarter[::-1, ::-1]]])

@@ -1,4 +1,4 @@
-"""From packed scenes and cameras to photographs: ray caster by device, exposure, tone curve."""
+"""Images and depth from packed scenes and cameras: ray casting on the batch's device, exposure, tone curve."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def render(
     *,
     samples: int = 2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photographs (B, S, 3, H, W) in [0, 1] and z-depth (B, S, H, W) in metres, 0 = sky.
+    """Images (B, S, 3, H, W) in [0, 1] and z-depth (B, S, H, W) in metres, 0 = sky.
 
-    `K` (B, S, 3, 3) in pixels (centres at +0.5), `cam_from_world` (B, S, 3, 4); all tensors on one device, which
-    chooses the
-    ray caster. `samples` rays a pixel: the first, through the centre, gives the depth.
+    `K` (B, S, 3, 3) in pixels (pixel centres at +0.5), `cam_from_world` (B, S, 3, 4). All tensors must be on one
+    device. `samples` rays are cast per pixel; the first one, through the centre, gives the depth.
+
+    Raises BackendError on CUDA without CuPy.
     """
     cameras = torch.cat([K.flatten(2), cam_from_world.flatten(2)], 2).float().contiguous()  # (B, S, 21)
     bias = -0.25 * (min(samples, 8) - 1) ** 0.5
@@ -35,8 +36,10 @@ def render(
 
 
 def develop(linear: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Display values in [0, 1] from linear radiance (B, S, 3, H, W): one exposure a scene puts the log-average at
-    `key` (B,)."""
+    """Display values in [0, 1] from linear radiance (B, S, 3, H, W).
+
+    Each scene has one exposure, which maps the log-average of its luminance to `key` (B,) (Reinhard et al. 2002).
+    """
     luminance = linear.mean(2)
     average = torch.exp(torch.log(luminance + 1e-3).mean((1, 2, 3)))
     exposure = (key.square() / average)[:, None, None, None, None]

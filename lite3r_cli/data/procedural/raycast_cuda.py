@@ -1,4 +1,4 @@
-"""raycast.cu through CuPy's NVRTC front end, on torch's tensors and stream."""
+"""The CUDA ray caster: compiles raycast.cu with CuPy (NVRTC) and runs it on torch tensors and torch's stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 
 
 def kernel_source(name: str = "raycast.cu", seen: set[str] | None = None) -> str:
-    """raycast.cu with its own headers put in place, once each: NVRTC then needs no folder to look in."""
+    """The text of raycast.cu with each of its headers inserted once, so that NVRTC needs no include path."""
     seen = set() if seen is None else seen
     if name in seen:
         return ""
@@ -30,7 +30,7 @@ def kernel_source(name: str = "raycast.cu", seen: set[str] | None = None) -> str
 
 @cache
 def _kernel(device: int):
-    """Compiled once a process and device. Raises BackendError without CuPy."""
+    """CuPy and the kernel, compiled once per process and device. Raises BackendError without CuPy."""
     try:
         import cupy
     except ImportError as error:
@@ -52,7 +52,10 @@ def raycast(
     bias: float,
     seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As raycast_torch.raycast, for tensors on a CUDA device; asynchronous on torch's current stream."""
+    """As raycast_torch.raycast, for contiguous tensors on a CUDA device; asynchronous on torch's current stream.
+
+    Raises BackendError without CuPy, ValueError for tensors elsewhere or more than MAX_PRIMITIVES primitives.
+    """
     device = batch.device.index if batch.device.index is not None else torch.cuda.current_device()
     b, s = cameras.shape[:2]
     primitives = batch.geometry.shape[1]

@@ -1,6 +1,6 @@
-"""The ray caster in plain torch: the same picture as raycast.cu, function by function, on any device.
+"""The ray caster in plain torch, for any device: each function mirrors one of raycast.cu.
 
-Rays of one view are handled together; a primitive is only tried on the rays that meet its bounding sphere.
+The rays of one view are processed together; a primitive is only tested on the rays that meet its bounding sphere.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def raycast(
     bias: float,
     seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear colour (B, S, 3, H, W) and z-depth (B, S, H, W), 0 = sky. `cameras` is (B, S, 21): K, then cam_from_world;
-    `atlas` (T, 87381, 4) uint8; `samples` rays a pixel, the first through its centre; `bias` is added to the mip
-    level."""
+    """Linear colour (B, S, 3, H, W) and z-depth (B, S, H, W) in metres, 0 = sky.
+
+    `cameras` (B, S, 21) holds K, then cam_from_world; `atlas` is (T, 87381, 4) uint8. `samples` rays are cast per
+    pixel, the first through its centre; `bias` is added to the mip level.
+    """
     b, s = cameras.shape[:2]
     image = torch.empty((b, s, 3, height, width), device=batch.device)
     depth = torch.empty((b, s, height, width), device=batch.device)
@@ -52,12 +54,12 @@ def raycast(
 
 
 def pixel_scale(camera: torch.Tensor, bias: float) -> float:
-    """Size of a pixel at depth 1, times 2^bias."""
+    """Width of a pixel at depth 1, times 2^bias."""
     return float(2.0**bias / torch.sqrt(camera[0] * camera[4]))
 
 
 def pixel_seeds(seed: int, view: int, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """(H * W) int64 holding 32-bit hashes."""
+    """A 32-bit hash per pixel of one view, (H * W,) int64."""
     y = torch.arange(height, device=device)[:, None]
     x = torch.arange(width, device=device)[None]
     mixed = (view * 0x9E3779B9 + y * 65536 + x) & 0xFFFFFFFF
@@ -67,7 +69,7 @@ def pixel_seeds(seed: int, view: int, height: int, width: int, device: torch.dev
 def camera_rays(
     camera: torch.Tensor, height: int, width: int, offset: tuple[float, float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Origins and directions (H * W, 3); directions have camera z = 1."""
+    """World origins and directions (H * W, 3). Directions have camera z = 1, so the ray parameter is the z-depth."""
     k, pose = camera[:9].reshape(3, 3), camera[9:].reshape(3, 4)
     y = torch.arange(height, device=camera.device, dtype=torch.float32)[:, None].expand(height, width) + 0.5 + offset[1]
     x = torch.arange(width, device=camera.device, dtype=torch.float32)[None].expand(height, width) + 0.5 + offset[0]
@@ -93,7 +95,7 @@ def _render(view: View, camera, height, width, samples, seeds):
 
 
 def nearest(view: View, o: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """First hit of each ray: t (FAR without one), primitive index (-1), part."""
+    """First hit of each ray: t (FAR if none), primitive index (-1 if none) and part, each (N,)."""
     best = torch.full((len(o),), FAR, device=o.device)
     index = torch.full((len(o),), -1, dtype=torch.int64, device=o.device)
     part = torch.zeros(len(o), dtype=torch.int64, device=o.device)

@@ -1,4 +1,4 @@
-"""Relief textures: windows, doors, ornament, panels whose height map carries the shape and whose colour follows it."""
+"""Relief textures: windows, doors, ornament and terrain, whose height map is a shape and whose colour follows it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Packed analytic scenes: what a row of numbers means, how rows are built, how scenes are batched.
+"""Analytic scenes as rows of numbers: the layout of a row, a builder of scenes, and batches of scenes.
 
-World frame: metres, +y up. Every primitive is a unit shape behind an affine map `local_from_world`, so one
-intersection routine
-per shape serves every size and orientation, and the ray parameter is the z-depth (raycast.cu says how).
+World frame: metres, +y up. Every primitive is a unit shape in its local frame, with an affine map `local_from_world`.
+One intersection routine per shape therefore serves every size and orientation, and the ray parameter is the z-depth
+(raycast.cu explains how).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 GEOMETRY = 28
 MATERIAL = 28  # the fields of `material()`
 ENVIRONMENT = 72  # the fields of `environment()`
-MAX_PRIMITIVES = 160  # of the CUDA kernel's shared memory
+MAX_PRIMITIVES = 160  # limit of the CUDA kernel's shared memory
 MAX_LIGHTS = 4
 
 
@@ -67,11 +67,14 @@ def material(
     shift_faces: bool = True,
     cap: int = -1,
 ) -> list[float]:
-    """One MATERIAL row. `scale` is in texture repeats per local unit and axis; colours are display values in [0, 1];
-    `strength` mixes the flat colour (0) with the texture (1); `bump` is metres of relief for a full step of the
-    height."""
+    """One MATERIAL row.
+
+    `scale` is in texture repeats per local unit, for each axis; colours are display values in [0, 1]; `strength` blends
+    the flat colour (0) and the texture (1); `bump` is the relief in metres of a height step from 0 to 1; `cap` is the
+    texture of the top and bottom faces in the BOX and CYLINDER mappings (-1: `texture`).
+    """
     return [
-        # rows of a picture go down, local y goes up
+        # image rows count downwards, local y points upwards
         *flat, strength, *tint, texture, int(mode), scale[0], -scale[1], scale[2],
         math.cos(angle), math.sin(angle), *offset, float(mirror), bump,
         detail, detail_rate, detail_weight, specular, shininess, reflect, emission, float(shift_faces), cap, 0.0,
@@ -80,7 +83,10 @@ def material(
 
 @dataclass
 class Light:
-    """A point light (`point`, position in metres) or a direction towards the sun; `radius` softens its shadow."""
+    """A point light (`point`, position in metres) or the sun (`position` is a direction towards it).
+
+    `radius` is the size of the light (metres, or relative to the direction's length) and softens its shadow.
+    """
 
     position: tuple[float, float, float]
     color: tuple[float, float, float]
@@ -108,7 +114,7 @@ def environment(
     occlusion: float = 0.8,
     shadow_bias: float = 1e-3,
 ) -> np.ndarray:
-    """One ENVIRONMENT row (float32); `key` is the display brightness that a scene's median pixel is exposed for."""
+    """One ENVIRONMENT row (float32); `key` is the brightness to which the exposure maps a scene's average."""
     row = np.zeros(ENVIRONMENT, np.float32)
     row[0:25] = [
         *ambient_up, *ambient_down, fog, *fog_color, *zenith, *horizon, *haze,
@@ -124,12 +130,12 @@ def environment(
 
 @dataclass(frozen=True)
 class Stage:
-    """Where cameras may stand and what they look at; a sampler knows this best."""
+    """Where the cameras of a scene may stand and what they look at; filled in by the scene's sampler."""
 
     low: np.ndarray  # (3,) corner of the volume in which cameras may stand
     high: np.ndarray  # (3,)
     targets: np.ndarray  # (N, 3) points of interest
-    paths: dict[str, float]  # path name (cameras.PATHS) -> weight
+    paths: dict[str, float]  # path name (key of paths.PATHS) -> weight
     normal: np.ndarray | None = None  # (3,) horizontal direction out of a facade
     reach: tuple[float, float] = (1.5, 6.0)  # metres between the first camera and its target
     field: tuple[float, float] = (30.0, 100.0)  # degrees, along the longer image side
@@ -138,7 +144,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Scene:
-    """One sampled scene: rows for the ray caster and the stage for the cameras."""
+    """One sampled scene: its rows for the ray caster, and the stage for its cameras."""
 
     geometry: np.ndarray  # (P, GEOMETRY) float32
     material: np.ndarray  # (P, MATERIAL) float32
@@ -154,14 +160,14 @@ IDENTITY = np.eye(3)
 
 
 def yaw(angle: float) -> np.ndarray:
-    """Rotation about +y by `angle` radians: local axes as columns, world coordinates as rows."""
+    """world_from_local rotation (3, 3) about +y by `angle` radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
 @dataclass
 class Builder:
-    """Collects primitives as plain lists; `finish` computes all rows at once, which keeps sampling fast."""
+    """Collects primitives in plain lists; `finish` computes all rows at once, which is faster than row by row."""
 
     kinds: list[int] = field(default_factory=list)
     centers: list = field(default_factory=list)
@@ -177,8 +183,11 @@ class Builder:
     def add(
         self, kind: Kind, center, size, look: list[float], *, rotation=IDENTITY, shape=(), shadow=True, occluder=None
     ) -> None:
-        """`size` holds the three half extents in metres; `look` is a `material()` row; `occluder` the radius for
-        ambient occlusion."""
+        """Add one primitive.
+
+        `size` holds the three half extents in metres, `look` a `material()` row, `shape` up to 8 parameters of `kind`;
+        `occluder` is the radius in metres for ambient occlusion (default: from `size`).
+        """
         if occluder is None:
             occluder = 0.0 if kind in (Kind.SHELL, Kind.HEIGHT) else 0.9 * min(size)
         self.kinds.append(int(kind))
@@ -190,6 +199,7 @@ class Builder:
         self.flags.append((float(shadow), float(occluder)))
 
     def finish(self, environment_row: np.ndarray, stage: Stage, name: str) -> Scene:
+        """The scene of all primitives added so far; primitives beyond MAX_PRIMITIVES are dropped."""
         n = min(len(self), MAX_PRIMITIVES)
         center, size = np.array(self.centers[:n]), np.array(self.sizes[:n])
         kind = np.array(self.kinds[:n])
@@ -208,7 +218,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """B scenes padded to P primitives, on one device."""
+    """B scenes, padded to P primitives each, on one device."""
 
     geometry: torch.Tensor  # (B, P, GEOMETRY) float32
     material: torch.Tensor  # (B, P, MATERIAL) float32
@@ -229,7 +239,7 @@ def pack(scenes: list[Scene]) -> SceneBatch:
 
 
 def pack_rows(scenes: list[Scene]) -> np.ndarray:
-    """(B, 1 + ENVIRONMENT + P * (GEOMETRY + MATERIAL)) float32: one contiguous block, hence one copy to a device."""
+    """All scenes as one block (B, 1 + ENVIRONMENT + P * (GEOMETRY + MATERIAL)) float32: a single copy to a device."""
     width = max(len(s) for s in scenes)
     rows = np.zeros((len(scenes), 1 + ENVIRONMENT + width * (GEOMETRY + MATERIAL)), np.float32)
     for row, s in zip(rows, scenes):

@@ -1,7 +1,6 @@
-"""Batches of scenes: worker processes sample scenes and cameras, the main process renders them on its device.
+"""Batches of random scenes: worker processes sample scenes and cameras, the main process renders them on its device.
 
-A batch is one float32 block per kind of row, deterministic from (seed, step, rank), so the number of workers changes
-nothing.
+A batch depends on (seed, step, rank) only, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class TrainingBatch:
     names: tuple[str, ...] = field(default=())
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        """One asynchronous copy (of rows that the loader has pinned, on a GPU)."""
+        """The batch on `device`; asynchronous if its rows are pinned."""
         return replace(self, rows=self.rows.to(device, non_blocking=True))
 
     def pin_memory(self) -> TrainingBatch:
@@ -54,7 +53,10 @@ class TrainingBatch:
 def sample_posed(
     rng: np.random.Generator, scenes: SceneConfig, cameras: CameraConfig, views: int, height: int, width: int
 ) -> tuple[Scene, np.ndarray, np.ndarray]:
-    """A scene with cameras: K (S, 3, 3), cam_from_world (S, 3, 4). Scenes in which no path fits are drawn again."""
+    """A scene with cameras K (S, 3, 3) and cam_from_world (S, 3, 4).
+
+    A scene without an acceptable camera path is replaced by a new one.
+    """
     while True:
         scene = sample_scene(rng, scenes)
         posed = sample_cameras(scene, rng, views, height, width, cameras)
@@ -65,7 +67,7 @@ def sample_posed(
 def sample_batch(
     scenes: SceneConfig, cameras: CameraConfig, bucket: Bucket, seed: int, step: int, rank: int
 ) -> TrainingBatch:
-    """The batch of one step of one rank."""
+    """The batch of one training step on one rank; `bucket` is (scenes, views, height, width)."""
     count, views, height, width = bucket
     posed = [
         sample_posed(np.random.default_rng([seed, step, rank, i]), scenes, cameras, views, height, width)

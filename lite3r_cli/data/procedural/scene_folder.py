@@ -1,4 +1,4 @@
-"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, which says how it was made."""
+"""A rendered scene as a folder: images/, depth/, cameras.json, and synth.json, the record of how it was made."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lite3r_cli.io.transaction import Transaction, recover
 from lite3r_cli.scene.posed_view import View
 
 RECORD = "synth.json"
-MILLIMETRES = 1000.0  # depth is stored in whole ones, up to 65.5 m: a third of the size of a full-range map
+MILLIMETRES = 1000.0  # depth units per metre: up to 65.5 m in 16 bits, a third of the size of a full-range map
 
 
 def bring_right(folder: Path) -> None:
-    """Undo what a run that was stopped while it replaced this scene has left."""
+    """Complete or undo the replacement of `folder` that an interrupted run left behind."""
     recover(folder.parent, folder.name, _within(folder.name))
 
 
@@ -31,16 +31,16 @@ def _within(name: str) -> Callable[[str], bool]:
 
 
 def check_free(folder: Path, overwrite: bool) -> list[str]:
-    """The files of an old scene that go when a new one is written to `folder`, relative to it, RECORD first.
+    """The files of the old scene in `folder` that a new one replaces, relative to it, RECORD first; [] if none.
 
-    Raises OutputError unless the way is free: nothing is there, or `overwrite` and nothing but a scene of ours as it
-    was written.
+    Raises OutputError if `folder` exists, unless `overwrite` is set and it holds nothing but an unmodified scene that
+    lite3r synth wrote.
     """
     try:
         folder.lstat()
     except FileNotFoundError:
         return []
-    except OSError as error:  # said before anything is rendered
+    except OSError as error:
         raise output_error(folder, error) from error
     if not overwrite:
         raise OutputError(f"{folder}: exists; --overwrite replaces it, or choose another -o")
@@ -62,7 +62,7 @@ def write_scene(
 ) -> None:
     """Write S views: images (S, H, W, 3) uint8 RGB, z-depth (S, H, W), K (S, 3, 3), cam_from_world (S, 3, 4).
 
-    The folder appears complete or not at all; an old scene is replaced where `overwrite` is given. Raises OutputError.
+    The folder appears complete or not at all; `overwrite` allows it to replace an old scene. Raises OutputError.
     """
     name = folder.name
     with Transaction(folder.parent, name, _within(name)) as files:
@@ -96,6 +96,6 @@ def _write_files(folder: Path, images, depth, K, cam_from_world, record: dict, q
 
 
 def _exact_pose(pose: np.ndarray) -> np.ndarray:
-    """The pose in double precision with the nearest rotation: single precision leaves R R^T off by 1e-7."""
+    """The pose (3, 4) in float64 with the nearest rotation: in float32, R R^T deviates from I by 1e-7."""
     u, _, v = np.linalg.svd(pose[:, :3].astype(np.float64))
     return np.concatenate([u @ v, pose[:, 3:].astype(np.float64)], 1)

@@ -1,4 +1,4 @@
-"""Texturing, lights, shadows, ambient occlusion and sky, vectorised over rays; the twins of those in raycast.cu."""
+"""Texturing, lights, shadows, ambient occlusion and sky for N rays: the torch twins of the functions in raycast.cu."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class View:
-    """What a ray of one view can meet."""
+    """The scene, textures and pixel size for the rays of one view."""
 
     geometry: Tensor  # (P, GEOMETRY)
     material: Tensor  # (>= P, MATERIAL)
@@ -36,28 +36,33 @@ def hash32(x: Tensor) -> Tensor:
 
 
 def uniform(seed: Tensor) -> Tensor:
+    """A number in [0, 1) per seed."""
     return (hash32(seed & 0xFFFFFFFF) >> 8).float() * (1.0 / 16777216.0)
 
 
 def unit(v: Tensor) -> Tensor:
+    """`v` (N, 3), normalised."""
     return v * (1.0 / dot(v, v).clamp(min=1e-20).sqrt())[:, None]
 
 
 def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Linear interpolation from `a` to `b` (N, 3) by `t` (N,)."""
     return a + (b - a) * t[:, None]
 
 
 def transposed(g: Tensor, n: Tensor) -> Tensor:
-    """World gradients from local ones; `g` (N, GEOMETRY) belongs to `n` (N, 3) row by row."""
+    """World gradients (N, 3) from local gradients `n` (N, 3); `g` (N, GEOMETRY) is the geometry row of each."""
     return torch.einsum("nij,ni->nj", g[:, :12].reshape(-1, 3, 4)[:, :, :3], n)
 
 
 def to_local(g: Tensor, p: Tensor) -> Tensor:
+    """Local coordinates (N, 3) of world points `p` (N, 3); `g` (N, GEOMETRY) is the geometry row of each."""
     m = g[:, :12].reshape(-1, 3, 4)
     return torch.einsum("nij,nj->ni", m[:, :, :3], p) + m[:, :, 3]
 
 
 def occluded(view: View, o: Tensor, d: Tensor, length: Tensor) -> Tensor:
+    """Whether a shadow caster lies within `length` (N,) along each ray; (N,) bool."""
     shadow = torch.zeros(len(o), dtype=torch.bool, device=o.device)
     for g in view.geometry:
         if g[18] == 0:
@@ -72,7 +77,7 @@ def occluded(view: View, o: Tensor, d: Tensor, length: Tensor) -> Tensor:
 
 
 def sky(view: View, d: Tensor) -> Tensor:
-    """Linear colour (N, 3) of unit directions that meet nothing."""
+    """Linear colour (N, 3) of the sky in unit directions `d` (N, 3)."""
     e = view.environment
     y = d[:, 1]
     below = mix(e[13:16].expand_as(d), e[16:19].expand_as(d), (-y * 4).clamp(0, 1))
@@ -88,6 +93,10 @@ def sky(view: View, d: Tensor) -> Tensor:
 
 
 def ambient_occlusion(view: View, p: Tensor, n: Tensor, own: Tensor) -> Tensor:
+    """Share (N,) of the ambient light that reaches points `p` with normals `n`, with primitives as spheres.
+
+    `own` (N,) is the primitive each point belongs to; it does not occlude itself.
+    """
     ao, strength = torch.ones_like(p[:, 0]), view.environment[66]
     for i, g in enumerate(view.geometry):
         r = g[19]
@@ -105,7 +114,7 @@ def ambient_occlusion(view: View, p: Tensor, n: Tensor, own: Tensor) -> Tensor:
 
 
 def texture_mapping(m: Tensor, g: Tensor, q: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """u, v (N,), their world gradients (N, 3), and where the cap's texture applies (N,) bool."""
+    """Texture coordinates u, v (N,), their world gradients (N, 3), and whether the cap's texture applies (N,) bool."""
     mode, s = m[:, 8].long(), m[:, 9:12]
     f = axis_normal(n)
     f = torch.where((mode == 2)[:, None], f.new_tensor([0.0, 0, 1]), f)
@@ -157,7 +166,7 @@ def surface(
 
 
 def light_direction(light: Tensor, p: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit directions (N, 3) to a light, distances and falloffs (N,)."""
+    """Unit directions (N, 3) to a light, and distances and attenuations (N,)."""
     point = bool(light[3] > 0)
     to = light[:3] - p if point else light[:3].expand_as(p)
     if light[7] > 0:
@@ -180,7 +189,7 @@ def _normals(view: View, q: Tensor, index: Tensor, part: Tensor) -> Tensor:
 
 
 def shade(view: View, o: Tensor, d: Tensor, t: Tensor, index: Tensor, part: Tensor, seed: Tensor) -> Tensor:
-    """Linear colour (N, 3) at the hits `t` of the rays; `seed` (N,) int64 draws points on lights with an extent."""
+    """Linear colour (N, 3) at the hits `t` (N,) of the rays; `seed` (N,) int64 samples points on area lights."""
     g, m, e = view.geometry[index], view.material[index], view.environment
     p = o + d * t[:, None]
     q = to_local(g, p)

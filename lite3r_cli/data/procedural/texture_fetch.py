@@ -1,4 +1,4 @@
-"""Bilinear and trilinear fetches from the atlas, vectorised; the twins of those in raycast.cu."""
+"""Bilinear and trilinear texture lookups in the atlas: the torch twins of the functions in raycast.cu."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _wrap_coordinate(u: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fetch_level(atlas: Tensor, texture: Tensor, level: Tensor, u: Tensor, v: Tensor, mirror: Tensor) -> Tensor:
-    """(N, 6): r g b a in [0, 1] and the derivatives of a by u and v. `atlas` (T, TEXELS, 4) uint8."""
+    """Bilinear lookup at one mip level: (N, 6) with r, g, b, a in [0, 1] and the derivatives of a by u and v.
+
+    `atlas` (T, TEXELS, 4) uint8; `mirror` (N,) bool chooses mirrored instead of periodic repeats.
+    """
     size = 256 >> level
     u, su = _wrap_coordinate(u, mirror)
     v, sv = _wrap_coordinate(v, mirror)

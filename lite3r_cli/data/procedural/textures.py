@@ -1,4 +1,4 @@
-"""The texture atlas: mip pyramids of 256² RGBA textures (alpha = height) and a catalogue of what is where."""
+"""The texture atlas: mip pyramids of 256² RGBA textures (alpha = height) and their numbers by category."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PHOTO = "photo"
 
 @dataclass(frozen=True)
 class Catalog:
-    """Texture numbers by category; all that the scene samplers need (no pixels)."""
+    """Texture numbers by category; scene samplers need these only, not the pixels."""
 
     groups: dict[str, range]
 
     def pick(self, rng: np.random.Generator, *categories: str) -> int:
-        """A random texture of a random one of `categories`."""
+        """The number of a random texture from a random category of `categories`."""
         group = self.groups[categories[0] if len(categories) == 1 else categories[rng.integers(len(categories))]]
         return group.start + int(rng.integers(len(group)))
 
@@ -39,6 +39,8 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Atlas:
+    """The pixels of all textures and their catalogue."""
+
     texels: torch.Tensor  # (T, TEXELS, 4) uint8
     catalog: Catalog
 
@@ -67,10 +69,10 @@ def _photo(encoded: np.ndarray) -> np.ndarray | None:
 
 
 def load_photos(path: Path) -> list[np.ndarray]:
-    """Crops (256, 256, 4) uint8 from an .npz with `data` (uint8, JPEG files one after the other) and `offsets`
-    (int64 boundaries).
+    """Textures (256, 256, 4) uint8 from an .npz with `data` (uint8, concatenated JPEG files) and `offsets` (int64,
+    their boundaries).
 
-    Raises InputError when the file is not such an archive.
+    Raises InputError if the file is not such an archive.
     """
     arrays = read_npz(path, ("data", "offsets"))
     data, offsets = arrays["data"], arrays["offsets"]
@@ -87,9 +89,12 @@ def load_photos(path: Path) -> list[np.ndarray]:
 
 
 def build_atlas(photos: Path | None = None, *, variants: int = 6, seed: int = 0) -> Atlas:
-    """All procedural textures (`variants` of each pattern, from `seed`), then the photo crops if a file is given."""
+    """The atlas of all procedural textures (`variants` of each pattern, from `seed`), then of the photos if given.
+
+    Raises InputError if `photos` is not a texture archive (see load_photos).
+    """
     textures: list[np.ndarray] = []
-    read = None if photos is None else load_photos(photos)  # a bad file is told of before seconds of noise
+    read = None if photos is None else load_photos(photos)  # first: a bad file is reported before the slow part
     groups: dict[str, range] = {}
     for number, (name, make) in enumerate({**PATTERNS, **RELIEFS}.items()):
         start = len(textures)

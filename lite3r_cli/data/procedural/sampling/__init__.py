@@ -1,4 +1,4 @@
-"""Random scenes: the kinds of places and how often each is drawn."""
+"""Random scenes: the kinds of places, and how often each is drawn."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SAMPLERS: dict[str, Callable[[Draw, Looks], Scene]] = {
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """`catalog` says which textures exist; `weights` how often each sampler is drawn; `photos` the share of photo
-    textures."""
+    """`catalog`: the textures that exist; `weights`: relative frequency of each sampler; `photos`: share of
+    photographed textures."""
 
     catalog: Catalog
     weights: Mapping[str, float] = field(

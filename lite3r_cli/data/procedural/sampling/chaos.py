@@ -1,4 +1,4 @@
-"""Rooms and open ground strewn with random primitives, so that nothing can be guessed from habit."""
+"""Rooms and open ground with random primitives everywhere, so that priors about real places do not help."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ALL_PATHS = {"orbit": 4.0, "dolly": 1.5, "walk": 1.5, "handheld": 0.7, "pan": 1.
 
 
 def sample(d: Draw, looks: Looks) -> Scene:
+    """A room or open ground with 6 to 25 random objects, and more on top of some."""
     b = Builder()
     looks.photos = 0.75 if d.chance(0.7) else 0.2
     scale = d.log_uniform(0.5, 6.0) if d.chance(0.5) else 1.0
@@ -36,7 +37,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
 
 
 def _room(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
-    """Four walls, floor and ceiling with a look each: the faces lie before a closed shell."""
+    """A closed shell, with thin slabs of other looks in front of floor, ceiling and walls."""
     x, y, z = half
     shell = looks.look(WALLS, (0.6, 5.0))
     opening: tuple[float, ...] = (-1.0,)
@@ -57,7 +58,7 @@ def _room(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:
 
 
 def _open(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float) -> None:
-    """Ground, flat or hilly, and some large things behind."""
+    """Ground, flat or hilly, and some large boxes around it."""
     wide = 12 * scale
     if d.chance(0.35):
         size = (wide, 0.4 * scale, wide)

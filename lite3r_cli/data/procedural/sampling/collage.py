@@ -1,6 +1,4 @@
-"""Rooms and open ground papered with large photographs: what a picture shows says nothing about the shape that carries
-it.
-"""
+"""Rooms and open ground covered with large photographs: the texture says nothing about the shape that carries it."""
 
 from __future__ import annotations
 
@@ -26,6 +24,7 @@ SOLIDS = {
 
 
 def sample(d: Draw, looks: Looks) -> Scene:
+    """A room or open ground with mats, boards and solids, nearly all textured with photographs."""
     b = Builder()
     looks.photos, looks.clouds = (1.0 if d.chance(0.7) else 0.8), 0.12
     scale = d.log_uniform(0.5, 4.0) if d.chance(0.4) else 1.0
@@ -50,7 +49,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
 
 
 def _patches(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float, grain, indoors: bool) -> None:
-    """Mats on the ground, thin boards on the walls or standing about."""
+    """Mats on the ground, and thin boards on the walls or standing freely."""
     t = 0.012 * scale
     for _ in range(d.integer(0, 5)):
         size = (d.uniform(0.2, 0.9) * half[0], t, d.uniform(0.2, 0.9) * half[2])

@@ -20,7 +20,7 @@ PATHS = {"facade": 4.0, "orbit": 3.0, "scattered": 2.5, "walk": 1.2, "dolly": 1.
 
 
 def sample(d: Draw, looks: Looks) -> Scene:
-    """A facade along x that looks towards +z, ground, perhaps wings, fountain, trees, houses behind the camera."""
+    """A facade along x that faces +z, ground, and perhaps a wing, a fountain, trees and other houses."""
     b = Builder()
     style = draw_style(d, looks)
     front = Place(b, 0, 0, 0)
@@ -90,7 +90,7 @@ def _wall(p: Place, d: Draw, looks: Looks, style: Style, bays: int, storeys: int
 
 
 def _opening(d: Draw, style: Style) -> tuple[float, float, float, float, float]:
-    """Arch parameters of a window in local units of its bay and storey: x, bottom, half width, springing, rise."""
+    """Window opening in local units of its bay and storey: centre x, bottom, half width, springing height, rise."""
     arched = d.chance(style.arched)
     half, top = d.uniform(0.28, 0.6), d.uniform(0.35, 0.72)
     rise = (
@@ -103,7 +103,7 @@ def _opening(d: Draw, style: Style) -> tuple[float, float, float, float, float]:
 
 
 def _window(p: Place, d: Draw, style: Style, shape, pane) -> None:
-    """One bay of one storey: the wall with its hole, the pane in it, sill and surround."""
+    """One bay of one storey: a wall with an opening, its pane, sill and surround."""
     hx, hy, hz = style.bay, 0.5 * style.storey, style.depth
     if d.chance(0.06):
         p.box(0, 0, -hz, hx, hy, hz, style.wall)
@@ -285,7 +285,7 @@ def _wing(p: Place, d: Draw, looks: Looks, width: float, targets: list) -> None:
 
 
 def _surroundings(b: Builder, d: Draw, looks: Looks, width: float) -> None:
-    """What stands about: trees, bollards, boxes, benches, far houses."""
+    """Trees, bollards, vases, benches and cars in front, and distant houses."""
     for _ in range(d.integer(0, 4)):
         x = d.sign() * d.uniform(0.4, 1.5) * (width + 1)
         if len(b) > 125:

@@ -12,7 +12,7 @@ from lite3r_cli.data.procedural.sampling.style import Style, statue
 
 
 def fountain_wall(p: Place, d: Draw, looks: Looks, style: Style, width: float, targets: list) -> None:
-    """A plain masonry wall with one rich piece in front: stacked plates, scrolls, a niche, a statue, a basin."""
+    """A plain masonry wall of half width `width` with a fountain in front; appends points of interest to `targets`."""
     height = d.uniform(3.5, 8.0)
     width = max(width, 3.0)
     p.box(0, height / 2, -0.4, width + 2.0, height / 2, 0.4, style.wall)

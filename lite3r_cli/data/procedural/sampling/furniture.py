@@ -1,4 +1,4 @@
-"""Furniture-like compounds of a few primitives each, built at a Place on the floor with their back to -z."""
+"""Furniture made of a few primitives each, built at a Place on the floor with its back to -z."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _wood(looks: Looks):
 
 
 def table(p: Place, d: Draw, looks: Looks, *, width=None, depth=None, height=None, things: int = 5) -> float:
-    """Top, four legs or one column, things on it; returns the height of the top."""
+    """A table with four legs or one column, and `things` objects on it; returns the height of its top."""
     w, t, h = width or d.uniform(0.4, 1.1), depth or d.uniform(0.3, 0.5), height or d.uniform(0.68, 0.8)
     look, thick = _wood(looks), d.uniform(0.012, 0.03)
     legs = look if d.chance(0.6) else _wood(looks)
@@ -46,7 +46,7 @@ def table(p: Place, d: Draw, looks: Looks, *, width=None, depth=None, height=Non
 
 
 def clutter(p: Place, d: Draw, looks: Looks, w: float, t: float, h: float, count: int) -> None:
-    """Small things on a surface of half extents (w, t) at height h."""
+    """`count` small objects on a surface of half extents (w, t) at height h."""
     for _ in range(count):
         x, z = d.uniform(-0.85, 0.85) * w, d.uniform(-0.8, 0.8) * t
         kind = d.weighted({"book": 2.0, "cup": 1.5, "bottle": 1.0, "paper": 1.5, "object": 3.0, "bowl": 0.6})
@@ -87,7 +87,7 @@ def clutter(p: Place, d: Draw, looks: Looks, w: float, t: float, h: float, count
 
 @dataclass(frozen=True)
 class ChairDesign:
-    """What the chairs of a set have in common; metres."""
+    """What the chairs of a set have in common; lengths in metres."""
 
     wood: Look
     cushion: Look
@@ -97,7 +97,7 @@ class ChairDesign:
     post: float  # half thickness of legs and posts
     soft: bool  # a seat with round edges
     rungs: int  # boards across the back, 0 = one panel
-    slats: int  # upright ones between two boards
+    slats: int  # upright boards between two rungs
 
 
 def chair_design(d: Draw, looks: Looks) -> ChairDesign:

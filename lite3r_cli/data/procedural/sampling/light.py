@@ -12,7 +12,7 @@ from lite3r_cli.data.procedural.textures import Catalog
 
 
 def warm(d: Draw, strength: float) -> tuple[float, float, float]:
-    """Lamp and sun colours from bluish to orange."""
+    """A lamp or sun colour from bluish to orange, with red equal to `strength`."""
     k = d.uniform(-0.12, 0.35)
     return (strength, strength * (1 - 0.35 * k), strength * (1 - 0.8 * k))
 
@@ -20,8 +20,10 @@ def warm(d: Draw, strength: float) -> tuple[float, float, float]:
 def indoor(
     d: Draw, low: np.ndarray, high: np.ndarray, catalog: Catalog, window: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """One to three lamps near the ceiling and bounced light; with a `window`, its outward direction (x, z), often
-    the sun in it."""
+    """Environment row of a room [low, high]: one to three lamps near the ceiling, and ambient light.
+
+    With a `window`, given by its outward direction (x, z), the sun often shines through it.
+    """
     lights: list[Light] = []
     for _ in range(d.integer(1, 4)):
         at = [low[i] + (high[i] - low[i]) * d.uniform(0.12, 0.88) for i in range(3)]
@@ -72,9 +74,10 @@ def _sky(d: Draw, catalog: Catalog) -> dict:
 
 
 def outdoor(d: Draw, catalog: Catalog, scale: float, facing: float | None = None) -> np.ndarray:
-    """Sun or overcast, blue shade, a little haze; `scale` is the size of the scene in metres. A sun often shines on
-    what has
-    its front towards the azimuth `facing` (radians from +z to +x)."""
+    """Environment row of an outdoor scene of about `scale` metres: sun or overcast sky, bluish shade, some haze.
+
+    With `facing`, the azimuth of a front (radians from +z to +x), the sun often shines on that front.
+    """
     sky = _sky(d, catalog)
     sunny = d.chance(0.65)
     azimuth = facing + d.uniform(-1.3, 1.3) if facing is not None and d.chance(0.6) else None

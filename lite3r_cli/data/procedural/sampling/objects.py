@@ -21,8 +21,10 @@ def add_object(
     b: Builder, d: Draw, looks: Looks, base, size: float, *, shape: str = "", tumble: float = 0.0, categories=THINGS,
     grain: tuple[float, float] = (0.15, 2.5),
 ) -> float:  # fmt: skip
-    """Put one object of about `size` metres on the point `base`; returns its height. `tumble` is the chance of a
-    random attitude, `grain` bounds one repeat of its texture, in sizes of the object."""
+    """Put one object of about `size` metres on the point `base` (3,); returns its height.
+
+    `tumble` is the chance of a random orientation; `grain` bounds one repeat of its texture, relative to `size`.
+    """
     shape = shape or d.weighted(SHAPES)
     look = looks.look(categories, (grain[0] * size, grain[1] * size))
     rotation = d.rotation() if d.chance(tumble) else d.tilt(d.uniform(0, 2 * math.pi), 0.0)
@@ -115,7 +117,11 @@ def add_height(
     steps: int = 40,
     level: int = 1, bottom: float = -0.6, photos: float = 0.0, phase: tuple[float, float] = (0.5, 0.5),
 ) -> None:  # fmt: skip
-    """A height field whose relief and colour come from the same texture; `repeat` = repeats per local unit."""
+    """Add a height field whose relief and colour come from the same texture.
+
+    `repeat` is in texture repeats per local unit; `level` is the mip level, `steps` the ray marching steps, and
+    `bottom` the base of the relief in local units. `lift` raises `center` so that the field stands on it.
+    """
     _name, texture = looks.texture(categories, photos)
     if lift:
         center = (center[0], center[1] + float(np.abs(rotation[1]) @ np.array(half)), center[2])

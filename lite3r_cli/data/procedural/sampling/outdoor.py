@@ -18,7 +18,7 @@ PATHS = {"orbit": 3.0, "dolly": 1.3, "walk": 2.0, "handheld": 0.6, "pan": 1.5, "
 
 
 def tree(p: Place, d: Draw, looks: Looks, height: float) -> None:
-    """Trunk, perhaps two branches, a crown of leafy lumps; or a conifer."""
+    """A trunk with a crown of leafy lumps, or a conifer."""
     bark = looks.look(("wood", "rubble", "stone"), (0.3, 1.0), photos=0.1)
     leaf = looks.look(("leaves", "leaves", "leaves", "grass"), (0.4, 1.5), photos=0.15, shine=0.0)
     r = height * d.uniform(0.025, 0.06)
@@ -74,7 +74,7 @@ def house(p: Place, d: Draw, looks: Looks) -> None:
 
 
 def monument(p: Place, d: Draw, looks: Looks) -> None:
-    """Something on a pedestal: a figure, a column, an obelisk, a ball."""
+    """A figure, column, obelisk, ball or vase on a pedestal."""
     look = looks.look(CARVED, (0.4, 1.5), photos=0.15)
     base, y = d.uniform(0.4, 1.0), 0.0
     for k in range(d.integer(1, 4)):
@@ -155,7 +155,7 @@ ITEMS: dict[Callable[..., None], float] = {
 
 
 def sample(d: Draw, looks: Looks) -> Scene:
-    """A garden, field or square with a handful of things, houses and trees around it."""
+    """A garden, field or square with a few objects, and houses and trees around it."""
     b = Builder()
     extent = d.log_uniform(3.0, 12.0)
     lift = _terrain(b, d, looks, extent)
@@ -204,7 +204,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
 
 
 def _terrain(b: Builder, d: Draw, looks: Looks, extent: float) -> float:
-    """Flat ground or hills; returns the height on which things stand."""
+    """Flat ground or hills; returns the height on which objects stand."""
     wide = 6 * extent
     if d.chance(0.5):
         size = (wide, 0.12 * extent * d.uniform(0.4, 1.6), wide)

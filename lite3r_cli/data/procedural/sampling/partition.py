@@ -1,4 +1,4 @@
-"""Walls across a room with doorways in them, through which one sees the next room."""
+"""A wall across a room, with doorways through which the other half is visible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def partition(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> np.ndarray
 
 
 def _casing(p: Place, d: Draw, trim: Look, width: float, height: float, thick: float) -> None:
-    """Two jambs and a head around an opening, a little proud of the wall."""
+    """Two jambs and a head around an opening, slightly in front of the wall."""
     board, proud = d.uniform(0.03, 0.06), thick + d.uniform(0.008, 0.02)
     for s in (-1, 1):
         p.box(s * (0.5 * width + 0.5 * board), 0.5 * height, 0, board, 0.5 * height, proud, trim)

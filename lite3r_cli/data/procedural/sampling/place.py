@@ -1,4 +1,4 @@
-"""A local frame to build compounds in: x to the right, y up, z to the front, turned about the vertical."""
+"""A local frame in which compounds are built: x to the right, y up, z to the front, rotated about the vertical."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 from lite3r_cli.data.procedural.materials import Look
 from lite3r_cli.data.procedural.scene import UV, Builder, Kind, yaw
 
-UPRIGHT = np.array(
-    [[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]
-).T  # a height field that stands: outwards +z, its picture upright
+# rotation of a height field that stands upright: its relief points to +z, its image rows point down
+UPRIGHT = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]).T
 
 
 def pitch(angle: float) -> np.ndarray:
@@ -29,6 +28,11 @@ def roll(angle: float) -> np.ndarray:
 
 @dataclass
 class Place:
+    """A position in metres and a rotation `turn` about +y in radians; methods add primitives to `b` in this frame.
+
+    Their x, y, z is the centre of the primitive, hx, hy, hz its half extents, `lean` a further rotation (3, 3).
+    """
+
     b: Builder
     x: float
     y: float
@@ -44,6 +48,7 @@ class Place:
         return (self.x + self._c * x + self._s * z, self.y + y, self.z - self._s * x + self._c * z)
 
     def sub(self, x: float, y: float, z: float, turn: float = 0.0) -> Place:
+        """A frame at a local point, rotated by a further `turn` radians."""
         return Place(self.b, *self.at(x, y, z), self.turn + turn)
 
     def box(
@@ -91,7 +96,7 @@ class Place:
         lean: np.ndarray | None = None,
         mode: UV = UV.CYLINDER,
     ) -> None:
-        """`shape` with its number last, filled up with zeros before it."""
+        """A Kind.SDF primitive; `shape` holds its parameters, then the number of the shape."""
         rotation = self.rotation if lean is None else self.rotation @ lean
         full = shape[:-1] + (0.0,) * (8 - len(shape)) + shape[-1:]
         size = (scale, scale, scale)
@@ -100,7 +105,7 @@ class Place:
         )
 
     def rounded(self, x, y, z, hx, hy, hz, radius, look: Look, lean: np.ndarray | None = None) -> None:
-        """A box with round edges of `radius` metres."""
+        """A box whose edges are rounded with `radius` metres."""
         scale = math.sqrt(hx * hx + hy * hy + hz * hz)
         r = min(radius, 0.95 * min(hx, hy, hz))
         self.sdf(x, y, z, scale, look, (hx / scale, hy / scale, hz / scale, r / scale, 1.0), lean=lean, mode=UV.BOX)
@@ -110,7 +115,7 @@ class Place:
         self.sdf(x, y, z, scale, look, (minor / scale, major / scale, 0.0), lean=lean)
 
     def turned(self, x, y, z, radius, half, look: Look, *, waves: float, phase: float, swell: float) -> None:
-        """A baluster or vase of `radius` and half height in metres."""
+        """A baluster or vase of `radius` and half height `half`, in metres."""
         scale = math.hypot(half, radius * (1 + swell)) * 1.01
         r = radius / scale
         self.sdf(

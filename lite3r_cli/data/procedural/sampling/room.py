@@ -40,7 +40,7 @@ def sample(d: Draw, looks: Looks) -> Scene:
 
 
 def desk(d: Draw, looks: Looks) -> Scene:
-    """A table top with its things, seen from near."""
+    """A table top with small objects, seen from nearby."""
     b = Builder()
     half = np.array([d.uniform(1.5, 3.0), d.uniform(1.2, 1.5), d.uniform(1.5, 3.0)])
     window = walls(b, d, looks, half)
@@ -88,9 +88,9 @@ def desk(d: Draw, looks: Looks) -> Scene:
 
 
 def _clutter(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> np.ndarray:
-    """Things that float anywhere in the room, in any attitude; their middles (n, 3).
+    """Add objects that float anywhere in the room, in any orientation; returns their centres (N, 3).
 
-    Of all that procedural stereo data can vary, this helped most on real rooms (WMGStereo, arXiv 2504.16930).
+    WMGStereo (arXiv 2504.16930) found floating objects the most helpful variation for real indoor scenes.
     """
     middles = []
     for _ in range(d.integer(10, 31)):
@@ -111,8 +111,7 @@ OUTWARD = {0: (-1.0, 0.0), 1: (1.0, 0.0), 4: (0.0, -1.0), 5: (0.0, 1.0)}  # (x, 
 
 
 def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, float] | None:
-    """Shell with the walls' look (and perhaps a window), floor, ceiling, skirting, perhaps a rug; the window's
-    outward direction."""
+    """Walls, floor, ceiling, and perhaps skirting, rug and window; returns the window's outward direction (x, z)."""
     x, y, z = half
     look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1)
     opening: tuple[float, ...] = (-1.0,)
@@ -159,7 +158,7 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, f
 
 
 def _glazing(b: Builder, d: Draw, looks: Looks, half: np.ndarray, opening: tuple[float, ...]) -> None:
-    """Frame and bars of the window, a house or a hedge outside."""
+    """Frame and bars of the window, and perhaps a house or hedge outside."""
     x, y, z = half
     face, a0, a1, b0, b1 = opening
     across, depth = (z, x) if face < 2 else (x, z)
@@ -197,7 +196,7 @@ def _pick(d: Draw, weights: dict):
 def _furnish(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> np.ndarray:
     targets = []
     for side in range(4):
-        turn = side * math.pi / 2  # back to the wall at -z, +x … of the turned frame
+        turn = side * math.pi / 2  # in the rotated frame, the wall is at -z
         across, along = (half[2], half[0]) if side % 2 == 0 else (half[0], half[2])
         slots = int(along / 0.9)
         for k in range(slots):

@@ -1,4 +1,4 @@
-"""What a building is made of, and the figures that stand on it."""
+"""The materials and proportions of a building, and statues in its style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lite3r_cli.data.procedural.sampling.place import Place
 
 @dataclass
 class Style:
-    """What one building is made of and how it is divided."""
+    """Materials and proportions of one building."""
 
     wall: Look
     trim: Look
