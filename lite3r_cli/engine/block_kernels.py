@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lite3r_cli.engine.twins import Tiles
 
-BLOCKS_A_PART = 16  # blocks that one program of the linear branch sums
+BLOCKS_PER_PART = 16  # blocks that one program of the linear branch sums
 
 
 @triton.jit
@@ -41,6 +41,7 @@ def block_moments(tiles: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, T
 
 @triton.jit
 def phi(x):
+    """φ(x) = elu(x) + 1, the feature map of the linear branch."""
     return tl.where(x > 0, x + 1.0, tl.exp(tl.minimum(x, 0.0)))
 
 
@@ -53,13 +54,13 @@ def features(k_tile, mask_n):
 @triton.jit
 def _sums(
     k, v, lengths, totals, norms, blocks, parts,
-    A_PART: tl.constexpr, W: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
+    PER_PART: tl.constexpr, W: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     head, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     offs_n, offs_d = tl.arange(0, W), tl.arange(0, D)
     total = tl.zeros([D, D], tl.float32)
     norm = tl.zeros([D], tl.float32)
-    for block in range(part * A_PART, tl.minimum((part + 1) * A_PART, blocks)):
+    for block in range(part * PER_PART, tl.minimum((part + 1) * PER_PART, blocks)):
         mask_n = (offs_n < tl.load(lengths + block))[:, None]
         k_offs = ((head * blocks + block) * W + offs_n[:, None]) * D + offs_d[None, :]
         v_tile = tl.load(v + k_offs, mask=mask_n, other=0.0)
@@ -72,13 +73,14 @@ def _sums(
 
 
 def precision(x: Tensor) -> str:
+    """Triton's input precision for products with `x`: exact for float32."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
 def linear_sums(k: Tensor, v: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
     heads, slots, dim = k.shape
     blocks = slots // width
-    parts = triton.cdiv(blocks, BLOCKS_A_PART)
+    parts = triton.cdiv(blocks, BLOCKS_PER_PART)
     totals = torch.empty(heads, parts, dim, dim, device=k.device, dtype=torch.float32)
     norms = torch.empty(heads, parts, dim, device=k.device, dtype=torch.float32)
     _sums[(heads, parts)](
@@ -89,7 +91,7 @@ def linear_sums(k: Tensor, v: Tensor, lengths: Tensor, width: int) -> tuple[Tens
         norms,
         blocks,
         parts,
-        A_PART=BLOCKS_A_PART,
+        PER_PART=BLOCKS_PER_PART,
         W=width,
         D=dim,
         WIDE=precision(k),

@@ -1,10 +1,10 @@
-// Attention of ROWS queries (128 or 64, given to the compiler) to gathered keys by Hopper's matrix units (sm_90a): whole blocks of 16 keys
-// first, then single rows with a bias.
+// Attention of groups of ROWS queries (128 or 64, a compiler option) to gathered keys with wgmma on Hopper (sm_90a). Keys are whole blocks of 16
+// first, then single rows, which carry a bias: log2 of the number of tokens that a mean stands for.
 //
-// One thread block has two warpgroups of 64 queries each. With 128 queries both work on one list and share its keys in shared memory; with 64
-// each has a list, keys and barriers of its own. Two such blocks share a multiprocessor, so that the exponentials of one warpgroup hide behind
-// the products of another. Keys and values travel by cp.async into rows of 128 bytes whose 16-byte pieces are permuted as wgmma wants them
-// (128-byte swizzle). Softmax is online, in powers of two.
+// A thread block has two warpgroups of 64 queries each. With ROWS = 128 both use the same list and the same keys in shared memory; with 64 each
+// has its own list, keys and barriers. Two thread blocks run on one multiprocessor, so that the exponentials of one warpgroup overlap with the
+// matrix products of another. cp.async copies keys and values into rows of 128 bytes in wgmma's 128-byte swizzle. The softmax is online and uses
+// powers of two (Dao, FlashAttention-2, arXiv 2307.08691, algorithm 1).
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -44,7 +44,7 @@ __device__ __forceinline__ void finish_products() { asm volatile("wgmma.wait_gro
 #define R4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
 #define R16(a, i) R4(a, i), R4(a, i + 4), R4(a, i + 8), R4(a, i + 12)
 
-// s (64 × TILE) = or += Q (64 × 16) Kᵀ, both in shared memory
+// s (64 × TILE) = Q (64 × 16) Kᵀ, plus s if `add`; both factors in shared memory
 __device__ __forceinline__ void product_qk(float (&s)[TILE / 2], u64 q, u64 k, int add) {
 #if TILE == 128
     asm volatile(
@@ -66,7 +66,7 @@ __device__ __forceinline__ void product_qk(float (&s)[TILE / 2], u64 q, u64 k, i
 #endif
 }
 
-// o (64 × 64) += P (64 × 16, registers) V (16 × 64, a row a key)
+// o (64 × 64) += P (64 × 16, registers) V (16 × 64, one row per key)
 __device__ __forceinline__ void product_pv(float (&o)[32], u32 p0, u32 p1, u32 p2, u32 p3, u64 v) {
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
@@ -88,10 +88,11 @@ __device__ __forceinline__ u32 halves(float low, float high) {
     return packed;
 }
 
-struct Softmax {  // of two rows a thread: 8 apart
+struct Softmax {  // each thread holds two rows, 8 apart: their maximum logit so far and the sum of their weights
     float top[2], sum[2];
 
-    // s · scale, plus bias (a column each) if BIASED; o is brought to the new maximum. Returns what s is still to be multiplied by.
+    // Update the maxima with the logits s · scale (plus the bias of each column if BIASED) and rescale o and the sums to them. Returns the factor
+    // that s still has to be multiplied by: `scale`, or 1 if BIASED.
     template <bool BIASED>
     __device__ __forceinline__ float raise(float (&s)[TILE / 2], float (&o)[32], float scale, const unsigned short* bias) {
         if (BIASED) {
@@ -122,7 +123,7 @@ struct Softmax {  // of two rows a thread: 8 apart
         return scale;
     }
 
-    // weights of half of the keys of s, those of `part`, packed
+    // The weights of the keys in half `part` of s, as pairs of bfloat16; adds them to the sums.
     __device__ __forceinline__ void weigh(const float (&s)[TILE / 2], int part, float scale, u32 (&p)[TILE / 8]) {
 #pragma unroll
         for (int j = 0; j < TILE / 8; j++) {
@@ -134,15 +135,15 @@ struct Softmax {  // of two rows a thread: 8 apart
     }
 };
 
-// q (H, q_rows, 64); keys and values (H, table, 64): `tokens` rows of tokens, means of 16 from row `tokens` on, means of 64 from row `coarse` on.
-// The first `exact` groups of ROWS queries see the blocks `every` (all_count) and the rows `every_rows` (all_rows). Each other one sees its `blocks`
-// (H, groups − exact, count) and the first `lengths` (H, groups − exact) of its `rows` (H, groups − exact, room). out (H, slots, 64); lse (H, slots)
-// or null.
+// q (H, q_rows, 64). keys and values (H, table, 64): rows [0, tokens) are tokens, [tokens, coarse) means of 16, [coarse, table) means of 64.
+// The first `exact` groups of ROWS queries attend to the blocks `every` (all_count) and the rows `every_rows` (all_rows). Each other group attends
+// to its `blocks` (H, groups − exact, count) and to the first `lengths` (H, groups − exact) of its `rows` (H, groups − exact, room).
+// Returns out (H, slots, 64) and, unless null, the natural-log lse (H, slots).
 extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     const unsigned short* q, const unsigned short* keys, const unsigned short* values, const int* blocks, const int* rows, const int* lengths,
     const int* every, const int* every_rows, unsigned short* out, float* lse, int heads, int slots, int q_rows, int table, int groups, int exact, int count,
     int room, int all_count, int all_rows, int tokens, int coarse, float scale) {
-    extern __shared__ __align__(1024) unsigned char memory[];  // two thread blocks fill a multiprocessor's: no room to align it here
+    extern __shared__ __align__(1024) unsigned char memory[];  // two thread blocks use all of it: no space to align it here
     int half = threadIdx.x >> 7, unit = half % UNITS;
     unsigned char* tile_q = memory + unit * ROWS * D * 2;
     unsigned char* tile_k = memory + UNITS * ROWS * D * 2 + unit * 2 * STAGES * TILE_BYTES;
@@ -152,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
 
     int pid = blockIdx.x * UNITS + unit, head, group;
     if (pid >= heads * groups) return;
-    if (pid < heads * exact) {  // these take longest: begun first, nobody waits for them
+    if (pid < heads * exact) {  // these take longest, so they start first
         head = pid % heads, group = pid / heads;
     } else {
         pid -= heads * exact;
@@ -164,17 +165,17 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     const int* singles = all ? every_rows : rows + at * room;
     int full = (all ? all_count : count) / (TILE / KEYS);
     int wanted = all ? all_rows : lengths[at];
-    int rest = (all ? all_count : count) % (TILE / KEYS) * KEYS;  // rows of blocks that fill no tile
+    int rest = (all ? all_count : count) % (TILE / KEYS) * KEYS;  // rows of the blocks left over after the last full tile
     int tiles = full + (rest + wanted + TILE - 1) / TILE;
 
-    int thread = threadIdx.x % THREADS, piece = thread & 7, line = thread >> 3;  // copies this piece of rows line, line + LINES, …
+    int thread = threadIdx.x % THREADS, piece = thread & 7, line = thread >> 3;  // this thread copies 16-byte piece `piece` of rows line, line + LINES, …
     const unsigned short* from_k = keys + (long long)head * table * D + piece * 8;
     const unsigned short* from_v = values + (long long)head * table * D + piece * 8;
     u32 to = line * (D * 2) + ((piece ^ (line & 7)) << 4);
     u32 to_k = shared_address(tile_k) + to, to_v = shared_address(tile_v) + to;
 
     int next[4];
-    auto look = [&](int tile) {  // which rows this thread copies next: read one step before they are needed
+    auto look = [&](int tile) {  // the rows that this thread copies next, read from the lists one step before they are needed
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int row = line + LINES * i, beside = (tile - full) * TILE + row;
@@ -196,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
             copy16(to_v + stage * TILE_BYTES + i * LINES * D * 2, from_v + (long long)row * D);
             if (tile >= full && piece == 0)
                 bias[stage * TILE + line + LINES * i] = 
-                    next[i] < 0 ? 0xF149 : next[i] < tokens ? 0 : next[i] < coarse ? 0x4080 : 0x40C0;  // −1e30, 0, 4, 6
+                    next[i] < 0 ? 0xF149 : next[i] < tokens ? 0 : next[i] < coarse ? 0x4080 : 0x40C0;  // −1e30, 0, log2 16, log2 64
         }
     };
 
@@ -223,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     for (int t = 0; t < tiles; t++) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        meet(unit);  // tile t is there, and nobody reads tile t − 1 any more
+        meet(unit);  // tile t has arrived, and no thread still reads tile t − 1
         if (t + STAGES - 1 < tiles) {
             copy(t + STAGES - 1);
             if (t + STAGES < tiles) look(t + STAGES);
@@ -245,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
         for (int k = 0; k < TILE / 32; k++)
             product_pv(o, near[4 * k], near[4 * k + 1], near[4 * k + 2], near[4 * k + 3], matrix_v + k * (16 * D * 2 / 16));
         commit_products();
-        softmax.weigh(s, 1, left, far);  // while those products run
+        softmax.weigh(s, 1, left, far);  // overlaps with these products
         fence_products();
 #pragma unroll
         for (int k = 0; k < TILE / 32; k++)

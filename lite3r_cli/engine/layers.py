@@ -113,6 +113,7 @@ class Tokens:
 
     @property
     def packing(self) -> Packing:
+        """The packed layout of the tokens."""
         return self.prepared.packing
 
     def frames(self) -> list[Tensor]:
@@ -171,6 +172,7 @@ class Norm:
 
     @classmethod
     def of(cls, norm: nn.LayerNorm) -> Norm:
+        """The parameters of `norm`."""
         return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
 
 

@@ -1,12 +1,12 @@
-// The key blocks that each group of queries sees, and the means that stand for the others: one thread block a row of shares.
-// See `list_blocks` in attention/packed.py. Shares are compared by their highest sixteen bits: eight of the mantissa.
+// `list_blocks` of attention/packed.py: the key blocks each group of queries attends to, and the means that represent the other blocks. One thread
+// block per row of `shares`. Shares are compared by 16 bits below the sign: the exponent and 8 bits of the mantissa.
 
 typedef unsigned short u16;
 #define THREADS 256
 #define WARPS (THREADS / 32)
-#define PER 4  // blocks of 16 under one coarse mean
+#define PER 4  // blocks of 16 per mean of 64
 
-__device__ __forceinline__ int sum_of_all(int value, int* parts) {  // `parts` must not be in use by a sum before the last one
+__device__ __forceinline__ int sum_of_all(int value, int* parts) {  // consecutive calls need different `parts`
 #pragma unroll
     for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(~0u, value, step);
     if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = value;
@@ -17,7 +17,7 @@ __device__ __forceinline__ int sum_of_all(int value, int* parts) {  // `parts` m
     return total;
 }
 
-__device__ __forceinline__ int sum_before(int value, int* parts, int& total) {  // over the threads before this one
+__device__ __forceinline__ int sum_before(int value, int* parts, int& total) {  // exclusive prefix sum over the threads; `total`: the sum over all
     int lane = threadIdx.x & 31, sum = value;
 #pragma unroll
     for (int step = 1; step < 32; step <<= 1) {
@@ -43,9 +43,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) list_blocks(
     __shared__ int parts[6][WARPS];
     long long row = blockIdx.x;
     int thread = threadIdx.x;
-    for (int i = thread; i < blocks; i += THREADS) key[i] = __float_as_uint(shares[row * blocks + i]) >> 15;  // none is negative
+    for (int i = thread; i < blocks; i += THREADS) key[i] = __float_as_uint(shares[row * blocks + i]) >> 15;  // shares are never negative
     __syncthreads();
-    int low = 0, high = 0xFFFF;  // the count-th largest lies between
+    int low = 0, high = 0xFFFF;  // binary search for the count-th largest
     for (int step = 0; step < 16; step++) {
         int middle = (low + high + 1) / 2, mine = 0;
         for (int i = thread; i < blocks; i += THREADS) mine += key[i] >= middle;
@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) list_blocks(
     int rank = sum_before(equal, parts[3], all_equal), spare = count - all_above;
     int picked = above + max(0, min(equal, spare - rank));
 
-    int small = 0, large = 0, seen = rank;  // means of 16 and of 64 of this thread
+    int small = 0, large = 0, seen = rank;  // number of means of 16 and of 64 that this thread lists
     for (int i = first; i < last; i += PER) {
         int chosen = 0, here = min(PER, last - i);
         for (int j = 0; j < here; j++) chosen += key[i + j] > low || (key[i + j] == low && seen++ < spare);

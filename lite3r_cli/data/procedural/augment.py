@@ -114,7 +114,7 @@ def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = 
     b, s, _, h, w = images.shape
     device = images.device
 
-    def scene(*shape: int) -> Tensor:  # uniform in [-1, 1], one draw a scene
+    def scene(*shape: int) -> Tensor:  # uniform in [-1, 1], one draw per scene
         return (
             (2 * torch.rand((b, 1, *shape), generator=generator, device=device) - 1)
             .expand(b, s, *shape)

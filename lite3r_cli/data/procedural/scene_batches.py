@@ -41,6 +41,7 @@ class TrainingBatch:
 
     @property
     def scenes(self) -> SceneBatch:
+        """The scenes as views of `rows`."""
         return unpack_scenes(self.rows[:, : -self.views * CAMERA])
 
     @property

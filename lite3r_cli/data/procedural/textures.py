@@ -34,6 +34,7 @@ class Catalog:
 
     @property
     def has_photos(self) -> bool:
+        """Whether photographed textures exist."""
         return PHOTO in self.groups
 
 

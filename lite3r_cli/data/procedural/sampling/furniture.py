@@ -101,6 +101,7 @@ class ChairDesign:
 
 
 def chair_design(d: Draw, looks: Looks) -> ChairDesign:
+    """A random design of chairs."""
     wood, seat = _wood(looks), d.uniform(0.42, 0.48)
     cushion = looks.look(SOFT, (0.1, 0.6)) if d.chance(0.5) else wood
     back = d.weighted({"panel": 0.4, "rungs": 0.3, "slats": 0.3})
@@ -112,6 +113,7 @@ def chair_design(d: Draw, looks: Looks) -> ChairDesign:
 
 
 def chair(p: Place, d: Draw, looks: Looks, design: ChairDesign | None = None) -> None:
+    """A chair of the given design, or of a random one."""
     c = design or chair_design(d, looks)
     w, r, seat, top = c.width, c.post, c.seat, c.top
     p.rounded(0, seat, 0, w, 0.03, w, 0.02, c.cushion) if c.soft else p.box(0, seat, 0, w, 0.02, w, c.cushion)

@@ -23,6 +23,7 @@ class Style:
 
 
 def draw_style(d: Draw, looks: Looks) -> Style:
+    """A random style."""
     trim = looks.look(CARVED, (0.4, 2.0), photos=0.1)
     return Style(
         looks.look(MASONRY, (0.8, 4.0), photos=0.15, shine=0.1), trim,
