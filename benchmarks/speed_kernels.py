@@ -28,7 +28,7 @@ from lite3r_cli.engine import attend_kernels, block_kernels, row_kernels, twins
 from lite3r_cli.engine.attend_kernels import DEFAULT, NARROW, Launch
 from lite3r_cli.engine.check import FACTOR, SLACK, check_operators
 from lite3r_cli.engine.sparse_layers import SparsePlan, from_layout
-from lite3r_cli.engine.twins import Far, LinearBranch
+from lite3r_cli.engine.twins import LinearBranch, Summaries
 from lite3r_cli.quant.fp8 import quantize_rows
 
 HEADS, DIM, GRID, VIEW = (
@@ -88,7 +88,7 @@ class Sparse:
         self.square, self.norm = block_kernels.linear_sums(*self.heads[1:], self.tiles.lengths, self.tiles.width)
 
     def pack(self) -> None:
-        _, bias, _ = attend_kernels.pack_far(self.far, self.tiles.log2_lengths, 64, torch.bfloat16)
+        _, bias, _ = attend_kernels.pack_summaries(self.summaries, self.tiles.log2_lengths, 64, torch.bfloat16)
         attend_kernels.pack_bits(self.left, bias.shape[1])
 
     def prepare(self) -> None:
@@ -98,13 +98,13 @@ class Sparse:
         self.sums()
 
     @property
-    def far(self) -> Far | None:
-        return Far(self.means[1], self.spreads[1], self.means[2]) if self.full else None
+    def summaries(self) -> Summaries | None:
+        return Summaries(self.means[1], self.spreads[1], self.means[2]) if self.full else None
 
     def attend(self, launch: Launch | None = None) -> torch.Tensor:
         branch = LinearBranch(self.square, self.norm, False, self.weight, None)
         return attend_kernels.sparse_attention(
-            *self.heads, self.listed, self.left, self.tiles, branch, self.far, launch
+            *self.heads, self.listed, self.left, self.tiles, branch, self.summaries, launch
         )
 
     def everything(self) -> None:
@@ -115,7 +115,9 @@ class Sparse:
         """What is wrong with a launch's result, by the measure of `engine/check.py`."""
         branch = LinearBranch(self.square, self.norm, False, self.weight, None)
         exact, usual = (
-            twins.sparse_attention(*self.heads.to(kind), self.listed, self.left, self.tiles, branch, self.far).float()
+            twins.sparse_attention(
+                *self.heads.to(kind), self.listed, self.left, self.tiles, branch, self.summaries
+            ).float()
             for kind in (torch.float32, torch.bfloat16)
         )
         at = self.plan.place.long()

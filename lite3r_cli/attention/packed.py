@@ -34,7 +34,7 @@ from lite3r_cli.layers.view_shards import ranks_across
 GROUPS = (128, 64)  # queries that share a list
 KEYS = 16  # tokens of a block
 SUMMARY = 64  # tokens of a coarse mean
-EVERY = 8  # every 8th query is sampled for the shares
+SAMPLE_STRIDE = 8  # one query in 8 is sampled for the shares
 IGNORED = 15  # lowest mantissa bits of a share that are ignored when blocks are compared; eight bits remain
 LARGEST = 40.0  # upper limit of a log share: its approximate denominator may be too small
 CHUNK = 2**24  # elements that `gathered_attention` holds at a time
@@ -98,7 +98,7 @@ class PackedPlan:
     asked: Tensor  # (groups − exact, group / 8) slots of the sampled queries of each ordinary group
     lengths: Tensor  # (queries / 64,) int32, tokens in each 64 slots; they occupy the first ones
     loose: Tensor  # int32, slots of tokens in no block: they are in every list
-    every: Tensor  # int32, ids of all blocks, for the groups that attend to everything
+    all_blocks: Tensor  # int32, ids of all blocks, for the groups that attend to everything
 
     @property
     def groups(self) -> int:
@@ -201,7 +201,7 @@ def _plan(specials: list[int], patches: list[int], views: int, group: int) -> Pa
     free[slot] = False
     known = ~free[:queries]
     per_group = known.view(-1, group).sum(1)[first // group :]
-    asked = torch.arange(group // EVERY)[None] * per_group[:, None] // (group // EVERY)
+    asked = torch.arange(group // SAMPLE_STRIDE)[None] * per_group[:, None] // (group // SAMPLE_STRIDE)
     asked += first + group * torch.arange(len(per_group))[:, None]
     whole = torch.cat([torch.arange(len(specials) // KEYS), first // KEYS + torch.arange(blocks)])
     loose = torch.cat(
@@ -214,7 +214,7 @@ def _plan(specials: list[int], patches: list[int], views: int, group: int) -> Pa
         tokens=len(order), views=views, specials=len(specials), group=group, queries=queries, first=first,
         blocks=blocks,
         place=place, empty=free.nonzero()[:, 0].int(), asked=asked, lengths=known.view(-1, SUMMARY).sum(1,
-        dtype=torch.int32), loose=loose.int(), every=whole.int(),
+        dtype=torch.int32), loose=loose.int(), all_blocks=whole.int(),
     )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def gathered_attention(
     """
     heads, _, dim = q.shape
     heads *= ranks_across()  # the same chunks, and so the same rounding, in one process and in several
-    whole = plan.every.long()[:, None] * KEYS + torch.arange(KEYS, device=q.device)
+    whole = plan.all_blocks.long()[:, None] * KEYS + torch.arange(KEYS, device=q.device)
     known = torch.cat([whole.flatten(), plan.loose.long()])
     exact = plan.groups if lists is None else plan.exact
     parts = []

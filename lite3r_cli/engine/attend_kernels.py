@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lite3r_cli.attention.reference import EPSILON
 from lite3r_cli.engine.block_kernels import features, phi, precision
-from lite3r_cli.engine.twins import PACK, Far, LinearBranch, Tiles
+from lite3r_cli.engine.twins import PACK, LinearBranch, Summaries, Tiles
 
 LOG2_E = 1.4426950408889634  # the kernels' exponentials are powers of two
 
@@ -36,19 +36,21 @@ def _pack(keys, spreads, values, behind, packed, out, bias, blocks, padded, scal
     tl.store(bias + slot, tl.load(behind + slot, mask=slot < blocks, other=float("-inf")))
 
 
-def pack_far(far: Far, behind: Tensor, multiple: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Summaries (H, blocks, D) and log2 lengths `behind` (blocks,) in the form that the kernel reads: the factors of x
+def pack_summaries(
+    summaries: Summaries, log2_lengths: Tensor, multiple: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Summaries (H, blocks, D) and `log2_lengths` (blocks,) in the form that the kernel reads: the factors of x
     and x² side by side (H, padded, 2D), mean values (H, padded, D), and the bias of the logits (padded,), −inf for
     padding. Logits are base 2; the number of blocks is padded to a `multiple`.
     """
-    heads, blocks, dim = far.keys.shape
+    heads, blocks, dim = summaries.keys.shape
     padded = triton.cdiv(blocks, multiple) * multiple
-    packed = torch.empty(heads, padded, 2 * dim, device=far.keys.device, dtype=dtype)
-    values = torch.empty(heads, padded, dim, device=far.keys.device, dtype=dtype)
-    bias = torch.empty(padded, device=far.keys.device, dtype=torch.float32)
-    means = (t.contiguous() for t in (far.keys, far.spread, far.values))
+    packed = torch.empty(heads, padded, 2 * dim, device=summaries.keys.device, dtype=dtype)
+    values = torch.empty(heads, padded, dim, device=summaries.keys.device, dtype=dtype)
+    bias = torch.empty(padded, device=summaries.keys.device, dtype=torch.float32)
+    means = (t.contiguous() for t in (summaries.keys, summaries.spread, summaries.values))
     scales = dim**-0.5 * LOG2_E, LOG2_E / (2 * dim)
-    _pack[(padded, heads)](*means, behind, packed, values, bias, blocks, padded, *scales, D=dim, num_warps=1)
+    _pack[(padded, heads)](*means, log2_lengths, packed, values, bias, blocks, padded, *scales, D=dim, num_warps=1)
     return packed, values, bias
 
 
@@ -289,8 +291,8 @@ def launch_for(tiles: Tiles, dtype: torch.dtype, rest: bool) -> Launch:
 
 
 def sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None,
-    launch: Launch | None = None,
+    q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch,
+    summaries: Summaries | None, launch: Launch | None = None,
 ) -> Tensor:  # fmt: skip
     """See `twins.sparse_attention`; `launch` None chooses with `launch_for`."""
     launch = launch or launch_for(tiles, q.dtype, branch.rest)
@@ -298,23 +300,23 @@ def sparse_attention(
     groups, count = listed.shape[1:]
     out = torch.empty_like(q)
     square = branch.square if branch.weight is None or branch.rest else branch.square @ branch.weight.T
-    summaries, words = (q, q, tiles.log2_lengths), left
-    if far is not None:
-        summaries = pack_far(far, tiles.log2_lengths, launch.summaries, q.dtype)
-        words = pack_bits(left, summaries[0].shape[1])
+    packed, words = (q, q, tiles.log2_lengths), left
+    if summaries is not None:
+        packed = pack_summaries(summaries, tiles.log2_lengths, launch.summaries, q.dtype)
+        words = pack_bits(left, packed[0].shape[1])
     together = tiles.width * tiles.group
     rows = min(launch.rows, together)
     parts = together // rows
     weight, alpha = (branch.norm if t is None else t for t in (branch.weight, branch.alpha))
     _attend[(heads * groups * parts,)](
         q, k, v, listed, tiles.packed_ids, tiles.full_rows.view(torch.uint8),
-        *summaries, words,
+        *packed, words,
         square, branch.norm, weight, alpha,
         out,
-        slots // tiles.width, summaries[0].shape[1], groups, heads, tiles.leading_full_rows, count, dim**-0.5 * LOG2_E,
+        slots // tiles.width, packed[0].shape[1], groups, heads, tiles.leading_full_rows, count, dim**-0.5 * LOG2_E,
         EPSILON,
         W=tiles.width, PARTS=parts, ROWS=rows, D=dim, PACK=PACK,
-        FAR=far is not None, REST=branch.rest, CONVEX=branch.alpha is not None,
+        FAR=summaries is not None, REST=branch.rest, CONVEX=branch.alpha is not None,
         WIDE=precision(q), **launch.constants(rows),
     )  # fmt: skip
     return out

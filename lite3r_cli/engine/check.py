@@ -15,7 +15,7 @@ from lite3r_cli.attention import packed
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.engine import twins
 from lite3r_cli.engine.operators import Operators, operators
-from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
+from lite3r_cli.engine.twins import LinearBranch, Summaries, Tiles
 
 FACTOR, SLACK = 2.0, 1e-5  # the slack allows for float32 sums in another order
 RAGGED = (64, 61, 33, 1, 64)  # tokens of tiles, repeated
@@ -151,10 +151,12 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
         for mix in ("sum over the rest, summaries", "sum over all, summaries", "convex over all"):
             mixes = (random(dim, dim) / dim, None) if mix.startswith("sum") else (None, random(heads).sigmoid())
             branch = LinearBranch(square, norm, "rest" in mix, *mixes)
-            far = Far(means, spreads, values) if "summaries" in mix else None
+            summaries_of_tiles = Summaries(means, spreads, values) if "summaries" in mix else None
 
-            def attend(ops, kind, fp8, columns=columns, left=left, plan=plan, branch=branch, far=far):
-                out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, far)
+            def attend(
+                ops, kind, fp8, columns=columns, left=left, plan=plan, branch=branch, summaries=summaries_of_tiles
+            ):
+                out = ops.sparse_attention(*(t.to(kind) for t in (q, k, v)), columns, left, plan, branch, summaries)
                 return out[:, occupied].float()
 
             yield f"sparse_attention, {group} tiles, {mix}", attend

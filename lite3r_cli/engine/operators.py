@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lite3r_cli.attention import packed
 from lite3r_cli.attention.packed import Lists, PackedPlan
 from lite3r_cli.engine import twins
-from lite3r_cli.engine.twins import Far, LinearBranch, Operand, Tiles
+from lite3r_cli.engine.twins import LinearBranch, Operand, Summaries, Tiles
 
 
 class AddNormQuant(Protocol):
@@ -65,7 +65,7 @@ class Operators:
     block_moments: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
     linear_sums: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     select_blocks: Callable[[Tensor, Tensor, Tiles, int], tuple[Tensor, Tensor]]
-    sparse_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tiles, LinearBranch, Far | None], Tensor]
+    sparse_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tiles, LinearBranch, Summaries | None], Tensor]
     # feature maps (B, C, H, W)
     resize_map: ResizeMap
     resize_add: Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor | None, Tensor]]

@@ -280,20 +280,20 @@ def gathered_attention(
     exact = plan.groups if lists is None else plan.exact
     given: tuple[Tensor | None, ...] = (None,) * 3 if lists is None else (lists.blocks, lists.rows, lists.lengths)
     count, room = (0, 0) if lists is None else (lists.blocks.shape[2], lists.rows.shape[2])
-    every = len(plan.every), len(plan.loose)
+    listed = len(plan.all_blocks), len(plan.loose)
     scale = dim**-0.5 * LOG2_E
     if on_hopper(q):
         units = 128 // plan.group  # groups that a thread block computes
         _cuda("hopper_attention", q.device.index or 0, ROWS=plan.group)(
-            -(-heads * plan.groups // units), q, keys, values, *given, plan.every, plan.loose, out, None,
-            heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine,
+            -(-heads * plan.groups // units), q, keys, values, *given, plan.all_blocks, plan.loose, out, None,
+            heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.fine,
             plan.coarse, scale,
         )  # fmt: skip
         return out
-    given = tuple(plan.every if t is None else t for t in given)
+    given = tuple(plan.all_blocks if t is None else t for t in given)
     _gathered[(heads * plan.groups,)](
-        q, keys, values, *given, plan.every, plan.loose, out,
-        heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *every, plan.fine, plan.coarse,
+        q, keys, values, *given, plan.all_blocks, plan.loose, out,
+        heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.fine, plan.coarse,
         scale, ROWS=plan.group, N=64, KEYS=KEYS, PER=PER, D=dim, WIDE="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=plan.group // 16, num_stages=2,
     )  # fmt: skip

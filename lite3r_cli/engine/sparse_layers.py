@@ -21,7 +21,7 @@ from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.attention.tiling import TokenTiling, frame_tiling, packed_tiling
 from lite3r_cli.engine.operators import Operators
 from lite3r_cli.engine.packing import Bucket, Packing
-from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
+from lite3r_cli.engine.twins import LinearBranch, Summaries, Tiles
 from lite3r_cli.layers.view_shards import own_heads
 
 SMALLEST_TILE = 16  # slots: the smallest side of a product in the matrix units
@@ -191,10 +191,10 @@ class SparseLayer:
         means, spreads = (t.unflatten(0, (3, -1)) for t in moments)
         scores = _grouped(means[0], plan) @ means[1].transpose(1, 2)
         listed, left = ops.select_blocks(scores, plan.guarded(reference), tiles, plan.count(self.ratio(plan)))
-        far = Far(means[1], spreads[1], means[2]) if self.formula.summaries else None
+        summaries = Summaries(means[1], spreads[1], means[2]) if self.formula.summaries else None
         square, norm = ops.linear_sums(k, v, tiles.lengths, tiles.width)
         branch = LinearBranch(square, norm, self.formula.linear_over == "rest", self.weight, alpha)
-        return ops.sparse_attention(q, k, v, listed, left, tiles, branch, far).view(shape)
+        return ops.sparse_attention(q, k, v, listed, left, tiles, branch, summaries).view(shape)
 
     def _own_alpha(self) -> Tensor | None:
         return None if self.alpha is None else own_heads(self.alpha)

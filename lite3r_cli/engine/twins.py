@@ -53,7 +53,7 @@ class LinearBranch:
 
 
 @dataclass(frozen=True, eq=False)
-class Far:
+class Summaries:
     """Each key tile as one token (H, blocks, D): mean key, variance of the keys, mean value."""
 
     keys: Tensor
@@ -169,14 +169,15 @@ def select_blocks(scores: Tensor, protected: Tensor, tiles: Tiles, count: int) -
 
 
 def sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch, far: Far | None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, listed: Tensor, left: Tensor, tiles: Tiles, branch: LinearBranch,
+    summaries: Summaries | None,
+) -> Tensor:  # fmt: skip
     """The mix of both branches for tiles q, k, v (H, slots, D), with zeros in empty slots → (H, slots, D).
 
     `tiles.group` query tiles share a list of key tiles: `listed` (H, groups, count) are its entries (see PACK), `left`
     (H, groups, blocks) is the mask of the other tiles. Groups in `tiles.full_rows` attend to every tile.
 
-        O_s = softmax over the tokens of the listed tiles, and with `far` over one summary per tile left
+        O_s = softmax over the tokens of the listed tiles, and with `summaries` over one summary per tile left
         O_l = φ(q) S / (φ(q) · n + ε), with S, n summed over all tokens, or only over the tiles left (`branch.rest`)
         O   = O_s + O_l Wᵀ,   or   α · O_s + (1 − α) · O_l,  with α = 1 for rows that attend to every tile
     """
@@ -193,11 +194,11 @@ def sparse_attention(
     beyond = of_rows(left)
     logits = x @ keys.transpose(1, 2) * dim**-0.5
     logits = logits.masked_fill(beyond.repeat_interleave(width, 2) | ~known, -torch.inf)
-    if far is not None:
-        more = x @ far.keys.float().transpose(1, 2) * dim**-0.5
-        more = more + x.square() @ far.spread.float().transpose(1, 2) / (2 * dim)
+    if summaries is not None:
+        more = x @ summaries.keys.float().transpose(1, 2) * dim**-0.5
+        more = more + x.square() @ summaries.spread.float().transpose(1, 2) / (2 * dim)
         more = (more + tiles.lengths.log()).masked_fill(~beyond, -torch.inf)
-        logits, values = torch.cat([logits, more], dim=-1), torch.cat([values, far.values.float()], dim=1)
+        logits, values = torch.cat([logits, more], dim=-1), torch.cat([values, summaries.values.float()], dim=1)
     exact = logits.softmax(-1) @ values
     fq = F.elu(x) + 1
     if branch.rest:

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from lite3r_cli.engine import attend_kernels, twins
 from lite3r_cli.engine.attend_kernels import DEFAULT
 from lite3r_cli.engine.row_kernels import INTERPRETED
-from lite3r_cli.engine.twins import Far, LinearBranch, Tiles
+from lite3r_cli.engine.twins import LinearBranch, Summaries, Tiles
 
 CUDA = torch.cuda.is_available()
 LAUNCHES = {
@@ -54,8 +54,8 @@ def test_a_launch(name, blocks, count, mix):
     weight, alpha = torch.randn(dim, dim, device=device) / dim, torch.rand(heads, device=device)
     mixes = (None, alpha) if mix == "convex" else (weight, None)
     branch = LinearBranch(*twins.linear_sums(k.float(), v.float(), lengths, width), mix == "rest", *mixes)
-    for far in (None, Far(means, spreads, values))[blocks > 6 :]:
-        expected = twins.sparse_attention(q.float(), k.float(), v.float(), *chosen, tiles, branch, far)
-        found = attend_kernels.sparse_attention(q, k, v, *chosen, tiles, branch, far, LAUNCHES[name])
+    for summaries in (None, Summaries(means, spreads, values))[blocks > 6 :]:
+        expected = twins.sparse_attention(q.float(), k.float(), v.float(), *chosen, tiles, branch, summaries)
+        found = attend_kernels.sparse_attention(q, k, v, *chosen, tiles, branch, summaries, LAUNCHES[name])
         close = 2e-2 if CUDA else 1e-4
         torch.testing.assert_close(found[:, occupied].float(), expected[:, occupied], rtol=close, atol=close)
