@@ -31,6 +31,11 @@ _MOST = 150  # per picture, the longest edges
 _LEAST_VIEWS = 0.34  # share of the pictures that must have vertical edges
 _LEAST_EDGES = 10.0  # effective number of vertical edges
 _STANDS_OUT = 6.0  # score relative to that of other directions around; heaps of tilted boards reach 5
+_UNUSUAL = 0.5  # prior below which a direction is far from how cameras are usually held
+_RIVALS = np.radians([60.0, 70.0])  # search radius around how cameras are held, and least angle to the direction found
+_RIVAL = (
+    0.45  # share of the support, times the prior, from which a rival is a second answer (0.57 of a board, 0.3 a desk)
+)
 
 
 Segments = tuple[np.ndarray, float]  # the result of `find_edges`
@@ -187,7 +192,22 @@ def _from_edges(
     stands_out = float(support[0] / max(float(np.median(around)), 1e-9))
     near = (geometry.vector_angle(np.broadcast_to(best, likely.shape), likely) < _SEARCH).any()
     found = edges >= _LEAST_EDGES and seen >= _LEAST_VIEWS and stands_out >= _STANDS_OUT and bool(near)
+    found = found and not _ambiguous(best, likely, normals, weight, device)
     return Up(best if found else held, "edges" if found else "cameras", found, edges, stands_out)
+
+
+def _ambiguous(best: np.ndarray, likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, device: str) -> bool:
+    """Whether `best` (3,) is far from how cameras are held and a direction across it is nearly as likely: the edges
+    of a tilted board have two directions, and neither is vertical.
+    """
+    prior = _prior(best[None], likely)
+    if prior[0] >= _UNUSUAL:
+        return False
+    tried = _around(likely[0], _RIVALS[0], _STEP)
+    tried = tried[geometry.vector_angle(tried, np.broadcast_to(best, tried.shape)) > _RIVALS[1]]
+    (score,) = _support(np.concatenate([best[None], tried]), normals, weight, (_WIDTHS[0],), device)
+    score *= np.concatenate([prior, _prior(tried, likely)])
+    return bool(score[1:].max(initial=0.0) > _RIVAL * score[0])
 
 
 def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:

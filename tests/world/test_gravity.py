@@ -32,12 +32,17 @@ def hall(verticals: bool, world=np.eye(3)) -> tuple[list[View], list[np.ndarray]
     rise = np.array([0, 0, 2.5]) if verticals else rng.normal(size=(60, 3)) * 1.5
     bars = [(foot, foot + up) for foot, up in zip(feet, np.broadcast_to(rise, (60, 3)))]
     beams = [(np.array([-4, y, h]), np.array([4, y, h])) for y in (5, 7, 9) for h in (0.0, 2.5)] if verticals else []
+    return drawn([*bars, *beams], world, 7)
+
+
+def drawn(bars, world=np.eye(3), rolled: float = 0.0) -> tuple[list[View], list[np.ndarray]]:
+    """Line drawings of bars, given by their ends."""
     views, greys = [], []
     for k in range(4):
-        pose = pose_of([k - 1.5, 0, 1.6], [0.1 * (1.5 - k), 1, -0.25 - 0.05 * k], 7 + 4 * k, world)
+        pose = pose_of([k - 1.5, 0, 1.6], [0.1 * (1.5 - k), 1, -0.25 - 0.05 * k], rolled + 4 * k, world)
         K = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
         grey = np.full((HEIGHT, WIDTH), 230, np.uint8)
-        for a, b in [*bars, *beams]:
+        for a, b in bars:
             pixel, z = geometry.project(np.stack([a, b]) @ world.T, K, pose)
             if (z > 0.1).all():
                 ends = [tuple(int(v) for v in np.clip(np.round(16 * (p - 0.5)), -1e6, 1e6)) for p in pixel]
@@ -65,6 +70,19 @@ def test_sticks_at_random_and_plain_walls_tell_nothing():
         up = find_up(views, greys)
         assert not up.found and up.source == "cameras"
         assert np.linalg.norm(up.direction) == pytest.approx(1)
+
+
+def test_a_tilted_board_is_not_taken_for_a_wall():
+    """Its edges have two directions, both far from how the cameras are held: neither is known to be vertical."""
+    tilt = np.radians(30)
+    across = np.array([[np.cos(tilt), 0, -np.sin(tilt)], [np.sin(tilt), 0, np.cos(tilt)]])
+    grid = [
+        (np.array([0, 6, 1.2]) + k * b - 2 * a, np.array([0, 6, 1.2]) + k * b + 2 * a)
+        for a, b in (across, across[::-1])
+        for k in np.linspace(-2, 2, 9)
+    ]
+    assert not find_up(*drawn(grid)).found
+    assert find_up(*drawn(grid[9:])).found  # posts alone that lean, or cameras that are rolled: one answer
 
 
 def test_gimbals_are_believed():
