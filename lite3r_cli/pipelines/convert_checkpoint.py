@@ -24,8 +24,8 @@ from ..config.conversion import ConvertConfig
 from ..console import Progress
 from ..errors import UsageError
 from ..networks.checkpoint import Checkpoint, open_checkpoint
-from ..quant.fp8 import dequantize_rows, quantize_rows
-from .convert_plan import FP8, WEIGHTS, Item, keep_also, plan, select_attention
+from ..quant.fp8 import FP8, dequantize_rows, quantize_rows
+from .convert_plan import WEIGHTS, Item, keep_also, plan, select_attention
 
 CHUNK = 2**22  # elements that are quantised at once
 

@@ -15,8 +15,8 @@ from lite3r_cli.checkpoints.write import Slot
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks.checkpoint import Checkpoint
 from lite3r_cli.networks.recognise import CheckpointSpec
+from lite3r_cli.quant.fp8 import FP8
 
-FP8 = torch.float8_e4m3fn
 WEIGHTS: dict[str, torch.dtype] = {"fp8": FP8, "bf16": torch.bfloat16, "float32": torch.float32}
 SELECTIONS = ("global", "all", "none")  # of attention modules, besides patterns
 

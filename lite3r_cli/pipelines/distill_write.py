@@ -14,9 +14,7 @@ from ..checkpoints.metadata import SCALE_SUFFIX, describe
 from ..checkpoints.write import CheckpointWriter, Slot
 from ..networks.checkpoint import Checkpoint
 from ..networks.checkpoint_facts import RECIPE_KEY
-from ..quant.fp8 import quantize_rows
-
-FP8 = torch.float8_e4m3fn
+from ..quant.fp8 import FP8, quantize_rows
 
 
 def write_student(

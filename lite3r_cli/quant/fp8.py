@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FP8 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
 
 
@@ -16,7 +17,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     rows = weight.detach().float().flatten(1)
     scale = rows.abs().amax(1) / E4M3_MAX
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return (rows / scale[:, None]).to(torch.float8_e4m3fn).view(weight.shape), scale
+    return (rows / scale[:, None]).to(FP8).view(weight.shape), scale
 
 
 def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
