@@ -29,6 +29,7 @@ from ..scene.metrics import resample_depth
 from ..scene.posed_view import View, known_depth
 from ..world.undistort import UndistortedImages
 from .add_photos import network_of
+from .lens_hints import no_lens_warnings
 from .place_in_scene import mean_pose
 from .predict import Pictures, Predictor
 from .retrieval import Matches, Retrieval
@@ -73,6 +74,7 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
         predict = network_of(made, config.device, config.dtype, config.adjust)
         groups = [members_of(scene, stored_config(scene), warn) for scene in (first, second)]
         predictor = Predictor(predict, progress)
+        predictor.lens_warnings = no_lens_warnings  # the scenes were warned of when they were made
         doubles = _doubles(*groups)
         with progress.stage("Tie"):
             edges = _direct(groups, doubles)
