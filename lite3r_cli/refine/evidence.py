@@ -113,39 +113,47 @@ def pair_support(
     the focal length), and the rays meet in front of both cameras. Pairs without both cameras are missing.
     """
     cameras = [lens.of_picture(*lens.size) for lens in lenses.lenses]
-    flat = [_known(cameras[lenses.of_view[i]].rays(points)) for i, points in enumerate(matches.keypoints)]
+    flat = unit_rays(matches, lenses)
     result = {}
     for (i, j), pair in matches.pairs.items():
         if i in poses and j in poses:
             relative = geometry.relative_pose(poses[i], poses[j])
             focal = 0.5 * sum(float(np.mean(cameras[lenses.of_view[k]].focal)) for k in (i, j))
             first, second = flat[i][pair.matches[:, 0]], flat[j][pair.matches[:, 1]]
-            result[i, j] = float(_agree(relative, first, second, tolerance / focal).mean())
+            result[i, j] = float((ray_errors(relative, first, second, focal, tolerance) < tolerance).mean())
     return result
 
 
-def _agree(relative: np.ndarray, first: np.ndarray, second: np.ndarray, tolerance: float) -> np.ndarray:
-    """Which matches (M,) of unit rays (M, 3) agree with the relative pose of the second camera to an angle of
-    `tolerance`.
-    """
+def unit_rays(matches: Matches, lenses: Lenses) -> list[np.ndarray]:
+    """Where the keypoints of each picture look: unit rays (N, 3) in its camera, by its lens."""
+    cameras = [lens.of_picture(*lens.size) for lens in lenses.lenses]
+    return [_known(cameras[lenses.of_view[i]].rays(points)) for i, points in enumerate(matches.keypoints)]
+
+
+def ray_errors(
+    relative: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float, tolerance: float
+) -> np.ndarray:
+    """Errors (M,) in pixels (at the `focal` length) of matched unit rays (M, 3) against the pose (3, 4) of the second
+    camera from the first: the distance from the epipolar line (Sampson, on the sphere); infinite where the rays meet
+    behind a camera by more than `tolerance` pixels leave open."""
     R, t = relative[:, :3], relative[:, 3]
-    turned = first @ R.T  # rays of the first camera in the frame of the second
+    turned = first @ R.T  # where the first camera's rays point in the second
     length = np.linalg.norm(t)
     if length < _FAR:
-        return geometry.vector_angle(turned, second) < tolerance
+        return geometry.vector_angle(turned, second) * focal
     E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R / length
     line, back = first @ E.T, second @ E
     residual = (second * line).sum(axis=1)
-    # Sampson distance on the sphere: derivatives along the rays do not count
+    # slopes along the rays do not count
     scale = np.sqrt(np.maximum((line**2).sum(axis=1) + (back**2).sum(axis=1) - 2 * residual**2, 0))
-    near = np.abs(residual) < tolerance * np.maximum(scale, 1e-12)
-    # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both must be positive, or too large to determine
+    error = np.abs(residual) / np.maximum(scale, 1e-12) * focal
+    # depths z₁, z₂ of z₂ second = z₁ turned + t by least squares: both have to be positive, or too far to tell
     a, b, c = (turned**2).sum(1), (second**2).sum(1), (turned * second).sum(1)
     p, q = -(turned @ t), second @ t
     determinant = a * b - c * c
     z1, z2 = p * b + q * c, q * a + p * c
-    parallel = determinant < (4 * tolerance) ** 2 * a * b
-    return near & (parallel | ((z1 > 0) & (z2 > 0)))
+    parallel = determinant < (4 * tolerance / focal) ** 2 * a * b
+    return np.where(parallel | ((z1 > 0) & (z2 > 0)), error, np.inf)
 
 
 def change_of_pairs(before: Mapping[int, np.ndarray], after: Mapping[int, np.ndarray]) -> float:

@@ -18,6 +18,7 @@ Pair = tuple[int, int]
 _ROUNDS, _ROBUST_FROM = 80, 25  # least absolute deviations first, then a redescending loss
 _KNEE = np.radians(5.0)  # of that loss
 _LEAST = np.radians(0.3)  # smaller deviations count as this one
+_FITS = np.radians(2.0)  # an angle below which a rotation fits the average
 _MOST_WEIGHT = 300  # number of matches beyond which the weight of a pair does not grow
 _SETTLED = 1e-5  # radians
 
@@ -38,23 +39,45 @@ def average(
 
     Starts from `start` (S, 3, 3), or along the spanning tree of the heaviest pairs.
     """
+    one = {pair: turn[None] for pair, turn in relative.items()}
+    rotations = _along_tree(count, sorted(relative), relative, weights) if start is None else start
+    return average_choices(count, one, weights, rotations)[0]
+
+
+def average_choices(
+    count: int, relative: Mapping[Pair, np.ndarray], weights: Mapping[Pair, float], start: np.ndarray | None = None
+) -> tuple[Averaged, dict[Pair, int]]:
+    """The same where a pair has several rotations (K, 3, 3), of which one is right, the most likely first: each counts
+    by the one that fits the average, and the second result says by which; of several that fit, by the first.
+    """
     pairs = sorted(relative)
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
-    measured = np.stack([relative[pair] for pair in pairs]) if pairs else np.zeros((0, 3, 3))
+    most = max((len(relative[pair]) for pair in pairs), default=1)
+    measured = np.zeros((most, len(pairs), 3, 3))
+    for number, pair in enumerate(pairs):
+        measured[:, number] = relative[pair][np.minimum(np.arange(most), len(relative[pair]) - 1)]
     heavy = np.array([min(weights[pair], _MOST_WEIGHT) for pair in pairs], np.float64)
-    rotations = _along_tree(count, pairs, relative, weights) if start is None else np.array(start, np.float64)
+    if start is None:
+        start = _along_tree(count, pairs, {pair: turns[0] for pair, turns in relative.items()}, weights)
+    rotations = np.array(start, np.float64)
+    column = np.arange(len(pairs))
     for turn in range(_ROUNDS if pairs else 0):
-        left = _residuals(rotations, first, second, measured)
-        angle = np.linalg.norm(left, axis=1)
+        left = np.stack([_residuals(rotations, first, second, each) for each in measured])
+        angles = np.linalg.norm(left, axis=2)
+        nearest = angles.argmin(axis=0)
+        angle = angles[nearest, column]
         robust = turn >= _ROBUST_FROM
         weight = heavy / (1 + (angle / _KNEE) ** 2) ** 2 if robust else heavy / np.maximum(angle, _LEAST)
-        step = _solve(count, first, second, weight, left)
+        step = _solve(count, first, second, weight, left[nearest, column])
         rotations = rotations @ rotation_from_vector(step)
         if robust and np.abs(step).max() < _SETTLED:
             break
-    angle = np.linalg.norm(_residuals(rotations, first, second, measured), axis=1)
+    angles = np.stack([np.linalg.norm(_residuals(rotations, first, second, each), axis=1) for each in measured])
+    chosen = (angles <= np.maximum(angles.min(axis=0), _FITS)).argmax(axis=0)
+    angle = angles[chosen, column]
     cost = float((heavy * (1 - 1 / (1 + (angle / _KNEE) ** 2))).sum() / max(heavy.sum(), 1e-9))
-    return Averaged(rotations, dict(zip(pairs, angle.tolist(), strict=True)), cost)
+    averaged = Averaged(rotations, dict(zip(pairs, angle.tolist(), strict=True)), cost)
+    return averaged, dict(zip(pairs, chosen.tolist(), strict=True))
 
 
 def best_average(

@@ -12,6 +12,8 @@ from ..scene.posed_view import View
 from . import bundle, observations
 from .bundle import Hypothesis
 from .evidence import Evidence, Rays, judge, pair_support, rays
+from .in_order import PATH as IN_ORDER
+from .in_order import in_order
 from .lens import Lenses, start_lenses
 from .lens_choice import Trial, choose_lenses
 from .mapping import Workshop
@@ -22,6 +24,7 @@ from .rotations import Averaged, best_average
 _LEAST_VIEW = 0.5  # smallest share of explained observations of each picture if only one hypothesis is made
 _CLEARLY = 0.01  # share of the observations by which a later hypothesis must be better
 _TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # rounds of triangulation and adjustment: without and with the held-out tracks
+_CLOSE = 0.125  # of the largest reprojection error: how close an observation has to lie to tell solutions apart
 _RIVAL = 0.02  # a hypothesis that is worse by at most this share is an alternative solution
 _APART = np.radians(5.0)  # rotation of a picture between two hypotheses
 
@@ -87,7 +90,7 @@ class Search:
             for found, evidence in made
         ]
         for found, evidence in _best_first(made):
-            settled = bundle.settle(found, self.workshop, self.config, _TRAIN_ROUNDS)
+            settled = self._settled(found, made)
             if settled is None:
                 continue
             chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, self.config)
@@ -105,7 +108,28 @@ class Search:
             lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop),
             lambda: bundle.by_global_mapping(self.workshop),
             lambda: bundle.incremental(self.workshop),
+            self._in_order,
         ]
+
+    def _in_order(self) -> Hypothesis | None:
+        predicted = np.stack([view.cam_from_world[:, :3] for view in self.views])
+        return in_order(self.matches, self.held_out, self.workshop.lenses, [predicted], self.config)
+
+    def _settled(self, found: Hypothesis, made: Sequence[tuple[Hypothesis, Evidence]]) -> Hypothesis | None:
+        """The hypothesis adjusted until it settles, or the one in order where that fits the tracks held out closely
+        more often: where surfaces repeat, wrong cameras explain as much, but less closely."""
+        settled = bundle.settle(found, self.workshop, self.config, _TRAIN_ROUNDS)
+        ordered = [other for other, _ in made if other.path == IN_ORDER]
+        if settled is None or not ordered or found is ordered[0]:
+            return settled
+        closely = [self._closely(each) for each in (settled, ordered[0])]
+        return ordered[0] if closely[1] > closely[0] else settled
+
+    def _closely(self, found: Hypothesis) -> float:
+        """Share of the held-out observations that lie within a small part of the largest error."""
+        seen = rays(self.matches, self.held_out, found.lenses)
+        tolerance = _CLOSE * self.config.max_error
+        return judge(found.poses, self.held_out, seen, len(self.views), tolerance).explained
 
     def _beyond_doubt(self, found: Hypothesis, evidence: Evidence) -> bool:
         return (

@@ -1,0 +1,150 @@
+"""The relative poses that the matches of two pictures allow, as a plane that fills both leaves two of them.
+
+The homography of a plane has up to four decompositions, two of them before both cameras (Malis & Vargas, INRIA RR-6303,
+2007). Matches beside the plane tell which is right, but where there are few, chance does: only rotations of other pairs
+tell. So all that explain about as much are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..scene import geometry
+from ..scene.distortion import PINHOLES
+from .backend import require_pycolmap
+from .evidence import ray_errors, unit_rays
+from .lens import Lens, Lenses
+from .matching import Matches, Pair
+from .refine_config import RefineConfig
+
+_TIGHT = 0.25  # of the largest reprojection error: how closely a pose has to fit a match for its full vote
+_ROUNDS = (1.0, 0.5, 0.25, 0.25)  # of refinement: the same share, within which matches count
+_LEAST = 8  # matches that refine a pose
+_PROMISING = 0.15  # share of the verified matches that a pose has to fit before it is refined: a rough one fits few
+_AS_GOOD = 0.85  # of the votes of the best pose, from which another one is kept
+_SAME_TURN, _SAME_WAY = np.radians(0.5), np.radians(3.0)  # by which two poses differ at most that count as one
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The poses of one pair, the best supported first."""
+
+    poses: np.ndarray  # (K, 3, 4) second from first, |t| = 1
+    votes: float  # matches that fit the first one, the closer the more
+
+
+def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict[Pair, Choices]:
+    """The poses that each verified pair allows, refined on all its matches; pairs without any are missing."""
+    cameras = lenses.cameras()
+    rays = unit_rays(matches, lenses)
+    found = {}
+    for pair in sorted(matches.pairs):
+        two = _Pair(matches, pair, lenses, cameras, rays, config)
+        ranked = sorted(((two.votes(pose), k, pose) for k, pose in enumerate(two.poses())), key=lambda v: (-v[0], v[1]))
+        kept: list[np.ndarray] = []
+        for votes, _, pose in ranked:
+            if votes >= _AS_GOOD * ranked[0][0] and not any(_same(pose, other) for other in kept):
+                kept.append(pose)
+        if kept and ranked[0][0] > 0:
+            found[pair] = Choices(np.stack(kept), ranked[0][0])
+    return found
+
+
+def fitting_matches(
+    matches: Matches, poses: Mapping[Pair, np.ndarray], lenses: Lenses, tolerance: float
+) -> dict[Pair, np.ndarray]:
+    """Of all matches of each pair those (M, 2) within `tolerance` pixels of its pose (3, 4), second from first."""
+    rays = unit_rays(matches, lenses)
+    result = {}
+    for (i, j), pose in poses.items():
+        rows, focal = matches.raw[i, j], _focal(lenses, i, j)
+        result[i, j] = rows[ray_errors(pose, rays[i][rows[:, 0]], rays[j][rows[:, 1]], focal, tolerance) < tolerance]
+    return result
+
+
+class _Pair:
+    """The matches of two pictures, before verification, and what a pose makes of them."""
+
+    def __init__(
+        self, matches: Matches, pair: Pair, lenses: Lenses, cameras: list, rays: list[np.ndarray], config: RefineConfig
+    ) -> None:
+        i, j = pair
+        self.seed, self.tolerance = (config.seed + 1_000_003 * i + j) % 2**31, config.max_error
+        self.cameras, self.focal = (cameras[i], cameras[j]), _focal(lenses, i, j)
+        self.lenses = [lenses.lenses[lenses.of_view[k]] for k in pair]
+        rows = matches.raw[pair]
+        self.points = [np.ascontiguousarray(matches.keypoints[k][rows[:, c]]) for c, k in enumerate(pair)]
+        self.rays = [rays[k][rows[:, c]] for c, k in enumerate(pair)]
+        self.verified = matches.pairs[pair]
+        self.planar = [matches.keypoints[k][self.verified.matches[:, c]] for c, k in enumerate(pair)]
+
+    def errors(self, pose: np.ndarray) -> np.ndarray:
+        return ray_errors(pose, self.rays[0], self.rays[1], self.focal, self.tolerance)
+
+    def votes(self, pose: np.ndarray) -> float:
+        """Matches that fit, each by how closely it does."""
+        return float((1 / (1 + (self.errors(pose) / (_TIGHT * self.tolerance)) ** 2)).sum())
+
+    def poses(self) -> list[np.ndarray]:
+        """The verified pose and those of a plane, refined."""
+        stored = self.verified.second_from_first
+        poses = [] if stored is None or np.linalg.norm(stored[:, 3]) == 0 else [stored]
+        if all(lens.model in PINHOLES for lens in self.lenses):
+            poses += self._of_a_plane()
+        near = [(self.errors(pose) < self.tolerance).sum() for pose in poses]
+        enough = _PROMISING * len(self.verified)
+        return [self._refined(pose) for pose, count in zip(poses, near, strict=True) if count >= enough]
+
+    def _of_a_plane(self) -> list[np.ndarray]:
+        pycolmap = require_pycolmap()
+        options = pycolmap.RANSACOptions(max_error=0.5 * self.tolerance, random_seed=self.seed)
+        found = pycolmap.estimate_homography_matrix(*self.planar, options)
+        if found is None:
+            return []
+        first, second = (_intrinsics(lens) for lens in self.lenses)
+        between = np.linalg.inv(second) @ np.asarray(found["H"]) @ first
+        _, turns, ways, _ = cv2.decomposeHomographyMat(between, np.eye(3))
+        lengths = [float(np.linalg.norm(way)) for way in ways]
+        return [
+            np.column_stack([turn, way.ravel() / length])
+            for turn, way, length in zip(turns, ways, lengths, strict=True)
+            if length > 1e-6 and np.isfinite(turn).all()
+        ]
+
+    def _refined(self, pose: np.ndarray) -> np.ndarray:
+        pycolmap = require_pycolmap()
+        for share in _ROUNDS:
+            near = self.errors(pose) < share * self.tolerance
+            if near.sum() < _LEAST:
+                break
+            first, second = self.points
+            refined = pycolmap.refine_relative_pose(
+                pycolmap.Rigid3d(pose), self.cameras[0], first, self.cameras[1], second, near
+            )
+            if refined is None or not np.isfinite(refined["cam2_from_cam1"].matrix()).all():
+                break
+            pose = np.asarray(refined["cam2_from_cam1"].matrix())
+        return np.column_stack([pose[:, :3], pose[:, 3] / max(float(np.linalg.norm(pose[:, 3])), 1e-12)])
+
+
+def _focal(lenses: Lenses, i: int, j: int) -> float:
+    """The mean focal length of two views, in pixels at the size of the features."""
+    return 0.5 * sum(float(np.mean(lens.of_picture(*lens.size).focal)) for lens in _of(lenses, i, j))
+
+
+def _of(lenses: Lenses, i: int, j: int) -> tuple[Lens, Lens]:
+    return lenses.lenses[lenses.of_view[i]], lenses.lenses[lenses.of_view[j]]
+
+
+def _intrinsics(lens: Lens) -> np.ndarray:
+    camera = lens.of_picture(*lens.size)
+    return np.array([[camera.focal[0], 0, camera.centre[0]], [0, camera.focal[1], camera.centre[1]], [0, 0, 1.0]])
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    turn = geometry.rotation_angle((one[:, :3] @ other[:, :3].T)[None])[0]
+    return bool(turn < _SAME_TURN and geometry.vector_angle(one[None, :, 3], other[None, :, 3])[0] < _SAME_WAY)
