@@ -3,14 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks.family import family_named
 from lite3r_cli.networks.pictures import NetworkInput, Preparation
-from lite3r_cli.networks.vggt.network import VGGT_1B
 from lite3r_cli.pipelines.border import find_border
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.preprocess import align, fit
@@ -94,11 +92,10 @@ def test_default_resolution_is_the_authors():
 
 
 def test_cropped_views_refer_to_the_whole_photograph(photographs, plane_backbone, monkeypatch):
-    monkeypatch.setattr(plane_backbone, "config", VGGT_1B, raising=False)  # what makes it one of the family
-    for name in ("camera_head", "depth_head"):  # whose layers are counted while it predicts
-        monkeypatch.setattr(plane_backbone, name, torch.nn.Identity(), raising=False)
     images = discover([photographs(2, width=56, height=112)])
-    view = Predictor(PredictConfig(resolution=56, device="cpu", preprocess="native")).predict(images).views[0]
+    predictor = Predictor(PredictConfig(resolution=56, device="cpu", preprocess="native"))
+    monkeypatch.setattr(predictor, "_prepare", shown("vggt-1b"))  # VGGT crops
+    view = predictor.predict(images).views[0]
     assert view.depth.shape == (112, 56) and (view.width, view.height) == (56, 112)
     assert not view.depth[:28].any() and (view.depth[28:84] > 0).all() and not view.depth[84:].any()
     assert view.K[:2, 2].tolist() == [28, 56]  # the window's middle is the photograph's
