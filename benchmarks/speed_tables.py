@@ -14,8 +14,8 @@ NETWORKS = {
 }  # the files of each
 VARIANTS = {
     "dense-eager": "{}, layer by layer, bfloat16 by autocast",
-    "dense": "{}, `dense`: fused kernels, nothing approximated but by rounding",
-    "lite": "{}, `lite`: FP8, 90 % of the attention across views skipped, or more",
+    "dense": "{}, `dense`: fused kernels, exact up to rounding",
+    "lite": "{}, `lite`: FP8, at least 90 % of the attention across views skipped",
 }
 # Milliseconds / GiB for 2, 8, 32, 100, 300, 500, 1,000 views.
 VIEWS = (2, 8, 32, 100, 300, 500, 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 from .errors import UsageError
@@ -41,6 +42,13 @@ def place_of_process() -> Rank:
         rank, world, local = (int(values[name]) for name in PLACES)
     except ValueError:
         raise UsageError(f"the environment says {said[:200]}: not whole numbers: {advice}") from None
+    port, host = os.environ["MASTER_PORT"], os.environ["MASTER_ADDR"]
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
+        raise UsageError(f"the environment says MASTER_PORT={port[:200]}: that is no port: {advice}")
+    try:
+        socket.getaddrinfo(host, int(port))
+    except (OSError, UnicodeError):
+        raise UsageError(f"the environment says MASTER_ADDR={host[:200]}: that host is not known: {advice}") from None
     if not (0 <= rank < world and 0 <= local < world):
         raise UsageError(f"the environment says {said[:200]}: there is no such place: {advice}")
     return Rank(rank, world, local)

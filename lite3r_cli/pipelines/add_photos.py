@@ -58,6 +58,7 @@ def add(config: AddConfig, progress: Progress | None = None, warn: Tell = lambda
     target = place_of(config.scene)
     with OutputSet(target, overwrite=True) as out:
         scene = WrittenScene.at(config.scene)
+        scene.require_finite()
         made = stored_config(scene)
         predict = network_of(made, config.device, config.dtype, config.adjust)
         members = members_of(scene, made, warn)

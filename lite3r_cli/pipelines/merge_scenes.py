@@ -69,6 +69,8 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
     progress = progress or Progress()
     first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
     _require_a_new_place(config, first, second)
+    for scene in (first, second):
+        scene.require_finite()
     with OutputSet(config.output, overwrite=config.overwrite) as out:
         made = stored_config(first)
         predict = network_of(made, config.device, config.dtype, config.adjust)

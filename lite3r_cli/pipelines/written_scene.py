@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -67,6 +68,15 @@ class WrittenScene:
     def facts(self) -> Mapping[str, Any]:
         """run.json; empty if it is not readable."""
         return _facts(self.layout)
+
+    def require_finite(self) -> None:
+        """Raise InputError for a run.json with NaN or Infinity: such facts cannot be written again."""
+        try:
+            json.dumps(self.facts, allow_nan=False)
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder / 'run.json'}: holds NaN or Infinity: damaged; reconstruct the scene again"
+            ) from error
 
     @property
     def frame(self) -> WorldFrame:
