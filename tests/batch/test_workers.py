@@ -94,7 +94,7 @@ def test_workers_that_are_killed_cost_their_scenes_a_retry_and_a_scene_that_kill
         "done",
         "elsewhere",
         "there",
-    }  # there: killed between the files and their record
+    }
     assert all(is_complete(f"{out}/{name}/") and scene["views"] == 2 for name, scene in found.items())
     deaths = [how for worker in document["workers"] for how in worker["deaths"]]
     assert len(deaths) >= recorded.MOST_ATTEMPTS and set(deaths) == {"signal 9"}
