@@ -101,6 +101,12 @@ def test_the_command_writes_what_save_writes(model, pictures, tmp_path):
     assert (tmp_path / "memory" / "depth" / "front.png").is_file()
 
 
+@pytest.mark.parametrize("option", ["cameras", "depth", "gcp"])
+def test_paths_may_be_texts(pictures, option):
+    with pytest.raises((InputError, UsageError), match="no-such"):
+        lite3r.reconstruct(str(pictures[0]), **SIZE, **{option: "no-such"})
+
+
 def test_nothing_global_changes(pictures, tmp_path):
     _, arrays = pictures
 

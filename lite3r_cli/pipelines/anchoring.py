@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -224,7 +224,7 @@ def _heights(facts: Sequence[PhotoMetadata]) -> np.ndarray:
 def _of_marks(config: WorldConfig, images: ImageSet, found: Predictions) -> Known:
     """The control points that these pictures show, and where the cameras see them. Raises InputError."""
     assert config.gcp is not None
-    control = read_control_points(config.gcp)
+    control = read_control_points(Path(config.gcp))
     lenses = {view.name: Undistortion(view.lens) for view in found.views if view.lens is not None}
     if isinstance(images, UndistortedImages):
         lenses = {**images.lenses, **lenses}

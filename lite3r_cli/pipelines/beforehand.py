@@ -42,12 +42,12 @@ class Beforehand:
     @classmethod
     def read(cls, config: PredictConfig) -> Beforehand:
         """Raises UsageError or InputError for files that are missing or malformed."""
-        path = config.cameras
+        path = None if config.cameras is None else Path(config.cameras)  # the Python library takes texts, too
         if config.focal not in ("auto", "network"):
             StatedFocal.parse(config.focal)
         file = config.intrinsics_file
         intrinsics = [] if file is None else read_intrinsics(file)
-        depth = None if config.depth is None else GivenDepth(config.depth, config.depth_scale)
+        depth = None if config.depth is None else GivenDepth(Path(config.depth), config.depth_scale)
         if path is not None and is_trajectory(path):
             return cls(config, trajectory=read_tum(path), intrinsics=intrinsics, depth=depth)
         cameras = {} if path is None else {view.name: _straight(path, view) for view in read_known_cameras(path)}

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lite3r_cli.errors import BackendError
 from lite3r_cli.ranks import place_of_process
 from lite3r_cli.runtime import choose
-from lite3r_cli.stopping import Noted
+from lite3r_cli.stopping import Noted, responsive
 
 SAME_SIGNAL = 5.0  # seconds within which a repeated signal counts as the same one
 
@@ -69,7 +69,8 @@ def worker_process(device: str) -> Iterator[Worker]:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     if world > 1:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        backend = "nccl" if where.type == "cuda" else "gloo"
+        responsive(lambda: dist.init_process_group(backend))  # waits for the others, and takes no signal meanwhile
     try:
         yield Worker(rank, world, where, dist.new_group(backend="gloo") if world > 1 else None)
     except RuntimeError as error:

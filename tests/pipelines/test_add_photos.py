@@ -101,6 +101,12 @@ def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path
     (tmp_path / "photos/b1.png").rename(tmp_path / "photos/a1.png")
     shutil.move(tmp_path / "images", scene.parent / "a/images")
     assert digests(scene.parent) == before
+    run_json = scene.parent / "a/run.json"
+    sound = run_json.read_text()
+    run_json.write_text(sound.replace('"up": ', '"up": NaN, "was": ', 1))
+    assert run("add", scene, new) == 3 and "run.json: holds NaN or Infinity" in capsys.readouterr().err
+    run_json.write_text(sound)
+    assert digests(scene.parent) == before
     shutil.copytree(scene.parent / "a", tmp_path / "renamed/b")
     shutil.copy(scene, tmp_path / "renamed/b.ply")
     assert run("add", tmp_path / "renamed/b.ply", new) == 3 and "was written as a.ply" in capsys.readouterr().err
