@@ -1,10 +1,10 @@
-"""A hypothesis for pictures that were taken one after the other, as on a walk round a block.
+"""A hypothesis for pictures taken one after the other, as on a walk around a block.
 
-Ground, paving and look-alike houses repeat: two pictures that stand a period apart match as if they stood at one place,
-with the right rotation and on many points, so that neither rotations nor counts tell; the part of the way between
-shrinks to a point. Neighbours in order are less than a period apart. So the chain of neighbours is mapped alone. It
-tells how deep the points of each picture lie, and thereby how far apart any other pair stands; pairs that contradict it
-are left out, those that close a loop come in, and all are mapped together.
+Paving and similar houses repeat. Two pictures taken one period apart then match as if they were taken at the same
+place, with the correct rotation and many matches. Rotations and match counts cannot detect this, and the reconstructed
+path between them collapses to a point. Consecutive pictures are less than a period apart. Therefore the chain of
+consecutive pictures is mapped first. Its points give the distance between the cameras of every other pair. Pairs that
+contradict the chain are left out, pairs that close a loop are added, and all of them are mapped together.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .relative_poses import fitting_matches, pose_choices
 from .rotations import average_choices
 
 PATH = "mapping in order"
-LEAST_VIEWS = 8  # below, mapping without an order finds what there is to find
-_CYCLE = np.radians(3.0)  # from the average of all rotations, beyond which a pair does not count
-_CLOSE = 0.5  # of the largest reprojection error: a match has to lie as close to its pair's pose
-_SPAN = 10  # places in order within which the chain does not bend enough to matter
-_LEAST_DEPTHS = 8  # points of the chain that tell how far apart a pair stands
-_OFF = 0.35  # of the way along the chain, by which a pair may say otherwise
+LEAST_VIEWS = 8  # with fewer pictures the other hypotheses suffice
+_CYCLE = np.radians(3.0)  # largest angle between the rotation of a pair and the averaged rotations
+_CLOSE = 0.5  # tolerance of matches to the pose of their pair, as a share of the largest reprojection error
+_SPAN = 10  # steps within which the drift of the chain is small enough to judge a pair
+_LEAST_DEPTHS = 8  # points of the chain needed to measure the distance of a pair
+_OFF = 0.35  # largest difference between a pair and the chain, as a share of the distance along the chain
 _ROUNDS = 3  # of triangulation and adjustment at the end
 _CALIBRATED = 2  # of pycolmap.TwoViewGeometryConfiguration
 
@@ -40,10 +40,9 @@ _CALIBRATED = 2  # of pycolmap.TwoViewGeometryConfiguration
 def in_order(
     matches: Matches, held_out: Tracks, lenses: Lenses, starts: Sequence[np.ndarray], config: RefineConfig
 ) -> Hypothesis | None:
-    """Cameras of pictures in the order of a walk; None where some neighbours do not match.
+    """Cameras of pictures that are in the order of a walk; None if some consecutive pictures do not match.
 
-    `starts`: rotations (S, 3, 3) that the average of all rotations may start from, beside its own. Nothing is adjusted
-    to the tracks `held_out`.
+    `starts`: further rotations (S, 3, 3) from which rotation averaging may start. The tracks `held_out` are not used.
     """
     count = len(matches.keypoints)
     if count < LEAST_VIEWS or any(lenses.facings) or not all((i, i + 1) in matches.pairs for i in range(count - 1)):
@@ -65,7 +64,7 @@ def in_order(
 
 
 def posed_pairs(matches: Matches, lenses: Lenses, starts: Sequence[np.ndarray], config: RefineConfig) -> Matches:
-    """The pairs whose rotation fits the average of all, each with the pose that does and the matches close to it."""
+    """The pairs whose rotation agrees with the averaged rotations, each with that pose and the matches that fit it."""
     choices = pose_choices(matches, lenses, config)
     turns = {pair: each.poses[:, :, :3] for pair, each in choices.items()}
     votes = {pair: each.votes for pair, each in choices.items()}
@@ -90,8 +89,9 @@ def workshop(
 
 
 def agreeing_with(chain: Hypothesis, matches: Matches) -> list[Pair]:
-    """The pairs, neighbours aside, that stand as the chain says; far apart in order, where it may have bent: those that
-    it can measure at both ends."""
+    """The pairs, except consecutive ones, that agree with the chain. Pairs far apart in order, where the chain may have
+    drifted, only have to be measurable from both ends.
+    """
     centres = geometry.camera_centres(np.stack([chain.poses[i] for i in range(len(matches.keypoints))]))
     distances = _distances(chain, matches.keypoints)
     rays = unit_rays(matches, chain.lenses)
@@ -111,7 +111,7 @@ def agreeing_with(chain: Hypothesis, matches: Matches) -> list[Pair]:
 
 
 def _distances(chain: Hypothesis, keypoints: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """How far each keypoint's point is from its camera, NaN where the chain has none."""
+    """Distance of each keypoint's point from its camera; NaN if the chain has no point there."""
     found = [np.full(len(points), np.nan) for points in keypoints]
     for number in sorted(chain.model.point3D_ids()):
         point = chain.model.point3D(number)
@@ -124,8 +124,9 @@ def _distances(chain: Hypothesis, keypoints: Sequence[np.ndarray]) -> list[np.nd
 def _how_far_apart(
     pair: TwoView, views: Pair, rays: Sequence[np.ndarray], distances: Sequence[np.ndarray]
 ) -> float | None:
-    """The distance of two cameras in the chain's scale, from what both know of the points; None if one of them knows
-    too few."""
+    """The distance of two cameras in the scale of the chain, from the points that both see; None if one of them
+    sees too few.
+    """
     assert pair.second_from_first is not None
     R, t = pair.second_from_first[:, :3], pair.second_from_first[:, 3]
     first, second = (rays[i][pair.matches[:, c]] for c, i in enumerate(views))

@@ -1,8 +1,8 @@
-"""The relative poses that the matches of two pictures allow, as a plane that fills both leaves two of them.
+"""All relative poses that the matches of two pictures allow: a plane that fills both pictures leaves two of them.
 
-The homography of a plane has up to four decompositions, two of them before both cameras (Malis & Vargas, INRIA RR-6303,
-2007). Matches beside the plane tell which is right, but where there are few, chance does: only rotations of other pairs
-tell. So all that explain about as much are kept.
+The homography of a plane has up to four decompositions, two of them with the plane in front of both cameras (Malis &
+Vargas, INRIA RR-6303, 2007). Matches off the plane decide which one is correct. If they are few, only the rotations of
+other pairs can decide; therefore all poses that explain the matches about equally well are kept.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .lens import Lens, Lenses
 from .matching import Matches, Pair
 from .refine_config import RefineConfig
 
-_TIGHT = 0.25  # of the largest reprojection error: how closely a pose has to fit a match for its full vote
-_ROUNDS = (1.0, 0.5, 0.25, 0.25)  # of refinement: the same share, within which matches count
+_TIGHT = 0.25  # error at which the vote of a match is one half, as a share of the largest reprojection error
+_ROUNDS = (1.0, 0.5, 0.25, 0.25)  # rounds of refinement: the tolerance of matches, as the same share
 _LEAST = 8  # matches that refine a pose
-_PROMISING = 0.15  # share of the verified matches that a pose has to fit before it is refined: a rough one fits few
-_AS_GOOD = 0.85  # of the votes of the best pose, from which another one is kept
-_SAME_TURN, _SAME_WAY = np.radians(0.5), np.radians(3.0)  # by which two poses differ at most that count as one
+_PROMISING = 0.15  # least share of the verified matches that a pose fits before refinement
+_AS_GOOD = 0.85  # least share of the votes of the best pose for another pose to be kept
+_SAME_TURN, _SAME_WAY = np.radians(0.5), np.radians(3.0)  # poses that differ by less count as equal
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The poses of one pair, the best supported first."""
+    """The poses of one pair; the one with most votes comes first."""
 
     poses: np.ndarray  # (K, 3, 4) second from first, |t| = 1
-    votes: float  # matches that fit the first one, the closer the more
+    votes: float  # of the first pose
 
 
 def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict[Pair, Choices]:
-    """The poses that each verified pair allows, refined on all its matches; pairs without any are missing."""
+    """The poses that each verified pair allows, refined on all of its matches; pairs without a pose are left out."""
     cameras = lenses.cameras()
     rays = unit_rays(matches, lenses)
     found = {}
@@ -57,7 +57,7 @@ def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict
 def fitting_matches(
     matches: Matches, poses: Mapping[Pair, np.ndarray], lenses: Lenses, tolerance: float
 ) -> dict[Pair, np.ndarray]:
-    """Of all matches of each pair those (M, 2) within `tolerance` pixels of its pose (3, 4), second from first."""
+    """All matches (M, 2) of each pair within `tolerance` pixels of its pose (3, 4), second from first."""
     rays = unit_rays(matches, lenses)
     result = {}
     for (i, j), pose in poses.items():
@@ -67,7 +67,7 @@ def fitting_matches(
 
 
 class _Pair:
-    """The matches of two pictures, before verification, and what a pose makes of them."""
+    """The matches of two pictures, before verification, and how well a pose fits them."""
 
     def __init__(
         self, matches: Matches, pair: Pair, lenses: Lenses, cameras: list, rays: list[np.ndarray], config: RefineConfig
@@ -86,7 +86,7 @@ class _Pair:
         return ray_errors(pose, self.rays[0], self.rays[1], self.focal, self.tolerance)
 
     def votes(self, pose: np.ndarray) -> float:
-        """Matches that fit, each by how closely it does."""
+        """The sum over all matches of 1 / (1 + (error / tight)²)."""
         return float((1 / (1 + (self.errors(pose) / (_TIGHT * self.tolerance)) ** 2)).sum())
 
     def poses(self) -> list[np.ndarray]:
