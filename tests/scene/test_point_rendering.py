@@ -59,6 +59,16 @@ def test_what_no_point_shows_is_not_seen(scene: PointCloud) -> None:
     assert renderer.render(camera(x=-1.8)).seen.float().mean() < 0.7
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_what_the_processor_draws(scene: PointCloud) -> None:
+    spacing = np.where(scene.points[:, 2] < 3, 0.02, 0.03).astype(np.float32)
+    own, other = (PointRenderer(scene, spacing, torch.device(name)).render(camera(x=0.3)) for name in ("cpu", "cuda"))
+    differs = (own.depth - other.depth.cpu()).abs() > 1e-3 * own.depth
+    differs |= (own.rgb.int() - other.rgb.cpu().int()).abs().amax(dim=-1) > 2
+    assert differs.float().mean() < 0.005  # points on the edge of a pixel may be rounded to either side
+
+
 def test_captured_views_rank_by_what_they_see_of_a_frame(scene: PointCloud) -> None:
     renderer = PointRenderer(scene, np.full(len(scene), 0.03, np.float32), torch.device("cpu"))
     eye = camera(x=0.1)
