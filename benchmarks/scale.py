@@ -3,7 +3,10 @@
     python benchmarks/scale.py --models vggt-1b:4 mini:3 --json scale.json
 
 One GPU and N run the same network on the same pictures: VGGT-1B with random values in its `lite` form, and `mini`. The
-answers are compared first. Every figure is printed as it comes, and the JSON file is written anew after each.
+answers are compared first. `--alone-most` leaves out the run on one GPU for more views. `--profile` adds one run of
+each under torch's profiler: seconds of the kernels of each kind (`KINDS`), and `idle`, the wall time without a kernel.
+`exchange` is the all-to-all of q, k and v of one layer by itself. Distillation has the same number of scenes per step
+with any number of processes. Every figure is printed as it comes, and the JSON file is written anew after each.
 """
 
 from __future__ import annotations
@@ -24,6 +27,15 @@ BEGAN = time.perf_counter()
 GIB = 2**30
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = {"vggt-1b": (392, 518), "mini": (350, 518)}
+KINDS = {  # the first pattern that is found in the name of a kernel tells its kind
+    "exchange": r"nccl",
+    "attention across views": r"hopper_attention|_gathered",
+    "its lists": r"list_blocks|_shares|_summarise",
+    "attention within views": r"flash|fmha|sdpa|attention",
+    "linear layers": r"gemm|cutlass|nvjet|xmma|_scaled|matmul",
+    "convolutions": r"conv|implicit|nchw|nhwc|wgrad|dgrad",
+    "copies": r"Memcpy|Memset|copy|cat|CatArray",
+}
 
 
 def networks(arguments: argparse.Namespace) -> None:
@@ -93,8 +105,12 @@ def measure(arguments: argparse.Namespace, runner, row: dict, device) -> None:
     alone = None
     if rank == 0:
         images = image_sets(1, views, height, width, device, 1)[0]
-        # the first run also compiles: a second one where it is short, and of 1,000 views it is not the first
-        alone, row["peak_gib_alone"], row["seconds_alone"] = timed(images, 1 if views > 500 else 2)
+        if views <= arguments.alone_most:
+            # the first run also compiles: more where it is short, and of 1,000 views it is not the first
+            repeats = 1 if views > 500 else 1 + arguments.repeats
+            alone, row["peak_gib_alone"], row["seconds_alone"] = timed(images, repeats)
+            if arguments.profile and gpu:
+                row["profile_alone"] = profiled(lambda: runner(images))
         print(json.dumps(row), flush=True)
         for other in range(1, ranks):
             dist.send(images[runs[other].start : runs[other].stop].cpu().contiguous(), other)
@@ -107,15 +123,72 @@ def measure(arguments: argparse.Namespace, runner, row: dict, device) -> None:
     shards = view_shards.Shards(rank, runs, ((height, width),) * views, runner.form.patch_size)
     with view_shards.divided(shards):
         mine, most, times = timed(own, 1 + arguments.repeats)
+        if arguments.profile and gpu:
+            found = profiled(lambda: runner(own))  # in all processes: they wait for one another
+            row |= {"profile_together": found} if rank == 0 else {}
+    if gpu:
+        row["exchange"] = exchange(len(own) * height * width // 196, device)
     gathered: list = [None] * ranks
     dist.all_gather_object(gathered, (most, times[1:]))
     if rank == 0:
         row["peak_gib_each"] = [each for each, _ in gathered]
         row["seconds_together"] = [max(each) for each in zip(*(found for _, found in gathered))]
-        first = alone[: len(runs[0])]
-        row["depth_difference"] = float((mine - first).norm() / first.norm())
-        row["speedup"] = row["seconds_alone"][-1] / statistics.median(row["seconds_together"])
+        if alone is not None:
+            first = alone[: len(runs[0])]
+            row["depth_difference"] = float((mine - first).norm() / first.norm())
+            quickest = statistics.median(row["seconds_alone"][1:] or row["seconds_alone"])
+            row["speedup"] = quickest / statistics.median(row["seconds_together"])
         print(json.dumps(row), flush=True)
+
+
+def profiled(work) -> dict[str, float]:
+    """Seconds by kind of kernel during one run of `work`, the wall time, and the time without a kernel."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - start
+    kinds: dict[str, float] = {}
+    spans, names = [], {}
+    for event in seen.events():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        begin, end = event.time_range.start, event.time_range.end
+        kind = next((k for k, pattern in KINDS.items() if re.search(pattern, event.name, re.I)), "rest")
+        kinds[kind] = kinds.get(kind, 0) + (end - begin) / 1e6
+        names[event.name] = names.get(event.name, 0) + (end - begin) / 1e6
+        spans.append((begin, end))
+    busy, last = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        busy += max(0.0, end - max(begin, last)) / 1e6
+        last = max(last, end)
+    top = sorted(names.items(), key=lambda item: -item[1])[:12]
+    rounded = {kind: round(seconds, 4) for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1])}
+    longest = {name[:60]: round(seconds, 4) for name, seconds in top}
+    return {"wall": round(wall, 3), "idle": round(wall - busy, 4), **rounded, "longest": longest}
+
+
+def exchange(tokens: int, device, channels: int = 1024, repeats: int = 10) -> dict[str, float]:
+    """The all-to-all before attention: q, k and v (bfloat16) of this process's tokens, by itself."""
+    import torch
+    import torch.distributed as dist
+
+    ranks = dist.get_world_size()
+    sent = torch.zeros(tokens // ranks * ranks, 3 * channels, dtype=torch.bfloat16, device=device)
+    found = torch.empty_like(sent)
+    for k in range(2 + repeats):
+        if k == 2:
+            torch.cuda.synchronize(device)
+            start = time.perf_counter()
+        dist.all_to_all_single(found.view(torch.uint8), sent.view(torch.uint8))
+    torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - start) / repeats
+    gigabytes = sent.numel() * 2 * (ranks - 1) / ranks / 1e9  # that leave this GPU
+    return {"ms": round(1e3 * seconds, 3), "gb_per_s": round(gigabytes / seconds, 1)}
 
 
 def together(arguments: argparse.Namespace, name: str, count: int, report: dict) -> None:
@@ -125,6 +198,7 @@ def together(arguments: argparse.Namespace, name: str, count: int, report: dict)
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--part", "networks", "--repeats", str(arguments.repeats)]
     command += ["--views", *map(str, arguments.views), "--models", name, "--shrink", str(arguments.shrink)]
+    command += ["--alone-most", str(arguments.alone_most), *(["--profile"] if arguments.profile else [])]
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     common["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     others = [
@@ -173,7 +247,7 @@ def batches(arguments: argparse.Namespace, report: dict) -> None:
 
 
 def distillations(arguments: argparse.Namespace, report: dict) -> None:
-    """Steps per second of `lite3r distill` under torchrun."""
+    """Steps per second and losses of `lite3r distill` under torchrun, with the same scenes per step in all runs."""
     scenes = [str(REPOSITORY / "sample_scenes" / name) for name in ("desk", "facade")]
     for count in arguments.distill:
         if time.perf_counter() - BEGAN > arguments.seconds:
@@ -181,16 +255,40 @@ def distillations(arguments: argparse.Namespace, report: dict) -> None:
         with tempfile.TemporaryDirectory() as folder:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             command = [sys.executable, *(torchrun if count > 1 else []), "-m", "lite3r_cli", "distill"]
+            command += ["--batch", str(max(arguments.distill) // count), "--validate-every", "100000"]
             command += arguments.distill_options.replace("OUT", folder).split() + scenes
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True)
             row = {"processes": count, "wall": time.perf_counter() - start, "exit": done.returncode}
-            row["rates"] = re.findall(r"([\d.]+) steps?/s", done.stderr + done.stdout)[-3:]
             if done.returncode:
                 row["error"] = done.stderr[-1500:]
+            else:
+                row |= of_log(Path(folder, "a", "log.jsonl"), max(arguments.distill))
             print(json.dumps(row), flush=True)
             report["distill"].append(row)
             keep(arguments, report)
+
+
+def of_log(log: Path, scenes: int) -> dict:
+    """Steps and scenes per second from the first logged step to the last, and the losses."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [record for record in records if "total" in record]
+    first, last = steps[0], steps[-1]
+    rate = (last["step"] - first["step"]) / max(1e-9, last["seconds"] - first["seconds"])
+    distances = [record["measured"] for record in records if "measured" in record]
+    return {
+        "steps_per_s": round(rate, 3), "scenes_per_s": round(rate * scenes, 3),
+        "losses": [[record["step"], record["total"]] for record in steps], "held_out": distances,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    import torch
+
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    device = f"{len(names)} × {names[0]}, one host" if names else "CPU"
+    return {"device": device, "torch": torch.__version__, "command": " ".join(sys.argv)}
 
 
 def keep(arguments: argparse.Namespace, report: dict) -> None:
@@ -205,21 +303,23 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", type=int, default=[300, 1000])
     parser.add_argument("--shrink", type=int, default=1, help="divide the pictures' sides: to try the script")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--alone-most", type=int, default=1000, help="more views are not tried on one GPU")
+    parser.add_argument("--profile", action="store_true", help="seconds by kind of kernel")
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--distill", nargs="*", type=int, default=[])
-    parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 20")
+    parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 60")
     parser.add_argument("--json")
     parser.add_argument("--part", default="all")
     arguments = parser.parse_args()
     if arguments.part == "networks":
         return networks(arguments)
-    report: dict = {"networks": [], "batch": [], "distill": []}
+    report: dict = {**machine(), "networks": [], "batch": [], "distill": []}
     for model in arguments.models:
         name, _, count = model.partition(":")
         together(arguments, name, int(count), report)
-    batches(arguments, report)
     distillations(arguments, report)
+    batches(arguments, report)
     keep(arguments, report)
 
 

@@ -161,10 +161,13 @@ class PackedPlan:
         partly = min(3 * count, self.blocks - count)
         return len(self.loose) + self.supers + partly + self.blocks % (SUMMARY // KEYS)
 
-    def heads_at_a_time(self, count: int) -> int:
-        """How many heads' shares and lists fit in LISTED bytes."""
+    def heads_at_a_time(self, count: int, heads: int) -> int:
+        """How many of `heads` heads are computed together, so that their shares and lists fit in LISTED bytes. All
+        parts have nearly the same size: four heads are 2 + 2 rather than 3 + 1, which needs less memory.
+        """
         row = 4 * (self.blocks + self.special_blocks + count + self.room(count))
-        return max(1, LISTED // max(1, row * (self.groups - self.exact)))
+        most = max(1, LISTED // max(1, row * (self.groups - self.exact)))
+        return -(-heads // -(-heads // most))
 
 
 @lru_cache(maxsize=32)

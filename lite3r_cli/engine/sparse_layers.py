@@ -202,7 +202,7 @@ class SparseLayer:
     def _attend_packed(self, heads: Tensor, plan: PackedPlan, ops: Operators) -> Tensor:
         count = plan.count(self.ratio(plan))
         out = heads.new_empty(heads.shape[1], plan.queries, heads.shape[3])
-        step = len(out) if count >= plan.blocks else plan.heads_at_a_time(count)
+        step = len(out) if count >= plan.blocks else plan.heads_at_a_time(count, len(out))
         for first in range(0, len(out), step):
             q, k, v = heads[:, first : first + step]
             lists = None

@@ -145,6 +145,8 @@ def test_no_more_pairs_are_computed_than_asked_for(keep):
 
 def test_heads_wait_where_lists_are_large():
     small, large = (packed_plan((Frames(views, 5 + 28 * 37, 5, (28, 37)),)) for views in (8, 40))
-    step = small.heads_at_a_time(small.count(0.1))
-    assert step > 16 and large.heads_at_a_time(large.count(0.1)) < step
-    assert replace(small, blocks=10**7).heads_at_a_time(10**6) == 1
+    assert small.heads_at_a_time(small.count(0.1), 16) == 16
+    most = large.heads_at_a_time(large.count(0.1), 10**6)
+    assert 1 < most < 1000
+    assert large.heads_at_a_time(large.count(0.1), most + 1) == most // 2 + 1  # two parts of nearly equal size
+    assert replace(small, blocks=10**7).heads_at_a_time(10**6, 16) == 1
