@@ -48,7 +48,7 @@ LESS_MEMORY = {  # advice per command: what needs less memory
     "synth": "lower --width, --height or --samples",
 }
 
-ELSEWHERE = {  # a command without -o, or with other options besides → its advice instead of "-o"
+ELSEWHERE = {  # a command without -o, or with other options besides → its advice instead of "write elsewhere with -o"
     "add": "copy the scene to another place and add to the copy",
     "bench": "name another file with --plot",
     "render": "choose another -o or --frames",
@@ -148,9 +148,12 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _advised(error: Lite3RError, arguments: Sequence[str]) -> str:
     """The text of an error, without options that the command does not have."""
-    other = ELSEWHERE.get(_command(arguments))
+    command = _command(arguments)
+    other = ELSEWHERE.get(command)
     if other is None or not isinstance(error, OutputError):
         return str(error)
+    if command == "add":  # what is in the way in a scene is in the way in its copy, too
+        error = OutputError(re.sub(r",? or choose another -o\b", "", str(error)))
     return re.sub(r"(choose another|write elsewhere with|write to a local disk with) -o\b", other, str(error))
 
 

@@ -190,6 +190,17 @@ def test_sigterm_unwinds_and_is_exit_143(command, capsys):
         (["reconstruct", "a", "--seed", "-1"], ["--seed"]),
         (["reconstruct", "a", "--format", "colmpa"], ["colmap", "nerfstudio"]),
         (["reconstruct", "a", "-o", "scene.obj"], ["scene.obj", "--format"]),
+        (["batch", "a", "-o", "b.zip"], ["-o b.zip", "a folder"]),
+        (["batch", "a", "-o", ""], ["-o: the name is empty"]),
+        (["synth", "-o", "s.npz"], ["-o s.npz", "a folder"]),
+        (["train", "-o", "mini.safetensors"], ["-o mini.safetensors", "a folder"]),
+        (["view", "a", "-o", "a.mp4"], ["-o a.mp4", ".html"]),
+        (["splat", "a", "-o", "a.splat"], ["-o a.splat", ".ply"]),
+        (["bench", "--plot", "bench.pdf"], ["--plot bench.pdf", ".png"]),
+        (["render", "a", "--frames", "f.mov"], ["--frames f.mov", "a folder"]),
+        (["render", "a", "-o", "f.html"], ["-o f.html", ".mp4"]),
+        (["render", "a", "-o", "f.d/rgb/f.mp4", "--frames", "f.d"], ["below the frames"]),
+        (["render", "a", "-o", "f.mp4", "--frames", "f.mp4/rgb"], ["below the video"]),
     ],
 )
 def test_usage_errors_name_the_way_out(arguments, words, tmp_path, monkeypatch, capsys):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ReconstructConfig
+from ..config.output_names import require_folder
 from ..config.worker_pool import PoolConfig
 from ..console import Progress, Tell
-from ..errors import UsageError
 from ..io.formats import require_known
 from ..io.locks import Busy
 from ..io.transaction import replace_file
@@ -39,8 +39,7 @@ def run_batch(
     """
     progress = progress or Progress()
     require_known(config.formats)
-    if config.output.lower().endswith(".ply"):
-        raise UsageError(f"{config.output}: a batch has many scenes: give -o a folder")
+    require_folder("-o", config.output)
     output = Path(config.output)
     with progress.stage("Find scenes", minor=True):
         scenes = find_scenes(config.input.inputs, output)

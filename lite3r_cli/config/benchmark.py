@@ -10,6 +10,7 @@ from typing import Annotated
 
 from ..errors import UsageError
 from .option import OUTPUT, Option, require
+from .output_names import require_suffix
 from .prediction import Device, Dtype, LiteConfig, Model, PredictConfig, Seed
 
 MEASUREMENT = "Measurement"
@@ -103,6 +104,8 @@ class BenchConfig:
             f"--views takes numbers from 1 on, not {', '.join(map(str, self.views)) or 'nothing'}",
         )
         require(self.repeats >= 1, f"--repeats must be at least 1, not {self.repeats}")
+        if self.plot is not None:
+            require_suffix("--plot", self.plot, "a plot", ".png")
         known = all(name in COMPARE for name in self.compare)
         require(
             known and len(set(self.compare)) == len(self.compare) > 0,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import UsageError
 from .option import INPUT, OUTPUT, Argument, Option, require
+from .output_names import require_folder, require_suffix
 from .prediction import Device
 
 FLIGHT = "Flight"
@@ -25,6 +27,19 @@ def size_of(text: str) -> tuple[int, int]:
         f"--size {text}: both sides have to be even numbers from 16 to 8192",
     )
     return found
+
+
+def _require_apart(film: Path, frames: Path) -> None:
+    """Raise UsageError if one of the outputs would lie within the other. The video may lie directly in the folder of
+    the frames, beside rgb/.
+    """
+    film, frames = Path(os.path.realpath(film)), Path(os.path.realpath(frames))
+    require(film != frames, f"-o and --frames both name {film}: give each its own name")
+    require(film not in frames.parents, f"--frames {frames}: lies below the video {film}; give it another name")
+    require(
+        frames not in film.parent.parents,
+        f"-o {film}: lies below the frames; put the video into {frames} itself or elsewhere",
+    )
 
 
 @dataclass(frozen=True)
@@ -92,10 +107,12 @@ class RenderConfig:
         )
         require(self.condition is None or self.condition >= 1, f"--condition {self.condition}: has to be 1 or more")
         require(not self.exact or self.path not in PATHS, "--exact needs --path FILE")
-        require(
-            self.output is None or self.output.suffix.lower() in (".mp4", ".mov", ".mkv"),
-            f"-o {self.output}: the name of a film ends in .mp4, .mov or .mkv",
-        )
+        if self.output is not None:
+            require_suffix("-o", self.output, "a video", ".mp4", ".mov", ".mkv")
+        if self.frames is not None:
+            require_folder("--frames", self.frames)
+        if self.output is not None and self.frames is not None:
+            _require_apart(self.output, self.frames)
 
     @property
     def count(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from .locating import WrittenPlace
 from .option import NETWORK, OUTPUT, Option, require
+from .output_names import require_suffix
 from .prediction import Device
 
 TRAINING = "Training"
@@ -59,5 +60,5 @@ class SplatConfig:
     def __post_init__(self) -> None:
         require(1 <= self.steps <= 100_000, f"--steps {self.steps}: has to lie between 1 and 100000")
         require(64 <= self.size <= 8192, f"--size {self.size}: has to lie between 64 and 8192")
-        ok = self.output is None or self.output.suffix.lower() == ".ply"
-        require(ok, f"-o {self.output}: the name of splats ends in .ply")
+        if self.output is not None:
+            require_suffix("-o", self.output, "splats", ".ply")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .option import OUTPUT, Option, require
+from .output_names import require_folder
 from .prediction import Device
 
 SCENES, RENDERING = "Scenes", "Rendering"
@@ -56,6 +57,7 @@ class SynthConfig:
     overwrite: Annotated[bool, Option(OUTPUT, "Replace scenes that an earlier run wrote.")] = False
 
     def __post_init__(self) -> None:
+        require_folder("-o", self.output)
         bounds = {
             "scenes": (1, 10**6),
             "views": (1, 1000),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from ..errors import UsageError
 from .option import OUTPUT, Option, require
+from .output_names import require_folder
 from .prediction import Device, require_device
 
 SCHEDULE, DATA, OPTIMISER = "Time", "Data", "Optimiser"
@@ -78,6 +79,7 @@ class LoopConfig:
     weights: LossWeights = LossWeights()
 
     def __post_init__(self) -> None:
+        require_folder("-o", self.output)
         require(0 < self.budget_minutes < float("inf"), "--budget-minutes must be positive")
         require(0 < self.lr < 1, "--lr must lie between 0 and 1")
         require(self.seed >= 0, f"--seed must not be negative, not {self.seed}")

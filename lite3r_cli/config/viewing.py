@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .option import OUTPUT, Argument, Option, require
+from .output_names import require_suffix
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,5 @@ class ViewConfig:
     def __post_init__(self) -> None:
         require(0 < self.port < 65536, f"--port {self.port}: has to lie between 1 and 65535")
         require(not (self.serve and self.output), "--serve writes no page: leave out -o")
+        if self.output is not None and not self.output.is_dir():
+            require_suffix("-o", self.output, "a page", ".html", ".htm")

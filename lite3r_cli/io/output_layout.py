@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..config.output_names import is_like_a_file
 from ..errors import InputError, UsageError
 from .documents import read_json
 
 _MAX_PARTS = 32  # folders of a listed path; our paths have at most three
-_OTHER_FILES = (".glb", ".gltf", ".jpg", ".json", ".las", ".npz", ".obj", ".pcd", ".png", ".splat", ".xyz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def output_layout(target: str | Path) -> OutputLayout:
     is_folder = os.path.isdir(path) or str(target).endswith("/")
     if not is_folder and path.suffix.lower() == ".ply":
         return OutputLayout(root=path.parent, cloud=path.name, folder=path.stem)
-    if not is_folder and path.suffix.lower() in _OTHER_FILES:
+    if not is_folder and is_like_a_file(target):
         raise UsageError(f"{target}: -o takes a name that ends in .ply, or a folder; for other formats add --format")
     return OutputLayout(root=path, cloud="scene.ply", folder="")
 

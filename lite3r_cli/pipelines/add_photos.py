@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..io.atomic import OutputSet, bring_right
 from ..io.images import ImageSet
 from ..io.names import output_stems, printable, unique_names
+from ..io.output_layout import files_of_run
 from ..io.view_memory import source_of
 from ..scene.posed_view import View
 from .finding import find_images
@@ -91,6 +92,8 @@ def place_of(path: Path) -> str:
     if clouds and layout.cloud not in clouds:
         was = printable(clouds[0])
         raise InputError(f"{path}: was written as {was} and renamed since: rename the cloud and its folder back")
+    if files_of_run(layout) is None:
+        raise InputError(f"{layout.root / layout.run_json}: is missing or damaged; reconstruct the scene again")
     return str(layout.root / layout.cloud if layout.folder else layout.root)
 
 

@@ -116,6 +116,8 @@ def _layout(scene: Path) -> OutputLayout:
     """The paths of a scene from its .ply, its folder, or the folder next to the .ply."""
     if not os.path.lexists(scene):
         raise InputError(f"{scene}: does not exist; name the .ply file or the folder that reconstruct wrote")
+    if not scene.is_dir() and scene.suffix.lower() != ".ply":
+        raise InputError(f"{scene}: is no scene; name the .ply file or the folder that reconstruct wrote")
     layout = output_layout(scene)
     if scene.is_dir() and not os.path.lexists(scene / layout.cloud):
         beside = scene.absolute().parent / f"{scene.absolute().name}.ply"

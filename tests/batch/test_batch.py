@@ -170,7 +170,7 @@ def test_what_is_wrong_for_all_scenes_ends_the_batch(root, tmp_path, capsys):
     ):
         assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, *options]) == code
     assert main(["batch", str(root), "-o", str(out / "a.ply")]) == 2
-    assert "give -o a folder" in capsys.readouterr().err
+    assert "-o takes a folder" in capsys.readouterr().err
     assert not list(out.rglob("*.json")) and not list(out.rglob("*.lock"))
 
 

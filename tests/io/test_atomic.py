@@ -43,8 +43,11 @@ def test_layout_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     run = json.loads((tmp_path / "new/scene/run.json").read_text())
     assert run["seed"] == 0 and set(run["files"]) == {"scene.ply", "scene/cameras.json", "scene/depth/a.png"}
     assert run["files"]["scene.ply"]["bytes"] == 3
-    with pytest.raises(UsageError, match="ends in .ply"):
-        output_layout("scene.obj")
+    for name in ("scene.obj", "scene.html", "scene.MP4", "scene.safetensors"):
+        with pytest.raises(UsageError, match="ends in .ply"):
+            output_layout(name)
+    (tmp_path / "scene.zip").mkdir()  # folders may have any name
+    assert output_layout(tmp_path / "scene.zip").cloud == output_layout("scene.zip/").cloud == "scene.ply"
     with pytest.raises(UsageError, match="empty"):
         output_layout("")
 

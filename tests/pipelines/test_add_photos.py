@@ -92,6 +92,11 @@ def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path
     before, new = digests(scene.parent), photo(tmp_path / "new/b.png", 1, 0.8)
     assert run("add", scene, photo(tmp_path / "new/c.png", 77), "--views", 1) == 3
     assert run("add", scene, tmp_path / "photos/a2.png") == 3 and run("add", tmp_path / "no.ply", new) == 3
+    made = scene.parent / "a/run.json"
+    whole = made.read_bytes()
+    made.write_bytes(whole.replace(b'"bytes"', b'"octets"'))  # no list of files
+    assert run("add", scene, new) == 3 and "a/run.json: is missing or damaged" in capsys.readouterr().err
+    made.write_bytes(whole)
     assert run("add", scene, new, "--cameras", scene.parent / "a/cameras.json") == 3
     assert "has a camera for none of the photos" in capsys.readouterr().err
     (tmp_path / "photos/a1.png").rename(tmp_path / "photos/b1.png")

@@ -101,6 +101,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(scene: Path, tmp_path:
         (scene, "--path", bad): 3, (scene, "--path", tmp_path / "no.json"): 2, (tmp_path / "no.ply",): 3,
         (scene, "--frames", mine, "--overwrite"): 7, (scene, "-o", "film.gif"): 2, (scene, "--condition", 2): 2,
         (scene, "--exact"): 2, (scene, "--seconds", 0): 2,
+        (scene, "-o", tmp_path / "f.mp4", "--frames", tmp_path / "x/../f.mp4"): 2,
     }  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     for words, code in cases.items():

@@ -51,8 +51,11 @@ def test_what_is_made_of_a_scene_takes_the_place_of_no_part_of_it(photographs, t
     assert run(photos, "-o", tmp_path / "a.ply") == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (tmp_path / "b.json").symlink_to("a/cameras.json")
-    targets = [tmp_path / "a.ply", tmp_path / "a/cameras.json", photos / "a0.jpg", tmp_path / "b.json"]
-    for target in targets:
+    for i, part in enumerate((tmp_path / "a.ply", tmp_path / "a/cameras.json", photos / "a0.jpg")):
+        assert main(["view", str(tmp_path / "a.ply"), "-o", str(part), "--overwrite", "-q"]) == 2
+        target = tmp_path / f"{i}.html"  # a page's name, which leads there
+        target.symlink_to(part)
+        capsys.readouterr()
         assert main(["view", str(tmp_path / "a.ply"), "-o", str(target), "--overwrite", "-q"]) == 2
         assert f"{target}: is a " in capsys.readouterr().err
     for words in (["-o", str(tmp_path / "a.ply")], ["-o", str(tmp_path / "b.ply")]):  # with b.json beside it
