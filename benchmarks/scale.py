@@ -123,7 +123,7 @@ def measure(arguments: argparse.Namespace, runner, row: dict, device) -> None:
     shards = view_shards.Shards(rank, runs, ((height, width),) * views, runner.form.patch_size)
     with view_shards.divided(shards):
         mine, most, times = timed(own, 1 + arguments.repeats)
-        if arguments.profile and gpu:
+        if arguments.profile and gpu and views <= arguments.alone_most:
             found = profiled(lambda: runner(own))  # in all processes: they wait for one another
             row |= {"profile_together": found} if rank == 0 else {}
     if gpu:
@@ -255,7 +255,7 @@ def distillations(arguments: argparse.Namespace, report: dict) -> None:
         with tempfile.TemporaryDirectory() as folder:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             command = [sys.executable, *(torchrun if count > 1 else []), "-m", "lite3r_cli", "distill"]
-            command += ["--batch", str(max(arguments.distill) // count), "--validate-every", "100000"]
+            command += ["--batch", str(arguments.distill_scenes // count), "--validate-every", "100000"]
             command += arguments.distill_options.replace("OUT", folder).split() + scenes
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True)
@@ -263,7 +263,7 @@ def distillations(arguments: argparse.Namespace, report: dict) -> None:
             if done.returncode:
                 row["error"] = done.stderr[-1500:]
             else:
-                row |= of_log(Path(folder, "a", "log.jsonl"), max(arguments.distill))
+                row |= of_log(Path(folder, "a", "log.jsonl"), arguments.distill_scenes)
             print(json.dumps(row), flush=True)
             report["distill"].append(row)
             keep(arguments, report)
@@ -308,7 +308,8 @@ def main() -> None:
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--distill", nargs="*", type=int, default=[])
-    parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 60")
+    parser.add_argument("--distill-scenes", type=int, default=4, help="scenes per step, of all processes together")
+    parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 40")
     parser.add_argument("--json")
     parser.add_argument("--part", default="all")
     arguments = parser.parse_args()
