@@ -99,7 +99,7 @@ def main() -> None:
     print(f"  {'wall time, median':28} {wall:7.2f} s    peak memory {peak / 1e9:.2f} GB")
     summary = {
         "benchmark": "reconstruct_cpu",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": arguments.cores,
         "python": platform.python_version(),
         "torch": _torch_version(),
@@ -118,7 +118,8 @@ def main() -> None:
         sys.exit(f"more than {arguments.limit_gb} GB")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -3,7 +3,8 @@
 A walk leads once and a quarter round a block of houses (walk_scenes.py). Cameras only: depth maps stay the network's.
 AUC@5 is that of all pairs. The two sides take turns. A table, then one JSON line.
 
-    python benchmarks/refine_walks.py [--frames 50 100] [--seeds 0] [--device cpu] [--cores 2] [--json FILE]
+    python benchmarks/refine_walks.py [--frames 50 100] [--seeds 0] [--device cpu] [--cores 2] [--methods refine]
+                                      [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from refine import auc5, colmap_alone
 from walk_scenes import make_walk, write_walk
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the network")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", choices=("refine", "pycolmap"), default=("refine", "pycolmap"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -76,17 +79,13 @@ def main() -> None:
                 walk = make_walk(frames, True, seed, 392, 518, atlas, step)
                 write_walk(folder, walk, atlas, 392, 518)
                 truth = [View(f"{i:05d}.jpg", 518, 392, walk.K, pose) for i, pose in enumerate(walk.cam_from_world)]
-                row = {"frames": frames, "seed": seed, "refine": ours(predictor, folder, truth)}
-                print(row, flush=True)
-                row["pycolmap"] = colmap_alone(SimpleNamespace(folder=folder), truth)
+                row: dict[str, Any] = {"frames": frames, "seed": seed}
+                if "refine" in options.methods:
+                    row["refine"] = ours(predictor, folder, truth)
+                if "pycolmap" in options.methods:
+                    row["pycolmap"] = colmap_alone(SimpleNamespace(folder=folder), truth)
             rows.append(row)
-            print(
-                f"{frames} pictures, seed {seed}: AUC@5 {row['refine']['auc5']:.3f} "
-                f"(network {row['refine']['auc5_network']:.3f}), {row['refine']['refined']} refined, "
-                f"{row['refine']['seconds_network']} + {row['refine']['seconds_cameras']} s; "
-                f"pycolmap {row['pycolmap']['auc5']:.3f}, {row['pycolmap']['seconds']} s",
-                flush=True,
-            )
+            print(f"{frames} pictures, seed {seed}: {row}", flush=True)
             document = json.dumps({"benchmark": "refine_walks", **machine, "load_1min": round(os.getloadavg()[0], 1),
                                    "walks": rows})  # fmt: skip
             if options.json is not None:

@@ -1,11 +1,11 @@
 """`lite3r reconstruct --refine` gives the same bytes whatever the machine does, and what it costs beside pycolmap.
 
-Each set is reconstructed by whole commands, in turn with pycolmap alone, the second of them beside programs that keep
-all cores busy. Written down: the hashes of cameras.json, AUC@5, and the seconds of the stages; the ratio of times is
-that of the runs in turn, so that both sides meet the same machine. A set is a folder with images/ and cameras.json. A
-table, then one JSON line.
+Each set is reconstructed by whole commands, in turn with pycolmap alone, one of them beside programs that keep all
+cores busy. Written down: the hashes of cameras.json, AUC@5, and the seconds of the stages; the ratio of times is that
+of the runs in turn without busy programs, so that both sides meet the same machine. A set is a folder with images/ and
+cameras.json. A table, then one JSON line.
 
-    python benchmarks/same_bytes.py SET... [--runs 3] [--busy 2] [--json FILE]
+    python benchmarks/same_bytes.py SET... [--runs 3] [--busy 2] [--busy-turn 2] [--pycolmap-turns 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from reconstruct_cpu import processor
 from refine import auc5, colmap_alone
 
 from lite3r_cli.io.cameras_json import read_cameras_json
@@ -46,56 +49,65 @@ def reconstruct(folder: Path, truth: list[View], target: Path) -> dict[str, obje
     }
 
 
-def judge(folder: Path, runs: int, busy: int, alone: bool) -> dict[str, object]:
+def judge(folder: Path, options: argparse.Namespace, show: Callable[[dict[str, object]], None]) -> None:
+    """All turns of one set; `show` gets what is known after each."""
     scene, truth = open_scene(folder), read_cameras_json(folder, load_depth=False)
-    mine, theirs = [], []
-    for turn in range(runs):
-        beside = busy if turn == 1 else 0
+    mine: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    for turn in range(1, options.runs + 1):
+        beside = options.busy if turn == options.busy_turn else 0
         burning = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(beside)]
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 mine.append({"busy_programs": beside, **reconstruct(folder, truth, Path(scratch) / "out")})
-            if not alone:
-                theirs.append(colmap_alone(scene, truth))
         finally:
             for program in burning:
                 program.kill()
-        print(f"{folder.name:14} run {turn + 1}  {mine[-1]['sha256'][:12]}  AUC@5 {mine[-1]['auc5']:.3f}", flush=True)
-    same = len({row["sha256"] for row in mine}) == 1
-    if alone:
-        print(f"{folder.name:14} {'equal bytes' if same else 'DIFFERENT BYTES'}", flush=True)
-        return {"same_bytes": same, "refine": mine}
-    ratios = []
-    for one, other in zip(mine, theirs, strict=True):
-        stages = one["seconds"]
-        ratios.append((stages["Predict"] + stages["Refine cameras"]) / max(other["seconds"], 0.1))
-    print(
-        f"{folder.name:14} {'equal bytes' if same else 'DIFFERENT BYTES'}; network and cameras take "
-        f"{median(ratios):.2f} × pycolmap (AUC@5 {median(row['auc5'] for row in theirs):.3f})",
-        flush=True,
-    )
-    return {"same_bytes": same, "times_pycolmap": round(median(ratios), 2), "refine": mine, "pycolmap": theirs}
+        print(f"{folder.name:14} run {turn}  {mine[-1]['sha256'][:12]}  AUC@5 {mine[-1]['auc5']:.3f}", flush=True)
+        show(told(mine, theirs))
+        if turn <= options.pycolmap_turns and not beside:
+            theirs.append(colmap_alone(scene, truth))
+            show(told(mine, theirs))
+
+
+def told(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, object]:
+    """The entry of a set. pycolmap's turns belong to the first quiet ones of ours."""
+    row: dict[str, object] = {"same_bytes": len({one["sha256"] for one in mine}) == 1, "refine": mine}
+    if not theirs:
+        return row
+    quiet = [one["seconds"] for one in mine if not one["busy_programs"]]
+    ratios = [
+        (ours["Predict"] + ours["Refine cameras"]) / max(other["seconds"], 0.1) for ours, other in zip(quiet, theirs)
+    ]
+    return {**row, "times_pycolmap": round(median(ratios), 2), "pycolmap": theirs}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", type=Path, nargs="+")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--busy", type=int, default=2, help="busy programs beside the second run")
-    parser.add_argument("--alone", action="store_true", help="leave out pycolmap")
+    parser.add_argument("--busy", type=int, default=2, help="busy programs beside one of the runs")
+    parser.add_argument("--busy-turn", type=int, default=2, help="the run beside which they work; 0: none")
+    parser.add_argument("--pycolmap-turns", type=int, default=3, help="how many runs pycolmap takes turns with")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = {"cores": cores, "python": platform.python_version(), "processor": processor()}
     results: dict[str, object] = {}
-    for folder in options.sets:
-        results[folder.name] = judge(folder, options.runs, options.busy, options.alone)
-        machine = {
-            "cores": os.cpu_count(),
-            "load_1min": round(os.getloadavg()[0], 1),
-            "python": platform.python_version(),
-        }
-        document = json.dumps({"benchmark": "same_bytes", **machine, "sets": results})
+    document = ""
+
+    def show(folder: Path, row: dict[str, object]) -> None:
+        nonlocal document
+        results[folder.name] = row
+        load = {"load_1min": round(os.getloadavg()[0], 1)}
+        document = json.dumps({"benchmark": "same_bytes", **machine, **load, "sets": results})
         if options.json is not None:
             options.json.write_text(document + "\n", encoding="utf-8")
+
+    for folder in options.sets:
+        judge(folder, options, lambda row, folder=folder: show(folder, row))
+        row = results[folder.name]
+        print(f"{folder.name:14} {'equal bytes' if row['same_bytes'] else 'DIFFERENT BYTES'}", flush=True)
     print(document)
 
 
