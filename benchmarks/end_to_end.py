@@ -196,20 +196,31 @@ def draw_scenes(root: Path, scenes: int) -> Path:
     return root
 
 
-def batch_and_loop(checkout: Checkout, folder: Path, scenes: int, device: str) -> dict[str, float]:
-    """One `lite3r batch`, and a shell loop over some of its scenes."""
-    root = draw_scenes(folder / "scenes", scenes)
-    arguments = ("batch", str(root), "-o", str(folder / "out"), "--device", device)
+def batch(checkout: Checkout, root: Path, scenes: int, device: str, workers: int) -> dict[str, float]:
+    """One `lite3r batch`; with several workers all of them use the same device."""
+    out = root.with_name(f"{root.name}-{workers}")
+    one = "cuda:0" if device == "cuda" and workers > 1 else device
+    arguments = ("batch", str(root), "-o", str(out), "--device", one, "--workers", str(workers))
     text, wall = checkout.python("-m", "lite3r_cli", *arguments, "--json", "-q")
     document = json.loads(text)
     assert [entry["status"] for entry in document["scenes"]] == ["done"] * scenes
+    after_start = document["wall_seconds"] - document["start_seconds"]
+    return {"workers": workers, "batch_wall": wall, "scenes_per_s": scenes / wall, "after_start": scenes / after_start}
+
+
+def batch_and_loop(
+    checkout: Checkout, folder: Path, scenes: int, device: str, workers: Sequence[int]
+) -> dict[str, Any]:
+    """`lite3r batch` with these numbers of workers, and a shell loop over some of its scenes."""
+    root = draw_scenes(folder / "scenes", scenes)
+    runs = [batch(checkout, root, scenes, device, count) for count in workers]
     some = max(2, scenes // 20)
     loop = 0.0
     for i in range(some):
         loop += checkout.reconstruct(root / f"scene{i:03d}", folder / f"loop{i}.ply", "mini", device)["wall"]
-    after_start = document["wall_seconds"] - document["start_seconds"]
-    return {"scenes": scenes, "batch_wall": wall, "scenes_per_s": scenes / wall, "after_start": scenes / after_start,
-            "loop_scenes_per_s": some / loop, "batch_over_loop": scenes / wall / (some / loop)}  # fmt: skip
+    for run in runs:
+        run["batch_over_loop"] = run["scenes_per_s"] / (some / loop)
+    return {"scenes": scenes, "loop_scenes_per_s": some / loop, "runs": runs}
 
 
 SHOWN = "start load read compare predict network fuse level write exit wall beyond".split()
@@ -236,6 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", default="1024x683", metavar="WIDTHxHEIGHT")
     parser.add_argument("--against", type=Path, metavar="PATH", help="the root of another checkout")
     parser.add_argument("--batch", type=int, metavar="N", help="N scenes by lite3r batch beside a shell loop, too")
+    parser.add_argument("--workers", nargs="+", type=int, default=[1], help="of lite3r batch, all on one device")
     parser.add_argument(
         "--profile", nargs="*", default=[], metavar="NETWORK:VIEWS", help="where one more run's time goes"
     )
@@ -295,8 +307,8 @@ class Session:
         for name in asked.profile:
             self.profile(name)
         if asked.batch:
-            self.facts["batch"] = batch_and_loop(self.newest, self.folder, asked.batch, self.device)
-            print("\n".join(f"{key:20} {value:.2f}" for key, value in self.facts["batch"].items()), flush=True)
+            self.facts["batch"] = batch_and_loop(self.newest, self.folder, asked.batch, self.device, asked.workers)
+            print(json.dumps(self.facts["batch"], indent=1), flush=True)
         for _ in range(asked.repeats):
             self.measure_base()
             for row in self.rows:

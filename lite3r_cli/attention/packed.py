@@ -162,11 +162,11 @@ class PackedPlan:
         return len(self.loose) + self.supers + partly + self.blocks % (SUMMARY // KEYS)
 
     def heads_at_a_time(self, count: int, heads: int) -> int:
-        """How many of `heads` heads are computed together, so that their shares and lists fit in LISTED bytes. All
-        parts have nearly the same size: four heads are 2 + 2 rather than 3 + 1, which needs less memory.
+        """How many of `heads` heads are computed together, so that their shares and lists fit in LISTED bytes, of all
+        processes that share the heads. All parts have nearly the same size: four heads are 2 + 2 rather than 3 + 1.
         """
         row = 4 * (self.blocks + self.special_blocks + count + self.room(count))
-        most = max(1, LISTED // max(1, row * (self.groups - self.exact)))
+        most = max(1, LISTED // ranks_across() // max(1, row * (self.groups - self.exact)))
         return -(-heads // -(-heads // most))
 
 

@@ -233,9 +233,9 @@ class FastBlock:
         """Updates tokens.x in place. Returns the output of the norm `after`; without one the result is meaningless."""
         ops, fp8, x = engine.operators, engine.settings.fp8, tokens.x
         with engine.stage("linear layers"):
-            qkv = self.qkv(operand)
+            rows = [self.qkv(operand)]
         del operand
-        qkv = rows_of_heads(qkv, 3, self.heads)
+        qkv = rows_of_heads(rows, 3, self.heads)
         with engine.stage(kind):
             heads = [self._split(qkv, group, ropes, tokens, ops) for group in groups]
             del qkv

@@ -211,6 +211,7 @@ class SparseLayer:
                 spreads = ops.summarise_blocks(k, v, squares, plan)
                 lists = ops.list_blocks(ops.block_shares(asked, k, spreads, plan), plan, count)
             ops.gathered_attention(q, k, v, lists, plan, out[first : first + step])
+            del lists  # before those of the next heads
         if self.alpha is None and not self.mixes:
             return out
         q, k, v = heads[:, :, : plan.queries]

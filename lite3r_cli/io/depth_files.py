@@ -92,7 +92,7 @@ def write_depth_preview(path: Path, depth: np.ndarray) -> None:
     Raises OutputError.
     """
     known = _known(depth)
-    inverse = np.divide(1.0, depth.astype(np.float64), out=np.zeros(depth.shape), where=known)
+    inverse = np.divide(np.float32(1), depth, out=np.zeros(depth.shape, np.float32), where=known, dtype=np.float32)
     _write_png(path, _coloured(inverse, known, cv2.COLORMAP_TURBO), _COLOURED)
 
 
@@ -101,7 +101,7 @@ def write_confidence(path: Path, confidence: np.ndarray) -> None:
 
     Raises OutputError.
     """
-    _write_png(path, _coloured(confidence.astype(np.float64), _known(confidence), cv2.COLORMAP_VIRIDIS), _COLOURED)
+    _write_png(path, _coloured(confidence, _known(confidence), cv2.COLORMAP_VIRIDIS), _COLOURED)
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -110,10 +110,14 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarray:
-    """(h, w, 3) uint8 BGR of float64 values (h, w), black where not known."""
-    low, high = np.percentile(values[known], [2, 98]) if known.any() else (0.0, 1.0)
-    level = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
-    picture = cv2.applyColorMap(np.rint(255 * np.clip(level, 0, 1)).astype(np.uint8), colormap)
+    """(h, w, 3) uint8 BGR of values (h, w), black where not known."""
+    low, high = map(float, np.percentile(values[known], [2, 98])) if known.any() else (0.0, 1.0)
+    if high > low:
+        step = 255 / (high - low)
+        grey = cv2.convertScaleAbs(np.clip(values, low, high).astype(np.float32), alpha=step, beta=-step * low)
+    else:
+        grey = np.full(values.shape, 128, np.uint8)
+    picture = cv2.applyColorMap(grey, colormap)
     picture[~known] = 0
     return picture
 

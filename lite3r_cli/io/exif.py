@@ -10,6 +10,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,25 @@ NOTHING = PhotoMetadata()
 
 
 def read_metadata(source: Path | bytes) -> PhotoMetadata:
-    """Metadata of an image file or of its bytes, without decoding pixels. Never raises: unreadable entries are None."""
+    """Metadata of an image file or of its bytes, without decoding pixels. Never raises: unreadable entries are None.
+
+    A file that has not changed since is not read again: several steps of a run ask for the same thousands of files.
+    """
+    if isinstance(source, bytes):
+        return _read(source)
+    try:
+        status = Path(source).stat()
+    except (OSError, ValueError):
+        return NOTHING
+    return _remembered(Path(source), (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=4096)
+def _remembered(path: Path, stamp: tuple[int, ...]) -> PhotoMetadata:
+    return _read(path)
+
+
+def _read(source: Path | bytes) -> PhotoMetadata:
     from PIL import Image
 
     try:

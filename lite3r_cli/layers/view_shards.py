@@ -194,11 +194,22 @@ def to_heads(x: Tensor, shards: Shards) -> Tensor:
     """Tokens (N_own, K, H, D) of this process → all tokens in packed order with this process's heads
     (N, K, H / ranks, D).
     """
-    tokens, counts = len(x), shards.counts(specials := shards.specials(len(x)))
-    sent = x.unflatten(2, (shards.ranks, -1)).movedim(2, 0).contiguous().flatten(0, 1)
+    return _exchanged(_by_rank(x, shards), shards, len(x))
+
+
+def _by_rank(x: Tensor, shards: Shards) -> Tensor:
+    """Tokens (N_own, K, H, D) → for each process its heads of them, one after the other (ranks · N_own, K, H / ranks,
+    D).
+    """
+    return x.unflatten(2, (shards.ranks, -1)).movedim(2, 0).contiguous().flatten(0, 1)
+
+
+def _exchanged(sent: Tensor, shards: Shards, tokens: int) -> Tensor:
+    """`_by_rank` of all processes' `tokens` tokens → all tokens with this process's heads, see `to_heads`."""
+    counts = shards.counts(specials := shards.specials(tokens))
     found = sent.new_empty(sum(counts), *sent.shape[1:])
     torch.distributed.all_to_all_single(_bytes(found), _bytes(sent), counts, [tokens] * shards.ranks)
-    order = _order(shards, specials, x.device)
+    order = _order(shards, specials, sent.device)
     return found if order is None else found[order[0]]
 
 
@@ -223,14 +234,18 @@ def ranks_across() -> int:
     return shards.ranks if shards is not None and _across.get() else 1
 
 
-def rows_of_heads(rows: Tensor, parts: int, heads: int) -> Tensor:
+def rows_of_heads(rows: list[Tensor], parts: int, heads: int) -> Tensor:
     """Rows (N_own, parts · H · D) of this process's tokens → rows (N, parts · H / ranks · D) of all tokens with this
-    process's heads. Returns `rows` if attention is not divided.
+    process's heads. Returns the rows if attention is not divided.
+
+    The rows are taken out of their list: they are the largest tensor of a layer, and are freed before the exchange.
     """
-    shards = current()
+    shards, x = current(), rows.pop()
     if shards is None or not _across.get():
-        return rows
-    return to_heads(rows.unflatten(1, (parts, heads, -1)), shards).flatten(1)
+        return x
+    tokens, sent = len(x), _by_rank(x.unflatten(1, (parts, heads, -1)), shards)
+    del x
+    return _exchanged(sent, shards, tokens).flatten(1)
 
 
 def rows_of_tokens(rows: Tensor, heads: int, tokens: int) -> Tensor:

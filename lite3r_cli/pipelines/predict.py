@@ -202,7 +202,7 @@ class Predictor:
         inputs, bars = self._between_bars(images, kept, pictures.inputs, progress)
         inputs = with_masks(images, kept, inputs)
         batch = [shown_to_network(item) for item in inputs]
-        digests = [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch]
+        digests = Later(lambda: [blake2b(rgb.tobytes(), digest_size=16).digest() for rgb in batch], "digests")
         records = [images.records[i] for i in kept]
         priors = self.beforehand.priors(records)
         for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
@@ -216,7 +216,9 @@ class Predictor:
         held = DeviceMaps()
         views = to_views(images, kept, inputs, prediction, held)
         del prediction
-        warnings = parallax_warnings(views, digests) + border_warnings(inputs) + known_warnings(priors, records)
+        warnings = (
+            parallax_warnings(views, digests.result()) + border_warnings(inputs) + known_warnings(priors, records)
+        )
         warnings += bending.result()
         if bars:
             warnings.append(

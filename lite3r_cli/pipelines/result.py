@@ -27,7 +27,7 @@ from ..world.level import Level
 from .all_frames import FILE, AllFrames
 from .depth_request import DepthFiles
 from .scene_formats import write_formats
-from .scene_memory import write_memories
+from .scene_memory import writing_memories
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -152,11 +152,11 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     records = [scene.images.records[i] for i in scene.predictions.indices]
     if not files.started:
         files.start(views, [record.stem for record in records])
-    write_ply(out.cloud, scene.cloud, scene.frame.comments())
-    scales = files.scales()
-    sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
-    write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
-    write_memories(out, scene, files.kept)
+    with writing_memories(out, scene, files.kept):
+        write_ply(out.cloud, scene.cloud, scene.frame.comments())
+        scales = files.scales()
+        sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
+        write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
     if scene.frames is not None:
         scene.frames.write(out.path(FILE))
     anchor = scene.predictions.anchor

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,11 @@ def memory_file(stem: str) -> str:
     return f"memory/{stem}.safetensors"
 
 
-def write_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingProxyType({})) -> None:
-    """Write memory/ for all views of a scene, with features if requested; `kept` are the views of an older output by
-    stem. Raises OutputError, and InputError for a picture that has changed.
+@contextmanager
+def writing_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingProxyType({})) -> Iterator[None]:
+    """Inside this context threads write memory/ for all views of a scene, with features if requested; at its end all
+    files are there. After an error in it, files that were not begun are dropped. `kept` are the views of an older
+    output by stem. Raises OutputError, and InputError for a picture that has changed.
     """
     indices = scene.predictions.indices
 
@@ -46,8 +49,14 @@ def write_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = MappingP
         )
         write_memory(out.path(memory_file(record.stem)), memory)
 
-    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
-        list(pool.map(one, range(len(indices))))
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="memory files")
+    try:
+        begun = [pool.submit(one, k) for k in range(len(indices))]
+        yield
+        for future in begun:
+            future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _confidence(scene: Scene, index: int, view: View) -> np.ndarray:

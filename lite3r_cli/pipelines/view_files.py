@@ -16,7 +16,7 @@ from ..io.files import link_file
 from ..scene.posed_view import View
 from .depth_request import DepthFiles
 
-MOST_THREADS = 8  # more threads would wait for the disk
+MOST_THREADS = 16  # more threads would wait for the disk
 
 
 @dataclass(frozen=True)
