@@ -314,8 +314,7 @@ class PredictConfig:
         str,
         Option(
             ATTENTION_PANEL,
-            "fast: fused GPU kernels (mini, VGGT, Depth-Anything-3, pi3); ordinary: layer by layer; auto: fast "
-            "with sla or FP8.",
+            "fast: fused GPU kernels (see lite3r models); ordinary: layer by layer; auto: fast with sla or FP8.",
             metavar="HOW",
         ),
     ] = "auto"  # one of ENGINES

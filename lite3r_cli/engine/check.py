@@ -102,6 +102,7 @@ def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) ->
     yield "add_norm_quant", added
     yield "add_scaled", stream
     yield "gelu_quant", lambda ops, kind, fp8: _wide(ops.gelu_quant(hidden.to(kind), wide, fp8))
+    yield "swiglu_quant", lambda ops, kind, fp8: _wide(ops.swiglu_quant(hidden.to(kind), wide, fp8))
     yield "quant", lambda ops, kind, fp8: _wide(ops.quant(x.to(kind), fp8))
     norms = tuple(random(dim) for _ in range(4))
     rope = (random(tokens // 2, dim), random(tokens // 2, dim))

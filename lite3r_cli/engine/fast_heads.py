@@ -32,7 +32,7 @@ class _Unit:
         return F.conv2d(x, self.weight2, padding=1)
 
 
-class _Fusion:
+class Fusion:
     """A fusion block whose last convolution (1×1) runs before the resizing. The two commute, and
     before it is cheaper.
     """
@@ -69,15 +69,18 @@ class FastDepthHead:
             (weight.flatten(1).to(settings.dtype), bias.to(settings.dtype))
             for weight, bias in map(biased, head.projects)
         ]
-        self.precision, self.patch_size = head.position_precision, head.patch_size
+        self.precision, self.patch_size, self.finest = head.position_precision, head.patch_size, head.FINEST
+        self._keep_end(head)
+        self.head = convolutions(_shallow(head, ("resize_layers", "scratch")), settings.dtype)
+        self.fusions = [Fusion(getattr(self.head.scratch, f"refinenet{i}")) for i in (4, 3, 2, 1)]
+        self._positions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def _keep_end(self, head: DPTHead) -> None:
+        """Keep what `_end` needs, in float32, since depth is an exponential."""
         hidden, _relu, last = head.scratch.output_conv2
         self.middle_bias, self.hidden_bias = (biased(c)[1].float() for c in (head.scratch.output_conv1, hidden))
         weight, bias = biased(last)
-        self.last = weight.float().flatten(1).contiguous(), bias.float()  # float32, since depth is an exponential
-        self.head = _shallow(head, ("resize_layers", "scratch")).to(settings.dtype)
-        self.head = self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.fusions = [_Fusion(getattr(self.head.scratch, f"refinenet{i}")) for i in (4, 3, 2, 1)]
-        self._positions: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        self.last = weight.float().flatten(1).contiguous(), bias.float()
 
     def project(self, i: int, near: Tensor, far: Tensor, specials: int, engine: Engine) -> Tensor:
         """Norm and projection of the i-th tap: its two halves `near` and `far` (S, P, C) → (S, N, C_i), without the
@@ -96,7 +99,7 @@ class FastDepthHead:
 
     def decode(self, maps: list[Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Four projected maps (S, N, C_i) → depth and confidence (S, H, W) float32."""
-        views, scratch = len(maps[0]), self.head.scratch
+        views = len(maps[0])
         depth, confidence = (
             torch.empty(views, self.patch_size * rows, self.patch_size * columns, device=maps[0].device)
             for _ in range(2)
@@ -105,9 +108,7 @@ class FastDepthHead:
         for first in range(0, views, self.settings.head_frames):
             part = slice(first, first + self.settings.head_frames)
             levels = [self._level(i, m[part], (rows, columns), positions[i]) for i, m in enumerate(maps)]
-            x = F.conv2d(self._top(levels, rows, columns, last), biased(scratch.output_conv2[0])[0], padding=1)
-            self.operators.depth_values(x, self.hidden_bias, *self.last, depth[part], confidence[part])
-            del x
+            self._end(self._top(levels, rows, columns), last, depth[part], confidence[part])
         return depth, confidence
 
     def _level(self, i: int, tokens: Tensor, grid: tuple[int, int], position: tuple[Tensor, Tensor]) -> Tensor:
@@ -115,34 +116,48 @@ class FastDepthHead:
         x = self.head.resize_layers[i](self.operators.resize_map(x, grid, position))
         return getattr(self.head.scratch, f"layer{i + 1}_rn")(x)
 
-    def _top(self, levels: list[Tensor], rows: int, columns: int, position: tuple[Tensor, Tensor]) -> Tensor:
-        """Four levels, which are overwritten → the map before the last two convolutions (B, F/2, H, W)."""
-        ops, first, *others = self.operators, *self.fusions
-        top = first(None, levels.pop(), ops)
+    def _top(self, levels: list[Tensor], rows: int, columns: int) -> Tensor:
+        """Four levels, which are overwritten → their fusion, not resized."""
+        first, *others = self.fusions
+        top = first(None, levels.pop(), self.operators)
         for fusion in others:
-            top = fusion(top, levels.pop(), ops)
-        top = ops.resize_map(top, (8 * rows, 8 * columns))
-        top = F.conv2d(top, self.head.scratch.output_conv1.weight, padding=1)
-        return ops.resize_map(top, (self.patch_size * rows, self.patch_size * columns), position)
+            top = fusion(top, levels.pop(), self.operators)
+        return top
+
+    def _end(self, top: Tensor, position: tuple[Tensor, Tensor], depth: Tensor, confidence: Tensor) -> None:
+        """The output of `_top` (B, F, h, w) and the last of `_tables` → depth and confidence (B, H, W)."""
+        ops, scratch, size = self.operators, self.head.scratch, (depth.shape[1], depth.shape[2])
+        top = ops.resize_map(top, (self.finest * size[0] // self.patch_size, self.finest * size[1] // self.patch_size))
+        top = ops.resize_map(F.conv2d(top, scratch.output_conv1.weight, padding=1), size, position)
+        x = F.conv2d(top, biased(scratch.output_conv2[0])[0], padding=1)
+        ops.depth_values(x, self.hidden_bias, *self.last, depth, confidence)
 
     def _tables(self, rows: int, columns: int) -> list[tuple[Tensor, Tensor]]:
-        """Position embeddings of the four levels and of the full size. The last includes the bias of `output_conv1`,
-        because resizing does not change a constant. Cached: they are small, and must exist before a graph is captured.
+        """Position embeddings of the four levels, and the one that `_end` needs. Cached: they are small, and must exist
+        before a graph is captured.
         """
         if (rows, columns) not in self._positions:
             found = [self._position(len(weight), rows, columns, columns / rows) for weight, _ in self.projections]
-            full = self.patch_size * rows, self.patch_size * columns
-            last = self._position(len(self.middle_bias), *full, columns / rows)
-            by_column, by_row = self.middle_bias.tensor_split(2)
-            found.append((last[0] + by_column, last[1] + by_row))
-            self._positions[rows, columns] = found
+            self._positions[rows, columns] = [*found, self._last_position(rows, columns)]
         return self._positions[rows, columns]
+
+    def _last_position(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """At full size. Includes the bias of `output_conv1`, because resizing does not change a constant."""
+        full = self.patch_size * rows, self.patch_size * columns
+        across, down = self._position(len(self.middle_bias), *full, columns / rows)
+        by_column, by_row = self.middle_bias.tensor_split(2)
+        return across + by_column, down + by_row
 
     def _position(self, channels: int, height: int, width: int, aspect: float) -> tuple[Tensor, Tensor]:
         """The two parts of the embedding: by column (W, C/2) and by row (H, C/2)."""
-        across = uv_embedding(channels, 1, width, aspect, self.middle_bias, self.precision)[0, : channels // 2, 0]
-        down = uv_embedding(channels, height, 1, aspect, self.middle_bias, self.precision)[0, channels // 2 :, :, 0]
+        across = uv_embedding(channels, 1, width, aspect, self.norm.weight, self.precision)[0, : channels // 2, 0]
+        down = uv_embedding(channels, height, 1, aspect, self.norm.weight, self.precision)[0, channels // 2 :, :, 0]
         return 0.1 * across.T.contiguous(), 0.1 * down.T.contiguous()
+
+
+def convolutions(part: H, dtype: torch.dtype) -> H:
+    """The layers `part` in `dtype`, with channels last in memory."""
+    return part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def _shallow(head: DPTHead, kept: tuple[str, ...]) -> DPTHead:

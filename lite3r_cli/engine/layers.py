@@ -17,7 +17,6 @@ from lite3r_cli.engine.operators import Operators
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.sparse_layers import Plans, SparseLayer, SparsePlan
 from lite3r_cli.engine.twins import Operand
-from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.view_shards import (
     across_views,
@@ -30,9 +29,9 @@ from lite3r_cli.layers.view_shards import (
     rows_of_tokens,
 )
 from lite3r_cli.layers.view_shards import whole as gather
-from lite3r_cli.layers.vit import Block, LayerScale, Mlp, RopeTable
+from lite3r_cli.layers.vit import Block, LayerScale, RopeTable, SwiGlu
 from lite3r_cli.quant.fp8 import quantize_rows
-from lite3r_cli.quant.linear import FP8Linear
+from lite3r_cli.quant.linear import FP8Linear, bias_of
 
 MLP_TOKENS = 36864  # tokens per pass of the MLP, whose hidden layer is the largest tensor of a block
 
@@ -137,10 +136,8 @@ class Product:
 
     def __init__(self, layer: nn.Linear | FP8Linear, settings: Settings, exact: bool = False):
         self.dtype, self.fp8 = settings.dtype, settings.fp8 and not exact
-        weight = layer.weight.detach()
-        self.bias = (
-            torch.zeros(len(weight), device=weight.device) if layer.bias is None else layer.bias.detach()
-        ).float()
+        weight, bias = layer.weight.detach(), bias_of(layer)
+        self.bias = (torch.zeros(len(weight), device=weight.device) if bias is None else bias.detach()).float()
         self.weight: Tensor
         if not self.fp8:
             self.weight = weight.to(self.dtype)
@@ -150,6 +147,16 @@ class Product:
         else:
             self.weight, scale = quantize_rows(weight)
         self.scale = scale[None].contiguous()
+
+    def in_order(self, rows: Tensor) -> Product:
+        """The product with its output channels in the order `rows` (R,). Changes this product."""
+        self.bias = self.bias[rows]
+        kind = self.weight.dtype
+        # bytes, because not every torch can index FP8
+        self.weight = self.weight.view(torch.uint8)[rows].view(kind) if self.fp8 else self.weight[rows]
+        if self.fp8:
+            self.scale = self.scale[:, rows].contiguous()
+        return self
 
     def __call__(self, operand: Operand) -> Tensor:
         values, tokens = operand
@@ -176,36 +183,45 @@ class Norm:
         return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
 
 
-def _scale(layer: nn.Module) -> Tensor:
-    """The factors (C,) of a LayerScale."""
-    if not isinstance(layer, LayerScale):
-        raise BackendError("the fast path needs blocks with LayerScale; use --engine ordinary")
-    return layer.gamma.detach().float()
+def _scale(layer: nn.Module, like: Tensor) -> Tensor:
+    """The factors (C,) of a LayerScale, ones without it, as many as `like` has."""
+    return layer.gamma.detach().float() if isinstance(layer, LayerScale) else torch.ones_like(like)
 
 
 class FastBlock:
     """One pre-norm block over rows of tokens (S·P, C). It takes the output of its first norm and returns that of the
     next block's first norm, because norms are fused with the residual addition before them.
 
-    Raises BackendError for blocks with a gated MLP or without LayerScale.
+    `order` (D,) puts the channels of each head's queries and keys in another order, which changes no attention: the
+    kernels know only the RoPE of `rope_table`, so others need their channels where it expects them.
     """
 
-    def __init__(self, block: Block, settings: Settings, exact_projection: bool = False):
-        if not isinstance(block.mlp, Mlp):
-            raise BackendError("the fast path has no gated MLP (da3-giant); use --compare dense-eager")
+    def __init__(
+        self, block: Block, settings: Settings, exact_projection: bool = False, order: Tensor | None = None
+    ):  # fmt: skip
         attention = block.attn
         self.heads, self.norm1, self.norm2 = attention.heads, Norm.of(block.norm1), Norm.of(block.norm2)
-        self.qkv, self.fc1, self.fc2 = (
-            Product(layer, settings) for layer in (attention.qkv, block.mlp.fc1, block.mlp.fc2)
-        )
+        mlp = block.mlp
+        self.gated = isinstance(mlp, SwiGlu)
+        first, second = (mlp.w12, mlp.w3) if isinstance(mlp, SwiGlu) else (mlp.fc1, mlp.fc2)
+        self.qkv, self.fc1, self.fc2 = (Product(layer, settings) for layer in (attention.qkv, first, second))
         self.proj = Product(attention.proj, settings, exact_projection)  # see `networks.family.exact_products`
-        self.scale1, self.scale2 = _scale(block.ls1), _scale(block.ls2)
+        self.scale1, self.scale2 = (_scale(layer, self.norm1.weight) for layer in (block.ls1, block.ls2))
         self.head_norms: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.head_eps = 0.0
         if isinstance(attention.q_norm, nn.LayerNorm) and isinstance(attention.k_norm, nn.LayerNorm):
             q, k = Norm.of(attention.q_norm), Norm.of(attention.k_norm)
             self.head_norms, self.head_eps = (q.weight, q.bias, k.weight, k.bias), q.eps
+        if order is not None:
+            self._reorder(order.to(self.norm1.weight.device))
         self.sparse = SparseLayer.of(attention) if settings.sparse else None
+
+    def _reorder(self, order: Tensor) -> None:
+        rows = torch.arange(len(self.qkv.bias), device=order.device).view(3, self.heads, -1)
+        self.qkv.in_order(torch.cat([rows[:2, :, order], rows[2:]]).flatten())
+        if self.head_norms is not None:
+            q_weight, q_bias, k_weight, k_bias = (each[order] for each in self.head_norms)
+            self.head_norms = q_weight, q_bias, k_weight, k_bias
 
     def start(self, x: Tensor, engine: Engine) -> Operand:
         """The output of the first norm of x (T, C), for the first block of a network."""
@@ -293,7 +309,8 @@ class FastBlock:
         for first in range(0, len(x), step):
             part = slice(first, first + step)
             values, scales = operand[0][part], None if operand[1] is None else operand[1][part]
-            y = self.fc2(ops.gelu_quant(self.fc1((values, scales)), self.fc1.bias, fp8))
+            activate = ops.swiglu_quant if self.gated else ops.gelu_quant
+            y = self.fc2(activate(self.fc1((values, scales)), self.fc1.bias, fp8))
             if after is None:
                 ops.add_scaled(x[part], y, self.fc2.bias, self.scale2)
             else:  # this part of the operand is no longer needed: overwrite it
@@ -313,6 +330,8 @@ def _joined(parts: Sequence[Operand]) -> Operand:
 
 def _dense(heads: Tensor, views: int, ops: Operators, fp8: bool) -> Operand:
     """q, k, v (3, H, views · P, D) → dense attention within each of `views` runs of tokens, rows (views · P, H·D)."""
+    if heads.shape[2] == views:  # a token alone attends to itself; cuDNN has no sequences of one token
+        return ops.merge_heads(heads[2], None, views, fp8)
     q, k, v = heads.unflatten(2, (views, -1)).transpose(1, 2)  # (V, H, P, D) each
     out = dense(q, k, v, cudnn=heads.is_cuda)
     rows = out.transpose(1, 2)  # (V, P, H, D), contiguous for some kernels

@@ -58,6 +58,7 @@ class Operators:
     add_norm_quant: AddNormQuant
     add_scaled: Callable[[Tensor, Tensor, Tensor, Tensor], None]
     gelu_quant: Callable[[Tensor, Tensor, bool], Operand]
+    swiglu_quant: Callable[[Tensor, Tensor, bool], Operand]
     quant: Callable[[Tensor, bool], Operand]
     split_heads: SplitHeads
     merge_heads: Callable[[Tensor, Tensor | None, int, bool], Operand]

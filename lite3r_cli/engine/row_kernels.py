@@ -116,6 +116,29 @@ def gelu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
 
 
 @triton.jit
+def _gated(x, bias, values, scales, C, BLOCK: tl.constexpr, FP8: tl.constexpr, TOP: tl.constexpr):
+    row, offs_c = tl.program_id(0), tl.arange(0, BLOCK)
+    mask_c = offs_c < C
+    at = x + row.to(tl.int64) * 2 * C + offs_c
+    a = tl.load(at, mask=mask_c, other=0.0).to(tl.float32)
+    a += tl.load(bias + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    b = tl.load(at + C, mask=mask_c, other=0.0).to(tl.float32)
+    b += tl.load(bias + C + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    _store_row(a / (1.0 + tl.exp(-a)) * b, values, scales, row, offs_c, mask_c, C, FP8, TOP)
+
+
+def swiglu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
+    rows, channels = len(x), x.shape[1] // 2
+    block = triton.next_power_of_2(channels)
+    values, scales = _outputs(rows, channels, x, fp8)
+    _gated[(rows,)](
+        x, bias, values, scales, channels,
+        BLOCK=block, FP8=fp8, TOP=E4M3_MAX, num_warps=max(1, min(4, block // 256)),
+    )  # fmt: skip
+    return values, scales if fp8 else None
+
+
+@triton.jit
 def _head_norm(x, weight, bias, channel, D: tl.constexpr, eps, mean, inverse):
     w = tl.load(weight + channel).to(tl.float32)[None, :]
     b = tl.load(bias + channel).to(tl.float32)[None, :]

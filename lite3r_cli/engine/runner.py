@@ -18,6 +18,7 @@ from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.view_shards import Shards, current
 from lite3r_cli.runtime import current as on_device
 
+Known = tuple[Tensor, ...]  # the encoding of known cameras and depth: what the form of the network needs
 WARM_UPS = 2  # runs before a graph capture, in which kernels are compiled and libraries choose algorithms
 
 
@@ -33,14 +34,14 @@ class FastForm(ABC):
 
     @abstractmethod
     def run(
-        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+        self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
         """Predict from images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device. `known` is the result of
         the method of that name, `fixed` the second part of `prepare`.
         """
 
-    def known(self, cameras: Any, prepared: Prepared) -> Tensor:
-        """The encoding (S, C) of known cameras for the blocks. Raises BackendError if the network takes none."""
+    def known(self, cameras: Any, prepared: Prepared) -> Known:
+        """The encoding of known cameras for the blocks. Raises BackendError if the network takes none."""
         raise BackendError(f"fast path: {type(self).__name__} takes no known cameras")
 
     def with_known(self, prediction: Any, cameras: Any) -> Any:
@@ -55,7 +56,7 @@ class FastRunner:
         self.form, self.settings, self.device = form, form.settings, device
         self.engine = Engine(self.settings, operators(device, self.settings.kernels))
         self._prepared: dict[tuple[Shape, Shards | None], tuple[Prepared, dict[str, Any]]] = {}
-        self._graphs: dict[tuple[Shape, bool], tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]] = {}
+        self._graphs: dict[tuple[Shape, int], tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]] = {}
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor], cameras: Any = None) -> FastOutput:
@@ -71,11 +72,11 @@ class FastRunner:
         stacks = shape.stacks(images)
         if self.device.type != "cuda" or not self.settings.graphs or current() is not None:
             return self._run(stacks, known, shape, self.engine)
-        kind = shape, known is not None
+        kind = shape, 0 if known is None else len(known)
         if kind not in self._graphs:
             self._graphs[kind] = self._capture(stacks, known, shape)
         graph, given, output = self._graphs[kind]
-        for target, value in zip(given, stacks if known is None else [*stacks, known]):
+        for target, value in zip(given, [*stacks, *(known or ())]):
             target.copy_(value)
         graph.replay()
         return output
@@ -104,7 +105,7 @@ class FastRunner:
                 total += plan.skipped(layer.sparse.ratio(plan))
         return total / len(self.form.layers_across)
 
-    def _run(self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape, engine: Engine) -> FastOutput:
+    def _run(self, stacks: Sequence[Tensor], known: Known | None, shape: Shape, engine: Engine) -> FastOutput:
         return self.form.run(stacks, known, *self._fixed(shape), engine)
 
     def _fixed(self, shape: Shape) -> tuple[Prepared, dict[str, Any]]:
@@ -115,10 +116,10 @@ class FastRunner:
         return self._prepared[key]
 
     def _capture(
-        self, stacks: Sequence[Tensor], known: Tensor | None, shape: Shape
+        self, stacks: Sequence[Tensor], known: Known | None, shape: Shape
     ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], FastOutput]:
         given = [stack.clone() for stack in stacks]
-        told = None if known is None else known.clone()
+        told = None if known is None else tuple(each.clone() for each in known)
         self._fixed(shape)
         beside = torch.cuda.Stream(self.device)
         beside.wait_stream(torch.cuda.current_stream(self.device))
@@ -131,4 +132,4 @@ class FastRunner:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             output = self._run(given, told, shape, self.engine)
-        return graph, given if told is None else [*given, told], output
+        return graph, [*given, *(told or ())], output

@@ -101,6 +101,12 @@ def gelu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
     return _operand(F.gelu(x.float() + bias.float()), x, fp8)
 
 
+def swiglu_quant(x: Tensor, bias: Tensor, fp8: bool) -> Operand:
+    """SiLU(a) ⊙ b with a, b the halves of x + bias, as an operand (T, C); x (T, 2C), bias (2C,)."""
+    a, b = (x.float() + bias.float()).chunk(2, dim=-1)
+    return _operand(F.silu(a) * b, x, fp8)
+
+
 def _normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
 

@@ -24,9 +24,20 @@ RopeTable = tuple[Tensor, Tensor]  # cos, sin: each (T, D) float32
 class HalvesTable(tuple):
     """A RopeTable that pairs channel j of a head with channel j + D/2."""
 
+    @staticmethod
+    def axial_order(dim: int) -> Tensor:
+        """The order of a head's channels (D,) in which `rope_table` pairs them as this table does."""
+        first, second = torch.arange(dim).view(2, 2, -1)  # (2, D/4) each: halves of the first and second partners
+        return torch.stack([first, second], dim=1).flatten()
+
 
 class NeighboursTable(tuple):
     """A RopeTable that pairs channel 2j of a head with channel 2j + 1."""
+
+    @staticmethod
+    def axial_order(dim: int) -> Tensor:
+        """The order of a head's channels (D,) in which `rope_table` pairs them as this table does."""
+        return torch.arange(dim).view(2, -1, 2).transpose(1, 2).flatten()
 
 
 def rope_table(positions: Tensor, head_dim: int, base: float = 100.0, published: bool = False) -> RopeTable:

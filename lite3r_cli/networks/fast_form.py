@@ -13,7 +13,6 @@ from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.runner import FastRunner
 from lite3r_cli.engine.sparse_layers import reason_against_settings
 from lite3r_cli.errors import BackendError
-from lite3r_cli.layers.vit import SwiGlu
 from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.family import family_of, require_family
 from lite3r_cli.networks.sparsify import sparse_modules
@@ -25,8 +24,6 @@ def form_reason(of: object, name: str) -> str | None:
     family = family_of(of)
     if family is None or family.fast is None:
         return f"there is no fast path for {name}"
-    if getattr(getattr(of, "config", None), "swiglu", False):
-        return f"the fast path has no gated MLP, which {name} has"
     return None
 
 
@@ -34,8 +31,6 @@ def reason_against(model: nn.Module, settings: Settings, device: torch.device) -
     """Why `model` with its current settings cannot run on the fast path of `device`; None if it can."""
     if (reason := form_reason(model, getattr(model, "name", type(model).__name__))) is not None:
         return reason
-    if any(isinstance(part, SwiGlu) for part in model.modules()):
-        return f"the fast path has no gated MLP, which {model.name} has"
     if getattr(model, "ray_poses", False):
         return "the fast path has no cameras from rays"
     if settings.sparse:

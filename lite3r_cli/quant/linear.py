@@ -67,10 +67,10 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] =
 }
 
 
-def bias_of(dense: nn.Linear) -> Tensor | None:
+def bias_of(dense: nn.Linear | FP8Linear) -> Tensor | None:
     """The bias (R,) that a layer adds, multiplied by its `bias_mask` if it has one; None without bias."""
     mask = getattr(dense, "bias_mask", None)
-    return dense.bias if mask is None else dense.bias * mask
+    return dense.bias if mask is None or dense.bias is None else dense.bias * mask
 
 
 class FP8Linear(nn.Module):

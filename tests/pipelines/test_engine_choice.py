@@ -175,7 +175,7 @@ ENGINE_CASES = {  # what stands against the fast engine → the words of the rea
     "float32": (Asked("sla"), VGGT, "float32", "half precision"),
     "emulation": (Asked("sla", fp8_backend="emulate"), VGGT, "gpu", "not by emulate"),
     "rays": (Asked("sla", ray_poses=True), VGGT, "gpu", "cameras from rays"),
-    "gated MLP": (Asked("sla"), replace(VGGT, name="da3-giant", config=GIANT), "gpu", "gated MLP"),
+    "a gated MLP": (Asked("sla"), replace(VGGT, name="da3-giant", config=GIANT), "gpu", None),
     "an official checkpoint": (Asked(), CHECKPOINTS["official"], "gpu", None),
     "kept by mass": (Asked(), replace(VGGT, sparse=settle(ACROSS, None, 0.5, scores="mass")), "gpu", "pooled scores"),
     "another feature": (Asked(), replace(VGGT, sparse=settle(ACROSS, None, 0.5, feature="relu")), "gpu", "relu"),
@@ -232,6 +232,6 @@ def test_what_training_changed_is_read_from_the_metadata() -> None:
 def test_facts_of_published_networks_have_a_fast_form() -> None:
     for name, config in SIZES.items():
         plan = resolve(Asked("sla"), NetworkFacts(name, config, ACROSS), MACHINES["gpu"])
-        assert plan.engine.chosen == ("ordinary" if config.swiglu else "fast"), name
+        assert plan.engine.chosen == "fast", name
     plan = resolve(Asked("sla"), NetworkFacts("mini", MiniConfig(), ACROSS[:5]), MACHINES["gpu"])
     assert plan.engine.chosen == "fast" and plan.sparse is not None and plan.sparse.group == 64

@@ -14,7 +14,7 @@ from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
-from lite3r_cli.engine.runner import FastForm
+from lite3r_cli.engine.runner import FastForm, Known
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import KnownCameras, Prediction
@@ -60,22 +60,21 @@ class FastDA3(FastForm):
             "views": torch.arange(prepared.whole.views, device=device),
         }
 
-    def known(self, cameras: KnownCameras, prepared: Prepared) -> Tensor:
+    def known(self, cameras: KnownCameras, prepared: Prepared) -> Known:
         """The camera tokens (S, C) of known cameras."""
-        result: Tensor = self.camera_encoder(encode_known(cameras, prepared.sizes))[0]
-        return result
+        return (self.camera_encoder(encode_known(cameras, prepared.sizes))[0],)
 
     def with_known(self, prediction: Prediction, cameras: KnownCameras) -> Prediction:
         """The prediction adapted to the known cameras, see `network.with_known`."""
         return with_known(prediction, cameras)
 
     def run(
-        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+        self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
         """See `FastForm.run`; `known` (S, C) replaces the camera tokens."""
         with engine.stage("encoder"):
             tokens = self.patches.tokens(images, fixed["embeddings"], self.first, prepared)
-        maps, camera = self._run_blocks(tokens, known, fixed, engine)
+        maps, camera = self._run_blocks(tokens, None if known is None else known[0], fixed, engine)
         del tokens
         with engine.stage("heads"):
             vectors = self.camera(prepared.by_view(camera).float())

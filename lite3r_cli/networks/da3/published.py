@@ -15,7 +15,7 @@ def _any_view(name: str, parameters: int, licence: str, revision: str = hub.MAIN
         repository=f"depth-anything/{name.upper()}",
         revision=revision,
         takes=("cameras",),
-        fast=name != "da3-giant",  # whose MLPs are gated
+        fast=True,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,3 +188,26 @@ class GlobalEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.norm_layer(self.encoder(x))
         return result
+
+
+def embed_given(encoders: Mapping[str, Any], views: list[int], given: Prepared) -> Tensor:
+    """The encoding of the known values of these views, broadcastable to (B, S_b, N, E). `encoders` are the network's,
+    by their names; those without input are not run.
+    """
+    added = given.quaternion.new_zeros(())
+    if bool(given.has_rays[:, views].any()):
+        rays = torch.stack([given.rays[i] for i in views], dim=1)  # (B, S_b, 3, H, W)
+        found = encoders["ray_dirs_encoder"](rays.flatten(0, 1)).unflatten(0, rays.shape[:2])
+        added = added + found * given.has_rays[:, views, None, None]
+    if bool(given.has_depth[:, views].any()):
+        depth = torch.stack([given.depth[i] for i in views], dim=1)
+        found = encoders["depth_encoder"](depth.flatten(0, 1)[:, None]).unflatten(0, depth.shape[:2])
+        metric = given.metric[:, views, None] * encoders["depth_scale_encoder"](given.log_depth_scale[:, views, None])
+        added = added + (found + metric[:, :, None]) * given.has_depth[:, views, None, None]
+    if bool(given.has_pose[:, views].any()):
+        found = encoders["cam_rot_encoder"](given.quaternion[:, views]) + encoders["cam_trans_encoder"](
+            given.translation[:, views]
+        )
+        metric = given.metric[:, views, None] * encoders["cam_trans_scale_encoder"](given.log_pose_scale[:, None, None])
+        added = added + ((found + metric) * given.has_pose[:, views, None])[:, :, None]
+    return added

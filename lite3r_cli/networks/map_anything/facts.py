@@ -9,6 +9,7 @@ from typing import Any
 from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import alternating, count_layers, last_two
 from lite3r_cli.networks.map_anything.answer import answer
+from lite3r_cli.networks.map_anything.fast import FastMapAnything
 from lite3r_cli.networks.map_anything.loader import fixed_shape
 from lite3r_cli.networks.map_anything.network import V1, V1_1, MapAnything, MapAnythingConfig, MapAnythingV1Config
 from lite3r_cli.networks.map_anything.published import V1_1_MODELS, V1_MODELS
@@ -67,6 +68,7 @@ FAMILY = Family(
     heads=HEADS,
     answer=answer,
     scale="metric",
+    fast=FastMapAnything,
     options=("cameras", "depth"),
     partial_cameras=True,
     recompute=recompute,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.layers.heads.dpt import FusionBlock, Scratch
+from lite3r_cli.layers.vit import ModulesOf
 
 SMALLEST = 1e-8  # lower limit of norms and of the scale
 RAW_CHANNELS = 6  # ray (3), log depth, log confidence, mask logit
@@ -47,7 +48,7 @@ class Pyramid(nn.Module):
             [],
             [nn.Conv2d(stages[3], stages[3], 3, 2, 1)],
         )
-        self.input_process = nn.ModuleList(
+        self.input_process: ModulesOf[nn.Sequential] = ModulesOf(
             nn.Sequential(
                 nn.Sequential(nn.Conv2d(width, stage, 1), *layers), nn.Conv2d(stage, features, 3, padding=1, bias=False)
             )
@@ -92,6 +93,12 @@ class DenseHead(nn.ModuleList):
     def __init__(self, widths: Sequence[int], features: int, stages: Sequence[int], patch_size: int):
         super().__init__([Pyramid(widths, features, stages), Regressor(features)])
         self.patch_size = patch_size
+
+    def parts(self) -> tuple[Pyramid, Regressor]:
+        """The two parts, with their types."""
+        pyramid, regressor = self
+        assert isinstance(pyramid, Pyramid) and isinstance(regressor, Regressor)
+        return pyramid, regressor
 
     def forward(self, tokens: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         pyramid, regressor = self

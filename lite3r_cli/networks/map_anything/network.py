@@ -26,6 +26,7 @@ from lite3r_cli.networks.map_anything.conditions import (
     GlobalEncoder,
     Prepared,
     conditions_from,
+    embed_given,
     prepare,
 )
 from lite3r_cli.networks.map_anything.heads import DenseHead, DenseMaps, PoseHead, ScaleHead
@@ -238,30 +239,8 @@ class MapAnything(Network):
         with bk.own_precision(images.device):
             patches = patches.float()
             if given is not None:
-                patches = patches + self._embed_given(list(views), given)
+                patches = patches + embed_given(self._modules, list(views), given)
             return first, self.fusion_norm_layer(patches)
-
-    def _embed_given(self, views: list[int], given: Prepared) -> Tensor:
-        """The encoding of the known values of these views, broadcastable to (B, S_b, N, E). Encoders without input are
-        not run.
-        """
-        added = self.fusion_norm_layer.weight.new_zeros(())
-        if bool(given.has_rays[:, views].any()):
-            rays = torch.stack([given.rays[i] for i in views], dim=1)  # (B, S_b, 3, H, W)
-            found = self.ray_dirs_encoder(rays.flatten(0, 1)).unflatten(0, rays.shape[:2])
-            added = added + found * given.has_rays[:, views, None, None]
-        if bool(given.has_depth[:, views].any()):
-            depth = torch.stack([given.depth[i] for i in views], dim=1)
-            found = self.depth_encoder(depth.flatten(0, 1)[:, None]).unflatten(0, depth.shape[:2])
-            metric = given.metric[:, views, None] * self.depth_scale_encoder(given.log_depth_scale[:, views, None])
-            added = added + (found + metric[:, :, None]) * given.has_depth[:, views, None, None]
-        if bool(given.has_pose[:, views].any()):
-            found = self.cam_rot_encoder(given.quaternion[:, views]) + self.cam_trans_encoder(
-                given.translation[:, views]
-            )
-            metric = given.metric[:, views, None] * self.cam_trans_scale_encoder(given.log_pose_scale[:, None, None])
-            added = added + ((found + metric) * given.has_pose[:, views, None])[:, :, None]
-        return added
 
     def encode(
         self,

@@ -16,6 +16,7 @@ V1_1_MODELS = (
         file=FILE,
         takes=("cameras", "depth"),
         metric=True,
+        fast=True,
     ),
     ModelInfo(
         name="hf:facebook/map-anything",
@@ -26,6 +27,7 @@ V1_1_MODELS = (
         file=FILE,
         takes=("cameras", "depth"),
         metric=True,
+        fast=True,
     ),
 )
 V1_MODELS = (
@@ -38,6 +40,7 @@ V1_MODELS = (
         file=FILE,
         takes=("cameras", "depth"),
         metric=True,
+        fast=True,
     ),
     ModelInfo(
         name="hf:facebook/map-anything-v1",
@@ -48,6 +51,7 @@ V1_MODELS = (
         file=FILE,
         takes=("cameras", "depth"),
         metric=True,
+        fast=True,
     ),
 )
 MODELS = V1_1_MODELS + V1_MODELS

@@ -15,7 +15,7 @@ from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
-from lite3r_cli.engine.runner import FastForm
+from lite3r_cli.engine.runner import FastForm, Known
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.networks.mini.network import (
@@ -58,18 +58,18 @@ class FastMini(FastForm):
             "reference": torch.tensor(prepared.whole.places[0], device=device),
         }
 
-    def known(self, cameras: CameraHints, prepared: Prepared) -> Tensor:
+    def known(self, cameras: CameraHints, prepared: Prepared) -> Known:
         """The encoding (S, C) that is added to the camera tokens."""
-        return super().known(cameras, prepared) if self.known_camera is None else self.known_camera(cameras)[0]
+        return super().known(cameras, prepared) if self.known_camera is None else (self.known_camera(cameras)[0],)
 
     def run(
-        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+        self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
         """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device."""
         with engine.stage("encoder"):
             tokens = self.patches.tokens(images, fixed["embeddings"], self.first, prepared)
         maps, camera = self._run_blocks(
-            tokens, fixed["camera"] if known is None else fixed["camera"] + known, fixed, engine
+            tokens, fixed["camera"] if known is None else fixed["camera"] + known[0], fixed, engine
         )
         del tokens
         with engine.stage("heads"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.layers.buckets import own_precision
 from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.heads.pose import invert_rigid
 from lite3r_cli.layers.vit import Attention, LayerScale, Mlp
@@ -76,6 +78,41 @@ def prepare(given: Conditions) -> Prepared:
     return Prepared(cam_from_first, given.has_pose & several, given.rays, given.has_rays, depth, given.has_depth)
 
 
+class Encoders(Protocol):
+    """What has the encoders of known rays and depth."""
+
+    @property
+    def ray_embed(self) -> nn.Module:
+        """Rays (B, 2, H, W) → (B, N, C)."""
+        ...
+
+    @property
+    def depth_encoder(self) -> nn.Module:
+        """Depth and its mask (B, 2, H, W) → (B, N, C)."""
+        ...
+
+    @property
+    def depth_emb(self) -> Tensor:
+        """Added to the tokens of views with depth, (1, 1, C)."""
+        ...
+
+
+def embed_given(encoders: Encoders, views: Sequence[int], given: Prepared) -> Tensor:
+    """The encoding (B, S_b, N, C) of the known rays and depth of these views, in float32."""
+    index = list(views)
+    rays = torch.stack([given.rays[i] for i in index], dim=1)  # (B, S_b, 2, H, W)
+    depth = torch.stack([given.depth[i] for i in index], dim=1)
+    shape = rays.shape[:2]
+    with own_precision(rays.device):
+        added = encoders.ray_embed(rays.flatten(0, 1)).unflatten(0, shape) * given.has_rays[:, index, None, None]
+        if bool(given.has_depth[:, index].any()):
+            maps = torch.stack([depth, (depth > 0).float()], dim=2).flatten(0, 1)
+            seen = encoders.depth_encoder(maps).unflatten(0, shape) + encoders.depth_emb
+            added = added + seen * given.has_depth[:, index, None, None]
+    result: Tensor = added
+    return result
+
+
 def _compose(a: Tensor, b: Tensor) -> Tensor:
     """a ∘ b of rigid transforms (…, 3, 4)."""
     return torch.cat([a[..., :3] @ b[..., :3], a[..., :3] @ b[..., 3:] + a[..., 3:]], dim=-1)
@@ -103,7 +140,7 @@ class PoseAttention(nn.Module):
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         matrix = cameras[:, None]  # (B, 1, T, 4, 4)
-        inverse = torch.linalg.inv(matrix)
+        inverse = torch.linalg.inv_ex(matrix)[0]  # unlike `inv` it does not wait for the GPU to say that it could
         angles = [_angles(p, dim // self.heads // 8, x.device) for p in place]
         q = _act(q, matrix.transpose(-1, -2), angles, 1)
         k, v = (_act(t, inverse, angles, 1) for t in (k, v))
@@ -150,8 +187,8 @@ class PoseInjection(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
         self.ls1, self.ls2 = LayerScale(dim), LayerScale(dim)
 
-    def forward(self, x: Tensor, cameras: Tensor, place: tuple[Tensor, Tensor], has_pose: Tensor) -> Tensor:
-        """x (B, T, C) patch tokens of all views; `has_pose` (B, T) bool; the rest as in PoseAttention."""
-        visible = None if bool(has_pose.all()) else has_pose | ~has_pose.any(1, keepdim=True)
+    def forward(self, x: Tensor, cameras: Tensor, place: tuple[Tensor, Tensor], has_pose: Tensor | None) -> Tensor:
+        """x (B, T, C) patch tokens of all views; `has_pose` (B, T) bool, None: all; the rest as in PoseAttention."""
+        visible = None if has_pose is None else has_pose | ~has_pose.any(1, keepdim=True)
         added = self.ls1(self.attn(self.norm1(x), cameras, place, visible)) + self.ls2(self.mlp(self.norm2(x)))
-        return x + torch.where(has_pose[..., None], added, 0.0)
+        return x + (added if has_pose is None else torch.where(has_pose[..., None], added, 0.0))

@@ -91,7 +91,6 @@ FAMILIES = (
             scale="metric",
             options=("cameras", "depth"),
             partial_cameras=True,
-            fast=None,
         )
     ),
 )

@@ -1,9 +1,12 @@
-"""π³ on the fast path: encoder and decoder over rows of tokens, then its own heads, a few views at a time."""
+"""π³ and Pi3X on the fast path: encoder, decoder and the heads' transformers over rows of tokens, then points,
+confidence and cameras a few views at a time.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,15 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Product, Settings, Tokens
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
-from lite3r_cli.engine.runner import FastForm
-from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, trunk_precision
+from lite3r_cli.engine.runner import FastForm, Known
+from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, pack_ropes
 from lite3r_cli.layers.heads.pose import rotation_from_quaternion
-from lite3r_cli.layers.vit import RopeTable, patch_positions, resize_position_embedding, rope_table
-from lite3r_cli.networks.pi3.heads import CameraHead, HeadTransformer
-from lite3r_cli.networks.pi3.network import REGISTERS, Pi3, cam_from_first, intrinsics_from_points
+from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.networks.base import KnownCameras
+from lite3r_cli.networks.pi3.fast_given import More, patch_places
+from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels
+from lite3r_cli.networks.pi3.network import (
+    LARGEST_LOG_DEPTH,
+    REGISTERS,
+    Pi3,
+    cam_from_first,
+    intrinsics_from_points,
+)
 
 SQUARINGS = 40  # squarings of a 4×4 matrix; enough for its dominant eigenvector unless two eigenvalues agree to 1e-12
 
@@ -39,26 +50,37 @@ class FastPi3(FastForm):
         exact = model.config.depth - 2  # see `networks.family.exact_products`
         self.layers = [FastBlock(b, settings, exact_projection=i >= exact) for i, b in enumerate(model.decoder)]
         self.layers_across = [layer for i, layer in enumerate(self.layers) if model.config.is_global(i)]
-        # points are an exponential of the last layers, which therefore stay float32, as on the ordinary path
-        self.decoders = [
-            _half(head, settings) for head in (model.point_decoder, model.conf_decoder, model.camera_decoder)
+        self.transformers = [
+            _FastHead(head, settings) for head in (model.point_decoder, model.conf_decoder, model.camera_decoder)
         ]
-        self.points, self.sure = (copy.deepcopy(head).float().eval() for head in (model.point_head, model.conf_head))
+        # points are an exponential of the last layers, which therefore stay float32, as on the ordinary path
+        self.points, self.sure = (_pixels(head, settings) for head in (model.point_head, model.conf_head))
         self.camera = copy.deepcopy(model.camera_head).float().eval()
+        self.more = More(model, settings) if model.metric else None
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
         """What depends only on the image sizes: packing, RoPE tables, position embeddings."""
         prepared = Prepared.of(shape, self.patch_size, REGISTERS, self.settings, device, reference=False)
         head_dim = self.config.dim // self.config.heads
         ropes, embeddings = [], []
+        counts = [len(bucket.views) for bucket in prepared.packing.buckets]
         for bucket in prepared.packing.buckets:
             positions = patch_positions(*bucket.grid, REGISTERS, device)
             ropes.append(rope_table(positions, head_dim, published=True))
             embeddings.append(resize_position_embedding(self.position[:, 1:], *bucket.grid, antialias=True)[0].float())
-        return prepared, {"ropes": ropes, "embeddings": embeddings}
+        fixed: dict[str, Any] = {"ropes": ropes, "embeddings": embeddings}
+        if self.more is not None:
+            fixed |= {"packed ropes": pack_ropes(ropes, counts), "places": patch_places(prepared.packing, device)}
+        return prepared, fixed
+
+    def known(self, cameras: KnownCameras, prepared: Prepared) -> Known:
+        """What Pi3X is told: the encoding of rays and depth (patches of all views, C); if poses are known,
+        cam_from_first (S, 4, 4) as well; and if only some are, which ones (S,).
+        """
+        return super().known(cameras, prepared) if self.more is None else self.more.known(cameras, prepared)
 
     def run(
-        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+        self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
         """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device."""
         with engine.stage("encoder"):
@@ -69,8 +91,7 @@ class FastPi3(FastForm):
                 operand = block.within(tokens, operand, plain, None if following is None else following.norm1)
             norm = self.encoder_norm
             tokens.x, _ = engine.operators.norm_quant(tokens.x, norm.weight, norm.bias, norm.eps, False)
-            for frames in tokens.frames():
-                frames[:, :REGISTERS] = self.registers.to(frames.dtype)
+            _place_specials(tokens, self.registers, known)
         tokens.ropes = tokens.ropes_across = fixed["ropes"]
         with engine.stage("linear layers"):
             operand = self.layers[0].start(tokens.x, engine)
@@ -79,42 +100,77 @@ class FastPi3(FastForm):
             after = self.layers[i + 1].norm1 if i + 1 < len(self.layers) else None
             step = layer.across if self.config.is_global(i) else layer.within
             operand = step(tokens, operand, engine, after)
+            if self.more is not None and known is not None and self.more.inject(i, tokens, known, fixed["places"]):
+                operand = self.layers[i + 1].start(tokens.x, engine)  # the block before it normed other tokens
             if i == len(self.layers) - 2:
                 near = [frames.clone() for frames in tokens.frames()]
         with engine.stage("heads"):
-            both = [torch.cat(pair, dim=-1) for pair in zip(near, tokens.frames())]
-            del near
-            grids = [bucket.grid for bucket in prepared.packing.buckets]
-            found = [self._decode(*each) for each in zip(both, grids, fixed["ropes"])]
+            both = torch.cat([torch.cat([n.flatten(0, 1) for n in near]), tokens.x], dim=-1)  # (T, 2C)
+            del near, operand
+            read = [head(both, tokens, engine) for head in self.transformers]
+            buckets = prepared.packing.buckets
+            found = [self._decode([b.frames(x)[:, REGISTERS:] for x in read], b.grid) for b in buckets]
             poses = prepared.by_view([cameras for _, _, _, cameras in found])
             K = prepared.by_view([intrinsics for _, _, intrinsics, _ in found])
+            metric = None if self.more is None else self.more.metres_per_unit(both, fixed["packed ropes"])
         with engine.stage("input and output"):
-            decoded = [(depth, confidence) for depth, confidence, _, _ in found]
-            return FastOutput.of(prepared.packing, decoded, cam_from_first(poses), K)
+            scale = 1.0 if metric is None else metric
+            decoded = [(depth * scale, confidence) for depth, confidence, _, _ in found]
+            return FastOutput.of(prepared.packing, decoded, cam_from_first(poses, scale), K)
 
-    def _decode(self, tokens: Tensor, grid: tuple[int, int], rope: RopeTable) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens (S, 5 + N, 2C) → depth and confidence (S, H, W), K (S, 3, 3) and world_from_cam (S, 3, 4)."""
+    def _decode(self, read: list[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the heads' transformers give for the patches, (S, N, C_k) each → depth and confidence (S, H, W),
+        K (S, 3, 3) and world_from_cam (S, 3, 4).
+        """
         parts = []
-        for first in range(0, len(tokens), self.settings.head_frames):
-            some = tokens[first : first + self.settings.head_frames]
-            read = []
-            for decoder in self.decoders:
-                with trunk_precision(some.device, self.settings.dtype):
-                    read.append(decoder(some, rope)[:, REGISTERS:].float())
-            maps = self.points(read[0], *grid)[0]
-            z = maps[:, 2].exp()
+        for first in range(0, len(read[0]), self.settings.head_frames):
+            points, sure, camera = (each[first : first + self.settings.head_frames] for each in read)
+            maps = torch.cat(self.points(points, *grid), dim=1)
+            z = (maps[:, 2] if self.more is None else maps[:, 2].clamp(max=LARGEST_LOG_DEPTH)).exp()
             local = torch.stack([maps[:, 0] * z, maps[:, 1] * z, z], dim=-1)
-            sure = 1 + self.sure(read[1], *grid)[0][:, 0].exp()
-            parts.append((z, sure, intrinsics_from_points(local), _camera(self.camera, read[2])))
-        depth, sure, K, cameras = (torch.cat(column) for column in zip(*parts))
-        return depth, sure, K, cameras
+            confidence = 1 + self.sure(sure, *grid)[0][:, 0].exp()
+            parts.append((z, confidence, intrinsics_from_points(local), _camera(self.camera, camera.float())))
+        depth, confidence, K, cameras = (torch.cat(column) for column in zip(*parts))
+        return depth, confidence, K, cameras
 
 
-def _half(head: HeadTransformer, settings: Settings) -> nn.Module:
-    """A copy of a head whose matrix products run in the engine's precision."""
+def _place_specials(tokens: Tokens, registers: Tensor, known: Known | None) -> None:
+    """Replace the encoder's special tokens by `registers` (5, C), and add the encoding of rays and depth to patches."""
+    start = 0
+    for frames in tokens.frames():
+        frames[:, :REGISTERS] = registers.to(frames.dtype)
+        if known is not None:
+            count = frames.shape[0] * (frames.shape[1] - REGISTERS)
+            frames[:, REGISTERS:] += known[0][start : start + count].view_as(frames[:, REGISTERS:]).to(frames.dtype)
+            start += count
+
+
+class _FastHead:
+    """The transformer of a head over the rows of all views; its products are never FP8."""
+
+    def __init__(self, head: HeadTransformer, settings: Settings):
+        self.settings = replace(settings, fp8=False)
+        self.first, self.last = Product(head.projects, self.settings), Product(head.linear_out, self.settings)
+        self.blocks = [FastBlock(block, self.settings) for block in head.blocks]
+
+    def __call__(self, x: Tensor, tokens: Tokens, engine: Engine) -> Tensor:
+        """x (T, 2C) → (T, out). `tokens` has the packing and the RoPE tables."""
+        inner = Engine(self.settings, engine.operators)
+        own = replace(tokens, x=self.first((x, None)) + self.first.bias.to(x.dtype))
+        operand = self.blocks[0].start(own.x, inner)
+        for block, after in zip(self.blocks, [*self.blocks[1:], None]):
+            operand = block.within(own, operand, inner, None if after is None else after.norm1)
+        return self.last((own.x, None)) + self.last.bias.to(x.dtype)
+
+
+def _pixels(head: LinearPixels | ConvPixels, settings: Settings) -> nn.Module:
+    """A copy of the last layers of a head, whose stages of convolutions run in the engine's precision."""
     twin = copy.deepcopy(head).float().eval()
-    if settings.dtype in HALF_PRECISION:
-        cast_products(twin, settings.dtype)
+    if isinstance(twin, ConvPixels) and settings.dtype in HALF_PRECISION:
+        for part in (twin.upsample_blocks, *(output[:-1] for output in twin.output_block)):
+            cast_products(part, settings.dtype)
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        twin.stage_dtype = settings.dtype
     return twin
 
 

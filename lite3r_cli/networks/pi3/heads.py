@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.layers.buckets import run_within
+from lite3r_cli.layers.buckets import run_within, trunk_precision
 from lite3r_cli.layers.dense import dense
-from lite3r_cli.layers.vit import Block, Mlp, RopeTable, apply_rope
+from lite3r_cli.layers.vit import Block, Mlp, ModulesOf, RopeTable, apply_rope
 
 
 class HeadTransformer(nn.Module):
@@ -19,7 +20,7 @@ class HeadTransformer(nn.Module):
     def __init__(self, dim: int, hidden: int, heads: int, depth: int, out: int):
         super().__init__()
         self.projects = nn.Linear(dim, hidden)
-        self.blocks = nn.ModuleList(Block(hidden, heads, layer_scale=None) for _ in range(depth))
+        self.blocks = ModulesOf(Block(hidden, heads, layer_scale=None) for _ in range(depth))
         self.linear_out = nn.Linear(hidden, out)
 
     def forward(self, tokens: Tensor, rope: RopeTable, seen: Tensor | None = None) -> Tensor:
@@ -80,6 +81,8 @@ class ConvPixels(nn.Module):
     (B, n, H, W) for each n in `outputs`.
     """
 
+    stage_dtype: torch.dtype | None = None  # of the products but the last; None: the tokens'
+
     def __init__(self, dim: int, channels: Sequence[int], last: int, outputs: Sequence[int], patch_size: int):
         super().__init__()
         self.patch_size = patch_size
@@ -95,7 +98,7 @@ class ConvPixels(nn.Module):
             )
             for before, after in zip(widths, channels)
         )
-        self.output_block = nn.ModuleList(
+        self.output_block: ModulesOf[nn.Sequential] = ModulesOf(
             nn.Sequential(
                 nn.Conv2d(widths[-1] + 2, last, 3, padding=1, padding_mode="replicate"),
                 nn.ReLU(),
@@ -106,11 +109,13 @@ class ConvPixels(nn.Module):
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
         x = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
-        for stage in self.upsample_blocks:
-            x = stage(with_position(x, columns / rows))
-        x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
-        x = with_position(x, columns / rows)
-        return [output(x) for output in self.output_block]
+        with nullcontext() if self.stage_dtype is None else trunk_precision(x.device, self.stage_dtype):
+            for stage in self.upsample_blocks:
+                x = stage(with_position(x, columns / rows))
+            x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
+            x = with_position(x, columns / rows)
+            hidden = [output[:-1](x) for output in self.output_block]
+        return [output[-1](h.float()) for output, h in zip(self.output_block, hidden)]
 
 
 class _ResidualLinear(nn.Module):

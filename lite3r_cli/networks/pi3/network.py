@@ -22,7 +22,7 @@ from lite3r_cli.layers.image_encoder import ImageEncoder
 from lite3r_cli.layers.seen import Seen
 from lite3r_cli.layers.vit import Block, ModulesOf, PatchEmbed, RopeTable, patch_positions, rope_table
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction
-from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, pixel_rays, prepare
+from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepared, embed_given, pixel_rays, prepare
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels, MetricDecoder
 
 REGISTERS = 5  # special tokens of each view
@@ -143,24 +143,9 @@ class Pi3(Network):
         """Images (B, S_b, 3, H, W) in [0, 1] of the views with indices `views` → tokens (B, S_b, 5 + N, C)."""
         patches = self.encoder(bk.normalise(images).flatten(0, 1), seen).unflatten(0, images.shape[:2])
         if given is not None:
-            patches = patches + self._embed_given(views, given)
+            patches = patches + embed_given(self, views, given)
         registers = self.register_token.expand(*images.shape[:2], -1, -1)
         return torch.cat([registers.to(patches.dtype), patches], dim=2)
-
-    def _embed_given(self, views: Sequence[int], given: Prepared) -> Tensor:
-        """The encoding (B, S_b, N, C) of known rays and depth of these views."""
-        index = list(views)
-        rays = torch.stack([given.rays[i] for i in index], dim=1)  # (B, S_b, 2, H, W)
-        depth = torch.stack([given.depth[i] for i in index], dim=1)
-        shape = rays.shape[:2]
-        with bk.own_precision(rays.device):
-            added = self.ray_embed(rays.flatten(0, 1)).unflatten(0, shape) * given.has_rays[:, index, None, None]
-            if bool(given.has_depth[:, index].any()):
-                maps = torch.stack([depth, (depth > 0).float()], dim=2).flatten(0, 1)
-                seen = self.depth_encoder(maps).unflatten(0, shape) + self.depth_emb
-                added = added + seen * given.has_depth[:, index, None, None]
-        result: Tensor = added
-        return result
 
     def encode(
         self,
@@ -212,18 +197,11 @@ class Pi3(Network):
         self, block: PoseInjection, x: list[Tensor], grids: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]],
         given: Prepared,
     ) -> list[Tensor]:  # fmt: skip
-        device = x[0].device
-        columns, rows, views = [], [], []
-        for (h, w), group in zip(grids, groups):
-            for i in group:
-                rows.append(torch.arange(h, device=device).repeat_interleave(w))
-                columns.append(torch.arange(w, device=device).repeat(h))
-                views.append(torch.full((h * w,), i, device=device))
-        view = torch.cat(views)
+        view, place = places_of_patches(grids, groups, x[0].device)
         patches = [b[:, :, REGISTERS:] for b in x]
         flat = torch.cat([p.flatten(1, 2) for p in patches], dim=1)
-        place = (torch.cat(columns), torch.cat(rows))
-        flat = block(flat, given.cam_from_first[:, view], place, given.has_pose[:, view])
+        has_pose = None if bool(given.has_pose.all()) else given.has_pose[:, view]
+        flat = block(flat, given.cam_from_first[:, view], place, has_pose)
         parts = flat.split([p.shape[1] * p.shape[2] for p in patches], dim=1)
         return [
             torch.cat([b[:, :, :REGISTERS], part.unflatten(1, p.shape[1:3])], dim=2)
@@ -330,7 +308,20 @@ class Pi3(Network):
         return Prediction(depth, confidence, cam_from_first(poses, scale).cpu(), K)
 
 
-def cam_from_first(world_from_cam: Tensor, scale: float = 1.0) -> Tensor:
+def places_of_patches(
+    grids: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Of every patch of the packed views: its view (T,), and its column and row (T,) each."""
+    columns, rows, views = [], [], []
+    for (h, w), group in zip(grids, groups):
+        for i in group:
+            rows.append(torch.arange(h, device=device).repeat_interleave(w))
+            columns.append(torch.arange(w, device=device).repeat(h))
+            views.append(torch.full((h * w,), i, device=device))
+    return torch.cat(views), (torch.cat(columns), torch.cat(rows))
+
+
+def cam_from_first(world_from_cam: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """world_from_cam (S, 3, 4) in any frame → cam_from_world (S, 3, 4) in the first camera's frame, with positions
     times `scale`.
     """

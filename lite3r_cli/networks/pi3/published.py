@@ -23,5 +23,6 @@ PI3X_MODEL = ModelInfo(
     file="model.safetensors",
     takes=("cameras", "depth"),
     metric=True,
+    fast=True,
 )
 MODELS = (PI3_MODEL, PI3X_MODEL)

@@ -13,7 +13,7 @@ from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
-from lite3r_cli.engine.runner import FastForm
+from lite3r_cli.engine.runner import FastForm, Known
 from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.view_shards import first_view
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
@@ -57,7 +57,7 @@ class FastVGGT(FastForm):
         return prepared, fixed
 
     def run(
-        self, images: Sequence[Tensor], known: Tensor | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
+        self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine
     ) -> FastOutput:
         """Images (S_b, 3, H, W) of each size, float32 in [0, 1], on the device."""
         with engine.stage("encoder"):

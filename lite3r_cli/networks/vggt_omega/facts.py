@@ -6,6 +6,7 @@ from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import aggregator_sizes, last_pair
 from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.vggt_omega.answer import answer
+from lite3r_cli.networks.vggt_omega.fast import FastVGGTOmega
 from lite3r_cli.networks.vggt_omega.loader import balanced
 from lite3r_cli.networks.vggt_omega.network import OMEGA_1B, SPECIALS, VGGTOmega, VGGTOmegaConfig
 from lite3r_cli.networks.vggt_omega.published import MODELS
@@ -48,6 +49,7 @@ FAMILY = register(
         heads=("camera_head", "dense_head"),
         answer=answer,
         scale="arbitrary",
+        fast=FastVGGTOmega,
         recompute=recompute,
     )
 )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead, add_position
-from lite3r_cli.layers.vit import Block, HalvesTable, PatchEmbed
+from lite3r_cli.layers.vit import Block, HalvesTable, ModulesOf, PatchEmbed
 
 EPS = 1e-5  # of every LayerNorm
 STORAGE = 4  # storage tokens of the encoder
@@ -87,7 +87,7 @@ class ImageEncoder16(nn.Module):
         self.storage_tokens = nn.Parameter(torch.zeros(1, STORAGE, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim))  # in the checkpoint; only pretraining used it
         self.rope_embed = RopePeriods(dim // heads)
-        self.blocks = nn.ModuleList(block(dim, heads, qk_norm=False) for _ in range(depth))
+        self.blocks = ModulesOf(block(dim, heads, qk_norm=False) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=EPS)
 
     def forward(self, images: Tensor, seen: Tensor | None = None) -> Tensor:
