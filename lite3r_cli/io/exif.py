@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .codecs import png
 from .codecs.pillow_limit import no_limit
 from .regular import open_regular
 
@@ -103,25 +104,28 @@ def _read(source: Path | bytes) -> PhotoMetadata:
         stream = io.BytesIO(source) if isinstance(source, bytes) else open_regular(Path(source))
         with stream, warnings.catch_warnings(), no_limit():
             warnings.simplefilter("ignore")  # Pillow warns about damaged entries, which are None here
-            _register_heif(stream)
+            head, size = stream.read(12), None
+            if png.matches(head):
+                reduced, size = png.without_pixels(stream, stream.seek(0, io.SEEK_END))
+                stream = io.BytesIO(reduced)
+            elif head[4:8] == b"ftyp":
+                _register_heif()
+            stream.seek(0)
             image = Image.open(stream)
             exif = image.getexif()
             tags = _Tags(exif, _directory(exif, _EXIF_IFD), _directory(exif, _GPS_IFD))
-            return _collect(image, tags, _xmp(image, exif))
+            return _collect(size or image.size, tags, _xmp(image, exif))
     except Exception:  # a hostile file can make Pillow raise anything; then the metadata is lost, not the image
         return NOTHING
 
 
-def _register_heif(stream) -> None:
+def _register_heif() -> None:
     """Let Pillow open HEIC if pillow-heif is installed."""
-    head = stream.read(12)
-    stream.seek(0)
-    if head[4:8] == b"ftyp":
-        try:
-            import pillow_heif
-        except ImportError:
-            return
-        pillow_heif.register_heif_opener()
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
 
 
 def _directory(exif: Any, tag: int) -> Any:
@@ -167,8 +171,8 @@ def _number(value: Any, low: float, high: float) -> float | None:
     return number if math.isfinite(number) and low < number <= high else None
 
 
-def _collect(image: Any, tags: _Tags, xmp: str) -> PhotoMetadata:
-    width, height = image.size
+def _collect(size: tuple[int, int], tags: _Tags, xmp: str) -> PhotoMetadata:
+    width, height = size
     unit = _MILLIMETRES.get(int(tags.number(tags.exif, 0xA210, 0, 9) or 2), 25.4)
     resolution = tags.number(tags.exif, 0xA20E, 0, 1e7)
     orientation = int(tags.number(tags.main, 0x0112, 0, 8) or 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from lite3r_cli.io.exif import NOTHING, read_metadata
 
@@ -22,6 +25,20 @@ def photo(path, exif: dict, gps: dict | None = None, main: dict | None = None, x
     more = {"xmp": xmp.encode()} if xmp else {}
     Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(path, exif=block, **more)
     return path
+
+
+def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def png_joined(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    parts = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
@@ -49,6 +66,28 @@ def test_lens_place_and_attitude(tmp_path, suffix):
 def test_other_containers_have_a_lens_too(tmp_path, suffix):
     found = read_metadata(photo(tmp_path / f"a{suffix}", {0x920A: 24.0, 0xA405: 36}))
     assert (found.focal_mm, found.focal_35mm) == (24, 36)
+
+
+def test_metadata_of_a_png_are_read_wherever_they_are_and_without_its_pixels(tmp_path, monkeypatch):
+    """Pillow decodes a PNG for its EXIF, in the size of the last IHDR; a second one once claimed 7 Gpx."""
+    prepared = []
+    load_prepare = PngImagePlugin.PngImageFile.load_prepare
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile, "load_prepare", lambda image: (prepared.append(image.size), load_prepare(image))
+    )
+    photo(tmp_path / "a.png", {0xA405: 28}, main={0x010F: "Make"})
+    chunks = png_chunks((tmp_path / "a.png").read_bytes())
+    block = next(body for kind, body in chunks if kind == b"eXIf")
+    plain = [chunk for chunk in chunks if chunk[0] != b"eXIf"]
+    huge = (b"IHDR", struct.pack(">IIBBBBB", 48, 150994944, 16, 2, 0, 0, 0))
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0<x GPano:ProjectionType='equirectangular'/>"
+    late = [plain[0], huge, *plain[1:-1], (b"eXIf", block), (b"iTXt", packet), plain[-1]]
+    for data, lens, projection in ((late, 28, "equirectangular"), ([*plain[:1], huge, *plain[1:]], None, None)):
+        found = read_metadata(png_joined(data))
+        assert (found.width, found.height, found.focal_35mm, found.panorama) == (40, 30, lens, projection)
+    wrong = png_joined(late).replace(block, block[:-1] + b"?")  # its checksum does not fit
+    assert (read_metadata(wrong).focal_35mm, read_metadata(wrong).panorama) == (None, "equirectangular")
+    assert set(prepared) <= {(1, 1)}
 
 
 def test_one_bad_entry_costs_nothing_else(tmp_path):

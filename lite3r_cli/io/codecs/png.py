@@ -26,6 +26,7 @@ GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
+_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _LONGEST_METADATA = 1 << 24
 _EXIF_TEXTS = (b"Raw profile type exif", b"Raw profile type APP1")
 _MOST_DECODED_TO_PROBE = 200_000_000  # pixels
@@ -106,6 +107,28 @@ def probe(stream: BinaryIO, size: int) -> Header:
     if not whole:
         _require_whole(stream, header)
     return header
+
+
+def without_pixels(stream: BinaryIO, size: int) -> tuple[bytes, tuple[int, int]]:
+    """A PNG of one pixel with the metadata of a file, and the file's own width and height. Raises BadImage.
+
+    Pillow decodes all pixels of a PNG before it answers a question about EXIF, in the size of the last IHDR chunk.
+    Chunks with wrong checksums, and metadata beyond 16 MiB, are left out.
+    """
+    parts = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, GREY, 0, 0, 0))]
+    width, height, total = 0, 0, 0
+    for name, start, length in _sound_chunks(stream, size):
+        if name == b"IHDR" and not width:
+            stream.seek(start)
+            width, height = struct.unpack(">II", exactly(stream, 8, "IHDR"))
+        elif name in _METADATA and total + length <= _LONGEST_METADATA:
+            stream.seek(start - 4)
+            content = stream.read(4 + length)
+            if zlib.crc32(content) == struct.unpack(">I", exactly(stream, 4, "a checksum"))[0]:
+                parts.append(_chunk(name, content[4:]))
+                total += length
+    parts += [_chunk(b"IDAT", zlib.compress(bytes(2))), _chunk(b"IEND", b"")]
+    return b"".join(parts), (width, height)
 
 
 def _exif_in_text(chunk: bytes, packed: bool) -> bytes:
