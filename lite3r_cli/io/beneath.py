@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +93,26 @@ class Beneath:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
+
+    def remove_tree(self, name: str, identity: tuple[int, int] | None, last: str) -> None:
+        """Remove a folder with all that is in it, the file `last` of it at the end; what cannot be removed stays.
+
+        Nothing is removed if the name is a link by now, or another folder than the one with this `identity`: in a
+        folder without the sticky bit, other users can put a link or a folder of the caller's there. None: any folder.
+        """
+        with suppress(OSError):
+            with self._folder(name) as folder:
+                status = os.fstat(folder)
+                if identity not in (None, (status.st_dev, status.st_ino)):
+                    return
+                for entry in set(os.listdir(folder)) - {last}:
+                    if stat.S_ISDIR(os.lstat(entry, dir_fd=folder).st_mode):
+                        shutil.rmtree(entry, ignore_errors=True, dir_fd=folder)
+                    else:
+                        os.unlink(entry, dir_fd=folder)
+                if os.listdir(folder) == [last]:
+                    os.unlink(last, dir_fd=folder)
+            self.remove_folder_if_empty(name)
 
     def sync_folder(self, name: str) -> None:
         """Sync the entries of a folder to disk, if the file system supports it (some network file systems return

@@ -22,8 +22,15 @@ def remove_finished(layout: OutputLayout) -> None:
     path = place_of(layout)
     with suppress(OSError):
         written = (layout.root / layout.run_json).stat().st_mtime_ns
-        if os.path.lexists(path) and is_ours(path) and all(_time(p) <= written for p in path.glob("pass-*/pass.json")):
-            remove_marked(path)
+        identity = identity_of(path)
+        if is_ours(path) and all(_time(p) <= written for p in path.glob("pass-*/pass.json")):
+            remove_marked(path, identity)
+
+
+def identity_of(path: Path) -> tuple[int, int]:
+    """Device and inode of a folder or link. Raises OSError if it does not exist."""
+    status = path.lstat()
+    return status.st_dev, status.st_ino
 
 
 def _time(path: Path) -> int:

@@ -17,7 +17,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +80,7 @@ class Transaction:
         try:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
-            self._below = Beneath(self.root)
+            self._below = below = Beneath(self.root)
             self._lock = acquire(self._lock_file)
             self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
             self.staging.mkdir(mode=0o700)
@@ -89,8 +88,8 @@ class Transaction:
             with open(self.staging / MARKER, "x", encoding="ascii") as stream:
                 stream.write(ABOUT)
             self.new.mkdir()
-            for leftover in self._leftovers():
-                self._discard(leftover)
+            for leftover, identity in self._leftovers().items():
+                self._discard(leftover, below, identity)
         except BaseException as error:
             self.leave()
             if isinstance(error, OSError):
@@ -193,7 +192,7 @@ class Transaction:
                 return
             try:
                 if self._hidden is not None:
-                    self._discard(self._hidden, below)
+                    self._discard(self._hidden, below, self._identity)
             finally:
                 self._hidden = None
                 if self._lock is not None:
@@ -207,27 +206,34 @@ class Transaction:
 
     # -- leftovers of stopped runs ------------------------------------------------------------------------------------
 
-    def _leftovers(self) -> list[str]:
-        """Hidden folders of stopped runs at this place. A folder that only has such a name is not touched."""
+    def _leftovers(self) -> dict[str, tuple[int, int]]:
+        """Hidden folders of stopped runs at this place, with their identities. A folder that only has such a name is
+        not touched.
+        """
         pattern = re.compile(re.escape(f".{self.name}.lite3r-") + "[0-9a-f]{12}")
         found = [name for name in os.listdir(self.root) if pattern.fullmatch(name) and name != self._hidden]
-        return [name for name in sorted(found) if self._is_ours(name)]
+        ours = {name: self._identity_of_ours(name) for name in sorted(found)}
+        return {name: identity for name, identity in ours.items() if identity is not None}
 
-    def _is_ours(self, name: str) -> bool:
-        """Whether a folder belongs to this user, is not writable by others, and is empty or has our marker. The folder
-        of this run shows what a closed one looks like, because some file systems have no modes.
+    def _identity_of_ours(self, name: str) -> tuple[int, int] | None:
+        """The identity of a folder that belongs to this user, is not writable by others, and is empty or has our
+        marker; None for any other one. The folder of this run shows what a closed one looks like, because some file
+        systems have no modes.
         """
         closed, found = self._opened.status(self.staging.name), self._opened.status(name)
         if closed is None or found is None or (found.st_uid, found.st_mode) != (closed.st_uid, closed.st_mode):
-            return False
+            return None
         marker = self._opened.status(f"{name}/{MARKER}")
         if marker is None:
-            return not os.listdir(self.root / name)
-        return stat.S_ISREG(marker.st_mode) and marker.st_uid == closed.st_uid
+            ours = not os.listdir(self.root / name)
+        else:
+            ours = stat.S_ISREG(marker.st_mode) and marker.st_uid == closed.st_uid
+        return (found.st_dev, found.st_ino) if ours else None
 
-    def _discard(self, hidden: str, below: Beneath | None = None) -> None:
+    def _discard(self, hidden: str, below: Beneath, identity: tuple[int, int] | None) -> None:
         """Remove a hidden folder; first undo its commit if it was begun and not completed."""
-        below = below or self._opened
+        if identity not in (None, below.identity(hidden)):
+            return  # somebody has put another folder or a link there
         staging = self.root / hidden
         if below.is_file(f"{hidden}/journal.json"):
             try:
@@ -243,7 +249,7 @@ class Transaction:
                 for folder in _folders_above([name for name in marks if self.belongs(name)]):
                     if folder in made:
                         below.remove_folder_if_empty(folder)
-        remove_marked(staging)
+        below.remove_tree(hidden, identity, MARKER)
 
     def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:
         for name, mark in marks.items():
@@ -261,18 +267,16 @@ class Transaction:
                 below.move(path, name)
 
 
-def remove_marked(staging: Path) -> None:
-    """Remove a hidden folder, its marker last, so that the rest is recognised as ours after a kill."""
+def remove_marked(staging: Path, identity: tuple[int, int] | None = None) -> None:
+    """Remove a hidden folder, its marker last, so that the rest is recognised as ours after a kill. No link is
+    followed; with an `identity` (device, inode) only that very folder is removed.
+    """
     with suppress(OSError):
-        for name in os.listdir(staging):
-            path = staging / name
-            if name != MARKER and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif name != MARKER:
-                path.unlink()
-        if os.listdir(staging) == [MARKER]:
-            (staging / MARKER).unlink()
-        staging.rmdir()
+        below = Beneath(staging.parent)
+        try:
+            below.remove_tree(staging.name, identity, MARKER)
+        finally:
+            below.close()
 
 
 def recover(root: Path, name: str, belongs: Callable[[str], bool]) -> None:

@@ -13,7 +13,7 @@ from ..console import Tell
 from ..errors import InputError, UsageError
 from ..io.documents import read_json
 from ..io.files import output_error, write_json
-from ..io.kept_chunks import is_ours
+from ..io.kept_chunks import identity_of, is_ours
 from ..io.locks import in_the_way
 from ..io.transaction import MARKER, remove_marked
 from ..stopping import uninterrupted
@@ -35,18 +35,21 @@ class WorkFolder:
         self.store = PassStore(path)
         self.found = 0  # complete passes of the resumed run
         self._done = False
+        self._identity: tuple[int, int] | None = None
 
     def __enter__(self) -> WorkFolder:
         try:
             if os.path.lexists(self.path):
+                identity = identity_of(self.path)
                 if not is_ours(self.path):
                     raise in_the_way(self.path)
                 if not self.resume or not (self.path / ASKED).exists():
-                    remove_marked(self.path)
+                    remove_marked(self.path, identity)
                 else:
                     self._require_same()
             if not os.path.lexists(self.path):
                 self._make()
+            self._identity = identity_of(self.path)
         except OSError as error:
             raise output_error(self.path, error) from error
         self.found = self._whole()
@@ -70,7 +73,7 @@ class WorkFolder:
             self._tell(f"{whole} finished chunks are kept in {self.path} ({size:.0f} MiB): --resume goes on with them")
             return
         with uninterrupted():
-            remove_marked(self.path)
+            remove_marked(self.path, self._identity)
 
     def done(self) -> None:
         """The output is in place: remove the folder."""

@@ -16,9 +16,10 @@ import torch
 
 from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import OutputError
-from lite3r_cli.io import transaction
+from lite3r_cli.io import beneath, transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.transaction import ABOUT, MARKER, Transaction, append_line, replace_file
+from lite3r_cli.long.work_folder import WorkFolder
 
 HIDDEN = ".scene.ply.lite3r-0123456789ab"
 
@@ -187,18 +188,43 @@ def test_a_log_is_not_written_through_a_link(tmp_path, make) -> None:
     assert (tmp_path / "precious").read_bytes() == b"mine\n"
 
 
-def test_a_hidden_folder_that_somebody_has_exchanged_is_not_committed(tmp_path) -> None:
-    with pytest.raises(OutputError, match="exchanged"), OutputSet(tmp_path / "scene.ply") as out:
-        staging = out.cloud.parents[1]
-        staging.rename(tmp_path / "taken")
-        (staging / "new/scene").mkdir(parents=True)
-        (staging / "new/scene.ply").write_bytes(b"evil")
-        out.commit({})
-    assert not (tmp_path / "scene.ply").exists()
+def the_victims_link(place: Path, home: Path) -> None:
+    place.symlink_to(home)
+
+
+def the_victims_folder(place: Path, home: Path) -> None:
+    home.rename(place)
+
+
+@pytest.mark.parametrize("exchange", [the_victims_link, the_victims_folder])
+@pytest.mark.parametrize("kind", ["output", "chunks"])
+def test_a_hidden_folder_that_somebody_has_exchanged_is_neither_committed_nor_removed(tmp_path, exchange, kind) -> None:
+    """In a folder without the sticky bit others can rename the hidden folder, and put there what leads to the victim's
+    own files: another folder of his in the same place, or a link.
+    """
+    home, place = tmp_path / "home", tmp_path / HIDDEN
+    (home / "docs").mkdir(parents=True)
+    (home / "docs/thesis.txt").write_text("years of work")
+    (home / "new").mkdir()
+    (home / "new/scene.ply").write_bytes(b"evil")
+    before = tree(home)
+    if kind == "output":
+        with pytest.raises(OutputError, match="exchanged"), OutputSet(tmp_path / "scene.ply") as out:
+            place = out.cloud.parents[1]
+            place.rename(tmp_path / "taken")
+            exchange(place, home)
+            (place / "new/scene").mkdir()
+            out.commit({})
+        assert not (tmp_path / "scene.ply").exists()
+    else:
+        with WorkFolder(place, {}, resume=False, tell=print):
+            place.rename(tmp_path / "taken")
+            exchange(place, home)
+    assert before.items() <= tree(home if exchange is the_victims_link else place).items()
 
 
 MOMENTS = {
-    "clearing": (transaction.shutil, "rmtree"),
+    "clearing": (beneath.shutil, "rmtree"),
     "unlocking": (transaction, "give_back"),
     "renaming": (Transaction, "_move"),
 }
