@@ -28,6 +28,7 @@ class Place:
     cloud: Path
     directory: Path
     place: Callable[[Path], Path]  # temporary path → final path
+    note: Callable[[Path], None]  # see `OutputSet.note`
 
     def path(self, name: str) -> Path:
         """The temporary path of the file `name` ("depth/a.png"). Its folder exists."""
@@ -54,6 +55,7 @@ class OutputSet:
         self._old: list[str] = []  # files of the replaced output, run.json first
         self._files = Transaction(self.layout.root, self.layout.cloud, lambda name: belongs(self.layout, name))
         self.files: list[str] = []  # committed files, relative to the folder of the cloud, run.json last
+        self._noted: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}  # entries of run.json, see `note`
 
     @property
     def cloud(self) -> Path:
@@ -78,10 +80,20 @@ class OutputSet:
     def part(self, number: int) -> Place:
         """The place of one of several scenes: 1 is the output itself, the others are in `part-2`, `part-3`, …"""
         if number == 1:
-            return Place(self.cloud, self.directory, self.final)
+            return Place(self.cloud, self.directory, self.final, self.note)
         directory = self.directory / f"part-{number}"
         directory.mkdir(parents=True, exist_ok=True)
-        return Place(directory / "scene.ply", directory, self.final)
+        return Place(directory / "scene.ply", directory, self.final, self.note)
+
+    def note(self, path: Path) -> None:
+        """Compute the entry of run.json for a finished file of this output now, so that `commit` need not read the file
+        again. A later change is noticed. Thread-safe. Raises OutputError.
+        """
+        self._noted[path] = _stamp(path), _listed(path)
+
+    def _entry(self, path: Path) -> dict[str, Any]:
+        stamp, entry = self._noted.get(path, (None, {}))
+        return entry if stamp is not None and stamp == _stamp(path) else _listed(path)
 
     def __enter__(self) -> OutputSet:
         self._files.__enter__()
@@ -105,7 +117,7 @@ class OutputSet:
         """Move everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
         new = self._files.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-        listed = in_threads(lambda name: _listed(new / name), names)
+        listed = in_threads(lambda name: self._entry(new / name), names)
         write_json(new / self.layout.run_json, {**run_info, "files": dict(zip(names, listed))})
         names.append(self.layout.run_json)
         self._files.commit(self._old, self.layout.run_json)
@@ -160,6 +172,15 @@ def _require_unchanged(path: Path, size: int) -> None:
             f"{path}: has {status.st_size} bytes, not the {size} that were written: changed since, or damaged; "
             "move or remove it, or choose another -o"
         )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the file does. Raises OutputError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise output_error(path, error) from error
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _listed(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from .files import output_error, write_bytes, write_json
 from .locks import acquire, give_back, in_the_way, remove_folders
 
 T = TypeVar("T")
-THREADS = 8  # for hashing and syncing files
+THREADS = 16  # for hashing and syncing files
 FEWEST_FOR_THREADS = 16  # files; for fewer ones threads are slower
 MARKER = "made-by-lite3r"  # first file of every hidden folder
 ABOUT = "Files of a run of lite3r that is not finished. The next run with the same -o removes this folder.\n"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .view_files import Kept
 
 SIDE, COUNT = 518, 1000  # size of the picture for stored features, and their maximum number
-_MOST_THREADS = 8
+_MOST_THREADS = 16
 
 
 def memory_file(stem: str) -> str:
@@ -47,7 +47,9 @@ def writing_memories(out: Place, scene: Scene, kept: Mapping[str, Kept] = Mappin
         memory = ViewMemory(
             _confidence(scene, indices[k], view), source_of(record.path, record.frame, record.time), features
         )
-        write_memory(out.path(memory_file(record.stem)), memory)
+        path = out.path(memory_file(record.stem))
+        write_memory(path, memory)
+        out.note(path)
 
     pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="memory files")
     try:

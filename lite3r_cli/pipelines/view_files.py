@@ -90,18 +90,26 @@ class ViewFiles:
                 depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), self.depth.sized(view))
             return kept.scale
         depth = self.depth.sized(view)
-        scale = depth_files.write_depth_png(self.out.path(f"depth/{stem}.png"), depth, self.depth.scale)
+        path = self.out.path(f"depth/{stem}.png")
+        scale = depth_files.write_depth_png(path, depth, self.depth.scale)
+        self.out.note(path)
         if self.save_npy:
-            depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), depth)
+            path = self.out.path(f"depth/{stem}.npy")
+            depth_files.write_depth_npy(path, depth)
+            self.out.note(path)
         return scale
 
     def _look(self, view: View, stem: str) -> None:
         assert view.depth is not None and view.confidence is not None
         kept = self.kept.get(stem)
         if kept is None or not kept.link(self.out, "depth_preview/{}.png", stem):
-            depth_files.write_depth_preview(self.out.path(f"depth_preview/{stem}.png"), view.depth)
+            path = self.out.path(f"depth_preview/{stem}.png")
+            depth_files.write_depth_preview(path, view.depth)
+            self.out.note(path)
         if kept is None or not kept.link(self.out, "confidence/{}.png", stem):
-            depth_files.write_confidence(self.out.path(f"confidence/{stem}.png"), view.confidence)
+            path = self.out.path(f"confidence/{stem}.png")
+            depth_files.write_confidence(path, view.confidence)
+            self.out.note(path)
 
     def __enter__(self) -> ViewFiles:
         return self

@@ -7,6 +7,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +35,33 @@ def uv_embedding(
     """Sine-cosine embedding (1, channels, height, width) of the position in an image with the given width / height
     ratio; channels last in memory.
     """
+    make = _uv_tables if torch.compiler.is_compiling() else _kept_uv_tables
+    across, down = make(channels, height, width, aspect, like.device, like.dtype, precision)
+    table = torch.cat([across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], dim=-1)
+    return table.permute(2, 0, 1)[None]
+
+
+def _uv_tables(
+    channels: int, height: int, width: int, aspect: float, device: torch.device, dtype: torch.dtype,
+    precision: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The parts of `uv_embedding` that depend on the column (width, C/2) and on the row (height, C/2)."""
     diagonal = (aspect**2 + 1) ** 0.5
     span_x, span_y = aspect / diagonal, 1 / diagonal
     end_u, end_v = span_x * (width - 1) / width, span_y * (height - 1) / height
-    u = torch.linspace(-end_u, end_u, width, device=like.device, dtype=torch.float32)
-    v = torch.linspace(-end_v, end_v, height, device=like.device, dtype=torch.float32)
+    u = torch.linspace(-end_u, end_u, width, device=device, dtype=torch.float32)
+    v = torch.linspace(-end_v, end_v, height, device=device, dtype=torch.float32)
     quarter = channels // 4
-    omega = 1.0 / 100.0 ** (torch.arange(quarter, device=like.device, dtype=precision) / quarter)
+    omega = 1.0 / 100.0 ** (torch.arange(quarter, device=device, dtype=precision) / quarter)
     ux, vy = u[:, None] * omega, v[:, None] * omega  # (W, C/4), (H, C/4)
-    across, down = torch.cat([ux.sin(), ux.cos()], 1).to(like.dtype), torch.cat([vy.sin(), vy.cos()], 1).to(like.dtype)
-    table = torch.cat([across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], dim=-1)
-    return table.permute(2, 0, 1)[None]
+    return torch.cat([ux.sin(), ux.cos()], 1).to(dtype), torch.cat([vy.sin(), vy.cos()], 1).to(dtype)
+
+
+@lru_cache(maxsize=128)
+def _kept_uv_tables(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`_uv_tables`, kept: their two dozen small operations take longer than the layers they are for."""
+    with torch.inference_mode(False), torch.no_grad():  # also for training
+        return _uv_tables(*arguments)
 
 
 def add_position(x: Tensor, aspect: float, precision: torch.dtype = torch.float32) -> Tensor:
