@@ -35,7 +35,7 @@ def accuracy() -> str:
     return table(
         ("scene", "AUC@30", "rotation", "translation", "focal length", "depth: AbsRel"),
         [
-            *(cells(f"{scene} (photographs)", [scene]) for scene in PHOTOGRAPHS),
+            *(cells(f"{scene} (photos)", [scene]) for scene in PHOTOGRAPHS),
             *(cells(f"{scene} ({what})", [scene]) for scene, what in INDOORS.items()),
             cells("eight foreign procedural scenes, mean", PROCEDURAL),
         ],
@@ -60,7 +60,7 @@ def refine() -> str:
     return table(
         ("", "AUC@5: network", "with `--refine`", "pycolmap alone", "time", "pycolmap's"),
         [
-            *(cells(f"{name}, {n} photographs", [name], i == 0) for i, (name, n) in enumerate(PHOTOGRAPHS.items())),
+            *(cells(f"{name}, {n} photos", [name], i == 0) for i, (name, n) in enumerate(PHOTOGRAPHS.items())),
             cells("eight procedural scenes, mean", PROCEDURAL, False),
         ],
     )

@@ -148,9 +148,9 @@ def refined_scenes() -> str:
 
 
 LARGER = {
-    "castle-P30": "castle-P30, 30 photographs of a courtyard",
-    "kitchen": "kitchen, 23 photographs",
-    "tower": "tower, 5 photographs",
+    "castle-P30": "castle-P30, 30 photos of a courtyard",
+    "kitchen": "kitchen, 23 photos",
+    "tower": "tower, 5 photos",
 }
 
 

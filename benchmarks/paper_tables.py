@@ -104,10 +104,10 @@ def _arguments() -> argparse.Namespace:
     add("--student", action="append", default=[], metavar="NAME=PATH",
         help="its checkpoint with trained sparse-linear attention")  # fmt: skip
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="what is compared")
-    add("--views", type=int, default=2, help="pictures of a set")
+    add("--views", type=int, default=2, help="images of a set")
     add("--size", type=int, default=518, help="side of the square that the network sees, pixels")
     add("--scenes", type=int, help="scenes of each data set; without it as many as the authors took, 32 and 14")
-    add("--pairs", choices=("random", "overlapping"), default="random", help="which pictures make a set")
+    add("--pairs", choices=("random", "overlapping"), default="random", help="which images make a set")
     add("--held-out", action="store_true", help="validation scenes only")
     add("--keep-ratio", type=float, help="share of attention that is computed; without it the checkpoint's")
     add("--device", default="auto")
@@ -140,7 +140,7 @@ def _scenes(
         found = tuple(sorted(found, key=lambda scene: scene.name))
     found = tuple(scene for scene in found if len(scene.shots) >= settings.views)[: most or MOST[data]]
     if not found:
-        raise InputError(f"{folder}: no scene of {settings.views} pictures to measure on")
+        raise InputError(f"{folder}: no scene of {settings.views} images to measure on")
     rng = np.random.default_rng(0)
     return [(scene, _draw(scene, rng, settings)) for scene in found]
 
@@ -158,7 +158,7 @@ def _truth_and_pictures(scene: ViewSet, chosen: Sequence[int], size: int) -> tup
     """The middle squares of the pictures at the size asked for, and their cameras and depth."""
     views = read_views([scene.shots[i] for i in chosen], size, 1, (size, size))
     if views.K is None or views.cam_from_world is None:
-        raise InputError(f"{scene.name}: has pictures without a camera")
+        raise InputError(f"{scene.name}: has images without a camera")
     truth = [
         View(
             f"{i:06d}.png", size, size, views.K[j].astype(np.float64), views.cam_from_world[j].astype(np.float64),

@@ -1,4 +1,4 @@
-"""The Python library: photographs or arrays in, a `Scene` out. The commands call the same functions.
+"""The Python library: photos or arrays in, a `Scene` out. The commands call the same functions.
 
     import lite3r_cli as lite3r
 

@@ -57,7 +57,7 @@ def test_nothing_to_read(lite3r, tmp_path):
     (tmp_path / "texts" / "note.txt").write_text("hello")
     fails(lite3r("nowhere"), 2, "nowhere", "no such file")
     fails(lite3r("no*.jpg"), 2, "no*.jpg: no such file or folder; no name fits the pattern")
-    fails(lite3r("https://example.org/a.jpg"), 2, "no such file or folder; an address is not opened")
+    fails(lite3r("https://example.org/a.jpg"), 2, "https://example.org/a.jpg: lite3r does not download images")
     fails(lite3r(""), 2, "IMAGES", "empty")
     fails(lite3r("texts", "--masks", ""), 2, "--masks", "empty")
     fails(lite3r("texts", "--cameras="), 2, "--cameras", "empty")
@@ -77,7 +77,7 @@ def test_two_identical_images_warn_of_low_parallax(lite3r, photographs, tmp_path
     photos = photographs(1)
     shutil.copy(photos / "a0.jpg", photos / "b.jpg")
     code, _, err = lite3r(photos)
-    assert code == 0 and "warning: low parallax: a0.jpg and b.jpg are the same picture" in err
+    assert code == 0 and "warning: low parallax: a0.jpg and b.jpg are the same image" in err
     assert np.isfinite(read_ply(tmp_path / "scene.ply").points).all()
 
 
@@ -93,7 +93,7 @@ def broken_files(photos: Path) -> list[str]:
     (photos / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     (photos / "zero.jpg").write_bytes(b"")
     (photos / "noise.png").write_bytes(np.random.default_rng(0).bytes(2000))
-    (photos / "text.jpeg").write_text("not a picture")
+    (photos / "text.jpeg").write_text("not an image")
     return ["cut.jpg", "noise.png", "text.jpeg", "zero.jpg"]
 
 

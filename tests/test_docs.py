@@ -1,7 +1,10 @@
-"""The examples of docs/python.md run, in their order, as one program; links between the pages lead somewhere."""
+"""The examples of docs/python.md run, in their order, as one program; links between the pages lead somewhere; what a
+user reads says "image" or "photo", not two more words for the same.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -42,3 +45,19 @@ def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def strings(file: Path) -> str:
+    """The texts of a Python file that have spaces: help, messages, docstrings."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return "\n".join(text for text in texts if " " in text)
+
+
+def test_an_image_is_called_image_or_photo():
+    other = re.compile(r"(?<![\w/.-])(?:picture|photograph)s?(?![\w/(=-]|\.\w)", re.IGNORECASE)
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    help_texts = (file for part in ("commands", "config") for file in (ROOT / "lite3r_cli" / part).glob("*.py"))
+    texts |= {file: strings(file) for file in help_texts}
+    hits = ((path, text, hit.span()) for path, text in texts.items() for hit in other.finditer(text))
+    assert [(path.name, text[first - 20 : end + 20]) for path, text, (first, end) in hits] == []

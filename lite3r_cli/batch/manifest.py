@@ -43,7 +43,7 @@ def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
         for scene, top in _expand(path, barred):
             found.setdefault(os.path.realpath(scene), (scene, top))
     if not found:
-        raise InputError(f"{', '.join(printable(path) for path in given)}: holds no scene: no pictures, no sub-folders")
+        raise InputError(f"{', '.join(printable(path) for path in given)}: holds no scene: no images, no sub-folders")
     names = unique_names(_named(list(found.values())))
     return [SceneInput(name, scene) for name, (scene, _) in zip(names, found.values())]
 
@@ -59,7 +59,7 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
     if suffix in VIDEO_SUFFIXES:
         yield path, path.parent
     elif suffix in IMAGE_SUFFIXES:
-        raise UsageError(f"{printable(path)}: a picture is no scene; give folders, videos, or a text file of them")
+        raise UsageError(f"{printable(path)}: an image is no scene; give folders, videos, or a text file of them")
     else:
         for line in _lines(path):
             if line.is_dir():

@@ -1,4 +1,4 @@
-"""`lite3r batch`: one scene per folder of photographs."""
+"""`lite3r batch`: one scene per folder of photos."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ OF_ONE_SCENE = ("cameras", "depth", "depth_scale", "chunk", "loops", "resume", "
 def batch(config: ReconstructConfig, pool: PoolConfig) -> None:
     """Reconstruct many scenes with one or several processes.
 
-    [bold]lite3r batch ROOT -o OUT[/bold] makes one scene of every folder in ROOT that has pictures.
-    Folders without pictures are searched for scenes.
+    [bold]lite3r batch ROOT -o OUT[/bold] makes one scene of every folder in ROOT that has images.
+    Folders without images are searched for scenes.
 
     Complete scenes are skipped: run the same command again to continue.
     Several processes may work on one OUT at a time.

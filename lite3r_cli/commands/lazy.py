@@ -15,7 +15,7 @@ COMMANDS = {
         "Reconstruct a scene: photos in; point cloud, depth maps and cameras out.",
     ),
     "batch": ("batch", "Reconstruct many scenes with one or several processes."),
-    "view": ("view", "Write one HTML page that shows a scene: points, cameras and photographs."),
+    "view": ("view", "Write one HTML page that shows a scene: points, cameras and photos."),
     "locate": (
         "locate",
         "Find the cameras of new photos in a scene.",
@@ -23,7 +23,7 @@ COMMANDS = {
     "add": ("add", "Add new photos to a scene and rewrite all of its outputs."),
     "merge": ("merge_pair", "Merge two overlapping scenes into a new one, in the frame and scale of the first."),
     "render": ("render", "Render a video of a flight through a scene; frames, depth and masks on request."),
-    "splat": ("splat", "Train Gaussian splats on the photographs of a scene, on a GPU."),
+    "splat": ("splat", "Train Gaussian splats on the photos of a scene, on a GPU."),
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (
         "models",
@@ -41,7 +41,7 @@ COMMANDS = {
     "train": ("train", "Train mini for a given time."),
     "synth": (
         "synth",
-        "Generate procedural scenes: photographs with exact cameras and depth.",
+        "Generate procedural scenes: photos with exact cameras and depth.",
     ),
 }
 WITHOUT_ARGUMENTS = ("models",)  # the others show their help

@@ -19,7 +19,7 @@ def locate(config: LocateConfig) -> None:
     """Find the cameras of new photos in a scene.
 
     Prints for each photo: camera position in the frame and unit of the scene, focal length in pixels,
-    confidence from 0.5 to 1, spread in degrees, and the nearest photograph. Nothing is written.
+    confidence from 0.5 to 1, spread in degrees, and the nearest photo. Nothing is written.
     Photos that do not belong to the scene are named, and the exit code is 3.
     """
     progress = console.progress()

@@ -47,7 +47,8 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
     """Reconstruct a scene: photos in; point cloud, depth maps and cameras out.
 
     [bold]lite3r reconstruct photos -o scene.ply[/bold] writes scene.ply and a folder scene/
-    with cameras.json, depth/, depth_preview/, confidence/ and run.json.
+    with cameras.json, depth/, depth_preview/, confidence/, memory/ (for locate, add and merge)
+    and run.json.
 
     The world frame is the first camera (x right, y down, z forward).
     Depth is z-depth in scene units: photos alone do not determine the scale.

@@ -11,7 +11,7 @@ from .options import command
 def render(config: RenderConfig) -> None:
     """Render a video of a flight through a scene; frames, depth and masks on request.
 
-    Areas that no photograph saw stay black. docs/render.md describes the folder of frames.
+    Areas that no photo saw stay black. docs/render.md describes the folder of frames.
     """
     from ..pipelines.render_scene import render_scene
 

@@ -9,9 +9,9 @@ from .options import command
 
 @command(SplatConfig, general=("json", "quiet", "verbose", "debug"))
 def splat(config: SplatConfig) -> None:
-    """Train Gaussian splats on the photographs of a scene, on a GPU.
+    """Train Gaussian splats on the photos of a scene, on a GPU.
 
-    Training ends when held-out photographs no longer improve. See docs/splats.md.
+    Training ends when held-out photos no longer improve. See docs/splats.md.
     """
     from ..pipelines.splat_scene import splat_scene
 
@@ -21,7 +21,7 @@ def splat(config: SplatConfig) -> None:
         return
     if made.facts["psnr"] is not None:
         console.info(
-            f"{made.facts['gaussians']} Gaussians; held-out photographs: PSNR {made.facts['psnr']:.2f} dB, "
+            f"{made.facts['gaussians']} Gaussians; held-out photos: PSNR {made.facts['psnr']:.2f} dB, "
             f"SSIM {made.facts['ssim']:.3f} at step {made.facts['step']}"
         )
     console.text(str(made.path))

@@ -9,7 +9,7 @@ from .options import command
 
 @command(SynthConfig, general=("quiet", "verbose", "debug"))
 def synth(config: SynthConfig) -> None:
-    """Generate procedural scenes: photographs with exact cameras and depth.
+    """Generate procedural scenes: photos with exact cameras and depth.
 
     Each scene folder has the format of the sample scenes.
     Example: lite3r synth -o scenes --scenes 4 --kind facade --seed 7

@@ -1,4 +1,4 @@
-"""`lite3r train`: train `mini` on procedural scenes and, with --photos, on posed photographs."""
+"""`lite3r train`: train `mini` on procedural scenes and, with --photos, on posed photos."""
 
 from __future__ import annotations
 

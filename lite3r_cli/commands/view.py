@@ -13,10 +13,10 @@ from .options import command
 
 @command(ViewConfig, general=("json", "quiet", "debug"))
 def view(config: ViewConfig) -> None:
-    """Write one HTML page that shows a scene: points, cameras and photographs.
+    """Write one HTML page that shows a scene: points, cameras and photos.
 
     The page works offline in any browser.
-    Click on a camera to look through it, with its photograph over the points.
+    Click on a camera to look through it, with its photo over the points.
     """
     if config.serve:
         _serve(config)

@@ -71,7 +71,7 @@ class MergeConfig:
     ] = False
     views: Annotated[
         int,
-        Option(NETWORK, "Predict N photographs of each scene together, where the scenes overlap.", metavar="N"),
+        Option(NETWORK, "Predict N photos of each scene together, where the scenes overlap.", metavar="N"),
     ] = 4
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -71,7 +71,7 @@ class BenchConfig:
         Path | None,
         Option(
             MEASUREMENT,
-            "Photographs to run on. They are repeated if there are fewer than views.",
+            "Photos to run on. They are repeated if there are fewer than views.",
             metavar="DIR",
             shown="synthetic images",
         ),
@@ -89,7 +89,7 @@ class BenchConfig:
     ] = COMPARE
     repeats: Annotated[int, Option(MEASUREMENT, "Timed runs of each variant.", metavar="N")] = 7
     plot: Annotated[
-        Path | None, Option(MEASUREMENT, "Draw time and memory to this picture file.", metavar="FILE.png", shown="none")
+        Path | None, Option(MEASUREMENT, "Draw time and memory to this image file.", metavar="FILE.png", shown="none")
     ] = None
     overwrite: Annotated[bool, Option(OUTPUT, "Replace an existing --plot file.")] = False
     lite: LiteConfig = LiteConfig()

@@ -214,8 +214,7 @@ class DistillConfig:
         tuple[str, ...],
         Argument(
             None,
-            "Folders of photographs, of scenes with cameras.json, BlendedMVS or DTU; or `procedural` for "
-            "generated scenes.",
+            "Folders of photos, of scenes with cameras.json, BlendedMVS or DTU; or `procedural` for generated scenes.",
             metavar="[DATA]...",
         ),
     ] = (PROCEDURAL,)
@@ -245,9 +244,9 @@ class DistillConfig:
         int | None,
         Option(TRAINING, "Processes that load data.", metavar="N", shown="0 on a CPU, 8 on a GPU"),
     ] = None
-    strict: Annotated[
-        bool, Option(TRAINING, "Fail on damaged pictures, cameras or scenes instead of skipping them.")
-    ] = False
+    strict: Annotated[bool, Option(TRAINING, "Fail on damaged images, cameras or scenes instead of skipping them.")] = (
+        False
+    )
     device: Device = "auto"
     dtype: Dtype = "auto"
     resume: Annotated[bool, Option(TRAINING, "Continue an interrupted run from its saved state.")] = False

@@ -17,7 +17,7 @@ NearestViews = Annotated[
     int,
     Option(
         NETWORK,
-        "Predict each new photo together with its N most similar photographs of the scene.",
+        "Predict each new photo together with its N most similar photos of the scene.",
         metavar="N",
     ),
 ]

@@ -126,8 +126,8 @@ class InputConfig:
         str,
         Option(
             INPUT,
-            "Split equirectangular 360° pictures (2:1) into six views. auto: if GPano metadata or matching "
-            "borders show that they are 360°; on: every 2:1 picture; off: none.",
+            "Split equirectangular 360° images (2:1) into six views. auto: if GPano metadata or matching "
+            "borders show that they are 360°; on: every 2:1 image; off: none.",
             metavar="WHEN",
         ),
     ] = "auto"  # one of PANORAMA

@@ -134,7 +134,7 @@ class ReconstructConfig:
     ] = False
     previews: Annotated[
         bool,
-        Option(OUTPUT, "Do not write the preview pictures depth_preview/ and confidence/.", off="--no-previews"),
+        Option(OUTPUT, "Do not write the preview images depth_preview/ and confidence/.", off="--no-previews"),
     ] = True
     keep_memory: Annotated[
         bool,
@@ -164,7 +164,7 @@ class ReconstructConfig:
         require(self.gpus >= 1, f"--gpus must be at least 1, not {self.gpus}")
         require(
             not (self.keep_distortion and "tum-rgbd" in self.formats),
-            "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted pictures only; leave one out",
+            "--keep-distortion: the depth maps of --format tum-rgbd fit undistorted images only; leave one out",
         )
 
 

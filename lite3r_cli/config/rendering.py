@@ -63,7 +63,7 @@ class RenderConfig:
         str,
         Option(
             FLIGHT,
-            "Path of the camera. cameras: a smooth flight through the cameras of the photographs; orbit: around "
+            "Path of the camera. cameras: a smooth flight through the cameras of the photos; orbit: around "
             "the scene; or a file with cameras to fly through: cameras.json, transforms.json, a nerfstudio "
             "camera path, or a TUM trajectory.",
             metavar="cameras|orbit|FILE",
@@ -82,7 +82,7 @@ class RenderConfig:
         Path | None,
         Option(
             OUTPUT,
-            "Also write all frames to this folder: rgb/, depth/, seen/ (white where some photograph saw the "
+            "Also write all frames to this folder: rgb/, depth/, seen/ (white where some photo saw the "
             "surface), and cameras.json. Without -o no video is made then.",
             metavar="DIR",
         ),
@@ -91,7 +91,7 @@ class RenderConfig:
         int | None,
         Option(
             OUTPUT,
-            "With --frames: list for each frame the N photographs that show most of it (condition.json), and "
+            "With --frames: list for each frame the N photos that show most of it (condition.json), and "
             "copy them to photographs/.",
             metavar="N",
         ),

@@ -19,8 +19,8 @@ class LongConfig:
         str,
         Option(
             INPUT,
-            "Process long sets in overlapping chunks of N views. auto: if there are more than 200 views in "
-            "order; off: always in one pass, which may need much memory.",
+            "Process long sets in overlapping chunks of N views. auto: if there are more than 200 views, more than "
+            "60 frames of a video on a CPU, or more views than fit into memory; off: always in one pass.",
             metavar="N",
         ),
     ] = "auto"

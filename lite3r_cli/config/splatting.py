@@ -16,7 +16,7 @@ TRAINING = "Training"
 
 @dataclass(frozen=True)
 class SplatConfig:
-    """The scene, and the training of Gaussians on its photographs."""
+    """The scene, and the training of Gaussians on its photos."""
 
     scene: WrittenPlace
     output: Annotated[
@@ -33,16 +33,16 @@ class SplatConfig:
         int,
         Option(
             TRAINING,
-            "Maximum number of steps. Training ends earlier if held-out photographs no longer improve.",
+            "Maximum number of steps. Training ends earlier if held-out photos no longer improve.",
             metavar="N",
         ),
     ] = 2000
-    size: Annotated[int, Option(TRAINING, "Photographs are downscaled to this longest side.", metavar="PIXELS")] = 1024
+    size: Annotated[int, Option(TRAINING, "Photos are downscaled to this longest side.", metavar="PIXELS")] = 1024
     hold_out: Annotated[
         bool,
         Option(
             TRAINING,
-            "Train on all photographs for all steps. The quality of the splats is then not measured.",
+            "Train on all photos for all steps. The quality of the splats is then not measured.",
             off="--no-hold-out",
         ),
     ] = True

@@ -21,7 +21,7 @@ class SynthConfig:
         Path, Option(OUTPUT, "Output folder for scene-000/, scene-001/ and so on.", ("--output", "-o"), metavar="DIR")
     ]
     scenes: Annotated[int, Option(SCENES, "Number of scenes.", metavar="N")] = 1
-    views: Annotated[int, Option(SCENES, "Photographs per scene.", metavar="N")] = 8
+    views: Annotated[int, Option(SCENES, "Photos per scene.", metavar="N")] = 8
     width: Annotated[int, Option(RENDERING, "Width of the images.", metavar="PIXELS")] = 640
     height: Annotated[int, Option(RENDERING, "Height of the images.", metavar="PIXELS")] = 480
     seed: Annotated[int, Option(SCENES, "The same seed gives the same scenes.", metavar="N")] = 0
@@ -38,7 +38,7 @@ class SynthConfig:
         float | None,
         Option(
             SCENES,
-            "Field of view along the longer side. Some photographs are zoomed by up to 5 %.",
+            "Field of view along the longer side. Some photos are zoomed by up to 5 %.",
             metavar="DEGREES",
             shown="depends on the kind of scene",
         ),

@@ -97,7 +97,7 @@ class ShapeConfig:
     ] = 0
     portrait: Annotated[float, Option(DATA, "Share of portrait batches.", metavar="SHARE")] = 0.3
     photos: Annotated[
-        float, Option(DATA, "Share of steps on photographs, with --photos.", ("--photo-share",), metavar="SHARE")
+        float, Option(DATA, "Share of steps on photos, with --photos.", ("--photo-share",), metavar="SHARE")
     ] = 0.06
     seed: int = 0  # seed of the training loop
 
@@ -139,9 +139,9 @@ class TrainConfig:
         Path | None,
         Option(DATA, "Folder of posed photo scenes (cameras.json, points.npz) to mix in.", metavar="DIR", shown="none"),
     ] = None
-    strict: Annotated[
-        bool, Option(DATA, "Fail on a damaged photograph or scene of --photos instead of skipping it.")
-    ] = False
+    strict: Annotated[bool, Option(DATA, "Fail on a damaged photo or scene of --photos instead of skipping it.")] = (
+        False
+    )
     workers: Annotated[int, Option(DATA, "Processes per GPU that sample scenes.", metavar="N")] = 8
     device: Device = "auto"
 

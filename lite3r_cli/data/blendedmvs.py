@@ -72,7 +72,7 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
         raise InputError(f"{folder / 'blended_images'}: no .jpg in it; get the scene again")
     found = usable(pictures, lambda picture: _shot(folder, picture), damaged)
     if len(found) < 2:
-        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} pictures can be used; a scene needs two")
+        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} images can be used; a scene needs two")
     numbers, shots, contents = zip(*found)
     pairs = folder / "cams" / "pair.txt"
     return ViewSet(folder.name, shots, read_partners(pairs, list(numbers)), joined(contents))

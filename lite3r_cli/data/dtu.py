@@ -96,10 +96,10 @@ def _scan(folder: Path, cameras: dict[int, _Camera], damaged: list[str]) -> View
     files = sorted((folder / "image").iterdir())
     pictures = {n: p for p in files if p.suffix in PICTURES and (n := _number(p.stem)) is not None}
     if not pictures:
-        raise InputError(f"{folder / 'image'}: no picture ({' '.join(PICTURES)})")
+        raise InputError(f"{folder / 'image'}: no image ({' '.join(PICTURES)})")
     found = usable(sorted(pictures), lambda n: (n, _shot(pictures[n], cameras.get(n))), damaged)
     if len(found) < 2:
-        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} pictures can be used; a scene needs two")
+        raise InputError(f"{folder}: {len(found)} of its {len(pictures)} images can be used; a scene needs two")
     numbers, shots = zip(*found)
     content = joined([*(shot.content for shot in shots), *(cameras[n].content for n in numbers)])
     partners = read_partners(folder.parent / "Cameras" / "pair.txt", list(numbers))

@@ -40,7 +40,7 @@ def load_photographs(folders: list[Path]) -> Split:
     """Load folders of photographs (or videos) without cameras; each folder is one scene."""
     damaged: list[str] = []
     places = list(dict.fromkeys(folder.resolve() for folder in folders))
-    return split(usable(places, lambda place: _photographs(place, damaged), damaged), "folders of photographs", damaged)
+    return split(usable(places, lambda place: _photographs(place, damaged), damaged), "folders of photos", damaged)
 
 
 def split(scenes: list[ViewSet], kind: str, damaged: list[str] | None = None) -> Split:
@@ -68,7 +68,7 @@ def _distinct(scenes: list[ViewSet]) -> tuple[list[ViewSet], str]:
             kept.append(scene)
             known.add(scene)
         else:
-            again.append(f"{scene.name} shows pictures of {other.name}")
+            again.append(f"{scene.name} shows images of {other.name}")
     more = f" and {len(again) - 3} more" if len(again) > 3 else ""
     return kept, f"; the same scene again, left out: {', '.join(again[:3])}{more}" if again else ""
 
@@ -86,7 +86,7 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
     views = read_cameras_json(folder, load_depth=True, bad=lambda error: damaged.append(str(error)))
     shots = usable(views, lambda view: _shot(folder, view), damaged)
     if not shots:
-        raise InputError(f"{folder}: none of its pictures can be used")
+        raise InputError(f"{folder}: none of its images can be used")
     depths = [bytes_content(view.depth[::4, ::4].tobytes()) for view in views if view.depth is not None]
     content = joined([*(shot.content for shot in shots), file_content(folder / "cameras.json"), *depths])
     return ViewSet(folder.name, tuple(shots), content=content)
@@ -94,7 +94,7 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
 
 def _shot(folder: Path, view: View) -> Shot:
     if leads_out(view.name):
-        raise InputError(f"{folder / 'cameras.json'}: {printable(view.name)} is a picture outside of images/")
+        raise InputError(f"{folder / 'cameras.json'}: {printable(view.name)} is an image outside of images/")
     picture = folder / "images" / view.name
     if not picture.is_file():
         raise InputError(f"{printable(picture)}: missing, but cameras.json lists it: restore it or remove its entry")

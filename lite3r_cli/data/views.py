@@ -209,7 +209,7 @@ def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
         whole = shot.depth()
         if abs(whole.shape[0] * full_width - whole.shape[1] * full_height) > MOST_SKEW * full_width * whole.shape[0]:
             raise InputError(
-                f"a depth map has {whole.shape[1]}x{whole.shape[0]} pixels, its picture {full_width}x{full_height}: "
+                f"a depth map has {whole.shape[1]}x{whole.shape[0]} pixels, its image {full_width}x{full_height}: "
                 "they do not show the same"
             )
         rows = (top + (np.arange(height) + 0.5) * tall / height) * whole.shape[0] / full_height

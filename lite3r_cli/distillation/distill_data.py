@@ -262,7 +262,7 @@ KINDS: dict[str, tuple[Callable[[Path], bool], Loader]] = {
 def kind_of(path: Path) -> str:
     """The kind of data in a folder, a key of KINDS. Raises UsageError if the folder does not exist."""
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder; data are folders of photographs or datasets, or {PROCEDURAL}")
+        raise UsageError(f"{path}: no such folder; data are folders of photos or datasets, or {PROCEDURAL}")
     return next(kind for kind, (fits, _) in KINDS.items() if fits(path))
 
 

@@ -88,7 +88,7 @@ def to_rgb(picture: Any, i: int) -> np.ndarray:
             raise UsageError(f"image {i}: floating-point values have to lie between 0 and 1; uint8 goes up to 255")
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise UsageError(f"image {i}: {array.dtype} values; pictures are uint8, or floating-point between 0 and 1")
+        raise UsageError(f"image {i}: {array.dtype} values; images are uint8, or floating-point between 0 and 1")
     return np.ascontiguousarray(array)
 
 

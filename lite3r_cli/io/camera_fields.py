@@ -69,7 +69,7 @@ def require_rotation(where: str, rotation: np.ndarray, what: str) -> None:
 def require_size(where: str, size: tuple[int, int]) -> None:
     """Raises InputError for an impossible image size (width, height)."""
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise InputError(f"{where}: a picture of {size[0]}x{size[1]} pixels does not exist")
+        raise InputError(f"{where}: an image of {size[0]}x{size[1]} pixels does not exist")
 
 
 def lens(
@@ -80,7 +80,7 @@ def lens(
     Raises InputError for an unknown camera model, or wrong parameters.
     """
     if model == "EQUIRECTANGULAR":
-        raise InputError(f"{where}: an {model} picture has no focal length; give 360° pictures without --cameras")
+        raise InputError(f"{where}: an {model} image has no focal length; give 360° images without --cameras")
     if model not in MODELS:
         raise InputError(f"{where}: a {model} camera is not known; known are {', '.join(MODELS)}")
     if len(params) != MODELS[model].count:
@@ -102,7 +102,7 @@ def require_plausible(where: str, K: np.ndarray, size: tuple[int, int]) -> None:
     """
     width, height = size
     (fx, fy), (cx, cy), longer = (K[0, 0], K[1, 1]), K[:2, 2], max(size)
-    advice = f"K has to be in pixels of the picture of {width}x{height}"
+    advice = f"K has to be in pixels of the image of {width}x{height}"
     if not (fx > 0 and fy > 0):
         raise InputError(f"{where}: a focal length is not positive; {advice}")
     for focal in (fx, fy):
@@ -112,7 +112,7 @@ def require_plausible(where: str, K: np.ndarray, size: tuple[int, int]) -> None:
     if not 1 / LARGEST_ASPECT <= fx / fy <= LARGEST_ASPECT:
         raise InputError(f"{where}: focal lengths {fx:.6g} and {fy:.6g} are of no camera's pixels; {advice}")
     if not (0 < cx < width and 0 < cy < height):
-        raise InputError(f"{where}: the principal point ({cx:.6g}, {cy:.6g}) is outside the picture; {advice}")
+        raise InputError(f"{where}: the principal point ({cx:.6g}, {cy:.6g}) is outside the image; {advice}")
 
 
 def camera(
@@ -130,6 +130,6 @@ def camera(
         raise InputError(f"{where}: has numbers that are not finite")
     require_plausible(where, K, size)
     if not name or "\0" in name:
-        raise InputError(f"{where}: has no file name of a picture")
+        raise InputError(f"{where}: has no file name of an image")
     require_rotation(where, cam_from_world[:, :3], "its pose")
     return View(name, width, height, K, cam_from_world, lens=lens)

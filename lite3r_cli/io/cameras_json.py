@@ -29,8 +29,8 @@ DEPTH_ROUNDED = 8  # pixels: networks use whole patches, of up to 16 pixels
 CONVENTION = (
     "OpenCV camera axes (+x right, +y down, +z forward); cam_from_world 3x4 [R|t]; K in pixels of the image (width x"
     " height), pixel centres at +0.5; depth: 16-bit PNG of z-depth, 0 = unknown, value / depth_scale = scene units;"
-    " `original_camera` is how the picture file was taken (COLMAP's model): K is that of the undistorted picture;"
-    " `panorama`: the picture is a view of that 360° picture, turned by yaw_degrees to the right of its middle"
+    " `original_camera` is how the image file was taken (COLMAP's model): K is that of the undistorted image;"
+    " `panorama`: the image is a view of that 360° image, turned by yaw_degrees to the right of its middle"
 )
 
 

@@ -72,7 +72,7 @@ def read_grey_png(path: Path, bits: int, most: int) -> np.ndarray:
     data = read_regular(Path(path))
     header = probe(io.BytesIO(data))
     if header.format != "png" or (header.detail.depth, header.detail.colour) != (bits, png.GREY):
-        raise BadImage("it is another kind of picture")
+        raise BadImage("it is another kind of image")
     if header.width * header.height > most:
         raise BadImage(f"{header.width}x{header.height} pixels are more than a depth map has")
     with guarded("damaged: the PNG pixels cannot be decoded"):

@@ -110,5 +110,5 @@ def _encode(picture: np.ndarray, target: Path) -> bytes:
     bgr = picture[..., ::-1] if picture.ndim == 3 else picture
     done, encoded = cv2.imencode(suffix, np.ascontiguousarray(bgr), options)
     if not done:
-        raise OutputError(f"{target}: this picture cannot be encoded as {suffix[1:]}")
+        raise OutputError(f"{target}: this image cannot be encoded as {suffix[1:]}")
     return encoded.tobytes()

@@ -73,7 +73,7 @@ def _checked(path: Path, views: list[View]) -> list[View]:
     names = _short_names([_portable(view.name) for view in views])
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
-        raise InputError(f"{printable(path)}: has two cameras for {double[:80]}: each picture needs a name of its own")
+        raise InputError(f"{printable(path)}: has two cameras for {double[:80]}: each image needs a name of its own")
     return [replace(view, name=name) for view, name in zip(views, names, strict=True)]
 
 
@@ -117,7 +117,7 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
     """One frame; common values may be at the top level."""
     file = entry.get("file_path")
     if not isinstance(file, str) or not file or "\0" in file:
-        raise InputError(f"{where}: file_path has to be the name of a picture")
+        raise InputError(f"{where}: file_path has to be the name of an image")
     model = entry.get("camera_model", "OPENCV")
     if not isinstance(model, str):
         raise InputError(f"{where}: camera_model has to be the name of one, e.g. PINHOLE")
@@ -129,7 +129,7 @@ def _frame(where: str, entry: dict[str, Any]) -> View:
     missing = [key for key in ("w", "h") if key not in entry]
     if missing:
         raise InputError(
-            f"{where}: has no {' and no '.join(missing)}: w and h have to be the pictures' width and height in pixels;"
+            f"{where}: has no {' and no '.join(missing)}: w and h have to be the images' width and height in pixels;"
             " add them, also where camera_angle_x stands alone, as in NeRF's files of Blender"
         )
     width, height = fields.side(where, entry, "w"), fields.side(where, entry, "h")

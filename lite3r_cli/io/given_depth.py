@@ -40,7 +40,7 @@ class GivenDepth:
         if not any(found):
             example = f"{PurePosixPath(records[0].name).stem}.png"
             raise InputError(
-                f"--depth {printable(self.folder)}: no depth for any of the pictures; expected names like {example}"
+                f"--depth {printable(self.folder)}: no depth for any of the images; expected names like {example}"
             )
         return found
 
@@ -63,6 +63,6 @@ class GivenDepth:
         if not is_resized((width, height), (record.width, record.height)):
             raise InputError(
                 f"--depth {printable(path)}: {width}x{height} pixels do not fit {record.name} with "
-                f"{record.width}x{record.height}: register the depth to the picture, upright"
+                f"{record.width}x{record.height}: register the depth to the image, upright"
             )
         return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

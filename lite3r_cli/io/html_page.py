@@ -181,5 +181,5 @@ def _resized(rgb: np.ndarray, side: int) -> np.ndarray:
 def _jpeg(rgb: np.ndarray) -> bytes:
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
-        raise OutputError(f"a picture of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be encoded as JPEG")
+        raise OutputError(f"an image of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be encoded as JPEG")
     return data.tobytes()

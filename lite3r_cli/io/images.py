@@ -284,7 +284,7 @@ def _probe_all(files: Sequence[Found], max_pixels: int, journal: Journal) -> lis
         several += [f"{printable(file.name)} ({pictures})"] if pictures > 1 else []
     if several:
         more = f" and {len(several) - 3} more" if len(several) > 3 else ""
-        what = "files hold several pictures, pages or frames" if len(several) > 1 else "file holds several pictures"
+        what = "files hold several images, pages or frames" if len(several) > 1 else "file holds several images"
         text = f"{len(several)} {what}: {', '.join(several[:3])}{more}; the first one of each is used"
         journal.warnings.append(text)
     return items

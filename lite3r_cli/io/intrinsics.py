@@ -18,7 +18,7 @@ from .names import printable
 from .resize import is_resized
 
 _WAYS = (
-    'a JSON file with "K" for all pictures, or "images": {NAME or PATTERN: {"K", "width", "height"}}, or text with the '
+    'a JSON file with "K" for all images, or "images": {NAME or PATTERN: {"K", "width", "height"}}, or text with the '
     "nine numbers of K"
 )
 
@@ -41,7 +41,7 @@ class Intrinsics:
         if not is_resized((width, height), self.size):
             raise InputError(
                 f"{path}: K is for {self.size[0]}x{self.size[1]} pixels, but {name} has {width}x{height}: not the same "
-                "picture resized; give this size its own K"
+                "image resized; give this size its own K"
             )
         return geometry.scale_intrinsics(self.K, width / self.size[0], height / self.size[1])
 
@@ -81,7 +81,7 @@ def _from_json(path: Path, what: str, rows: Any) -> np.ndarray:
 
 def _entry(path: Path, pattern: str, entry: Any) -> Intrinsics:
     if not isinstance(entry, dict):
-        raise InputError(f"{path}: {pattern} has to be an object with K, and width and height of the pictures")
+        raise InputError(f"{path}: {pattern} has to be an object with K, and width and height of the images")
     where = f"{printable(path)}: {short(pattern)}"
     K = _from_json(path, pattern, entry.get("K"))
     if entry.get("width") is None and entry.get("height") is None:

@@ -28,7 +28,10 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", *heif.SUFFIXES,
 )  # fmt: skip
 VIDEO_SUFFIXES = containers.SUFFIXES
-LOOKED_FOR = f"looked for images ({' '.join(IMAGE_SUFFIXES)}) and videos ({' '.join(VIDEO_SUFFIXES)})"
+LOOKED_FOR = (
+    f"looked for images (.jpg .png .webp .tif .bmp .heic and {len(IMAGE_SUFFIXES) - 6} more suffixes) and videos "
+    f"(.mp4 .mov .mkv .avi and {len(VIDEO_SUFFIXES) - 4} more)"
+)
 _UNREAD = unread.OTHER_SUFFIXES | unread.VIDEO_SUFFIXES
 NEVER_SEARCHED = ("@eaDir", "__MACOSX")  # previews and resource forks that other programs put next to images
 _MAX_FOLDERS, _MAX_DEPTH = 10_000, 64
@@ -120,12 +123,12 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
             if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.EACCES):
                 journal.skip(path, os_reason(error))
                 continue
-            raise UsageError(f"{printable(path)}: no such file or folder{_hint(path)}") from error
+            raise UsageError(_no_such(path)) from error
         if stat.S_ISDIR(status.st_mode):
             for folder, files in _Search(path, journal, recursive, given).run():
                 found.setdefault(folder.absolute(), []).extend(files)
         elif is_output(path, written_above(path)):
-            journal.skip(path, "an earlier run of lite3r wrote it: it is no photograph")
+            journal.skip(path, "an earlier run of lite3r wrote it: it is no photo")
         elif path.suffix.lower() in unread.RAW_SUFFIXES:
             journal.skip(path, unread.reason(_head(path), path.suffix))
         elif path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES or _holds(path):
@@ -144,11 +147,14 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
     return _told_apart(list(once.values()))
 
 
-def _hint(path: Path) -> str:
-    """A suggestion for a path that does not exist."""
-    if re.match(r"[a-z]{2,8}:/+[^/]", str(path)):
-        return "; an address is not opened: download it, and name the file"
-    return "; no name fits the pattern" if any(sign in str(path) for sign in "*?[") else ""
+def _no_such(path: Path) -> str:
+    """The message for a path that does not exist, with a suggestion."""
+    address = re.match(r"([a-z]{2,8}):/+([^/].*)", str(path), re.DOTALL)  # pathlib joins the two slashes of a URL
+    if address:
+        url = f"{address[1]}://{address[2]}"
+        return f"{printable(url)}: lite3r does not download images; download the file and give its path"
+    hint = "; no name fits the pattern" if any(sign in str(path) for sign in "*?[") else ""
+    return f"{printable(path)}: no such file or folder{hint}"
 
 
 def _identity(path: Path) -> str:
@@ -173,7 +179,7 @@ def _told_apart(files: Sequence[Found]) -> list[Found]:
 
 
 def _said_of_misnamed(files: Sequence[Path]) -> str:
-    what = "file holds a picture, but its name does" if len(files) == 1 else "files hold pictures, but their names do"
+    what = "file holds an image, but its name does" if len(files) == 1 else "files hold images, but their names do"
     return f"{len(files)} {what} not end like it (first: {printable(files[0].name)})"
 
 
@@ -204,7 +210,7 @@ def _why_not(path: Path) -> str:
             reason = unread.reason(stream.read(_HEAD))
     except BadImage as error:
         return str(error)
-    unknown = reason.startswith("not a picture")
+    unknown = reason.startswith("not an image")
     return f"neither an image nor a video nor a folder; {LOOKED_FOR}" if unknown else reason
 
 
@@ -306,8 +312,8 @@ class _Search:
         stems = {path.stem.lower() for path in images}
         doubles = [p for p in files if p.suffix.lower() in unread.RAW_SUFFIXES and p.stem.lower() in stems]
         if doubles:
-            are = "photograph is" if len(doubles) == 1 else "photographs are"
-            text = f"{len(doubles)} raw {are} left out, for pictures of the same names beside them"
+            are = "photo is" if len(doubles) == 1 else "photos are"
+            text = f"{len(doubles)} raw {are} left out, for images of the same names beside them"
             self.journal.warnings.append(f"{printable(folder)}: {text}")
         for path in files:
             if path not in doubles:
@@ -323,7 +329,7 @@ class _Search:
         if account.sub_folders:
             counts = [f"{printable(name)} ({n})" for name, n in list(account.sub_folders.items())[:3]]
             more = f" and {len(account.sub_folders) - 3} more" if len(account.sub_folders) > 3 else ""
-            text = f"pictures in sub-folders are not used: {', '.join(counts)}{more}; --recursive takes them"
+            text = f"images in sub-folders are not used: {', '.join(counts)}{more}; --recursive takes them"
             self.journal.warnings.append(f"{printable(folder)}: {text}")
 
     def _pictures_below(self, folder: Path) -> int:
@@ -344,7 +350,7 @@ class _Search:
         if account.sub_folders:
             folders = account.sub_folders
             name, count = next(((n, folders[n]) for n in folders if n == "images"), next(iter(folders.items())))
-            hint = f"name that one, or take all with --recursive ({count} pictures)"
+            hint = f"name that one, or take all with --recursive ({count} images)"
             return f"no images in it, but in its sub-folder {printable(name)}: {hint}"
         everything = account.images or account.others or account.unread or account.outputs or account.videos
         if self.misnamed:

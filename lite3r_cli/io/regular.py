@@ -85,7 +85,7 @@ def open_regular(path: Path) -> BinaryIO:
         if status.st_size == 0:
             raise BadImage("the file is empty (0 bytes)")
         if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise BadImage("a Git LFS pointer, not the picture: run `git lfs pull`")
+            raise BadImage("a Git LFS pointer, not the image: run `git lfs pull`")
         stream.seek(0)
     except BaseException:
         stream.close()

@@ -81,7 +81,7 @@ def read_tum(path: Path) -> list[tuple[str, np.ndarray]]:
     """
     lines = read_text(path).splitlines()
     if len(lines) > _MAX_LINES:
-        raise InputError(f"{printable(path)}: more than {_MAX_LINES} lines: take those near the pictures' times")
+        raise InputError(f"{printable(path)}: more than {_MAX_LINES} lines: take those near the images' times")
     rows = [(number, line.replace(",", " ").split(None, 9)) for number, line in enumerate(lines, 1)]
     rows = [(number, row) for number, row in rows if row and not row[0].startswith("#")]
     if not rows:

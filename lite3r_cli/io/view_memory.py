@@ -195,9 +195,9 @@ def _features(arrays: dict[str, np.ndarray]) -> Features:
     if len(points) != len(descriptors) or len(points) > MOST_FEATURES:
         raise BadImage("its features are not as many as their places")
     if not (0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE and np.isfinite(thumbnail).all()):
-        raise BadImage("its features are of no picture")
+        raise BadImage("its features are of no image")
     if not (np.isfinite(points).all() and (points >= -1).all() and (points <= [width, height]).all()):
-        raise BadImage("its features lie outside of the picture")
+        raise BadImage("its features lie outside of the image")
     return Features(points, descriptors, (height, width), thumbnail)
 
 
@@ -209,12 +209,12 @@ def _source(found: Any) -> Source | None:
         known = None if stamp is None else (stamp[0], stamp[1])
         source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known)
     except (AttributeError, IndexError, TypeError, KeyError) as error:
-        raise BadImage("it does not say where the picture came from") from error
+        raise BadImage("it does not say where the image came from") from error
     numbers = type(source.bytes) is int and type(source.frame) in (int, type(None))
     numbers = numbers and all(type(value) is int for value in source.stamp or ())
     numbers = numbers and (source.time is None or (type(source.time) in (int, float) and math.isfinite(source.time)))
     if not (numbers and isinstance(source.path, str) and "\0" not in source.path and isinstance(source.sha256, str)):
-        raise BadImage("it does not say where the picture came from")
+        raise BadImage("it does not say where the image came from")
     return source
 
 
@@ -222,7 +222,7 @@ def _picture(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     """The decoded picture; its header is checked first."""
     header = probe(io.BytesIO(data))
     if header.format != "png" or (header.detail.depth, header.detail.colour) != (8, png.GREY):
-        raise BadImage("its confidence is another kind of picture")
+        raise BadImage("its confidence is another kind of image")
     if (header.height, header.width) != shape:
         raise BadImage(f"its confidence has {header.width}x{header.height} pixels, its depth {shape[1]}x{shape[0]}")
     with guarded("its confidence is damaged"):

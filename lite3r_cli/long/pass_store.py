@@ -222,7 +222,7 @@ def _table(head: dict[str, Any]) -> np.ndarray:
 def _write(path: Path, suffix: str, picture: np.ndarray, flags: list[int]) -> None:
     done, data = cv2.imencode(suffix, picture, flags)
     if not done:
-        raise OutputError(f"{path}: OpenCV cannot encode a picture of {picture.shape[1]}x{picture.shape[0]} pixels")
+        raise OutputError(f"{path}: OpenCV cannot encode an image of {picture.shape[1]}x{picture.shape[0]} pixels")
     write_bytes(path, data.data)
 
 

@@ -171,7 +171,7 @@ def _strongest_tree(members: Sequence[int], near: Near) -> dict[int, list[int]]:
             tree[i].append(j)
             tree[j].append(i)
     if sum(map(len, tree.values())) != 2 * (len(members) - 1):
-        raise ValueError("the pictures do not hang together")
+        raise ValueError("the images do not hang together")
     return tree
 
 

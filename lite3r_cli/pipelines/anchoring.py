@@ -69,7 +69,7 @@ def anchor(config: WorldConfig, images: ImageSet, found: Predictions) -> Predict
     else:
         return found
     if length is None or length < 1e-6:
-        raise InputError(f"{way}: that length cannot be seen in these pictures; choose another one")
+        raise InputError(f"{way}: that length cannot be seen in these images; choose another one")
     scale = metres / length
     frame = replace(found.frame, units=METRES, metric=True)
     moved = _moved(found, Similarity(scale, np.eye(3), np.zeros(3)), frame)

@@ -62,7 +62,7 @@ class Beforehand:
         if self.config.cameras is not None and all(pose is None for pose in poses):
             some = ", ".join([*self.cameras, *(key for key, _ in self.trajectory)][:3])
             raise InputError(
-                f"{self.config.cameras}: has a camera for none of the pictures ({records[0].name}, …); it has {some}"
+                f"{self.config.cameras}: has a camera for none of the images ({records[0].name}, …); it has {some}"
             )
         return CameraPriors(tuple(self._focal(records, cameras)), tuple(poses))
 
@@ -94,11 +94,11 @@ class Beforehand:
         entries = [find_intrinsics(self.intrinsics, record.name) for record in records]
         if file is not None and not any(entries):
             some = ", ".join(item.pattern for item in self.intrinsics[:3])
-            raise InputError(f"--intrinsics {file}: fits none of the pictures ({records[0].name}, …); it has {some}")
+            raise InputError(f"--intrinsics {file}: fits none of the images ({records[0].name}, …); it has {some}")
         for record, view, listed in zip(records, cameras, entries, strict=True):
             size = record.width, record.height
             if view is None and record.facing is not None:
-                result.append(_exactly(record.facing.K, "360° picture", fixed=True))
+                result.append(_exactly(record.facing.K, "360° image", fixed=True))
             elif view is not None:
                 self._require_size(view, record)
                 result.append(_exactly(view.K, "--cameras", fixed=True))
@@ -208,7 +208,7 @@ def focal_notes(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[st
     if not sources:
         return []
     kinds = ", ".join(f"{sources.count(kind)} from {kind}" for kind in dict.fromkeys(sources))
-    return [f"focal lengths known for {len(sources)} of {len(records)} pictures: {kinds}"]
+    return [f"focal lengths known for {len(sources)} of {len(records)} images: {kinds}"]
 
 
 def known_warnings(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:

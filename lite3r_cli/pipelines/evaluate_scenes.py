@@ -142,7 +142,7 @@ def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
     views = read_cameras_json(folder, load_depth=False)
     outside = [view.name for view in views if leads_out(view.name)]
     if outside:
-        raise InputError(f"{folder / 'cameras.json'}: {printable(outside[0])[:80]} is a picture outside of images/")
+        raise InputError(f"{folder / 'cameras.json'}: {printable(outside[0])[:80]} is an image outside of images/")
     paths = [folder / "images" / view.name for view in views]
     for path in paths:
         if not path.is_file():

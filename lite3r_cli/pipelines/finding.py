@@ -43,7 +43,7 @@ def find_images(
     if not chosen:
         return images
     names = ", ".join(images.records[i].name for i in chosen[:3]) + (", …" if len(chosen) > 3 else "")
-    progress.note(f"{len(chosen)} of {len(images)} images are 360° pictures, cut into {VIEWS} views each: {names}")
+    progress.note(f"{len(chosen)} of {len(images)} images are 360° images, cut into {VIEWS} views each: {names}")
     return CutImages.of(images, chosen)
 
 

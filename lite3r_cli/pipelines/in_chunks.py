@@ -50,7 +50,7 @@ def long_plan(
     asked, count = config.long, len(images)
     refused = not_in_chunks(config)
     if any(record.facing is not None for record in images.records):
-        refused = refused or "a set with 360° pictures"
+        refused = refused or "a set with 360° images"
     if asked.size is not None:
         if count <= asked.size:
             return None

@@ -77,7 +77,7 @@ def for_inputs(
     return KnownCameras(poses_known, K_known, depth, metric=bool(depth))
 
 
-NO_FOCAL = "depth needs focal lengths, which these pictures do not state: give --focal, --intrinsics or --cameras"
+NO_FOCAL = "depth needs focal lengths, which these images do not state: give --focal, --intrinsics or --cameras"
 
 
 def _seen_intrinsics(priors: CameraPriors, i: int, record: ImageRecord, item: NetworkInput) -> np.ndarray:
@@ -106,7 +106,7 @@ def _seen_depth(
         if path is not None and record.name in bent:
             raise InputError(
                 f"--depth {given.folder}: {record.name} was taken by a lens that bends lines, and its depth is not "
-                "undistorted: give undistorted pictures and depth"
+                "undistorted: give undistorted images and depth"
             )
     return tuple(
         None if path is None else torch.from_numpy(_window(given.read(path, record), item))

@@ -93,7 +93,7 @@ def what_was_asked(
         "precision": predictor.runtime.dtype.chosen,
         "weights": predictor.fingerprint.result(),
         "the size of chunks": plan.size,
-        "the pictures": files,
+        "the images": files,
     }
 
 

@@ -26,7 +26,7 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[s
     if twins:
         a, b = twins[0]
         more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
-        warnings.append(f"low parallax: {a} and {b} are the same picture{more} and add nothing to each other")
+        warnings.append(f"low parallax: {a} and {b} are the same image{more} and add nothing to each other")
     centres = geometry.camera_centres(np.stack([v.cam_from_world for v in views]))
     baseline = np.linalg.norm(centres - centres[0], axis=1).max()
     if baseline >= LOW_PARALLAX * max(float(depth.max(initial=0)) for depth in depths):

@@ -200,7 +200,7 @@ class _FrameFiles:
         for i, view in enumerate(views):
             rgb = pictures.read(view)
             if rgb is None:
-                warn(f"{printable(view.name)}: the photograph is no longer where it was; condition.json has its camera")
+                warn(f"{printable(view.name)}: the photo is no longer where it was; condition.json has its camera")
                 continue
             files[view.name] = f"photographs/{i:05d}.jpg"
             done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])

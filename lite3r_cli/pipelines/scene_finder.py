@@ -30,7 +30,7 @@ from .retrieval import Match, Retrieval
 from .scene_images import SceneImages
 from .written_scene import WrittenScene
 
-FOREIGN = "shows nothing that the photographs of the scene show"
+FOREIGN = "shows nothing that the photos of the scene show"
 ASTRAY = "looks like the scene, but its geometry does not fit into it"
 
 
@@ -97,7 +97,7 @@ class Finder:
         self.memories = {view.name: kept for view in views if (kept := scene.memory(view)) is not None}
         self.images = SceneImages.of(photos, scene, views, self.memories)
         if (lost := len(views) - len(self.images.captured)) > 0:
-            warn(f"{lost} of {len(views)} photographs of the scene are no longer where they were: the others serve")
+            warn(f"{lost} of {len(views)} photos of the scene are no longer where they were: the others serve")
         self.neighbours, self._warn = neighbours, warn
         self.predictor = predictor or Predictor(predict, progress)
         self.predictor.lens_warnings = no_lens_warnings  # the scene was warned of when it was made
@@ -111,7 +111,7 @@ class Finder:
         self._read([i for i in everything if i < new or self._kept(i) is None], progress)
         self.photos = [i for i in range(new) if self._inputs[i] is not None]
         if not self.stands:
-            raise InputError(f"{printable(scene.folder)}: none of its photographs can be read")
+            raise InputError(f"{printable(scene.folder)}: none of its photos can be read")
         with progress.stage("Compare images", minor=True):
             self.retrieval = Retrieval(
                 list(self.stands), lambda i: self.input(i).rgb, self.images.read, lambda i: self._features(i)
@@ -211,7 +211,7 @@ class Finder:
             if self.stands.pop(i, None) is None:
                 self.unreadable.append(Refused(name, f"cannot be read: {reason}"))
             else:
-                self._warn(f"{name}, a photograph of the scene, cannot be read: {reason}")
+                self._warn(f"{name}, a photo of the scene, cannot be read: {reason}")
 
     def _reason(self, i: int, error: InputError) -> str:
         """The reason why image i is not readable, without the words about its set."""

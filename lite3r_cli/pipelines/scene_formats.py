@@ -77,7 +77,7 @@ def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
     measured = [f"--format {name}" for name in config.formats if EXTRA_FORMATS[name].measures]
     warnings = []
     if measured and not found.frame.metric and found.frame.name != GIVEN.name:
-        warnings.append(f"{', '.join(measured)}: lengths have no unit; --scale-from, --gcp or --world enu make metres")
+        warnings.append(f"{', '.join(measured)}: the scene has no metric scale (--scale-from, --gcp, --world enu)")
     training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
     return warnings if not training or found.priors.known_poses else [*warnings, *_training_warnings(config, found)]
 
@@ -86,14 +86,14 @@ def _training_warnings(config: ReconstructConfig, found: Predictions) -> list[st
     training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
     names = ", ".join(f"--format {name}" for name in training)
     if found.verdicts is None:
-        return [f"{names}: the cameras are the network's alone, too coarse for sharp splats; --refine makes them exact"]
+        return [f"{names}: the cameras come from the network alone and are too inexact for sharp splats; add --refine"]
     trusted = trusted_views(found, config.keep_unverified)
     lost = [view.name for i, view in enumerate(found.views) if i not in set(trusted)]
     if not lost:
         return []
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     return [
-        f"{names}: {len(lost)} of {len(found.views)} pictures are left out, --refine could not verify their cameras "
+        f"{names}: {len(lost)} of {len(found.views)} images are left out: --refine could not verify their cameras "
         f"({', '.join(lost[:3])}{more}); --keep-unverified keeps them"
     ]
 

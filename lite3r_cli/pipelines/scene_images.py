@@ -40,7 +40,7 @@ class SceneImages(ImageSet):
         captured = [view for view in views if view.depth is not None and found.has(view)]
         if not captured:
             raise InputError(
-                f"{printable(scene.folder)}: none of its {len(views)} photographs is where it was when the scene was "
+                f"{printable(scene.folder)}: none of its {len(views)} photos is where it was when the scene was "
                 "made (run.json tells where): photos are located among them"
             )
         records = [ImageRecord(view.name, Path(view.name), view.width, view.height) for view in captured]
@@ -56,5 +56,5 @@ class SceneImages(ImageSet):
         assert self.photographs is not None
         rgb = self.photographs.read(self.view(i))
         if rgb is None:
-            raise BadFile(self.records[i].path, "has become another picture since the scene was made")
+            raise BadFile(self.records[i].path, "has become another image since the scene was made")
         return Picture(rgb, None, Header("captured", rgb.shape[1], rgb.shape[0]))

@@ -70,7 +70,7 @@ def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> li
     if gone := [name for name in order if name not in pictures.records]:
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         raise InputError(
-            f"{printable(scene.folder)}: photographs are no longer where they were, or have changed: "
+            f"{printable(scene.folder)}: photos are no longer where they were, or have changed: "
             f"{', '.join(gone[:3])}{more}; put them back, or reconstruct again (run.json tells where they were)"
         )
     made = []
@@ -181,7 +181,7 @@ class _Pictures:
         except InputError as error:
             if masks is None:
                 return []
-            tell(f"the masks of the scene's photographs cannot be read, the cloud stays masked all the same: {error}")
+            tell(f"the masks of the scene's photos cannot be read, the cloud stays masked all the same: {error}")
         try:
             return discover(paths, max_pixels=config.input.max_pixels).records
         except InputError:

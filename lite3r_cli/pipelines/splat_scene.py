@@ -61,7 +61,7 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
         shots = shots_of(views, pictures, frame, config.size, runtime.torch_device)
         kept = held_out(len(shots)) if config.hold_out else []
     if config.hold_out and not kept:
-        warn(f"{len(shots)} photographs are too few to hold some out: the training takes all {config.steps} steps")
+        warn(f"{len(shots)} photos are too few to hold some out: training runs for all {config.steps} steps")
     splats = GaussianSet.of_columns(moved_columns(columns, frame), runtime.torch_device)
     with progress.stage("Train", config.steps) as step:
 
@@ -88,7 +88,7 @@ def start_columns(views: Sequence[View], cloud: PointCloud) -> np.ndarray:
     """
     model = tracks_from_depth(views, cloud, START_POINTS)
     if not len(model):
-        raise InputError("no two photographs agree on a point of the cloud: there is nothing to begin with")
+        raise InputError("no point of the cloud is confirmed by two photos, so that training has no start")
     return gaussians(_as_cloud(model), point_normals(views, model.points, model))
 
 
@@ -109,18 +109,18 @@ def _photographs(scene: WrittenScene, warn: Tell) -> tuple[list[View], list[np.n
     views = scene.views(load_depth=True)
     trusted = [view for view in views if verdicts.get(view.name, {}).get("cameras") != KEPT]
     if not verdicts and scene.frame.name != "given":
-        warn("the cameras are the network's alone, too coarse for sharp splats; reconstruct with --refine first")
+        warn("the cameras come from the network alone; splats will blur: make the scene again with --refine")
     elif FEWEST <= len(trusted) < len(views):
-        warn(f"{len(views) - len(trusted)} of {len(views)} photographs are left out: their cameras are not verified")
+        warn(f"{len(views) - len(trusted)} of {len(views)} photos are left out because their cameras are not verified")
         views = trusted
     source = scene.photographs()
     read = [(view, source.read(view)) for view in views]
     lost = [view.name for view, picture in read if picture is None]
     there = [(view, picture) for view, picture in read if picture is not None]
     if len(there) < FEWEST:
-        raise InputError(f"{len(there)} of {len(views)} photographs are where they were; a training needs two")
+        raise InputError(f"{len(there)} of {len(views)} photos of the scene were found; training needs at least two")
     if lost:
-        warn(f"{len(lost)} photographs are no longer where they were ({printable(lost[0])}): trained without them")
+        warn(f"{len(lost)} photos are no longer at their paths ({printable(lost[0])}); they are left out")
     return [view for view, _ in there], [picture for _, picture in there]
 
 
@@ -130,8 +130,8 @@ def _require_fast(device: Choice, warn: Tell) -> None:
             raise BackendError("lite3r splat needs the package triton on a GPU: pip install triton")
         return
     if device.asked != "cpu":
-        raise BackendError("lite3r splat needs a CUDA device; --device cpu does without, in hours instead of a minute")
-    warn("on a CPU this takes hours where a GPU takes a minute")
+        raise BackendError("lite3r splat needs a CUDA device; with --device cpu it takes hours instead of a minute")
+    warn("training on a CPU takes hours; on a GPU it takes a minute")
 
 
 def _facts(

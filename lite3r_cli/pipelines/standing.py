@@ -54,7 +54,7 @@ def stand_up(
         return replace(part, level=level)
     if not up.found:
         raise InputError(
-            "--world level: the pictures show no vertical edges that tell what is up; give --up camera or --up x,y,z"
+            "--world level: the images show no vertical edges that tell what is up; give --up camera or --up x,y,z"
         )
     found = part.predictions
     moved = replace(

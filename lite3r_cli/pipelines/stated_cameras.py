@@ -63,4 +63,4 @@ def _require_fit(path: Path, record: ImageRecord, camera: View) -> None:
             f"has {record.width}x{record.height}"
         )
     if camera.lens is not None:
-        raise InputError(f"{path}: the camera of {record.name} bends lines: give undistorted pictures")
+        raise InputError(f"{path}: the camera of {record.name} bends lines: give undistorted images")

@@ -33,9 +33,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     views, pictures = scene.views(), scene.photographs()
     lost = [view.name for view in views if not pictures.has(view)]
     if lost:
-        warn(
-            f"{len(lost)} of {len(views)} photographs are no longer where they were ({lost[0]}): frames without picture"
-        )
+        warn(f"{len(lost)} of {len(views)} photos are no longer where they were ({lost[0]}): frames without image")
     sizes = {view.name: view for view in views}
     export = SceneExport(
         scene.folder,

@@ -98,7 +98,7 @@ class WrittenScene:
         names = [self.layout.cloud, self.layout.run_json, *(listed if isinstance(listed, dict) else ())]
         own = {
             **{_real(self.layout.root / name): "a file of the scene itself" for name in names},
-            **{_real(path): "a photograph of the scene" for path in self.photographs().places.values()},
+            **{_real(path): "a photo of the scene" for path in self.photographs().places.values()},
         }
         for target in targets:
             if what := own.get(_real(target)):

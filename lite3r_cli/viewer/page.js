@@ -203,7 +203,7 @@ class Page {
     this.marks.push(add(this.navigation.eye, this.navigation.ray(x, y), depth));
     if (this.marks.length === 2) {
       const text = this.lengthText(length(sub(...this.marks)));
-      this.say(this.scene.metric ? `Distance ${text}.` : `Distance ${text}: photographs alone do not tell the scale.`);
+      this.say(this.scene.metric ? `Distance ${text}.` : `Distance ${text}: photos alone do not tell the scale.`);
       $("distance").textContent = text;
     } else this.say("Click the second point.");
     this.draw();

@@ -76,7 +76,7 @@ def focal_from_metadata(photo: PhotoMetadata) -> FocalAnswer:
         return _no("no focal length in EXIF, or a sensor of unknown size")
     side = max(size)
     if not _PLAUSIBLE[0] < answer.pixels / side < _PLAUSIBLE[1]:
-        return _no(f"{answer.pixels:.0f} px is no focal length of a picture of {side} pixels")
+        return _no(f"{answer.pixels:.0f} px is no focal length of an image of {side} pixels")
     return FocalAnswer(*answer)
 
 
@@ -163,7 +163,7 @@ class StatedFocal:
         match = _FOCAL.fullmatch(text.strip())
         if match is None or not float(match[1]) > 0:
             raise UsageError(
-                f"--focal {text}: give pixels of the original picture (2905), the lens's millimetres (24mm), the 35 mm "
+                f"--focal {text}: give pixels of the original image (2905), the lens's millimetres (24mm), the 35 mm "
                 "equivalent (26mm-eq), auto (from EXIF) or network"
             )
         return cls(float(match[1]), (match[2] or "px").lower())
@@ -195,6 +195,6 @@ def require_one_size(focal: StatedFocal, sizes: Sequence[tuple[int, int]]) -> No
     if focal.unit == "px" and len(distinct) > 1:
         some = ", ".join(f"{max(s)}x{min(s)}" for s in sorted(distinct)[:3])
         raise UsageError(
-            f"--focal {focal.value:g}: the pictures have different sizes ({some}), so pixels mean different lenses; "
+            f"--focal {focal.value:g}: the images have different sizes ({some}), so pixels mean different lenses; "
             "give millimetres, or --intrinsics FILE with a camera for each"
         )

@@ -70,7 +70,7 @@ def all_around(images: ImageSet, always: bool) -> tuple[list[int], list[str]]:
     if not partial:
         return found, []
     more = f" and {len(partial) - 1} more" if len(partial) > 1 else ""
-    return found, [f"{partial[0]}{more}: a part of a 360° picture, not cut into views: only whole ones (2:1) are"]
+    return found, [f"{partial[0]}{more}: a part of a 360° image, not cut into views: only whole ones (2:1) are"]
 
 
 def _looks_closed(images: ImageSet, i: int) -> bool:

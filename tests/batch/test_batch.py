@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_of_a_record_goes_with_the_next_claim(tmp_pat
 
 
 def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_path, capsys):
-    (root / "s1" / "a0.jpg").write_bytes(b"no picture")
+    (root / "s1" / "a0.jpg").write_bytes(b"no image")
     (root / "s1" / "a1.jpg").write_bytes(b"")
     out = tmp_path / "out"
     assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS]) == 3
@@ -100,7 +100,7 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
     assert "1 of 3 scenes failed: s1" in text.err and "Traceback" not in text.err
     assert statuses(out) == {"s0": "done", "s1": "failed", "s2": "done"}
     scene = json.loads((out / "batch.json").read_text())["scenes"][1]
-    assert "not a picture" in scene["reason"] and scene["exit_code"] == 3 and not (out / "s1").exists()
+    assert "not an image" in scene["reason"] and scene["exit_code"] == 3 and not (out / "s1").exists()
     nothing_half_written(out)
 
     # again: what is there stays as it is, what is missing is made
@@ -121,7 +121,7 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
 
 
 def test_strict_begins_no_other(plane_backbone, root, tmp_path):
-    (root / "s0" / "a0.jpg").write_bytes(b"no picture")
+    (root / "s0" / "a0.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     assert main(["batch", str(root), "-o", str(out), *FEW_PIXELS, "--strict", "-q"]) == 3
     found = statuses(out)

@@ -71,7 +71,7 @@ def test_what_is_no_batch(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\0\1\2")
     for path, error, text in (
         (tmp_path / "none", UsageError, "no such file or folder"),
-        (tmp_path / "a.jpg", UsageError, "a picture is no scene"),
+        (tmp_path / "a.jpg", UsageError, "an image is no scene"),
         (tmp_path / "list.txt", InputError, "lists no scene"),
         (tmp_path / "binary.txt", InputError, "no text file"),
     ):

@@ -47,7 +47,7 @@ def removed(name):
 
 
 DAMAGE = {
-    "pictures of another size": (larger_picture, "96×72"),
+    "images of another size": (larger_picture, "96×72"),
     "not a rotation": (camera(np.c_[np.diag([2, 0.5, 1.0]), np.zeros(3)]), "rotation"),
     "mirrored": (camera(np.c_[np.diag([1, 1, -1.0]), np.zeros(3)]), "rotation"),
     "NaN in K": (camera(intrinsics=np.array([[60, 0, np.nan], [0, 62, 18], [0, 0, 1]])), "not finite"),
@@ -55,7 +55,7 @@ DAMAGE = {
     "camera in UTF-16": (written("cams/00000001_cam.txt", "extrinsic".encode("utf-16")), "_cam.txt"),
     "no camera": (removed("cams/00000001_cam.txt"), "_cam.txt"),
     "no depth": (removed("rendered_depth_maps/00000001.pfm"), "missing"),
-    "empty picture": (written("blended_images/00000001.jpg", b""), "empty"),
+    "empty image": (written("blended_images/00000001.jpg", b""), "empty"),
     "name without a number": (odd_name, "number"),
 }
 
@@ -140,7 +140,7 @@ def test_the_same_scene_by_two_ways_is_one(tmp_path):
     for folders in ([a, a, b], [a, tmp_path / "link", b], [tmp_path / "all", a], [a, b, copy]):
         split = load_scenes(folders)
         assert [scene.name for scene in (*split.train, *split.held_out)] == ["a", "b"], folders
-    assert "copy shows pictures of a" in load_scenes([a, b, copy]).note
+    assert "copy shows images of a" in load_scenes([a, b, copy]).note
     assert "was trained on" in load_scenes([a, copy]).note
 
 

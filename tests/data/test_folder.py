@@ -79,4 +79,4 @@ def test_a_video_or_picture_that_cannot_be_read_is_named(tmp_path, photographs):
     except Exception as error:
         assert "a2.jpg" in str(error)
     else:
-        raise AssertionError("a damaged picture was read")
+        raise AssertionError("a damaged image was read")

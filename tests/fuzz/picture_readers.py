@@ -37,10 +37,10 @@ def _read_picture(path: Path) -> str | None:
     read_metadata(path)
     record, rgb, mask = images.records[0], images.read(0), images.read_mask(0)
     if rgb.dtype != np.uint8 or rgb.shape != (record.height, record.width, 3):
-        return f"picture of {rgb.dtype} {rgb.shape} for {record.width}x{record.height}"
+        return f"image of {rgb.dtype} {rgb.shape} for {record.width}x{record.height}"
     small = images.read_picture(0, (record.height // 3, record.width // 3)).rgb
     if small.dtype != np.uint8 or small.shape[0] < record.height // 3 or small.shape[1] < record.width // 3:
-        return f"reduced picture of {small.dtype} {small.shape} for {record.width}x{record.height}"
+        return f"reduced image of {small.dtype} {small.shape} for {record.width}x{record.height}"
     if mask is not None and (mask.dtype != bool or mask.shape != rgb.shape[:2]):
         return f"mask of {mask.dtype} {mask.shape} for {rgb.shape}"
     return None if 0.2 < record.pixel_aspect < 5 else f"pixel aspect {record.pixel_aspect}"
@@ -71,7 +71,7 @@ def _exif_in_pictures() -> Reader:
         try:
             return _read_picture(next(folder.iterdir()))
         except InputError as error:
-            return f"a sound picture is refused: {error}"
+            return f"a sound image is refused: {error}"
 
     return Reader(make, read, 2)
 

@@ -165,7 +165,7 @@ def _run_json() -> Reader:
 
         files_of_run(output_layout(folder / "scene.ply"))
         is_complete(folder / "scene.ply")
-        return None if len(discover([folder])) == 1 else "the picture is lost"
+        return None if len(discover([folder])) == 1 else "the image is lost"
 
     return Reader(make, read)
 

@@ -245,7 +245,7 @@ def test_a_jpeg_header_that_no_so_small_file_can_keep():
     """Decoding it takes seconds and half a gigabyte; each block needs a bit."""
     data = encoded("JPEG", quality=90)
     frame = data.index(b"\xff\xc0") + 5
-    with pytest.raises(BadImage, match=r"damaged: \d+ bytes hold no picture of 16000×12000 pixels"):
+    with pytest.raises(BadImage, match=r"damaged: \d+ bytes hold no image of 16000×12000 pixels"):
         probe(io.BytesIO(data[:frame] + struct.pack(">HH", 12000, 16000) + data[frame + 4 :]))
     for options in ({}, {"optimize": True}, {"progressive": True}):
         stream = io.BytesIO()

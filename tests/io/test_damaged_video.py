@@ -311,4 +311,4 @@ def test_a_picture_named_like_a_video_is_called_a_picture(tmp_path):
     (tmp_path / "b.mp4").write_bytes(jpeg)
     images = discover([tmp_path])
     assert len(images) == 1
-    assert any("holds a picture" in warning and "b.mp4" in warning for warning in images.warnings)
+    assert any("holds an image" in warning and "b.mp4" in warning for warning in images.warnings)

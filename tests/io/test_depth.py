@@ -72,7 +72,7 @@ def test_damaged_depth_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.png"
     with pytest.raises(InputError, match="d.png"):
         read_depth_png(path, 1.0)
-    for data in (b"", b"no picture", cv2.imencode(".png", np.zeros((5, 7), np.uint8))[1].tobytes()):
+    for data in (b"", b"no image", cv2.imencode(".png", np.zeros((5, 7), np.uint8))[1].tobytes()):
         path.write_bytes(data)
         with pytest.raises(InputError, match="d.png.*16-bit|d.png.*decoded"):
             read_depth_png(path, 1.0)

@@ -101,7 +101,7 @@ def test_one_bad_entry_costs_nothing_else(tmp_path):
 def test_what_is_no_picture_says_nothing(tmp_path):
     whole = photo(tmp_path / "a.jpg", {0xA405: 28}).read_bytes()
     assert read_metadata(whole).focal_35mm == 28
-    for data in (b"", b"no picture", whole[:30], whole[:20] + b"\xff" * 60 + whole[80:]):
+    for data in (b"", b"no image", whole[:30], whole[:20] + b"\xff" * 60 + whole[80:]):
         assert read_metadata(data).focal_35mm in (None, 28)
     assert read_metadata(tmp_path / "missing.jpg") == NOTHING
     (tmp_path / "folder.jpg").mkdir()

@@ -45,7 +45,7 @@ def test_each_entry_is_in_the_account(tmp_path):
     assert entries == len(os.listdir(tmp_path))
     assert {s.name: s.reason for s in images.skipped} == {
         "new.jxl": "JPEG XL is not read: convert it to JPEG, PNG or TIFF first",
-        "photo.nef": "a raw photograph (.nef) is not read: develop it to JPEG or TIFF first",
+        "photo.nef": "a raw photo (.nef) is not read: develop it to JPEG or TIFF first",
     }
     warned(images, "sub-folders", "raw (1)", "deep (1)", "--recursive")
     with pytest.raises(InputError, match=r"new\.jxl: JPEG XL"):
@@ -81,7 +81,7 @@ def test_an_animation_has_as_many_pictures_as_it_holds(tmp_path):
 def test_raw_beside_a_picture_of_its_name_is_no_loss(tmp_path):
     save(tmp_path / "IMG_1.JPG", kind="JPEG")
     (tmp_path / "IMG_1.dng").write_bytes(b"II*\0" + bytes(50))
-    warned(discover([tmp_path], strict=True), "1 raw photograph is left out")
+    warned(discover([tmp_path], strict=True), "1 raw photo is left out")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_pictures_under_other_names_are_mentioned(tmp_path):
     save(tmp_path / "a.jpg")
     for name in ("IMG_0001", "b.jpg_original"):
         save(tmp_path / name, kind="PNG")
-    warned(discover([tmp_path]), "2 files hold pictures", "IMG_0001")
+    warned(discover([tmp_path]), "2 files hold images", "IMG_0001")
 
 
 def test_plain_text_pictures(tmp_path):
@@ -309,7 +309,7 @@ def test_one_picture_by_two_paths_counts_once(tmp_path):
 @pytest.mark.parametrize("name", ["photo", "clip.mp4", "a.jpg.bak"])
 def test_pictures_by_other_names_are_pointed_to(tmp_path, name):
     save(tmp_path / name, kind="PNG")
-    with pytest.raises(InputError, match=f"1 file holds a picture.*first: {name}.*rename"):
+    with pytest.raises(InputError, match=f"1 file holds an image.*first: {name}.*rename"):
         discover([tmp_path])
     assert names(discover([tmp_path / name])) == [name]
 

@@ -52,7 +52,7 @@ def written_by_all(folder, fx, fy, cx, cy):
 def test_a_camera_that_cannot_be_is_refused_in_every_format(tmp_path, case):
     values, said = IMPLAUSIBLE[case]
     for reader in written_by_all(tmp_path, *values):
-        with pytest.raises(InputError, match=f"{said}.*pixels of the picture of 48x36"):
+        with pytest.raises(InputError, match=f"{said}.*pixels of the image of 48x36"):
             reader()
 
 
@@ -69,7 +69,7 @@ def test_intrinsics_of_another_size_are_scaled_if_the_shape_is_the_same(tmp_path
     [camera] = read_intrinsics(tmp_path / "K.json")
     assert camera.at("a", 96, 72, tmp_path)[0].tolist() == [100, 0, 48]
     for size in ((72, 96), (96, 54), (96, 96)):
-        with pytest.raises(InputError, match="not the same picture resized"):
+        with pytest.raises(InputError, match="not the same image resized"):
             camera.at("a", *size, tmp_path)
 
 

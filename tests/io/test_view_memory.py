@@ -66,7 +66,7 @@ def test_a_file_that_nobody_has_touched_is_not_read_again(memory: ViewMemory, tm
         ({"range": np.array([1, 2], np.float64)}, "range is no array"),
         ({"points": np.full((40, 2), np.inf, np.float32)}, "outside"),
         ({"points": np.zeros((39, 2), np.float32)}, "not as many"),
-        ({"size": np.array([0, 518], np.int32)}, "no picture"),
+        ({"size": np.array([0, 518], np.int32)}, "no image"),
         ({"thumbnail": None}, "missing"),
         ({"more": np.zeros(3, np.float32)}, "more is no array"),
         ({"confidence": np.zeros(50, np.uint8)}, "cannot be used"),

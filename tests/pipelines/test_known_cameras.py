@@ -75,12 +75,12 @@ def test_rays_and_reference_view_change_the_poses(checkpoint, photographs):
 
 def test_cameras_that_do_not_fit_the_images_are_refused(checkpoint, photographs, tmp_path):
     photos = photographs(3)
-    with pytest.raises(InputError, match="a camera for none of the pictures"):
+    with pytest.raises(InputError, match="a camera for none of the images"):
         predict(checkpoint, photos, cameras=cameras(tmp_path, ["b0.jpg", "b1.jpg"]))
     with pytest.raises(InputError, match="99x70"):
         predict(checkpoint, photos, cameras=cameras(tmp_path, ["a0.jpg", "a1.jpg", "a2.jpg"], width=99))
     (tmp_path / "K.json").write_text('{"images": {"b*": {"K": [[90, 0, 49], [0, 90, 35], [0, 0, 1]]}}}')
-    with pytest.raises(InputError, match=r"K\.json: fits none of the pictures \(a0.jpg, …\); it has b\*"):
+    with pytest.raises(InputError, match=r"K\.json: fits none of the images \(a0.jpg, …\); it has b\*"):
         predict(checkpoint, photos, intrinsics=str(tmp_path / "K.json"))
 
 

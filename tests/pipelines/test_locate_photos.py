@@ -73,11 +73,11 @@ def test_what_cannot_be_read_or_is_gone_is_named(scene: Path, tmp_path: Path, ca
     photo(tmp_path / "photos/a2.png", 5).write_bytes(damaged.read_bytes())
     assert run("locate", scene, good, "--views", 1) == 0
     said = capsys.readouterr().err
-    assert "1 of 3 photographs" in said and "a2.png, a photograph of the scene" in said
+    assert "1 of 3 photos" in said and "a2.png, a photo of the scene" in said
     (tmp_path / "photos/a1.png").unlink()
     (tmp_path / "photos/a2.png").unlink()
     assert run("locate", scene, good) == 3
-    assert "none of its 3 photographs" in capsys.readouterr().err
+    assert "none of its 3 photos" in capsys.readouterr().err
     assert run("locate", tmp_path / "no.ply", good) == 3 and run("locate", scene, good, "--views", 0) == 2
 
 
@@ -102,7 +102,7 @@ def test_the_memory_of_a_scene_spares_its_photographs(plane_backbone, tmp_path: 
     assert now == without
     photo(tmp_path / "photos/a1.png", 9)
     assert run("locate", out, again, "--views", 1) == 0  # another photograph stands in for the one that has changed
-    assert "a1.png, a photograph of the scene, cannot be read: has become" in capsys.readouterr().err
+    assert "a1.png, a photo of the scene, cannot be read: has become" in capsys.readouterr().err
     damaged = tmp_path / "a/memory/a2.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert run("locate", out, again) == 3

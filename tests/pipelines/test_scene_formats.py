@@ -86,7 +86,7 @@ def test_a_part_of_a_model_keeps_what_its_views_saw() -> None:
 
 def test_surveyors_are_told_of_lengths_without_a_unit(scene, tmp_path) -> None:
     config = replace(scene.config, formats=("las", "laz"))
-    assert "--format las, --format laz: lengths have no unit" in format_warnings(config, scene.predictions)[0]
+    assert "--format las, --format laz: the scene has no metric scale" in format_warnings(config, scene.predictions)[0]
     metric = replace(scene.predictions, frame=METRIC)
     assert format_warnings(config, metric) == [] == format_warnings(scene.config, scene.predictions)
 

@@ -96,7 +96,7 @@ def test_what_does_not_close_is_cut_on_demand_or_where_its_file_says_so(tmp_path
     assert len(found(tmp_path)[0]) == VIEWS
     Image.fromarray(noise[:120]).save(tmp_path / "a.jpg", xmp=packet)
     images, told = found(tmp_path)
-    assert len(images) == 1 and "part of a 360° picture" in told[0]
+    assert len(images) == 1 and "part of a 360° image" in told[0]
 
 
 def test_most_pictures_of_a_size_tell_the_others(tmp_path):

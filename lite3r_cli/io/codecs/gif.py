@@ -86,7 +86,7 @@ def _require_codes(data: bytes) -> None:
             return
         else:
             break
-    raise BadImage("damaged: a GIF without a picture")
+    raise BadImage("damaged: a GIF without an image")
 
 
 def _sub_blocks(stream: BinaryIO) -> bytes:

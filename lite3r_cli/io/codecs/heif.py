@@ -43,7 +43,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
     picture = _open(stream)
     width, height = picture.size
     if width * height > max(_SMALL, size * _MOST_PIXELS_A_BYTE):
-        raise BadImage(f"damaged: {size} bytes hold no picture of {width}×{height} pixels")
+        raise BadImage(f"damaged: {size} bytes hold no image of {width}×{height} pixels")
     if hasattr(picture, "getexif"):
         frames = getattr(picture, "n_frames", 1)
         return Header("heif", width, height, _orientation(picture), "A" in picture.mode, pictures=frames)
@@ -82,7 +82,7 @@ def _require_no_hole(data: bytes) -> None:
         for start, length in extents:
             coded = data[start : start + length]
             if _HOLE.search(coded) or (kind == b"hvc1" and any(map(_NO_HEVC.search, _nal_units(coded)))):
-                raise BadImage("damaged: the coded picture has a hole")
+                raise BadImage("damaged: the coded image has a hole")
 
 
 def _nal_units(coded: bytes):

@@ -114,7 +114,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
     if precision != 8:
         raise BadImage(f"{precision}-bit JPEG is not read: save it with 8 bits, or as PNG or TIFF with 16")
     if coding not in _ARITHMETIC and width * height > size * _MOST_PIXELS_A_BYTE:
-        raise BadImage(f"damaged: {size} bytes hold no picture of {width}×{height} pixels")
+        raise BadImage(f"damaged: {size} bytes hold no image of {width}×{height} pixels")
     if not _has_end(stream, following, size):
         if width * height <= _MOST_DECODED_TO_PROBE:
             stream.seek(0)

@@ -36,5 +36,5 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     """
     start = data.find(_START_OF_DATA)
     if start < 0 or _HOLE.search(data, start):
-        raise BadImage("damaged: the coded picture has a hole")
+        raise BadImage("damaged: the coded image has a hole")
     return through_pillow.decode(data, header)

@@ -47,7 +47,7 @@ def probe_bmp(stream: BinaryIO, size: int) -> Header:
     if bits not in _BMP_BITS or (compression in _RLE and bits != _RLE[compression]):
         raise BadImage(f"BMP with {bits} bits a pixel and compression {compression} is not read: save it as PNG")
     if compression in (0, 3) and start + (width * bits + 31) // 32 * 4 * height > size:
-        raise BadImage("truncated: the pixels end before the picture does")
+        raise BadImage("truncated: the pixels end before the image does")
     if compression in _RLE:
         _require_runs(stream, start, width, height, compression)
     elif compression not in (0, 3):
@@ -81,9 +81,9 @@ def _require_runs(stream: BinaryIO, start: int, width: int, height: int, compres
             length = value if compression == 1 else (value + 1) // 2
             at += length + (length & 1)
         if x > width or y > height:
-            raise BadImage("damaged: the runs of the BMP do not fit the picture")
+            raise BadImage("damaged: the runs of the BMP do not fit the image")
     if y < height - 1 or (y == height - 1 and x < width):
-        raise BadImage("truncated: the pixels end before the picture does")
+        raise BadImage("truncated: the pixels end before the image does")
 
 
 def probe_pnm(stream: BinaryIO, size: int) -> Header:
@@ -102,7 +102,7 @@ def probe_pnm(stream: BinaryIO, size: int) -> Header:
         6: 3 * width * height * (1 + (largest > 255)),
     }.get(kind, 2 * width * height * (3 if kind == 3 else 1) - 1 if kind != 1 else width * height)
     if match.end() + needed > size:
-        raise BadImage("truncated: the pixels end before the picture does")
+        raise BadImage("truncated: the pixels end before the image does")
     return Header("pnm", width, height, detail=(kind, largest, match.end()))
 
 
@@ -139,5 +139,5 @@ def _text_values(text: bytes, kind: int, count: int) -> np.ndarray:
             raise BadImage("damaged: something else than numbers among the pixels")
         values = np.fromstring(text.decode("ascii"), np.int64, count, sep=" ")
     if len(values) < count:
-        raise BadImage("truncated: the pixels end before the picture does")
+        raise BadImage("truncated: the pixels end before the image does")
     return values

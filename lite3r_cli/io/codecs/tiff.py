@@ -61,17 +61,17 @@ def probe(stream: BinaryIO, size: int) -> Header:
     """Size, orientation, format of the pixels and number of pages. Raises BadImage that names an unsupported kind."""
     stream.seek(8)
     if stream.read(2) == b"CR":
-        raise BadImage("a raw photograph (Canon CR2): develop it to JPEG or TIFF first")
+        raise BadImage("a raw photo (Canon CR2): develop it to JPEG or TIFF first")
     directory = Directory.read(stream, size, _TAGS)
     raw = DNG_VERSION in directory.values or directory.first(PHOTOMETRIC) in _RAW
     if raw or (directory.first(SUBFILE) & _THUMBNAIL and SUB_DIRECTORIES in directory.values):
-        raise BadImage("a raw photograph (DNG, NEF or the like): develop it to JPEG or TIFF first")
+        raise BadImage("a raw photo (DNG, NEF or the like): develop it to JPEG or TIFF first")
     width, height = directory.first(WIDTH), directory.first(HEIGHT)
     if width < 1 or height < 1:
         raise BadImage("damaged: the header gives no size")
     layout = _layout(directory, width, height)
     if any(start + length > size for start, length in zip(layout.offsets, layout.lengths)):
-        raise BadImage("truncated: the pixels end before the picture does")
+        raise BadImage("truncated: the pixels end before the image does")
     if sum(layout.lengths) > 2 * size:  # each block is copied: a small file must not become gigabytes
         raise BadImage("damaged: the strips of the TIFF lie over one another")
     aspect = aspect_of_density(*(directory.density or (1, 1)))

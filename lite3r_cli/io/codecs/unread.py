@@ -47,12 +47,12 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\0\0\1\x40\1", "a raw stream of HEVC", _WRAP),
     (0, b"\0\0\0\1\x46\1", "a raw stream of HEVC", _WRAP),
     (0, b"\x12\0\x0a", "a raw stream of AV1", _WRAP),
-    (0, b"%PDF", "PDF", "save its pictures as JPEG or PNG first"),
+    (0, b"%PDF", "PDF", "save its images as JPEG or PNG first"),
     (0, b"<svg", "SVG", _CONVERT),
-    (0, b"<?xml", "XML", "name pictures or videos"),
-    (0, b"<!DOCTYPE", "HTML", "download the picture itself"),
-    (0, b"<!doctype", "HTML", "download the picture itself"),
-    (0, b"<html", "HTML", "download the picture itself"),
+    (0, b"<?xml", "XML", "name images or videos"),
+    (0, b"<!DOCTYPE", "HTML", "download the image itself"),
+    (0, b"<!doctype", "HTML", "download the image itself"),
+    (0, b"<html", "HTML", "download the image itself"),
     (0, b"PK\3\4", "ZIP archive", "unpack it first"),
     (0, b"Rar!", "RAR archive", "unpack it first"),
     (0, b"7z\xbc\xaf", "7z archive", "unpack it first"),
@@ -77,9 +77,9 @@ def reason(head: bytes, suffix: str = "") -> str:
         if head.startswith(mark, offset) or (offset == 0 and mark.startswith(b"<") and text.startswith(mark)):
             return f"{what} is not read: {fix}"
     if suffix.lower() in RAW_SUFFIXES:
-        return f"a raw photograph ({suffix}) is not read: {_DEVELOP}"
+        return f"a raw photo ({suffix}) is not read: {_DEVELOP}"
     if suffix.lower() in OTHER_SUFFIXES:
-        return f"a picture of kind {suffix} is not read: {_CONVERT}"
+        return f"an image of kind {suffix} is not read: {_CONVERT}"
     if suffix.lower() in VIDEO_SUFFIXES:
         return f"a video of kind {suffix} is not read: {_WRAP}"
-    return "not a picture: its first bytes are of no known format"
+    return "not an image: its first bytes are of no known format"

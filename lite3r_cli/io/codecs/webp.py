@@ -46,7 +46,7 @@ def probe(stream: BinaryIO, size: int) -> Header:
         (bits,) = struct.unpack("<I", data[1:5])
         return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1, bool(bits >> 28 & 1))
     if kind != b"VP8X":
-        raise BadImage("damaged: a WebP without a picture")
+        raise BadImage("damaged: a WebP without an image")
     width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (4, 7))
     orientation, frames = None, 0
     for name, start, count in _chunks(stream, size):

@@ -60,7 +60,7 @@ PI3_FAMILY = Family(
     name_of=lambda config: "pi3",
     markers=("register_token", "point_decoder.linear_out.weight"),
     config_from_shapes=lambda shapes: Pi3Config(**_sizes(shapes)),
-    omissions=dict.fromkeys(("image_mean", "image_std"), "the mean and spread of pictures, constants here"),
+    omissions=dict.fromkeys(("image_mean", "image_std"), "the mean and spread of images, constants here"),
     preparation=Preparation(574, native=by_area),  # 574×434 for a 4:3 image, as in the authors' code
     special_tokens=REGISTERS,
     global_layers=alternating("decoder."),
