@@ -36,6 +36,7 @@ from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.rasteriser import bin_ellipses, rasterise_torch
 from lite3r_cli.splats.shapes import ellipses
 from lite3r_cli.splats.shots import held_out, moved_columns, shots_of, size_one
+from lite3r_cli.splats.uncovered import cover
 
 STARTS = ("refined", "pycolmap")
 
@@ -147,13 +148,42 @@ def time_parts(splats: GaussianSet, shot) -> dict[str, float]:
     return {name: round(sorted(once(flag) for _ in range(20))[10], 2) for name, flag in (("draw", 0), ("gradient", 1))}
 
 
+def fastest_tile(args: argparse.Namespace, device: torch.device) -> dict:
+    """Milliseconds per tile side and number of warps for the first scene; sets the fastest."""
+    from lite3r_cli.splats import raster_kernels, rasteriser
+
+    folder = min(path.parent for path in args.folder.glob("*/refined.npz"))
+    views, columns = load(folder / "refined.npz")
+    frame = size_one(views)
+    shot = shots_of(views[:1], pictures_of(folder, views[:1]), frame, args.size, device)[0]
+    splats = GaussianSet.of_columns(moved_columns(columns, frame), device, 2)
+
+    def use(tile: int, warps: int) -> None:
+        rasteriser.TILE = raster_kernels.SIZES["TILE"] = tile
+        raster_kernels.WARPS = warps
+
+    times = {}
+    for tile in args.tiles:
+        for warps in (1, 2, 4)[: 1 + tile // 8]:
+            use(tile, warps)
+            time_parts(splats, shot)
+            times[tile, warps] = time_parts(splats, shot)
+    best = min(times, key=lambda key: times[key]["gradient"])
+    use(*best)
+    return {"chosen": best, "times": [[*key, value] for key, value in times.items()]}
+
+
 def pictures_of(folder: Path, views: list[View]) -> list[np.ndarray]:
     paths = [str(folder / "images" / view.name) for view in views]
     return [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
 
 
-def train_one(folder: Path, start: str, recipe: Recipe, args: argparse.Namespace, device: torch.device) -> dict:
+def train_one(
+    folder: Path, start: str, recipe: Recipe, opacity: float, args: argparse.Namespace, device: torch.device
+) -> dict:
     views, columns = load(folder / f"{start}.npz")
+    if opacity:
+        columns[:, 9] = np.log(opacity / (1 - opacity))
     frame = size_one(views)
     shots = shots_of(views, pictures_of(folder, views), frame, args.size, device)
     kept = held_out(len(shots))
@@ -163,6 +193,8 @@ def train_one(folder: Path, start: str, recipe: Recipe, args: argparse.Namespace
     seen = [shot for i, shot in enumerate(shots) if i not in kept]
     sync()
     began = time.perf_counter()
+    splats = cover(splats, seen)
+    covered, first = len(splats), look_at(splats, [shots[i] for i in kept], recipe.degree, 0)
     fitted = fit(splats, seen, [shots[i] for i in kept], recipe)
     sync()
     seconds = time.perf_counter() - began
@@ -181,6 +213,7 @@ def train_one(folder: Path, start: str, recipe: Recipe, args: argparse.Namespace
         "held_out": [shots[i].name for i in kept], "psnr": round(best.psnr, 3), "ssim": round(best.ssim, 4),
         "step": best.step, "gaussians": best.gaussians, "seconds": round(seconds, 1), "steps": fitted.looks[-1].step,
         "psnr_seen": round(trained.psnr, 2), "size": [shots[0].camera.width, shots[0].camera.height],
+        "covered": covered, "psnr_start": round(first.psnr, 2),
         "looks": [[look.step, round(look.psnr, 2), round(look.ssim, 4)] for look in fitted.looks], **parts,
     }  # fmt: skip
 
@@ -193,33 +226,60 @@ def train(args: argparse.Namespace) -> None:
     if device.type == "cuda":
         report["kernels_differ_by"] = check(device)
         print("kernels and twin differ by", report["kernels_differ_by"], flush=True)
+        if args.tiles:
+            report["tiles"] = fastest_tile(args, device)
+            print("tiles:", report["tiles"], flush=True)
+            report["kernels_differ_by"] = max(report["kernels_differ_by"], check(device))
         if not report["kernels_differ_by"] < 1e-3:
             sys.exit("the kernels do not draw what their twin draws")
     folders = sorted(path.parent for path in args.folder.glob("*/refined.npz"))
     variants = [dict(pair.split("=") for pair in text.split(",") if pair) for text in args.variants]
+
+    def one(variant: dict, seed: int, start: str, folder: Path, budget: float = args.budget) -> None:
+        done = [(run["variant"], run["seed"], run["start"], run["scene"]) for run in report["runs"]]
+        if (variant, seed, start, folder.name) in done:
+            return
+        if time.perf_counter() - began > budget:
+            print("no time left for", variant, seed, start, folder.name, flush=True)
+            return
+        chosen = {
+            name: type(getattr(Recipe(), name))(json.loads(value))
+            for name, value in variant.items()
+            if name != "opacity"
+        }
+        recipe = replace(Recipe(seed=seed), **chosen)
+        run = train_one(folder, start, recipe, float(variant.get("opacity", 0)), args, device)
+        report["runs"].append({**run, "variant": variant})
+        print(json.dumps({**run, "variant": variant}), flush=True)
+        if args.json is not None:
+            args.json.write_text(json.dumps(report, indent=1))
+
+    if args.choose:
+        for variant in variants:
+            for folder in folders:
+                one(variant, args.seeds[0], args.starts[0], folder, args.choose)
+        whole = [v for v in variants if len(runs_of(report, v, args.starts[0])) == len(folders)]
+        variants = [max(whole or variants[:1], key=lambda v: mean_of(runs_of(report, v, args.starts[0]), "psnr"))]
+        report["chosen"] = variants[0]
+        print("chosen:", variants[0], flush=True)
     for variant in variants:
         for seed in args.seeds:
             for start in args.starts:
                 for folder in folders:
-                    if time.perf_counter() - began > args.budget:
-                        print("no time left for", variant, seed, start, folder.name, flush=True)
-                        continue
-                    changes = {
-                        name: type(getattr(Recipe(), name))(json.loads(value)) for name, value in variant.items()
-                    }
-                    run = train_one(folder, start, replace(Recipe(seed=seed), **changes), args, device)
-                    report["runs"].append({**run, "variant": variant})
-                    print(json.dumps({**run, "variant": variant}), flush=True)
-                    if args.json is not None:
-                        args.json.write_text(json.dumps(report, indent=1))
+                    one(variant, seed, start, folder)
     for variant in variants:
         for start in args.starts:
-            runs = [run for run in report["runs"] if run["start"] == start and run["variant"] == variant]
-            if runs:
-                means = [float(np.mean([run[key] for run in runs])) for key in ("psnr", "ssim", "seconds")]
-                print(
-                    f"{variant} {start}: {len(runs)} runs, PSNR {means[0]:.2f}, SSIM {means[1]:.4f}, {means[2]:.0f} s"
-                )
+            if runs := runs_of(report, variant, start):
+                psnr, ssim, seconds = (mean_of(runs, key) for key in ("psnr", "ssim", "seconds"))
+                print(f"{variant} {start}: {len(runs)} runs, PSNR {psnr:.2f}, SSIM {ssim:.4f}, {seconds:.0f} s")
+
+
+def runs_of(report: dict, variant: dict, start: str) -> list[dict]:
+    return [run for run in report["runs"] if run["start"] == start and run["variant"] == variant]
+
+
+def mean_of(runs: list[dict], key: str) -> float:
+    return float(np.mean([run[key] for run in runs] or [0]))
 
 
 def main() -> None:
@@ -233,6 +293,11 @@ def main() -> None:
     two.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     two.add_argument("--starts", nargs="+", default=list(STARTS))
     two.add_argument("--variants", nargs="+", default=[""], help="e.g. depth_weight=0 degree=1,grow=false")
+    two.add_argument(
+        "--choose", type=float, metavar="SECONDS",
+        help="first train the variants with the first seed and start as long as time allows, then the best with all",
+    )  # fmt: skip
+    two.add_argument("--tiles", type=int, nargs="+", help="tile sides to time; the faster one is used")
     two.add_argument("--size", type=int, default=768)
     two.add_argument("--budget", type=float, default=600, help="seconds after which no training begins")
     two.add_argument("--pictures", type=Path, help="held-out photographs beside their renderings")

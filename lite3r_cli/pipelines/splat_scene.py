@@ -25,6 +25,7 @@ from ..scene.tracks import tracks_from_depth
 from ..splats.fit import Fitted, Look, Recipe, fit
 from ..splats.gaussian_set import GaussianSet
 from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one
+from ..splats.uncovered import cover
 from .scene_formats import START_POINTS
 from .written_scene import WrittenScene
 
@@ -62,15 +63,15 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
         kept = held_out(len(shots)) if config.hold_out else []
     if config.hold_out and not kept:
         warn(f"{len(shots)} photos are too few to hold some out: training runs for all {config.steps} steps")
-    splats = GaussianSet.of_columns(moved_columns(columns, frame), runtime.torch_device)
+    recipe = Recipe(steps=config.steps, seed=config.seed)
+    splats = GaussianSet.of_columns(moved_columns(columns, frame), runtime.torch_device, recipe.degree)
+    seen = [shot for i, shot in enumerate(shots) if i not in kept]
     with progress.stage("Train", config.steps) as step:
 
         def told(number: int, look: Look | None) -> None:
             step("" if look is None else f"held-out PSNR {look.psnr:.2f} dB, SSIM {look.ssim:.3f}")
 
-        seen = [shot for i, shot in enumerate(shots) if i not in kept]
-        recipe = Recipe(steps=config.steps, seed=config.seed)
-        fitted = fit(splats, seen, [shots[i] for i in kept], recipe, told)
+        fitted = fit(cover(splats, seen), seen, [shots[i] for i in kept], recipe, told)
     facts = _facts(fitted, recipe, runtime.device, [shot.name for shot in shots], kept, len(columns))
     with progress.stage("Write", minor=True):
         found, harmonics = fitted.splats.columns()

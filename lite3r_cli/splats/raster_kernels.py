@@ -18,6 +18,7 @@ from .rasteriser import LIMIT, OPAQUE, OUTPUTS, TILE, Bins
 from .shapes import CHANNELS, FAINTEST
 
 AT_ONCE = 32  # ellipses between two checks whether the tile is opaque
+WARPS = 4 if TILE == 16 else 1  # of a program of `draw`; the sums of `draw_gradient` are cheapest within one warp
 
 
 @triton.jit
@@ -129,7 +130,7 @@ class Rasterised(torch.autograd.Function):
         rows = rows.contiguous()
         out = rows.new_empty(height, width, OUTPUTS)
         sizes = width, height, bins.across
-        draw[(len(bins.starts) - 1,)](rows, bins.order, bins.starts, out, *sizes, **SIZES, num_warps=4)
+        draw[(len(bins.starts) - 1,)](rows, bins.order, bins.starts, out, *sizes, **SIZES, num_warps=WARPS)
         ctx.save_for_backward(rows, bins.order, bins.starts, out)
         ctx.sizes = sizes
         return out
