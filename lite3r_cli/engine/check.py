@@ -121,6 +121,7 @@ def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) ->
     yield from _block_cases(random, given, sizes, device)
     for group in packed.GROUPS:
         yield from _packed_cases(random, given, sizes, device, group)
+    yield from _growing_cases(random, given, sizes, device)
     yield from _map_cases(random, given, sizes, device)
 
 
@@ -216,6 +217,33 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
     yield f"list_blocks, {several}", chosen
     yield f"gathered_attention, {several}", attended(lists)
     yield f"gathered_attention, all, {several}", attended(None)
+
+
+def _growing_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
+    """A cache of which a part is visible: at once, or in two parts, of which the second may be empty."""
+    queries, tokens = sizes.tokens // 2 + 1, 3 * sizes.tokens + 5
+    q, cache = given(sizes.heads, queries, sizes.dim), given(2, sizes.heads, tokens, sizes.dim)
+    cache[:, :, -3:] = torch.nan
+    first = tokens // 2
+
+    def count(n: int) -> Tensor:
+        return torch.tensor([n], dtype=torch.int32, device=device)
+
+    def at_once(ops, kind, fp8):
+        return ops.growing_attention(q.to(kind), *cache.to(kind), count(tokens - 3)).float()
+
+    def in_two(rest: int) -> Case:
+        def run(ops, kind, fp8):
+            asked, (k, v) = q.to(kind), cache.to(kind)
+            lse = (asked.float() @ k[:, :first].float().transpose(1, 2) * sizes.dim**-0.5).logsumexp(-1)
+            before = ops.growing_attention(asked, k, v, count(first)), lse
+            return ops.growing_attention(asked, k[:, first:], v[:, first:], count(rest), before).float()
+
+        return run
+
+    yield "growing_attention", at_once
+    yield "growing_attention, in two parts", in_two(tokens - 3 - first)
+    yield "growing_attention, nothing more", in_two(0)
 
 
 def _rounded(run):

@@ -238,9 +238,13 @@ class FastBlock:
 
     def across(self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> Operand:
         """Attention across all views, then the MLP; see `_run`."""
-        groups = [Together(tokens.prepared.whole.buckets, 1, tokens.prepared.plans.across(self.sparse))]
+        groups = [Together(tokens.prepared.whole.buckets, 1, self._plan_across(tokens))]
         with across_views():
             return self._run(tokens, operand, engine, after, groups, tokens.ropes_across, "global attention")
+
+    def _plan_across(self, tokens: Tokens) -> SparsePlan | PackedPlan | None:
+        """The plan of attention across views; None if it is dense."""
+        return tokens.prepared.plans.across(self.sparse)
 
     def _run(
         self, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None,

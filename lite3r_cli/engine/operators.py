@@ -39,6 +39,14 @@ class ResizeMap(Protocol):
     def __call__(self, x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor: ...
 
 
+class GrowingAttention(Protocol):
+    """The type of `growing_attention`."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, before: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor: ...
+
+
 class GatheredAttention(Protocol):
     """The type of `gathered_attention`."""
 
@@ -67,6 +75,7 @@ class Operators:
     linear_sums: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     select_blocks: Callable[[Tensor, Tensor, Tiles, int], tuple[Tensor, Tensor]]
     sparse_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tiles, LinearBranch, Summaries | None], Tensor]
+    growing_attention: GrowingAttention
     # feature maps (B, C, H, W)
     resize_map: ResizeMap
     resize_add: Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor | None, Tensor]]
@@ -92,9 +101,16 @@ def operators(device: torch.device, kernels: bool | None = None) -> Operators:
     """The operators of a device. `kernels` True: Triton; False: the twins; None: Triton on a CUDA device."""
     families = [twins, packed]
     if device.type == "cuda" if kernels is None else kernels:
-        from lite3r_cli.engine import attend_kernels, block_kernels, map_kernels, packed_kernels, row_kernels
+        from lite3r_cli.engine import (
+            attend_kernels,
+            block_kernels,
+            growing_kernels,
+            map_kernels,
+            packed_kernels,
+            row_kernels,
+        )
 
-        families = [row_kernels, block_kernels, attend_kernels, map_kernels, packed_kernels]
+        families = [row_kernels, block_kernels, attend_kernels, growing_kernels, map_kernels, packed_kernels]
     names = [field.name for field in fields(Operators)]
     home = {name: family for family in families for name in names if hasattr(family, name)}
     return Operators(**{name: getattr(home[name], name) for name in names})

@@ -49,6 +49,34 @@ class FastForm(ABC):
         return prediction
 
 
+class Stepwise(ABC):
+    """A fast form that takes images one after the other and keeps its own graphs. It is its own runner."""
+
+    settings: Settings
+
+    @abstractmethod
+    def __call__(self, images: Sequence[Tensor]) -> FastOutput:
+        """Predict from images (3, H, W) of one size, float32 in [0, 1] on the device."""
+
+    @abstractmethod
+    def predict(self, images: Sequence[Tensor]) -> Any:
+        """The network's `predict`, for images of any sizes."""
+
+    @abstractmethod
+    def skipped(self, shape: Shape) -> float:
+        """1 − computed / all pairs of query groups and key tiles where attention is sparse."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Free all graphs and prepared tensors."""
+
+    def eager(
+        self, images: Sequence[Tensor], stage: Callable[[str], AbstractContextManager] | None = None
+    ) -> FastOutput:
+        """Predict; stages of single steps are not timed."""
+        return self(images)
+
+
 class FastRunner:
     """Runs a fast form on its device, for images of any sizes."""
 

@@ -221,6 +221,25 @@ def sparse_attention(
     return (share * exact + (1 - share) * linear).to(q.dtype)
 
 
+def growing_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, before: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """softmax(q kᵀ / √D) v over the first `keys` (1,) int32 tokens of a cache, q (H, N, D), k and v (H, M, D) →
+    (H, N, D).
+
+    `before` is the result (H, N, D) over other keys with the logarithm of its softmax's denominator (H, N) float32; the
+    result is then over those keys, too.
+    """
+    count = int(keys)
+    logits = q.float() @ k[:, :count].float().transpose(1, 2) * q.shape[2] ** -0.5
+    lse, values = logits.logsumexp(-1), logits.softmax(-1) @ v[:, :count].float()
+    if before is not None:
+        earlier, other = before
+        share = (lse - other).sigmoid()[..., None]  # of these keys; NaN without any, as is their result
+        values = torch.where(share > 0, share * values.nan_to_num() + (1 - share) * earlier.float(), earlier.float())
+    return values.to(q.dtype)
+
+
 def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """A map (B, C, h, w) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) by column
     for the first half of the channels and a table (H, C/2) by row for the second half, float32.

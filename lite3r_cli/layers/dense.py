@@ -117,6 +117,42 @@ def dense(q: Tensor, k: Tensor, v: Tensor, cudnn: bool = False) -> Tensor:
     return WAYS[choice.chosen](q, k, v)
 
 
+def dense_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of q (B, H, N, D) over k and v (B, H, M, D) without gradients → (B, H, N, D), and the logarithm of the
+    softmax's denominator (B, H, N) float32.
+    """
+    if q.is_cuda and q.dtype != torch.float32:
+        if choose_dense(q, k, v, cudnn=True).chosen == FA4:
+            return fa4_backend.attend_with_lse(q, k, v)
+        return _fused_with_lse(q.device, q.dtype, q.shape[-1])(q, k, v)
+    logits = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (logits.softmax(-1) @ v.float()).to(q.dtype), logits.logsumexp(-1)
+
+
+def _cudnn_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False)
+    return out, lse.reshape(q.shape[:3])
+
+
+def _flash_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)
+    return out, lse[..., : q.shape[2]].reshape(q.shape[:3])
+
+
+@cache
+def _fused_with_lse(
+    device: torch.device, dtype: torch.dtype, dim: int
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """torch's kernel for `dense_with_lse`: cuDNN's if it works here, from one small call."""
+    q, k, v = (torch.randn(1, 2, n, dim, device=device, dtype=dtype) for n in (65, 129, 129))
+    expected = (q.float() @ k.float().transpose(-1, -2) * dim**-0.5).logsumexp(-1)
+    try:
+        _, lse = _cudnn_with_lse(q, k, v)
+    except RuntimeError:  # this torch or GPU has no such kernel
+        return _flash_with_lse
+    return _cudnn_with_lse if torch.allclose(lse.float(), expected, rtol=0, atol=0.05) else _flash_with_lse
+
+
 def _cudnn_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

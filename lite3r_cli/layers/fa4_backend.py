@@ -131,6 +131,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return result
 
 
+def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`attend`, and the logarithm of the softmax's denominator (B, H, N) float32."""
+    out, lse, *_ = load_forward()(*(t.transpose(1, 2) for t in (q, k, v)), return_lse=True)
+    return out.transpose(1, 2), lse
+
+
 @cache
 def load_forward() -> Callable[..., Any]:
     """The library's forward function: q (B, N, H, D), k, v (B, M, H, D) → (out, lse or None, …). Raises ImportError."""

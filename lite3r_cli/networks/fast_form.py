@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lite3r_cli.engine.layers import Settings
-from lite3r_cli.engine.runner import FastRunner
+from lite3r_cli.engine.runner import FastRunner, Stepwise
 from lite3r_cli.engine.sparse_layers import reason_against_settings
 from lite3r_cli.errors import BackendError
 from lite3r_cli.networks.base import Prediction
@@ -42,18 +42,24 @@ def reason_against(model: nn.Module, settings: Settings, device: torch.device) -
     return None
 
 
-def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> FastRunner:
+def fast_runner(model: nn.Module, settings: Settings, device: torch.device) -> FastRunner | Stepwise:
     """A runner of a loaded network on the fast engine. Raises BackendError if `reason_against` gives a reason."""
     if (reason := reason_against(model, settings, device)) is not None:
         raise BackendError(f"fast path: {reason}")
     form = require_family(model).fast
     assert form is not None  # else there was a reason
-    return FastRunner(form(model, settings), device)
+    made = form(model, settings)
+    return made if isinstance(made, Stepwise) else FastRunner(made, device)
 
 
 @torch.inference_mode()
-def predict(runner: FastRunner, images: Sequence[Tensor], cameras: Any = None) -> Prediction:
-    """`Network.predict` on the fast engine, for images (3, H, W) on the device; the result is on the device too."""
+def predict(runner: FastRunner | Stepwise, images: Sequence[Tensor], cameras: Any = None) -> Prediction:
+    """`Network.predict` on the fast engine, for images (3, H, W) on the device; the result is on the device too, of a
+    stream on the host.
+    """
+    if isinstance(runner, Stepwise):
+        result: Prediction = runner.predict(images)
+        return result
     out = runner(images, cameras)
     prediction = Prediction(*out.maps(), out.cam_from_world, out.K)
     return prediction if cameras is None else runner.form.with_known(prediction, cameras)
@@ -70,9 +76,9 @@ class TwoForms:
 
     def __init__(self, backbone: nn.Module, settings: Settings, device: torch.device):
         self.backbone, self.settings, self.device = backbone, settings, device
-        self.runner: FastRunner | None = None
+        self.runner: FastRunner | Stepwise | None = None
 
-    def fast(self) -> FastRunner:
+    def fast(self) -> FastRunner | Stepwise:
         """The fast form, ready to run. Raises BackendError where `reason_against` has one."""
         if self.runner is None:
             self.runner = fast_runner(self.backbone, self.settings, self.device)

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from lite3r_cli.attention.module import SparseConfig, attach
+from lite3r_cli.engine.layers import Settings
+from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import UsageError
+from lite3r_cli.networks import fast_form
 from lite3r_cli.networks.base import Streaming
 from lite3r_cli.networks.family import family_of, global_layers_of
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS, FrameCache, Room
@@ -16,6 +19,7 @@ from lite3r_cli.networks.lingbot_map.plan import StreamPlan
 from lite3r_cli.networks.lingbot_map.recompute import aligned
 from lite3r_cli.networks.parity import TOLERANCE, errors_of
 from lite3r_cli.networks.recognise import recognise
+from lite3r_cli.networks.sparsify import sparsify
 
 TINY = LingBotMapConfig(
     dim=64, pairs=4, heads=1, encoder_depth=1, encoder_heads=1, taps=(0, 1, 2, 3), head_features=16,
@@ -174,3 +178,31 @@ def test_the_answer_with_gradients_is_that_of_predict_and_of_every_key_kept(mode
     again = model.predict(frames)
     torch.testing.assert_close(again.depth[3], streamed.depth[3], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(again.cam_from_world, streamed.cam_from_world, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("interval, anchors, window", [(1, 1, 2), (2, 2, 1)])
+def test_the_fast_stream_is_the_ordinary_one(model, interval, anchors, window):
+    """While the cache fills, when it is full, with frames that are not stored, in windows, and once more."""
+    frames = pictures(8)
+    plan = StreamPlan(first=2, anchors=anchors, window=window, interval=interval, rounds=2)
+    cut = StreamPlan(first=2, anchors=anchors, window=window, interval=interval, rounds=2, cut=5, overlap=3)
+    for model.plan in (plan, cut):
+        expected = model.predict(frames)
+        runner = fast_form.fast_runner(model, Settings(dtype=torch.float32), torch.device("cpu"))
+        for _ in range(1 if model.plan is plan else 2):  # the second stream uses the memory of the first
+            found = fast_form.predict(runner, frames)
+            for a, b in ((found.depth, expected.depth), (found.confidence, expected.confidence)):
+                torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.cam_from_world, expected.cam_from_world, rtol=1e-4, atol=1e-5)
+    assert runner(frames[:5]).depth[0].shape == (5, 28, 42)
+
+
+def test_the_first_frames_of_a_fast_stream_may_be_sparse(model):
+    frames = pictures(7, 56, 70)
+    model.plan = StreamPlan(first=5, anchors=2, window=3, rounds=2)
+    sparsify(model, 0.4, backend="torch", packed=True)
+    expected = model.predict(frames)
+    runner = fast_form.fast_runner(model, Settings(dtype=torch.float32), torch.device("cpu"))
+    found = fast_form.predict(runner, frames)
+    torch.testing.assert_close(torch.stack(found.depth), torch.stack(expected.depth), rtol=1e-4, atol=1e-5)
+    assert 0 < runner.skipped(Shape.of(frames)) < 1

@@ -8,6 +8,7 @@ from lite3r_cli.networks.family import Family, Shapes, register
 from lite3r_cli.networks.layer_names import aggregator_sizes, last_pair
 from lite3r_cli.networks.lingbot_map.answer import answer
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS
+from lite3r_cli.networks.lingbot_map.fast import FastLingBotMap
 from lite3r_cli.networks.lingbot_map.network import LINGBOT_MAP, LingBotMap, LingBotMapConfig
 from lite3r_cli.networks.lingbot_map.published import MODELS
 from lite3r_cli.networks.lingbot_map.recompute import recompute
@@ -48,6 +49,7 @@ FAMILY = register(
         answer=answer,
         scale="arbitrary",
         streams=True,
+        fast=FastLingBotMap,
         recompute=recompute,
     )
 )

@@ -8,26 +8,22 @@ frames.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from lite3r_cli.attention.module import set_frames
 from lite3r_cli.attention.tiling import Frames
-from lite3r_cli.errors import UsageError
 from lite3r_cli.layers import buckets as bk
-from lite3r_cli.layers.heads import pose
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead
 from lite3r_cli.layers.image_encoder import REGISTERS, ImageEncoder
 from lite3r_cli.layers.vit import Block, ModulesOf, NeighboursTable, patch_positions, rope_table
 from lite3r_cli.networks.base import FrameAnswer, Network, Prediction
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS, FrameCache, Room, TokenCache, meet_cached, meet_each_other
 from lite3r_cli.networks.lingbot_map.plan import StreamPlan
-from lite3r_cli.networks.lingbot_map.windows import Chain, Part
+from lite3r_cli.networks.lingbot_map.streaming import padded_prediction, streamed
 from lite3r_cli.networks.vggt.camera_head import CameraHead
 
 TIME, PLACE = 10, 11  # RoPE channel pairs of a head for time, and for each of row and column
@@ -106,14 +102,20 @@ def time_table(times: Sequence[int], rows: int, columns: int, device: torch.devi
     Positions are (time, row, column): (f, j, j) for special token j, (f, 6 + y, 6 + x) for the patch in row y, column
     x.
     """
+    angle = angles(torch.tensor(list(times), dtype=torch.float64, device=device), rows, columns)
+    return NeighboursTable((angle.cos().float(), angle.sin().float()))
+
+
+def angles(times: Tensor, rows: int, columns: int) -> Tensor:
+    """The angles of `time_table` (S·(6 + N), D) in float64, for times (S,) float64 on the device."""
+    device = times.device
     special = torch.arange(SPECIALS, dtype=torch.float64, device=device)
     y = torch.cat([special, (torch.arange(rows, device=device) + SPECIALS).repeat_interleave(columns).double()])
     x = torch.cat([special, (torch.arange(columns, device=device) + SPECIALS).repeat(rows).double()])
     slow, fast = (1 / PERIOD ** (torch.arange(n, dtype=torch.float64, device=device) / n) for n in (TIME, PLACE))
     place = torch.cat([y[:, None] * fast, x[:, None] * fast], dim=-1)  # (6 + N, 22)
-    parts = [torch.cat([(f * slow).expand(len(place), -1), place], dim=-1) for f in times]
-    angle = torch.cat(parts).repeat_interleave(2, dim=-1)
-    return NeighboursTable((angle.cos().float(), angle.sin().float()))
+    of_time = (times[:, None] * slow)[:, None].expand(-1, len(place), -1)
+    return torch.cat([of_time, place.expand(len(times), -1, -1)], dim=-1).flatten(0, 1).repeat_interleave(2, dim=-1)
 
 
 class Stream:
@@ -221,18 +223,9 @@ class LingBotMap(Network):
         count = images.shape[1]
         return Stream(self, StreamPlan(first=count), count).first(images, keep=False)
 
-    def outputs(self, frames: Iterable[Tensor], count: int, plan: StreamPlan) -> Iterator[tuple[FrameOutput, bool]]:
-        """Process `count` frames (B, 3, H, W). Yields the raw outputs in order, one for all frames of a first pass,
-        each with a flag whether it begins a window.
-        """
-        source = Replayed(frames, plan.overlap_of(count) if plan.cut is not None else 0)
-        for window in plan.windows(count):
-            stream = Stream(self, plan, len(window))
-            first = min(plan.first, len(window))
-            yield stream.first(torch.stack(list(islice(source, first)), dim=1)), True
-            for i, frame in enumerate(islice(source, len(window) - first), first):
-                yield stream.next(frame[:, None], plan.is_key(i)), False
-            source.go_back()
+    def begin(self, plan: StreamPlan, count: int) -> Stream:
+        """A pass over `count` frames."""
+        return Stream(self, plan, count)
 
     @torch.inference_mode()
     def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
@@ -240,10 +233,7 @@ class LingBotMap(Network):
         whose sides are multiples of the patch size. Raises UsageError for frames of different sizes.
         """
         plan = self.plan or StreamPlan.for_frames(count)
-        device = self.aggregator.camera_token.device
-        raw = self.outputs((frame[None] for frame in _of_one_size(frames, device)), count, plan)
-        for part in Chain(plan, count).stitched(raw):
-            yield from _answers(part)
+        yield from streamed(self.begin, frames, count, plan, self.aggregator.camera_token.device)
 
     def stream_memory(self, height: int, width: int, count: int) -> int:
         """Bytes of the cache for `count` frames of this size, without the frames kept for the overlap of windows."""
@@ -262,74 +252,4 @@ class LingBotMap(Network):
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
         They are processed as a stream in this order; images smaller than the largest are padded with white.
         """
-        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-        depth, confidence, poses, K = [], [], [], []
-        answers = self.stream((_padded(image, height, width) for image in images), len(images))
-        for image, answer in zip(images, answers, strict=True):
-            rows, columns = image.shape[1:]
-            top, left = _corner(image, height, width)
-            window = (slice(top, top + rows), slice(left, left + columns))
-            depth.append(answer.depth[window].clone())
-            confidence.append(answer.confidence[window].clone())
-            shifted = answer.K.clone()
-            shifted[:2, 2] -= torch.tensor([left, top], dtype=torch.float32)
-            poses.append(answer.cam_from_world)
-            K.append(shifted)
-        return Prediction(depth, confidence, torch.stack(poses), torch.stack(K))
-
-
-class Replayed:
-    """An iterator over frames that can go back by `shared` frames, the overlap of two windows."""
-
-    def __init__(self, frames: Iterable[Tensor], shared: int):
-        self._source = iter(frames)
-        self._again: Iterator[Tensor] = iter(())
-        self._latest: deque[Tensor] = deque(maxlen=shared)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Tensor:
-        frame = next(self._again, None)
-        frame = next(self._source) if frame is None else frame
-        self._latest.append(frame)
-        return frame
-
-    def go_back(self) -> None:
-        """Repeat the latest `shared` frames."""
-        self._again = iter(list(self._latest))
-
-
-def _of_one_size(frames: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    size = None
-    for frame in frames:
-        size = size or frame.shape
-        if frame.shape != size:
-            raise UsageError(
-                f"the frames of a stream must have one size, not {tuple(size[1:])} and {tuple(frame.shape[1:])}"
-            )
-        yield frame.to(device)
-
-
-def _corner(image: Tensor, height: int, width: int) -> tuple[int, int]:
-    """First row and column of an image that is centred in a larger one, with the authors' rounding."""
-    return (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
-
-
-def _padded(image: Tensor, height: int, width: int) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return image
-    top, left = _corner(image, height, width)
-    whole = image.new_ones(3, height, width)
-    whole[:, top : top + image.shape[1], left : left + image.shape[2]] = image
-    return whole
-
-
-def _answers(part: Part) -> Iterator[FrameAnswer]:
-    """The answers for the frames of the first scene in the batch."""
-    vectors = part.vectors[0].cpu()
-    size = torch.tensor(part.depth.shape[-2:], dtype=torch.float32)
-    poses = pose.invert_rigid(pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3])
-    K = pose.usable_intrinsics(vectors[:, 7:], size.expand(len(vectors), 2))
-    for i in range(len(vectors)):
-        yield FrameAnswer(part.depth[0, i].cpu(), part.confidence[0, i].cpu(), poses[i], K[i])
+        return padded_prediction(self.stream, images)

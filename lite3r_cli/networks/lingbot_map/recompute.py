@@ -13,6 +13,7 @@ from lite3r_cli.layers.heads import pose
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS
 from lite3r_cli.networks.lingbot_map.network import LINGBOT_MAP, FrameOutput, LingBotMap, LingBotMapConfig
 from lite3r_cli.networks.lingbot_map.plan import StreamPlan
+from lite3r_cli.networks.lingbot_map.streaming import outputs
 from lite3r_cli.networks.lingbot_map.windows import Chain, Moved, Part, fit
 from lite3r_cli.networks.parity import ready
 
@@ -70,7 +71,7 @@ def recompute(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> di
     worked: list[FrameOutput] = []
 
     def observed() -> Iterator[tuple[FrameOutput, bool]]:
-        for output, begins in model.outputs(images.unbind(1), count, plan):
+        for output, begins in outputs(model.begin, images.unbind(1), count, plan):
             worked.append(output)
             yield output, begins
 
