@@ -14,6 +14,7 @@ from collections.abc import Callable
 import accuracy_tables
 import attention_tables
 import form_tables
+import model_tables
 import speed_tables
 from stored import ROOT, load, table
 
@@ -54,22 +55,23 @@ TABLES: dict[str, Callable[[], str]] = {
     "refined-larger": form_tables.refined_larger,
     "cpu-views": form_tables.cpu_views,
     "end-to-end": form_tables.end_to_end,
+    "profile": speed_tables.profile,
+    "goals": model_tables.goals,
+    "card-means": model_tables.card_means,
 }
 
 
 # Tables of figures that no stored measurement makes: first cells of the head → where the figures are from.
 BY_HAND: dict[str, str] = {
-    "| | |": "facts of the file, and the shape of the network",
-    "| | hardware | time | steps": "the training logs",
-    "| measure | goal | reached": "read off the tables of the card",
+    "| | |": "facts of the file; its size and hash are compared by tests/test_docs.py",
+    "| | hardware | time | steps": "the training logs; of runs 1 to 9 none is kept, of run 10 docs/mini-run10.jsonl",
     "| case | what happens": "exit codes",
     "| command | case | what happens": "exit codes",
-    "| name | parameters": "names and sizes of networks",
+    "| name | parameters": "facts, compared with the registry by tests/test_docs.py",
     "| `--model` | weights": "names and licences",
     "| network | takes": "published figures, and the errors that benchmarks/parity.py prints; typed by hand",
     "| | file | peak memory": "no measurement kept: benchmarks/convert_memory.py",
     "| kernel | in one pass": "sizes of tiles",
-    "| VGGT-1B | linear layers": "h100-profile.json, typed by hand",
     "| target | reached": "read off the table before it",
 }
 NUMBER = re.compile(r"\d+\.\d+|\d{2,}")

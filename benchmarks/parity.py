@@ -2,7 +2,9 @@
 
 Prints a table of relative errors ‖ours − given‖ / ‖given‖, then one JSON line; exit code 1 if one is above 1e-5.
 
-    python benchmarks/parity.py tests/fixtures/*.npz
+    python benchmarks/parity.py tests/fixtures/*.npz [--json FILE]
+
+FILE is written after each fixture; entries of other fixtures in it stay.
 """
 
 from __future__ import annotations
@@ -18,9 +20,22 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.networks.parity import TOLERANCE, errors_of
 
 
+def document(results: dict[str, dict[str, float]]) -> dict[str, object]:
+    """The JSON of the errors; an infinite one is null."""
+    finite = {name: {k: v if v != float("inf") else None for k, v in e.items()} for name, e in results.items()}
+    return {"benchmark": "parity", "torch": torch.__version__, "tolerance": TOLERANCE, "results": finite}
+
+
+def write(file: Path, results: dict[str, dict[str, float]]) -> None:
+    """Add the errors of a fixture to the file."""
+    before = json.loads(file.read_text(encoding="utf-8"))["results"] if file.is_file() else {}
+    file.write_text(json.dumps(document(dict(sorted((before | results).items())))) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.npz")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
     for path in options.fixtures:
@@ -32,10 +47,11 @@ def main() -> int:
         for output, value in results[path.name].items():
             verdict = "" if value <= TOLERANCE else "  ABOVE THE LIMIT"
             print(f"{path.stem:36} {output:18} {value:9.2e}{verdict}", flush=True)
+        if options.json:
+            write(options.json, {path.name: results[path.name]})
     worst = max(value for errors in results.values() for value in errors.values())
-    finite = {name: {k: v if v != float("inf") else None for k, v in e.items()} for name, e in results.items()}
     print(f"{'largest':36} {'':18} {worst:9.2e}")
-    print(json.dumps({"benchmark": "parity", "torch": torch.__version__, "tolerance": TOLERANCE, "results": finite}))
+    print(json.dumps(document(results)))
     return int(not worst <= TOLERANCE)
 
 

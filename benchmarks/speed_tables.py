@@ -110,6 +110,38 @@ def stages() -> str:
     return table(("`lite`, ms", *names), lines)
 
 
+# Kinds of kernels in a profile, by what their names contain; the first that fits
+KERNELS = {
+    "linear layers": ("nvjet",),
+    "attention across views": ("_attend",),
+    "its block maps and sums": ("_sums", "_select", "_moments"),
+    "attention within views": ("sdpa",),
+    "norms, GELU, FP8": ("_rows",),
+    "heads split and merged": ("_split", "_merge"),
+    "convolutions": ("implicit_gemm", "cudnn::Kernel", "cutlass__5x_cudnn"),
+}
+
+
+def profile() -> str:
+    """The kernels of one replay of the graph, by kind."""
+    lines = []
+    for run in load("h100-profile")["runs"]:
+        ms = dict.fromkeys(KERNELS, 0.0)
+        for kernel in run["kernels"]:
+            own = kernel["kernel"].startswith("_")  # names of ours are compared whole
+            for kind, marks in KERNELS.items():
+                if kernel["kernel"] in marks if own else any(mark in kernel["kernel"] for mark in marks):
+                    ms[kind] += kernel["ms"]
+                    break
+        cells = {kind: f"{value:.1f}" if value else "–" for kind, value in ms.items()}
+        if not ms["attention across views"]:  # one kernel does both: the profile cannot part them
+            cells["attention across views"] = f"{ms['attention within views']:.1f} with that within views"
+            cells["attention within views"] = ""
+        rest, between = run["kernels_ms"] - sum(ms.values()), run["replay_ms"] - run["kernels_ms"]
+        lines.append([f"{run['views']} views, `{run['variant']}`", *cells.values(), f"{rest:.1f}", f"{between:.1f}"])
+    return table(("VGGT-1B", *KERNELS, "rest", "between kernels"), lines)
+
+
 def kernels() -> str:
     """One layer of sparse attention over packed tokens, step by step."""
     rows = load("packed-h100")["rows"]

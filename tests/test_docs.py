@@ -5,13 +5,18 @@ user reads says "image" or "photo", not two more words for the same.
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from lite3r_cli.networks import NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "checkpoints/README.md")
@@ -61,3 +66,21 @@ def test_an_image_is_called_image_or_photo():
     texts |= {file: strings(file) for file in help_texts}
     hits = ((path, text, hit.span()) for path, text in texts.items() for hit in other.finditer(text))
     assert [(path.name, text[first - 20 : end + 20]) for path, text, (first, end) in hits] == []
+
+
+def test_the_card_is_about_the_file_that_ships():
+    text = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    weights = (ROOT / "checkpoints" / "mini.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in text and f"{len(weights) / 1e6:.1f} MB" in text
+    measured = json.loads((ROOT / "benchmarks" / "results" / "mini-accuracy.json").read_text(encoding="utf-8"))
+    assert measured["models"]["mini"]["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_the_table_of_models_is_the_registry():
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (`[^|]*) \| ([\d,.]+) M \|", text, re.MULTILINE))
+    named = {name: float(rows[cell].replace(",", "")) for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+    published = [model for name in NETWORKS for model in import_module(f"lite3r_cli.networks.{name}.published").MODELS]
+    known = {model.name: model.parameters / 1e6 for model in published if not model.name.startswith("hf:")}
+    assert named.keys() == known.keys()
+    assert {name: count for name, count in named.items() if abs(count - known[name]) > max(0.06, 0.0006 * count)} == {}

@@ -1,0 +1,87 @@
+"""The tables about networks and their files, for `figures.py`: differences from the authors' code, goals, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from stored import load, table
+
+# Network → (how its parity fixtures are called, what it takes, published AUC@30 on ETH3D, 7-Scenes and TUM-dynamics as
+# the reproduction report of VGGT-Ω's authors has it)
+NETWORKS = {
+    "`vggt-1b`": (("vggt_1b_", "vggt_small_"), "images", "62.1, 74.4, 61.2"),
+    "`vggt-omega`": (("vggt_omega_",), "images", "88.5, 83.1, 82.3 (`-416`: 88.9, 82.4, 82.8)"),
+    "`pi3`": (("pi3_",), "images", "79.6, 77.0, 59.2"),
+    "`pi3x`": (("pi3x_",), "images, cameras, depth → metres", "not in that report"),
+    "`map-anything`": (("map_anything_",), "images, cameras, depth → metres", "not in that report"),
+    "`lingbot-map`": (
+        ("lingbot_",),
+        "a stream",
+        "Oxford Spires: cameras off by 6.42 m over 320 frames, 7.11 m over 3,840 (its paper)",
+    ),
+    "Depth-Anything-3": (("da3_",), "images, cameras", "87.0, 78.2, 62.7 (the size is not said)"),
+}
+
+
+def comparison() -> str:
+    """Largest difference of any output from the authors' code, over all parity fixtures of a network."""
+    results = load("parity")["results"]
+    lines = []
+    for network, (marks, takes, published) in NETWORKS.items():
+        those = {name: errors for name, errors in results.items() if name.startswith(marks)}
+        largest = max(value for errors in those.values() for value in errors.values())
+        lines.append([network, takes, f"{largest:.1e}", str(len(those)), published])
+    head = ("network", "takes", "largest difference from the authors' code", "fixtures")
+    return table((*head, "AUC@30 on ETH3D, 7-Scenes, TUM-dynamics"), lines)
+
+
+def goals() -> str:
+    """The goals of `mini`, and the means of the scenes that they are about."""
+    rows = load("mini-accuracy")["models"]["mini"]["rows"]
+
+    def line(what: str, scenes: Sequence[str], key: str, goal: float) -> list[str]:
+        value = fmean(rows[scene][key] for scene in scenes)
+        reached = value >= goal if key.startswith("auc") else value <= goal
+        digits, unit = (1, " %") if key == "focal_pct" else (3, "")
+        return [what, f"{goal:g}{unit}", f"{value:.{digits}f}{unit}", "reached" if reached else "missed"]
+
+    photos, drawn = ("fountain-P11", "herz-jesu-P8", "entry-P10"), [f"proc-{i:02d}" for i in range(8)]
+    return table(
+        ("scenes, four views", "goal", "mean", ""),
+        [
+            line("three sets of photos: AUC@30", photos, "auc30", 0.96),
+            line("AUC@5", photos, "auc5", 0.75),
+            line("focal length", photos, "focal_pct", 3),
+            line("rgbd-desk: AUC@30", ["rgbd-desk"], "auc30", 0.9),
+            line("AbsRel", ["rgbd-desk"], "absrel", 0.08),
+            line("rgbd-office: AUC@30", ["rgbd-office"], "auc30", 0.65),
+            line("AbsRel", ["rgbd-office"], "absrel", 0.06),
+            line("proc-00 … 07: AUC@30", drawn, "auc30", 0.88),
+            line("AbsRel", drawn, "absrel", 0.06),
+            line("focal length", drawn, "focal_pct", 2),
+        ],
+    )
+
+
+def card_means() -> str:
+    """Means over the scenes with 95 % intervals of a bootstrap over scenes, and the differences paired by scene."""
+    models = load("mini-accuracy")["models"]
+    present, before = models["mini"]["rows"], models["before"]["rows"]
+    rng = np.random.default_rng(0)
+
+    def cell(values: np.ndarray, digits: int, sign: str) -> str:
+        drawn = values[rng.integers(len(values), size=(10_000, len(values)))].mean(axis=1)
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return f"{values.mean():{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]".replace("-", "−")
+
+    lines = []
+    for key, name, digits in (
+        ("auc5", "AUC@5", 3), ("auc30", "AUC@30", 3), ("focal_pct", "focal length, %", 1), ("absrel", "AbsRel", 3)
+    ):  # fmt: skip
+        scenes = [scene for scene, row in present.items() if row[key] is not None and "mean" not in scene]
+        new, old = (np.array([rows[scene][key] for scene in scenes]) for rows in (present, before))
+        means = [cell(values, digits, sign) for values, sign in ((new, ""), (old, ""), (new - old, "+"))]
+        lines.append([name, str(len(scenes)), *means])
+    return table(("", "scenes", "present file", "previous file", "difference"), lines)
