@@ -260,6 +260,7 @@ def part_rows(options) -> list[dict[str, Any]]:
             "no common focal length": replace(usual_config, focal=not usual_config.focal),
             "one fit, not robust": replace(usual_config, fit=FitConfig(robust=False)),
             "confidence does not weigh": replace(usual_config, fit=FitConfig(weighted=False)),
+            "cameras do not count": replace(usual_config, fit=FitConfig(cameras=False)),
             "poses change at once": replace(usual_config, blend=False),
         }.items():
             row(name, store, passes, usual, config)

@@ -31,7 +31,7 @@ _WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
 _SURE = -8.0  # evidence of a candidate: thousands of pairs are tested, while TIED is for one
 _ASKED = 6  # pictures that each place is matched with
 _LOOPS = 1.0  # maximum number of passes per chunk
-_SEEN, _AGREE, _SAME = 0.1, 0.5, 0.1  # least overlap, share of it that agrees, relative depth error
+_SEEN, _AGREE, _SAME = 0.1, 0.75, 0.1  # least overlap, share of it that agrees (of false loops up to 0.6), error
 
 
 @dataclass(frozen=True)

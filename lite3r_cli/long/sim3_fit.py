@@ -3,7 +3,7 @@
 Each pixel that both passes know gives a pair of points. The transform is found by iteratively reweighted least squares
 with a Cauchy loss on the distance relative to the depth (VGGT-Long uses Huber's, arXiv 2507.16443), with the
 confidences of both as weights. The start is robust: the median ratio of the depths for the scale, and the rotation
-between cameras that most pairs agree with.
+between cameras that most pairs agree with. Then the cameras of the common views correct it (common_cameras.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from ..scene import geometry
 from ..scene.geometry import Similarity
 from ..scene.posed_view import View, known_depth
+from .common_cameras import by_cameras
 
 _PIXELS = 24_000  # maximum number of point pairs
 _ROUNDS = 25
@@ -33,8 +34,8 @@ class Tie:
     """A measured edge: `similarity` maps points of the second pass into the world of the first."""
 
     similarity: Similarity
-    residual: float  # median distance of the pairs, relative to their depth
-    agree: float  # share of the pairs within `_AGREES`
+    residual: float  # median distance of the pairs, relative to their depth, after the fit to the depth maps
+    agree: float  # share of the pairs within `_AGREES` after it
     pairs: int
     shared: int  # number of views
     turn: float  # degrees, median angle between the cameras of both passes
@@ -53,6 +54,7 @@ class FitConfig:
 
     robust: bool = True  # False: one least-squares fit
     weighted: bool = True  # by confidence
+    cameras: bool = True  # correct the fit by the cameras of the common views
 
 
 def tie(first: Sequence[View], second: Sequence[View], config: FitConfig = FitConfig()) -> Tie | None:
@@ -69,11 +71,19 @@ def tie(first: Sequence[View], second: Sequence[View], config: FitConfig = FitCo
         found = weighted_similarity(b, a, weight)
     distance = np.linalg.norm(found.apply(b) - a, axis=1) / depth
     residual, agree = float(np.median(distance)), float((distance < _AGREES).mean())
+    if config.cameras:
+        found = _corrected(found, first, second, a, b, depth)
     turns = [geometry.rotation_angle(_turned(x, y) @ found.rotation.T) for x, y in zip(first, second)]
     verdict = next(
         (name for name, (most, least) in ((GOOD, _GOOD), (WEAK, _USABLE)) if residual <= most and agree >= least), BAD
     )
     return Tie(found, residual, agree, len(a), len(first), float(np.degrees(np.median(turns))), verdict)
+
+
+def _corrected(found: Similarity, first, second, a: np.ndarray, b: np.ndarray, depth: np.ndarray) -> Similarity:
+    """By the cameras, unless the points contradict them."""
+    better = by_cameras(found, first, second, float(np.median(depth)))
+    return better if float(np.median(np.linalg.norm(better.apply(b) - a, axis=1) / depth)) < _USABLE[0] else found
 
 
 def inverse(s: Similarity) -> Similarity:

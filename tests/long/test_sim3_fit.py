@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lite3r_cli.long.sim3_fit import BAD, GOOD, chain, inverse, same_focal, tie
+from lite3r_cli.long.sim3_fit import BAD, GOOD, FitConfig, chain, inverse, same_focal, tie
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.geometry import Similarity
 from lite3r_cli.scene.posed_view import View
@@ -94,3 +94,20 @@ def test_a_common_focal_length_keeps_lengths_across():
     assert changed.K[0, 0] == pytest.approx(1.2 * 122)
     across = [v.depth[10, 30] / v.K[0, 0] for v in (view, changed)]
     assert across[0] == pytest.approx(across[1], rel=1e-5)
+
+
+def test_cameras_correct_depth_that_is_scaled_and_tilted():
+    """Depth that shrinks towards one side turns and shrinks a fit to points; the cameras are exact."""
+    views = rough_scene(8)
+    other = moved(views, inverse(TRUTH))
+    for view in other:
+        view.depth[:] *= np.linspace(0.85, 1.05, view.depth.shape[1], dtype=np.float32)
+    found, by_depth = tie(views, other), tie(views, other, FitConfig(cameras=False))
+    assert found is not None and by_depth is not None
+    off = [np.degrees(geometry.rotation_angle(t.similarity.rotation @ TRUTH.rotation.T)) for t in (found, by_depth)]
+    assert off[0] < 0.1 < 1 < off[1]
+    scales = [abs(np.log(t.similarity.scale / TRUTH.scale)) for t in (found, by_depth)]
+    assert scales[0] == pytest.approx(scales[1] / 2, rel=0.01)
+    at_rest = [replace(view, cam_from_world=views[0].cam_from_world) for view in views]  # no distances to compare
+    still = tie(at_rest, moved(at_rest, inverse(TRUTH)))
+    assert still is not None and still.similarity.scale == pytest.approx(TRUTH.scale, rel=1e-4)
