@@ -77,6 +77,9 @@ class Plane:
 
     name, patch_size = "plane", 14
 
+    def named_modules(self):
+        return []  # no attention that could be set
+
     def predict(self, images):
         import torch
 
