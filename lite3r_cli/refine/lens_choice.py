@@ -5,12 +5,12 @@ Each trial adjusts a copy of the converged model with more freedom. It is used i
 standard errors. But held-out tracks come from the same pictures: effects on a whole picture (a rolling shutter, a
 sensor that is no pinhole) are in them, too, and focal lengths that differ by tenths of a percent explain a part of
 these. So a shared lens is replaced by one per picture only if their focal lengths differ like those of a zoom, or fit
-far better.
+far better. Where the matches are too few to be sure of that, the predicted cameras are the second witness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ from .observations import Tracks
 from .refine_config import RefineConfig
 
 _SIGMAS = 4.0  # standard errors that the gain has to reach
+# Standard errors, and factor of the usual gain, that are enough for a focal length per image if the cameras also come
+# closer to the predicted ones.
+_LIKELY, _LARGER = 1.5, 2.5
 _CENTRE = "principal point"
 FOCAL_EACH = "a focal length for each image"
 _CENTRE_VIEWS = 8  # views per lens from which the matches determine its principal point
@@ -45,12 +48,16 @@ class Trial:
     sigmas: float  # the gain in standard errors
     taken: bool
     apart_deg: float = 0.0  # movement of the cameras: the median over the pairs, see change_of_pairs
+    closer_deg: float = 0.0  # of that, towards the predicted cameras
 
 
 def choose_lenses(
-    found: Hypothesis, workshop: Workshop, held_out: Tracks, everything: Tracks, config: RefineConfig
-) -> tuple[Hypothesis, list[Trial]]:
-    """The hypothesis with the lenses that the held-out tracks and all tracks (`everything`) support, and the trials."""
+    found: Hypothesis, workshop: Workshop, held_out: Tracks, everything: Tracks,
+    predicted: Mapping[int, np.ndarray], config: RefineConfig,
+) -> tuple[Hypothesis, list[Trial]]:  # fmt: skip
+    """The hypothesis with the lenses that the held-out tracks and all tracks (`everything`) support, and the trials.
+    `predicted`: view -> cam_from_world (3, 4) of the network.
+    """
     trials: list[Trial] = []
     for name, enrich in _ladder(config):
         richer = enrich(found.lenses)
@@ -59,19 +66,33 @@ def choose_lenses(
         attempt = _adjusted(found, workshop, richer, name, config)
         gain, _ = _gain(found, attempt, workshop, held_out)
         _, sigmas = _gain(found, attempt, workshop, everything)
+        off = [float(np.degrees(change_of_pairs(predicted, each.poses))) for each in (found, attempt)]
         if richer.focal_of_two:  # two views fit nearly any focal length closely, but with fewer matches
             gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
             taken = gain > config.lens_gain
         else:
             least = config.centre_gain if name == _CENTRE else config.lens_gain
-            if name == FOCAL_EACH and not _zooms(found.lenses, attempt.lenses):
-                least *= _FAR_BETTER
             taken = bool(gain > least and sigmas > _SIGMAS)
+            if name == FOCAL_EACH:
+                unseen = held_out.count < everything.count  # some tracks are not used by the adjustment
+                zooms = _zooms(found.lenses, attempt.lenses)
+                taken = focal_each(gain / least, sigmas, zooms, unseen and off[1] < off[0])
         apart = float(np.degrees(change_of_pairs(found.poses, attempt.poses)))
-        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3)))
+        closer = round(off[0] - off[1], 3)
+        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3), closer))
         if taken:
             found = attempt
     return found, trials
+
+
+def focal_each(gain: float, sigmas: float, zooms: bool, seconded: bool) -> bool:
+    """Whether each image gets its own focal length. `gain` is relative to the usual threshold; `zooms`: the focal
+    lengths differ like those of a zoom; `seconded`: the cameras also come closer to the predicted ones, which is the
+    second evidence where the matches are too few for `_SIGMAS` standard errors.
+    """
+    if not zooms:
+        return gain > _FAR_BETTER and sigmas > _SIGMAS
+    return (gain > 1 and sigmas > _SIGMAS) or (seconded and gain > _LARGER and sigmas > _LIKELY)
 
 
 def _ladder(config: RefineConfig) -> list[tuple[str, Callable[[Lenses], Lenses | None]]]:

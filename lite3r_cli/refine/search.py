@@ -93,7 +93,8 @@ class Search:
             settled = self._settled(found, made)
             if settled is None:
                 continue
-            chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, self.config)
+            predicted = {i: view.cam_from_world for i, view in enumerate(self.views)}
+            chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, predicted, self.config)
             matches = self._seen_through(chosen.lenses)
             last = self._adjusted_to_all(chosen, matches)
             if last is None:

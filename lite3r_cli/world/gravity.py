@@ -36,6 +36,9 @@ _RIVALS = np.radians([60.0, 70.0])  # search radius around how cameras are held,
 _RIVAL = (
     0.45  # share of the support, times the prior, from which a rival is a second answer (0.57 of a board, 0.3 a desk)
 )
+_ROLLED = np.radians(10.0)  # roll that all cameras share, beyond which people seldom hold them
+_THIRD = 2.0  # support of a third direction of edges, relative to that of any: 1.5 on a board, 2.4 to 115 in spaces
+_APART = np.radians(30.0)  # between two horizontal directions of edges
 
 
 Segments = tuple[np.ndarray, float]  # the result of `find_edges`
@@ -77,7 +80,7 @@ def find_up(
     normals, weight, view = edge_planes(views, greys, edges)
     if len(normals) < _LEAST_EDGES:
         return Up(held, "cameras", False)
-    return _from_edges(likely, normals, weight, view, len(views), device)
+    return _from_edges(likely, normals, weight, view, views, device)
 
 
 def up_of_cameras(views: Sequence[View]) -> np.ndarray:
@@ -169,11 +172,17 @@ def find_edges(grey: np.ndarray) -> Segments:
 
 
 def _from_edges(
-    likely: np.ndarray, normals: np.ndarray, weight: np.ndarray, view: np.ndarray, count: int, device: str = "cpu"
+    likely: np.ndarray,
+    normals: np.ndarray,
+    weight: np.ndarray,
+    view: np.ndarray,
+    views: Sequence[View],
+    device: str = "cpu",
 ) -> Up:
     """The up direction from edges. `likely` (2, 3): the mean up direction of the cameras, and that of their horizontal
     axes.
     """
+    count = len(views)
     weight = weight * _balanced(weight, view, count)
     held = likely[0]
     tried = np.concatenate([_around(*each, _STEP) for each in zip(likely, _SEARCH)])
@@ -193,6 +202,7 @@ def _from_edges(
     near = (geometry.vector_angle(np.broadcast_to(best, likely.shape), likely) < _SEARCH).any()
     found = edges >= _LEAST_EDGES and seen >= _LEAST_VIEWS and stands_out >= _STANDS_OUT and bool(near)
     found = found and not _ambiguous(best, likely, normals, weight, device)
+    found = found and not _on_rolled_board(best, views, normals, weight)
     return Up(best if found else held, "edges" if found else "cameras", found, edges, stands_out)
 
 
@@ -208,6 +218,25 @@ def _ambiguous(best: np.ndarray, likely: np.ndarray, normals: np.ndarray, weight
     (score,) = _support(np.concatenate([best[None], tried]), normals, weight, (_WIDTHS[0],), device)
     score *= np.concatenate([prior, _prior(tried, likely)])
     return bool(score[1:].max(initial=0.0) > _RIVAL * score[0])
+
+
+def _on_rolled_board(best: np.ndarray, views: Sequence[View], normals: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether `best` (3,) would mean that all cameras are rolled alike, and the edges have two directions only: then
+    a board that is turned explains them as well. A space has a third direction.
+    """
+    rolls = np.arcsin(np.clip([best @ view.cam_from_world[0, :3] for view in views], -1, 1))
+    if abs(float(np.median(rolls))) < _ROLLED:
+        return False
+    helper = np.cross(best, np.eye(3)[np.argmin(np.abs(best))])
+    x = helper / np.linalg.norm(helper)
+    angle = np.arange(0, np.pi, _STEP)
+    level = np.cos(angle)[:, None] * x + np.sin(angle)[:, None] * np.cross(best, x)
+    (score,) = _support(np.concatenate([best[None], level]), normals, weight, (_WIDTHS[-2],))
+    score, own = score[1:], score[0]
+    first = int(np.argmax(score))
+    away = np.abs((angle - angle[first] + np.pi / 2) % np.pi - np.pi / 2) > _APART
+    third = float(score[away].max()) / max(float(np.median(score)), 1e-9)
+    return bool(score[first] > _RIVAL * own and third < _THIRD)
 
 
 def _balanced(weight: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 from lite3r_cli.refine.bundle import Hypothesis
 from lite3r_cli.refine.lens import Lenses
-from lite3r_cli.refine.lens_choice import FOCAL_EACH, Trial
+from lite3r_cli.refine.lens_choice import FOCAL_EACH, Trial, focal_each
 from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Found
@@ -65,3 +65,19 @@ def test_what_the_lens_leaves_open_is_not_taken_for_better_than_the_network():
     assert not open_by(apart=1.5, off=10.0)  # the network is farther off than the lens leaves open
     assert not open_by(apart=0.5, off=0.1)  # either is exact
     assert not open_by(apart=4.0, off=1.5, gain=-0.1) and not open_by(apart=4.0, off=1.5, taken=True)
+
+
+@pytest.mark.parametrize(
+    ("gain", "sigmas", "zooms", "seconded", "each"),
+    [
+        (3.6, 2.0, True, True, True),  # few matches, and the network says the same
+        (3.6, 2.0, True, False, False),  # few matches alone
+        (1.5, 2.0, True, True, False),  # a gain that noise makes
+        (3.6, 1.0, True, True, False),
+        (1.5, 5.0, True, False, True),  # many matches need nobody else
+        (3.6, 5.0, False, True, False),  # a rolling shutter fits as well
+        (6.0, 5.0, False, False, True),
+    ],
+)
+def test_a_focal_length_for_each_image_needs_many_matches_or_a_second_witness(gain, sigmas, zooms, seconded, each):
+    assert focal_each(gain, sigmas, zooms, seconded) is each

@@ -85,6 +85,20 @@ def test_a_tilted_board_is_not_taken_for_a_wall():
     assert find_up(*drawn(grid[9:])).found  # posts alone that lean, or cameras that are rolled: one answer
 
 
+def test_cameras_that_are_all_rolled_alike_need_a_third_direction():
+    """A board that is turned by 16° looks like a wall to cameras that are rolled by 16°; a space does not."""
+    turn = np.radians(16)
+    u, v = np.array([np.cos(turn), 0, -np.sin(turn)]), np.array([np.sin(turn), 0, np.cos(turn)])
+    middle = np.array([0, 6, 1.2])
+    board = [
+        (middle + k * b - 2 * a, middle + k * b + 2 * a) for a, b in ((u, v), (v, u)) for k in np.linspace(-2, 2, 9)
+    ]
+    beams = [(middle + k * u + h * v - [0, 1.5, 0], middle + k * u + h * v) for k in (-2, -1, 0, 1, 2) for h in (-2, 2)]
+    assert not find_up(*drawn(board, rolled=-6)).found
+    up = find_up(*drawn([*board, *beams], rolled=-6))
+    assert up.found and np.degrees(geometry.vector_angle(up.direction, v)) < 1.5
+
+
 def test_gimbals_are_believed():
     np.testing.assert_allclose(gravity_of(Attitude(-90, 0)), [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(gravity_of(Attitude(0, 90)), [1, 0, 0], atol=1e-12)
