@@ -154,6 +154,14 @@ def png(rows: bytes, width: int, height: int, depth: int = 8) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def test_a_suggested_palette_that_is_damaged_is_not_looked_at(capfd):
+    rows = b"".join(b"\0" + row.tobytes() for row in scene().astype(">u2") * 257)
+    whole = png(rows, 256, 192, depth=16)
+    palette = struct.pack(">I", 5) + b"PLTEshort" + struct.pack(">I", zlib.crc32(b"PLTEshort"))
+    assert np.array_equal(decode(whole[:33] + palette + whole[33:]).rgb, decode(whole).rgb)
+    assert capfd.readouterr() == ("", "")
+
+
 # --- what is whole is used --------------------------------------------------------------------------------------------
 
 

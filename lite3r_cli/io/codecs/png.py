@@ -179,6 +179,8 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     kind: Kind = header.detail
     parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored: inflated only once
     parts[b"IEND"] = [_chunk(b"IEND", b"")]
+    if kind.colour != _PALETTE:
+        parts[b"PLTE"] = []  # a suggestion for displays; libpng prints a warning if it is damaged
     transparency = parts[b"tRNS"]
     if (kind.depth, kind.colour) == (16, GREY):
         parts[b"tRNS"] = []  # with it Pillow would convert to 8 bits
