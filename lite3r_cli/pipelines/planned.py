@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -69,6 +70,15 @@ def fast_settings(plan: Plan, **more: Any) -> Settings:
         query_tiles=plan.query_tiles,
         **more,
     )
+
+
+def _counted(choices: Sequence[Choice]) -> list[dict[str, Any]]:
+    """Each of the things chosen, with the reason given first, in the order of their first choice. If there are several,
+    `times` says how often each was: predictions of one command may differ.
+    """
+    times = Counter(choice.chosen for choice in choices)
+    first = {choice.chosen: choice for choice in reversed(choices)}
+    return [asdict(first[what]) | ({"times": count} if len(times) > 1 else {}) for what, count in times.items()]
 
 
 def _for_masks(engine: Choice) -> Choice:
@@ -189,12 +199,13 @@ class PlannedNetwork:
         attention, fp8 = asdict(self.plan.attention), asdict(self.plan.fp8)
         if self.plan.sparse is not None and ran:
             attention["skipped"] = statistics.mean(each.skipped for each in ran)
-            attention["backends"] = [asdict(choice) for choice in ran[-1].backends]
+            attention["backends"] = _counted([choice for each in ran for choice in each.backends])
         if self.exact:
             fp8["exact_layers"] = len(self.exact)
-        other = (each.engine for each in ran if each.engine not in (None, self.plan.engine))
-        engine = next(other, None) or self.plan.engine
-        told = {"attention": attention, "fp8": fp8, "engine": asdict(engine)}
+        engines = [each.engine or self.plan.engine for each in ran] or [self.plan.engine]
+        exceptions_first = sorted(engines, key=lambda engine: engine == self.plan.engine)
+        engine, *others = _counted(exceptions_first)
+        told = {"attention": attention, "fp8": fp8, "engine": engine | ({"others": others} if others else {})}
         dense = next((each.dense for each in reversed(ran) if each.dense is not None), None)
         masked = next((each.masked for each in ran if each.masked is not None), None)
         more = {"dense_attention": dense, "masked": masked}

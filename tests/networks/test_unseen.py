@@ -9,6 +9,7 @@ import torch
 
 from lite3r_cli.attention.module import attach
 from lite3r_cli.attention.sparse_config import PRESETS, SparseConfig
+from lite3r_cli.commands.sentences import sentence
 from lite3r_cli.errors import BackendError
 from lite3r_cli.layers.seen import Seen, keys_within
 from lite3r_cli.networks import standin
@@ -188,6 +189,8 @@ def test_the_fast_engine_leaves_masked_pictures_to_the_ordinary_path(fp8: str, m
     choices = network.choices()
     assert choices["engine"]["chosen"] == "ordinary" and "masked" in choices["engine"]["reason"]
     assert choices["masked"]["chosen"] == "left out"
+    assert (choices["engine"]["times"], choices["engine"]["others"][0]["chosen"]) == (2, "fast")
+    assert sentence(choices["engine"]).startswith("ordinary 2 × (") and "fast 1 ×: " in sentence(choices["engine"])
     after = network.predict(images)  # no picture decides for those that come later
     assert network.choices(network.ran[3:])["engine"]["chosen"] == "fast"
     assert all(torch.equal(a, b) for a, b in zip(before.depth, after.depth, strict=True))

@@ -20,6 +20,7 @@ from lite3r_cli.attention.module import attach, attention_modules
 from lite3r_cli.attention.sparse_config import SparseConfig, settle
 from lite3r_cli.checkpoints.weights import save_checkpoint
 from lite3r_cli.cli import main
+from lite3r_cli.commands.sentences import sentence
 from lite3r_cli.networks import parity, standin
 from lite3r_cli.networks.base import Prediction
 from lite3r_cli.networks.checkpoint import open_checkpoint
@@ -30,7 +31,8 @@ from lite3r_cli.networks.sparsify import sparse_modules, sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.networks.vggt.recompute import vggt_from
 from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
-from lite3r_cli.pipelines.planned import PlannedNetwork
+from lite3r_cli.pipelines.planned import PlannedNetwork, Ran
+from lite3r_cli.runtime import Choice
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CPU = torch.device("cpu")
@@ -146,6 +148,17 @@ def test_no_set_of_images_changes_what_the_next_one_runs_on(deep) -> None:
         for ours, theirs in zip(network.predict(given).depth, alone[name].depth):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert network.choices()["engine"]["chosen"] == "fast" and len(network.ran) == 2
+
+
+def test_sets_on_either_side_of_the_crossover_are_both_named() -> None:
+    """One command, several predictions: what it says it used is not that of the last one."""
+    before, after = (Choice("auto", name, f"because of {name}") for name in ("dense", "torch"))
+    network = planned(small_vggt()[0], Asked("sla", 0.5))
+    network.ran = [Ran(0.0, (before,)), Ran(0.5, (after,)), Ran(0.5, (after,))]
+    attention = network.choices()["attention"]
+    assert [(each["chosen"], each["times"]) for each in attention["backends"]] == [("dense", 1), ("torch", 2)]
+    assert "back end dense 1 ×: because of dense; back end torch 2 ×" in sentence(attention)
+    assert "times" not in network.choices(network.ran[1:])["attention"]["backends"][0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
