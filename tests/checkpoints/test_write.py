@@ -131,6 +131,14 @@ def test_two_writers_and_a_full_disk(tmp_path, monkeypatch):
     assert values(output) == {1.0} and sorted(tree(tmp_path)) == ["m.safetensors"]
 
 
+def test_the_order_of_metadata_and_tensors_changes_no_byte(tmp_path):
+    """`train` promises the same bytes for the same seed; sets and libraries order differently in each process."""
+    one, two = {"a": torch.zeros(2), "b": torch.ones(3)}, {"model": "mini", "config": "{}", "recipe": "{}"}
+    save_tensors(tmp_path / "a.safetensors", one, two)
+    save_tensors(tmp_path / "b.safetensors", dict(reversed(one.items())), dict(reversed(two.items())))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
 def test_folders_are_brought_to_the_disk_too(tmp_path, monkeypatch):
     synced = []
     fsync = os.fsync

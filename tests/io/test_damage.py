@@ -162,6 +162,21 @@ def test_a_suggested_palette_that_is_damaged_is_not_looked_at(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_limit_of_the_decoder_is_not_called_damage(monkeypatch):
+    """OpenCV reads its limits from the environment when it is imported; here it refuses as it does then."""
+
+    def refuses(*given):
+        raise cv2.error("imgcodecs: size.width <= CV_IO_MAX_IMAGE_WIDTH")
+
+    rows = b"".join(b"\0" + row.tobytes() for row in scene().astype(">u2"))
+    monkeypatch.setattr(cv2, "imdecode", refuses)
+    with pytest.raises(BadImage, match="damaged"):
+        decode(png(rows, 256, 192, depth=16))
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_WIDTH", "10")
+    with pytest.raises(BadImage, match="OPENCV_IO_MAX_IMAGE_WIDTH in the environment"):
+        decode(png(rows, 256, 192, depth=16))
+
+
 # --- what is whole is used --------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,11 @@ The decoder only gets the chunks that pixels need, because it prints warnings ab
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -206,9 +208,13 @@ def _with_level(grey: np.ndarray, transparency: list[bytes]) -> np.ndarray:
 
 def _deep(reduced: bytes) -> np.ndarray:
     """16-bit images with several channels by OpenCV, because Pillow rounds them to 8 bits."""
-    with quiet_opencv():
+    pixels = None
+    with quiet_opencv(), suppress(cv2.error):  # raised for a size beyond OpenCV's limits
         pixels = cv2.imdecode(np.frombuffer(reduced, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.ndim != 3:
+        limits = [name for name in os.environ if name.startswith("OPENCV_IO_MAX_IMAGE_")]
+        if limits:
+            raise BadImage(f"OpenCV does not decode the PNG pixels; {limits[0]} in the environment limits it: unset it")
         raise BadImage("damaged: the PNG pixels cannot be decoded")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
