@@ -29,7 +29,7 @@ class LocateConfig:
 
     scene: WrittenPlace
     inputs: NewPhotos
-    views: NearestViews = 4
+    views: NearestViews = 3
     model: Annotated[
         str | None,
         Option(

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..long.loop_search import halves_agree, is_loop
 from ..long.sim3_fit import BAD, Tie, tie
+from ..refine.resection import Link, resected
 from ..scene import geometry
 from ..scene.consistency import correspondences
 from ..scene.metrics import resample_depth
@@ -36,6 +37,7 @@ class Placement:
     agree: float  # share of the overlap whose depth agrees within a tenth
     turn: float  # degrees, median angle between the proposals and the camera
     shift: float  # median distance between the proposals and the camera, as a share of the scene's depth there
+    matches: int = 0  # feature matches that made the camera exact; 0: it is the network's
 
     @property
     def stands(self) -> bool:
@@ -63,6 +65,16 @@ def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View
     depth_there = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
     turn, shift = float(np.degrees(np.median(turns))), float(np.median(shifts)) / max(depth_there, 1e-9)
     return Placement(placed, found, *_overlap(placed, captured), turn, shift)
+
+
+def by_matches(found: Placement, links: Sequence[Link], captured: Sequence[View]) -> Placement:
+    """The placement with the camera that feature matches with photographs of the scene tell, if the geometry still
+    agrees with that of the scene there.
+    """
+    exact = resected(found.view, links)
+    seen, agree = _overlap(exact, captured)
+    better = replace(found, view=exact, seen=seen, agree=agree, matches=sum(len(link.here) for link in links))
+    return better if links and better.stands else found
 
 
 def place_as_known(camera: View, new: View, predicted: Sequence[View], captured: Sequence[View]) -> Placement | None:

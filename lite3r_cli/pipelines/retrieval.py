@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import log10
 
@@ -15,7 +15,7 @@ import numpy as np
 from ..cores import count_cores
 from ..io.view_memory import Features
 from ..long.loop_search import centred, residuals, vocabulary
-from ..world.ties import TIED, Keypoints, evidence, find_keypoints, keypoints_of
+from ..world.ties import TIED, Agreement, Keypoints, agreement, find_keypoints, keypoints_of
 from .scene_memory import COUNT, SIDE
 
 _FINE = (1024, 3000)  # size and number of features of larger pictures, for photos that few features do not match
@@ -28,7 +28,12 @@ class Match:
 
     image: int  # of the set
     likeness: float  # cosine similarity of the descriptors, −1..1
-    evidence: float  # decimal logarithm of the number of false alarms; inf: no matches
+    agreement: Agreement | None = None  # the feature matches; None: not asked for
+
+    @property
+    def evidence(self) -> float:
+        """The decimal logarithm of the number of false alarms; inf: no matches."""
+        return np.inf if self.agreement is None else self.agreement.evidence
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,11 @@ class Matches:
     @property
     def tied(self) -> bool:
         """Whether features connect the photo to the scene, beyond the false alarms of so many comparisons."""
-        return min((match.evidence for match in self.matches), default=np.inf) < TIED - log10(max(self.asked, 1))
+        return len(self.sure()) > 0
+
+    def sure(self) -> list[Match]:
+        """The photographs that features connect to the photo, beyond the false alarms of so many comparisons."""
+        return [match for match in self.matches if match.evidence < TIED - log10(max(self.asked, 1))]
 
 
 class Retrieval:
@@ -81,14 +90,14 @@ class Retrieval:
         allowed = [k for k, i in enumerate(self.captured) if i != photo and (among is None or i in among)]
         order = sorted(allowed, key=lambda k: -likeness[k])[:_ASKED]
         found = [
-            Match(self.captured[k], float(likeness[k]), evidence(mine, self._coarse(self.captured[k]))) for k in order
+            Match(self.captured[k], float(likeness[k]), agreement(mine, self._coarse(self.captured[k]))) for k in order
         ]
         first = Matches(_best_first(found), len(found))
         if first.tied or not found:
             return first
         fine = self._fine(photo)
         again = [
-            Match(match.image, match.likeness, min(match.evidence, evidence(fine, self._fine(match.image))))
+            min(match, replace(match, agreement=agreement(fine, self._fine(match.image))), key=lambda m: m.evidence)
             for match in first.matches[:_FINE_ASKED]
         ]
         return Matches(_best_first([*again, *first.matches[_FINE_ASKED:]]), len(found) + len(again))

@@ -19,18 +19,20 @@ from ..io.names import printable
 from ..io.regular import reason_of
 from ..io.view_memory import ViewMemory
 from ..networks.pictures import NetworkInput
+from ..refine.resection import Link
 from ..scene import geometry
 from ..scene.coverage import most_covered
 from ..scene.posed_view import View
 from ..world.photometric import looks_alike
 from .lens_hints import no_lens_warnings
-from .place_in_scene import Placement, place_as_known, place_in_scene
+from .place_in_scene import Placement, by_matches, place_as_known, place_in_scene
 from .predict import Pictures, Predictions, Predictor
-from .retrieval import Match, Retrieval
+from .retrieval import Match, Matches, Retrieval
 from .scene_images import SceneImages
 from .written_scene import WrittenScene
 
 FOREIGN = "shows nothing that the photos of the scene show"
+LINKS = 8  # photos of the scene whose feature matches make the camera of a new one exact
 ASTRAY = "looks like the scene, but its geometry does not fit into it"
 
 
@@ -72,7 +74,7 @@ class Located:
         return {
             "name": self.name, "path": str(self.path), "width": self.view.width, "height": self.view.height,
             "K": self.view.K.tolist(), "cam_from_world": pose.tolist(), "centre": centre.tolist(),
-            "confidence": round(found.agree, 4), "overlap": round(found.seen, 4),
+            "confidence": round(found.agree, 4), "overlap": round(found.seen, 4), "matches": found.matches,
             "spread": {"degrees": round(found.turn, 3), "share_of_depth": round(found.shift, 5)},
             "nearest": nearest, "seconds": round(self.seconds, 3),
         }  # fmt: skip
@@ -129,9 +131,21 @@ class Finder:
         *predicted, new = predictions.views
         if not matches.tied and not self._alike(photo, new, chosen, predicted):
             return Refused(record.name, FOREIGN)
-        return self._settled(
-            photo, place_in_scene(new, predicted, own), own, [of[i] for i in chosen], predictions, start
-        )
+        placement = place_in_scene(new, predicted, own)
+        if placement is not None and placement.stands:
+            placement = by_matches(placement, self._links(new, matches), own)
+        return self._settled(photo, placement, own, [of[i] for i in chosen], predictions, start)
+
+    def _links(self, photo: View, matches: Matches) -> list[Link]:
+        """The feature matches of the photo with photographs of the scene."""
+        links = []
+        for match in [match for match in matches.sure() if match.image in self.stands][:LINKS]:
+            view, found = self.stands[match.image], match.agreement
+            assert found is not None
+            sizes = (np.array([each.width, each.height]) for each in (photo, view))
+            here, there = (points * size for points, size in zip((found.first, found.second), sizes))
+            links.append(Link(view, here, there))
+        return links
 
     def place(self, photo: int, camera: View) -> Located | Refused:
         """Place a photo with a known camera; only its depth is scaled to the scene. Its neighbours are the photographs
@@ -145,7 +159,7 @@ class Finder:
             return Refused(self.images.records[photo].name, FOREIGN)
         own, predictions = self.look(photo, chosen)
         *predicted, new = predictions.views
-        matches = [Match(i, 0.0, np.inf) for i in chosen]
+        matches = [Match(i, 0.0) for i in chosen]
         return self._settled(photo, place_as_known(camera, new, predicted, own), own, matches, predictions, start)
 
     def look(self, photo: int, chosen: Sequence[int]) -> tuple[list[View], Predictions]:

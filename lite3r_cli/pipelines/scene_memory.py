@@ -16,6 +16,7 @@ from ..io.atomic import Place
 from ..io.view_memory import Features, ViewMemory, source_of, write_memory
 from ..scene.posed_view import View, known_depth
 from ..world.ties import find_features
+from .depth_request import DepthFiles
 
 if TYPE_CHECKING:
     from .result import Scene
@@ -72,7 +73,7 @@ def _confidence(scene: Scene, index: int, view: View) -> np.ndarray:
     if mask is not None:
         known &= sample_mask(mask, depth.shape)
     values = np.where(known, np.maximum(values, np.finfo(np.float32).tiny), 0)
-    if not scene.config.depth_at_picture_size:
+    if not DepthFiles.of(scene.config).picture_size:
         return values
     return cv2.resize(values, (view.width, view.height), interpolation=cv2.INTER_NEAREST_EXACT)
 

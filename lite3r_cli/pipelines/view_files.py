@@ -85,9 +85,10 @@ class ViewFiles:
     def _depth(self, view: View, stem: str) -> float:
         assert view.depth is not None  # every predicted view has depth and confidence
         kept = self.kept.get(stem)
-        if kept is not None and kept.scale is not None and kept.link(self.out, "depth/{}.png", stem):
+        if kept is not None and self._stays(kept) and kept.link(self.out, "depth/{}.png", stem):
             if self.save_npy and not kept.link(self.out, "depth/{}.npy", stem):
                 depth_files.write_depth_npy(self.out.path(f"depth/{stem}.npy"), self.depth.sized(view))
+            assert kept.scale is not None
             return kept.scale
         depth = self.depth.sized(view)
         path = self.out.path(f"depth/{stem}.png")
@@ -98,6 +99,10 @@ class ViewFiles:
             depth_files.write_depth_npy(path, depth)
             self.out.note(path)
         return scale
+
+    def _stays(self, kept: Kept) -> bool:
+        """Whether an older depth file has the scale that this output needs."""
+        return kept.scale is not None and (not self.depth.one_scale or kept.scale == self.depth.scale)
 
     def _look(self, view: View, stem: str) -> None:
         assert view.depth is not None and view.confidence is not None

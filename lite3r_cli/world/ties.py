@@ -88,22 +88,41 @@ def _thumbnail(grey: np.ndarray) -> np.ndarray:
     return thumbnail / max(float(np.linalg.norm(thumbnail)), 1e-6)
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Matches of two pictures on their best epipolar geometry."""
+
+    first: np.ndarray  # (K, 2) as shares of the first picture's width and height
+    second: np.ndarray  # (K, 2) of the second one's
+    evidence: float  # decimal logarithm of the number of false alarms; inf if there is no geometry
+
+
+_NONE = Agreement(np.zeros((0, 2)), np.zeros((0, 2)), np.inf)
+
+
 def evidence(a: Keypoints, b: Keypoints) -> float:
     """The decimal logarithm of the number of false alarms of the best epipolar geometry; inf if there is none."""
+    return agreement(a, b).evidence
+
+
+def agreement(a: Keypoints, b: Keypoints) -> Agreement:
+    """The matches that agree with the best epipolar geometry, and their evidence."""
     first, second = _matches(a.descriptors, b.descriptors)
     if len(first) <= _SAMPLE:
-        return np.inf
+        return _NONE
     p, q = a.points[first], b.points[second]
     try:
         _, mask = cv2.findFundamentalMat(p, q, cv2.USAC_MAGSAC, _PIXELS, 0.999, 2000)
     except cv2.error:  # a degenerate sample; OpenCV raises no other type for it
-        return np.inf
+        return _NONE
     inside = np.zeros(len(p), bool) if mask is None else mask.ravel().astype(bool)
     if inside.sum() <= _SAMPLE or _is_overlay(a, b, p[inside], q[inside]):
-        return np.inf
+        return _NONE
     height, width = b.size
     chance = min(2 * _PIXELS * hypot(height, width) / (height * width), 0.5)
-    return false_alarms(len(p), int(inside.sum()), chance)
+    # OpenCV's pixel centres are integers
+    shares, others = ((points[inside] + 0.5) / np.array(k.size[::-1], float) for points, k in ((p, a), (q, b)))
+    return Agreement(shares, others, false_alarms(len(p), int(inside.sum()), chance))
 
 
 def false_alarms(matches: int, inside: int, chance: float) -> float:
