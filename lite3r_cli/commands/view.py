@@ -42,7 +42,7 @@ def _serve(config: ViewConfig) -> None:
         if config.open and not webbrowser.open(address):
             console.warn(f"no browser can be started here: open {address} yourself")
 
-    server = serve_scene(config, ready)
+    server = serve_scene(config, ready, console.info)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

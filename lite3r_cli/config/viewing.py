@@ -32,7 +32,8 @@ class ViewConfig:
         Option(
             OUTPUT,
             "Serve the scene to a browser on this machine until Ctrl-C instead of writing a page. For clouds of "
-            "many millions of points, which are thinned by distance (pip install 'lite3r\\[serve]').",
+            "many millions of points, which are thinned by distance, and for a run in chunks that is still going on "
+            "(pip install 'lite3r\\[serve]').",
         ),
     ] = False
     port: Annotated[int, Option(OUTPUT, "Port of --serve.", metavar="N")] = 8080

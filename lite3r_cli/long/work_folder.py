@@ -20,6 +20,7 @@ from ..stopping import uninterrupted
 from .pass_store import PassStore, bytes_below
 
 ASKED = "asked.json"  # written first: the options of the run
+IMAGES = "the images"  # its entry: [name, width, height, bytes, frame] of every image
 ABOUT = "Chunks of a run of lite3r that is not finished. --resume goes on with them; a run without it removes them.\n"
 
 

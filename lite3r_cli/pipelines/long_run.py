@@ -13,7 +13,7 @@ from ..io.images import ImageSet
 from ..io.kept_chunks import place_of
 from ..long.assembly import Assembly, Passes, Placed, place_views
 from ..long.chunk_plan import ChunkPlan, Pass
-from ..long.work_folder import WorkFolder
+from ..long.work_folder import IMAGES, WorkFolder
 from ..scene.frame import FIRST_CAMERA
 from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
@@ -93,7 +93,7 @@ def what_was_asked(
         "precision": predictor.runtime.dtype.chosen,
         "weights": predictor.fingerprint.result(),
         "the size of chunks": plan.size,
-        "the images": files,
+        IMAGES: files,
     }
 
 
