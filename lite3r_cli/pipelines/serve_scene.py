@@ -143,7 +143,7 @@ class Follower:
             found = None
         if found is not None:
             self.stage.show_part(found)
-            self.tell(f"{self.live.known} chunks: {len(found.views)} of {found.expected} views")
+            self.tell(f"chunk {self.live.known}: {len(found.views)} of {found.expected} views")
         if os.path.lexists(self.live.folder):
             return True
         try:
