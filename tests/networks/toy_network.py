@@ -36,10 +36,13 @@ class ToyConfig:
     patch_size: int = 14
 
     def is_global(self, i: int) -> bool:
+        """Whether block `i` attends across views."""
         return i % 2 == 1
 
 
 class Toy(Network):
+    """Images of any sizes → depth, confidence and cameras."""
+
     def __init__(self, config: ToyConfig, name: str = "toy"):
         super().__init__()
         self.name, self.config, self.patch_size = name, config, config.patch_size
