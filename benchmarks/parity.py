@@ -2,14 +2,15 @@
 
 Prints a table of relative errors ‖ours − given‖ / ‖given‖, then one JSON line; exit code 1 if one is above 1e-5.
 
-    python benchmarks/parity.py tests/fixtures/*.npz [--json FILE]
+    python benchmarks/parity.py tests/fixtures/*.npz [--forms dense "packed tokens" blocks] [--json FILE]
 
-FILE is written after each fixture; entries of other fixtures in it stay.
+The other forms are sparse attention that keeps every key. FILE is written after each fixture; its other entries stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from lite3r_cli.errors import InputError
-from lite3r_cli.networks.parity import TOLERANCE, errors_of
+from lite3r_cli.networks.parity import FORMS, TOLERANCE, errors_of
 
 
 def document(results: dict[str, dict[str, float]]) -> dict[str, object]:
@@ -35,22 +36,24 @@ def write(file: Path, results: dict[str, dict[str, float]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.npz")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["dense"])
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
-    for path in options.fixtures:
+    for path, form in itertools.product(options.fixtures, options.forms):
+        name = path.name if form == "dense" else f"{path.name}, {form}"
         try:
-            results[path.name] = errors_of(path)
+            results[name] = errors_of(path, form)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        for output, value in results[path.name].items():
+        for output, value in results[name].items():
             verdict = "" if value <= TOLERANCE else "  ABOVE THE LIMIT"
-            print(f"{path.stem:36} {output:18} {value:9.2e}{verdict}", flush=True)
+            print(f"{path.stem:36} {form:14} {output:18} {value:9.2e}{verdict}", flush=True)
         if options.json:
-            write(options.json, {path.name: results[path.name]})
+            write(options.json, {name: results[name]})
     worst = max(value for errors in results.values() for value in errors.values())
-    print(f"{'largest':36} {'':18} {worst:9.2e}")
+    print(f"{'largest':70} {worst:9.2e}")
     print(json.dumps(document(results)))
     return int(not worst <= TOLERANCE)
 

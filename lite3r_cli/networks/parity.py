@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,8 +23,15 @@ from lite3r_cli.attention.sparse_config import SparseConfig
 from lite3r_cli.errors import InputError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.family import family_named
+from lite3r_cli.networks.sparsify import sparsify
 
 TOLERANCE = 1e-5
+FORMS: dict[str, Mapping[str, Any] | None] = {  # settings of sparse attention, with which every key is kept
+    "dense": None,
+    "packed tokens": {"packed": True},
+    "blocks": {"tiles": True},
+}
+_form: ContextVar[Mapping[str, Any] | None] = ContextVar("form", default=None)
 THREADS = 2  # as when the fixtures were made: the order of sums, and thus the rounding, depends on it
 INPUTS = "in_"  # prefix of the entries that are inputs
 ANGLES = ("fov_xy",)  # angles in radians; a small one is the difference of larger numbers and has their rounding error
@@ -36,15 +44,15 @@ def relative_error(ours: Tensor, given: Tensor, least: float = 1e-30) -> float:
     return float((ours.double() - given.double()).norm() / given.double().norm().clamp(min=least))
 
 
-def errors_of(path: Path) -> dict[str, float]:
+def errors_of(path: Path, form: str = "dense") -> dict[str, float]:
     """Output name → relative error, for every output in a fixture; for angles below one radian, the error in radians.
-    Raises InputError if the file is not a fixture of a known model.
+    `form` is one of FORMS. Raises InputError if the file is not a fixture of a known model.
     """
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         config = json.loads(str(arrays["config"]))
-        with _threads(THREADS):
+        with _threads(THREADS), _in_form(FORMS[form]):
             family = family_named(config["model"])
             if family is None or family.recompute is None:
                 raise KeyError(config["model"])
@@ -61,6 +69,15 @@ def errors_of(path: Path) -> dict[str, float]:
         raise InputError(f"{path}: outputs that cannot be recomputed: {', '.join(unknown[:5])}")
     least = {name: array.numel() ** 0.5 if name in ANGLES else 1e-30 for name, array in given.items()}
     return {name: relative_error(outputs[name], array, least[name]) for name, array in given.items()}
+
+
+@contextmanager
+def _in_form(settings: Mapping[str, Any] | None) -> Iterator[None]:
+    token = _form.set(settings)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 @contextmanager
@@ -87,5 +104,8 @@ def ready(model: nn.Module, config: Mapping[str, Any], constants: Mapping[str, T
     """
     _attach_official(model, config)
     standin.fill(model, config["seed"], constants or {})
+    settings = _form.get()
+    if settings is not None and not config.get("official_lite3r"):
+        sparsify(model, 1.0, backend="torch", **settings)
     model.eval()
     return standin.image_batch(config["views"], config["height"], config["width"], config["seed"])

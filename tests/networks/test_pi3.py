@@ -11,7 +11,15 @@ from lite3r_cli.networks.base import KnownCameras
 from lite3r_cli.networks.family import families, family_of, global_layers_of
 from lite3r_cli.networks.pi3.fast import nearest_rotation_by_powers
 from lite3r_cli.networks.pi3.heads import nearest_rotation
-from lite3r_cli.networks.pi3.network import PI3, PI3X, Pi3, Pi3Config, Pi3XConfig, intrinsics_from_points
+from lite3r_cli.networks.pi3.network import (
+    PI3,
+    PI3X,
+    Pi3,
+    Pi3Config,
+    Pi3XConfig,
+    intrinsics_from_points,
+    with_usable_focal,
+)
 
 SIZES = {
     "dim": 64, "depth": 4, "heads": 2, "encoder_depth": 1, "encoder_heads": 2, "head_dim": 64, "head_heads": 2,
@@ -120,3 +128,11 @@ def test_the_nearest_rotation_needs_no_decomposition():
 def test_pi3_and_pi3x_are_told_apart():
     assert {families()[name].scale for name in TINY} == {"arbitrary", "metric"}
     assert not families()["pi3"].takes_cameras and families()["pi3x"].takes_cameras
+
+
+def test_points_of_no_camera_give_no_camera_that_looks_backwards():
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
+    points = torch.stack([3.5 - x, y - 2.5, torch.ones(6, 8)], dim=-1)[None]  # mirrored
+    K = intrinsics_from_points(points)
+    assert K[0, 0, 0] < 0 < K[0, 1, 1]
+    assert with_usable_focal(K)[0].diagonal().tolist() == [1, 1, 1] and K[0, 0, 0] < 0

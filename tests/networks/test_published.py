@@ -29,6 +29,12 @@ def test_outputs_are_those_of_the_original_code(name):
     assert all(value <= TOLERANCE for value in errors.values()), errors
 
 
+def test_sparse_attention_that_keeps_every_key_gives_them_too():
+    """benchmarks/parity.py --forms does this for all fixtures and forms."""
+    errors = errors_of(FIXTURES / "da3_small_2x140x182.npz", "packed tokens")
+    assert 0 < max(errors.values()) <= TOLERANCE, errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_outputs_of_large_models_are_those_of_the_original_code(name, request):

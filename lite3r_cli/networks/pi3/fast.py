@@ -30,6 +30,7 @@ from lite3r_cli.networks.pi3.network import (
     Pi3,
     cam_from_first,
     intrinsics_from_points,
+    with_usable_focal,
 )
 
 SQUARINGS = 40  # squarings of a 4×4 matrix; enough for its dominant eigenvector unless two eigenvalues agree to 1e-12
@@ -129,7 +130,8 @@ class FastPi3(FastForm):
             z = (maps[:, 2] if self.more is None else maps[:, 2].clamp(max=LARGEST_LOG_DEPTH)).exp()
             local = torch.stack([maps[:, 0] * z, maps[:, 1] * z, z], dim=-1)
             confidence = 1 + self.sure(sure, *grid)[0][:, 0].exp()
-            parts.append((z, confidence, intrinsics_from_points(local), _camera(self.camera, camera.float())))
+            K = with_usable_focal(intrinsics_from_points(local))
+            parts.append((z, confidence, K, _camera(self.camera, camera.float())))
         depth, confidence, K, cameras = (torch.cat(column) for column in zip(*parts))
         return depth, confidence, K, cameras
 

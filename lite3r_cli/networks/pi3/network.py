@@ -26,6 +26,7 @@ from lite3r_cli.networks.pi3.conditions import Conditions, PoseInjection, Prepar
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels, MetricDecoder
 
 REGISTERS = 5  # special tokens of each view
+SMALLEST_FOCAL = 1.0  # pixels; no real camera has less
 LARGEST_LOG_DEPTH = 15.0  # upper limit of Pi3X's log depth
 
 
@@ -302,10 +303,19 @@ class Pi3(Network):
         confidence, K = list(depth), torch.zeros(len(images), 3, 3)
         for group, features in zip(groups, buckets):
             points, logit = self.decode(features)
-            K[group] = intrinsics_from_points(points[0], features.seen_pixels(self.patch_size)).cpu()
+            found = intrinsics_from_points(points[0], features.seen_pixels(self.patch_size))
+            K[group] = with_usable_focal(found).cpu()
             for i, z, c in zip(group, (points[0, ..., 2] * scale).cpu(), 1 + logit[0].exp().cpu()):
                 depth[i], confidence[i] = z, c
         return Prediction(depth, confidence, cam_from_first(poses, scale).cpu(), K)
+
+
+def with_usable_focal(K: Tensor) -> Tensor:
+    """K (S, 3, 3) with focal lengths of at least SMALLEST_FOCAL: points of no pinhole camera can fit a negative one."""
+    K = K.clone()
+    for axis in (0, 1):
+        K[:, axis, axis].clamp_(min=SMALLEST_FOCAL)
+    return K
 
 
 def places_of_patches(
