@@ -14,7 +14,9 @@ from ..console import Progress
 from ..errors import InputError, MemoryLimitError
 from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
-from ..long.chunk_plan import Pass
+from ..long.chunk_plan import CHUNK, Pass
+from ..long.drift import SHARED, DriftEstimate
+from ..long.pass_store import PassStore
 from ..long.work_folder import WorkFolder
 from ..scene.posed_view import View
 from .planned import Ran
@@ -31,6 +33,7 @@ class Predicted:
     warnings: list[str] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) inside the network
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # position → (h, w) of its depth map
+    drift: float | None = None  # estimate of the chunks' drift before loop closure, percent of the path
     ran: list[Ran] = field(default_factory=list)  # what the network used for them, in this process or a stopped one
 
 
@@ -51,7 +54,7 @@ def predict_passes(
     Raises MemoryLimitError, InputError, OutputError.
     """
     with progress.stage(stage, total=len(passes)) as step:
-        began, new = time.perf_counter(), 0
+        began, new, drift = time.perf_counter(), 0, DriftEstimate()
         for k, wanted in enumerate(passes):
             if not work.store.has(first + k, wanted):
                 try:
@@ -60,11 +63,23 @@ def predict_passes(
                     raise MemoryLimitError(f"{error}, or give a --chunk below {len(wanted.views)}") from error
                 new += 1
             _gather(work.store.facts(first + k), work.store.views(first + k), into)
+            if wanted.kind == CHUNK:
+                _extend(drift, images, work.store, first + k)
             left = (time.perf_counter() - began) / max(new, 1) * (len(passes) - 1 - k)
             rate = new * len(wanted.views) / (time.perf_counter() - began)
             told = f"chunk {k + 1} of {len(passes)}, {rate:.1f} views/s, about {_duration(left)} left"
+            told += "" if drift.percent is None else f", drift about {drift.percent:.1f} % of the path"
             step(figures=told if new and k + 1 < len(passes) else "")
             check()
+        into.drift = drift.percent if into.drift is None else into.drift
+
+
+def _extend(drift: DriftEstimate, images: ImageSet, store: PassStore, number: int) -> None:
+    """Chunk `number`, which follows the one before, becomes part of the estimate."""
+    shared = sorted(set(store.views(number)) & set(store.views(number - 1))) if number else []
+    some = shared[:: max(1, len(shared) // SHARED)]
+    before, here = ([store.read(k, i, bare_view(images, i)) for i in some] for k in (number - 1, number))
+    drift.add(store.cameras(number)[1], before, here)
 
 
 def _predict(config, images: ImageSet, predictor: Predictor, wanted: Pass, number: int, work: WorkFolder) -> None:

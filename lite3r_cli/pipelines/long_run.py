@@ -73,7 +73,7 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
             _part(run, images, predictor, predicted, assembly, read, arranged, refined, main=k == 0)
             for k, assembly in enumerate(assemblies)
         ]
-        told = account(plan, passes, loops, assemblies)
+        told = account(plan, passes, loops, assemblies, predicted.drift)
         scene = _scene(run, images, predictor, predicted, parts, told, arranged)
         report = run.write(scene, predictor)
         work.done()
@@ -191,12 +191,15 @@ def _scene(
     return replace(scenes[0], parts=tuple(scenes[1:]))
 
 
-def account(plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[Assembly]) -> dict[str, Any]:
+def account(
+    plan: ChunkPlan, passes: list[Pass], loops: Loops, assemblies: list[Assembly], drift: float | None
+) -> dict[str, Any]:
     """The entry of run.json: passes, edges, and results."""
     return {
         "size": plan.size,
         "overlap": plan.overlap,
         "reason": plan.reason,
+        "drift_estimate_percent": None if drift is None else round(drift, 2),  # before loop closure
         "passes": [each.as_dict() for each in passes],
         "loops": loops.account,
         "scenes": [

@@ -240,11 +240,11 @@ def test_damaged_colours_of_a_pass_are_refused_without_a_line_of_a_library(tmp_p
 def test_a_full_disk_leaves_nothing_but_what_resume_needs(tmp_path, plane_backbone, monkeypatch, resume):
     from lite3r_cli.long import pass_store
 
-    pictures, out = folder_of(tmp_path / "photos", 10), tmp_path / "out"
+    pictures, out = folder_of(tmp_path / "photos", 16), tmp_path / "out"
     write = pass_store.write_bytes
 
     def full(path, *parts):
-        if "pass-00002" in str(path):
+        if "pass-00006" in str(path):  # the seventh chunk
             raise OutputError(f"{path}: cannot be written: the disk is full")
         write(path, *parts)
 

@@ -1,0 +1,82 @@
+"""A run in chunks that fails: what it says, which exit code it has, and what --resume finds."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+from conftest import photo, photograph
+
+from lite3r_cli.cli import main
+from lite3r_cli.errors import MemoryLimitError
+from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.pipelines.predict import Predictor
+
+COUNT = 10  # pictures: four chunks of four
+
+
+def words(source, out, *more: str) -> list[str]:
+    fixed = ["--chunk", "4", "--device", "cpu", "--dtype", "float32", "--resolution", "98", "--keep-unrelated"]
+    return ["reconstruct", str(source), "-o", str(out / "scene.ply"), "--no-loops", *fixed, *more]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for k in range(COUNT):
+        photograph(tmp_path / "photos" / f"frame{k:03d}.png", seed=k)
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "2 finished chunks are kept"),
+        (MemoryLimitError("out of memory: use a lower --resolution"), None, "or give a --chunk below 4"),
+    ],
+)
+def test_a_chunk_that_fails_leaves_the_others_for_resume(
+    tmp_path, pictures, plane_backbone, monkeypatch, capfd, error, code, line
+):
+    predict, made = Predictor.predict_pictures, []
+
+    def some(self, *given, **more):
+        if len(made) == 2:
+            raise error
+        made.append(1)
+        return predict(self, *given, **more)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_pictures", some)
+        assert main(words(pictures, out, "--resume")) == (code or MemoryLimitError.exit_code)
+    told = capfd.readouterr().err
+    assert line in told and "2 finished chunks are kept" in told and "Traceback" not in told
+    assert [path.name for path in out.iterdir()] == [".scene.ply.lite3r-chunks"]
+    assert main(words(pictures, out, "--resume")) == 0
+    told = capfd.readouterr().err
+    assert "2 chunks of a stopped run are there already" in told and "% of the path" in told
+    run = json.loads((out / "scene" / "run.json").read_text())
+    assert len(run["chunks"]["passes"]) == 4 and run["chunks"]["drift_estimate_percent"] >= 0
+    assert sorted(path.name for path in out.iterdir()) == ["scene", "scene.ply"]
+
+
+def test_images_of_a_whole_chunk_that_cannot_be_read_are_skipped(tmp_path, pictures, plane_backbone, capfd):
+    for k in range(4, 8):
+        (pictures / f"frame{k:03d}.png").write_bytes((pictures / "frame000.png").read_bytes()[:60])
+    assert main(words(pictures, tmp_path / "out")) == 0
+    assert "skipped frame004.png, frame005.png, frame006.png, … (4 files): truncated" in capfd.readouterr().err
+    assert len(read_cameras_json(tmp_path / "out" / "scene" / "cameras.json")) == 6
+
+
+def test_a_video_that_ends_early_becomes_the_scene_of_what_it_has(tmp_path, plane_backbone, capfd):
+    whole = tmp_path / "whole.avi"
+    video = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 30, (98, 70))
+    for k in range(20):
+        video.write(cv2.resize(cv2.imread(str(photo(tmp_path / "one.png", k))), (98, 70)))
+    video.release()
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert main(words(tmp_path / "cut.avi", tmp_path / "out", "--frames", "all")) == 0
+    assert "ends early" in capfd.readouterr().err
+    views = read_cameras_json(tmp_path / "out" / "scene" / "cameras.json")
+    assert 5 < len(views) < 15
