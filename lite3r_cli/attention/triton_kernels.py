@@ -16,6 +16,7 @@ tensor cores; all sums are float32.
 
 Names follow FlashAttention's Triton code: offs_m, offs_n, offs_d index the queries, keys and channels of a tile, and
 mask_m, mask_n their validity; m_i is the running maximum, l_i the running sum, acc the output before division.
+The kernels have many arguments because Triton takes one for each tensor and each size.
 """
 
 from __future__ import annotations
@@ -48,17 +49,40 @@ def phi_gradient(x, f, df, PHI: tl.constexpr):
 
 
 @triton.jit
-def key_slots(
-    columns, counts, lengths, row, start_n, head, blocks, K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr
-):
-    """The next WIDTH keys of query tile `row`, from entry `start_n` of its block table on: slot indices (WIDTH,) and
-    validity mask.
+def key_tile(
+    k, v, columns, counts, lengths, row, start_n, head, blocks,
+    K: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """The next WIDTH keys and values (WIDTH, D) of query tile `row`, from entry `start_n` of its block table on, and
+    their validity mask (WIDTH,); zeros where it is false.
     """
     offs_n = tl.arange(0, WIDTH)
     which, lane = start_n + offs_n // SIDE, offs_n % SIDE
     mask_tile = which < tl.load(counts + row)
     column = tl.load(columns + row * blocks + which, mask=mask_tile, other=0)
-    return (head * blocks + column) * K + lane, mask_tile & (lane < tl.load(lengths + column))
+    mask_n = mask_tile & (lane < tl.load(lengths + column))
+    k_offs = ((head * blocks + column) * K + lane)[:, None] * D + tl.arange(0, D)[None, :]
+    k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
+    v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+    return k_tile, v_tile, mask_n
+
+
+@triton.jit
+def online_softmax(qk, v_tile, m_i, l_i, acc, PRECISION: tl.constexpr):
+    """Add keys with logits qk (TILE, WIDTH), base 2, and values v_tile to the running maximum, sum and output."""
+    m_new = tl.maximum(m_i, tl.max(qk, 1))
+    p = tl.exp2(qk - m_new[:, None])
+    alpha = tl.exp2(m_i - m_new)
+    acc = tl.dot(p.to(v_tile.dtype), v_tile, acc=acc * alpha[:, None], input_precision=PRECISION)
+    return m_new, l_i * alpha + tl.sum(p, 1), acc
+
+
+@triton.jit
+def sums_of_group(totals, norms, group, D: tl.constexpr):
+    """The sums of the linear branch: (D, D) of `totals` and (D,) of `norms`."""
+    offs_d = tl.arange(0, D)
+    square = tl.load(totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
+    return square, tl.load(norms + group * D + offs_d)
 
 
 @triton.jit
@@ -109,35 +133,20 @@ def forward(
     l_i = tl.zeros([TILE], tl.float32)
     acc = tl.zeros([TILE, D], tl.float32)
     for start_n in range(0, tl.load(counts + row), WIDTH // SIDE):
-        slots, mask_n = key_slots(columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH)
-        k_offs = slots[:, None] * D + offs_d[None, :]
-        k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
-        v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+        k_tile, v_tile, mask_n = key_tile(k, v, columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH, D)
         qk = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
         qk = tl.where(mask_n[None, :], qk, float("-inf"))
-        m_new = tl.maximum(m_i, tl.max(qk, 1))
-        p = tl.exp2(qk - m_new[:, None])
-        alpha = tl.exp2(m_i - m_new)
-        l_i = l_i * alpha + tl.sum(p, 1)
-        acc = tl.dot(p.to(v_tile.dtype), v_tile, acc=acc * alpha[:, None], input_precision="ieee")
-        m_i = m_new
+        m_i, l_i, acc = online_softmax(qk, v_tile, m_i, l_i, acc, "ieee")
     q_f32 = q_tile.to(tl.float32)
     if SUMMARIES:
         for start_n in range(0, blocks, WIDTH):
             k_tile, spread = summary_tile(far_k, far_s, start_n, head * blocks, blocks, D, WIDTH)
             v_tile, _ = summary_tile(far_v, far_v, start_n, head * blocks, blocks, D, WIDTH)
             qk = summary_logits(q_f32, k_tile, spread, seen, lengths, row, start_n, blocks, scale, half, WIDTH, WIDE)
-            m_new = tl.maximum(m_i, tl.max(qk, 1))
-            p = tl.exp2(qk - m_new[:, None])
-            alpha = tl.exp2(m_i - m_new)
-            l_i = l_i * alpha + tl.sum(p, 1)
-            acc = tl.dot(p, v_tile, acc=acc * alpha[:, None], input_precision=WIDE)
-            m_i = m_new
+            m_i, l_i, acc = online_softmax(qk, v_tile, m_i, l_i, acc, WIDE)
     tl.store(sparse + row * T * D + q_offs, (acc / l_i[:, None]).to(sparse.dtype.element_ty), mask=mask_m[:, None])
     tl.store(lse + row * T + offs_m, m_i + tl.log2(l_i), mask=mask_m)
-    group = head * per_head + block % per_head
-    square = tl.load(totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
-    norm = tl.load(norms + group * D + offs_d)
+    square, norm = sums_of_group(totals, norms, head * per_head + block % per_head, D)
     f = phi(q_f32, PHI)
     mean = tl.dot(f, square, input_precision=WIDE) / (tl.sum(f * norm[None, :], 1) + epsilon)[:, None]
     tl.store(linear + row * T * D + q_offs, mean.to(linear.dtype.element_ty), mask=mask_m[:, None])
@@ -163,10 +172,7 @@ def queries_backward(
     delta_m = tl.load(delta + row * T + offs_m, mask=mask_m, other=0.0)
     dq_acc = tl.zeros([TILE, D], tl.float32)
     for start_n in range(0, tl.load(counts + row), WIDTH // SIDE):
-        slots, mask_n = key_slots(columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH)
-        k_offs = slots[:, None] * D + offs_d[None, :]
-        k_tile = tl.load(k + k_offs, mask=mask_n[:, None], other=0.0)
-        v_tile = tl.load(v + k_offs, mask=mask_n[:, None], other=0.0)
+        k_tile, v_tile, mask_n = key_tile(k, v, columns, counts, lengths, row, start_n, head, blocks, K, SIDE, WIDTH, D)
         qk = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
         p = tl.exp2(tl.where(mask_n[None, :], qk, float("-inf")) - lse_m[:, None])
         ds = p * (tl.dot(do, tl.trans(v_tile), input_precision="ieee") - delta_m[:, None])
@@ -181,9 +187,7 @@ def queries_backward(
             ds = p * (tl.dot(do.to(tl.float32), tl.trans(v_tile), input_precision=WIDE) - delta_m[:, None])
             dq_acc = tl.dot(ds, k_tile, acc=dq_acc, input_precision=WIDE)
             dq_acc += root * q_f32 * tl.dot(ds, spread, input_precision=WIDE)
-    group = head * per_head + block % per_head
-    square = tl.load(totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
-    norm = tl.load(norms + group * D + offs_d)
+    square, norm = sums_of_group(totals, norms, head * per_head + block % per_head, D)
     f = phi(q_f32, PHI)
     do = tl.load(d_linear + row * T * D + q_offs, mask=mask_m[:, None], other=0.0).to(tl.float32)
     den = tl.sum(f * norm[None, :], 1) + epsilon
@@ -229,9 +233,7 @@ def keys_backward(
         dv_acc = tl.dot(tl.trans(p).to(do.dtype), do, acc=dv_acc, input_precision="ieee")
         ds = p * (tl.dot(do, tl.trans(v_tile), input_precision="ieee") - delta_m[:, None])
         dk_acc = tl.dot(tl.trans(ds).to(q_tile.dtype), q_tile, acc=dk_acc, input_precision="ieee")
-    group = head * per_head + block % per_head
-    square = tl.load(d_totals + group * D * D + offs_d[:, None] * D + offs_d[None, :])
-    norm = tl.load(d_norms + group * D + offs_d)
+    square, norm = sums_of_group(d_totals, d_norms, head * per_head + block % per_head, D)
     k_f32 = k_tile.to(tl.float32)
     f = phi(k_f32, PHI)
     df = tl.dot(v_tile.to(tl.float32), tl.trans(square), input_precision=WIDE) + norm[None, :]
