@@ -1,6 +1,7 @@
 // The page: the scene's data, the controls, and when to draw. Names of files are only ever set as text.
 const $ = (id) => document.getElementById(id);
 const BACKGROUNDS = { dark: [[0.133, 0.149, 0.18], [0.055, 0.063, 0.078]], light: [[0.96, 0.97, 0.98], [0.84, 0.87, 0.9]] };
+const FIRST_POINTS = 250000; // of the first frame: software GL draws more of them too slowly
 const ACCENT = [1, 0.478, 0.102], MARK = [1, 0.9, 0.2], DRAWN = [0.2, 0.75, 1];
 
 function prepared(scene) { // poses as a rotation and an eye, corners of the frusta in the world
@@ -12,6 +13,11 @@ function prepared(scene) { // poses as a rotation and an eye, corners of the fru
       add(camera.eye, unrotate(camera.R, [((u - cx) / fx) * depth, ((v - cy) / fy) * depth, depth])));
   }
   return scene;
+}
+
+// The finest level of at most FIRST_POINTS points, at least the coarsest one
+function firstLevel(scene) {
+  return Math.max(0, scene.levels.filter((count) => count <= FIRST_POINTS).length - 1);
 }
 
 // About a point for each cell of a grid: what the first view has to show
@@ -30,7 +36,7 @@ class Page {
     this.scene = scene;
     this.canvas = $("canvas");
     this.renderer = new Renderer(this.canvas, cloud, scene);
-    this.style = { mode: 0, size: 1, floor: 0, shading: true, cameras: true, segments: [], level: scene.levels.length - 1, range: [1, 2], background: BACKGROUNDS.dark };
+    this.style = { mode: 0, size: 1, floor: 0, shading: true, cameras: true, segments: [], level: firstLevel(scene), range: [1, 2], background: BACKGROUNDS.dark };
     this.active = -1; // the camera looked through
     this.marks = null; // the points measured; null: not measuring
     this.pace = { level: 3, last: 0, rest: 0 };
@@ -92,6 +98,13 @@ class Page {
     if (this.marks) style.segments.push(...this.ruler(view));
     this.renderer.draw(view, style);
     this.placePhoto(view);
+  }
+
+  // Note under `name` when the frame that was drawn is there
+  finished(name) {
+    const gl = this.renderer.gl;
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits for it
+    document.documentElement.dataset[name] = Math.round(performance.now());
   }
 
   frusta() {
@@ -371,8 +384,11 @@ async function begin() {
   const planes = await inflate(bytesOf($("points").textContent));
   const page = new Page(scene, unpacked(planes, scene.levels.at(-1)));
   window.lite3r = page; // for the browser's console, and for tests
-  page.renderer.gl.readPixels(0, 0, 1, 1, page.renderer.gl.RGBA, page.renderer.gl.UNSIGNED_BYTE, new Uint8Array(4)); // drawn
-  document.documentElement.dataset.firstFrame = Math.round(performance.now());
+  page.finished("firstFrame");
+  await new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown))); // the first frame is on the screen
+  page.style.level = scene.levels.length - 1;
+  page.draw();
+  page.finished("allPoints");
   await page.pictures();
 }
 

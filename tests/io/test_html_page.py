@@ -136,7 +136,7 @@ def opened(browser, tmp_path):
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
         tab.goto(path.as_uri())
-        tab.wait_for_selector("html[data-first-frame], .failure", state="attached")
+        tab.wait_for_selector("html[data-all-points], .failure", state="attached")
         return tab, complaints
 
     yield show
