@@ -5,7 +5,8 @@ cores busy. Written down: the hashes of cameras.json, AUC@5, and the seconds of 
 of the runs in turn without busy programs, so that both sides meet the same machine. A set is a folder with images/ and
 cameras.json. A table, then one JSON line.
 
-    python benchmarks/same_bytes.py SET... [--runs 3] [--busy 2] [--busy-turn 2] [--pycolmap-turns 3] [--json FILE]
+    python benchmarks/same_bytes.py SET... [--runs 3] [--busy 2] [--busy-turn 2] [--pycolmap-turns 3]
+                                      [--cameras] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,18 +30,27 @@ from typing import Any
 from reconstruct_cpu import processor
 from refine import auc5, colmap_alone
 
-from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
 from lite3r_cli.pipelines.evaluate_scenes import open_scene
+from lite3r_cli.pipelines.predict import Predictor
+from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene.posed_view import View
 
+STAGES = ("Predict", "Refine cameras", "Refine depth")
 BURN = "x = 1.0\nwhile True: x = x * 1.0000001 % 7.0"
 
 
-def reconstruct(folder: Path, truth: list[View], target: Path) -> dict[str, object]:
-    """One whole command."""
-    command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(folder / "images"), "-o", str(target)]
-    options = ["--refine", "--device", "cpu", "--keep-unrelated", "--quiet"]
-    subprocess.run([*command, *options], check=True)
+def reconstruct(folder: Path, truth: list[View], target: Path, whole: bool) -> dict[str, object]:
+    """One whole command, or a process that ends with the cameras."""
+    if whole:
+        command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(folder / "images"), "-o", str(target)]
+        command += ["--refine", "--device", "cpu", "--keep-unrelated", "--quiet"]
+    else:
+        command = [sys.executable, __file__, str(folder), "--cameras-of", str(target)]
+    before = processor_seconds(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True)
     run = json.loads((target / "run.json").read_text(encoding="utf-8"))
     found = {view.name: view.cam_from_world for view in read_cameras_json(target / "cameras.json", load_depth=False)}
     poses = {i: found[view.name] for i, view in enumerate(truth) if view.name in found}
@@ -45,8 +58,30 @@ def reconstruct(folder: Path, truth: list[View], target: Path) -> dict[str, obje
         "sha256": hashlib.sha256((target / "cameras.json").read_bytes()).hexdigest(),
         "auc5": auc5(poses, truth),
         "refined": sum(item.get("refinement", {}).get("cameras") == "refined" for item in run["images"]),
-        "seconds": {name: run["seconds"][name] for name in ("Predict", "Refine cameras", "Refine depth")},
+        "seconds": {name: round(s, 3) for name, s in run["seconds"].items() if name in STAGES},
+        "processor_seconds": round(processor_seconds(resource.RUSAGE_CHILDREN) - before, 1),
     }
+
+
+def processor_seconds(who: int) -> float:
+    """User and system time of this process or of its ended children: what a busy machine hardly changes."""
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def cameras_of(folder: Path, target: Path) -> None:
+    """Network and cameras without depth maps, in this process: cameras.json and the seconds in `target`."""
+    scene, start = open_scene(folder), time.perf_counter()
+    predictor = Predictor(PredictConfig(device="cpu", refine=True))
+    pictures = predictor.read(scene.images, indices=scene.indices)
+    views = predictor.predict_pictures(scene.images, pictures).views
+    predicted = time.perf_counter()
+    answer = refine(views, lambda i: scene.images.read(scene.indices[i]), config=RefineConfig(depth=False))
+    seconds = {"Predict": predicted - start, "Refine cameras": time.perf_counter() - predicted}
+    target.mkdir()
+    write_cameras_json(target / "cameras.json", [replace(view, depth=None, confidence=None) for view in answer.views])
+    images = [{"refinement": verdict} for verdict in answer.verdicts]
+    (target / "run.json").write_text(json.dumps({"images": images, "seconds": seconds}), encoding="utf-8")
 
 
 def judge(folder: Path, options: argparse.Namespace, show: Callable[[dict[str, object]], None]) -> None:
@@ -59,14 +94,18 @@ def judge(folder: Path, options: argparse.Namespace, show: Callable[[dict[str, o
         burning = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(beside)]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                mine.append({"busy_programs": beside, **reconstruct(folder, truth, Path(scratch) / "out")})
+                mine.append(
+                    {"busy_programs": beside, **reconstruct(folder, truth, Path(scratch) / "out", not options.cameras)}
+                )
         finally:
             for program in burning:
                 program.kill()
         print(f"{folder.name:14} run {turn}  {mine[-1]['sha256'][:12]}  AUC@5 {mine[-1]['auc5']:.3f}", flush=True)
         show(told(mine, theirs))
         if turn <= options.pycolmap_turns and not beside:
-            theirs.append(colmap_alone(scene, truth))
+            before = processor_seconds(resource.RUSAGE_SELF)
+            alone = colmap_alone(scene, truth)
+            theirs.append({**alone, "processor_seconds": round(processor_seconds(resource.RUSAGE_SELF) - before, 1)})
             show(told(mine, theirs))
 
 
@@ -89,8 +128,12 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=2, help="busy programs beside one of the runs")
     parser.add_argument("--busy-turn", type=int, default=2, help="the run beside which they work; 0: none")
     parser.add_argument("--pycolmap-turns", type=int, default=3, help="how many runs pycolmap takes turns with")
+    parser.add_argument("--cameras", action="store_true", help="network and cameras only, not the whole command")
+    parser.add_argument("--cameras-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.cameras_of is not None:
+        return cameras_of(options.sets[0], options.cameras_of)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {"cores": cores, "python": platform.python_version(), "processor": processor()}
     results: dict[str, object] = {}
