@@ -15,6 +15,7 @@ import accuracy_tables
 import attention_tables
 import form_tables
 import model_tables
+import network_tables
 import speed_tables
 from stored import ROOT, load, table
 
@@ -58,6 +59,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": speed_tables.profile,
     "goals": model_tables.goals,
     "card-means": model_tables.card_means,
+    "conversion": network_tables.conversion,
+    "kept-forms": network_tables.kept_forms,
+    "cache-precision": network_tables.cache_precision,
 }
 
 
@@ -70,7 +74,6 @@ BY_HAND: dict[str, str] = {
     "| name | parameters": "facts, compared with the registry by tests/test_docs.py",
     "| `--model` | weights": "names and licences",
     "| network | takes": "published figures, and the errors that benchmarks/parity.py prints; typed by hand",
-    "| | file | peak memory": "no measurement kept: benchmarks/convert_memory.py",
     "| kernel | in one pass": "sizes of tiles",
     "| target | reached": "read off the table before it",
 }

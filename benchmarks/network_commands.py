@@ -63,7 +63,11 @@ def command(*arguments: str | Path) -> dict[str, object]:
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     said = [line for line in (run.stderr or run.stdout).splitlines() if line.strip()]
-    return {"exit": run.returncode, "seconds": time.monotonic() - start, "last": said[-1][:300] if said else ""}
+    return {
+        "exit": run.returncode,
+        "seconds": time.monotonic() - start,
+        "last": " / ".join(said[-12:])[:1500] if said else "",
+    }
 
 
 def scene_of(folder: Path) -> dict[str, object]:
