@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import fmean
+
 from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
 from stored import load, table
 
@@ -37,6 +40,17 @@ def students() -> str:
     for share, reach in STUDENTS_REACH.items():
         lines += [_student(f"{share} %", rows[share]), ["target", *reach]]
     return table((*STUDENT, "rotation, mean", "median"), lines)
+
+
+def trained_forms() -> str:
+    """`mini` under sparse attention without training and after it: what it loses, and what the training costs."""
+    lines = []
+    for row in sorted(load("adapters")["results"], key=lambda row: row["skipped"]):
+        if row["skipped"] > 0:
+            cost = f"{row['seconds']:.0f} s, {row['peak_gib']:.0f} GiB" if row["trained"] else "–"
+            cells = [_percent(row["absrel"]), _points(row["auc30"]), f"{row['trained']:,}", cost]
+            lines.append([row["name"], f"{100 * row['skipped']:.1f} %", *cells])
+    return table(("trained", "skipped", "AbsRel", "AUC@30, points", "numbers", "training"), lines)
 
 
 def ablations() -> str:
@@ -152,6 +166,44 @@ LARGER = {
     "kitchen": "kitchen, 23 photos",
     "tower": "tower, 5 photos",
 }
+
+
+def refine_targets() -> str:
+    """What `--refine` reaches of its targets, over the scenes that each is about."""
+    scenes = load("refine-xeon-2cores")["scenes"]
+
+    def of(names: Iterable[str], key: str) -> list[float]:
+        return [scenes[name]["refine"][key] for name in names]
+
+    def line(what: str, target: str, reached: bool, value: str) -> list[str]:
+        return [what, target, value, "reached" if reached else "missed"]
+
+    auc5, drawn, depth = of(PHOTOGRAPHS, "auc5"), of(PROCEDURAL, "auc5"), of(PROCEDURAL, "absrel_two_views")
+    times = [scenes[name]["refine"]["seconds"] / scenes[name]["pycolmap"]["seconds"] for name in PHOTOGRAPHS]
+    absrel, delta = of(INDOORS, "absrel"), of(INDOORS, "delta105")
+    return table(
+        ("", "target", "", ""),
+        [
+            line("photos: least AUC@5", "≥ 0.97", min(auc5) >= 0.97, f"{min(auc5):.3f}"),
+            line("time, pycolmap's", "≤ 3 ×", max(times) <= 3, f"{min(times):.1f} to {max(times):.1f} ×"),
+            line(
+                "drawn scenes: mean AUC@5",
+                "≥ 0.85",
+                fmean(drawn) >= 0.85,
+                f"{fmean(drawn):.3f}, least {min(drawn):.3f}",
+            ),
+            line(
+                "mean AbsRel where seen twice",
+                "≤ 0.025",
+                fmean(depth) <= 0.025,
+                f"{fmean(depth):.3f}, largest {max(depth):.3f}",
+            ),
+            line(
+                "rgbd-office, rgbd-desk: AbsRel", "≤ 0.04", max(absrel) <= 0.04, ", ".join(f"{x:.3f}" for x in absrel)
+            ),
+            line("δ<1.05", "≥ 0.80", min(delta) >= 0.8, ", ".join(f"{x:.2f}" for x in delta)),
+        ],
+    )
 
 
 def refined_larger() -> str:
