@@ -15,12 +15,16 @@ from ..console import Progress, Tell
 from ..io.atomic import OutputSet
 from ..io.documents import read_json
 from ..io.files import write_json
+from ..io.formats import EXTRA_FORMATS
 from ..io.images import ImageSet
 from ..io.output_layout import OutputLayout, files_of_run
 from ..networks.pictures import NetworkInput
-from ..scene.frame import WorldFrame, move_views
+from ..scene.frame import WorldFrame, local_origin, move_views, translation
+from ..scene.geometry import camera_centres
 from ..scene.lazy_views import cameras_of
-from ..scene.priors import CameraPriors
+from ..scene.posed_view import View
+from ..scene.priors import CameraPriors, FocalPrior
+from ..scene.sparse_points import SparseModel
 from ..world.gravity import Up
 from ..world.level import level_scene
 from ..world.registration import similarity_from_cameras
@@ -49,6 +53,7 @@ class Rewriting:
     refused: Sequence[Refused]
     step: Mapping[str, Any]  # the entry of `history` in run.json
     account: dict[str, object] | None = None  # of a refinement of all cameras together
+    sparse: SparseModel | None = None  # points that `--refine` matched in the images
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Pro
         warnings.append(text)
         warn(text)
 
+    plan = _with_points(plan, progress)
     members, config = plan.members, plan.config
     images, found = _images(plan), _predictions(plan)
     device = predictor.runtime.torch_device
@@ -114,17 +120,51 @@ def adjusted(plan: Rewriting, predictor: Predictor, progress: Progress) -> Rewri
     """The scene with all cameras adjusted together, in its old frame and scale."""
     members, before = plan.members, _predictions(plan)
     nothing = [NetworkInput(np.zeros((*each.size, 3), np.uint8), each.size) for each in members]
-    straight = [replace(view, lens=None) for view in before.views]  # pictures are undistorted when they are read
+    straight = _straight(before.views)
+    priors = _fixed_intrinsics(straight) if plan.config.predict.fix_intrinsics else before.priors
     predictor.config = replace(predictor.config, refine=True, camera_model="pinhole")
-    found = predictor.refine(_images(plan), replace(before, views=straight, inputs=nothing), progress)
+    found = predictor.refine(_images(plan), replace(before, views=straight, inputs=nothing, priors=priors), progress)
     old, new = (np.stack([view.cam_from_world for view in each]) for each in (before.views, found.views))
-    views = move_views(found.views, similarity_from_cameras(new, old))
+    back = similarity_from_cameras(new, old)
+    views = move_views(found.views, back)
     verdicts: Sequence[dict[str, object] | None] = found.verdicts or [None for _ in members]
     moved = [
         replace(member, view=replace(view, lens=member.view.lens), camera=None, kept=None, verdict=verdict)
         for member, view, verdict in zip(members, views, verdicts, strict=True)
     ]
-    return replace(plan, members=moved, account=found.account)
+    sparse = None if found.sparse is None else found.sparse.moved(back)
+    return replace(plan, members=moved, account=found.account, sparse=sparse)
+
+
+def _with_points(plan: Rewriting, progress: Progress) -> Rewriting:
+    """The plan with the matched points of a refined scene, if one of its formats stores them (COLMAP's model and
+    database): they are found again, because there are new views. The cameras do not change.
+    """
+    stored = any(EXTRA_FORMATS[name].tracks for name in plan.config.formats)
+    if plan.sparse is not None or not stored or not any(member.verdict for member in plan.members):
+        return plan
+    from ..refine.backend import quiet_pycolmap  # imports pycolmap, an extra
+    from ..refine.camera_refinement import triangulate
+    from ..refine.refine_config import RefineConfig
+
+    images, views = _images(plan), _straight([member.view for member in plan.members])
+    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in views])))
+    near = move_views(views, translation(None if origin is None else -origin))
+    config = RefineConfig(seed=plan.config.predict.seed)
+    with progress.stage("Match images", total=len(views)) as step, quiet_pycolmap():
+        found = triangulate(near, images.read, images.read_mask, config, step)
+    return plan if found.sparse is None else replace(plan, sparse=found.sparse.moved(translation(origin)))
+
+
+def _fixed_intrinsics(views: Sequence[View]) -> CameraPriors:
+    """Priors that keep the focal lengths, for a scene made with --fix-intrinsics."""
+    exact = (FocalPrior(float(view.K[0, 0]), float(view.K[1, 1]), 0.0, "--fix-intrinsics", True) for view in views)
+    return replace(CameraPriors.nothing(len(views)), focal=tuple(exact))
+
+
+def _straight(views: Sequence[View]) -> list[View]:
+    """The views without lens distortion, because images are undistorted when they are read."""
+    return [replace(view, lens=None) for view in views]
 
 
 def _images(plan: Rewriting) -> ImageSet:
@@ -144,6 +184,7 @@ def _predictions(plan: Rewriting) -> Predictions:
         network_sizes=[member.size for member in members],
         verdicts=[verdict or {} for verdict in verdicts] if any(verdicts) else None,
         account=plan.account,
+        sparse=plan.sparse,
         anchor=anchor if isinstance(anchor, dict) else None,
         priors=CameraPriors.nothing(len(members)),
         frame=plan.frame,

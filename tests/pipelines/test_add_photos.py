@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.colmap_model import read_colmap_model
 from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.pipelines.result import plain
+from lite3r_cli.scene.geometry import camera_centres
 
 FORMATS = [word for name in ("colmap", "nerfstudio", "glb", "tum") for word in ("-f", name)]
 
@@ -197,3 +200,43 @@ def test_what_was_asked_comes_back_from_run_json(scene: Path) -> None:
     for change in ({"formats": [3]}, {"input": {"inputs": []}}, {"predict": 5}, {"fusion": {"max_points": "many"}}):
         with pytest.raises(InputError, match="run.json"):
             from_stored(ReconstructConfig, document | change, "run.json")
+
+
+def along_a_wall(path: Path, k: int) -> Path:
+    """The texture of a plane at depth 2 from the k-th camera of PlaneBackbone, whose focal length is 280 pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    wall = cv2.resize(noise, (360, 200), interpolation=cv2.INTER_CUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), wall[:, 14 * k : 14 * k + 280])
+    return path
+
+
+def test_every_output_of_a_refined_scene_gets_the_new_photos(plane_backbone, tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    laspy = pytest.importorskip("laspy")
+    for k in range(3):
+        along_a_wall(tmp_path / f"photos/a{k}.png", k)
+    out, names = tmp_path / "a.ply", ["a0.png", "a1.png", "a2.png"]
+    words = [word for name in ("colmap", "html", "3dgs", "las", "tum-rgbd") for word in ("-f", name)]
+    words += ["--refine", "--focal", 280, "--fix-intrinsics", "--no-previews"]  # a plane does not tell the focal length
+    assert run("reconstruct", tmp_path / "photos", "-o", out, "-r", "56", *words) == 0
+    for k, adjust in ((3, ()), (4, ("--adjust",))):
+        before, old = digests(tmp_path / "a"), json.loads((tmp_path / "a/cameras.json").read_text())["images"]
+        names.append(f"b{k}.png")
+        assert run("add", out, along_a_wall(tmp_path / f"new/b{k}.png", k), "--views", 1, *adjust) == 0
+        after, cameras = digests(tmp_path / "a"), json.loads((tmp_path / "a/cameras.json").read_text())["images"]
+        assert "database.db" in before and set(before) < set(after) and list(cameras) == names
+        made = [name for name in before if not name.startswith(("depth/", "memory/", "images/", "sparse/"))]
+        assert [name for name in made if after[name] == before[name]] == []
+        with contextlib.closing(sqlite3.connect(tmp_path / "a/database.db")) as database:
+            assert database.execute("SELECT count(*) FROM images").fetchall() == [(k + 1,)]
+        assert len(read_colmap_model(tmp_path / "a/sparse/0")) == k + 1
+        points = json.loads((tmp_path / "a/run.json").read_text())["points"]
+        assert len(laspy.read(tmp_path / "a/scene.las").points) == points
+        listed = [line for line in (tmp_path / "a/depth.txt").read_text().splitlines() if not line.startswith("#")]
+        assert len(listed) == k + 1
+        changed = [cameras[name]["cam_from_world"] != old[name]["cam_from_world"] for name in old]
+        assert any(changed) if adjust else {name: cameras[name] for name in old} == old
+    centres = {view.name: camera_centres(view.cam_from_world) for view in read_cameras_json(out.with_suffix(""))}
+    for k, name in enumerate(names):  # the frame and the scale have stayed
+        assert np.allclose(centres[name] - centres["a0.png"], [0.1 * k, 0, 0], atol=0.02)
