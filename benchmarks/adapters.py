@@ -1,5 +1,5 @@
-"""What training is worth to `mini` with sparse attention and FP8: none, the linear branch, low-rank adapters on all
-transformer layers or on those with the largest gradients, or all weights of its blocks; and what each costs.
+"""Compares what training gives `mini` with sparse attention and FP8 (no training, the linear branch, low-rank adapters
+on all layers or on those with the largest gradients, all weights of the blocks), and what each costs.
 
 A student learns as `lite3r distill` teaches, but for the share of attention that it keeps: it is drawn anew for each
 step, among them 1, which is dense attention. So one set of weights serves all forms, dense ones too, and a student with

@@ -1,4 +1,4 @@
-"""Sparse-linear against dense attention on a CPU: the operator alone, block map, moving of tokens and mix included.
+"""Times sparse-linear and dense attention on a CPU: the operator alone, with block map, reordering of tokens and mix.
 
 Default: `mini` at 518×350 pixels (926 tokens a view, 6 heads × 64), two threads, 75 % of the keys skipped, packed
 tokens as `sparsify` gives them; `--form blocks` is the form of blocks, `--form plain` the published one. Dense is what

@@ -1,5 +1,5 @@
-"""A checkpoint whose weights lie between those of two runs, the second started from the first: FIRST + share · (SECOND
-− FIRST).
+"""Writes the weighted average of two checkpoints, FIRST + share · (SECOND − FIRST), where the second run started from
+the first.
 
 Such averages can generalise better than either end (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903); share 1
 is the second alone, with the recipe and licence of both.

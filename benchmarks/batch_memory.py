@@ -1,4 +1,5 @@
-"""Memory of the process that hands out the scenes of a batch, for a manifest of so many scenes that nobody makes:
+"""Measures the memory of the process that distributes the scenes of a batch, for a manifest of many scenes that are
+never computed:
 
 python benchmarks/batch_memory.py 100000
 """

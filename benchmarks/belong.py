@@ -1,5 +1,5 @@
-"""Photos that do not belong: no false alarm on single scenes and on thinned ones, foreign pictures and noise left out,
-mixes of two scenes split, and what the comparison costs beside the network. A scene is a folder with images/.
+"""Tests the detection of unrelated photos: no false alarm on single and thinned scenes, foreign images and noise left
+out, mixes of two scenes split, and the cost of the comparison. A scene is a folder with images/.
 
 A table of what went wrong, then one JSON line.
 

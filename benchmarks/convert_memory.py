@@ -1,4 +1,5 @@
-"""Sizes and peak memory of `lite3r convert`, in a process of its own, on stand-in weights of a published shape.
+"""Measures file sizes and peak memory of `lite3r convert`, in a process of its own, on synthetic weights of a published
+shape.
 
     python benchmarks/convert_memory.py tests/fixtures/keys/vggt-1b.json.gz … [--folder /tmp] [--json FILE]
 

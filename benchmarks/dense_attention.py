@@ -1,4 +1,5 @@
-"""Dense attention by FlashAttention-4 beside cuDNN on a GPU: a layer alone, whole networks, and what loading it costs.
+"""Compares FlashAttention-4 with cuDNN for dense attention on a GPU: one layer, whole networks, and the time to load
+it.
 
 Layers: across views (16 heads × 64, bfloat16, 33,280 and 103,680 tokens), within views of 1,041 and 1,374 tokens, and
 `mini`'s 6 heads. Block-sparse attention by the same library at 10 % of the pairs, with and without a second call over

@@ -1,4 +1,4 @@
-"""What a user of `lite3r reconstruct` waits for, stage by stage, in fresh processes: from photographs to files.
+"""Measures the time of `lite3r reconstruct` from photos to files, stage by stage, in fresh processes.
 
     python benchmarks/end_to_end.py                                        # mini, 8, 100 and 300 photographs
     python benchmarks/end_to_end.py --networks mini vggt vggt-lite --views 8 --json end.json

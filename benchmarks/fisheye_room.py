@@ -1,5 +1,5 @@
-"""`--refine` in a furnished room that a fisheye sees: exact rays, boxes with noise on their faces, cameras that walk in
-it. Focal length, distortion and cameras, for each field of view, as found by itself and where the lens is said.
+"""Runs `--refine` on fisheye images of a drawn, furnished room with exact rays and walking cameras. Reports focal
+length, distortion and cameras for each field of view, with the camera model found or given.
 
 A table, then one JSON line.
 

@@ -1,4 +1,4 @@
-"""Runs of `lite3r` in forks of one process that has imported everything, stopped or refused at a chosen moment."""
+"""Forks a process that has imported everything, runs `lite3r` in the fork, and stops or refuses it at a chosen moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which linear layers' rounding to FP8 turns the cameras: `mini` with some of them rounded against itself with none.
+"""Finds the linear layers whose rounding to FP8 rotates the cameras: `mini` with some of them rounded against none.
 
 Windows of scenes on disk, float32 but for the layers named: mean relative depth difference after one scale, mean and
 median rotation of the cameras. A table, then one JSON line.

@@ -1,4 +1,5 @@
-"""A scene's place on the Earth by the GPS in its pictures: how far the cloud is off, and whether wild fixes are named.
+"""Places a scene on the Earth by the GPS of its images: distance of the cloud from the truth, and whether wrong
+positions are named.
 
 A survey of 200 m by 120 m over a town of boxes: camera poses and depth are those of a drawn scene in a frame and scale
 of its own, poses disturbed as `--refine` leaves them; JPEG files carry GPS with 2 m (5 m upwards) of noise, one in ten

@@ -1,5 +1,5 @@
-"""A long strip with GPS: how far the cameras are off with the positions beside the matches, and without them, where the
-finished scene is only moved onto the positions.
+"""Reconstructs a long strip with GPS: camera errors with positions used in the adjustment, and with positions used only
+to place the finished scene.
 
 A flight in a line, 60 m above ground with relief of 15 m, one picture every 20 m. Pictures are not drawn: keypoints are
 points of the ground, seen through a lens with k1 and half a pixel of noise, matched with the four next pictures; the

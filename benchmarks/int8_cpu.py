@@ -1,4 +1,4 @@
-"""Are int8 products worth anything on a CPU? One linear layer of `mini` at a time, on its own tokens.
+"""Tests whether int8 products are faster on a CPU: one linear layer of `mini` at a time, on its own tokens.
 
 The weights of a block of the embedded model and inputs like those that it sees (LayerNorm's output, GELU's for fc2)
 are multiplied in float32, in bfloat16, by `torch._int_mm` (int8 × int8 → int32, a scale a token and a row) and by

@@ -1,4 +1,4 @@
-"""Signals at many moments of every command that writes: what is left, and does the next run work?
+"""Sends signals at many moments of every command that writes, and checks what is left and whether the next run works.
 
     python benchmarks/kill.py [--moments 500] [--suites "synth, new;convert, new"] [--json benchmarks/results/kill.json]
     python benchmarks/kill.py --jobs 8 --whole 4 --seconds 240 --json …    # 8 processes, which share the suites

@@ -1,4 +1,4 @@
-"""What benchmarks/kill.py stops: every command, with what was there before."""
+"""The cases of benchmarks/kill.py: every command, with what exists before it runs."""
 
 from __future__ import annotations
 

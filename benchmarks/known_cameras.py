@@ -1,4 +1,4 @@
-"""What the user knows already: focal lengths from EXIF, cameras with fx ≠ fy, cameras of some pictures.
+"""Measures the effect of known values: focal lengths from EXIF, cameras with fx ≠ fy, cameras of some images.
 
 exif: the first pictures of a scene, with and without EXIF that says their focal length as a camera does, to 0.1 mm on a
 sensor 22.3 mm wide; the median error of K, and AUC@5. squeezed: pictures made 3 % wider, so that fx ≠ fy, with their

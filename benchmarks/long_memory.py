@@ -1,5 +1,5 @@
-"""How memory grows with the number of frames of a set in chunks, without a network's share: a stand-in that answers at
-once (a plane), pictures of 98 × 70 pixels or a video of them, each number of frames in a process of its own.
+"""Measures how memory grows with the number of frames of a set in chunks, without a network: a stand-in predicts a
+plane for images of 98 × 70 pixels or a video of them. Each number of frames has its own process.
 
     python benchmarks/long_memory.py --frames 200 1000 3000 --json long-memory.json [--video] [--work DIR]
 

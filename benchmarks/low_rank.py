@@ -1,4 +1,4 @@
-"""Low-rank adapters on the transformer layers that a short probe chooses, for `adapters.py`.
+"""Low-rank adapters on the transformer layers that a short probe selects, for `adapters.py`.
 
 A linear layer gets W + B A in the place of W, where A (rank, in) and B (out, rank) train and W stays (LoRA, Hu et al.,
 arXiv 2106.09685, with α = rank). The layers are those whose gradient is the largest on some batches (Aletheia, Saket,

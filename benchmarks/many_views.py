@@ -1,4 +1,5 @@
-"""What hundreds of views cost `mini` in accuracy under sparse attention, and why: scene by scene, one cause at a time.
+"""Measures the accuracy that sparse attention costs `mini` at hundreds of views, and tests the possible causes one at a
+time, scene by scene.
 
 Procedural scenes as in `sparse_forms.py --views N`, on the fast path. Beside dense attention each variant changes one
 thing: FP8 alone, a larger budget, one layer alone, no means, means of 16 only as many as there are, a sharper softmax,

@@ -1,4 +1,4 @@
-"""What masks do to a reconstruction: an object that moves is pasted into a scene, and masked.
+"""Measures the effect of masks on a reconstruction: a foreign object is pasted into a scene, and masked.
 
     python benchmarks/masked_keys.py [SCENE…] [--model mini] [--json FILE]
 

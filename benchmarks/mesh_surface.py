@@ -1,4 +1,5 @@
-"""`--format mesh` beside the fused cloud: how much of each lies on the true surface, and how much of that they cover.
+"""Compares `--format mesh` with the fused cloud: the share of each that lies on the true surface, and the share of the
+surface that each covers.
 
 A scene is a folder with images/, cameras.json and depth maps. Its geometry is the true depth, unprojected; what is
 reconstructed is brought into the frame of the true cameras by the similarity that fits the camera centres best.

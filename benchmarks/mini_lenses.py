@@ -1,4 +1,4 @@
-"""How `mini` does through narrow and wide lenses: drawn scenes with exact truth, one set for each field of view.
+"""Measures `mini` with narrow and wide lenses: drawn scenes with exact truth, one set for each field of view.
 
 The sets are `lite3r synth --scenes 4 --views 8 --seed 4242 --field-of-view F`: the ray caster that `mini` was trained
 with, other seeds. Scored in windows of four, as `mini_accuracy.py` scores the scenes of the model card. SCENES, if

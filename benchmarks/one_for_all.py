@@ -1,4 +1,4 @@
-"""The distiller of `adapters.py`: one student for all shares of attention."""
+"""The training loop of `adapters.py`: one student for several keep ratios."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""360° pictures: cameras of sets that the ray caster draws, cut into views, from the network and with `--refine`; and
-pictures of 2:1 that are no whole spheres, of which none may be cut.
+"""360° images: cameras of drawn sets that are split into views, from the network and with `--refine`; and 2:1 images
+that are not 360° and must not be split.
 
 A set is a procedural scene and a path through it; each picture is turned by up to 30° from its path. AUC@5 is that of
 the 360° pictures. `--keep` names a folder for what was drawn and predicted: a run that was stopped goes on from there.

@@ -1,4 +1,4 @@
-"""Are the networks those of their authors? Compares each output with fixtures made by the original code.
+"""Compares each output of the networks with fixtures made by their authors' code.
 
 Prints a table of relative errors ‖ours − given‖ / ‖given‖, then one JSON line; exit code 1 if one is above 1e-5.
 

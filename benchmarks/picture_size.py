@@ -1,4 +1,4 @@
-"""Small pictures: at their own size inside the network, or enlarged to its default resolution?
+"""Compares small images at their own size inside the network with the same images enlarged to its default resolution.
 
 The pictures of each scene are shrunk to a longest side, as if they had been taken so, and scored both ways. A table,
 then one JSON line.

@@ -1,4 +1,4 @@
-"""How depth maps and coloured pictures are best compressed as PNG: bytes and processor time of each setting of OpenCV.
+"""Compares the PNG settings of OpenCV for depth maps and colour images: bytes and processor time.
 
     python benchmarks/png_settings.py
 

@@ -1,4 +1,4 @@
-"""How fast `lite3r render` draws: frames per second of a drawn room, without reading and without the film.
+"""Measures the speed of `lite3r render`: frames per second of a drawn room, without reading and without encoding.
 
 Correctness first: the frame has to be full, and a frame of a GPU has to equal that of the processor but for rounding.
 A table, then one JSON line.

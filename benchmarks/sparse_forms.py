@@ -1,4 +1,4 @@
-"""Which form of sparse attention is the most accurate for its price: `mini`'s attention across views, form by form.
+"""Compares forms of sparse attention by accuracy and cost, on the attention across views of `mini`.
 
 Every form is computed exactly, as dense attention with a mask and with the means of what is masked, so that a form
 needs no kernel to be judged. Linear layers are FP8 where the GPU multiplies FP8. Windows and measures are those of

@@ -1,4 +1,4 @@
-"""What sparse-linear attention changes in a network's answer before any training, setting by setting.
+"""Measures how each setting of sparse-linear attention changes a network's prediction before any training.
 
 Each scene's first images, with dense attention and with each setting: mean relative depth difference after one scale,
 mean rotation between the cameras, their mean shift in median depths, all in the frame of the first camera, averaged

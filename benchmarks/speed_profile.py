@@ -1,4 +1,4 @@
-"""Which kernels one replay of a network's graph spends its time in: the profile behind docs/performance.md.
+"""Lists the kernels of one replay of a network's CUDA graph and their time: the profile in docs/performance.md.
 
     python benchmarks/speed_profile.py vggt-1b lite --views 2 8 32 [--keep 0.1] [--json FILE] [--top 20]
 

@@ -1,4 +1,4 @@
-"""Splats of refined scenes and of pycolmap's, by the same training: PSNR and SSIM of photographs that it did not see.
+"""Trains Gaussian splats on refined scenes and on pycolmap's, and reports PSNR and SSIM of held-out photos.
 
     python benchmarks/splats.py prepare --scenes scene.ply… --out DIR     # on any machine: cameras, starts, photographs
     python benchmarks/splats.py train DIR [--seeds 0 1 2] [--set depth_weight=0 …] [--json FILE]      # on a GPU

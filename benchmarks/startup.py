@@ -1,4 +1,4 @@
-"""Wall time of commands that compute nothing: what a user waits for before anything happens.
+"""Measures the wall time of commands that compute nothing: the time before the work begins.
 
 Prints a table, then one JSON line. Correctness first: each command must end with exit code 0 and must not import torch.
 

@@ -1,4 +1,4 @@
-"""Which way is up: the angle between what is found and the truth, with the true cameras and with a network's.
+"""Measures the angle between the estimated and the true up direction, with the true cameras and with a network's.
 
 A scene is a folder with images/ and cameras.json in a frame whose up is known: +y in one of `lite3r synth`, otherwise
 what `--up` says of all the others. A table, then one JSON line.

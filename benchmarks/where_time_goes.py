@@ -1,4 +1,4 @@
-"""Where the wall time of one `lite3r` command goes: what its threads were doing, looked at every few milliseconds.
+"""Samples the threads of one `lite3r` command every few milliseconds and reports where its wall time goes.
 
     python benchmarks/where_time_goes.py [--every 4] [--least 0.05] -- reconstruct photos -o scene.ply --device cuda
 

@@ -1,6 +1,4 @@
-"""Shared by the tests of the pipelines and of the command line: small photographs, and a network that knows its
-answer.
-"""
+"""Fixtures for the tests of pipelines and commands: small photos, and a network with a known answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full disk at every write of every command: exit 7, one line, nothing left, and the old result whole.
+"""A full disk at every write of every command: exit code 7, one line, nothing left, the old result intact.
 
 The limit on the size of a file that the system keeps for each process (RLIMIT_FSIZE) makes every write fail that goes
 beyond it, in whatever library it is made; and each file operation of a commit fails once.

@@ -1,4 +1,4 @@
-"""Options are made from the fields of the configurations: what is given on the command line reaches its field."""
+"""Command-line options are made from configuration fields, and their values reach the fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process as its parent sees it: signals, standard streams, locales, a current folder that is gone."""
+"""The process as seen by its parent: signals, standard streams, locales, a deleted working directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `lite3r reconstruct` may not import on its way: each costs a part of a second or more at every start."""
+"""Modules that `lite3r reconstruct` must not import at start, because each takes half a second or more."""
 
 from __future__ import annotations
 

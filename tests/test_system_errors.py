@@ -1,4 +1,4 @@
-"""What the system refuses is said in one line with the right code; `bug` is left for bugs, `interrupted` for Ctrl-C."""
+"""Refusals by the operating system end in one line with the right exit code; only bugs are called bugs."""
 
 from __future__ import annotations
 

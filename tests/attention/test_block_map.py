@@ -1,4 +1,4 @@
-"""Blocks: which tokens they hold, which of them are kept, and how many that makes."""
+"""Blocks: their tokens, which blocks are kept, and how many."""
 
 import pytest
 import torch

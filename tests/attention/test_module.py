@@ -1,4 +1,6 @@
-"""Sparse-linear attention inside a network: per-layer ratios, both mixes, layouts, what was skipped."""
+"""Sparse-linear attention inside a network: ratios per layer, both mixes, tilings, and the reported share of skipped
+work.
+"""
 
 import json
 

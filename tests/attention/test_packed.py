@@ -1,6 +1,4 @@
-"""Attention over packed tokens: blocks along a curve, lists that stand for every token once, the formula, its
-gradients.
-"""
+"""Attention over packed tokens: blocks along a curve, lists that cover every token once, the formula and its gradients."""
 
 from __future__ import annotations
 

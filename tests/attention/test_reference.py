@@ -1,4 +1,4 @@
-"""The formula of sparse-linear attention: what it must be at its limits, at odd lengths."""
+"""The formula of sparse-linear attention: limiting cases and odd lengths."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`lite3r batch`: real runs. Scenes as `reconstruct` makes them, failures, resuming, and several processes."""
+"""`lite3r batch`: real runs with failures, resuming and several processes; scenes equal those of `reconstruct`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job pipeline alone: what overlaps, how jobs end, and what a signal leaves."""
+"""The job pipeline alone: which stages overlap, how jobs end, and what remains after a signal."""
 
 from __future__ import annotations
 

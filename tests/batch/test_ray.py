@@ -1,4 +1,4 @@
-"""`lite3r batch --ray` on a cluster of this machine: workers that are killed, and a head that is lost."""
+"""`lite3r batch --ray` on a local cluster: killed workers and a lost head node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A signal between any two lines leaves no lock, no hidden file, and no scene that counts as begun."""
+"""A signal between any two lines leaves no lock, no hidden file and no half-claimed scene."""
 
 from __future__ import annotations
 

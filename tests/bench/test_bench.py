@@ -1,4 +1,4 @@
-"""`lite3r bench`: what it measures is complete and comparable, and a failed check takes the ratios away."""
+"""`lite3r bench`: complete and comparable measurements; no speed-up is printed after a failed check."""
 
 from __future__ import annotations
 

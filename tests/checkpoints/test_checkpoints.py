@@ -1,4 +1,4 @@
-"""Published checkpoints in every form that they come in, and what each malformed one is told."""
+"""Published checkpoints in all their formats, and the error message of each malformed one."""
 
 import dataclasses
 import json

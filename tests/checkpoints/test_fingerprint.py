@@ -1,4 +1,4 @@
-"""A checkpoint's fingerprint is that of its bytes, whatever the cache says, and is not read twice."""
+"""A checkpoint's fingerprint depends on its bytes only, even if the cache is wrong, and is computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch's files: what is damaged, packed anew or no plain tensor is refused with its reason, and nothing is misread."""
+"""torch's files: damaged, repacked or non-tensor contents are refused with the reason; valid ones are read exactly."""
 
 from __future__ import annotations
 

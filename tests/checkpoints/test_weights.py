@@ -1,4 +1,4 @@
-"""Checkpoints: what FP8 storage keeps, and what every malformed file is told."""
+"""Checkpoints: precision of FP8 storage, and the error message of every malformed file."""
 
 import dataclasses
 import json

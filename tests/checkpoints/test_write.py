@@ -1,4 +1,4 @@
-"""A checkpoint of one file or several takes the place of an older one as a whole, or not at all."""
+"""A checkpoint of one or several files replaces an older one as a whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BlendedMVS in its published layout: cameras, depth, partners, and scenes that are never on both sides."""
+"""BlendedMVS in its published layout: cameras, depth, partner views, and disjoint training and test scenes."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""One bad item of a data set costs that item; what is held out is not trained on under another name."""
+"""A damaged item of a data set is skipped alone; held-out scenes are not used for training under another name."""
 
 from __future__ import annotations
 

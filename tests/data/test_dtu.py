@@ -1,4 +1,4 @@
-"""DTU with shared cameras: the field's split by scan number, and pictures that fit their cameras."""
+"""DTU with shared cameras: the usual split by scan number, and images that fit their cameras."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Scenes and photographs of one's own: what is drawn, and that cameras and depth follow a crop and a resize."""
+"""The user's own scenes and photos: sampling, and cameras and depth after crop and resize."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Sampled scenes and cameras: reproducible, inside their limits, packed without loss."""
+"""Sampled scenes and cameras: reproducible, within their limits, and packed without loss."""
 
 from __future__ import annotations
 

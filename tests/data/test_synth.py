@@ -1,4 +1,4 @@
-"""`lite3r synth`: folders that read back, and what happens when something is in the way."""
+"""`lite3r synth`: folders are read back correctly, and existing files are handled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation: the student starts as good as it can, learns, stops and goes on, and leaves a checkpoint."""
+"""Distillation: the best possible start, learning, stop and resume, and the written checkpoint."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The command distill: what it writes, how it stops and goes on."""
+"""The command `distill`: its outputs, how it stops and how it resumes."""
 
 import json
 

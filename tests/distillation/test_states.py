@@ -1,4 +1,4 @@
-"""A state is the state of a step, of one run, with one set of data; whose folder it lies in is read, not guessed."""
+"""A training state belongs to one step of one run with one data set, and this is checked when it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process of `test_processes.py`: a short distillation beside another one; it prints what has come of it."""
+"""One process of `test_two_processes.py`: a short distillation together with another process; prints the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fuzzed reader is, and the sound pictures that cases are made from."""
+"""The parts of a fuzzed reader, and the valid images that cases start from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes to bytes, JSON trees and lines of words that know nothing of a format."""
+"""Mutations of bytes, JSON trees and word lines that are independent of the format."""
 
 from __future__ import annotations
 

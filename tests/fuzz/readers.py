@@ -1,4 +1,4 @@
-"""What is fuzzed: for each reader sound files, how to change them, and what has to hold of what it accepts.
+"""The fuzzed readers: valid files of each, how they are mutated, and what must hold for accepted ones.
 
 A reader may refuse with an error of lite3r_cli.errors; anything else that it raises is a fault, as is an answer that is
 not what it promises.

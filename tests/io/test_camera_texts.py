@@ -1,4 +1,4 @@
-"""Texts of cameras: encodings of Windows, what is no text, and messages in words of our own."""
+"""Camera text files: Windows encodings, non-text contents, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""database.db: what COLMAP reads in it is what sparse/0 says."""
+"""database.db has the same contents as sparse/0, as COLMAP reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage in the middle of a file, and files that look damaged but hold every pixel."""
+"""Damage inside a file, and files that look damaged but have all pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EXIF and XMP of photographs: what is there is read entry by entry, what is damaged costs nothing else."""
+"""EXIF and XMP of photos: entries are read one by one, and a damaged entry affects only itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EXIF blocks as cameras and careless programs leave them: each entry counts on its own."""
+"""EXIF blocks as cameras and careless programs write them: each entry is judged alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in images/ beside an exported model is what its cameras describe, for readers that look at pixels alone."""
+"""The images/ of an exported model match its cameras for readers that ignore EXIF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known cameras from COLMAP and nerfstudio files: what we write is read back, lenses that bend lines included."""
+"""Known cameras from COLMAP and nerfstudio files: what we write is read back, with lens distortion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cameras of others: what is malformed, left-handed or no pinhole ends in one line that names the entry."""
+"""Malformed, left-handed or non-pinhole camera files end in one line that names the entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a scene: what it is made of, and what a browser makes of it (Chromium with a renderer in software)."""
+"""The HTML page of a scene: its parts, and its behaviour in Chromium with a software renderer."""
 
 from __future__ import annotations
 

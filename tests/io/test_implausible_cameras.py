@@ -1,4 +1,4 @@
-"""Cameras that cannot be, in every format that is read."""
+"""Implausible cameras in every supported format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key frames follow the motion, not the time; blurred frames and doubles are told."""
+"""Key frames follow motion, not time; blurred and repeated frames are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In a folder where others may write: what is found there is not ours because of its name, and no link is followed.
+"""In folders where others may write, existing files are not trusted by name and no link is followed.
 
 The user in these tests cannot change, so
 another user's files are told by what cannot be faked: mode, kind and marker (and the owner, where root runs the tests).

@@ -1,4 +1,4 @@
-"""memory/: what is written comes back; what somebody else wrote is refused in one line."""
+"""memory/: what is written is read back; foreign contents are refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `mini` is told of cameras changes nothing before training, and reaches every view whatever its size."""
+"""Camera tokens of `mini`: no effect before training; afterwards they reach every view of any size."""
 
 import dataclasses
 

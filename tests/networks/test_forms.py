@@ -1,4 +1,4 @@
-"""Every network in every form: keeping all keys is dense attention, sparse and FP8 ones are sound, files come back."""
+"""All forms of all networks: keep ratio 1 equals dense attention, sparse and FP8 forms work, files are read back."""
 
 import pytest
 import test_lingbot_map

@@ -1,4 +1,4 @@
-"""What is found beside the network: which pictures hang together, and their edges."""
+"""Work done while the network runs: which images are connected, and their edges."""
 
 from __future__ import annotations
 

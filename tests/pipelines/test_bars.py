@@ -1,4 +1,4 @@
-"""Bars are left out; night skies, white walls and single pictures are not."""
+"""Black bars are ignored; night skies, white walls and single images are not mistaken for bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are the same are named; those of which nothing is seen are not called the same."""
+"""Equal images are reported; images without any feature are not called equal."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a network gets to see of a picture, and that its answer finds the way back to the picture."""
+"""The network's input made from an image, and the way back from its output to the original image."""
 
 import cv2
 import numpy as np

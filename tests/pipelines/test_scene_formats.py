@@ -1,4 +1,4 @@
-"""What goes into a model for training: verified views, points with tracks, and a word where cameras are coarse."""
+"""Exports for training: verified views, points with tracks, and a warning for inexact cameras."""
 
 from __future__ import annotations
 

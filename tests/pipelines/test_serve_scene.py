@@ -1,4 +1,4 @@
-"""`lite3r view --serve`: what viser is told of a scene."""
+"""`lite3r view --serve`: what is sent to viser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lite3r view`: scenes on the disk, wherever their photographs are by now."""
+"""`lite3r view`: written scenes, also after their photos have moved."""
 
 from __future__ import annotations
 

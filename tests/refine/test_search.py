@@ -1,4 +1,4 @@
-"""The search for cameras: look-alike pairs go, evidence tells right from wrong, weak ties are found, bytes repeat."""
+"""The search for cameras: similar-looking wrong pairs are removed, weak connections found, results repeatable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A camera on few points is believed as far as the network, where the firm cameras show what it is worth, allows."""
+"""A camera with few points is accepted only near the network's estimate, within the network's error on firm cameras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops and goes on where it was, and what it leaves is a usable checkpoint."""
+"""Training: it learns, stops and resumes at the same step, and writes a usable checkpoint."""
 
 import json
 from dataclasses import replace

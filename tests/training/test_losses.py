@@ -1,4 +1,4 @@
-"""The losses know a perfect answer when they see one, whatever frame and scale the ground truth is in."""
+"""The losses are zero for a perfect prediction in any frame and scale of the ground truth."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Straight edges tell a lens that bends them from one that does not, and leaves alone say nothing."""
+"""Straight edges show lens distortion where there is some; foliage does not."""
 
 from __future__ import annotations
 

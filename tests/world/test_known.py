@@ -1,4 +1,4 @@
-"""Known cameras in place of predicted ones: frame and scale of what was given, and all else made to fit."""
+"""Known cameras replace predicted ones: their frame and scale are used, and everything else is adapted."""
 
 from __future__ import annotations
 
