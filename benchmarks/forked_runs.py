@@ -1,4 +1,4 @@
-"""Forks a process that has imported everything, runs `lite3r` in the fork, and stops or refuses it at a chosen moment."""
+"""Forks a process that has imported everything, runs `lite3r` in the fork, and stops or refuses it at a chosen time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention over packed tokens: blocks along a curve, lists that cover every token once, the formula and its gradients."""
+"""Attention over packed tokens: blocks along a curve, lists that cover each token once, formula, gradients."""
 
 from __future__ import annotations
 
