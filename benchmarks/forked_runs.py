@@ -52,6 +52,7 @@ from lite3r_cli.training.train_loop import Batch
 
 TINY = MiniConfig(dim=32, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
                   head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=3)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 OPERATIONS = ("open", "rename", "replace", "mkdir", "unlink", "rmdir", "fsync", "write", "truncate", "link")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LIMIT = 1200  # seconds of a run, which takes 10 on a quiet machine
@@ -84,6 +85,10 @@ def inputs(folder: Path) -> None:
             (folder / "walk").mkdir(exist_ok=True)
             shutil.copy(path, folder / "walk" / f"{i}{path.name}")
     shutil.copy(folder / "walk/00.png", folder / "walk/20.png")
+    (folder / "facade").mkdir()  # photographs with features that match
+    for path in sorted((ROOT / "sample_scenes/facade/images").iterdir())[:3]:
+        picture = cv2.imread(str(path))
+        cv2.imwrite(str(folder / "facade" / f"{path.stem}.png"), cv2.resize(picture, None, fx=0.5, fy=0.5))
     (folder / "second").mkdir()  # the same, a little darker: a network of random values sees the same room
     for path in sorted((folder / "photos").iterdir()):
         cv2.imwrite(str(folder / "second" / path.name), np.clip(cv2.imread(str(path)), 1, 255) - 1)
@@ -92,6 +97,7 @@ def inputs(folder: Path) -> None:
     camera = {"K": [[90.0, 0, 49], [0, 90, 35], [0, 0, 1]], "cam_from_world": np.eye(4)[:3].tolist()}
     document = {"images": {"n.png": {**camera, "width": 98, "height": 70}}}
     (folder / "new/cameras.json").write_text(json.dumps(document))
+    (folder / "new/walk.txt").write_text("# 0 n.png\n0 0.1 0 0 0 0 0 1\n")
     for sets, one, two in (("sets", "photos", "others"), ("othersets", "others", "photos")):
         shutil.copytree(folder / one, folder / sets / "one")
         shutil.copytree(folder / two, folder / sets / "two")

@@ -25,6 +25,9 @@ SUITES: dict[str, tuple[str | None, str]] = {
                                f"reconstruct photos -m tiny.safetensors -o {{}}/scene.ply {PREVIEW} --overwrite"),
     "reconstruct all formats, new": (
         None, f"reconstruct photos -o {{}}/scene/ {SCENE} -f html -f mesh -f 3dgs -f tum-rgbd --save-npy"),
+    "reconstruct with refinement, overwrite": (  # needs pycolmap; database.db is made and copied by the way
+        f"reconstruct others -o {{}}/scene.ply {SCENE} -f colmap",
+        "reconstruct facade -o {}/scene.ply -m mini -r 112 --refine -f colmap --device cpu -q --overwrite"),
     "reconstruct in chunks, resume": (
         None, f"reconstruct walk -o {{}}/scene.ply {SCENE} --chunk 3 --no-loops --resume"),
     "reconstruct in chunks, overwrite": (
@@ -54,6 +57,8 @@ SUITES: dict[str, tuple[str | None, str]] = {
     "bench, overwrite": (BENCH, f"{BENCH} --overwrite"),
     "add": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
             "add {}/scene.ply new --cameras new/cameras.json --device cpu -q"),
+    "add with a trajectory": (f"reconstruct photos -o {{}}/scene.ply {SCENE}",
+                              "add {}/scene.ply new --cameras new/walk.txt --device cpu -q"),
     "merge, new": (PAIR, "merge {}/scene.ply {}/second.ply -o {}/both.ply --device cpu -q"),
     "merge, overwrite": (f"{PAIR}; reconstruct others -o {{}}/both.ply {SCENE}",
                          "merge {}/scene.ply {}/second.ply -o {}/both.ply --device cpu -q --overwrite"),

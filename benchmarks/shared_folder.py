@@ -1,0 +1,276 @@
+"""One user plants links, hidden folders and lists in a folder that others may write to; another one runs lite3r there.
+
+    sudo python benchmarks/shared_folder.py [--only synth,view] [--json benchmarks/results/shared-folder.json]
+
+Needs root, to become the users 2001 and 2002. The commands of kill_suites.py run as 2002, whose home holds files that
+the other one is after. What 2001 plants, made from the names that the command writes: links and dangling links in place
+of output files and folders, links, pipes and dangling links in place of locks and temporary names, hidden folders as of
+a stopped run with a journal that removes and brings back files behind a link, and lists of files (run.json and others)
+that name files outside. With "exchanged", a process of 2001 renames every hidden folder that appears, and puts a link
+into the home in its place; that folder has no sticky bit. A fault: a file of the home is gone, changed or new, the
+command hangs, or it ends as a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from forked_runs import inputs, run
+from kill_suites import SUITES
+
+from lite3r_cli.cli import main
+from lite3r_cli.io.transaction import ABOUT, MARKER
+
+ATTACKER, VICTIM = 2001, 2002
+LIMIT = 90  # seconds of a run
+HIDDEN = "lite3r-0123456789ab"
+RECORDS = ("run.json", "synth.json", "render.json", "m.safetensors.index.json", "batch.json")
+
+
+class Field:
+    """A shared folder, and the home of the victim."""
+
+    def __init__(self, root: Path, sticky: bool) -> None:
+        self.shared, self.home = root / "shared", root / "home"
+        for folder in (self.shared, self.home):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.shared.mkdir()
+        self.shared.chmod(0o1777 if sticky else 0o777)
+        (self.home / "autostart").mkdir(parents=True)
+        (self.home / "new").mkdir()  # as the folder of new files within a hidden one
+        for name in ("thesis.txt", "precious.ply", "autostart/mine.desktop", "new/run.json"):
+            (self.home / name).write_text("years of work")
+        for path in (self.home, *self.home.rglob("*")):
+            os.chown(path, VICTIM, VICTIM)
+        self.home.chmod(0o700)
+
+    def content(self) -> dict[str, str]:
+        """What is in the home, and in what the attacker's links could make there."""
+        return {
+            str(p.relative_to(self.home)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+            for p in self.home.rglob("*")
+            if ".cache" not in p.parts
+        }
+
+
+def as_user(user: int, function: Callable[[], object], limit: int, said: Path | None = None) -> int:
+    """Exit code of the function in a process of that user."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            signal.alarm(limit)
+            resource.setrlimit(resource.RLIMIT_AS, (14 << 30, 14 << 30))
+            if said is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(os.open(said, os.O_WRONLY | os.O_TRUNC), 2)
+            code = function()
+            os._exit(code if isinstance(code, int) else 0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def plants(names: list[str], field: Field) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What can be planted where a command writes `names`, as (description, function for the attacker)."""
+    shared, home = field.shared, field.home
+    firsts = {str(Path(name).parent): name for name in reversed(names)}  # a file of each folder
+
+    def link(at: Path, to: Path) -> Callable[[], None]:
+        def plant() -> None:
+            _open_folders(at.parent, shared)
+            at.symlink_to(to)
+
+        return plant
+
+    for folder, name in firsts.items():
+        yield f"{name} is a link to a file", link(shared / name, home / "precious.ply")
+        yield f"{name} is a link to nothing", link(shared / name, home / "autostart/evil.desktop")
+        if folder != ".":
+            yield f"{folder}/ is a link to a folder", link(shared / folder, home / "autostart")
+        for form in (f".{Path(name).name}.lock", f"{Path(name).stem}.tmp", f"{Path(name).name}.tmp", ".lite3r.lock"):
+            yield f"{folder}/{form} is a link", link(shared / folder / form, home / "thesis.txt")
+        yield (
+            f"{folder}/.{Path(name).name}.lock is a link to nothing",
+            link(shared / folder / f".{Path(name).name}.lock", home / "new-file"),
+        )
+    for name in sorted({Path(name).parts[0] for name in names} | {name for name in names if name.endswith(RECORDS)}):
+        for mode in (0o700, 0o777):
+            place = shared / Path(name).parent / f".{Path(name).name}.{HIDDEN}"
+            yield f"{place.name} of mode {mode:o}", lambda place=place, mode=mode: _stopped(place, names, mode, field)
+    for name in names:
+        if name.endswith(RECORDS):
+            yield f"{name} names files outside", lambda name=name: _listed(shared / name, names, field)
+
+
+def _open_folders(folder: Path, shared: Path) -> None:
+    """Make folders in which the victim may write, too."""
+    for path in reversed([folder, *folder.parents]):
+        if path.is_relative_to(shared) and not path.exists():
+            path.mkdir()
+            path.chmod(0o777)
+
+
+def _stopped(place: Path, names: list[str], mode: int, field: Field) -> None:
+    """A hidden folder as of a stopped commit: it removes home/thesis.txt through a link, and brings back a file."""
+    _open_folders(place.parent, field.shared)
+    (place / "new").mkdir(parents=True)
+    (place / MARKER).write_text(ABOUT)
+    link = place.parent / "ln"
+    link.symlink_to(field.home)
+    for target in ("ln/autostart/evil.desktop", *names[:3]):
+        (place / "old" / target).parent.mkdir(parents=True, exist_ok=True)
+        (place / "old" / target).write_text("planted")
+    last = names[-1]
+    (place / "new" / last).parent.mkdir(parents=True, exist_ok=True)
+    (place / "new" / last).write_text("{}")
+    files = {name: [13, 0] for name in ("ln/thesis.txt", "../home/thesis.txt", str(field.home / "thesis.txt"))}
+    (place / "journal.json").write_text(json.dumps({"last": last, "files": files, "folders": ["ln"]}))
+    for path in (place, *place.rglob("*")):
+        if not path.is_symlink() and path.is_dir():
+            path.chmod(mode)
+
+
+def _listed(record: Path, names: list[str], field: Field) -> None:
+    """A list of files as of an earlier run of the same command, with files outside."""
+    _open_folders(record.parent, field.shared)
+    (record.parent / "ln").symlink_to(field.home)
+    outside = ("../home/thesis.txt", "ln/thesis.txt", str(field.home / "thesis.txt"), "../../home/thesis.txt")
+    for name in names[:2]:
+        _open_folders((field.shared / name).parent, field.shared)
+        (field.shared / name).write_text("13 characters")
+    entries = {key: {"bytes": 13, "sha256": ""} for key in (*names, *outside)}
+    document = {"files": entries, "weight_map": dict.fromkeys(outside, "../home/thesis.txt")}
+    record.write_text(json.dumps(document))
+
+
+def _exchange(field: Field) -> None:
+    """Until it is killed: every hidden folder becomes a link into the home."""
+    number = 0
+    while True:
+        for place in [p for p in field.shared.rglob(".*") if ".lite3r-" in p.name]:
+            try:
+                if not stat.S_ISLNK(place.lstat().st_mode):
+                    number += 1
+                    place.rename(field.shared / f"taken{number}")
+                    place.symlink_to(field.home)
+            except OSError:
+                pass
+        time.sleep(0.002)
+
+
+def attacked(words: str, plant: Callable[[], None] | None, field: Field) -> dict[str, object]:
+    """A run of the victim with what was planted, or, without, beside a process that exchanges."""
+    said = field.shared.parent / "said"
+    said.touch()
+    said.chmod(0o666)
+    rival = 0
+    if plant is not None and as_user(ATTACKER, plant, 20):
+        return {"bad": ["could not be planted"]}
+    if plant is None:
+        rival = os.fork()
+        if rival == 0:
+            os.setgid(ATTACKER)
+            os.setuid(ATTACKER)
+            _exchange(field)
+    before = field.content()
+    try:
+        code = as_user(VICTIM, lambda: main(words.split()), LIMIT, said)
+    finally:
+        if rival:
+            os.kill(rival, signal.SIGKILL)
+            os.waitpid(rival, 0)
+    told, after = said.read_text(errors="replace"), field.content()
+    if plant is None:  # what is written before the exchange is noticed goes through the link; see SECURITY.md
+        after = {name: digest for name, digest in after.items() if name in before or not name.startswith("new/")}
+        after = {name: before[name] if name.startswith("new/") and name in before else d for name, d in after.items()}
+    bad = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    bad += [f"exit {code}: {told[-300:]}"] if code not in (0, 3, 7) or "bug" in told else []
+    return {"exit": code, "bad": bad}
+
+
+def measure() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", default="reconstruct,convert,distill,synth,batch,render,splat,view,merge,train")
+    options.add_argument("--seconds", type=float, default=1e9)
+    options.add_argument("--json", type=Path)
+    asked = options.parse_args()
+    torch.set_num_threads(1)
+    counts: Counter[str] = Counter()
+    exits: Counter[str] = Counter()
+    faults: list[dict[str, object]] = []
+    start = time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="lite3r-two-users-"))
+    root.chmod(0o755)
+    try:
+        os.chdir(root)
+        inputs(root)
+        os.environ["HOME"] = str(root / "home")
+        for name, (earlier, words) in SUITES.items():
+            command = words.split()[0]
+            if command not in asked.only.split(",") or "--workers" in words or "writes nothing" in name:
+                continue
+            field = Field(root, True)
+            made = root / "made"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            if command in ("render", "splat", "view", "merge"):  # their scenes are the victim's own
+                for line in (earlier or "").split("; "):
+                    if line.startswith("reconstruct"):
+                        run(line.replace("{}", str(made)))
+                shutil.copytree(made, root / "own", dirs_exist_ok=True)
+                words = _out_of_own(words)
+            main(words.replace("{}", str(field.shared)).split())  # not in a fork: all modules are imported
+            names = sorted(str(p.relative_to(field.shared)) for p in field.shared.rglob("*") if p.is_file())
+            names = [n for n in names if not Path(n).name.startswith(".")]
+            for kind, plant in [*plants(names, field), ("exchanged", None), ("exchanged again", None)]:
+                if time.monotonic() - start > asked.seconds:
+                    break
+                field = Field(root, plant is not None)
+                result = attacked(words.replace("{}", str(field.shared)), plant, field)
+                counts[name] += 1
+                exits[str(result.get("exit"))] += 1
+                if result["bad"]:
+                    faults.append({"suite": name, "kind": kind, **result})
+                    print("FAULT", json.dumps(faults[-1]), flush=True)
+            print(f"{name}: {counts[name]} cases, {len(faults)} faults so far", flush=True)
+            if asked.json is not None:
+                document = {"cases": sum(counts.values()), "faults": faults, "exits": exits, "by_suite": counts}
+                asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    finally:
+        os.chdir("/")
+        shutil.rmtree(root, ignore_errors=True)
+    return 1 if faults else 0
+
+
+def _out_of_own(words: str) -> str:
+    """The scene is read from own/, the output goes to the shared folder."""
+    given = [word.replace("{}", "own") if word.endswith(".ply") and "-splats" not in word else word
+             for word in words.split()]  # fmt: skip
+    if "-o" in given:
+        at = given.index("-o") + 1
+        given[at] = given[at].replace("own", "{}")
+        return " ".join(given)
+    name = {"render": "film.mp4", "view": "page.html", "splat": "s.ply"}[given[0]]
+    return " ".join([*given, "-o", f"{{}}/{name}"])
+
+
+if __name__ == "__main__":
+    sys.exit(measure())
