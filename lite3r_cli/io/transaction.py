@@ -85,9 +85,9 @@ class Transaction:
             self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
             self.staging.mkdir(mode=0o700)
             self._identity = self._opened.identity(self._hidden)
-            with open(self.staging / MARKER, "x", encoding="ascii") as stream:
+            with open(below.create(f"{self._hidden}/{MARKER}"), "w", encoding="ascii") as stream:
                 stream.write(ABOUT)
-            self.new.mkdir()
+            below.make_folder(f"{self._hidden}/new")
             for leftover, identity in self._leftovers().items():
                 self._discard(leftover, below, identity)
         except BaseException as error:
