@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.loading import load_values
 from lite3r_cli.networks.recognise import CheckpointSpec, recognise
-from lite3r_cli.networks.registry import MODELS, resolve
+from lite3r_cli.networks.registry import MODELS, STREAMED, resolve
 
 OFFICIAL_KEEP_RATIO = 0.3  # keep ratio of Lite3R's published checkpoints, which do not store it
 UNKNOWN_LICENCE = "unknown: the checkpoint does not say"
@@ -139,6 +139,19 @@ def open_checkpoint(name_or_path: str | Path, note: Tell = lambda text: None) ->
     except BaseException as error:
         source.__exit__(type(error), error, error.__traceback__)
         raise
+
+
+def frames_of_video(name_or_path: str) -> int | None:
+    """The default number of frames from a video for this model name, hf:OWNER/NAME or path; None: the default of all
+    models. A file is opened to recognise its network; nothing is downloaded, and errors are left to `open_checkpoint`.
+    """
+    source = name_or_path.partition("@")[0]
+    infos = [info for info in MODELS.values() if name_or_path == info.name or source == info.source]
+    streams = any(info.streams for info in infos)
+    if not infos and Path(name_or_path).exists():
+        with suppress(Lite3RError), open_checkpoint(name_or_path) as checkpoint:
+            streams = checkpoint.spec.family.streams
+    return STREAMED if streams else None
 
 
 def _licence(asked: str, model: str) -> str:

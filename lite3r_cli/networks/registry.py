@@ -35,12 +35,6 @@ MODELS: dict[str, ModelInfo] = _published()  # families of other packages add th
 STREAMED = 1000  # default number of frames from a video for a streaming model: one cache is enough for these
 
 
-def frames_of_video(name_or_path: str) -> int | None:
-    """The default number of frames from a video for this model; None: the default of all models."""
-    info = MODELS.get(name_or_path)
-    return STREAMED if info is not None and info.streams else None
-
-
 def find_checkpoint(name: str) -> Path | None:
     """The local path of a named model's weights; None if they are not on this machine."""
     info = MODELS[name]

@@ -8,7 +8,7 @@ from ..config import InputConfig
 from ..console import Progress, Tell
 from ..io.images import ImageSet, Skipped, discover
 from ..io.video import DEFAULT_VIEWS
-from ..networks.registry import frames_of_video
+from ..networks.checkpoint import frames_of_video
 from ..scene.facing import VIEWS
 from ..world.panorama import CutImages, all_around
 

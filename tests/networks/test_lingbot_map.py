@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from lite3r_cli import export
 from lite3r_cli.attention.module import SparseConfig, attach
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import fast_form
 from lite3r_cli.networks.base import Streaming
+from lite3r_cli.networks.checkpoint import frames_of_video
 from lite3r_cli.networks.family import family_of, global_layers_of
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS, FrameCache, Room
 from lite3r_cli.networks.lingbot_map.network import LINGBOT_MAP, LingBotMap, LingBotMapConfig, Stream
@@ -206,3 +208,12 @@ def test_the_first_frames_of_a_fast_stream_may_be_sparse(model):
     found = fast_form.predict(runner, frames)
     torch.testing.assert_close(torch.stack(found.depth), torch.stack(expected.depth), rtol=1e-4, atol=1e-5)
     assert 0 < runner.skipped(Shape.of(frames)) < 1
+
+
+def test_a_file_of_the_network_takes_as_many_frames_of_a_video_as_its_name(model, tmp_path):
+    (file,) = export(model, tmp_path / "mine.safetensors", licence="MIT", weights="float32")
+    (tmp_path / "none.safetensors").write_bytes(b"no checkpoint")
+    for name in ("lingbot-map", "lingbot-map-short", "hf:robbyant/lingbot-map@abc", str(file)):
+        assert frames_of_video(name) == 1000
+    for name in ("mini", "vggt-1b", "hf:facebook/VGGT-1B", str(tmp_path / "none.safetensors"), str(tmp_path / "gone")):
+        assert frames_of_video(name) is None
