@@ -3,7 +3,7 @@
     python benchmarks/end_to_end.py                                        # mini, 8, 100 and 300 photographs
     python benchmarks/end_to_end.py --networks mini vggt vggt-lite --views 8 --json end.json
     python benchmarks/end_to_end.py --against ../before                    # two checkouts in alternation
-    python benchmarks/end_to_end.py --networks mini vggt-lite --batch 50 --seconds 200 --profile mini:100 vggt-lite:8
+    python benchmarks/end_to_end.py --networks mini vggt-lite --batch 50 --workers 1 4 --seconds 300 --profile mini:100
 
 `base` is `python -c "import torch; torch.zeros(1, device=…)"`, measured in the same run: nobody who uses torch can be
 faster. `network` is the network alone, in a process that has predicted before. `beyond` is what is left of the wall

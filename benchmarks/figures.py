@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "conversion": network_tables.conversion,
     "kept-forms": network_tables.kept_forms,
     "cache-precision": network_tables.cache_precision,
+    "scale": form_tables.scale,
 }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Iterable
 from statistics import fmean
+=======
+import statistics
+>>>>>>> 621bb1c (Figures of today on one H100 and on H200s with what they do and do not show; writers of memory/ are in the test of full disks; Ray's test gives its workers the cores of others)
 
 from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
 from stored import load, table
@@ -233,19 +237,58 @@ def cpu_views() -> str:
     return table(("views", "target", "model time", "peak memory", "floor"), lines)
 
 
-STAGES = ("start", "load", "read", "compare", "predict", "fuse", "level", "write", "wall", "beyond")
-BEYOND_TARGETS = {"mini, 8": 1.5, "mini, 100": 2.5, "vggt-lite, 8": 3, "vggt-lite, 100": 4}  # seconds
+STAGES = ("load", "predict", "fuse", "write", "wall", "beyond")
+END_TO_END_TARGETS = {  # seconds of load, predict without the network, fuse, write, and beyond base and network
+    "mini, 8": (0.3, 0.5, 0.1, 0.2, 1.5),
+    "mini, 100": (0.3, 0.5, 0.3, 0.8, 2.5),
+    "mini, 300": (0.3, 0.5, 1.0, 2.5, 5),
+    "vggt-lite, 8": (1.0, 0.5, 0.1, 0.2, 3),
+    "vggt-lite, 100": (1.0, 1.0, 0.3, 0.8, 4),
+    "vggt-lite, 300": (1.0, 1.0, 1.0, 2.5, 6),
+}
 
 
 def end_to_end() -> str:
-    """`lite3r reconstruct` in fresh processes, stage by stage."""
-    rows = {row["name"]: row["median"] for row in load("h100-end-to-end-quick")["rows"]}
+    """`lite3r reconstruct` in fresh processes: stages before, now, and their targets."""
+    found = load("h100-end-to-end")
+    now = {row["name"]: row["median"] for row in found["rows"]}
     lines = []
-    for name, target in BEYOND_TARGETS.items():
+    for name, (*stages, beyond) in END_TO_END_TARGETS.items():
         model, views = name.split(", ")
-        seconds = {stage: f"{rows[name][stage]:.1f}" for stage in STAGES}
-        seconds["predict"] += f" ({rows[name]['network']:.2f})"
-        seconds["beyond"] += f" (target {target:g})"
         words = {"mini": "`mini`", "vggt-lite": "VGGT-1B `lite`"}[model]
-        lines.append([f"{words}, {views} views", *seconds.values()])
-    return table(("", *STAGES[:4], "predict (network)", *STAGES[5:9], "beyond base and network"), lines)
+        wanted = dict(zip(STAGES, (*stages, None, beyond)))
+        before, seconds = found["before"][name], dict(now[name])
+        seconds["predict"] -= seconds["network"]
+        if "network" in before:
+            before = before | {"predict": before["predict"] - before["network"]}
+        else:
+            before = before | {"predict": None}
+        lines.append([f"{words}, {views} views: before", *(_seconds(before.get(stage)) for stage in STAGES)])
+        reached = {stage: wanted[stage] is not None and seconds[stage] <= wanted[stage] for stage in STAGES}
+        cells = [f"**{seconds[s]:.2f}**" if reached[s] else _seconds(seconds[s]) for s in STAGES]
+        lines.append(["now", *cells])
+        lines.append(["target", *("–" if wanted[stage] is None else f"{wanted[stage]:g}" for stage in STAGES)])
+    head = ("", "load", "predict without network", "fuse", "write", "wall", "beyond base and network")
+    return table(head, lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def scale() -> str:
+    """One scene on several GPUs."""
+    lines = []
+    for row in load("h200-scale")["networks"]:
+        words = {"vggt-1b": "VGGT-1B `lite`", "mini": "`mini` `lite`"}[row["model"]]
+        together = statistics.median(row["seconds_together"])
+        alone = statistics.median(row["seconds_alone"][1:]) if "seconds_alone" in row else None
+        memory = row.get("peak_gib_alone")
+        lines.append([
+            f"{words}, {row['views']:,} views", f"{row['processes']}", _seconds(alone), _seconds(together),
+            "–" if alone is None else f"{alone / together:.2f}",
+            "–" if memory is None else f"{memory:.2f}", f"{max(row['peak_gib_each']):.2f}",
+            "–" if memory is None else f"{max(row['peak_gib_each']) / memory:.2f}",
+        ])  # fmt: skip
+    head = ("", "GPUs", "one: s", "all: s", "times as fast", "one: GiB", "each: GiB", "share")
+    return table(head, lines)

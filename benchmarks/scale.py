@@ -6,7 +6,13 @@ One GPU and N run the same network on the same pictures: VGGT-1B with random val
 answers are compared first. `--alone-most` leaves out the run on one GPU for more views. `--profile` adds one run of
 each under torch's profiler: seconds of the kernels of each kind (`KINDS`), and `idle`, the wall time without a kernel.
 `exchange` is the all-to-all of q, k and v of one layer by itself. Distillation has the same number of scenes per step
-with any number of processes. Every figure is printed as it comes, and the JSON file is written anew after each.
+with any number of processes. One call for each part, on a machine with four GPUs:
+
+    python benchmarks/scale.py --models vggt-1b:4 --views 300 1000 --alone-most 300 --profile --workers --json a.json
+    python benchmarks/scale.py --models --distill 1 2 4 --workers --json b.json
+    python benchmarks/scale.py --models --workers 1 2 4 --scenes 96 --json c.json
+
+Every figure is printed as it comes, and the JSON file is written anew after each.
 """
 
 from __future__ import annotations

