@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Iterable
-from statistics import fmean
-=======
-import statistics
->>>>>>> 621bb1c (Figures of today on one H100 and on H200s with what they do and do not show; writers of memory/ are in the test of full disks; Ray's test gives its workers the cores of others)
+from statistics import fmean, median
 
 from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
 from stored import load, table
@@ -281,8 +277,8 @@ def scale() -> str:
     lines = []
     for row in load("h200-scale")["networks"]:
         words = {"vggt-1b": "VGGT-1B `lite`", "mini": "`mini` `lite`"}[row["model"]]
-        together = statistics.median(row["seconds_together"])
-        alone = statistics.median(row["seconds_alone"][1:]) if "seconds_alone" in row else None
+        together = median(row["seconds_together"])
+        alone = median(row["seconds_alone"][1:]) if "seconds_alone" in row else None
         memory = row.get("peak_gib_alone")
         lines.append([
             f"{words}, {row['views']:,} views", f"{row['processes']}", _seconds(alone), _seconds(together),
