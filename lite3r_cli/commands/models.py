@@ -30,6 +30,8 @@ def models() -> None:
                 "metric": info.metric,
                 "streams": info.streams,
                 "engine": "fast" if info.fast else "ordinary",
+                "engines": ["ordinary", *(["fast"] if info.fast else [])],
+                "forms": ["dense", "sparse-linear", "fp8"],  # of every network
                 "figures": info.figures,
             }
         )
