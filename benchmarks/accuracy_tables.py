@@ -207,10 +207,15 @@ def lenses() -> str:
 
 
 def located() -> str:
-    """AUC@5 of images that were left out of a scene and located in it, and of one reconstruction of all."""
+    """AUC of images that were left out of a scene and located in it, and of one reconstruction of all."""
+
+    def foreign(row: dict) -> str:
+        return "–" if row["foreign"] is None else f"{row['accepted']} of {row['foreign']}"
+
     lines = [
-        [row["scene"], f"{row['views']} + {row['left_out']}", f"{row['auc5']:.3f}", f"{row['auc5_joint']:.3f}",
-         str(row["refused"]), f"{row['accepted']} of {row['foreign']}"]
+        [row["scene"], str(row["images"]), f"{row['auc5']:.3f}", f"{row['auc5_joint']:.3f}", f"{row['auc30']:.3f}",
+         f"{row['auc30_joint']:.3f}", str(row["refused"]), foreign(row)]
         for row in load("locate")["scenes"]
     ]  # fmt: skip
-    return table(("set", "images + left out", "located", "jointly", "refused", "foreign accepted"), lines)
+    head = ("set", "images", "AUC@5", "jointly", "AUC@30", "jointly", "refused", "foreign accepted")
+    return table(head, lines)

@@ -20,7 +20,7 @@ from ..io.atomic import OutputSet
 from ..io.images import ImageSet
 from ..io.names import printable, unique_names
 from ..io.output_layout import output_layout
-from ..long.loop_search import halves_agree, is_loop
+from ..long.loop_search import halves_agree
 from ..long.pose_graph import OFF, Edge, solve, spread_out
 from ..long.sim3_fit import BAD, Tie, tie
 from ..scene.frame import move_views
@@ -30,7 +30,7 @@ from ..scene.posed_view import View, known_depth
 from ..world.undistort import UndistortedImages
 from .add_photos import network_of
 from .lens_hints import no_lens_warnings
-from .place_in_scene import mean_pose
+from .place_in_scene import fits, mean_pose
 from .predict import Pictures, Predictor
 from .retrieval import Matches, Retrieval
 from .rewritten import Rewriting, Written, adjusted, rewrite
@@ -267,7 +267,7 @@ def _require_agreement(first: Sequence[View], second: Sequence[View], config: Me
     together = [*some[0], *some[1]]
     sides = range(len(some[0])), range(len(some[0]), len(together))
     seen, agree = halves_agree(together, *sides)
-    if not is_loop(seen, agree):
+    if not fits(seen, agree):
         raise InputError(
             f"{printable(config.second)} looks like {printable(config.first)}, but their geometry does not fit: "
             f"only {agree:.0%} of the depth in their overlap agrees within a tenth"

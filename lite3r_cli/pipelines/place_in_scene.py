@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..long.loop_search import halves_agree, is_loop
+from ..long.loop_search import halves_agree
 from ..long.sim3_fit import BAD, Tie, tie
 from ..refine.resection import Link, resected
 from ..scene import geometry
@@ -25,6 +25,13 @@ from ..scene.surfaces import Surfaces, VoterMap
 from ..world.registration import mean_rotation
 
 _FEWEST = 100  # smallest number of pixels for a scale
+# Smallest overlap, and share of it whose depth agrees. Loops between chunks need a larger share: many pairs are tried.
+_SEEN, _AGREE = 0.1, 0.5
+
+
+def fits(seen: float, agree: float) -> bool:
+    """Whether an overlap that `halves_agree` has measured is large enough, and its depth agrees."""
+    return seen >= _SEEN and agree >= _AGREE
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Placement:
     @property
     def stands(self) -> bool:
         """Whether the geometry of the prediction agrees with that of the scene."""
-        return self.tie.verdict != BAD and is_loop(self.seen, self.agree)
+        return self.tie.verdict != BAD and fits(self.seen, self.agree)
 
 
 def place_in_scene(new: View, predicted: Sequence[View], captured: Sequence[View]) -> Placement | None:
