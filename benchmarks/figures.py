@@ -59,6 +59,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu-views": form_tables.cpu_views,
     "end-to-end": form_tables.end_to_end,
     "profile": speed_tables.profile,
+    "comparison": model_tables.comparison,
     "goals": model_tables.goals,
     "card-means": model_tables.card_means,
     "conversion": network_tables.conversion,
@@ -76,7 +77,6 @@ BY_HAND: dict[str, str] = {
     "| command | case | what happens": "exit codes",
     "| name | parameters": "facts, compared with the registry by tests/test_docs.py",
     "| `--model` | weights": "names and licences",
-    "| network | takes": "published figures, and the errors that benchmarks/parity.py prints; typed by hand",
     "| kernel | in one pass": "sizes of tiles",
 }
 NUMBER = re.compile(r"\d+\.\d+|\d{2,}")
