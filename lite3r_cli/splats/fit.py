@@ -48,7 +48,6 @@ class Recipe:
     depth_weight: float = 0.05
     opacity_weight: float = 0.0  # regulariser: weight of the mean opacity
     scale_weight: float = 0.0  # regulariser: weight of the mean scale
-    settle: float = 1.0  # last learning rate of the other parameters relative to the first, after the growth
     grow: bool = True
     most: int = 1_500_000  # upper limit of the Gaussians
     seed: int = 0
@@ -107,10 +106,8 @@ def fit(
         degree = min(step // recipe.degree_every, recipe.degree)
         loss, rows = _loss(splats, shot, degree, recipe)
         loss.backward()
-        settled = recipe.settle ** max(0.0, (step / recipe.steps - GROWS[1]) / (1 - GROWS[1]))
-        for name, optimiser in optimisers.items():
-            last = LAST_RATE ** (step / recipe.steps) if name == "means" else settled
-            optimiser.param_groups[0]["lr"] = RATES[name] * last
+        optimisers["means"].param_groups[0]["lr"] = RATES["means"] * LAST_RATE ** (step / recipe.steps)
+        for optimiser in optimisers.values():
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if recipe.grow and GROWS[0] * recipe.steps <= step < GROWS[1] * recipe.steps:
