@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import console
-from ..config import ReconstructConfig
 from ..console import Progress, Tell
 from ..errors import Lite3RError, MemoryLimitError, OutputError
 from ..pipelines.reconstruct_scene import Report, SceneRun
@@ -16,6 +15,7 @@ from .manifest import SceneInput
 
 if TYPE_CHECKING:
     from ..pipelines.predict import Predictor
+    from .past import Past
 
 DONE, THERE, ELSEWHERE, FAILED, OPEN = "done", "there", "elsewhere", "failed", "open"
 MEANINGS = {
@@ -55,15 +55,16 @@ class SceneJob:
     def __init__(
         self,
         scene: SceneInput,
-        config: ReconstructConfig,
+        past: Past,
         claim: Claim,
         predictor: Callable[[], Predictor],
         warn: Tell,
         ended: Callable[[Outcome], None],
     ) -> None:
-        """`config` is that of this scene; `ended` is called with the outcome."""
-        self.scene, self.config, self.claim, self._predictor, self._ended = scene, config, claim, predictor, ended
-        self._run = SceneRun(config, Progress(), lambda text: warn(f"{scene.name}: {text}"))
+        """`ended` is called with the outcome."""
+        self.scene, self.past, self.claim, self._predictor, self._ended = scene, past, claim, predictor, ended
+        self.config = past.config_of(scene)
+        self._run = SceneRun(self.config, Progress(), lambda text: warn(f"{scene.name}: {text}"))
         self._report: Report | None = None
 
     @property
@@ -73,7 +74,9 @@ class SceneJob:
 
     def read(self) -> None:
         self._run.progress.restart()
+        self.past.require_own_folder(self.scene)
         self._run.__enter__()
+        self.past.require_own_folder(self.scene)  # another user's link may have appeared before the folder was made
         self._run.find()
         self._run.read(self._predictor())
 

@@ -11,6 +11,8 @@ from typing import Any
 from ..config import ReconstructConfig
 from ..errors import OutputError
 from ..io.atomic import bring_right
+from ..io.beneath import refuse_links
+from ..io.files import output_error
 from ..io.locks import remove_folders
 from ..io.output_layout import is_complete
 from . import claims as recorded
@@ -67,6 +69,10 @@ class Past:
         ours = record is not None and record.time >= self.began
         if (not ours and self.config.overwrite) or not is_complete(self.folder(scene)):
             return None
+        try:
+            self.require_own_folder(scene)
+        except OutputError:  # raised again, and recorded, when the scene is made
+            return None
         with suppress(OutputError):  # OutputError may mean that another process writes there
             bring_right(self.folder(scene))  # temporary files of a process that was killed after its last file
         latest = self.claims.record(scene.name)  # it may have been made between the two checks
@@ -77,6 +83,7 @@ class Past:
     def clear(self, scene: SceneInput) -> None:
         """Remove what a killed process has left of a scene that this process has claimed."""
         with suppress(OutputError):  # remove as much as possible
+            self.require_own_folder(scene)
             bring_right(self.folder(scene))
             remove_folders([Path(self.folder(scene))])
 
@@ -87,6 +94,15 @@ class Past:
     def folder(self, scene: SceneInput) -> str:
         """The value of `-o` for `lite3r reconstruct`."""
         return f"{Path(self.config.output) / scene.name}/"
+
+    def require_own_folder(self, scene: SceneInput) -> None:
+        """Raises OutputError if the scene's folder is reached through a link below that of the batch, where other users
+        may have put it.
+        """
+        try:
+            refuse_links(Path(self.config.output), scene.name)
+        except OSError as error:
+            raise output_error(Path(error.filename), error) from error
 
     def config_of(self, scene: SceneInput) -> ReconstructConfig:
         """The configuration of `lite3r reconstruct` for the scene."""

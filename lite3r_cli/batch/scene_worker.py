@@ -102,7 +102,7 @@ class SceneWorker:
             raise
         self.dispatcher.begun(scene.name)
         self._under_way.add(scene.name)
-        yield SceneJob(scene, self.past.config_of(scene), claim, self._loaded, self.dispatcher.warn, self._ended)
+        yield SceneJob(scene, self.past, claim, self._loaded, self.dispatcher.warn, self._ended)
         while alone and scene.name in self._under_way:
             yield None
 

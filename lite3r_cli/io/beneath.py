@@ -176,6 +176,21 @@ class Beneath:
             raise OSError(error.errno, error.strerror, *involved) from error
 
 
+def refuse_links(root: Path, name: str) -> None:
+    """Raises OSError (ELOOP) if the entry `name` below `root`, or a folder between the two, is a link. None of them
+    needs to exist.
+    """
+    if not root.exists():
+        return
+    below = Beneath(root)
+    try:
+        status = below.status(name)
+    finally:
+        below.close()
+    if status is not None and stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(root / name))
+
+
 def _raise(error: OSError) -> None:
     """A folder that cannot be listed must not count as empty: its files would be left behind."""
     raise error

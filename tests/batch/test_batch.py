@@ -275,6 +275,32 @@ def test_no_link_in_the_folder_of_records_is_followed(tmp_path):
     assert claims.record("a") == Record("a", recorded.FAILED) and "done" in (victim / "a.json").read_text()
 
 
+def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):
+    """Another user may have put it there: to a folder, to nothing, to a complete scene, above a nested scene."""
+    out, home = tmp_path / "out", tmp_path / "home"
+    left = home / "leftover/.run.json.lite3r-0123456789ab"
+    left.mkdir(parents=True, mode=0o700)
+    (left / "made-by-lite3r").write_text("as of a stopped run")
+    (home / "scene").mkdir()
+    (home / "scene/run.json").write_text(json.dumps({"files": {"run.json": {}}}))
+    root.joinpath("s0").rename(root / "s0-")
+    (root / "s0").mkdir()
+    (root / "s0-").rename(root / "s0/nested")
+    (root / "s3").mkdir()
+    photograph(root / "s3/a.jpg", seed=1)
+    before = sorted(home.rglob("*"))
+    out.mkdir()
+    for name, place in (("s0", "leftover"), ("s1", "leftover"), ("s2", "nothing"), ("s3", "scene")):
+        (out / name).symlink_to(home / place)
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 3
+    scenes = json.loads((out / "batch.json").read_text())["scenes"]
+    assert [(s["name"], s["status"], s["exit_code"]) for s in scenes] == [
+        (name, "failed", 7) for name in ("s0/nested", "s1", "s2", "s3")
+    ]
+    assert all("it is a link" in s["reason"] and str(out / s["name"][:2]) in s["reason"] for s in scenes)
+    assert sorted(home.rglob("*")) == before
+
+
 # --- several processes and signals ------------------------------------------------------------------------------------
 
 
