@@ -28,6 +28,7 @@ from ..stopping import unfinished, uninterrupted
 
 FOLDER = ".batch"
 LATEST = 1e12  # seconds; comparisons with NaN are false
+MOST_TRIES = 100  # to make a lock; a folder like a removed current one never takes it
 MOST_ATTEMPTS = 3  # processes that may die on a scene
 DONE, FAILED, RUNNING = "done", "failed", "running"
 DIED = f"{MOST_ATTEMPTS} processes died while they worked on it (memory?); --overwrite tries again"
@@ -80,7 +81,7 @@ class Claims:
 
     def take(self, name: str) -> Claim | None:
         """Claim a scene; None if another process has it. Raises OutputError."""
-        path = self._file(name, "lock")
+        path, tries = self._file(name, "lock"), 0
         while True:
             try:
                 self._make_folder(name)
@@ -88,9 +89,10 @@ class Claims:
                     claim = Claim(self, name, path, acquire(path))
             except Busy:
                 return None
-            except FileNotFoundError:
-                continue  # the folder was removed in between
             except OSError as error:
+                tries += 1
+                if isinstance(error, FileNotFoundError) and tries < MOST_TRIES:
+                    continue  # another process removed the folder in between
                 raise output_error(path, error) from error
             self._clear(name)
             return claim

@@ -22,6 +22,7 @@ from .scene_queue import Answer, BatchReport, SceneQueue
 from .scene_worker import SceneWorker
 
 REPORT = "batch.json"
+LONGEST_WAIT = 60.0  # seconds until another process has written its report
 
 
 def run_batch(
@@ -91,10 +92,13 @@ class _SameProcess:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    """Write batch.json. Raises OutputError."""
+    """Write batch.json. Raises OutputError, also if another process holds its lock for longer than a file takes."""
     content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+    latest = time.monotonic() + LONGEST_WAIT
     while True:
         try:
             return replace_file(path, content)
         except Busy:  # another process writes its own
+            if time.monotonic() > latest:
+                raise
             time.sleep(0.1)

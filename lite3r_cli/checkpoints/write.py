@@ -241,7 +241,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
     for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
         target = output.with_name(name)
         if target.resolve() in sources:
-            raise OutputError(f"{target}: this is the checkpoint to convert; choose another -o")
+            raise OutputError(f"{target}: this is the checkpoint that is read; choose another -o")
         if os.path.lexists(target) and not _is_file(target):
             raise in_the_way(target)
         if os.path.lexists(target) and not overwrite:

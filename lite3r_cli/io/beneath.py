@@ -22,6 +22,7 @@ class Beneath:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        refuse_planted(root)
         self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -174,6 +175,25 @@ class Beneath:
         except OSError as error:
             involved = [str(self.root / name), *([] if target is None else [None, str(self.root / target)])]
             raise OSError(error.errno, error.strerror, *involved) from error
+
+
+def refuse_planted(path: Path) -> None:
+    """Raises OSError (ELOOP) if the path, or a folder above it, is a link that another user may have planted."""
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            planted = place.is_symlink() and _is_planted(place.lstat(), place.parent.stat())
+        except OSError:
+            continue  # missing, or closed: the access itself will fail
+        if planted:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(place))
+
+
+def _is_planted(link: os.stat_result, folder: os.stat_result) -> bool:
+    """Whether a link lies in a folder like /tmp, and belongs neither to this user nor to the owner of that folder.
+    Linux refuses the same links unless fs.protected_symlinks is off; other systems follow them.
+    """
+    shared = stat.S_ISVTX | stat.S_IWOTH
+    return folder.st_mode & shared == shared and link.st_uid not in (os.geteuid(), folder.st_uid)
 
 
 def refuse_links(root: Path, name: str) -> None:

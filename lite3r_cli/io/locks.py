@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import BackendError, OutputError
 from ..stopping import unfinished, uninterrupted
+from .beneath import refuse_planted
 from .files import output_error
 
 try:
@@ -25,13 +26,15 @@ _held: dict[int, Callable[[], None]] = {}  # descriptor of a lock → function t
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
     """Make a folder and lock it while a run writes into it; an empty one is removed again. Raises OutputError if
-    another run has it.
+    another run has it, or it is a link of another user.
     """
     made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     lock = None
     try:
         try:
+            refuse_planted(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_planted(folder)  # it may have appeared in between
             lock = acquire(folder / RUN_LOCK)
         except OSError as error:
             raise output_error(folder, error) from error

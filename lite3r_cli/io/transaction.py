@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from ..errors import InputError, OutputError
 from ..stopping import unfinished, uninterrupted
-from .beneath import Beneath
+from .beneath import Beneath, refuse_planted
 from .documents import read_json
 from .files import output_error, write_bytes, write_json
 from .locks import acquire, give_back, in_the_way, remove_folders
@@ -79,6 +79,7 @@ class Transaction:
         self._finished = unfinished(self.leave)
         try:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
+            refuse_planted(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
             self._below = below = Beneath(self.root)
             self._lock = acquire(self._lock_file)

@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import runtime
 from ..attention.sparse_config import SparseConfig, settle
+from ..checkpoints.shards import shard_files
 from ..checkpoints.write import bring_right, refuse_existing, require_space
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress, Tell
@@ -23,6 +24,7 @@ from ..data.content import content_of
 from ..distillation.distill_data import Data, Sizes, open_data
 from ..distillation.distill_loop import LOG, PLOT, STATE, Distiller, StudentPlan
 from ..errors import OutputError, UsageError, WeightsError
+from ..io.beneath import refuse_links
 from ..io.files import output_error
 from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
@@ -71,6 +73,7 @@ def run(
     progress = progress or Progress()
     _check_output(config)
     with worker_process(config.device) as worker, open_checkpoint(config.model, progress.note) as teacher:
+        refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(teacher.path)})
         if not worker.is_first:
             progress = Progress()
         with run_folder(config.folder) if worker.is_first else nullcontext():
@@ -173,6 +176,7 @@ def _look_at_output(config: DistillConfig) -> None:
     """Raises OutputError for files that do not belong to a run of this command; the name of the folder alone does not
     prove it.
     """
+    refuse_links(config.folder.parent, config.folder.name)
     recover_state(config.folder / STATE)
     state = config.folder / STATE
     if config.goes_on and not state.is_file():

@@ -17,10 +17,12 @@ import pytest
 from conftest import photograph
 
 from lite3r_cli.batch import claims as recorded
+from lite3r_cli.batch import work
 from lite3r_cli.batch.claims import Claims, Record
 from lite3r_cli.cli import main
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import depth_files
+from lite3r_cli.io.locks import acquire, give_back
 from lite3r_cli.io.output_layout import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -299,6 +301,26 @@ def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):
     ]
     assert all("it is a link" in s["reason"] and str(out / s["name"][:2]) in s["reason"] for s in scenes)
     assert sorted(home.rglob("*")) == before
+
+
+def test_no_wait_is_endless(tmp_path, monkeypatch):
+    """For a folder that takes no files, as one that was removed while it was the current one, and for a lock that
+    another user holds.
+    """
+
+    def gone(path: Path) -> int:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(recorded, "acquire", gone)
+    with pytest.raises(OutputError, match="takes no new files"):
+        Claims(tmp_path / "out").take("a")
+    held = acquire(tmp_path / ".batch.json.lock")
+    monkeypatch.setattr(work, "LONGEST_WAIT", 0.2)
+    try:
+        with pytest.raises(OutputError, match="another run is writing here"):
+            work._write(tmp_path / "batch.json", {})
+    finally:
+        give_back(held, tmp_path / ".batch.json.lock")
 
 
 # --- several processes and signals ------------------------------------------------------------------------------------

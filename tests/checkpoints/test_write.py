@@ -96,7 +96,7 @@ def test_what_is_in_the_way_is_refused_before_anything_is_written(tmp_path):
     files = save(output, 1.0, 2)
     old = tree(tmp_path)
     # replacing the old index would delete a shard of the source
-    with pytest.raises(OutputError, match="this is the checkpoint to convert"):
+    with pytest.raises(OutputError, match="this is the checkpoint that is read"):
         save(output, 2.0, 1, sources=files[1:2])
     with pytest.raises(OutputError, match="exists; give --overwrite"):
         with CheckpointWriter(output, [Slot("t", torch.float32, (1,))], {}):

@@ -157,6 +157,18 @@ def test_a_folder_that_is_not_of_this_command_is_left_alone(photographs, checkpo
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_neither_the_teacher_nor_what_a_link_leads_to_is_written(tmp_path, photographs, checkpoint, capsys):
+    teacher = checkpoint.read_bytes()
+    options = ["distill", str(photographs(5)), "-m", str(checkpoint), "--steps", "2", "--views", "4", "-r", "70", "-q"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    for name, words in ((checkpoint.name, "the checkpoint that is read"), ("link.safetensors", "it is a link")):
+        assert main([*options, "-o", str(tmp_path / name), "--overwrite"]) == 7
+        assert words in capsys.readouterr().err
+    assert checkpoint.read_bytes() == teacher and not list((tmp_path / "home").iterdir())
+    assert not checkpoint.with_suffix("").exists()
+
+
 def test_two_runs_in_one_folder(tmp_path, photographs, checkpoint, capsys):
     with run_folder(tmp_path / "student"):
         assert command(photographs, checkpoint)[0] == 7

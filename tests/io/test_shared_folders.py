@@ -10,6 +10,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import beneath, transaction
 from lite3r_cli.io.atomic import OutputSet
+from lite3r_cli.io.locks import run_folder
 from lite3r_cli.io.transaction import ABOUT, MARKER, Transaction, append_line, replace_file
 from lite3r_cli.long.work_folder import WorkFolder
 
@@ -282,3 +284,26 @@ def test_no_name_leads_out_of_the_folder(tmp_path) -> None:
         (files.new / "a").write_bytes(b"")
         files._move(f"{files.staging.name}/new/a", "../a")
     assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "planted"),
+    [(0o41777, 0, True), (0o41777, 7, False), (0o41775, 0, False), (0o40777, 0, False), (0o40700, 0, False)],
+)
+def test_whose_link_in_a_folder_like_tmp_is_not_followed(mode, owner, planted):
+    folder = SimpleNamespace(st_mode=mode, st_uid=owner)
+    assert beneath._is_planted(SimpleNamespace(st_uid=7), folder) == (planted and os.geteuid() != 7)
+    assert not beneath._is_planted(SimpleNamespace(st_uid=os.geteuid()), folder)
+
+
+def test_a_planted_link_is_no_way_to_an_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(beneath, "_is_planted", lambda link, folder: True)
+    home = tmp_path / "home"
+    (home / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home)
+    for place in (tmp_path / "link", tmp_path / "link/below", tmp_path / "link/new"):
+        with pytest.raises(OutputError, match=r"it is a link"), run_folder(place):
+            pass
+        with pytest.raises(OutputError, match=r"it is a link"):
+            replace_file(place / "plot.png", b"")
+    assert [path.name for path in home.rglob("*")] == ["below"]

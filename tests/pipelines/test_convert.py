@@ -228,7 +228,7 @@ def test_what_exists_is_replaced_only_when_asked_and_the_source_never(vggt, tmp_
         convert(ConvertConfig(str(vggt), out))
     assert out.read_bytes() == b"precious"
     convert(ConvertConfig(str(vggt), out, overwrite=True))
-    with pytest.raises(OutputError, match="this is the checkpoint to convert"):
+    with pytest.raises(OutputError, match="this is the checkpoint that is read"):
         convert(ConvertConfig(str(out), out, overwrite=True))
     with pytest.raises(OutputError, match="not a folder|cannot be written"):
         convert(ConvertConfig(str(vggt), out / "below.safetensors"))
