@@ -219,14 +219,16 @@ def discover(
     on_frame: OnFrame | None = None,
     of_video: int | None = DEFAULT_VIEWS,
     frames: str = "even",
+    of_stream: Callable[[], int | None] = lambda: None,
 ) -> ImageSet:
     """The usable images of folders, files and videos in natural order; unusable ones are listed in `skipped`.
 
     `stride` keeps every n-th image (and every n-th frame of each video), then `max_views` keeps this many evenly,
     including the first and the last. A video gives `frames` (as `--frames`), at most `of_video` of them (None: any
-    number of key frames), if `max_views` is None. `recursive` also searches sub-folders. `on_frame` is called with the
-    progress in a video. Raises UsageError for a path that does not exist, InputError if no image is usable and, if
-    `strict`, for the first image that would be skipped.
+    number of key frames), if `max_views` is None. `of_stream` is called if there is a video: a streaming network takes
+    so many of its frames, evenly spaced where `frames` is "auto" (None: no such network). `recursive` also searches
+    sub-folders. `on_frame` is called with the progress in a video. Raises UsageError for a path that does not exist,
+    InputError if no image is usable and, if `strict`, for the first image that would be skipped.
     """
     if max_views is not None and max_views < 1:
         raise UsageError(f"--max-views must be at least 1, not {max_views}")
@@ -234,7 +236,8 @@ def discover(
         raise UsageError(f"--stride must be at least 1, not {stride}")
     journal = Journal(strict)
     items = _probe_all(collect([Path(path) for path in inputs], journal, recursive), max_pixels, journal)
-    choice = FrameChoice(frames, of_video)
+    streamed = of_stream() if any(isinstance(item, Clip) for item in items) else None
+    choice = FrameChoice("even" if streamed and frames == "auto" else frames, streamed or of_video)
     plan, videos = decode_videos(items, max_views, stride, journal, on_frame, choice)
     records = [record for record in itertools.starmap(_record, plan) if record is not None]
     if not records:

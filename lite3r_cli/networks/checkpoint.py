@@ -148,9 +148,10 @@ def frames_of_video(name_or_path: str) -> int | None:
     source = name_or_path.partition("@")[0]
     infos = [info for info in MODELS.values() if name_or_path == info.name or source == info.source]
     streams = any(info.streams for info in infos)
-    if not infos and Path(name_or_path).exists():
-        with suppress(Lite3RError), open_checkpoint(name_or_path) as checkpoint:
-            streams = checkpoint.spec.family.streams
+    with suppress(Lite3RError, OSError):
+        if not infos and Path(name_or_path).exists():
+            with open_checkpoint(name_or_path) as checkpoint:
+                streams = checkpoint.spec.family.streams
     return STREAMED if streams else None
 
 

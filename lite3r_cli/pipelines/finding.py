@@ -8,7 +8,6 @@ from ..config import InputConfig
 from ..console import Progress, Tell
 from ..io.images import ImageSet, Skipped, discover
 from ..io.video import DEFAULT_VIEWS
-from ..networks.checkpoint import frames_of_video
 from ..scene.facing import VIEWS
 from ..world.panorama import CutImages, all_around
 
@@ -19,7 +18,6 @@ def find_images(
     """The usable images of the inputs, in order. Of a video at most `most` frames (None: any number of key frames), or
     as many as a streaming `model` handles. `tell` is called for what is skipped. Raises InputError, UsageError.
     """
-    streamed = frames_of_video(model)
     with progress.stage("Find images", minor=True):
         images = discover(
             config.inputs,
@@ -29,8 +27,9 @@ def find_images(
             max_pixels=config.max_pixels,
             strict=config.strict,
             recursive=config.recursive,
-            of_video=streamed or most,
-            frames="even" if streamed and config.frames == "auto" else config.frames,
+            of_video=most,
+            frames=config.frames,
+            of_stream=lambda: _of_stream(model),
         )
     for text in [*lines_of(images.skipped), *images.warnings]:
         tell(text)
@@ -45,6 +44,13 @@ def find_images(
     names = ", ".join(images.records[i].name for i in chosen[:3]) + (", …" if len(chosen) > 3 else "")
     progress.note(f"{len(chosen)} of {len(images)} images are 360° images, cut into {VIEWS} views each: {names}")
     return CutImages.of(images, chosen)
+
+
+def _of_stream(model: str) -> int | None:
+    """Imported late: a wrong path is reported, and images are found, before torch is loaded."""
+    from ..networks.checkpoint import frames_of_video
+
+    return frames_of_video(model)
 
 
 def lines_of(skipped: Sequence[Skipped]) -> list[str]:

@@ -215,5 +215,6 @@ def test_a_file_of_the_network_takes_as_many_frames_of_a_video_as_its_name(model
     (tmp_path / "none.safetensors").write_bytes(b"no checkpoint")
     for name in ("lingbot-map", "lingbot-map-short", "hf:robbyant/lingbot-map@abc", str(file)):
         assert frames_of_video(name) == 1000
-    for name in ("mini", "vggt-1b", "hf:facebook/VGGT-1B", str(tmp_path / "none.safetensors"), str(tmp_path / "gone")):
+    none = ("mini", "vggt-1b", "hf:facebook/VGGT-1B", tmp_path / "none.safetensors", tmp_path / "gone", "a" * 300)
+    for name in map(str, none):
         assert frames_of_video(name) is None
