@@ -17,6 +17,7 @@ from ..io.transaction import replace_file
 from ..pipelines.result import plain
 from .job import Outcome
 from .manifest import find_scenes
+from .older_options import older_options, told
 from .past import Past
 from .scene_queue import Answer, BatchReport, SceneQueue
 from .scene_worker import SceneWorker
@@ -53,6 +54,10 @@ def run_batch(
             from .coordinator import Coordinator
 
             facts = Coordinator(pool, past, scene_queue, progress, warn, step).run()
+    older = older_options(past, scenes, scene_queue.report(output, {}).outcomes)
+    if older:
+        warn(told(older))
+        facts["other_options"] = older
     arguments = plain(config) | ({} if pool.is_single else plain(pool))
     report = scene_queue.report(output, {"arguments": arguments, **facts, "wall_seconds": round(progress.wall, 3)})
     _write(output / REPORT, report.document())

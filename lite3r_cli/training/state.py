@@ -37,6 +37,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], model: nn.Module, dtyp
     save_checkpoint(path, state, describe("mini", model.config, **extra), dtype)
 
 
+ANEW = {"distill": "start anew with --overwrite", "train": "start anew with another -o"}  # train replaces no run
+
+
 @dataclass(frozen=True)
 class Dependencies:
     """Everything that determines the result of a run. It is stored in the state; a run with other dependencies cannot
@@ -61,7 +64,7 @@ class Dependencies:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UsageError(
             f"--resume: {path} was made with {'; '.join(found[:3])}{more}; give the options and data of that run, "
-            "start anew with --overwrite, or go on nevertheless with --resume-anyway"
+            f"{ANEW[self.kind]}, or go on nevertheless with --resume-anyway"
         )
 
     def to_json(self) -> str:

@@ -19,7 +19,12 @@ from conftest import photograph
 from lite3r_cli.batch import claims as recorded
 from lite3r_cli.batch import work
 from lite3r_cli.batch.claims import Claims, Record
+from lite3r_cli.batch.job import THERE
+from lite3r_cli.batch.manifest import find_scenes
+from lite3r_cli.batch.older_options import older_options, told
+from lite3r_cli.batch.past import Past
 from lite3r_cli.cli import main
+from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import depth_files
 from lite3r_cli.io.locks import acquire, give_back
@@ -275,6 +280,28 @@ def test_no_link_in_the_folder_of_records_is_followed(tmp_path):
     assert claims.record("a") is None
     claims.write(Record("a", recorded.FAILED))  # takes the link's place, not its target's
     assert claims.record("a") == Record("a", recorded.FAILED) and "done" in (victim / "a.json").read_text()
+
+
+def test_complete_scenes_of_other_options_are_named(root, tmp_path, capsys):
+    out = tmp_path / "out"
+    for scene in ("s1", "s2"):
+        (out / scene).mkdir(parents=True)
+        (out / scene / "scene.ply").write_text("ply")
+    arguments = {
+        "predict": {"resolution": 112, "model": None, "device": "cuda", "refine": False, "gone": 1},
+        "formats": [],
+    }
+    for scene, resolution in (("s1", 112), ("s2", 56)):
+        arguments = {"predict": options | {"resolution": resolution}, "formats": []}
+        (out / scene / "run.json").write_text(
+            json.dumps({"arguments": arguments, "files": {"scene.ply": {"bytes": 3}}})
+        )
+    config = ReconstructConfig(InputConfig((root,)), PredictConfig(resolution=112), output=str(out))
+    past, scenes = Past(config, 0.0), find_scenes([root], out)
+    outcomes = [past.outcome(scene, THERE, {}) for scene in scenes]
+    found = older_options(past, scenes, outcomes)
+    assert found == {"s2": ["predict.resolution = 56, not 112"]}
+    assert "s2: complete already" in told(found) and "--overwrite" in told(found)
 
 
 def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -14,6 +15,7 @@ from test_distill import CPU, distiller, mini
 from test_distill_command import checkpoint, command  # noqa: F401 (a fixture)
 
 from lite3r_cli.cli import main
+from lite3r_cli.commands import lazy
 from lite3r_cli.distillation import distill_loop as loop
 from lite3r_cli.distillation.distill_loop import STATE, Distiller
 from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
@@ -230,6 +232,17 @@ def test_differences_are_named_and_long_values_are_short(tmp_path):
     save_file({"t": torch.zeros(1)}, tmp_path / "long.safetensors", metadata=named)
     with pytest.raises(UsageError, match="of lite3r x{12}…, not of train"):
         Dependencies("train", {}).check(tmp_path / "long.safetensors", print)
+
+
+@pytest.mark.parametrize(("kind", "advice"), [("distill", "--overwrite"), ("train", "with another -o")])
+def test_the_advice_is_an_option_that_the_command_has(tmp_path, kind, advice):
+    metadata = {"format": STATE_FORMAT, "run": kind, "settings": '{"recipe": {"lr": 2}}', "step": "1", "elapsed": "1"}
+    save_file({"t": torch.zeros(1)}, tmp_path / STATE, metadata=metadata)
+    with pytest.raises(UsageError, match="lr = 2, not 1") as refused:
+        Dependencies(kind, {"recipe": {"lr": 1}}).check(tmp_path / STATE, print)
+    assert advice in str(refused.value)
+    options = {word for word in lazy.build(kind).params for word in word.opts}
+    assert set(re.findall(r"(?<!\\w)--?[a-z][a-z-]*", str(refused.value).split("; ")[-1])) <= options
 
 
 # -- the environment ---------------------------------------------------------------------------------------------------
