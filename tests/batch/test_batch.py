@@ -17,17 +17,10 @@ import pytest
 from conftest import photograph
 
 from lite3r_cli.batch import claims as recorded
-from lite3r_cli.batch import work
 from lite3r_cli.batch.claims import Claims, Record
-from lite3r_cli.batch.job import THERE
-from lite3r_cli.batch.manifest import find_scenes
-from lite3r_cli.batch.older_options import older_options, told
-from lite3r_cli.batch.past import Past
 from lite3r_cli.cli import main
-from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.errors import OutputError
 from lite3r_cli.io import depth_files
-from lite3r_cli.io.locks import acquire, give_back
 from lite3r_cli.io.output_layout import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -280,74 +273,6 @@ def test_no_link_in_the_folder_of_records_is_followed(tmp_path):
     assert claims.record("a") is None
     claims.write(Record("a", recorded.FAILED))  # takes the link's place, not its target's
     assert claims.record("a") == Record("a", recorded.FAILED) and "done" in (victim / "a.json").read_text()
-
-
-def test_complete_scenes_of_other_options_are_named(root, tmp_path, capsys):
-    out = tmp_path / "out"
-    for scene in ("s1", "s2"):
-        (out / scene).mkdir(parents=True)
-        (out / scene / "scene.ply").write_text("ply")
-    arguments = {
-        "predict": {"resolution": 112, "model": None, "device": "cuda", "refine": False, "gone": 1},
-        "formats": [],
-    }
-    for scene, resolution in (("s1", 112), ("s2", 56)):
-        arguments = {"predict": options | {"resolution": resolution}, "formats": []}
-        (out / scene / "run.json").write_text(
-            json.dumps({"arguments": arguments, "files": {"scene.ply": {"bytes": 3}}})
-        )
-    config = ReconstructConfig(InputConfig((root,)), PredictConfig(resolution=112), output=str(out))
-    past, scenes = Past(config, 0.0), find_scenes([root], out)
-    outcomes = [past.outcome(scene, THERE, {}) for scene in scenes]
-    found = older_options(past, scenes, outcomes)
-    assert found == {"s2": ["predict.resolution = 56, not 112"]}
-    assert "s2: complete already" in told(found) and "--overwrite" in told(found)
-
-
-def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):
-    """Another user may have put it there: to a folder, to nothing, to a complete scene, above a nested scene."""
-    out, home = tmp_path / "out", tmp_path / "home"
-    left = home / "leftover/.run.json.lite3r-0123456789ab"
-    left.mkdir(parents=True, mode=0o700)
-    (left / "made-by-lite3r").write_text("as of a stopped run")
-    (home / "scene").mkdir()
-    (home / "scene/run.json").write_text(json.dumps({"files": {"run.json": {}}}))
-    root.joinpath("s0").rename(root / "s0-")
-    (root / "s0").mkdir()
-    (root / "s0-").rename(root / "s0/nested")
-    (root / "s3").mkdir()
-    photograph(root / "s3/a.jpg", seed=1)
-    before = sorted(home.rglob("*"))
-    out.mkdir()
-    for name, place in (("s0", "leftover"), ("s1", "leftover"), ("s2", "nothing"), ("s3", "scene")):
-        (out / name).symlink_to(home / place)
-    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 3
-    scenes = json.loads((out / "batch.json").read_text())["scenes"]
-    assert [(s["name"], s["status"], s["exit_code"]) for s in scenes] == [
-        (name, "failed", 7) for name in ("s0/nested", "s1", "s2", "s3")
-    ]
-    assert all("it is a link" in s["reason"] and str(out / s["name"][:2]) in s["reason"] for s in scenes)
-    assert sorted(home.rglob("*")) == before
-
-
-def test_no_wait_is_endless(tmp_path, monkeypatch):
-    """For a folder that takes no files, as one that was removed while it was the current one, and for a lock that
-    another user holds.
-    """
-
-    def gone(path: Path) -> int:
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-
-    monkeypatch.setattr(recorded, "acquire", gone)
-    with pytest.raises(OutputError, match="takes no new files"):
-        Claims(tmp_path / "out").take("a")
-    held = acquire(tmp_path / ".batch.json.lock")
-    monkeypatch.setattr(work, "LONGEST_WAIT", 0.2)
-    try:
-        with pytest.raises(OutputError, match="another run is writing here"):
-            work._write(tmp_path / "batch.json", {})
-    finally:
-        give_back(held, tmp_path / ".batch.json.lock")
 
 
 # --- several processes and signals ------------------------------------------------------------------------------------

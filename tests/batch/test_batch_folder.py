@@ -1,0 +1,92 @@
+"""What lies in the output folder of a batch: links and locks of others, scenes that were made with other options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import photograph
+
+from lite3r_cli.batch import claims as recorded
+from lite3r_cli.batch import work
+from lite3r_cli.batch.claims import Claims
+from lite3r_cli.batch.job import THERE
+from lite3r_cli.batch.manifest import find_scenes
+from lite3r_cli.batch.older_options import older_options, told
+from lite3r_cli.batch.past import Past
+from lite3r_cli.cli import main
+from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
+from lite3r_cli.errors import OutputError
+from lite3r_cli.io.locks import acquire, give_back
+
+SMALL = ["--resolution", "112", "--device", "cpu", "--keep-unrelated"]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Scenes s0, s1, s2 of one photo each."""
+    for scene in range(3):
+        photograph(tmp_path / "root" / f"s{scene}" / "a.jpg", seed=scene)
+    return tmp_path / "root"
+
+
+def test_complete_scenes_of_other_options_are_named(root, tmp_path):
+    """s0 equals what is asked for now as far as it is known, s1 does not, s2 has a damaged run.json."""
+    out = tmp_path / "out"
+    options = {"device": "cuda", "refine": False, "gone": 1}
+    for scene, resolution in (("s0", 112), ("s1", 56), ("s2", 56)):
+        (out / scene).mkdir(parents=True)
+        document = json.dumps({"arguments": {"predict": options | {"resolution": resolution}, "formats": []}})
+        (out / scene / "run.json").write_text(document[: 20 if scene == "s2" else None])
+    config = ReconstructConfig(InputConfig((root,)), PredictConfig(resolution=112), output=str(out))
+    past, scenes = Past(config, 0.0), find_scenes([root], out)
+    found = older_options(past, scenes, [past.outcome(scene, THERE, {}) for scene in scenes])
+    assert found == {"s1": ["predict.resolution = 56, not 112"]}
+    assert "s1: complete already" in told(found) and "--overwrite" in told(found)
+
+
+def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):
+    """Another user may have put it there: to a folder, to nothing, to a complete scene, above a nested scene."""
+    out, home = tmp_path / "out", tmp_path / "home"
+    left = home / "leftover/.run.json.lite3r-0123456789ab"
+    left.mkdir(parents=True, mode=0o700)
+    (left / "made-by-lite3r").write_text("as of a stopped run")
+    (home / "scene").mkdir()
+    (home / "scene/run.json").write_text(json.dumps({"files": {"run.json": {}}}))
+    root.joinpath("s0").rename(root / "s0-")
+    (root / "s0").mkdir()
+    (root / "s0-").rename(root / "s0/nested")
+    (root / "s3").mkdir()
+    photograph(root / "s3/a.jpg", seed=1)
+    before = sorted(home.rglob("*"))
+    out.mkdir()
+    for name, place in (("s0", "leftover"), ("s1", "leftover"), ("s2", "nothing"), ("s3", "scene")):
+        (out / name).symlink_to(home / place)
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 3
+    scenes = json.loads((out / "batch.json").read_text())["scenes"]
+    assert [(s["name"], s["status"], s["exit_code"]) for s in scenes] == [
+        (name, "failed", 7) for name in ("s0/nested", "s1", "s2", "s3")
+    ]
+    assert all("it is a link" in s["reason"] and str(out / s["name"][:2]) in s["reason"] for s in scenes)
+    assert sorted(home.rglob("*")) == before
+
+
+def test_no_wait_is_endless(tmp_path, monkeypatch):
+    """For a folder that takes no files, as one that was removed while it was the current one, and for a lock that
+    another user holds.
+    """
+
+    def gone(path: Path) -> int:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(recorded, "acquire", gone)
+    with pytest.raises(OutputError, match="takes no new files"):
+        Claims(tmp_path / "out").take("a")
+    held = acquire(tmp_path / ".batch.json.lock")
+    monkeypatch.setattr(work, "LONGEST_WAIT", 0.2)
+    try:
+        with pytest.raises(OutputError, match="another run is writing here"):
+            work._write(tmp_path / "batch.json", {})
+    finally:
+        give_back(held, tmp_path / ".batch.json.lock")
