@@ -324,6 +324,21 @@ class FastBlock:
         return operand
 
 
+def normed(x: Tensor, norm: Norm, engine: Engine) -> Tensor:
+    """The norm of the rows of x (T, C), in the dtype of x."""
+    found, _ = engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, False)
+    return found
+
+
+def encode(blocks: Sequence[FastBlock], norm: Norm | None, tokens: Tokens, engine: Engine) -> None:
+    """Run the blocks of an image encoder, each within views, and then its last norm. Changes `tokens.x`."""
+    operand = blocks[0].start(tokens.x, engine)
+    for block, after in zip(blocks, [*blocks[1:], None]):
+        operand = block.within(tokens, operand, engine, None if after is None else after.norm1)
+    if norm is not None:
+        tokens.x = normed(tokens.x, norm, engine)
+
+
 def _joined(parts: Sequence[Operand]) -> Operand:
     """Operands of consecutive rows → one operand."""
     if len(parts) == 1:

@@ -84,3 +84,11 @@ def centres_at_integers(K: Tensor) -> Tensor:
 def usable_intrinsics(fov: Tensor, size: Tensor) -> Tensor:
     """K (…, 3, 3) in this program's convention, from fields of view (…, 2), clamped to FOV_RANGE, and sizes (…, 2)."""
     return centres_at_half(intrinsics(focal_from_fov(fov.clamp(*FOV_RANGE), size), size))
+
+
+def cameras(vectors: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """cam_from_world (S, 3, 4) and K (S, 3, 3) from VGGT's pose vectors (S, 9), which are translation, quaternion (see
+    `rotation_from_quaternion`) and fields of view, and image sizes (S, 2), height first.
+    """
+    poses = torch.cat([rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3, None]], dim=-1)
+    return poses, usable_intrinsics(vectors[:, 7:], size)

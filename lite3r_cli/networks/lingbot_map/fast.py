@@ -16,7 +16,7 @@ from torch import Tensor
 from lite3r_cli.attention.packed import PackedPlan
 from lite3r_cli.engine.fast_heads import FastDepthHead
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Together, Tokens
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Together, Tokens, encode
 from lite3r_cli.engine.operators import Operators, operators
 from lite3r_cli.engine.packing import Packing, Shape
 from lite3r_cli.engine.patches import Patches
@@ -226,11 +226,7 @@ class FastLingBotMap(Stepwise):
     def _encode(self, images: Tensor, first_pass: bool, fixed: dict[str, Any]) -> Tokens:
         engine = self.engine
         inner = self.patches.tokens([images], fixed["embeddings"], self.first[0], fixed["encoder"])
-        operand = self.encoder[0].start(inner.x, engine)
-        for block, after in zip(self.encoder, [*self.encoder[1:], None]):
-            operand = block.within(inner, operand, engine, None if after is None else after.norm1)
-        norm = self.encoder_norm
-        inner.x, _ = engine.operators.norm_quant(inner.x, norm.weight, norm.bias, norm.eps, False)
+        encode(self.encoder, self.encoder_norm, inner, engine)
         prepared: Prepared = fixed["tokens"]
         tokens = Tokens(inner.x.new_empty(prepared.packing.tokens, inner.x.shape[1]), prepared)
         (frames,), (seen,) = tokens.frames(), inner.frames()

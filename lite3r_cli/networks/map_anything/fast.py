@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens, encode, normed
 from lite3r_cli.engine.operators import biased
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.patches import Patches
@@ -148,11 +148,7 @@ class FastMapAnything(FastForm):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Per bucket: the class tokens (S_b, 1, E), and the patch tokens with what is known (S_b, N, E), normed."""
         tokens = self.patches.tokens(images, fixed["embeddings"], self.first, fixed["encoder"])
-        operand = self.encoder[0].start(tokens.x, engine)
-        for block, after in zip(self.encoder, [*self.encoder[1:], None]):
-            operand = block.within(tokens, operand, engine, None if after is None else after.norm1)
-        if self.encoder_norm is not None:
-            tokens.x = _normed(tokens.x, self.encoder_norm, engine)
+        encode(self.encoder, self.encoder_norm, tokens, engine)
         first = [frames[:, :1].clone() for frames in tokens.frames()]
         start = 0
         if known is not None:
@@ -161,7 +157,7 @@ class FastMapAnything(FastForm):
                 count = patches.shape[0] * patches.shape[1]
                 patches += known[0][start : start + count].view_as(patches).to(patches.dtype)
                 start += count
-        tokens.x = _normed(tokens.x, self.fusion_norm, engine)
+        tokens.x = normed(tokens.x, self.fusion_norm, engine)
         return first, [frames[:, 1:] for frames in tokens.frames()]
 
     def _tokens(
@@ -194,8 +190,8 @@ class FastMapAnything(FastForm):
         """
 
         def patches() -> list[Tensor]:
-            normed = _normed(tokens.x, self.norm, engine)
-            return [bucket.frames(normed)[:, self.specials :] for bucket in tokens.packing.buckets[1:]]
+            rows = normed(tokens.x, self.norm, engine)
+            return [bucket.frames(rows)[:, self.specials :] for bucket in tokens.packing.buckets[1:]]
 
         def tap(parts: list[Tensor]) -> None:
             with engine.stage("heads"):
@@ -216,7 +212,7 @@ class FastMapAnything(FastForm):
                 tap(patches())
         last = patches()
         tap(last)
-        return last, _normed(tokens.x[:1], self.norm, engine)
+        return last, normed(tokens.x[:1], self.norm, engine)
 
     # -- outputs ----------------------------------------------------------------------------------------------------
 
@@ -241,12 +237,6 @@ class FastMapAnything(FastForm):
             parts.append((torch.where(kept, points[..., 2], 0.0).clamp(min=0), found.confidence, K))
         depth, confidence, K = (torch.cat(column) for column in zip(*parts))
         return depth, confidence, K
-
-
-def _normed(x: Tensor, norm: Norm, engine: Engine) -> Tensor:
-    """The norm of the rows of x (T, C), in the dtype of x."""
-    found, _ = engine.operators.norm_quant(x, norm.weight, norm.bias, norm.eps, False)
-    return found
 
 
 def _put_back(scene: Tensor, tokens: Tokens, operand: Operand, engine: Engine, after: Norm | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Product, Settings, Tokens
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Product, Settings, Tokens, encode
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm, Known
@@ -87,11 +87,7 @@ class FastPi3(FastForm):
         with engine.stage("encoder"):
             tokens = self.patches.tokens(images, fixed["embeddings"], self.first[0], prepared)
             plain = Engine(engine.settings, engine.operators)
-            operand = self.encoder[0].start(tokens.x, plain)
-            for block, following in zip(self.encoder, [*self.encoder[1:], None]):
-                operand = block.within(tokens, operand, plain, None if following is None else following.norm1)
-            norm = self.encoder_norm
-            tokens.x, _ = engine.operators.norm_quant(tokens.x, norm.weight, norm.bias, norm.eps, False)
+            encode(self.encoder, self.encoder_norm, tokens, plain)
             _place_specials(tokens, self.registers, known)
         tokens.ropes = tokens.ropes_across = fixed["ropes"]
         with engine.stage("linear layers"):

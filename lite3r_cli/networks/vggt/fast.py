@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lite3r_cli.engine.fast_heads import FastDepthHead, fast_camera_head
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens, encode
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm, Known
@@ -71,18 +71,12 @@ class FastVGGT(FastForm):
             grids = [bucket.grid for bucket in prepared.packing.buckets]
             decoded = [self.head.decode(each, *grid) for each, grid in zip(maps, grids)]
         with engine.stage("input and output"):
-            poses = torch.cat([pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3, None]], dim=-1)
-            K = pose.usable_intrinsics(vectors[:, 7:], prepared.sizes)
-            return FastOutput.of(prepared.packing, decoded, poses, K)
+            return FastOutput.of(prepared.packing, decoded, *pose.cameras(vectors, prepared.sizes))
 
     def _encode(self, images: Sequence[Tensor], prepared: Prepared, fixed: dict[str, Any], engine: Engine) -> Tokens:
         """Run the image encoder; the special tokens of the result are those of the aggregator."""
         tokens = self.patches.tokens(images, fixed["embeddings"], self.first[0], prepared)
-        operand = self.encoder[0].start(tokens.x, engine)
-        for block, after in zip(self.encoder, [*self.encoder[1:], None]):
-            operand = block.within(tokens, operand, engine, None if after is None else after.norm1)
-        norm = self.encoder_norm
-        tokens.x, _ = engine.operators.norm_quant(tokens.x, norm.weight, norm.bias, norm.eps, False)
+        encode(self.encoder, self.encoder_norm, tokens, engine)
         for frames, specials in zip(tokens.frames(), fixed["specials"]):
             frames[:, :SPECIALS] = specials
         return tokens

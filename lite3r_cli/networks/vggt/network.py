@@ -203,11 +203,10 @@ class VGGT(Network):
         features, special = self.encode(stacks, groups, unseen)
         vectors = self.camera_head(whole(bk.in_view_order([t[:, :, 0].float() for t in special], groups)))[-1][0]
         size = torch.tensor(sizes_of_all(images), dtype=torch.float32, device=device)
-        rotation = pose.rotation_from_quaternion(vectors[:, 3:7])
         depth: list[Tensor] = [vectors.new_empty(0)] * len(images)
         confidence = list(depth)
         for group, bucket in zip(groups, features):
             for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c
-        poses = torch.cat([rotation, vectors[:, :3, None]], dim=-1)
-        return Prediction(depth, confidence, poses.cpu(), pose.usable_intrinsics(vectors[:, 7:], size).cpu())
+        poses, K = pose.cameras(vectors, size)
+        return Prediction(depth, confidence, poses.cpu(), K.cpu())

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lite3r_cli.engine.fast_heads import FastDepthHead, fast_camera_head
 from lite3r_cli.engine.fast_outputs import FastOutput
-from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens
+from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Settings, Tokens, encode
 from lite3r_cli.engine.operators import biased
 from lite3r_cli.engine.packing import Bucket, Packing, Shape
 from lite3r_cli.engine.patches import Patches
@@ -83,19 +83,13 @@ class FastVGGTOmega(FastForm):
             grids = [bucket.grid for bucket in prepared.packing.buckets]
             decoded = [self.head.decode(each, *grid) for each, grid in zip(maps, grids)]
         with engine.stage("input and output"):
-            poses = torch.cat([pose.rotation_from_quaternion(vectors[:, 3:7]), vectors[:, :3, None]], dim=-1)
-            K = pose.usable_intrinsics(vectors[:, 7:], prepared.sizes)
-            return FastOutput.of(prepared.packing, decoded, poses, K)
+            return FastOutput.of(prepared.packing, decoded, *pose.cameras(vectors, prepared.sizes))
 
     def _encode(self, images: Sequence[Tensor], prepared: Prepared, fixed: dict[str, Any], engine: Engine) -> Tokens:
         """Run the image encoder; the special tokens of the result are those of the aggregator."""
         inner = self.patches.tokens(images, fixed["embeddings"], self.first, fixed["encoder"])
         inner.ropes = fixed["encoder ropes"]
-        operand = self.encoder[0].start(inner.x, engine)
-        for block, after in zip(self.encoder, [*self.encoder[1:], None]):
-            operand = block.within(inner, operand, engine, None if after is None else after.norm1)
-        norm = self.encoder_norm
-        inner.x, _ = engine.operators.norm_quant(inner.x, norm.weight, norm.bias, norm.eps, False)
+        encode(self.encoder, self.encoder_norm, inner, engine)
         tokens = Tokens(inner.x.new_empty(prepared.packing.tokens, inner.x.shape[1]), prepared)
         for frames, seen, specials in zip(tokens.frames(), inner.frames(), fixed["specials"]):
             frames[:, :SPECIALS], frames[:, SPECIALS:] = specials, seen[:, 1 + STORAGE :]

@@ -203,6 +203,5 @@ class VGGTOmega(Network):
         for group, bucket in zip(groups, features):
             for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c
-        rotation = pose.rotation_from_quaternion(vectors[:, 3:7])
-        poses = torch.cat([rotation, vectors[:, :3, None]], dim=-1)
-        return Prediction(depth, confidence, poses.cpu(), pose.usable_intrinsics(vectors[:, 7:], size).cpu())
+        poses, K = pose.cameras(vectors, size)
+        return Prediction(depth, confidence, poses.cpu(), K.cpu())
