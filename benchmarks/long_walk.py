@@ -8,8 +8,12 @@ With `--keep DIR` what is rendered and the finished chunks stay in DIR: stopped 
 it goes on where it was, and leaves out rows that the JSON file has already.
 
 Every walk runs in a process of its own, so that peak memory is its own. The JSON file is written after each row. Rows
-are `walk` (one for each number of frames, with and without loops), `one pass` and `chunks` (the same 100 frames), and
-`part` (the walk of 300 frames, or the longest up to that, without one part each).
+are `walk` (one for each number of frames, with and without loops), `one pass` and `chunks` (the same 100 frames),
+`part` (the walk of 300 frames, or the longest up to that, without one part each), and `refined` (the longest walk of up
+to 1,000 frames with --refine; pycolmap is needed).
+
+`--model vggt-lite` is VGGT-1B with random weights, converted as in benchmarks/end_to_end.py: only its speed and memory
+say something.
 """
 
 from __future__ import annotations
@@ -39,12 +43,13 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(ONE[options.one](options)))
         return
-    began, rows = time.monotonic(), []
+    began, rows, named = time.monotonic(), [], options.model
     if options.keep and options.json.exists():
         rows = json.loads(options.json.read_text())["rows"]
     done = {(row.get("task"), row["frames"], row["loops"]) for row in rows}
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory(dir=options.work) as scratch:
         Path(scratch).mkdir(parents=True, exist_ok=True)
+        options.model = _network(options, Path(scratch))
         for what, frames, loops in _agenda(options):
             if (what, frames, loops) in done or what not in options.tasks:
                 continue
@@ -56,7 +61,7 @@ def main() -> None:
             folder = Path(scratch) / f"walk-{frames}-{int(loops)}"
             rows += _child(options, folder, what, frames, loops, left)
             document = {"benchmark": "long walk", "machine": _machine(options.device), "seed": options.seed,
-                        "size": [options.height, options.width], "model": options.model, "rows": rows}  # fmt: skip
+                        "size": [options.height, options.width], "model": named, "rows": rows}  # fmt: skip
             options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
@@ -67,7 +72,22 @@ def _agenda(options) -> list[tuple[str, int, bool]]:
     agenda = [("walk", n, True) for n in frames if n <= 1000]
     agenda += [("parts", parts, True), ("both", min(BOTH_WAYS, frames[0]), True)]
     agenda += [("walk", n, False) for n in frames if 300 < n <= 1000 or len(frames) == 1]
-    return agenda + [("walk", n, True) for n in frames if n > 1000]
+    agenda += [("walk", n, True) for n in frames if n > 1000]
+    return agenda + [("refined", ([n for n in frames if n <= 1000] or frames[:1])[-1], True)]
+
+
+def _network(options, folder: Path) -> str:
+    """What `--model` of lite3r takes."""
+    if options.model != "vggt-lite":
+        return options.model
+    from end_to_end import Checkout, make_networks
+
+    made = folder.resolve() / "vggt-lite.safetensors"
+    if made.exists():
+        return str(made)
+    return make_networks([options.model], folder.resolve(), Checkout("here", HERE.parent, folder), options.device)[
+        options.model
+    ]
 
 
 def _child(options, folder: Path, what: str, frames: int, loops: bool, left: float) -> list[dict[str, Any]]:
@@ -157,7 +177,7 @@ def _render_part(given) -> None:
 # --- one row ----------------------------------------------------------------------------------------------------------
 
 
-def walk_row(options, chunk: str | None = None, name: str = "walk") -> list[dict[str, Any]]:
+def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool = False) -> list[dict[str, Any]]:
     """The command as a user runs it, but for what it prints."""
     from lite3r_cli import runtime
     from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
@@ -179,7 +199,7 @@ def walk_row(options, chunk: str | None = None, name: str = "walk") -> list[dict
     with nullcontext(kept) if options.keep else tempfile.TemporaryDirectory(dir=options.folder.parent) as out:
         config = ReconstructConfig(
             InputConfig((options.folder / "images",), keep_unrelated=True),
-            PredictConfig(model=options.model, device=options.device),
+            PredictConfig(model=options.model, device=options.device, refine=refine),
             output=f"{out}/scene.ply",
             long=LongConfig(chunk, resume=options.keep is not None),
             overwrite=options.keep is not None,
@@ -309,7 +329,12 @@ def score(folder: Path, poses: dict[str, np.ndarray]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-ONE = {"walk": walk_row, "both": both_rows, "parts": part_rows}
+ONE = {
+    "walk": walk_row,
+    "both": both_rows,
+    "parts": part_rows,
+    "refined": lambda options: walk_row(options, name="refined", refine=True),
+}
 
 
 def _device(name: str):
