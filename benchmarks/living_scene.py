@@ -145,7 +145,7 @@ def halves(of: Set, joint: Path, scratch: Path, resolution: int, rows: list[Row]
 
 def flight(of: Set, joint: Path, scratch: Path, rows: list[Row]) -> None:
     start = time.perf_counter()
-    film = render_scene(RenderConfig(joint, output=joint / "flight.mp4", seconds=2.0, fps=10.0, size=(480, 270)))
+    film = render_scene(RenderConfig(joint, output=scratch / f"{of.name}.mp4", seconds=2.0, fps=10.0, size=(480, 270)))
     row(
         rows,
         of.name,
