@@ -71,6 +71,11 @@ class Network(nn.Module):
     config: Any  # an instance of its family's `config_class`
     patch_size: int  # image sides must be multiples of it
     compute_dtype: torch.dtype = torch.float32  # of the matrix products of the trunk, set when weights are loaded
+    maps_stay = False  # `predict` leaves depth and confidence on the device, for a caller that goes on there
+
+    def placed(self, maps: Tensor) -> Tensor:
+        """Depth or confidence where `predict` returns it: on the CPU unless `maps_stay`."""
+        return maps if self.maps_stay else maps.cpu()
 
     def predict(self, images: Sequence[Tensor]) -> Prediction:
         """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1]; sizes may differ between images."""

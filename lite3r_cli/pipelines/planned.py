@@ -101,6 +101,7 @@ class PlannedNetwork:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → reason
+        backbone.maps_stay = True  # fusion and the conversion to views go on there
         set_attention(backbone, plan)
         self._forms = TwoForms(backbone, fast_settings(plan, graphs=False), device)
         self._in_fp8 = False  # whether the products of the ordinary form are what is planned

@@ -30,18 +30,18 @@ from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
 from .fuse_views import fuse_views
 from .in_chunks import chunks_are_possible, long_plan
+from .later import Later
 from .report import Report
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
 from .scene_formats import format_warnings
-from .standing import stand_up
+from .standing import stand_up, which_way_is_up
 from .together import joined
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
     from ..world.ties import Groups
     from .grouping import Grouping
-    from .later import Later
     from .planned import Ran
     from .predict import Pictures, Predictions, Predictor
 
@@ -358,20 +358,18 @@ def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges
     for text in predictions.warnings:
         tell(text)
     device, stems = predictor.runtime.torch_device, [images.records[i].stem for i in predictions.indices]
-    # writing threads share Python's interpreter lock; on a GPU fusion is thousands of short calls, which would wait for
-    # it
-    beside = device.type == "cpu"
-    if view_files is not None and beside:
+    if view_files is not None:
         view_files.start(predictions.views, stems)
+    up = None
+    if config.world.up != "none":  # it is searched during fusion, because it does not need the cloud
+        up = Later(lambda: which_way_is_up(config.world, images, predictions, edges, str(device)), "up")
     shown = _undistorted(images, predictions)
     cloud, statistics = fuse_views(config, shown, predictions, device, progress, tell, job.check)
-    if view_files is not None and not beside:
-        view_files.start(predictions.views, stems)
     for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
         tell(text)
     for text in depth_warnings(config, predictions.views, predictions.frame.metric):
         tell(text)
-    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress, edges, str(device))
+    return stand_up(config.world, images, Part(predictions, cloud, statistics), progress, up)
 
 
 def _undistorted(images: ImageSet, found: Predictions) -> ImageSet:

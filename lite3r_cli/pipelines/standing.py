@@ -21,6 +21,7 @@ from ..world.level import level_scene
 from ..world.undistort import undistorted
 from .ahead import NO_EDGES, Edges
 from .beforehand import metadata_of
+from .later import Later
 from .run_info import Part
 
 if TYPE_CHECKING:
@@ -38,17 +39,17 @@ def stand_up(
     images: ImageSet,
     part: Part,
     progress: Progress,
-    edges: Edges = NO_EDGES,
-    device: str = "cpu",
+    known: Later[Up] | None = None,
 ) -> Part:
-    """The part with its level; in the levelled frame with `--world level`.
+    """The part with its level; in the levelled frame with `--world level`. `known` is the up direction, if it is being
+    searched.
 
     Raises InputError if that frame was requested and the up direction is unknown.
     """
     if config.up == "none":
         return part
     with progress.stage("Level", minor=True):
-        up = which_way_is_up(config, images, part.predictions, edges, device)
+        up = which_way_is_up(config, images, part.predictions) if known is None else known.result()
         level = level_scene(cameras_of(part.predictions.views), part.cloud, up)
     if config.world != "level":
         return replace(part, level=level)

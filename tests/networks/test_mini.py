@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lite3r_cli.networks import registry
-from lite3r_cli.networks.mini.network import Mini, MiniConfig, intrinsics_from_log_focal
+from lite3r_cli.networks.mini.network import DECODED, Mini, MiniConfig, intrinsics_from_log_focal
 
 SMALL = MiniConfig(dim=48, depth=4, heads=2, alternate_from=1, taps=(0, 1, 2, 3), head_features=16,
                    head_stages=(8, 8, 8, 8), camera_hidden=16, position_grid=7)  # fmt: skip
@@ -49,6 +49,17 @@ def test_views_of_mixed_sizes_keep_their_own_answers_when_reordered(model):
         assert forward.depth[i].shape == views[i].shape[1:]
         torch.testing.assert_close(shuffled.depth[place], forward.depth[i], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(shuffled.cam_from_world[place], forward.cam_from_world[i], rtol=1e-3, atol=1e-4)
+
+
+def test_depth_of_several_views_at_once_is_that_of_each(model, monkeypatch):
+    """A GPU gives the depth head several views at a time."""
+    views = images((42, 70), (56, 56), (42, 70), (42, 70), (42, 70), (56, 56))
+    one = model.predict(views)
+    monkeypatch.setitem(DECODED, "cpu", 3)
+    several = model.predict(views)
+    for which in ("depth", "confidence"):
+        for a, b in zip(getattr(one, which), getattr(several, which), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_every_view_sees_the_others(model):

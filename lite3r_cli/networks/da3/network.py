@@ -291,7 +291,7 @@ class DA3(Network):
                 height, width = images[group[0]].shape[-2:]
                 found, ray_K = cameras_from_rays(rays[0], weight[0], (height, width))
                 poses[group], K[group] = found, pose.centres_at_half(ray_K)
-            for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
+            for i, d, c in zip(group, *(self.placed(maps[0]) for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c
         prediction = Prediction(depth, confidence, poses.cpu(), K.cpu())
         return prediction if cameras is None else with_known(prediction, cameras)

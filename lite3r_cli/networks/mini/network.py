@@ -45,6 +45,7 @@ from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
 # (`training.losses.FAR`); everything else in the training scenes is nearer than e³ = 20 times the mean depth.
 SKY = 3.0
 LARGEST_LOG_CONFIDENCE = 10.0
+DECODED = {"cpu": 1}  # views in the depth head at once: it is the memory peak, but a GPU needs more to be busy
 
 
 @dataclass(frozen=True)
@@ -223,10 +224,13 @@ class Mini(Network):
         with trunk_precision(device, self.compute_dtype):
             taps = self.trunk([self.embed(s) for s in stacks], grids, refs, tokens, Seen.of(unseen, groups, grids))
             for group, tap, grid in zip(groups, taps, grids):
-                for k, i in enumerate(group):  # one view at a time: the head is the memory peak
-                    log_d, conf = self.decode_depth([t[:, k : k + 1] for t in tap], *grid)
-                    solid = log_d[0, 0] < SKY
-                    depth[i], confidence[i] = (solid * log_d[0, 0].exp()).cpu(), (solid * conf[0, 0]).cpu()
+                some = DECODED.get(device.type, 8)
+                for first in range(0, len(group), some):
+                    log_d, conf = self.decode_depth([t[:, first : first + some] for t in tap], *grid)
+                    solid = log_d[0] < SKY
+                    maps = self.placed(solid * log_d[0].exp()), self.placed(solid * conf[0])
+                    for i, *found in zip(group[first:], *maps):
+                        depth[i], confidence[i] = found
         # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
         rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))

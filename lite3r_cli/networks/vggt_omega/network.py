@@ -201,7 +201,7 @@ class VGGTOmega(Network):
         depth: list[Tensor] = [vectors.new_empty(0)] * len(images)
         confidence = list(depth)
         for group, bucket in zip(groups, features):
-            for i, d, c in zip(group, *(maps[0].cpu() for maps in self.decode_depth(bucket))):
+            for i, d, c in zip(group, *(self.placed(maps[0]) for maps in self.decode_depth(bucket))):
                 depth[i], confidence[i] = d, c
         poses, K = pose.cameras(vectors, size)
         return Prediction(depth, confidence, poses.cpu(), K.cpu())
