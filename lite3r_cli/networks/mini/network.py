@@ -228,9 +228,9 @@ class Mini(Network):
                 for first in range(0, len(group), some):
                     log_d, conf = self.decode_depth([t[:, first : first + some] for t in tap], *grid)
                     solid = log_d[0] < SKY
-                    maps = self.placed(solid * log_d[0].exp()), self.placed(solid * conf[0])
-                    for i, *found in zip(group[first:], *maps):
-                        depth[i], confidence[i] = found
+                    found = self.placed(solid * log_d[0].exp()), self.placed(solid * conf[0])
+                    for i, d, c in zip(group[first:], *found):
+                        depth[i], confidence[i] = d, c
         # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
         rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
