@@ -60,7 +60,6 @@ KEPT = {
     "none": (0.25, 0.1, 0.05),
     "adapters": (0.1, 0.25, DENSE, 0.05),
     "weights": (0.1, 0.25, DENSE, 0.05),
-    "selected": (0.1, 0.05),
     "branch": (0.1, 0.05),
 }
 
@@ -75,15 +74,20 @@ class Arm:
     lr: float = 1e-3
 
 
-def arms(o: argparse.Namespace) -> dict[str, Arm]:
-    """Word on the command line → arm."""
-    return {
+ARMS = ("none", "branch", "all", "selected", "weights")
+
+
+def arm_of(text: str, o: argparse.Namespace) -> Arm:
+    """The arm of a word of ARMS, with its own peak rate if the text is WORD:RATE."""
+    word, _, rate = text.partition(":")
+    known = {
         "none": Arm("no training", "none"),
         "branch": Arm("linear branch", "branch", lr=o.lr),
         "all": Arm("adapters on all layers", "adapters", lr=o.lr),
         "selected": Arm(f"adapters on {o.select} layers", "adapters", o.select, o.lr),
         "weights": Arm("all weights of the blocks", "weights", lr=o.lr / 10),
     }
+    return replace(known[word], lr=float(rate)) if rate else known[word]
 
 
 class Bench:
@@ -233,7 +237,7 @@ class Bench:
     def measure(self, arm: Arm) -> None:
         about = {"name": arm.name, **self.train(arm)}
         file = self.o.model if arm.kind == "none" else self.file
-        for keep in KEPT[arm.kind if arm.select == "all" else "selected"]:
+        for keep in [keep for keep in KEPT[arm.kind] if keep in (DENSE, *self.o.keep)]:
             found, skipped = self.predicted(file, keep)
             truth = self.columns(found)
             base = self.dense if keep == DENSE else self.untrained.setdefault(keep, truth)
@@ -296,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="*")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--arms", nargs="+", default=["none", "all", "weights", "selected", "branch"])
+    parser.add_argument("--arms", nargs="+", metavar="ARM[:RATE]", default=list(ARMS), help=f"of {', '.join(ARMS)}")
     parser.add_argument("--windows", type=int, default=64, help="procedural ones beside the scenes")
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=518)
@@ -317,8 +321,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="folder for the checkpoints")
     o = parser.parse_args()
-    known = arms(o)
-    chosen = [known[word] for word in o.arms]
+    chosen = [arm_of(text, o) for text in o.arms]
     with open_checkpoint(o.model) as checkpoint, TemporaryDirectory() as folder:
         bench = Bench(o, checkpoint, Path(folder))
         longest = 0.0

@@ -3,10 +3,10 @@ time, scene by scene.
 
 Procedural scenes as in `sparse_forms.py --views N`, on the fast path. Beside dense attention each variant changes one
 thing: FP8 alone, a larger budget, one layer alone, no means, means of 16 only as many as there are, a sharper softmax,
-queries shared by neighbouring frames. Of each answer: AbsRel against the truth under one scale for all views and under
-a scale a view (what is left of it is shape, the rest drifting scale), the spread of those scales, AbsRel in each
-quarter of the sequence, AUC@30 and AUC@5, and depth and rotation against the dense answer. Of the first sparse layer
-the lists and the kernel's output are compared with plain torch at this length.
+queries shared by neighbouring frames or patches. Of each answer: AbsRel against the truth under one scale for all views
+and under a scale a view (what is left of it is shape, the rest drifting scale), the spread of those scales, AbsRel in
+each quarter of the sequence, AUC@30 and AUC@5, and depth and rotation against the dense answer. Of the first sparse
+layer the lists and the kernel's output are compared with plain torch at this length.
 
     python benchmarks/many_views.py --views 400 --scenes 5 --json FILE [--only TEXT …] [--seconds 100]
 """
@@ -56,6 +56,7 @@ class Variant:
     sharper: float = 1.0  # factor on the logits of all attention across views
     merged: int = 1  # neighbouring frames that share a query at each place
     alike: float = -1.0  # only where their queries' cosine is above this
+    near: int = 1  # neighbouring patches of a frame that share a query
 
 
 def variants(views: int, budget: int) -> list[Variant]:
@@ -75,6 +76,8 @@ def variants(views: int, budget: int) -> list[Variant]:
         Variant(f"{keys}, queries of 2 frames", share, merged=2),
         Variant(f"{keys}, queries of 2 frames that are alike", share, merged=2, alike=0.9),
         Variant(f"{keys}, queries of 4 frames", share, merged=4),
+        *(Variant(f"{keys}, queries of {n} patches", share, near=n) for n in (2, 4)),
+        *(Variant(f"{keys}, queries of 2 patches, cosine {c}", share, near=2, alike=c) for c in (0.9, 0.95, 0.98)),
     ]
 
 
@@ -101,10 +104,14 @@ class Watched:
         return self.ops.ask(q, plan)
 
     def _merge(self, q: Tensor, plan: PackedPlan) -> None:
-        """The queries of a place in neighbouring frames become their mean, in place: attention gives them one answer,
-        which is what computing it once and copying it gives. The frames' orders alternate.
+        """The queries of a place in neighbouring frames, or of neighbouring patches, become their mean, in place:
+        attention gives them one answer, which is what computing it once and copying it gives. The frames' orders
+        alternate.
         """
-        size = self.variant.merged
+        near, size = self.variant.near, self.variant.merged
+        if near > 1:
+            x = q[:, plan.first : plan.first + plan.patches // near * near]
+            x.copy_(self._means(x.unflatten(1, (-1, near))).flatten(1, 2))
         if size == 1:
             return
         frames = plan.views // size * size
@@ -112,13 +119,16 @@ class Watched:
         x = q[:, plan.first : plan.first + frames * patches].unflatten(1, (frames, patches))
         straight = x.clone()
         straight[:, 1::2] = x[:, 1::2].flip(2)
-        groups = straight.unflatten(1, (-1, size)).float()
-        mean = groups.mean(2, keepdim=True)
-        alike = torch.cosine_similarity(groups, mean, dim=-1).amin(2, keepdim=True) > self.variant.alike
-        self.merged.append(float(alike.float().mean()))
-        straight = torch.where(alike[..., None], mean, groups).flatten(1, 2).to(q.dtype)
+        straight = self._means(straight.unflatten(1, (-1, size))).flatten(1, 2)
         straight[:, 1::2] = straight[:, 1::2].flip(2)
         x.copy_(straight)
+
+    def _means(self, groups: Tensor) -> Tensor:
+        """Queries (H, groups, size, …, D) → their means over `size`, where all are as alike as the variant says."""
+        mean = groups.float().mean(2, keepdim=True)
+        alike = torch.cosine_similarity(groups.float(), mean, dim=-1).amin(2, keepdim=True) > self.variant.alike
+        self.merged.append(float(alike.float().mean()))
+        return torch.where(alike[..., None], mean, groups).to(groups.dtype)
 
     def block_shares(self, *given) -> Tensor:
         self.shares = self.ops.block_shares(*given)
@@ -230,7 +240,7 @@ def measured(depth: Tensor, poses: np.ndarray, window: measures.Window, teacher:
 
 def windows(o: argparse.Namespace, device: torch.device):
     sizes = Sizes(o.views, 1, o.resolution, 14, measures.MEASURED_SEED)
-    for i, batch in zip(range(o.scenes), ProceduralSource(sizes, device, 0, 0, None).batches(0)):
+    for i, batch in zip(range(o.scenes), ProceduralSource(sizes, device, 0, o.workers, None).batches(0)):
         t = batch.targets
         poses, depth = t.cam_from_world[0].cpu().numpy(), t.depth[0].cpu().numpy()
         yield measures.Window(f"procedural {i}", batch.images[0], poses, depth)
@@ -253,6 +263,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=40, help="views' worth of keys that a query sees")
     parser.add_argument("--scenes", type=int, default=5)
     parser.add_argument("--resolution", type=int, default=448)
+    parser.add_argument("--workers", type=int, default=0, help="processes that sample scenes")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="variants whose name has one of these, and dense")
     parser.add_argument("--seconds", type=float, default=3600, help="no scene is begun later than this")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -260,7 +271,8 @@ def main() -> None:
     o = parser.parse_args()
     start, device = time.monotonic(), torch.device(o.device)
     every = variants(o.views, o.budget)
-    chosen = [v for v in every if v.keep is None or not o.only or any(text in v.name for text in o.only)]
+    always = [v.name for v in every[:3]]  # dense, with FP8, and the form that the others change
+    chosen = [v for v in every if v.name in always or not o.only or any(text in v.name for text in o.only)]
     runners = {v.name: runner_of(v, device) for v in chosen}
     print(f"{len(runners)} variants after {time.monotonic() - start:.0f} s", flush=True)
     run = Run(runners, o.json, o.views, o.resolution)
