@@ -22,6 +22,7 @@ EXTRAS = {
     "transformer_engine": "te",
     "triton": "hopper",
     "viser": "serve",
+    "xatlas": "mesh",
 }
 
 

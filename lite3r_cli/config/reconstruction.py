@@ -98,7 +98,8 @@ class ReconstructConfig:
         tuple[str, ...],
         Option(
             OUTPUT,
-            "Also write colmap, nerfstudio, 3dgs, mesh, tum, tum-rgbd, glb, las, laz, rrd or html; repeatable.",
+            "Also write colmap, nerfstudio, 3dgs, mesh, textured-mesh, tum, tum-rgbd, glb, las, laz, rrd or html; "
+            "repeatable.",
             ("--format", "-f"),
             metavar="FORMAT",
         ),

@@ -18,6 +18,7 @@ from .mesh_files import write_mesh
 from .nerfstudio import write_nerfstudio
 from .rerun_file import write_rerun
 from .scene_export import SceneExport
+from .textured_mesh import write_textured_mesh
 from .tum import write_tum, write_tum_rgbd
 
 
@@ -44,6 +45,7 @@ EXTRA_FORMATS: dict[str, Format] = {
     "las": Format(write_las, needs=("laspy",), measures=True),
     "laz": Format(write_laz, needs=("laspy", "lazrs"), measures=True),
     "mesh": Format(write_mesh),
+    "textured-mesh": Format(write_textured_mesh, needs=("xatlas",)),
     "html": Format(write_html),
     "rrd": Format(write_rerun, needs=("rerun",)),
 }

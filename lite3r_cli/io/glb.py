@@ -68,6 +68,12 @@ class Buffer:
         self.accessors.append(accessor)
         return len(self.accessors) - 1
 
+    def raw(self, data: bytes) -> int:
+        """A view of bytes that no accessor uses, such as an image; returns its index."""
+        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)})
+        self.data += data + bytes(-len(data) % 4)
+        return len(self.views) - 1
+
     def bounds(self, accessor: int, values: np.ndarray) -> None:
         """Minimum and maximum of positions, which glTF requires."""
         numbers = float if values.dtype.kind == "f" else int

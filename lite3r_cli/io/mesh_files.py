@@ -53,11 +53,26 @@ def write_mesh_ply(path: Path, mesh: Mesh) -> None:
 def write_mesh_obj(path: Path, mesh: Mesh) -> None:
     """Text: `v x y z r g b` with colours from 0 to 1, as MeshLab and Blender read them. Raises OutputError."""
     lines = ["# lite3r: vertex colours follow the coordinates"]
-    colors = (mesh.colors / 255).round(4)
+    colors, digits = (mesh.colors / 255).round(4), decimals(mesh.vertices)
     for (x, y, z), (r, g, b) in zip(mesh.vertices.tolist(), colors.tolist()):
-        lines.append(f"v {x:.7g} {y:.7g} {z:.7g} {r:g} {g:g} {b:g}")
+        lines.append(f"v {x:.{digits}g} {y:.{digits}g} {z:.{digits}g} {r:g} {g:g} {b:g}")
     lines += [f"f {a} {b} {c}" for a, b, c in (mesh.triangles + 1).tolist()]
     write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
+
+
+def decimals(vertices: np.ndarray) -> int:
+    """Significant digits of coordinates (N, 3) as text: more in a frame whose origin is far away."""
+    return 12 if vertices.dtype == np.float64 else 7
+
+
+def placed_for_viewers(vertices: np.ndarray, look: Similarity | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Vertices (N, 3) on glTF's axes as uint16 steps from `low` (3,) to `low` + `size`; `look`: into the frame of
+    viewers.
+    """
+    points = (vertices.astype(np.float64) if look is None else look.apply(vertices)) * GLTF_AXES
+    low = points.min(axis=0)
+    size = float((points.max(axis=0) - low).max()) or 1.0
+    return np.round((points - low) / size * LEVELS).astype(np.uint16), low, size
 
 
 def write_mesh_glb(path: Path, mesh: Mesh, look: Similarity | None) -> None:
@@ -70,11 +85,7 @@ def write_mesh_glb(path: Path, mesh: Mesh, look: Similarity | None) -> None:
     }
     buffer = Buffer()
     if len(mesh.triangles):
-        points = mesh.vertices.astype(np.float64) if look is None else look.apply(mesh.vertices)
-        points = points * GLTF_AXES
-        low = points.min(axis=0)
-        size = float((points.max(axis=0) - low).max()) or 1.0
-        places = np.round((points - low) / size * LEVELS).astype(np.uint16)
+        places, low, size = placed_for_viewers(mesh.vertices, look)
         position = buffer.add(places, USHORT, "VEC3", stride=8)
         buffer.bounds(position, places)
         color = buffer.add(linear(mesh.colors), USHORT, "VEC3", normalized=True, stride=8)

@@ -13,7 +13,7 @@ from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.geometry import Similarity
 from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
-from ..scene.surface_nets import Mesh
+from ..scene.surface_nets import Mesh, TexturedMesh
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class SceneExport:
     title: str = "scene"
     read_picture: Callable[[str], np.ndarray | None] | None = None  # view name → (H, W, 3) RGB, upright
     make_mesh: Callable[[], Mesh] | None = None  # makes the surface in the frame of the cloud
+    make_textured: Callable[[], TexturedMesh] | None = None  # the same with a texture from the photos
     distorted: bool = False  # images and masks are distorted, see `View.lens`
     adjusted: int = 0  # number of points of `sparse`, the first ones, from bundle adjustment
 

@@ -29,7 +29,7 @@ SHARE = 0.8  # of the free memory that a pass may use
 _LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are matched, and the share of them that must match
 _FEW = 6  # smaller sets have no distant pictures
 _NEARER = 0.8  # share of neighbours that must have stronger matches than distant pictures
-_WITHOUT = ("mesh", "3dgs")  # formats that need all depth maps at once
+_WITHOUT = ("mesh", "textured-mesh", "3dgs")  # formats that need all depth maps at once
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from ..scene.frame import GIVEN, local_origin, move_cloud, move_views, translati
 from ..scene.geometry import Similarity, camera_centres
 from ..scene.lazy_tracks import tracks_in_pieces
 from ..scene.lazy_views import LazyViews, cameras_of, without_maps
-from ..scene.surface_nets import Mesh
+from ..scene.posed_view import View
+from ..scene.surface_nets import Mesh, TexturedMesh
 from ..scene.tracks import joined, tracks_from_depth
 from ..world.geodesy import LocalFrame
 from ..world.level import Level
@@ -112,6 +114,7 @@ def trusted_views(found: Predictions, keep_all: bool) -> list[int]:
 def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]]) -> SceneExport:
     upright = scene.level is not None and scene.level.up.found
     numbers = {view.name: index for view, index in zip(cameras_of(scene.views), scene.predictions.indices)}
+    surface = cache(lambda: _surface(scene))
     return SceneExport(
         directory,
         scene.views if not isinstance(scene.views, LazyViews) else without_maps(scene.views),
@@ -126,7 +129,8 @@ def _whole(directory: Path, scene: Scene, depths: Mapping[str, tuple[str, float]
         geographic=_geographic(scene),
         title=output_layout(scene.config.output).title,
         read_picture=lambda name: scene.images.read(numbers[name]),
-        make_mesh=lambda: mesh_of_scene(scene),
+        make_mesh=lambda: surface()[1],
+        make_textured=lambda: _textured(scene, *surface()),
     )
 
 
@@ -144,6 +148,11 @@ def _geographic(scene: Scene) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def mesh_of_scene(scene: Scene) -> Mesh:
     """The surface of the depth maps, with the filters of the cloud."""
+    return _surface(scene)[1]
+
+
+def _surface(scene: Scene) -> tuple[list[View], Mesh]:
+    """The views with filtered depth maps, and their surface."""
     from ..scene.fusion import clean_views
     from ..scene.tsdf import mesh_of
 
@@ -153,7 +162,13 @@ def mesh_of_scene(scene: Scene) -> Mesh:
     near = move_views(scene.views, translation(None if origin is None else -origin))
     clean = clean_views(near, lambda j: images.read_mask(indices[j]), scene.config.fusion, device)
     placed = move_views(clean, translation(origin))
-    return mesh_of(placed, scene.cloud, lambda j: images.read(indices[j]), device)
+    return placed, mesh_of(placed, scene.cloud, lambda j: images.read(indices[j]), device)
+
+
+def _textured(scene: Scene, views: Sequence[View], mesh: Mesh) -> TexturedMesh:
+    from ..scene.texture_atlas import textured
+
+    return textured(views, mesh, lambda j: scene.images.read(scene.predictions.indices[j]))
 
 
 def _device(scene: Scene) -> str:

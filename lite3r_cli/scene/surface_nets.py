@@ -25,6 +25,16 @@ class Mesh:
     colors: np.ndarray  # (N, 3) uint8
 
 
+@dataclass(frozen=True)
+class TexturedMesh:
+    """Triangles with a texture. A vertex on a seam occurs once for each chart."""
+
+    vertices: np.ndarray  # (N, 3) float32 or float64
+    triangles: np.ndarray  # (T, 3) int32
+    uv: np.ndarray  # (N, 2) float32 from 0 to 1, from the top left corner of the texture
+    texture: np.ndarray  # (H, W, 3) uint8 RGB
+
+
 class _Lattice:
     """Finds the voxel at a place."""
 
@@ -120,7 +130,8 @@ def _split(vertices: np.ndarray, quads: np.ndarray) -> np.ndarray:
 
 def without_small_parts(mesh: Mesh, least: int) -> Mesh:
     """Without connected parts of fewer than `least` triangles, and without vertices that no triangle uses."""
-    part = _parts(len(mesh.vertices), mesh.triangles)
+    a, b = np.concatenate([mesh.triangles[:, :2], mesh.triangles[:, 1:]]).T
+    part = components(len(mesh.vertices), a, b)
     size = np.bincount(part[mesh.triangles[:, 0]], minlength=len(mesh.vertices))
     triangles = mesh.triangles[size[part[mesh.triangles[:, 0]]] >= least]
     used = np.zeros(len(mesh.vertices), bool)
@@ -129,10 +140,11 @@ def without_small_parts(mesh: Mesh, least: int) -> Mesh:
     return Mesh(mesh.vertices[used], number[triangles].astype(np.int32), mesh.colors[used])
 
 
-def _parts(count: int, triangles: np.ndarray) -> np.ndarray:
-    """For each vertex the smallest index in its connected component (Shiloach & Vishkin 1982)."""
+def components(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(count,) smallest index in the connected component of each node; edges from `a` (E,) to `b` (E,) (Shiloach &
+    Vishkin 1982).
+    """
     part = np.arange(count)
-    a, b = np.concatenate([triangles[:, :2], triangles[:, 1:]]).T
     while True:
         low, high = np.minimum(part[a], part[b]), np.maximum(part[a], part[b])
         apart = low != high

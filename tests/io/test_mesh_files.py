@@ -12,8 +12,9 @@ from odd_scene import odd_cloud, odd_views  # noqa: F401
 from lite3r_cli.io.glb import linear
 from lite3r_cli.io.mesh_files import write_mesh
 from lite3r_cli.io.scene_export import SceneExport
+from lite3r_cli.io.textured_mesh import write_textured_mesh
 from lite3r_cli.scene.geometry import Similarity
-from lite3r_cli.scene.surface_nets import Mesh
+from lite3r_cli.scene.surface_nets import Mesh, TexturedMesh
 
 TURN = Similarity(1.0, np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([1.0, 2, 3]))
 
@@ -55,3 +56,34 @@ def test_every_program_finds_the_same_mesh(tmp_path, odd_views, odd_cloud, kind:
 def test_an_empty_mesh_is_a_valid_file(tmp_path, odd_views, odd_cloud) -> None:
     assert len(write_mesh(SceneExport(tmp_path, odd_views, odd_cloud))) == 3
     assert b"element vertex 0" in (tmp_path / "mesh.ply").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_a_texture_is_found_from_the_obj_and_from_the_glb(tmp_path, odd_views, odd_cloud, kind: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    rng = np.random.default_rng(8)
+    vertices = (rng.normal(size=(9, 3)) + (1e6 if kind == "f8" else 0)).astype(kind)
+    triangles = np.array([rng.choice(9, 3, replace=False) for _ in range(12)], np.int32)
+    texture = np.zeros((40, 56, 3), np.uint8)
+    texture[:20, :, 0], texture[20:, :, 2], texture[:, 28:, 1] = 200, 150, 90
+    uv = rng.uniform(0.05, 0.95, (9, 2)).astype("f4")
+    mesh = TexturedMesh(vertices, triangles, uv, texture)
+    files = write_textured_mesh(SceneExport(tmp_path, odd_views, odd_cloud, look=TURN, make_textured=lambda: mesh))
+    assert [path.suffix for path in files] == [".obj", ".mtl", ".jpg", ".glb"]
+
+    obj = trimesh.load(tmp_path / "textured-mesh.obj", process=False, maintain_order=True)
+    glb = trimesh.load(tmp_path / "textured-mesh.glb", process=False)
+    pose, name = glb.graph.get("surface")
+    glb = glb.geometry[name]
+    placed = glb.vertices @ pose[:3, :3].T + pose[:3, 3]
+    wanted = TURN.apply(vertices) * [1, -1, -1]
+    assert np.abs(placed - wanted).max() <= 1.1 * np.ptp(wanted, axis=0).max() / 65535
+    for found, image in ((obj, obj.visual.material.image), (glb, glb.visual.material.baseColorTexture)):
+        assert np.array_equal(found.faces, triangles)
+        assert np.abs(found.visual.uv * [1, -1] + [0, 1] - uv).max() < 2e-5  # trimesh counts v from below
+        assert np.abs(np.asarray(image).astype(int) - texture)[5::10, 5::10].max() < 20
+    assert np.abs(obj.vertices - vertices).max() < 1e-4
+
+
+def test_an_empty_textured_mesh_is_a_valid_file(tmp_path, odd_views, odd_cloud) -> None:
+    assert len(write_textured_mesh(SceneExport(tmp_path, odd_views, odd_cloud))) == 4
