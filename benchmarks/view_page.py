@@ -4,13 +4,15 @@ The cloud is a room of random colours, which packs worse than photographs do. Mi
 the moments when the first frame is drawn, which has a quarter of the points, and when all points are (the page waits
 for the pixels each time). Medians of several fresh tabs, as JSON.
 
-    python benchmarks/view_page.py [--points 1000000] [--runs 5]
+    python benchmarks/view_page.py [--points 1000000] [--runs 5] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import shutil
 import tempfile
 import time
@@ -41,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
     views = [View(f"{i}.jpg", 640, 480, K, np.hstack([np.eye(3), [[-0.3 * i], [0], [0]]])) for i in range(10)]
@@ -61,9 +64,19 @@ def main() -> None:
             tab.close()
         version, size = browser.version, page.stat().st_size
         browser.close()
-    result = {"points": arguments.points, "bytes": size, "write_seconds": round(written, 2), "chromium": version}
+    machine = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
+    result = {
+        "machine": machine,
+        "points": arguments.points,
+        "bytes": size,
+        "write_seconds": round(written, 2),
+        "chromium": version,
+    }
     medians = {name: float(np.median(found)) for name, found in times.items()}
-    print(json.dumps({**result, "milliseconds": times, "medians": medians}, indent=1))
+    text = json.dumps({**result, "milliseconds": times, "medians": medians}, indent=1)
+    print(text)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
