@@ -85,3 +85,31 @@ def card_means() -> str:
         means = [cell(values, digits, sign) for values, sign in ((new, ""), (old, ""), (new - old, "+"))]
         lines.append([name, str(len(scenes)), *means])
     return table(("", "scenes", "present file", "previous file", "difference"), lines)
+
+
+def training_runs() -> str:
+    """The runs that made `mini`'s weights, one after another."""
+
+    def line(number: int, run: dict) -> list[str]:
+        minutes, steps = f"{run['minutes']} min", f"{run['steps']:,}"
+        if "planned_minutes" in run:
+            minutes = f"the first {run['minutes']} of {run['planned_minutes']} planned minutes"
+        if run.get("steps_are_estimated"):
+            steps = f"about {steps}"
+        shapes = run["shapes"]
+        if run["start"]:
+            shapes += f"; warm start from {run['start']}"
+        rate = f"{run['rate']:.1e}".replace(".0e-0", "e-").replace("e-0", "e-")
+        end = run.get("rate_at_the_end")
+        return [
+            str(number),
+            f"{run['gpus']} × {run['gpu']}",
+            minutes,
+            steps,
+            shapes,
+            f"{rate}, cosine{', ' + end if end else ' to 2 %'}",
+        ]
+
+    runs = load("mini-runs")["runs"]
+    head = ("", "hardware", "time", "steps", "shapes", "learning rate")
+    return table(head, [line(number, run) for number, run in enumerate(runs, 1)])

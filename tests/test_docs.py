@@ -72,6 +72,8 @@ def test_the_card_is_about_the_file_that_ships():
     text = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
     weights = (ROOT / "checkpoints" / "mini.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() in text and f"{len(weights) / 1e6:.1f} MB" in text
+    mini = next(model for model in import_module("lite3r_cli.networks.mini.published").MODELS if model.name == "mini")
+    assert f"{mini.parameters / 1e6:.2f} M parameters" in text
     measured = json.loads((ROOT / "benchmarks" / "results" / "mini-accuracy.json").read_text(encoding="utf-8"))
     assert measured["models"]["mini"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
