@@ -51,7 +51,7 @@ def measure() -> None:
     options.add_argument("--seed", type=int, help="the first; default: one that no portion of --json had")
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
-    sys.path[:0] = [str(RUN.parent), str(RUN.parents[2])]
+    sys.path[:0] = [str(folder) for folder in list(RUN.parents)[:3]]
     from readers import readers
 
     known = asked.only.split(",") if asked.only else list(readers())

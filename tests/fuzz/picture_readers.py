@@ -19,7 +19,7 @@ from structure import (
     jpeg_joined,
     jpeg_segment,
     jpeg_segments,
-    png_chunk,
+    png_changed,
     png_chunks,
     png_joined,
     riff_chunk,
@@ -77,7 +77,7 @@ def _exif_in_pictures() -> Reader:
 
 
 def _masks() -> Reader:
-    kinds = {"PNG": (png_chunk,), "TIFF": TIFF, "JPEG": (jpeg_segment,), "BMP": (bmp_field,), "WEBP": (riff_chunk,)}
+    kinds = {"PNG": (png_changed,), "TIFF": TIFF, "JPEG": (jpeg_segment,), "BMP": (bmp_field,), "WEBP": (riff_chunk,)}
 
     def make(r: random.Random) -> Files:
         kind = r.choice(list(kinds))
@@ -148,7 +148,7 @@ def picture_readers() -> dict[str, Reader]:
     """All of this file by name."""
     return {
         "jpeg": _pictures("JPEG", "jpg", (jpeg_segment,), 4),
-        "png": _pictures("PNG", "png", (png_chunk,), 3),
+        "png": _pictures("PNG", "png", (png_changed,), 3),
         "tiff": _pictures("TIFF", "tif", TIFF, 5),
         "webp": _pictures("WEBP", "webp", (riff_chunk,)),
         "bmp": _pictures("BMP", "bmp", (bmp_field,)),

@@ -19,7 +19,7 @@ from cases import Files, Reader, corpus
 from mutate import json_bytes, mutated, words
 from picture_readers import picture_readers
 from record_readers import record_readers
-from structure import png_chunk
+from structure import png_changed
 
 
 def _depth() -> Reader:
@@ -32,7 +32,7 @@ def _depth() -> Reader:
     def make(r: random.Random) -> Files:
         if r.random() < 0.3:
             return {"d.npy": mutated(r, array.getvalue(), (array.getvalue(),))}
-        return {"d.png": mutated(r, deep, corpus("PNG"), (png_chunk,))}
+        return {"d.png": mutated(r, deep, corpus("PNG"), (png_changed,))}
 
     def read(folder: Path) -> str | None:
         from lite3r_cli.io.archives import read_npy

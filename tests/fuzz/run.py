@@ -28,7 +28,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 MOST_SECONDS = 5.0  # of processor time for one case
 MOST_BYTES = 2 << 30
 ADDRESS_SPACE = 14 << 30

@@ -7,6 +7,7 @@ import struct
 import zlib
 
 from mutate import EXTREME, flip, integer, mutated
+from png_files import png_chunks, png_joined
 
 _TAGS = (
     *(
@@ -162,21 +163,7 @@ def jpeg_segment(r: random.Random, data: bytes) -> bytes:
 # --- PNG --------------------------------------------------------------------------------------------------------------
 
 
-def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    return found
-
-
-def png_joined(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def png_chunk(r: random.Random, data: bytes) -> bytes:
+def png_changed(r: random.Random, data: bytes) -> bytes:
     chunks = png_chunks(data)
     i = r.randrange(len(chunks))
     kind, body = chunks[i]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import lzma
 import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import png_chunk, png_of_rows
 
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.codecs import jpeg
@@ -129,16 +129,16 @@ def test_a_single_bit_is_noticed_where_there_is_a_checksum(name):
 def test_png_with_sound_checksums_and_too_few_rows():
     rows = b"".join(b"\0" + row.tobytes() for row in scene()[:100])
     with pytest.raises(BadImage, match="damaged"):
-        decode(png(rows, 256, 192))
+        decode(png_of_rows(rows, 256, 192))
     deep = b"".join(b"\0" + row.tobytes() for row in scene()[:100].astype(">u2"))
     for broken in (deep, b"\7" + deep[1:] * 2):
         with pytest.raises(BadImage, match="damaged"):
-            decode(png(broken, 256, 192, depth=16))
+            decode(png_of_rows(broken, 256, 192, depth=16))
 
 
 @pytest.mark.parametrize("width, height, depth, read", [(14100, 14100, 16, False), (14100, 14100, 8, True)])
 def test_a_png_that_unpacks_to_more_than_memory_is_refused_by_its_header(width, height, depth, read):
-    bomb = io.BytesIO(png(bytes(100), width, height, depth))
+    bomb = io.BytesIO(png_of_rows(bytes(100), width, height, depth))
     if read:
         assert probe(bomb).width == width
     else:
@@ -146,18 +146,10 @@ def test_a_png_that_unpacks_to_more_than_memory_is_refused_by_its_header(width, 
             probe(bomb)
 
 
-def png(rows: bytes, width: int, height: int, depth: int = 8) -> bytes:
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
 def test_a_suggested_palette_that_is_damaged_is_not_looked_at(capfd):
     rows = b"".join(b"\0" + row.tobytes() for row in scene().astype(">u2") * 257)
-    whole = png(rows, 256, 192, depth=16)
-    palette = struct.pack(">I", 5) + b"PLTEshort" + struct.pack(">I", zlib.crc32(b"PLTEshort"))
+    whole = png_of_rows(rows, 256, 192, depth=16)
+    palette = png_chunk(b"PLTE", b"short")
     assert np.array_equal(decode(whole[:33] + palette + whole[33:]).rgb, decode(whole).rgb)
     assert capfd.readouterr() == ("", "")
 
@@ -171,10 +163,10 @@ def test_a_limit_of_the_decoder_is_not_called_damage(monkeypatch):
     rows = b"".join(b"\0" + row.tobytes() for row in scene().astype(">u2"))
     monkeypatch.setattr(cv2, "imdecode", refuses)
     with pytest.raises(BadImage, match="damaged"):
-        decode(png(rows, 256, 192, depth=16))
+        decode(png_of_rows(rows, 256, 192, depth=16))
     monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_WIDTH", "10")
     with pytest.raises(BadImage, match="OPENCV_IO_MAX_IMAGE_WIDTH in the environment"):
-        decode(png(rows, 256, 192, depth=16))
+        decode(png_of_rows(rows, 256, 192, depth=16))
 
 
 # --- what is whole is used --------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
+from png_files import png_chunks, png_joined
 
 from lite3r_cli.io.exif import NOTHING, read_metadata
 
@@ -25,20 +25,6 @@ def photo(path, exif: dict, gps: dict | None = None, main: dict | None = None, x
     more = {"xmp": xmp.encode()} if xmp else {}
     Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(path, exif=block, **more)
     return path
-
-
-def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], 8
-    while at < len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    return found
-
-
-def png_joined(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from png_files import png_chunk
 
 from lite3r_cli.io.codecs import exif_block
 from lite3r_cli.io.probe import probe
@@ -64,10 +65,7 @@ def container(kind: str, *blocks: bytes) -> bytes:
     if kind == "JPEG":
         parts = [b"\xff\xe1" + struct.pack(">H", len(b) + 8) + b"Exif\0\0" + b for b in blocks]
         return data[:2] + b"".join(parts) + data[2:]
-    import zlib
-
-    chunks = [struct.pack(">I", len(b)) + b"eXIf" + b + struct.pack(">I", zlib.crc32(b"eXIf" + b)) for b in blocks]
-    return data[:33] + b"".join(chunks) + data[33:]
+    return data[:33] + b"".join(png_chunk(b"eXIf", b) for b in blocks) + data[33:]
 
 
 @pytest.mark.parametrize("kind", ("JPEG", "PNG"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import png_of_rows
 
 from lite3r_cli.io.images import discover
 
@@ -32,13 +32,8 @@ def tiff(samples: np.ndarray, photometric: int, extra: int | None) -> bytes:
 
 
 def png(samples: np.ndarray, colour: int, depth: int, tRNS: bytes = b"") -> bytes:
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     rows = b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in samples)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], depth, colour, 0, 0, 0))
-    level = chunk(b"tRNS", tRNS) if tRNS else b""
-    return b"\x89PNG\r\n\x1a\n" + head + level + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png_of_rows(rows, samples.shape[1], samples.shape[0], depth, colour, tRNS)
 
 
 def layers(dtype=np.uint8, channels=3):
