@@ -157,7 +157,7 @@ class Bench:
     # -- one student ---------------------------------------------------------------------------------------------------
 
     def train(self, arm: Arm) -> dict[str, object]:
-        """Train a student and write it to `self.file`; what that took."""
+        """Train a student, write it to `self.file` and return the time and memory used."""
         if arm.kind == "none":
             return {"trained": 0, "seconds": 0.0, "peak_gib": None}
         data = self.batches()
@@ -215,7 +215,7 @@ class Bench:
 
     @torch.inference_mode()
     def predicted(self, file: str | Path, keep: float) -> tuple[list[measures.Answer], float]:
-        """Answers of a checkpoint that keeps so much attention, and the share that it skips."""
+        """Predictions of a checkpoint at this keep ratio, and the share of attention that it skips."""
         with open_checkpoint(file) as student:
             network = student.load(self.device)
         if keep != DENSE:
@@ -257,7 +257,7 @@ class Bench:
 
 
 def weights_of_blocks(network: torch.nn.Module, exact: tuple[str, ...]) -> tuple[str, ...]:
-    """The parameters of the blocks, but for matrices whose products stay exact."""
+    """The parameters of the blocks, without the matrices whose products stay exact."""
     names = [name for name, _ in network.named_parameters() if name.startswith("blocks.")]
     return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in exact))
 
@@ -272,7 +272,7 @@ def procedural_windows(count: int, sizes: Sizes, device: torch.device, workers: 
 
 
 class Kept:
-    """Batches that were drawn before, again and again."""
+    """Returns stored batches again and again."""
 
     def __init__(self, batches: list[DistillBatch]):
         self.kept = batches

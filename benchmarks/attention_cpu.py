@@ -64,7 +64,7 @@ def options() -> argparse.Namespace:
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, layout: TokenTiling) -> None:
-    """Every block kept: dense attention."""
+    """Check that the result equals dense attention when every block is kept."""
     tokens = min(q.shape[2], 4 * layout.index.numel())
     q, k, v = (t[:, :1, :tokens].float() for t in (q, k, v))
     out, _ = sparse_linear(q, k, v, Formula(1.0, linear_over="rest"), layout=layout)
@@ -118,7 +118,9 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
 
 
 def crossover(rows: Sequence[dict[str, object]]) -> int | None:
-    """The least number of tokens from which on sparse attention was faster by processor time; None: at no length."""
+    """The smallest number of tokens above which sparse attention always took less processor time; None if there is
+    none.
+    """
     found = None
     for row in sorted(rows, key=lambda row: -row["tokens"]):
         if row["factor_cpu"] <= 1:

@@ -41,7 +41,7 @@ class Job:
 
 
 def jobs(sets: list[Path], device: str, runs: int) -> list[Job]:
-    """The measurements; those that take longest or that matter most first."""
+    """The measurements, the longest and most important ones first."""
 
     def run_of(folder: Path, *options: str) -> list[str]:
         return ["same_bytes.py", str(folder), "--runs", "1", "--busy", "1", "--busy-turn", *options]
@@ -101,7 +101,7 @@ def answer(job: Job, scratch: Path) -> dict[str, Any]:
 
 
 def bytes_together(sets: list[Path], rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """same_bytes.py's entry of each set out of its runs."""
+    """For each set the entry of same_bytes.py, made from its runs."""
     entries = {}
     for folder in sets:
         known = [

@@ -114,7 +114,7 @@ ABLATIONS = (
 
 @dataclass(frozen=True)
 class Window:
-    """Views of one scene at the network's size, and what is known of them."""
+    """Views of one scene at the network's size, with their cameras and depth if known."""
 
     name: str
     images: torch.Tensor  # (S, 3, H, W) in [0, 1], on the CPU
@@ -285,7 +285,7 @@ class Bench:
         }
 
     def check(self) -> None:
-        """Everything kept, exact arithmetic: the teacher's answer."""
+        """Check that a student equals its teacher when all attention is kept and arithmetic is exact."""
         network = copy.deepcopy(self.network)
         sparsify(network, 1.0)
         found, skipped = answers(network, self.windows[:1], self.device)
@@ -296,7 +296,7 @@ class Bench:
 
 
 class _Kept:
-    """Batches made before, again and again."""
+    """Returns stored batches again and again."""
 
     def __init__(self, batches: Sequence[DistillBatch]):
         self.kept = batches

@@ -160,7 +160,7 @@ class Row:
     alone: float | None = None  # seconds of the network, in a process that has predicted before
 
     def run(self, device: str) -> None:
-        """Once more."""
+        """Measure once more and store the result."""
         with tempfile.TemporaryDirectory(dir=self.pictures.parent) as folder:
             self.runs.append(self.checkout.reconstruct(self.pictures, Path(folder, "scene.ply"), self.model, device))
 
@@ -284,7 +284,7 @@ class Session:
 
     @property
     def base(self) -> float:
-        """Median seconds of `BASE`, the first time left out: it fills the file cache."""
+        """Median seconds of `BASE` without the first run, which fills the file cache."""
         return statistics.median(self.bases[1:] or self.bases)
 
     def measure_base(self) -> None:

@@ -32,7 +32,7 @@ OVER = 2  # rays along each side of a pixel
 
 
 def noise(rng: np.random.Generator) -> np.ndarray:
-    """(SIDE, SIDE, 3) float32 in 0..1 with detail at every scale, in colours of its own."""
+    """A texture (SIDE, SIDE, 3) float32 in 0..1 with detail at every scale; each seed has its own colours."""
     sizes = (4, 12, 36, 100, 280, 700)
     layers = [cv2.resize(rng.random((n, n, 3), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for n in sizes]
     mixed = sum(layer - 0.5 for layer in layers)

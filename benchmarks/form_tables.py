@@ -95,7 +95,7 @@ def packed_forms() -> str:
 
 
 def block_forms() -> str:
-    """Sizes of groups and blocks, and other ways to choose, two forms a line."""
+    """Sizes of groups and blocks, and other ways to choose blocks; each line has two forms."""
     results = {row["name"].removeprefix("90 % skipped: "): row for row in load("sparse-forms")["results"]}
 
     def cells(words: str, name: str) -> list[str]:

@@ -93,7 +93,9 @@ def believed(start: list[View], found: Found, hypothesis: Hypothesis, config: Re
 def errors(
     found: Hypothesis, order: list[int], centres: np.ndarray, fixes: np.ndarray, wild: np.ndarray
 ) -> dict[str, object]:
-    """Metres between the cameras `order` and the truth, once moved onto the positions as `--world enu` does."""
+    """Distance in metres of the cameras `order` from the truth, after they were aligned to the positions as `--world
+    enu` does.
+    """
     mine = geometry.camera_centres(np.stack([found.poses[i] for i in order]))
     turn = np.stack([found.poses[i][2, :3] for i in order]).mean(axis=0)  # all look down
     try:

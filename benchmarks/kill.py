@@ -88,13 +88,13 @@ def half_written(place: Path, found: dict[str, str], old: dict[str, str], new: d
 
 
 def comparable(found: dict[str, str]) -> dict[str, str]:
-    """Files that a second run writes to the byte: no times in them."""
+    """The files that are equal in two runs, because they contain no times."""
     timed = (*TIMED, "state.safetensors")
     return {k: v for k, v in found.items() if not k.endswith(timed) and "/." not in f"/{k}"}
 
 
 def again(suite: Suite, found: dict[str, str]) -> str:
-    """The command for the next run, as a user gives it: on from a state of this run, over scenes that are whole."""
+    """The command that a user gives next: it continues from the state of this run and keeps complete scenes."""
     words = suite.words
     state = next((name for name in found if name.endswith("/state.safetensors") and not hidden({name: ""})), None)
     if words.startswith(("distill", "train")) and state is not None and found[state] != suite.old.get(state):
@@ -157,7 +157,7 @@ def unclear(suite: Suite, moment: Moment, code: int, said: list[str]) -> list[st
 
 
 def prepared(name: str, folder: Path) -> Suite | None:
-    """None for one that does not run here: some need packages that may be missing. It is told."""
+    """The prepared suite; None, with a message, if a package that it needs is missing."""
     try:
         return prepare(name, folder)
     except AssertionError as error:
@@ -233,7 +233,7 @@ def measure() -> None:
 
 
 def shared(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]:
-    """Cases of `asked.jobs` processes, each with its own suites. One that fails costs its own cases."""
+    """Run `asked.jobs` processes, each with its own suites. If one fails, only its cases are lost."""
     cases: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         running = []

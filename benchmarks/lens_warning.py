@@ -32,7 +32,7 @@ def at_side(rgb: np.ndarray, side: int) -> np.ndarray:
 
 
 def judge(images: ImageSet, indices: list[int], pictures: list[np.ndarray], side: int) -> dict[str, object]:
-    """What is measured, and whether it gives a warning."""
+    """The measured values, and whether they lead to a warning."""
     inputs = [NetworkInput(small, small.shape[:2]) for small in (at_side(rgb, side) for rgb in pictures)]
     records = [images.records[i] for i in indices]
     found = measure_bending([cv2.cvtColor(item.rgb, cv2.COLOR_RGB2GRAY) for item in inputs])

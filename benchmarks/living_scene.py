@@ -79,7 +79,7 @@ def reconstructed(files: list[Path], out: Path, resolution: int) -> Path:
 
 
 def auc(scene: Path, of: Set, new: set[str], most: float) -> float:
-    """Over the pairs with a picture of `new`."""
+    """AUC over the pairs of images that contain one of `new`."""
     found = poses(read_cameras_json(scene.with_suffix("") / "cameras.json", load_depth=False))
     return metrics.auc(errors(found, of.truth, new), most)
 
@@ -187,7 +187,7 @@ def memory(of: Set, scratch: Path, resolution: int, rows: list[Row]) -> None:
 
 
 def busy() -> bool:
-    """Whether others use the processor: no time is worth anything then."""
+    """Whether other programs use the processor, which makes times meaningless."""
     return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 

@@ -39,7 +39,9 @@ def pictures(scene: Path) -> list[Path]:
 
 
 def errors(found: dict[str, np.ndarray], truth: dict[str, np.ndarray], new: set[str]) -> np.ndarray:
-    """The larger of both angles, of the pairs with a picture of `new`; what was not found is off by 180 degrees."""
+    """For each pair that contains an image of `new` the larger of both angles; 180 degrees for images that were not
+    found.
+    """
     names = sorted(truth)
     poses = np.stack([found.get(name, np.eye(3, 4)) for name in names])
     pairs = metrics.pair_errors(poses, np.stack([truth[name] for name in names]), 1e-6).larger

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _agenda(options) -> list[tuple[str, int, bool]]:
-    """What says most comes first."""
+    """The order of the rows: the most important first."""
     frames = sorted(options.frames)
     parts = ([n for n in frames if n <= ABLATED] or frames[:1])[-1]
     agenda = [("walk", n, True) for n in frames if n <= 1000]
@@ -91,7 +91,7 @@ def _network(options, folder: Path) -> str:
 
 
 def _child(options, folder: Path, what: str, frames: int, loops: bool, left: float) -> list[dict[str, Any]]:
-    """Render what is not there, run one row's process, print what it says."""
+    """Render missing frames, run the process of one row and print its output."""
     start = time.monotonic()
     if not (folder / "walk.json").exists():
         _render(options, folder, frames, loops)
@@ -178,7 +178,7 @@ def _render_part(given) -> None:
 
 
 def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool = False) -> list[dict[str, Any]]:
-    """The command as a user runs it, but for what it prints."""
+    """Run the command as a user does, with its output captured."""
     from lite3r_cli import runtime
     from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
     from lite3r_cli.config.sequence import LongConfig

@@ -216,7 +216,7 @@ def absrel(depth: Tensor, truth: Tensor) -> float:
 
 
 def measured(depth: Tensor, poses: np.ndarray, window: measures.Window, teacher: tuple[Tensor, np.ndarray]) -> dict:
-    """See the top; `depth` (S, H, W) on the device."""
+    """The errors of one prediction, as the module's docstring defines them; `depth` (S, H, W) is on the device."""
     truth = torch.from_numpy(window.depth).to(depth.device)
     scaled = depth * median_ratio(depth, truth)
     scales = torch.tensor([median_ratio(d, t) for d, t in zip(depth, truth)], device=depth.device)

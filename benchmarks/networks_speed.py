@@ -56,7 +56,7 @@ def settings_of(model: Network, keep: float | None, device: torch.device) -> Set
 
 
 def differences(found: Prediction, expected: Prediction) -> dict[str, float]:
-    """Relative, where both have depth: networks with a mask may lose single pixels to rounding."""
+    """Relative differences where both have depth; rounding may move single pixels across a network's mask threshold."""
     a, b = (torch.stack(p.depth).float().to(expected.depth[0].device) for p in (found, expected))
     both = (a > 0) & (b > 0)
     return {
@@ -191,7 +191,7 @@ def main() -> None:
 
 
 def make_small() -> None:
-    """Smaller pictures."""
+    """Use fewer patches, to try the script on a CPU."""
     global GRID
     GRID = (4, 6)
 

@@ -53,7 +53,7 @@ class OneForAll(Distiller):
             module.rounded = on
 
     def merged(self) -> dict[str, torch.Tensor]:
-        """What was trained, and weights with their adapters in them, under the names of a checkpoint."""
+        """The trained weights with their adapters merged, under the names of a checkpoint."""
         trained = {name: p.detach() for name, p in self.trained.values.items() if "lora_" not in name}
         with torch.no_grad():
             return trained | {f"{n}.weight": m.merged() for n, m in low_rank.adapted(self.student).items()}
@@ -76,7 +76,7 @@ class OneForAll(Distiller):
         return sum(found) / len(found)
 
     def without_branch(self) -> None:
-        """The linear branch stays without effect."""
+        """Keep the linear branch without effect."""
         branch = [name for name in self.names if name.endswith("proj_lin.weight")]
         for name in branch:
             self.student.get_parameter(name).requires_grad_(False)

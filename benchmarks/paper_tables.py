@@ -212,7 +212,7 @@ def _keys(parts: list[tuple[ViewSet, list[int]]]) -> Iterator[tuple[str, tuple[V
 
 
 def _is_open(row: Mapping[str, Any], data: str, key: str) -> bool:
-    """Not measured yet, or failed; what failed is tried again."""
+    """Whether a measurement is missing or has failed; failed ones are repeated."""
     found = row["data"].get(data, {}).get(key)
     return found is None or "error" in found
 

@@ -94,7 +94,7 @@ def scene_of(options):
 
 
 def draw(options) -> None:
-    """The file and the truth."""
+    """Write the video and its true cameras."""
     import av
     from walk_scenes import exposure_of, render_walk
 

@@ -70,7 +70,7 @@ def write_scan(folder: Path, scan: int, rgb: np.ndarray, K: np.ndarray, poses: n
 
 
 def write_camera(path: Path, pose: np.ndarray, K: np.ndarray) -> None:
-    """MVSNet's camera file: cam_from_world as 4×4, K, and a depth range that nobody here reads."""
+    """MVSNet's camera file: cam_from_world as 4×4, K, and a depth range, which no reader here uses."""
     turn, _, other = np.linalg.svd(pose[:, :3].astype(np.float64))  # single precision is no exact rotation
     exact = np.vstack([np.c_[turn @ other, pose[:, 3]], [0, 0, 0, 1]])
     rows = ["extrinsic", *(" ".join(f"{value:.12g}" for value in row) for row in exact), ""]

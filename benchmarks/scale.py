@@ -45,7 +45,7 @@ KINDS = {  # the first pattern that is found in the name of a kernel tells its k
 
 
 def networks(arguments: argparse.Namespace) -> None:
-    """One of the processes that predict together: the first one alone, then all together."""
+    """The work of one process: the first predicts alone, then all predict together."""
     import torch
     import torch.distributed as dist
 

@@ -131,7 +131,9 @@ def _open_folders(folder: Path, shared: Path) -> None:
 
 
 def _stopped(place: Path, names: list[str], mode: int, field: Field) -> None:
-    """A hidden folder as of a stopped commit: it removes home/thesis.txt through a link, and brings back a file."""
+    """Plant a hidden folder like that of a stopped commit, which would remove home/thesis.txt through a link and
+    restore a file.
+    """
     _open_folders(place.parent, field.shared)
     (place / "new").mkdir(parents=True)
     (place / MARKER).write_text(ABOUT)
@@ -151,7 +153,7 @@ def _stopped(place: Path, names: list[str], mode: int, field: Field) -> None:
 
 
 def _listed(record: Path, names: list[str], field: Field) -> None:
-    """A list of files as of an earlier run of the same command, with files outside."""
+    """Plant the list of files of an earlier run of this command; it names files outside the folder."""
     _open_folders(record.parent, field.shared)
     (record.parent / "ln").symlink_to(field.home)
     outside = ("../home/thesis.txt", "ln/thesis.txt", str(field.home / "thesis.txt"), "../../home/thesis.txt")
@@ -164,7 +166,7 @@ def _listed(record: Path, names: list[str], field: Field) -> None:
 
 
 def _exchange(field: Field) -> None:
-    """Until it is killed: every hidden folder becomes a link into the home."""
+    """Replace every hidden folder by a link into the home, until this process is killed."""
     number = 0
     while True:
         for place in [p for p in field.shared.rglob(".*") if ".lite3r-" in p.name]:
@@ -179,7 +181,7 @@ def _exchange(field: Field) -> None:
 
 
 def attacked(words: str, plant: Callable[[], None] | None, field: Field) -> dict[str, object]:
-    """A run of the victim with what was planted, or, without, beside a process that exchanges."""
+    """Run the victim with planted files, or beside a process that exchanges folders if nothing was planted."""
     said = field.shared.parent / "said"
     said.touch()
     said.chmod(0o666)
@@ -209,8 +211,8 @@ def attacked(words: str, plant: Callable[[], None] | None, field: Field) -> dict
 
 
 def _clean(words: str, root: Path) -> None:
-    """A run that nobody disturbs, in a fork, for threads do not survive another one. Modules that it imports are
-    imported here, too: other users may not be able to read where Python is installed.
+    """An undisturbed run in a fork, because threads do not survive a second fork. It also imports the modules that the
+    other runs need: other users may not be allowed to read Python's folder.
     """
 
     def undisturbed() -> None:

@@ -38,7 +38,7 @@ def shell(*words: object) -> None:
 
 
 class Tmpfs:
-    """Its limits change while it is mounted."""
+    """A tmpfs, whose limits can change while it is mounted."""
 
     def __init__(self, mount: Path, kind: str) -> None:
         self.mount, self.place, self.kind = mount, mount, kind
@@ -62,7 +62,7 @@ class Tmpfs:
 
 
 class Ext4:
-    """Other files fill it but for some blocks or inodes."""
+    """An ext4 image that other files fill, except for some blocks or inodes."""
 
     def __init__(self, mount: Path, kind: str) -> None:
         self.mount, self.place, self.kind = mount, mount / "place", kind
@@ -102,7 +102,7 @@ DISKS = {"tmpfs": Tmpfs, "ext4": Ext4}
 
 
 def cases(name: str, disk: Tmpfs | Ext4) -> list[dict[str, object]]:
-    """What a command did on ever larger disks, as long as they were too small."""
+    """The results of a command on growing disks, until one is large enough."""
     earlier, words = SUITES[name]
     place, whole = str(disk.place), {0, WELL.get(words.split()[0], 0)}
     some = words.startswith(("batch", "synth", "train", "distill"))

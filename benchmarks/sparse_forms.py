@@ -101,7 +101,7 @@ class Subject:
         return mix
 
     def settle(self, fast: Fast | None, device: torch.device) -> None:
-        """From here on by the fast path, in a form of packed tokens; None: dense, without FP8."""
+        """Use the fast path with this form of packed tokens from now on; None: dense attention without FP8."""
         if fast is not None:
             ratios = shared_out(SCHEDULES[fast.schedule], fast.keep)
             sparsify(

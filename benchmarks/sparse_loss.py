@@ -47,7 +47,9 @@ def options() -> argparse.Namespace:
 
 
 def settings(layers: int) -> Iterator[Setting]:
-    """Name, keep ratio, settings of `sparsify`, each one step from the one before where it is not said otherwise."""
+    """(name, keep ratio, settings of `sparsify`); unless its name says otherwise, each differs from the previous one in
+    one setting.
+    """
     for keep in (0.25, 0.1):
         equal = {"keep_ratios": (keep,) * layers}
         yield "runs of tokens (published)", keep, PLAIN | equal

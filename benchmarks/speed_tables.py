@@ -40,7 +40,7 @@ def _ms(value: float) -> str:
 
 
 def _with_flash(network: str, variant: str) -> dict[int, float]:
-    """Views → ms with FlashAttention-4, of another lease than the rest."""
+    """Views → ms with FlashAttention-4, measured in another session than the rest."""
     rows = load("fa4-h100")["networks"] if network == "VGGT-1B" else []
     return {row["views"]: attention_tables.with_flash(row) for row in rows if row["variant"] == variant}
 

@@ -143,7 +143,7 @@ def _street(d: Draw, catalog: Catalog, perimeter: float) -> Scene:
 
 
 def exposure_of(walk: Walk, atlas: Atlas, height: int, width: int, device: str = "cpu") -> float:
-    """That of a camera which was set once, by the first frame."""
+    """The exposure of a camera that was set once, by the first frame."""
     linear, _ = _cast(walk, atlas, walk.cam_from_world[:1], height // 4, width // 4, device, 1, 0)
     average = np.exp(np.log(linear.mean(2).cpu().numpy() + 1e-3).mean())
     return float(walk.scene.environment[65] ** 2 / average)
@@ -180,7 +180,7 @@ def _cast(
 
 @cache
 def caster(kind: str) -> Caster:
-    """The fastest ray caster there is: raycast.cu by CuPy, torch's own compiler or g++; else its twin in torch."""
+    """The fastest ray caster available: raycast.cu compiled by CuPy, torch or g++, or else its twin in torch."""
     if kind == "cuda" and find_spec("cupy"):
         return raycast_cuda.raycast
     try:

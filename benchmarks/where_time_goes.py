@@ -46,7 +46,7 @@ class Node:
 
 
 class Sampler(threading.Thread):
-    """Looks at all threads until `stop`."""
+    """A thread that samples the stacks of all threads until `stop`."""
 
     def __init__(self, every: float) -> None:
         super().__init__(name="sampler", daemon=True)

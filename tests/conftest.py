@@ -59,7 +59,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config) -> None:
-    """With `-n`, processes get whole files as far as it goes: what the tests of a file share is made once."""
+    """With `-n`, processes get whole files where possible, so that the fixtures of a file are made once."""
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "worksteal"
 
@@ -189,8 +189,8 @@ def posed_photos(tmp_path):
 
 @contextmanager
 def on_the_disk_in_order(out: Path) -> Iterator[None]:
-    """What gets a name that users see below `out` has been synced before, and its folder is afterwards: a power cut
-    leaves no name of a file whose content is lost.
+    """Check that a file below `out` is synced before it gets its visible name, and its folder afterwards, so that a
+    power cut leaves no name of a file whose content is lost.
     """
     synced: dict[int, int] = {}  # inode → when it was synced the last time
     moved: list[tuple[int, int | None, int, str]] = []  # when, when the file was synced, inode of its new folder, name

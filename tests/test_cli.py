@@ -33,7 +33,7 @@ def lite3r(*arguments: str, **more) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def command(monkeypatch):
-    """Let `lite3r go` run a function of the test."""
+    """Add a command `lite3r go` that runs a function of the test."""
 
     def install(function) -> None:
         app = typer.Typer(pretty_exceptions_enable=False)

@@ -239,11 +239,11 @@ def test_any_operation_that_fails_leaves_the_old_result(tmp_path, monkeypatch, k
 
 
 class Killed(BaseException):
-    """From an operation on none is made any more, in cleaning up neither: what is on the disk is what a kill leaves."""
+    """Stands for a kill: no file operation is made after it, not even in cleaning up."""
 
 
 def killed_at(number: int, function) -> bool:
-    """Whether a run of the function got as far as to its n-th file operation, before which it is killed."""
+    """Kill a run of the function before its n-th file operation; False if it has fewer."""
     left, killed = iter(range(number - 1)), False
     with pytest.MonkeyPatch.context() as patch:
         for name in ("open", "mkdir", "rename", "replace", "fsync", "unlink", "rmdir"):
@@ -264,7 +264,7 @@ def killed_at(number: int, function) -> bool:
 @pytest.mark.parametrize("kind", PLACES)
 @pytest.mark.parametrize("before", [False, True])
 def test_killed_at_any_operation_the_next_run_finds_the_old_result_or_the_new(tmp_path, kind: str, before: bool):
-    """All of it, folders included: an empty one would be in the next run's way."""
+    """Folders count too: an empty one would be in the way of the next run."""
 
     def everything() -> list[str]:
         return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))

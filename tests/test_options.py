@@ -101,7 +101,7 @@ CASES = {
 
 
 class Seen(Lite3RError):
-    """Ends a command that has told its configuration."""
+    """Raised to end a command as soon as its configuration is known."""
 
 
 @pytest.mark.parametrize("line", CASES)

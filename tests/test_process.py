@@ -106,7 +106,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, photo):
 
 
 def test_long_work_is_left_at_once(monkeypatch):
-    """Work that hears nothing (as a library does between two of Python's instructions) does not hold up a signal."""
+    """Work that does not react to signals, as in a C library, does not delay the end of the program."""
     import threading
 
     monkeypatch.setattr(stopping, "GRACE", 0.1)
@@ -153,7 +153,7 @@ def test_a_signal_ends_a_prediction_within_a_layer(tmp_path, monkeypatch, plane_
 
 
 def test_predict_says_how_far_it_is(tmp_path, photo, monkeypatch, capsys):
-    """In a log as lines: every layer, and the views whose depth is there."""
+    """A log gets one line for each layer and for the views whose depth is finished."""
     from lite3r_cli import console
     from lite3r_cli.cli import main
 

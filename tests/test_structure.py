@@ -92,7 +92,7 @@ def run_on_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]
 
 
 def needed_first(path: Path, names: Container[str]) -> Iterator[str]:
-    """The modules that have to be there before this one; a package that it is in itself has begun already."""
+    """The modules that this one imports when it is loaded, without the packages that contain it."""
     name = module_name(path)
     package = name.split(".")[: None if path.stem == "__init__" else -1]
     for node in run_on_import(tree(path).body):
@@ -108,7 +108,7 @@ def needed_first(path: Path, names: Container[str]) -> Iterator[str]:
 
 
 def test_any_module_can_be_imported_first() -> None:
-    """No module waits for one that waits for it: such a pair works or not by what was imported before."""
+    """There is no cycle of imports: whether a cycle works depends on what was imported before."""
     files = {module_name(path): path for path in modules()}
     graph = {name: set(needed_first(path, files)) for name, path in files.items()}
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the modules
@@ -179,7 +179,9 @@ def test_what_the_library_offers_explains_itself() -> None:
 
 
 def test_the_names_that_benchmarks_and_tests_import_exist():
-    """Nothing else runs every benchmark, so that a moved function would be missed only when figures are made again."""
+    """No other test runs every benchmark; without this one a moved function would be noticed only when figures are
+    made.
+    """
     missing = []
     for file in sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")]):
         for node in ast.walk(ast.parse(file.read_text())):

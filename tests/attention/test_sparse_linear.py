@@ -163,7 +163,7 @@ def test_impossible_formulas_are_refused(values):
 
 @pytest.mark.parametrize("formula", [Formula(0.3, scores=scores, summaries=True) for scores in SCORES], ids=str)
 def test_autocast_changes_nothing(formula):
-    """What is float32 inside stays so, whatever surrounds it: networks run under autocast."""
+    """Float32 parts stay float32 under autocast, in which networks run."""
     q, k, v = random(3, 1, 2, 300, 16, dtype=torch.float32)
     expected, _ = sparse_linear(q, k, v, formula, torch.eye(16))
     with torch.autocast("cpu", torch.bfloat16):

@@ -37,7 +37,7 @@ GPU_CASES = [((65, 1041, 1374)[i % 3], (None, 16)[i % 2], *kernel) for i, kernel
 
 
 def runs(test):
-    """On a GPU, or in the interpreter."""
+    """Mark a test that runs on a GPU or in Triton's interpreter."""
     skipped = pytest.mark.skipif(
         not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test"
     )
@@ -70,7 +70,9 @@ def inputs(tokens, width=16, dtype=torch.float32):
 
 
 def both_branches_with_gradients(backend, tiles, blocks, layout, setting, dtype):
-    """Outputs and the gradients of q, k, v as float64, from the same values in `dtype`; nothing of empty slots."""
+    """Outputs and the gradients of q, k, v as float64, computed from the same values in `dtype`, without the empty
+    slots.
+    """
     leaves = [t.to(dtype).requires_grad_() for t in tiles]
     parts = [part[..., layout.valid, :] for part in ATTEND[backend](*leaves, blocks, layout, *setting)]
     make = torch.Generator().manual_seed(1)

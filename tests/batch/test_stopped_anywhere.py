@@ -47,7 +47,7 @@ class Dispatcher:
 
 
 class Job:
-    """What `batch.job.SceneJob` does with the claim."""
+    """Does with the claim what `batch.job.SceneJob` does."""
 
     views = 2
 

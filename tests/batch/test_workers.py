@@ -122,7 +122,7 @@ def test_workers_end_with_the_process_that_was_started(tmp_path, number):
 
 
 def test_a_scene_on_which_a_process_died_runs_alone(plane_backbone, tmp_path, monkeypatch):
-    """So that it alone is counted, should it kill again."""
+    """So that only this scene is counted if the process dies again."""
     root, out = scenes(tmp_path / "root", "s0", "s1", "s2", "s3"), tmp_path / "out"
     Claims(out).write(Record("s1", recorded.RUNNING, 1, time.time()))
     under_way: set[str] = set()
@@ -147,7 +147,7 @@ def test_a_scene_on_which_a_process_died_runs_alone(plane_backbone, tmp_path, mo
 
 
 class Talking:
-    """Workers that say one thing and are gone, `pool_of`."""
+    """Stands for the workers of `pool_of`; each sends one message and ends."""
 
     def __init__(self, said: tuple) -> None:
         self.said = said

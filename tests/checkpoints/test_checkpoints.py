@@ -68,7 +68,7 @@ def write_pt(folder, state):
 
 
 def write_old_pt(folder, state):
-    """In torch's format before version 1.6, which is no zip archive."""
+    """Write a .pt file in torch's format before version 1.6, which is not a zip archive."""
     torch.save({"state_dict": state}, folder / "old.pth", _use_new_zipfile_serialization=False)
     return folder / "old.pth"
 
@@ -287,7 +287,7 @@ def test_odd_metadata_is_named_at_once(tmp_path, entry, value):
 
 
 class FakeHub(types.ModuleType):
-    """The few things that the hub's client is used for, serving a folder."""
+    """The functions of the hub's client that the package uses; it serves a folder."""
 
     def __init__(self, folder, offline=False):
         super().__init__("huggingface_hub")

@@ -17,7 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_two_processes_learn_together_what_one_learns(tmp_path):
-    """From the same pictures the same; from others both have the same weights, which are not those of one alone."""
+    """With the same images they learn what one process learns; with different images both have the same weights, which
+    differ from those of one process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -103,7 +103,7 @@ def case(request):
 
 
 def mixed(images: torch.Tensor) -> list[torch.Tensor]:
-    """Three sizes, those of one size not side by side, the first view's neither the largest nor the last."""
+    """Views of three sizes; equal sizes are not neighbours, and the first view is neither the largest nor the last."""
     height, width = images.shape[-2:]
     side = height // ROWS
     sizes = [(height, width), (height - 2 * side, width), (height, width - side)]

@@ -33,7 +33,7 @@ def picture(channels: int = 3, width: int = 48, height: int = 36) -> np.ndarray:
 
 @cache
 def corpus(kind: str) -> tuple[bytes, ...]:
-    """Small sound files of a format."""
+    """Small valid files of a format."""
     import cv2
     from PIL import Image
 

@@ -40,7 +40,7 @@ def remove(r: random.Random, data: bytes) -> bytes:
 
 
 def integer(r: random.Random, data: bytes) -> bytes:
-    """An extreme number, or one near the file's length, somewhere, more often near the start."""
+    """Write an extreme number, or one near the file's length, at a random place, more often near the start."""
     if len(data) < 8:
         return data
     size, code = r.choice(((1, "B"), (2, "H"), (4, "I"), (8, "Q")))

@@ -145,7 +145,7 @@ def _videos() -> Reader:
 
 
 def picture_readers() -> dict[str, Reader]:
-    """All of this file by name."""
+    """The readers of this file by name."""
     return {
         "jpeg": _pictures("JPEG", "jpg", (jpeg_segment,), 4),
         "png": _pictures("PNG", "png", (png_changed,), 3),

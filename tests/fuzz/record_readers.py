@@ -338,7 +338,7 @@ def _memories() -> Reader:
 
 
 def record_readers() -> dict[str, Reader]:
-    """By name."""
+    """The readers of this file by name."""
     return {
         "pt": _pt(), "state": _states(), "chunks": _chunks(), "leftovers": _leftovers(), "batch": _batch(),
         "archive": _archives(), "training_set": _training_sets(), "flight": _flights(), "scene": _scenes(),

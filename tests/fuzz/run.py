@@ -65,7 +65,7 @@ def names_of(only: str | None) -> list[str]:
 
 
 def one(name: str, seed: int, number: int, folder: Path) -> dict | None:
-    """Run a case; what is wrong with it, or None."""
+    """Run a case and return the fault, or None."""
     from readers import readers, write
 
     from lite3r_cli.errors import Lite3RError
@@ -141,7 +141,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Start the reading process, again behind each case that ends it; 1 if anything was found."""
+    """Start the reading process, and start it again after a case that ends it. Returns 1 if anything was found."""
     names = names_of(options.only)
     end, first, faults, cases = time.monotonic() + options.seconds, options.first, 0, 0
     with tempfile.NamedTemporaryFile() as beat:

@@ -99,7 +99,7 @@ def tiff_moved(r: random.Random, data: bytes) -> bytes:
 
 
 def tiff_many(r: random.Random, data: bytes) -> bytes:
-    """Many entries of many values each: what a reader may unfold without limit."""
+    """Many entries with many values each, which a careless reader would expand without limit."""
     order = _directory(data)[0]
     number = r.choice((16, 200, 4000))
     tags = r.choice(((274,), _TAGS, range(1000, 1000 + number)))

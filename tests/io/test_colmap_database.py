@@ -23,7 +23,7 @@ pycolmap = pytest.importorskip("pycolmap")
 
 
 def seen_by(*images: list[int]) -> SparseModel:
-    """A model whose point k the views images[k] see, somewhere."""
+    """A model whose point k is seen by the views images[k], at random pixels."""
     rng = np.random.default_rng(3)
     rows = sorted((i, k) for k, views in enumerate(images) for i in views)
     image, point = np.array(rows).T

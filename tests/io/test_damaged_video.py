@@ -177,7 +177,7 @@ def never_wrong(whole, images, tolerance=1.0):
 
 
 def remuxed(path, target, keep):
-    """Copy the packets number i of which keep(i) is true; nothing in the file tells of the others."""
+    """Copy the packets i for which keep(i) is true; the file does not mention the others."""
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.size]

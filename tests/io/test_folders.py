@@ -154,7 +154,7 @@ def test_folders_beyond_the_limits_are_said(tmp_path, monkeypatch):
 
 
 def test_a_scene_folder_points_to_its_images():
-    """It has pictures in `depth`, too, which comes first in the alphabet."""
+    """The folder `depth` has images too, and comes first in the alphabet."""
     with pytest.raises(InputError, match="in its sub-folder images: name that one"):
         discover([Path(__file__).parents[2] / "sample_scenes" / "desk"])
 

@@ -326,7 +326,7 @@ def test_poses_of_a_trajectory_are_checked(tmp_path, line, number):
 
 
 def test_a_long_trajectory_costs_no_more_than_its_lines():
-    """An hour at 200 Hz beside many pictures: not the table of all times and all pictures."""
+    """An hour at 200 Hz and many images: memory must not grow with times × images."""
     times = [f"{1403636579 + i / 200:.3f}" for i in range(50_000)]
     names = [f"{1403636579 + i:.3f}.png" for i in range(240)]
     tracemalloc.start()

@@ -25,7 +25,7 @@ VIEWS = 5
 
 
 def rough(views, degrees: float = 3.0, focal: float = 1.08, noise: float = 0.15):
-    """What a network may predict: turned and shifted cameras, a wrong focal length, depth with a bias a view."""
+    """A rough prediction: turned and shifted cameras, a wrong focal length, and depth with a bias in each view."""
     rng = np.random.default_rng(0)
     result = []
     for view in views:

@@ -135,8 +135,8 @@ def test_views_that_were_not_verified_stay_and_so_does_the_sky(truth, sparse):
 
 
 def test_masked_pixels_are_compared_with_nothing(truth, sparse):
-    """A thing that stands in every picture at the place where a surface far nearer would be seen: unmasked, stereo
-    believes in it.
+    """Every image has an object at the same place, where a much nearer surface would be seen. Without masks stereo
+    takes it for such a surface.
     """
     pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1].copy() for view in truth]
     thing = np.random.default_rng(5).integers(0, 256, (120, 140, 3), dtype=np.uint8)

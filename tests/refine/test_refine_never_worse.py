@@ -97,7 +97,7 @@ def test_repeated_facade(photograph):
 
 
 def test_plane_seen_from_aside(photograph):
-    """The same without the repetition is refined, so that the tests above test something."""
+    """Without the repetition the same scene is refined; this shows that the tests above can fail."""
     truth, pictures = plane_scene(photograph, [(0.4 * i, 0.1 * i, 0) for i in range(4)], (0, 8, -5, 10))
     start = rough(truth, degrees=2, focal=1.0, noise=0.05)
     result = refine(start, pictures.__getitem__)

@@ -28,7 +28,9 @@ def turned(pose: np.ndarray, degrees: float, axis: int) -> np.ndarray:
 
 
 def verdict(weak: float, firm: float, few: tuple[int, ...] = (4,)) -> list[int]:
-    """The verified of five cameras; the network has the firm ones `firm` and the last one `weak` degrees off."""
+    """The verified ones of five cameras. The network's cameras differ by `firm` degrees, the last one by `weak`
+    degrees.
+    """
     rng = np.random.default_rng(0)
     poses = {i: np.hstack([cv2.Rodrigues(rng.normal(size=3) * 0.2)[0], rng.normal(size=(3, 1))]) for i in range(5)}
     views = [SimpleNamespace(cam_from_world=turned(poses[i], weak if i == 4 else firm, i % 3)) for i in range(5)]
@@ -52,7 +54,9 @@ def test_many_points_are_believed():
 
 
 def open_by(apart: float, off: float, gain: float = 0.1, taken: bool = False) -> bool:
-    """Whether cameras of the network `off` degrees away stay where other lenses move the refined ones by `apart`."""
+    """Whether the network's cameras, `off` degrees from the refined ones, are kept when other lenses move those by
+    `apart`.
+    """
     rng = np.random.default_rng(0)
     poses = {i: np.hstack([cv2.Rodrigues(rng.normal(size=3) * 0.2)[0], rng.normal(size=(3, 1))]) for i in range(5)}
     views = [SimpleNamespace(cam_from_world=turned(poses[i], off, i % 3)) for i in range(5)]

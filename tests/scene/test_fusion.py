@@ -93,7 +93,7 @@ def test_the_filters_are_those_of_numpy(name, together, monkeypatch):
 
 
 def test_several_maps_at_a_time_as_on_a_gpu_give_the_same_cloud(monkeypatch):
-    """Flying pixels and surfaces of neighbours of one size are found together there, and their shifts added at once."""
+    """On a GPU, maps of one size are compared together, and their shifts are added at once."""
     views = wavy_scene("desk")
     views = [view for i in (0, 1) for view in views[i::2]]  # those of one size side by side
     expected, counts = fuse_with_statistics(views, grey)

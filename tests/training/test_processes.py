@@ -68,7 +68,7 @@ def wait_for(condition, processes: list[subprocess.Popen]) -> None:
 
 
 def state_of_a_step(folder: Path) -> int:
-    """The step of the state; weights, averages and the optimiser's own counter are of it."""
+    """The step of a saved state, after a check that weights, averages and the optimiser's counter belong to it."""
     step = int(read_metadata(folder / "state.safetensors")["step"])
     counters = {int(v) for k, v in load_file(folder / "state.safetensors").items() if k.endswith(".step")}
     assert counters == {step}

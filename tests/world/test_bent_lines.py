@@ -20,7 +20,7 @@ WIDTH, HEIGHT, LARGE = 518, 346, 2400
 
 
 def boards(seed: int, round_ones: bool = False) -> np.ndarray:
-    """A wall of boards (or of discs) in all directions, as a pinhole sees it."""
+    """A wall of boards (or discs) at all angles, seen by a pinhole camera."""
     rng = np.random.default_rng(seed)
     wall = np.full((LARGE * 2 // 3, LARGE), 128, np.uint8)
     for _ in range(60):

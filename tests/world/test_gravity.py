@@ -73,7 +73,7 @@ def test_sticks_at_random_and_plain_walls_tell_nothing():
 
 
 def test_a_tilted_board_is_not_taken_for_a_wall():
-    """Its edges have two directions, both far from how the cameras are held: neither is known to be vertical."""
+    """Its edges have two directions, both far from the cameras' up axes, so neither may be taken for vertical."""
     tilt = np.radians(30)
     across = np.array([[np.cos(tilt), 0, -np.sin(tilt)], [np.sin(tilt), 0, np.cos(tilt)]])
     grid = [

@@ -41,7 +41,7 @@ def scene(count: int = 5, at=np.zeros(3)) -> list[View]:
 
 
 def predicted(truth, scale=0.37, noise=0.0, wrong_baseline=1.0):
-    """What a network makes of it: the first camera's frame, another scale, and cameras that are off."""
+    """What a network predicts: the frame of the first camera, another scale, and inaccurate cameras."""
     rng = np.random.default_rng(1)
     result = []
     for view, pose in zip(truth, geometry.rebase(np.stack([v.cam_from_world for v in truth]))):

@@ -125,7 +125,7 @@ def test_groups_ask_no_pair_twice_and_stop_early():
 
 
 def unseen(count: int):
-    """Views that look away from each other: the prediction ties nothing."""
+    """Views that look away from each other, so that the prediction connects none of them."""
     from lite3r_cli.scene.posed_view import View
 
     K = np.array([[200.0, 0, 120], [0, 200, 90], [0, 0, 1]])
