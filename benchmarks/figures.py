@@ -16,6 +16,7 @@ import attention_tables
 import form_tables
 import model_tables
 import network_tables
+import scale_tables
 import speed_tables
 from stored import ROOT, load, table
 
@@ -66,7 +67,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "conversion": network_tables.conversion,
     "kept-forms": network_tables.kept_forms,
     "cache-precision": network_tables.cache_precision,
-    "scale": form_tables.scale,
+    "scale": scale_tables.scale,
+    "scale-workers": scale_tables.workers,
+    "scale-training": scale_tables.training,
 }
 
 

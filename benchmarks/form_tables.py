@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import fmean, median
+from statistics import fmean
 
 from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
-from stored import load, table
+from stored import duration, load, table
 
 STUDENT = ("student", "skipped", "AbsRel against dense", "AUC@30, points", "teacher: AbsRel")
 
@@ -259,32 +259,10 @@ def end_to_end() -> str:
             before = before | {"predict": before["predict"] - before["network"]}
         else:
             before = before | {"predict": None}
-        lines.append([f"{words}, {views} views: before", *(_seconds(before.get(stage)) for stage in STAGES)])
+        lines.append([f"{words}, {views} views: before", *(duration(before.get(stage)) for stage in STAGES)])
         reached = {stage: wanted[stage] is not None and seconds[stage] <= wanted[stage] for stage in STAGES}
-        cells = [f"**{seconds[s]:.2f}**" if reached[s] else _seconds(seconds[s]) for s in STAGES]
+        cells = [f"**{seconds[s]:.2f}**" if reached[s] else duration(seconds[s]) for s in STAGES]
         lines.append(["now", *cells])
         lines.append(["target", *("–" if wanted[stage] is None else f"{wanted[stage]:g}" for stage in STAGES)])
     head = ("", "load", "predict without network", "fuse", "write", "wall", "beyond base and network")
-    return table(head, lines)
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-
-
-def scale() -> str:
-    """One scene on several GPUs."""
-    lines = []
-    for row in load("h200-scale")["networks"]:
-        words = {"vggt-1b": "VGGT-1B `lite`", "mini": "`mini` `lite`"}[row["model"]]
-        together = median(row["seconds_together"])
-        alone = median(row["seconds_alone"][1:]) if "seconds_alone" in row else None
-        memory = row.get("peak_gib_alone")
-        lines.append([
-            f"{words}, {row['views']:,} views", f"{row['processes']}", _seconds(alone), _seconds(together),
-            "–" if alone is None else f"{alone / together:.2f}",
-            "–" if memory is None else f"{memory:.2f}", f"{max(row['peak_gib_each']):.2f}",
-            "–" if memory is None else f"{max(row['peak_gib_each']) / memory:.2f}",
-        ])  # fmt: skip
-    head = ("", "GPUs", "one: s", "all: s", "times as fast", "one: GiB", "each: GiB", "share")
     return table(head, lines)

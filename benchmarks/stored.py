@@ -17,3 +17,8 @@ def load(name: str) -> dict:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in lines).replace("| --- ", "|---").replace("|--- |", "|---|")
+
+
+def duration(value: float | None) -> str:
+    """Seconds as a table shows them."""
+    return "–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
