@@ -15,6 +15,7 @@ from torch import Tensor
 from lite3r_cli.attention.packed import hilbert
 
 SPECIALS = 1  # special tokens of a view of `mini`
+FINER = 4  # tokens of the means of the best blocks left out
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Form:
     summary: int = (
         0  # tokens of a mean, 0: of a key block; −1: 64 where none of them is seen, else those of a key block
     )
+    finer: float = 0.0  # the best of the blocks left out, so many for each that is kept, count by means of 4 tokens
     weights: str = "usual"  # of the layers, a key of SCHEDULES
     alone: int = -1  # the only layer that skips anything; −1: all do
     reference: bool = False  # the first view's keys are always kept
@@ -175,7 +177,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Form, keep: float, views: int,
     scores = scores_of(near_q, near_k, form)
     place = torch.arange(patches, device=q.device)
     row, column = place // form.queries, place // form.keys
-    picked = chosen(scores, form, ((keep * tokens - first) * tokens / patches - first) / form.keys)
+    pairs = ((keep * tokens - first) * tokens / patches - first) / form.keys
+    picked = chosen(scores, form, pairs)
     if form.reference:
         picked[:, :, : -(-(grid[0] * grid[1]) // form.keys)] = True
     size = 64 if form.summary < 0 else form.summary or form.keys
@@ -184,15 +187,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Form, keep: float, views: int,
     per = size // form.keys
     key_lengths = torch.bincount(column, minlength=scores.shape[2]).float()
     share = ((picked * key_lengths).sum(-1)[:, row].mean() * patches + first * patches + first * tokens) / tokens**2
-    left = (~picked) * key_lengths  # tokens left out
+    finer = chosen(scores, form, min((1 + form.finer) * pairs, scores.shape[2])) & ~picked
+    left = (~picked & ~finer) * key_lengths  # tokens left out, but for those of finer means
     left = torch.nn.functional.pad(left, (0, -left.shape[2] % per)).unflatten(-1, (-1, per)).sum(-1)
     if form.summary < 0:
         touched = left < torch.nn.functional.pad(key_lengths, (0, -len(key_lengths) % per)).view(-1, per).sum(-1)
         partly = touched.repeat_interleave(per, -1)[..., : scores.shape[2]]
-        left = torch.cat([left.masked_fill(touched, 0), (~picked) * key_lengths * partly], dim=-1)
+        left = torch.cat([left.masked_fill(touched, 0), (~picked & ~finer) * key_lengths * partly], dim=-1)
         fine = moments(near_k, form.keys)
         mean, spread = torch.cat([mean, fine[0]], 1), torch.cat([spread, fine[1]], 1)
         value = torch.cat([value, moments(near_v, form.keys)[0]], 1)
+    if form.finer:
+        small = moments(near_k, FINER)
+        mean, spread = torch.cat([mean, small[0]], 1), torch.cat([spread, small[1]], 1)
+        value = torch.cat([value, moments(near_v, FINER)[0]], 1)
+        parts = finer.repeat_interleave(form.keys // FINER, -1)[..., : small[0].shape[1]]
+        left = torch.cat([left, parts * small[2]], dim=-1)
     out = torch.empty_like(q)
     for head in range(heads):
         out[head, :first] = (q[head, :first] @ k[head].mT * dim**-0.5).softmax(-1) @ v[head]

@@ -137,15 +137,23 @@ class Subject:
 BASE = Form(0.25)
 PAIRS = replace(BASE, queries=128)
 MIXED = replace(PAIRS, summary=-1)
+SHIPPED = replace(MIXED, scores="scalar, coarse", queries=64, asked=8)
 FORMS = (
-    replace(MIXED, scores="scalar, coarse"),  # what the program uses
+    SHIPPED,  # what the program uses for `mini`
+    *(replace(SHIPPED, finer=finer) for finer in (0.5, 1, 2, 4)),
+    replace(SHIPPED, queries=32, asked=4),
+    replace(SHIPPED, keys=8),
+    replace(SHIPPED, asked=32),
+    replace(SHIPPED, summary=0),
+    replace(SHIPPED, scores="true"),
+    replace(MIXED, scores="scalar, coarse"),  # what the program uses for deep networks
     replace(MIXED, scores="scalar"),
     *(replace(MIXED, scores=f"scalar by {part}") for part in (8, 4)),
     replace(MIXED, scores="scalar by 8", asked=8),
     *(replace(MIXED, scores="true", queries=queries) for queries in (128, 64)),
     replace(MIXED, scores="scalar", asked=32),
     replace(MIXED, scores="scalar", weights="equal"),
-    *(replace(MIXED, scores="scalar, coarse", queries=64, asked=asked) for asked in (16, 8)),
+    replace(MIXED, scores="scalar, coarse", queries=64),
     replace(MIXED, scores="scalar, coarse", queries=64, weights="equal"),
     replace(MIXED, scores="scalar, coarse", weights="equal"),
     *(replace(MIXED, scores="scalar, coarse", queries=64, alone=i) for i in range(5)),
