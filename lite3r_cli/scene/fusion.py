@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..config import FusionConfig
 from . import geometry
-from .consistency import adaptive_tolerance, best_neighbours, check_view, to_world
+from .consistency import adaptive_tolerance, best_neighbours, check_views
 from .device_maps import DeviceMaps
+from .map_groups import MapGroup, Pixels, groups_of
 from .posed_view import PointCloud, View, known_depth
 from .sinks import Points, PointSink, VoxelSink, kth_lowest, sink_for
 from .surfaces import Surfaces, VoterMap, on_device, runs_of_one_shape
@@ -87,11 +88,13 @@ def fuse_with_statistics(
     _drop_unusable(maps, read_mask, config, counts, statistics)
     surfaces, neighbours = _compared(maps, config, statistics)
     sink = sink_for(config.voxel, config.max_points, seed)
-    for i, each in enumerate(maps):
-        if each is not None:
-            found = _checked(surfaces, i, neighbours[i], statistics.tolerance, config.average, counts)
-            _collect(sink, each, i, *found, read_rgb)
+    for _ in range(maps.count(None)):
         step()
+    for group in groups_of(surfaces.voters, surfaces.voters, neighbours):
+        found = _checked(surfaces, group, neighbours, statistics.tolerance, config.average, counts)
+        _collect(sink, maps, group, group.views, *found, read_rgb)
+        for _ in group.views:
+            step()
     counts.into(statistics)
     cloud = sink.result(statistics)
     statistics.points = len(cloud)
@@ -126,11 +129,9 @@ class PieceFusion:
         found = FusionStatistics()
         surfaces, neighbours = _compared(maps, self.config, found)
         self._tolerances += [found.tolerance] if found.tolerance is not None else []
-        for i, each in enumerate(maps[:new]):
-            if each is None:
-                continue
-            kept = _checked(surfaces, i, neighbours[i], found.tolerance, self.config.average, self._counts)
-            _collect(self._sink, each, numbers[i], *kept, read_rgb)
+        for group in groups_of(surfaces.voters[:new], surfaces.voters, neighbours):
+            kept = _checked(surfaces, group, neighbours, found.tolerance, self.config.average, self._counts)
+            _collect(self._sink, maps, group, [numbers[i] for i in group.views], *kept, read_rgb)
 
     def result(self) -> tuple[PointCloud, FusionStatistics]:
         """The cloud and the statistics; the tolerance is the median over the pieces."""
@@ -142,17 +143,37 @@ class PieceFusion:
 
 
 def _collect(
-    sink: PointSink | VoxelSink, each: _Map, number: int, pixels: Tensor, points: Tensor, read_rgb: ReadImage
-) -> None:
-    """Colour the points (3, N) of pixels (N,) of the view `number` and add them in world coordinates to `sink`."""
-    chosen = sink.chosen(number, pixels)
+    sink: PointSink | VoxelSink, maps: Sequence[_Map | None], group: MapGroup, numbers: Sequence[int], pixels: Pixels,
+    points: Tensor, read_rgb: ReadImage,
+) -> None:  # fmt: skip
+    """Colour the points (3, N) of the pixels of a group and add them in world coordinates to `sink`. `numbers` are the
+    numbers of its views in the scene.
+    """
+    number = _of_each(numbers, pixels)
+    chosen = sink.chosen(number, pixels.index)
     if chosen is not None:
-        pixels, points = pixels.index_select(0, chosen), points.index_select(1, chosen)
+        pixels, points = pixels.some(chosen), points.index_select(1, chosen)
+        number = _of_each(numbers, pixels)
     if len(pixels):
-        colors = sample_colors(on_device(read_rgb(number), pixels.device), pixels, each.voter.shape)
-        world = to_world(each.voter.cam_from_world, points)
-        confidence = each.confidence.view(-1).index_select(0, pixels)
-        sink.add(Points(world.T, colors, confidence, number, pixels))
+        colors = _colors([read_rgb(n) for n in numbers], pixels, (group.height, group.width))
+        confidence = pixels.of([each.confidence for i in group.views if (each := maps[i]) is not None])
+        sink.add(Points(group.to_world(pixels, points).T, colors, confidence, number, pixels.index))
+
+
+def _of_each(numbers: Sequence[int], pixels: Pixels) -> int | Tensor:
+    """The number of the view of each pixel (N,); of all, if there is one view."""
+    return numbers[0] if pixels.owner is None else pixels.each(torch.tensor(numbers, device=pixels.index.device))
+
+
+def _colors(images: Sequence[np.ndarray], pixels: Pixels, shape: tuple[int, int]) -> Tensor:
+    """Colours (N, 3) uint8 of the pixels of maps of `shape` from images (H, W, 3) uint8 of any size."""
+    device = pixels.index.device
+    if pixels.owner is None:
+        return sample_colors(on_device(images[0], device), pixels.index, shape)
+    if all(rgb.shape[:2] == shape for rgb in images):
+        return pixels.of([*on_device(np.stack(images), device)])
+    runs = pixels.index.split(pixels.owner.bincount(minlength=len(images)).tolist())
+    return torch.cat([sample_colors(on_device(rgb, device), run, shape) for rgb, run in zip(images, runs)])
 
 
 def _of(read_mask: ReadMask, numbers: Sequence[int]) -> ReadMask:
@@ -172,14 +193,14 @@ def clean_views(
     counts, statistics = _Counts(), FusionStatistics()
     _drop_unusable(maps, read_mask, config, counts, statistics)
     surfaces, neighbours = _compared(maps, config, statistics)
-    clean = []
-    for i, (view, each) in enumerate(zip(views, maps)):
-        if each is not None:
-            pixels, points = _checked(surfaces, i, neighbours[i], statistics.tolerance, config.average, counts)
-            depth = torch.zeros_like(each.depth)
-            depth.view(-1)[pixels] = points[2]
-            view = replace(view, depth=depth.cpu().numpy())
-        clean.append(view)
+    clean = list(views)
+    for group in groups_of(surfaces.voters, surfaces.voters, neighbours):
+        pixels, points = _checked(surfaces, group, neighbours, statistics.tolerance, config.average, counts)
+        depth = points.new_zeros(len(group.views), group.height, group.width)
+        place = pixels.index if pixels.owner is None else pixels.owner * depth[0].numel() + pixels.index
+        depth.view(-1)[place] = points[2]
+        for i, found in zip(group.views, depth.cpu().numpy()):
+            clean[i] = replace(views[i], depth=found)
     return clean
 
 
@@ -196,11 +217,11 @@ class _Map:
             torch.ones_like(self.depth) if view.confidence is None else held.of(view.confidence, device).float()
         )
         self.alive = self.depth.isfinite() & (self.depth > 0) & self.confidence.isfinite()
-        self.voter = VoterMap(view, self.alive, depth=self.depth)  # shares `alive`, so it sees later changes
+        self.voter = VoterMap(view, self.alive, depth=self.depth)
 
-    def drop(self, doubtful: Tensor, reason: str, counts: _Counts) -> None:
-        counts.add(reason, self.alive & doubtful)
-        self.alive &= ~doubtful
+    def keep(self, alive: Tensor) -> None:
+        """Keep the pixels `alive` (h, w) bool."""
+        self.alive = self.voter.alive = alive
 
 
 class _Counts:
@@ -261,11 +282,16 @@ def _drop_unusable(
         if config.edge_filter:
             depth = torch.stack([each.depth for each in group])
             flying = flying_pixels(depth, [each.view for each in group], config.max_incidence_deg)
-        for k, each in enumerate(group):
-            if threshold is not None:
-                each.drop(each.confidence < threshold, "low_confidence", counts)
-            if flying is not None:
-                each.drop(flying[k], "edge", counts)
+        alive = torch.stack([each.alive for each in group])
+        if threshold is not None:
+            low = torch.stack([each.confidence for each in group]) < threshold
+            counts.add("low_confidence", alive & low)
+            alive &= ~low
+        if flying is not None:
+            counts.add("edge", alive & flying)
+            alive &= ~flying
+        for each, left in zip(group, alive):
+            each.keep(left)
 
 
 def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | None:
@@ -311,22 +337,23 @@ def flying_pixels(depth: Tensor, views: Sequence[View], max_incidence_deg: float
 
 
 def _checked(
-    surfaces: Surfaces, i: int, neighbours: Sequence[int], tolerance: float | None, average: bool, counts: _Counts
-) -> tuple[Tensor, Tensor]:
-    """The remaining pixels (N,) of view i as indices of the flattened map, and their camera points (3, N)."""
-    voter = surfaces.voter(i)
-    pixels = voter.pixels()
-    points = voter.camera_points(pixels)
-    if not neighbours or not len(pixels) or tolerance is None:
+    surfaces: Surfaces, group: MapGroup, neighbours: Sequence[Sequence[int]], tolerance: float | None, average: bool,
+    counts: _Counts,
+) -> tuple[Pixels, Tensor]:  # fmt: skip
+    """The remaining pixels of a group, and their camera points (3, N). `neighbours` are those of all views."""
+    pixels = group.pixels()
+    points = group.camera_points(pixels)
+    others = [neighbours[i] for i in group.views]
+    if not any(others) or not len(pixels) or tolerance is None:
         return pixels, points
-    verdict = check_view(surfaces, i, pixels, points, neighbours, tolerance, average)
+    verdict = check_views(surfaces, group, pixels, points, others, tolerance, average)
     inconsistent = verdict.contradicted & ~verdict.seen_through
     counts.add("free_space", verdict.seen_through)
     counts.add("inconsistent", inconsistent)
     keep = (~verdict.seen_through & ~inconsistent).nonzero()[:, 0]
     if verdict.shift is not None:
         points += verdict.shift
-    return pixels.index_select(0, keep), points.index_select(1, keep)
+    return pixels.some(keep), points.index_select(1, keep)
 
 
 # --- colours and masks from images of another size --------------------------------------------------------------------

@@ -20,12 +20,12 @@ _RANDOM_BITS = 40  # of a point's random number
 
 @dataclass(frozen=True)
 class Points:
-    """Points of one view."""
+    """Points of one view or of several."""
 
     world: Tensor  # (N, 3) float32
     colors: Tensor  # (N, 3) uint8
     confidence: Tensor  # (N,) float32
-    view: int
+    view: int | Tensor  # (N,) int64 if they are of several views
     pixels: Tensor  # (N,) indices into the view's flattened map
 
     def some(self, keep: Tensor) -> Points:
@@ -34,10 +34,11 @@ class Points:
         world, colors, confidence, pixels = (
             column.index_select(0, rows) for column in (self.world, self.colors, self.confidence, self.pixels)
         )
-        return Points(world, colors, confidence, self.view, pixels)
+        view = self.view if isinstance(self.view, int) else self.view.index_select(0, rows)
+        return Points(world, colors, confidence, view, pixels)
 
 
-def random_numbers(seed: int, view: int, pixels: Tensor) -> Tensor:
+def random_numbers(seed: int, view: int | Tensor, pixels: Tensor) -> Tensor:
     """Random integers (N,) int64 below 2^_RANDOM_BITS that depend only on the pixel: equal on every device, in any
     order.
 
@@ -74,15 +75,15 @@ class PointSink:
     def _numbers(self, points: Points) -> Tensor:
         return random_numbers(self.seed, points.view, points.pixels)
 
-    def chosen(self, view: int, pixels: Tensor) -> Tensor | None:
-        """The pixels (N,) of a view for which points are needed, as indices; None: all."""
+    def chosen(self, view: int | Tensor, pixels: Tensor) -> Tensor | None:
+        """The pixels (N,) of a view, or of the view of each, for which points are needed, as indices; None: all."""
         self.added += len(pixels)
         if self._limit is None:
             return None
         return (random_numbers(self.seed, view, pixels) <= self._limit).nonzero()[:, 0]
 
     def add(self, points: Points) -> None:
-        """Add the points of one view."""
+        """Add the points of one view or of several."""
         self._parts.append(points)
         self._held += len(points.pixels)
         if self.max_points is not None and self._held > 2 * self.max_points:
@@ -120,12 +121,12 @@ class VoxelSink:
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # keys (N,), sums (N, 8): 1, w, w·position, w·colour
         self._held = self.added = 0
 
-    def chosen(self, view: int, pixels: Tensor) -> None:
+    def chosen(self, view: int | Tensor, pixels: Tensor) -> None:
         """None: all pixels are used."""
         self.added += len(pixels)
 
     def add(self, points: Points) -> None:
-        """Add the points of one view."""
+        """Add the points of one view or of several."""
         world, colors, confidence = (t.cpu().numpy() for t in (points.world, points.colors, points.confidence))
         weight = np.maximum(confidence.astype(np.float64), 1e-12)[:, None]
         sums = np.hstack([np.ones_like(weight), weight, weight * world, weight * colors])

@@ -16,7 +16,7 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.consistency import check_view
-from lite3r_cli.scene.fusion import flying_pixels, fuse, fuse_with_statistics, sample_colors
+from lite3r_cli.scene.fusion import clean_views, flying_pixels, fuse, fuse_with_statistics, sample_colors
 from lite3r_cli.scene.posed_view import View
 from lite3r_cli.scene.surfaces import TOGETHER, Surfaces, VoterMap
 
@@ -102,6 +102,47 @@ def test_several_maps_at_a_time_as_on_a_gpu_give_the_same_cloud(monkeypatch):
         cloud, found = fuse_with_statistics(views, grey)
         assert found.to_dict() == pytest.approx(counts.to_dict(), rel=1e-4)
         np.testing.assert_allclose(cloud.points, expected.points, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config", [FusionConfig(max_points=5000), FusionConfig(voxel=0.05), FusionConfig(consistency=False)]
+)
+def test_views_that_are_fused_together_are_those_of_one_at_a_time(config, monkeypatch):
+    """Several views of one size are a GPU's unit: with masks, with colours of the map's size or not, and with a view
+    that no other sees, one with a single pixel, and one without depth between them.
+    """
+    views = wavy_scene("facade")
+    lonely = replace(views[1], cam_from_world=views[1].cam_from_world @ np.diag([-1.0, 1, -1, 1]))
+    dot = replace(views[0], depth=np.where(np.arange(views[0].depth.size) == 2013, 9, 0).reshape(views[0].depth.shape))
+    views = [
+        *views[0::2],
+        replace(views[0], depth=None),
+        *views[1::2],
+        lonely,
+        replace(dot, depth=np.float32(dot.depth)),
+    ]
+    shapes = [(HEIGHT, WIDTH) if view.depth is None else view.depth.shape for view in views]
+
+    def colours(i: int) -> np.ndarray:
+        shape = shapes[i] if i > 3 else (HEIGHT, WIDTH)
+        return np.random.default_rng(i).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+    def mask(i: int) -> np.ndarray | None:
+        return np.random.default_rng(i).random((40, 50)) > 0.1 if i % 2 else None
+
+    steps: list[int] = []
+    expected, counts = fuse_with_statistics(views, colours, mask, config, step=lambda: steps.append(1))
+    clean = clean_views(views, mask, config)
+    assert len(steps) == len(views)
+    monkeypatch.setitem(TOGETHER, "cpu", 16)
+    cloud, found = fuse_with_statistics(views, colours, mask, config)
+    for reason, count in counts.to_dict().items():
+        assert found.to_dict()[reason] == (None if count is None else pytest.approx(count, rel=1e-4)), reason
+    if len(cloud) == len(expected):
+        np.testing.assert_allclose(cloud.points, expected.points, rtol=1e-3, atol=1e-3)
+        assert (cloud.colors == expected.colors).mean() > 0.999
+    for a, b in zip(clean, clean_views(views, mask, config), strict=True):
+        assert a.depth is None or (np.abs(a.depth - b.depth) > 1e-4 * (1 + a.depth)).mean() < 1e-3
 
 
 def test_the_cloud_is_the_same_on_any_number_of_threads():
