@@ -36,7 +36,7 @@ from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.rasteriser import bin_ellipses, rasterise_torch
 from lite3r_cli.splats.shapes import ellipses
 from lite3r_cli.splats.shots import held_out, moved_columns, shots_of, size_one
-from lite3r_cli.splats.uncovered import cover
+from lite3r_cli.splats.uncovered import MARGIN, cover
 
 STARTS = ("refined", "pycolmap")
 
@@ -179,11 +179,9 @@ def pictures_of(folder: Path, views: list[View]) -> list[np.ndarray]:
 
 
 def train_one(
-    folder: Path, start: str, recipe: Recipe, opacity: float, args: argparse.Namespace, device: torch.device
+    folder: Path, start: str, recipe: Recipe, margin: float, args: argparse.Namespace, device: torch.device
 ) -> dict:
     views, columns = load(folder / f"{start}.npz")
-    if opacity:
-        columns[:, 9] = np.log(opacity / (1 - opacity))
     frame = size_one(views)
     shots = shots_of(views, pictures_of(folder, views), frame, args.size, device)
     kept = held_out(len(shots))
@@ -193,7 +191,7 @@ def train_one(
     seen = [shot for i, shot in enumerate(shots) if i not in kept]
     sync()
     began = time.perf_counter()
-    splats = cover(splats, seen)
+    splats = cover(splats, seen, margin)
     covered, first = len(splats), look_at(splats, [shots[i] for i in kept], recipe.degree, 0)
     fitted = fit(splats, seen, [shots[i] for i in kept], recipe)
     sync()
@@ -245,10 +243,10 @@ def train(args: argparse.Namespace) -> None:
         chosen = {
             name: type(getattr(Recipe(), name))(json.loads(value))
             for name, value in variant.items()
-            if name != "opacity"
+            if name != "margin"
         }
         recipe = replace(Recipe(seed=seed), **chosen)
-        run = train_one(folder, start, recipe, float(variant.get("opacity", 0)), args, device)
+        run = train_one(folder, start, recipe, float(variant.get("margin", MARGIN)), args, device)
         report["runs"].append({**run, "variant": variant})
         print(json.dumps({**run, "variant": variant}), flush=True)
         if args.json is not None:
@@ -292,7 +290,7 @@ def main() -> None:
     two.add_argument("folder", type=Path)
     two.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     two.add_argument("--starts", nargs="+", default=list(STARTS))
-    two.add_argument("--variants", nargs="+", default=[""], help="e.g. depth_weight=0 degree=1,grow=false")
+    two.add_argument("--variants", nargs="+", default=[""], help="e.g. depth_weight=0 margin=0,grow=false")
     two.add_argument(
         "--choose", type=float, metavar="SECONDS",
         help="first train the variants with the first seed and start as long as time allows, then the best with all",

@@ -18,7 +18,7 @@ from .rasteriser import LIMIT, OPAQUE, OUTPUTS, TILE, Bins
 from .shapes import CHANNELS, FAINTEST
 
 AT_ONCE = 32  # ellipses between two checks whether the tile is opaque
-WARPS = 4 if TILE == 16 else 1  # of a program of `draw`; the sums of `draw_gradient` are cheapest within one warp
+WARPS = 4  # of a program of `draw`; the sums of `draw_gradient` are cheapest within one warp
 
 
 @triton.jit
