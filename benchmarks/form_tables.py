@@ -246,23 +246,23 @@ END_TO_END_TARGETS = {  # seconds of load, predict without the network, fuse, wr
 
 def end_to_end() -> str:
     """`lite3r reconstruct` in fresh processes: stages before, now, and their targets."""
-    found = load("h100-end-to-end")
-    now = {row["name"]: row["median"] for row in found["rows"]}
+    now = {row["name"]: row["median"] for row in load("h200-end-to-end")["rows"]}
+    earlier = load("h100-end-to-end")["before"]
     lines = []
     for name, (*stages, beyond) in END_TO_END_TARGETS.items():
         model, views = name.split(", ")
         words = {"mini": "`mini`", "vggt-lite": "VGGT-1B `lite`"}[model]
         wanted = dict(zip(STAGES, (*stages, None, beyond)))
-        before, seconds = found["before"][name], dict(now[name])
+        before, seconds = earlier[name], dict(now[name])
         seconds["predict"] -= seconds["network"]
         if "network" in before:
             before = before | {"predict": before["predict"] - before["network"]}
         else:
             before = before | {"predict": None}
-        lines.append([f"{words}, {views} views: before", *(duration(before.get(stage)) for stage in STAGES)])
+        lines.append([f"{words}, {views} views: before, H100", *(duration(before.get(stage)) for stage in STAGES)])
         reached = {stage: wanted[stage] is not None and seconds[stage] <= wanted[stage] for stage in STAGES}
         cells = [f"**{seconds[s]:.2f}**" if reached[s] else duration(seconds[s]) for s in STAGES]
-        lines.append(["now", *cells])
+        lines.append(["now, H200", *cells])
         lines.append(["target", *("–" if wanted[stage] is None else f"{wanted[stage]:g}" for stage in STAGES)])
     head = ("", "load", "predict without network", "fuse", "write", "wall", "beyond base and network")
     return table(head, lines)

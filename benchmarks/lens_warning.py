@@ -22,6 +22,7 @@ from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.images import ImageSet, discover
 from lite3r_cli.io.video import even_indices
 from lite3r_cli.networks.pictures import NetworkInput
+from lite3r_cli.pipelines.ahead import Edges
 from lite3r_cli.pipelines.lens_hints import PICTURES, lens_warnings
 from lite3r_cli.world.bent_lines import measure_bending
 
@@ -36,7 +37,7 @@ def judge(images: ImageSet, indices: list[int], pictures: list[np.ndarray], side
     inputs = [NetworkInput(small, small.shape[:2]) for small in (at_side(rgb, side) for rgb in pictures)]
     records = [images.records[i] for i in indices]
     found = measure_bending([cv2.cvtColor(item.rgb, cv2.COLOR_RGB2GRAY) for item in inputs])
-    said = lens_warnings(PredictConfig(), records, inputs)
+    said = lens_warnings(PredictConfig(), records, inputs, Edges())
     return {**{key: round(value, 4) for key, value in asdict(found).items()}, "warned": bool(said)}
 
 

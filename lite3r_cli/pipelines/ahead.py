@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import cv2
@@ -30,18 +31,28 @@ class Edges:
 
     def __init__(self, inputs: Sequence[NetworkInput] = ()) -> None:
         self._found: dict[int, tuple[np.ndarray, Future[Segments]]] = {}
-        if inputs:
+        self._lock = Lock()
+        self.start(inputs)
+
+    def start(self, inputs: Sequence[NetworkInput]) -> None:
+        """Search the edges of these pictures, of those that are whole and were not searched before."""
+        with self._lock:
+            new = [item.rgb for item in inputs if _is_whole(item) and id(item.rgb) not in self._found]
+            if not new:
+                return
             pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()), thread_name_prefix="edges")
-            for item in inputs:
-                self._found[id(item.rgb)] = item.rgb, pool.submit(_edges_of, item.rgb)
+            self._found |= {id(rgb): (rgb, pool.submit(_edges_of, rgb)) for rgb in new}
             pool.shutdown(wait=False)
 
     def of(self, item: NetworkInput) -> Segments | None:
         """The edges of a whole picture; None if they were not searched. Waits for them."""
         rgb, found = self._found.get(id(item.rgb), (None, None))
-        if found is None or rgb is not item.rgb or item.rgb.shape[:2] != tuple(item.full):
-            return None
-        return found.result()
+        return None if found is None or rgb is not item.rgb or not _is_whole(item) else found.result()
+
+
+def _is_whole(item: NetworkInput) -> bool:
+    """Whether the network sees the whole picture."""
+    return item.rgb.shape[:2] == tuple(item.full)
 
 
 NO_EDGES = Edges()
@@ -57,7 +68,9 @@ class Ahead:
     def __init__(self, config: ReconstructConfig, images: ImageSet, predictor: Predictor, pictures: Pictures) -> None:
         self.ties = _ties(config, images, predictor, pictures)
         wanted = config.world.up == "auto" and not config.predict.refine  # --refine may detect lens distortion later
-        self.edges = Edges(pictures.inputs if wanted else ())
+        self.edges = pictures.edges if wanted else NO_EDGES
+        if wanted:
+            self.edges.start(pictures.inputs)
 
 
 def _ties(

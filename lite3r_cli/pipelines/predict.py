@@ -35,6 +35,7 @@ from ..stopping import responsive
 from ..world.given_cameras import back_into_given, place
 from ..world.undistort import UndistortedImages
 from . import known_cameras, streams
+from .ahead import Edges
 from .as_views import as_rigs, shown_colors, to_views
 from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
@@ -80,6 +81,7 @@ class Pictures:
     inputs: list[NetworkInput]
     skipped: list[Skipped] = field(default_factory=list)  # that could not be decoded
     bending: Later[list[str]] | None = None  # warnings about lens distortion, computed in the background
+    edges: Edges = field(default_factory=Edges)  # straight ones of the pictures
 
     def only(self, positions: Sequence[int]) -> Pictures:
         """The pictures at these positions, without the list of undecodable ones."""
@@ -209,7 +211,7 @@ class Predictor:
             progress.note(text)
         cameras = self._cameras(priors, records, inputs)
         known = None if bars else pictures.bending
-        bending = known or Later(lambda: self.lens_warnings(self.config, records, inputs), "lens")
+        bending = known or Later(lambda: self.lens_warnings(self.config, records, inputs, pictures.edges), "lens")
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
             prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
@@ -323,8 +325,9 @@ class Predictor:
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be used: {reasons}")
         inputs, records = align(batch, prepare, native), [images.records[i] for i in kept]
-        bending = Later(lambda: self.lens_warnings(self.config, records, inputs), "lens")
-        return Pictures(kept, inputs, skipped, bending)
+        edges = Edges()
+        bending = Later(lambda: self.lens_warnings(self.config, records, inputs, edges), "lens")
+        return Pictures(kept, inputs, skipped, bending, edges)
 
     def _between_bars(
         self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress

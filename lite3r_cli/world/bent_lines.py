@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .gravity import find_edges
+from .gravity import Segments, find_edges
 
 _LAMBDAS = np.concatenate([np.arange(-0.9, -0.12, 0.04), np.arange(-0.1, 0.0601, 0.005), np.arange(0.08, 0.21, 0.02)])
 _ZERO = int(np.abs(_LAMBDAS).argmin())
@@ -24,6 +24,7 @@ _ACROSS = 0.05  # of that length, search range of the edge to each side
 _MOST_ACROSS = 65  # points across the edge
 _SHORTEST, _LEAST = 0.06, 0.1  # of the picture's longer side: shortest detected and shortest tracked edge
 _EDGES = 50  # per picture, the longest
+_LEAST_POINTS = 12  # of an edge
 _FITTING = 0.85  # share of the points that must be on one smooth curve
 _CLOSE = 0.6  # pixels from that curve
 _SAME = 3.0  # pixels from an edge that was already tracked
@@ -45,9 +46,11 @@ class Bending:
         return self.coefficient * (1 + (2 / 3) ** 2)
 
 
-def measure_bending(greys: Sequence[np.ndarray]) -> Bending:
-    """The λ that straightens the edges of pictures (h, w) uint8 through one lens."""
-    tables = [_rises(grey) for grey in greys]
+def measure_bending(greys: Sequence[np.ndarray], edges: Sequence[Segments | None] = ()) -> Bending:
+    """The λ that straightens the edges of pictures (h, w) uint8 through one lens. `edges` are those of the pictures, if
+    known.
+    """
+    tables = [_rises(grey, before) for grey, before in zip(greys, edges or [None] * len(greys), strict=True)]
     table = np.concatenate(tables) if tables else np.zeros((0, len(_LAMBDAS)))
     straight = np.exp(-0.5 * (table / _NOISE) ** 2) / (_NOISE * np.sqrt(2 * np.pi))
     score = np.log((1 - _ROUND) * straight + _ROUND / _SPREAD).sum(axis=0)
@@ -55,29 +58,26 @@ def measure_bending(greys: Sequence[np.ndarray]) -> Bending:
     return Bending(float(_LAMBDAS[best]), float(score[best] - score[_ZERO]), len(table))
 
 
-def _rises(grey: np.ndarray) -> np.ndarray:
+def _rises(grey: np.ndarray, edges: Segments | None) -> np.ndarray:
     """For each long edge of a picture and each λ, the height of the straightened edge over its chord (E, L), in pixels
     of the picture.
     """
-    segments, _ = find_edges(grey)
+    segments, _ = edges or find_edges(grey)
     size = np.array([grey.shape[1], grey.shape[0]], np.float64)
     half = size.max() / 2
     length = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1)
     segments = segments[length > _SHORTEST * size.max()][:_EDGES]
-    rows: list[np.ndarray] = []
-    covered = np.zeros(grey.shape[:2], np.uint8)
     if not len(segments):
         return np.zeros((0, len(_LAMBDAS)))
-    for segment, points, known in zip(segments, *_follow(grey, segments), strict=True):
-        column, row = np.clip((segment[:2] + segment[2:]) / 2, 0, size - 1).astype(int)
-        if covered[row, column]:
-            continue
-        curve = _smooth(points[_run(known)])
-        if curve is None or np.linalg.norm(curve[-1] - curve[0]) < _LEAST * size.max():
-            continue
-        cv2.polylines(covered, [np.round(curve).astype(np.int32)], False, 255, int(2 * _SAME))
-        rows.append(_rise((curve - size / 2) / half) * half)
-    return np.array(rows).reshape(-1, len(_LAMBDAS))
+    curves, usable = _smooth(*_follow(grey, segments))
+    usable &= np.linalg.norm(curves[:, -1] - curves[:, 0], axis=1) >= _LEAST * size.max()
+    covered, chosen = np.zeros(grey.shape[:2], np.uint8), []
+    for k in np.flatnonzero(usable):
+        column, row = np.clip((segments[k, :2] + segments[k, 2:]) / 2, 0, size - 1).astype(int)
+        if not covered[row, column]:
+            cv2.polylines(covered, [np.round(curves[k]).astype(np.int32)], False, 255, int(2 * _SAME))
+            chosen.append(k)
+    return _rise((curves[chosen] - size / 2) / half) * half
 
 
 def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,55 +125,72 @@ def _follow(grey: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndar
     return points, (here > 0.4 * level) & (here > 1.0) & (inside == chosen) & within
 
 
-def _run(known: np.ndarray) -> np.ndarray:
-    """The indices of the known points around the middle, up to the first gap on each side."""
-    centre = len(known) // 2
-    gaps = [n for n in range(len(known) - 1) if not known[n] and not known[n + 1]]
-    first = max((n + 2 for n in gaps if n < centre), default=0)
-    last = min((n for n in gaps if n >= centre), default=len(known))
-    return first + np.flatnonzero(known[first:last])
-
-
-def _smooth(points: np.ndarray) -> np.ndarray | None:
-    """Points (15, 2) on the curve of fourth degree that fits most of the points (N, 2) of an edge;
-    None if none does.
+def _middle_run(known: np.ndarray) -> np.ndarray:
+    """The known points (E, N) bool of each edge around its middle, up to the first gap on each side: two unknown points
+    in a row.
     """
-    if len(points) < 12:
-        return None
-    chord = points[-1] - points[0]
-    length = float(np.linalg.norm(chord))
-    axis = chord / max(length, 1e-9)
-    side = np.array([-axis[1], axis[0]])
-    t, d = (points - points[0]) @ axis / max(length, 1e-9), (points - points[0]) @ side
-    basis = t[:, None] ** np.arange(5)
-    weight = np.ones(len(t))
+    count = known.shape[1]
+    centre, at = count // 2, np.arange(count)
+    gap = ~known[:, :-1] & ~known[:, 1:]
+    first = np.where(gap[:, :centre], at[:centre] + 2, 0).max(axis=1, keepdims=True)
+    last = np.where(gap[:, centre:], at[centre:-1], count).min(axis=1, keepdims=True)
+    inside: np.ndarray = known & (at >= first) & (at < last)
+    return inside
+
+
+def _smooth(points: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (E, 15, 2) on the curves of fourth degree that fit most of the points (E, N, 2) of each edge around its
+    middle; and whether there is such a curve, (E,) bool.
+    """
+    inside = _middle_run(known)
+    every, count = np.arange(len(points)), inside.sum(axis=1)
+    ends = points[every, inside.argmax(axis=1)], points[every, inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)]
+    chord = ends[1] - ends[0]
+    length = np.maximum(np.linalg.norm(chord, axis=1), 1e-9)[:, None]
+    axis = chord / length
+    side = np.stack([-axis[:, 1], axis[:, 0]], axis=1)
+    apart = np.where(inside[..., None], points - ends[0][:, None], 0)
+    t, d = (apart @ axis[..., None])[..., 0] / length, (apart @ side[..., None])[..., 0]
+    basis = _powers(t)  # (E, N, 5)
+    weight = inside.astype(np.float64)
     for _ in range(6):
-        solution = np.linalg.lstsq(basis * weight[:, None], d * weight, rcond=None)[0]
-        left = np.abs(d - basis @ solution)
-        weight = np.sqrt(1 / (1 + (left / _CLOSE) ** 2))
-    if (left < _CLOSE).mean() < _FITTING:
-        return None
-    t = np.linspace(0, 1, 15)
-    return points[0] + t[:, None] * chord + (t[:, None] ** np.arange(5) @ solution)[:, None] * side
+        weighted = (basis * weight[..., None]).swapaxes(1, 2)  # (E, 5, N)
+        # a touch on the diagonal: an edge without length has no curve
+        normal = weighted @ basis + 1e-12 * np.eye(5)
+        solution = np.linalg.solve(normal, weighted @ d[..., None])
+        left = np.abs(d - (basis @ solution)[..., 0])
+        weight = inside / (1 + (left / _CLOSE) ** 2)
+    close = ((left < _CLOSE) & inside).sum(axis=1)
+    where = np.linspace(0, 1, 15)
+    height = _powers(where) @ solution  # (E, 15, 1)
+    curves = ends[0][:, None] + where[:, None] * chord[:, None] + height * side[:, None]
+    return curves, (count >= _LEAST_POINTS) & (close >= _FITTING * count)
+
+
+def _powers(t: np.ndarray) -> np.ndarray:
+    """1, x, … x⁴ of x = 2 t − 1, which is from −1 to 1 along an edge: (…, 5)."""
+    powers: np.ndarray = (2 * t - 1)[..., None] ** np.arange(5)
+    return powers
 
 
 def _rise(points: np.ndarray) -> np.ndarray:
-    """The height of the middle of a curve (N, 2) over its chord for each λ (L,), in the original lengths."""
-    flat, ahead = _straightened(points)
-    chord = flat[:, -1] - flat[:, 0]
-    side = np.stack([-chord[:, 1], chord[:, 0]], axis=1) / np.maximum(np.linalg.norm(chord, axis=1), 1e-9)[:, None]
-    height = np.einsum("lni,li->ln", flat - flat[:, :1], side)
+    """The height of the middle of each curve (E, N, 2) over its chord for each λ, in the original lengths: (E, L)."""
+    flat, ahead = _straightened(points)  # (E, L, N, 2)
+    chord = flat[..., -1, :] - flat[..., 0, :]
+    side = np.stack([-chord[..., 1], chord[..., 0]], axis=-1)
+    side /= np.maximum(np.linalg.norm(chord, axis=-1), 1e-9)[..., None]
+    height = ((flat - flat[..., :1, :]) @ side[..., None])[..., 0]
     # of the best parabola instead of the highest point, which noise would bias
-    t = np.linspace(0, 1, len(points))
+    t = np.linspace(0, 1, points.shape[1])
     arch = t * (1 - t) - (t * (1 - t)).mean()
-    middle, before = points[len(points) // 2], points[-1] - points[0]
-    aside = np.array([-before[1], before[0]]) / np.linalg.norm(before) * 1e-3
-    two, _ = _straightened(np.stack([middle - aside, middle + aside]))
-    grown = np.abs(np.einsum("li,li->l", two[:, 1] - two[:, 0], side)) / 2e-3  # a step across the edge
+    middle, before = points[:, points.shape[1] // 2], points[:, -1] - points[:, 0]
+    aside = np.stack([-before[:, 1], before[:, 0]], axis=1) / np.linalg.norm(before, axis=1)[:, None] * 1e-3
+    two, _ = _straightened(np.stack([middle - aside, middle + aside], axis=1))
+    grown = np.abs(((two[..., 1, :] - two[..., 0, :]) * side).sum(axis=-1)) / 2e-3  # a step across the edge
     return np.where(ahead, height @ arch / (arch @ arch) / 4 / np.maximum(grown, 1e-3), 1e3)
 
 
 def _straightened(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 2) for each λ (L, N, 2), and the λ for which all of them are valid (L,) bool."""
-    below = 1 + _LAMBDAS[:, None] * (points**2).sum(axis=1)
-    return points / np.maximum(below, 0.05)[..., None], (below > 0.05).all(axis=1)
+    """Points (E, N, 2) for each λ (E, L, N, 2), and the λ for which all of a curve are valid (E, L) bool."""
+    below = 1 + _LAMBDAS[:, None] * (points**2).sum(axis=2)[:, None]
+    return points[:, None] / np.maximum(below, 0.05)[..., None], (below > 0.05).all(axis=2)

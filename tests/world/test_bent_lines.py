@@ -13,6 +13,7 @@ from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.images import ImageRecord
 from lite3r_cli.networks.pictures import NetworkInput
 from lite3r_cli.pipelines import lens_hints
+from lite3r_cli.pipelines.ahead import Edges
 from lite3r_cli.scene.distortion import DistortedCamera
 from lite3r_cli.world.bent_lines import measure_bending
 
@@ -88,4 +89,4 @@ def test_exif_that_names_a_fisheye_is_enough(monkeypatch):
 def warned(greys: list[np.ndarray], config: PredictConfig = PredictConfig()) -> list[str]:
     records = [ImageRecord(f"{k}.png", path=f"{k}.png", width=WIDTH, height=HEIGHT) for k in range(len(greys))]
     inputs = [NetworkInput(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), grey.shape) for grey in greys]
-    return lens_hints.lens_warnings(config, records, inputs)
+    return lens_hints.lens_warnings(config, records, inputs, Edges())
