@@ -19,7 +19,6 @@ from lite3r_cli.networks.base import KnownCameras as KnownPartly
 from lite3r_cli.networks.da3.network import DA3, SIZES, DA3Config, KnownCameras
 from lite3r_cli.networks.fast_form import TwoForms, fast_runner
 from lite3r_cli.networks.map_anything.network import MapAnything, MapAnythingConfig, MapAnythingV1Config
-from lite3r_cli.networks.mini import known
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.networks.pi3.network import Pi3, Pi3Config, Pi3XConfig
 from lite3r_cli.networks.sparsify import skipped_share, sparse_modules, sparsify
@@ -110,10 +109,9 @@ def mixed(images: torch.Tensor) -> list[torch.Tensor]:
     return [image[:, : sizes[i % 3][0], : sizes[i % 3][1]] for i, image in enumerate([*images, *images[:2]])]
 
 
-def errors(model: torch.nn.Module, images, settings: Settings, cameras=None, word="cameras") -> list[float]:
+def errors(model: torch.nn.Module, images, settings: Settings, cameras=None) -> list[float]:
     """Relative, of depth, confidence, poses and fields of view."""
-    given = {} if cameras is None else {word: cameras}
-    ordinary = model.predict(list(images), **given)
+    ordinary = model.predict(list(images), **({} if cameras is None else {"cameras": cameras}))
     fast = fast_form.predict(fast_runner(model, settings, CPU), images, cameras)
     assert [d.shape for d in fast.depth] == [image.shape[-2:] for image in images]
     pairs = [
@@ -219,16 +217,14 @@ def test_known_cameras_are_those_of_the_ordinary_path():
 
 
 def test_known_cameras_of_mini_are_those_of_the_ordinary_path():
-    model = Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, known_cameras=True))
-    standin.fill(model, SEED)
     images = mixed(network("mini")[1])
-    some = known.CameraHints.nothing(1, len(images), CPU)
-    some.log_focal[:, 1:] = 0.9
-    some.centre[:] = torch.arange(3 * len(images)).view(1, -1, 3)
-    some.rotation[:] = torch.eye(3)
-    assert max(errors(model.eval(), images, Settings(**FLOAT32), some, "known")) < 1e-5
-    with pytest.raises(BackendError, match="no known cameras"):
-        fast_runner(network("mini")[0], Settings(**FLOAT32), CPU)(images, some)
+    poses = torch.cat([torch.eye(3).expand(len(images), 3, 3), torch.randn(len(images), 3, 1)], dim=2)
+    K = torch.full((len(images), 3, 3), torch.nan)
+    K[1:] = torch.tensor([[150.0, 0, 70], [0, 140, 56], [0, 0, 1]])
+    for known_cameras in (True, False):  # without it they are ignored
+        model = Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, known_cameras=known_cameras))
+        standin.fill(model, SEED)
+        assert max(errors(model.eval(), images, Settings(**FLOAT32), KnownCameras(poses, K))) < 1e-5
 
 
 def test_pieces_of_frames_and_tokens_change_nothing(case, monkeypatch):

@@ -37,6 +37,8 @@ FAMILY = register(
         answer=answer,
         scale="mean depth",
         divides=True,
+        options=("cameras",),
+        partial_cameras=True,
         fast=FastMini,
     )
 )

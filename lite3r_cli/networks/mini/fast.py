@@ -17,6 +17,7 @@ from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm, Known
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
+from lite3r_cli.networks.base import KnownCameras
 from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.networks.mini.network import (
     LARGEST_LOG_CONFIDENCE,
@@ -58,9 +59,11 @@ class FastMini(FastForm):
             "reference": torch.tensor(prepared.whole.places[0], device=device),
         }
 
-    def known(self, cameras: CameraHints, prepared: Prepared) -> Known:
-        """The encoding (S, C) that is added to the camera tokens."""
-        return super().known(cameras, prepared) if self.known_camera is None else (self.known_camera(cameras)[0],)
+    def known(self, cameras: KnownCameras, prepared: Prepared) -> Known:
+        """The encoding (S, C) that is added to the camera tokens; of networks that ignore known cameras nothing."""
+        if self.known_camera is None:
+            return (torch.zeros_like(prepared.sizes[:, :1].float()),)
+        return (self.known_camera(CameraHints.of(cameras, prepared.sizes))[0],)
 
     def run(
         self, images: Sequence[Tensor], known: Known | None, prepared: Prepared, fixed: dict[str, Any], engine: Engine

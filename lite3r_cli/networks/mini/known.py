@@ -7,16 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.networks.base import KnownCameras
+
 MEAN_LOG_FOCAL = 0.76  # a diagonal field of view of 50°, the initial value of the camera decoder
 FEATURES = 3 + 10  # focal length: known, value, square; pose: known, 6-D rotation, centre
 
 
 @dataclass(frozen=True)
 class CameraHints:
-    """Known focal lengths and poses for B scenes of S views each; NaN for unknown values.
-
-    The other networks take `networks.base.KnownCameras` instead.
-    """
+    """Known focal lengths and poses for B scenes of S views each; NaN for unknown values."""
 
     log_focal: Tensor  # (B, S), units of half the image diagonal
     rotation: Tensor  # (B, S, 3, 3) world_from_cam; the world is the frame of the reference camera
@@ -30,6 +29,18 @@ class CameraHints:
             torch.full((batch, views, 3, 3), torch.nan, device=device),
             torch.full((batch, views, 3), torch.nan, device=device),
         )
+
+    @classmethod
+    def of(cls, cameras: KnownCameras, sizes: Tensor) -> CameraHints:
+        """Those of one scene with the first view as the reference; `sizes` (S, 2) are height and width of the images.
+
+        Poses count only if that of the first view is known: the network was trained with poses in its frame.
+        """
+        K, pose = (values.float().to(sizes.device) for values in (cameras.K, cameras.cam_from_world[:, :3]))
+        focal = (K[:, 0, 0] * K[:, 1, 1]).sqrt() / (0.5 * sizes.float().norm(dim=1))
+        R, t = pose[..., :3], pose[..., 3:]
+        rotation, centre = R[0] @ R.transpose(1, 2), (R[0] @ (-R.transpose(1, 2) @ t) + t[0])[..., 0]
+        return cls(focal.log()[None], rotation[None], centre[None])
 
     def features(self) -> Tensor:
         """The network's input (B, S, FEATURES); all zero for a view without known values. Centres are divided by their

@@ -38,7 +38,7 @@ from lite3r_cli.layers.vit import (
     resize_position_embedding,
     rope_table,
 )
-from lite3r_cli.networks.base import Network, Prediction, RawOutput
+from lite3r_cli.networks.base import KnownCameras, Network, Prediction, RawOutput
 from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
 
 # Pixels above this log depth are sky; depth is in units of the scene's geometric mean. Training pushes sky beyond 4
@@ -203,12 +203,13 @@ class Mini(Network):
     def predict(
         self,
         images: Sequence[Tensor],
-        known: CameraHints | None = None,
+        cameras: KnownCameras | None = None,
         unseen: Sequence[Tensor | None] | None = None,
     ) -> Prediction:
-        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size;
-        `known` (B = 1, the first view is the reference) goes with `config.known_cameras`. `unseen` masks pixels without
-        scene content (H, W) per image; patches of only such pixels are not used as keys.
+        """Depth and cameras of S images, each (3, H, W) float32 RGB in [0, 1], H and W multiples of the patch size.
+
+        What is known of `cameras` is an input of networks with `config.known_cameras`; others ignore it. `unseen` masks
+        pixels without scene content (H, W) per image; patches of only such pixels are not used as keys.
 
         Sky has no depth: 0, with confidence 0.
         """
@@ -217,7 +218,9 @@ class Mini(Network):
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
         refs = [torch.tensor([[first_view() + i == 0 for i in g]], device=device) for g in groups]
-        token = None if known is None else mine(self.known_camera(known))
+        sizes, token = sizes_of_all(images), None
+        if cameras is not None and self.config.known_cameras:
+            token = mine(self.known_camera(CameraHints.of(cameras, torch.tensor(sizes, device=device))))
         tokens = None if token is None else [token[:, g] for g in groups]
         depth: dict[int, Tensor] = {}
         confidence: dict[int, Tensor] = {}
@@ -234,7 +237,6 @@ class Mini(Network):
         # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
         rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
-        sizes = sizes_of_all(images)
         K = torch.stack([intrinsics_from_log_focal(f, *size) for f, size in zip(log_focal, sizes, strict=True)])
         order = range(len(images))
         maps = [depth[i] for i in order], [confidence[i] for i in order]

@@ -11,6 +11,7 @@ MODELS = (
         licence="MIT",
         summary="any-view ViT-S/14 trained by this project: depth, confidence and cameras",
         file="mini.safetensors",
+        takes=("cameras",),
         fast=True,
     ),
 )
