@@ -81,6 +81,9 @@ class Operators:
     resize_add: Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor | None, Tensor]]
     bias_relu: Callable[[Tensor, Tensor], Tensor]
     depth_values: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    add_sums: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    norm_relu_pad: Callable[[Tensor, tuple[Tensor, Tensor] | None], Tensor]
+    double_pad: Callable[[Tensor, Tensor, tuple[float, float]], Tensor]
     patch_rows: Callable[[Tensor, Tensor, Tensor, int, int, torch.dtype], Tensor]
     # packed tokens (H, queries, D)
     ask: Callable[[Tensor, PackedPlan], tuple[Tensor, Tensor]]
@@ -108,9 +111,12 @@ def operators(device: torch.device, kernels: bool | None = None) -> Operators:
             map_kernels,
             packed_kernels,
             row_kernels,
+            stage_kernels,
         )
 
-        families = [row_kernels, block_kernels, attend_kernels, growing_kernels, map_kernels, packed_kernels]
+        families = [
+            row_kernels, block_kernels, attend_kernels, growing_kernels, map_kernels, stage_kernels, packed_kernels
+        ]  # fmt: skip
     names = [field.name for field in fields(Operators)]
     home = {name: family for family in families for name in names if hasattr(family, name)}
     return Operators(**{name: getattr(home[name], name) for name in names})

@@ -277,6 +277,38 @@ def depth_values(x: Tensor, bias: Tensor, weight: Tensor, last_bias: Tensor, dep
     confidence.copy_(raw[..., 1].exp() + 1)
 
 
+def add_sums(x: Tensor, y: Tensor | None, bias: Tensor) -> Tensor:
+    """Adds y to a map x (B, C, H, W), channels last in memory, in place; returns the sums over its pixels, (B, 2, C)
+    float32: of x + b, and of its square.
+    """
+    if y is not None:
+        x.add_(y)
+    wide = x.float() + bias[:, None, None]
+    return torch.stack([wide.sum((2, 3)), wide.square().sum((2, 3))], dim=1)
+
+
+def norm_relu_pad(x: Tensor, affine: tuple[Tensor, Tensor] | None) -> Tensor:
+    """ReLU(scale · x + shift) of a map (B, C, H, W), with scale and shift (B, C) float32, or x itself; with its border
+    repeated once on each side: (B, C, H + 2, W + 2).
+    """
+    if affine is not None:
+        scale, shift = (t[:, :, None, None] for t in affine)
+        x = F.relu(x.float() * scale + shift).to(x.dtype)
+    return F.pad(x, (1, 1, 1, 1), mode="replicate").contiguous(memory_format=torch.channels_last)
+
+
+def double_pad(cells: Tensor, table: Tensor, spans: tuple[float, float]) -> Tensor:
+    """Cells (B, h, w, 4 C), each with its 2 × 2 pixels row by row, → a map (B, C, 2 h + 2, 2 w + 2) with its border
+    repeated. To the four pixels of the cell (i, j) are added u · table[0] + v · table[1] + table[2], (4 C,) each, with
+    u = span (2 j + 1 − w) / w across and v = span (2 i + 1 − h) / h down.
+    """
+    _views, height, width, _parts = cells.shape
+    u, v = (span * (2 * torch.arange(n, device=cells.device) + 1 - n) / n for span, n in zip(spans, (width, height)))
+    x = cells.float() + u[:, None] * table[0] + v[:, None, None] * table[1] + table[2]
+    x = x.unflatten(3, (2, 2, -1)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    return norm_relu_pad(x.to(cells.dtype), None)
+
+
 def patch_rows(images: Tensor, mean: Tensor, std: Tensor, side: int, width: int, dtype: torch.dtype) -> Tensor:
     """Images (S, 3, H, W) → normalised patches (S, N, width) of side `side`, flattened as (colour, row, column) and
     padded with zeros. `mean` and `std` are (3,).

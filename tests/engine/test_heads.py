@@ -20,6 +20,8 @@ from lite3r_cli.layers import buckets
 from lite3r_cli.layers.heads.dpt import DPTConfig, DPTHead, DualDPTHead
 from lite3r_cli.layers.vit import PatchEmbed
 from lite3r_cli.networks import standin
+from lite3r_cli.networks.pi3.fast_pixels import FastConvPixels
+from lite3r_cli.networks.pi3.heads import ConvPixels
 
 CUDA, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -75,6 +77,23 @@ def test_bfloat16_is_as_near_as_the_ordinary_head_in_bfloat16(head):
     found, exact = fast.decode(maps, 3, 4)[0].log(), head([t.float() for t in taps], 3, 4)[:, 0]
     usual = head.bfloat16()(taps, 3, 4)[:, 0].float()
     assert (found - exact).norm() < 1.5 * (usual - exact).norm()
+
+
+@both_ways
+@torch.inference_mode()
+def test_stages_of_convolutions_are_the_ordinary_ones(kernels, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    head = ConvPixels(24, (32, 16), 8, (2, 1), 6)
+    standin.fill(head, 1)
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 2, 24, device=DEVICE)
+    expected = torch.cat(head.to(DEVICE)(tokens, 1, 2), dim=1)
+    fast = FastConvPixels(head, Settings(dtype=torch.float32, kernels=kernels))
+    for _ in range(2):  # the tables stay as they are
+        (found,) = fast(tokens, 1, 2)
+        assert found.shape == (2, 3, 6, 12) and (found - expected).norm() < 5e-6 * expected.norm()
+    (half,) = FastConvPixels(head, Settings(kernels=CUDA))(tokens.bfloat16(), 1, 2)
+    assert half.dtype == torch.float32 and (half - expected).norm() < 0.03 * expected.norm()
 
 
 @both_ways

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.engine.fast_outputs import FastOutput
@@ -18,11 +18,12 @@ from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Product,
 from lite3r_cli.engine.packing import Shape
 from lite3r_cli.engine.patches import Patches
 from lite3r_cli.engine.runner import FastForm, Known
-from lite3r_cli.layers.buckets import HALF_PRECISION, cast_products, pack_ropes
+from lite3r_cli.layers.buckets import pack_ropes
 from lite3r_cli.layers.heads.pose import rotation_from_quaternion
 from lite3r_cli.layers.vit import patch_positions, resize_position_embedding, rope_table
 from lite3r_cli.networks.base import KnownCameras
 from lite3r_cli.networks.pi3.fast_given import More, patch_places
+from lite3r_cli.networks.pi3.fast_pixels import FastConvPixels
 from lite3r_cli.networks.pi3.heads import CameraHead, ConvPixels, HeadTransformer, LinearPixels
 from lite3r_cli.networks.pi3.network import (
     LARGEST_LOG_DEPTH,
@@ -161,15 +162,9 @@ class _FastHead:
         return self.last((own.x, None)) + self.last.bias.to(x.dtype)
 
 
-def _pixels(head: LinearPixels | ConvPixels, settings: Settings) -> nn.Module:
-    """A copy of the last layers of a head, whose stages of convolutions run in the engine's precision."""
-    twin = copy.deepcopy(head).float().eval()
-    if isinstance(twin, ConvPixels) and settings.dtype in HALF_PRECISION:
-        for part in (twin.upsample_blocks, *(output[:-1] for output in twin.output_block)):
-            cast_products(part, settings.dtype)
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        twin.stage_dtype = settings.dtype
-    return twin
+def _pixels(head: LinearPixels | ConvPixels, settings: Settings) -> LinearPixels | FastConvPixels:
+    """The last layers of a head."""
+    return FastConvPixels(head, settings) if isinstance(head, ConvPixels) else copy.deepcopy(head).float().eval()
 
 
 def _camera(head: CameraHead, tokens: Tensor) -> Tensor:

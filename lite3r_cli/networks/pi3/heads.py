@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lite3r_cli.layers.buckets import run_within, trunk_precision
+from lite3r_cli.layers.buckets import run_within
 from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.vit import Block, Mlp, ModulesOf, RopeTable, apply_rope
 
@@ -81,8 +80,6 @@ class ConvPixels(nn.Module):
     (B, n, H, W) for each n in `outputs`.
     """
 
-    stage_dtype: torch.dtype | None = None  # of the products but the last; None: the tokens'
-
     def __init__(self, dim: int, channels: Sequence[int], last: int, outputs: Sequence[int], patch_size: int):
         super().__init__()
         self.patch_size = patch_size
@@ -109,13 +106,11 @@ class ConvPixels(nn.Module):
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
         x = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
-        with nullcontext() if self.stage_dtype is None else trunk_precision(x.device, self.stage_dtype):
-            for stage in self.upsample_blocks:
-                x = stage(with_position(x, columns / rows))
-            x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
-            x = with_position(x, columns / rows)
-            hidden = [output[:-1](x) for output in self.output_block]
-        return [output[-1](h.float()) for output, h in zip(self.output_block, hidden)]
+        for stage in self.upsample_blocks:
+            x = stage(with_position(x, columns / rows))
+        x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
+        x = with_position(x, columns / rows)
+        return [output(x) for output in self.output_block]
 
 
 class _ResidualLinear(nn.Module):
