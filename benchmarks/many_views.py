@@ -32,7 +32,7 @@ import distill_mini as measures
 from sparse_forms import MODEL, SCHEDULES
 
 from lite3r_cli.attention.keep_schedule import shared_out
-from lite3r_cli.attention.packed import KEYS, SUMMARY, Lists, PackedPlan
+from lite3r_cli.attention.packed import KEYS, Lists, PackedPlan, weights_of
 from lite3r_cli.distillation.distill_data import ProceduralSource, Sizes
 from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.packing import Shape
@@ -167,7 +167,7 @@ def check_lists(shares: Tensor, lists: Lists, plan: PackedPlan, count: int) -> d
         best = float(row.topk(count).values.sum())
         missed = max(missed, 1 - float(row[chosen[chosen >= 0]].sum()) / best)
         rows = lists.rows[0, group, : int(lists.lengths[0, group])]
-        weights = torch.where(rows < plan.fine, 1, torch.where(rows < plan.coarse, KEYS, SUMMARY))
+        weights = weights_of(rows, plan)
         tokens = lists.blocks.shape[2] * KEYS + int(weights.sum())
         lost = max(lost, abs(tokens - plan.tokens), lists.blocks.shape[2] - len(chosen.unique()))
     return {"missed": missed, "lost_tokens": float(lost)}
@@ -181,7 +181,7 @@ def check_output(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
         at = slice(plan.first + group * plan.group, plan.first + (group + 1) * plan.group)
         listed = (lists.blocks[0, group].long()[:, None] * KEYS + torch.arange(KEYS, device=q.device)).flatten()
         rows = lists.rows[0, group, : int(lists.lengths[0, group])].long()
-        weights = torch.where(rows < plan.fine, 1, torch.where(rows < plan.coarse, KEYS, SUMMARY)).float()
+        weights = weights_of(rows, plan)
         every = torch.cat([listed, rows])
         bias = torch.cat([torch.zeros(len(listed), device=q.device), weights.log()])
         logits = q[0, at].float() @ keys[0, every].float().T * q.shape[-1] ** -0.5 + bias

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -34,9 +35,9 @@ def milliseconds(run) -> float:
     return do_bench(run, warmup=20, rep=100, return_mode="median")
 
 
-def steps(shape: str, group: int, views: int, keep: float) -> dict[str, float]:
+def steps(shape: str, group: int, views: int, keep: float, parts: float) -> dict[str, float]:
     heads, grid, specials = SHAPES[shape]
-    plan = packed_plan((Frames(views, specials + grid[0] * grid[1], specials, grid),), DEVICE, group)
+    plan = packed_plan((Frames(views, specials + grid[0] * grid[1], specials, grid),), DEVICE, group, parts)
     table = torch.zeros(3, heads, plan.slots, DIM, device=DEVICE, dtype=torch.bfloat16)
     table[:, :, plan.place.long()] = torch.randn(3, heads, plan.tokens, DIM, device=DEVICE).bfloat16()
     q, k, v = table
@@ -63,6 +64,7 @@ def steps(shape: str, group: int, views: int, keep: float) -> dict[str, float]:
     return {
         "shape": shape,
         "queries": group,
+        "parts": parts,
         "tokens": plan.tokens,
         "kept": kept,
         **found,
@@ -76,7 +78,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["vggt"])
     parser.add_argument("--groups", type=int, nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--views", type=int, nargs="+", default=[32, 100])
-    parser.add_argument("--keep", type=float, default=0.1)
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.1])
+    parser.add_argument("--parts", type=float, nargs="+", default=[0.0], help="parted blocks for each chosen one")
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
     if not torch.cuda.is_available():
@@ -84,7 +87,7 @@ def main() -> None:
     failed = [check for check in check_operators(DEVICE, torch.bfloat16, False) if not check.passed]
     if failed:
         sys.exit(f"wrong results: {failed}")
-    rows = [steps(shape, group, views, o.keep) for shape in o.shapes for group in o.groups for views in o.views]
+    rows = [steps(s, g, v, k, p) for s, g, v, k, p in product(o.shapes, o.groups, o.views, o.keep, o.parts)]
     for row in rows:
         print("  ".join(f"{k} {v}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in row.items()), flush=True)
     document = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,13 @@ class Fast:
     group: int  # queries that share a list
     schedule: str  # a key of SCHEDULES
     keep_views: int | None
+    parts: float = 0.0  # parted blocks for each chosen one
 
     @property
     def name(self) -> str:
-        views = "" if self.keep_views is None else f", {self.keep_views} views at most"
-        return f"{100 * (1 - self.keep):g} % skipped, fast path, {self.group} queries, {self.schedule}{views}"
+        more = "" if self.keep_views is None else f", {self.keep_views} views at most"
+        more += f", {self.parts:g} parted" if self.parts else ""
+        return f"{100 * (1 - self.keep):g} % skipped, fast path, {self.group} queries, {self.schedule}{more}"
 
 
 # Shares of the layers across views, first to last.
@@ -104,10 +107,10 @@ class Subject:
         """Use the fast path with this form of packed tokens from now on; None: dense attention without FP8."""
         if fast is not None:
             ratios = shared_out(SCHEDULES[fast.schedule], fast.keep)
-            sparsify(
-                self.network, fast.keep, packed=True, group=fast.group, keep_ratios=ratios, keep_views=fast.keep_views
-            )
-        self.runner = fast_runner(self.network, Settings(fp8=fast is not None, graphs=False), device)
+            form = {"packed": True, "group": fast.group, "parts": fast.parts, "keep_views": fast.keep_views}
+            sparsify(self.network, fast.keep, keep_ratios=ratios, **form)
+        fp8 = fast is not None and device.type == "cuda"
+        self.runner = fast_runner(self.network, Settings(fp8=fp8, graphs=False), device)
         self.network.to("cpu")
 
     @torch.inference_mode()
@@ -196,6 +199,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--engine", action="store_true", help="packed tokens, by the fast path")
     parser.add_argument("--groups", type=int, nargs="+", default=[GROUPS[-1]], help="with --engine: queries a list")
+    parser.add_argument(
+        "--parts", type=float, nargs="+", default=[0.0], help="with --engine: parted blocks a chosen one"
+    )
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=["usual"], help="with --engine")
     parser.add_argument("--keep-views", type=int, help="with --engine: views' worth of keys that a query sees at most")
     parser.add_argument(
@@ -233,7 +239,7 @@ def main() -> None:
     print(f"dense: AbsRel {np.nanmean(base['absrel']):.4f}, AUC@30 {np.nanmean(base['auc30']):.4f}", flush=True)
     results = []
     if o.engine:  # dense and lite by the fast path, and nothing else
-        forms = [Fast(k, g, s, o.keep_views) for k in o.keep for s in o.schedules for g in o.groups]
+        forms = [Fast(*form) for form in product(o.keep, o.groups, o.schedules, [o.keep_views], o.parts)]
         for fast in (None, *forms):
             subject = Subject(MODEL, device, "off")
             subject.settle(fast, device)

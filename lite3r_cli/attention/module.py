@@ -72,7 +72,7 @@ class SparseLinearAttention(Attention):
         if config.official:
             return
         if config.packed:
-            self.plan = packed_plan(frames, device, config.group)
+            self.plan = packed_plan(frames, device, config.group, config.parts)
             return
         if not config.tiles:
             frames = tuple(replace(group, grid=None) for group in frames)

@@ -3,8 +3,9 @@
 The patches of each frame are ordered along a Hilbert curve, so that any run of them is compact in the image. Frames
 follow one another; every other frame is reversed. A group of 128 or 64 consecutive queries shares one list of keys.
 Keys are chosen in blocks of 16. No block has empty slots: tokens that do not fill a block are listed one by one. A
-block that is not chosen counts as one token: its mean key and mean value, weighted by its 16 tokens. If none of 64
-neighbouring tokens is chosen, one mean of all 64 takes their place. k̄ is the mean key of n = 16 or 64 tokens:
+block that is not chosen counts as one token: its mean key and mean value, weighted by its 16 tokens. The best of these
+blocks, `parts` for each chosen one, count as four such means of 4 tokens. If none of 64 neighbouring tokens is in a
+chosen or parted block, one mean of all 64 takes their place. k̄ is the mean key of n = 4, 16 or 64 tokens:
 
     share(block) = Σ over sampled queries of a group: softmax over blocks of (q · k̄ / √D + log n + s)
     s            = ½ Σ_c m_c var_c(k) / D,   m = mean square of a head's sampled queries
@@ -21,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,11 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.attention.features import widened
+from lite3r_cli.attention.hilbert import hilbert
 from lite3r_cli.attention.tiling import Frames
 from lite3r_cli.layers.view_shards import ranks_across
 
 GROUPS = (128, 64)  # queries that share a list
 KEYS = 16  # tokens of a block
+PART = 4  # tokens of the means of a parted block
 SUMMARY = 64  # tokens of a coarse mean
 SAMPLE_STRIDE = 8  # one query in 8 is sampled for the shares
 IGNORED = 15  # lowest mantissa bits of a share that are ignored when blocks are compared; eight bits remain
@@ -41,49 +45,11 @@ CHUNK = 2**24  # elements that `gathered_attention` holds at a time
 LISTED = 2**30  # bytes of shares and lists at a time; further heads are computed later
 
 
-def hilbert(rows: int, columns: int) -> list[int]:
-    """The cells of a grid of any size (row-major indices) in the order of a generalised Hilbert curve. Almost all
-    consecutive cells are adjacent.
-    """
-    path: list[int] = []
-
-    def step(x: int) -> int:
-        return (x > 0) - (x < 0)
-
-    def fill(x: int, y: int, ax: int, ay: int, bx: int, by: int) -> None:
-        """Append the cells of the rectangle at (x, y) spanned by a, the curve's main direction, and b."""
-        width, height = abs(ax + ay), abs(bx + by)
-        dax, day, dbx, dby = step(ax), step(ay), step(bx), step(by)
-        if height == 1:
-            path.extend((y + i * day) * columns + x + i * dax for i in range(width))
-            return
-        if width == 1:
-            path.extend((y + i * dby) * columns + x + i * dbx for i in range(height))
-            return
-        hax, hay, hbx, hby = int(ax / 2), int(ay / 2), int(bx / 2), int(by / 2)
-        if 2 * width > 3 * height:  # long: two halves in a row
-            if abs(hax + hay) % 2 and width > 2:
-                hax, hay = hax + dax, hay + day
-            fill(x, y, hax, hay, bx, by)
-            fill(x + hax, y + hay, ax - hax, ay - hay, bx, by)
-            return
-        if abs(hbx + hby) % 2 and height > 2:
-            hbx, hby = hbx + dbx, hby + dby
-        fill(x, y, hbx, hby, hax, hay)
-        fill(x + hbx, y + hby, ax, ay, bx - hbx, by - hby)
-        fill(x + ax - dax + hbx - dbx, y + ay - day + hby - dby, -hbx, -hby, hax - ax, hay - ay)
-
-    if columns >= rows:
-        fill(0, 0, columns, 0, 0, rows)
-    else:
-        fill(0, 0, 0, rows, columns, 0)
-    return path
-
-
 @dataclass(frozen=True, eq=False)
 class PackedPlan:
     """The slot of each token of a sequence. A head's table of keys or values has `slots` rows: [0, `queries`) tokens,
-    [`fine`, `coarse`) means of 16 tokens, [`coarse`, `slots`) means of 64 tokens.
+    [`queries`, `fine`) means of 4 tokens, none without parted blocks, [`fine`, `coarse`) means of 16 tokens,
+    [`coarse`, `slots`) means of 64 tokens.
     """
 
     tokens: int
@@ -93,6 +59,7 @@ class PackedPlan:
     queries: int  # token slots, a multiple of `group`: special tokens from 0 on, patches from `first` on
     first: int  # slot of the first patch, a multiple of `group`
     blocks: int  # blocks of 16 patches
+    parts: float  # parted blocks for each chosen one
     place: Tensor  # (tokens,) int32, the slot of each token
     empty: Tensor  # int32, rows that hold no token: zeros until means are written
     asked: Tensor  # (groups − exact, group / 8) slots of the sampled queries of each ordinary group
@@ -128,12 +95,12 @@ class PackedPlan:
     @property
     def fine(self) -> int:
         """The row of the first block mean."""
-        return self.queries
+        return self.queries + (self.blocks * (KEYS // PART) if self.parts else 0)
 
     @property
     def coarse(self) -> int:
         """The row of the first coarse mean."""
-        return self.queries + self.blocks
+        return self.fine + self.blocks
 
     @property
     def slots(self) -> int:
@@ -156,10 +123,16 @@ class PackedPlan:
         seen = self.specials + count * KEYS + self.patches - self.blocks * KEYS
         return 1 - (self.specials * self.tokens + self.patches * seen) / self.tokens**2
 
+    def parted(self, count: int) -> int:
+        """How many blocks of a group that chooses `count` count as means of 4 tokens."""
+        return min(int(self.parts * count), self.blocks - count)
+
     def room(self, count: int) -> int:
         """Capacity of a group's list of single rows: loose tokens and means."""
-        partly = min(3 * count, self.blocks - count)
-        return len(self.loose) + self.supers + partly + self.blocks % (SUMMARY // KEYS)
+        parted = self.parted(count)
+        partly = min(3 * (count + parted), self.blocks - count - parted)
+        means = KEYS // PART * parted + self.supers + partly + self.blocks % (SUMMARY // KEYS)
+        return len(self.loose) + means
 
     def heads_at_a_time(self, count: int, heads: int) -> int:
         """How many of `heads` heads are computed together, so that their shares and lists fit in LISTED bytes, of all
@@ -171,8 +144,11 @@ class PackedPlan:
 
 
 @lru_cache(maxsize=32)
-def packed_plan(frames: tuple[Frames, ...], device: torch.device | None = None, group: int = GROUPS[0]) -> PackedPlan:
-    """The plan for `frames` in the order of the sequence, with `group` queries per list. Cached.
+def packed_plan(
+    frames: tuple[Frames, ...], device: torch.device | None = None, group: int = GROUPS[0], parts: float = 0.0
+) -> PackedPlan:
+    """The plan for `frames` in the order of the sequence, with `group` queries per list, which has `parts` parted
+    blocks for each chosen one. Cached.
 
     The patches of a frame without a grid keep their order.
     """
@@ -188,11 +164,11 @@ def packed_plan(frames: tuple[Frames, ...], device: torch.device | None = None, 
             patches += [start + part.specials + c for c in ordered]
             start, number = start + part.tokens, number + 1
     with torch.inference_mode(False):
-        plan = _plan(specials, patches, number, group)
+        plan = _plan(specials, patches, number, group, parts)
         return plan if device is None else _moved(plan, device)
 
 
-def _plan(specials: list[int], patches: list[int], views: int, group: int) -> PackedPlan:
+def _plan(specials: list[int], patches: list[int], views: int, group: int, parts: float) -> PackedPlan:
     first = -(-len(specials) // group) * group
     queries = first + -(-len(patches) // group) * group
     blocks = len(patches) // KEYS
@@ -200,7 +176,8 @@ def _plan(specials: list[int], patches: list[int], views: int, group: int) -> Pa
     slot = torch.cat([torch.arange(len(specials)), first + torch.arange(len(patches))])
     place = torch.empty(len(order), dtype=torch.int32)
     place[order] = slot.int()
-    free = torch.ones(queries + blocks + blocks * KEYS // SUMMARY, dtype=torch.bool)
+    means = blocks * (KEYS // PART) if parts else 0
+    free = torch.ones(queries + means + blocks + blocks * KEYS // SUMMARY, dtype=torch.bool)
     free[slot] = False
     known = ~free[:queries]
     per_group = known.view(-1, group).sum(1)[first // group :]
@@ -215,7 +192,7 @@ def _plan(specials: list[int], patches: list[int], views: int, group: int) -> Pa
     )
     return PackedPlan(
         tokens=len(order), views=views, specials=len(specials), group=group, queries=queries, first=first,
-        blocks=blocks,
+        blocks=blocks, parts=parts,
         place=place, empty=free.nonzero()[:, 0].int(), asked=asked, lengths=known.view(-1, SUMMARY).sum(1,
         dtype=torch.int32), loose=loose.int(), all_blocks=whole.int(),
     )  # fmt: skip
@@ -249,15 +226,29 @@ def ask(q: Tensor, plan: PackedPlan) -> tuple[Tensor, Tensor]:
     return asked, widened(asked).square().mean(1)
 
 
+def _means_of(plan: PackedPlan) -> tuple[tuple[int, int, int], ...]:
+    """Tokens of a mean, the first row and the end of the rows, for each kind of means."""
+    ends = plan.queries, plan.fine, plan.coarse, plan.slots
+    return tuple((size, *rows) for size, rows in zip((PART, KEYS, SUMMARY), pairwise(ends)))
+
+
+def weights_of(rows: Tensor, plan: PackedPlan) -> Tensor:
+    """The number of tokens that each table row stands for, float32."""
+    sizes = torch.tensor([1.0, PART, KEYS, SUMMARY], device=rows.device)
+    return sizes[sum((rows >= start).long() for start in (plan.queries, plan.fine, plan.coarse))]
+
+
 def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: PackedPlan) -> Tensor:
     """Write the means into the tables of keys and values (H, slots, D), in place. Returns the variance term s of each
     block and coarse mean, (H, blocks + supers) float32. `squares` (H, D) are the mean squares of `ask`.
     """
     spreads = []
-    for size, first, last in ((KEYS, plan.fine, plan.coarse), (SUMMARY, plan.coarse, plan.slots)):
+    for size, first, last in _means_of(plan):
         tokens = slice(plan.first, plan.first + (last - first) * size)
         for table in (keys, values):
             table[:, first:last] = widened(table[:, tokens]).unflatten(1, (-1, size)).mean(2).to(table.dtype)
+        if size == PART:
+            continue
         runs = widened(keys[:, tokens]).unflatten(1, (-1, size))
         spread = (runs - runs.mean(2, keepdim=True)).square().mean(2)  # var() would warn if there are no runs
         spreads.append((spread * squares[:, None]).sum(-1) / (2 * keys.shape[-1]))
@@ -278,23 +269,30 @@ def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan)
 
 def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
     """The lists of each group: the blocks of special tokens, then the `count` blocks with the highest shares; as single
-    rows, the loose tokens and the means of all other blocks.
+    rows, the loose tokens, the means of the parted blocks, and the means of all other blocks.
     """
     heads, groups, _ = shares.shape
     device = shares.device
-    picked = torch.zeros_like(shares, dtype=torch.bool).scatter_(-1, shares.topk(count, -1).indices, True)
-    chosen = picked.nonzero()[:, 2].view(heads, groups, count) + plan.first // KEYS
+    parted = plan.parted(count)
+    best = shares.topk(count + parted, -1).indices
+    none = torch.zeros_like(shares, dtype=torch.bool)
+    picked, parts = (none.scatter(-1, at, True) for at in (best[..., :count], best[..., count:]))
+    chosen = picked.nonzero()[:, 2].view(heads, groups, count)
+    split = parts.nonzero()[:, 2].view(heads, groups, parted)
     special = torch.arange(plan.special_blocks, device=device).expand(heads, groups, -1)
     per = SUMMARY // KEYS
-    touched = picked[..., : plan.supers * per].unflatten(-1, (-1, per)).any(-1)  # (H, groups, supers)
+    listed = picked | parts
+    touched = listed[..., : plan.supers * per].unflatten(-1, (-1, per)).any(-1)  # (H, groups, supers)
     partly = torch.ones_like(picked)
     partly[..., : plan.supers * per] = touched.repeat_interleave(per, -1)
-    wanted = torch.cat([~picked & partly, ~touched], dim=-1)
+    wanted = torch.cat([~listed & partly, ~touched], dim=-1)
     ranked = wanted.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices
-    ranked = ranked[..., : plan.room(count) - len(plan.loose)]
-    rows = torch.cat([plan.loose.expand(heads, groups, -1), plan.fine + ranked], dim=-1)
-    lengths = wanted.sum(-1) + len(plan.loose)
-    return Lists(torch.cat([special, chosen], -1).int(), rows.int(), lengths.int())
+    each = KEYS // PART
+    small = (plan.queries + split[..., None] * each + torch.arange(each, device=device)).flatten(-2)
+    ranked = ranked[..., : plan.room(count) - len(plan.loose) - small.shape[-1]]
+    rows = torch.cat([plan.loose.expand(heads, groups, -1), small, plan.fine + ranked], dim=-1)
+    lengths = wanted.sum(-1) + len(plan.loose) + small.shape[-1]
+    return Lists(torch.cat([special, chosen + plan.first // KEYS], -1).int(), rows.int(), lengths.int())
 
 
 def gathered_attention(
@@ -328,8 +326,7 @@ def _some_groups(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
     groups = blocks.shape[1]
     tokens = (blocks[..., None] * KEYS + torch.arange(KEYS, device=q.device)).flatten(2)
     inside = torch.arange(rows.shape[2], device=q.device) < lengths[..., None]
-    weight = torch.where(rows < plan.fine, 0.0, torch.where(rows < plan.coarse, float(KEYS), float(SUMMARY)).log())
-    bias = torch.where(inside, weight, -torch.inf)
+    bias = torch.where(inside, weights_of(rows, plan).log(), -torch.inf)
     every = torch.cat([tokens, rows.where(inside, rows.new_zeros(()))], dim=-1)  # (H, groups, keys)
     at = (every + torch.arange(heads, device=q.device)[:, None, None] * keys.shape[1]).flatten()
     k, v = (t.flatten(0, 1).index_select(0, at).view(heads, groups, -1, dim) for t in (keys, values))
@@ -364,8 +361,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, keep_rat
 
 def _with_means(table: Tensor, plan: PackedPlan) -> Tensor:
     """A table (H, slots, D) with its means, as `summarise_blocks` writes them, but differentiable."""
-    parts = [table[:, : plan.fine]]
-    for size, count in ((KEYS, plan.blocks), (SUMMARY, plan.supers)):
-        tokens = widened(table[:, plan.first : plan.first + count * size])
+    parts = [table[:, : plan.queries]]
+    for size, first, last in _means_of(plan):
+        tokens = widened(table[:, plan.first : plan.first + (last - first) * size])
         parts.append(tokens.unflatten(1, (-1, size)).mean(2).to(table.dtype))
     return torch.cat(parts, dim=1)

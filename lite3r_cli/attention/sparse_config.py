@@ -75,6 +75,7 @@ class SparseConfig:
     scores: str = "pooled"  # how the blocks to keep are chosen: "pooled" or "mass", see `block_map.py`
     packed: bool = False  # cross-view layers use `packed.py`; the fields on blocks then hold for layers within views
     group: int = GROUPS[0]  # with `packed`: queries that share a list of keys
+    parts: float = 0.0  # with `packed`: for each block kept, so many of the next best count as means of 4 tokens
     keep_views: int | None = None  # with `packed`: upper limit of the keys per query in views, mean over the layers
 
     def __post_init__(self) -> None:
@@ -93,6 +94,8 @@ class SparseConfig:
             raise UsageError(f"{' or '.join(map(str, GROUPS))} queries share a list of keys, not {self.group}")
         if self.keep_views is not None and (self.keep_views < 1 or not self.packed):
             raise UsageError(f"the views kept must be at least 1, and need packed tokens, not {self.keep_views}")
+        if self.parts < 0 or (self.parts and not self.packed):
+            raise UsageError(f"the parted blocks must be at least 0, and need packed tokens, not {self.parts}")
         if self.mix not in MIXES:
             raise UsageError(f"the branches are mixed by {' or '.join(MIXES)}, not {self.mix!r}")
         if self.protect not in PROTECT:
@@ -179,7 +182,7 @@ def settle(
         own = ("layers", "keep_ratio", "keep_ratios")
         base = {name: value for name, value in vars(known).items() if name not in own}
         if known.packed and not OF_BLOCKS.isdisjoint(asked):
-            base |= {"packed": False, "keep_views": None}
+            base |= {"packed": False, "keep_views": None, "parts": 0.0}
     settings = base | asked
     names = tuple(layers or (stored.layers if stored is not None else across))
     if set(names) == set(across):

@@ -119,8 +119,8 @@ def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) ->
     tiles = given(heads, tokens + 7, dim)
     yield "merge_heads", lambda ops, kind, fp8: _wide(ops.merge_heads(tiles.to(kind), place, tokens, fp8))
     yield from _block_cases(random, given, sizes, device)
-    for group in packed.GROUPS:
-        yield from _packed_cases(random, given, sizes, device, group)
+    for group, parts in ((128, 0.0), (64, 0.0), (64, 1.5)):
+        yield from _packed_cases(random, given, sizes, device, group, parts)
     yield from _growing_cases(random, given, sizes, device)
     yield from _map_cases(random, given, sizes, device)
 
@@ -164,9 +164,11 @@ def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[
             yield f"sparse_attention, {group} tiles, {mix}", attend
 
 
-def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int) -> Iterator[tuple[str, Case]]:
+def _packed_cases(
+    random, given, sizes: Sizes, device: torch.device, group: int, parts: float
+) -> Iterator[tuple[str, Case]]:
     grid, specials = (max(4, sizes.blocks // 2), max(6, sizes.blocks * 2 // 3)), 5
-    plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device, group)
+    plan = packed.packed_plan((Frames(3, specials + grid[0] * grid[1], specials, grid),), device, group, parts)
     place = plan.place.long()
     table = torch.zeros(3, sizes.heads, plan.slots, sizes.dim, device=device)
     table[:, :, place] = given(3, sizes.heads, plan.tokens, sizes.dim)
@@ -182,7 +184,7 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
     def means(ops, kind, fp8):
         own = table.to(kind, copy=True)
         ops.summarise_blocks(own[1], own[2], squares, plan)
-        return own[1:, :, plan.fine :].float()
+        return own[1:, :, plan.queries :].float()
 
     def chosen(ops, kind, fp8):
         """The sum of the chosen shares and the number of tokens that the lists cover. The lists themselves may differ,
@@ -191,11 +193,13 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
         found = ops.list_blocks(shares, plan, count)
         blocks = found.blocks[..., plan.special_blocks :].long() - plan.first // packed.KEYS
         known = torch.arange(found.rows.shape[2], device=device) < found.lengths[..., None]
-        weigh = torch.where(
-            found.rows < plan.fine, 1, torch.where(found.rows < plan.coarse, packed.KEYS, packed.SUMMARY)
-        )
+        weigh = packed.weights_of(found.rows, plan)
         tokens = packed.KEYS * found.blocks.shape[2] + (weigh * known).sum(-1)
-        return torch.stack([compared.gather(2, blocks).sum(-1), tokens.float() / plan.tokens])
+        parted = known & (found.rows >= plan.queries) & (found.rows < plan.fine)
+        split = (found.rows - plan.queries).clamp(min=0, max=plan.fine - plan.queries - 1 if plan.parts else 0)
+        of_parts = compared.gather(2, split.long() // (packed.KEYS // packed.PART))
+        of_parts = (of_parts * parted).sum(-1)
+        return torch.stack([compared.gather(2, blocks).sum(-1), of_parts, tokens / plan.tokens])
 
     def attended(lists):
         def run(ops, kind, fp8):
@@ -207,7 +211,7 @@ def _packed_cases(random, given, sizes: Sizes, device: torch.device, group: int)
         keys, values = table[1:].to(kind, copy=True)
         return ops.summarise_blocks(keys, values, squares, plan)
 
-    several = f"{group} queries"
+    several = f"{group} queries" + (", parts" if parts else "")
     yield f"summarise_blocks, means, {several}", means
     yield f"summarise_blocks, spreads, {several}", summaries
     yield (

@@ -135,14 +135,14 @@ struct Softmax {  // each thread holds two rows, 8 apart: their maximum logit so
     }
 };
 
-// q (H, q_rows, 64). keys and values (H, table, 64): rows [0, tokens) are tokens, [tokens, coarse) means of 16, [coarse, table) means of 64.
+// q (H, q_rows, 64). keys and values (H, table, 64): rows [0, tokens) are tokens, [tokens, fine) means of 4, [fine, coarse) of 16, [coarse, table) of 64.
 // The first `exact` groups of ROWS queries attend to the blocks `every` (all_count) and the rows `every_rows` (all_rows). Each other group attends
 // to its `blocks` (H, groups − exact, count) and to the first `lengths` (H, groups − exact) of its `rows` (H, groups − exact, room).
 // Returns out (H, slots, 64) and, unless null, the natural-log lse (H, slots).
 extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
     const unsigned short* q, const unsigned short* keys, const unsigned short* values, const int* blocks, const int* rows, const int* lengths,
     const int* every, const int* every_rows, unsigned short* out, float* lse, int heads, int slots, int q_rows, int table, int groups, int exact, int count,
-    int room, int all_count, int all_rows, int tokens, int coarse, float scale) {
+    int room, int all_count, int all_rows, int tokens, int fine, int coarse, float scale) {
     extern __shared__ __align__(1024) unsigned char memory[];  // two thread blocks use all of it: no space to align it here
     int half = threadIdx.x >> 7, unit = half % UNITS;
     unsigned char* tile_q = memory + unit * ROWS * D * 2;
@@ -196,8 +196,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) hopper_attention(
             copy16(to_k + stage * TILE_BYTES + i * LINES * D * 2, from_k + (long long)row * D);
             copy16(to_v + stage * TILE_BYTES + i * LINES * D * 2, from_v + (long long)row * D);
             if (tile >= full && piece == 0)
-                bias[stage * TILE + line + LINES * i] = 
-                    next[i] < 0 ? 0xF149 : next[i] < tokens ? 0 : next[i] < coarse ? 0x4080 : 0x40C0;  // −1e30, 0, log2 16, log2 64
+                bias[stage * TILE + line + LINES * i] =  // −1e30, 0, log2 4, log2 16, log2 64
+                    next[i] < 0 ? 0xF149 : next[i] < tokens ? 0 : next[i] < fine ? 0x4000 : next[i] < coarse ? 0x4080 : 0x40C0;
         }
     };
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lite3r_cli.attention.packed import KEYS, LARGEST, SUMMARY, Lists, PackedPlan, ask
+from lite3r_cli.attention.packed import KEYS, LARGEST, PART, SUMMARY, Lists, PackedPlan, ask
 from lite3r_cli.engine.cuda_kernel import Kernel
 
 LOG2_E = 1.4426950408889634
@@ -28,8 +28,8 @@ PER: int = SUMMARY // KEYS
 
 @triton.jit
 def _summarise(
-    keys, values, squares, spreads, rows, first, fine, coarse, blocks, supers, heads,
-    KEYS: tl.constexpr, PER: tl.constexpr, D: tl.constexpr,
+    keys, values, squares, spreads, rows, first, parts, fine, coarse, blocks, supers, heads,
+    KEYS: tl.constexpr, PER: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     at, part = tl.program_id(0), tl.program_id(1)
     head, of_keys = (part % heads).to(tl.int64), part < heads
@@ -45,6 +45,10 @@ def _summarise(
         place = (first + number * KEYS + key).to(tl.int64)[:, None] * D + channel[None, :]
         x = tl.load(table + place, mask=(number + key * 0 < blocks)[:, None], other=0.0).to(tl.float32)
         mean, square = tl.sum(x, 0) / KEYS, tl.sum(x * x, 0) / KEYS
+        if PARTS > 0:  # means of a block's parts
+            part_of = tl.sum(tl.reshape(x, (PARTS, KEYS // PARTS, D)), 1) / (KEYS // PARTS)
+            to = tl.cast(parts + number * PARTS + tl.arange(0, PARTS), tl.int64)[:, None] * D + channel[None, :]
+            tl.store(table + to, part_of.to(kind), mask=number + to * 0 < blocks)
         whole += mean / PER
         wide += square / PER
         tl.store(
@@ -62,8 +66,9 @@ def summarise_blocks(keys: Tensor, values: Tensor, squares: Tensor, plan: Packed
     spreads = torch.empty(heads, plan.blocks + plan.supers, device=keys.device, dtype=torch.float32)
     if plan.blocks:
         grid = triton.cdiv(plan.blocks, PER), 2 * heads
-        sizes = rows, plan.first, plan.fine, plan.coarse, plan.blocks, plan.supers, heads
-        _summarise[grid](keys, values, squares, spreads, *sizes, KEYS=KEYS, PER=PER, D=dim, num_warps=1)
+        sizes = rows, plan.first, plan.queries, plan.fine, plan.coarse, plan.blocks, plan.supers, heads
+        parts = KEYS // PART if plan.parts else 0
+        _summarise[grid](keys, values, squares, spreads, *sizes, KEYS=KEYS, PER=PER, D=dim, PARTS=parts, num_warps=1)
     return spreads
 
 
@@ -133,24 +138,31 @@ def block_shares(asked: Tensor, keys: Tensor, spreads: Tensor, plan: PackedPlan)
 
 
 @triton.jit
-def _list(
-    shares, loose, out, rows, lengths, blocks, supers, count, special_blocks, loose_count, room, first_block, fine,
-    coarse, BLOCK: tl.constexpr, PER: tl.constexpr, SPECIAL: tl.constexpr, LOOSE: tl.constexpr,
-):  # fmt: skip
-    row, offs_n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    mask_n = offs_n < blocks
-    # shares are not negative, so their bit patterns have the same order; eight mantissa bits are enough
-    key = tl.load(shares + row * blocks + offs_n, mask=mask_n, other=0.0).to(tl.int32, bitcast=True) >> 15
+def _largest(key, mask_n, count):
+    """Which of the keys are the `count` largest: by binary search; of equal ones the first."""
     low = tl.min(tl.where(mask_n, key, 0xFFFF), 0)
     high = tl.max(tl.where(mask_n, key, 0), 0)
-    for _ in range(17):  # binary search for the count-th largest key
+    for _ in range(17):
         mid = low + (high - low + 1) // 2
         enough = tl.sum((mask_n & (key >= mid)).to(tl.int32), 0) >= count
         low = tl.where(enough, mid, low)
         high = tl.where(enough, high, tl.maximum(mid - 1, low))
     above, equal = mask_n & (key > low), mask_n & (key == low)
     spare = count - tl.sum(above.to(tl.int32), 0)
-    chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= spare))
+    return above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= spare))
+
+
+@triton.jit
+def _list(
+    shares, loose, out, rows, lengths, blocks, supers, count, parted, special_blocks, loose_count, room, first_block,
+    parts, fine, coarse, BLOCK: tl.constexpr, PER: tl.constexpr, SPECIAL: tl.constexpr, LOOSE: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    row, offs_n = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    mask_n = offs_n < blocks
+    # shares are not negative, so their bit patterns have the same order; eight mantissa bits are enough
+    key = tl.load(shares + row * blocks + offs_n, mask=mask_n, other=0.0).to(tl.int32, bitcast=True) >> 15
+    chosen = _largest(key, mask_n, count)
     out += row * (special_blocks + count)
     special = tl.arange(0, SPECIAL)
     tl.store(out + special, special, mask=special < special_blocks)
@@ -158,15 +170,25 @@ def _list(
     rows += row * room
     single = tl.arange(0, LOOSE)
     tl.store(rows + single, tl.load(loose + single, mask=single < loose_count, other=0), mask=single < loose_count)
-    touched = tl.max(tl.reshape(chosen.to(tl.int32), (BLOCK // PER, PER)), 1)
+    rows += loose_count
+    listed = chosen
+    if PARTS > 0:
+        listed = _largest(key, mask_n, count + parted)
+        split = listed & (chosen == 0)
+        to = (tl.cumsum(split.to(tl.int32), 0) - 1) * PARTS
+        for i in tl.static_range(PARTS):
+            tl.store(rows + to + i, parts + offs_n * PARTS + i, mask=split)
+        rows += parted * PARTS
+    touched = tl.max(tl.reshape(listed.to(tl.int32), (BLOCK // PER, PER)), 1)
     spread = tl.reshape(tl.broadcast_to(touched[:, None], (BLOCK // PER, PER)), (BLOCK,))
-    small = mask_n & (chosen == 0) & ((spread != 0) | (offs_n >= supers * PER))
-    tl.store(rows + loose_count + tl.cumsum(small.to(tl.int32), 0) - 1, fine + offs_n, mask=small)
-    rows += loose_count + tl.sum(small.to(tl.int32), 0)
+    small = mask_n & (listed == 0) & ((spread != 0) | (offs_n >= supers * PER))
+    tl.store(rows + tl.cumsum(small.to(tl.int32), 0) - 1, fine + offs_n, mask=small)
+    rows += tl.sum(small.to(tl.int32), 0)
     number = tl.arange(0, BLOCK // PER)
     large = (number < supers) & (touched == 0)
     tl.store(rows + tl.cumsum(large.to(tl.int32), 0) - 1, coarse + number, mask=large)
-    tl.store(lengths + row, loose_count + tl.sum(small.to(tl.int32), 0) + tl.sum(large.to(tl.int32), 0))
+    means = tl.sum(small.to(tl.int32), 0) + tl.sum(large.to(tl.int32), 0)
+    tl.store(lengths + row, loose_count + parted * PARTS + means)
 
 
 def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
@@ -176,16 +198,9 @@ def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
     rows = torch.empty(heads, groups, room, device=shares.device, dtype=torch.int32)
     lengths = torch.empty(heads, groups, device=shares.device, dtype=torch.int32)
     sizes = (
-        blocks,
-        plan.supers,
-        count,
-        plan.special_blocks,
-        len(plan.loose),
-        room,
-        plan.first // KEYS,
-        plan.fine,
-        plan.coarse,
-    )
+        blocks, plan.supers, count, plan.parted(count), plan.special_blocks, len(plan.loose), room, plan.first // KEYS,
+        plan.queries, plan.fine, plan.coarse,
+    )  # fmt: skip
     if by_cuda(shares):
         _cuda("list_blocks", shares.device.index or 0)(
             heads * groups, shares, plan.loose, out, rows, lengths, *sizes, shared=2 * blocks
@@ -195,7 +210,8 @@ def list_blocks(shares: Tensor, plan: PackedPlan, count: int) -> Lists:
     _list[(heads * groups,)](
         shares, plan.loose, out, rows, lengths, *sizes,
         BLOCK=block, PER=PER, SPECIAL=triton.next_power_of_2(max(1, plan.special_blocks)),
-        LOOSE=triton.next_power_of_2(max(1, len(plan.loose))), num_warps=max(1, min(16, block // 2048)),
+        LOOSE=triton.next_power_of_2(max(1, len(plan.loose))), PARTS=KEYS // PART if plan.parts else 0,
+        num_warps=max(1, min(16, block // 2048)),
     )  # fmt: skip
     return Lists(out, rows, lengths)
 
@@ -212,8 +228,9 @@ def _softmax_step(qk, v_tile, m_i, l_i, acc, WIDE: tl.constexpr):
 @triton.jit
 def _gathered(
     q, keys, values, blocks, rows, lengths, every, every_rows, out,
-    heads, slots, q_rows, table, groups, exact, count, room, all_count, all_rows, fine, coarse, scale,
-    ROWS: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, PER: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
+    heads, slots, q_rows, table, groups, exact, count, room, all_count, all_rows, parts, fine, coarse, scale,
+    ROWS: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, PER: tl.constexpr, PART: tl.constexpr, D: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     usual = pid - heads * exact
@@ -242,9 +259,8 @@ def _gathered(
     for start in range(0, wanted, N):
         mask_n = start + offs_n < wanted
         place = tl.load(singles + start + offs_n, mask=mask_n, other=0)
-        bias = tl.where(
-            place < fine, 0.0, tl.where(place < coarse, KEYS.bit_length() - 1.0, (KEYS * PER).bit_length() - 1.0)
-        )
+        bias = tl.where(place < coarse, KEYS.bit_length() - 1.0, (KEYS * PER).bit_length() - 1.0)
+        bias = tl.where(place < fine, tl.where(place < parts, 0.0, PART.bit_length() - 1.0), bias)
         kv_offs = place.to(tl.int64)[:, None] * D + offs_d[None, :]
         qk = tl.dot(q_tile, tl.trans(tl.load(keys + kv_offs)), input_precision=WIDE) * scale
         qk = tl.where(mask_n[None, :], qk + bias[None, :], -1e30)
@@ -286,15 +302,15 @@ def gathered_attention(
         units = 128 // plan.group  # groups that a thread block computes
         _cuda("hopper_attention", q.device.index or 0, ROWS=plan.group)(
             -(-heads * plan.groups // units), q, keys, values, *given, plan.all_blocks, plan.loose, out, None,
-            heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.fine,
-            plan.coarse, scale,
+            heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.queries,
+            plan.fine, plan.coarse, scale,
         )  # fmt: skip
         return out
     given = tuple(plan.all_blocks if t is None else t for t in given)
     _gathered[(heads * plan.groups,)](
         q, keys, values, *given, plan.all_blocks, plan.loose, out,
-        heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.fine, plan.coarse,
-        scale, ROWS=plan.group, N=64, KEYS=KEYS, PER=PER, D=dim, WIDE="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=plan.group // 16, num_stages=2,
+        heads, plan.queries, q_rows, keys.shape[1], plan.groups, exact, count, room, *listed, plan.queries, plan.fine,
+        plan.coarse, scale, ROWS=plan.group, N=64, KEYS=KEYS, PER=PER, PART=PART, D=dim,
+        WIDE="ieee" if q.dtype == torch.float32 else "tf32", num_warps=plan.group // 16, num_stages=2,
     )  # fmt: skip
     return out

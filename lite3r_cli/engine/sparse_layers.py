@@ -109,7 +109,7 @@ class Plans:
             return from_layout(packed_tiling(self.packing.tokens, config.block), group, 0, self.device)
         frames = self.packing.frames
         if config.packed:
-            return packed_plan(frames, self.device, config.group)
+            return packed_plan(frames, self.device, config.group, config.parts)
         if not config.tiles:
             frames = tuple(replace(part, grid=None) for part in frames)
         layout = frame_tiling(frames, config.block, None, config.protect != "none", walk=config.walk)

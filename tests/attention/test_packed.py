@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lite3r_cli.attention import packed
-from lite3r_cli.attention.packed import GROUPS, KEYS, SUMMARY, Lists, PackedPlan, packed_plan
+from lite3r_cli.attention.packed import GROUPS, KEYS, PART, SUMMARY, Lists, PackedPlan, packed_plan
 from lite3r_cli.attention.tiling import Frames
 
 SEQUENCES = {
@@ -59,10 +59,19 @@ def test_every_token_has_a_slot_and_queries_ask_for_tokens(name, group):
     assert set(plan.asked.flatten().tolist()) <= set(place.tolist())
 
 
+def tokens_behind(row: int, plan: PackedPlan) -> slice:
+    """The slots of the tokens that a table row stands for."""
+    level = (row >= plan.queries) + (row >= plan.fine) + (row >= plan.coarse)
+    width = (1, PART, KEYS, SUMMARY)[level]
+    start = (0, plan.queries, plan.fine, plan.coarse)[level]
+    first = row if level == 0 else plan.first + (row - start) * width
+    return slice(first, first + width)
+
+
 @pytest.mark.parametrize("name", SEQUENCES)
-@pytest.mark.parametrize("keep, group", [(0.1, 128), (0.5, 64), (0.9, 128)])
-def test_a_list_stands_for_every_token_once(name, keep, group):
-    plan = packed_plan(SEQUENCES[name], None, group)
+@pytest.mark.parametrize("keep, group, parts", [(0.1, 128, 0), (0.1, 64, 1.5), (0.5, 64, 0), (0.9, 128, 9)])
+def test_a_list_stands_for_every_token_once(name, keep, group, parts):
+    plan = packed_plan(SEQUENCES[name], None, group, parts)
     count = plan.count(keep)
     if count >= plan.blocks:
         pytest.skip("so few blocks that all are chosen")
@@ -74,15 +83,17 @@ def test_a_list_stands_for_every_token_once(name, keep, group):
         for first in (blocks * KEYS).tolist():
             seen[first : first + KEYS] += 1
         for row in rows[:length].tolist():
-            level = (row >= plan.fine) + (row >= plan.coarse)
-            width = (1, KEYS, SUMMARY)[level]
-            first = (row, plan.first + (row - plan.fine) * KEYS, plan.first + (row - plan.coarse) * SUMMARY)[level]
-            seen[first : first + width] += 1
+            seen[tokens_behind(row, plan)] += 1
         assert (seen[plan.place.long()] == 1).all() and int(seen.sum()) == plan.tokens
     chosen = lists.blocks[..., plan.special_blocks :].long() - plan.first // KEYS
     least = shares.gather(2, chosen).amin(-1)
-    others = shares.scatter(2, chosen, -1).amax(-1)
-    assert (least >= others).all()
+    others = shares.scatter(2, chosen, -1)
+    assert (least >= others.amax(-1)).all()
+    if plan.parted(count):
+        of_parts = (lists.rows >= plan.queries) & (lists.rows < plan.fine)
+        split = (lists.rows[of_parts].view(*others.shape[:2], -1).long() - plan.queries) // (KEYS // PART)
+        assert split.shape[2] == plan.parted(count) * KEYS // PART
+        assert (others.gather(2, split).amin(-1) >= others.scatter(2, split, -1).amax(-1)).all()
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
@@ -108,12 +119,10 @@ def by_weights(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, lists: Lists |
             if lists is not None and group >= plan.exact:
                 rows_of = lists.rows[head, group - plan.exact][: lists.lengths[head, group - plan.exact]].tolist()
                 average = torch.eye(plan.tokens, dtype=q.dtype)
-                for row in (row for row in rows_of if row >= plan.fine):
-                    width = KEYS if row < plan.coarse else SUMMARY
-                    start = (row - plan.fine) * KEYS if row < plan.coarse else (row - plan.coarse) * SUMMARY
-                    inside = token_in[plan.first + start : plan.first + start + width]
+                for row in (row for row in rows_of if row >= plan.queries):
+                    inside = token_in[tokens_behind(row, plan)]
                     average[inside] = 0
-                    average[inside[:, None], inside] = 1 / width
+                    average[inside[:, None], inside] = 1 / len(inside)
                 near_k, near_v = average @ keys, average @ values
             rows.append((members, (q[0, head, members] @ near_k.T * dim**-0.5).softmax(-1) @ near_v))
         order = torch.cat([members for members, _ in rows])
@@ -121,10 +130,10 @@ def by_weights(q: Tensor, k: Tensor, v: Tensor, plan: PackedPlan, lists: Lists |
     return torch.stack(out)[None]
 
 
-@pytest.mark.parametrize("name, group", [("vggt-like", 128), ("several sizes", 64)])
-def test_values_and_gradients_are_those_of_the_formula(name, group):
+@pytest.mark.parametrize("name, group, parts", [("vggt-like", 128, 0), ("several sizes", 64, 0), ("vggt-like", 64, 1)])
+def test_values_and_gradients_are_those_of_the_formula(name, group, parts):
     given = [t.requires_grad_() for t in tokens_of(SEQUENCES[name], dtype=torch.float64)]
-    plan = packed_plan(SEQUENCES[name], None, group)
+    plan = packed_plan(SEQUENCES[name], None, group, parts)
     count = plan.count(0.4)
     assert count < plan.blocks
     lists, _ = lists_for(given[0].detach(), given[1].detach(), plan, count)
