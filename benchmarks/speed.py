@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from lite3r_cli.attention.sparse_config import PRESETS
 from lite3r_cli.bench.floor import floor_ms, rates_of, work_of
 from lite3r_cli.bench.measure import GIB, Peak, Timer, once
 from lite3r_cli.bench.run import Bench, Row, run
@@ -100,7 +101,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seconds", type=float, default=3600, help="no run is started later than this")
+    parser.add_argument("--parts", type=float, help="parted blocks for each kept one, instead of the presets'")
     o = parser.parse_args()
+    if o.parts is not None:
+        for name in ("shallow", "deep"):
+            PRESETS[name] = {**PRESETS[name], "parts": o.parts}
     o.folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     for name in o.only:

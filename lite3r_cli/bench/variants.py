@@ -154,7 +154,8 @@ def _planned(name: str, model: Network, request: Request, asked: Asked) -> Varia
 def _form(sparse: SparseConfig) -> str:
     if sparse.packed:
         views = "" if sparse.keep_views is None else f", of {sparse.keep_views} views' keys at most"
-        return f"{100 * sparse.mean_ratio:.0f} % of packed tokens, lists of {sparse.group} queries, means{views}"
+        parts = f", {sparse.parts:g} parted blocks for each kept one" if sparse.parts else ""
+        return f"{100 * sparse.mean_ratio:.0f} % of packed tokens, lists of {sparse.group} queries, means{parts}{views}"
     keys = sparse.key_block or sparse.block
     more = ", summaries" if sparse.summaries else ""
     return f"{100 * sparse.mean_ratio:.0f} % of blocks of {sparse.block} × {keys} kept by {sparse.scores} scores{more}"
