@@ -35,6 +35,7 @@ from .report import Report
 from .result import Scene, write_scene
 from .run_info import Part, run_info, seconds_info
 from .scene_formats import format_warnings
+from .scene_memory import Memories
 from .standing import stand_up, which_way_is_up
 from .together import joined
 from .view_files import ViewFiles
@@ -358,12 +359,13 @@ def _fuse_part(job: SceneJob, predictions: Predictions, main: bool, edges: Edges
     for text in predictions.warnings:
         tell(text)
     device, stems = predictor.runtime.torch_device, [images.records[i].stem for i in predictions.indices]
+    shown = _undistorted(images, predictions)
     if view_files is not None:
-        view_files.start(predictions.views, stems)
+        memories = Memories(config, shown, _with_known_lenses(images, predictions))
+        view_files.start(predictions.views, stems, memories)
     up = None
     if config.world.up != "none":  # it is searched during fusion, because it does not need the cloud
         up = Later(lambda: which_way_is_up(config.world, images, predictions, edges, str(device)), "up")
-    shown = _undistorted(images, predictions)
     cloud, statistics = fuse_views(config, shown, predictions, device, progress, tell, job.check)
     for text in (*shown.mask_warnings(predictions.indices), *format_warnings(config, predictions)):
         tell(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from ..world.level import Level
 from .all_frames import FILE, AllFrames
 from .depth_request import DepthFiles
 from .scene_formats import write_formats
-from .scene_memory import writing_memories
+from .scene_memory import Memories, writing
 from .view_files import ViewFiles
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     records = [scene.images.records[i] for i in scene.predictions.indices]
     if not files.started:
         files.start(views, [record.stem for record in records])
-    with writing_memories(out, scene, files.kept):
+    memories = Memories(config, scene.images, scene.predictions, files.kept)
+    with nullcontext() if files.remembered else writing(memories, out):
         write_ply(out.cloud, scene.cloud, scene.frame.comments())
         scales = files.scales()
         sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras

@@ -1,13 +1,13 @@
-"""Writes the files of each view in threads during fusion: depth, and pictures of depth and confidence."""
+"""Writes the files of each view in threads during fusion: depth, pictures of depth and confidence, and memory/."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..cores import count_cores
 from ..io import depth_files
@@ -16,6 +16,10 @@ from ..io.files import link_file
 from ..scene.posed_view import View
 from .depth_request import DepthFiles
 
+if TYPE_CHECKING:
+    from .scene_memory import Memories
+
+T = TypeVar("T")
 MOST_THREADS = 16  # more threads would wait for the disk
 
 
@@ -54,27 +58,39 @@ class ViewFiles:
         self.kept = kept  # by stem
         self.out, self.previews, self.save_npy, self.depth = out, previews, save_npy, depth
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, count_cores()), thread_name_prefix="view files")
+        self.remembered = False  # whether memory/ is among the files
         self._scales: list[Future[float]] = []
         self._pictures: list[Future[None]] = []
+        self._failure: BaseException | None = None
 
-    def start(self, views: Sequence[View], stems: Sequence[str]) -> None:
-        """Start writing the files of all views."""
-        self.depth = self.depth.settled(views)
-        for view, stem in zip(views, stems, strict=True):
-            self._scales.append(self._pool.submit(self._depth, view, stem))
+    def start(self, views: Sequence[View], stems: Sequence[str], memories: Memories | None = None) -> None:
+        """Start writing the files of all views; with `memories` also these."""
+        self.depth, self.remembered = self.depth.settled(views), memories is not None
+        for k, (view, stem) in enumerate(zip(views, stems, strict=True)):
+            if memories is not None:
+                self._pictures.append(self._submit(memories.write, self.out, k))
+            self._scales.append(self._submit(self._depth, view, stem))
             if self.previews:
-                self._pictures.append(self._pool.submit(self._look, view, stem))
+                self._pictures.append(self._submit(self._look, view, stem))
 
     @property
     def started(self) -> bool:
         return bool(self._scales)
 
+    def _submit(self, write: Callable[..., T], *arguments: Any) -> Future[T]:
+        def run() -> T:
+            try:
+                return write(*arguments)
+            except BaseException as error:
+                self._failure = self._failure or error
+                raise
+
+        return self._pool.submit(run)
+
     def raise_failure(self) -> None:
         """Raises the error of the first file that failed."""
-        begun: list[Future[Any]] = [*self._scales, *self._pictures]
-        for future in begun:
-            if future.done() and (error := future.exception()) is not None:
-                raise error
+        if self._failure is not None:
+            raise self._failure
 
     def scales(self) -> list[float]:
         """Waits for all files; the scales of the depth files, in the order of the views. Raises OutputError."""
