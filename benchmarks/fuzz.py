@@ -22,7 +22,8 @@ RUN = Path(__file__).resolve().parents[1] / "tests/fuzz/run.py"
 SHARES = {"cloud": 12, "pnm": 8, "bmp": 6, "depth": 6, "cameras": 6, "transforms": 8, "colmap_text": 8,
           "colmap_binary": 8, "flight": 12, "training_set": 12, "batch": 12, "scene": 6, "archive": 6, "leftovers": 3,
           "run_json": 4, "chunks": 4, "heif": 4, "avif": 4, "jpeg2000": 4,
-          "gif": 4, "mask": 2}  # fmt: skip
+          "gif": 4, "mask": 2, "parts": 12, "live": 4, "resumed": 4, "manifest": 6, "older": 6, "given_depth": 6,
+          "cache": 6, "page": 12, "photo_set": 2, "dtu": 2, "trajectory": 3}  # fmt: skip
 
 
 def started(names: list[str], seconds: float, seed: int) -> subprocess.Popen[str]:

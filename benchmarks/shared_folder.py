@@ -1,6 +1,7 @@
 """One user plants links, hidden folders and lists in a folder that others may write to; another one runs lite3r there.
 
     sudo python benchmarks/shared_folder.py [--only synth,view] [--json benchmarks/results/shared-folder.json]
+    sudo python benchmarks/shared_folder.py --suites "batch, overwrite;merge, new" --json …   # others' results stay
 
 Needs root, to become the users 2001 and 2002. The commands of kill_suites.py run as 2002, whose home holds files that
 the other one is after. What 2001 plants, made from the names that the command writes: links and dangling links in place
@@ -22,6 +23,7 @@ import resource
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +42,7 @@ from lite3r_cli.io.transaction import ABOUT, MARKER
 ATTACKER, VICTIM = 2001, 2002
 LIMIT = 90  # seconds of a run
 HIDDEN = "lite3r-0123456789ab"
+COMMANDS = "reconstruct,convert,distill,synth,batch,render,splat,view,merge,train,add,bench"
 RECORDS = ("run.json", "synth.json", "render.json", "m.safetensors.index.json", "batch.json")
 
 
@@ -186,8 +189,8 @@ def attacked(words: str, plant: Callable[[], None] | None, field: Field) -> dict
     said.touch()
     said.chmod(0o666)
     rival = 0
-    if plant is not None and as_user(ATTACKER, plant, 20):
-        return {"bad": ["could not be planted"]}
+    if plant is not None and as_user(ATTACKER, plant, 20, said):  # a file of the victim is there, or a folder is closed
+        return {"exit": None, "bad": []}
     if plant is None:
         rival = os.fork()
         if rival == 0:
@@ -210,6 +213,24 @@ def attacked(words: str, plant: Callable[[], None] | None, field: Field) -> dict
     return {"exit": code, "bad": bad}
 
 
+def alike(names: list[str]) -> list[str]:
+    """Two names of each folder and suffix: the others are written in the same way."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        groups.setdefault((str(Path(name).parent), Path(name).suffix), []).append(name)
+    return sorted(name for group in groups.values() for name in (group[:1] + group[-1:] if group[1:] else group))
+
+
+def keep(file: Path, counts: Counter[str], faults: list[dict[str, object]]) -> None:
+    """Write the results; those of suites that did not run now stay."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    suites = {**before.get("by_suite", {}), **counts}
+    others = [fault for fault in before.get("faults", ()) if fault["suite"] not in counts]
+    document = {"cases": sum(suites.values()), "faults": [*others, *faults], "by_suite": suites}
+    document |= {key: value for key, value in before.items() if key == "note"}
+    file.write_text(json.dumps(document, indent=1) + "\n")
+
+
 def _clean(words: str, root: Path) -> None:
     """An undisturbed run in a fork, because threads do not survive a second fork. It also imports the modules that the
     other runs need: other users may not be allowed to read Python's folder.
@@ -227,13 +248,50 @@ def _clean(words: str, root: Path) -> None:
 
 def measure() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", default="reconstruct,convert,distill,synth,batch,render,splat,view,merge,train")
+    options.add_argument("--only", default=COMMANDS)
+    options.add_argument("--suites", help="names of kill_suites.py, separated by semicolons, in place of --only")
     options.add_argument("--seconds", type=float, default=1e9)
+    options.add_argument("--jobs", type=int, default=1, help="processes that share the cases of every suite")
+    options.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
+    wanted = (
+        asked.suites.split(";") if asked.suites else [n for n, (_, w) in SUITES.items() if w.split()[0] in asked.only]
+    )
+    asked.wanted = [n for n in wanted if "--workers" not in SUITES[n][1] and "writes nothing" not in n]
     torch.set_num_threads(1)
+    if asked.jobs > 1 and not asked.part:
+        counts, faults = in_parts(asked)
+    else:
+        counts, faults = one_part(asked)
+    for name, count in counts.items():
+        print(f"{name}: {count} cases, {sum(fault['suite'] == name for fault in faults)} faults", flush=True)
+    if asked.json is not None:
+        keep(asked.json, counts, faults)
+    return 1 if faults else 0
+
+
+def in_parts(asked: argparse.Namespace) -> tuple[Counter[str], list[dict[str, object]]]:
+    """The cases of `asked.jobs` processes, each of which runs every n-th case."""
     counts: Counter[str] = Counter()
-    exits: Counter[str] = Counter()
+    faults: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for part in range(1, asked.jobs + 1):
+            words = [sys.executable, __file__, "--jobs", str(asked.jobs), "--part", str(part), "--seconds",
+                     str(asked.seconds), "--suites", ";".join(asked.wanted), "--json", f"{folder}/{part}"]  # fmt: skip
+            running.append(subprocess.Popen(words))
+        for part, process in enumerate(running, 1):
+            process.wait()
+            found = json.loads(Path(folder, str(part)).read_text()) if Path(folder, str(part)).exists() else {}
+            counts.update(found.get("by_suite", {}))
+            faults += found.get("faults", [{"suite": "?", "kind": f"part {part} ended", "bad": ["no result"]}])
+    return counts, faults
+
+
+def one_part(asked: argparse.Namespace) -> tuple[Counter[str], list[dict[str, object]]]:
+    """The cases of this process. They are kept suite by suite, for it may be stopped."""
+    counts: Counter[str] = Counter()
     faults: list[dict[str, object]] = []
     start = time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="lite3r-two-users-"))
@@ -242,41 +300,58 @@ def measure() -> int:
         os.chdir(root)
         inputs(root)
         os.environ["HOME"] = str(root / "home")
-        for name, (earlier, words) in SUITES.items():
-            command = words.split()[0]
-            if command not in asked.only.split(",") or "--workers" in words or "writes nothing" in name:
-                continue
-            field = Field(root, True)
-            made = root / "made"
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            if command in ("render", "splat", "view", "merge"):  # their scenes are the victim's own
-                for line in (earlier or "").split("; "):
-                    if line.startswith("reconstruct"):
-                        run(line.replace("{}", str(made)))
-                shutil.copytree(made, root / "own", dirs_exist_ok=True)
-                words = _out_of_own(words)
-            _clean(words.replace("{}", str(field.shared)), root)
-            names = sorted(str(p.relative_to(field.shared)) for p in field.shared.rglob("*") if p.is_file())
-            names = [n for n in names if not Path(n).name.startswith(".")]
-            for kind, plant in [*plants(names, field), ("exchanged", None), ("exchanged again", None)]:
+        for name in asked.wanted:
+            words, before, names = prepared(name, root)
+            cases = [*plants(alike(names), Field(root, True)), ("exchanged", None), ("exchanged again", None)]
+            for kind, plant in cases[asked.part - 1 :: asked.jobs] if asked.part else cases:
                 if time.monotonic() - start > asked.seconds:
-                    break
+                    return counts, faults
                 field = Field(root, plant is not None)
+                if before is not None:
+                    _give(before, field.shared)
                 result = attacked(words.replace("{}", str(field.shared)), plant, field)
-                counts[name] += 1
-                exits[str(result.get("exit"))] += 1
+                counts[name] += result["exit"] is not None
                 if result["bad"]:
                     faults.append({"suite": name, "kind": kind, **result})
                     print("FAULT", json.dumps(faults[-1]), flush=True)
-            print(f"{name}: {counts[name]} cases, {len(faults)} faults so far", flush=True)
+            print(f"{name}: {time.monotonic() - start:.0f} s, {counts[name]} cases, {len(faults)} faults", flush=True)
             if asked.json is not None:
-                document = {"cases": sum(counts.values()), "faults": faults, "exits": exits, "by_suite": counts}
-                asked.json.write_text(json.dumps(document, indent=1) + "\n")
+                keep(asked.json, counts, faults)
     finally:
         os.chdir("/")
         shutil.rmtree(root, ignore_errors=True)
-    return 1 if faults else 0
+    return counts, faults
+
+
+def prepared(name: str, root: Path) -> tuple[str, Path | None, list[str]]:
+    """The command of a suite, what the victim has in the shared folder before it (`add` changes a scene that is there),
+    and the names that the command writes.
+    """
+    earlier, words = SUITES[name]
+    command, field, before = words.split()[0], Field(root, True), None
+    made = root / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    if command in ("render", "splat", "view", "merge", "add"):  # their scenes are the victim's own
+        for line in (earlier or "").split("; "):
+            if line.startswith("reconstruct"):
+                run(line.replace("{}", str(made)))
+        if command == "add":
+            before = made
+            _give(made, field.shared)
+        else:
+            shutil.copytree(made, root / "own", dirs_exist_ok=True)
+            words = _out_of_own(words)
+    _clean(words.replace("{}", str(field.shared)), root)
+    names = sorted(str(p.relative_to(field.shared)) for p in field.shared.rglob("*") if p.is_file())
+    return words, before, [n for n in names if not Path(n).name.startswith(".")]
+
+
+def _give(before: Path, shared: Path) -> None:
+    """Copy what the victim has there."""
+    shutil.copytree(before, shared, dirs_exist_ok=True)
+    for path in shared.rglob("*"):
+        os.chown(path, VICTIM, VICTIM)
 
 
 def _out_of_own(words: str) -> str:

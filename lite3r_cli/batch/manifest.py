@@ -62,7 +62,7 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
         raise UsageError(f"{printable(path)}: an image is no scene; give folders, videos, or a text file of them")
     else:
         for line in _lines(path):
-            if line.is_dir():
+            if os.path.isdir(line):  # false, not an error, for a name that no folder can have
                 yield from _below(line, barred)
             else:
                 yield line, line.parent  # a video, or something whose failure will be reported
@@ -142,7 +142,7 @@ def _named(scenes: Sequence[tuple[Path, Path]]) -> list[str]:
 
 def _name(scene: Path, top: Path) -> str:
     path = Path(os.path.abspath(scene))
-    parts = path.relative_to(os.path.abspath(top)).parts if path != Path(os.path.abspath(top)) else (path.name,)
+    parts = Path(os.path.relpath(path, os.path.abspath(top))).parts or (path.name,)  # also for //name on /
     if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
         parts = (*parts[:-1], path.stem)
     elif parts[-1] == PICTURES:

@@ -53,7 +53,7 @@ def find_cached(repository: str, revision: str, file: str | None = None) -> Path
     """A checkpoint in the cache, complete with its shards; None if there is none or the cache cannot be read."""
     try:
         return _find(repository, revision, file)
-    except (OSError, WeightsError):
+    except (OSError, ValueError, WeightsError):  # ValueError: a reference that is no text
         return None
 
 

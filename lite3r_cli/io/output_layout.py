@@ -79,7 +79,7 @@ def is_complete(target: str | Path) -> bool:
 def incomplete_files(layout: OutputLayout, sizes: Mapping[str, int]) -> list[str]:
     """Files of an output that are missing or have another size."""
     paths = {name: layout.root / name for name in sizes}
-    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+    return [name for name, path in paths.items() if not os.path.isfile(path) or path.stat().st_size != sizes[name]]
 
 
 def belongs(layout: OutputLayout, name: str) -> bool:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, OutputError
+from ..io.camera_fields import ROTATION_TOLERANCE
 from ..io.decode import decode_rgb
 from ..io.depth_files import read_grey_png
 from ..io.documents import read_json
@@ -169,11 +170,22 @@ def _is_sound(head: Any) -> bool:
             and all(arrays[name].shape == shape for name, shape in shapes.items())
             and all((abs(array) <= LARGEST).all() for array in arrays.values())  # false for NaN
             and bool(((low >= LEAST) & (low <= high)).all())
+            and _are_cameras(arrays["K"], arrays["cam_from_world"])
+            and len(set(head["views"])) == count
+            and set(head["views"]) <= set(head["asked"])
             and arrays["levels"].ndim == 1
             and 1 <= len(arrays["levels"]) <= LEVELS
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return False
+
+
+def _are_cameras(K: np.ndarray, poses: np.ndarray) -> bool:
+    """Whether all of K (S, 3, 3) have positive focal lengths, and all of `poses` (S, 3, 4) begin with a rotation."""
+    rotations = poses[..., :3]
+    off = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(initial=0)
+    whole = bool((K[:, [0, 1], [0, 1]] > 0).all() and (K[:, 2] == [0, 0, 1]).all() and (K[:, 1, 0] == 0).all())
+    return whole and off < ROTATION_TOLERANCE and bool((np.linalg.det(rotations) > 0).all())
 
 
 def bytes_below(folder: Path) -> int:

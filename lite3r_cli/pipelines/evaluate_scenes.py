@@ -11,6 +11,7 @@ frame of a window's first camera, at the window's scale, on the same random pixe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from functools import partial
@@ -145,8 +146,11 @@ def open_scene(folder: Path, warn: Tell = lambda text: None) -> Scene:
         raise InputError(f"{folder / 'cameras.json'}: {printable(outside[0])[:80]} is an image outside of images/")
     paths = [folder / "images" / view.name for view in views]
     for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path}: missing, but {folder / 'cameras.json'} lists it: restore it or remove its entry")
+        if not os.path.isfile(path):  # false, not an error, for a name that no file can have
+            raise InputError(
+                f"{printable(path)[:300]}: missing, but {folder / 'cameras.json'} lists it: "
+                "restore it or remove its entry"
+            )
     images = discover(paths, strict=True)
     for text in images.warnings:
         warn(text)

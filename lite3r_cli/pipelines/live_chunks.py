@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, UsageError
+from ..io.camera_fields import MAX_SIDE
 from ..io.documents import read_json
 from ..io.kept_chunks import is_ours, place_of
 from ..io.output_layout import output_layout
@@ -55,8 +56,10 @@ class LiveChunks:
         asked = read_json(folder / ASKED)
         try:
             entries = [(str(name), int(width), int(height)) for name, width, height, *_ in asked[IMAGES]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / ASKED}: damaged ({error})") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{folder / ASKED}: damaged ({str(error)[:100]})") from error
+        if not entries or not all(1 <= side <= MAX_SIDE for _, *size in entries for side in size):
+            raise InputError(f"{folder / ASKED}: damaged: images of an impossible size, or none")
         self.bare = [View(name, width, height, np.eye(3), np.eye(3, 4)) for name, width, height in entries]
         self.store = PassStore(folder)
         self.known = 0  # chunks that were read
@@ -97,8 +100,8 @@ class LiveChunks:
             head = read_json(self.store.place(len(passes)) / "pass.json")
             try:
                 found = Pass(str(head["kind"]), tuple(int(view) for view in head["asked"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{self.store.place(len(passes))}: damaged ({error})") from error
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"{self.store.place(len(passes))}: damaged ({str(error)[:100]})") from error
             if found.kind not in MAIN or not all(0 <= view < len(self.bare) for view in found.views):
                 break
             passes.append(found)

@@ -142,7 +142,8 @@ def _facts(layout: OutputLayout) -> Mapping[str, Any]:
             continue
         if path.parent == (layout.root / layout.folder):
             return document
-        parts = [part for part in document.get("parts") or () if isinstance(part, dict)]
+        parts = document.get("parts")
+        parts = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
         mine = [part for part in parts if part.get("folder") == layout.root.absolute().name]
         return {**mine[0], "images": document.get("images")} if mine else {}
     return {}

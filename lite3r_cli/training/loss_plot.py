@@ -10,7 +10,12 @@ from pathlib import Path
 from lite3r_cli.extras import install_line, is_installed
 from lite3r_cli.io.transaction import replace_file
 
+LARGEST = 1e300  # of a number in the log; a longer one is damage
 NOT_LOSSES = {"step", "seconds", "progress", "lr", "grad_norm"}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < LARGEST  # false for NaN
 
 
 def _records(log: Path) -> list[dict[str, float]]:
@@ -25,8 +30,8 @@ def _records(log: Path) -> list[dict[str, float]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("seconds"), (int, float)):
-            records.append({k: v for k, v in record.items() if isinstance(v, (int, float))})
+        if isinstance(record, dict) and _is_number(record.get("seconds")):
+            records.append({k: v for k, v in record.items() if _is_number(v)})
     return records
 
 

@@ -84,3 +84,17 @@ def corpus(kind: str) -> tuple[bytes, ...]:
         "AVIF": lambda: [saved(rgb, quality=50), saved(rgba, quality=50, exif=exif), saved(rgb, quality=30)],
     }
     return tuple(made[kind]())
+
+
+@cache
+def photo_exif() -> bytes:
+    """An EXIF block as of a drone: camera, lens, focal length, density on the sensor, size, and a GPS fix."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[271], exif[272], exif[274], exif[306] = "DJI", "FC6310", 1, "2026:11:28 10:00:00"
+    exif.get_ifd(0x8769).update({0x920A: 8.8, 0xA405: 24, 0xA20E: 500.0, 0xA210: 4, 0xA002: 48, 0xA003: 36,
+                                 0xA404: 1.0, 0xA434: "24mm", 0x9003: "2026:11:28 10:00:00"})  # fmt: skip
+    exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 30.0, 1.5), 3: "W", 4: (8.0, 30.0, 1.5), 5: b"\0", 6: 400.5,
+                                 16: "T", 17: 90.0, 31: 5.0})  # fmt: skip
+    return exif.tobytes()[6:]

@@ -102,6 +102,9 @@ ODD = (
     [[1, 2, 3]] * 3, "depth/a.png", "1", 0.5,
 )  # fmt: skip
 
+_DEEP = tuple(a * depth + "1" + b * depth for a, b in ("[]", ('{"a":', "}")) for depth in (300, 900))
+_HERE = "a value that is nested deeply"
+
 
 def _places(value, path=()):
     yield path
@@ -115,7 +118,7 @@ def json_changed(r: random.Random, value):
     value = json.loads(json.dumps(value))
     places = list(_places(value))
     path = r.choice(places[:40] if r.random() < 0.5 else places)
-    new = json.loads("[" * 300 + "]" * 300) if r.random() < 0.03 else r.choice(ODD)
+    new = _HERE if r.random() < 0.03 else r.choice(ODD)
     if not path:
         return new if r.random() < 0.3 else value
     parent = value
@@ -140,7 +143,7 @@ def json_bytes(r: random.Random, value) -> bytes:
     """A changed JSON value as text, sometimes with damage in the text itself."""
     for _ in range(r.choice((1, 1, 2, 3))):
         value = json_changed(r, value)
-    text = json.dumps(value, ensure_ascii=r.random() < 0.8)
+    text = json.dumps(value, ensure_ascii=r.random() < 0.8).replace(f'"{_HERE}"', r.choice(_DEEP))
     if r.random() < 0.03:
         text = "[" * r.choice((990, 100_000)) + text
     if r.random() < 0.03:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from cases import Files, Reader, corpus, picture
+from cases import Files, Reader, corpus, photo_exif, picture
 from mutate import Change, mutated, words
 from structure import (
     TIFF,
@@ -53,23 +54,45 @@ def _pictures(kind: str, suffix: str, structured: Sequence[Change], weight: int 
     return Reader(make, lambda folder: _read_picture(folder / f"a.{suffix}"), weight)
 
 
+_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description drone-dji:GimbalPitchDegree="-40.10" '
+    b'drone-dji:GimbalRollDegree="+0.00" drone-dji:GimbalYawDegree="-12.5" drone-dji:RelativeAltitude="+30.2" '
+    b'GPano:ProjectionType="equirectangular"> <GPano:ProjectionType>equirectangular</GPano:ProjectionType> '
+    b"</rdf:Description></x:xmpmeta>"
+)
+
+
 def _exif_in_pictures() -> Reader:
-    """A damaged EXIF block in a sound picture costs no picture."""
+    """Damaged EXIF and XMP in a sound picture cost no picture, and give no impossible values."""
 
     def make(r: random.Random) -> Files:
-        block = exif_block(r)
+        block = photo_exif() if r.random() < 0.5 else exif_block(r)
         block = mutated(r, block, [block], TIFF)
+        packet = words(r, _XMP) if r.random() < 0.5 else mutated(r, _XMP, [_XMP])
         if r.random() < 0.5:
             segments, rest = jpeg_segments(corpus("JPEG")[0])
-            return {"a.jpg": jpeg_joined([(0xE1, b"Exif\0\0" + block[:65000]), *segments], rest)}
+            told = [(0xE1, b"Exif\0\0" + block[:65000]), (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet[:65000])]
+            return {"a.jpg": jpeg_joined([*told, *segments], rest)}
         chunks = png_chunks(corpus("PNG")[2])
-        return {"a.png": png_joined([chunks[0], (b"eXIf", block), *chunks[1:]])}
+        told = [(b"eXIf", block), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)]
+        return {"a.png": png_joined([chunks[0], *told, *chunks[1:]])}
 
     def read(folder: Path) -> str | None:
         from lite3r_cli.errors import InputError
+        from lite3r_cli.io.exif import read_metadata
+        from lite3r_cli.world.focal import focal_from_metadata
 
+        path = next(folder.iterdir())
+        facts = read_metadata(path)
+        parts = (facts, facts.gps, facts.attitude)
+        numbers = [value for part in parts if part is not None for value in vars(part).values() if type(value) is float]
+        if not all(map(math.isfinite, numbers)):
+            return "a number that is not finite"
+        focal = focal_from_metadata(facts).pixels
+        if focal is not None and not 0 < focal < float("inf"):
+            return f"a focal length of {focal} pixels"
         try:
-            return _read_picture(next(folder.iterdir()))
+            return _read_picture(path)
         except InputError as error:
             return f"a sound image is refused: {error}"
 

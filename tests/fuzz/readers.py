@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 from cases import Files, Reader, corpus
 from mutate import json_bytes, mutated, words
+from network_readers import network_readers
 from picture_readers import picture_readers
 from record_readers import record_readers
+from scene_readers import scene_readers
+from set_readers import set_readers
 from structure import png_changed
 
 
@@ -54,7 +57,10 @@ def _clouds() -> Reader:
     binary = head.encode() + b"\nend_header\n" + body
     text = head.replace("binary_little_endian", "ascii").encode() + b"\nend_header\n" + b"1 2 3 4 5 6 0.5\n" * 20
     lists = head.replace("property float conf", "property list uchar int q\nproperty float conf").encode()
-    sound = (binary, text, lists + b"\nend_header\n" + body)
+    gaussians = [f"property float {name}" for name in ("f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "rot_0")]
+    splats = "\n".join(["ply", "format binary_little_endian 1.0", "element vertex 20", *names[:3], *gaussians])
+    splats_file = splats.encode() + b"\nend_header\n" + bytes(20 * 36)
+    sound = (binary, text, lists + b"\nend_header\n" + body, splats_file)
 
     def header(r: random.Random, data: bytes) -> bytes:
         first, mark, rest = data.partition(b"end_header\n")
@@ -271,6 +277,9 @@ def readers() -> dict[str, Reader]:
         "checkpoint": _checkpoints(),
         "text": Reader(text.make, text.read),
         **record_readers(),
+        **scene_readers(),
+        **set_readers(),
+        **network_readers(),
     }
 
 
