@@ -67,6 +67,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "conversion": network_tables.conversion,
     "kept-forms": network_tables.kept_forms,
     "cache-precision": network_tables.cache_precision,
+    "network-speed": network_tables.speeds,
+    "streaming": network_tables.streaming,
     "scale": scale_tables.scale,
     "scale-workers": scale_tables.workers,
     "scale-training": scale_tables.training,

@@ -4,10 +4,12 @@ exif: the first pictures of a scene, with and without EXIF that says their focal
 sensor 22.3 mm wide; the median error of K, and AUC@5. squeezed: pictures made 3 % wider, so that fx ≠ fy, with their
 true cameras; the median reprojection error of the triangulated points, in pixels of the picture. partly: the true
 cameras of the first, third, … picture are given, at most five; how far the others are from theirs in the given frame.
+input: what `mini` itself predicts for two windows of four pictures with nothing known, with focal lengths, poses, both
+and the poses and focal lengths of every second picture: error of the focal length, AUC of the cameras, AbsRel.
 
 A scene is a folder with images/ and cameras.json. Lines, then one JSON line.
 
-    python benchmarks/known_cameras.py SCENE... [--only exif squeezed partly] [--images 5] [--widths 1024 4096]
+    python benchmarks/known_cameras.py SCENE... [--only exif squeezed partly input] [--images 5] [--widths 1024 4096]
 """
 
 from __future__ import annotations
@@ -21,20 +23,24 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from refine import auc5
 
 import lite3r_cli as lite3r
 from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
+from lite3r_cli.networks.base import KnownCameras
+from lite3r_cli.networks.registry import load
 from lite3r_cli.refine.camera_refinement import triangulate
 from lite3r_cli.refine.refine_config import RefineConfig
-from lite3r_cli.scene import geometry
+from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.posed_view import View
 
 SENSOR = 22.3  # mm, its width
 SQUEEZE = 1.03
 GIVEN = 5  # cameras at most
-KINDS = ("exif", "squeezed", "partly")
+KINDS = ("exif", "squeezed", "partly", "input")
+WINDOW, WINDOWS = 4, 2
 
 
 def write_exif(source: Path, target: Path, view: View) -> None:
@@ -52,14 +58,14 @@ def by_name(truth: Sequence[View], found: Sequence[View]) -> list[tuple[View, Vi
     return [(known[Path(view.name).stem], view) for view in found]
 
 
-def with_exif(scene: Path, count: int) -> dict[str, object]:
+def with_exif(scene: Path, count: int, device: str) -> dict[str, object]:
     truth = read_cameras_json(scene, load_depth=False)[:count]
     with tempfile.TemporaryDirectory() as folder:
         for view in truth:
             write_exif(scene / "images" / view.name, Path(folder) / f"{Path(view.name).stem}.jpg", view)
         row: dict[str, object] = {"kind": "exif", "scene": scene.name, "images": len(truth)}
         for name, focal in (("without", "network"), ("with", "auto")):
-            found = lite3r.reconstruct(folder, device="cpu", focal=focal, keep_unrelated=True).views
+            found = lite3r.reconstruct(folder, device=device, focal=focal, keep_unrelated=True).views
             pairs = by_name(truth, found)
             row[f"focal_percent_{name}"] = 100 * float(
                 np.median([abs(other.K[0, 0] / true.K[0, 0] - 1) for true, other in pairs])
@@ -89,13 +95,13 @@ def squeezed(scene: Path, count: int, width: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def partly(scene: Path) -> dict[str, object]:
+def partly(scene: Path, device: str) -> dict[str, object]:
     truth = read_cameras_json(scene, load_depth=False)
     given = truth[::2][:GIVEN]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cameras.json"
         write_cameras_json(file, [replace(view, depth=None) for view in given])
-        found = lite3r.reconstruct(scene / "images", device="cpu", cameras=str(file), keep_unrelated=True)
+        found = lite3r.reconstruct(scene / "images", device=device, cameras=str(file), keep_unrelated=True)
     names = {view.name for view in given}
     centres = geometry.camera_centres(np.stack([view.cam_from_world for view in truth]))
     extent = float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
@@ -116,11 +122,52 @@ def partly(scene: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
+def network_input(scene: Path, side: int, device: str) -> list[dict[str, object]]:
+    """One row a window and case; pictures have `side` pixels along the longer side."""
+    model = load("mini", device=device)
+    views, rows = read_cameras_json(scene), []
+    for window in [views[i : i + WINDOW] for i in range(0, len(views) - WINDOW + 1, WINDOW)][:WINDOWS]:
+        images, K = [], []
+        for view in window:
+            width, height = (
+                max(14, round(s * side / max(view.width, view.height) / 14) * 14) for s in (view.width, view.height)
+            )
+            rgb = cv2.resize(cv2.imread(str(scene / "images" / view.name))[..., ::-1], (width, height), interpolation=3)
+            images.append(torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255)
+            K.append(geometry.scale_intrinsics(view.K, width / view.width, height / view.height))
+        truth, K = np.stack([view.cam_from_world for view in window]), np.stack(K)
+        every, second = np.arange(len(window)), np.arange(0, len(window), 2)
+        cases = {"nothing": ([], []), "focal": (every, []), "poses": ([], every), "both": (every, every),
+                 "every second": (second, second)}  # fmt: skip
+        for case, (focal, poses) in cases.items():
+            given = KnownCameras(torch.full((len(K), 3, 4), torch.nan), torch.full((len(K), 3, 3), torch.nan))
+            given.K[focal] = torch.from_numpy(K[focal]).float()
+            given.cam_from_world[poses] = torch.from_numpy(geometry.rebase(truth)[poses]).float()
+            found = model.predict(images, None if case == "nothing" else given)
+            errors = metrics.pair_errors(found.cam_from_world.double().numpy(), truth, 0.0).larger
+            depths = []
+            for predicted, view in zip(found.depth, window):
+                if view.depth is not None:
+                    depth = metrics.resample_depth(predicted.cpu().numpy(), view.depth.shape)
+                    scale = metrics.depth_scale(depth, view.depth)
+                    depths.append(metrics.depth_errors(scale * depth, view.depth)[0])
+            rows.append({
+                "kind": "input", "scene": scene.name, "first": window[0].name, "case": case, "side": side,
+                "focal_percent": float(metrics.focal_error(found.K.numpy(), K).mean()),
+                "auc5": metrics.auc(errors, 5), "auc30": metrics.auc(errors, 30),
+                "absrel": float(np.mean(depths)) if depths else None,
+            })  # fmt: skip
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes", type=Path, nargs="+")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--images", type=int, default=5, help="pictures of a scene for exif and squeezed")
+    parser.add_argument("--side", type=int, default=518, help="of the pictures of the kind `input`")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 4096])
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
@@ -128,15 +175,19 @@ def main() -> None:
     def say(row: dict[str, object]) -> None:
         rows.append(row)
         print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        if options.json is not None:
+            options.json.write_text(json.dumps({"benchmark": "known_cameras", "rows": rows}) + "\n", encoding="utf-8")
 
     for scene in options.scenes:
         if "exif" in options.only:
-            say(with_exif(scene, options.images))
+            say(with_exif(scene, options.images, options.device))
         if "squeezed" in options.only:
             for width in options.widths:
                 say(squeezed(scene, options.images, width))
         if "partly" in options.only:
-            say(partly(scene))
+            say(partly(scene, options.device))
+        for row in network_input(scene, options.side, options.device) if "input" in options.only else ():
+            say(row)
     print(json.dumps({"benchmark": "known_cameras", "rows": rows}))
 
 

@@ -34,6 +34,54 @@ def kept_forms() -> str:
     return table(("network", "packed tokens (fixtures)", "blocks (fixtures)"), lines)
 
 
+SPEED_VIEWS = (8, 32, 100, 300)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def speeds() -> str:
+    """Milliseconds, floor, arithmetic operations and time per operation of every network on the fast engine."""
+    rows = load("h200-networks")["rows"]
+    lines = []
+    for variant in ("dense", "lite"):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            found = {r["views"]: r for r in rows if (r["model"], r["variant"]) == (model, variant)}
+            cells = []
+            for views in SPEED_VIEWS:
+                row = found.get(views)
+                cells.append("–" if row is None else (
+                    f"{_figure(row['ms'])} / {_figure(row['floor_ms'])} / {_figure(row['tera_operations'])} / "
+                    f"{row['time_per_operation']:.2f}"))  # fmt: skip
+            memory = found[100]["peak_gib"] if 100 in found else None
+            if found:
+                cells.append("–" if memory is None else f"{memory:.1f} GiB")
+                lines.append([f"`{model}`", variant, *cells])
+    heads = [f"{views} views" for views in SPEED_VIEWS]
+    return table(("network", "form", *heads, "memory at 100"), lines)
+
+
+def streaming() -> str:
+    """Frames a second and memory of a stream."""
+    lines = []
+    document = load("h200-streaming")
+    for form, found in document["forms"].items():
+        rows = found["rows"]
+        first = next(row for row in rows if row["frame"] >= 100)
+        rate = found.get("frames_per_second", rows[-1]["frames_per_second"])
+        lines.append([
+            STREAM_FORMS[form], f"{rows[-1]['frame']:,}", f"{rate:.1f}", f"{found['said_bytes'] / 1e9:.2f} GB",
+            f"{first['memory'] / 1e9:.2f} GB", f"{rows[-1]['memory'] / 1e9:.2f} GB",
+        ])  # fmt: skip
+    head = ("form", "frames", "frames/s", "cache as printed", "memory after 100 frames", "at the end")
+    return table(head, lines)
+
+
+STREAM_FORMS = {"ordinary": "layer by layer, bfloat16", "fast": "`--engine fast`, bfloat16",
+                "fp8": "`--engine fast`, FP8 weights"}  # fmt: skip
+
+
 def cache_precision() -> str:
     """What the precision of LingBot-Map's cache changes."""
     lines = [

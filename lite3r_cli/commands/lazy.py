@@ -27,7 +27,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score predictions against scenes with known cameras and depth."),
     "models": (
         "models",
-        "List the networks: size, licence, source of the weights, and accepted inputs.",
+        "List the networks: size, licence, source of the weights, accepted inputs, published accuracy.",
     ),
     "bench": ("bench", "Measure time and memory of a network and compare them with the limit of the hardware."),
     "convert": (

@@ -10,7 +10,7 @@ from .options import command
 
 @command(general=("json", "quiet", "debug"))
 def models() -> None:
-    """List the networks: size, licence, source of the weights, and accepted inputs."""
+    """List the networks: size, licence, source of the weights, accepted inputs, published accuracy."""
     from ..networks.installed import load_installed
     from ..networks.registry import MODELS, find_checkpoint
 
@@ -39,7 +39,7 @@ def models() -> None:
         console.document({"models": rows})
         return
     console.table(
-        ("model", "parameters", "licence", "weights from", "here", "takes", "engine", "what it is"),
+        ("model", "parameters", "licence", "weights from", "here", "takes", "what it is", "published accuracy"),
         [
             (
                 row["name"],
@@ -48,10 +48,15 @@ def models() -> None:
                 row["source"],
                 "yes" if row["path"] else "no",
                 info.inputs,
-                row["engine"],
                 row["summary"],
+                row["figures"] or "–",
             )
             for info, row in zip(MODELS.values(), rows)
         ],
         numbers=False,
+    )
+    slow = ", ".join(info.name for info in MODELS.values() if not info.fast)
+    console.info(
+        "Forms of every network: dense, sparse-linear, FP8; engines: ordinary and fast"
+        + (f" (not fast: {slow})" if slow else "")
     )

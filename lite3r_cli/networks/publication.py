@@ -24,7 +24,7 @@ class ModelInfo:
     file: str | None = None  # file in the package or repository; None: the only checkpoint of the repository
     takes: tuple[str, ...] = ()  # inputs besides images: "cameras", "depth"
     metric: bool = False  # depth and positions are in metres
-    fast: bool = False  # it runs on the fast engine
+    fast: bool = True  # it runs on the fast engine
     streams: bool = False  # it processes the frames of a long video one after the other
     figures: str = ""  # published accuracy, with the source
 

@@ -16,7 +16,6 @@ MODELS = (
         file="lingbot-map-long.pt",
         figures="Oxford Spires: cameras off by 6.42 m over 320 frames, 7.11 m over 3,840 (its paper's tables)",
         streams=True,
-        fast=True,
     ),
     ModelInfo(
         name="lingbot-map-short",
@@ -26,6 +25,5 @@ MODELS = (
         repository=REPOSITORY,
         file="lingbot-map.pt",
         streams=True,
-        fast=True,
     ),
 )

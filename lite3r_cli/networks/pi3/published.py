@@ -11,7 +11,6 @@ PI3_MODEL = ModelInfo(
     summary="cameras and point maps without a reference view; the order of the images does not matter",
     repository="yyfz233/Pi3",
     file="model.safetensors",
-    fast=True,
     figures=COMPARED.format(79.6, 77.0, 59.2),
 )
 PI3X_MODEL = ModelInfo(
@@ -23,6 +22,5 @@ PI3X_MODEL = ModelInfo(
     file="model.safetensors",
     takes=("cameras", "depth"),
     metric=True,
-    fast=True,
 )
 MODELS = (PI3_MODEL, PI3X_MODEL)

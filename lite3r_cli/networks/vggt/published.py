@@ -14,7 +14,6 @@ MODELS = (
         "hf:facebook/VGGT-1B-Commercial",
         repository="facebook/VGGT-1B",
         revision="860abec7937da0a4c03c41d3c269c366e82abdf9",
-        fast=True,
         figures=COMPARED.format(62.1, 74.4, 61.2),
     ),
     ModelInfo(
@@ -24,6 +23,5 @@ MODELS = (
         summary="VGGT-1B with sparse-linear attention, by the authors of Lite3R (their code is MIT)",
         repository=LITE3R,
         file="vggt_fp8_qat_1ep.pt",
-        fast=True,
     ),
 )

@@ -14,7 +14,6 @@ MODELS = (
         summary="the best cameras in video; for images in the wild; gated, set HF_TOKEN",
         repository=REPOSITORY,
         file="vggt_omega_1b_512.pt",
-        fast=True,
         figures=COMPARED.format(88.5, 83.1, 82.3),
     ),
     ModelInfo(
@@ -24,7 +23,6 @@ MODELS = (
         summary="as vggt-omega, trained again on checked data: for benchmarks, at --resolution 480; gated",
         repository=REPOSITORY,
         file="vggt_omega_1b_416_reproduce.pt",
-        fast=True,
         figures=COMPARED.format(88.9, 82.4, 82.8),
     ),
 )
