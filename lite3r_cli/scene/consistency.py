@@ -27,6 +27,7 @@ _HIDDEN = 3.0  # a point deeper than this many tolerances behind a surface is oc
 _TOLERANCE_RANGE = (0.02, 0.15)
 _SAME_SURFACE = 0.3  # larger deviations are another surface and are ignored in the fit
 _CLOSE = 0.05  # relative difference of depths with weight one half in `agreement`
+_SAMPLES = 2000  # pixels of a view that the tolerance is found from
 _SAMPLE_SIDE = 16  # points and coarse depth cells a side, for choosing neighbours
 _TINY = 1e-30  # replaces a divisor of 0
 
@@ -257,8 +258,8 @@ def adaptive_tolerance(surfaces: Surfaces, neighbours: Sequence[Sequence[int]]) 
     some = set(chosen[:: -(-len(chosen) // 32)])
     voters = [voter if i in some else None for i, voter in enumerate(surfaces.voters)]
     deviations = []
-    for group in groups_of(voters, surfaces.voters, neighbours):
-        for ratio in _sampled_ratios(surfaces, group, neighbours, 2000):
+    for group in groups_of(voters, surfaces.voters, neighbours, _SAMPLES):
+        for ratio in _sampled_ratios(surfaces, group, neighbours, _SAMPLES):
             deviation = (ratio - 1).abs()
             deviations.append(deviation[deviation < _SAME_SURFACE])
     pooled = torch.cat(deviations).cpu().numpy()

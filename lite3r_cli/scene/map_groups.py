@@ -17,7 +17,8 @@ from torch import Tensor
 from . import geometry
 from .surfaces import MOST_TOGETHER, TOGETHER, VoterMap, on_device
 
-_MOST_PAIRS = 1 << 23  # pixels times neighbours in one operation: a temporary result then takes 32 MB
+_MOST_PAIRS = 1 << 24  # pixels times neighbours in one operation: a temporary result then takes 64 MB
+_FREE_BYTES = 1 << 10  # free memory of a GPU per pair: the temporary results take a sixteenth of it
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,12 @@ def groups_of(
     voters: Sequence[VoterMap | None],
     others: Sequence[VoterMap | None] = (),
     neighbours: Sequence[Sequence[int]] = (),
+    samples: int | None = None,
 ) -> Iterator[MapGroup]:
     """The maps in order, in groups of one size. With `neighbours`, which are numbers of `others` for each map, all of
-    them have one size, too.
+    them have one size, too. `samples` is the number of pixels of a map that are used (None: all).
     """
+    limit = _most_pairs(next((voter.depth.device for voter in voters if voter is not None), None))
     views: list[int] = []
     sizes: set[tuple[int, int]] = set()
     pairs = 0
@@ -151,9 +154,9 @@ def groups_of(
         own = {found.shape for j in (neighbours[i] if neighbours else ()) if (found := others[j]) is not None}
         first = voters[views[0]] if views else None
         now = sizes | own
-        more = voter.height * voter.width * max(1, len(neighbours[i]) if neighbours else 1)
+        more = (samples or voter.height * voter.width) * max(1, len(neighbours[i]) if neighbours else 1)
         most = TOGETHER.get(voter.depth.device.type, MOST_TOGETHER)
-        fits = len(views) < most and len(now) < 2 and pairs + more <= _MOST_PAIRS
+        fits = len(views) < most and len(now) < 2 and pairs + more <= limit
         if first is not None and not (fits and first.shape == voter.shape):
             yield _group(views, voters)
             views, now, pairs = [], own, 0
@@ -165,3 +168,10 @@ def groups_of(
 
 def _group(views: Sequence[int], voters: Sequence[VoterMap | None]) -> MapGroup:
     return MapGroup(views, [found for i in views if (found := voters[i]) is not None])
+
+
+def _most_pairs(device: torch.device | None) -> int:
+    """Pixels times neighbours that a device compares in one operation."""
+    if device is None or device.type != "cuda":
+        return _MOST_PAIRS
+    return min(_MOST_PAIRS, torch.cuda.mem_get_info(device)[0] // _FREE_BYTES)

@@ -237,7 +237,10 @@ class Mini(Network):
         # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
         rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
-        K = torch.stack([intrinsics_from_log_focal(f, *size) for f, size in zip(log_focal, sizes, strict=True)])
+        K = torch.empty(len(sizes), 3, 3)
+        for size in dict.fromkeys(sizes):
+            same = [i for i, each in enumerate(sizes) if each == size]
+            K[same] = intrinsics_from_log_focal(log_focal[same], *size)
         order = range(len(images))
         maps = [depth[i] for i in order], [confidence[i] for i in order]
         return Prediction(*maps, cam_from_world(rotation, centre), K)
