@@ -1,11 +1,13 @@
 """The measurements of docs/cameras.md and docs/refine.md that take minutes, beside each other: each on two cores of
 its own, until they are done or the time is over.
 
-Whole runs of each set (same_bytes.py: one beside a busy program on the same cores), pycolmap on the same cores, a drawn
-walk of 100 pictures, 360° pictures of drawn streets, rooms seen by a fisheye. A set is a folder with images/ and
-cameras.json. What a measurement has written when the time is over counts. One JSON document, written after each.
+Runs of the sets of `REPEATED` (same_bytes.py: one beside a busy program on the same cores), pycolmap on the same cores,
+drawn walks of 50 and 100 pictures, the lens table of the scenes of `LENSES`, 360° pictures of drawn streets, rooms seen
+by a fisheye, and depth as evidence on all sets. A set is a folder with images/ and cameras.json. What a measurement has
+written when the time is over counts. One JSON document, written after each.
 
-    python benchmarks/cameras_together.py --sets SET... --json FILE [--seconds 480] [--runs 5] [--only NAME...]
+    python benchmarks/cameras_together.py --sets SET... --json FILE [--seconds 480] [--runs 5] [--cameras]
+                                          [--only NAME...]
 """
 
 from __future__ import annotations
@@ -40,11 +42,16 @@ class Job:
     start: float = 0.0
 
 
-def jobs(sets: list[Path], device: str, runs: int) -> list[Job]:
+REPEATED = ("castle-P30", "kitchen", "monstree", "herz-jesu-P8", "tower")  # sets whose bytes and times are compared
+LENSES = ("proc-00", "proc-05", "herz-jesu-P8", "fountain-P11")  # scenes of the table of lenses
+
+
+def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
     """The measurements, the longest and most important ones first."""
 
     def run_of(folder: Path, *options: str) -> list[str]:
-        return ["same_bytes.py", str(folder), "--runs", "1", "--busy", "1", "--busy-turn", *options]
+        only = ["--cameras"] if cameras else []
+        return ["same_bytes.py", str(folder), "--runs", "1", "--busy", "1", "--busy-turn", *options, *only]
 
     def walk(frames: int, seed: int, *methods: str) -> list[str]:
         how = ["--frames", str(frames), "--seeds", str(seed), "--device", device, "--cores", "999"]
@@ -53,25 +60,25 @@ def jobs(sets: list[Path], device: str, runs: int) -> list[Job]:
     def street(seed: int) -> list[str]:
         return ["panorama.py", "--kinds", "street", "--device", device, "--seeds", str(seed)]
 
-    table = {"walk of 100": walk(100, 0, "refine"), "walk of 100, pycolmap": walk(100, 0, "pycolmap")}
-    table |= {f"{folder.name}, with pycolmap": run_of(folder, "0") for folder in sets}
-    table |= {f"{folder.name}, busy": run_of(folder, "1", "--pycolmap-turns", "0") for folder in sets}
-    table |= {
-        "street 1": street(1),
-        "walk of 50": walk(50, 0, "refine", "pycolmap"),
-        "fisheye room": ["fisheye_room.py"],
-    }
+    repeated = [folder for folder in sets if folder.name in REPEATED]
+    bent = [str(folder) for folder in sets if folder.name in LENSES]
+    table = {"walk of 100": walk(100, 0, "refine")}
+    table |= {f"{folder.name}, with pycolmap": run_of(folder, "0") for folder in repeated}
+    table |= {f"{folder.name}, busy": run_of(folder, "1", "--pycolmap-turns", "0") for folder in repeated}
+    table |= {f"lenses of {Path(scene).name}": ["refine_lenses.py", scene, "--methods", "refine"] for scene in bent}
+    table |= {"walk of 50": walk(50, 0, "refine"), "depth evidence": ["depth_evidence.py", *map(str, sets)]}
     for k in range(3, runs + 1):
-        table |= {f"{folder.name}, run {k}": run_of(folder, "0", "--pycolmap-turns", "0") for folder in sets}
-        if k == 3:
-            table |= {"street 2": street(2), "walk of 100, seed 1": walk(100, 1, "refine")}
+        table |= {f"{folder.name}, run {k}": run_of(folder, "0", "--pycolmap-turns", "0") for folder in repeated}
+        if k == 5:
+            table |= {"fisheye room": ["fisheye_room.py"], "street 2": street(2)}
+    table |= {"walk of 100, seed 1": walk(100, 1, "refine"), "walk of 100, pycolmap": walk(100, 0, "pycolmap")}
     table |= {f"fisheye room {seed}": ["fisheye_room.py", "--seeds", str(seed)] for seed in (1, 2)}
     return [Job(name, arguments) for name, arguments in table.items()]
 
 
 def start(job: Job, cores: list[int], scratch: Path) -> None:
     command = [sys.executable, str(HERE / job.arguments[0]), *job.arguments[1:]]
-    if job.arguments[0] in ("same_bytes.py", "refine_walks.py"):
+    if job.arguments[0] in ("same_bytes.py", "refine_walks.py", "depth_evidence.py"):
         command += ["--json", str(scratch / f"{job.name}.json")]
     threads = str(len(cores))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
@@ -147,6 +154,7 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--runs", type=int, default=5, help="of each set; one beside a busy program")
+    parser.add_argument("--cameras", action="store_true", help="network and cameras only, not the whole command")
     parser.add_argument("--cores-each", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="of the network in walks and 360° pictures")
     parser.add_argument("--only", nargs="*", default=[""], help="words of which a measurement's name must have one")
@@ -154,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     until = time.perf_counter() + options.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that what runs is ended, too
-    known = jobs(options.sets, options.device, options.runs)
+    known = jobs(options.sets, options.device, options.runs, options.cameras)
     waiting = [job for job in known if any(word in job.name for word in options.only)]
     machine = {
         "processor": processor(), "cores": len(os.sched_getaffinity(0)), "cores_each": options.cores_each,

@@ -48,6 +48,7 @@ def ours(predictor: Predictor, folder: Path, truth: list[View]) -> dict[str, obj
         "auc5": auc5(poses[1], truth),
         "refined": sum(verdict["cameras"] != "kept" for verdict in answer.verdicts),
         "path": account.get("path"),
+        "hypotheses": account.get("hypotheses"),
         "pairs": account.get("pairs"),
         "warnings": answer.warnings,
         "seconds_network": round(predicted - start, 1),

@@ -59,7 +59,9 @@ def reconstruct(folder: Path, truth: list[View], target: Path, whole: bool) -> d
         "auc5": auc5(poses, truth),
         "refined": sum(item.get("refinement", {}).get("cameras") == "refined" for item in run["images"]),
         "seconds": {name: round(s, 3) for name, s in run["seconds"].items() if name in STAGES},
-        "processor_seconds": round(processor_seconds(resource.RUSAGE_CHILDREN) - before, 1),
+        "processor_seconds": run.get(
+            "processor_seconds", round(processor_seconds(resource.RUSAGE_CHILDREN) - before, 1)
+        ),
     }
 
 
@@ -70,18 +72,21 @@ def processor_seconds(who: int) -> float:
 
 
 def cameras_of(folder: Path, target: Path) -> None:
-    """Network and cameras without depth maps, in this process: cameras.json and the seconds in `target`."""
-    scene, start = open_scene(folder), time.perf_counter()
-    predictor = Predictor(PredictConfig(device="cpu", refine=True))
+    """Network and cameras without depth maps, in this process: cameras.json and the seconds in `target`. The start of
+    Python is not counted: pycolmap alone, which is measured in a running process, has none either."""
+    scene, predictor = open_scene(folder), Predictor(PredictConfig(device="cpu", refine=True))
+    start, before = time.perf_counter(), processor_seconds(resource.RUSAGE_SELF)
     pictures = predictor.read(scene.images, indices=scene.indices)
     views = predictor.predict_pictures(scene.images, pictures).views
     predicted = time.perf_counter()
     answer = refine(views, lambda i: scene.images.read(scene.indices[i]), config=RefineConfig(depth=False))
     seconds = {"Predict": predicted - start, "Refine cameras": time.perf_counter() - predicted}
+    used = processor_seconds(resource.RUSAGE_SELF) - before
     target.mkdir()
     write_cameras_json(target / "cameras.json", [replace(view, depth=None, confidence=None) for view in answer.views])
     images = [{"refinement": verdict} for verdict in answer.verdicts]
-    (target / "run.json").write_text(json.dumps({"images": images, "seconds": seconds}), encoding="utf-8")
+    told = {"images": images, "seconds": seconds, "processor_seconds": round(used, 1)}
+    (target / "run.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def judge(folder: Path, options: argparse.Namespace, show: Callable[[dict[str, object]], None]) -> None:
@@ -94,9 +99,8 @@ def judge(folder: Path, options: argparse.Namespace, show: Callable[[dict[str, o
         burning = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(beside)]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                mine.append(
-                    {"busy_programs": beside, **reconstruct(folder, truth, Path(scratch) / "out", not options.cameras)}
-                )
+                found = reconstruct(folder, truth, Path(scratch) / "out", not options.cameras)
+                mine.append({"busy_programs": beside, "cameras_only": options.cameras, **found})
         finally:
             for program in burning:
                 program.kill()
@@ -118,7 +122,11 @@ def told(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, 
     ratios = [
         (ours["Predict"] + ours["Refine cameras"]) / max(other["seconds"], 0.1) for ours, other in zip(quiet, theirs)
     ]
-    return {**row, "times_pycolmap": round(median(ratios), 2), "pycolmap": theirs}
+    row |= {"times_pycolmap": round(median(ratios), 2), "pycolmap": theirs}
+    if all(one["cameras_only"] for one in mine):
+        ours, other = (median(one["processor_seconds"] for one in side) for side in (mine, theirs))
+        row["processor_times_pycolmap"] = round(ours / max(other, 0.1), 2)
+    return row
 
 
 def main() -> None:

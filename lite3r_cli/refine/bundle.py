@@ -23,6 +23,7 @@ from .matching import Matches
 from .observations import Tracks
 from .refine_config import RefineConfig
 
+PREDICTED = "bundle adjustment"  # the path of the hypothesis that starts from the predicted cameras
 # (loss scale, largest reprojection error afterwards), both in thousandths of the image diagonal; focal lengths free?
 _COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))
 _COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are used
@@ -61,7 +62,7 @@ def from_prediction(views: Sequence[View], matches: Matches, used: Tracks, works
         drop_outliers(model, error * scale)
         if model.num_points3D() < _MIN_COARSE_TRACKS:
             return None
-    return from_model(model, workshop.lenses, "bundle adjustment")
+    return from_model(model, workshop.lenses, PREDICTED)
 
 
 def incremental(workshop: Workshop) -> Hypothesis | None:

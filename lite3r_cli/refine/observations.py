@@ -51,6 +51,16 @@ def split(tracks: Tracks, views: int) -> tuple[Tracks, Tracks]:
     return tracks.chosen(~out), tracks.chosen(out)
 
 
+def longest_of_each(tracks: Tracks, count: int) -> np.ndarray:
+    """For each track (T,) bool whether it is among the `count` longest of one of its pictures."""
+    length = np.bincount(tracks.track, minlength=tracks.count)[tracks.track]
+    wanted = np.zeros(tracks.count, bool)
+    for i in range(int(tracks.image.max(initial=-1)) + 1):
+        mine = np.flatnonzero(tracks.image == i)
+        wanted[tracks.track[mine[np.argsort(-length[mine], kind="stable")[:count]]]] = True
+    return wanted
+
+
 def without(matches: Matches, pairs: Mapping[Pair, np.ndarray], held_out: Tracks) -> dict[Pair, np.ndarray]:
     """The matches of `pairs` that are not part of the held-out tracks."""
     spared = [np.zeros(len(points), bool) for points in matches.keypoints]

@@ -58,11 +58,19 @@ def _in_common(here: np.ndarray, there: np.ndarray) -> int:
     """Mutual nearest neighbours of descriptors (N, 128), (M, 128) that pass the ratio test both ways."""
     if min(len(here), len(there)) < 2:
         return 0
+    similar = here @ there.T  # integers, exact in float32
+    column, clear_here = _clear_best(similar)
+    row, clear_there = _clear_best(np.ascontiguousarray(similar.T))
+    mutual = row[column] == np.arange(len(here))
+    return int((mutual & clear_here & clear_there[column]).sum())
+
+
+def _clear_best(similar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most similar column of each row (N,), and whether it passes the ratio test (N,)."""
+    rows = np.arange(len(similar))
+    best = similar.argmax(axis=1)
+    first = similar[rows, best]
+    rest = similar.copy()
+    rest[rows, best] = -np.inf
     length = 512.0**2
-    distance = 2 * length - 2 * (here @ there.T)  # integers, exact in float32
-    first, second = np.partition(distance, 1, axis=1)[:, :2].T
-    above, below = np.partition(distance, 1, axis=0)[:2]
-    row, column = distance.argmin(axis=1), distance.argmin(axis=0)
-    clear_here, clear_there = first < _RATIO**2 * second, above < _RATIO**2 * below
-    mutual = column[row] == np.arange(len(here))
-    return int((mutual & clear_here & clear_there[row]).sum())
+    return best, length - first < _RATIO**2 * (length - rest.max(axis=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View
 from . import bundle, observations
-from .bundle import Hypothesis
+from .bundle import PREDICTED, Hypothesis
 from .evidence import Evidence, Rays, judge, pair_support, rays
 from .in_order import PATH as IN_ORDER
 from .in_order import in_order
@@ -21,6 +21,7 @@ from .matching import Matches, Pair, verified
 from .refine_config import RefineConfig
 from .rotations import Averaged, best_average
 
+_LEAN_TRACKS = 500  # per picture, the longest ones, with which hypotheses and lenses are compared
 _LEAST_VIEW = 0.5  # smallest share of explained observations of each picture if only one hypothesis is made
 _CLEARLY = 0.01  # share of the observations by which a later hypothesis must be better
 _TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # rounds of triangulation and adjustment: without and with the held-out tracks
@@ -67,7 +68,18 @@ class Search:
         if self.used is not self.held_out:
             rows = observations.without(matches, rows, self.held_out)
         self.workshop = Workshop("adjusted", matches, rows, lenses, config)
+        self.lean = self._lean(rows)
         self._rays: dict[Lenses, Rays] = {}
+
+    def _lean(self, rows: Mapping[Pair, np.ndarray]) -> Workshop:
+        """A workshop with the longest tracks of each picture: they determine the cameras that held-out tracks judge,
+        and further ones would only take time. The last adjustment uses all of them.
+        """
+        wanted = observations.longest_of_each(self.used, _LEAN_TRACKS)
+        if 2 * wanted.sum() > self.used.count:
+            return self.workshop
+        rows = observations.without(self.matches, rows, self.used.chosen(~wanted))
+        return Workshop("lean", self.matches, rows, self.workshop.lenses, self.config)
 
     def evidence(self, found: Hypothesis) -> Evidence:
         """How well a hypothesis explains the held-out tracks."""
@@ -83,7 +95,7 @@ class Search:
                 continue
             evidence = self.evidence(found)
             made.append((found, evidence))
-            if len(made) == 1 and self._beyond_doubt(found, evidence):
+            if found.path in (PREDICTED, IN_ORDER) and self._beyond_doubt(found, evidence):
                 break
         tried = [
             Tried(found.path, len(found.poses), round(evidence.explained, 4), round(evidence.error, 3))
@@ -94,7 +106,7 @@ class Search:
             if settled is None:
                 continue
             predicted = {i: view.cam_from_world for i, view in enumerate(self.views)}
-            chosen, trials = choose_lenses(settled, self.workshop, self.held_out, self.joined, predicted, self.config)
+            chosen, trials = choose_lenses(settled, self.lean, self.held_out, self.joined, predicted, self.config)
             matches = self._seen_through(chosen.lenses)
             last = self._adjusted_to_all(chosen, matches)
             if last is None:
@@ -105,11 +117,12 @@ class Search:
         return None
 
     def _makers(self) -> list[Callable[[], Hypothesis | None]]:
+        """What makes the hypotheses; those that need no others if they are beyond doubt come first."""
         return [
             lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop),
+            self._in_order,
             lambda: bundle.by_global_mapping(self.workshop),
             lambda: bundle.incremental(self.workshop),
-            self._in_order,
         ]
 
     def _in_order(self) -> Hypothesis | None:
@@ -119,7 +132,7 @@ class Search:
     def _settled(self, found: Hypothesis, made: Sequence[tuple[Hypothesis, Evidence]]) -> Hypothesis | None:
         """The hypothesis adjusted until it settles, or the one in order where that fits the tracks held out closely
         more often: where surfaces repeat, wrong cameras explain as much, but less closely."""
-        settled = bundle.settle(found, self.workshop, self.config, _TRAIN_ROUNDS)
+        settled = bundle.settle(found, self.lean, self.config, _TRAIN_ROUNDS)
         ordered = [other for other, _ in made if other.path == IN_ORDER]
         if settled is None or not ordered or found is ordered[0]:
             return settled

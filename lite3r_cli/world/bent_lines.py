@@ -38,6 +38,7 @@ class Bending:
 
     coefficient: float  # λ for which the edges are straightest
     evidence: float  # log likelihood ratio to a lens without distortion, over all pictures
+    shared: float  # the same without the picture that says most: a lens shows in all, a round building in one
     edges: int  # number of measured edges
 
     @property
@@ -50,12 +51,17 @@ def measure_bending(greys: Sequence[np.ndarray], edges: Sequence[Segments | None
     """The λ that straightens the edges of pictures (h, w) uint8 through one lens. `edges` are those of the pictures, if
     known.
     """
-    tables = [_rises(grey, before) for grey, before in zip(greys, edges or [None] * len(greys), strict=True)]
-    table = np.concatenate(tables) if tables else np.zeros((0, len(_LAMBDAS)))
-    straight = np.exp(-0.5 * (table / _NOISE) ** 2) / (_NOISE * np.sqrt(2 * np.pi))
-    score = np.log((1 - _ROUND) * straight + _ROUND / _SPREAD).sum(axis=0)
-    best = int(score.argmax())
-    return Bending(float(_LAMBDAS[best]), float(score[best] - score[_ZERO]), len(table))
+    scores = np.zeros((1 + len(greys), len(_LAMBDAS)))  # of each picture; the first row is 0, for no pictures at all
+    count = 0
+    for row, grey, before in zip(scores[1:], greys, edges or [None] * len(greys), strict=True):
+        table = _rises(grey, before)
+        straight = np.exp(-0.5 * (table / _NOISE) ** 2) / (_NOISE * np.sqrt(2 * np.pi))
+        row[:] = np.log((1 - _ROUND) * straight + _ROUND / _SPREAD).sum(axis=0)
+        count += len(table)
+    best = int(scores.sum(axis=0).argmax())
+    each = scores[:, best] - scores[:, _ZERO]
+    evidence = float(each.sum())
+    return Bending(float(_LAMBDAS[best]), evidence, evidence - float(each.max()), count)
 
 
 def _rises(grey: np.ndarray, edges: Segments | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine import evidence, links, rotations
 from lite3r_cli.refine.lens import Lens, Lenses
 from lite3r_cli.refine.matching import Matches
-from lite3r_cli.refine.observations import Tracks
+from lite3r_cli.refine.observations import Tracks, longest_of_each
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry
@@ -66,6 +66,16 @@ def observed():
     keypoints = [geometry.project(points, K, pose)[0] for pose in poses.values()]
     tracks = Tracks(np.repeat(np.arange(40), 3), np.tile(np.arange(3), 40), np.repeat(np.arange(40), 3))
     return poses, Matches([(640, 480)] * 3, keypoints, {}, Path()), tracks, Lenses((lens,), (0, 0, 0))
+
+
+def test_the_longest_tracks_of_each_image_are_chosen():
+    # tracks of 2, 3 and 4 images, and one that alone shows image 4
+    image = [[0, 1], [0, 1, 2], [0, 1, 2, 3], [3, 4]]
+    track = np.repeat(np.arange(4), [len(row) for row in image])
+    tracks = Tracks(track, np.concatenate(image), np.zeros(len(track), np.int64))
+    assert longest_of_each(tracks, 1).tolist() == [False, False, True, True]
+    assert longest_of_each(tracks, 2).tolist() == [False, True, True, True]
+    assert longest_of_each(tracks.chosen(np.zeros(4, bool)), 2).tolist() == []
 
 
 def test_right_cameras_explain_and_wrong_ones_do_not(observed):

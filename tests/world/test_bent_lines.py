@@ -74,6 +74,15 @@ def test_a_straight_lens_gives_no_alarm(round_ones):
     assert not warned(pictures(radial(0.0), 61.0, round_ones))
 
 
+def test_one_image_with_curved_things_is_no_lens(monkeypatch):
+    monkeypatch.setattr(lens_hints, "_EDGES", 20)
+    bent, blank = pictures(FISHEYE, 125.0), np.full((HEIGHT, WIDTH), 128, np.uint8)
+    alone = measure_bending([bent[0], blank, blank])
+    assert alone.evidence > lens_hints._EVIDENCE and alone.edges > 20  # enough, if one image were enough
+    assert not warned([bent[0], blank, blank])
+    assert warned([bent[0], bent[1], blank])
+
+
 def test_who_refines_or_knows_the_cameras_is_not_warned(tmp_path):
     shown = pictures(radial(-0.12), 64.0)
     assert not warned(shown, PredictConfig(refine=True))
