@@ -17,7 +17,7 @@ class RefineConfig:
     intrinsics: str = "auto"  # one focal length per camera, or per image; auto: see lens_choice
     feature_size: int = 1600  # longest side of the images for features
     max_features: int = 8192  # per image
-    exhaustive_views: int = 60  # up to this number of images every pair is matched
+    exhaustive_views: int = 60  # up to this number of images every promising pair is matched
     pair_neighbours: int = 12  # beyond that: images that each image is matched with, by depth and by descriptors
     min_matches: int = 15  # smallest number of verified matches of a valid pair
     cycle_deg: float = 20.0  # rotation error from the average beyond which a pair contradicts the others

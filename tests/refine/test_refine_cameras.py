@@ -15,6 +15,7 @@ from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.colmap import write_colmap
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.refine import backend, observations, pairing
+from lite3r_cli.refine.keypoints import Features
 from lite3r_cli.refine.pipeline import refine
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry, metrics
@@ -137,6 +138,25 @@ def test_pairs_are_chosen_by_overlap(facade):
     far = replace(truth[0], cam_from_world=geometry.compose(np.diag([-1.0, 1, -1, 1])[:3], truth[0].cam_from_world))
     pairs = pairing.overlapping_pairs([*truth, far], 3)
     assert (0, 1) in pairs and (0, VIEWS) not in pairs
+
+
+def test_pairs_without_common_features_are_not_matched(facade):
+    """Two places in turn, eight images of each, and an image of which only one other shows the same few things."""
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, 90, (3, 60, 128))
+    shows = [0, 1] * 8 + [2, 0]
+    features = []
+    for k, place in enumerate(shows):
+        own = np.concatenate([places[place][: 4 if place == 2 else 40], rng.integers(0, 90, (60, 128))])
+        if k == 3:
+            own[50:54] = places[2][:4]
+        n = len(own)
+        own = (own * 512 / np.linalg.norm(own, axis=1, keepdims=True)).round().astype(np.uint8)
+        features.append(Features((640, 480), np.zeros((n, 2)), np.ones(n, np.float32), own))
+    pairs = set(pairing.choose_pairs(features, [facade[0][0]] * len(shows), RefineConfig()))
+    far = {(i, j) for i, j in pairs if j - i > 4}
+    assert all(shows[i] == shows[j] for i, j in far - {(3, 16)})
+    assert {(0, 6), (1, 15), (3, 16), (2, 17)} <= far
 
 
 def test_config_checks():
