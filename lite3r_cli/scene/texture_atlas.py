@@ -29,7 +29,7 @@ REWEIGHTED = 6  # rounds of iteratively reweighted means
 USUAL = 8.0  # grey levels by which the changes of a photo usually differ
 EXACT = 2.0  # weight of the change at a seam, relative to that of an edge between vertices
 STAYS = 0.05  # weight of the usual change of the photo
-CHUNK = 1 << 22  # texels that are tested at a time
+CHUNK = 1 << 20  # texels that are tested at a time
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class _Charts:
     original: np.ndarray  # (N,) vertex of the uncut mesh
     view: np.ndarray  # (N,) view of a vertex, the same for all vertices of a triangle
     pixel: np.ndarray  # (N, 2) its place in the photo
+    beside: np.ndarray  # (T, 3) triangles of the same chart across the edges, -1 at its border
 
 
 def textured(
@@ -70,7 +71,9 @@ def textured(
 def _cut(views: Sequence[View], mesh: Mesh, label: np.ndarray) -> _Charts:
     seen = label >= 0
     triangles, label = mesh.triangles[seen].astype(np.int64), label[seen]
-    chart = charts_of(label, neighbours(triangles)) if len(label) else label
+    beside = neighbours(triangles)
+    chart = charts_of(label, beside)
+    beside = np.where((beside >= 0) & (chart[beside] == chart[:, None]), beside, -1) if len(chart) else beside
     key = chart[:, None] * (len(mesh.vertices) + 1) + triangles
     names, corner = np.unique(key.ravel(), return_inverse=True)
     original = names % (len(mesh.vertices) + 1)
@@ -81,7 +84,7 @@ def _cut(views: Sequence[View], mesh: Mesh, label: np.ndarray) -> _Charts:
     for i in np.unique(label).tolist():
         mine = view == i
         pixel[mine], _ = geometry.project(mesh.vertices[original[mine]], views[i].K, views[i].cam_from_world)
-    return _Charts(mesh.vertices[original], corners, original, view, pixel)
+    return _Charts(mesh.vertices[original], corners, original, view, pixel, beside)
 
 
 def _packed(charts: _Charts) -> tuple[np.ndarray, np.ndarray, float]:
@@ -131,24 +134,40 @@ def _seam_change(charts: _Charts, colors: np.ndarray) -> np.ndarray:
     mean = _sums(charts.original, colors) / np.maximum(count, 1)[:, None]
     seam = count[charts.original] > 1
     wanted = np.where(seam[:, None], mean[charts.original] - colors, 0)
-    a, b = np.concatenate([charts.triangles[:, :2], charts.triangles[:, 1:], charts.triangles[:, ::2]]).T
     trust = seam.astype(np.float64)
     for _ in range(REWEIGHTED):
         usual = _sums(charts.view, trust[:, None] * wanted) / np.maximum(np.bincount(charts.view, trust), 1e-9)[:, None]
         usual = usual[charts.view]
         trust = seam / (1 + (np.linalg.norm(wanted - usual, axis=1) / USUAL) ** 2)
     trust *= EXACT
-    change, ends, others = usual, np.concatenate([a, b]), np.concatenate([b, a])
-    weight = trust[:, None] + STAYS + np.maximum(np.bincount(ends, minlength=len(colors)), 1)[:, None]
-    for _ in range(FADES):
-        change = (trust[:, None] * wanted + STAYS * usual + _sums(ends, change[others], len(colors))) / weight
-    result: np.ndarray = change.astype(np.float32)
+    corners = charts.triangles.ravel()
+    faces = np.bincount(corners, minlength=len(colors))[:, None]
+    inside = _sums(corners, np.repeat(_faded(charts, trust, wanted, usual), 3, axis=0)) / faces
+    result: np.ndarray = ((trust[:, None] * wanted + inside) / (trust[:, None] + 1)).astype(np.float32)
     return result
 
 
-def _sums(group: np.ndarray, values: np.ndarray, count: int = 0) -> np.ndarray:
-    """(largest group + 1, 3) sums of values (N, 3) over their groups (N,); at least `count` rows."""
-    return np.stack([np.bincount(group, values[:, k], minlength=count) for k in range(3)], axis=1)
+def _faded(charts: _Charts, trust: np.ndarray, wanted: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(T, 3) float32 smooth change of each triangle: near `wanted` (N, 3) of vertices with `trust` (N,), else between
+    its neighbours' and the `usual` one.
+    """
+    of = charts.triangles
+    held = trust[of].mean(axis=1)[:, None] + STAYS
+    pull = ((trust[:, None] * wanted)[of].mean(axis=1) + STAYS * usual[of[:, 0]]).astype(np.float32)
+    known = (charts.beside >= 0).astype(np.float32)
+    weight = (held + known.sum(axis=1, keepdims=True)).astype(np.float32)
+    change: np.ndarray = usual[of[:, 0]].astype(np.float32)
+    for _ in range(FADES):
+        total = pull.copy()
+        for side in range(3):
+            total += known[:, side, None] * change[charts.beside[:, side]]
+        change = total / weight
+    return change
+
+
+def _sums(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(largest group + 1, 3) sums of values (N, 3) over their groups (N,)."""
+    return np.stack([np.bincount(group, values[:, k]) for k in range(3)], axis=1)
 
 
 def _sampled(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
@@ -175,9 +194,12 @@ def _paint(
     if scale < 1:
         size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
         photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-    corners = charts.triangles[mine]
     shown = charts.pixel * [photo.shape[1] / view.width, photo.shape[0] / view.height]
-    for bleed in (BLEED, 0.0):  # a triangle's own texels are drawn last, over the bleed of its neighbours
+    rim = np.zeros(len(charts.pixel), bool)
+    rim[charts.triangles[(charts.beside < 0).any(axis=1)]] = True
+    at_rim = rim[charts.triangles].any(axis=1)
+    for bleed, drawn in ((BLEED, mine & at_rim), (0.0, mine)):  # a triangle's own texels last, over the bleed
+        corners = charts.triangles[drawn]
         for which, column, row, weights in _texels(place[corners], texture.shape[:2], bleed):
             triangle = corners[which]
             source = (weights[:, :, None] * shown[triangle]).sum(axis=1)
@@ -193,14 +215,14 @@ def _texels(
     """The texels whose centres are at most `bleed` outside triangles (T, 3, 2): index of the triangle (n,), column and
     row, barycentric weights (n, 3). In parts of triangles of similar size.
     """
-    low = np.floor(corners.min(axis=1) - bleed).astype(np.int64)
-    extent = (np.ceil(corners.max(axis=1) + bleed) - low).max(axis=1)
-    sides = 2 ** np.ceil(np.log2(np.maximum(extent, 1))).astype(np.int64)
+    low = np.ceil(corners.min(axis=1) - bleed - 0.5).astype(np.int64)  # the centre of texel 0 is at 0.5
+    extent = (np.floor(corners.max(axis=1) + bleed + 0.5).astype(np.int64) - low).max(axis=1)
+    sides = np.where(extent <= 8, extent, 2 ** np.ceil(np.log2(np.maximum(extent, 1))).astype(np.int64))
     a, b, c = (corners[:, k] for k in range(3))
     area = _cross(b - a, c - a)
-    solid = np.abs(area) > 1e-9
+    solid = (np.abs(area) > 1e-9) & (extent > 0)
     edges = np.stack([np.linalg.norm(c - b, axis=1), np.linalg.norm(a - c, axis=1), np.linalg.norm(b - a, axis=1)], 1)
-    for side in np.unique(sides).tolist():
+    for side in np.unique(sides[solid]).tolist():
         group = np.flatnonzero((sides == side) & solid)
         offset = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
         together = max(1, CHUNK // len(offset))
