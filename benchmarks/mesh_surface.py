@@ -7,7 +7,9 @@ Accuracy: share of the points within a share of the diagonal of the truth; compl
 it of a result. A mesh is sampled evenly by area; then cloud, samples and truth are thinned to a point in each cube of a
 quarter of that distance, so that every surface counts by its area and not by how often it was seen. A table, then JSON.
 
-    python benchmarks/mesh_surface.py SCENE... [--refine] [--tolerance 0.01] [--json FILE]
+    python benchmarks/mesh_surface.py SCENE... [--refine] [--tolerance 0.01] [--alternatives] [--json FILE]
+
+`--alternatives` also measures the mesh with other values of its constants, one at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +29,21 @@ import numpy as np
 import lite3r_cli as lite3r
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.pipelines.scene_formats import mesh_of_scene
+from lite3r_cli.scene import tsdf
 from lite3r_cli.scene.geometry import Similarity, camera_centres, scale_intrinsics, umeyama, unproject
 from lite3r_cli.scene.posed_view import View
 from lite3r_cli.scene.surface_nets import Mesh
 
 SAMPLES = 1_000_000
+ALTERNATIVES: list[dict[str, Any]] = [
+    {"SUPPORT": 2.0},
+    {"SUPPORT": 4.0, "FEWEST": 1},
+    {"TRUNCATION": (1.5, 2.5)},
+    {"TRUNCATION": (4.0, 5.0)},
+    {"BEHIND": 0.5},
+    {"VIEW_WEIGHT": 1.0},
+    {"FINEST": 1 / 500},
+]  # of scene/tsdf.py
 THINNED = 0.25  # side of the cubes, in distances
 
 
@@ -79,7 +93,20 @@ def placed(found: list[View], truth: list[View]) -> Similarity:
     return umeyama(mine, camera_centres(np.stack([pose[view.name] for view in found])))
 
 
-def measure(folder: Path, model: lite3r.Reconstructor, tolerance: float) -> dict[str, Any]:
+@contextmanager
+def changed(constants: dict[str, Any]) -> Iterator[None]:
+    """Other constants of the surface."""
+    before = {name: getattr(tsdf, name) for name in constants}
+    for name, value in constants.items():
+        setattr(tsdf, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(tsdf, name, value)
+
+
+def measure(folder: Path, model: lite3r.Reconstructor, tolerance: float, alternatives: bool) -> dict[str, Any]:
     truth, rng = read_cameras_json(folder), np.random.default_rng(0)
     scene = model(str(folder / "images"))
     begin = time.perf_counter()
@@ -92,11 +119,20 @@ def measure(folder: Path, model: lite3r.Reconstructor, tolerance: float) -> dict
     true = thinned(true, THINNED * limit)
     row: dict[str, Any] = {"scene": folder.name, "views": len(scene.views), "mesh_seconds": round(seconds, 2)}
     row |= {"points": len(scene.points), "vertices": len(mesh.vertices), "triangles": len(mesh.triangles)}
-    for name, points in (("cloud", scene.points), ("mesh", samples_of(mesh, rng))):
+
+    def both(points: np.ndarray) -> list[float]:
         moved = thinned(similarity.apply(points), THINNED * limit)
-        row[f"{name}_accuracy"] = round(near(moved, true, limit), 4)
-        row[f"{name}_completeness"] = round(near(true, moved, limit), 4)
-    return row
+        return [round(near(moved, true, limit), 4), round(near(true, moved, limit), 4)]
+
+    for name, points in (("cloud", scene.points), ("mesh", samples_of(mesh, rng))):
+        row[f"{name}_accuracy"], row[f"{name}_completeness"] = both(points)
+    others = []
+    for constants in ALTERNATIVES if alternatives else ():
+        with changed(constants):
+            accuracy, completeness = both(samples_of(mesh_of_scene(scene), rng))
+        others.append({"constants": constants, "accuracy": accuracy, "completeness": completeness})
+        print("   ", constants, accuracy, completeness, flush=True)
+    return row | ({"alternatives": others} if others else {})
 
 
 def main() -> None:
@@ -104,6 +140,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path, nargs="+", metavar="SCENE")
     parser.add_argument("--refine", action="store_true")
     parser.add_argument("--tolerance", type=float, default=0.01, help="share of the true points' diagonal")
+    parser.add_argument("--alternatives", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     model = lite3r.Reconstructor("mini", refine=arguments.refine)
@@ -112,7 +149,7 @@ def main() -> None:
     )
     rows = []
     for folder in arguments.scenes:
-        row = measure(folder, model, arguments.tolerance)
+        row = measure(folder, model, arguments.tolerance, arguments.alternatives)
         shares = (row[key] for key in ("cloud_accuracy", "cloud_completeness", "mesh_accuracy", "mesh_completeness"))
         a, b, c, d = (f"{100 * share:.1f} %" for share in shares)
         print(f"{row['scene']:16} {a:>15} {b:>15} {c:>15} {d:>15} {row['triangles']:>15,}", flush=True)
