@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+from reconstruct_cpu import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = [part for name in ("colmap", "nerfstudio", "tum", "glb") for part in ("--format", name)]
@@ -103,7 +105,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results.append(compare(pair, Path(folder), options.turns))
         if options.json:
-            document = {"processor": platform.processor(), "python": platform.python_version(), "pairs": results}
+            document = {"processor": processor(), "torch": version("torch"), "turns": options.turns, "pairs": results}
             options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

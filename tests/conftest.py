@@ -64,6 +64,18 @@ def pytest_cmdline_main(config) -> None:
         config.option.dist = "worksteal"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items) -> None:
+    """Tests of kernels are tests of the GPU where there is one; elsewhere they run in Triton's interpreter or not."""
+    for item in items:
+        if item.get_closest_marker("kernel") is None:
+            continue
+        if torch.cuda.is_available():
+            item.add_marker("gpu")
+        elif os.environ.get("TRITON_INTERPRET") != "1":
+            item.add_marker(pytest.mark.skip(reason="no GPU: attention/test_interpreter.py runs it"))
+
+
 @pytest.fixture
 def reference(request) -> Path:
     """A folder with the fixtures and manifests of networks whose outputs are no part of this project."""

@@ -1,11 +1,7 @@
 """The Triton kernels against the specification in float64 and their twin in plain torch, forward and backward.
 
-On a machine without a GPU they run under Triton's interpreter, in a process of their own.
+Without a GPU they run under Triton's interpreter, started by test_interpreter.py.
 """
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -36,14 +32,6 @@ KERNELS += [
 GPU_CASES = [((65, 1041, 1374)[i % 3], (None, 16)[i % 2], *kernel) for i, kernel in enumerate(KERNELS)]
 
 
-def runs(test):
-    """Mark a test that runs on a GPU or in Triton's interpreter."""
-    skipped = pytest.mark.skipif(
-        not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test"
-    )
-    return skipped(pytest.mark.gpu(test) if CUDA else test)
-
-
 @pytest.mark.parametrize("sorted_at_once", [1, 2 * 7 * 9, 2**24])
 def test_block_tables_are_sorted_some_heads_at_a_time(sorted_at_once, monkeypatch):
     monkeypatch.setattr(triton_backend, "SORTED", sorted_at_once)
@@ -54,14 +42,6 @@ def test_block_tables_are_sorted_some_heads_at_a_time(sorted_at_once, monkeypatc
         assert table.is_contiguous() and table.dtype == counts.dtype == torch.int32 and table.shape == masked.shape
         for row, count, found in zip(masked.reshape(-1, masked.shape[-1]), counts.flatten(), table.flatten(0, -2)):
             assert found[: int(count)].tolist() == row.nonzero()[:, 0].tolist()
-
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run here")
-def test_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert " passed" in run.stdout
 
 
 def inputs(tokens, width=16, dtype=torch.float32):
@@ -95,7 +75,7 @@ def check_against_float64(layout, tokens, width, dtype, setting, keep=0.3):
         assert errors[0] <= max((3 if name.startswith("d") else 2) * errors[1], rounding), (name, errors)
 
 
-@runs
+@pytest.mark.kernel
 @pytest.mark.parametrize("key_block", [None, 16])
 @pytest.mark.parametrize(
     "tokens, keep", [(n, keep) for n in (1, 63, 65, 130) for keep in (1.0, 0.5)] + [(64, 1.0), (LONG, 0.2)]
@@ -112,7 +92,7 @@ def test_lengths(tokens, keep, key_block):
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-@runs
+@pytest.mark.kernel
 @pytest.mark.parametrize(
     "setting, key_block", [*((s, None) for s in SETTINGS), (SETTINGS[0], 5), (SETTINGS[-1], 5)], ids=str
 )
@@ -120,7 +100,7 @@ def test_every_setting(setting, key_block):
     check_against_float64(frame_tiling(FRAMES, 16, key_block=key_block).to(DEVICE), 77, 16, torch.float32, setting)
 
 
-@runs
+@pytest.mark.kernel
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     if INTERPRETED and dtype is torch.bfloat16:
@@ -135,7 +115,7 @@ def test_on_a_gpu(tokens, key_block, width, dtype, setting):
     check_against_float64(packed_tiling(tokens, key_block=key_block).to(DEVICE), tokens, width, dtype, setting)
 
 
-@runs
+@pytest.mark.kernel
 @pytest.mark.parametrize("key_block", [None, 16])
 def test_nan_outside_the_layout_never_leaks(key_block):
     leaves = inputs(130)
@@ -149,7 +129,7 @@ def test_nan_outside_the_layout_never_leaks(key_block):
         assert grad.isfinite().all() and (grad[:, :, 100:] == 0).all() and (grad[:, :, :100] != 0).any()
 
 
-@runs
+@pytest.mark.kernel
 def test_it_is_chosen_on_a_gpu_alone():
     chosen = choose_backend("auto", torch.device(DEVICE), 5000, crossover=0).chosen
     assert chosen == ("triton" if CUDA else "torch")

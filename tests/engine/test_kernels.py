@@ -1,14 +1,10 @@
 """The fused kernels against their twins in plain torch.
 
-On a machine without a GPU they run under Triton's interpreter, in a process of their own; it has no products of
-bfloat16 and cuts where a GPU rounds, so FP8 and bfloat16 are left to the GPU.
+Without a GPU they run under Triton's interpreter, started by attention/test_interpreter.py. It has no products of
+bfloat16 and truncates where a GPU rounds, so FP8 and bfloat16 are left to the GPU.
 """
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,22 +12,14 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from lite3r_cli.engine.check import Sizes, check_operators
-from lite3r_cli.engine.row_kernels import INTERPRETED
 
 CUDA = torch.cuda.is_available()
 SMALL = Sizes(tokens=6, heads=3, dim=32, blocks=5, width=16)
-skipped = pytest.mark.skipif(not INTERPRETED, reason="no TRITON_INTERPRET=1: run by the first test")
+in_the_interpreter = pytest.mark.skipif(CUDA, reason="test_on_a_gpu does more")
 
 
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run here")
-def test_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert " passed" in run.stdout
-
-
-@skipped
+@in_the_interpreter
+@pytest.mark.kernel
 def test_float32_in_the_interpreter():
     sizes = Sizes(tokens=3, heads=3, dim=16, blocks=5, width=16)
     checks = check_operators(torch.device("cpu"), torch.float32, fp8=False, kernels=True, sizes=sizes)
@@ -39,7 +27,8 @@ def test_float32_in_the_interpreter():
     assert not [check for check in checks if not check.passed]
 
 
-@skipped
+@in_the_interpreter
+@pytest.mark.kernel
 def test_fp8_rows_have_the_scale_of_their_largest_value():
     from lite3r_cli.engine import row_kernels, twins
 

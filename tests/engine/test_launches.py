@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -14,7 +11,6 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from lite3r_cli.engine import attend_kernels, twins
 from lite3r_cli.engine.attend_kernels import DEFAULT
-from lite3r_cli.engine.row_kernels import INTERPRETED
 from lite3r_cli.engine.twins import LinearBranch, Summaries, Tiles
 
 CUDA = torch.cuda.is_available()
@@ -28,15 +24,7 @@ CASES += [("default", blocks, count, mix) for blocks, count in ((6, 3), (3, 5)) 
 CASES += [("default", 39, 2, "sum"), ("summaries", 39, 2, "sum")]
 
 
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run here")
-def test_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert " passed" in run.stdout
-
-
-@pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no TRITON_INTERPRET=1: run by the first test")
+@pytest.mark.kernel
 @pytest.mark.parametrize("name, blocks, count, mix", CASES)
 def test_a_launch(name, blocks, count, mix):
     width, heads, dim = (64, 4, 64) if CUDA else (16, 2, 16)

@@ -79,13 +79,6 @@ def test_points_and_maps_are_those_of_the_undistorted_pictures(bent):
         assert (pixel >= 0).all() and (pixel <= [view.width, view.height]).all()
 
 
-def test_a_straight_lens_stays_a_pinhole(facade):
-    truth, pictures = facade
-    found = refine(rough(truth), pictures.__getitem__, config=RefineConfig(depth=False))
-    assert all(view.lens is None for view in found.views)
-    assert "radial distortion" in [trial["name"] for trial in found.account["lens_trials"]]
-
-
 def test_pictures_share_a_lens_as_their_files_say(facade):
     views = facade[0]
     sizes = [(view.width, view.height) for view in views]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -55,10 +56,13 @@ def facade():
 @pytest.fixture(scope="module")
 def refined(facade):
     pytest.importorskip("pycolmap")
-    truth, pictures = facade
+    start = rough([*facade[0], replace(facade[0][-1], name="wall.jpg")])
+    return start, refined_cameras(start, facade[1])
+
+
+def refined_cameras(start, pictures):
     pictures = [*pictures, np.full_like(pictures[0], 128)]  # a white wall: nothing to match
-    start = rough([*truth, replace(truth[-1], name="wall.jpg")])
-    return start, refine(start, pictures.__getitem__)
+    return refine(start, pictures.__getitem__, config=RefineConfig(depth=False))
 
 
 def test_cameras_become_accurate(facade, refined):
@@ -77,6 +81,34 @@ def test_what_cannot_be_verified_keeps_its_camera(refined):
     assert verdicts == ["refined"] * VIEWS + ["kept"]
     np.testing.assert_array_equal(result.views[-1].K, start[-1].K)
     assert any("wall.jpg" in text for text in result.warnings)
+
+
+def test_a_straight_lens_stays_a_pinhole(refined):
+    result = refined[1]
+    assert all(view.lens is None for view in result.views)
+    assert "radial distortion" in [trial["name"] for trial in result.account["lens_trials"]]
+
+
+def test_same_bytes_beside_a_busy_program(facade, refined):
+    stop = Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            np.linalg.svd(np.ones((300, 300)))
+
+    def content(result) -> list[bytes]:
+        arrays = [array for view in result.views for array in (view.K, view.cam_from_world)]
+        return [array.tobytes() for array in (*arrays, result.sparse.points, result.sparse.pixel)]
+
+    others = [Thread(target=busy) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        assert content(refined_cameras(refined[0], facade[1])) == content(refined[1])
+    finally:
+        stop.set()
+        for other in others:
+            other.join()
 
 
 def test_sparse_points_project_onto_their_observations(refined):

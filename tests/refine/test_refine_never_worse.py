@@ -15,8 +15,8 @@ from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.metrics import resample_depth
 from lite3r_cli.scene.posed_view import View
 
-SIZE = (255, 341)  # odd on purpose
-FOCAL = 280.0
+SIZE = (191, 255)  # odd on purpose
+FOCAL = 210.0
 NEVER = 1e-6  # a baseline that always has a direction
 
 pytest.importorskip("pycolmap")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event, Thread
 
-import cv2
 import numpy as np
 import pytest
-from test_refine_cameras import SCENE, rough
 
-from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine import evidence, links, rotations
 from lite3r_cli.refine.lens import Lens, Lenses
 from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.observations import Tracks, longest_of_each
-from lite3r_cli.refine.pipeline import refine
-from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry
 
 
@@ -107,30 +101,3 @@ def test_the_weakest_cut_and_what_speaks_against_it():
     assert cuts[0].part in ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
     assert cuts[0].strength == 3 and cuts[0].against == 7
     assert min(cut.strength for cut in cuts[1:]) > 30
-
-
-def test_same_bytes_beside_a_busy_program():
-    pytest.importorskip("pycolmap")
-    truth = read_cameras_json(SCENE)[:5]
-    pictures = [cv2.imread(str(SCENE / "images" / view.name))[..., ::-1] for view in truth]
-    start, stop = rough(truth), Event()
-
-    def busy() -> None:
-        while not stop.is_set():
-            np.linalg.svd(np.ones((300, 300)))
-
-    def run() -> tuple[bytes, ...]:
-        found = refine(start, pictures.__getitem__, config=RefineConfig(depth=False))
-        cameras = (part.tobytes() for view in found.views for part in (view.K, view.cam_from_world))
-        return (*cameras, found.sparse.points.tobytes(), found.sparse.pixel.tobytes())
-
-    alone = run()
-    others = [Thread(target=busy) for _ in range(3)]
-    for other in others:
-        other.start()
-    try:
-        assert run() == alone
-    finally:
-        stop.set()
-        for other in others:
-            other.join()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -13,7 +9,7 @@ from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.rasteriser import bin_ellipses, rasterise_torch
 from lite3r_cli.splats.shapes import Camera, ellipses
 
-CUDA, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
+CUDA = torch.cuda.is_available()
 
 
 def scene(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[GaussianSet, Camera]:
@@ -30,15 +26,7 @@ def scene(count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tupl
     return GaussianSet({name: value.requires_grad_() for name, value in values.items()}), Camera(K, pose, 37, 21)
 
 
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the test below runs here")
-def test_under_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "twin"]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-3000:]
-
-
-@pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no GPU, no TRITON_INTERPRET=1: run by the first test")
+@pytest.mark.kernel
 @pytest.mark.parametrize("count", [1, 40])
 def test_kernels_draw_what_their_twin_draws(count: int) -> None:
     from lite3r_cli.splats.raster_kernels import Rasterised
