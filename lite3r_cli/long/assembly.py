@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ..cores import count_cores
 from ..scene import geometry
 from ..scene.geometry import Similarity
 from ..scene.posed_view import View
@@ -17,6 +19,7 @@ from .pass_store import PassStore
 from .pose_graph import OFF, Edge, Solved, solve, spread_out
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
+_MOST_THREADS = 8  # each holds the maps of both passes' common views
 _SHARED = 12  # maximum number of views for measuring an edge
 _FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # fewest views that a pass shares with a chunk
 _NAMES = {CHUNK: "next", SUBSET: "shared", SKIP: "skip", LOOP: "loop"}
@@ -115,10 +118,12 @@ def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[
             others = [c for c in range(k) if kinds[c] == SUBSET] if kind == SUBSET else chunks
             near = [c for c in others if len(passes.present[k] & passes.present[c]) >= _FEWEST[kind]]
             wanted += [(c, k, kind) for c in near]
-    lengths = {i: passes.length(i) for i in sorted({i for i, _, _ in wanted})}
+    ends = sorted({i for i, _, _ in wanted})
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+        lengths = dict(zip(ends, pool.map(passes.length, ends)))
+        ties = list(pool.map(lambda edge: _tied(passes, edge[0], edge[1], config.fit), wanted))
     edges, judged = [], []
-    for i, j, kind in wanted:
-        found = _tied(passes, i, j, config.fit)
+    for (i, j, kind), found in zip(wanted, ties):
         verdict = BAD if found is None else found.verdict
         judged.append(Judged((i, j), _NAMES[kind], None if found is None else found.as_dict(), verdict))
         if found is not None and (verdict != BAD):

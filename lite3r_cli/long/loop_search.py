@@ -8,7 +8,6 @@ around both places in one pass. It is a loop only if the depth of both halves ag
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cores import count_cores
 from ..io.view_memory import Features
 from ..scene.consistency import correspondences
 from ..scene.posed_view import View, known_depth
@@ -26,6 +26,7 @@ from .chunk_plan import LOOP, ChunkPlan, Pass
 
 PLACES = 400  # maximum number of compared pictures
 _SIDE, _FEATURES = 518, 500
+_MOST_THREADS = 16
 _HELD = 64  # pictures with features in memory as floats
 _WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
 _SURE = -8.0  # evidence of a candidate: thousands of pairs are tested, while TIED is for one
@@ -62,7 +63,7 @@ def find_candidates(
         step()
         return found
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
         features = list(pool.map(look, places))
     likeness = likeness_of(features)
     ready = lru_cache(maxsize=_HELD)(lambda k: keypoints_of(features[k]))
@@ -74,7 +75,10 @@ def find_candidates(
         for b in np.argsort(-likeness[a], kind="stable")[:_ASKED].tolist()
         if np.isfinite(likeness[a, b])
     }
-    found = [Candidate(places[a], places[b], evidence(ready(a), ready(b))) for a, b in sorted(asked)]
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+        found = list(
+            pool.map(lambda ab: Candidate(places[ab[0]], places[ab[1]], evidence(*map(ready, ab))), sorted(asked))
+        )
     return suppressed([each for each in found if each.evidence < _SURE], plan)
 
 

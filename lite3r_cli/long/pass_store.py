@@ -1,8 +1,9 @@
 """Stores passes on disk: a pass leaves memory at once, and a resumed run finds it again.
 
-A folder for each pass: NNNNN.depth.png (16 bits, logarithmic, 0 = unknown), NNNNN.confidence.png (8 bits, by rank: each
-value has the same number of pixels), NNNNN.colors.jpg, and pass.json, which is written last: without it a pass is
-incomplete. The run that wrote a pass also reads it from the files, so that a resumed run gives the same result.
+A folder for each pass: NNNNN.depth (16 bits, logarithmic, 0 = unknown) and NNNNN.confidence (8 bits, by rank: each
+value has the same number of pixels), both packed by map_codec.py, NNNNN.colors.jpg, and pass.json, which is written
+last: without it a pass is incomplete. The run that wrote a pass also reads it from the files, so that a resumed run
+gives the same result.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..cores import count_cores
 from ..errors import InputError, OutputError
 from ..io.camera_fields import ROTATION_TOLERANCE
 from ..io.decode import decode_rgb
-from ..io.depth_files import read_grey_png
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
 from ..io.regular import BadImage, read_regular
 from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
+from .map_codec import packed, unpacked
 
 DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; number of confidence values
 LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive float32 numbers, as which maps are read
 MOST_PIXELS = 1 << 26  # of a stored map
 _JPEG_QUALITY = 95
-_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-_THREADS = 4
+MOST_THREADS = 16
+_FINE = 1 << 16  # steps of a linear scale of confidence, each of which has one rank
 
 
 class PassStore:
@@ -70,9 +72,10 @@ class PassStore:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             levels = _levels(views)
-            with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            ranks = _ranks_of(levels)
+            with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
                 rows = zip(positions, views, colors)
-                ranges = list(pool.map(lambda row: _write_view(place, levels, *row), rows))
+                ranges = list(pool.map(lambda row: _write_view(place, levels, ranks, *row), rows))
             head = {
                 **wanted.as_dict(),
                 "asked": list(wanted.views),
@@ -113,10 +116,10 @@ class PassStore:
         head = self._head(number)
         k = head["views"].index(position)
         stem = self.place(number) / f"{position:05d}"
-        depth = _decoded(_codes(stem.with_suffix(".depth.png"), 16), head["ranges"][k])
-        ranks, table = _codes(stem.with_suffix(".confidence.png"), 8), _table(head)
+        depth = _decoded(_codes(stem.with_suffix(".depth"), 2), head["ranges"][k])
+        ranks, table = _codes(stem.with_suffix(".confidence"), 1), _table(head)
         if ranks.shape != depth.shape or ranks.max() >= len(table):
-            raise InputError(f"{stem}.confidence.png: damaged; run again without --resume")
+            raise InputError(f"{stem}.confidence: damaged; run again without --resume")
         return replace(
             bare,
             K=np.array(head["K"][k]),
@@ -129,7 +132,7 @@ class PassStore:
         """The confidence values in a pass, and how many known pixels of these views have each."""
         counts = np.zeros(LEVELS + 1, np.int64)
         for position in positions:
-            codes = _codes(self.place(number) / f"{position:05d}.confidence.png", 8)
+            codes = _codes(self.place(number) / f"{position:05d}.confidence", 1)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
         table = _table(self._head(number))
         return table[1:], counts[1 : len(table)]
@@ -196,19 +199,40 @@ def bytes_below(folder: Path) -> int:
 # --- one view ---------------------------------------------------------------------------------------------------------
 
 
-def _write_view(place: Path, levels: np.ndarray, position: int, view: View, colors: np.ndarray | None) -> list[float]:
+def _write_view(
+    place: Path, levels: np.ndarray, ranks: np.ndarray, position: int, view: View, colors: np.ndarray | None
+) -> list[float]:
     """The files of one view; smallest and largest depth."""
     depth = known_depth(view)
     codes, span = _coded(depth)
-    _write(place / f"{position:05d}.depth.png", ".png", codes, _FAST)
-    confidence = _confidence(view)
-    middles = (levels[1:] + levels[:-1]) / 2
-    ranks = np.where(confidence > 0, np.searchsorted(middles, confidence, side="right") + 1, 0).astype(np.uint8)
-    _write(place / f"{position:05d}.confidence.png", ".png", ranks, _FAST)
+    write_bytes(place / f"{position:05d}.depth", packed(codes))
+    write_bytes(place / f"{position:05d}.confidence", packed(ranks[_fine(_confidence(view), levels)]))
     if colors is not None and colors.shape[:2] == depth.shape:
+        path = place / f"{position:05d}.colors.jpg"
         flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        _write(place / f"{position:05d}.colors.jpg", ".jpg", np.ascontiguousarray(colors[..., ::-1]), flags)
+        done, data = cv2.imencode(".jpg", np.ascontiguousarray(colors[..., ::-1]), flags)
+        if not done:
+            raise OutputError(f"{path}: OpenCV cannot encode an image of {depth.shape[1]}x{depth.shape[0]} pixels")
+        write_bytes(path, data.data)
     return span
+
+
+def _ranks_of(levels: np.ndarray) -> np.ndarray:
+    """The rank of every step of `_fine`, 1 for the lowest level; 0 where there is no confidence. A search for each
+    pixel would take longer than all else that is done with it.
+    """
+    low, high = float(levels[0]), float(levels[-1])
+    values = np.linspace(low, high, _FINE - 1)
+    ranks = np.searchsorted((levels[1:] + levels[:-1]) / 2, values.astype(np.float32), side="right") + 1
+    return np.concatenate([[0], ranks]).astype(np.uint8)
+
+
+def _fine(confidence: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The step (h, w) of each value between the lowest and the highest level, 0 for none."""
+    low, high = float(levels[0]), float(levels[-1])
+    step = np.float32((_FINE - 2) / (high - low)) if high > low else np.float32(0)
+    steps = np.clip((confidence - np.float32(low)) * step, 0, _FINE - 2).astype(np.uint16) + np.uint16(1)
+    return np.where(confidence > 0, steps, np.uint16(0))
 
 
 def _confidence(view: View) -> np.ndarray:
@@ -231,22 +255,15 @@ def _table(head: dict[str, Any]) -> np.ndarray:
     return np.concatenate([[0.0], head["levels"]]).astype(np.float32)
 
 
-def _write(path: Path, suffix: str, picture: np.ndarray, flags: list[int]) -> None:
-    done, data = cv2.imencode(suffix, picture, flags)
-    if not done:
-        raise OutputError(f"{path}: OpenCV cannot encode an image of {picture.shape[1]}x{picture.shape[0]} pixels")
-    write_bytes(path, data.data)
-
-
 def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Positive values on a logarithmic scale of 1 … DEPTHS + 1, 0 = none; the smallest and the largest of them."""
     known = np.isfinite(values) & (values > 0)
     if not known.any():
         return np.zeros(values.shape, np.uint16), [1.0, 1.0]
     low, high = float(values[known].min()), float(values[known].max())
-    span = max(np.log(high / low), 1e-12)
-    scaled = np.log(np.where(known, values, low).astype(np.float64) / low) / span * DEPTHS
-    return np.where(known, np.rint(scaled) + 1, 0).astype(np.uint16), [low, high]
+    step = np.float32(DEPTHS / max(np.log(high / low), 1e-12))
+    scaled = (np.log(np.where(known, values, np.float32(low)).astype(np.float32)) - np.float32(np.log(low))) * step
+    return np.where(known, np.clip(np.rint(scaled), 0, DEPTHS) + 1, 0).astype(np.uint16), [low, high]
 
 
 def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
@@ -255,9 +272,9 @@ def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
     return table[codes]
 
 
-def _codes(path: Path, bits: int) -> np.ndarray:
-    """(h, w) as stored. Raises InputError."""
+def _codes(path: Path, size: int) -> np.ndarray:
+    """(h, w) as stored, `size` bytes a pixel. Raises InputError."""
     try:
-        return read_grey_png(path, bits, MOST_PIXELS)
+        return unpacked(read_regular(path), size, MOST_PIXELS)
     except (BadImage, OSError) as error:
         raise InputError(f"{path}: missing or damaged; run again without --resume") from error

@@ -53,7 +53,7 @@ def anchor(config: WorldConfig, images: ImageSet, found: Predictions) -> Predict
     """
     if config.gcp is not None or config.world == "enu":
         return _georeferenced(config, images, found)
-    names = [view.name for view in found.views]
+    names = [view.name for view in cameras_of(found.views)]
     way, metres, length = "", 0.0, None
     if config.scale_from is not None:
         first, second, metres = config.scale_from
@@ -201,8 +201,8 @@ def _of_photographs(images: ImageSet, found: Predictions) -> Known:
         raise InputError(
             f"--world enu: {count} of {len(facts)} images say where they were taken (GPS in EXIF); it needs two"
         )
-    centres = geometry.camera_centres(np.stack([found.views[k].cam_from_world for k in fixes.views]))
-    names = [found.views[k].name for k in fixes.views]
+    centres = geometry.camera_centres(np.stack([cameras_of(found.views)[k].cam_from_world for k in fixes.views]))
+    names = [cameras_of(found.views)[k].name for k in fixes.views]
     return Known(names, centres, fixes.positions, fixes.sigma, fixes.origin, "GPS in EXIF")
 
 
@@ -225,7 +225,7 @@ def _of_marks(config: WorldConfig, images: ImageSet, found: Predictions) -> Know
     """The control points that these pictures show, and where the cameras see them. Raises InputError."""
     assert config.gcp is not None
     control = read_control_points(Path(config.gcp))
-    lenses = {view.name: Undistortion(view.lens) for view in found.views if view.lens is not None}
+    lenses = {view.name: Undistortion(view.lens) for view in cameras_of(found.views) if view.lens is not None}
     if isinstance(images, UndistortedImages):
         lenses = {**images.lenses, **lenses}
     seen = [(point, _triangulated(point, found, lenses)) for point in control.points]
@@ -245,7 +245,9 @@ def _triangulated(point: ControlPoint, found: Predictions, lenses: Mapping[str, 
     """The intersection (3,) of the rays through the marks of a point; with one mark, the surface of the depth map.
     Marks are pixels of the original pictures.
     """
-    names = {name: k for k, view in enumerate(found.views) for name in (view.name, PurePosixPath(view.name).name)}
+    names = {
+        name: k for k, view in enumerate(cameras_of(found.views)) for name in (view.name, PurePosixPath(view.name).name)
+    }
     marks = []
     for name, x, y in point.marks:
         if name in names:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 from ..config import ReconstructConfig
 from ..config.sequence import ONE_PASS, SMALLEST_CHUNK, LongConfig
 from ..console import Progress, Tell
+from ..cores import count_cores
 from ..errors import InputError, UsageError
 from ..io.images import ImageSet
 from ..io.video import DEFAULT_VIEWS
@@ -27,6 +28,7 @@ CHUNK_VIEWS = {"cpu": 24, "cuda": 60}  # of a chunk: with more views, attention 
 TOKEN_BYTES = {2: 48_000, 4: 96_000}  # bytes per number → memory per token of a pass (mini on a CPU, the highest)
 SHARE = 0.8  # of the free memory that a pass may use
 _LOOKED_AT, _FEWEST_TIED = 12, 0.7  # neighbours that are matched, and the share of them that must match
+_MOST_THREADS = 16
 _FEW = 6  # smaller sets have no distant pictures
 _NEARER = 0.8  # share of neighbours that must have stronger matches than distant pictures
 _WITHOUT = ("mesh", "textured-mesh", "3dgs")  # formats that need all depth maps at once
@@ -146,18 +148,25 @@ def in_order(images: ImageSet) -> bool:
     numbered = {(str(name.parent), re.sub(r"\d+", "0", name.stem)) for name in names}
     if len(numbered) > 1 or not re.search(r"\d", names[0].stem):
         return False
-    step = max(1, (len(records) - 1) // _LOOKED_AT)
-    places = range(0, len(records) - 1, step)
-    looked = lru_cache(maxsize=8)(lambda i: _features(images, i % len(records)))
+    count, step = len(records), max(1, (len(records) - 1) // _LOOKED_AT)
+    places = range(0, count - 1, step)
     strangers, farther = (int((1 - share) * len(places) + 1e-9) for share in (_FEWEST_TIED, _NEARER))  # may do so
-    for i in places:
-        near = evidence(looked(i), looked(i + 1))
-        strangers -= near >= TIED
-        if strangers < 0:
-            return False
-        farther -= len(records) >= _FEW and near >= evidence(looked(i), looked(i + len(records) // 2))
-        if farther < 0:
-            return False
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+        wanted = dict.fromkeys(k % count for i in places for k in (i, i + 1, i + count // 2))
+        looked = {k: pool.submit(_features, images, k) for k in wanted}
+        try:
+            for i in places:
+                here = looked[i].result()
+                near = evidence(here, looked[i + 1].result())
+                strangers -= near >= TIED
+                if strangers < 0:
+                    return False
+                far = looked[(i + count // 2) % count].result()
+                farther -= count >= _FEW and near >= evidence(here, far)
+                if farther < 0:
+                    return False
+        finally:
+            pool.shutdown(cancel_futures=True)
     return True
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..config import ReconstructConfig
 from ..console import Progress, Tell
+from ..cores import count_cores
 from ..errors import InputError
 from ..io.images import ImageSet
 from ..long.assembly import Placed
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..scene.fusion import FusionStatistics
 
+_MOST_THREADS = 8
 PIECE, AROUND = 24, 12  # views fused at a time, and neighbours before and after that they are compared with
 
 
@@ -60,6 +63,43 @@ def confidence_threshold(placed: Placed, store: PassStore, percentile: float) ->
     return float(values[order][int(np.searchsorted(below, percentile / 100 * below[-1]))])
 
 
+class _Reading:
+    """Threads read the views and the pictures of a piece and of the next one. Use as a context manager."""
+
+    def __init__(self, views: LazyViews, rgb: Callable[[int], np.ndarray]) -> None:
+        self._views, self._rgb = views, rgb
+        self._pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="views of a piece")
+        self._maps: dict[int, Future[View]] = {}
+        self._pictures: dict[int, Future[np.ndarray]] = {}
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, own: Sequence[int], around: Sequence[int]) -> None:
+        """Read what is not read yet: the views of both lists, and the pictures of `own`."""
+        for j in (*own, *around):
+            if j not in self._maps:
+                self._maps[j] = self._pool.submit(self._views.__getitem__, j)
+        for j in own:
+            if j not in self._pictures:
+                self._pictures[j] = self._pool.submit(self._rgb, j)
+
+    def view(self, j: int) -> View:
+        return self._maps[j].result()
+
+    def picture(self, j: int) -> np.ndarray:
+        return self._pictures[j].result()
+
+    def keep_only(self, own: Sequence[int], around: Sequence[int]) -> None:
+        """Forget what the piece `own`, with its neighbours `around`, does not need."""
+        here = {*own, *around}
+        self._maps = {j: read for j, read in self._maps.items() if j in here}
+        self._pictures = {j: read for j, read in self._pictures.items() if j in here}
+
+
 def _beside(own: list[int], count: int) -> list[int]:
     return [j for j in range(own[0] - AROUND, own[-1] + 1 + AROUND) if 0 <= j < count and j not in own]
 
@@ -92,17 +132,18 @@ def fuse_pieces(
         small = colors(j)
         return images.read(indices[j]) if small is None else small
 
-    kept: dict[int, View] = {}
-    with progress.stage("Fuse", total=len(views)) as step:
-        for first in range(0, len(views), PIECE):
-            own = list(range(first, min(first + PIECE, len(views))))
-            around = _beside(own, len(views)) if around_of is None else around_of(own)
-            kept = {j: kept[j] if j in kept else views[j] for j in (*own, *around)}
-            loaded = [kept[j] for j in (*own, *around)]
+    pieces = [list(range(first, min(first + PIECE, len(views)))) for first in range(0, len(views), PIECE)]
+    wanted = [_beside(own, len(views)) if around_of is None else around_of(own) for own in pieces]
+    with progress.stage("Fuse", total=len(views)) as step, _Reading(views, rgb) as reading:
+        for own, around, following in zip(pieces, wanted, [*zip(pieces[1:], wanted[1:]), ([], [])]):
+            reading.begin(own, around)
+            loaded = [reading.view(j) for j in (*own, *around)]
+            reading.begin(*following)  # while this piece is fused
             if files is not None:
                 files.start(loaded[: len(own)], [images.records[indices[j]].stem for j in own])
             near = move_views(loaded, translation(None if origin is None else -origin))
-            fusion.add(near, [*own, *around], len(own), rgb, lambda j: images.read_mask(indices[j]))
+            fusion.add(near, [*own, *around], len(own), reading.picture, lambda j: images.read_mask(indices[j]))
+            reading.keep_only(*following)
             if files is not None:
                 files.scales()  # pending writes hold their views in memory
             for _ in own:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import Progress
 from ..io.images import ImageSet
+from ..scene.lazy_views import cameras_of
 from ..scene.posed_view import PointCloud
 from ..world.level import Level
 
@@ -92,7 +93,7 @@ def _result(part: Part) -> dict[str, Any]:
 
 def _part(number: int, part: Part) -> dict[str, Any]:
     folder = "." if number == 1 else f"part-{number}"
-    return {"folder": folder, "images": [view.name for view in part.predictions.views], **_result(part)}
+    return {"folder": folder, "images": [view.name for view in cameras_of(part.predictions.views)], **_result(part)}
 
 
 def _verdicts(

@@ -90,7 +90,7 @@ def _training_warnings(config: ReconstructConfig, found: Predictions) -> list[st
     if found.verdicts is None:
         return [f"{names}: the cameras come from the network alone and are too inexact for sharp splats; add --refine"]
     trusted = trusted_views(found, config.keep_unverified)
-    lost = [view.name for i, view in enumerate(found.views) if i not in set(trusted)]
+    lost = [view.name for i, view in enumerate(cameras_of(found.views)) if i not in set(trusted)]
     if not lost:
         return []
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
@@ -158,7 +158,7 @@ def _surface(scene: Scene) -> tuple[list[View], Mesh]:
 
     images, indices = scene.images, scene.predictions.indices
     device = _device(scene)
-    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in scene.views])))
+    origin = local_origin(camera_centres(np.stack([view.cam_from_world for view in cameras_of(scene.views)])))
     near = move_views(scene.views, translation(None if origin is None else -origin))
     clean = clean_views(near, lambda j: images.read_mask(indices[j]), scene.config.fusion, device)
     placed = move_views(clean, translation(origin))

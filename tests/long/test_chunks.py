@@ -214,7 +214,7 @@ def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
     store, plan = PassStore(tmp_path), plan_chunks(1, 1, "")
     store.write(0, plan.chunks[0], [0], [view], [None], {})
     if change is None:
-        shutil.copy(store.place(0) / "00000.depth.png", store.place(0) / "00000.confidence.png")
+        shutil.copy(store.place(0) / "00000.depth", store.place(0) / "00000.confidence")
     else:
         path = store.place(0) / "pass.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
