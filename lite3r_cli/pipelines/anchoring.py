@@ -17,6 +17,7 @@ from ..io.images import ImageSet
 from ..scene import geometry
 from ..scene.frame import WorldFrame, move_views
 from ..scene.geometry import Similarity
+from ..scene.lazy_views import cameras_of
 from ..scene.priors import PositionPrior
 from ..world.geodesy import LocalFrame
 from ..world.georeference import Fit, NotEnough, fit_similarity
