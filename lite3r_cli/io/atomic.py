@@ -18,7 +18,7 @@ from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout
-from .transaction import Transaction, in_threads, recover
+from .transaction import Transaction, in_threads, recover, sync_file
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ class OutputSet:
         return Place(directory / "scene.ply", directory, self.final, self.note)
 
     def note(self, path: Path) -> None:
-        """Compute the entry of run.json for a finished file of this output now, so that `commit` need not read the file
-        again. A later change is noticed. Thread-safe. Raises OutputError.
+        """Compute the entry of run.json for a finished file of this output and sync it to disk now, so that `commit`
+        has less to wait for. A later change is noticed. Thread-safe. Raises OutputError.
         """
         self._noted[path] = _stamp(path), _listed(path)
+        sync_file(path)
 
     def _entry(self, path: Path) -> dict[str, Any]:
         stamp, entry = self._noted.get(path, (None, {}))

@@ -147,7 +147,7 @@ class ImageSet:
 
         An image that cannot be decoded, or whose mask is unusable, is replaced by the nearest of `spares`: the record
         changes, and `skipped` lists the damaged image. Without a spare its InputError is returned instead; other errors
-        are raised. At most `workers` (default: the number of cores, up to 4) full-size images are in memory.
+        are raised. At most `workers` (default: see `reading_threads`) full-size images are in memory.
         """
 
         def one(i: int) -> T | InputError:
@@ -159,7 +159,7 @@ class ImageSet:
                 return error
             return function(picture.rgb, record)
 
-        workers = workers or min(4, count_cores())
+        workers = workers or reading_threads()
         with ThreadPoolExecutor(workers) as pool:
             pending: deque = deque()
             try:
@@ -205,6 +205,12 @@ class ImageSet:
         except InputError:  # the image has none
             return record
         return replace(record, mask=found.get(record.name))
+
+
+def reading_threads() -> int:
+    """Threads that decode images: one for each core up to 4, one for two cores up to 8. Each holds an image."""
+    cores = count_cores()
+    return max(min(4, cores), min(8, cores // 2))
 
 
 def discover(

@@ -156,6 +156,7 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
     memories = Memories(config, scene.images, scene.predictions, files.kept)
     with nullcontext() if files.remembered else writing(memories, out):
         write_ply(out.cloud, scene.cloud, scene.frame.comments())
+        out.note(out.cloud)
         scales = files.scales()
         sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
         write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
