@@ -24,6 +24,7 @@ LARGEST = 8192  # pixels along the side of the texture: what graphics cards and 
 FILLED = 0.65  # share of a packed texture that charts fill, roughly
 PADDING = 4  # texels between charts
 BLEED = 1.5  # texels around a chart that have its colours, too, for interpolation and smaller copies
+STRETCHED = 0.2  # share by which packing may change the edges of a triangle
 FADES = 50  # relaxation steps of the colour change
 REWEIGHTED = 6  # rounds of iteratively reweighted means
 USUAL = 8.0  # grey levels by which the changes of a photo usually differ
@@ -58,7 +59,7 @@ def textured(
     if not len(charts.triangles):
         nothing = np.zeros((1, 1, 3), np.uint8)
         return TexturedMesh(mesh.vertices[:0], mesh.triangles[:0], np.zeros((0, 2), np.float32), nothing)
-    place, size, scale = _packed(charts)
+    charts, place, size, scale = _packed(charts)
     change = _seam_change(charts, _vertex_colors(charts, near, read_rgb))
     texture = np.zeros((size[1], size[0], 3), np.uint8)
     for i in np.unique(charts.view).tolist():
@@ -87,8 +88,10 @@ def _cut(views: Sequence[View], mesh: Mesh, label: np.ndarray) -> _Charts:
     return _Charts(mesh.vertices[original], corners, original, view, pixel, beside)
 
 
-def _packed(charts: _Charts) -> tuple[np.ndarray, np.ndarray, float]:
-    """Texels (N, 2) of the vertices, the size (width, height) of the texture, and texels per pixel of the photos."""
+def _packed(charts: _Charts) -> tuple[_Charts, np.ndarray, np.ndarray, float]:
+    """The charts, texels (N, 2) of their vertices, the size (width, height) of the texture, and texels per pixel of the
+    photos. xatlas parts a chart at degenerate triangles: the few triangles across such a cut are left out.
+    """
     import xatlas
 
     a, b, c = (charts.pixel[charts.triangles[:, k]] for k in range(3))
@@ -107,10 +110,18 @@ def _packed(charts: _Charts) -> tuple[np.ndarray, np.ndarray, float]:
             break
         scale *= 0.97 * LARGEST / float(size.max())
     source, triangles, uv = atlas.get_mesh(0)
-    place = np.zeros((len(charts.pixel), 2))
-    place[source] = uv * size
-    place[charts.triangles] = (uv * size)[triangles]
-    return place, size, scale
+    place, triangles = uv.astype(np.float64) * size, triangles.astype(np.int64)
+    pixel, whole = charts.pixel[source], np.ones(len(triangles), bool)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        was = scale * np.linalg.norm(pixel[triangles[:, a]] - pixel[triangles[:, b]], axis=1)
+        now = np.linalg.norm(place[triangles[:, a]] - place[triangles[:, b]], axis=1)
+        whole &= np.abs(now - was) < 2 + STRETCHED * was
+    number = np.where(whole, np.cumsum(whole) - 1, -1)
+    beside = np.where(charts.beside >= 0, number[charts.beside], -1)[whole]
+    cut = _Charts(
+        charts.vertices[source], triangles[whole], charts.original[source], charts.view[source], pixel, beside,
+    )  # fmt: skip
+    return cut, place, size, scale
 
 
 def _vertex_colors(charts: _Charts, views: Sequence[View], read_rgb: ReadImage) -> np.ndarray:
@@ -141,8 +152,8 @@ def _seam_change(charts: _Charts, colors: np.ndarray) -> np.ndarray:
         trust = seam / (1 + (np.linalg.norm(wanted - usual, axis=1) / USUAL) ** 2)
     trust *= EXACT
     corners = charts.triangles.ravel()
-    faces = np.bincount(corners, minlength=len(colors))[:, None]
-    inside = _sums(corners, np.repeat(_faded(charts, trust, wanted, usual), 3, axis=0)) / faces
+    faces = np.maximum(np.bincount(corners, minlength=len(colors)), 1)[:, None]
+    inside = _sums(corners, np.repeat(_faded(charts, trust, wanted, usual), 3, axis=0), len(colors)) / faces
     result: np.ndarray = ((trust[:, None] * wanted + inside) / (trust[:, None] + 1)).astype(np.float32)
     return result
 
@@ -165,9 +176,9 @@ def _faded(charts: _Charts, trust: np.ndarray, wanted: np.ndarray, usual: np.nda
     return change
 
 
-def _sums(group: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(largest group + 1, 3) sums of values (N, 3) over their groups (N,)."""
-    return np.stack([np.bincount(group, values[:, k]) for k in range(3)], axis=1)
+def _sums(group: np.ndarray, values: np.ndarray, count: int = 0) -> np.ndarray:
+    """(largest group + 1, 3) sums of values (N, 3) over their groups (N,); at least `count` rows."""
+    return np.stack([np.bincount(group, values[:, k], minlength=count) for k in range(3)], axis=1)
 
 
 def _sampled(image: np.ndarray, pixel: np.ndarray) -> np.ndarray:
