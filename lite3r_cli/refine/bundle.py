@@ -23,7 +23,7 @@ from .matching import Matches
 from .observations import Tracks
 from .refine_config import RefineConfig
 
-PREDICTED = "bundle adjustment"  # the path of the hypothesis that starts from the predicted cameras
+PREDICTED, GLOBAL = "bundle adjustment", "global mapping"  # paths of hypotheses; the first starts from the prediction
 # (loss scale, largest reprojection error afterwards), both in thousandths of the image diagonal; focal lengths free?
 _COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))
 _COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are used
@@ -74,7 +74,7 @@ def incremental(workshop: Workshop) -> Hypothesis | None:
 def by_global_mapping(workshop: Workshop) -> Hypothesis | None:
     """COLMAP's global mapping; None without a model."""
     models = workshop.globally()
-    return from_model(models[0], workshop.lenses, "global mapping") if models else None
+    return from_model(models[0], workshop.lenses, GLOBAL) if models else None
 
 
 def given(views: Sequence[View], workshop: Workshop, config: RefineConfig) -> Hypothesis | None:

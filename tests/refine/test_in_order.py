@@ -8,11 +8,15 @@ from test_search import ring
 
 from lite3r_cli.refine import bundle, in_order, rotations
 from lite3r_cli.refine.backend import quiet_pycolmap
+from lite3r_cli.refine.bundle import GLOBAL, PREDICTED, Hypothesis
+from lite3r_cli.refine.evidence import Evidence
+from lite3r_cli.refine.in_order import PATH
 from lite3r_cli.refine.lens import Lens, Lenses
 from lite3r_cli.refine.matching import Matches, verified
 from lite3r_cli.refine.observations import Tracks
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.relative_poses import pose_choices
+from lite3r_cli.refine.search import Search
 from lite3r_cli.scene import geometry
 
 LENS = Lens("SIMPLE_PINHOLE", (400.0, 260.0, 200.0), (520, 400))
@@ -119,3 +123,28 @@ def test_pairs_that_a_pavement_takes_for_one_place_contradict_the_chain(walk):
 def test_neighbours_that_do_not_match_are_no_walk(walk):
     del walk.pairs[4, 5]
     assert in_order.in_order(walk, NOTHING, Lenses((LENS,), (0,) * 10), [], RefineConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("explained", "closely", "placed", "enough"),
+    [
+        ((0.72, 0.81, 0.79), (0.5, 0.7, 0.6), 3, True),
+        ((0.72, 0.81, 0.805), (0.5, 0.7, 0.6), 3, False),  # not clearly more
+        ((0.72, 0.81, 0.79), (0.5, 0.7, 0.75), 3, False),  # less closely
+        ((0.72, 0.81, 0.79), (0.5, 0.7, 0.6), 2, False),  # a view is missing
+        ((0.72, 0.9), (0.5, 0.7), 3, True),  # in order is beyond doubt
+        ((0.72, 0.81), (0.5, 0.7), 3, False),
+        ((0.99,), (0.9,), 3, True),  # so is the prediction
+    ],
+)
+def test_incremental_mapping_is_left_out_where_mapping_in_order_is_better(explained, closely, placed, enough):
+    paths = (PREDICTED, PATH, GLOBAL)[: len(explained)]
+    poses = {path: dict.fromkeys(range(placed if path == PATH else 3), np.eye(3, 4)) for path in paths}
+    made = [
+        (Hypothesis(path, poses[path], None), Evidence(share, 1.0, np.full(3, share)))
+        for path, share in zip(paths, explained, strict=True)
+    ]
+    search = Search.__new__(Search)
+    search.views, search.config = [None] * 3, RefineConfig()
+    search._closely = lambda found: dict(zip(paths, closely, strict=True))[found.path]
+    assert search._enough(made) is enough
