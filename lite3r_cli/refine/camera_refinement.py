@@ -16,7 +16,7 @@ from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
 from .evidence import pair_support
-from .fisheye import start_fisheyes
+from .fisheye import fit_better, start_fisheyes
 from .keypoints import ReadImage, ReadMask
 from .lens import Lens, known_lenses, start_lenses
 from .mapping import Workshop
@@ -93,7 +93,7 @@ def refine_cameras(
 
 def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Found | None:
     """The best cameras with lenses of `config.camera_model`. "auto" also tries a fisheye if the other lenses leave many
-    matches unexplained, and uses it if it explains more of them.
+    matches unexplained and pairs of images fit it better, and uses it if it explains more of them.
     """
     lenses = start_lenses(views, matches.sizes, config)
     if config.camera_model == "opencv-fisheye":
@@ -102,6 +102,8 @@ def search(views: Sequence[View], matches: Matches, config: RefineConfig) -> Fou
     well = found is not None and max(tried.explained for tried in found.tried) >= config.explained
     known = all(lens.fixed for lens in lenses.lenses)
     if well or known or config.camera_model != "auto" or len(views) < _FISHEYE_VIEWS:
+        return found
+    if found is not None and not fit_better(matches, lenses, config):
         return found
     matches = replace(matches, folder=matches.folder / "fisheye")
     matches.folder.mkdir()

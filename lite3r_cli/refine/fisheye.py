@@ -21,13 +21,26 @@ _ERROR = 2.0  # pixels
 
 def start_fisheyes(matches: Matches, lenses: Lenses, config: RefineConfig) -> tuple[Lenses, Matches]:
     """The lenses, with the best of `_FIELDS` for unknown ones, and the matches verified with them."""
+    _, best = _best_fisheyes(matches, lenses, config)
+    return best, verified(matches, best.cameras(), config)
+
+
+def fit_better(matches: Matches, lenses: Lenses, config: RefineConfig) -> bool:
+    """Whether more matches of the strongest pairs agree if unknown ones of these `lenses` are fisheyes."""
+    agreeing, _ = _best_fisheyes(matches, lenses, config)
+    return agreeing > (1 + config.fisheye_gain) * _agreeing(matches, lenses, config)
+
+
+def _best_fisheyes(matches: Matches, lenses: Lenses, config: RefineConfig) -> tuple[int, Lenses]:
+    """The lenses with the best of `_FIELDS`, and the number of matches that agree with them."""
+    fisheyes = tuple(lens if lens.fixed else lens.bending("OPENCV_FISHEYE") for lens in lenses.lenses)
     best: tuple[int, Lenses] = (-1, lenses)
     for field in _FIELDS:
-        trial = replace(lenses, lenses=tuple(_with_field(lens, float(field)) for lens in lenses.lenses))
+        trial = replace(lenses, lenses=tuple(_with_field(lens, float(field)) for lens in fisheyes))
         agreeing = _agreeing(matches, trial, config)
         if agreeing > best[0]:
             best = agreeing, trial
-    return best[1], verified(matches, best[1].cameras(), config)
+    return best
 
 
 def _with_field(lens: Lens, field: float) -> Lens:
