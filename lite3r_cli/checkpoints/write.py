@@ -240,7 +240,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
     index = output.stem + INDEX_SUFFIX
     for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
         target = output.with_name(name)
-        if target.resolve() in sources:
+        if Path(os.path.realpath(target)) in sources:  # not `resolve`, which fails for a loop of links
             raise OutputError(f"{target}: this is the checkpoint that is read; choose another -o")
         if os.path.lexists(target) and not _is_file(target):
             raise in_the_way(target)

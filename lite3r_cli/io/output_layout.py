@@ -88,4 +88,5 @@ def belongs(layout: OutputLayout, name: str) -> bool:
     if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:
         return False
     home = layout.root / layout.folder
-    return name == layout.cloud or (layout.root / path).parent.resolve().is_relative_to(home.resolve())
+    inside = Path(os.path.realpath((layout.root / path).parent))  # not `resolve`, which fails for a loop of links
+    return name == layout.cloud or inside.is_relative_to(os.path.realpath(home))

@@ -92,7 +92,8 @@ def place_of(path: Path) -> str:
     if clouds and layout.cloud not in clouds:
         was = printable(clouds[0])
         raise InputError(f"{path}: was written as {was} and renamed since: rename the cloud and its folder back")
-    if files_of_run(layout) is None:
+    own = {layout.cloud, layout.inside("cameras.json")}
+    if not own <= (files_of_run(layout) or {}).keys():
         raise InputError(f"{layout.root / layout.run_json}: is missing or damaged; reconstruct the scene again")
     return str(layout.root / layout.cloud if layout.folder else layout.root)
 

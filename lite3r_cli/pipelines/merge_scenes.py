@@ -7,6 +7,7 @@ as for long sets (long/pose_graph.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,9 +112,8 @@ def _require_a_new_place(config: MergeConfig, first: WrittenScene, second: Writt
     there = output_layout(config.output)
     for path, scene in ((config.first, first), (config.second, second)):
         here = scene.layout
-        if (there.root / there.folder).resolve() == scene.folder.resolve() or (
-            (there.root / there.cloud).resolve() == (here.root / here.cloud).resolve()
-        ):
+        pairs = ((there.root / there.folder, scene.folder), (there.root / there.cloud, here.root / here.cloud))
+        if any(os.path.realpath(new) == os.path.realpath(old) for new, old in pairs):
             raise UsageError(
                 f"-o {config.output}: there lies {path}, which is merged and stays as it is: name another place"
             )

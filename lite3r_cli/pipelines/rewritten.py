@@ -76,6 +76,7 @@ class Written:
 def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Progress, warn: Tell) -> Written:
     """Fuse the views and write every output that the scene has. Raises OutputError, InputError."""
     warnings: list[str] = []
+    made_before = _made_of_the_scene_before(out.layout)
 
     def tell(text: str) -> None:
         warnings.append(text)
@@ -101,17 +102,19 @@ def rewrite(out: OutputSet, plan: Rewriting, predictor: Predictor, progress: Pro
         _keep_cameras(out.path("cameras.json"), members)
         out.commit(scene.info | seconds_info(progress))
     layout = out.layout
-    if old := _made_of_the_scene_before(layout):
-        warn(f"{', '.join(old)}: made from the scene as it was; `lite3r view`, `render` or `splat` makes them anew")
+    if made_before:
+        names = ", ".join(made_before)
+        warn(f"{names}: made from the scene as it was; `lite3r view`, `render` or `splat` makes them anew")
     return Written(
         layout.root / layout.cloud, layout.root / layout.folder, len(members), len(cloud), list(scene.warnings)
     )
 
 
 def _made_of_the_scene_before(layout: OutputLayout) -> list[str]:
-    """Pages, videos and splats next to the scene, under the default names of their commands."""
-    title = Path(layout.cloud).stem
-    run = files_of_run(layout) or {}
+    """Pages, videos and splats next to an existing scene, under the default names of their commands."""
+    title, run = Path(layout.cloud).stem, files_of_run(layout)
+    if run is None:  # a new place: what lies there is not of this scene
+        return []
     names = (f"{title}.html", f"{title}.mp4", f"{title}-splats.ply")
     return [name for name in names if name not in run and (layout.root / name).is_file()]
 

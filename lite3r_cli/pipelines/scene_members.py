@@ -49,7 +49,10 @@ def stored_config(scene: WrittenScene) -> ReconstructConfig:
         raise InputError(
             f"{where}: holds several scenes, which nothing ties together: reconstruct each by itself first"
         )
-    return from_stored(ReconstructConfig, scene.facts.get("arguments"), f"{where}: arguments")
+    try:
+        return from_stored(ReconstructConfig, scene.facts.get("arguments"), f"{where}: arguments")
+    except InputError as error:
+        raise InputError(f"{error}: run.json is damaged; reconstruct the scene again") from error
 
 
 def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> list[Member]:

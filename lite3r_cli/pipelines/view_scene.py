@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from ..config.viewing import ViewConfig
 from ..console import Tell
 from ..errors import OutputError
 from ..io.html_page import page
+from ..io.locks import in_the_way
 from ..io.regular import BadImage, open_regular
 from ..io.scene_export import SceneExport
 from ..io.transaction import recover, replace_file
@@ -49,12 +51,16 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
 
 
 def _require_ours(target: Path, overwrite: bool) -> None:
-    """A page of lite3r may be replaced; another file only on request."""
-    if not os.path.lexists(target) or overwrite:
+    """A page of lite3r may be replaced; another file only on request; a link, a pipe or a device never."""
+    if not os.path.lexists(target):
+        return
+    if not stat.S_ISREG(target.lstat().st_mode):
+        raise in_the_way(target)
+    if overwrite:
         return
     try:
         with open_regular(target) as stream:
-            ours = not target.is_symlink() and MARK in stream.read(1000)
+            ours = MARK in stream.read(1000)
     except (BadImage, OSError):
         ours = False
     if not ours:

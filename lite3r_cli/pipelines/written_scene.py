@@ -123,6 +123,8 @@ def _layout(scene: Path) -> OutputLayout:
         beside = scene.absolute().parent / f"{scene.absolute().name}.ply"
         if os.path.lexists(beside):
             layout = output_layout(beside)
+    if scene.is_dir() and not layout.folder and not os.path.lexists(scene / "cameras.json"):
+        layout = output_layout(scene / layout.cloud)  # of -o scene/scene.ply
     for path in (layout.root / layout.cloud, layout.root / layout.folder / "cameras.json"):
         if not path.is_file():
             raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing")

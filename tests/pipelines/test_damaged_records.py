@@ -1,0 +1,90 @@
+"""Scenes with a damaged run.json, folders in which a scene lies, and loops of links: what add, merge and view say."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from lite3r_cli.config.adding import MergeConfig
+from lite3r_cli.errors import InputError, OutputError, UsageError
+from lite3r_cli.io.output_layout import is_complete, output_layout
+from lite3r_cli.pipelines.add_photos import place_of
+from lite3r_cli.pipelines.merge_scenes import _require_a_new_place
+from lite3r_cli.pipelines.rewritten import _made_of_the_scene_before
+from lite3r_cli.pipelines.scene_members import stored_config
+from lite3r_cli.pipelines.view_scene import _require_ours
+from lite3r_cli.pipelines.written_scene import WrittenScene
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """The files by which a scene is recognised; `write(run.json)` adds its record."""
+    (tmp_path / "d/scene").mkdir(parents=True)
+    (tmp_path / "d/scene.ply").write_bytes(b"ply")
+    (tmp_path / "d/scene/cameras.json").write_text("{}")
+
+    def write(text):
+        (tmp_path / "d/scene/run.json").write_text(text)
+        return tmp_path / "d/scene.ply"
+
+    return write
+
+
+FILES = {"scene.ply": {"bytes": 3}, "scene/cameras.json": {"bytes": 2}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"arguments": 7}', '{"arguments": {"predict": {"model": 3}}}'])
+def test_merge_names_what_to_do_about_a_damaged_record(scene, text):
+    with pytest.raises(InputError, match=r"run\.json.*reconstruct the scene again"):
+        stored_config(WrittenScene.at(scene(text)))
+
+
+@pytest.mark.parametrize("files", [{}, {"scene.ply": {"bytes": 3}}, {"scene/cameras.json": {"bytes": 2}}, 7, None])
+def test_add_needs_a_record_of_the_scene_s_own_files(scene, files):
+    path = scene(json.dumps({"files": files}))
+    with pytest.raises(InputError, match=r"run\.json: is missing or damaged; reconstruct the scene again"):
+        place_of(path)
+    assert place_of(scene(json.dumps({"files": FILES}))) == str(path)
+
+
+def test_the_folder_of_a_ply_is_a_scene_too(scene):
+    path = scene("{}")
+    assert WrittenScene.at(path.parent).folder == path.parent / "scene"
+
+
+def test_only_a_scene_that_was_there_before_has_old_pages_and_videos(scene):
+    path = scene(json.dumps({"files": FILES}))
+    for name in ("scene.mp4", "scene.html", "other.mp4", "new.mp4"):
+        (path.parent / name).write_bytes(b"film")
+    assert _made_of_the_scene_before(output_layout(path)) == ["scene.html", "scene.mp4"]
+    assert _made_of_the_scene_before(output_layout(path.parent / "new.ply")) == []
+
+
+@pytest.mark.parametrize("output", ["loop/x.ply", "loop.ply"])
+def test_merge_into_a_loop_of_links(scene, output):
+    path = scene("{}")
+    for name in ("loop", "loop.ply"):
+        (path.parent / name).symlink_to(name)
+    found = WrittenScene.at(path)
+    config = MergeConfig(first=path, second=path, output=str(path.parent / output))
+    assert _require_a_new_place(config, found, found) is None  # refused as any link, when it is written
+    with pytest.raises(UsageError, match="stays as it is"):
+        _require_a_new_place(replace(config, output=str(path.parent / "scene/../scene.ply")), found, found)
+
+
+def test_a_record_that_names_files_behind_a_loop_is_not_ours(scene):
+    path = scene(json.dumps({"files": FILES | {"scene/loop/x": {"bytes": 1}}}))
+    (path.parent / "scene/loop").symlink_to("loop")
+    assert not is_complete(path)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_page_never_replaces_a_link_or_a_pipe(tmp_path, overwrite):
+    (tmp_path / "link.html").symlink_to("elsewhere.html")
+    os.mkfifo(tmp_path / "pipe.html")
+    for name in ("link.html", "pipe.html"):
+        with pytest.raises(OutputError, match="is in the way"):
+            _require_ours(tmp_path / name, overwrite)
