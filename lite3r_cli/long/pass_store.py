@@ -44,6 +44,7 @@ class PassStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.identity: tuple[int, int] | None = None  # device and inode of the folder; None is not compared
         self._known: dict[int, dict[str, Any]] = {}
 
     def place(self, number: int) -> Path:
@@ -69,8 +70,7 @@ class PassStore:
         """Write a pass: `positions` in the sequence of the views that could be read. Raises OutputError."""
         place = self.place(number)
         try:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
+            self._make(place.name)
             levels = _levels(views)
             ranks = _ranks_of(levels)
             with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
@@ -95,6 +95,22 @@ class PassStore:
         except OSError as error:
             raise output_error(Path(error.filename or place), error) from error
         self._known.pop(number, None)
+
+    def _make(self, name: str) -> None:
+        """An empty folder for a pass. In a shared folder others may put a link in place of `folder`: it is not
+        followed, and nothing behind it is removed. Raises OSError, OutputError.
+        """
+        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(opened)
+            if self.identity not in (None, (status.st_dev, status.st_ino)):
+                raise OutputError(
+                    f"{self.folder}: somebody has exchanged this folder; choose an -o where only you can write"
+                )
+            shutil.rmtree(name, ignore_errors=True, dir_fd=opened)
+            os.mkdir(name, 0o700, dir_fd=opened)
+        finally:
+            os.close(opened)
 
     def views(self, number: int) -> list[int]:
         """The positions of a pass's views."""

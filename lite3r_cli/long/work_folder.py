@@ -50,7 +50,7 @@ class WorkFolder:
                     self._require_same()
             if not os.path.lexists(self.path):
                 self._make()
-            self._identity = identity_of(self.path)
+            self._identity = self.store.identity = identity_of(self.path)
         except OSError as error:
             raise output_error(self.path, error) from error
         self.found = self._whole()
