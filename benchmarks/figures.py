@@ -69,6 +69,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cache-precision": network_tables.cache_precision,
     "network-speed": network_tables.speeds,
     "streaming": network_tables.streaming,
+    "known-input": network_tables.known_input,
     "scale": scale_tables.scale,
     "scale-workers": scale_tables.workers,
     "scale-training": scale_tables.training,

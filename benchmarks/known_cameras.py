@@ -4,8 +4,8 @@ exif: the first pictures of a scene, with and without EXIF that says their focal
 sensor 22.3 mm wide; the median error of K, and AUC@5. squeezed: pictures made 3 % wider, so that fx ≠ fy, with their
 true cameras; the median reprojection error of the triangulated points, in pixels of the picture. partly: the true
 cameras of the first, third, … picture are given, at most five; how far the others are from theirs in the given frame.
-input: what `mini` itself predicts for two windows of four pictures with nothing known, with focal lengths, poses, both
-and the poses and focal lengths of every second picture: error of the focal length, AUC of the cameras, AbsRel.
+input: what `mini` itself predicts for two windows of four pictures with nothing known, with focal lengths, poses, and
+both: error of the focal length, AUC of the cameras, AbsRel.
 
 A scene is a folder with images/ and cameras.json. Lines, then one JSON line.
 
@@ -136,9 +136,8 @@ def network_input(scene: Path, side: int, device: str) -> list[dict[str, object]
             images.append(torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255)
             K.append(geometry.scale_intrinsics(view.K, width / view.width, height / view.height))
         truth, K = np.stack([view.cam_from_world for view in window]), np.stack(K)
-        every, second = np.arange(len(window)), np.arange(0, len(window), 2)
-        cases = {"nothing": ([], []), "focal": (every, []), "poses": ([], every), "both": (every, every),
-                 "every second": (second, second)}  # fmt: skip
+        every = np.arange(len(window))
+        cases = {"nothing": ([], []), "focal": (every, []), "poses": ([], every), "both": (every, every)}
         for case, (focal, poses) in cases.items():
             given = KnownCameras(torch.full((len(K), 3, 4), torch.nan), torch.full((len(K), 3, 3), torch.nan))
             given.K[focal] = torch.from_numpy(K[focal]).float()

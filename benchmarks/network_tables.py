@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from stored import load, table
 
 NAMES = {"vggt-omega-1b-512": "vggt-omega"}  # name of a list of shapes → model
@@ -76,6 +78,29 @@ def streaming() -> str:
         ])  # fmt: skip
     head = ("form", "frames", "frames/s", "cache as printed", "memory after 100 frames", "at the end")
     return table(head, lines)
+
+
+def known_input() -> str:
+    """What `mini` predicts with known cameras as its input: means over scenes."""
+    rows = [row for row in load("known-cameras-input")["rows"] if row["kind"] == "input"]
+    names = {"nothing": "nothing", "focal": "focal lengths", "poses": "poses", "both": "both"}
+
+    def mean(case: str, key: str) -> float:
+        by_scene: dict[str, list[float]] = {}
+        for row in rows:
+            if row["case"] == case and row[key] is not None:
+                by_scene.setdefault(row["scene"], []).append(row[key])
+        return fmean(fmean(values) for values in by_scene.values())
+
+    lines = [
+        [
+            what,
+            f"{mean(case, 'focal_percent'):.1f} %",
+            *(f"{mean(case, key):.3f}" for key in ("auc5", "auc30", "absrel")),
+        ]
+        for case, what in names.items()
+    ]
+    return table(("known", "focal length", "AUC@5", "AUC@30", "AbsRel"), lines)
 
 
 STREAM_FORMS = {"ordinary": "layer by layer, bfloat16", "fast": "`--engine fast`, bfloat16",

@@ -219,8 +219,7 @@ def test_known_cameras_are_those_of_the_ordinary_path():
 def test_known_cameras_of_mini_are_those_of_the_ordinary_path():
     images = mixed(network("mini")[1])
     poses = torch.cat([torch.eye(3).expand(len(images), 3, 3), torch.randn(len(images), 3, 1)], dim=2)
-    K = torch.full((len(images), 3, 3), torch.nan)
-    K[1:] = torch.tensor([[150.0, 0, 70], [0, 140, 56], [0, 0, 1]])
+    K = torch.tensor([[150.0, 0, 70], [0, 140, 56], [0, 0, 1]]).expand(len(images), 3, 3)
     for known_cameras in (True, False):  # without it they are ignored
         model = Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, known_cameras=known_cameras))
         standin.fill(model, SEED)

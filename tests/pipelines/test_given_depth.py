@@ -77,6 +77,14 @@ def test_depth_reaches_the_network_in_metres_at_its_pixels(checkpoint, depth, ph
     assert not np.allclose(plain["views"].views[1].depth, heard["views"].views[1].depth, rtol=1e-3)
 
 
+def test_a_known_focal_length_reaches_mini_in_pixels_of_its_input(photographs):
+    heard = told(Predictor(PredictConfig("mini", resolution=224, device="cpu", focal="90")), photographs(2))
+    K, width = heard["cameras"].K, heard["views"].views[0].depth.shape[1]
+    torch.testing.assert_close(K[:, 0, 0] / width, torch.full((2,), 90 / 98), rtol=0.02, atol=0)
+    assert heard["cameras"].cam_from_world.isnan().all() and K[0, 0, 2] == pytest.approx(width / 2, abs=1)
+    assert told(Predictor(PredictConfig("mini", resolution=224, device="cpu")), photographs(2))["cameras"] is None
+
+
 def test_depth_without_focal_lengths_or_of_other_pictures_is_refused(checkpoint, depth, photographs, tmp_path):
     photos = discover([photographs(3)])
     with pytest.raises(InputError, match="focal lengths"):

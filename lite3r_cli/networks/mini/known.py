@@ -34,13 +34,15 @@ class CameraHints:
     def of(cls, cameras: KnownCameras, sizes: Tensor) -> CameraHints:
         """Those of one scene with the first view as the reference; `sizes` (S, 2) are height and width of the images.
 
-        Poses count only if that of the first view is known: the network was trained with poses in its frame.
+        Focal lengths count only if those of all views are known, and so do poses, as in training: with those of every
+        second view the predicted cameras were worse.
         """
         K, pose = (values.float().to(sizes.device) for values in (cameras.K, cameras.cam_from_world[:, :3]))
         focal = (K[:, 0, 0] * K[:, 1, 1]).sqrt() / (0.5 * sizes.float().norm(dim=1))
         R, t = pose[..., :3], pose[..., 3:]
         rotation, centre = R[0] @ R.transpose(1, 2), (R[0] @ (-R.transpose(1, 2) @ t) + t[0])[..., 0]
-        return cls(focal.log()[None], rotation[None], centre[None])
+        found = (focal.log()[None], rotation[None], centre[None])
+        return cls(*(torch.where(values.isfinite().all(), values, torch.nan) for values in found))
 
     def features(self) -> Tensor:
         """The network's input (B, S, FEATURES); all zero for a view without known values. Centres are divided by their
