@@ -4,8 +4,8 @@ exif: the first pictures of a scene, with and without EXIF that says their focal
 sensor 22.3 mm wide; the median error of K, and AUC@5. squeezed: pictures made 3 % wider, so that fx ≠ fy, with their
 true cameras; the median reprojection error of the triangulated points, in pixels of the picture. partly: the true
 cameras of the first, third, … picture are given, at most five; how far the others are from theirs in the given frame.
-input: what `mini` itself predicts for two windows of four pictures with nothing known, with focal lengths, poses, and
-both: error of the focal length, AUC of the cameras, AbsRel.
+input: what `mini` itself predicts for the first windows of four pictures with nothing known, with focal lengths, poses,
+and both: error of the focal length, AUC of the cameras, AbsRel.
 
 A scene is a folder with images/ and cameras.json. Lines, then one JSON line.
 
@@ -40,7 +40,7 @@ SENSOR = 22.3  # mm, its width
 SQUEEZE = 1.03
 GIVEN = 5  # cameras at most
 KINDS = ("exif", "squeezed", "partly", "input")
-WINDOW, WINDOWS = 4, 2
+WINDOW = 4
 
 
 def write_exif(source: Path, target: Path, view: View) -> None:
@@ -122,11 +122,11 @@ def partly(scene: Path, device: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def network_input(scene: Path, side: int, device: str) -> list[dict[str, object]]:
+def network_input(scene: Path, side: int, windows: int, device: str) -> list[dict[str, object]]:
     """One row a window and case; pictures have `side` pixels along the longer side."""
     model = load("mini", device=device)
     views, rows = read_cameras_json(scene), []
-    for window in [views[i : i + WINDOW] for i in range(0, len(views) - WINDOW + 1, WINDOW)][:WINDOWS]:
+    for window in [views[i : i + WINDOW] for i in range(0, len(views) - WINDOW + 1, WINDOW)][:windows]:
         images, K = [], []
         for view in window:
             width, height = (
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--images", type=int, default=5, help="pictures of a scene for exif and squeezed")
     parser.add_argument("--side", type=int, default=518, help="of the pictures of the kind `input`")
+    parser.add_argument("--windows", type=int, default=1, help="of a scene, of the kind `input`")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 4096])
@@ -185,7 +186,9 @@ def main() -> None:
                 say(squeezed(scene, options.images, width))
         if "partly" in options.only:
             say(partly(scene, options.device))
-        for row in network_input(scene, options.side, options.device) if "input" in options.only else ():
+        for row in (
+            network_input(scene, options.side, options.windows, options.device) if "input" in options.only else ()
+        ):
             say(row)
     print(json.dumps({"benchmark": "known_cameras", "rows": rows}))
 

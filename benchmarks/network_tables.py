@@ -65,19 +65,21 @@ def speeds() -> str:
 
 
 def streaming() -> str:
-    """Frames a second and memory of a stream."""
+    """Frames a second and memory of a stream, and how far small frames are off."""
     lines = []
     document = load("h200-streaming")
     for form, found in document["forms"].items():
         rows = found["rows"]
         first = next(row for row in rows if row["frame"] >= 100)
         rate = found.get("frames_per_second", rows[-1]["frames_per_second"])
+        off = document["checks"].get(form)
         lines.append([
             STREAM_FORMS[form], f"{rows[-1]['frame']:,}", f"{rate:.1f}", f"{found['said_bytes'] / 1e9:.2f} GB",
             f"{first['memory'] / 1e9:.2f} GB", f"{rows[-1]['memory'] / 1e9:.2f} GB",
+            "–" if off is None else f"{100 * off['depth']:.1f} %, {100 * off['cameras']:.0f} %",
         ])  # fmt: skip
     head = ("form", "frames", "frames/s", "cache as printed", "memory after 100 frames", "at the end")
-    return table(head, lines)
+    return table((*head, "depth and cameras off"), lines)
 
 
 def known_input() -> str:
