@@ -214,8 +214,56 @@ def located() -> str:
 
     lines = [
         [row["scene"], str(row["images"]), f"{row['auc5']:.3f}", f"{row['auc5_joint']:.3f}", f"{row['auc30']:.3f}",
-         f"{row['auc30_joint']:.3f}", str(row["refused"]), foreign(row)]
+         f"{row['auc30_joint']:.3f}", str(row["refused"]), foreign(row), f"{row['seconds']:.2f}"]
         for row in load("locate")["scenes"]
     ]  # fmt: skip
-    head = ("set", "images", "AUC@5", "jointly", "AUC@30", "jointly", "refused", "foreign accepted")
+    head = ("set", "images", "AUC@5", "jointly", "AUC@30", "jointly", "refused", "foreign accepted", "s/photo")
     return table(head, lines)
+
+
+def living() -> str:
+    """A scene that grows, is searched, is merged and is filmed: goals and what was reached."""
+
+    def shown(value: float | str) -> str:
+        return value if isinstance(value, str) else f"{value:.3f}"
+
+    holds = {True: "yes", False: "**no**", None: ""}
+    return table(
+        ("set", "what", "goal", "value", "holds"),
+        [
+            [row["set"], row["what"], row["goal"], shown(row["value"]), holds[row["holds"]]]
+            for name in ("living-scene", "living-scene-walk")
+            for row in load(name)["rows"]
+        ],
+    )
+
+
+def _walk_cells(row: dict) -> list[str]:
+    verdicts = row.get("found")
+    loops = "–" if verdicts is None else str(verdicts.count("loop"))
+    return [f"{row['ate_percent']:.2f} %", f"{row['auc5']:.2f}", f"{row['auc30']:.2f}", loops]
+
+
+def long_walks() -> str:
+    """Walks of rendered streets, in chunks, from images to files."""
+    rows = []
+    for name, device in (("long-walk-gpu", "H200"), ("long-walk-small", "CPU")):
+        document = load(name)
+        for row in document["rows"]:
+            if row["row"] == "walk" and row["frames"] >= 200:
+                height, width = row.get("size") or document["size"]
+                street = "1.25 rounds" if row["loops"] else "0.8 rounds"
+                what = [str(row["frames"]), street, f"{width} × {height}, {device}", str(row["chunk"])]
+                host = f"{row['host_gib']:.1f} GiB"
+                rows.append([*what, *_walk_cells(row), host, f"{row['disk_mb_per_frame']:.2f} MB"])
+    head = ("frames", "street", "images", "chunk", "drift", "AUC@5", "AUC@30", "loops", "host memory", "disk/frame")
+    return table(head, rows)
+
+
+def long_parts() -> str:
+    """The drift of the small walk of 1,000 frames without one part each."""
+    parts = [row for row in load("long-walk-small")["rows"] if row["row"] == "part" and row["frames"] == 1000]
+    return table(
+        ("left out", "drift", "AUC@5", "AUC@30"),
+        [[row["part"], f"{row['ate_percent']:.2f} %", f"{row['auc5']:.2f}", f"{row['auc30']:.2f}"] for row in parts],
+    )

@@ -108,7 +108,7 @@ def grow(of: Set, joint: Path, scratch: Path, resolution: int, rows: list[Row]) 
     row(rows, of.name, "old cameras to the bit", "yes", "yes" if kept else "no", kept)
     for most in (5, 30):
         mine, one = (auc(path, of, new, most) for path in (scene, joint))
-        row(rows, of.name, f"AUC@{most} of added pictures, joint {one:.3f}", "–", mine, None)
+        row(rows, of.name, f"AUC@{most} of added images, joint {one:.3f}", "–", mine, None)
     row(rows, of.name, "seconds a photo added, all outputs written", "–", statistics.median(seconds), None)
 
 
@@ -121,7 +121,7 @@ def find(of: Set, joint: Path, foreign: list[Path], scratch: Path, resolution: i
     known |= {Path(each.name).name: each.view.cam_from_world for each in found.located}
     new = {file.name for file in held}
     mine, one = metrics.auc(errors(known, of.truth, new), 5), auc(joint, of, new, 5)
-    row(rows, of.name, f"AUC@5 of located pictures, joint {one:.3f}", "≥ joint − 0.03", mine, mine >= one - 0.03)
+    row(rows, of.name, f"AUC@5 of located images, joint {one:.3f}", "≥ joint − 0.03", mine, mine >= one - 0.03)
     seconds = statistics.median(each.seconds for each in found.located) if found.located else float("nan")
     row(rows, of.name, "seconds a photo located", "≤ 2, on two quiet cores", seconds, None if busy() else seconds <= 2)
     strangers = locate(LocateConfig(scene, tuple(foreign)))
@@ -135,7 +135,7 @@ def halves(of: Set, joint: Path, scratch: Path, resolution: int, rows: list[Row]
     first = reconstructed(of.files[: middle + over], scratch / "first.ply", resolution)
     second = reconstructed(of.files[middle - over :], scratch / "second.ply", resolution)
     everything = set(of.truth)
-    for name, pair in (("that share pictures", (first, second)), ("interleaved", None)):
+    for name, pair in (("that share images", (first, second)), ("interleaved", None)):
         if pair is None:
             pair = tuple(reconstructed(of.files[k::2], scratch / f"every{k}.ply", resolution) for k in (0, 1))
         merge(MergeConfig(*pair, output=str(scratch / "merged.ply"), overwrite=True))
