@@ -59,7 +59,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masks": form_tables.masks,
     "refined-scenes": form_tables.refined_scenes,
     "refine-targets": form_tables.refine_targets,
-    "refined-larger": form_tables.refined_larger,
+    "camera-times": form_tables.camera_times,
     "cpu-views": form_tables.cpu_views,
     "end-to-end": form_tables.end_to_end,
     "profile": speed_tables.profile,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import fmean
+from statistics import fmean, median
 
 from accuracy_tables import INDOORS, PHOTOGRAPHS, PROCEDURAL
 from stored import duration, load, table
@@ -161,13 +161,6 @@ def refined_scenes() -> str:
     )  # fmt: skip
 
 
-LARGER = {
-    "castle-P30": "castle-P30, 30 photos of a courtyard",
-    "kitchen": "kitchen, 23 photos",
-    "tower": "tower, 5 photos",
-}
-
-
 def refine_targets() -> str:
     """What `--refine` reaches of its targets, over the scenes that each is about."""
     scenes = load("refine-xeon-2cores")["scenes"]
@@ -206,18 +199,25 @@ def refine_targets() -> str:
     )
 
 
-def refined_larger() -> str:
-    """`--refine` on larger sets."""
-    scenes = load("refine-larger-xeon-2cores")["scenes"]
+def camera_times() -> str:
+    """Network and cameras of `--refine` beside pycolmap alone on the same two cores: seconds and AUC@5."""
     lines = []
-    for name, words in LARGER.items():
-        alone, network, refined = (scenes[name][way] for way in ("pycolmap", "network", "refine"))
-        seconds = "–" if refined["seconds"] is None else f"{refined['seconds']:.0f}"
+    for name, row in load("same-bytes")["sets"].items():
+        ours, other = row["refine"], row["pycolmap"]
+        quiet = [one["seconds"] for one in ours if not one["busy_programs"]]
+        network, cameras = (median(one[stage] for one in quiet) for stage in ("Predict", "Refine cameras"))
+        alone = median(one["seconds"] for one in other)
+        used = (median(one["processor_seconds"] for one in ours), median(one["processor_seconds"] for one in other))
         lines.append([
-            words, f"{alone['seconds']:.0f}, {alone['auc5']:.3f}, {alone['images']}", f"{network['auc5']:.3f}",
-            f"{seconds}, {refined['auc5']:.3f}",
+            f"{name}, {row['images']}", f"{alone:.0f}, {other[0]['auc5']:.3f}, {other[0]['images']}",
+            f"{network:.0f} + {cameras:.0f}, {ours[0]['auc5']:.3f}, {ours[0]['refined']}",
+            f"{(network + cameras) / alone:.2f}", f"{cameras / alone:.2f}", f"{used[0] / used[1]:.2f}",
         ])  # fmt: skip
-    return table(("set", "pycolmap: s, AUC@5, images", "network: AUC@5", "`--refine`: s, AUC@5"), lines)
+    columns = (
+        "set, images", "pycolmap alone: s, AUC@5, images", "network + cameras: s, AUC@5, images", "times pycolmap",
+        "cameras alone", "processor time, times pycolmap",
+    )  # fmt: skip
+    return table(columns, lines)
 
 
 CPU_TARGETS = {8: "5 s", 32: "30 s"}
