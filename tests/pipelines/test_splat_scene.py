@@ -21,7 +21,8 @@ def call(*words: object) -> int:
 
 @pytest.fixture
 def scene(photographs, tmp_path: Path) -> Path:
-    assert call("reconstruct", photographs(6), "-o", tmp_path / "out/a.ply", "--resolution", "112", "-q") == 0
+    small = ("--resolution", "56", "--max-points", "1000", "-q")
+    assert call("reconstruct", photographs(6), "-o", tmp_path / "out/a.ply", *small) == 0
     return tmp_path / "out/a.ply"
 
 
