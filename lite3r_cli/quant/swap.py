@@ -31,9 +31,9 @@ def fits(module: nn.Linear) -> bool:
     return module.in_features % MULTIPLE == 0 and module.out_features % MULTIPLE == 0
 
 
-def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> dict[str, str]:
+def swap_linears(model: nn.Module, backend: str, skip: Filter | None = None) -> dict[str, str]:
     """Replace the linear layers of `model` in place. `backend` is "emulate", "scaled-mm", "te", or "fake-quant" for
-    training. `keep(name, layer)` returns True for layers that must not be replaced.
+    training. `skip(name, layer)` returns True for layers that must not be replaced.
 
     Returns name → reason for each layer that was not replaced. Subclasses of Linear are left alone silently, except
     those with a `bias_mask`. Raises UsageError for an unknown back end or if `model` itself is a linear layer.
@@ -48,7 +48,7 @@ def swap_linears(model: nn.Module, backend: str, keep: Filter | None = None) -> 
         raise UsageError(f"linear layers can become {', '.join(makers)}, not {backend!r}")
     kept: dict[str, str] = {}
     for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear or hasattr(m, "bias_mask")]:
-        if keep is not None and keep(name, layer):
+        if skip is not None and skip(name, layer):
             kept[name] = "kept in high precision"
         elif not fits(layer):
             kept[name] = f"{layer.in_features} × {layer.out_features} is not a multiple of {MULTIPLE}"

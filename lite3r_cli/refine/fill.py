@@ -15,13 +15,13 @@ import numpy as np
 _SHRINK = 4
 _BLOCKS = 12  # validation blocks along the longer side; half of the blocks are held out
 _SMOOTH = 0.3  # weight of smoothness between two neighbouring cells; a confirmed cell has weight 1
-_PULL, _TYPICAL = 0.01, 0.1  # weight of the network's depth, and the validation error at which it has this weight
+_PRIOR, _TYPICAL = 0.01, 0.1  # weight of the network's depth, and the validation error at which it has this weight
 _EDGE, _LEAST = 0.05, 0.02  # change of grey value that weakens smoothness, and the least weight that remains
 _MIN_FIT = 100  # confirmed pixels that a fit needs
 _JUMP = 0.1  # change of the network's log depth that weakens smoothness
 _ITERATIONS = 150
 _TOLERANCE = 1e-3
-_LOST = 0.3  # errors of log depth are cut at this value
+_MAX_LOG_ERROR = 0.3  # errors of log depth are cut at this value
 _RIDGE = 0.3  # weight of the prior that the correction has no slope in the network's log depth
 
 
@@ -45,16 +45,19 @@ def fill(depth: np.ndarray, sure: np.ndarray, shape: np.ndarray, grey: np.ndarra
     weight = _shrunk(sure, size)
     guess = _fitted(shape, depth, sure)
     picture, jumps = _shrunk(grey, size) / _EDGE, _shrunk(guess, size) / _JUMP
-    holds = [np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)]
+    edge_weights = [np.exp(-np.abs(np.diff(picture, axis=k)) - np.abs(np.diff(jumps, axis=k))) + _LEAST for k in (0, 1)]
     left = np.abs(known - guess)[sure]
-    trust = _PULL * float(np.clip((_TYPICAL / max(float(np.median(left)), 1e-3)) ** 2, 0.1, 10))
+    trust = _PRIOR * float(np.clip((_TYPICAL / max(float(np.median(left)), 1e-3)) ** 2, 0.1, 10))
     # a field over the network's depth has a prior at zero, a field without it a prior at the network's depth
-    shapes, pulls = [np.zeros_like(guess), guess], [_shrunk(guess, size), np.zeros(size, np.float32)]
+    shapes, priors = [np.zeros_like(guess), guess], [_shrunk(guess, size), np.zeros(size, np.float32)]
     offsets = [_means(known - s, sure, weight) for s in shapes]
-    aside = _blocks(size)
-    errors = [_prediction_error(offset, weight, pull, trust, holds, aside) for offset, pull in zip(offsets, pulls)]
+    held_out = _blocks(size)
+    errors = [
+        _prediction_error(offset, weight, prior, trust, edge_weights, held_out)
+        for offset, prior in zip(offsets, priors)
+    ]
     network = int(errors[1] <= errors[0])
-    field = _field(offsets[network], weight, pulls[network], trust, holds)
+    field = _field(offsets[network], weight, priors[network], trust, edge_weights)
     smooth = shapes[network] + cv2.resize(field, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
     smooth = np.clip(smooth, known[sure].min() - 0.7, known[sure].max() + 0.7)  # limits extrapolation
     return Filled(np.where(sure, depth, np.exp(smooth)).astype(np.float32), bool(network), float(min(errors)))
@@ -98,23 +101,23 @@ def _blocks(size: tuple[int, int]) -> np.ndarray:
     return (row + column) % 2 == 0
 
 
-def _prediction_error(offset, weight, pull, trust, holds, aside: np.ndarray) -> float:
-    """Mean error of log depth, cut at `_LOST`, in the cells kept aside, predicted from the others; each half once."""
+def _prediction_error(offset, weight, prior, trust, edge_weights, held_out: np.ndarray) -> float:
+    """Mean error of log depth, at most `_MAX_LOG_ERROR`, where each half of the cells is predicted from the other."""
     total = 0.0
-    for part in (aside, ~aside):
-        field = _field(offset, np.where(part, 0, weight), pull, trust, holds)
-        total += float((weight * np.minimum(np.abs(field - offset), _LOST))[part].sum())
+    for part in (held_out, ~held_out):
+        field = _field(offset, np.where(part, 0, weight), prior, trust, edge_weights)
+        total += float((weight * np.minimum(np.abs(field - offset), _MAX_LOG_ERROR))[part].sum())
     return total / float(weight.sum())
 
 
 def _field(
-    offset: np.ndarray, weight: np.ndarray, pull: np.ndarray, trust: float, holds: list[np.ndarray]
+    offset: np.ndarray, weight: np.ndarray, prior: np.ndarray, trust: float, edge_weights: list[np.ndarray]
 ) -> np.ndarray:
-    """Least squares of weight · (field − offset)² + trust · (field − pull)² + smoothness, by conjugate gradients."""
-    right = weight * offset + trust * pull
+    """Least squares of weight · (field − offset)² + trust · (field − prior)² + smoothness, by conjugate gradients."""
+    right = weight * offset + trust * prior
     weight = weight + np.float32(trust)
     field = right / weight
-    down, across = (_SMOOTH * hold for hold in holds)
+    down, across = (_SMOOTH * edge for edge in edge_weights)
 
     def apply(x: np.ndarray) -> np.ndarray:
         y = weight * x

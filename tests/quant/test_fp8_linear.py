@@ -86,8 +86,8 @@ def test_swapping_keeps_what_the_filter_and_the_sizes_say():
     block.extra = nn.Linear(64, 6)
     x = normal(1, 70, 64)
     exact = block(x)
-    stay = swap_linears(block, "emulate", keep=lambda name, layer: name.startswith("attn"))
-    assert set(stay) == {"attn.qkv", "attn.proj", "extra"} and "multiple of 16" in stay["extra"]
+    kept = swap_linears(block, "emulate", skip=lambda name, layer: name.startswith("attn"))
+    assert set(kept) == {"attn.qkv", "attn.proj", "extra"} and "multiple of 16" in kept["extra"]
     assert type(block.attn.qkv) is nn.Linear and isinstance(block.mlp.fc1, FP8Linear)
     assert "e4m3 by row" in repr(block) and "emulate" in repr(block)
     assert sqnr(exact, block(x)) > 25 and not torch.equal(exact, block(x))
