@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from lite3r_cli.attention.block_map import SCORES
 from lite3r_cli.attention.dispatch import sparse_linear
 from lite3r_cli.attention.packed import GROUPS, packed_attention, packed_plan
-from lite3r_cli.attention.sparse_config import Formula
+from lite3r_cli.attention.sparse_config import PRESETS, Formula
 from lite3r_cli.attention.tiling import Frames, TokenTiling, frame_tiling
 from lite3r_cli.layers.dense import dense, has_amx
 
@@ -56,6 +56,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--group", type=int, choices=GROUPS, default=GROUPS[-1], help="packed: queries that share a list"
     )
+    parser.add_argument("--parts", type=float, default=PRESETS["shallow"].get("parts", 0.0), help="of each kept block")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -84,7 +85,7 @@ def measure(views: int, dtype: torch.dtype, o: argparse.Namespace) -> dict[str, 
     make = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, views * frames.tokens, WIDTH, generator=make).to(dtype)
     if o.form == "packed":
-        plan = packed_plan((frames,), None, o.group)
+        plan = packed_plan((frames,), None, o.group, o.parts)
         skipped = plan.skipped(o.keep_ratio)
         if views <= 2:
             x = [t.float() for t in (q, k, v)]

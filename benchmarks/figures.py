@@ -32,6 +32,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "targets": speed_tables.targets,
     "floors": speed_tables.floors,
     "stages": speed_tables.stages,
+    "missed": speed_tables.missed,
     "kernels": speed_tables.kernels,
     "flash-layers": lambda: table(*attention_tables.layers(load("fa4-h100"))),
     "flash-sparse": lambda: table(*attention_tables.sparse(load("fa4-h100"))),

@@ -110,6 +110,29 @@ def stages() -> str:
     return table(("`lite`, ms", *names), lines)
 
 
+# Channels of all layers across views; tokens of a view of 392 × 518.
+ACROSS = {"VGGT-1B": (24 * 1024, 1041), "DA3-Large": (8 * 1024, 1037)}
+
+
+def missed() -> str:
+    """What `lite` would need at the least where it misses its target: everything but attention across views as it was
+    measured, and the kept pairs at the best rate that any kernel reached on the same card.
+    """
+    rate = max(row["fa4_tflops"] for row in load("fa4-h100")["layers"])
+    lines = []
+    for network, (channels, tokens) in ACROSS.items():
+        for views, (target, *_) in TARGETS[network, "lite"].items():
+            row = _speed_rows(network)["lite", views]
+            if views >= 32 and row["median_ms"] > target:
+                attention = row["stages"]["global attention"]
+                rest = row["median_ms"] - attention
+                kept = 4e-9 * channels * (tokens * views) ** 2 * (1 - row["skipped"]) / rate
+                times = (target, row["median_ms"], attention, rest, kept, rest + kept)
+                lines.append([f"{network}, {views:,} views", *map(_ms, times)])
+    head = "target", "measured", "attention across views", "everything else", f"kept pairs at {rate:.0f} TF/s", "both"
+    return table(("`lite`, ms", *head), lines)
+
+
 # Kinds of kernels in a profile, by what their names contain; the first that fits
 KERNELS = {
     "linear layers": ("nvjet",),
