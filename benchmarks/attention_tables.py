@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean, median
+from statistics import fmean
 
 Table = tuple[tuple[str, ...], list[list[str]]]
 
@@ -63,23 +63,23 @@ def networks(document: dict) -> Table:
     return ("VGGT-1B, ms", *(f"{count} views" for count in views)), lines
 
 
-def causes(document: dict) -> Table:
-    """Each variant of `many_views.py` beside dense attention on the same scenes."""
+def fewer_queries(document: dict) -> Table:
+    """The variants of `many_views.py` whose queries are merged, and the form that they change, beside dense attention
+    on the same scenes.
+    """
     rows = document["rows"]
     base = {row["window"]: row for row in rows if row["name"] == "dense"}
-    head = (
-        "", "scenes", "AbsRel", "with a scale a view", "AUC@30, points", "AUC@5, points", "dense: AbsRel, median", "ms",
-    )  # fmt: skip
+    head = ("", "queries saved", "AbsRel", "AUC@30, points", "AUC@5, points", "dense: AbsRel")
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
+        if name.startswith("dense"):
+            continue
         own = [row for row in rows if row["name"] == name]
         beside = [base[row["window"]] for row in own]
-        cells = []
-        for key in ("absrel", "absrel_scale_a_view"):
-            cells.append(f"{100 * (sum(r[key] for r in own) / sum(r[key] for r in beside) - 1):+.1f} %")
-        for key in ("auc30", "auc5"):
-            cells.append(f"{100 * fmean(r[key] - b[key] for r, b in zip(own, beside)):+.2f}")
-        close = f"{median(row['depth'] for row in own):.4f}"
+        size = 4 if " of 4 " in name else 2
+        saved = 100 * fmean(row.get("merged", 0.0) for row in own) * (1 - 1 / size)
+        cells = [f"{100 * (sum(r['absrel'] for r in own) / sum(r['absrel'] for r in beside) - 1):+.1f} %"]
+        cells += [f"{100 * fmean(r[k] - b[k] for r, b in zip(own, beside)):+.1f}" for k in ("auc30", "auc5")]
         cells = [cell.replace("-", "−") for cell in cells]
-        lines.append([name, str(len(own)), *cells, close, f"{median(row['ms'] for row in own):,.0f}"])
+        lines.append([name, f"{saved:.0f} %", *cells, f"{fmean(row['depth'] for row in own):.3f}"])
     return head, lines

@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flash-layers": lambda: table(*attention_tables.layers(load("fa4-h100"))),
     "flash-sparse": lambda: table(*attention_tables.sparse(load("fa4-h100"))),
     "flash-networks": lambda: table(*attention_tables.networks(load("fa4-h100"))),
+    "fewer-queries": lambda: table(*attention_tables.fewer_queries(load("fewer-queries"))),
     "packed-accuracy": accuracy_tables.packed_accuracy,
     "many-views": accuracy_tables.many_views,
     "adapters": accuracy_tables.adapters,

@@ -45,12 +45,31 @@ def students() -> str:
 def trained_forms() -> str:
     """`mini` under sparse attention without training and after it: what it loses, and what the training costs."""
     lines = []
-    for row in sorted(load("adapters")["results"], key=lambda row: row["skipped"]):
-        if row["skipped"] > 0:
-            cost = f"{row['seconds']:.0f} s, {row['peak_gib']:.0f} GiB" if row["trained"] else "–"
-            cells = [_percent(row["absrel"]), _points(row["auc30"]), f"{row['trained']:,}", cost]
+    measured = load("adapters-90")["results"] + [row for row in load("adapters")["results"] if row["trained"]]
+    courses = {row["name"]: [distance for _, distance in row["course"]] for row in measured if "course" in row}
+    for row in sorted(measured, key=lambda row: round(row["skipped"], 2)):
+        if row["skipped"] > 0.85:
+            cost, better = ["–"] * 3, ["–"] * 2
+            if row["trained"]:
+                course = courses[row["name"]]
+                peak = f"{row['trained']:,}, {row['lr']:g}"
+                cost = [
+                    peak,
+                    f"{row['seconds']:.0f} s, {row['peak_gib']:.0f} GiB",
+                    f"{course[0]:.4f} → {min(course):.4f}",
+                ]
+                better = [_percent(row["absrel_untrained"]), _points(row["auc30_untrained"])]
+            cells = [_percent(row["absrel"]), _points(row["auc30"]), *better, *cost]
             lines.append([row["name"], f"{100 * row['skipped']:.1f} %", *cells])
-    return table(("trained", "skipped", "AbsRel", "AUC@30, points", "numbers", "training"), lines)
+    measures = "AbsRel", "AUC@30, points"
+    head = (
+        *measures,
+        *(f"than without training: {what}" for what in measures),
+        "numbers, rate",
+        "training",
+        "held out",
+    )
+    return table(("trained", "skipped", *head), lines)
 
 
 def ablations() -> str:

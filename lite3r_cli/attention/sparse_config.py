@@ -144,7 +144,7 @@ class SparseConfig:
 PRESETS: dict[str, Mapping[str, Any]] = {
     "published": {},
     "deep": {"packed": True, "summaries": True, "keep_views": 40},
-    "shallow": {"packed": True, "summaries": True, "keep_views": 40, "group": 64},
+    "shallow": {"packed": True, "summaries": True, "keep_views": 40, "group": 64, "parts": 4.0},
     "shallow blocks": {"tiles": True, "summaries": True, "key_block": 16, "scores": "mass", "linear_over": "rest"},
     "deep blocks": {"tiles": True, "walk": True, "summaries": True, "linear_over": "all"},
 }

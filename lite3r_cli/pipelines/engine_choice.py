@@ -8,6 +8,7 @@ checkpoint (`networks/checkpoint_facts.py`), and the capabilities of the machine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +32,19 @@ from ..runtime import Choice
 DENSE, SPARSE = "dense", "sla"
 FAST, ORDINARY = "fast", "ordinary"
 HALF = ("bfloat16", "float16")
+MEASURED = "measured up to 14,816 tokens"
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Number of tokens from which on sparse attention with at most this keep ratio is faster than dense attention."""
+    """Number of tokens from which on sparse attention with at most this keep ratio, and at most so many parted blocks
+    for each kept one, is faster than dense attention.
+    """
 
     keep_ratio: float
     tokens: int | None  # None: at no measured length
     words: str
+    parts: float = math.inf
 
     @property
     def reason(self) -> str:
@@ -49,16 +54,18 @@ class Crossover:
 
 
 # Device and arithmetic → measurements (benchmarks/attention_cpu.py, docs/performance.md). The first row whose keep
-# ratio is at least the requested one applies.
+# ratio and parted blocks are at least the requested ones applies.
 CROSSOVERS = {
     "cuda": (Crossover(1.0, 4096, "lists of tiles cost more than they save"),),
     "cpu float32": (
-        Crossover(0.1, 7408, "a tenth of the keys, 1.3 to 1.6 times as fast from there on"),
-        Crossover(1.0, None, "a quarter of the keys takes 1.5 times as long as all; measured up to 14,816 tokens"),
+        Crossover(0.1, 7408, "a tenth of the keys, 1.3 to 1.6 times as fast from there on", 0.0),
+        Crossover(0.1, None, f"a tenth of the keys and parted blocks take as long as all; {MEASURED}"),
+        Crossover(1.0, None, f"a quarter of the keys takes 1.5 times as long as all; {MEASURED}"),
     ),
     "cpu bfloat16 with AMX": (
-        Crossover(0.1, 14816, "a tenth of the keys, 1.3 to 1.6 times as fast from there on"),
-        Crossover(1.0, None, "a quarter of the keys takes 1.1 times as long as all, or more; up to 14,816 tokens"),
+        Crossover(0.1, 14816, "a tenth of the keys, 1.3 to 1.6 times as fast from there on", 0.0),
+        Crossover(0.1, None, f"a tenth of the keys and parted blocks take longer than all; {MEASURED}"),
+        Crossover(1.0, None, f"a quarter of the keys takes 1.1 times as long as all, or more; {MEASURED}"),
     ),
     "cpu bfloat16": (Crossover(1.0, None, "sparse attention was not measured in bfloat16 without AMX"),),
 }
@@ -121,13 +128,14 @@ class Machine:
             te=te.reason_against() or (None if on_gpu else "Transformer Engine needs a GPU"),
         )
 
-    def crossover(self, keep_ratio: float) -> Crossover:
-        """The measurement for this keep ratio, device and arithmetic."""
+    def crossover(self, sparse: SparseConfig) -> Crossover:
+        """The measurement for these settings, this device and arithmetic."""
         kind = self.device
         if kind == "cpu":
             amx = " with AMX" if self.amx and self.dtype in HALF else ""
             kind = f"cpu {'bfloat16' if self.dtype in HALF else 'float32'}{amx}"
-        return next(row for row in CROSSOVERS[kind] if keep_ratio <= row.keep_ratio)
+        rows = CROSSOVERS[kind]
+        return next(row for row in rows if sparse.keep_ratio <= row.keep_ratio and sparse.parts <= row.parts)
 
 
 @dataclass(frozen=True)
@@ -232,7 +240,7 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
     sparse = settle(network.across, network.sparse, ratio, **views)
     crossover = 0
     if row.may_cross:
-        measured = machine.crossover(sparse.keep_ratio)
+        measured = machine.crossover(sparse)
         if measured.tokens is None and asked.wish == "auto":
             return Choice(asked.attention, DENSE, measured.reason), None, 0
         crossover, reason = measured.tokens or 0, f"{reason}; {measured.reason}"

@@ -114,6 +114,15 @@ def test_a_form_that_was_trained_never_gives_way_to_dense_attention() -> None:
         assert plan.crossover == 0 and plan.sparse == CHECKPOINTS[checkpoint].sparse and plan.query_tiles == 1
 
 
+def test_on_a_cpu_parted_blocks_cost_what_sparse_attention_saves() -> None:
+    few = ACROSS[:5]
+    for parts, chosen in ((0.0, "sla"), (1.0, "dense")):
+        facts = replace(VGGT, across=few, sparse=replace(settle(few, None, 0.1), parts=parts))
+        for machine in ("cpu", "amx"):
+            assert resolve(Asked(), facts, MACHINES[machine]).attention.chosen == chosen
+    assert settle(few, None, 0.1).parts > 0 and settle(ACROSS, None, 0.1).parts == 0
+
+
 def test_settings_are_the_checkpoints_or_the_presets() -> None:
     shallow = ACROSS[:5]
     of_blocks = {"summaries": True}
