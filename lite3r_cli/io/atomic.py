@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout
-from .transaction import Transaction, in_threads, recover, sync_file
+from .transaction import Transaction, in_threads, recover
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class OutputSet:
         self.overwrite = overwrite
         self._old: list[str] = []  # files of the replaced output, run.json first
         self._files = Transaction(self.layout.root, self.layout.cloud, lambda name: belongs(self.layout, name))
+        self._folders: set[Path] = set()  # temporary folders that exist
         self.files: list[str] = []  # committed files, relative to the folder of the cloud, run.json last
         self._noted: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}  # entries of run.json, see `note`
 
@@ -70,7 +72,9 @@ class OutputSet:
     def path(self, name: str) -> Path:
         """The temporary path of the file `name` ("depth/a.png") in the output's folder. Its folder exists."""
         path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self._folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.add(path.parent)
         return path
 
     def final(self, path: Path) -> Path:
@@ -89,8 +93,13 @@ class OutputSet:
         """Compute the entry of run.json for a finished file of this output and sync it to disk now, so that `commit`
         has less to wait for. A later change is noticed. Thread-safe. Raises OutputError.
         """
-        self._noted[path] = _stamp(path), _listed(path)
-        sync_file(path)
+        try:
+            with open(path, "rb") as stream:
+                stamp = _stamp_of(os.fstat(stream.fileno()))
+                self._noted[path] = stamp, _entry_of(stream)
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise output_error(path, error) from error
 
     def _entry(self, path: Path) -> dict[str, Any]:
         stamp, entry = self._noted.get(path, (None, {}))
@@ -178,17 +187,24 @@ def _require_unchanged(path: Path, size: int) -> None:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Changes when the file does. Raises OutputError."""
     try:
-        status = path.stat()
+        return _stamp_of(path.stat())
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _listed(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as listed in run.json."""
+    """Size and SHA-256 of a file, as listed in run.json. Raises OutputError."""
     try:
         with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-            return {"bytes": stream.tell(), "sha256": digest.hexdigest()}
+            return _entry_of(stream)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _entry_of(stream: BufferedReader) -> dict[str, Any]:
+    digest = hashlib.file_digest(stream, "sha256")
+    return {"bytes": stream.tell(), "sha256": digest.hexdigest()}

@@ -31,7 +31,10 @@ def depth_scale(depth: np.ndarray) -> float:
 
     The largest depth is limited to `FAR` medians, so that the median has at least 512 steps. 1.0 if no depth is known.
     """
-    known = depth[_known(depth)]
+    return _scale_of(depth[_known(depth)])
+
+
+def _scale_of(known: np.ndarray) -> float:
     if not known.size:
         return 1.0
     largest = float(known.max())
@@ -46,12 +49,17 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
     Depths that are not positive and finite, beyond `FAR` medians, or too large for a given `scale` are stored as
     unknown. The error is at most 0.5 / scale. `compression` is PNG's, 0 to 9 (None: fast). Raises OutputError.
     """
-    scale = depth_scale(depth) if scale is None else scale
+    known = _known(depth)
+    scale = _scale_of(depth[known]) if scale is None else scale
     with np.errstate(invalid="ignore", over="ignore"):
-        values = np.rint(depth.astype(np.float64) * scale)
-        inside = _known(depth) & (values <= LARGEST)
+        values = depth.astype(np.float64)
+        values *= scale
+        np.rint(values, out=values)
+        known &= values <= LARGEST
+    np.maximum(values, 1, out=values)
+    values[~known] = 0
     flags = _DEPTH if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    _write_png(path, np.where(inside, np.maximum(values, 1), 0).astype(np.uint16), flags)
+    _write_png(path, values.astype(np.uint16), flags)
     return scale
 
 

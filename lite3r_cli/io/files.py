@@ -37,8 +37,12 @@ def output_error(path: Path, error: OSError) -> OutputError:
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Write a whole file in parts, and make its folder. Raises OutputError; an incomplete file is removed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as stream:
+        try:
+            stream = open(path, "wb")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = open(path, "wb")
+        with stream:
             for part in parts:
                 stream.write(part)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lite3r_cli.errors import Lite3RError, WeightsError
 from lite3r_cli.networks.base import Network
-from lite3r_cli.networks.family import Family, Shapes, families, family_named
+from lite3r_cli.networks.family import Family, Shapes, families, family_named, own_family
 
 SMALL_NUMBER = 1024  # layer counts and widths up to this are always accepted, since building them is cheap
 WRAPPERS = ("model.", "module.")  # prefixes that training programs add to every tensor name
@@ -57,7 +57,12 @@ def _unwrapped(shapes: Shapes) -> dict[str, str]:
 
 
 def _family(sources: Mapping[str, str], metadata: Mapping[str, str]) -> Family | None:
-    """The family whose markers are all present (of several, the one with the most), else the one in the metadata."""
+    """The family in the metadata, if it is a published model and its markers are present. Else the family whose markers
+    are all present (of several, the one with the most), else the one in the metadata.
+    """
+    own = own_family(metadata.get("model", "")) if "config" in metadata else None
+    if own is not None and all(name in sources for name in own.markers):
+        return own
     marked = [f for f in families().values() if all(name in sources for name in f.markers)]
     if marked:
         return max(marked, key=lambda f: len(f.markers))

@@ -24,12 +24,13 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CHECKPOINT_FOLDERS = (PACKAGE / "checkpoints", PACKAGE.parent / "checkpoints")  # installed wheel, source tree
 
 
-def _published() -> dict[str, ModelInfo]:
-    found = (import_module(f"{__package__}.{network}.published").MODELS for network in NETWORKS)
-    return {info.name: info for models in found for info in models}
+def _published(network: str) -> tuple[ModelInfo, ...]:
+    found: tuple[ModelInfo, ...] = import_module(f"{__package__}.{network}.published").MODELS
+    return found
 
 
-MODELS: dict[str, ModelInfo] = _published()  # families of other packages add theirs
+OWN = {info.name: network for network in NETWORKS for info in _published(network)}  # model → its folder here
+MODELS = {info.name: info for network in NETWORKS for info in _published(network)}  # other packages add theirs
 
 
 STREAMED = 1000  # default number of frames from a video for a streaming model: one cache is enough for these

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .view_files import Kept
 
 SIDE, COUNT = 518, 1000  # size of the picture for stored features, and their maximum number
-_MOST_THREADS = 16
+_MOST_THREADS = 6
 
 
 def memory_file(stem: str) -> str:

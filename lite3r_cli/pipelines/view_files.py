@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .scene_memory import Memories
 
 T = TypeVar("T")
-MOST_THREADS = 16  # more threads would wait for the disk
+MOST_THREADS = 6  # more of them would wait for Python's interpreter lock, and fusion on a GPU for them
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ class Surfaces:
         """Relative poses from camera i to the others: (n, 3, 4)."""
         key = i, tuple(others)
         if self._poses[0] != key:
-            here, there = self.voter(i).cam_from_world, [self.voter(j).cam_from_world for j in others]
-            self._poses = key, np.stack([geometry.relative_pose(here, pose) for pose in there])
+            there = np.stack([self.voter(j).cam_from_world for j in others])
+            self._poses = key, geometry.relative_pose(self.voter(i).cam_from_world, there)
         return self._poses[1]
 
 
