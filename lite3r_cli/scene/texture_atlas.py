@@ -118,10 +118,10 @@ def _packed(charts: _Charts) -> tuple[_Charts, np.ndarray, np.ndarray, float]:
         whole &= np.abs(now - was) < 2 + STRETCHED * was
     number = np.where(whole, np.cumsum(whole) - 1, -1)
     beside = np.where(charts.beside >= 0, number[charts.beside], -1)[whole]
-    cut = _Charts(
-        charts.vertices[source], triangles[whole], charts.original[source], charts.view[source], pixel, beside,
-    )  # fmt: skip
-    return cut, place, size, scale
+    used, corners = np.unique(triangles[whole], return_inverse=True)
+    row = source[used]
+    rows = charts.vertices[row], corners.reshape(-1, 3), charts.original[row], charts.view[row], charts.pixel[row]
+    return _Charts(*rows, beside), place[used], size, scale
 
 
 def _vertex_colors(charts: _Charts, views: Sequence[View], read_rgb: ReadImage) -> np.ndarray:

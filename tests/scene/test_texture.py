@@ -65,6 +65,7 @@ def test_every_triangle_shows_its_own_surface(offset: float) -> None:
     result = textured(views, mesh, lambda i: photos[i])
     assert len(result.triangles) > 0.97 * len(mesh.triangles)
     assert result.vertices.dtype == mesh.vertices.dtype
+    assert len(np.unique(result.triangles)) == len(result.vertices), "every vertex is used: some readers need that"
     middle = result.vertices[result.triangles].mean(axis=1)
     colors = shown(result.texture, result.uv[result.triangles].mean(axis=1))
     on_wall = middle[:, 2] > 4
