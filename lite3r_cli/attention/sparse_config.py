@@ -86,6 +86,8 @@ class SparseConfig:
                 raise UsageError(f"a block of attention must have at least one token, not {size}")
         if self.official and self.key_block not in (None, self.block):
             raise UsageError("official checkpoints have key blocks of as many tokens as query blocks")
+        if self.walk and not self.tiles:
+            raise UsageError("`walk` is a way to cut `tiles`, which are off")
         if self.packed and (self.official or self.linear_over != "all" or self.drop_ratio):
             raise UsageError(
                 "over packed tokens the linear branch sees all, nothing is dropped, and nothing is official"
@@ -183,6 +185,8 @@ def settle(
         base = {name: value for name, value in vars(known).items() if name not in own}
         if known.packed and not OF_BLOCKS.isdisjoint(asked):
             base |= {"packed": False, "keep_views": None, "parts": 0.0}
+    if not asked.get("tiles", True):
+        base["walk"] = False  # a way to cut tiles
     settings = base | asked
     names = tuple(layers or (stored.layers if stored is not None else across))
     if set(names) == set(across):

@@ -94,6 +94,7 @@ def test_key_blocks_are_those_of_the_settings():
         {"mix": "max"},
         {"key_block": 0},
         {"scores": "max"},
+        {"walk": True},
         {"key_block": 16, "official": True},
         {"keep_ratios": (0.5,)},
         {"feature": "exp"},

@@ -143,6 +143,8 @@ def test_settings_are_the_checkpoints_or_the_presets() -> None:
     assert packed.formula(ACROSS[0]).ratio(8) == packed.keep_ratios[0]  # a share, up to ten views
     assert sum(packed.formula(name).ratio(100) for name in ACROSS) / len(ACROSS) == pytest.approx(0.1)
     assert not settle(ACROSS, packed, 0.2, scores="mass").packed
+    without = settle(ACROSS, settle(ACROSS, None, 0.5, tiles=True, walk=True), 0.5, tiles=False)
+    assert not without.tiles and not without.walk
     kept = settle(shallow, SparseConfig(shallow, 0.5, block=32, scores="mass"), 0.2)
     assert (kept.block, kept.scores, kept.tiles, kept.mean_ratio) == (32, "mass", False, pytest.approx(0.2))
     assert settle(shallow, SparseConfig(shallow, mix="convex")).mix == "convex"
