@@ -56,6 +56,7 @@ class Variant:
     sharper: float = 1.0  # factor on the logits of all attention across views
     merged: int = 1  # neighbouring frames that share a query at each place
     alike: float = -1.0  # only where their queries' cosine is above this
+    parts: float = 0.0  # parted blocks for each kept one
     near: int = 1  # neighbouring patches of a frame that share a query
 
 
@@ -66,6 +67,7 @@ def variants(views: int, budget: int) -> list[Variant]:
         Variant("dense", None, fp8=False),
         Variant("dense, FP8", None),
         Variant(keys, share),
+        Variant(f"{keys}, parted blocks", share, parts=4.0),
         Variant(f"{keys}, bfloat16", share, fp8=False),
         *(Variant(f"{n * budget} views' keys", min(1.0, n * share)) for n in (2, 4)),
         *(Variant(f"{keys}, layer {i} alone", share, alone=i) for i in range(LAYERS)),
@@ -198,7 +200,8 @@ def runner_of(variant: Variant, device: torch.device) -> FastRunner:
         if variant.alone >= 0:
             ratios = tuple(variant.keep if i == variant.alone else 1.0 for i in range(LAYERS))
         mean = statistics.mean(ratios)
-        sparsify(network, mean, packed=True, group=64, keep_ratios=ratios, keep_views=None)
+        form = {"packed": True, "group": 64, "parts": variant.parts, "keep_views": None}
+        sparsify(network, mean, keep_ratios=ratios, **form)
     return fast_runner(network, Settings(fp8=variant.fp8 and device.type == "cuda", graphs=False), device)
 
 
