@@ -349,7 +349,9 @@ def prepared(name: str, root: Path) -> tuple[str, Path | None, list[str]]:
 
 def _give(before: Path, shared: Path) -> None:
     """Copy what the victim has there."""
+    mode = shared.stat().st_mode
     shutil.copytree(before, shared, dirs_exist_ok=True)
+    shared.chmod(mode & 0o7777)  # copytree sets that of `before`
     for path in shared.rglob("*"):
         os.chown(path, VICTIM, VICTIM)
 

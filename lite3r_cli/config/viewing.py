@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -43,5 +44,5 @@ class ViewConfig:
     def __post_init__(self) -> None:
         require(0 < self.port < 65536, f"--port {self.port}: has to lie between 1 and 65535")
         require(not (self.serve and self.output), "--serve writes no page: leave out -o")
-        if self.output is not None and not self.output.is_dir():
+        if self.output is not None and not os.path.isdir(self.output):  # false in a folder without permission
             require_suffix("-o", self.output, "a page", ".html", ".htm")

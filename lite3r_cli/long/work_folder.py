@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,8 +12,9 @@ from typing import Any
 
 from ..console import Tell
 from ..errors import InputError, UsageError
+from ..io.beneath import Beneath
 from ..io.documents import read_json
-from ..io.files import output_error, write_json
+from ..io.files import output_error
 from ..io.kept_chunks import identity_of, is_ours
 from ..io.locks import in_the_way
 from ..io.transaction import MARKER, remove_marked
@@ -58,12 +60,16 @@ class WorkFolder:
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700)
+        below = Beneath(self.path.parent)  # follows no link that somebody may have put in place of the folder by now
         try:
-            (self.path / MARKER).write_text(ABOUT, encoding="ascii")
-            write_json(self.path / ASKED, self.asked)
+            for name, text in ((MARKER, ABOUT), (ASKED, json.dumps(self.asked, indent=1, allow_nan=False) + "\n")):
+                with open(below.create(f"{self.path.name}/{name}"), "w", encoding="ascii") as stream:
+                    stream.write(text)
         except BaseException:
             remove_marked(self.path)
             raise
+        finally:
+            below.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -27,7 +27,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     scene = WrittenScene.at(config.scene)
     layout = scene.layout
     target = config.output or layout.root / f"{Path(layout.cloud).stem}.html"
-    if target.is_dir():
+    if os.path.isdir(target):  # false, not an error, in a folder that may not be looked into
         target = target / f"{Path(layout.cloud).stem}.html"
     scene.require_not_in(target)
     recover(target.parent, target.name, lambda name: name == target.name)

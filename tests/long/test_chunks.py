@@ -222,7 +222,7 @@ def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
         PassStore(tmp_path).read(0, 0, view)
 
 
-def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path):
+def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path, monkeypatch):
     """In a shared folder without the sticky bit, others can rename the folder of the chunks."""
     view = View("a.jpg", 9, 7, np.diag([9.0, 9, 1]), np.eye(3, 4), np.ones((7, 9), np.float32), np.ones((7, 9)))
     plan, home = plan_chunks(1, 1, ""), tmp_path / "home"
@@ -237,8 +237,19 @@ def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path):
         work.path.rename(tmp_path / "taken again")
         shutil.copytree(home, work.path)
         work.store.write(0, plan.chunks[0], [0], [view], [None], {})
-    for kept in (home, tmp_path / "chunks"):
-        assert [path.name for path in kept.rglob("*") if path.is_file()] == ["thesis.txt"]
+    assert (tmp_path / "chunks/pass-00000/thesis.txt").exists()
+    shutil.rmtree(tmp_path / "chunks")
+    genuine = Path.mkdir
+
+    def exchanged(self, *arguments, **options):  # before anything is in it
+        genuine(self, *arguments, **options)
+        self.rename(tmp_path / "taken at once")
+        self.symlink_to(home)
+
+    with pytest.raises(OutputError), monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", exchanged)
+        WorkFolder(tmp_path / "chunks", {}, False, print).__enter__()
+    assert [path.name for path in home.rglob("*") if path.is_file()] == ["thesis.txt"]
 
 
 def test_damaged_colours_of_a_pass_are_refused_without_a_line_of_a_library(tmp_path, capfd):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
 
 import pytest
 
+from lite3r_cli.cli import main
 from lite3r_cli.config.adding import MergeConfig
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.output_layout import is_complete, output_layout
+from lite3r_cli.io.transaction import replace_file
 from lite3r_cli.pipelines.add_photos import place_of
 from lite3r_cli.pipelines.merge_scenes import _require_a_new_place
 from lite3r_cli.pipelines.rewritten import _made_of_the_scene_before
@@ -88,3 +91,20 @@ def test_a_page_never_replaces_a_link_or_a_pipe(tmp_path, overwrite):
     for name in ("link.html", "pipe.html"):
         with pytest.raises(OutputError, match="is in the way"):
             _require_ours(tmp_path / name, overwrite)
+
+
+def test_a_page_at_a_place_that_cannot_be_looked_at_is_an_error_of_the_output(scene, tmp_path, monkeypatch, capsys):
+    path, closed = scene(json.dumps({"files": FILES})), tmp_path / "closed/page.html"
+    genuine = os.stat
+
+    def stat(place, *arguments, **options):
+        if str(place).startswith(str(closed.parent)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return genuine(place, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "mkdir", stat)
+    assert main(["view", str(path), "-o", str(closed), "-q"]) == 3
+    assert "cameras.json" in capsys.readouterr().err  # which is read first; the page is not the input
+    with pytest.raises(OutputError, match="permission denied"):
+        replace_file(closed, b"page")
