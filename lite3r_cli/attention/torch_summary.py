@@ -82,6 +82,9 @@ def _forward(
 
         tokens     [q / √D, 1, −h] · [k, mask, 1]
         summaries  [q / √D, ½ q² / D, −h] · [k̄, var(k), 1]  + log n
+
+    h does not contain the variance term: half precision shows in the output where that term is some ten nats or more,
+    which QK-norm prevents.
     """
     scale = q.shape[-1] ** -0.5
     empty = k.new_zeros(k.shape[:2]) if mask is None else mask
