@@ -42,6 +42,7 @@ from lite3r_cli.scene.surfaces import VoterMap
 
 _NEIGHBOURS, _SAMPLES = 6, 2000
 _WRONG = 5.0  # degrees
+_EQUAL = 0.02  # share of the observations by which hypotheses that explain alike differ
 
 
 def scaled(views: Sequence[View], found: Hypothesis, matches: matching.Matches) -> list[View | None]:
@@ -149,6 +150,8 @@ def summary(cases: dict[str, Any]) -> dict[str, Any]:
         name: [max(rows, key=lambda row: row[name])["auc5"] for rows in told]
         for name in ("explained", "agreement", "auc5")
     }
+    near = [[row for row in rows if row["explained"] >= max(r["explained"] for r in rows) - _EQUAL] for rows in told]
+    chosen["agreement where explained alike"] = [max(rows, key=lambda row: row["agreement"])["auc5"] for rows in near]
     images = np.array([row for case in cases.values() for row in case["images"]], dtype=np.float64).reshape(-1, 3)
     wrong = images[:, 0] > _WRONG
     scores = [np.nan_to_num(images[:, k], nan=0.0) for k in (1, 2)]
