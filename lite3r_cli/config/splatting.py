@@ -23,7 +23,7 @@ class SplatConfig:
         Path | None,
         Option(
             OUTPUT,
-            "Output file of the splats.",
+            "Output file of the splats; .spz and .sog need splat-transform (npm).",
             ("--output", "-o"),
             metavar="FILE.ply",
             shown="next to the cloud, NAME-splats.ply",
@@ -61,4 +61,4 @@ class SplatConfig:
         require(1 <= self.steps <= 100_000, f"--steps {self.steps}: has to lie between 1 and 100000")
         require(64 <= self.size <= 8192, f"--size {self.size}: has to lie between 64 and 8192")
         if self.output is not None:
-            require_suffix("-o", self.output, "splats", ".ply")
+            require_suffix("-o", self.output, "splats", ".ply", ".spz", ".sog")

@@ -27,6 +27,7 @@ from ..splats.gaussian_set import GaussianSet
 from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one
 from ..splats.uncovered import cover
 from .scene_formats import START_POINTS
+from .splat_transform import convert, require_converter
 from .written_scene import WrittenScene
 
 FEWEST = 2  # smallest number of photographs
@@ -51,6 +52,7 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
     stem = Path(scene.layout.cloud).stem
     target = config.output or scene.layout.root / f"{stem}-splats.ply"
     report = target.with_suffix(".json")
+    require_converter(target)
     scene.require_not_in(target, report)
     require_writable(target, config.overwrite, report)
     runtime = choose(config.device)
@@ -77,7 +79,11 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
         found, harmonics = fitted.splats.columns()
         names = {target.name, report.name}
         with Transaction(target.parent, target.name, lambda name: name in names) as files:
-            write_splats(files.new / target.name, moved_columns(found, inverse(frame)), harmonics)
+            ply = files.new / target.with_suffix(".ply").name
+            write_splats(ply, moved_columns(found, inverse(frame)), harmonics)
+            if ply.name != target.name:
+                convert(ply, files.new / target.name)
+                ply.unlink()
             write_json(files.new / report.name, {**facts, "seconds": progress.so_far()})
             files.commit([report.name, target.name], report.name)
     return Splatted(target, facts)

@@ -51,6 +51,22 @@ def test_all_photographs_on_request(scene: Path) -> None:
     assert facts["psnr"] is None and facts["held_out"] == [] and facts["step"] == 1
 
 
+def test_other_files_are_made_by_splat_transform(scene: Path, tmp_path, monkeypatch, capsys) -> None:
+    words = ("splat", scene, "--device", "cpu", "--steps", 1, "--size", 64, "-q", "-o", scene.with_name("c.spz"))
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    assert call(*words) == 5 and "npm install -g @playcanvas/splat-transform" in capsys.readouterr().err
+    program = tmp_path / "programs" / "splat-transform"
+    program.parent.mkdir()
+    for body, code in (("echo 'no such thing' >&2; exit 3", 7), ('/bin/cp "$1" "$2"', 0)):
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+        assert call(*words) == code
+        assert ("no such thing" in capsys.readouterr().err) == bool(code)
+        assert scene.with_name("c.spz").exists() == (not code)
+    assert scene.with_name("c.spz").read_bytes().startswith(b"ply") and not scene.with_name("c.ply").exists()
+    assert scene.with_name("c.json").is_file() and not list(scene.parent.glob(".*"))
+
+
 def test_without_a_gpu_it_says_so(scene: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert call("splat", scene) == 5

@@ -1,0 +1,35 @@
+"""Splats as .spz or .sog: PlayCanvas' program splat-transform converts the .ply, where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..errors import BackendError, OutputError
+
+PROGRAM = "splat-transform"
+INSTALL = "npm install -g @playcanvas/splat-transform"
+CONVERTED = (".spz", ".sog")
+LONGEST = 600  # seconds
+
+
+def require_converter(target: Path) -> None:
+    """Raise BackendError if `target` needs splat-transform and it is not there."""
+    if target.suffix.lower() in CONVERTED and shutil.which(PROGRAM) is None:
+        raise BackendError(f"{target.suffix} files are made by {PROGRAM}, which is not installed: {INSTALL}")
+
+
+def convert(ply: Path, target: Path) -> None:
+    """Write `target` from a splat file. Raises OutputError with the program's last line if it fails."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise BackendError(f"{PROGRAM} is not installed: {INSTALL}")
+    words = [program, str(ply.resolve()), str(target.resolve())]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=LONGEST, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OutputError(f"{target.name}: {PROGRAM} did not finish: {error}") from None
+    if done.returncode or not target.is_file():
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise OutputError(f"{target.name}: {PROGRAM} failed: {lines[-1]}")
