@@ -198,8 +198,8 @@ def _manifest() -> Reader:
     def read(folder: Path) -> str | None:
         from lite3r_cli.batch.manifest import find_scenes
 
-        places = [folder / Path(os.fsdecode(line.strip())) for line in (folder / "list.txt").read_bytes().splitlines()]
-        real = [os.path.realpath(os.path.expanduser(place)) for place in places if b"\0" not in os.fsencode(place)]
+        lines = [os.fsdecode(line.strip()) for line in (folder / "list.txt").read_bytes().splitlines()]
+        real = [os.path.realpath(folder / os.path.expanduser(line)) for line in lines if "\0" not in line]
         if any(os.path.isdir(place) and not place.startswith(os.path.realpath(folder)) for place in real):
             return None  # all folders of this machine are no part of the case
         names = [scene.name for scene in find_scenes([folder / "list.txt", folder / "blue"], folder / "out")]
