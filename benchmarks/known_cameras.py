@@ -28,9 +28,11 @@ from PIL import Image
 from refine import auc5
 
 import lite3r_cli as lite3r
+from lite3r_cli.config import PredictConfig
 from lite3r_cli.io.cameras_json import read_cameras_json, write_cameras_json
+from lite3r_cli.io.images import discover
 from lite3r_cli.networks.base import KnownCameras
-from lite3r_cli.networks.registry import load
+from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.refine.camera_refinement import triangulate
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry, metrics
@@ -124,16 +126,15 @@ def partly(scene: Path, device: str) -> dict[str, object]:
 
 def network_input(scene: Path, side: int, windows: int, device: str) -> list[dict[str, object]]:
     """One row a window and case; pictures have `side` pixels along the longer side."""
-    model = load("mini", device=device)
+    predictor = Predictor(PredictConfig("mini", device=device, resolution=side, dtype="float32"))
+    predict, seen = predictor.backbone.predict, []
+    predictor.backbone.predict = lambda images: (seen.clear(), seen.extend(images), predict(images))[-1]
     views, rows = read_cameras_json(scene), []
     for window in [views[i : i + WINDOW] for i in range(0, len(views) - WINDOW + 1, WINDOW)][:windows]:
-        images, K = [], []
-        for view in window:
-            width, height = (
-                max(14, round(s * side / max(view.width, view.height) / 14) * 14) for s in (view.width, view.height)
-            )
-            rgb = cv2.resize(cv2.imread(str(scene / "images" / view.name))[..., ::-1], (width, height), interpolation=3)
-            images.append(torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255)
+        predictor.predict(discover([scene / "images" / view.name for view in window]))
+        images, K = list(seen), []  # as the network gets them
+        for view, image in zip(window, images, strict=True):
+            height, width = image.shape[-2:]
             K.append(geometry.scale_intrinsics(view.K, width / view.width, height / view.height))
         truth, K = np.stack([view.cam_from_world for view in window]), np.stack(K)
         every = np.arange(len(window))
@@ -142,7 +143,7 @@ def network_input(scene: Path, side: int, windows: int, device: str) -> list[dic
             given = KnownCameras(torch.full((len(K), 3, 4), torch.nan), torch.full((len(K), 3, 3), torch.nan))
             given.K[focal] = torch.from_numpy(K[focal]).float()
             given.cam_from_world[poses] = torch.from_numpy(geometry.rebase(truth)[poses]).float()
-            found = model.predict(images, None if case == "nothing" else given)
+            found = predict(images, None if case == "nothing" else given)
             errors = metrics.pair_errors(found.cam_from_world.double().numpy(), truth, 0.0).larger
             depths = []
             for predicted, view in zip(found.depth, window):

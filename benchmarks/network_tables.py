@@ -23,7 +23,7 @@ def kept_forms() -> str:
     """Largest difference of any output from the authors' code where sparse attention keeps every key."""
     results = load("parity-forms")["results"]
     marks = {
-        "VGGT": ("vggt_small",), "Depth-Anything-3": ("da3_",), "VGGT-Ω": ("vggt_omega_",), "π³": ("pi3_",),
+        "VGGT": ("vggt_small", "vggt_1b_"), "Depth-Anything-3": ("da3_",), "VGGT-Ω": ("vggt_omega_",), "π³": ("pi3_",),
         "Pi3X": ("pi3x_",), "MapAnything, both": ("map_anything_",), "LingBot-Map": ("lingbot_",),
     }  # fmt: skip
     lines = []
