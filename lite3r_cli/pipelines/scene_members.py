@@ -57,8 +57,8 @@ def stored_config(scene: WrittenScene) -> ReconstructConfig:
 
 def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> list[Member]:
     """The views in the order of run.json. Raises InputError if memory/ or photographs are missing."""
-    cameras = read_json(scene.folder / "cameras.json")["images"]
     views = {view.name: view for view in scene.views(load_depth=True) if view.depth is not None}
+    cameras = read_json(scene.folder / "cameras.json")["images"]  # sound, since the views were read
     entries = _entries(scene)
     order = [name for name in entries if name in views] + [name for name in views if name not in entries]
     memories: dict[str, ViewMemory] = {}
