@@ -6,10 +6,12 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lite3r_cli.cli import main
+from lite3r_cli.config import InputConfig, ReconstructConfig
 from lite3r_cli.config.adding import MergeConfig
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.output_layout import is_complete, output_layout
@@ -17,7 +19,7 @@ from lite3r_cli.io.transaction import replace_file
 from lite3r_cli.pipelines.add_photos import place_of
 from lite3r_cli.pipelines.merge_scenes import _require_a_new_place
 from lite3r_cli.pipelines.rewritten import _made_of_the_scene_before
-from lite3r_cli.pipelines.scene_members import stored_config
+from lite3r_cli.pipelines.scene_members import members_of, stored_config
 from lite3r_cli.pipelines.view_scene import _require_ours
 from lite3r_cli.pipelines.written_scene import WrittenScene
 
@@ -108,3 +110,8 @@ def test_a_page_at_a_place_that_cannot_be_looked_at_is_an_error_of_the_output(sc
     assert "cameras.json" in capsys.readouterr().err  # which is read first; the page is not the input
     with pytest.raises(OutputError, match="permission denied"):
         replace_file(closed, b"page")
+
+
+def test_cameras_are_checked_before_they_are_used(scene):
+    with pytest.raises(InputError, match=r"cameras\.json: key `images`"):
+        members_of(WrittenScene.at(scene("{}")), ReconstructConfig(InputConfig((Path("photos"),))), print)
