@@ -18,8 +18,8 @@ def from_stored(config: type[T], document: Any, where: str) -> T:
     """
     try:
         return _built(config, document, where)
-    except (UsageError, TypeError) as error:
-        raise InputError(f"{where}: {error}") from error
+    except (UsageError, TypeError) as error:  # it repeats the value, which may be of any length here
+        raise InputError(f"{where}: {str(error)[:300]}") from error
 
 
 def _built(config: type[T], document: Any, where: str) -> T:

@@ -47,6 +47,12 @@ def test_merge_names_what_to_do_about_a_damaged_record(scene, text):
         stored_config(WrittenScene.at(scene(text)))
 
 
+def test_a_value_of_thousands_of_letters_is_not_repeated(scene):
+    with pytest.raises(InputError, match="--preprocess must be one of") as refused:
+        stored_config(WrittenScene.at(scene(json.dumps({"arguments": {"predict": {"preprocess": "x" * 5000}}}))))
+    assert len(str(refused.value)) < 600
+
+
 @pytest.mark.parametrize("files", [{}, {"scene.ply": {"bytes": 3}}, {"scene/cameras.json": {"bytes": 2}}, 7, None])
 def test_add_needs_a_record_of_the_scene_s_own_files(scene, files):
     path = scene(json.dumps({"files": files}))
