@@ -15,13 +15,14 @@ from `lite3r_cli.errors.Lite3RError`; their text is one line that says what is w
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import console
 from .config import InputConfig, PredictConfig, ReconstructConfig
-from .config.keywords import from_keywords
+from .config.keywords import from_keywords, option_names
 from .config.option import from_home
 
 if TYPE_CHECKING:
@@ -42,17 +43,21 @@ class Reconstructor:
     (lite3r_cli/config): `resolution`, `device`, `dtype`, `seed`, `attention`, `keep_ratio`, `refine`,
     `confidence_percentile`, `max_points` and so on. `progress` shows the stages on standard error.
 
+    Calls from several threads run one after the other, because the network keeps state during a prediction.
+
     Raises UsageError (invalid value), WeightsError (checkpoint), BackendError (device or package), and TypeError for an
-    unknown option.
+    unknown option or a value of another type.
     """
 
     def __init__(self, model: str | Path = PredictConfig.model, *, progress: bool = False, **options: Any) -> None:
         nothing = InputConfig((ARRAYS,))
-        self.config = from_keywords(ReconstructConfig, {**options, "model": str(model)}, input=nothing)
+        _refuse(options, option_names(InputConfig), "a call: model(images, {}=…)")
+        self.config = from_keywords(ReconstructConfig, {**options, "model": _model_text(model)}, input=nothing)
         from .pipelines.in_chunks import refuse_in_memory
         from .pipelines.predict import Predictor
 
         refuse_in_memory(self.config.long)
+        self._one_at_a_time = threading.Lock()
         self._progress = progress
         self._predictor = Predictor(self.config.predict, self._new_progress())
 
@@ -82,8 +87,10 @@ class Reconstructor:
         """
         from dataclasses import replace
 
+        from .errors import UsageError
         from .pipelines.reconstruct_scene import find_images, make_scene
 
+        _refuse(options, option_names(ReconstructConfig) - option_names(InputConfig), "Reconstructor(model, {}=…)")
         progress = self._new_progress()
         told: list[str] = []
         paths = _as_paths(images)
@@ -92,10 +99,13 @@ class Reconstructor:
             asked = from_keywords(InputConfig, given, inputs=(ARRAYS,))
             found = _in_memory(images, masks, names, asked)
         else:
-            folder = None if masks is None else Path(from_home(os.fspath(masks)))  # type: ignore[arg-type]
+            if not isinstance(masks, (str, os.PathLike, type(None))):
+                raise UsageError("masks: with image files give a folder of mask files; arrays go with arrays")
+            folder = None if masks is None else Path(from_home(os.fspath(masks)))
             asked = from_keywords(InputConfig, given, inputs=paths, masks=folder)
             found = find_images(asked, progress, told.append, self.config.predict.model)
-        return make_scene(replace(self.config, input=asked), self._predictor, found, progress, warnings=told)
+        with self._one_at_a_time:
+            return make_scene(replace(self.config, input=asked), self._predictor, found, progress, warnings=told)
 
     def _new_progress(self) -> console.Progress:
         return console.progress() if self._progress else console.Progress()
@@ -118,8 +128,9 @@ def reconstruct(
     See Reconstructor for the options and for `images`. For several scenes make one Reconstructor, because loading the
     network takes long.
     """
+    of_input = {name: options.pop(name) for name in option_names(InputConfig) & set(options)}
     model_ = Reconstructor(model, progress=progress, **options)
-    return model_(images, masks=masks, names=names, max_views=max_views, stride=stride, strict=strict)
+    return model_(images, masks=masks, names=names, max_views=max_views, stride=stride, strict=strict, **of_input)
 
 
 def load_model(
@@ -134,7 +145,7 @@ def load_model(
     """
     from .networks import registry
 
-    return registry.load(from_home(str(name)), device=device, dtype=dtype)
+    return registry.load(from_home(_model_text(name)), device=device, dtype=dtype)
 
 
 def sparsify(module: nn.Module, keep_ratio: float = 0.25, **settings: Any) -> SparseConfig:
@@ -168,6 +179,22 @@ def export(
     return run(module, Path(from_home(output)), weights, licence, overwrite)
 
 
+def _model_text(model: Any) -> str:
+    if not isinstance(model, (str, os.PathLike)):
+        from .errors import UsageError
+
+        kind = type(model).__name__
+        raise UsageError(f"model: {kind}; give a name or a checkpoint file (lite3r.export writes one of a module)")
+    return os.fspath(model)
+
+
+def _refuse(options: dict[str, Any], others: set[str], place: str) -> None:
+    """Raise TypeError if an option belongs to another `place`."""
+    for name in options:
+        if name in others:
+            raise TypeError(f"{name} is an option of {place.format(name)}")
+
+
 def _as_paths(images: Any) -> tuple[Path, ...] | None:
     """The given paths; None for images in memory."""
     if isinstance(images, (str, os.PathLike)):
@@ -184,6 +211,9 @@ def _in_memory(images: Any, masks: Any, names: Sequence[str] | None, asked: Inpu
 
     if isinstance(masks, (str, os.PathLike)):
         raise UsageError("masks: a folder of mask files goes with image files; give boolean arrays for arrays")
+    if not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+        found = f"one array of shape {tuple(images.shape)}" if hasattr(images, "shape") else type(images).__name__
+        raise UsageError(f"images: {found}; give a folder, a file, or a list of paths or of arrays, one for each image")
     pictures = list(images)
     kept = list(range(0, len(pictures), asked.stride))
     if asked.max_views is not None:

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -146,8 +147,49 @@ def test_wrong_requests_say_what_is_wrong(model):
             model(wrong)
     with pytest.raises(UsageError, match="2 masks for 1"):
         model([picture], masks=[None, None])
+    for no_list, message in [(picture, "one array of shape"), (3, "int; give"), ([picture, "a.jpg"], "image 1: str")]:
+        with pytest.raises(UsageError, match=message):
+            model(no_list)
+    with pytest.raises(UsageError, match="masks: with image files"):
+        model(FACADE, masks=[picture[..., 0] > 0])
+    with pytest.raises(UsageError, match="model: Linear"):
+        lite3r.Reconstructor(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="did you mean 'keep_ratio'"):
         lite3r.Reconstructor("mini", keep_ration=0.5)
+    for wrong_type in (
+        {"resolution": "112"},
+        {"resolution": 112.5},
+        {"refine": 1},
+        {"keep_ratio": "0.5"},
+        {"up": None},
+    ):
+        with pytest.raises(TypeError, match=f"^{next(iter(wrong_type))} takes "):
+            lite3r.Reconstructor("mini", **wrong_type)
+    with pytest.raises(TypeError, match="keep_ratio is an option of Reconstructor"):
+        model([picture], keep_ratio=0.5)
+    with pytest.raises(TypeError, match="max_views is an option of a call"):
+        lite3r.Reconstructor("mini", max_views=2)
+
+
+def test_every_option_of_the_images_arrives(pictures):
+    folder, arrays = pictures
+    with pytest.raises(InputError, match="pixels"):
+        lite3r.reconstruct(folder, **SIZE, max_pixels=100)
+    scene = lite3r.reconstruct(arrays[1:], **SIZE, keep_unrelated=True, focal=200, seed=np.int64(3))
+    assert len(scene.views) == 2 and all(abs(view.K[0, 0] - 200) < 1e-3 for view in scene.views)
+
+
+def test_threads_share_a_reconstructor(pictures):
+    _, arrays = pictures
+    model = lite3r.Reconstructor("mini", **SIZE, attention="sla", keep_ratio=0.5)
+    sets = [arrays, arrays[1:]] * 2
+    alone = [model(images) for images in sets[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(model, sets))
+    assert all(same(scene, alone[i % 2]) for i, scene in enumerate(together))
+
+
+def test_wrong_values_name_the_fix(model):
     with pytest.raises(UsageError, match="keep-ratio"):
         lite3r.Reconstructor("mini", attention="sla", keep_ratio=2)
 

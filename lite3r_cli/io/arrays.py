@@ -73,6 +73,11 @@ def numbered(count: int) -> list[str]:
 
 def to_rgb(picture: Any, i: int) -> np.ndarray:
     """Picture number `i` as (H, W, 3) uint8. Raises UsageError."""
+    if not hasattr(picture, "shape"):
+        raise UsageError(
+            f"image {i}: {type(picture).__name__}; a list of images holds arrays (H, W, 3) and tensors (3, H, W), "
+            "or only paths"
+        )
     is_tensor = type(picture).__module__.partition(".")[0] == "torch"
     array = picture.detach().cpu().numpy() if is_tensor else np.asarray(picture)
     if is_tensor and array.ndim == 3:

@@ -104,7 +104,7 @@ class Scene:
         self,
         output: str | Path,
         *,
-        formats: Sequence[str] = (),
+        formats: str | Sequence[str] = (),
         preview: bool = False,
         save_npy: bool = False,
         previews: bool = True,
@@ -116,6 +116,7 @@ class Scene:
         `--format`, e.g. ["colmap", "glb"]. All files appear together or none does. Raises OutputError if the output
         exists (`overwrite` replaces that of an earlier run) or cannot be written, UsageError for an unknown format.
         """
+        formats = (formats,) if isinstance(formats, str) else formats
         require_known(formats)
         config = replace(
             self.config,
