@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lite3r_cli.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -18,6 +20,28 @@ class Prediction:
     confidence: list[Tensor]  # per view (H, W) float32, larger is better
     cam_from_world: Tensor  # (S, 3, 4) float32, [R | t]
     K: Tensor  # (S, 3, 3) float32, pixels of the network's input, pixel centres at +0.5
+
+
+def require_form(found: object, name: str, sizes: Sequence[tuple[int, ...]]) -> None:
+    """Raise UsageError unless `found`, the answer of network `name`, is a Prediction for images of these sizes (H, W)
+    with positive focal lengths.
+    """
+
+    def require(ok: bool, problem: str) -> None:
+        if not ok:
+            raise UsageError(f"network {name!r}: predict returned {problem} (lite3r_cli/networks/base.py: Prediction)")
+
+    require(isinstance(found, Prediction), f"{type(found).__name__}, not a Prediction")
+    assert isinstance(found, Prediction)
+    for what, maps in (("depth", found.depth), ("confidence", found.confidence)):
+        shapes = [tuple(each.shape) for each in maps]
+        wanted = [tuple(size) for size in sizes]
+        require(shapes == wanted, f"{what} of shapes {shapes[:3]} for {len(sizes)} images of sizes {wanted[:3]}")
+    for what, cameras, columns in (("cam_from_world", found.cam_from_world, 4), ("K", found.K, 3)):
+        shape, expected = tuple(cameras.shape), (len(sizes), 3, columns)
+        require(shape == expected, f"{what} of shape {shape}; it has to be {expected}")
+    focal = found.K[:, [0, 1], [0, 1]]
+    require(not bool((focal <= 0).any()), "a focal length in K that is not above 0")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from lite3r_cli.networks.pictures import Preparation
 from lite3r_cli.networks.publication import ModelInfo
 
 Shapes = Mapping[str, tuple[int, ...]]
+Scale = Literal["arbitrary", "mean depth", "metric"]
 OPTIONS = ("poses", "reference_view", "cameras", "depth")  # fields of PredictConfig that only some networks support
 TOLD = ("cameras", "depth")  # options passed to `predict`; the others go to `configure`
 
@@ -67,7 +68,7 @@ class Family:
 
     # Output
     answer: Callable[..., RawOutput]  # (network, images (B, S, 3, H, W), views with depth (V,)), with gradients
-    scale: Literal["arbitrary", "mean depth", "metric"]  # the unit of depth and camera centres
+    scale: Scale  # the unit of depth and camera centres
 
     # Optional features
     divides: bool = False  # `predict` can share the views among processes (`layers/view_shards.py`)
@@ -90,6 +91,10 @@ class Family:
         require(all(isinstance(c, self.config_class) for c in self.sizes.values()), "a size is no config_class")
         require(len(self.markers) > 0, "it has no markers")
         require(len(self.heads) > 0, "it has no heads")
+        for name in ("markers", "high_precision", "heads", "unused", "options"):
+            require(not isinstance(getattr(self, name), str), f"its {name} is a text; it has to be a tuple of names")
+        require(self.scale in get_args(Scale), f"its scale is not one of {', '.join(get_args(Scale))}")
+        require(self.special_tokens >= 0, "its special_tokens are fewer than 0")
         require(set(self.options) <= set(OPTIONS), f"its options are not some of {', '.join(OPTIONS)}")
 
     def made(self, config: Any, name: str) -> Network:

@@ -20,7 +20,7 @@ from ..errors import BackendError
 from ..layers.dense import accounted
 from ..layers.view_shards import current
 from ..networks.arithmetic import set_arithmetic
-from ..networks.base import Network, Prediction
+from ..networks.base import Network, Prediction, require_form
 from ..networks.fast_form import TwoForms
 from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
@@ -178,6 +178,8 @@ class PlannedNetwork:
         model = self.backbone
         with told_of_layers(model, len(images), tell):
             prediction = model.predict(images, **more)
+        if current() is None:  # a share of the views has fewer maps
+            require_form(prediction, model.name, [image.shape[-2:] for image in images])
         return prediction, Ran(skipped_share(model), tuple(attention_backends(model)))
 
     def _masked(self, unseen: Sequence[Tensor | None] | None) -> Choice | None:

@@ -126,7 +126,15 @@ def test_a_forgotten_or_impossible_fact_fails_at_once():
     for name in ("special_tokens", "preparation", "answer", "high_precision"):
         with pytest.raises(TypeError, match=name):
             Family(**{key: value for key, value in facts.items() if key != name})
-    for wrong in ({"sizes": {}}, {"sizes": {"toy": np.ones(1)}}, {"options": ("focal",)}, {"name": "Toy Net"}):
+    for wrong in (
+        {"sizes": {}},
+        {"sizes": {"toy": np.ones(1)}},
+        {"options": ("focal",)},
+        {"name": "Toy Net"},
+        {"scale": "metres"},
+        {"heads": "depth_head"},
+        {"special_tokens": -1},
+    ):
         with pytest.raises(ValueError):
             Family(**facts | wrong)
     with pytest.raises(ValueError, match="already"):

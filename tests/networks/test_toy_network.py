@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_network import Toy, ToyConfig
 
+import lite3r_cli as lite3r
 from lite3r_cli.cli import main
+from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.checkpoint import open_checkpoint
 
@@ -34,6 +36,23 @@ def test_reconstruct(checkpoint, photographs, tmp_path):
     run = json.loads((tmp_path / "scene" / "run.json").read_text())
     assert run["model"]["name"] == "toy" and run["model"]["licence"] == "MIT"
     assert all(max(view["network_size"]) == 112 for view in run["images"] if "network_size" in view)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda p: (p.depth, p.K), "tuple, not a Prediction"),
+        (lambda p: dataclasses.replace(p, depth=[d[:-3] for d in p.depth]), "depth of shapes"),
+        (lambda p: dataclasses.replace(p, confidence=p.confidence[:1]), "confidence of shapes"),
+        (lambda p: dataclasses.replace(p, cam_from_world=torch.eye(4).expand(len(p.K), 4, 4)), r"\(2, 3, 4\)"),
+        (lambda p: dataclasses.replace(p, K=p.K * 0), "focal length"),
+    ],
+)
+def test_a_wrong_form_of_the_answer_is_named(wrong, message, checkpoint, photographs, monkeypatch):
+    right = Toy.predict
+    monkeypatch.setattr(Toy, "predict", lambda self, images: wrong(right(self, images)))
+    with pytest.raises(UsageError, match=f"network 'toy': predict returned .*{message}"):
+        lite3r.reconstruct(photographs(2), checkpoint, device="cpu")
 
 
 def test_eval(checkpoint, posed_photos, capsys):
