@@ -8,10 +8,12 @@ import ctypes
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
@@ -20,6 +22,7 @@ from .scene_queue import Answer
 from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
 
 POLL = 1.0  # seconds that an actor waits for a message
+ANSWER = 10.0  # seconds for a head node to accept a connection
 PATIENCE = 20.0  # seconds for the clean-up of workers before they are killed
 GONE = "the Ray cluster is gone; start it again, and run the same command: it makes the scenes that are missing"
 
@@ -76,6 +79,7 @@ class RayPool:
         require("ray", "--ray")
         import ray
 
+        require_head(address)
         self._ray, self._workers, self._device = ray, workers, device
         self._around = ExitStack()
         null = self._around.enter_context(open(os.devnull, "w"))
@@ -160,6 +164,27 @@ class RayPool:
         finally:
             self._ray.shutdown()
             self._around.close()
+
+
+def require_head(address: str) -> None:
+    """Raise BackendError if no process accepts connections at HOST:PORT, because Ray would try for many minutes. `auto`
+    is the address that Ray takes: RAY_ADDRESS, else that of the last `ray start` on this machine.
+    """
+    meant, source = address, ""
+    if address == "auto":
+        note = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+        meant, source = os.environ.get("RAY_ADDRESS", ""), ", from RAY_ADDRESS"
+        if not meant and note.is_file():
+            meant, source = note.read_text(errors="replace").strip(), f", from {note}"
+    host, _, port = meant.rpartition(":")
+    if not host or "/" in host or not (port.isascii() and port.isdigit()):
+        return  # no HOST:PORT: Ray says what it is
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise BackendError(
+            f"--ray {address}: no cluster there (no answer at {meant}{source}: {error}); `ray start --head` starts one"
+        ) from error
 
 
 def _how(error: Exception) -> str:
