@@ -66,10 +66,13 @@ class Team:
         self._store = store
         dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=FOREVER)
         self.broken = False
+        self._divided = False  # whether a prediction had enough images
 
     @property
     def choice(self) -> Choice:
         """The entry of run.json."""
+        if not self._divided:
+            return Choice(str(self.rank.count), "1 process", "fewer images than processes")
         kind = "GPUs" if self.device.type == "cuda" else "processes"
         return Choice(str(self.rank.count), f"{self.rank.count} {kind}", "views are divided, attention by heads")
 
@@ -91,6 +94,7 @@ class Team:
             list(unseen),
             cameras,
         )
+        self._divided = True
         return self._watched(lambda: self._lead(network, job, batch, tell))
 
     def _lead(self, network: PlannedNetwork, job: Job, batch: Sequence[np.ndarray], tell: Told) -> Prediction:

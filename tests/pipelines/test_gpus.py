@@ -8,10 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import photograph
 
 from lite3r_cli.cli import main
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.io.images import discover
 from lite3r_cli.networks import parity
+from lite3r_cli.pipelines.predict import Predictor
+from lite3r_cli.pipelines.team import Team
+from lite3r_cli.ranks import Rank
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["--resolution", "112", "--device", "cpu", "--dtype", "float32", "--keep-unrelated", "-q"]
@@ -80,3 +86,16 @@ def test_what_cannot_be_divided(photos, tmp_path, capsys):
         assert main(["reconstruct", str(photos), "-o", f"{tmp_path}/out/", *SMALL, *options]) == code
         assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_fewer_images_than_processes_are_told_as_one_process(photos):
+    """The other processes were started, but took no part."""
+    predictor = Predictor(PredictConfig(resolution=112, device="cpu", dtype="float32"))
+    predictor.team = team = Team(Rank(0, 1, 0), torch.device("cpu"), torch.distributed.HashStore())
+    try:
+        team.rank = Rank(0, 6, 0)
+        predictor.predict(discover([photos]))
+        told = predictor.choices()["processes"]
+        assert told == {"asked": "6", "chosen": "1 process", "reason": "fewer images than processes"}
+    finally:
+        torch.distributed.destroy_process_group()
