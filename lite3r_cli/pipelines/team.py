@@ -247,7 +247,14 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
     from torch.distributed.rendezvous import rendezvous
 
     device = runtime.choose(config.device, config.dtype).torch_device
-    store, _, _ = next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER))
+    try:
+        store, _, _ = next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER))
+    except RuntimeError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = " ".join(str(error).split())[:200]
+        raise BackendError(
+            f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or use torchrun --standalone"
+        ) from error
     return Team(rank, device, store)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from conftest import photograph
 
 from lite3r_cli.cli import main
 from lite3r_cli.config import PredictConfig
+from lite3r_cli.errors import BackendError
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks import parity
 from lite3r_cli.pipelines.predict import Predictor
-from lite3r_cli.pipelines.team import Team
+from lite3r_cli.pipelines.team import Team, launched_team
 from lite3r_cli.ranks import Rank
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,3 +101,12 @@ def test_fewer_images_than_processes_are_told_as_one_process(photos):
         assert told == {"asked": "6", "chosen": "1 process", "reason": "fewer images than processes"}
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        with pytest.raises(BackendError, match="cannot meet at 127.0.0.1:.* choose another MASTER_PORT"):
+            launched_team(PredictConfig(device="cpu"), Rank(0, 2, 0))
