@@ -253,7 +253,7 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = " ".join(str(error).split())[:200]
         raise BackendError(
-            f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or use torchrun --standalone"
+            f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or torchrun --standalone"
         ) from error
     return Team(rank, device, store)
 
