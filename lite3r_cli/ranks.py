@@ -43,7 +43,7 @@ def place_of_process() -> Rank:
     except ValueError:
         raise UsageError(f"the environment says {said[:200]}: not whole numbers: {advice}") from None
     port, host = os.environ["MASTER_PORT"], os.environ["MASTER_ADDR"]
-    if not (port.isascii() and port.isdigit() and 0 < int(port[:9]) < 65536):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise UsageError(f"the environment says MASTER_PORT={port[:200]}: that is no port: {advice}")
     try:
         socket.getaddrinfo(host, int(port))

@@ -11,6 +11,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 LARGEST_INDEX = 1 << 26  # bytes, about a million tensors
 MOST_SHARDS = 1000  # each is an open file
 LONGEST_NAME = 255  # characters of a tensor or file name
+NO_INDEX = "{}: not an index of safetensors shards ({}); copy or download the checkpoint again, its index included"
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -30,12 +31,18 @@ def read_index(path: Path) -> dict[str, str]:
             raise ValueError(f"it names {len(shards)} files, and at most {MOST_SHARDS} are read")
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such checkpoint file; `lite3r models` lists what is here") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: not an index of safetensors shards ({' '.join(str(error).split())[:200]})"
-        ) from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:  # JSON of another form
+        raise WeightsError(NO_INDEX.format(path, "it has no weight_map that names files")) from error
+    except (OSError, ValueError) as error:
+        reason = "no JSON that can be read" if _of_json(error) else " ".join(str(error).split())[:200]
+        raise WeightsError(NO_INDEX.format(path, reason)) from error
     result: dict[str, str] = weight_map
     return result
+
+
+def _of_json(error: Exception) -> bool:
+    """Whether `error` is Python's own about the text: its advice (sys.set_int_max_str_digits) is none for a user."""
+    return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) or "int_max_str_digits" in str(error)
 
 
 def shard_files(path: Path) -> list[Path]:
