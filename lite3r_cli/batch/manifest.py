@@ -50,11 +50,11 @@ def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
 
 def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
     """Scenes, each with the folder at which its name begins."""
-    if path.is_dir():
+    if os.path.isdir(path):
         yield from _below(path, barred)
         return
     suffix = path.suffix.lower()
-    if not path.exists():
+    if not os.path.exists(path):
         raise UsageError(f"{printable(path)}: no such file or folder")
     if suffix in VIDEO_SUFFIXES:
         yield path, path.parent
@@ -143,7 +143,7 @@ def _named(scenes: Sequence[tuple[Path, Path]]) -> list[str]:
 def _name(scene: Path, top: Path) -> str:
     path = Path(os.path.abspath(scene))
     parts = Path(os.path.relpath(path, os.path.abspath(top))).parts or (path.name,)  # also for //name on /
-    if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in VIDEO_SUFFIXES and not os.path.isdir(path):
         parts = (*parts[:-1], path.stem)
     elif parts[-1] == PICTURES:
         parts = parts[:-1] or (path.parent.name,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return tuple(_value(each, item, where) for each, item in zip(kinds, value))
     if kind is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
-    if kind is float and type(value) in (int, float):
+    if kind is float and (type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)):
         return float(value)
     if kind in (str, int, bool) and type(value) is kind:
         return value

@@ -90,7 +90,8 @@ class LiveChunks:
             colors.append(found.colors)
             pictures.append(found.picture)
         where = np.concatenate(points).astype(np.float32)
-        cloud = PointCloud(where, np.concatenate(colors), np.ones(len(where), np.float32))
+        finite = np.isfinite(where).all(axis=1)  # a damaged focal length may overflow
+        cloud = PointCloud(where[finite], np.concatenate(colors)[finite], np.ones(int(finite.sum()), np.float32))
         return Shown(placed.cameras, pictures, cloud, len(self.bare))
 
     def _finished(self) -> list[Pass]:

@@ -59,7 +59,7 @@ def test_a_chunk_with_impossible_cameras_is_damaged(table, tmp_path, change):
         assert table["live"].read(tmp_path)
 
 
-@pytest.mark.parametrize("line", [LONG, "//red", "~nobody/a", "red/" * 2000])
+@pytest.mark.parametrize("line", [LONG, f"{LONG}.mp4", "//red", "~nobody/a", "red/" * 2000])
 def test_a_list_of_scenes_may_name_what_no_folder_can_be(table, tmp_path, line):
     files = {"list.txt": f"red\n{line}\n".encode(), "red/0.jpg": b"1234", "blue/1.jpg": b"1234"}
     assert read(table, "manifest", tmp_path, files) is None

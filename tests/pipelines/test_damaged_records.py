@@ -47,6 +47,11 @@ def test_merge_names_what_to_do_about_a_damaged_record(scene, text):
         stored_config(WrittenScene.at(scene(text)))
 
 
+def test_a_number_that_no_float_can_be(scene):
+    with pytest.raises(InputError, match="tolerance: 1000.* is no value for it"):
+        stored_config(WrittenScene.at(scene(json.dumps({"arguments": {"fusion": {"tolerance": 10**400}}}))))
+
+
 def test_a_value_of_thousands_of_letters_is_not_repeated(scene):
     with pytest.raises(InputError, match="--preprocess must be one of") as refused:
         stored_config(WrittenScene.at(scene(json.dumps({"arguments": {"predict": {"preprocess": "x" * 5000}}}))))
