@@ -6,7 +6,6 @@ PLY and OBJ have the frame of the cloud. The GLB is for viewers: glTF axes, upri
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from plyfile import PlyData, PlyElement
@@ -14,11 +13,11 @@ from plyfile import PlyData, PlyElement
 from ..scene.geometry import Similarity
 from ..scene.surface_nets import Mesh
 from .files import write_bytes
-from .glb import GLTF_AXES, LEVELS, Buffer, container, linear
+from .glb import Buffer, linear
+from .mesh_glb import USHORT, Look, write_surface_glb
 from .scene_export import SceneExport
 
 FACE = np.dtype([("count", "u1"), ("vertex_indices", "<i4", 3)])
-TRIANGLES, UINT, USHORT = 4, 5125, 5123  # of glTF
 
 
 def write_mesh(scene: SceneExport) -> list[Path]:
@@ -65,41 +64,10 @@ def decimals(vertices: np.ndarray) -> int:
     return 12 if vertices.dtype == np.float64 else 7
 
 
-def placed_for_viewers(vertices: np.ndarray, look: Similarity | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Vertices (N, 3) on glTF's axes as uint16 steps from `low` (3,) to `low` + `size`; `look`: into the frame of
-    viewers.
-    """
-    points = (vertices.astype(np.float64) if look is None else look.apply(vertices)) * GLTF_AXES
-    low = points.min(axis=0)
-    size = float((points.max(axis=0) - low).max()) or 1.0
-    return np.round((points - low) / size * LEVELS).astype(np.uint16), low, size
+def write_mesh_glb(path: Path, mesh: Mesh, to_viewers: Similarity | None) -> None:
+    """glTF 2.0 with linear colours of the vertices. Raises OutputError."""
 
+    def looks(buffer: Buffer) -> Look:
+        return Look({"COLOR_0": buffer.add(linear(mesh.colors), USHORT, "VEC3", normalized=True, stride=8)})
 
-def write_mesh_glb(path: Path, mesh: Mesh, look: Similarity | None) -> None:
-    """glTF 2.0, 16-bit positions, linear colours, unlit; `look`: into the frame of viewers. Raises OutputError."""
-    document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "lite3r"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "surface"}],
-    }
-    buffer = Buffer()
-    if len(mesh.triangles):
-        places, low, size = placed_for_viewers(mesh.vertices, look)
-        position = buffer.add(places, USHORT, "VEC3", stride=8)
-        buffer.bounds(position, places)
-        color = buffer.add(linear(mesh.colors), USHORT, "VEC3", normalized=True, stride=8)
-        indices = buffer.add(mesh.triangles.reshape(-1, 1).astype(np.uint32), UINT, "SCALAR", target=34963)
-        primitive = {"attributes": {"POSITION": position, "COLOR_0": color}, "indices": indices, "material": 0}
-        used = ["KHR_materials_unlit", "KHR_mesh_quantization"]
-        document |= {
-            "meshes": [{"name": "surface", "primitives": [{**primitive, "mode": TRIANGLES}]}],
-            "materials": [{"name": "unlit", "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}],
-            "extensionsUsed": used,
-            "extensionsRequired": used[1:],
-            "buffers": [{"byteLength": len(buffer.data)}],
-            "bufferViews": buffer.views,
-            "accessors": buffer.accessors,
-        }
-        document["nodes"][0] |= {"mesh": 0, "translation": low.tolist(), "scale": [size / LEVELS] * 3}
-    write_bytes(path, container(document, bytes(buffer.data)))
+    write_surface_glb(path, mesh.vertices, mesh.triangles, to_viewers, looks)

@@ -6,7 +6,6 @@ The OBJ has the frame of the cloud. The GLB is for viewers: glTF axes, upright i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +14,9 @@ from ..errors import OutputError
 from ..scene.geometry import Similarity
 from ..scene.surface_nets import TexturedMesh
 from .files import write_bytes
-from .glb import FLOAT, LEVELS, Buffer, container
-from .mesh_files import TRIANGLES, UINT, USHORT, decimals, placed_for_viewers
+from .glb import FLOAT, Buffer
+from .mesh_files import decimals
+from .mesh_glb import Look, write_surface_glb
 from .scene_export import SceneExport
 
 QUALITY = 92  # of the JPEG
@@ -56,41 +56,15 @@ def _write_obj(path: Path, mesh: TexturedMesh) -> None:
     write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
 
 
-def _write_glb(path: Path, mesh: TexturedMesh, picture: bytes, look: Similarity | None) -> None:
-    document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "lite3r"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "surface"}],
-    }
-    buffer = Buffer()
-    if len(mesh.triangles):
-        places, low, size = placed_for_viewers(mesh.vertices, look)
-        position = buffer.add(places, USHORT, "VEC3", stride=8)
-        buffer.bounds(position, places)
-        texture = buffer.add(mesh.uv, FLOAT, "VEC2")  # some readers do not divide normalised integers
-        indices = buffer.add(mesh.triangles.reshape(-1, 1).astype(np.uint32), UINT, "SCALAR", target=34963)
-        primitive = {"attributes": {"POSITION": position, "TEXCOORD_0": texture}, "indices": indices, "material": 0}
-        used = ["KHR_materials_unlit", "KHR_mesh_quantization"]
-        colored = {"baseColorTexture": {"index": 0}, "metallicFactor": 0}
-        document |= {
-            "meshes": [{"name": "surface", "primitives": [{**primitive, "mode": TRIANGLES}]}],
-            "materials": [
-                {
-                    "name": "unlit",
-                    "doubleSided": True,
-                    "pbrMetallicRoughness": colored,
-                    "extensions": {"KHR_materials_unlit": {}},
-                }
-            ],
+def _write_glb(path: Path, mesh: TexturedMesh, picture: bytes, to_viewers: Similarity | None) -> None:
+    def looks(buffer: Buffer) -> Look:
+        place = buffer.add(mesh.uv, FLOAT, "VEC2")  # some readers do not divide normalised integers
+        document = {
             "textures": [{"source": 0, "sampler": 0}],
             "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],  # linear, clamped
             "images": [{"mimeType": "image/jpeg", "bufferView": buffer.raw(picture)}],
-            "extensionsUsed": used,
-            "extensionsRequired": used[1:],
-            "buffers": [{"byteLength": len(buffer.data)}],
-            "bufferViews": buffer.views,
-            "accessors": buffer.accessors,
         }
-        document["nodes"][0] |= {"mesh": 0, "translation": low.tolist(), "scale": [size / LEVELS] * 3}
-    write_bytes(path, container(document, bytes(buffer.data)))
+        textured = {"baseColorTexture": {"index": 0}, "metallicFactor": 0}
+        return Look({"TEXCOORD_0": place}, {"pbrMetallicRoughness": textured}, document)
+
+    write_surface_glb(path, mesh.vertices, mesh.triangles, to_viewers, looks)

@@ -19,6 +19,16 @@ from lite3r_cli.scene.surface_nets import Mesh, TexturedMesh
 TURN = Similarity(1.0, np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([1.0, 2, 3]))
 
 
+def surface_where_it_belongs(scene, vertices):
+    """The surface of a GLB as trimesh read it: upright, on glTF's axes, within a step of 16 bits."""
+    pose, name = scene.graph.get("surface")
+    found = scene.geometry[name]
+    placed = found.vertices @ pose[:3, :3].T + pose[:3, 3]
+    wanted = TURN.apply(vertices) * [1, -1, -1]
+    assert np.abs(placed - wanted).max() <= 1.1 * np.ptp(wanted, axis=0).max() / 65535
+    return found
+
+
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 def test_every_program_finds_the_same_mesh(tmp_path, odd_views, odd_cloud, kind: str) -> None:
     trimesh = pytest.importorskip("trimesh")
@@ -38,11 +48,7 @@ def test_every_program_finds_the_same_mesh(tmp_path, odd_views, odd_cloud, kind:
         assert np.allclose(obj.vertices, vertices, atol=1e-5) and np.array_equal(obj.faces, triangles)
         assert np.abs(obj.visual.vertex_colors[:, :3].astype(int) - mesh.colors).max() <= 1
     scene = trimesh.load(tmp_path / "mesh.glb", process=False)
-    pose, name = scene.graph.get("surface")
-    glb = scene.geometry[name]
-    placed = glb.vertices @ pose[:3, :3].T + pose[:3, 3]
-    wanted = TURN.apply(vertices) * [1, -1, -1]
-    assert np.abs(placed - wanted).max() <= 1.1 * np.ptp(wanted, axis=0).max() / 65535
+    glb = surface_where_it_belongs(scene, vertices)
     assert np.array_equal(glb.faces, triangles)
     data = (tmp_path / "mesh.glb").read_bytes()
     length = struct.unpack_from("<I", data, 12)[0]
@@ -73,11 +79,7 @@ def test_a_texture_is_found_from_the_obj_and_from_the_glb(tmp_path, odd_views, o
 
     obj = trimesh.load(tmp_path / "textured-mesh.obj", process=False, maintain_order=True)
     glb = trimesh.load(tmp_path / "textured-mesh.glb", process=False)
-    pose, name = glb.graph.get("surface")
-    glb = glb.geometry[name]
-    placed = glb.vertices @ pose[:3, :3].T + pose[:3, 3]
-    wanted = TURN.apply(vertices) * [1, -1, -1]
-    assert np.abs(placed - wanted).max() <= 1.1 * np.ptp(wanted, axis=0).max() / 65535
+    glb = surface_where_it_belongs(glb, vertices)
     for found, image in ((obj, obj.visual.material.image), (glb, glb.visual.material.baseColorTexture)):
         assert np.array_equal(found.faces, triangles)
         assert np.abs(found.visual.uv * [1, -1] + [0, 1] - uv).max() < 2e-5  # trimesh counts v from below
