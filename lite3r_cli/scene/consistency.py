@@ -69,15 +69,6 @@ def check_views(
     return Verdict((confirmed == 0) & (doubled + through > 0), through > confirmed, shift)
 
 
-def check_view(
-    surfaces: Surfaces, i: int, pixels: Tensor, points: Tensor, neighbours: Sequence[int], tolerance: float,
-    average: bool,
-) -> Verdict:  # fmt: skip
-    """`check_views` for pixels (N,) of view i."""
-    group = MapGroup([i], [surfaces.voter(i)])
-    return check_views(surfaces, group, Pixels(pixels), points, [neighbours], tolerance, average)
-
-
 class _Cameras:
     """The cameras of n other views of one size, for the points of one view or of several."""
 

@@ -15,8 +15,9 @@ from lite3r_cli.config import FusionConfig
 from lite3r_cli.errors import UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.consistency import check_view
+from lite3r_cli.scene.consistency import check_views
 from lite3r_cli.scene.fusion import clean_views, flying_pixels, fuse, fuse_with_statistics, sample_colors
+from lite3r_cli.scene.map_groups import MapGroup
 from lite3r_cli.scene.posed_view import View
 from lite3r_cli.scene.surfaces import TOGETHER, Surfaces, VoterMap
 
@@ -81,8 +82,9 @@ def test_the_filters_are_those_of_numpy(name, together, monkeypatch):
     for i, voter in enumerate(surfaces.voters):
         others = [j for j in range(len(views)) if j != i]
         expected = twin.check_view(views, alive, i, others, tolerance)
-        pixels = voter.pixels()
-        found = check_view(surfaces, i, pixels, voter.camera_points(pixels), others, tolerance, True)
+        group = MapGroup([i], [voter])
+        pixels = group.pixels()
+        found = check_views(surfaces, group, pixels, group.camera_points(pixels), [others], tolerance, True)
         for ours, theirs in zip((found.contradicted, found.seen_through), expected[:2], strict=True):
             assert (ours.numpy() != theirs[alive[i]]).mean() < 1e-3  # OpenCV rounds places to 1/32 of a pixel
             dropped += int(ours.sum())
