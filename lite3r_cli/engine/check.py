@@ -123,6 +123,7 @@ def _cases(random: Callable[..., Tensor], sizes: Sizes, device: torch.device) ->
         yield from _packed_cases(random, given, sizes, device, group, parts)
     yield from _growing_cases(random, given, sizes, device)
     yield from _map_cases(random, given, sizes, device)
+    yield from _stage_cases(random, given, sizes, device)
 
 
 def _block_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
@@ -286,3 +287,35 @@ def _map_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tu
     yield "bias_relu", lambda ops, kind, fp8: ops.bias_relu(y.to(kind, copy=True), bias).float()
     yield "depth_values", values
     yield "patch_rows", lambda ops, kind, fp8: ops.patch_rows(images, mean, std, 14, 592, kind).float()
+
+
+def _stage_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
+    """Maps of a head with stages of convolutions, and the tokens of which it doubles the size."""
+    channels, groups, (rows, columns) = 8 * sizes.heads, sizes.heads, (7, 9)
+
+    def pixels(width: int) -> Tensor:
+        return given(2, rows, columns, width).permute(0, 3, 1, 2)
+
+    x, y, bias = pixels(channels), pixels(channels), random(channels)
+    norm, affine = (random(channels), random(channels), 1e-5), (random(2, channels), random(2, channels))
+    cells, table = given(2, 5, 7, 4 * channels), random(3, 4 * channels)
+    position, weight, last = (random(columns, channels), random(rows, channels)), random(3, channels), random(3)
+
+    def summed(i: int) -> Case:
+        def run(ops, kind, fp8):
+            changed = x.to(kind).contiguous(memory_format=torch.channels_last).clone()
+            return (ops.add_sums(changed, y.to(kind), bias).sum(1), changed.float())[i]
+
+        return run
+
+    def normed(ops, kind, fp8):
+        plain = x.to(kind).contiguous(memory_format=torch.channels_last)
+        return torch.stack(ops.group_affine(ops.add_sums(plain, None, bias), norm, bias, groups, rows * columns))
+
+    yield "add_sums, sums", summed(0)
+    yield "add_sums, map", summed(1)
+    yield "group_affine", normed
+    yield "norm_relu_pad", lambda ops, kind, fp8: ops.norm_relu_pad(x.to(kind), affine).float()
+    yield "double_pad", lambda ops, kind, fp8: ops.double_pad(cells.to(kind), table, (0.8, 0.6)).float()
+    yield "enlarge_pad", lambda ops, kind, fp8: ops.enlarge_pad(x.to(kind), (11, 14)).float()
+    yield "pixel_values", lambda ops, kind, fp8: ops.pixel_values(x.to(kind), position, weight / channels, last)

@@ -182,14 +182,14 @@ class _Half(nn.Module):
             return self.block(x)
 
 
-def fast_camera_head(head: H, settings: Settings) -> H:
-    """A copy of a camera head whose transformer `trunk` runs in half precision; the pose layers stay in float32. Raises
-    TypeError if the head has no `trunk`.
+def fast_camera_head(head: H, settings: Settings, trunk: str = "trunk") -> H:
+    """A copy of a camera head whose blocks `trunk` run in half precision; the pose layers stay in float32. Raises
+    TypeError if the head has no such list of blocks.
     """
     twin = copy.deepcopy(head).float().eval()
     if settings.dtype in HALF_PRECISION:
-        blocks = twin.trunk
+        blocks = getattr(twin, trunk, None)
         if not isinstance(blocks, nn.Sequential | nn.ModuleList):
-            raise TypeError("a camera head for the fast path has a list of blocks `trunk`")
-        twin.trunk = nn.ModuleList(_Half(block, settings.dtype) for block in blocks)
+            raise TypeError(f"a camera head for the fast path has a list of blocks `{trunk}`")
+        setattr(twin, trunk, nn.ModuleList(_Half(block, settings.dtype) for block in blocks))
     return twin

@@ -82,8 +82,11 @@ class Operators:
     bias_relu: Callable[[Tensor, Tensor], Tensor]
     depth_values: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
     add_sums: Callable[[Tensor, Tensor | None, Tensor], Tensor]
-    norm_relu_pad: Callable[[Tensor, tuple[Tensor, Tensor] | None], Tensor]
+    group_affine: Callable[[Tensor, tuple[Tensor, Tensor, float], Tensor, int, int], tuple[Tensor, Tensor]]
+    norm_relu_pad: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]
     double_pad: Callable[[Tensor, Tensor, tuple[float, float]], Tensor]
+    enlarge_pad: Callable[[Tensor, tuple[int, int]], Tensor]
+    pixel_values: Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
     patch_rows: Callable[[Tensor, Tensor, Tensor, int, int, torch.dtype], Tensor]
     # packed tokens (H, queries, D)
     ask: Callable[[Tensor, PackedPlan], tuple[Tensor, Tensor]]

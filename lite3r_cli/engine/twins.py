@@ -278,22 +278,39 @@ def depth_values(x: Tensor, bias: Tensor, weight: Tensor, last_bias: Tensor, dep
 
 
 def add_sums(x: Tensor, y: Tensor | None, bias: Tensor) -> Tensor:
-    """Adds y to a map x (B, C, H, W), channels last in memory, in place; returns the sums over its pixels, (B, 2, C)
-    float32: of x + b, and of its square.
+    """Adds y to a map x (B, C, H, W), channels last in memory, in place; returns sums over its pixels, (B, parts, 2, C)
+    float32: of x + b, and of its square. The parts are to be added (`group_affine`).
     """
     if y is not None:
         x.add_(y)
     wide = x.float() + bias[:, None, None]
-    return torch.stack([wide.sum((2, 3)), wide.square().sum((2, 3))], dim=1)
+    return torch.stack([wide.sum((2, 3)), wide.square().sum((2, 3))], dim=1)[:, None]
 
 
-def norm_relu_pad(x: Tensor, affine: tuple[Tensor, Tensor] | None) -> Tensor:
-    """ReLU(scale · x + shift) of a map (B, C, H, W), with scale and shift (B, C) float32, or x itself; with its border
-    repeated once on each side: (B, C, H + 2, W + 2).
+def group_affine(
+    sums: Tensor, norm: tuple[Tensor, Tensor, float], bias: Tensor, groups: int, pixels: int
+) -> tuple[Tensor, Tensor]:
+    """Group norm as scale and shift (B, C), float32, of a map x that lacks its bias b: from `add_sums` of x + b over so
+    many pixels. `norm` is weight (C,), offset (C,) and ε.
     """
-    if affine is not None:
-        scale, shift = (t[:, :, None, None] for t in affine)
-        x = F.relu(x.float() * scale + shift).to(x.dtype)
+    weight, offset, eps = norm
+    size = sums.shape[-1] // groups
+    mean, square = (sums.sum(1).unflatten(-1, (groups, size)).sum(-1) / (pixels * size)).unbind(1)  # (B, groups)
+    inverse = (square - mean.square() + eps).rsqrt()
+    mean, inverse = (t.repeat_interleave(size, dim=1) for t in (mean, inverse))
+    scale = inverse * weight
+    return scale, offset + (bias - mean) * scale
+
+
+def norm_relu_pad(x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
+    """ReLU(scale · x + shift) of a map (B, C, H, W), with scale and shift (B, C) float32, with its border repeated once
+    on each side: (B, C, H + 2, W + 2).
+    """
+    scale, shift = (t[:, :, None, None] for t in affine)
+    return _padded(F.relu(x.float() * scale + shift).to(x.dtype))
+
+
+def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="replicate").contiguous(memory_format=torch.channels_last)
 
 
@@ -306,7 +323,21 @@ def double_pad(cells: Tensor, table: Tensor, spans: tuple[float, float]) -> Tens
     u, v = (span * (2 * torch.arange(n, device=cells.device) + 1 - n) / n for span, n in zip(spans, (width, height)))
     x = cells.float() + u[:, None] * table[0] + v[:, None, None] * table[1] + table[2]
     x = x.unflatten(3, (2, 2, -1)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-    return norm_relu_pad(x.to(cells.dtype), None)
+    return _padded(x.to(cells.dtype))
+
+
+def enlarge_pad(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (B, C, h, w) → (B, C, H + 2, W + 2) for size (H, W): bilinear, corners not aligned, its border repeated."""
+    return _padded(F.interpolate(x, size, mode="bilinear"))
+
+
+def pixel_values(x: Tensor, position: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """W ReLU(x + p) + b of a map (B, C, H, W), in float32, where p is the sum of a table (W, C) by column and a table
+    (H, C) by row; W is (n, C). Returns (B, n, H, W) float32.
+    """
+    across, down = position
+    hidden = F.relu(x.float() + across.T[:, None, :] + down.T[:, :, None])
+    return F.linear(hidden.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 def patch_rows(images: Tensor, mean: Tensor, std: Tensor, side: int, width: int, dtype: torch.dtype) -> Tensor:

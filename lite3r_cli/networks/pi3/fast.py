@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lite3r_cli.engine.fast_heads import fast_camera_head
 from lite3r_cli.engine.fast_outputs import FastOutput
 from lite3r_cli.engine.layers import Engine, FastBlock, Norm, Prepared, Product, Settings, Tokens, encode
 from lite3r_cli.engine.packing import Shape
@@ -34,7 +35,8 @@ from lite3r_cli.networks.pi3.network import (
     with_usable_focal,
 )
 
-SQUARINGS = 40  # squarings of a 4×4 matrix; enough for its dominant eigenvector unless two eigenvalues agree to 1e-12
+# squarings of a 4×4 matrix, in rounds; enough for its dominant eigenvector unless two eigenvalues agree to 1e-12
+ROUNDS, SQUARINGS = 8, 5
 
 
 class FastPi3(FastForm):
@@ -57,7 +59,7 @@ class FastPi3(FastForm):
         ]
         # points are an exponential of the last layers, which therefore stay float32, as on the ordinary path
         self.points, self.sure = (_pixels(head, settings) for head in (model.point_head, model.conf_head))
-        self.camera = copy.deepcopy(model.camera_head).float().eval()
+        self.camera = fast_camera_head(model.camera_head, settings, "res_conv")
         self.more = More(model, settings) if model.metric else None
 
     def prepare(self, shape: Shape, device: torch.device) -> tuple[Prepared, dict[str, Any]]:
@@ -108,8 +110,8 @@ class FastPi3(FastForm):
             read = [head(both, tokens, engine) for head in self.transformers]
             buckets = prepared.packing.buckets
             found = [self._decode([b.frames(x)[:, REGISTERS:] for x in read], b.grid) for b in buckets]
-            poses = prepared.by_view([cameras for _, _, _, cameras in found])
-            K = prepared.by_view([intrinsics for _, _, intrinsics, _ in found])
+            poses = _poses(self.camera, prepared.by_view([pooled for _, _, _, pooled in found]))
+            K = with_usable_focal(prepared.by_view([intrinsics for _, _, intrinsics, _ in found]))
             metric = None if self.more is None else self.more.metres_per_unit(both, fixed["packed ropes"])
         with engine.stage("input and output"):
             scale = 1.0 if metric is None else metric
@@ -118,7 +120,7 @@ class FastPi3(FastForm):
 
     def _decode(self, read: list[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the heads' transformers give for the patches, (S, N, C_k) each → depth and confidence (S, H, W),
-        K (S, 3, 3) and world_from_cam (S, 3, 4).
+        K (S, 3, 3), and the camera features (S, C).
         """
         parts = []
         for first in range(0, len(read[0]), self.settings.head_frames):
@@ -127,10 +129,9 @@ class FastPi3(FastForm):
             z = (maps[:, 2] if self.more is None else maps[:, 2].clamp(max=LARGEST_LOG_DEPTH)).exp()
             local = torch.stack([maps[:, 0] * z, maps[:, 1] * z, z], dim=-1)
             confidence = 1 + self.sure(sure, *grid)[0][:, 0].exp()
-            K = with_usable_focal(intrinsics_from_points(local))
-            parts.append((z, confidence, K, _camera(self.camera, camera.float())))
-        depth, confidence, K, cameras = (torch.cat(column) for column in zip(*parts))
-        return depth, confidence, K, cameras
+            parts.append((z, confidence, intrinsics_from_points(local), _pooled(self.camera, camera.float())))
+        depth, confidence, K, pooled = (torch.cat(column) for column in zip(*parts))
+        return depth, confidence, K, pooled
 
 
 def _place_specials(tokens: Tokens, registers: Tensor, known: Known | None) -> None:
@@ -167,12 +168,18 @@ def _pixels(head: LinearPixels | ConvPixels, settings: Settings) -> LinearPixels
     return FastConvPixels(head, settings) if isinstance(head, ConvPixels) else copy.deepcopy(head).float().eval()
 
 
-def _camera(head: CameraHead, tokens: Tensor) -> Tensor:
-    """`CameraHead` without a singular value decomposition, which a CUDA graph cannot capture."""
-    x = tokens
+def _pooled(head: CameraHead, tokens: Tensor) -> Tensor:
+    """Patch tokens (S, N, C) → the features of each view's camera (S, C)."""
     for block in head.res_conv:
-        x = block(x)
-    x = head.more_mlps(x.mean(1))
+        tokens = block(tokens)
+    return tokens.mean(1)
+
+
+def _poses(head: CameraHead, pooled: Tensor) -> Tensor:
+    """The features of all cameras → world_from_cam (S, 3, 4), as `CameraHead`, but without a singular value
+    decomposition, which a CUDA graph cannot capture.
+    """
+    x = head.more_mlps(pooled)
     rotation = nearest_rotation_by_powers(head.fc_rot(x).unflatten(-1, (3, 3)))
     return torch.cat([rotation, head.fc_t(x)[..., None]], dim=-1)
 
@@ -197,9 +204,10 @@ def nearest_rotation_by_powers(matrix: Tensor) -> Tensor:
     Q = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
     largest = Q.abs().sum(-1).amax(-1)[..., None, None].clamp(min=1e-30)
     Q = Q / largest + torch.eye(4, dtype=Q.dtype, device=Q.device)  # eigenvalues in [0, 2], so the largest dominates
-    for _ in range(SQUARINGS):
-        Q = Q @ Q
-        Q = Q / Q.abs().amax((-1, -2), keepdim=True)
+    for _ in range(ROUNDS):
+        Q = Q / Q.abs().amax((-1, -2), keepdim=True)  # a round then ends between 1 and 2**62
+        for _ in range(SQUARINGS):
+            Q = Q @ Q
     diagonal = Q.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]  # the column with the smallest rounding error
     quaternion = Q.gather(-1, diagonal.expand(*Q.shape[:-1], 1))[..., 0]
     return rotation_from_quaternion(quaternion).to(matrix.dtype)

@@ -12,20 +12,15 @@ from lite3r_cli.networks.pi3.heads import ConvPixels, ResidualConv, with_positio
 
 
 class _Norm:
-    """Group norm as a factor and an offset (B, C), from the sums of a map whose bias has not been added yet."""
+    """Group norm as a scale and a shift (B, C), from the sums of a map whose bias has not been added yet."""
 
     def __init__(self, norm: nn.GroupNorm, bias: Tensor):
-        self.groups, self.eps, self.bias = norm.num_groups, norm.eps, bias
-        self.weight, self.offset = norm.weight.detach().float(), norm.bias.detach().float()
+        self.groups, self.bias = norm.num_groups, bias
+        self.norm = norm.weight.detach().float(), norm.bias.detach().float(), norm.eps
 
-    def __call__(self, sums: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Sums (B, 2, C) of `add_sums` → factor and offset."""
-        size = sums.shape[-1] // self.groups
-        mean, square = (sums.unflatten(-1, (self.groups, size)).sum(-1) / (pixels * size)).unbind(1)  # (B, groups)
-        inverse = (square - mean.square() + self.eps).rsqrt()
-        mean, inverse = (t.repeat_interleave(size, dim=1) for t in (mean, inverse))
-        factor = inverse * self.weight
-        return factor, self.offset + (self.bias - mean) * factor
+    def __call__(self, sums: Tensor, pixels: int, ops: Operators) -> tuple[Tensor, Tensor]:
+        """Sums of `add_sums` → scale and shift."""
+        return ops.group_affine(sums, self.norm, self.bias, self.groups, pixels)
 
 
 class _Residual:
@@ -42,8 +37,8 @@ class _Residual:
     def __call__(self, x: Tensor, sums: Tensor, ops: Operators) -> Tensor:
         """x (B, C, h, w) and its sums → what is to be added to x."""
         pixels = x.shape[-2] * x.shape[-1]
-        inner = F.conv2d(ops.norm_relu_pad(x, self.norms[0](sums, pixels)), self.weights[0])
-        affine = self.norms[1](ops.add_sums(inner, None, self.inner), pixels)
+        inner = F.conv2d(ops.norm_relu_pad(x, self.norms[0](sums, pixels, ops)), self.weights[0])
+        affine = self.norms[1](ops.add_sums(inner, None, self.inner), pixels, ops)
         return F.conv2d(ops.norm_relu_pad(inner, affine), self.weights[1])
 
 
@@ -96,7 +91,7 @@ class FastConvPixels:
         self.place = weight[:, -2:]
         self.bias = torch.cat([b.float() for _, b in hidden]) + weight[:, :-2].sum((2, 3)) @ bias
         self.last = torch.block_diag(*(w.float().flatten(1) for w, _ in last)), torch.cat([b.float() for _, b in last])
-        self._tables: dict[tuple[int, int], Tensor] = {}
+        self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
         """Patch tokens (B, N, C) → one map (B, all channels, H, W) float32."""
@@ -105,21 +100,22 @@ class FastConvPixels:
         spans = aspect / (1 + aspect**2) ** 0.5, 1 / (1 + aspect**2) ** 0.5
         for i, stage in enumerate(self.stages):
             x = stage(x if i == 0 else x.permute(0, 2, 3, 1), spans, ops)
-        x = F.interpolate(x, (rows * self.patch_size, columns * self.patch_size), mode="bilinear")
-        x = F.conv2d(ops.norm_relu_pad(x, None), self.weight)
-        hidden = (x + self._table(rows, columns)).relu_()  # float32 from here on
-        weight, bias = self.last
-        return [F.linear(hidden.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)]
+        x = ops.enlarge_pad(x, (rows * self.patch_size, columns * self.patch_size))
+        x = F.conv2d(x, self.weight)
+        return [ops.pixel_values(x, self._table(rows, columns), *self.last)]
 
-    def _table(self, rows: int, columns: int) -> Tensor:
-        """What the position and the biases add to the last convolutions, (1, channels, H, W). Cached, because it must
-        exist before a graph is captured.
+    def _table(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """What the position and the biases add to the last convolutions: by column (W, C) and by row (H, C), because
+        one of its two channels depends on the column only, the other on the row. Cached, because it must exist before a
+        graph is captured.
         """
         if (rows, columns) not in self._tables:
             nothing = self.bias.new_zeros(1, 0, rows * self.patch_size, columns * self.patch_size)
-            place = F.pad(with_position(nothing, columns / rows), (1, 1, 1, 1), mode="replicate")
-            table = F.conv2d(place, self.place, self.bias)
-            self._tables[rows, columns] = table.contiguous(memory_format=torch.channels_last)
+            place = with_position(nothing, columns / rows)
+            u, v = (F.pad(t, (1, 1), mode="replicate") for t in (place[:, :1, 0], place[:, 1:, :, 0]))  # (1, 1, n + 2)
+            across = F.conv1d(u, self.place[:, :1].sum(2), self.bias)[0].T  # the same in all rows
+            down = F.conv1d(v, self.place[:, 1:].sum(3))[0].T
+            self._tables[rows, columns] = across.contiguous(), down.contiguous()
         return self._tables[rows, columns]
 
 
