@@ -24,6 +24,8 @@ import cv2
 import torch
 
 import lite3r_cli as lite3r
+from lite3r_cli import runtime
+from lite3r_cli.bench.subjects import network
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.base import Network
 from lite3r_cli.networks.family import family_named
@@ -42,16 +44,18 @@ LESS = {
 }  # fmt: skip
 
 
-def made(name: str, full: bool) -> Network:
-    """A network of a family with stand-in weights."""
-    family = family_named(name)
-    assert family is not None
-    config = family.sizes[name]
-    if not full:
+def made(name: str, full: bool, device: str) -> Network:
+    """A network of a family with stand-in weights; a full one is made on the device, which takes a second on a GPU."""
+    if full:
+        model, _ = network(name, runtime.choose(device, "float32").torch_device, 0)
+    else:
+        family = family_named(name)
+        assert family is not None
+        config = family.sizes[name]
         taps = {"taps": (0, 1, 2, 3) if hasattr(config, "pairs") else (2, 4)}
         config = replace(config, **{k: v for k, v in (LESS | taps).items() if hasattr(config, k)})
-    model = family.build(config, name)
-    standin.fill(model, 0, model.constants())
+        model = family.build(config, name)
+        standin.fill(model, 0, model.constants())
     if name == "lingbot-map":  # a usable rotation and field of view
         model.camera_head.pose_branch.fc2.bias.data[6:] = 1.0
     return model.eval()
@@ -128,7 +132,7 @@ def main() -> int:
     for name in asked.networks if "reconstruct" in steps else ():
         with tempfile.TemporaryDirectory() as inside:
             file = Path(inside, "network.safetensors")
-            lite3r.export(made(name, asked.full), file, licence="stand-in weights", weights="float32")
+            lite3r.export(made(name, asked.full, asked.device), file, licence="stand-in weights", weights="float32")
             found = command(
                 "reconstruct", ROOT / "sample_scenes/facade/images", "-o", Path(inside, "out", "scene.ply"),
                 "--max-views", 2, "--model", file, *KEEP_ALL, *size,
@@ -137,7 +141,9 @@ def main() -> int:
     if "stream" in steps:
         with tempfile.TemporaryDirectory() as inside:
             file = Path(inside, "network.safetensors")
-            lite3r.export(made("lingbot-map", asked.full), file, licence="stand-in weights", weights="float32")
+            lite3r.export(
+                made("lingbot-map", asked.full, asked.device), file, licence="stand-in weights", weights="float32"
+            )
             found = command(
                 "reconstruct", clip(Path(inside)), "-o", Path(inside, "out", "scene.ply"), "--model", file,
                 *KEEP_ALL, *size,

@@ -85,6 +85,13 @@ def work_of(model: Network, views: int, height: int, width: int) -> Work:
         twin = family.build(model.config, model.name)
     twin.requires_grad_(False)
     images = torch.empty(1, COUNTED_VIEWS, 3, height, width, device="meta")
+    heads = {id(module) for name in family.heads for module in twin.get_submodule(name).modules()}
+    blocks = [block for block in twin.modules() if isinstance(block, Block) and id(block) not in heads]
+    used: dict[nn.Linear, None] = {}  # a network may have blocks for what was not given, such as depth
+    for block in blocks:
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_pre_hook(lambda layer, _: used.setdefault(layer))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         family.answer(twin, images, torch.arange(COUNTED_VIEWS, device="meta"))
     grid = (height // model.patch_size) * (width // model.patch_size)
@@ -95,10 +102,7 @@ def work_of(model: Network, views: int, height: int, width: int) -> Work:
     def across(count: int) -> float:
         return width * 4.0 * (count * tokens) ** 2
 
-    heads = {id(module) for name in family.heads for module in twin.get_submodule(name).modules()}
-    blocks = [block for block in twin.modules() if isinstance(block, Block) and id(block) not in heads]
-    linears = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
-    linear = sum(2.0 * tokens * layer.weight.numel() for layer in linears)  # of a view
+    linear = sum(2.0 * tokens * layer.weight.numel() for layer in used)  # of a view
     rest = (counter.get_total_flops() - across(COUNTED_VIEWS)) / COUNTED_VIEWS - linear
     return Work(views * linear, across(views), views * max(0.0, rest), views * height * width * 4.0 * (3 + 2))
 

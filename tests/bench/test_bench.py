@@ -23,6 +23,7 @@ from lite3r_cli.engine.check import OperatorCheck
 from lite3r_cli.errors import UsageError
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini
+from lite3r_cli.networks.pi3.network import PI3, PI3X, Pi3
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.pipelines.engine_choice import CROSSOVERS, Crossover, Machine
 
@@ -62,6 +63,15 @@ def test_the_floor_counts_what_the_architecture_says():
     everything = floor_ms(two, rates, 0, fp8=False, skipped=0)
     assert everything - floor_ms(two, rates, 0, fp8=False, skipped=0.5) == pytest.approx(1e3 * two.across / 2 / 1e12)
     assert everything - floor_ms(two, rates, 0, fp8=True, skipped=0) == pytest.approx(1e3 * two.linear / 2 / 1e12)
+
+
+def test_the_floor_counts_no_blocks_that_do_not_run():
+    """Pi3X is π³ with other heads, and with an encoder of depth that was not given."""
+    with torch.device("meta"):
+        with_depth, without = (Pi3(config, name) for config, name in ((PI3X, "pi3x"), (PI3, "pi3")))
+    more, less = (work_of(model, 1, 392, 518) for model in (with_depth, without))
+    assert more.linear == less.linear and more.across == less.across
+    assert more.rest > less.rest + 2.9e11  # its convolutions
 
 
 def test_every_variant_of_mini_on_a_cpu():
