@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -68,6 +70,25 @@ def test_matches_make_the_networks_camera_exact(links: tuple[np.ndarray, list[Li
     assert turn < 0.6 and shift < 0.06
     one = off(resected(start, made[1:2]).cam_from_world, truth)  # a single photograph 0.36 away
     assert one[0] < 1.2 and one[1] < 0.12
+
+
+def with_focal(view: View, factor: float) -> View:
+    wrong = view.K.copy()
+    wrong[[0, 1], [0, 1]] *= factor
+    return replace(view, K=wrong)
+
+
+@pytest.mark.parametrize("factor", [0.86, 1.15])
+def test_a_focal_length_that_is_wrong_in_the_whole_scene_does_not_move_the_photo(
+    links: tuple[np.ndarray, list[Link]], factor: float
+) -> None:
+    truth, made = links
+    scene = [replace(link, view=with_focal(link.view, factor)) for link in made]
+    start = with_focal(View("new", 640, 480, K, pose((3, -6, 1.5), (0.5, -0.2, 0.3))), factor)
+    found = resected(start, scene)
+    turn, shift = off(found.cam_from_world, truth)
+    assert turn < 0.6 and shift < 0.025
+    assert found.K[0, 0] == pytest.approx(start.K[0, 0], rel=0.01)  # the photographs keep theirs, so does the photo
 
 
 def test_what_tells_nothing_leaves_the_camera(links: tuple[np.ndarray, list[Link]]) -> None:
