@@ -153,7 +153,8 @@ def _advised(error: Lite3RError, arguments: Sequence[str]) -> str:
     if other is None or not isinstance(error, OutputError):
         return str(error)
     if command == "add":  # what is in the way in a scene is in the way in its copy, too
-        error = OutputError(re.sub(r",? or choose another -o\b", "", str(error)))
+        text = re.sub(r",? or choose another -o\b", "", str(error))
+        error = OutputError(text.replace("move or remove it", "put it back, or reconstruct the scene again"))
     return re.sub(r"(choose another|write elsewhere with|write to a local disk with) -o\b", other, str(error))
 
 

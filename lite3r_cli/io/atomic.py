@@ -133,6 +133,13 @@ class OutputSet:
         self._files.commit(self._old, self.layout.run_json)
         self.files = names
 
+    def _why_foreign(self) -> str:
+        """Why nothing tells that files of the output are lite3r's, and what to move."""
+        record = self.layout.root / self.layout.run_json
+        if os.path.lexists(record) and files_of_run(self.layout) is None:
+            return f"{record}, which should list it, is damaged or not lite3r's; move the scene away"
+        return "no run.json lists it as lite3r's; move it"
+
     def _replaceable(self) -> list[str]:
         """Files of the old output that may be replaced, run.json first. Raises OutputError if other files are there."""
         layout = self.layout
@@ -148,12 +155,14 @@ class OutputSet:
             if not os.path.lexists(path):
                 continue
             if name not in ours:
-                raise OutputError(f"{path}: exists and no run.json lists it as lite3r's; move it or choose another -o")
+                raise OutputError(f"{path}: exists and {self._why_foreign()} or choose another -o")
             if not self.overwrite:
                 lost = incomplete_files(layout, old or {})
                 if lost:
                     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-                    text = f"is incomplete: {lost[0]}{more} is missing or has changed; --overwrite makes it anew"
+                    changed = any(os.path.lexists(layout.root / each) for each in lost)  # perhaps a user's work
+                    first = "move or remove what has changed, then " if changed else ""
+                    text = f"is incomplete: {lost[0]}{more} is missing or has changed; {first}--overwrite makes it anew"
                     raise OutputError(f"{path}: {text}")
                 raise OutputError(f"{path}: exists; --overwrite replaces it")
         for name, size in (old or {}).items():

@@ -53,7 +53,8 @@ def read_ply(path: Path) -> PointCloud:
     except BadImage as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except Exception as error:  # the parser raises many types for a hostile header
-        raise InputError(f"{path}: not a valid PLY file: {' '.join(str(error).split())[:200]}") from error
+        why = "no text at its start" if isinstance(error, UnicodeError) else " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a valid PLY file: {why}") from error
     if "vertex" not in ply:
         raise InputError(f"{path}: has no element `vertex`")
     vertices = ply["vertex"].data

@@ -131,18 +131,28 @@ class PassStore:
         """
         head = self._head(number)
         k = head["views"].index(position)
-        stem = self.place(number) / f"{position:05d}"
-        depth = _decoded(_codes(stem.with_suffix(".depth"), 2), head["ranges"][k])
-        ranks, table = _codes(stem.with_suffix(".confidence"), 1), _table(head)
-        if ranks.shape != depth.shape or ranks.max() >= len(table):
-            raise InputError(f"{stem}.confidence: damaged; run again without --resume")
+        codes, ranks = self._maps(number, position)
         return replace(
             bare,
             K=np.array(head["K"][k]),
             cam_from_world=np.array(head["cam_from_world"][k]),
-            depth=depth,
-            confidence=table[ranks],
+            depth=_decoded(codes, head["ranges"][k]),
+            confidence=_table(head)[ranks],
         )
+
+    def _maps(self, number: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """The codes of depth and the ranks of confidence (h, w) of a view."""
+        stem = self.place(number) / f"{position:05d}"
+        codes, ranks = _codes(stem.with_suffix(".depth"), 2), _codes(stem.with_suffix(".confidence"), 1)
+        if ranks.shape != codes.shape or ranks.max() > len(self._head(number)["levels"]):
+            raise InputError(f"{stem}.confidence: damaged; run again without --resume")
+        return codes, ranks
+
+    def require_whole(self, number: int) -> None:
+        """Read every file of a complete pass. Raises InputError for a missing or damaged one."""
+        for position in self.views(number):
+            self._maps(number, position)
+            self.colors(number, position)
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The confidence values in a pass, and how many known pixels of these views have each."""

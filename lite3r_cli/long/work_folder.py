@@ -17,7 +17,8 @@ from ..io.documents import read_json
 from ..io.files import output_error
 from ..io.kept_chunks import identity_of, is_ours
 from ..io.locks import in_the_way
-from ..io.transaction import MARKER, remove_marked
+from ..io.names import printable
+from ..io.transaction import MARKER, in_threads, remove_marked
 from ..stopping import uninterrupted
 from .pass_store import PassStore, bytes_below
 
@@ -49,7 +50,7 @@ class WorkFolder:
                 if not self.resume or not (self.path / ASKED).exists():
                     remove_marked(self.path, identity)
                 else:
-                    self._require_same()
+                    _require_same(self.path, self.asked)
             if not os.path.lexists(self.path):
                 self._make()
             self._identity = self.store.identity = identity_of(self.path)
@@ -91,17 +92,46 @@ class WorkFolder:
             return sum((entry / "pass.json").exists() for entry in self.path.glob("pass-*"))
         return 0
 
-    def _require_same(self) -> None:
-        """Raises UsageError that names the difference if the stopped run had other options."""
-        try:
-            before = read_json(self.path / ASKED)
-        except InputError as error:
-            raise InputError(f"{self.path}: damaged; run again without --resume") from error
-        for name, (old, new) in _differences(before, self.asked):
-            raise UsageError(
-                f"--resume: the run that was stopped had {name} {_short(old)}, this one has {_short(new)}; "
-                "give the same, or run without --resume to begin anew"
-            )
+
+def require_resumable(path: Path, options: Mapping[str, Any]) -> None:
+    """Check the chunks of a stopped run, if there are any, before anything slow: the `options` that are known so far,
+    and that every file is whole.
+
+    Raises UsageError that names another option, InputError for a damaged file, OutputError for a folder of others.
+    """
+    try:
+        if not os.path.lexists(path):
+            return
+        if not is_ours(path):
+            raise in_the_way(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not (path / ASKED).exists():
+        return
+    _require_same(path, options, some=True)
+    store = PassStore(path)
+    numbers = [entry.name.removeprefix("pass-") for entry in sorted(path.glob("pass-*/"))]
+    whole = [number for number in numbers if number.isdecimal() and (store.place(int(number)) / "pass.json").exists()]
+    in_threads(lambda number: store.require_whole(int(number)), whole)
+
+
+def _require_same(path: Path, asked: Mapping[str, Any], some: bool = False) -> None:
+    """Raises UsageError that names the difference if the stopped run had other options; with `some`, only those in
+    `asked` are compared.
+    """
+    try:
+        before = read_json(path / ASKED)
+    except InputError as error:
+        raise InputError(f"{error}; run again without --resume") from error
+    if not isinstance(before, dict):
+        raise InputError(f"{printable(path / ASKED)}: damaged; run again without --resume")
+    if some:
+        before = {key: value for key, value in before.items() if key in asked}
+    for name, (old, new) in _differences(before, asked):
+        raise UsageError(
+            f"--resume: the run that was stopped had {name} {_short(old)}, this one has {_short(new)}; "
+            "give the same, or run without --resume to begin anew"
+        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

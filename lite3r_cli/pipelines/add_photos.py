@@ -26,7 +26,7 @@ from .rewritten import Rewriting, Written, adjusted, rewrite
 from .scene_finder import Finder, Located, Refused
 from .scene_members import Member, members_of, stored_config
 from .stated_cameras import stated_cameras
-from .written_scene import WrittenScene
+from .written_scene import AGAIN, WrittenScene
 
 KNOWN = "is in the scene already"
 
@@ -59,7 +59,6 @@ def add(config: AddConfig, progress: Progress | None = None, warn: Tell = lambda
     target = place_of(config.scene)
     with OutputSet(target, overwrite=True) as out:
         scene = WrittenScene.at(config.scene)
-        scene.require_finite()
         made = stored_config(scene)
         predict = network_of(made, config.device, config.dtype, config.adjust)
         members = members_of(scene, made, warn)
@@ -92,9 +91,10 @@ def place_of(path: Path) -> str:
     if clouds and layout.cloud not in clouds:
         was = printable(clouds[0])
         raise InputError(f"{path}: was written as {was} and renamed since: rename the cloud and its folder back")
+    scene.require_record()
     own = {layout.cloud, layout.inside("cameras.json")}
     if not own <= (files_of_run(layout) or {}).keys():
-        raise InputError(f"{layout.root / layout.run_json}: is missing or damaged; reconstruct the scene again")
+        raise InputError(f"{layout.root / layout.run_json}: does not list the scene's own files; {AGAIN}")
     return str(layout.root / layout.cloud if layout.folder else layout.root)
 
 

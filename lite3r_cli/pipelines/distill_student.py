@@ -33,7 +33,7 @@ from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import apply_sparse, skipped_share
 from ..stopping import between_steps
 from ..training.loss_plot import plot_losses
-from ..training.state import read_metadata, recover_state, saved_as_it_stops
+from ..training.state import read_metadata, recover_state, require_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import stored_bytes, write_student
@@ -181,6 +181,8 @@ def _look_at_output(config: DistillConfig) -> None:
     state = config.folder / STATE
     if config.goes_on and not state.is_file():
         raise UsageError(f"--resume: no {state} to go on from; start without it")
+    if config.goes_on:
+        require_state(state, "distill")
     bring_right(config.output)
     refuse_existing(config.output, config.overwrite, (), [config.output.name])
     present = [name for name in (STATE, LOG, PLOT) if os.path.lexists(config.folder / name)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import __version__
 from ..config import ReconstructConfig
 from ..config.sequence import ONE_PASS, SMALLEST_CHUNK, LongConfig
 from ..console import Progress, Tell
@@ -19,6 +20,7 @@ from ..io.images import ImageSet
 from ..io.video import DEFAULT_VIEWS
 from ..long.chunk_plan import ChunkPlan, plan_chunks
 from ..world.ties import TIED, Keypoints, evidence, find_keypoints
+from .result import plain
 
 if TYPE_CHECKING:
     from .long_order import Arranged
@@ -113,6 +115,12 @@ def free_memory(predictor: Predictor) -> int:
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 8 * 2**30  # not Linux
+
+
+def options_of(config: ReconstructConfig) -> dict[str, Any]:
+    """The options that affect the output of a run in chunks; a resumed run must have the same."""
+    compared = replace(config, output="", overwrite=False, long=replace(config.long, resume=False))
+    return {"lite3r": __version__, **plain(compared)}
 
 
 def chunks_are_possible(config: ReconstructConfig) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..config import ReconstructConfig
 from ..console import Tell
 from ..io.images import ImageSet
@@ -18,12 +17,13 @@ from ..scene.frame import FIRST_CAMERA
 from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
 from .depth_request import depth_warnings
+from .in_chunks import options_of
 from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
 from .long_loops import Loops, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
 from .long_refine import RefinedPasses, kept_warning, refine_passes, verdicts_of
 from .predict import Predictions, Predictor
-from .result import Scene, plain
+from .result import Scene
 from .run_info import Part, run_info
 from .scene_formats import format_warnings
 from .standing import stand_up
@@ -84,11 +84,9 @@ def what_was_asked(
     config: ReconstructConfig, images: ImageSet, predictor: Predictor, plan: ChunkPlan
 ) -> dict[str, Any]:
     """Everything that affects the output; a resumed run must have the same."""
-    arguments = plain(replace(config, output="", overwrite=False, long=replace(config.long, resume=False)))
     files = [[r.name, r.width, r.height, r.path.stat().st_size, r.frame] for r in images.records]
     return {
-        "lite3r": __version__,
-        **arguments,
+        **options_of(config),
         "device": predictor.runtime.device.chosen,
         "precision": predictor.runtime.dtype.chosen,
         "weights": predictor.fingerprint.result(),

@@ -70,12 +70,11 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
     progress = progress or Progress()
     first, second = WrittenScene.at(config.first), WrittenScene.at(config.second)
     _require_a_new_place(config, first, second)
-    for scene in (first, second):
-        scene.require_finite()
+    stored = [stored_config(scene) for scene in (first, second)]
     with OutputSet(config.output, overwrite=config.overwrite) as out:
-        made = stored_config(first)
+        made = stored[0]
         predict = network_of(made, config.device, config.dtype, config.adjust)
-        groups = [members_of(scene, stored_config(scene), warn) for scene in (first, second)]
+        groups = [members_of(scene, settings, warn) for scene, settings in zip((first, second), stored)]
         predictor = Predictor(predict, progress)
         predictor.lens_warnings = no_lens_warnings  # the scenes were warned of when they were made
         doubles = _doubles(*groups)
@@ -96,7 +95,7 @@ def merge(config: MergeConfig, progress: Progress | None = None, warn: Tell = la
                 "edges": told}  # fmt: skip
         asked = replace(
             made,
-            input=replace(made.input, inputs=(*made.input.inputs, *stored_config(second).input.inputs)),
+            input=replace(made.input, inputs=(*made.input.inputs, *stored[1].input.inputs)),
             output=config.output,
             overwrite=config.overwrite,
         )

@@ -18,9 +18,10 @@ from ..errors import InputError, MemoryLimitError
 from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped
-from ..io.kept_chunks import remove_finished
+from ..io.kept_chunks import place_of, remove_finished
 from ..io.output_layout import files_of_run
 from ..io.video import DEFAULT_VIEWS
+from ..long.work_folder import require_resumable
 from ..scene.posed_view import View
 from ..world.undistort import UndistortedImages
 from .ahead import Ahead, Edges
@@ -29,7 +30,7 @@ from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
 from .finding import find_images, lines_of
 from .fuse_views import fuse_views
-from .in_chunks import chunks_are_possible, long_plan
+from .in_chunks import chunks_are_possible, long_plan, options_of
 from .later import Later
 from .report import Report
 from .result import Scene, write_scene
@@ -179,6 +180,8 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     """
     progress = progress or Progress()
     with SceneRun(config, progress, warn, alone=True) as run:
+        if config.long.resume:
+            require_resumable(place_of(run.out.layout), options_of(config))
         run.find()
         with progress.stage("Start", minor=True):
             cuda_start.begin(config.predict.device)

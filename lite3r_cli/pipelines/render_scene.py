@@ -61,6 +61,7 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
     """
     progress = progress or Progress()
     scene = WrittenScene.at(config.scene)
+    scene.tell_fault(warn)
     film = config.output
     if film is None and config.frames is None:
         film = scene.layout.root / f"{Path(scene.layout.cloud).stem}.mp4"
@@ -200,7 +201,8 @@ class _FrameFiles:
         for i, view in enumerate(views):
             rgb = pictures.read(view)
             if rgb is None:
-                warn(f"{printable(view.name)}: the photo is no longer where it was; condition.json has its camera")
+                why = pictures.why_missing([view.name])
+                warn(f"{printable(view.name)}: without its photo, condition.json has its camera: {why}")
                 continue
             files[view.name] = f"photographs/{i:05d}.jpg"
             done, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])

@@ -98,8 +98,10 @@ class Finder:
         views = [view for view in scene.views(load_depth=True) if view.depth is not None]
         self.memories = {view.name: kept for view in views if (kept := scene.memory(view)) is not None}
         self.images = SceneImages.of(photos, scene, views, self.memories)
-        if (lost := len(views) - len(self.images.captured)) > 0:
-            warn(f"{lost} of {len(views)} photos of the scene are no longer where they were: the others serve")
+        there = {view.name for view in self.images.captured}
+        if lost := [view.name for view in views if view.name not in there]:
+            why = scene.photographs().why_missing(lost)
+            warn(f"{len(lost)} of {len(views)} photos of the scene are not used: {why}")
         self.neighbours, self._warn = neighbours, warn
         self.predictor = predictor or Predictor(predict, progress)
         self.predictor.lens_warnings = no_lens_warnings  # the scene was warned of when it was made

@@ -40,8 +40,8 @@ class SceneImages(ImageSet):
         captured = [view for view in views if view.depth is not None and found.has(view)]
         if not captured:
             raise InputError(
-                f"{printable(scene.folder)}: none of its {len(views)} photos is where it was when the scene was "
-                "made (run.json tells where): photos are located among them"
+                f"{printable(scene.folder)}: none of its {len(views)} photos is found, and new ones are located among "
+                f"them: {found.why_missing([view.name for view in views])}"
             )
         records = [ImageRecord(view.name, Path(view.name), view.width, view.height) for view in captured]
         return cls([*photos.records, *records], photos.skipped, new=len(photos), captured=captured, photographs=found)

@@ -23,8 +23,9 @@ from ..io.picture_sources import is_video
 from ..io.view_memory import Source, ViewMemory
 from ..scene.posed_view import View, known_depth
 from ..world.undistort import Undistortion
+from .scene_memory import memory_file
 from .view_files import Kept
-from .written_scene import Photographs, WrittenScene
+from .written_scene import AGAIN, Photographs, WrittenScene
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Member:
 
 
 def stored_config(scene: WrittenScene) -> ReconstructConfig:
-    """The configuration of the scene. Raises InputError if run.json lacks it."""
+    """The configuration of the scene. Raises InputError if run.json lacks it, or cannot be written again."""
+    scene.require_record()
     where = printable(scene.layout.root / scene.layout.run_json)
     if scene.facts.get("parts"):
         raise InputError(
@@ -52,7 +54,7 @@ def stored_config(scene: WrittenScene) -> ReconstructConfig:
     try:
         return from_stored(ReconstructConfig, scene.facts.get("arguments"), f"{where}: arguments")
     except InputError as error:
-        raise InputError(f"{error}: run.json is damaged; reconstruct the scene again") from error
+        raise InputError(f"{error}: run.json is damaged; {AGAIN}") from error
 
 
 def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> list[Member]:
@@ -66,15 +68,15 @@ def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> li
         kept = scene.memory(views[name])
         if kept is None:
             raise InputError(
-                f"{printable(scene.folder)}: has no memory/ of {name}: reconstruct the scene again with this version"
+                f"{printable(scene.folder / memory_file(scene.stems[name]))}: is missing; {AGAIN} with this version"
             )
         memories[name] = kept
     pictures = _Pictures(scene, config, views, memories, tell)
     if gone := [name for name in order if name not in pictures.records]:
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         raise InputError(
-            f"{printable(scene.folder)}: photos are no longer where they were, or have changed: "
-            f"{', '.join(gone[:3])}{more}; put them back, or reconstruct again (run.json tells where they were)"
+            f"{printable(scene.folder)}: photos are not found ({', '.join(map(printable, gone[:3]))}{more}): "
+            f"{scene.photographs().why_missing(gone)}"
         )
     made = []
     for name in order:

@@ -57,6 +57,7 @@ def serve_scene(
     except OSError as error:
         raise OutputError(f"--port {config.port}: cannot be listened at ({error.strerror})") from error
     if scene is not None:
+        scene.tell_fault(tell)
         Stage(server).show_scene(scene)
     elif live is not None:
         follower = Follower(Stage(server), live, config.scene, tell)

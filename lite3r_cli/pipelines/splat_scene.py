@@ -125,9 +125,10 @@ def _photographs(scene: WrittenScene, warn: Tell) -> tuple[list[View], list[np.n
     lost = [view.name for view, picture in read if picture is None]
     there = [(view, picture) for view, picture in read if picture is not None]
     if len(there) < FEWEST:
-        raise InputError(f"{len(there)} of {len(views)} photos of the scene were found; training needs at least two")
+        found = f"{len(there)} of {len(views)} photos of the scene are found; training needs at least two"
+        raise InputError(f"{found}: {source.why_missing(lost)}" if lost else found)
     if lost:
-        warn(f"{len(lost)} photos are no longer at their paths ({printable(lost[0])}); they are left out")
+        warn(f"{len(lost)} photos are left out ({printable(lost[0])}): {source.why_missing(lost)}")
     return [view for view, _ in there], [picture for _, picture in there]
 
 

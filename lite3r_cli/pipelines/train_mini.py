@@ -23,7 +23,7 @@ from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loss_plot import plot_losses
 from lite3r_cli.training.shape_schedule import ShapeSchedule
-from lite3r_cli.training.state import Dependencies, recover_state, save_weights, saved_as_it_stops
+from lite3r_cli.training.state import Dependencies, recover_state, require_state, save_weights, saved_as_it_stops
 from lite3r_cli.training.train_data import TrainingData
 from lite3r_cli.training.train_loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.worker import Worker, worker_process
@@ -49,14 +49,14 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)
+        depends_on = _dependencies(config, worker)
+        trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
+        if config.goes_on:
+            trainer.resume(output / STATE, warn)  # before the data, which take longer
         data = TrainingData(
             shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed,
             config.strict, warn,
         )  # fmt: skip
-        depends_on = _dependencies(config, worker)
-        trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
-        if config.goes_on:
-            trainer.resume(output / STATE, warn)
         advice = f"go on with: lite3r train -o {output} --resume, and the same options"
         with (
             saved_as_it_stops(trainer, worker, lambda at: progress.note(f"{at}; {advice}")),
@@ -83,6 +83,7 @@ def _look_at_output(config: TrainConfig) -> None:
     if config.goes_on:
         if STATE not in present:
             raise UsageError(f"--resume: no {output / STATE} to go on from; start without it")
+        require_state(output / STATE, "train")
     elif STATE in present:
         raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
     elif present:

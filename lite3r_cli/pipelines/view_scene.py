@@ -11,6 +11,7 @@ from ..console import Tell
 from ..errors import OutputError
 from ..io.html_page import page
 from ..io.locks import in_the_way
+from ..io.names import printable
 from ..io.regular import BadImage, open_regular
 from ..io.scene_export import SceneExport
 from ..io.transaction import recover, replace_file
@@ -34,8 +35,10 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     _require_ours(target, config.overwrite)
     views, pictures = scene.views(), scene.photographs()
     lost = [view.name for view in views if not pictures.has(view)]
-    if lost:
-        warn(f"{len(lost)} of {len(views)} photos are no longer where they were ({lost[0]}): frames without image")
+    scene.tell_fault(warn)
+    if lost and scene.fault is None:
+        why = pictures.why_missing(lost)
+        warn(f"{len(lost)} of {len(views)} cameras are shown without their photo ({printable(lost[0])}): {why}")
     sizes = {view.name: view for view in views}
     export = SceneExport(
         scene.folder,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..console import Tell
 from ..errors import InputError, Lite3RError, UsageError
 from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
 from ..io.frame_spool import bytes_of
+from ..io.names import printable
 from ..io.output_layout import OutputLayout, output_layout
 from ..io.picture_sources import is_video
 from ..io.ply import read_ply
@@ -27,6 +30,8 @@ from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.posed_view import PointCloud, View, known_depth
 from ..world.undistort import undistorted
 from .scene_memory import memory_file
+
+AGAIN = "reconstruct the scene again"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class WrittenScene:
         return self.layout.root / self.layout.folder
 
     def views(self, load_depth: bool = False) -> list[View]:
-        return read_cameras_json(self.folder / "cameras.json", load_depth=load_depth)
+        with _made_again():
+            return read_cameras_json(self.folder / "cameras.json", load_depth=load_depth)
 
     @cached_property
     def stems(self) -> Mapping[str, str]:
@@ -62,21 +68,38 @@ class WrittenScene:
         return read_memory(path, known_depth(view).shape) if os.path.lexists(path) else None
 
     def cloud(self) -> PointCloud:
-        return read_ply(self.layout.root / self.layout.cloud)
+        with _made_again():
+            return read_ply(self.layout.root / self.layout.cloud)
 
     @cached_property
-    def facts(self) -> Mapping[str, Any]:
-        """run.json; empty if it is not readable."""
-        return _facts(self.layout)
+    def _record(self) -> tuple[Mapping[str, Any], str | None]:
+        return _record(self.layout)
 
-    def require_finite(self) -> None:
-        """Raise InputError for a run.json with NaN or Infinity: such facts cannot be written again."""
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """run.json; empty if it is not readable, because a page needs little of it."""
+        return self._record[0]
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with run.json and what to do; None for a sound one."""
+        return self._record[1]
+
+    def tell_fault(self, warn: Tell) -> None:
+        """Warn of a run.json that is missing or damaged; for commands that can do without."""
+        if self.fault is not None:
+            warn(f"{self.fault} (without it the photos, the up direction and the units are not known)")
+
+    def require_record(self) -> None:
+        """Raise InputError for a run.json that is missing or damaged, or has NaN or Infinity: such facts cannot be
+        written again.
+        """
+        if self.fault is not None:
+            raise InputError(self.fault)
         try:
             json.dumps(self.facts, allow_nan=False)
         except ValueError as error:
-            raise InputError(
-                f"{self.folder / 'run.json'}: holds NaN or Infinity: damaged; reconstruct the scene again"
-            ) from error
+            raise InputError(f"{self.folder / 'run.json'}: holds NaN or Infinity: damaged; {AGAIN}") from error
 
     @property
     def frame(self) -> WorldFrame:
@@ -88,14 +111,15 @@ class WrittenScene:
         return _up(self.facts)
 
     def photographs(self) -> Photographs:
-        return Photographs(self.folder, self.facts)
+        return Photographs(self.folder, self.facts, self.fault)
 
     def require_not_in(self, *targets: Path) -> None:
         """Raises UsageError where one of these is a file of the scene, or a photograph that it was made from: neither
         is replaced by what is made of them, whatever is asked for.
         """
         listed = self.facts.get("files")
-        names = [self.layout.cloud, self.layout.run_json, *(listed if isinstance(listed, dict) else ())]
+        always = [self.layout.cloud, self.layout.run_json, self.layout.inside("cameras.json")]
+        names = [*always, *(listed if isinstance(listed, dict) else ())]
         own = {
             **{_real(self.layout.root / name): "a file of the scene itself" for name in names},
             **{_real(path): "a photo of the scene" for path in self.photographs().places.values()},
@@ -127,28 +151,40 @@ def _layout(scene: Path) -> OutputLayout:
         layout = output_layout(scene / layout.cloud)  # of -o scene/scene.ply
     for path in (layout.root / layout.cloud, layout.root / layout.folder / "cameras.json"):
         if not path.is_file():
-            raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing")
+            raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing; {AGAIN}")
     return layout
 
 
-def _facts(layout: OutputLayout) -> Mapping[str, Any]:
-    """run.json, or nothing if it is not readable, because a page needs little of it. Parts of a run are in its own
-    run.json.
-    """
-    for path in (layout.root / layout.run_json, layout.root.absolute().parent / "run.json"):
-        try:
-            document = read_json(path)
-        except InputError:
-            continue
-        if not isinstance(document, dict):
-            continue
-        if path.parent == (layout.root / layout.folder):
-            return document
-        parts = document.get("parts")
-        parts = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-        mine = [part for part in parts if part.get("folder") == layout.root.absolute().name]
-        return {**mine[0], "images": document.get("images")} if mine else {}
-    return {}
+@contextmanager
+def _made_again() -> Iterator[None]:
+    """Errors of a scene's own files say what to do about them."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; {AGAIN}") from error
+
+
+def _record(layout: OutputLayout) -> tuple[Mapping[str, Any], str | None]:
+    """What run.json tells, and what is wrong with it. A part of a run is described in the run.json of the whole."""
+    own, above = layout.root / layout.run_json, layout.root.absolute().parent / "run.json"
+    path = own if layout.folder or os.path.lexists(own) or not os.path.lexists(above) else above
+    try:
+        document = read_json(path)
+    except InputError as error:
+        return {}, f"{error}; {AGAIN}"
+    known = document if isinstance(document, dict) else {}
+    fault = f"{printable(path)}: damaged, or not written by lite3r; {AGAIN}"
+    if not (isinstance(known.get("images"), list) and isinstance(known.get("files"), dict)):
+        return known if path == own else {}, fault
+    if path == own:
+        return known, None
+    parts = known.get("parts")
+    mine = [
+        part
+        for part in (parts if isinstance(parts, list) else ())
+        if isinstance(part, dict) and part.get("folder") == layout.root.absolute().name
+    ]
+    return ({**mine[0], "images": known["images"]}, None) if mine else ({}, fault)
 
 
 def _frame(facts: Mapping[str, Any]) -> WorldFrame:
@@ -176,7 +212,9 @@ def _up(facts: Mapping[str, Any]) -> np.ndarray | None:
 class Photographs:
     """The photographs of a scene: those of an export, else those at the paths in run.json."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], fault: str | None = None) -> None:
+        """`fault`: what is wrong with run.json."""
+        self.folder, self.fault = folder, fault
         self.sources: dict[str, Source] = {}  # by name: pictures whose files must not have changed
         images = facts.get("images")
         entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
@@ -194,6 +232,14 @@ class Photographs:
 
     def has(self, view: View) -> bool:
         return (self._exported(view) or self.taken(view)) is not None
+
+    def why_missing(self, names: Sequence[str]) -> str:
+        """Why these photographs are not found, and what to do."""
+        if self.fault is not None:
+            return self.fault
+        if not all(name in self.places for name in names):
+            return f"{printable(self.folder / 'run.json')} does not name them; {AGAIN}"
+        return "no longer where they were, or changed since; put them back (run.json tells where), or " + AGAIN
 
     def read(self, view: View) -> np.ndarray | None:
         """(H, W, 3) RGB; None if it is missing or has changed."""

@@ -52,10 +52,7 @@ class Dependencies:
 
     def check(self, path: Path, tell: Tell) -> None:
         """Raises UsageError if the state at `path` belongs to another run, WeightsError if it is not a state."""
-        metadata = read_metadata(path)
-        if metadata["run"] != self.kind:
-            raise UsageError(f"--resume: {path} is the state of lite3r {_short(metadata['run'])}, not of {self.kind}")
-        found = differences(_settings(metadata, path), json.loads(self.to_json()))
+        found = differences(require_state(path, self.kind), json.loads(self.to_json()))
         if not found:
             return
         if self.anyway:
@@ -116,6 +113,29 @@ def _settings(metadata: Mapping[str, str], path: Path) -> dict[str, dict[str, An
     if not isinstance(settings, dict) or not all(isinstance(part, dict) for part in settings.values()):
         raise _not_a_state(path, "its settings are not groups of values")
     return settings
+
+
+def require_state(path: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """The settings of a state of the command `kind`. It reads the head of the file only: call it before anything slow.
+
+    Raises UsageError for the state of another command, WeightsError for a damaged or truncated one.
+    """
+    metadata = read_metadata(path)
+    if metadata["run"] != kind:
+        raise UsageError(f"--resume: {path} is the state of lite3r {_short(metadata['run'])}, not of {kind}")
+    _progress(metadata, path)
+    return _settings(metadata, path)
+
+
+def _progress(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
+    """The step, and the seconds so far."""
+    try:
+        step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
+    except ValueError as error:
+        raise _not_a_state(path, str(error)) from error
+    if step < 0 or not 0 <= elapsed < float("inf"):
+        raise _not_a_state(path, f"step {step} after {elapsed} seconds cannot be")
+    return step, elapsed
 
 
 def recover_state(path: Path) -> None:
@@ -195,16 +215,13 @@ def load_training_state(
     """Restore everything; returns the step and the elapsed seconds. Raises WeightsError; then nothing but the model's
     parameters may have changed.
     """
-    metadata = read_metadata(path)
+    step, elapsed = _progress(read_metadata(path), path)
     try:
-        step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
         with plain_path(path) as plain, safe_open(plain, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         slots = [_slots(optimiser, _under(tensors, f"optimiser.{i}.")) for i, optimiser in enumerate(optimisers)]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _not_a_state(path, str(error)) from error
-    if step < 0 or not 0 <= elapsed < float("inf"):
-        raise _not_a_state(path, f"step {step} after {elapsed} seconds cannot be")
     averages = _under(tensors, "average.")
     wrong = [name for name, value in average.state_dict().items() if _shape(averages.get(name)) != tuple(value.shape)]
     if wrong or averages.keys() != average.state_dict().keys():

@@ -286,3 +286,39 @@ def test_train_leaves_files_of_its_names_alone(tmp_path, capsys):
     for more in ([], ["--resume"]):
         assert main(["train", "-o", str(tmp_path), "--max-steps", "1", *more]) in (2, 7)
     assert os.listdir(tmp_path) == ["mini.safetensors"] and json.loads("1")
+
+
+DAMAGED = {"cut": lambda data: data[: len(data) // 2], "empty": lambda data: b"", "foreign": lambda data: b"{}" * 40}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+@pytest.mark.parametrize("kind", ["train", "distill"])
+def test_a_damaged_state_is_refused_before_anything_slow(photographs, checkpoint, monkeypatch, capsys, kind, how):
+    def slow(*given, **more):
+        raise AssertionError("the state was not checked first")
+
+    folder = checkpoint.with_name("student")
+    folder.mkdir()
+    metadata = {"format": STATE_FORMAT, "run": kind, "settings": "{}", "step": "1", "elapsed": "1"}
+    save_file({"t": torch.zeros(9)}, folder / STATE, metadata=metadata)
+    spoilt = DAMAGED[how]((folder / STATE).read_bytes())
+    (folder / STATE).write_bytes(spoilt)
+    for module, name in (("train_mini", "Mini"), ("distill_student", "open_checkpoint")):
+        monkeypatch.setattr(f"lite3r_cli.pipelines.{module}.{name}", slow)
+    if kind == "train":
+        assert main(["train", "-o", str(folder), "--resume", "--device", "cpu"]) == 4
+    else:
+        assert command(photographs, checkpoint, "--resume")[0] == 4
+    assert "student/state.safetensors: not a training state" in capsys.readouterr().err
+    assert (folder / STATE).read_bytes() == spoilt and os.listdir(folder) == [STATE]
+
+
+def test_train_makes_no_data_for_a_state_with_other_options(tmp_path, monkeypatch, capsys):
+    def slow(*given, **more):
+        raise AssertionError("the options were not compared first")
+
+    monkeypatch.setattr("lite3r_cli.pipelines.train_mini.TrainingData", slow)
+    metadata = {"format": STATE_FORMAT, "run": "train", "settings": '{"loop": {"lr": 7}}', "step": "1", "elapsed": "1"}
+    save_file({"t": torch.zeros(1)}, tmp_path / STATE, metadata=metadata)
+    assert main(["train", "-o", str(tmp_path), "--resume", "--device", "cpu"]) == 2
+    assert "--resume-anyway" in capsys.readouterr().err

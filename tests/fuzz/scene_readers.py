@@ -95,7 +95,7 @@ def _written() -> Reader:
             merge_scenes._require_a_new_place(
                 MergeConfig(first=Path("scene"), second=Path("scene.ply"), output="both.ply"), scene, scene
             )
-            scene.require_finite(), scene.require_not_in(Path("scene.html"))
+            scene.require_record(), scene.require_not_in(Path("scene.html"))
             made = stored_config(scene)
             add_photos.network_of(made, "cpu", "auto", adjust=True)
             members = members_of(scene, made, _quiet)
@@ -127,7 +127,7 @@ def _parts() -> Reader:
 
         scene = WrittenScene.at(folder / "part-1")
         scene.frame, scene.up, scene.stems, scene.cloud()
-        scene.photographs().places, scene.require_finite()
+        scene.photographs().places, scene.require_record()
         return None if isinstance(scene.facts, dict) else "facts that are no object"
 
     return Reader(make, read)

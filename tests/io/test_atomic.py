@@ -255,13 +255,13 @@ def test_a_folder_that_is_none_is_said(tmp_path: Path, kind: str) -> None:
     assert len(list(tmp_path.iterdir())) == (kind != "device")
 
 
-@pytest.mark.parametrize("change", ["gone", "cut"])
-def test_an_output_that_lacks_a_file_is_called_incomplete(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(("change", "first"), [("gone", ""), ("cut", "move or remove what has changed, then ")])
+def test_an_output_that_lacks_a_file_is_called_incomplete(tmp_path: Path, change: str, first: str) -> None:
     produce(tmp_path / "scene.ply", names=("depth/a.png", "depth/b.png"))
     lost = tmp_path / "scene/depth/b.png"
     lost.unlink() if change == "gone" else lost.write_bytes(b"")
     with (
-        pytest.raises(OutputError, match=r"incomplete: scene/depth/b.png is missing or has changed; --overwrite"),
+        pytest.raises(OutputError, match=f"scene/depth/b.png is missing or has changed; {first}--overwrite"),
         OutputSet(tmp_path / "scene.ply"),
     ):
         pass

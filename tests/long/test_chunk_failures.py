@@ -80,3 +80,49 @@ def test_a_video_that_ends_early_becomes_the_scene_of_what_it_has(tmp_path, plan
     assert "ends early" in capfd.readouterr().err
     views = read_cameras_json(tmp_path / "out" / "scene" / "cameras.json")
     assert 5 < len(views) < 15
+
+
+SPOILT = {
+    "asked.json": ("[]", "asked.json: damaged; run again without --resume"),
+    "pass-00000/pass.json": ("{}", "pass-00000/pass.json: damaged; run again without --resume"),
+    "pass-00001/00004.depth": ("", "pass-00001/00004.depth: missing or damaged; run again without --resume"),
+    "pass-00001/00004.confidence": (None, "00004.confidence: missing or damaged; run again without --resume"),
+    "pass-00000/00001.colors.jpg": ("JFIF", "00001.colors.jpg"),
+}
+
+
+def test_resume_checks_every_kept_file_and_its_options_before_anything_slow(
+    tmp_path, pictures, plane_backbone, monkeypatch, capfd
+):
+    predict, made = Predictor.predict_pictures, []
+
+    def some(self, *given, **more):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return predict(self, *given, **more)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_pictures", some)
+        assert main(words(pictures, out, "--resume")) == 130
+    chunks = out / ".scene.ply.lite3r-chunks"
+
+    def slow(*given, **more):
+        raise AssertionError("the chunks were not checked first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lite3r_cli.pipelines.reconstruct_scene.find_images", slow)
+        for name, (text, said) in SPOILT.items():
+            whole = (chunks / name).read_bytes()
+            (chunks / name).unlink()
+            if text is not None:
+                (chunks / name).write_text(text)
+            capfd.readouterr()
+            assert main(words(pictures, out, "--resume")) == 3
+            told = capfd.readouterr().err
+            assert said in told and "without --resume" in told
+            (chunks / name).write_bytes(whole)
+        assert main(words(pictures, out, "--resume", "--seed", "5")) == 2
+        assert "--seed" in capfd.readouterr().err
+    assert main(words(pictures, out, "--resume")) == 0

@@ -98,14 +98,14 @@ def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path
     made = scene.parent / "a/run.json"
     whole = made.read_bytes()
     made.write_bytes(whole.replace(b'"bytes"', b'"octets"'))  # no list of files
-    assert run("add", scene, new) == 3 and "a/run.json: is missing or damaged" in capsys.readouterr().err
+    assert run("add", scene, new) == 3 and "a/run.json: does not list the scene's own files" in capsys.readouterr().err
     made.write_bytes(whole)
     assert run("add", scene, new, "--cameras", scene.parent / "a/cameras.json") == 3
     assert "has a camera for none of the photos" in capsys.readouterr().err
     (tmp_path / "photos/a1.png").rename(tmp_path / "photos/b1.png")
     shutil.move(scene.parent / "a/images", tmp_path / "images")
     assert run("add", scene, new) == 3
-    assert "no longer where they were, or have changed: a1.png" in capsys.readouterr().err
+    assert "photos are not found (a1.png): no longer where they were" in capsys.readouterr().err
     (tmp_path / "photos/b1.png").rename(tmp_path / "photos/a1.png")
     shutil.move(tmp_path / "images", scene.parent / "a/images")
     assert digests(scene.parent) == before
@@ -121,7 +121,7 @@ def test_refused_photos_and_what_is_missing_change_nothing(scene: Path, tmp_path
     (scene.parent / "a/memory/a0.safetensors").unlink()
     assert run("add", scene, new) == 3
     said = capsys.readouterr().err.strip()
-    assert "has no memory/ of a0.png" in said and "\n" not in said
+    assert "memory/a0.safetensors: is missing" in said and "\n" not in said
 
 
 def test_killed_at_any_moment_the_scene_is_old_or_new(scene: Path, tmp_path: Path, monkeypatch) -> None:
