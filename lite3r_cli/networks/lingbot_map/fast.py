@@ -8,6 +8,7 @@ for torch's attention, and the kernel adds the others (`growing_attention`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -197,13 +198,12 @@ class FastLingBotMap(Stepwise):
                 "within": [rope_table(within, self.config.dim // self.config.heads, published=True)],
                 "embeddings": [resize_position_embedding(self.position[:, 1:], *grid, antialias=True)[0].float()],
                 "reference": torch.zeros((), dtype=torch.long, device=device),
-                "grid": grid,
             }
         return self._prepared[key]
 
-    def run(self, images: Tensor, first_pass: bool, across: RopeTable) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (S, 3, H, W) → depth and confidence (S, H, W), and the camera features (1, S, 2C). The blocks across
-        frames have been told what to attend to; `across` is their RoPE table.
+    def run(self, images: Tensor, first_pass: bool, across: RopeTable) -> tuple[list[Tensor], Tensor]:
+        """Frames (S, 3, H, W) → the maps for `depth`, and the camera features (1, S, 2C). The blocks across frames have
+        been told what to attend to; `across` is their RoPE table.
         """
         engine, fixed = self.engine, self.fixed(len(images), images.shape[2], images.shape[3])
         tokens = self._encode(images, first_pass, fixed)
@@ -220,8 +220,11 @@ class FastLingBotMap(Stepwise):
             if before is not None:
                 maps.append(self.head.project(len(maps), before, frames, SPECIALS, engine))
                 camera = torch.cat([before[:, 0], frames[:, 0]], dim=-1)  # the last pair is among the taps
-        depth, confidence = self.head.decode(maps, *fixed["grid"])
-        return depth, confidence, camera.float()[None]
+        return maps, camera.float()[None]
+
+    def depth(self, maps: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
+        """The maps of `run` for frames of this size → depth and confidence (S, H, W)."""
+        return self.head.decode(maps, height // self.patch_size, width // self.patch_size)
 
     def _encode(self, images: Tensor, first_pass: bool, fixed: dict[str, Any]) -> Tokens:
         engine = self.engine
@@ -250,6 +253,7 @@ class FastStream:
         self.time = torch.zeros((), dtype=torch.float64, device=form.device)
         self.graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]] = {}
         self.steps: dict[tuple[bool, bool], int] = {}
+        self.beside = torch.cuda.Stream(form.device) if form.device.type == "cuda" else None
 
     def restart(self) -> None:
         """Forget all frames, not the memory for them."""
@@ -266,7 +270,8 @@ class FastStream:
         for block in form.across:
             block.ring, block.kept = None, kept
         table = self._table(torch.arange(count, device=form.device, dtype=torch.float64))
-        depth, confidence, camera = form.run(images[0], True, table)
+        maps, camera = form.run(images[0], True, table)
+        depth, confidence = form.depth(maps, *images.shape[-2:])
         vectors = form.cameras.together(camera, self.plan.rounds, keep)
         return FrameOutput([vectors], depth[None], confidence[None], [], range(count), count * ring.tokens, keep)
 
@@ -302,9 +307,14 @@ class FastStream:
         return tuple(each.clone() for each in found)
 
     def _run(self) -> tuple[Tensor, ...]:
-        assert self.image is not None
-        depth, confidence, camera = self.form.run(self.image, False, self._table(self.time[None]))
-        return depth, confidence, self.form.cameras.step(camera, self.plan.rounds)
+        assert self.image is not None and self.size is not None
+        maps, camera = self.form.run(self.image, False, self._table(self.time[None]))
+        with _forked(self.beside):  # a chain of small kernels, which leaves most of the GPU to the depth head
+            vectors = self.form.cameras.step(camera, self.plan.rounds)
+        depth, confidence = self.form.depth(maps, *self.size)
+        if self.beside is not None:
+            torch.cuda.current_stream(self.form.device).wait_stream(self.beside)
+        return depth, confidence, vectors
 
     def _table(self, times: Tensor) -> RopeTable:
         """The RoPE table of blocks across frames for these times (S,), with channels as `rope_table` has them."""
@@ -329,3 +339,14 @@ class FastStream:
             )  # fmt: skip
         self.image = torch.zeros(1, 3, *size, device=form.device)
         form.cameras.make_room(self.room.frames, self.plan.rounds)
+
+
+@contextmanager
+def _forked(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """What is inside runs on `stream` after all that was launched before; None: on the current stream."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        yield
