@@ -17,6 +17,7 @@ from .gaussian_set import GaussianSet
 from .growth import Growth
 from .likeness import psnr, ssim
 from .rasteriser import rasterise
+from .running_mean import RunningMean
 from .shapes import Camera, ellipses
 
 RATES = {"means": 1.6e-4, "scales": 5e-3, "quaternions": 1e-3, "opacity": 5e-2, "sh0": 2.5e-3, "shn": 1.25e-4}
@@ -48,6 +49,10 @@ class Recipe:
     depth_weight: float = 0.05
     opacity_weight: float = 0.0  # regulariser: weight of the mean opacity
     scale_weight: float = 0.0  # regulariser: weight of the mean scale
+    ssim_weight: float = 0.2  # of 1 − SSIM in the loss of the colours; the rest is L1
+    drop: float = 0.0  # share of the Gaussians that the last step leaves out; it rises from 0
+    average: float = 0.0  # weight of the past in the running mean of the Gaussians that is kept; 0 = no mean
+    last_rate: float = 1.0  # last learning rate relative to the first, of all parameters but the means
     grow: bool = True
     most: int = 1_500_000  # upper limit of the Gaussians
     seed: int = 0
@@ -98,41 +103,59 @@ def fit(
         for name, rate in RATES.items()
     }
     growth = Growth(splats, optimisers, recipe.most)
+    mean = RunningMean(recipe.average)
+    grows = [share * recipe.steps for share in GROWS] if recipe.grow else [0, 0]
     found, waiting = Fitted(splats), 0
     order: list[int] = []
     for step in range(1, recipe.steps + 1):
         order = order or torch.randperm(len(shots), generator=turns).tolist()
         shot = shots[order.pop()]
         degree = min(step // recipe.degree_every, recipe.degree)
-        loss, rows = _loss(splats, shot, degree, recipe)
+        factor = left_out(len(splats), recipe.drop * step / recipe.steps, random)
+        loss, rows = _loss(splats, shot, degree, recipe, factor)
         loss.backward()
-        optimisers["means"].param_groups[0]["lr"] = RATES["means"] * LAST_RATE ** (step / recipe.steps)
-        for optimiser in optimisers.values():
+        for name, optimiser in optimisers.items():
+            last = LAST_RATE if name == "means" else recipe.last_rate
+            optimiser.param_groups[0]["lr"] = RATES[name] * last ** (step / recipe.steps)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        if recipe.grow and GROWS[0] * recipe.steps <= step < GROWS[1] * recipe.steps:
+        if grows[0] <= step < grows[1]:
             assert rows.grad is not None
             growth.add(rows.grad[:, :2], shot.camera.width, shot.camera.height)
             if step % BETWEEN == 0:
                 growth.grow(random)
+        elif step >= grows[1] and recipe.average:
+            mean.add(splats)
         look = None
         if held_out and (step % recipe.look_every == 0 or step == recipe.steps):
-            look = look_at(splats, held_out, degree, step)
+            now = mean.current or splats
+            look = look_at(now, held_out, degree, step)
             gains = not found.looks or look.psnr > max(each.psnr for each in found.looks) + GAIN
             found.looks.append(look)
             if gains:
-                found.splats, found.step, waiting = splats.copy(), step, 0
+                found.splats, found.step, waiting = now.copy(), step, 0
             else:
                 waiting += 1
         told(step, look)
         if waiting >= PATIENCE:
             break
-    return found if held_out else Fitted(splats.copy(), recipe.steps)
+    return found if held_out else Fitted((mean.current or splats).copy(), recipe.steps)
 
 
-def draw(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def left_out(count: int, share: float, random: torch.Generator) -> torch.Tensor | None:
+    """Factors (count,) of opacities: 0 for this share of the Gaussians, at random, and more than 1 for the others, so
+    that the mean stays (DropGaussian, Park et al. 2025). Against Gaussians that only fit one photograph.
+    """
+    if share <= 0:
+        return None
+    return (torch.rand(count, generator=random, device=random.device) >= share).float() / (1 - share)
+
+
+def draw(
+    splats: GaussianSet, camera: Camera, degree: int, factor: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Render the image (3, H, W) and inverse depth (H, W), 0 where nothing is; also returns the rows of `ellipses`."""
-    rows, boxes = ellipses(splats, camera, degree)
+    rows, boxes = ellipses(splats, camera, degree, factor)
     if rows.requires_grad:
         rows.retain_grad()
     out = rasterise(rows, boxes, camera.width, camera.height)
@@ -141,16 +164,19 @@ def draw(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor
     return out[..., :3].permute(2, 0, 1), inverse, rows
 
 
-def _loss(splats: GaussianSet, shot: Shot, degree: int, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    picture, inverse, rows = draw(splats, shot.camera, degree)
-    loss = 0.8 * (picture - shot.picture).abs().mean() + 0.2 * (1 - ssim(picture, shot.picture))
+def _loss(
+    splats: GaussianSet, shot: Shot, degree: int, recipe: Recipe, factor: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    picture, inverse, rows = draw(splats, shot.camera, degree, factor)
+    apart = (picture - shot.picture).abs().mean(), 1 - ssim(picture, shot.picture)
+    loss = (1 - recipe.ssim_weight) * apart[0] + recipe.ssim_weight * apart[1]
     if recipe.opacity_weight or recipe.scale_weight:
         loss = loss + recipe.opacity_weight * torch.sigmoid(splats.parameters["opacity"]).mean()
         loss = loss + recipe.scale_weight * torch.exp(splats.parameters["scales"]).mean()
     if recipe.depth_weight and shot.depth is not None:
         known = (shot.depth > 0) & (inverse > 0)
-        apart = torch.where(known, inverse - 1 / shot.depth.clamp(min=1e-6), torch.zeros_like(inverse))
-        loss = loss + recipe.depth_weight * apart.abs().mean()
+        wrong = torch.where(known, inverse - 1 / shot.depth.clamp(min=1e-6), torch.zeros_like(inverse))
+        loss = loss + recipe.depth_weight * wrong.abs().mean()
     return loss, rows
 
 

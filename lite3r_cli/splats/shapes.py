@@ -25,9 +25,11 @@ class Camera:
     height: int
 
 
-def ellipses(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
+def ellipses(
+    splats: GaussianSet, camera: Camera, degree: int, factor: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows (N, CHANNELS) for the rasteriser, and boxes (N, 4): x0, y0, x1, y1 in pixels, empty for a Gaussian behind
-    the camera. Colours use spherical harmonics up to `degree`.
+    the camera. Colours use spherical harmonics up to `degree`. `factor` (N,) multiplies the opacities; 0 = not drawn.
     """
     p = splats.parameters
     rotation, offset = camera.pose[:, :3], camera.pose[:, 3]
@@ -45,7 +47,7 @@ def ellipses(splats: GaussianSet, camera: Camera, degree: int) -> tuple[torch.Te
     across, along = (torch.einsum("ni,nij->nj", row, axes) for row in (across, along))
     xx, xy, yy = (across**2).sum(-1) + BLUR, (across * along).sum(-1), (along**2).sum(-1) + BLUR
     inverse = 1 / (xx * yy - xy**2).clamp(min=1e-9)
-    opacity = torch.sigmoid(p["opacity"])
+    opacity = torch.sigmoid(p["opacity"]) if factor is None else torch.sigmoid(p["opacity"]) * factor
     place = fx * x / z + cx, fy * y / z + cy
     columns = [*place, yy * inverse, -xy * inverse, xx * inverse, opacity]
     rows = torch.cat([torch.stack(columns, -1), splats.colours(camera.pose, degree), z[:, None]], -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import torch
 
 from lite3r_cli.io.gaussians import write_splats
 from lite3r_cli.scene.posed_view import View
-from lite3r_cli.splats.fit import RATES, Recipe, Shot, draw, fit
+from lite3r_cli.splats.fit import RATES, Recipe, Shot, draw, fit, left_out, look_at
 from lite3r_cli.splats.gaussian_set import GaussianSet
 from lite3r_cli.splats.growth import Growth
 from lite3r_cli.splats.likeness import psnr, ssim
-from lite3r_cli.splats.shapes import Camera
+from lite3r_cli.splats.rasteriser import rasterise
+from lite3r_cli.splats.shapes import Camera, ellipses
 from lite3r_cli.splats.shots import held_out, inverse, moved_columns, shots_of, size_one
 
 CPU = torch.device("cpu")
@@ -68,6 +70,40 @@ def test_it_ends_where_nothing_gains(monkeypatch) -> None:
     seen = shots(columns_of(5, 0))
     fitted = fit(GaussianSet.of_columns(columns_of(5, 0), CPU), seen[:2], seen[2:3], Recipe(steps=50, look_every=2))
     assert [look.step for look in fitted.looks] == [2, 4, 6, 8] and fitted.step == 2
+
+
+def test_the_running_mean_is_what_is_validated_and_kept() -> None:
+    columns = columns_of(30, 0)
+    seen = shots(columns)
+    recipe = Recipe(steps=12, look_every=12, grow=False, average=0.9)
+    splats = GaussianSet.of_columns(columns + 0.02, CPU)
+    passed: list[torch.Tensor] = []
+    fitted = fit(
+        splats, seen[:2], seen[2:3], recipe, lambda step, look: passed.append(splats.parameters["sh0"].detach().clone())
+    )
+    mean = torch.stack(passed[:10]).mean(0)  # ten steps count equally, later ones push the past back
+    for new in passed[10:]:
+        mean = 0.9 * mean + 0.1 * new
+    assert torch.allclose(fitted.splats.parameters["sh0"], mean, atol=1e-6) and not torch.allclose(passed[-1], mean)
+    assert fitted.best is not None and look_at(fitted.splats, seen[2:3], 0, 12) == fitted.best
+
+
+def test_gaussians_that_a_step_leaves_out_are_not_drawn() -> None:
+    columns = columns_of(40, 0)
+    splats = GaussianSet.of_columns(columns, CPU)
+    factor = left_out(40, 0.3, torch.Generator().manual_seed(0))
+    assert factor is not None and left_out(40, 0.0, torch.Generator()) is None
+    there = factor > 0
+    assert 4 < int((~there).sum()) < 20 and torch.allclose(factor[there], torch.tensor(1 / 0.7))
+    rows, boxes = ellipses(splats, camera(0), 0, factor)
+    few, few_boxes = ellipses(GaussianSet.of_columns(columns[there.numpy()], CPU), camera(0), 0, factor[there])
+    assert torch.equal(rasterise(rows, boxes, 29, 22), rasterise(few, few_boxes, 29, 22))
+    recipe = Recipe(steps=20, look_every=10, grow=False, drop=0.5)
+    first, again, without = (
+        fit(GaussianSet.of_columns(columns + 0.02, CPU), shots(columns)[:2], [], each).splats.parameters["opacity"]
+        for each in (recipe, recipe, replace(recipe, drop=0.0))
+    )
+    assert torch.equal(first, again) and not torch.allclose(first, without)
 
 
 def test_growth_doubles_splits_and_drops_with_the_moments() -> None:
