@@ -18,7 +18,7 @@ import numpy as np
 
 from ..cores import count_cores
 from ..io.view_memory import Features
-from ..scene.consistency import correspondences
+from ..scene.consistency import ratios_in
 from ..scene.posed_view import View, known_depth
 from ..scene.surfaces import Surfaces, VoterMap
 from ..world.ties import Keypoints, evidence, find_features, keypoints_of
@@ -104,20 +104,23 @@ def joint_pass(candidate: Candidate, plan: ChunkPlan) -> Pass:
     return Pass(LOOP, tuple(sorted(views)))
 
 
-def halves_agree(views: Sequence[View], first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
+def halves_agree(
+    views: Sequence[View], first: Sequence[int], second: Sequence[int], step: int = 1
+) -> tuple[float, float]:
     """For the views `first` and `second` of one pass: the largest overlap of a view with one of the other half, and the
-    share of it whose depth agrees.
+    share of it whose depth agrees. Every `step`-th row and column is looked at.
     """
     surfaces = Surfaces([VoterMap(view, known_depth(view) > 0) for view in views])
     seen = agrees = most = 0.0
     for one, other in ((first, second), (second, first)):
         for i in one:
-            for j in other:
-                ratio = correspondences(surfaces, i, j)[2]
-                hit = ratio > 0
-                most = max(most, float(hit.mean()))
-                seen += float(hit.sum())
-                agrees += float((np.abs(ratio[hit] - 1) < _SAME).sum())
+            height, width = surfaces.voter(i).shape
+            looked = -(-height // step) * -(-width // step)
+            for ratio in ratios_in(surfaces, i, other, step):
+                hits = (ratio > 0).sum(1)
+                most = max(most, float(hits.max()) / looked)
+                seen += float(hits.sum())
+                agrees += float(((ratio > 0) & ((ratio - 1).abs() < _SAME)).sum())
     return most, agrees / max(seen, 1.0)
 
 

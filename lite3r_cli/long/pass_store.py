@@ -8,6 +8,7 @@ gives the same result.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive float32 numb
 MOST_PIXELS = 1 << 26  # of a stored map
 _JPEG_QUALITY = 95
 MOST_THREADS = 16
+_SAMPLES = 1_000_000  # pixels of a pass that the values of confidence are chosen from
+_NO_LEVELS, _NO_RANGE = np.ones(1, np.float32), [1.0, 1.0]  # of a pass without confidence, of a map without depth
 _FINE = 1 << 16  # steps of a linear scale of confidence, each of which has one rank
 
 
@@ -66,16 +69,21 @@ class PassStore:
         views: Sequence[View],
         colors: Sequence[np.ndarray | None],
         facts: dict[str, Any],
+        maps: bool = True,
     ) -> None:
-        """Write a pass: `positions` in the sequence of the views that could be read. Raises OutputError."""
+        """Write a pass: `positions` in the sequence of the views that could be read. Without `maps` its cameras and
+        facts alone; `read` and `confidences` are not called for it then. Raises OutputError.
+        """
         place = self.place(number)
         try:
             self._make(place.name)
-            levels = _levels(views)
-            ranks = _ranks_of(levels)
-            with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
-                rows = zip(positions, views, colors)
-                ranges = list(pool.map(lambda row: _write_view(place, levels, ranks, *row), rows))
+            levels, ranges = _NO_LEVELS, [_NO_RANGE] * len(views)
+            if maps:
+                levels = _levels(views)
+                ranks = _ranks_of(levels)
+                with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
+                    rows = zip(positions, views, colors)
+                    ranges = list(pool.map(lambda row: _write_view(place, levels, ranks, *row), rows))
             head = {
                 **wanted.as_dict(),
                 "asked": list(wanted.views),
@@ -270,10 +278,12 @@ def _confidence(view: View) -> np.ndarray:
 
 def _levels(views: Sequence[View]) -> np.ndarray:
     """At most `LEVELS` confidence values that represent all of a pass, float32, ascending."""
-    samples = [values[values > 0] for values in (_confidence(view)[::2, ::2] for view in views)]
+    pixels = sum(view.depth.size for view in views if view.depth is not None)
+    step = max(2, math.ceil((pixels / _SAMPLES) ** 0.5))
+    samples = [values[values > 0] for values in (_confidence(view)[::step, ::step] for view in views)]
     known = np.concatenate(samples) if samples else np.zeros(0, np.float32)
     if not len(known):
-        return np.ones(1, np.float32)
+        return _NO_LEVELS
     return np.unique(np.quantile(known, np.linspace(0, 1, LEVELS), method="nearest").astype(np.float32))
 
 
@@ -285,7 +295,7 @@ def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Positive values on a logarithmic scale of 1 … DEPTHS + 1, 0 = none; the smallest and the largest of them."""
     known = np.isfinite(values) & (values > 0)
     if not known.any():
-        return np.zeros(values.shape, np.uint16), [1.0, 1.0]
+        return np.zeros(values.shape, np.uint16), _NO_RANGE
     low, high = float(values[known].min()), float(values[known].max())
     step = np.float32(DEPTHS / max(np.log(high / low), 1e-12))
     scaled = (np.log(np.where(known, values, np.float32(low)).astype(np.float32)) - np.float32(np.log(low))) * step

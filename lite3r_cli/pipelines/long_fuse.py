@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ..scene.fusion import FusionStatistics
 
 _MOST_THREADS = 8
-PIECE, AROUND = 24, 12  # views fused at a time, and neighbours before and after that they are compared with
+PIECE = {"cpu": 24}  # views fused at a time
+LARGE_PIECE = 60  # on a GPU, which computes less often what two pieces share
+AROUND = 12  # neighbours before and after a piece that it is compared with
 
 
 def lazy_views(placed: Placed, store: PassStore, shapes: dict[int, tuple[int, int]]) -> LazyViews:
@@ -54,7 +56,8 @@ def confidence_threshold(placed: Placed, store: PassStore, percentile: float) ->
     by_pass: dict[int, list[int]] = {}
     for position, number in zip(placed.positions, placed.source):
         by_pass.setdefault(number, []).append(position)
-    found = [store.confidences(number, which) for number, which in by_pass.items()]
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+        found = list(pool.map(store.confidences, by_pass.keys(), by_pass.values()))
     values, counts = (np.concatenate(column) for column in zip(*found))
     order = np.argsort(values, kind="stable")
     below = np.cumsum(counts[order])
@@ -132,7 +135,8 @@ def fuse_pieces(
         small = colors(j)
         return images.read(indices[j]) if small is None else small
 
-    pieces = [list(range(first, min(first + PIECE, len(views)))) for first in range(0, len(views), PIECE)]
+    piece = PIECE.get(device.type, LARGE_PIECE)
+    pieces = [list(range(first, min(first + piece, len(views)))) for first in range(0, len(views), piece)]
     wanted = [_beside(own, len(views)) if around_of is None else around_of(own) for own in pieces]
     with progress.stage("Fuse", total=len(views)) as step, _Reading(views, rgb) as reading:
         for own, around, following in zip(pieces, wanted, [*zip(pieces[1:], wanted[1:]), ([], [])]):
@@ -145,7 +149,7 @@ def fuse_pieces(
             fusion.add(near, [*own, *around], len(own), reading.picture, lambda j: images.read_mask(indices[j]))
             reading.keep_only(*following)
             if files is not None:
-                files.scales()  # pending writes hold their views in memory
+                files.wait_for(own[0])  # pending writes hold their views in memory: those of one piece
             for _ in own:
                 step()
             check()

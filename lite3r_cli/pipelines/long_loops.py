@@ -10,17 +10,19 @@ import numpy as np
 
 from ..config import ReconstructConfig
 from ..console import Progress
+from ..errors import InputError
 from ..io.images import ImageSet
 from ..long.chunk_plan import ChunkPlan, Pass, owners
 from ..long.loop_search import Candidate, find_candidates, halves_agree, is_loop, joint_pass
-from ..long.pass_store import PassStore
 from ..long.work_folder import WorkFolder
-from .long_predict import Predicted, bare_view, predict_passes
+from ..scene.posed_view import View
+from .long_predict import Examined, Predicted, predict_passes
 
 if TYPE_CHECKING:
     from .predict import Predictor
 
-_LOOK = 4  # views of each half that are compared
+_LOOK, _STEP = 4, 2  # views of each half that are compared; of their rows and columns, every second
+_SEEN, _AGREE = "seen", "agree"  # facts that are stored with the pass of a candidate
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,40 @@ def close_loops(
         candidates = find_candidates(plan, picture, check)
     passes = [joint_pass(each, plan) for each in candidates]
     if passes:
+
+        def examine(k: int, positions: Sequence[int], views: Sequence[View]) -> Examined:
+            seen, agree = judge(positions, views, candidates[k])
+            return Examined({_SEEN: seen, _AGREE: agree}, needed=is_loop(seen, agree))
+
         predict_passes(
-            config, images, predictor, passes, len(plan.chunks), work, progress, check, into, "Predict loops"
+            config, images, predictor, passes, len(plan.chunks), work, progress, check, into, "Predict loops", examine
         )
     accepted, account = [], []
     for k, candidate in enumerate(candidates):
-        most, agree, yes = judge(images, work.store, len(plan.chunks) + k, candidate)
-        accepted.append(yes)
+        seen, agree = _judgement(work.store.facts(len(plan.chunks) + k))
+        accepted.append(is_loop(seen, agree))
         verdict = "loop" if accepted[-1] else "refused"
-        account.append({**candidate.as_dict(), "seen": round(most, 3), "agree": round(agree, 3), "verdict": verdict})
+        account.append({**candidate.as_dict(), "seen": round(seen, 3), "agree": round(agree, 3), "verdict": verdict})
     return Loops(passes, accepted, account)
 
 
-def judge(images: ImageSet, store: PassStore, number: int, candidate: Candidate) -> tuple[float, float, bool]:
-    """The result of `halves_agree` for evenly spread views around both ends of a pass, and whether it is a loop."""
+def _judgement(facts: dict[str, Any]) -> tuple[float, float]:
+    """The result of `judge`, from disk. Raises InputError."""
+    try:
+        return float(facts[_SEEN]), float(facts[_AGREE])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a finished chunk is damaged ({error}); run again without --resume") from error
+
+
+def judge(positions: Sequence[int], views: Sequence[View], candidate: Candidate) -> tuple[float, float]:
+    """The result of `halves_agree` for evenly spread views around both ends of a pass, whose views are at `positions`
+    of the sequence.
+    """
     middle = (candidate.first + candidate.second) / 2
-    views = store.views(number)
-    halves = [_spread([v for v in views if (v < middle) == first]) for first in (True, False)]
-    read = [store.read(number, v, bare_view(images, v)) for half in halves for v in half]
-    most, agree = halves_agree(read, range(len(halves[0])), range(len(halves[0]), len(read)))
-    return most, agree, is_loop(most, agree)
+    halves = [_spread([view for i, view in zip(positions, views) if (i < middle) == first]) for first in (True, False)]
+    count = len(halves[0])
+    return halves_agree([*halves[0], *halves[1]], range(count), range(count, count + len(halves[1])), _STEP)
 
 
-def _spread(views: Sequence[int]) -> list[int]:
+def _spread(views: Sequence[View]) -> list[View]:
     return list(views[:: max(1, len(views) // _LOOK)])

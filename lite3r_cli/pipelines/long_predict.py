@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,11 @@ from ..console import Progress
 from ..errors import InputError, MemoryLimitError
 from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
-from ..long.chunk_plan import CHUNK, Pass
+from ..long.chunk_plan import CHUNK, MAIN, Pass
 from ..long.drift import SHARED, DriftEstimate
 from ..long.pass_store import PassStore
 from ..long.work_folder import WorkFolder
+from ..networks.pictures import NetworkInput
 from ..scene.posed_view import View
 from ..stopping import responsive
 from .later import Later
@@ -39,6 +40,17 @@ class Predicted:
     ran: list[Ran] = field(default_factory=list)  # what the network used for them, in this process or a stopped one
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What is stored with a predicted pass, and whether its maps are needed later."""
+
+    facts: dict[str, Any]
+    needed: bool
+
+
+Examine = Callable[[int, Sequence[int], Sequence[View]], Examined]  # number of the pass in `passes`, positions, views
+
+
 def predict_passes(
     config: ReconstructConfig,
     images: ImageSet,
@@ -50,36 +62,36 @@ def predict_passes(
     check: Callable[[], None],
     into: Predicted,
     stage: str = "Predict",
+    examine: Examine | None = None,
 ) -> None:
-    """Predict the passes that are not on disk; the number of passes[0] is `first`.
+    """Predict the passes that are not on disk; the number of passes[0] is `first`. `examine` is called with each
+    predicted pass, by another thread; None: the maps of all are stored.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
     missing = {k for k, each in enumerate(passes) if not work.store.has(first + k, each)}
     with (
         progress.stage(stage, total=len(passes)) as step,
-        _Line(config, images, predictor, passes, first, work) as line,
+        _Line(config, images, predictor, passes, first, work, examine) as line,
     ):
-        began, new, drift = time.perf_counter(), 0, DriftEstimate()
+        began, new = time.perf_counter(), 0
         for k in range(len(passes) + 1):
             if k in missing:
                 line.predict(k, k + 1 in missing)  # while the pass before it is written
-            line.written()
             if k > 0:
+                line.settle(k - 1)
                 last = passes[k - 1]
                 _gather(work.store.facts(first + k - 1), work.store.views(first + k - 1), into)
-                if last.kind == CHUNK:
-                    _extend(drift, images, work.store, first + k - 1)
                 new += k - 1 in missing
                 seconds = time.perf_counter() - began
                 told = f"chunk {k} of {len(passes)}, {new * len(last.views) / seconds:.1f} views/s, "
                 told += f"about {_duration(seconds / max(new, 1) * (len(passes) - k))} left"
-                told += "" if drift.percent is None else f", drift about {drift.percent:.1f} % of the path"
+                told += "" if line.drift is None else f", drift about {line.drift:.1f} % of the path"
                 step(figures=told if new and k < len(passes) else "")
                 check()
             if k in missing:
                 line.write(k)
-        into.drift = drift.percent if into.drift is None else into.drift
+        into.drift = line.drift if into.drift is None else into.drift
 
 
 class _Line:
@@ -90,9 +102,12 @@ class _Line:
 
     def __init__(
         self, config: ReconstructConfig, images: ImageSet, predictor: Predictor, passes: Sequence[Pass], first: int,
-        work: WorkFolder,
+        work: WorkFolder, examine: Examine | None,
     ) -> None:  # fmt: skip
         self._images, self._predictor, self._passes, self._work = images, predictor, passes, work
+        self._examine = examine
+        self._chain = DriftEstimate()
+        self.drift: float | None = None  # of the chunks so far, percent of the path
         self._strict, self._first = config.input.strict, first
         self._read: dict[int, Later[Pictures]] = {}
         self._writing: Later[None] | None = None
@@ -109,7 +124,7 @@ class _Line:
         """Predict pass k; pass k + 1 is predicted next if there is `another`. Raises MemoryLimitError, InputError."""
         pictures = responsive(self._pictures(k).result)
         if another:
-            self._pictures(k + 1)
+            self._pictures(k + 1, dict(zip(pictures.indices, pictures.inputs)))
         before = len(self._predictor.network.ran)
         try:
             found = self._predictor.predict_pictures(self._images, pictures)
@@ -126,26 +141,43 @@ class _Line:
         self._found = found, facts
 
     def write(self, k: int) -> None:
-        """Begin to write what was predicted last; `written` was called for the pass before."""
+        """Begin to write what was predicted last; `settle` was called for the pass before."""
         assert self._found is not None
         (found, facts), self._found = self._found, None
-        number, wanted, store = self._first + k, self._passes[k], self._work.store
-        self._writing = Later(
-            lambda: store.write(number, wanted, found.indices, found.views, found.colors, facts), "write a chunk"
-        )
+        self._writing = Later(lambda: self._store(k, found, facts), "write a chunk")
 
-    def written(self) -> None:
-        """Wait until the pass is on disk. Raises OutputError."""
-        if self._writing is not None:
+    def _store(self, k: int, found: Predictions, facts: dict[str, Any]) -> None:
+        examined = Examined({}, True) if self._examine is None else self._examine(k, found.indices, found.views)
+        number, wanted = self._first + k, self._passes[k]
+        colors = found.colors if wanted.kind in MAIN else [None] * len(found.views)  # a chunk has the same pictures
+        facts |= examined.facts
+        self._work.store.write(number, wanted, found.indices, found.views, colors, facts, maps=examined.needed)
+        self._extend_drift(k)
+
+    def settle(self, k: int) -> None:
+        """Wait until pass k is on disk, and part of the estimate of the drift. Raises OutputError."""
+        if self._writing is None:
+            self._extend_drift(k)  # a stopped run has written it
+        else:
             responsive(self._writing.result)
             self._writing = None
 
-    def _pictures(self, k: int) -> Later[Pictures]:
+    def _extend_drift(self, k: int) -> None:
+        if self._passes[k].kind == CHUNK:
+            _extend(self._chain, self._images, self._work.store, self._first + k)
+            self.drift = self._chain.percent
+
+    def _pictures(self, k: int, known: Mapping[int, NetworkInput] | None = None) -> Later[Pictures]:
+        """`known` are pictures of the pass before, by position."""
         self._read = {i: read for i, read in self._read.items() if i >= k}
         if k not in self._read:
-            wanted = self._passes[k].views
-            read = lambda: self._predictor.read(self._images, indices=wanted, strict=self._strict)  # noqa: E731
-            self._read[k] = Later(read, "read a chunk")
+            wanted, new = self._passes[k].views, self._passes[k].kind in MAIN  # others repeat pictures of chunks
+            self._read[k] = Later(
+                lambda: self._predictor.read(
+                    self._images, indices=wanted, strict=self._strict, known=known or {}, look_at_lens=new
+                ),
+                "read a chunk",
+            )
         return self._read[k]
 
 

@@ -108,15 +108,15 @@ def _part(
     found = anchor(config.world, images, found) if main else found
     assert isinstance(found.views, LazyViews)
     files = run.view_files if main else None
+    some = found.views[:: max(1, len(found.views) // SAMPLE)]
     if files is not None:
-        files.depth = files.depth.settled(found.views[:: max(1, len(found.views) // SAMPLE)])
+        files.depth = files.depth.settled(some)
     threshold = confidence_threshold(placed, read.store, config.fusion.confidence_percentile)
     pictured = placed.source if refined is None else [refined.source_of(number) for number in placed.source]
     cloud, statistics = fuse_pieces(
         config, images, found.indices, found.views, lambda j: read.store.colors(pictured[j], placed.positions[j]),
         threshold, device, files, run.progress, run.tell, run.check, _around(placed, arranged),
     )  # fmt: skip
-    some = found.views[:: max(1, len(found.views) // SAMPLE)]
     for text in (
         *images.mask_warnings(found.indices),
         *format_warnings(config, found),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from .bars import Bars, find_bars, fit_between
 from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
 from .engine_choice import FAST, Asked, Machine, Plan, resolve
 from .later import Later
-from .lens_hints import lens_warnings
+from .lens_hints import lens_warnings, no_lens_warnings
 from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
 from .parallax import parallax_warnings
 from .planned import PlannedNetwork, Ran
@@ -50,6 +51,8 @@ from .preprocess import align, fit, pixels_needed
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
     from .team import Team
+
+NOTHING_READ: Mapping[int, NetworkInput] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -298,36 +301,38 @@ class Predictor:
         *,
         indices: Sequence[int] | None = None,
         strict: bool = False,
+        known: Mapping[int, NetworkInput] = NOTHING_READ,
+        look_at_lens: bool = True,
     ) -> Pictures:
-        """The images `indices` (default: all) at the network's size. Raises like `predict`."""
+        """The images `indices` (default: all) at the network's size, those `known` without reading them again. Raises
+        like `predict`. Warnings about the lens are looked for if `look_at_lens`.
+        """
         progress = progress or Progress()
         indices = range(len(images)) if indices is None else indices
-        kept: list[int] = []
-        batch: list[NetworkInput] = []
-        skipped: list[Skipped] = []
         prepare, size, native = self._prepare, self._patch_size, self.config.preprocess == "native"
+        found = {} if native else {i: known[i] for i in indices if i in known}  # the authors crop them as a set
+        skipped: list[Skipped] = []
         with progress.stage("Read images", total=len(indices)) as step:
             how = (prepare, self.config.resolution, size, native)
             for i, result in images.read_each(
                 lambda rgb, record: fit(rgb, *how, (record.height, record.width)),
-                indices,
+                [i for i in indices if i not in found],
                 least=lambda record: pixels_needed((record.height, record.width), *how),
             ):
                 if not isinstance(result, InputError):
-                    kept.append(i)
-                    batch.append(result)
+                    found[i] = result
                 elif strict:
                     raise result
                 else:
                     skipped.append(Skipped(images.records[i].name, reason_of(result)))
                 step()
+        kept = [i for i in indices if i in found]
         if not kept:
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be used: {reasons}")
-        inputs, records = align(batch, prepare, native), [images.records[i] for i in kept]
-        edges = Edges()
-        bending = Later(lambda: self.lens_warnings(self.config, records, inputs, edges), "lens")
-        return Pictures(kept, inputs, skipped, bending, edges)
+        inputs, records = align([found[i] for i in kept], prepare, native), [images.records[i] for i in kept]
+        edges, warn = Edges(), self.lens_warnings if look_at_lens else no_lens_warnings
+        return Pictures(kept, inputs, skipped, Later(lambda: warn(self.config, records, inputs, edges), "lens"), edges)
 
     def _between_bars(
         self, images: ImageSet, kept: Sequence[int], inputs: list[NetworkInput], progress: Progress

@@ -92,6 +92,13 @@ class ViewFiles:
         if self._failure is not None:
             raise self._failure
 
+    def wait_for(self, views: int) -> None:
+        """Wait for the depth files of the first views that were begun; their other files were begun before those of
+        later views. Raises OutputError.
+        """
+        for scale in self._scales[:views]:
+            scale.result()
+
     def scales(self) -> list[float]:
         """Waits for all files; the scales of the depth files, in the order of the views. Raises OutputError."""
         for picture in self._pictures:

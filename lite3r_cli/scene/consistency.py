@@ -289,6 +289,16 @@ def correspondences(surfaces: Surfaces, i: int, j: int) -> tuple[np.ndarray, np.
     return maps[0], maps[1], maps[2]
 
 
+def ratios_in(surfaces: Surfaces, i: int, others: Sequence[int], step: int = 1) -> Iterator[Tensor]:
+    """z / d of the pixels of view i, in every `step`-th row and column, in the others: (n, M) for n of one size; at
+    most 0 where they do not see a pixel.
+    """
+    view = surfaces.voter(i)
+    points = view.camera_points(view.pixels(step))
+    for part in _together(surfaces, others):
+        yield _compare(surfaces, _Cameras(surfaces, i, part), points).ratio
+
+
 def agreement(views: Sequence[View], neighbours: Sequence[Sequence[int]], factor: float, samples: int) -> float:
     """Agreement, 0..1, of the depth maps times `factor` with those of their neighbours: the mean of 1 / (1 + (log ratio
     / `_CLOSE`)²) over about `samples` pixels per view; unseen pixels count as 0.

@@ -16,14 +16,15 @@ import pytest
 from conftest import PLANE_DEPTH, STEP, photograph
 
 from lite3r_cli.cli import main
-from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
+from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig, WorldConfig
 from lite3r_cli.config.sequence import LongConfig
 from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
+from lite3r_cli.long.loop_search import Candidate
 from lite3r_cli.long.pass_store import PassStore
 from lite3r_cli.long.work_folder import WorkFolder
-from lite3r_cli.pipelines import scene_formats
+from lite3r_cli.pipelines import long_loops, long_run, predict, scene_formats
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 from lite3r_cli.scene import geometry
@@ -128,6 +129,47 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbo
         json.loads((folder / "scene/run.json").read_text()) for folder in (out, tmp_path / "whole")
     )  # of chunks that another process has predicted, too
     assert (told["attention"], told["runtime"]) == (expected["attention"], expected["runtime"])
+
+
+def test_a_refused_loop_leaves_no_maps_on_disk_and_a_resumed_run_refuses_it_too(tmp_path, plane_backbone, monkeypatch):
+    pictures = folder_of(tmp_path / "photos", 10)
+    real, asked_for, kept = long_loops.judge, [], []
+    monkeypatch.setattr(long_loops, "find_candidates", lambda *given: [Candidate(1, 8, -30.0), Candidate(0, 9, -20.0)])
+
+    def judge(positions, views, candidate):
+        asked_for.append(candidate)
+        return real(positions, views, candidate) if candidate.first == 1 else (0.4, 0.6)
+
+    def leave(folder: WorkFolder) -> None:
+        kept.append([sorted({path.suffix for path in folder.store.place(k).iterdir()}) for k in (2, 3, 4)])
+        done(folder)
+
+    done = WorkFolder.done
+    monkeypatch.setattr(long_loops, "judge", judge)
+    monkeypatch.setattr(WorkFolder, "done", leave)
+    reconstruct(asked(pictures, tmp_path / "whole" / "scene.ply", "6"))
+    assert kept == [[[".confidence", ".depth", ".jpg", ".json"], [".confidence", ".depth", ".json"], [".json"]]]
+    told = json.loads((tmp_path / "whole" / "scene" / "run.json").read_text())["chunks"]
+    assert [loop["verdict"] for loop in told["loops"]] == ["loop", "refused"]
+    assert {edge["passes"][1] for edge in told["scenes"][0]["edges"]} == {1, 2, 3}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(long_run, "stand_passes", lambda *given: (_ for _ in ()).throw(Killed()))
+        reconstruct(asked(pictures, tmp_path / "stopped" / "scene.ply", "6", resume=True))
+    asked_for.clear()
+    reconstruct(asked(pictures, tmp_path / "stopped" / "scene.ply", "6", resume=True))
+    assert not asked_for and files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    again = json.loads((tmp_path / "stopped" / "scene" / "run.json").read_text())["chunks"]
+    assert again["loops"] == told["loops"] and again["drift_estimate_percent"] == told["drift_estimate_percent"]
+
+
+def test_pictures_that_two_chunks_share_are_prepared_once(tmp_path, plane_backbone, monkeypatch):
+    pictures = folder_of(tmp_path / "photos", 10)
+    (pictures / "frame004.png").write_bytes((pictures / "frame000.png").read_bytes()[:60])
+    prepare, prepared = predict.fit, []
+    monkeypatch.setattr(predict, "fit", lambda rgb, *how: prepared.append(1) or prepare(rgb, *how))
+    config = replace(asked(pictures, tmp_path / "out" / "scene.ply"), world=WorldConfig(up="none"))
+    report = reconstruct(replace(config, long=replace(config.long, loops=False)))
+    assert report.views == len(prepared) == 9 and len(report.skipped) == 1
 
 
 def test_refinement_goes_chunk_by_chunk_from_the_cameras_of_the_graph(tmp_path, plane_backbone, monkeypatch):

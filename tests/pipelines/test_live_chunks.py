@@ -71,8 +71,8 @@ def test_a_run_is_shown_chunk_by_chunk_and_then_the_scene(photos, tmp_path, plan
     scene, server, told = tmp_path / "out" / "a.ply", Server(), []
     write, followers, cameras, points = PassStore.write, [], [], []
 
-    def written(store: PassStore, *given: Any) -> None:
-        write(store, *given)
+    def written(store: PassStore, *given: Any, **more: Any) -> None:
+        write(store, *given, **more)
         folder = running(scene)
         assert folder is not None
         if not followers:
