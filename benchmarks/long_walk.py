@@ -7,10 +7,12 @@ set that fits taken both ways, and what each part is worth.
 With `--keep DIR` what is rendered and the finished chunks stay in DIR: stopped and started again with the same options,
 it goes on where it was, and leaves out rows that the JSON file has already.
 
-Every walk runs in a process of its own, so that peak memory is its own. The JSON file is written after each row. Rows
-are `walk` (one for each number of frames, with and without loops), `one pass` and `chunks` (the same 100 frames),
-`part` (the walk of 300 frames, or the longest up to that, without one part each), and `refined` (the longest walk of up
-to 1,000 frames with --refine; pycolmap is needed).
+Every walk runs in a process of its own, so that peak memory is its own. The JSON file is written after each row; the
+log beside it has a line for each chunk and stage, also of a run that was stopped, and with `--stacks N` every N seconds
+what all threads do. `frames_per_second` is of `reconstruct` alone, from the first image to the last file. Rows are
+`walk` (one for each number of frames, with and without loops), `one pass` and `chunks` (the same 100 frames), `part`
+(the walk of 300 frames, or the longest up to that, without one part each), and `refined` (the longest walk of up to
+1,000 frames with --refine; pycolmap is needed).
 
 `--model vggt-lite` is VGGT-1B with random weights, converted as in benchmarks/end_to_end.py: only its speed and memory
 say something.
@@ -19,6 +21,7 @@ say something.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import subprocess
@@ -41,6 +44,8 @@ BOTH_WAYS = 100
 def main() -> None:
     options = _options()
     if options.one is not None:
+        if options.stacks:
+            faulthandler.dump_traceback_later(options.stacks, repeat=True)
         print(json.dumps(ONE[options.one](options)))
         return
     began, rows, named = time.monotonic(), [], options.model
@@ -98,26 +103,35 @@ def _child(options, folder: Path, what: str, frames: int, loops: bool, left: flo
     rendered = time.monotonic() - start
     print(f"{what} {frames}: rendered in {rendered:.0f} s", flush=True)
     given = ["--one", what, "--folder", str(folder), "--model", options.model, "--device", options.device,
-             "--chunk", options.chunk, *(["--keep", str(options.keep)] if options.keep else [])]  # fmt: skip
-    try:
-        done = subprocess.run(
-            [sys.executable, __file__, *given],
-            capture_output=True,
-            text=True,
-            timeout=max(left - rendered, 5),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        print(f"{what} {frames}: stopped, the time is over", flush=True)
-        return []
+             "--chunk", options.chunk, "--stacks", str(options.stacks),
+             *(["--keep", str(options.keep)] if options.keep else [])]  # fmt: skip
+    log = options.json.with_suffix(".log")
+    with open(log, "a") as lines:
+        print(f"--- {what} {frames}{' loops' if loops else ''}", file=lines, flush=True)
+        try:
+            done = subprocess.run(
+                [sys.executable, __file__, *given],
+                stdout=subprocess.PIPE,
+                stderr=lines,
+                text=True,
+                timeout=max(left - rendered, 5),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            print(f"{what} {frames}: stopped, the time is over; {log} ends: {_end_of(log, 200)}", flush=True)
+            return []
     if done.returncode:
-        print(f"{what} {frames}: failed: {done.stderr.strip()[-1500:]}", flush=True)
+        print(f"{what} {frames}: failed: {_end_of(log, 1500)}", flush=True)
         return []
     rows = json.loads(done.stdout.strip().splitlines()[-1])
     for row in rows:
         row |= {"task": what, "frames": frames, "loops": loops}
         print(json.dumps(row), f"(rendered in {rendered:.0f} s, all {time.monotonic() - start:.0f} s)", flush=True)
     return rows
+
+
+def _end_of(log: Path, length: int) -> str:
+    return log.read_text(errors="replace").strip()[-length:]
 
 
 # --- rendering --------------------------------------------------------------------------------------------------------
@@ -182,6 +196,7 @@ def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool
     from lite3r_cli import runtime
     from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
     from lite3r_cli.config.sequence import LongConfig
+    from lite3r_cli.console import PlainProgress, info
     from lite3r_cli.io.cameras_json import read_cameras_json
     from lite3r_cli.long import work_folder
     from lite3r_cli.pipelines.reconstruct_scene import reconstruct
@@ -205,7 +220,7 @@ def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool
             overwrite=options.keep is not None,
         )
         start, used = time.perf_counter(), time.process_time()
-        report = reconstruct(config)
+        report = reconstruct(config, PlainProgress(), info)
         seconds, used = time.perf_counter() - start, time.process_time() - used
         views = read_cameras_json(Path(out) / "scene" / "cameras.json", load_depth=False)
         run = json.loads((Path(out) / "scene" / "run.json").read_text())
@@ -235,7 +250,7 @@ def part_rows(options) -> list[dict[str, Any]]:
     from lite3r_cli.io.images import discover
     from lite3r_cli.long.assembly import AssemblyConfig
     from lite3r_cli.long.chunk_plan import coarse_passes, overlap_of, plan_chunks
-    from lite3r_cli.long.loop_search import find_candidates, joint_pass
+    from lite3r_cli.long.loop_search import find_candidates, is_loop, joint_pass
     from lite3r_cli.long.pass_store import PassStore
     from lite3r_cli.long.sim3_fit import FitConfig
     from lite3r_cli.pipelines.long_loops import judge
@@ -247,13 +262,16 @@ def part_rows(options) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder.parent) as scratch:
 
-        def predicted(name: str, passes) -> PassStore:
-            store = PassStore(Path(scratch) / name)
+        def predicted(name: str, passes, candidates=()) -> tuple[PassStore, list[bool]]:
+            """The passes on disk, and whether the last ones, of the `candidates`, are loops."""
+            store, loops = PassStore(Path(scratch) / name), []
             store.folder.mkdir()
-            for k, each in enumerate(passes):
+            for k, each in enumerate(passes, len(candidates) - len(passes)):
                 found = predictor.predict(images, indices=each.views)
-                store.write(k, each, found.indices, found.views, found.colors, {})
-            return store
+                if k >= 0:
+                    loops.append(is_loop(*judge(found.indices, found.views, candidates[k])))
+                store.write(k + len(passes) - len(candidates), each, found.indices, found.views, found.colors, {})
+            return store, loops
 
         def row(name: str, store, passes, used, config=AssemblyConfig()) -> None:
             start = time.perf_counter()
@@ -264,9 +282,7 @@ def part_rows(options) -> list[dict[str, Any]]:
         plan = plan_chunks(len(images), size, "")
         candidates = find_candidates(plan, images.read)
         passes = [*plan.chunks, *coarse_passes(plan), *(joint_pass(c, plan) for c in candidates)]
-        store = predicted("all", passes)
-        first = len(passes) - len(candidates)
-        loops = [judge(images, store, first + k, passes[first + k], c)[2] for k, c in enumerate(candidates)]
+        store, loops = predicted("all", passes, candidates)
         chunks, coarse = [True] * len(plan.chunks), len(coarse_passes(plan))
         usual = [*chunks, *[False] * coarse, *loops]
         row("all", store, passes, usual)
@@ -290,7 +306,7 @@ def part_rows(options) -> list[dict[str, Any]]:
             "chunks of half the size": (size // 2, overlap_of(size // 2)),
         }.items():
             other = plan_chunks(len(images), length, "", overlap)
-            row(f"{name}, no loops", predicted(name, other.chunks), other.chunks, [True] * len(other.chunks))
+            row(f"{name}, no loops", predicted(name, other.chunks)[0], other.chunks, [True] * len(other.chunks))
     return rows
 
 
@@ -365,6 +381,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--renderers", type=int, default=6 if cuda else 1, help="processes that render")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--stacks", type=float, default=0.0, help="seconds between stacks of all threads in the log")
     parser.add_argument("--one", choices=ONE, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     for name, default in (("seed", 0), ("height", 392), ("width", 518), ("samples", 1)):

@@ -1,9 +1,10 @@
 """Stores passes on disk: a pass leaves memory at once, and a resumed run finds it again.
 
-A folder for each pass: NNNNN.depth (16 bits, logarithmic, 0 = unknown) and NNNNN.confidence (8 bits, by rank: each
-value has the same number of pixels), both packed by map_codec.py, NNNNN.colors.jpg, and pass.json, which is written
-last: without it a pass is incomplete. The run that wrote a pass also reads it from the files, so that a resumed run
-gives the same result.
+A folder for each pass: `maps`, which holds for each view its depth (16 bits, logarithmic, 0 = unknown), its confidence
+(8 bits, by rank: each value has the same number of pixels), both packed by map_codec.py, and its picture as JPEG; and
+pass.json, which says where they are and is written last: without it a pass is incomplete. One file, because thousands
+of small ones take long to sync and to remove. The run that wrote a pass also reads it from the files, so that a resumed
+run gives the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from ..io.camera_fields import ROTATION_TOLERANCE
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
-from ..io.regular import BadImage, read_regular
+from ..io.regular import BadImage, open_regular
 from ..io.transaction import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
@@ -35,6 +37,7 @@ from .map_codec import packed, unpacked
 DEPTHS, LEVELS = 65534, 255  # steps between the smallest and the largest depth; number of confidence values
 LEAST, LARGEST = 1e-45, float(np.finfo(np.float32).max)  # positive float32 numbers, as which maps are read
 MOST_PIXELS = 1 << 26  # of a stored map
+MAPS, LARGEST_FILE = "maps", 1 << 40  # the file of all views of a pass, and bytes that it never has
 _JPEG_QUALITY = 95
 MOST_THREADS = 16
 _SAMPLES = 1_000_000  # pixels of a pass that the values of confidence are chosen from
@@ -43,10 +46,12 @@ _FINE = 1 << 16  # steps of a linear scale of confidence, each of which has one 
 
 
 class PassStore:
-    """The passes of one run below `folder`, which exists."""
+    """The passes of one run below `folder`, which exists. If they are `lasting`, for a later run, they survive a
+    failure of power.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, lasting: bool = False) -> None:
+        self.folder, self._lasting = folder, lasting
         self.identity: tuple[int, int] | None = None  # device and inode of the folder; None is not compared
         self._known: dict[int, dict[str, Any]] = {}
 
@@ -77,29 +82,33 @@ class PassStore:
         place = self.place(number)
         try:
             self._make(place.name)
-            levels, ranges = _NO_LEVELS, [_NO_RANGE] * len(views)
+            levels, made = _NO_LEVELS, [Coded(_NO_RANGE)] * len(views)
             if maps:
                 levels = _levels(views)
                 ranks = _ranks_of(levels)
                 with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
-                    rows = zip(positions, views, colors)
-                    ranges = list(pool.map(lambda row: _write_view(place, levels, ranks, *row), rows))
+                    made = list(pool.map(lambda view, rgb: _coded_view(levels, ranks, view, rgb), views, colors))
+                write_bytes(place / MAPS, *(part for each in made for part in each.parts))
+            sizes = [[len(part) for part in each.parts] for each in made]
+            starts = accumulate([0, *map(sum, sizes)])
             head = {
                 **wanted.as_dict(),
                 "asked": list(wanted.views),
                 "views": list(positions),
                 "K": [view.K.tolist() for view in views],
                 "cam_from_world": [view.cam_from_world.tolist() for view in views],
-                "ranges": ranges,
+                "ranges": [each.span for each in made],
                 "levels": levels.tolist(),
+                "places": [[start, *parts] for start, parts in zip(starts, sizes)],
                 "facts": facts,
             }
-            in_threads(lambda name: sync_file(place / name), os.listdir(place))  # synced to disk before pass.json
             write_json(place / "pass.tmp", head)
-            sync_file(place / "pass.tmp")
+            if self._lasting:  # synced to disk before pass.json has its name
+                in_threads(lambda name: sync_file(place / name), os.listdir(place))
             os.replace(place / "pass.tmp", place / "pass.json")
-            sync_folder(place)
-            sync_folder(self.folder)
+            if self._lasting:
+                sync_folder(place)
+                sync_folder(self.folder)
         except OSError as error:
             raise output_error(Path(error.filename or place), error) from error
         self._known.pop(number, None)
@@ -139,7 +148,7 @@ class PassStore:
         """
         head = self._head(number)
         k = head["views"].index(position)
-        codes, ranks = self._maps(number, position)
+        codes, ranks = self._maps(number, k)
         return replace(
             bare,
             K=np.array(head["K"][k]),
@@ -148,38 +157,70 @@ class PassStore:
             confidence=_table(head)[ranks],
         )
 
-    def _maps(self, number: int, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """The codes of depth and the ranks of confidence (h, w) of a view."""
-        stem = self.place(number) / f"{position:05d}"
-        codes, ranks = _codes(stem.with_suffix(".depth"), 2), _codes(stem.with_suffix(".confidence"), 1)
+    def _maps(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The codes of depth and the ranks of confidence (h, w) of view k of a pass."""
+        depth, confidence = self._parts(number, k, 0, 2)
+        codes, ranks = self._codes(number, depth, 2), self._codes(number, confidence, 1)
         if ranks.shape != codes.shape or ranks.max() > len(self._head(number)["levels"]):
-            raise InputError(f"{stem}.confidence: damaged; run again without --resume")
+            raise self._damaged(number)
         return codes, ranks
 
     def require_whole(self, number: int) -> None:
-        """Read every file of a complete pass. Raises InputError for a missing or damaged one."""
-        for position in self.views(number):
-            self._maps(number, position)
-            self.colors(number, position)
+        """Read all of a complete pass. Raises InputError for missing or damaged files."""
+        head = self._head(number)
+        for k, (position, (_, *sizes)) in enumerate(zip(head["views"], head["places"])):
+            if any(sizes):
+                self._maps(number, k)
+                self.colors(number, position)
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The confidence values in a pass, and how many known pixels of these views have each."""
-        counts = np.zeros(LEVELS + 1, np.int64)
+        counts, head = np.zeros(LEVELS + 1, np.int64), self._head(number)
         for position in positions:
-            codes = _codes(self.place(number) / f"{position:05d}.confidence", 1)
+            (data,) = self._parts(number, head["views"].index(position), 1, 2)
+            codes = self._codes(number, data, 1)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
-        table = _table(self._head(number))
+        table = _table(head)
         return table[1:], counts[1 : len(table)]
 
     def colors(self, number: int, position: int) -> np.ndarray | None:
         """The picture (h, w, 3) RGB at the size of its depth map; None if it was not stored."""
-        path = self.place(number) / f"{position:05d}.colors.jpg"
-        if not path.exists():
+        views = self._head(number)["views"]
+        data = self._parts(number, views.index(position), 2, 3)[0] if position in views else b""
+        if not data:
             return None
         try:
-            return decode_rgb(read_regular(path))[0]
+            return decode_rgb(data)[0]
         except BadImage as error:
-            raise InputError(f"{path}: {error}; run again without --resume") from error
+            raise InputError(f"{self.place(number) / MAPS}: {error}; run again without --resume") from error
+
+    def _parts(self, number: int, k: int, first: int, stop: int) -> list[bytes]:
+        """The parts `first` … `stop` of view k of a pass: 0 depth, 1 confidence, 2 picture."""
+        start, *sizes = self._head(number)["places"][k]
+        begin, size = start + sum(sizes[:first]), sum(sizes[first:stop])
+        data = b""
+        if size:
+            try:
+                with open_regular(self.place(number) / MAPS) as stream:
+                    if begin + size <= os.fstat(stream.fileno()).st_size:
+                        stream.seek(begin)
+                        data = stream.read(size)
+            except (BadImage, OSError) as error:
+                raise self._damaged(number) from error
+            if len(data) < size:
+                raise self._damaged(number)
+        ends = list(accumulate([0, *sizes[first:stop]]))
+        return [data[low:high] for low, high in pairwise(ends)]
+
+    def _codes(self, number: int, data: bytes, size: int) -> np.ndarray:
+        """(h, w) as stored, `size` bytes a pixel. Raises InputError."""
+        try:
+            return unpacked(data, size, MOST_PIXELS)
+        except BadImage as error:
+            raise self._damaged(number) from error
+
+    def _damaged(self, number: int) -> InputError:
+        return InputError(f"{self.place(number) / MAPS}: missing or damaged; run again without --resume")
 
     def _head(self, number: int) -> dict[str, Any]:
         if number not in self._known:
@@ -196,12 +237,13 @@ def _is_sound(head: Any) -> bool:
     try:
         count = len(head["views"])
         whole = all(type(position) is int for position in (*head["views"], *head["asked"]))
-        shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2)}
+        shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2), "places": (count, 4)}
         arrays = {name: np.array(head[name]) for name in (*shapes, "levels")}
         whole = whole and all(array.dtype.kind in "if" for array in arrays.values())  # numbers, not text
         low, high = arrays["ranges"].T
         return (
             whole
+            and all(type(part) is int and 0 <= part < LARGEST_FILE for place in head["places"] for part in place)
             and isinstance(head["kind"], str)
             and isinstance(head["facts"], dict)
             and all(arrays[name].shape == shape for name, shape in shapes.items())
@@ -233,22 +275,25 @@ def bytes_below(folder: Path) -> int:
 # --- one view ---------------------------------------------------------------------------------------------------------
 
 
-def _write_view(
-    place: Path, levels: np.ndarray, ranks: np.ndarray, position: int, view: View, colors: np.ndarray | None
-) -> list[float]:
-    """The files of one view; smallest and largest depth."""
+@dataclass(frozen=True)
+class Coded:
+    """The parts of one view as they are stored, and its smallest and largest depth."""
+
+    span: list[float]
+    parts: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+
+
+def _coded_view(levels: np.ndarray, ranks: np.ndarray, view: View, colors: np.ndarray | None) -> Coded:
     depth = known_depth(view)
     codes, span = _coded(depth)
-    write_bytes(place / f"{position:05d}.depth", packed(codes))
-    write_bytes(place / f"{position:05d}.confidence", packed(ranks[_fine(_confidence(view), levels)]))
+    picture = b""
     if colors is not None and colors.shape[:2] == depth.shape:
-        path = place / f"{position:05d}.colors.jpg"
         flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         done, data = cv2.imencode(".jpg", np.ascontiguousarray(colors[..., ::-1]), flags)
         if not done:
-            raise OutputError(f"{path}: OpenCV cannot encode an image of {depth.shape[1]}x{depth.shape[0]} pixels")
-        write_bytes(path, data.data)
-    return span
+            raise OutputError(f"{view.name}: OpenCV cannot encode {depth.shape[1]}x{depth.shape[0]} pixels as JPEG")
+        picture = data.tobytes()
+    return Coded(span, (packed(codes), packed(ranks[_fine(_confidence(view), levels)]), picture))
 
 
 def _ranks_of(levels: np.ndarray) -> np.ndarray:
@@ -306,11 +351,3 @@ def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
     low, high = span
     table = np.concatenate([[0.0], low * np.exp(np.linspace(0, np.log(high / low), DEPTHS + 1))]).astype(np.float32)
     return table[codes]
-
-
-def _codes(path: Path, size: int) -> np.ndarray:
-    """(h, w) as stored, `size` bytes a pixel. Raises InputError."""
-    try:
-        return unpacked(read_regular(path), size, MOST_PIXELS)
-    except (BadImage, OSError) as error:
-        raise InputError(f"{path}: missing or damaged; run again without --resume") from error

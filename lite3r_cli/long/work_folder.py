@@ -36,7 +36,7 @@ class WorkFolder:
 
     def __init__(self, path: Path, asked: Mapping[str, Any], resume: bool, tell: Tell) -> None:
         self.path, self.asked, self.resume, self._tell = path, dict(asked), resume, tell
-        self.store = PassStore(path)
+        self.store = PassStore(path, lasting=resume)
         self.found = 0  # complete passes of the resumed run
         self._done = False
         self._identity: tuple[int, int] | None = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..scene.fusion import FusionStatistics
+    from .scene_memory import Memories
 
 _MOST_THREADS = 8
 PIECE = {"cpu": 24}  # views fused at a time
@@ -116,13 +117,14 @@ def fuse_pieces(
     threshold: float | None,
     device: torch.device,
     files: ViewFiles | None,
+    memories: Memories | None,
     progress: Progress,
     tell: Tell,
     check: Callable[[], None],
     around_of: Callable[[list[int]], list[int]] | None = None,
 ) -> tuple[PointCloud, FusionStatistics]:
-    """The cloud in the frame of the views; writes the files of each view. `indices` are the views' pictures,
-    `around_of` returns the views that a piece is compared with, None: its neighbours in order.
+    """The cloud in the frame of the views; writes the files of each view, with those of `memories`. `indices` are the
+    views' pictures, `around_of` returns the views that a piece is compared with, None: its neighbours in order.
 
     Raises InputError for a cloud without points with `--strict`.
     """
@@ -144,7 +146,7 @@ def fuse_pieces(
             loaded = [reading.view(j) for j in (*own, *around)]
             reading.begin(*following)  # while this piece is fused
             if files is not None:
-                files.start(loaded[: len(own)], [images.records[indices[j]].stem for j in own])
+                files.start(loaded[: len(own)], [images.records[indices[j]].stem for j in own], memories, own[0])
             near = move_views(loaded, translation(None if origin is None else -origin))
             fusion.add(near, [*own, *around], len(own), reading.picture, lambda j: images.read_mask(indices[j]))
             reading.keep_only(*following)

@@ -48,6 +48,8 @@ def close_loops(
     owner = owners(plan.chunks, plan.views)
 
     def picture(i: int) -> np.ndarray:
+        if i not in work.store.views(owner[i]):
+            return np.zeros((64, 64, 3), np.uint8)  # it could not be read, which has been reported
         small = work.store.colors(owner[i], i)
         return images.read(i) if small is None else small
 

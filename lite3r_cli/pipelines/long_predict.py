@@ -27,6 +27,8 @@ from .planned import Ran
 if TYPE_CHECKING:
     from .predict import Pictures, Predictions, Predictor
 
+TELLING = 2  # number of the chunk that the expected time is estimated from: the first also waits for the network
+
 
 @dataclass
 class Predicted:
@@ -74,7 +76,7 @@ def predict_passes(
         progress.stage(stage, total=len(passes)) as step,
         _Line(config, images, predictor, passes, first, work, examine) as line,
     ):
-        began, new = time.perf_counter(), 0
+        began, new, seconds = time.perf_counter(), 0, 0.0
         for k in range(len(passes) + 1):
             if k in missing:
                 line.predict(k, k + 1 in missing)  # while the pass before it is written
@@ -83,7 +85,9 @@ def predict_passes(
                 last = passes[k - 1]
                 _gather(work.store.facts(first + k - 1), work.store.views(first + k - 1), into)
                 new += k - 1 in missing
-                seconds = time.perf_counter() - began
+                seconds, before = time.perf_counter() - began, seconds
+                if new == TELLING and last.kind in MAIN:
+                    progress.note(_expected(seconds - before, len(passes), config.long.loops and last.kind == CHUNK))
                 told = f"chunk {k} of {len(passes)}, {new * len(last.views) / seconds:.1f} views/s, "
                 told += f"about {_duration(seconds / max(new, 1) * (len(passes) - k))} left"
                 told += "" if line.drift is None else f", drift about {line.drift:.1f} % of the path"
@@ -216,6 +220,15 @@ def stand_passes(
     """Transforms of the passes `used`, in one scene or several."""
     read = Passes(work.store, passes, lambda position: bare_view(images, position), config.focal, used)
     return assemble(read, config), read
+
+
+def _expected(seconds: float, chunks: int, loops: bool) -> str:
+    """The expected time, from the `seconds` of one chunk."""
+    more = f"up to {_duration(seconds * chunks)} for loops, " if loops and chunks > 2 else ""
+    return (
+        f"expected: about {_duration(seconds * chunks)} for {chunks} chunks, {more}then alignment and fusion "
+        f"(estimated from chunk {TELLING}: {seconds:.1f} s)"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -26,6 +26,7 @@ from .predict import Predictions, Predictor
 from .result import Scene
 from .run_info import Part, run_info
 from .scene_formats import format_warnings
+from .scene_memory import Memories
 from .standing import stand_up
 
 if TYPE_CHECKING:
@@ -111,11 +112,12 @@ def _part(
     some = found.views[:: max(1, len(found.views) // SAMPLE)]
     if files is not None:
         files.depth = files.depth.settled(some)
+    memories = None if files is None else Memories(config, images, found)
     threshold = confidence_threshold(placed, read.store, config.fusion.confidence_percentile)
     pictured = placed.source if refined is None else [refined.source_of(number) for number in placed.source]
     cloud, statistics = fuse_pieces(
         config, images, found.indices, found.views, lambda j: read.store.colors(pictured[j], placed.positions[j]),
-        threshold, device, files, run.progress, run.tell, run.check, _around(placed, arranged),
+        threshold, device, files, memories, run.progress, run.tell, run.check, _around(placed, arranged),
     )  # fmt: skip
     for text in (
         *images.mask_warnings(found.indices),

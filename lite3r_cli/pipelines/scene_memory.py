@@ -44,12 +44,11 @@ class Memories:
     predictions: Predictions
     kept: Mapping[str, Kept] = field(default_factory=dict)
 
-    def write(self, out: OutputSet | Place, k: int) -> None:
-        """Write the file of view k. Raises OutputError, and InputError for a picture that has changed."""
+    def write(self, out: OutputSet | Place, k: int, view: View) -> None:
+        """Write the file of `view`, view k. Raises OutputError, and InputError for a picture that has changed."""
         record = self.images.records[self.predictions.indices[k]]
         if record.stem in self.kept and self.kept[record.stem].link(out, memory_file("{}"), record.stem):
             return
-        view = self.predictions.views[k]
         features = _features(self.images, self.predictions, k, view) if self.config.keep_memory else None
         source = source_of(record.path, record.frame, record.time)
         path = out.path(memory_file(record.stem))
@@ -79,9 +78,13 @@ def writing(memories: Memories, out: Place) -> Iterator[None]:
     """Inside this context threads write memory/ for all views; at its end all files are there. After an error in it,
     files that were not begun are dropped. Raises like `Memories.write`.
     """
+
+    def write(k: int) -> None:
+        memories.write(out, k, memories.predictions.views[k])  # possibly from disk
+
     pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="memory files")
     try:
-        begun = [pool.submit(memories.write, out, k) for k in range(len(memories.predictions.indices))]
+        begun = [pool.submit(write, k) for k in range(len(memories.predictions.views))]
         yield
         for future in begun:
             future.result()

@@ -63,12 +63,14 @@ class ViewFiles:
         self._pictures: list[Future[None]] = []
         self._failure: BaseException | None = None
 
-    def start(self, views: Sequence[View], stems: Sequence[str], memories: Memories | None = None) -> None:
-        """Start writing the files of all views; with `memories` also these."""
+    def start(
+        self, views: Sequence[View], stems: Sequence[str], memories: Memories | None = None, first: int = 0
+    ) -> None:
+        """Start writing the files of views; with `memories` also these. `first` is the number of views[0] there."""
         self.depth, self.remembered = self.depth.settled(views), memories is not None
         for k, (view, stem) in enumerate(zip(views, stems, strict=True)):
             if memories is not None:
-                self._pictures.append(self._submit(memories.write, self.out, k))
+                self._pictures.append(self._submit(memories.write, self.out, first + k, view))
             self._scales.append(self._submit(self._depth, view, stem))
             if self.previews:
                 self._pictures.append(self._submit(self._look, view, stem))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from conftest import PLANE_DEPTH, STEP, photograph
@@ -141,14 +140,14 @@ def test_a_refused_loop_leaves_no_maps_on_disk_and_a_resumed_run_refuses_it_too(
         return real(positions, views, candidate) if candidate.first == 1 else (0.4, 0.6)
 
     def leave(folder: WorkFolder) -> None:
-        kept.append([sorted({path.suffix for path in folder.store.place(k).iterdir()}) for k in (2, 3, 4)])
+        kept.append([sorted(path.name for path in folder.store.place(k).iterdir()) for k in (2, 3, 4)])
         done(folder)
 
     done = WorkFolder.done
     monkeypatch.setattr(long_loops, "judge", judge)
     monkeypatch.setattr(WorkFolder, "done", leave)
     reconstruct(asked(pictures, tmp_path / "whole" / "scene.ply", "6"))
-    assert kept == [[[".confidence", ".depth", ".jpg", ".json"], [".confidence", ".depth", ".json"], [".json"]]]
+    assert kept == [[["maps", "pass.json"], ["maps", "pass.json"], ["pass.json"]]]
     told = json.loads((tmp_path / "whole" / "scene" / "run.json").read_text())["chunks"]
     assert [loop["verdict"] for loop in told["loops"]] == ["loop", "refused"]
     assert {edge["passes"][1] for edge in told["scenes"][0]["edges"]} == {1, 2, 3}
@@ -248,6 +247,11 @@ def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone,
         {"views": ["a"]},
         {"facts": None},
         {"kind": 0},
+        {"places": [[0, 1, 1, -1]]},
+        {"places": [[0, 5, 1 << 39, 0]]},
+        {"places": [[5, 60, 60, 0]]},
+        {"places": [[0, 0, 0, 0]]},
+        {"places": [[0, 1, 1]]},
         None,
     ],
 )
@@ -256,7 +260,7 @@ def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
     store, plan = PassStore(tmp_path), plan_chunks(1, 1, "")
     store.write(0, plan.chunks[0], [0], [view], [None], {})
     if change is None:
-        shutil.copy(store.place(0) / "00000.depth", store.place(0) / "00000.confidence")
+        (store.place(0) / "maps").unlink()
     else:
         path = store.place(0) / "pass.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -296,13 +300,14 @@ def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path, m
 
 def test_damaged_colours_of_a_pass_are_refused_without_a_line_of_a_library(tmp_path, capfd):
     store = PassStore(tmp_path / os.fsdecode(b"caf\xe9"))  # a C library takes no such name
-    place = store.place(0)
-    place.mkdir(parents=True)
+    store.folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
-    data = cv2.imencode(".jpg", noise)[1].tobytes()
-    (place / "00000.colors.jpg").write_bytes(data)
+    view = View("a.jpg", 80, 64, np.diag([80.0, 80, 1]), np.eye(3, 4), np.ones((64, 80), np.float32))
+    store.write(0, plan_chunks(1, 1, "").chunks[0], [0], [view], [noise], {})
     assert store.colors(0, 0).shape == (64, 80, 3)
-    (place / "00000.colors.jpg").write_bytes(data[: len(data) // 2] + bytes(99) + data[len(data) // 2 + 99 :])
+    maps = store.place(0) / "maps"
+    data, end = maps.read_bytes(), maps.stat().st_size - 2000
+    maps.write_bytes(data[:end] + bytes(99) + data[end + 99 :])
     with pytest.raises(InputError, match="damaged"):
         store.colors(0, 0)
     assert capfd.readouterr() == ("", "")

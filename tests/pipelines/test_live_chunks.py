@@ -98,8 +98,8 @@ def test_a_run_that_ends_without_a_scene_is_told(photos, tmp_path, plane_backbon
     scene, told = tmp_path / "out" / "a.ply", []
     write, followers = PassStore.write, []
 
-    def fails(store: PassStore, *given: Any) -> None:
-        write(store, *given)
+    def fails(store: PassStore, *given: Any, **more: Any) -> None:
+        write(store, *given, **more)
         folder = running(scene)
         assert folder is not None
         (asked := json.loads((folder / "asked.json").read_text()))[IMAGES] = [["a.jpg"]]
