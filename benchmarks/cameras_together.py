@@ -3,8 +3,9 @@ its own, until they are done or the time is over.
 
 Runs of the sets of `REPEATED` (same_bytes.py: one beside a busy program on the same cores), pycolmap on the same cores,
 drawn walks of 50 and 100 pictures, the lens table of the scenes of `LENSES`, 360° pictures of drawn streets, rooms seen
-by a fisheye, and depth as evidence on all sets. A set is a folder with images/ and cameras.json. What a measurement has
-written when the time is over counts. One JSON document, written after each.
+by a fisheye, and on all sets: mixes with pictures that do not belong, and warnings of lenses. A set is a folder with
+images/ and cameras.json. What a measurement has written when the time is over counts, and where it was. One JSON
+document, written after each.
 
     python benchmarks/cameras_together.py --sets SET... --json FILE [--seconds 480] [--runs 5] [--cameras]
                                           [--only NAME...]
@@ -45,6 +46,8 @@ class Job:
 REPEATED = ("castle-P30", "kitchen", "monstree", "herz-jesu-P8", "tower")  # sets whose bytes and times are compared
 LENSES = ("proc-00", "proc-05", "herz-jesu-P8", "fountain-P11")  # scenes of the table of lenses
 
+BELONG_SHARES = 4  # parts in which the mixes are measured
+
 
 def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
     """The measurements, the longest and most important ones first."""
@@ -66,11 +69,14 @@ def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
     table |= {f"{folder.name}, with pycolmap": run_of(folder, "0") for folder in repeated}
     table |= {f"{folder.name}, busy": run_of(folder, "1", "--pycolmap-turns", "0") for folder in repeated}
     table |= {f"lenses of {Path(scene).name}": ["refine_lenses.py", scene, "--methods", "refine"] for scene in bent}
-    table |= {"walk of 50": walk(50, 0, "refine"), "depth evidence": ["depth_evidence.py", *map(str, sets)]}
+    table |= {"walk of 50": walk(50, 0, "refine")}
     for k in range(3, runs + 1):
         table |= {f"{folder.name}, run {k}": run_of(folder, "0", "--pycolmap-turns", "0") for folder in repeated}
         if k == 5:
             table |= {"fisheye room": ["fisheye_room.py"], "street 2": street(2)}
+            table |= {"lens warning": ["lens_warning.py", *map(str, sets)]}
+            shares = ([str(part), str(BELONG_SHARES)] for part in range(BELONG_SHARES))
+            table |= {f"belong {share[0]}": ["belong.py", *map(str, sets), "--share", *share] for share in shares}
     table |= {"walk of 100, seed 1": walk(100, 1, "refine"), "walk of 100, pycolmap": walk(100, 0, "pycolmap")}
     table |= {f"fisheye room {seed}": ["fisheye_room.py", "--seeds", str(seed)] for seed in (1, 2)}
     return [Job(name, arguments) for name, arguments in table.items()]
@@ -78,7 +84,7 @@ def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
 
 def start(job: Job, cores: list[int], scratch: Path) -> None:
     command = [sys.executable, str(HERE / job.arguments[0]), *job.arguments[1:]]
-    if job.arguments[0] in ("same_bytes.py", "refine_walks.py", "depth_evidence.py"):
+    if job.arguments[0] in ("same_bytes.py", "refine_walks.py"):
         command += ["--json", str(scratch / f"{job.name}.json")]
     threads = str(len(cores))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
@@ -102,8 +108,8 @@ def answer(job: Job, scratch: Path) -> dict[str, Any]:
         row["found"] = json.loads(lines[-1])
     else:
         row["output"] = lines[-4:]
-    if status not in (None, 0):
-        row["error"] = (scratch / f"{job.name}.err").read_text(encoding="utf-8", errors="replace")[-1500:]
+    if status != 0:
+        row["error"] = (scratch / f"{job.name}.err").read_text(encoding="utf-8", errors="replace")[-3000:]
     return row
 
 

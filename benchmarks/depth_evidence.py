@@ -100,8 +100,7 @@ def hypotheses(views: list[View], truth: list[View], read: Any, config: RefineCo
         if not matches.pairs:
             return None
         search, rows, best = Search(views, matches, config), [], None
-        for make in search._makers():
-            found = make()
+        for found in search._hypotheses():
             if found is None or len(found.poses) < 2:
                 continue
             own, judged = agreements(scaled(views, found, matches)), search.evidence(found)

@@ -10,6 +10,7 @@ AUC@5 is that of all pairs. The two sides take turns. A table, then one JSON lin
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import platform
@@ -68,6 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    faulthandler.dump_traceback_later(60, repeat=True)  # if it is stopped, it has told where it was
     atlas, rows = build_atlas(None), []
     predictor = Predictor(PredictConfig(options.model, device=options.device, refine=True))
     machine = {"cores": options.cores, "device": options.device, "python": platform.python_version(),

@@ -29,6 +29,7 @@ _COARSE_ROUNDS = ((40.0, 120.0, False), (15.0, 40.0, True), (5.0, 12.0, True))
 _COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are used
 _MIN_COARSE_TRACKS = 16
 _FINE_ROUNDS = 6  # maximum number of rounds of re-triangulation and adjustment
+_ROUND_TOLERANCE = 1e-4  # relative decrease of the cost that ends an adjustment; the one after the last round uses 1e-5
 _SETTLED = 1e-3  # relative change of a focal length, and rotation in radians, below which no further round follows
 
 
@@ -96,7 +97,7 @@ def settle(
         model = workshop.triangulate(model)
         if model is None or model.num_points3D() == 0:
             return None
-        adjust(model, 1.0, freedom(model, workshop.lenses))
+        adjust(model, 1.0, freedom(model, workshop.lenses), tolerance=_ROUND_TOLERANCE)
         drop_weak_points(model, config.max_error, config.min_angle_deg)
         if _change(before, _cameras(model)) < _SETTLED:
             break

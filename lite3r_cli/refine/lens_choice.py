@@ -11,10 +11,12 @@ far better. Where the matches are too few to be sure of that, the predicted came
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..cores import count_cores
 from .adjustment import adjust, drop_weak_points
 from .bundle import Hypothesis, freedom, from_model
 from .evidence import change_of_pairs, rays, track_errors
@@ -59,14 +61,52 @@ def choose_lenses(
     `predicted`: view -> cam_from_world (3, 4) of the network.
     """
     trials: list[Trial] = []
-    for name, enrich in _ladder(config):
+    waiting = _ladder(config)
+    with ThreadPoolExecutor(count_cores()) as pool:
+        while waiting:
+            # All at once, because most change nothing; those after one that is taken are made again from its result.
+            start = _Start(len(trials), found, workshop, held_out, everything, predicted, config)
+            made = [pool.submit(start.trial, name, enrich) for name, enrich in waiting]
+            for step, future in enumerate(made):
+                result = future.result()
+                if result is None:
+                    continue
+                attempt, trial = result
+                trials.append(trial)
+                if trial.taken:
+                    for later in made[step + 1 :]:
+                        later.cancel()
+                    found = attempt
+                    break
+            else:
+                break
+            waiting = waiting[step + 1 :]
+    return found, trials
+
+
+class _Start:
+    """The hypothesis from which trials start, with the loss of its tracks."""
+
+    def __init__(
+        self, number: int, found: Hypothesis, workshop: Workshop, held_out: Tracks, everything: Tracks,
+        predicted: Mapping[int, np.ndarray], config: RefineConfig,
+    ) -> None:  # fmt: skip
+        self.number = number  # of trials before: no two starts have the same
+        self.found, self.workshop, self.predicted, self.config = found, workshop, predicted, config
+        self.held_out, self.everything = _Loss(found, workshop, held_out), _Loss(found, workshop, everything)
+        self.unseen = held_out.count < everything.count  # some tracks are not used by the adjustment
+
+    def trial(self, name: str, enrich: Callable[[Lenses], Lenses | None]) -> tuple[Hypothesis, Trial] | None:
+        """The hypothesis adjusted with richer lenses; None if the views do not allow them."""
+        found, config = self.found, self.config
         richer = enrich(found.lenses)
         if richer is None or (len(found.poses) < 3 and not richer.focal_of_two):
-            continue
-        attempt = _adjusted(found, workshop, richer, name, config)
-        gain, _ = _gain(found, attempt, workshop, held_out)
-        _, sigmas = _gain(found, attempt, workshop, everything)
-        off = [float(np.degrees(change_of_pairs(predicted, each.poses))) for each in (found, attempt)]
+            return None
+        shop = self.workshop.with_lenses(f"{self.workshop.name}, {self.number}, {name}", richer)
+        attempt = _adjusted(found, shop, config)
+        gain, _ = self.held_out.gain(attempt)
+        _, sigmas = self.everything.gain(attempt)
+        off = [float(np.degrees(change_of_pairs(self.predicted, each.poses))) for each in (found, attempt)]
         if richer.focal_of_two:  # two views fit nearly any focal length closely, but with fewer matches
             gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
             taken = gain > config.lens_gain
@@ -74,15 +114,11 @@ def choose_lenses(
             least = config.centre_gain if name == _CENTRE else config.lens_gain
             taken = bool(gain > least and sigmas > _SIGMAS)
             if name == FOCAL_EACH:
-                unseen = held_out.count < everything.count  # some tracks are not used by the adjustment
                 zooms = _zooms(found.lenses, attempt.lenses)
-                taken = focal_each(gain / least, sigmas, zooms, unseen and off[1] < off[0])
+                taken = focal_each(gain / least, sigmas, zooms, self.unseen and off[1] < off[0])
         apart = float(np.degrees(change_of_pairs(found.poses, attempt.poses)))
         closer = round(off[0] - off[1], 3)
-        trials.append(Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3), closer))
-        if taken:
-            found = attempt
-    return found, trials
+        return attempt, Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3), closer)
 
 
 def focal_each(gain: float, sigmas: float, zooms: bool, seconded: bool) -> bool:
@@ -158,42 +194,49 @@ def _zooms(shared: Lenses, own: Lenses) -> bool:
     return any(float(np.percentile(f, 90) / np.percentile(f, 10)) > 1 + _OTHER_FOCAL for f in groups)
 
 
-def _adjusted(found: Hypothesis, workshop: Workshop, lenses: Lenses, name: str, config: RefineConfig) -> Hypothesis:
-    shop = workshop.with_lenses(f"{workshop.name}, {name}", lenses)
+def _adjusted(found: Hypothesis, shop: Workshop, config: RefineConfig) -> Hypothesis:
+    """The hypothesis adjusted with the lenses of the workshop."""
     model = shop.dressed(found.model)
     for turn in range(_TRIAL_ROUNDS):
         if turn:
             model = shop.triangulate(model)  # restores points that the simpler lens had excluded
-        adjust(model, 1.0, freedom(model, lenses))
+        adjust(model, 1.0, freedom(model, shop.lenses))
         drop_weak_points(model, config.max_error, config.min_angle_deg)
-    return from_model(model, lenses, found.path)
+    return from_model(model, shop.lenses, found.path)
 
 
-def _gain(before: Hypothesis, after: Hypothesis, workshop: Workshop, held_out: Tracks) -> tuple[float, float]:
-    """Relative decrease of the held-out loss, and the decrease in standard errors over the tracks.
+class _Loss:
+    """The loss of tracks, and how much another hypothesis decreases it.
 
-    The loss of an observation is log(1 + (e/s)²), s the median error before. With more than two views, tracks of two
-    views do not count, because they fit nearly any lens. In the standard errors no track counts for more than
-    `_MOST_OF_A_TRACK`.
+    The loss of an observation is log(1 + (e/s)²), s the median error of the first hypothesis. With more than two views,
+    tracks of two views do not count, because they fit nearly any lens.
     """
-    least = min(3, len(before.poses))
-    losses = []
-    scale = None
-    for item in (before, after):
-        error = track_errors(item.poses, held_out, rays(workshop.matches, held_out, item.lenses))
-        often = np.bincount(held_out.track, minlength=held_out.count)[held_out.track] >= least
-        error, track = error[often], held_out.track[often]
-        finite = np.isfinite(error)
-        if scale is None:
-            scale = max(float(np.median(error[finite])), 1e-3) if finite.any() else 1.0
-        loss = np.log1p((np.minimum(error, 1e3) / scale) ** 2)
-        losses.append(np.bincount(track, loss, held_out.count))
-    mean = float(losses[0].sum())
-    if mean == 0:
-        return 0.0, 0.0
-    fall = losses[0] - losses[1]
-    fall = fall[(losses[0] > 0) | (losses[1] > 0)]
-    return float(fall.sum()) / mean, standard_errors(fall)
+
+    def __init__(self, before: Hypothesis, workshop: Workshop, tracks: Tracks) -> None:
+        self.tracks, self.matches = tracks, workshop.matches
+        least = min(3, len(before.poses))
+        self.often = np.bincount(tracks.track, minlength=tracks.count)[tracks.track] >= least
+        error = self._errors(before)
+        finite = error[np.isfinite(error)]
+        self.scale = max(float(np.median(finite)), 1e-3) if len(finite) else 1.0
+        self.before = self._of_tracks(error)
+
+    def gain(self, after: Hypothesis) -> tuple[float, float]:
+        """Relative decrease of the loss, and the decrease in standard errors over the tracks."""
+        mean = float(self.before.sum())
+        if mean == 0:
+            return 0.0, 0.0
+        loss = self._of_tracks(self._errors(after))
+        fall = (self.before - loss)[(self.before > 0) | (loss > 0)]
+        return float(fall.sum()) / mean, standard_errors(fall)
+
+    def _errors(self, found: Hypothesis) -> np.ndarray:
+        seen = rays(self.matches, self.tracks, found.lenses)
+        return track_errors(found.poses, self.tracks, seen)[self.often]
+
+    def _of_tracks(self, error: np.ndarray) -> np.ndarray:
+        loss = np.log1p((np.minimum(error, 1e3) / self.scale) ** 2)
+        return np.bincount(self.tracks.track[self.often], loss, self.tracks.count)
 
 
 def standard_errors(fall: np.ndarray) -> float:

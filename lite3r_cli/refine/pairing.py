@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import numpy as np
 
+from ..cores import count_cores
 from ..scene.consistency import best_neighbours
 from ..scene.facing import same_picture
 from ..scene.posed_view import View
@@ -58,9 +61,11 @@ def common_features(features: Sequence[Features], count: int) -> np.ndarray:
     """How many of the `count` largest features each two of S pictures have in common (S, S), 0 on the diagonal."""
     look = [item.descriptors[np.argsort(-item.scales, kind="stable")[:count]].astype(np.float32) for item in features]
     common = np.zeros((len(look), len(look)), np.int64)
-    for i, here in enumerate(look):
-        for j in range(i + 1, len(look)):
-            common[i, j] = common[j, i] = _in_common(here, look[j])
+    pairs = list(combinations(range(len(look)), 2))
+    with ThreadPoolExecutor(count_cores()) as pool:
+        found = pool.map(lambda pair: _in_common(look[pair[0]], look[pair[1]]), pairs)
+        for (i, j), number in zip(pairs, found, strict=True):
+            common[i, j] = common[j, i] = number
     return common
 
 
@@ -75,18 +80,17 @@ def _in_common(here: np.ndarray, there: np.ndarray) -> int:
     if min(len(here), len(there)) < 2:
         return 0
     similar = here @ there.T  # integers, exact in float32
-    column, clear_here = _clear_best(similar)
-    row, clear_there = _clear_best(np.ascontiguousarray(similar.T))
-    mutual = row[column] == np.arange(len(here))
-    return int((mutual & clear_here & clear_there[column]).sum())
+    turned = np.ascontiguousarray(similar.T)
+    column, row = similar.argmax(axis=1), turned.argmax(axis=1)
+    mutual = np.flatnonzero(row[column] == np.arange(len(here)))
+    column = column[mutual]
+    return int((_clear(similar[mutual], column) & _clear(turned[column], mutual)).sum())
 
 
-def _clear_best(similar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar column of each row (N,), and whether it passes the ratio test (N,)."""
+def _clear(similar: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Whether the most similar column `best` (N,) of each row passes the ratio test (N,); changes `similar` (N, M)."""
     rows = np.arange(len(similar))
-    best = similar.argmax(axis=1)
     first = similar[rows, best]
-    rest = similar.copy()
-    rest[rows, best] = -np.inf
+    similar[rows, best] = -np.inf
     length = 512.0**2
-    return best, length - first < _RATIO**2 * (length - rest.max(axis=1))
+    return length - first < _RATIO**2 * (length - similar.max(axis=1, initial=-np.inf))

@@ -8,11 +8,13 @@ other pairs can decide; therefore all poses that explain the matches about equal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from ..cores import count_cores
 from ..scene import geometry
 from ..scene.distortion import PINHOLES
 from .backend import require_pycolmap
@@ -41,17 +43,20 @@ def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict
     """The poses that each verified pair allows, refined on all of its matches; pairs without a pose are left out."""
     cameras = lenses.cameras()
     rays = unit_rays(matches, lenses)
-    found = {}
-    for pair in sorted(matches.pairs):
+
+    def one(pair: Pair) -> Choices | None:
         two = _Pair(matches, pair, lenses, cameras, rays, config)
         ranked = sorted(((two.votes(pose), k, pose) for k, pose in enumerate(two.poses())), key=lambda v: (-v[0], v[1]))
         kept: list[np.ndarray] = []
         for votes, _, pose in ranked:
             if votes >= _AS_GOOD * ranked[0][0] and not any(_same(pose, other) for other in kept):
                 kept.append(pose)
-        if kept and ranked[0][0] > 0:
-            found[pair] = Choices(np.stack(kept), ranked[0][0])
-    return found
+        return Choices(np.stack(kept), ranked[0][0]) if kept and ranked[0][0] > 0 else None
+
+    pairs = sorted(matches.pairs)
+    with ThreadPoolExecutor(count_cores()) as pool:
+        found = dict(zip(pairs, pool.map(one, pairs), strict=True))
+    return {pair: choices for pair, choices in found.items() if choices is not None}
 
 
 def fitting_matches(

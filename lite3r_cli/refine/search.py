@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,8 +90,7 @@ class Search:
     def run(self) -> Found | None:
         """The best hypothesis with its lenses, adjusted to all matches that it explains; None without any."""
         made: list[tuple[Hypothesis, Evidence]] = []
-        for make in self._makers():
-            found = make()
+        for found in self._hypotheses():
             if found is None or len(found.poses) < 2:
                 continue
             evidence = self.evidence(found)
@@ -116,14 +116,16 @@ class Search:
             return Found(last, matches, support, tried, trials, dropped, _elsewhere(found, evidence, made))
         return None
 
-    def _makers(self) -> list[Callable[[], Hypothesis | None]]:
-        """What makes the hypotheses, see `_enough`. Incremental mapping takes most of the time and comes last."""
-        return [
-            lambda: bundle.from_prediction(self.views, self.matches, self.used, self.workshop),
-            self._in_order,
-            lambda: bundle.by_global_mapping(self.workshop),
-            lambda: bundle.incremental(self.workshop),
-        ]
+    def _hypotheses(self) -> Iterator[Hypothesis | None]:
+        """The hypotheses one after the other, until `_enough`. Incremental mapping takes most of the time and comes
+        last. Global mapping takes one core and runs beside mapping in order, after which it is nearly always asked for.
+        """
+        yield bundle.from_prediction(self.views, self.matches, self.used, self.workshop)
+        with ThreadPoolExecutor(1) as beside:
+            globally = beside.submit(bundle.by_global_mapping, self.workshop)
+            yield self._in_order()
+            yield globally.result()
+        yield bundle.incremental(self.workshop)
 
     def _in_order(self) -> Hypothesis | None:
         predicted = np.stack([view.cam_from_world[:, :3] for view in self.views])
