@@ -25,6 +25,8 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 BY_SIGNAL = 128  # plus the number of the signal
 # Limits OpenMP's spin-waiting, which by default starves other processes on the same cores. Read when torch is imported.
 SPINS = ("GOMP_SPINCOUNT", "3000")
+# torch need not look for devices of other makers: it would read the metadata of all installed packages.
+NO_MORE_DEVICES = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 VANISHED = "; the current folder exists no more: give absolute paths"
 NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
@@ -96,6 +98,7 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     console.reset(began)
     console.replace_closed_streams()
     os.environ.setdefault(*SPINS)
+    os.environ.setdefault(*NO_MORE_DEVICES)
     _silence_libraries()
     lost = _leave_vanished_folder()
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -42,13 +42,15 @@ def main() -> int:
     number = code - 128
     if number in STOPPING:
         _die_of(number)
-    if "torch" in sys.modules:
+    if {"torch", f"{__package__}.cuda_start"} & sys.modules.keys():
         leave(code)
     return code
 
 
 def leave(code: int) -> None:
-    """Exit without finalising the interpreter and its libraries: with torch that takes a second."""
+    """Exit without finalising the interpreter and its libraries: with torch that takes a second, also if a thread is
+    still loading it.
+    """
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -101,9 +101,10 @@ class OutputSet:
         except OSError as error:
             raise output_error(path, error) from error
 
-    def _entry(self, path: Path) -> dict[str, Any]:
-        stamp, entry = self._noted.get(path, (None, {}))
-        return entry if stamp is not None and stamp == _stamp(path) else _listed(path)
+    def _noted_entry(self, path: Path) -> dict[str, Any] | None:
+        """The entry of a file that has not changed since `note`."""
+        stamp, entry = self._noted.get(path, (None, None))
+        return entry if stamp is not None and stamp == _stamp(path) else None
 
     def __enter__(self) -> OutputSet:
         self._files.__enter__()
@@ -127,10 +128,12 @@ class OutputSet:
         """Move everything into place, with a run.json of `run_info` and the list of files. Raises OutputError."""
         new = self._files.new
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-        listed = in_threads(lambda name: self._entry(new / name), names)
-        write_json(new / self.layout.run_json, {**run_info, "files": dict(zip(names, listed))})
+        kept = {name: entry for name in names if (entry := self._noted_entry(new / name)) is not None}
+        changed = [name for name in names if name not in kept]
+        listed = kept | dict(zip(changed, in_threads(lambda name: _listed(new / name), changed)))
+        write_json(new / self.layout.run_json, {**run_info, "files": {name: listed[name] for name in names}})
         names.append(self.layout.run_json)
-        self._files.commit(self._old, self.layout.run_json)
+        self._files.commit(self._old, self.layout.run_json, synced=kept.keys())
         self.files = names
 
     def _why_foreign(self) -> str:

@@ -10,8 +10,9 @@ output, relative to the folder of the cloud: {"scene/depth/a.png": {"bytes": …
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from ..config.output_names import is_like_a_file
@@ -66,7 +67,8 @@ def files_of_run(layout: OutputLayout) -> dict[str, int] | None:
         sizes = {str(name): int(entry["bytes"]) for name, entry in document["files"].items()}
     except (InputError, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         return None
-    return sizes if all(belongs(layout, name) for name in sizes) else None
+    within = cache(lambda folder: _is_within(layout, folder))
+    return sizes if all(_belongs(layout, name, within) for name in sizes) else None
 
 
 def is_complete(target: str | Path) -> bool:
@@ -84,9 +86,18 @@ def incomplete_files(layout: OutputLayout, sizes: Mapping[str, int]) -> list[str
 
 def belongs(layout: OutputLayout, name: str) -> bool:
     """Whether a listed path is the cloud, or is in the output's folder with links resolved."""
+    return _belongs(layout, name, lambda folder: _is_within(layout, folder))
+
+
+def _belongs(layout: OutputLayout, name: str, within: Callable[[str], bool]) -> bool:
+    """`belongs`, given the answer for a folder that a path names."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:
         return False
-    home = layout.root / layout.folder
-    inside = Path(os.path.realpath((layout.root / path).parent))  # not `resolve`, which fails for a loop of links
-    return name == layout.cloud or inside.is_relative_to(os.path.realpath(home))
+    return name == layout.cloud or within(str(path.parent))
+
+
+def _is_within(layout: OutputLayout, folder: str) -> bool:
+    """Whether a folder, relative to the cloud's, is the output's folder or below it with links resolved."""
+    inside = Path(os.path.realpath(layout.root / folder))  # not `resolve`, which fails for a loop of links
+    return inside.is_relative_to(os.path.realpath(layout.root / layout.folder))

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -114,9 +114,10 @@ class Transaction:
         if isinstance(error, OSError) and here in str(error.filename):
             raise output_error(Path(str(error.filename).replace(here, there)), error) from error
 
-    def commit(self, old: Sequence[str], last: str) -> None:
+    def commit(self, old: Sequence[str], last: str, synced: Collection[str] = ()) -> None:
         """Move every file below `new` into its place, `last` at the end. `old` are the files to remove, paths relative
-        to `root`, the one that marks completeness first. Raises OutputError. Signals wait until all is done.
+        to `root`, the one that marks completeness first; the contents of `synced` are on the disk already. Raises
+        OutputError. Signals wait until all is done.
         """
         staging, below = self.staging, self._opened
         try:
@@ -128,10 +129,12 @@ class Transaction:
             names = [name.removeprefix(prefix) for name in below.files(f"{staging.name}/new")]
             names = [*sorted(name for name in names if name != last), last]
             gone = [name for name in old if below.is_file(name)]
+            there = {folder for folder in _folders_of(names) if folder == "." or below.status(folder) is not None}
+            replaced = set(gone)
             for name in names:
-                if name not in gone and below.status(name) is not None:
+                if name not in replaced and _folder_of(name) in there and below.status(name) is not None:
                     raise in_the_way(self.root / name)
-            in_threads(lambda name: sync_file(self.new / name), names)
+            in_threads(lambda name: sync_file(self.new / name), [name for name in names if name not in synced])
             with uninterrupted():
                 self._write_journal(names, last)
                 self._exchange(gone, names, last)
@@ -146,11 +149,13 @@ class Transaction:
     def _exchange(self, gone: Sequence[str], names: Sequence[str], last: str) -> None:
         """The renames. All are synced to disk before the one that marks completeness."""
         below, hidden = self._opened, self.staging.name
+        for folder in _folders_of(gone):
+            below.make_folder(f"{hidden}/old/{folder}")
         for name in gone:
-            below.make_folder(f"{hidden}/old/{PurePosixPath(name).parent}")
             self._move(name, f"{hidden}/old/{name}")
+        for folder in _folders_of(names):
+            self._made += below.make_folder(folder)
         for name in names:
-            self._made += below.make_folder(str(PurePosixPath(name).parent))
             if name == last:
                 for folder in _folders_above([*gone, *names]):
                     below.sync_folder(folder)
@@ -340,9 +345,19 @@ def _with_parents(folder: str) -> list[str]:
     return [folder, *map(str, PurePosixPath(folder).parents)]
 
 
+def _folder_of(name: str) -> str:
+    """The folder of a file, "." for the root."""
+    return name.rpartition("/")[0] or "."
+
+
+def _folders_of(names: Sequence[str]) -> list[str]:
+    """The folders of the files, in the order of the names."""
+    return list(dict.fromkeys(map(_folder_of, names)))
+
+
 def _folders_above(names: Sequence[str]) -> list[str]:
     """All parent folders of the names, including the root (".")."""
-    return sorted({str(folder) for name in names for folder in PurePosixPath(name).parents}, reverse=True)
+    return sorted({above for folder in _folders_of(names) for above in _with_parents(folder)}, reverse=True)
 
 
 def in_threads(function: Callable[[str], T], names: Sequence[str]) -> list[T]:

@@ -6,7 +6,7 @@ ends in a straight line, at which the scene behind it begins abruptly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +51,12 @@ def find_bars(pictures: Sequence[np.ndarray]) -> Bars:
     height, width = pictures[0].shape[:2]
     shares = {}
     for turns, side, length in ((0, "top", height), (2, "bottom", height), (1, "right", width), (3, "left", width)):
-        lines = _width([np.rot90(rgb, turns) for rgb in pictures])
+        lines = _width(np.rot90(rgb, turns) for rgb in pictures)
         shares[side] = lines / length if NARROWEST * length <= lines <= WIDEST * length else 0.0
     return Bars(**shares)
 
 
-def _width(pictures: Sequence[np.ndarray]) -> int:
+def _width(pictures: Iterable[np.ndarray]) -> int:
     """Lines of the bar at the top of all pictures, including the soft ones; 0 without a bar."""
     found, colours, clear = [], [], []
     for rgb in pictures:

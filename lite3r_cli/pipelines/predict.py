@@ -331,6 +331,8 @@ class Predictor:
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the set is empty"
             raise InputError(f"none of the {len(indices)} images can be used: {reasons}")
         inputs, records = align([found[i] for i in kept], prepare, native), [images.records[i] for i in kept]
+        if self.runtime.torch_device.type == "cuda":
+            self.settle()  # its short operations would wait for Python's lock among the threads that begin now
         edges, warn = Edges(), self.lens_warnings if look_at_lens else no_lens_warnings
         return Pictures(kept, inputs, skipped, Later(lambda: warn(self.config, records, inputs, edges), "lens"), edges)
 

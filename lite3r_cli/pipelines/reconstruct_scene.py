@@ -182,9 +182,9 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
     with SceneRun(config, progress, warn, alone=True) as run:
         if config.long.resume:
             require_resumable(place_of(run.out.layout), options_of(config))
+        cuda_start.begin(config.predict.device)
         run.find()
         with progress.stage("Start", minor=True):
-            cuda_start.begin(config.predict.device)
             from .predict import Predictor
         with joined(config) as (own, join):
             predictor = Predictor(own, progress, background=True)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..networks.base import Streaming
 
+TOGETHER = 32  # pictures that are copied to a GPU at once
+
 
 class Inputs(Sequence[Tensor]):
     """Pictures (h, w, 3) uint8 as tensors (3, h, w) in [0, 1] on a device, each made on demand."""
@@ -30,16 +32,29 @@ class Inputs(Sequence[Tensor]):
     def __getitem__(self, i: int | slice) -> Tensor | Inputs:
         if isinstance(i, slice):
             return Inputs(self._pictures[i], self._device)
-        return torch.from_numpy(self._pictures[i]).to(self._device).permute(2, 0, 1).float().div_(255)
+        return _scaled(torch.from_numpy(self._pictures[i]).to(self._device).permute(2, 0, 1))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+    def stacked(self, first: int, end: int) -> Tensor:
+        """Those of one size from `first` to before `end` as (n, 3, h, w), in few operations, as a GPU needs them."""
+        some = torch.stack([torch.from_numpy(rgb) for rgb in self._pictures[first:end]])
+        return _scaled(some.to(self._device).permute(0, 3, 1, 2))
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.float().div_(255)
 
 
 def inputs(backbone: object, pictures: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
     """The argument of `predict`: a list, or for a stream one picture at a time."""
     found = Inputs(pictures, device)
-    return found if isinstance(backbone, Streaming) else list(found)
+    if isinstance(backbone, Streaming):
+        return found
+    if device.type == "cpu" or len({rgb.shape for rgb in pictures}) > 1:
+        return list(found)
+    return [image for first in range(0, len(pictures), TOGETHER) for image in found.stacked(first, first + TOGETHER)]
 
 
 def notes(backbone: object, pictures: Sequence[np.ndarray]) -> list[str]:

@@ -22,13 +22,13 @@ from . import geometry
 from .consistency import adaptive_tolerance, best_neighbours, check_views
 from .device_maps import DeviceMaps
 from .map_groups import MapGroup, Pixels, groups_of
-from .posed_view import PointCloud, View, known_depth
+from .posed_view import PointCloud, View
 from .sinks import Points, PointSink, VoxelSink, kth_lowest, sink_for
-from .surfaces import Surfaces, VoterMap, on_device, runs_of_one_shape
+from .surfaces import Surfaces, on_device, runs_of_one_shape
+from .usable_maps import NOTHING_HELD, UsableMap, maps_of, stacked
 
 ReadImage = Callable[[int], np.ndarray]  # index → (H, W, 3) uint8
 ReadMask = Callable[[int], np.ndarray | None]  # index → (H, W) bool, True = use
-NOTHING_HELD = DeviceMaps()
 _PERCENTILE_SAMPLES = 4_000_000  # pixels that the confidence threshold is estimated from
 
 
@@ -82,7 +82,7 @@ def fuse_with_statistics(
     at most once per view. `step` is called after each view. Views without a depth map add nothing; the cloud may be
     empty. On a CPU, equal views give identical clouds. `held` has maps that are already on the device.
     """
-    maps = [_Map(view, device, held) if view.depth is not None else None for view in views]
+    maps = maps_of(views, device, held)
     statistics = FusionStatistics(pixels=sum(each.alive.numel() for each in maps if each is not None))
     counts = _Counts()
     _drop_unusable(maps, read_mask, config, counts, statistics)
@@ -121,7 +121,7 @@ class PieceFusion:
         """Add the points of the first `new` views; the other views are only compared with. `numbers` are the indices of
         the views in the scene, the arguments of `read_rgb` and `read_mask`.
         """
-        maps = [_Map(view, self.device) if view.depth is not None else None for view in views]
+        maps = maps_of(views, self.device)
         self.statistics.pixels += sum(each.alive.numel() for each in maps[:new] if each is not None)
         for part, counts in ((slice(new), self._counts), (slice(new, None), _Counts())):
             masks, unused = _of(read_mask, numbers[part]), FusionStatistics()
@@ -143,8 +143,8 @@ class PieceFusion:
 
 
 def _collect(
-    sink: PointSink | VoxelSink, maps: Sequence[_Map | None], group: MapGroup, numbers: Sequence[int], pixels: Pixels,
-    points: Tensor, read_rgb: ReadImage,
+    sink: PointSink | VoxelSink, maps: Sequence[UsableMap | None], group: MapGroup, numbers: Sequence[int],
+    pixels: Pixels, points: Tensor, read_rgb: ReadImage,
 ) -> None:  # fmt: skip
     """Colour the points (3, N) of the pixels of a group and add them in world coordinates to `sink`. `numbers` are the
     numbers of its views in the scene.
@@ -189,7 +189,7 @@ def clean_views(
     device: torch.device | str = "cpu",
 ) -> list[View]:
     """The views with the depth that goes into a cloud: 0 for removed pixels, moved where other views agree."""
-    maps = [_Map(view, device) if view.depth is not None else None for view in views]
+    maps = maps_of(views, device)
     counts, statistics = _Counts(), FusionStatistics()
     _drop_unusable(maps, read_mask, config, counts, statistics)
     surfaces, neighbours = _compared(maps, config, statistics)
@@ -207,23 +207,6 @@ def clean_views(
 # --- which pixels -----------------------------------------------------------------------------------------------------
 
 
-class _Map:
-    """A view's depth and confidence on the device, and its remaining pixels (h, w) bool."""
-
-    def __init__(self, view: View, device: torch.device | str, held: DeviceMaps = NOTHING_HELD) -> None:
-        self.view = view
-        self.depth = held.of(known_depth(view), device)
-        self.confidence = (
-            torch.ones_like(self.depth) if view.confidence is None else held.of(view.confidence, device).float()
-        )
-        self.alive = self.depth.isfinite() & (self.depth > 0) & self.confidence.isfinite()
-        self.voter = VoterMap(view, self.alive, depth=self.depth)
-
-    def keep(self, alive: Tensor) -> None:
-        """Keep the pixels `alive` (h, w) bool."""
-        self.alive = self.voter.alive = alive
-
-
 class _Counts:
     """Number of removed pixels per reason; copied from the device once, at the end."""
 
@@ -239,7 +222,7 @@ class _Counts:
 
 
 def _compared(
-    maps: Sequence[_Map | None], config: FusionConfig, statistics: FusionStatistics
+    maps: Sequence[UsableMap | None], config: FusionConfig, statistics: FusionStatistics
 ) -> tuple[Surfaces, list[list[int]]]:
     """The surfaces of all views, and the neighbours of each; sets the tolerance."""
     voters = [None if each is None else each.voter for each in maps]
@@ -251,7 +234,7 @@ def _compared(
 
 
 def _drop_unusable(
-    maps: Sequence[_Map | None],
+    maps: Sequence[UsableMap | None],
     read_mask: ReadMask | None,
     config: FusionConfig,
     counts: _Counts,
@@ -261,17 +244,20 @@ def _drop_unusable(
     """Keep the pixels that have depth, are not masked, confident enough, and not flying. Without a given threshold of
     confidence, that of these views is used.
     """
+    unmasked: list[UsableMap] = []
     for i, each in enumerate(maps):
         if each is None:
             continue
         mask = read_mask(i) if read_mask is not None else None
         if mask is None:
-            counts.add("unknown", ~each.alive)
+            unmasked.append(each)
             continue
         used = on_device(sample_mask(mask, each.voter.shape), each.alive.device)
         counts.add("masked", ~used)
         counts.add("unknown", ~each.alive & used)
         each.alive &= used
+    for run in runs_of_one_shape([each.voter for each in unmasked]):
+        counts.add("unknown", ~stacked([unmasked[k].alive for k in run]))
     if threshold is None:
         threshold = _confidence_threshold([each for each in maps if each is not None], config.confidence_percentile)
     statistics.confidence_threshold = threshold
@@ -280,11 +266,11 @@ def _drop_unusable(
         group = [there[k] for k in run]
         flying = None
         if config.edge_filter:
-            depth = torch.stack([each.depth for each in group])
+            depth = stacked([each.depth for each in group])
             flying = flying_pixels(depth, [each.view for each in group], config.max_incidence_deg)
         alive = torch.stack([each.alive for each in group])
         if threshold is not None:
-            low = torch.stack([each.confidence for each in group]) < threshold
+            low = stacked([each.confidence for each in group]) < threshold
             counts.add("low_confidence", alive & low)
             alive &= ~low
         if flying is not None:
@@ -294,7 +280,7 @@ def _drop_unusable(
             each.keep(left)
 
 
-def _confidence_threshold(maps: Sequence[_Map], percentile: float) -> float | None:
+def _confidence_threshold(maps: Sequence[UsableMap], percentile: float) -> float | None:
     """The percentile over the usable pixels of the whole scene, None for "keep all"; pixels equal to it are kept."""
     total = int(torch.stack([each.alive.sum() for each in maps]).sum()) if maps else 0
     if percentile == 0 or total == 0:

@@ -159,8 +159,8 @@ def decode(data: bytes, header: Header | None = None, least: tuple[int, int] = (
             return through_pillow.decode(reduced, Header("jpeg", 0, 0))
         raise _damaged(error) from error
     if colours in ("CMYK", "YCCK"):
-        return _from_cmyk(strictly(data, "CMYK"), b"\xff\xee\0\x0eAdobe" in reduced)
-    return strictly(data, "RGB", (0, 0) if header is None else _reduction(header, least))
+        return _from_cmyk(_strictly(data, reduced, "CMYK"), b"\xff\xee\0\x0eAdobe" in reduced)
+    return _strictly(data, reduced, "RGB", (0, 0) if header is None else _reduction(header, least))
 
 
 def _reduction(header: Header, least: tuple[int, int]) -> tuple[int, int]:
@@ -176,11 +176,16 @@ def _reduction(header: Header, least: tuple[int, int]) -> tuple[int, int]:
     return 0, 0
 
 
-def strictly(data: bytes, colours: str, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+def strictly(data: bytes, colours: str) -> np.ndarray:
     """(H, W, C) uint8 of a JPEG file, in simplejpeg's colour space `colours`. Raises BadImage for every warning."""
+    return _strictly(data, _reduced(data), colours)
+
+
+def _strictly(data: bytes, reduced: bytes, colours: str, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The same, given the reduced file, and of at least this size (height, width)."""
     size = {"min_height": least[0], "min_width": least[1]}
     try:
-        return simplejpeg.decode_jpeg(_reduced(data), colours, strict=True, **size)
+        return simplejpeg.decode_jpeg(reduced, colours, strict=True, **size)
     except ValueError as error:
         if "extraneous" not in str(error):
             raise _damaged(error) from error
