@@ -27,7 +27,7 @@ from ..splats.gaussian_set import GaussianSet
 from ..splats.shots import held_out, inverse, moved_columns, shots_of, size_one
 from ..splats.uncovered import cover
 from .scene_formats import START_POINTS
-from .splat_transform import convert, require_converter
+from .splat_transform import convert, require_converter, trained_file
 from .written_scene import WrittenScene
 
 FEWEST = 2  # smallest number of photographs
@@ -51,10 +51,10 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
     scene = WrittenScene.at(config.scene)
     stem = Path(scene.layout.cloud).stem
     target = config.output or scene.layout.root / f"{stem}-splats.ply"
-    report = target.with_suffix(".json")
+    places = dict.fromkeys((target, _report(target), trained_file(target)))
     require_converter(target)
-    scene.require_not_in(target, report)
-    require_writable(target, config.overwrite, report)
+    scene.require_not_in(*places)
+    require_writable(target, config.overwrite, *places)
     runtime = choose(config.device)
     _require_fast(runtime.device, warn)
     with progress.stage("Read"):
@@ -77,16 +77,33 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
     facts = _facts(fitted, recipe, runtime.device, [shot.name for shot in shots], kept, len(columns))
     with progress.stage("Write", minor=True):
         found, harmonics = fitted.splats.columns()
-        names = {target.name, report.name}
-        with Transaction(target.parent, target.name, lambda name: name in names) as files:
-            ply = files.new / target.with_suffix(".ply").name
-            write_splats(ply, moved_columns(found, inverse(frame)), harmonics)
-            if ply.name != target.name:
-                convert(ply, files.new / target.name)
-                ply.unlink()
-            write_json(files.new / report.name, {**facts, "seconds": progress.so_far()})
-            files.commit([report.name, target.name], report.name)
+        facts["seconds"] = progress.so_far()
+        _write(target, moved_columns(found, inverse(frame)), harmonics, facts)
     return Splatted(target, facts)
+
+
+def _report(target: Path) -> Path:
+    """The JSON file with the quality of the splats at `target`."""
+    return target.with_suffix(".json")
+
+
+def _write(target: Path, columns: np.ndarray, harmonics: np.ndarray, facts: dict[str, Any]) -> None:
+    """Write the splats and their report. What splat-transform converts is in its place before, and stays there if the
+    conversion fails or is stopped: it took a training.
+    """
+    report, trained = _report(target), trained_file(target)
+    names = {target.name, report.name, trained.name}
+    if trained != target:
+        with Transaction(target.parent, target.name, lambda name: name in names) as files:
+            write_splats(files.new / trained.name, columns, harmonics)
+            files.commit([trained.name], trained.name)
+    with Transaction(target.parent, target.name, lambda name: name in names) as files:
+        if trained == target:
+            write_splats(files.new / target.name, columns, harmonics)
+        else:
+            convert(trained, files.new / target.name)
+        write_json(files.new / report.name, facts)
+        files.commit([report.name, *names - {report.name}], report.name)
 
 
 def start_columns(views: Sequence[View], cloud: PointCloud) -> np.ndarray:

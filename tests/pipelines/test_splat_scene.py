@@ -57,14 +57,22 @@ def test_other_files_are_made_by_splat_transform(scene: Path, tmp_path, monkeypa
     assert call(*words) == 5 and "npm install -g @playcanvas/splat-transform" in capsys.readouterr().err
     program = tmp_path / "programs" / "splat-transform"
     program.parent.mkdir()
-    for body, code in (("echo 'no such thing' >&2; exit 3", 7), ('/bin/cp "$1" "$2"', 0)):
+    kept = scene.with_name("c.spz.ply")
+    for body, more, code in (
+        ("echo 'no such thing' >&2; exit 3", (), 7),
+        ("exit 0", (), 7),  # nothing is trained: the splats of the first run are in the way
+        ('/bin/rm "$0"; exit 0', ("--overwrite",), 7),
+        ('/bin/cp "$1" "$2"', ("--overwrite",), 0),
+    ):
         program.write_text(f"#!/bin/sh\n{body}\n")
         program.chmod(0o755)
-        assert call(*words) == code
-        assert ("no such thing" in capsys.readouterr().err) == bool(code)
-        assert scene.with_name("c.spz").exists() == (not code)
+        assert call(*words, *more) == code
+        told = capsys.readouterr().err
+        assert ("c.spz.ply" in told) == kept.exists() == bool(code) and ("no such thing" in told) == ("such" in body)
+        assert scene.with_name("c.spz").exists() == scene.with_name("c.json").exists() == (not code)
+        assert not code or len(PlyData.read(kept)["vertex"].data) > 100
     assert scene.with_name("c.spz").read_bytes().startswith(b"ply") and not scene.with_name("c.ply").exists()
-    assert scene.with_name("c.json").is_file() and not list(scene.parent.glob(".*"))
+    assert not list(scene.parent.glob(".*")) and len(PlyData.read(scene)["vertex"].data) > 100
 
 
 def test_without_a_gpu_it_says_so(scene: Path, capsys, monkeypatch) -> None:
