@@ -8,33 +8,54 @@ from statistics import fmean
 import numpy as np
 from stored import load, table
 
-# Network → (how its parity fixtures are called, what it takes, published AUC@30 on ETH3D, 7-Scenes and TUM-dynamics as
-# the reproduction report of VGGT-Ω's authors has it)
+# Network → (how its parity fixtures are called, licence of the weights, what it takes, published AUC@30 on ETH3D,
+# 7-Scenes and TUM-dynamics as the reproduction report of VGGT-Ω's authors has it)
 NETWORKS = {
-    "`vggt-1b`": (("vggt_1b_", "vggt_small_"), "images", "62.1, 74.4, 61.2"),
-    "`vggt-omega`": (("vggt_omega_",), "images", "88.5, 83.1, 82.3 (`-416`: 88.9, 82.4, 82.8)"),
-    "`pi3`": (("pi3_",), "images", "79.6, 77.0, 59.2"),
-    "`pi3x`": (("pi3x_",), "images, cameras, depth → metres", "not in that report"),
-    "`map-anything`": (("map_anything_",), "images, cameras, depth → metres", "not in that report"),
+    "`vggt-1b`": (("vggt_1b_", "vggt_small_"), "non-commercial", "images", "62.1, 74.4, 61.2"),
+    "`vggt-omega`": (
+        ("vggt_omega_",),
+        "non-commercial, outputs too",
+        "images",
+        "88.5, 83.1, 82.3 (`-416`: 88.9, 82.4, 82.8)",
+    ),
+    "`pi3`": (("pi3_",), "non-commercial", "images", "79.6, 77.0, 59.2"),
+    "`pi3x`": (("pi3x_",), "non-commercial", "images, cameras, depth → metres", "not in that report"),
+    "`map-anything`": (("map_anything_",), "Apache-2.0", "images, cameras, depth → metres", "not in that report"),
     "`lingbot-map`": (
         ("lingbot_",),
+        "Apache-2.0 by its readme",
         "a stream",
         "Oxford Spires: cameras off by 6.42 m over 320 frames, 7.11 m over 3,840 (its paper)",
     ),
-    "Depth-Anything-3": (("da3_",), "images, cameras", "87.0, 78.2, 62.7 (the size is not said)"),
+    "Depth-Anything-3": (("da3_",), "by size, above", "images, cameras", "87.0, 78.2, 62.7 (the size is not said)"),
 }
 
 
 def comparison() -> str:
-    """Largest difference of any output from the authors' code, over all parity fixtures of a network."""
-    results = load("parity")["results"]
+    """Licence, inputs, difference from the authors' code over all parity fixtures, speed and memory of each network."""
+    results, speeds = load("parity")["results"], load("h200-networks")["rows"]
+    stream = load("h200-streaming")["runs"][0]["forms"]["fp8"]
     lines = []
-    for network, (marks, takes, published) in NETWORKS.items():
+    for network, (marks, licence, takes, published) in NETWORKS.items():
         those = {name: errors for name, errors in results.items() if name.startswith(marks)}
         largest = max(value for errors in those.values() for value in errors.values())
-        lines.append([network, takes, f"{largest:.1e}", str(len(those)), published])
-    head = ("network", "takes", "largest difference from the authors' code", "fixtures")
-    return table((*head, "AUC@30 on ETH3D, 7-Scenes, TUM-dynamics"), lines)
+        lite = {r["views"]: r for r in speeds if (f"`{r['model']}`", r["variant"]) == (network, "lite")}
+        speed = f"{lite[32]['ms']:.0f} ms, {lite[100]['peak_gib']:.1f} GiB" if lite else "–"
+        if network == "`lingbot-map`":
+            speed = f"{steady_rate(stream['rows']):.1f} frames/s, {stream['rows'][-1]['memory'] / 2**30:.1f} GiB in all"
+        lines.append([network, licence, takes, f"{largest:.1e} ({len(those)})", speed, published])
+    head = ("network", "licence", "takes", "largest difference from the authors' code (fixtures)")
+    return table((*head, "32 images, memory for 100", "AUC@30 on ETH3D, 7-Scenes, TUM-dynamics"), lines)
+
+
+def steady_rate(rows: Sequence[dict]) -> float:
+    """Frames a second after the first 100, in which kernels are compiled and graphs are captured."""
+    seconds, before = 0.0, rows[0]["frame"]
+    for row in rows:
+        if row["frame"] > 100:
+            seconds += (row["frame"] - before) / row["frames_per_second"]
+        before = row["frame"]
+    return (before - 100) / seconds
 
 
 def goals() -> str:

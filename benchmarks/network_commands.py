@@ -114,13 +114,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     steps = asked.only or ["bench", "reconstruct", "stream"]
-    document: dict = {"benchmark": "network_commands", "full": asked.full, "torch": torch.__version__, "rows": []}
+    document: dict = {"benchmark": "network_commands", "torch": torch.__version__, "rows": []}
     if asked.json is not None and asked.json.is_file():
         document = json.loads(asked.json.read_text(encoding="utf-8"))
 
     def keep(what: str, row: dict[str, object]) -> None:
-        row = {"command": what, "full": asked.full or what.startswith("bench"), **row}
-        others = [r for r in document["rows"] if (r["command"], r["full"]) != (row["command"], row["full"])]
+        row = {"command": what, "full": asked.full or what.startswith("bench"), "device": asked.device, **row}
+        same = ("command", "full", "device")
+        others = [r for r in document["rows"] if any(r[key] != row[key] for key in same)]
         document["rows"] = [*others, row]
         print(row, flush=True)
         if asked.json is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from model_tables import steady_rate
 from stored import load, table
 
 NAMES = {"vggt-omega-1b-512": "vggt-omega"}  # name of a list of shapes → model
@@ -65,20 +66,18 @@ def speeds() -> str:
 
 
 def streaming() -> str:
-    """Frames a second and memory of a stream, and how far small frames are off."""
+    """Frames a second and memory of streams, and how far small frames are off."""
     lines = []
-    document = load("h200-streaming")
-    for form, found in document["forms"].items():
-        rows = found["rows"]
-        first = next(row for row in rows if row["frame"] >= 100)
-        rate = found.get("frames_per_second", rows[-1]["frames_per_second"])
-        off = document["checks"].get(form)
-        lines.append([
-            STREAM_FORMS[form], f"{rows[-1]['frame']:,}", f"{rate:.1f}", f"{found['said_bytes'] / 1e9:.2f} GB",
-            f"{first['memory'] / 1e9:.2f} GB", f"{rows[-1]['memory'] / 1e9:.2f} GB",
-            "–" if off is None else f"{100 * off['depth']:.1f} %, {100 * off['cameras']:.0f} %",
-        ])  # fmt: skip
-    head = ("form", "frames", "frames/s", "cache as printed", "memory after 100 frames", "at the end")
+    for run in load("h200-streaming")["runs"]:
+        for form, found in run["forms"].items():
+            rows, off = found["rows"], run["checks"][form]
+            first = next(row for row in rows if row["frame"] >= 100)
+            lines.append([
+                STREAM_FORMS[form], f"{rows[-1]['frame']:,} of {run['frames']:,}", f"{steady_rate(rows):.1f}",
+                f"{found['said_bytes'] / 1e9:.2f} GB", f"{first['memory'] / 1e9:.2f} GB",
+                f"{rows[-1]['memory'] / 1e9:.2f} GB", f"{100 * off['depth']:.1f} %, {100 * off['cameras']:.0f} %",
+            ])  # fmt: skip
+    head = ("form", "frames", "frames/s after 100", "cache as printed", "memory after 100 frames", "at the end")
     return table((*head, "depth and cameras off"), lines)
 
 

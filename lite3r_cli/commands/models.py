@@ -39,7 +39,7 @@ def models() -> None:
         console.document({"models": rows})
         return
     console.table(
-        ("model", "parameters", "licence", "weights from", "here", "takes", "what it is", "published accuracy"),
+        ("model", "parameters", "licence", "weights from", "downloaded", "takes", "what it is", "published accuracy"),
         [
             (
                 row["name"],

@@ -31,7 +31,7 @@ class ModelInfo:
     @property
     def inputs(self) -> str:
         """Its inputs and the unit of its output, as text."""
-        first = "a stream" if self.streams else "pictures"
+        first = "a stream" if self.streams else "images"
         return ", ".join((first, *self.takes)) + (" → metres" if self.metric else "")
 
     @property
