@@ -34,6 +34,7 @@ from .verdicts import (
     account,
     by_rig,
     image_support,
+    separate,
     undetermined,
     verified_images,
 )
@@ -160,6 +161,8 @@ def _verified(
     support = image_support(found, matches_of, len(views))
     seen, support = by_rig(hypothesis.lenses.facings, seen, support)
     chosen, reasons = verified_images(views, found, seen, support, config)
+    reasons |= separate(views, chosen, *_observed(hypothesis.model, chosen), config)
+    chosen = [i for i in chosen if i not in reasons]
     if len(chosen) < 2:
         return unchanged(views, next(iter(reasons.values())))
     sparse = _sparse_model(views, read_rgb, matches, hypothesis, chosen)
@@ -190,6 +193,16 @@ def with_lens(view: View, lens: Lens) -> View:
         K = np.array([[camera.focal[0], 0, camera.centre[0]], [0, camera.focal[1], camera.centre[1]], [0, 0, 1.0]])
         return replace(view, K=K)
     return undistorted_view(view, Undistortion(camera))
+
+
+def _observed(model, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The observations in the `chosen` views: image (O,) and point (O,)."""
+    index, rows = set(chosen), []
+    for k, number in enumerate(sorted(model.point3D_ids())):
+        seen = {element.image_id - 1 for element in model.point3D(number).track.elements}
+        rows += [(i, k) for i in sorted(seen & index)]
+    image, point = np.array(rows, np.int64).reshape(-1, 2).T
+    return image, point
 
 
 def _sparse_model(

@@ -79,6 +79,24 @@ def minimum_cut(weight: np.ndarray) -> tuple[float, list[int]]:
     return best, sorted(side)
 
 
+def largest_part(chosen: Sequence[int], image: np.ndarray, point: np.ndarray, least: int) -> list[int]:
+    """The largest part of the views `chosen` in which every cut is crossed by at least `least` points: between parts
+    with fewer, matches do not determine a pose. Of equal parts the one with most observations.
+    """
+    shared = shared_points(image, point, max(chosen, default=-1) + 1)
+    parts, waiting = [], [sorted(chosen)]
+    while waiting:
+        part = waiting.pop()
+        if len(part) > 1:
+            inside = np.isin(image, part)
+            side = [part[k] for k in minimum_cut(shared[np.ix_(part, part)])[1]]
+            if crossing_points(image[inside], point[inside], side) < least:
+                waiting += [side, [i for i in part if i not in side]]
+                continue
+        parts.append(part)
+    return max(parts, key=lambda part: (len(part), int(np.isin(image, part).sum()), -part[0]), default=[])
+
+
 def weakest_cuts(
     chosen: Sequence[int], image: np.ndarray, point: np.ndarray, contradictions: Mapping[Pair, int]
 ) -> list[Cut]:

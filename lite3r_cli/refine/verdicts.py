@@ -13,7 +13,7 @@ from ..scene.facing import Facing, rigs_of
 from ..scene.posed_view import View
 from .evidence import change_of_pairs
 from .lens_choice import FOCAL_EACH, Trial
-from .links import Cut, weakest_cuts
+from .links import Cut, largest_part, weakest_cuts
 from .refine_config import RefineConfig
 from .search import Found
 
@@ -117,6 +117,25 @@ def verified_images(
     return [i for i in kept if i not in reasons], reasons
 
 
+def separate(
+    views: Sequence[View], chosen: Sequence[int], image: np.ndarray, point: np.ndarray, config: RefineConfig
+) -> dict[int, str]:
+    """The `chosen` views that too few points connect to the others, with the reason; observations by `image` and
+    `point`. However well such a part is adjusted, its pose relative to the others is not.
+    """
+    stands = _stands(views)
+    part = set(largest_part(sorted(set(stands[list(chosen)].tolist())), stands[image], point, config.min_observations))
+    return {i: "too few points connect it to the other images" for i in chosen if stands[i] not in part}
+
+
+def _stands(views: Sequence[View]) -> np.ndarray:
+    """For each view (S,) the first one of its 360° picture, or itself: those are connected by definition."""
+    stands = np.arange(len(views))
+    for members in rigs_of([view.facing for view in views]).values():
+        stands[members] = members[0]
+    return stands
+
+
 def _contradicted(
     views: Sequence[View], found: Found, chosen: Sequence[int], seen: np.ndarray, config: RefineConfig
 ) -> list[int]:
@@ -156,9 +175,7 @@ def account(
         for pair in found.dropped
         if pair in found.support and matches_of[pair] >= _STRONG
     }
-    stands = np.arange(len(views))  # views of a 360° picture are connected by definition
-    for members in rigs_of([view.facing for view in views]).values():
-        stands[members] = members[0]
+    stands = _stands(views)
     apart: dict[tuple[int, int], int] = {}
     for (i, j), matches in against.items():
         pair = (int(stands[i]), int(stands[j]))

@@ -11,6 +11,7 @@ from test_refine_cameras import SCENE, rough
 
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.refine.pipeline import refine
+from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.scene import geometry, metrics
 from lite3r_cli.scene.metrics import resample_depth
 from lite3r_cli.scene.posed_view import View
@@ -57,14 +58,18 @@ def plane_scene(texture: np.ndarray, centres, turns_deg) -> tuple[list[View], li
     return [replace(view, cam_from_world=pose) for view, pose in zip(views, poses)], pictures
 
 
-@pytest.fixture(scope="module")
-def photograph() -> np.ndarray:
+def texture(seed: int) -> np.ndarray:
     """A texture (1200, 1200, 3) without repetition."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     noise = sum(
         cv2.resize(rng.random((n, n, 3)), (1200, 1200), interpolation=cv2.INTER_CUBIC) for n in (20, 60, 130, 270)
     )
     return (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return texture(0)
 
 
 def test_two_photographs():
@@ -103,3 +108,17 @@ def test_plane_seen_from_aside(photograph):
     result = refine(start, pictures.__getitem__)
     assert [verdict["depth"] for verdict in result.verdicts] == ["stereo"] * 4
     assert depth_error(result.views, truth) < 0.5 * depth_error(start, truth)
+
+
+def test_two_places_without_a_match():
+    """The matches of each place fit, but none says where the smaller one is: its cameras are not refined."""
+    places = [
+        plane_scene(texture(count), [(0.4 * i, 0.1 * i, 0) for i in range(count)], (0, 8, -5, 10)[:count])
+        for count in (4, 3)
+    ]
+    start = [view for views, _ in places for view in rough(views, degrees=1, focal=1.0, noise=0.05)]
+    pictures = [picture for _, some in places for picture in some]
+    result = refine(start, pictures.__getitem__, config=RefineConfig(depth=False))
+    assert [verdict["cameras"] for verdict in result.verdicts] == ["refined"] * 4 + ["kept"] * 3
+    assert "too few points connect" in result.verdicts[5]["reason"]
+    assert "kept the predicted cameras" in " ".join(result.warnings)

@@ -101,3 +101,6 @@ def test_the_weakest_cut_and_what_speaks_against_it():
     assert cuts[0].part in ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
     assert cuts[0].strength == 3 and cuts[0].against == 7
     assert min(cut.strength for cut in cuts[1:]) > 30
+    observed = np.array(image), np.array(point)
+    assert links.largest_part(range(10), *observed, 3) == list(range(10))
+    assert links.largest_part(range(1, 10), *observed, 4) == [5, 6, 7, 8, 9]
