@@ -1,4 +1,5 @@
-"""Compares the PNG settings of OpenCV for depth maps and colour images: bytes and processor time.
+"""Compares the PNG settings of OpenCV for depth maps, and with io/quick_png.py for coloured pictures of them: bytes
+and processor time.
 
     python benchmarks/png_settings.py
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from lite3r_cli.io import depth_files
 from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.io.quick_png import quick_png
 
 ROOT = Path(__file__).resolve().parents[1]
 STRATEGIES = ("default", "filtered", "huffman_only", "rle")
@@ -26,28 +29,40 @@ SIZE = (518, 350)  # width, height
 REPEATS = 9
 
 
-def pictures() -> dict[str, list[np.ndarray]]:
+Map = tuple[np.ndarray, np.ndarray | None]  # values (h, w), and their colours
+
+
+def pictures() -> dict[str, list[Map]]:
     """16-bit depth and coloured pictures of the first four views of each scene."""
-    found: dict[str, list[np.ndarray]] = {"depth": [], "coloured": []}
+    found: dict[str, list[Map]] = {"depth": [], "coloured": []}
     for name in ("desk", "facade", "aloe"):
         for view in [v for v in read_cameras_json(ROOT / "sample_scenes" / name) if v.depth is not None][:4]:
             depth = cv2.resize(view.depth, SIZE, interpolation=cv2.INTER_NEAREST)
             depth = cv2.GaussianBlur(depth, (0, 0), 1.5)  # as smooth as what a network predicts
             known = depth > 0
-            found["depth"].append(np.rint(depth * depth_files.depth_scale(depth)).astype(np.uint16))
+            found["depth"].append((np.rint(depth * depth_files.depth_scale(depth)).astype(np.uint16), None))
             inverse = np.divide(1.0, depth, out=np.zeros(depth.shape), where=known)
             found["coloured"].append(depth_files._coloured(inverse, known, cv2.COLORMAP_TURBO))
     return found
 
 
-def measure(images: list[np.ndarray], flags: list[int]) -> tuple[float, int]:
+def measure(maps: list[Map], encode: Callable[[Map], bytes]) -> tuple[float, int]:
     """Milliseconds of processor time and bytes of one picture, means over the pictures, the best of several rounds."""
     best = float("inf")
     for _ in range(REPEATS):
         start = time.process_time()
-        sizes = [len(cv2.imencode(".png", image, flags)[1]) for image in images]
+        sizes = [len(encode(each)) for each in maps]
         best = min(best, time.process_time() - start)
-    return 1000 * best / len(images), round(sum(sizes) / len(images))
+    return 1000 * best / len(maps), round(sum(sizes) / len(maps))
+
+
+def by_opencv(flags: list[int]) -> Callable[[Map], bytes]:
+    def encode(each: Map) -> bytes:
+        values, colours = each
+        picture = values if colours is None else cv2.LUT(np.dstack([values] * 3), colours[:, None, ::-1])
+        return cv2.imencode(".png", picture, flags)[1].tobytes()
+
+    return encode
 
 
 def settings() -> dict[str, list[int]]:
@@ -61,7 +76,6 @@ def settings() -> dict[str, list[int]]:
             cv2.IMWRITE_PNG_STRATEGY, getattr(cv2, f"IMWRITE_PNG_STRATEGY_{strategy.upper()}"),
             cv2.IMWRITE_PNG_FILTER, getattr(cv2, f"IMWRITE_PNG_{constant}"),
         ]  # fmt: skip
-    found["chosen for depth"], found["chosen for pictures"] = depth_files._DEPTH, depth_files._COLOURED
     return found
 
 
@@ -72,8 +86,11 @@ def main() -> None:
     cv2.setNumThreads(1)
     rows = []
     for kind, images in pictures().items():
-        for name, flags in settings().items():
-            milliseconds, size = measure(images, flags)
+        ways = {name: by_opencv(flags) for name, flags in settings().items()}
+        if kind == "coloured":
+            ways["quick_png"] = lambda each: quick_png(*each)
+        for name, encode in ways.items():
+            milliseconds, size = measure(images, encode)
             rows.append({"picture": kind, "setting": name, "ms": round(milliseconds, 2), "bytes": size})
             print(f"{kind:9s} {name:34s} {milliseconds:7.2f} ms {size:9,d} bytes", flush=True)
     if arguments.json is not None:

@@ -13,16 +13,18 @@ from .codecs import png
 from .files import write_bytes
 from .names import printable
 from .probe import probe
+from .quick_png import quick_png
 from .regular import BadImage, guarded, read_regular
 
 LARGEST = 65535  # largest value of a 16-bit PNG
 MAX_PIXELS = 200_000_000  # of a depth map
-# Compression settings, measured by benchmarks/png_settings.py: depth is smooth, coloured pictures are repetitive. Older
-# OpenCV versions cannot set the filter; their defaults are as fast, with larger files.
-_SETTABLE = hasattr(cv2, "IMWRITE_PNG_FILTER")
-_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1] if _SETTABLE else []
-_DEPTH = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB] if _SETTABLE else []
-_COLOURED = [*_FAST, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if _SETTABLE else []
+# Settings for depth, measured by benchmarks/png_settings.py: it is smooth. Older OpenCV versions cannot set the filter;
+# their default is as fast, with larger files.
+_FAST = (
+    [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER")
+    else []
+)
 FAR = 128.0  # larger depths, in medians, are stored as unknown, to keep the precision of the others
 
 
@@ -58,8 +60,11 @@ def write_depth_png(path: Path, depth: np.ndarray, scale: float | None = None, c
         known &= values <= LARGEST
     np.maximum(values, 1, out=values)
     values[~known] = 0
-    flags = _DEPTH if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    _write_png(path, values.astype(np.uint16), flags)
+    flags = _FAST if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    done, data = cv2.imencode(".png", values.astype(np.uint16), flags)
+    if not done:
+        raise OutputError(f"{path}: OpenCV cannot encode a PNG of {depth.shape[1]}x{depth.shape[0]} pixels")
+    write_bytes(path, data.data)
     return scale
 
 
@@ -101,7 +106,7 @@ def write_depth_preview(path: Path, depth: np.ndarray) -> None:
     """
     known = _known(depth)
     inverse = np.divide(np.float32(1), depth, out=np.zeros(depth.shape, np.float32), where=known, dtype=np.float32)
-    _write_png(path, _coloured(inverse, known, cv2.COLORMAP_TURBO), _COLOURED)
+    write_bytes(path, quick_png(*_coloured(inverse, known, cv2.COLORMAP_TURBO)))
 
 
 def write_confidence(path: Path, confidence: np.ndarray) -> None:
@@ -109,7 +114,7 @@ def write_confidence(path: Path, confidence: np.ndarray) -> None:
 
     Raises OutputError.
     """
-    _write_png(path, _coloured(confidence, _known(confidence), cv2.COLORMAP_VIRIDIS), _COLOURED)
+    write_bytes(path, quick_png(*_coloured(confidence, _known(confidence), cv2.COLORMAP_VIRIDIS)))
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -117,22 +122,14 @@ def _known(values: np.ndarray) -> np.ndarray:
     return np.isfinite(values) & (values > 0)
 
 
-def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> np.ndarray:
-    """(h, w, 3) uint8 BGR of values (h, w), black where not known."""
+def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values (h, w) as steps (h, w) uint8 of a table of colours (256, 3) uint8 RGB: 0 is black, where not known."""
     low, high = map(float, np.percentile(values[known], [2, 98])) if known.any() else (0.0, 1.0)
     if high > low:
-        step = 255 / (high - low)
-        grey = cv2.convertScaleAbs(np.clip(values, low, high).astype(np.float32), alpha=step, beta=-step * low)
+        step = 254 / (high - low)
+        grey = cv2.convertScaleAbs(np.clip(values, low, high).astype(np.float32), alpha=step, beta=1 - step * low)
     else:
         grey = np.full(values.shape, 128, np.uint8)
-    picture = cv2.applyColorMap(grey, colormap)
-    picture[~known] = 0
-    return picture
-
-
-def _write_png(path: Path, picture: np.ndarray, flags: list[int]) -> None:
-    """Encode (h, w) or (h, w, 3) BGR and write it with error checks; cv2.imwrite only returns False on a full disk."""
-    done, data = cv2.imencode(".png", picture, flags)
-    if not done:
-        raise OutputError(f"{path}: OpenCV cannot encode a PNG of {picture.shape[1]}x{picture.shape[0]} pixels")
-    write_bytes(path, data.data)
+    levels = np.rint(np.linspace(0, 255, 255)).astype(np.uint8)
+    table = cv2.cvtColor(cv2.applyColorMap(levels[:, None], colormap), cv2.COLOR_BGR2RGB)[:, 0]
+    return np.where(known, grey, np.uint8(0)), np.concatenate([np.zeros((1, 3), np.uint8), table])

@@ -22,16 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from ..errors import InputError, OutputError
+from ..errors import InputError
 from .codecs import png
 from .files import write_bytes
 from .names import printable
 from .probe import probe
+from .quick_png import quick_png
 from .regular import BadImage, guarded, open_regular
 
 FORMAT, VERSION = "lite3r-view-memory", 1
@@ -118,11 +118,8 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 def write_memory(path: Path, memory: ViewMemory) -> None:
     """Write the file. Raises OutputError."""
     codes, span = _coded(memory.confidence)
-    done, data = cv2.imencode(".png", codes, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise OutputError(f"{path}: OpenCV cannot encode a PNG of {codes.shape[1]}x{codes.shape[0]} pixels")
     arrays: dict[str, np.ndarray] = {
-        "confidence": np.asarray(data, np.uint8).ravel(),
+        "confidence": np.frombuffer(quick_png(codes), np.uint8),
         "range": np.array(span, np.float32),
     }
     if (found := memory.features) is not None:

@@ -27,6 +27,7 @@ from .planned import Ran
 if TYPE_CHECKING:
     from .predict import Pictures, Predictions, Predictor
 
+LENS_EVERY = 4  # chunks: their straight edges tell whether the lens, which is one in most sets, has distortion
 TELLING = 2  # number of the chunk that the expected time is estimated from: the first also waits for the network
 
 
@@ -175,10 +176,11 @@ class _Line:
         """`known` are pictures of the pass before, by position."""
         self._read = {i: read for i, read in self._read.items() if i >= k}
         if k not in self._read:
-            wanted, new = self._passes[k].views, self._passes[k].kind in MAIN  # others repeat pictures of chunks
+            wanted = self._passes[k].views
+            look = self._passes[k].kind in MAIN and k % LENS_EVERY == 0  # others repeat pictures of chunks
             self._read[k] = Later(
                 lambda: self._predictor.read(
-                    self._images, indices=wanted, strict=self._strict, known=known or {}, look_at_lens=new
+                    self._images, indices=wanted, strict=self._strict, known=known or {}, look_at_lens=look
                 ),
                 "read a chunk",
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from lite3r_cli.errors import InputError, OutputError
 from lite3r_cli.io import depth_files as depth_io
@@ -15,6 +16,7 @@ from lite3r_cli.io.depth_files import (
     write_depth_png,
     write_depth_preview,
 )
+from lite3r_cli.io.quick_png import quick_png
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 3e7])
@@ -66,6 +68,20 @@ def test_preview_shows_near_in_red_and_unknown_in_black(tmp_path: Path) -> None:
     assert red[0] > 100 and red[0] > 2 * blue[0] and red[0] > 2 * green[0]
     assert (red[1], green[1], blue[1]) == (0, 0, 0)
     assert blue[2] > red[2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (70, 131)])
+def test_maps_are_written_as_png_that_other_programs_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 256, shape, np.uint8)
+    (tmp_path / "a.png").write_bytes(quick_png(values))
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), values)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), values)
+    assert np.array_equal(depth_io.read_grey_png(tmp_path / "a.png", 8, values.size), values)
+    colours = rng.integers(0, 256, (256, 3), np.uint8)
+    (tmp_path / "a.png").write_bytes(quick_png(values, colours))
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png").convert("RGB")), colours[values])
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], colours[values])
 
 
 def test_damaged_depth_is_named(tmp_path: Path) -> None:

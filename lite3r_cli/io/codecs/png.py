@@ -117,7 +117,7 @@ def without_pixels(stream: BinaryIO, size: int) -> tuple[bytes, tuple[int, int]]
     Pillow decodes all pixels of a PNG before it answers a question about EXIF, in the size of the last IHDR chunk.
     Chunks with wrong checksums, and metadata beyond 16 MiB, are left out.
     """
-    parts = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, GREY, 0, 0, 0))]
+    parts = [SIGNATURE, chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, GREY, 0, 0, 0))]
     width, height, total = 0, 0, 0
     for name, start, length in _sound_chunks(stream, size):
         if name == b"IHDR" and not width:
@@ -127,9 +127,9 @@ def without_pixels(stream: BinaryIO, size: int) -> tuple[bytes, tuple[int, int]]
             stream.seek(start - 4)
             content = stream.read(4 + length)
             if zlib.crc32(content) == struct.unpack(">I", exactly(stream, 4, "a checksum"))[0]:
-                parts.append(_chunk(name, content[4:]))
+                parts.append(chunk(name, content[4:]))
                 total += length
-    parts += [_chunk(b"IDAT", zlib.compress(bytes(2))), _chunk(b"IEND", b"")]
+    parts += [chunk(b"IDAT", zlib.compress(bytes(2))), chunk(b"IEND", b"")]
     return b"".join(parts), (width, height)
 
 
@@ -179,8 +179,8 @@ def decode(data: bytes, header: Header) -> np.ndarray:
             if name in parts and (name == b"IDAT" or not parts[name]):
                 parts[name].append(whole)
     kind: Kind = header.detail
-    parts[b"IDAT"] = [_chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored: inflated only once
-    parts[b"IEND"] = [_chunk(b"IEND", b"")]
+    parts[b"IDAT"] = [chunk(b"IDAT", zlib.compress(_rows(parts[b"IDAT"], header), 0))]  # stored: inflated only once
+    parts[b"IEND"] = [chunk(b"IEND", b"")]
     if kind.colour != _PALETTE:
         parts[b"PLTE"] = []  # a suggestion for displays; libpng prints a warning if it is damaged
     transparency = parts[b"tRNS"]
@@ -194,7 +194,8 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     return _deep(reduced)
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a file, with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
