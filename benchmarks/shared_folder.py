@@ -7,9 +7,9 @@ Needs root, to become the users 2001 and 2002. The commands of kill_suites.py ru
 the other one is after. What 2001 plants, made from the names that the command writes: links and dangling links in place
 of output files and folders, links, pipes and dangling links in place of locks and temporary names, hidden folders as of
 a stopped run with a journal that removes and brings back files behind a link, and lists of files (run.json and others)
-that name files outside. With "exchanged", a process of 2001 renames every hidden folder that appears, and puts a link
-into the home in its place; that folder has no sticky bit. A fault: a file of the home is gone, changed or new, the
-command hangs, or it ends as a bug.
+that name files outside, paths of 2,000 folders, or are nested 100,000 levels deep. With "exchanged", a process of 2001
+renames every hidden folder that appears, and puts a link into the home in its place; that folder has no sticky bit. A
+fault: a file of the home is gone, changed or new, the command hangs, or it ends as a bug.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ ATTACKER, VICTIM = 2001, 2002
 LIMIT = 90  # seconds of a run
 HIDDEN = "lite3r-0123456789ab"
 COMMANDS = "reconstruct,convert,distill,synth,batch,render,splat,view,merge,train,add,bench"
+LISTS = {  # kind → content of a record
+    "names a path of 2,000 folders": json.dumps({"files": {"y/" * 2000 + "a": {"bytes": 1, "sha256": ""}}}),
+    "is nested 100,000 levels deep": '{"files": ' + "[" * 100_000,
+}
 RECORDS = ("run.json", "synth.json", "render.json", "m.safetensors.index.json", "batch.json")
 
 
@@ -123,6 +127,8 @@ def plants(names: list[str], field: Field) -> Iterator[tuple[str, Callable[[], N
     for name in names:
         if name.endswith(RECORDS):
             yield f"{name} names files outside", lambda name=name: _listed(shared / name, names, field)
+            for kind, text in LISTS.items():
+                yield f"{name} {kind}", lambda name=name, text=text: _recorded(shared / name, text, shared)
 
 
 def _open_folders(folder: Path, shared: Path) -> None:
@@ -153,6 +159,12 @@ def _stopped(place: Path, names: list[str], mode: int, field: Field) -> None:
     for path in (place, *place.rglob("*")):
         if not path.is_symlink() and path.is_dir():
             path.chmod(mode)
+
+
+def _recorded(record: Path, text: str, shared: Path) -> None:
+    """Plant a list of files that is meant to take the program's time or memory."""
+    _open_folders(record.parent, shared)
+    record.write_text(text)
 
 
 def _listed(record: Path, names: list[str], field: Field) -> None:

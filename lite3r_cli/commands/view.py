@@ -33,11 +33,12 @@ def view(config: ViewConfig) -> None:
 
 
 def _serve(config: ViewConfig) -> None:
-    """Serve the scene until Ctrl-C."""
+    """Serve the scene until a signal ends the program."""
     from ..pipelines.serve_scene import serve_scene
 
     def ready(server: object, address: str) -> None:
         console.text(address)
+        console.flush()  # a program that reads it does not wait for the end
         console.info("Ctrl-C ends it")
         if config.open and not webbrowser.open(address):
             console.warn(f"no browser can be started here: open {address} yourself")
@@ -45,7 +46,7 @@ def _serve(config: ViewConfig) -> None:
     server = serve_scene(config, ready, console.info)
     try:
         threading.Event().wait()
-    except KeyboardInterrupt:
+    finally:
         server.stop()
 
 

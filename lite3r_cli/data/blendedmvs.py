@@ -37,6 +37,11 @@ def is_blendedmvs(folder: Path) -> bool:
     return any(folder.glob("*/blended_images"))
 
 
+def is_one_scene(folder: Path) -> bool:
+    """Whether the folder is a scene of the set, not the set."""
+    return (folder / "blended_images").is_dir() and (folder / "cams").is_dir()
+
+
 def load_blendedmvs(folder: Path) -> Split:
     """Split the scenes by the lists in the folder; without lists, the published validation scenes are held out.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lite3r_cli.data.blendedmvs import is_blendedmvs, load_blendedmvs
+from lite3r_cli.data.blendedmvs import is_blendedmvs, is_one_scene, load_blendedmvs
 from lite3r_cli.data.content import joined
 from lite3r_cli.data.dtu import is_dtu, load_dtu
 from lite3r_cli.data.folder import is_folder_of_scenes, is_scene, load_photographs, load_scenes
@@ -263,6 +263,10 @@ def kind_of(path: Path) -> str:
     """The kind of data in a folder, a key of KINDS. Raises UsageError if the folder does not exist."""
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; data are folders of photos or datasets, or {PROCEDURAL}")
+    if is_one_scene(path):
+        raise UsageError(
+            f"{path}: one scene of BlendedMVS; name the folder of the set, in which it is: {path.absolute().parent}"
+        )
     return next(kind for kind, (fits, _) in KINDS.items() if fits(path))
 
 

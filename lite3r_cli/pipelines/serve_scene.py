@@ -9,6 +9,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +55,21 @@ def serve_scene(
     live = None if folder is None else LiveChunks(folder, MOST)
     title = config.scene.stem if scene is None else scene.layout.title
     try:
-        server = viser.ViserServer(host="127.0.0.1", port=config.port, label=title, verbose=False)
+        with redirect_stdout(StringIO()):  # viser prints a banner; standard output is for the address
+            server = viser.ViserServer(host="127.0.0.1", port=config.port, label=title, verbose=False)
     except OSError as error:
         raise OutputError(f"--port {config.port}: cannot be listened at ({error.strerror})") from error
-    if scene is not None:
-        scene.tell_fault(tell)
-        Stage(server).show_scene(scene)
-    elif live is not None:
-        follower = Follower(Stage(server), live, config.scene, tell)
-        threading.Thread(target=follower.run, daemon=True).start()
-    ready(server, f"http://127.0.0.1:{server.get_port()}")
+    try:
+        if scene is not None:
+            scene.tell_fault(tell)
+            Stage(server).show_scene(scene)
+        elif live is not None:
+            follower = Follower(Stage(server), live, config.scene, tell)
+            threading.Thread(target=follower.run, daemon=True).start()
+        ready(server, f"http://127.0.0.1:{server.get_port()}")
+    except BaseException:
+        server.stop()
+        raise
     return server
 
 

@@ -152,3 +152,13 @@ def test_folders_are_brought_to_the_disk_too(tmp_path, monkeypatch):
     names = [Path(path).name for path in synced]
     assert names.index("state.safetensors") < names.index("journal.tmp") < len(names) - 1 and "log.jsonl" in names
     assert synced[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_mode_of_a_checkpoint_is_the_users(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == mode

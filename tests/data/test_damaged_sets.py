@@ -15,7 +15,7 @@ from test_blendedmvs import K, scene, write_camera, write_pfm
 from lite3r_cli.data.blendedmvs import load_blendedmvs
 from lite3r_cli.data.folder import load_photographs, load_scenes
 from lite3r_cli.distillation.distill_data import MOST_ATTEMPTS, Sizes, open_data
-from lite3r_cli.errors import InputError
+from lite3r_cli.errors import InputError, UsageError
 
 SIZES = Sizes(views=2, batch=1, resolution=56, multiple=14, seed=3)
 NAME = "5" * 24
@@ -178,3 +178,9 @@ def test_a_damaged_picture_or_camera_of_ones_own_scene(tmp_path):
     photograph(tmp_path / "c/0.png")
     (tmp_path / "c/1.png").write_bytes((tmp_path / "c/0.png").read_bytes()[:100])
     assert "1.png" in load_photographs([tmp_path / "c"]).damaged[0]
+
+
+def test_one_scene_in_place_of_the_set_is_told(tmp_path):
+    scene(tmp_path, NAME)
+    with pytest.raises(UsageError, match=f"one scene of BlendedMVS; name the folder of the set.*{tmp_path}$"):
+        opened(tmp_path / NAME)

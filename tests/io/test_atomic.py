@@ -112,6 +112,18 @@ def test_a_forged_list_of_files_cannot_reach_outside(tmp_path: Path) -> None:
     assert (tmp_path / "precious/a.png").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"files": {"scene/' + "y/" * 2000 + 'a": {"bytes": 4}}}', "[" * 100_000, '{"files": ' * 1000 + "1" + "}" * 1000],
+)
+def test_a_forged_list_cannot_hold_up_or_break_the_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene/run.json").write_text(text)
+    with pytest.raises(OutputError, match="run.json"):
+        produce(tmp_path / "scene.ply", overwrite=True)
+    assert tree(tmp_path) == {"scene/run.json": text.encode()}
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OutputError, SystemExit])
 def test_an_exception_leaves_nothing(tmp_path: Path, stop: type[BaseException]) -> None:
     with pytest.raises(stop), OutputSet(tmp_path / "deep/er/scene.ply") as out:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 from urllib.request import urlopen
 
 import numpy as np
@@ -15,6 +17,7 @@ from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.pipelines.serve_scene import Guest, serve_scene
 from lite3r_cli.scene.posed_view import PointCloud
 from lite3r_cli.scene.voxel_pyramid import build_pyramid
+from lite3r_cli.stopping import Terminated
 
 
 @pytest.fixture
@@ -63,6 +66,32 @@ def test_a_guest_gets_new_points_when_it_has_moved() -> None:
     for place in ([0.5, 0.5, -1], [0.5, 0.5, -1.01], [0.5, 0.5, -3]):
         guest.update(np.array(place), target)
     assert len(sent) == 2 and min(sent) > 500
+
+
+@pytest.fixture
+def viser(monkeypatch) -> MagicMock:
+    """In place of the package: prints like it, and its server does nothing."""
+    fake = MagicMock()
+    fake.ViserServer.side_effect = lambda **options: print("banner") or fake.server
+    fake.server.get_port.return_value = 8123
+    monkeypatch.setitem(sys.modules, "viser", fake)
+    monkeypatch.setattr("lite3r_cli.extras.find_spec", lambda module: True)
+    return fake
+
+
+def test_a_signal_stops_the_server_and_is_the_end_of_the_program(scene: Path, viser, monkeypatch, capsys) -> None:
+    for error, code in ((KeyboardInterrupt(), 130), (Terminated(), 143)):
+        monkeypatch.setattr("threading.Event.wait", MagicMock(side_effect=error))
+        viser.server.stop.reset_mock()
+        assert main(["view", str(scene), "--serve"]) == code
+        assert viser.server.stop.call_count == 1
+        assert capsys.readouterr().out == "http://127.0.0.1:8123\n"
+
+
+def test_a_scene_that_cannot_be_shown_leaves_no_server(scene: Path, viser, capsys) -> None:
+    scene.write_bytes(scene.read_bytes()[:-9])
+    assert main(["view", str(scene), "--serve", "-q"]) == 3
+    assert viser.server.stop.call_count == 1 and "a.ply: not a valid PLY file" in capsys.readouterr().err
 
 
 def test_without_viser_it_says_what_to_install(scene: Path, monkeypatch, capsys) -> None:
