@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from .errors import UsageError
+from .errors import BackendError, UsageError
 
 PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -52,6 +52,15 @@ def place_of_process() -> Rank:
     if not (0 <= rank < world and 0 <= local < world):
         raise UsageError(f"the environment says {said[:200]}: there is no such place: {advice}")
     return Rank(rank, world, local)
+
+
+def cannot_meet(error: RuntimeError) -> BackendError:
+    """The error of processes that torch could not connect."""
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    reason = " ".join(str(error).split())[:200]
+    return BackendError(
+        f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or torchrun --standalone"
+    )
 
 
 def device_of(asked: str, rank: Rank) -> str:

@@ -29,7 +29,7 @@ from ..layers import view_shards as shards
 from ..networks.base import KnownCameras, Prediction
 from ..networks.family import require_family
 from ..networks.layer_steps import Told
-from ..ranks import Rank, device_of
+from ..ranks import Rank, cannot_meet, device_of
 from ..runtime import Choice
 
 if TYPE_CHECKING:
@@ -250,11 +250,7 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
     try:
         store, _, _ = next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER))
     except RuntimeError as error:
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = " ".join(str(error).split())[:200]
-        raise BackendError(
-            f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or torchrun --standalone"
-        ) from error
+        raise cannot_meet(error) from error
     return Team(rank, device, store)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lite3r_cli.errors import BackendError
-from lite3r_cli.ranks import place_of_process
+from lite3r_cli.ranks import cannot_meet, place_of_process
 from lite3r_cli.runtime import choose
 from lite3r_cli.stopping import Noted, responsive
 
@@ -70,7 +70,10 @@ def worker_process(device: str) -> Iterator[Worker]:
         torch.backends.cudnn.allow_tf32 = True
     if world > 1:
         backend = "nccl" if where.type == "cuda" else "gloo"
-        responsive(lambda: dist.init_process_group(backend))  # waits for the others, and takes no signal meanwhile
+        try:
+            responsive(lambda: dist.init_process_group(backend))  # waits for the others, and takes no signal meanwhile
+        except RuntimeError as error:
+            raise cannot_meet(error) from error
     try:
         yield Worker(rank, world, where, dist.new_group(backend="gloo") if world > 1 else None)
     except RuntimeError as error:

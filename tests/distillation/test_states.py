@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 
 import pytest
 import torch
@@ -263,6 +264,20 @@ def test_an_environment_that_only_looks_like_torchruns(photographs, checkpoint, 
         monkeypatch.setenv(name, value)
     code, output = command(photographs, checkpoint)
     assert code == 2 and "torchrun" in capsys.readouterr().err and not output.exists()
+
+
+@pytest.mark.parametrize("kind", ["train", "distill"])
+def test_a_port_in_use_is_no_bug(photographs, checkpoint, monkeypatch, tmp_path, capsys, kind):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
+        for name, value in (place | {"MASTER_PORT": other.getsockname()[1]}).items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        if kind == "train":
+            code = main(["train", "-o", str(tmp_path / "t"), "--max-steps", "1", "--device", "cpu"])
+        else:
+            code, _ = command(photographs, checkpoint, "--device", "cpu")
+    assert code == 5 and "choose another MASTER_PORT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
