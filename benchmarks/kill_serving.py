@@ -115,7 +115,7 @@ def one(kind: str, before: Path, new: dict[str, str], port: int, start: float, r
     faults += ["somebody listens at the port"] * (not is_free(port)) + ["a process is left"] * is_left(process.pid)
     code, same = 0, True
     if beside is not None:
-        beside.communicate()
+        said += beside.communicate()[1]
         code, same = beside.returncode, comparable(files(place)) == comparable(new)
     after = files(place)
     changed = sorted(name for name in {*old, *after} if old.get(name) != after.get(name)) if beside is None else []
