@@ -85,6 +85,7 @@ TABLES: dict[str, Callable[[], str]] = {
 FACTS: dict[str, str] = {
     "| | |": "the file of the weights: tests/test_docs.py",
     "| case | what happens": "exit codes: tests/test_bad_inputs.py and the tests of each reader",
+    "| command | case": "exit codes: tests/pipelines/test_damaged_scenes.py and the tests of each command",
     "| name | parameters": "the registry: tests/test_docs.py",
     "| kernel | in one pass": "sizes of tiles: GROUPS in attention/packed.py, constants in engine/*_kernels.py",
 }
