@@ -97,10 +97,11 @@ def many_views() -> str:
     lines = []
     for views, document in load("many-views").items():
         for row in document["results"]:
-            if row["form"] is not None:
+            if (form := row["form"]) is not None:
                 count = f"{views} ({len(document['windows'])} scenes)"
-                lines.append([count, f"{100 * row['skipped']:.0f} %", *_against_dense(row)])
-    return table(("views", *_ACCURACY_HEAD), lines)
+                parts = f"**{DEFAULT_PARTS}**" if form["parts"] == DEFAULT_PARTS else f"{form['parts']:g}"
+                lines.append([count, parts, f"{100 * row['skipped']:.0f} %", *_against_dense(row)])
+    return table(("views", "parted blocks", *_ACCURACY_HEAD), lines)
 
 
 def adapters() -> str:

@@ -8,10 +8,10 @@ import attention_tables
 from stored import load, table
 
 NETWORKS = {
-    "VGGT-1B": ("vggt-eager", "vggt-2", "vggt-8-32", "vggt-100", "vggt-long"),
-    "DA3-Large": ("da3-2", "da3-8-32-100"),
-    "`mini`": ("mini-100", "mini-long"),
-}  # the files of each
+    "VGGT-1B": ("h100-vggt-eager", "h100-vggt-2", "h100-vggt-8-32", "h100-vggt-100", "h100-vggt-long"),
+    "DA3-Large": ("h100-da3-2", "h100-da3-8-32-100"),
+    "`mini` (H200)": ("h200-mini-100", "h200-mini-long"),
+}  # the files of each; one H100 where no other card is named
 VARIANTS = {
     "dense-eager": "{}, layer by layer, bfloat16 by autocast",
     "dense": "{}, `dense`: fused kernels, exact up to rounding",
@@ -25,13 +25,13 @@ TARGETS = {
         2: (16, 1.7), 8: (36, 2.1), 32: (130, 2.4), 100: (560, 4), 300: (2600, 8), 500: (4800, 13), 1000: (12000, 24),
     },
     ("DA3-Large", "lite"): {2: (6,), 8: (14,), 32: (58,), 100: (230,)},
-    ("`mini`", "lite"): {100: (120,), 1000: (3000,)},
+    ("`mini` (H200)", "lite"): {100: (120,), 1000: (3000,)},
 }  # fmt: skip
 STEPS = ("ask", "summarise_blocks", "block_shares", "list_blocks", "gathered_attention")
 
 
 def _speed_rows(network: str) -> dict[tuple[str, int], dict]:
-    rows = [row for name in NETWORKS[network] for row in load(f"h100-{name}")["rows"]]
+    rows = [row for name in NETWORKS[network] for row in load(name)["rows"]]
     return {(row["variant"], row["views"]): row for row in rows}
 
 
