@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ def run_all(waiting: list[Job], cores_each: int, until: float, done: Callable[[J
             for job in running:
                 done(job, scratch)
                 assert job.process is not None
-                os.killpg(job.process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended by now
+                    os.killpg(job.process.pid, signal.SIGKILL)
                 job.process.wait()
     print("not begun:", [job.name for job in waiting], "stopped:", [job.name for job in running])
 
