@@ -78,6 +78,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale": scale_tables.scale,
     "scale-workers": scale_tables.workers,
     "scale-training": scale_tables.training,
+    "scale-seeds": scale_tables.seeds,
 }
 
 

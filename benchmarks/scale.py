@@ -1,4 +1,4 @@
-"""One scene on several GPUs, several workers, and distillation by several processes, on one machine:
+r"""One scene on several GPUs, several workers, and distillation by several processes, on one machine:
 
     python benchmarks/scale.py --models vggt-1b:4 mini:3 --json scale.json
 
@@ -12,12 +12,18 @@ with any number of processes. One call for each part, on a machine with four GPU
     python benchmarks/scale.py --models --distill 1 2 4 --workers --json b.json
     python benchmarks/scale.py --models --workers 1 2 4 --scenes 96 --json c.json
 
+The spread of the loss between orders of the data, on a CPU with gloo (`xeon-2cores-distill.json`):
+
+    python benchmarks/scale.py --models --workers --distill 1 2 3 --distill-seeds 0 1 2 --distill-scenes 6 \
+        --distill-options "--model mini --output OUT/a.safetensors --steps 40 -r 56 --views 3 --device cpu"
+
 Every figure is printed as it comes, and the JSON file is written anew after each.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -257,17 +263,17 @@ def batches(arguments: argparse.Namespace, report: dict) -> None:
 def distillations(arguments: argparse.Namespace, report: dict) -> None:
     """Steps per second and losses of `lite3r distill` under torchrun, with the same scenes per step in all runs."""
     scenes = [str(REPOSITORY / "sample_scenes" / name) for name in ("desk", "facade")]
-    for count in arguments.distill:
+    for count, seed in itertools.product(arguments.distill, arguments.distill_seeds):
         if time.perf_counter() - BEGAN > arguments.seconds:
             return print("no time left for distillation", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             command = [sys.executable, *(torchrun if count > 1 else []), "-m", "lite3r_cli", "distill"]
             command += ["--batch", str(arguments.distill_scenes // count), "--validate-every", "100000"]
-            command += arguments.distill_options.replace("OUT", folder).split() + scenes
+            command += ["--seed", str(seed), *arguments.distill_options.replace("OUT", folder).split(), *scenes]
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True)
-            row = {"processes": count, "wall": time.perf_counter() - start, "exit": done.returncode}
+            row = {"processes": count, "seed": seed, "wall": time.perf_counter() - start, "exit": done.returncode}
             if done.returncode:
                 row["error"] = done.stderr[-1500:]
             else:
@@ -316,6 +322,7 @@ def main() -> None:
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--distill", nargs="*", type=int, default=[])
+    parser.add_argument("--distill-seeds", nargs="+", type=int, default=[0], help="of the data's order, each runs")
     parser.add_argument("--distill-scenes", type=int, default=4, help="scenes per step, of all processes together")
     parser.add_argument("--distill-options", default="--model mini --output OUT/a.safetensors --steps 40")
     parser.add_argument("--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean, median, stdev
 
 from stored import duration, load, table
 
@@ -51,3 +51,17 @@ def training() -> str:
         figures = (f"{value:.4f}".replace("-", "−") for value in values)
         lines.append([f"{row['processes']}", f"{row['steps_per_s']:.2f}", f"{share:.2f}", *figures])
     return table(("GPUs", "steps/s", "share of linear", *(f"loss at {n}" for n in steps), "held out"), lines)
+
+
+def seeds() -> str:
+    """`distill` with several orders of the data: mean and standard deviation of the losses, by number of processes."""
+    rows = load("xeon-2cores-distill")["distill"]
+    lines = []
+    for count in sorted({row["processes"] for row in rows}):
+        own = [row for row in rows if row["processes"] == count]
+        runs = [[*(loss for _, loss in row["losses"]), row["held_out"][-1]] for row in own]
+        spread = (f" ± {stdev(values):.3f}" if len(runs) > 1 else "" for values in zip(*runs))
+        values = [f"{mean(values):.3f}{more}" for values, more in zip(zip(*runs), spread)]
+        lines.append([f"{count}", f"{len(runs)}", *values])
+    steps = [f"loss at {step}" for step, _ in rows[0]["losses"]]
+    return table(("processes", "seeds", *steps, "held out"), lines)

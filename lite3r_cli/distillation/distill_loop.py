@@ -249,8 +249,7 @@ class Distiller:
     # -- telling -------------------------------------------------------------------------------------------------------
 
     def _log_window(self, window: list[dict[str, Tensor]]) -> str:
-        names = sorted({k for terms in window for k in terms})
-        mean = {n: float(torch.stack([t[n] for t in window if n in t]).mean()) for n in names}
+        mean = self.worker.means(window)
         if not math.isfinite(mean["grad_norm"]):
             raise DivergedError(f"distillation diverged before step {self.step}; start again with a lower --lr")
         self._log({"lr": self.optimiser.param_groups[0]["lr"], **mean})

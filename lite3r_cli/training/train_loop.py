@@ -148,9 +148,7 @@ class Trainer:
         return float(tensor)
 
     def _log(self, window: list[dict[str, Tensor]], progress: float) -> None:
-        mean = {}
-        for name in sorted({k for terms in window for k in terms}):
-            mean[name] = float(torch.stack([terms[name] for terms in window if name in terms]).mean())
+        mean = self.worker.means(window)
         if not math.isfinite(mean["grad_norm"]):
             raise DivergedError(f"training diverged before step {self.step}; start again with a lower --lr")
         if not self.worker.is_first:

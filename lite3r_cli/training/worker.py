@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from lite3r_cli.errors import BackendError
 from lite3r_cli.ranks import cannot_meet, place_of_process
@@ -50,6 +51,21 @@ class Worker:
                 return  # a signal that arrives now is handled after the next step, so that no process stops alone
             noted.number = int(heard)
         noted.obey()
+
+    def means(self, window: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+        """The mean of each term over the steps of a window and over all processes, which all call this. A term may be
+        missing in some steps, and in all steps of a process.
+        """
+        values = {name: [terms[name] for terms in window if name in terms] for name in {k for t in window for k in t}}
+        everyone: list[Any] = [{name: (float(torch.stack(own).mean()), len(own)) for name, own in values.items()}]
+        if self.world > 1:
+            own, everyone = everyone[0], [None] * self.world
+            dist.all_gather_object(everyone, own, group=self.signals)
+        found = {}
+        for name in sorted({k for each in everyone for k in each}):
+            parts = [each[name] for each in everyone if name in each]
+            found[name] = sum(mean * count for mean, count in parts) / sum(count for _, count in parts)
+        return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import two_processes
 from test_distill import CPU
 
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def test_two_processes_learn_together_what_one_learns(tmp_path):
     """With the same images they learn what one process learns; with different images both have the same weights, which
-    differ from those of one process."""
+    differ from those of one process. The log has the losses of both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,5 +42,7 @@ def test_two_processes_learn_together_what_one_learns(tmp_path):
     assert len(losses) == 3 and second["same"][0] == []  # the first process alone reports
     np.testing.assert_allclose(first["same"][0], losses, rtol=1e-4)
     np.testing.assert_allclose(first["same"][1], weights, rtol=1e-2, atol=1e-4)
+    assert first["means"] == second["means"] == {"total": (0 + 1 + 2 + 10 + 11) / 5, "truth": 7.0}
     assert first["other"][1] == second["other"][1]
+    assert first["other"][0][0] != pytest.approx(losses[0], rel=1e-4)  # the first process alone has the same images
     assert np.abs(np.subtract(first["other"][1], weights)).max() > 1e-3

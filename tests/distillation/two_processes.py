@@ -23,10 +23,18 @@ def trained(worker, seed: int) -> tuple[list[float], list[float]]:
     return losses, torch.cat([p.detach().flatten() for p in made.trained.parameters()]).tolist()
 
 
+def means(worker) -> dict[str, float]:
+    """Of three steps of the first process and two of the second, which alone has a term `truth`."""
+    steps = [{"total": torch.tensor(float(10 * worker.rank + k))} for k in range(3 - worker.rank)]
+    if worker.rank == 1:
+        steps[0]["truth"] = torch.tensor(7.0)
+    return worker.means(steps)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with worker_process("cpu") as worker:
-        found = {"same": trained(worker, 0), "other": trained(worker, 50 * worker.rank)}
+        found = {"same": trained(worker, 0), "other": trained(worker, 50 * worker.rank), "means": means(worker)}
     Path(sys.argv[1], f"{worker.rank}.json").write_text(json.dumps(found))
 
 
