@@ -73,7 +73,8 @@ def streaming() -> str:
             rows, off = found["rows"], run["checks"][form]
             first = next(row for row in rows if row["frame"] >= 100)
             lines.append([
-                STREAM_FORMS[form], f"{rows[-1]['frame']:,} of {run['frames']:,}", f"{steady_rate(rows):.1f}",
+                STREAM_FORMS[form] + (" *" if run.get("before") else ""),
+                f"{rows[-1]['frame']:,} of {run['frames']:,}", f"{steady_rate(rows):.1f}",
                 f"{found['said_bytes'] / 1e9:.2f} GB", f"{first['memory'] / 1e9:.2f} GB",
                 f"{rows[-1]['memory'] / 1e9:.2f} GB", f"{100 * off['depth']:.1f} %, {100 * off['cameras']:.0f} %",
             ])  # fmt: skip

@@ -103,7 +103,7 @@ def rows_of(model: Network, work: Work, asked: argparse.Namespace, rates: Rates,
             peak, timer = Peak(device), Timer(device)
             with peak.watch(0):
                 run = partial(runner if graph else runner.eager, images)
-                turns = 5 if graph else 1 if variant == "dense" or views > 100 else 2
+                turns = 5 if graph else 1 if variant == "dense" else 2
                 if graph:
                     run()
                 times = [once(device, run) for _ in range(turns)]
