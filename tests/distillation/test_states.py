@@ -127,6 +127,8 @@ def test_resume_with_other_data_or_another_teacher_is_refused_by_name(photograph
 
     assert command(photographs, other, "--resume")[0] == 2
     assert "teacher = " in capsys.readouterr().err
+    assert command(photographs, checkpoint, "--resume", "--dtype", "bfloat16")[0] == 2
+    assert "dtype = float32, not bfloat16" in capsys.readouterr().err
     photograph(photographs(5) / "z.png", 98, 70, seed=77)
     assert command(photographs, checkpoint, "--resume", "--lr", "0.01")[0] == 2
     said = capsys.readouterr().err
