@@ -256,7 +256,7 @@ def long_walks() -> str:
         for row in document["rows"]:
             if row["row"] == "walk" and row["frames"] >= 200:
                 height, width = row.get("size") or document["size"]
-                street = "1.25 rounds" if row["loops"] else "0.8 rounds"
+                street = f"{'1.25' if row['loops'] else '0.8'} rounds, seed {row.get('seed', document.get('seed'))}"
                 what = [str(row["frames"]), street, f"{width} × {height}, {device}", str(row["chunk"])]
                 host = f"{row['host_gib']:.1f} GiB"
                 rows.append([*what, *_walk_cells(row), host, f"{row['disk_mb_per_frame']:.2f} MB"])

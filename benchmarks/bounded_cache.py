@@ -5,7 +5,7 @@
 WALK is a folder of benchmarks/long_walk.py (images/, walk.json). The first `--anchors` frames are predicted together.
 Each later frame is predicted alone: in every layer across views it attends to itself and to the keys and values that
 were computed for the anchors, for the last `--window` frames, and for the first (special) token of every older frame.
-Nothing old is computed again; memory grows by one token per frame and layer. Rows: drift (as in long_walk.py) and bytes
+Nothing old is computed again; memory grows by one token per frame and layer. Rows: drift (walk_scores.py) and bytes
 of the cache for these rules, for a window alone, and for a cache that keeps everything. Chunks of the same walk are in
 the JSON file of long_walk.py. The first check is that a cache that keeps everything equals, for the anchors, one pass.
 """
@@ -92,7 +92,7 @@ def main() -> None:
     for name, default in (("frames", 200), ("anchors", 8), ("window", 64)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    from long_walk import score
+    from walk_scores import score
 
     from lite3r_cli.config import PredictConfig
     from lite3r_cli.io.images import discover

@@ -193,6 +193,8 @@ def _render_part(given) -> None:
 
 def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool = False) -> list[dict[str, Any]]:
     """Run the command as a user does, with its output captured."""
+    from walk_scores import checked, score
+
     from lite3r_cli import runtime
     from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
     from lite3r_cli.config.sequence import LongConfig
@@ -234,7 +236,9 @@ def walk_row(options, chunk: str | None = None, name: str = "walk", refine: bool
     row |= {name.replace("bytes", "gib"): round(value / 2**30, 3) for name, value in memory.items()}
     row |= {"disk_mb_per_frame": round(sum(disk) / len(views) / 1e6, 3), "chunk": chunks.get("size")}
     row |= {"passes": len(chunks.get("passes", [1])), "scenes": len(chunks.get("scenes", [1]))}
-    return [row | {"found": [loop["verdict"] for loop in chunks.get("loops", [])]}]
+    loops = chunks.get("loops", [])
+    row |= {"found": [loop["verdict"] for loop in loops]}
+    return [row | {"loops_checked": [checked(options.folder, loop) for loop in loops]}]
 
 
 def both_rows(options) -> list[dict[str, Any]]:
@@ -246,6 +250,8 @@ def both_rows(options) -> list[dict[str, Any]]:
 
 def part_rows(options) -> list[dict[str, Any]]:
     """Chunks, coarse passes and loops are predicted once; then the scene is put together without one part each."""
+    from walk_scores import score
+
     from lite3r_cli.config import PredictConfig
     from lite3r_cli.io.images import discover
     from lite3r_cli.long.assembly import AssemblyConfig
@@ -321,28 +327,6 @@ def assembled(store, passes, used, images, config) -> tuple[dict[str, np.ndarray
     edges = [edge.verdict for edge in scenes[0].edges]
     facts = {"scenes": len(scenes), "edges": {verdict: edges.count(verdict) for verdict in sorted(set(edges))}}
     return {camera.name: camera.cam_from_world for camera in placed.cameras}, facts
-
-
-def score(folder: Path, poses: dict[str, np.ndarray]) -> dict[str, Any]:
-    """ATE after one similarity, as a share of the path; turn per ten frames; AUC@5 and @30 over pairs of 100 frames."""
-    from lite3r_cli.scene import geometry
-    from lite3r_cli.scene.metrics import auc, pair_errors
-
-    truth = {k: np.array(v) for k, v in json.loads((folder / "walk.json").read_text())["cam_from_world"].items()}
-    names = [name for name in truth if name in poses]
-    found, true = (np.stack([each[name] for name in names]) for each in (poses, truth))
-    a, b = geometry.camera_centres(found), geometry.camera_centres(true)
-    off = np.linalg.norm(geometry.umeyama(a, b).apply(a) - b, axis=1)
-    path = float(np.linalg.norm(np.diff(b, axis=0), axis=1).sum())
-    ten_on = [geometry.relative_pose(poses[:-10:10], poses[10::10])[:, :, :3] for poses in (found, true)]
-    turns = geometry.rotation_angle(ten_on[0] @ ten_on[1].transpose(0, 2, 1))
-    some = slice(None, None, max(1, len(names) // 100))
-    errors = pair_errors(found[some], true[some], 0.1).larger
-    return {
-        "ate_percent": round(100 * float(np.sqrt((off**2).mean())) / path, 3), "path_m": round(path, 1),
-        "placed": len(names), "of": len(truth), "turn_per_10": round(float(np.degrees(np.mean(turns))), 3),
-        "auc5": round(auc(errors, 5), 4), "auc30": round(auc(errors, 30), 4),
-    }  # fmt: skip
 
 
 ONE = {
