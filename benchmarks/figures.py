@@ -18,6 +18,7 @@ import model_tables
 import network_tables
 import scale_tables
 import speed_tables
+import splat_tables
 from stored import ROOT, load, table
 
 PAGES = ("README.md", "checkpoints/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -79,6 +80,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-workers": scale_tables.workers,
     "scale-training": scale_tables.training,
     "scale-seeds": scale_tables.seeds,
+    "splats": splat_tables.splats,
 }
 
 

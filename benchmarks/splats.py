@@ -133,13 +133,13 @@ def check(device: torch.device) -> float:
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*results))
 
 
-def time_parts(splats: GaussianSet, shot) -> dict[str, float]:
+def time_parts(splats: GaussianSet, shot, degree: int) -> dict[str, float]:
     """Milliseconds of drawing, and of drawing with its gradient, in the middle of 20."""
 
     def once(backward: bool) -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
-        picture, inverse, _ = draw(splats, shot.camera, 2)
+        picture, inverse, _ = draw(splats, shot.camera, degree)
         if backward:
             (picture.sum() + inverse.sum()).backward()
         torch.cuda.synchronize()
@@ -166,8 +166,8 @@ def fastest_tile(args: argparse.Namespace, device: torch.device) -> dict:
     for tile in args.tiles:
         for warps in (1, 2, 4)[: 1 + tile // 8]:
             use(tile, warps)
-            time_parts(splats, shot)
-            times[tile, warps] = time_parts(splats, shot)
+            time_parts(splats, shot, 2)
+            times[tile, warps] = time_parts(splats, shot, 2)
     best = min(times, key=lambda key: times[key]["gradient"])
     use(*best)
     return {"chosen": best, "times": [[*key, value] for key, value in times.items()]}
@@ -186,7 +186,7 @@ def train_one(
     shots = shots_of(views, pictures_of(folder, views), frame, args.size, device)
     kept = held_out(len(shots))
     splats = GaussianSet.of_columns(moved_columns(columns, frame), device, recipe.degree)
-    parts = time_parts(splats, shots[0]) if device.type == "cuda" else {}
+    parts = time_parts(splats, shots[0], recipe.degree) if device.type == "cuda" else {}
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seen = [shot for i, shot in enumerate(shots) if i not in kept]
     sync()

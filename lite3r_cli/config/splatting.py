@@ -36,7 +36,7 @@ class SplatConfig:
             "Maximum number of steps. Training ends earlier if held-out photos no longer improve.",
             metavar="N",
         ),
-    ] = 2000
+    ] = 1200
     size: Annotated[int, Option(TRAINING, "Photos are downscaled to this longest side.", metavar="PIXELS")] = 1024
     hold_out: Annotated[
         bool,

@@ -42,17 +42,15 @@ class Shot:
 class Recipe:
     """The settings of a training."""
 
-    steps: int = 2000
+    steps: int = 1200
     look_every: int = 200  # steps between two validations
     degree: int = 2  # highest degree of the spherical harmonics
-    degree_every: int = 500  # steps after which the degree increases by one
+    degree_every: int = 400  # steps after which the degree increases by one
     depth_weight: float = 0.05
     opacity_weight: float = 0.0  # regulariser: weight of the mean opacity
     scale_weight: float = 0.0  # regulariser: weight of the mean scale
-    ssim_weight: float = 0.2  # of 1 − SSIM in the loss of the colours; the rest is L1
-    drop: float = 0.0  # share of the Gaussians that the last step leaves out; it rises from 0
-    average: float = 0.0  # weight of the past in the running mean of the Gaussians that is kept; 0 = no mean
-    last_rate: float = 1.0  # last learning rate relative to the first, of all parameters but the means
+    drop: float = 0.1  # share of the Gaussians that the last step leaves out; it rises from 0
+    average: float = 0.99  # weight of the past in the running mean of the Gaussians that is kept; 0 = no mean
     grow: bool = True
     most: int = 1_500_000  # upper limit of the Gaussians
     seed: int = 0
@@ -114,9 +112,8 @@ def fit(
         factor = left_out(len(splats), recipe.drop * step / recipe.steps, random)
         loss, rows = _loss(splats, shot, degree, recipe, factor)
         loss.backward()
-        for name, optimiser in optimisers.items():
-            last = LAST_RATE if name == "means" else recipe.last_rate
-            optimiser.param_groups[0]["lr"] = RATES[name] * last ** (step / recipe.steps)
+        optimisers["means"].param_groups[0]["lr"] = RATES["means"] * LAST_RATE ** (step / recipe.steps)
+        for optimiser in optimisers.values():
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if grows[0] <= step < grows[1]:
@@ -168,15 +165,14 @@ def _loss(
     splats: GaussianSet, shot: Shot, degree: int, recipe: Recipe, factor: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     picture, inverse, rows = draw(splats, shot.camera, degree, factor)
-    apart = (picture - shot.picture).abs().mean(), 1 - ssim(picture, shot.picture)
-    loss = (1 - recipe.ssim_weight) * apart[0] + recipe.ssim_weight * apart[1]
+    loss = 0.8 * (picture - shot.picture).abs().mean() + 0.2 * (1 - ssim(picture, shot.picture))
     if recipe.opacity_weight or recipe.scale_weight:
         loss = loss + recipe.opacity_weight * torch.sigmoid(splats.parameters["opacity"]).mean()
         loss = loss + recipe.scale_weight * torch.exp(splats.parameters["scales"]).mean()
     if recipe.depth_weight and shot.depth is not None:
         known = (shot.depth > 0) & (inverse > 0)
-        wrong = torch.where(known, inverse - 1 / shot.depth.clamp(min=1e-6), torch.zeros_like(inverse))
-        loss = loss + recipe.depth_weight * wrong.abs().mean()
+        apart = torch.where(known, inverse - 1 / shot.depth.clamp(min=1e-6), torch.zeros_like(inverse))
+        loss = loss + recipe.depth_weight * apart.abs().mean()
     return loss, rows
 
 
