@@ -60,7 +60,8 @@ def page(scene: SceneExport) -> bytes:
         "script_hash": digest,
         "style": _part("page.css"),
         "scene": _json(_description(scene, cloud, packed, pictures)),
-        "points": base64.b64encode(packed.data).decode("ascii"),
+        "points": base64.b64encode(packed.first).decode("ascii"),
+        "more_points": base64.b64encode(packed.rest).decode("ascii"),
         "script": script,
     }
     before, *rest = _part("page.html").split("{{")
@@ -86,9 +87,10 @@ def _fitting(scene: SceneExport, room: int) -> tuple[PointCloud, PackedPoints]:
     while True:
         cloud = for_viewing(scene.cloud, scene.views, most)
         packed = pack(cloud)
-        if len(packed.data) <= room or len(cloud) == 0:
+        size = len(packed.first) + len(packed.rest)
+        if size <= room or len(cloud) == 0:
             return cloud, packed
-        most = int(0.98 * len(cloud) * room / len(packed.data))
+        most = int(0.98 * len(cloud) * room / size)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _description(
         "up": aim.up.tolist(),
         "frustum": frustum_depth(scene.views, cloud),
         "levels": packed.levels,
+        "firstLevel": packed.first_level,
         "points": {"low": (packed.low - aim.centre).tolist(), "step": packed.step, "spacing": packed.spacing},
         "cameras": [_camera(view, aim.centre, picture) for view, picture in zip(scene.views, pictures)],
     }

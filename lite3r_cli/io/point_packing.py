@@ -1,13 +1,15 @@
 """Compresses a cloud: 16-bit positions, sorted along a curve, as deflated differences.
 
 viewer/unpack.js reads it. The points are in levels of detail: the first eighth is an evenly thinned cloud, so is the
-first quarter, and so on. Each point has the spacing of its neighbours, so that a viewer can draw it large enough to
+first quarter, and so on. What the first frame shows is packed apart, so that it can be drawn before the rest is read.
+Each point has the spacing of its neighbours, so that a viewer can draw it large enough to
 close gaps.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +19,24 @@ from ..scene.posed_view import PointCloud
 LEVELS = 65535  # of a position along an axis
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the points, up to the end of each level
 SPACING_STEPS = 16  # per doubling of the spacing
+FIRST_POINTS = 250_000  # of the first frame, at most: software GL draws more of them too slowly
 WINDOW = 32  # neighbours along the curve from which the spacing is computed
 
 
 @dataclass(frozen=True)
 class PackedPoints:
-    """position = low + step · (x, y, z); spacing of a point = spacing · 2^(byte / SPACING_STEPS)."""
+    """position = low + step · (x, y, z); spacing of a point = spacing · 2^(byte / SPACING_STEPS).
 
-    data: bytes  # zlib: planes of x low, x high, y low, …, z high, red, green, blue, confidence, spacing
+    The data are deflated planes of x low, x high, y low, …, z high, red, green, blue, confidence, spacing.
+    """
+
+    first: bytes  # the points of the first frame
+    rest: bytes  # the others
     low: np.ndarray  # (3,) float64
     step: float
     spacing: float
     levels: list[int]  # number of points up to the end of each level
+    first_level: int  # index of the level of the first frame
 
 
 def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
@@ -44,12 +52,21 @@ def pack(cloud: PointCloud, seed: int = 0) -> PackedPoints:
     level = np.searchsorted(levels, np.random.default_rng(seed).permutation(len(points)), side="right")
     order = np.argsort(level, kind="stable")
     rows = curve[order]
-    planes = [_differences(places[rows, axis]) for axis in range(3)]
-    data = [part for plane in planes for part in (plane & 255, plane >> 8)]
     columns = [*cloud.colors[rows].T, _ranks(cloud.confidence)[rows], byte[order]]
+    first_level = max(0, sum(count <= FIRST_POINTS for count in levels) - 1)
+    end = levels[first_level]
+    first, rest = (
+        _deflated(places[rows[part]], [column[part] for column in columns]) for part in (slice(end), slice(end, None))
+    )
+    return PackedPoints(first, rest, low, step, spacing, levels, first_level)
+
+
+def _deflated(places: np.ndarray, columns: Sequence[np.ndarray]) -> bytes:
+    """Planes of points with (N, 3) uint16 places and further columns (N,) of bytes."""
+    planes = [_differences(places[:, axis]) for axis in range(3)]
+    data = [part for plane in planes for part in (plane & 255, plane >> 8)]
     data += [_differences(np.ascontiguousarray(column)) for column in columns]
-    packed = zlib.compress(b"".join(part.astype(np.uint8).tobytes() for part in data), 6)
-    return PackedPoints(packed, low, step, spacing, levels)
+    return zlib.compress(b"".join(part.astype(np.uint8).tobytes() for part in data), 6)
 
 
 def morton(places: np.ndarray) -> np.ndarray:

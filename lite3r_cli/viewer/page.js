@@ -1,7 +1,6 @@
 // The page: the scene's data, the controls, and when to draw. Names of files are only ever set as text.
 const $ = (id) => document.getElementById(id);
 const BACKGROUNDS = { dark: [[0.133, 0.149, 0.18], [0.055, 0.063, 0.078]], light: [[0.96, 0.97, 0.98], [0.84, 0.87, 0.9]] };
-const FIRST_POINTS = 250000; // of the first frame: software GL draws more of them too slowly
 const ACCENT = [1, 0.478, 0.102], MARK = [1, 0.9, 0.2], DRAWN = [0.2, 0.75, 1];
 
 function prepared(scene) { // poses as a rotation and an eye, corners of the frusta in the world
@@ -15,14 +14,9 @@ function prepared(scene) { // poses as a rotation and an eye, corners of the fru
   return scene;
 }
 
-// The finest level of at most FIRST_POINTS points, at least the coarsest one
-function firstLevel(scene) {
-  return Math.max(0, scene.levels.filter((count) => count <= FIRST_POINTS).length - 1);
-}
-
 // About a point for each cell of a grid: what the first view has to show
 function sampled(scene, places) {
-  const { low, step } = scene.points, count = scene.levels.at(-1), cell = scene.radius / 25, found = new Map();
+  const { low, step } = scene.points, count = scene.levels[scene.firstLevel], cell = scene.radius / 25, found = new Map();
   for (let i = 0; i < count; i += Math.max(1, Math.floor(count / 30000))) {
     const point = low.map((least, axis) => least + step * places[4 * i + axis]);
     const key = point.map((x) => Math.floor(x / cell)).join();
@@ -36,10 +30,12 @@ class Page {
     this.scene = scene;
     this.canvas = $("canvas");
     this.renderer = new Renderer(this.canvas, cloud, scene);
-    this.style = { mode: 0, size: 1, floor: 0, shading: true, cameras: true, segments: [], level: firstLevel(scene), range: [1, 2], background: BACKGROUNDS.dark };
+    this.renderer.upload(cloud, 0, scene.levels[scene.firstLevel]);
+    this.finest = scene.firstLevel; // of the levels that are there
+    this.style = { mode: 0, size: 1, floor: 0, shading: true, cameras: true, segments: [], level: this.finest, range: [1, 2], background: BACKGROUNDS.dark };
     this.active = -1; // the camera looked through
     this.marks = null; // the points measured; null: not measuring
-    this.pace = { level: 3, last: 0, rest: 0 };
+    this.pace = { level: this.finest, last: 0, rest: 0 };
     this.navigation = new Navigation(this.canvas, scene, sampled(scene, cloud.places), {
       changed: () => this.changed(), leaveCamera: () => this.leave(), hovered: (x, y) => this.hovered(x, y),
       free: (top) => this.free(top), clicked: (x, y) => this.clicked(x, y), aimed: (x, y) => this.aimed(x, y),
@@ -49,6 +45,14 @@ class Page {
     this.controls();
     new ResizeObserver(() => this.resized()).observe(this.canvas);
     this.resized();
+  }
+
+  // All points are there
+  complete(cloud) {
+    const last = this.scene.levels.length - 1;
+    this.renderer.upload(cloud, this.scene.levels[this.finest], this.scene.levels[last]);
+    this.finest = this.pace.level = this.style.level = last;
+    this.draw();
   }
 
   resized() {
@@ -69,7 +73,7 @@ class Page {
   // While the view moves, as many points as the machine draws fluently; all of them once it rests
   changed() {
     clearTimeout(this.pace.rest);
-    this.pace.rest = setTimeout(() => { this.pace.last = 0; this.style.level = this.scene.levels.length - 1; this.request(); }, 160);
+    this.pace.rest = setTimeout(() => { this.pace.last = 0; this.style.level = this.finest; this.request(); }, 160);
     this.style.level = this.pace.level;
     this.request();
   }
@@ -82,7 +86,7 @@ class Page {
       const took = now - this.pace.last;
       if (this.pace.last && took < 1000) {
         if (took > 60 && this.pace.level > 0) this.pace.level--;
-        else if (took < 20 && this.pace.level < this.scene.levels.length - 1 && Math.random() < 0.05) this.pace.level++;
+        else if (took < 20 && this.pace.level < this.finest && Math.random() < 0.05) this.pace.level++;
       }
       this.pace.last = this.style.level === this.pace.level ? now : 0;
       this.draw();
@@ -183,7 +187,7 @@ class Page {
   }
 
   clicked(x, y) {
-    const style = { ...this.style, level: this.scene.levels.length - 1 };
+    const style = { ...this.style, level: this.finest };
     const depth = this.renderer.depthAt(this.navigation.view(), style, x, y);
     if (this.marks) { this.mark(depth, x, y); return; }
     const camera = this.cameraAt(x, y, depth ?? Infinity);
@@ -310,7 +314,7 @@ class Page {
   say(text) { $("hint").textContent = text; }
 
   screenshot() {
-    this.style.level = this.scene.levels.length - 1;
+    this.style.level = this.finest;
     this.draw();
     const picture = document.createElement("canvas"), context = picture.getContext("2d");
     Object.assign(picture, { width: this.canvas.width, height: this.canvas.height });
@@ -381,13 +385,15 @@ class Page {
 
 async function begin() {
   const scene = prepared(JSON.parse($("scene").textContent));
-  const planes = await inflate(bytesOf($("points").textContent));
-  const page = new Page(scene, unpacked(planes, scene.levels.at(-1)));
+  const all = scene.levels.at(-1), first = scene.levels[scene.firstLevel], cloud = emptyCloud(all);
+  unpack(await inflate(bytesOf($("points").textContent)), cloud, 0, first);
+  const page = new Page(scene, cloud);
   window.lite3r = page; // for the browser's console, and for tests
   page.finished("firstFrame");
   await new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown))); // the first frame is on the screen
-  page.style.level = scene.levels.length - 1;
-  page.draw();
+  if (document.readyState === "loading") await new Promise((read) => addEventListener("DOMContentLoaded", read));
+  unpack(await inflate(bytesOf($("more-points").textContent)), cloud, first, all);
+  page.complete(cloud);
   page.finished("allPoints");
   await page.pictures();
 }

@@ -119,8 +119,10 @@ class Renderer {
     this.thumbs = this.program(THUMBS_VERTEX, THUMBS_FRAGMENT, ["a_corner", "a_uv"]);
     this.cloud = gl.createVertexArray();
     gl.bindVertexArray(this.cloud);
-    this.attribute(0, cloud.places, 4, gl.UNSIGNED_SHORT, false);
-    this.attribute(1, cloud.colours, 4, gl.UNSIGNED_BYTE, true);
+    this.attribute(0, cloud.places.byteLength, 4, gl.UNSIGNED_SHORT, false);
+    this.placeBuffer = gl.getParameter(gl.ARRAY_BUFFER_BINDING);
+    this.attribute(1, cloud.colours.byteLength, 4, gl.UNSIGNED_BYTE, true);
+    this.colourBuffer = gl.getParameter(gl.ARRAY_BUFFER_BINDING);
     this.lineArray = gl.createVertexArray();
     this.lineBuffer = gl.createBuffer();
     this.thumbArray = null;
@@ -151,6 +153,16 @@ class Renderer {
     return { program, at: places };
   }
 
+  // Hand the points from `from` up to `to` to the GPU
+  upload(cloud, from, to) {
+    const gl = this.gl;
+    for (const [buffer, data] of [[this.placeBuffer, cloud.places], [this.colourBuffer, cloud.colours]]) {
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+      gl.bufferSubData(gl.ARRAY_BUFFER, 4 * from * data.BYTES_PER_ELEMENT, data, 4 * from, 4 * (to - from));
+    }
+  }
+
+  // data: the values, or only how many bytes they will be
   attribute(place, data, size, kind, normalised) {
     const gl = this.gl;
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());

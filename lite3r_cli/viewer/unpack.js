@@ -1,4 +1,5 @@
-// The points as page.html carries them: deflated planes, in base64. point_packing.py writes them.
+// The points as page.html carries them: deflated planes, in base64, those of the first frame apart. point_packing.py
+// writes them.
 function bytesOf(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const letters = atob(text), bytes = new Uint8Array(letters.length);
@@ -11,9 +12,14 @@ async function inflate(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Planes of differences → places (x, y, z, step of the spacing) and colours (r, g, b, confidence), four numbers a point
-function unpacked(planes, count) {
-  const places = new Uint16Array(4 * count), colours = new Uint8Array(4 * count);
+// Room for places (x, y, z, step of the spacing) and colours (r, g, b, confidence), four numbers a point
+function emptyCloud(count) {
+  return { places: new Uint16Array(4 * count), colours: new Uint8Array(4 * count) };
+}
+
+// Planes of differences of the points from `from` up to `to` → their places and colours in `cloud`
+function unpack(planes, cloud, from, to) {
+  const count = to - from, places = cloud.places.subarray(4 * from), colours = cloud.colours.subarray(4 * from);
   for (let axis = 0; axis < 3; axis++) {
     const low = 2 * axis * count, high = low + count;
     for (let i = 0, value = 0; i < count; i++) {
@@ -29,5 +35,4 @@ function unpacked(planes, count) {
       else places[4 * i + 3] = value;
     }
   }
-  return { places, colours };
 }

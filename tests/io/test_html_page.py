@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from odd_scene import odd_cloud, odd_views  # noqa: F401
 
-from lite3r_cli.io import html_page
+from lite3r_cli.io import html_page, point_packing
 from lite3r_cli.io.html_page import page, write_html
-from lite3r_cli.io.point_packing import pack
+from lite3r_cli.io.point_packing import PackedPoints, pack
 from lite3r_cli.io.scene_export import SceneExport
 from lite3r_cli.scene.posed_view import PointCloud, View
 
@@ -27,21 +27,27 @@ CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-brows
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
-def unpacked(data: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+def unpacked(packed: PackedPoints, count: int) -> tuple[np.ndarray, np.ndarray]:
     """What viewer/unpack.js does: places (N, 3) and the five bytes of each point."""
-    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(11, count).astype(np.int64)
-    places = np.cumsum(planes[0:6:2] + 256 * planes[1:6:2], axis=1) % 65536
-    return places.T, (np.cumsum(planes[6:], axis=1) % 256).T
+    places, rest = np.zeros((count, 3), np.int64), np.zeros((count, 5), np.int64)
+    first = packed.levels[packed.first_level]
+    for data, part in ((packed.first, slice(first)), (packed.rest, slice(first, count))):
+        planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(11, len(places[part])).astype(np.int64)
+        places[part] = (np.cumsum(planes[0:6:2] + 256 * planes[1:6:2], axis=1) % 65536).T
+        rest[part] = (np.cumsum(planes[6:], axis=1) % 256).T
+    return places, rest
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 37, 5000])
-def test_packed_points_are_the_points(count: int) -> None:
+def test_packed_points_are_the_points(count: int, monkeypatch) -> None:
+    monkeypatch.setattr(point_packing, "FIRST_POINTS", 1300)
     rng = np.random.default_rng(count)
     points = rng.normal(size=(count, 3)).astype("f4")
     cloud = PointCloud(points, rng.integers(0, 256, (count, 3), dtype=np.uint8), rng.random(count).astype("f4"))
     packed = pack(cloud)
-    places, rest = unpacked(packed.data, count)
+    places, rest = unpacked(packed, count)
     assert packed.levels[-1] == count and packed.levels == sorted(packed.levels)
+    assert packed.levels[packed.first_level] == min(count, 1250)
     found = packed.low + packed.step * places
     nearest = np.array([np.abs(points - place).max(1).argmin() for place in found], dtype=int)
     assert sorted(nearest) == list(range(count))
@@ -56,7 +62,7 @@ def test_spacing_follows_the_density() -> None:
     dense, thin = rng.random((4000, 3)) * [1, 1, 0], rng.random((250, 3)) * [1, 1, 0] + [3, 0, 0]
     points = np.concatenate([dense, thin]).astype("f4")
     packed = pack(PointCloud(points, np.zeros((4250, 3), np.uint8), np.ones(4250, "f4")))
-    places, rest = unpacked(packed.data, 4250)
+    places, rest = unpacked(packed, 4250)
     size = packed.spacing * 2 ** (rest[:, 4] / 16)
     left = (packed.low + packed.step * places)[:, 0] < 2
     assert 2.5 < np.median(size[~left]) / np.median(size[left]) < 6  # four times apart
@@ -87,7 +93,7 @@ def test_nothing_from_outside_and_names_are_text(wall) -> None:
     assert len(scripts) == 1 and f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
     rest = re.sub(r"<(script|title).*?</\1>", "", text, flags=re.S)
     assert not re.search(r"(src|href)\s*=|https?://|url\(", rest)
-    assert "<img src=x" not in text and text.count("</script>") == 3
+    assert "<img src=x" not in text and text.count("</script>") == 4
     (scene,) = re.findall(r'id="scene">(.*?)</script>', text, re.S)
     assert json.loads(scene)["cameras"][1]["name"] == HOSTILE
 
@@ -162,10 +168,12 @@ def share(picture: np.ndarray, color: tuple[int, int, int]) -> float:
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 60), (20, 60, 240)
 
 
-def test_a_browser_shows_points_and_cameras(opened, wall) -> None:
+def test_a_browser_shows_points_and_cameras(opened, wall, monkeypatch) -> None:
+    monkeypatch.setattr(point_packing, "FIRST_POINTS", 5000)  # the others are read after the first frame
     tab, complaints = opened(wall, color_scheme="dark")
     tab.wait_for_selector("html[data-pictures]", state="attached")
     picture = seen(tab)
+    assert tab.evaluate("[lite3r.scene.firstLevel, lite3r.finest, lite3r.style.level]") == [0, 3, 3]
     assert share(picture, RED) > 0.1 and share(picture, GREEN) > 0.1
     assert np.flatnonzero(share_columns(picture, RED)).mean() < np.flatnonzero(share_columns(picture, GREEN)).mean()
     assert share(picture, BLUE) > 0.001  # the pictures in the frusta and in the strip
