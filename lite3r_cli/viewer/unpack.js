@@ -36,3 +36,14 @@ function unpack(planes, cloud, from, to) {
     }
   }
 }
+
+// About a point for each cell of a grid: what the first view has to show
+function sampled(scene, places) {
+  const { low, step } = scene.points, count = scene.levels[scene.firstLevel], cell = scene.radius / 25, found = new Map();
+  for (let i = 0; i < count; i += Math.max(1, Math.floor(count / 30000))) {
+    const point = low.map((least, axis) => least + step * places[4 * i + axis]);
+    const key = point.map((x) => Math.floor(x / cell)).join();
+    if (!found.has(key)) found.set(key, point);
+  }
+  return [...found.values()];
+}
