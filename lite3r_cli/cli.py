@@ -27,6 +27,8 @@ BY_SIGNAL = 128  # plus the number of the signal
 SPINS = ("GOMP_SPINCOUNT", "3000")
 # torch need not look for devices of other makers: it would read the metadata of all installed packages.
 NO_MORE_DEVICES = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+# Large pages for torch's large tensors where the system has them: an eighth of the page faults of a prediction.
+LARGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 VANISHED = "; the current folder exists no more: give absolute paths"
 NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
@@ -97,8 +99,8 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     """
     console.reset(began)
     console.replace_closed_streams()
-    os.environ.setdefault(*SPINS)
-    os.environ.setdefault(*NO_MORE_DEVICES)
+    for setting in (SPINS, NO_MORE_DEVICES, LARGE_PAGES):
+        os.environ.setdefault(*setting)
     _silence_libraries()
     lost = _leave_vanished_folder()
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lite3r_cli.layers.activated import gelu_after
 from lite3r_cli.layers.dense import dense
 from lite3r_cli.layers.view_shards import mix_heads
 
@@ -75,6 +76,11 @@ def apply_rope(x: Tensor, table: RopeTable) -> Tensor:
         turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
         return (x * cos + turned * sin).to(x.dtype)
     a, b, c, d = x.chunk(4, dim=-1)
+    if x.device.type == "cpu" and not torch.is_grad_enabled():  # in place: fewer passes over memory
+        turned = x * cos
+        for place, (part, sign) in enumerate(((b, -1), (a, 1), (d, -1), (c, 1))):
+            turned.chunk(4, dim=-1)[place].addcmul_(part, sin.chunk(4, dim=-1)[place], value=sign)
+        return turned.to(x.dtype)
     return (x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin).to(x.dtype)
 
 
@@ -125,7 +131,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, out or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu_after(self.fc1, x))
 
 
 class SwiGlu(nn.Module):
