@@ -137,10 +137,8 @@ def collect(inputs: Sequence[Path], journal: Journal, recursive: bool = False) -
             journal.skip(path, _why_not(path))
     files = [item for group in found.values() for item in sorted(group, key=lambda item: natural_key(item.path.name))]
     once: dict[str, Found] = {}
-    for item in files:
-        once.setdefault(_identity(item.path), item)
-    if len(once) < len(files):
-        doubles = [item for item in files if item not in once.values()]
+    doubles = [item for item in files if once.setdefault(_identity(item.path), item) is not item]
+    if doubles:
         text = f"named twice, or by two paths, and used once: {', '.join(printable(d.path) for d in doubles[:3])}"
         more = f" and {len(doubles) - 3} more" if len(doubles) > 3 else ""
         journal.warnings.append(text + more)

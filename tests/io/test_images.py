@@ -61,6 +61,8 @@ def test_files_named_in_any_order_are_sorted_and_folders_keep_theirs(tmp_path):
     images = discover(files)
     assert names(images) == ["z9.jpg", "z10.jpg", "a9.jpg", "a10.jpg"]
     assert "twice" in images.warnings[0]
+    again = discover([tmp_path / "z" / "z9.jpg", tmp_path / "z" / "z9.jpg"])  # the very same words
+    assert names(again) == ["z9.jpg"] and again.warnings[0].endswith("z9.jpg")
 
 
 def test_stride_then_max_views(tmp_path):
