@@ -72,7 +72,7 @@ class MergeConfig:
     views: Annotated[
         int,
         Option(NETWORK, "Predict N photos of each scene together, where the scenes overlap.", metavar="N"),
-    ] = 4
+    ] = 6
     device: Device = "auto"
     dtype: Dtype = "auto"
 
