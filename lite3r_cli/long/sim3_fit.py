@@ -114,17 +114,17 @@ def weighted_similarity(source: np.ndarray, target: np.ndarray, weight: np.ndarr
 
 
 def same_focal(views: Sequence[View], focal: float) -> list[View]:
-    """Views with the focal length `focal`, as a share of the width, and adapted depth: lateral lengths do not change,
-    and lengths along the ray are scaled by the ratio of the focal lengths, an ambiguity of the network.
+    """Views with the focal length `focal`, as a share of the width, and adapted depth."""
+    return [refocused(view, focal * view.width / view.K[0, 0]) for view in views]
+
+
+def refocused(view: View, factor: float) -> View:
+    """The view with its focal length times `factor`, and adapted depth: lateral lengths do not change, and lengths
+    along the ray are scaled by the factor, an ambiguity of the network.
     """
-    result = []
-    for view in views:
-        factor = focal * view.width / view.K[0, 0]
-        K = view.K.copy()
-        K[0, 0], K[1, 1] = K[0, 0] * factor, K[1, 1] * factor
-        depth = None if view.depth is None else view.depth * np.float32(factor)
-        result.append(replace(view, K=K, depth=depth))
-    return result
+    K = view.K.copy()
+    K[0, 0], K[1, 1] = K[0, 0] * factor, K[1, 1] * factor
+    return replace(view, K=K, depth=None if view.depth is None else view.depth * np.float32(factor))
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------

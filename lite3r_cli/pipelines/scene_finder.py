@@ -134,7 +134,7 @@ class Finder:
         if not matches.tied and not self._alike(photo, new, chosen, predicted):
             return Refused(record.name, FOREIGN)
         placement = place_in_scene(new, predicted, own)
-        if placement is not None and placement.stands:
+        if placement is not None:
             placement = by_matches(placement, self._links(new, matches), own)
         return self._settled(photo, placement, own, [of[i] for i in chosen], predictions, start)
 
