@@ -25,6 +25,7 @@ from ..scene.surfaces import Surfaces, VoterMap
 from ..world.registration import mean_rotation
 
 _FEWEST = 100  # smallest number of pixels for a scale
+_PIXELS = 20_000  # of a depth map, about, that an overlap is measured on
 # Smallest overlap, and share of it whose depth agrees. Loops between chunks need a larger share: many pairs are tried.
 _SEEN, _AGREE = 0.1, 0.5
 
@@ -117,7 +118,8 @@ def _tied(predicted: Sequence[View], captured: Sequence[View]) -> Tie | None:
 
 def _overlap(placed: View, captured: Sequence[View]) -> tuple[float, float]:
     everything = [placed, *captured]
-    return halves_agree(everything, [0], range(1, len(everything)))
+    step = max(1, round((known_depth(placed).size / _PIXELS) ** 0.5))
+    return halves_agree(everything, [0], range(1, len(everything)), step)
 
 
 def _relative(view: View, new: View) -> np.ndarray:
