@@ -16,12 +16,15 @@ from ..scene.geometry import Similarity
 from ..scene.posed_view import View
 from .chunk_plan import CHUNK, LOOP, MAIN, SKIP, SUBSET, Pass, owners
 from .pass_store import PassStore
-from .pose_graph import OFF, Edge, Solved, solve, spread_out
+from .pose_graph import NEXT, OFF, Edge, Solved, solve, spread_out, strain
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
 _MOST_THREADS = 8  # each holds the maps of both passes' common views
 _SHARED = 12  # maximum number of views for measuring an edge
 _FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # fewest views that a pass shares with a chunk
+_BENT = (
+    40.0  # squared standard deviations: on a walk of 240 frames 12 to 18 for loops in the right place, else 25 to 357
+)
 _NAMES = {CHUNK: "next", SUBSET: "shared", SKIP: "skip", LOOP: "loop"}
 
 
@@ -140,7 +143,10 @@ def _tied(passes: Passes, i: int, j: int, config: FitConfig) -> Tie | None:
 def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[Assembly]:
     """The scenes of the passes, the largest first: one, or several if no good edge connects them."""
     edges, judged = measure(passes, config)
-    left = {k for k in range(len(passes.passes)) if passes.present[k]}  # those that are used
+    wrong = _bending_loops(passes, edges) if config.graph else set()
+    edges = [edge for edge in edges if not wrong & {edge.first, edge.second}]
+    judged = [replace(each, verdict="contradicted") if wrong & set(each.passes) else each for each in judged]
+    left = {k for k in range(len(passes.passes)) if passes.present[k]} - wrong  # those that are used
     scenes = []
     while left:
         order = sorted(left)
@@ -158,6 +164,19 @@ def assemble(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> list[
         left -= {order[n] for n in reached}
     scenes = [s for s in scenes if any(passes.passes[k].kind in MAIN for k in s.nodes)]
     return sorted(scenes, key=lambda s: -sum(passes.passes[k].kind in MAIN for k in s.nodes))
+
+
+def _bending_loops(passes: Passes, edges: Sequence[Edge]) -> set[int]:
+    """The loops that fit to the chunks only if the way between their ends is bent beyond its errors. Each is looked at
+    alone: of several wrong ones, one would excuse another.
+    """
+    way = [edge for edge in edges if edge.kind == NEXT]
+    wrong = set()
+    for number, each in enumerate(passes.passes):
+        own = [edge for edge in edges if number in (edge.first, edge.second)]
+        if each.kind == LOOP and len(own) > 1 and strain([*own, *way]) > _BENT:
+            wrong.add(number)
+    return wrong
 
 
 def _scene(passes, which: list[int], start, reached: list[int], edges: list[Edge], judged, config) -> Assembly:

@@ -14,7 +14,7 @@ neighbours. A few hundred nodes have a few thousand unknowns, so dense normal eq
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..scene import geometry
 from ..scene.geometry import Similarity
 from .sim3_fit import Tie, chain, inverse
 
-_ROUNDS, _STEP = 60, 1e-6
+_ROUNDS, _FEW_ROUNDS, _STEP = 60, 15, 1e-6
 _WIDTH = 8.0  # final width of the Cauchy loss in standard deviations
 _LEAST_RESIDUAL = 0.004  # of the best edges
 # standard deviations for a residual of 1, measured on a walk of 1,000 frames: rotation in radians, translation in
@@ -98,6 +98,21 @@ def solve(nodes: Sequence[Similarity], edges: Sequence[Edge]) -> Solved:
     state = _descend(system, state, _ROUNDS)
     off = np.linalg.norm(system.residuals(state), axis=1)
     return Solved([_similarity(m) for m in state], off.tolist(), before, system.cost(state))
+
+
+def strain(edges: Sequence[Edge]) -> float:
+    """How much edges contradict each other: the smallest sum of squared residuals of those that are connected with the
+    first one, in standard deviations and without a robust loss.
+    """
+    names = dict.fromkeys(node for edge in edges for node in (edge.first, edge.second))
+    place = {name: k for k, name in enumerate(names)}
+    own = [replace(edge, first=place[edge.first], second=place[edge.second]) for edge in edges]
+    start = spread_out(len(place), own)
+    reached = {k: n for n, k in enumerate(k for k, node in enumerate(start) if node is not None)}
+    own = [replace(e, first=reached[e.first], second=reached[e.second]) for e in own if e.first in reached]
+    system = _System(own, len(reached))
+    system.sure[:] = True
+    return system.cost(_descend(system, np.stack([_matrix(node) for node in start if node is not None]), _FEW_ROUNDS))
 
 
 def _descend(system: _System, state: np.ndarray, rounds: int) -> np.ndarray:

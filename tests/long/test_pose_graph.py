@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lite3r_cli.long.pose_graph import Edge, solve, spread_out
+from lite3r_cli.long.pose_graph import Edge, solve, spread_out, strain
 from lite3r_cli.long.sim3_fit import GOOD, Tie, chain, inverse
 from lite3r_cli.scene.geometry import Similarity
 
@@ -69,6 +69,21 @@ def test_one_false_loop_is_contradicted_and_does_not_pull():
     found = solve(spread_out(NODES, closed), closed)
     assert errors(found.nodes, truth).max() < 0.1
     assert found.off[-1] == pytest.approx(max(found.off)) and found.off[-1] > 10
+
+
+def test_a_wrong_loop_strains_the_way_and_one_that_corrects_its_drift_does_not():
+    truth = ring()
+    way = drifting(truth)
+
+    def loop(first: int, second: int, error: Similarity | None = None) -> list[Edge]:
+        """The edges of a pass, node NODES, that has views of two chunks."""
+        nodes = [*truth, truth[first]]
+        return [edge(nodes, first, NODES, "loop", residual=0.02), edge(nodes, second, NODES, "loop", error, 0.02)]
+
+    assert strain([*loop(0, NODES - 1), *way]) < 40
+    elsewhere = Similarity(1.0, turn(1.5), np.array([8.0, 0, 3.0]))
+    assert strain([*loop(2, 6, elsewhere), *way]) > 100
+    assert strain([*loop(2, 6, elsewhere), *way[:4]]) < 1e-6, "nothing contradicts a loop to a part that is not reached"
 
 
 def test_what_no_edge_reaches_has_no_place():
