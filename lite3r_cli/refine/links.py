@@ -97,6 +97,12 @@ def largest_part(chosen: Sequence[int], image: np.ndarray, point: np.ndarray, le
     return max(parts, key=lambda part: (len(part), int(np.isin(image, part).sum()), -part[0]), default=[])
 
 
+def closest_two(image: np.ndarray, point: np.ndarray) -> list[int]:
+    """The two views that share most points; observations by `image` and `point`."""
+    shared = shared_points(image, point, int(image.max()) + 1)
+    return [int(i) for i in np.unravel_index(int(shared.argmax()), shared.shape)]
+
+
 def weakest_cuts(
     chosen: Sequence[int], image: np.ndarray, point: np.ndarray, contradictions: Mapping[Pair, int]
 ) -> list[Cut]:

@@ -13,7 +13,7 @@ from ..scene.facing import Facing, rigs_of
 from ..scene.posed_view import View
 from .evidence import change_of_pairs
 from .lens_choice import FOCAL_EACH, Trial
-from .links import Cut, largest_part, weakest_cuts
+from .links import Cut, closest_two, largest_part, weakest_cuts
 from .refine_config import RefineConfig
 from .search import Found
 
@@ -122,9 +122,20 @@ def separate(
 ) -> dict[int, str]:
     """The `chosen` views that too few points connect to the others, with the reason; observations by `image` and
     `point`. However well such a part is adjusted, its pose relative to the others is not.
+
+    With three or more views only points in three views count: those in two leave the distance between them open. On
+    the sets measured, right cameras are connected by at least 25 of them; in a courtyard of 8 views two that were 12
+    and 18 degrees off, with 155 and 296 points in two views, have none.
     """
-    stands = _stands(views)
-    part = set(largest_part(sorted(set(stands[list(chosen)].tolist())), stands[image], point, config.min_observations))
+    stands, least = _stands(views), config.min_observations
+    image, point = np.unique(np.stack([stands[image], point]), axis=1)
+    part = largest_part(sorted(set(stands[list(chosen)].tolist())), image, point, least)
+    if len(part) > 2:
+        inside = np.isin(image, part)
+        image, point = image[inside], point[inside]
+        often = np.bincount(point)[point] >= 3
+        firm = largest_part(part, image[often], point[often], least)
+        part = firm if len(firm) > 1 else closest_two(image, point)
     return {i: "too few points connect it to the other images" for i in chosen if stands[i] not in part}
 
 

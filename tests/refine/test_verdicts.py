@@ -15,7 +15,7 @@ from lite3r_cli.refine.lens_choice import FOCAL_EACH, Trial, focal_each
 from lite3r_cli.refine.matching import Matches
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Found
-from lite3r_cli.refine.verdicts import undetermined, verified_images
+from lite3r_cli.refine.verdicts import separate, undetermined, verified_images
 from lite3r_cli.scene import geometry
 
 CONFIG = RefineConfig()
@@ -85,3 +85,16 @@ def test_what_the_lens_leaves_open_is_not_taken_for_better_than_the_network():
 )
 def test_a_focal_length_for_each_image_needs_many_matches_or_a_second_witness(gain, sigmas, zooms, seconded, each):
     assert focal_each(gain, sigmas, zooms, seconded) is each
+
+
+@pytest.mark.parametrize("seen", [[(0, 1, 2), (1, 2, 3), (3, 4)], [(0, 1), (1, 2), (2, 3), (0, 4)], [(2, 4)]])
+def test_points_in_two_views_leave_their_distance_open(seen):
+    """40 points for each group of views that see them, 50 for the last one."""
+    tracks = [who for who in seen for _ in range(40)] + 10 * [seen[-1]]
+    image = np.array([i for who in tracks for i in who])
+    point = np.repeat(np.arange(len(tracks)), [len(who) for who in tracks])
+    views = [SimpleNamespace(facing=None)] * 5
+    expected = {3: [0, 1, 2, 3], 4: [0, 4], 1: [2, 4]}[len(seen)]
+    chosen = sorted(set(image.tolist()))
+    lost = separate(views, chosen, image, point, CONFIG)
+    assert [i for i in chosen if i not in lost] == expected
