@@ -223,7 +223,11 @@ def together(arguments: argparse.Namespace, name: str, count: int, report: dict)
     for line in first.stdout:
         print(line, end="", flush=True)
         if line.startswith("{"):
-            report["networks"].append(json.loads(line))
+            row = json.loads(line)
+            told = report["networks"]
+            if told and all(told[-1][key] == row[key] for key in ("model", "views", "processes")):
+                told.pop()  # the same row, told before its run on several GPUs
+            told.append(row)
             keep(arguments, report)
     for process in (first, *others):
         try:

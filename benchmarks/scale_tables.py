@@ -10,7 +10,7 @@ from stored import duration, load, table
 def scale() -> str:
     """One scene on several GPUs."""
     lines = []
-    for row in load("h200-scale")["networks"]:
+    for row in [*load("h200-scale")["networks"], *load("h200-x2-scale")["networks"]]:
         words = {"vggt-1b": "VGGT-1B `lite`", "mini": "`mini` `lite`"}[row["model"]]
         together = median(row["seconds_together"])
         alone = median(row["seconds_alone"][1:]) if "seconds_alone" in row else None
@@ -28,7 +28,7 @@ def scale() -> str:
 def workers() -> str:
     """Many scenes on one machine: scenes per minute after the start, and the share of a linear speed-up."""
     lines = []
-    for machine, name in (("two cores (Xeon)", "xeon-2cores-scale"), ("H200", "h200-scale")):
+    for machine, name in (("two cores (Xeon)", "xeon-2cores-scale"), ("H200, a GPU for each worker", "h200-x2-scale")):
         rows = load(name)["batch"]
         alone = next((row["scenes_per_minute"] for row in rows if row["workers"] == 1), None)
         for row in rows:
