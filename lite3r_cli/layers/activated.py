@@ -29,4 +29,5 @@ def _in_one(layer: nn.Linear, x: Tensor) -> bool:
         and not layer._forward_pre_hooks
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # else the operation fails
     )
