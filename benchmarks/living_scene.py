@@ -16,7 +16,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,10 +171,8 @@ def memory(of: Set, scratch: Path, resolution: int, rows: list[Row]) -> None:
 
         return run
 
-    parts = ("_confidence", "_features", "source_of", "write_memory")
-    with ExitStack() as patched:
-        for name in parts:
-            patched.enter_context(mock.patch.object(scene_memory, name, timed(getattr(scene_memory, name))))
+    memories = scene_memory.Memories
+    with mock.patch.object(memories, "write", timed(memories.write)):
         for what, more in (("without features", []), ("with --keep-memory", ["--keep-memory"])):
             spent.clear()
             start = time.process_time()
