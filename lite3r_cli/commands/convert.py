@@ -80,11 +80,11 @@ def _rows(report: ConvertReport) -> list[tuple[str, str]]:
     }
     matrices = ", ".join(f"{len(layers)} in {kind}" for kind, layers in sorted(kinds.items()))
     sparse = report.attention
-    attached = (
-        "dense"
-        if sparse is None
-        else f"sparse-linear in {len(sparse.layers)} modules, keep ratio {sparse.keep_ratio:g}"
-    )
+    if sparse is None:
+        attached = "dense"
+    else:
+        attached = f"sparse-linear in {len(sparse.layers)} modules, keep ratio {sparse.keep_ratio:g}"
+        attached += "" if sparse.mean_ratio < 1 else ": dense until a keep ratio is given or it is distilled"
     ratio = report.bytes_after / report.bytes_before
     return [
         ("model", f"{report.model}, licence: {report.licence}"),

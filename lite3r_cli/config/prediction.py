@@ -197,10 +197,11 @@ class LiteConfig:
         require(
             self.keep_views is None or self.keep_views >= 1, f"--keep-views must be at least 1, not {self.keep_views}"
         )
-        require(
-            self.keep_ratio is None or self.attention != "dense",
-            f"--keep-ratio {self.keep_ratio} goes with --attention sla: dense attention computes everything",
-        )
+        for option, value in (("--keep-ratio", self.keep_ratio), ("--keep-views", self.keep_views)):
+            require(
+                value is None or self.attention != "dense",
+                f"{option} {value} goes with --attention sla: dense attention computes everything",
+            )
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,19 @@ class Asked:
     @property
     def wish(self) -> str:
         """Requested attention: dense, sla, auto or lite."""
-        if self.attention == "auto" and self.keep_ratio is None:
+        if self.attention == "auto" and self.keep_ratio is None and self.keep_views is None:
             return "lite" if self.prefer_lite else "auto"
         return SPARSE if self.attention == "auto" else self.attention
 
     @property
     def words(self) -> str:
-        return "asked for" if self.attention == SPARSE else f"--keep-ratio {self.keep_ratio:g} was given"
+        if self.attention == SPARSE:
+            return "asked for"
+        return (
+            f"--keep-views {self.keep_views} was given"
+            if self.keep_ratio is None
+            else (f"--keep-ratio {self.keep_ratio:g} was given")
+        )
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,8 @@ def choose_attention(asked: Asked, network: NetworkFacts, machine: Machine) -> t
     if ratio is None and holds == "dense":
         ratio = LiteConfig.default_keep_ratio
     views: dict[str, Any] = {} if asked.keep_views is None else {"keep_views": asked.keep_views}
+    if views and network.sparse is not None and not (network.sparse.unset or network.sparse.packed):
+        raise UsageError("--keep-views: the checkpoint's sparse attention has no packed tokens, and so no such limit")
     sparse = settle(network.across, network.sparse, ratio, **views)
     crossover = 0
     if row.may_cross:

@@ -77,6 +77,7 @@ ASKED = {
     "auto": Asked(),
     "sla": Asked("sla"),
     "auto 0.1": Asked(keep_ratio=0.1),
+    "auto, 400 views": Asked(keep_views=400),
     "sla 0.1": Asked("sla", 0.1),
     "dense": Asked("dense"),
     "lite": Asked(prefer_lite=True),
@@ -86,7 +87,8 @@ ASKED = {
 def outcomes() -> dict[tuple[str, str, str], str]:
     head, *rows = ([cell.strip() for cell in line.split("|")] for line in OUTCOMES.strip().splitlines())
     found = {(row[0], row[1], m): cell for row in rows for m, cell in zip(head[2:], row[2:])}
-    found |= {("sla 0.1", c, m): found["auto 0.1", c, m] for c, m in product(CHECKPOINTS, MACHINES)}
+    for same, as_ in (("sla 0.1", "auto 0.1"), ("auto, 400 views", "sla")):
+        found |= {(same, c, m): found[as_, c, m] for c, m in product(CHECKPOINTS, MACHINES)}
     return found | {("dense", c, m): "dense" for c, m in product(CHECKPOINTS, MACHINES)}
 
 
@@ -95,6 +97,11 @@ def test_every_combination_of_request_checkpoint_and_machine() -> None:
     assert expected.keys() == set(product(ASKED, CHECKPOINTS, MACHINES))
     found = {}
     for asked, checkpoint, machine in expected:
+        if asked == "auto, 400 views" and checkpoint.startswith("official"):
+            with pytest.raises(UsageError, match="--keep-views"):
+                resolve(ASKED[asked], CHECKPOINTS[checkpoint], MACHINES[machine])
+            found[asked, checkpoint, machine] = expected[asked, checkpoint, machine]
+            continue
         plan = resolve(ASKED[asked], CHECKPOINTS[checkpoint], MACHINES[machine])
         assert plan.attention.asked == ASKED[asked].attention and plan.attention.reason
         assert (plan.sparse is None) == (plan.attention.chosen == "dense")
