@@ -23,7 +23,7 @@ from lite3r_cli.distillation.linear_branch import fit_linear_branches
 from lite3r_cli.distillation.objectives import answer_distance, attention_distance, true_losses
 from lite3r_cli.distillation.students import Arithmetic, Trained, make_pair
 from lite3r_cli.errors import UsageError
-from lite3r_cli.io.transaction import append_line
+from lite3r_cli.io.log_lines import append_line
 from lite3r_cli.networks.base import Network
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage, learning_rate_factor, set_learning_rate
 from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
-from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout
+from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
 from .transaction import Transaction, in_threads, recover
 
 
@@ -54,7 +54,7 @@ class OutputSet:
         self.layout: OutputLayout = output_layout(target)
         self.overwrite = overwrite
         self._old: list[str] = []  # files of the replaced output, run.json first
-        self._files = Transaction(self.layout.root, self.layout.cloud, lambda name: belongs(self.layout, name))
+        self._files = Transaction(*_place_of(self.layout))
         self._folders: set[Path] = set()  # temporary folders that exist
         self.files: list[str] = []  # committed files, relative to the folder of the cloud, run.json last
         self._noted: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}  # entries of run.json, see `note`
@@ -107,6 +107,7 @@ class OutputSet:
         return entry if stamp is not None and stamp == _stamp(path) else None
 
     def __enter__(self) -> OutputSet:
+        self._require_folder()
         self._files.__enter__()
         try:
             remove_finished(self.layout)
@@ -143,15 +144,24 @@ class OutputSet:
             return f"{record}, which should list it, is damaged or not lite3r's; move the scene away"
         return "no run.json lists it as lite3r's; move it"
 
-    def _replaceable(self) -> list[str]:
-        """Files of the old output that may be replaced, run.json first. Raises OutputError if other files are there."""
-        layout = self.layout
-        folder = layout.root / layout.folder
-        if layout.folder and folder.is_symlink():
+    def _require_folder(self) -> None:
+        """Raises OutputError if the place of the output's folder has something else."""
+        if not self.layout.folder:
+            return
+        folder = self.layout.root / self.layout.folder
+        if folder.is_symlink():
             raise output_error(folder, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
         if os.path.lexists(folder) and not folder.is_dir():
             raise OutputError(f"{folder}: is a file, but the output needs a folder of this name; choose another -o")
-        old = files_of_run(layout)
+
+    def _replaceable(self) -> list[str]:
+        """Files of the old output that may be replaced, run.json first. Raises OutputError if other files are there."""
+        layout = self.layout
+        old, twin, cameras = files_of_run(layout), twin_of(layout), "cameras.json"
+        if twin is not None and layout.inside(cameras) not in (old or {}):
+            if twin.inside(cameras) in (files_of_run(twin) or {}):
+                text = f"belongs to the scene {twin.given}; use -o {twin.given} or choose another -o"
+                raise OutputError(f"{layout.root / layout.run_json}: {text}")
         ours = [layout.run_json, *old] if old is not None else []
         for name in (layout.cloud, layout.run_json, layout.inside("cameras.json")):
             path = layout.root / name
@@ -175,8 +185,16 @@ class OutputSet:
 
 def bring_right(target: str | Path) -> None:
     """Undo the partial commit of a stopped run. Raises OutputError."""
-    layout = output_layout(target)
-    recover(layout.root, layout.cloud, lambda name: belongs(layout, name))
+    recover(*_place_of(output_layout(target)))
+
+
+def _place_of(layout: OutputLayout) -> tuple[Path, str, Callable[[str], bool], str]:
+    """The arguments of the transaction. `-o w.ply` and `-o w/` share the files in w/: both hold the lock of the
+    latter.
+    """
+    twin = twin_of(layout) if layout.folder else None
+    shared = f"{layout.folder}/{twin.cloud}" if twin is not None else ""
+    return layout.root, layout.cloud, lambda name: belongs(layout, name), shared
 
 
 def _require_unchanged(path: Path, size: int) -> None:

@@ -19,6 +19,7 @@ from ..config.output_names import is_like_a_file
 from ..errors import InputError, UsageError
 from .documents import read_json
 
+_CLOUD = "scene.ply"  # in an output that is given as a folder
 _MAX_PARTS = 32  # folders of a listed path; our paths have at most three
 
 
@@ -40,6 +41,11 @@ class OutputLayout:
         return self.folder or self.root.absolute().name or "scene"
 
     @property
+    def given(self) -> str:
+        """A value of `-o` for it."""
+        return str(self.root / self.cloud) if self.folder else f"{self.root}/"
+
+    @property
     def run_json(self) -> str:
         return self.inside("run.json")
 
@@ -54,7 +60,15 @@ def output_layout(target: str | Path) -> OutputLayout:
         return OutputLayout(root=path.parent, cloud=path.name, folder=path.stem)
     if not is_folder and is_like_a_file(target):
         raise UsageError(f"{target}: -o takes a name that ends in .ply, or a folder; for other formats add --format")
-    return OutputLayout(root=path, cloud="scene.ply", folder="")
+    return OutputLayout(root=path, cloud=_CLOUD, folder="")
+
+
+def twin_of(layout: OutputLayout) -> OutputLayout | None:
+    """The output with the same folder in the other spelling: that of `-o w.ply` for `-o w/`, and the reverse."""
+    if layout.folder:
+        return OutputLayout(root=layout.root / layout.folder, cloud=_CLOUD, folder="")
+    root = layout.root if layout.root.name not in ("", "..") else Path(os.path.realpath(layout.root))
+    return OutputLayout(root=root.parent, cloud=f"{root.name}.ply", folder=root.name) if root.name else None
 
 
 def files_of_run(layout: OutputLayout) -> dict[str, int] | None:

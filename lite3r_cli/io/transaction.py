@@ -13,14 +13,13 @@ regular files are moved or removed.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
 import stat
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
@@ -43,16 +42,17 @@ class Transaction:
     """`with Transaction(root, name, belongs) as files: write below files.new; files.commit(old, last)`.
 
     `name` is the name of the output, from which those of the lock and the hidden folder are derived. `belongs` returns
-    whether a path relative to `root` may be touched when a stopped commit is undone. Without `commit` nothing appears.
-    Raises OutputError if another run is writing there, or if writing fails.
+    whether a path relative to `root` may be touched when a stopped commit is undone. `twin` is the path, relative to
+    `root`, of an output in a folder below that has files of this one: it is locked, too. Without `commit` nothing
+    appears. Raises OutputError if another run is writing there, or if writing fails.
     """
 
-    def __init__(self, root: Path, name: str, belongs: Callable[[str], bool]) -> None:
-        self.root, self.name, self.belongs = root, name, belongs
+    def __init__(self, root: Path, name: str, belongs: Callable[[str], bool], twin: str = "") -> None:
+        self.root, self.name, self.belongs, self.twin = root, name, belongs, twin
         self._hidden: str | None = None  # name of the hidden folder
         self._identity: tuple[int, int] | None = None  # its device and inode
         self._below: Beneath | None = None
-        self._lock: int | None = None
+        self._locks = ExitStack()  # gives back those that are held
         self._finished: Callable[[], None] = lambda: None  # cancels the registered clean-up
         self._made_above: list[Path] = []  # the root and its parents that did not exist before
         self._made: list[str] = []  # new folders below the root
@@ -82,7 +82,12 @@ class Transaction:
             refuse_planted(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
             self._below = below = Beneath(self.root)
-            self._lock = acquire(self._lock_file)
+            after_a_kill = os.path.lexists(self._lock_file)
+            self._take(self._lock_file)
+            if self.twin:
+                folder = _folder_of(self.twin)
+                self._made = below.make_folder(folder) or ([folder] if after_a_kill else [])  # removed if empty
+                self._take(_lock_of(self.root / self.twin))
             self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
             self.staging.mkdir(mode=0o700)
             self._identity = self._opened.identity(self._hidden)
@@ -171,7 +176,8 @@ class Transaction:
     def _write_journal(self, names: Sequence[str], last: str) -> None:
         """Write what will be moved, so that it can be undone: each new file with data that identify it."""
         marks = {name: [(stat := (self.new / name).stat()).st_size, stat.st_mtime_ns] for name in names}
-        folders = [f for f in _folders_above(names) if f != "." and self._opened.status(f) is None]
+        made = {f for f in _folders_above(names) if self._opened.status(f) is None}.union(self._made)
+        folders = [f for f in _folders_above(names) if f != "." and f in made]
         write_json(self.staging / "journal.tmp", {"last": last, "files": marks, "folders": folders})
         sync_file(self.staging / "journal.tmp")
         os.replace(self.staging / "journal.tmp", self.staging / "journal.json")
@@ -186,7 +192,10 @@ class Transaction:
 
     @property
     def _lock_file(self) -> Path:
-        return self.root / f".{self.name}.lock"
+        return _lock_of(self.root / self.name)
+
+    def _take(self, lock: Path) -> None:
+        self._locks.callback(give_back, acquire(lock), lock)
 
     def leave(self) -> None:
         """Undo or finish, remove the temporary files, release the lock. Does nothing the second time."""
@@ -201,9 +210,7 @@ class Transaction:
                     self._discard(self._hidden, below, self._identity)
             finally:
                 self._hidden = None
-                if self._lock is not None:
-                    give_back(self._lock, self._lock_file)
-                    self._lock = None
+                self._locks.close()
                 emptied = {above for name in self._emptied for above in _with_parents(name)}
                 for name in sorted({*emptied, *self._made} - {"."}, key=lambda name: -name.count("/")):
                     below.remove_folder_if_empty(name)
@@ -285,14 +292,14 @@ def remove_marked(staging: Path, identity: tuple[int, int] | None = None) -> Non
             below.close()
 
 
-def recover(root: Path, name: str, belongs: Callable[[str], bool]) -> None:
+def recover(root: Path, name: str, belongs: Callable[[str], bool], twin: str = "") -> None:
     """Clean up what a stopped run has left at a place before its content is read. Raises OutputError."""
     try:
         found = any(entry.startswith((f".{name}.lite3r-", f".{name}.lock")) for entry in os.listdir(root))
     except OSError:
         return  # nothing is there, or it is not readable: the run itself will report it
     if found:
-        with Transaction(root, name, belongs):
+        with Transaction(root, name, belongs, twin):
             pass
 
 
@@ -315,30 +322,18 @@ def require_writable(path: Path, overwrite: bool, *beside: Path) -> None:
 
 def require_free(path: Path, overwrite: bool) -> None:
     """The same for a caller that holds the lock of the place."""
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISREG(path.lstat().st_mode):
+    try:
+        status = path.lstat()
+    except OSError:
+        return  # nothing is there, or writing will report it
+    if not stat.S_ISREG(status.st_mode):
         raise in_the_way(path)
     if not overwrite:
         raise OutputError(f"{path}: exists; --overwrite replaces it")
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a text file, which is made if necessary. Raises OutputError, also for a link or a file with a
-    second name, because the line would appear elsewhere.
-    """
-    try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise in_the_way(path)
-            data = line.encode()
-            if stream.write(data) != len(data):
-                os.truncate(stream.fileno(), status.st_size)  # remove the partial line
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise output_error(path, error) from error
+def _lock_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.lock")
 
 
 def _with_parents(folder: str) -> list[str]:

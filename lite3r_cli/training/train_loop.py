@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lite3r_cli.config.training_run import LoopConfig
-from lite3r_cli.io.transaction import append_line
+from lite3r_cli.io.log_lines import append_line
 from lite3r_cli.networks.mini.known import CameraHints
 from lite3r_cli.networks.mini.network import Mini
 from lite3r_cli.training.losses import Targets, compute_losses

@@ -189,6 +189,52 @@ def test_two_runs_into_one_output(tmp_path: Path) -> None:
     assert not [name for name in tree(tmp_path) if name.startswith(".")]
 
 
+SPELLINGS = [("w/", "w.ply"), ("w.ply", "w/"), ("w.ply", "w.PLY"), ("a/b/w.ply", "a/b/w/")]
+
+
+@pytest.mark.parametrize(("first", "second"), SPELLINGS)
+def test_two_spellings_of_one_folder_are_one_output_at_a_time(tmp_path: Path, first: str, second: str) -> None:
+    with OutputSet(f"{tmp_path}/{first}") as out:
+        with pytest.raises(OutputError, match="another run is writing here"):
+            produce(f"{tmp_path}/{second}")
+        out.cloud.write_bytes(b"first")
+        out.path("cameras.json").write_bytes(b"first")
+        out.commit({})
+    assert is_complete(f"{tmp_path}/{first}") and not [name for name in tree(tmp_path) if ".lock" in name]
+
+
+@pytest.mark.parametrize(("first", "second"), [*SPELLINGS[:2], ("scene.ply", "scene/"), ("scene/", "scene.ply")])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_scene_that_has_the_folder_is_named(tmp_path, monkeypatch, first: str, second: str, overwrite: bool) -> None:
+    """Also from inside its folder, where its name is not in the path."""
+    monkeypatch.chdir(tmp_path)
+    produce(first)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=f"run.json: belongs to the scene {first}; use -o {first}"):
+        produce(second, overwrite=overwrite)
+    if second.endswith("/"):
+        monkeypatch.chdir(tmp_path / second)
+        with pytest.raises(OutputError, match=f"use -o {tmp_path}/{first}"):
+            produce(".", overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_a_stopped_run_leaves_neither_lock_nor_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), OutputSet(tmp_path / "new/w.ply"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    code = f"""
+import os
+from lite3r_cli.io.atomic import OutputSet
+OutputSet({str(tmp_path / "w.ply")!r}).__enter__()
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert (tmp_path / "w").is_dir()
+    bring_right(tmp_path / "w.ply")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     (tmp_path / ".scene.ply.lock").touch()
     leftover = tmp_path / ".scene.ply.lite3r-00000000dead"

@@ -20,7 +20,8 @@ from lite3r_cli.errors import OutputError
 from lite3r_cli.io import beneath, transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.locks import run_folder
-from lite3r_cli.io.transaction import ABOUT, MARKER, Transaction, append_line, replace_file
+from lite3r_cli.io.log_lines import append_line
+from lite3r_cli.io.transaction import ABOUT, MARKER, Transaction, replace_file
 from lite3r_cli.long.work_folder import WorkFolder
 
 HIDDEN = ".scene.ply.lite3r-0123456789ab"
