@@ -9,6 +9,7 @@ tried for ever.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -29,6 +30,7 @@ from ..stopping import unfinished, uninterrupted
 FOLDER = ".batch"
 LATEST = 1e12  # seconds; comparisons with NaN are false
 MOST_TRIES = 100  # to make a lock; a folder like a removed current one never takes it
+LONGEST_NAME = 120  # bytes; with the ends of our files it fits even where names have at most 143 (eCryptfs)
 MOST_ATTEMPTS = 3  # processes that may die on a scene
 DONE, FAILED, RUNNING = "done", "failed", "running"
 DIED = f"{MOST_ATTEMPTS} processes died while they worked on it (memory?); --overwrite tries again"
@@ -165,10 +167,19 @@ class Claims:
 
     def _name(self, name: str, kind: str) -> str:
         """Path relative to the output folder."""
-        return f"{FOLDER}/{name}.{kind}"
+        return f"{FOLDER}/{_stem(name)}.{kind}"
 
     def _file(self, name: str, kind: str) -> Path:
-        return self.folder / f"{name}.{kind}"
+        return self.folder.parent / self._name(name, kind)
+
+
+def _stem(name: str) -> str:
+    """The files of a scene without their suffix: its name, or a hash of one that is too long for a file, or whose
+    folder `a.json` would be in the way of the record of a scene `a`.
+    """
+    encoded = os.fsencode(name)
+    clashes = any(part.casefold().endswith((".json", ".lock")) for part in name.split("/")[:-1])
+    return hashlib.sha256(encoded).hexdigest()[:32] if clashes or len(encoded) > LONGEST_NAME else name
 
 
 class Claim:

@@ -19,7 +19,9 @@ from ..io.names import printable, unique_names
 from ..io.natural import natural_key
 from ..io.own_outputs import is_output, written_into
 from ..io.picture_sources import IMAGE_SUFFIXES, NEVER_SEARCHED, VIDEO_SUFFIXES
+from .claims import FOLDER
 
+REPORT = "batch.json"  # in the output folder of the batch
 PICTURES = "images"  # folder name that is not part of the scene's name
 
 
@@ -44,7 +46,7 @@ def find_scenes(given: Sequence[Path], output: Path) -> list[SceneInput]:
             found.setdefault(os.path.realpath(scene), (scene, top))
     if not found:
         raise InputError(f"{', '.join(printable(path) for path in given)}: holds no scene: no images, no sub-folders")
-    names = unique_names(_named(list(found.values())))
+    names = unique_names([_beside_ours(name) for name in _named(list(found.values()))])
     return [SceneInput(name, scene) for name, (scene, _) in zip(names, found.values())]
 
 
@@ -138,6 +140,12 @@ def _named(scenes: Sequence[tuple[Path, Path]]) -> list[str]:
         return short
     common = Path(os.path.commonpath([os.path.abspath(scene.parent) for scene, _ in scenes]))
     return [name if count[name] == 1 else _name(scene, common) for name, (scene, _) in zip(short, scenes)]
+
+
+def _beside_ours(name: str) -> str:
+    """A name whose folder is not in the way of the batch's own files: the report, the records, temporary ones."""
+    first = name.partition("/")[0].casefold()
+    return f"scene-{name}" if first == REPORT or first.startswith(FOLDER) else name
 
 
 def _name(scene: Path, top: Path) -> str:

@@ -13,16 +13,15 @@ from ..config.worker_pool import PoolConfig
 from ..console import Progress, Tell
 from ..io.formats import require_known
 from ..io.locks import Busy
-from ..io.transaction import replace_file
+from ..io.transaction import replace_file, require_free
 from ..pipelines.result import plain
 from .job import Outcome
-from .manifest import find_scenes
+from .manifest import REPORT, find_scenes
 from .older_options import older_options, told
 from .past import Past
 from .scene_queue import Answer, BatchReport, SceneQueue
 from .scene_worker import SceneWorker
 
-REPORT = "batch.json"
 LONGEST_WAIT = 60.0  # seconds until another process has written its report
 
 
@@ -43,6 +42,7 @@ def run_batch(
     require_known(config.formats)
     require_folder("-o", config.output)
     output = Path(config.output)
+    require_free(output / REPORT, overwrite=True)  # now, not after all the work
     with progress.stage("Find scenes", minor=True):
         scenes = find_scenes(config.input.inputs, output)
     past = Past(config, time.time())

@@ -22,7 +22,7 @@ _ADVICE = {
     errno.EEXIST: "a part of the path is a file, a device or a link to nothing, not a folder; write elsewhere with -o",
     errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere with -o",
     errno.ENOENT: "the folder is gone, or takes no new files; write elsewhere with -o",
-    errno.ENAMETOOLONG: "the name is too long; shorten the name of the image or of the output",
+    errno.ENAMETOOLONG: "the name is too long; shorten the name of the image, of the scene's folder or of the output",
     errno.ELOOP: "it is a link, and none is followed within an output; replace it by a folder or give its place to -o",
     errno.EXDEV: "it is a link to another file system; give that place to -o",
 }

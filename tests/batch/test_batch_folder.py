@@ -72,6 +72,29 @@ def test_no_link_in_place_of_a_scene_is_followed(root, tmp_path):
     assert sorted(home.rglob("*")) == before
 
 
+def test_a_scene_of_any_name_has_a_record(plane_backbone, root, tmp_path):
+    """A name that fits into no name of a record, one whose record is in the place of another scene's folder."""
+    out = tmp_path / "out"
+    (root / "s1").rename(root / ("m" * 255))
+    (root / "s2").rename(root / "x")
+    (root / "s0.json").mkdir()
+    (root / "x").rename(root / "s0.json/x")
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "-q"]) == 0
+    scenes = json.loads((out / "batch.json").read_text())["scenes"]
+    assert sorted(scene["name"] for scene in scenes) == ["m" * 255, "s0", "s0.json/x"]
+    for scene in scenes:
+        record = Claims(out).record(scene["name"])
+        assert scene["status"] == "done" and record is not None and record.facts["views"] == 1
+    assert len(list((out / ".batch").iterdir())) == 3  # the records; no lock or temporary file stays
+
+
+def test_what_is_in_the_place_of_the_report_is_seen_before_the_work(root, tmp_path, capsys):
+    (tmp_path / "out/batch.json").mkdir(parents=True)
+    assert main(["batch", str(root), "-o", str(tmp_path / "out"), *SMALL, "-q"]) == 7
+    assert "batch.json: is in the way" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["batch.json"]
+
+
 def test_no_wait_is_endless(tmp_path, monkeypatch):
     """For a folder that takes no files, as one that was removed while it was the current one, and for a lock that
     another user holds.

@@ -65,6 +65,22 @@ def test_several_folders_lists_and_names_that_clash(tmp_path):
     assert names(listed) == ["left", "film", "missing"]  # what is missing fails later, and is recorded
 
 
+def test_no_scene_is_in_the_way_of_files_of_the_batch(tmp_path):
+    """Nor of its temporary ones; the new names are free, too."""
+    root = tree(tmp_path, "batch.json/a.jpg", "scene-batch.json/a.jpg", "Batch.JSON/x/a.jpg", "batch.json.d/a.jpg")
+    listed = tmp_path / "hidden.txt"
+    tree(tmp_path, ".batch/a.jpg", ".batch.json.lock/a.jpg")
+    listed.write_text(".batch\n.batch.json.lock\n")
+    assert sorted(names(root, listed)) == [
+        "batch.json.d",
+        "scene-.batch",
+        "scene-.batch.json.lock",
+        "scene-Batch.JSON/x",
+        "scene-batch.json",
+        "scene-batch_2.json",
+    ]
+
+
 def test_what_is_no_batch(tmp_path):
     tree(tmp_path, "a.jpg", "empty/.keep", "list.txt", "binary.txt")
     (tmp_path / "list.txt").write_text("# nothing\n")
