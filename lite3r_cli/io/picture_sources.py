@@ -355,4 +355,7 @@ class _Search:
             return f"no images in the folder, but {_said_of_misnamed(self.misnamed)}: rename them, or name them each"
         if account.outputs:
             return f"no images in the folder beside the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
+        names = sorted(os.listdir(self.top))
+        if names and all(name.startswith(".") for name in names):
+            return f"nothing in it but what is hidden ({printable(names[0])}) and therefore not used; {LOOKED_FOR}"
         return f"{'no images in the folder' if everything else 'the folder is empty'}; {LOOKED_FOR}"

@@ -182,6 +182,15 @@ def test_zero_bytes_text_and_lfs_pointers_are_skipped(tmp_path):
     assert set(reasons) == {"empty.jpg", "text.png", "pointer.jpg"} and "git lfs pull" in reasons["pointer.jpg"]
 
 
+def test_a_folder_of_hidden_things_is_not_called_empty(tmp_path):
+    with pytest.raises(InputError, match="the folder is empty"):
+        discover([tmp_path])
+    (tmp_path / ".batch").mkdir()
+    save(tmp_path / ".batch/a.png")
+    with pytest.raises(InputError, match=r"nothing in it but what is hidden \(\.batch\)"):
+        discover([tmp_path])
+
+
 def test_what_phones_append_to_a_jpeg_is_no_damage(tmp_path):
     save(tmp_path / "plain.jpg", quality=90)
     whole = (tmp_path / "plain.jpg").read_bytes()
