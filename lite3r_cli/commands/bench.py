@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from .. import console
 from ..config.benchmark import BenchConfig, numbers
 from ..errors import BackendError
 from ..extras import require
+from ..io.kept_inputs import require_not_read
 from ..io.transaction import require_writable
 from .options import command
 
@@ -31,6 +33,7 @@ def bench(config: BenchConfig, more: More = None) -> None:
     config = replace(config, views=config.views + numbers(more or ()))
     if config.plot is not None:
         require("matplotlib", "--plot")  # both checks come before the measurement
+        require_not_read([config.plot], _read(config))
         require_writable(config.plot, config.overwrite)
     progress = console.progress()
     with progress.stage("Start", minor=True):  # importing torch takes seconds
@@ -51,6 +54,12 @@ def bench(config: BenchConfig, more: More = None) -> None:
         )
     if not result.gate["passed"]:
         raise BackendError("no ratios, the check failed: " + "; ".join(result.gate["complaints"][:5]))
+
+
+def _read(config: BenchConfig) -> dict[Path, str]:
+    """The files that are measured on, and what each is."""
+    photos = [] if config.images is None else [config.images, *config.images.glob("*")]
+    return {**dict.fromkeys(photos, "a photo of --images"), Path(config.model): "the checkpoint that is read"}
 
 
 def _label(row: Row) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..console import Tell
-from ..errors import InputError, Lite3RError, UsageError
+from ..errors import InputError, Lite3RError
 from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
 from ..io.frame_spool import bytes_of
+from ..io.kept_inputs import require_not_read
 from ..io.names import printable
 from ..io.output_layout import OutputLayout, output_layout
 from ..io.picture_sources import is_video
@@ -120,20 +121,8 @@ class WrittenScene:
         listed = self.facts.get("files")
         always = [self.layout.cloud, self.layout.run_json, self.layout.inside("cameras.json")]
         names = [*always, *(listed if isinstance(listed, dict) else ())]
-        own = {
-            **{_real(self.layout.root / name): "a file of the scene itself" for name in names},
-            **{_real(path): "a photo of the scene" for path in self.photographs().places.values()},
-        }
-        for target in targets:
-            if what := own.get(_real(target)):
-                raise UsageError(f"{target}: is {what}; choose another -o")
-
-
-def _real(path: Path) -> str:
-    try:
-        return os.path.realpath(path)
-    except ValueError:  # a NUL character
-        return str(path)
+        own = {self.layout.root / name: "a file of the scene itself" for name in names}
+        require_not_read(targets, {**dict.fromkeys(self.photographs().places.values(), "a photo of the scene"), **own})
 
 
 def _layout(scene: Path) -> OutputLayout:

@@ -125,6 +125,22 @@ def test_what_is_in_the_way_of_the_plot_is_said_before_anything_is_measured(tmp_
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_the_plot_does_not_replace_what_is_measured(tmp_path, capsys):
+    photos, model = tmp_path / "photos", tmp_path / "m.png"
+    photos.mkdir()
+    for path in (photos / "00.png", model):
+        path.write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(photos)
+    for words in (
+        ("--images", photos, "--plot", tmp_path / "link/00.png"),
+        ("--images", photos / "00.png", "--plot", photos / "00.png"),
+        ("--model", model, "--plot", model),
+    ):
+        assert main([str(word) for word in ("bench", *words, "--overwrite")]) == 2, words
+        assert "png: is " in capsys.readouterr().err
+    assert model.read_bytes() == (photos / "00.png").read_bytes() == b"mine"
+
+
 @pytest.fixture
 def small_vggt(monkeypatch):
     """Make the networks of bench a small VGGT, and the fast path run on a CPU."""
