@@ -21,6 +21,7 @@ from ..io.depth_files import write_depth_png
 from ..io.documents import require_file
 from ..io.files import write_bytes, write_json
 from ..io.flight import read_flight
+from ..io.kept_inputs import require_not_read
 from ..io.movie import write_movie
 from ..io.names import printable
 from ..io.own_record import require_as_written, sizes_of
@@ -29,6 +30,7 @@ from ..runtime import choose
 from ..scene.camera_path import along, orbit, resized, through
 from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
 from ..scene.posed_view import View
+from ..stopping import uninterrupted
 from .result import plain
 from .written_scene import WrittenScene
 
@@ -66,9 +68,10 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
     if film is None and config.frames is None:
         film = scene.layout.root / f"{Path(scene.layout.cloud).stem}.mp4"
     if film is not None:
-        scene.require_not_in(film)
+        _require_not_read([film], scene, config)
     with ExitStack() as stack:
         places = _Places.take(stack, film, config)
+        _require_not_read([config.frames / name for name in places.old] if config.frames else [], scene, config)
         with progress.stage("Read"):
             views, cloud = scene.views(load_depth=True), scene.cloud()
             if not views or not len(cloud):
@@ -97,10 +100,7 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
         with progress.stage("Write", minor=True):
             if writer is not None:
                 writer.finish(scene, warn)
-                told = {"lite3r": __version__, "arguments": plain(config), "device": asdict(device.device)}
-                places.commit_frames(told)
-            if places.film is not None:
-                places.film.commit([places.film.name], places.film.name)
+            places.commit({"lite3r": __version__, "arguments": plain(config), "device": asdict(device.device)})
     return Rendered(film, config.frames, len(cameras), (cameras[0].width, cameras[0].height), float(np.mean(unseen)))
 
 
@@ -132,13 +132,34 @@ class _Places:
             old = _old_frames(config.frames, own, config.overwrite)
         return cls(files, folder, old)
 
-    def commit_frames(self, told: dict[str, Any]) -> None:
-        """Move the frames into place, with a record of them and of how they were made."""
-        assert self.folder is not None
-        new = self.folder.new
-        names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-        write_json(new / RECORD, {**told, "files": sizes_of(new, names)})
-        self.folder.commit(self.old, RECORD)
+    def commit(self, told: dict[str, Any]) -> None:
+        """Move the video and the frames into place, these with a record of them and of how they were made. The places
+        may be on two file systems, so that each has its own journal; signals wait until both are done.
+        """
+        if self.folder is not None:
+            new = self.folder.new
+            names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
+            write_json(new / RECORD, {**told, "files": sizes_of(new, names)})
+        with uninterrupted():
+            if self.folder is not None:
+                self.folder.commit(self.old, RECORD)
+            if self.film is not None:
+                self._commit_film(self.film)
+
+    def _commit_film(self, film: Transaction) -> None:
+        try:
+            film.commit([film.name], film.name)
+        except OutputError as error:
+            if self.folder is None:
+                raise
+            told = f"the frames in {printable(self.folder.root)} are new, the video is not"
+            raise OutputError(f"{error}; {told}; render again with --overwrite") from error
+
+
+def _require_not_read(targets: Sequence[Path], scene: WrittenScene, config: RenderConfig) -> None:
+    """Raise UsageError for a target that the flight is made from."""
+    scene.require_not_in(*targets)
+    require_not_read(targets, {Path(config.path): "the flight that --path names"})
 
 
 def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], cloud: Any) -> list[View]:

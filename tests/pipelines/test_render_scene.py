@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import av
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from lite3r_cli.cli import main
+from lite3r_cli.errors import OutputError
 from lite3r_cli.io.cameras_json import read_cameras_json
+from lite3r_cli.io.transaction import Transaction
 
 pytestmark = pytest.mark.usefixtures("plane_backbone")
 SMALL = ("--size", "64x48", "-q")
@@ -89,6 +92,63 @@ def test_only_a_flight_as_it_was_written_is_replaced(scene: Path, tmp_path: Path
     assert render(scene, "--frames", folder, *short) == 7 and "is not from lite3r render" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_what_the_flight_is_made_from_is_not_replaced(scene: Path, photographs, tmp_path: Path, capsys) -> None:
+    folder, short = tmp_path / "f", ("--seconds", 0.1, "--fps", 20, "--overwrite")
+    assert render(scene, "--frames", folder, *short) == 0
+    flight, again = folder / "cameras.json", tmp_path / "again/a.ply"
+    words = ["reconstruct", folder / "rgb", "-o", again, "--resolution", "112", "-q"]
+    assert main([str(word) for word in words]) == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert render(scene, "--path", flight, "--frames", folder, *short) == 2
+    assert "cameras.json: is the flight that --path names" in capsys.readouterr().err
+    assert render(again, "--frames", folder, *short) == 2 and "a photo of the scene" in capsys.readouterr().err
+    (tmp_path / "flight.mp4").write_bytes(flight.read_bytes())
+    linked = tmp_path / "linked"
+    linked.symlink_to(tmp_path)
+    assert render(scene, "--path", linked / "flight.mp4", "-o", tmp_path / "flight.mp4", *short) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "flight.mp4").read_bytes() == flight.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_frames_and_film_waits_for_both(scene: Path, tmp_path: Path, monkeypatch, number) -> None:
+    folder, film = tmp_path / "f", tmp_path / "film.mp4"
+    words = (scene, "--frames", folder, "-o", film, "--fps", 20, "--overwrite")
+    assert render(*words, "--seconds", 0.1) == 0
+    commit, calls = Transaction.commit, []
+
+    def interrupted(files: Transaction, *arguments: object) -> None:
+        commit(files, *arguments)
+        calls.append(files.name)
+        if len(calls) == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Transaction, "commit", interrupted)
+    assert render(*words, "--seconds", 0.3) == 128 + number
+    assert len(calls) == 2 and len(frames_of(film)) == len(list((folder / "rgb").iterdir())) == 6
+
+
+def test_a_film_that_cannot_be_replaced_says_that_the_frames_are_new(
+    scene: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    folder, film = tmp_path / "f", tmp_path / "film.mp4"
+    words = (scene, "--frames", folder, "-o", film, "--fps", 20, "--seconds", 0.1, "--overwrite")
+    commit = Transaction.commit
+
+    def full(files: Transaction, *arguments: object) -> None:
+        if files.name == film.name:
+            raise OutputError(f"{film}: cannot be written: the disk is full")
+        commit(files, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "commit", full)
+        assert render(*words) == 7
+    said = capsys.readouterr().err
+    assert "the disk is full" in said and "are new, the video is not" in said and "--overwrite" in said
+    assert not film.exists() and len(list((folder / "rgb").iterdir())) == 2
+    assert render(*words) == 0 and len(frames_of(film)) == 2 and not list(tmp_path.rglob(".*"))
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(scene: Path, tmp_path: Path, capsys) -> None:
