@@ -61,8 +61,10 @@ def read_ply(path: Path) -> PointCloud:
     missing = [name for name in VERTEX.names or () if name not in (vertices.dtype.names or ())]
     if missing:
         raise InputError(f"{path}: its vertices lack {', '.join(missing)}")
+    with np.errstate(over="ignore"):  # a double beyond single precision becomes infinite
+        points = np.stack([vertices[name] for name in "xyz"], axis=1).astype(np.float32)
     return PointCloud(
-        points=np.stack([vertices[name] for name in "xyz"], axis=1).astype(np.float32),
+        points=points,
         colors=np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1).astype(np.uint8),
         confidence=np.array(vertices["confidence"], dtype=np.float32),
     )

@@ -73,7 +73,7 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
         places = _Places.take(stack, film, config)
         _require_not_read([config.frames / name for name in places.old] if config.frames else [], scene, config)
         with progress.stage("Read"):
-            views, cloud = scene.views(load_depth=True), scene.cloud()
+            views, cloud = scene.views(load_depth=True), scene.cloud(warn)
             if not views or not len(cloud):
                 raise InputError(f"{printable(config.scene)}: has no {'cameras' if not views else 'points'} to show")
             cameras = _path(config, scene, views, cloud)

@@ -62,7 +62,7 @@ def serve_scene(
     try:
         if scene is not None:
             scene.tell_fault(tell)
-            Stage(server).show_scene(scene)
+            Stage(server).show_scene(scene, tell)
         elif live is not None:
             follower = Follower(Stage(server), live, config.scene, tell)
             threading.Thread(target=follower.run, daemon=True).start()
@@ -94,10 +94,10 @@ class Stage:
             handle.remove()
         self.shown = []
 
-    def show_scene(self, scene: WrittenScene) -> None:
+    def show_scene(self, scene: WrittenScene, tell: Callable[[str], None]) -> None:
         """A written scene: each browser gets the points that its viewpoint needs. Raises InputError."""
         views, pictures = scene.views(), scene.photographs()
-        pyramid = build_pyramid(scene.cloud())
+        pyramid = build_pyramid(scene.cloud(tell))
         depth = frustum_depth(views, pyramid.cloud) if views else 1.0
         self.clear()
         up = scene.up
@@ -155,7 +155,7 @@ class Follower:
         if os.path.lexists(self.live.folder):
             return True
         try:
-            self.stage.show_scene(WrittenScene.at(self.scene))
+            self.stage.show_scene(WrittenScene.at(self.scene), self.tell)
             self.tell("the run has ended: this is the scene")
         except Lite3RError:
             self.tell("the run has ended without a scene")

@@ -60,7 +60,7 @@ def splat_scene(config: SplatConfig, progress: Progress | None = None, warn: Tel
     with progress.stage("Read"):
         views, pictures = _photographs(scene, warn)
         frame = size_one(views)
-        columns = start_columns(views, scene.cloud())
+        columns = start_columns(views, scene.cloud(warn))
         shots = shots_of(views, pictures, frame, config.size, runtime.torch_device)
         kept = held_out(len(shots)) if config.hold_out else []
     if config.hold_out and not kept:

@@ -43,7 +43,7 @@ def view_scene(config: ViewConfig, warn: Tell = lambda text: None) -> Path:
     export = SceneExport(
         scene.folder,
         views,
-        scene.cloud(),
+        scene.cloud(warn),
         frame=scene.frame,
         up=scene.up,
         title=layout.title,

@@ -33,6 +33,7 @@ from ..world.undistort import undistorted
 from .scene_memory import memory_file
 
 AGAIN = "reconstruct the scene again"
+NEAREST, FARTHEST = 1e-30, 1e15  # of a coordinate in any unit, unless it is 0; others overflow when they are squared
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,19 @@ class WrittenScene:
         path = self.folder / memory_file(self.stems.get(view.name, ""))
         return read_memory(path, known_depth(view).shape) if os.path.lexists(path) else None
 
-    def cloud(self) -> PointCloud:
+    def cloud(self, warn: Tell) -> PointCloud:
+        """The points with possible values; `warn` is told of others. Raises InputError if these are the majority."""
+        path = self.layout.root / self.layout.cloud
         with _made_again():
-            return read_ply(self.layout.root / self.layout.cloud)
+            cloud = read_ply(path)
+            good = _usable(cloud)
+            if good.all():
+                return cloud
+            lost = f"{len(good) - int(good.sum())} of {len(good)} points"
+            if 2 * int(good.sum()) < len(good):
+                raise InputError(f"{path}: damaged: {lost} have impossible values")
+        warn(f"{path}: {lost} have impossible values and are left out; {AGAIN}")
+        return PointCloud(cloud.points[good], cloud.colors[good], cloud.confidence[good])
 
     @cached_property
     def _record(self) -> tuple[Mapping[str, Any], str | None]:
@@ -123,6 +134,13 @@ class WrittenScene:
         names = [*always, *(listed if isinstance(listed, dict) else ())]
         own = {self.layout.root / name: "a file of the scene itself" for name in names}
         require_not_read(targets, {**dict.fromkeys(self.photographs().places.values(), "a photo of the scene"), **own})
+
+
+def _usable(cloud: PointCloud) -> np.ndarray:
+    """(N,) whether a point has values that a scene can have; those in the wrong byte order have hardly any."""
+    sizes = np.abs(cloud.points)
+    possible = (sizes == 0) | ((sizes > NEAREST) & (sizes < FARTHEST))  # false for NaN, too
+    return possible.all(axis=1) & np.isfinite(cloud.confidence)
 
 
 def _layout(scene: Path) -> OutputLayout:

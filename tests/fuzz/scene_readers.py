@@ -126,7 +126,7 @@ def _parts() -> Reader:
         from lite3r_cli.pipelines.written_scene import WrittenScene
 
         scene = WrittenScene.at(folder / "part-1")
-        scene.frame, scene.up, scene.stems, scene.cloud()
+        scene.frame, scene.up, scene.stems, scene.cloud(lambda text: None)
         scene.photographs().places, scene.require_record()
         return None if isinstance(scene.facts, dict) else "facts that are no object"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PlaneBackbone, photo
 
 from lite3r_cli.cli import main
+from lite3r_cli.io.ply import read_ply, write_ply
 from lite3r_cli.networks.checkpoint import Checkpoint
 
 OPTIONS = "--device cpu --resolution 112 --keep-unrelated"
@@ -102,3 +104,26 @@ def test_the_message_names_the_file_and_what_to_do(made, plane_backbone, tmp_pat
         shutil.copytree("kept", "out")
         for path in (Path("c.ply"), Path("c")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("command", ["view", "render"])
+def test_impossible_points_are_left_out_and_a_cloud_of_them_is_damaged(made, command, tmp_path, capsys, monkeypatch):
+    shutil.copytree(made, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    path, words = Path("out/a.ply"), f"{COMMANDS[command]} -o made.{'html' if command == 'view' else 'mp4'} --overwrite"
+    whole = path.read_bytes()
+    cloud = read_ply(path)
+    for count, value in ((3, np.inf), (2, np.nan), (1, 3e38)):
+        cloud.points[:count, count - 1] = value
+    write_ply(path, cloud)
+    assert run(words) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "a.ply" in line]
+    assert len(told) == 1 and f"3 of {len(cloud)} points have impossible values" in told[0]
+    swapped = whole.replace(b"binary_little_endian", b"binary_big_endian", 1)
+    cloud.points[:] = np.inf
+    write_ply(path, cloud)
+    for data in (swapped, path.read_bytes()):
+        path.write_bytes(data)
+        assert run(words) == 3
+        assert "a.ply: damaged: " in (said := capsys.readouterr().err) and "again" in said and "Warning" not in said
