@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import console
 from ..config.distill_recipe import DistillConfig
+from ..io.texture_file import require_textures
 from .options import command
 
 
@@ -14,6 +15,7 @@ def distill(config: DistillConfig) -> None:
     Example: lite3r distill sample_scenes procedural -o mini-sla.safetensors
     Several GPUs: torchrun --nproc-per-node 4 -m lite3r_cli distill …
     """
+    require_textures(config.textures)  # before torch is imported
     from ..pipelines.distill_student import run
 
     report = run(config, console.progress(), console.warn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import console
 from ..config.synthesis import SynthConfig
+from ..io.texture_file import require_textures
 from .options import command
 
 
@@ -14,6 +15,7 @@ def synth(config: SynthConfig) -> None:
     Each scene folder has the format of the sample scenes.
     Example: lite3r synth -o scenes --scenes 4 --kind facade --seed 7
     """
+    require_textures(config.textures)  # before torch is imported
     from ..pipelines.synthesise import run
 
     for folder in run(config, console.progress()):

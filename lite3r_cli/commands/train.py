@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..config.training_run import TrainConfig
+from ..io.texture_file import require_textures
 from .options import command
 
 
@@ -12,6 +13,7 @@ def train(config: TrainConfig) -> None:
 
     Several GPUs: torchrun --nproc-per-node 4 -m lite3r_cli train -o runs/a --init encoder.safetensors --compile
     """
+    require_textures(config.textures)  # before torch is imported
     from .. import console
     from ..pipelines.train_mini import run
 

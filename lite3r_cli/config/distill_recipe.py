@@ -261,7 +261,6 @@ class DistillConfig:
             f"-o {self.output}: a checkpoint's name ends in {CHECKPOINT_SUFFIX}",
         )
         require(bool(self.data), f"no data given: name folders, or the word {PROCEDURAL}")
-        require(self.textures is None or self.textures.is_file(), f"--textures {self.textures}: no such file")
         require(self.workers is None or self.workers >= 0, "--workers must not be negative")
         require_one_of("--dtype", self.dtype, DTYPES)
         require_device(self.device)

@@ -146,7 +146,7 @@ class TrainConfig:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        missing = [p for p in (*self.init, self.textures, self.photos) if p is not None and not p.exists()]
+        missing = [p for p in (*self.init, self.photos) if p is not None and not p.exists()]
         if missing:
             raise UsageError(f"{missing[0]}: no such file or folder")
         require(self.workers >= 0, "--workers must not be negative")

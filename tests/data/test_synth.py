@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from lite3r_cli.cli import main
 from lite3r_cli.config.synthesis import SynthConfig
 from lite3r_cli.data.procedural.textures import build_atlas, load_photos
 from lite3r_cli.errors import InputError, OutputError, UsageError
@@ -129,6 +131,24 @@ def test_impossible_requests(tmp_path, more):
         run(config(tmp_path, **more))
 
 
+@pytest.mark.parametrize("kind", ["link to nothing", "file above", "device", "read-only"])
+def test_a_place_that_takes_no_scene_is_said_before_one_is_rendered(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("lite3r_cli.pipelines.synthesise.build_atlas", None)
+    output = tmp_path / "out"
+    if kind == "link to nothing":
+        output.symlink_to(tmp_path / "nothing")
+    elif kind == "file above":
+        output.write_text("mine")
+    elif kind == "device":
+        output = Path("/dev/null")
+    else:
+        output = Path("/proc/out")  # takes no files, not even those of root
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(config(output, scenes=2))
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_photo_textures_are_found_and_broken_archives_named(tmp_path):
     crops = [np.full((256, 256, 3), value, np.uint8) for value in (40, 200)]
     data = [cv2.imencode(".jpg", c)[1].ravel() for c in crops]
@@ -141,6 +161,25 @@ def test_photo_textures_are_found_and_broken_archives_named(tmp_path):
     for path in (bad, tmp_path / "none.npz"):
         with pytest.raises(InputError, match=path.name):
             load_photos(path)
+
+
+@pytest.mark.parametrize("words", ["synth -o out", "train -o out", "distill procedural -o out.safetensors"])
+def test_textures_that_are_none_are_said_first(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo("pipe.npz")
+    os.symlink("nothing", "link.npz")
+    (tmp_path / "text.npz").write_text("mine")
+    np.savez("other.npz", pictures=np.zeros(3))
+    cases = {
+        "none.npz": (2, "no such file"), "folder": (2, "a folder, not a file"), "pipe.npz": (3, "a named pipe"),
+        "/dev/zero": (3, "a device"), "link.npz": (3, "a link to nothing"), "text.npz": (3, "not an .npz archive"),
+        "other.npz": (3, "holds no array `data`"),
+    }  # fmt: skip
+    for name, (code, what) in cases.items():
+        assert main([*words.split(), "--textures", name, "-q"]) == code, name
+        assert what in (said := capsys.readouterr().err) and name in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_field_of_view_is_what_was_asked_for(tmp_path):

@@ -17,6 +17,7 @@ from lite3r_cli.errors import InputError
 from lite3r_cli.io.archives import read_npz
 from lite3r_cli.io.decode import decode_rgb
 from lite3r_cli.io.regular import BadImage
+from lite3r_cli.io.texture_file import ARRAYS
 
 PHOTO = "photo"
 
@@ -75,7 +76,7 @@ def load_photos(path: Path) -> list[np.ndarray]:
 
     Raises InputError if the file is not such an archive.
     """
-    arrays = read_npz(path, ("data", "offsets"))
+    arrays = read_npz(path, ARRAYS)
     data, offsets = arrays["data"], arrays["offsets"]
     in_order = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 1 and (np.diff(offsets) >= 0).all()
     if data.ndim != 1 or data.dtype != np.uint8 or not in_order or offsets[0] < 0 or offsets[-1] > len(data):
