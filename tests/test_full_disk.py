@@ -193,7 +193,7 @@ PLACES = {
     "two files": (two_files, lambda folder: require_writable(folder / "a.ply", True, folder / "a.json")),
     "scene": (scene, lambda folder: atomic.bring_right(folder / "scene.ply")),
     "shards": (shards, lambda folder: write.bring_right(folder / "c.safetensors")),
-    "synthetic": (synthetic, lambda folder: scene_folder.bring_right(folder / "s")),
+    "synthetic": (synthetic, lambda folder: scene_folder.require_free(folder / "s", True)),
 }
 
 

@@ -14,7 +14,7 @@ from lite3r_cli.console import Progress
 from lite3r_cli.data.procedural.camera_placement import CameraConfig
 from lite3r_cli.data.procedural.sampling import SAMPLERS, SceneConfig
 from lite3r_cli.data.procedural.scene_batches import render_batch, sample_batch
-from lite3r_cli.data.procedural.scene_folder import bring_right, check_free, write_scene
+from lite3r_cli.data.procedural.scene_folder import require_free, write_scene
 from lite3r_cli.data.procedural.textures import Atlas, build_atlas
 from lite3r_cli.errors import UsageError
 from lite3r_cli.runtime import choose
@@ -26,8 +26,7 @@ def run(config: SynthConfig, progress: Progress | None = None) -> list[Path]:
     if config.kind is not None and config.kind not in SAMPLERS:
         raise UsageError(f"--kind {config.kind}: use one of {', '.join(SAMPLERS)}")
     for index in range(config.scenes):
-        bring_right(config.folder(index))
-        check_free(config.folder(index), config.overwrite)
+        require_free(config.folder(index), config.overwrite)
     device = choose(config.device).torch_device
     with progress.stage("textures"):
         atlas = build_atlas(config.textures).to(device)

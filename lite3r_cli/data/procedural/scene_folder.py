@@ -14,16 +14,19 @@ from lite3r_cli.io.depth_files import write_depth_png
 from lite3r_cli.io.files import output_error, write_bytes, write_json
 from lite3r_cli.io.locks import in_the_way
 from lite3r_cli.io.own_record import require_as_written, sizes_of
-from lite3r_cli.io.transaction import Transaction, recover
+from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.scene.posed_view import View
 
 RECORD = "synth.json"
 MILLIMETRES = 1000.0  # depth units per metre: up to 65.5 m in 16 bits, a third of the size of a full-range map
 
 
-def bring_right(folder: Path) -> None:
-    """Complete or undo the replacement of `folder` that an interrupted run left behind."""
-    recover(folder.parent, folder.name, _within(folder.name))
+def require_free(folder: Path, overwrite: bool) -> None:
+    """Raises OutputError if `write_scene` would fail: files are in the way, or the place takes none. What an
+    interrupted run left there is undone.
+    """
+    with Transaction(folder.parent, folder.name, _within(folder.name)):
+        check_free(folder, overwrite)
 
 
 def _within(name: str) -> Callable[[str], bool]:
