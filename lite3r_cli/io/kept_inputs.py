@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UsageError
+from .locks import RUN_LOCK
 from .names import printable
 
 
@@ -18,6 +19,22 @@ def require_not_read(targets: Iterable[Path], read: Mapping[Path, str]) -> None:
     for target in targets:
         if what := inputs.get(_real(target)):
             raise UsageError(f"{printable(target)}: is {what}; choose another output")
+
+
+def require_no_data(folder: Path, data: Iterable[Path]) -> None:
+    """Raise UsageError if the files of a run would lie among the data that it reads: if its folder is a folder of data,
+    or an existing one with files below such a folder.
+    """
+    real = Path(_real(folder))
+    for each in data:
+        place = Path(_real(each))
+        if real == place or (place in real.parents and _has_files(real)):
+            raise UsageError(f"{printable(folder)}: the log of the run goes there, but it is data; choose another -o")
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether a folder has an entry other than the lock of this run."""
+    return folder.is_dir() and any(path.name != RUN_LOCK for path in folder.iterdir())
 
 
 def _real(path: Path) -> str:

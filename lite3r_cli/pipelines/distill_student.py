@@ -21,11 +21,12 @@ from ..checkpoints.write import bring_right, refuse_existing, require_space
 from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress, Tell
 from ..data.content import content_of
-from ..distillation.distill_data import Data, Sizes, open_data
+from ..distillation.distill_data import PROCEDURAL, Data, Sizes, open_data
 from ..distillation.distill_loop import LOG, PLOT, STATE, Distiller, StudentPlan
 from ..errors import OutputError, UsageError, WeightsError
 from ..io.beneath import refuse_links
 from ..io.files import output_error
+from ..io.kept_inputs import require_no_data, require_not_read
 from ..io.locks import in_the_way, run_folder
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
@@ -177,6 +178,10 @@ def _look_at_output(config: DistillConfig) -> None:
     prove it.
     """
     refuse_links(config.folder.parent, config.folder.name)
+    if not os.path.lexists(config.folder / STATE):  # a run that is there was started apart from the data
+        require_no_data(config.folder, [Path(name) for name in config.data if name != PROCEDURAL])
+    if config.textures is not None:
+        require_not_read([config.output], {config.textures: "the file of --textures"})
     recover_state(config.folder / STATE)
     state = config.folder / STATE
     if config.goes_on and not state.is_file():

@@ -17,6 +17,7 @@ from lite3r_cli.console import Progress, Tell
 from lite3r_cli.data.content import content_of
 from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.io.files import output_error
+from lite3r_cli.io.kept_inputs import require_no_data
 from lite3r_cli.io.locks import in_the_way, run_folder
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.stopping import between_steps
@@ -79,6 +80,8 @@ def _look_at_output(config: TrainConfig) -> None:
     """Raises OutputError if the folder has a run, or foreign files with these names."""
     output = config.loop.output
     recover_state(output / STATE)
+    if config.photos is not None and not os.path.lexists(output / STATE):
+        require_no_data(output, [config.photos])
     present = [name for name in (STATE, LOG, PLOT, AVERAGE, RESULT) if os.path.lexists(output / name)]
     if config.goes_on:
         if STATE not in present:

@@ -101,6 +101,20 @@ def test_overwrite_touches_nothing_before_its_first_save(photographs, checkpoint
     assert [json.loads(line)["step"] for line in log] == [0, 2, 4, 4]  # of the new run alone
 
 
+@pytest.mark.parametrize("words", ["distill {0} -o {0}.safetensors", "distill {0} -o {0}/one.safetensors",
+                                   "train --photos {0} -o {0}", "train --photos {0} -o {0}/one"])  # fmt: skip
+def test_a_run_leaves_no_files_among_its_data(tmp_path, monkeypatch, capsys, words):
+    from lite3r_cli.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / "desk/one/photo.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"mine")
+    assert main([*words.format("desk").split(), "-q"]) == 2
+    assert "it is data; choose another -o" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [photo]
+
+
 def test_what_cannot_be_is_said_with_its_option(photographs, checkpoint, tmp_path, capsys):
     cases = {
         "--fp8-from": ["--fp8-from", "2"], "--mix": ["--mix", "both"],
