@@ -191,9 +191,9 @@ def _of_the_system(error: OSError) -> Lite3RError | None:
 
 
 def _stdout_lost(error: BaseException, reason: str) -> int:
-    """Standard output could not be written. The output files of the run are complete."""
+    """Standard output could not be written. The output files of the run, if it has any, are complete."""
     console.abandon(sys.stdout)
-    message = f"standard output cannot be written ({reason}); files that the run has written are complete"
+    message = f"standard output cannot be written ({reason}); any files that the run has written are complete"
     return _fail(error, message, OutputError.exit_code)
 
 

@@ -22,13 +22,17 @@ def read_text(path: Path) -> str:
             if os.fstat(stream.fileno()).st_size > MAX_BYTES:
                 raise BadImage(f"larger than {MAX_BYTES >> 20} MB")
             data = stream.read()
-            return data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
+            text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
+            if "\0" in text:  # UTF-16 without its mark, UTF-32, or no text
+                raise ValueError
+            return text
     except BadImage as error:
         raise InputError(f"{printable(path)}: cannot be read: {error}") from error
     except OSError as error:
         raise InputError(f"{printable(path)}: cannot be read: {error.strerror or type(error).__name__}") from error
     except ValueError as error:
-        raise InputError(f"{printable(path)}: is no text file (UTF-8, or UTF-16 with its mark)") from error
+        why = "is no text file in UTF-8, or UTF-16 with its mark; save it as UTF-8"
+        raise InputError(f"{printable(path)}: {why}") from error
 
 
 def read_json(path: Path) -> Any:

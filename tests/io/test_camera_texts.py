@@ -22,6 +22,14 @@ def test_encodings_of_windows(tmp_path, encoding):
     assert read_known_cameras(tmp_path)[0].name == "ä.jpg"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1"])
+def test_other_encodings_are_named_as_such(tmp_path, encoding):
+    text = json.dumps({"frames": [frame(file_path="images/ä.jpg")]}, ensure_ascii=False)
+    (tmp_path / "transforms.json").write_bytes(text.encode(encoding))
+    with pytest.raises(InputError, match=r"transforms\.json: is no text file in UTF-8.*save it as UTF-8"):
+        read_known_cameras(tmp_path)
+
+
 def test_a_byte_order_mark_in_colmap_text(model):
     only(model, ".txt")
     for name in ("cameras.txt", "images.txt"):

@@ -315,3 +315,9 @@ def test_probing_damaged_headers_ends_with_a_reason(name):
         except InputError:
             refused += 1
     assert refused >= 200  # every cut at least
+
+
+def test_a_header_of_impossible_numbers_is_no_missing_header(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 999999999999 999999999999 255\n" + bytes(100))
+    with pytest.raises(InputError, match=r"a\.pgm.*header.*impossible numbers"):
+        discover([tmp_path])

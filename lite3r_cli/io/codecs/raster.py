@@ -91,7 +91,7 @@ def probe_pnm(stream: BinaryIO, size: int) -> Header:
     stream.seek(0)
     match = _PNM_HEADER.match(stream.read(4096))
     if match is None:
-        raise BadImage("damaged: no PBM, PGM or PPM header")
+        raise BadImage("damaged: its PBM, PGM or PPM header is incomplete or has impossible numbers")
     groups = [int(group) for group in match.groups() if group is not None]
     kind, width, height, largest = (*groups, 1) if len(groups) == 3 else groups
     if not 0 < largest < 65536:
