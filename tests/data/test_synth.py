@@ -88,7 +88,8 @@ def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path, monkeypatch, 
     move, moved = Transaction._move, []
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Transaction, "_move", dies)
-        patch.setattr(Transaction, "leave", lambda self: self._lock is None or os.close(self._lock))
+        patch.setattr("lite3r_cli.io.transaction.give_back", lambda lock, path: os.close(lock))
+        patch.setattr(Transaction, "leave", lambda self: self._locks.close())
         run(config(tmp_path / "out", seed=5, overwrite=True))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} != old
     with pytest.raises(OutputError, match="--overwrite"):
