@@ -20,6 +20,7 @@ from .nerfstudio import OPENGL_AXES
 from .tum import read_tum
 
 TRAJECTORIES = (".txt", ".tum", ".csv")
+MOST_CAMERAS = 100_000  # an hour of video; a smooth path through more takes minutes
 
 
 def read_flight(path: Path, views: Sequence[View]) -> list[View]:
@@ -27,18 +28,28 @@ def read_flight(path: Path, views: Sequence[View]) -> list[View]:
     `views`. Raises InputError for a malformed file, and for one without cameras.
     """
     if is_trajectory(path):
-        usual = usual_lens(views)
-        found = [replace(usual, cam_from_world=pose) for _, pose in read_tum(path)]
+        usual, poses = usual_lens(views), read_tum(path)
+        _require_few(path, len(poses))
+        found = [replace(usual, cam_from_world=pose) for _, pose in poses]
     else:
         document = read_json(path)
         if isinstance(document, dict) and isinstance(document.get("camera_path"), list):
+            _require_few(path, len(document["camera_path"]))
             found = [_of_nerfstudio(f"{printable(path)}: camera {i}", document, entry)
                      for i, entry in enumerate(document["camera_path"])]  # fmt: skip
         else:
             found = read_known_cameras(path)
     if not found:
         raise InputError(f"{printable(path)}: holds no camera")
+    _require_few(path, len(found))
     return found
+
+
+def _require_few(path: Path, count: int) -> None:
+    if count > MOST_CAMERAS:
+        raise InputError(
+            f"{printable(path)}: holds {count:,} cameras, and a path at most {MOST_CAMERAS:,}: leave some out"
+        )
 
 
 def is_trajectory(path: Path) -> bool:

@@ -141,10 +141,14 @@ def test_mini_locates_what_was_left_out_of_a_sample_scene(tmp_path: Path) -> Non
     assert main([str(word) for word in made]) == 0
     portrait = tmp_path / "portrait.png"  # the middle of a photo, as if the camera had been held upright
     cv2.imwrite(str(portrait), cv2.imread(str(SAMPLES / "facade/images/03.jpg"))[:, 112:400])
-    new = (SAMPLES / "facade/images/03.jpg", SAMPLES / "desk/images/03.jpg", portrait)
+    glass = tmp_path / "glass.png"  # nothing of it may be used
+    cv2.imwrite(
+        str(glass), np.dstack([cv2.imread(str(SAMPLES / "facade/images/03.jpg")), np.zeros((384, 512), np.uint8)])
+    )
+    new = (SAMPLES / "facade/images/03.jpg", SAMPLES / "desk/images/03.jpg", portrait, glass)
     found = locate(LocateConfig(tmp_path / "a.ply", new, views=3))
     assert [each.path for each in found.located] == [new[0], portrait]
-    assert [Path(refused.name).name for refused in found.refused] == ["03.jpg"]
+    assert [Path(refused.name).name for refused in found.refused] == ["03.jpg", "glass.png"]
     truth = {view.name: view for view in read_cameras_json(SAMPLES / "facade", load_depth=False)}
     scene = {view.name: view for view in read_cameras_json(tmp_path / "a/cameras.json", load_depth=False)}
     for mine in found.located:

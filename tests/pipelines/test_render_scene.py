@@ -72,6 +72,8 @@ def test_a_flight_along_given_cameras(scene: Path, tmp_path: Path) -> None:
     (tmp_path / "walk.txt").write_text("0 0 0 0 0 0 0 1\n1 0.1 0 0 0 0 0 1\n")
     assert render(scene, "--path", tmp_path / "walk.txt", "-o", tmp_path / "walk.mp4", "--seconds", 0.2) == 0
     assert len(frames_of(tmp_path / "walk.mp4")) == 6
+    (tmp_path / "long.json").write_text(json.dumps(path | {"camera_path": path["camera_path"] * 100_001}))
+    assert render(scene, "--path", tmp_path / "long.json", "-o", tmp_path / "long.mp4") == 3
 
 
 def test_only_a_flight_as_it_was_written_is_replaced(scene: Path, tmp_path: Path, capsys) -> None:
