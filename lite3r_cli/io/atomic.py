@@ -69,6 +69,11 @@ class OutputSet:
         """The temporary folder of all other files."""
         return self._files.new / self.layout.folder
 
+    @property
+    def replaced(self) -> list[Path]:
+        """The files of the old output that `commit` replaces or removes."""
+        return [self.layout.root / name for name in self._old]
+
     def path(self, name: str) -> Path:
         """The temporary path of the file `name` ("depth/a.png") in the output's folder. Its folder exists."""
         path = self.directory / name

@@ -12,12 +12,13 @@ from .names import printable
 
 
 def require_not_read(targets: Iterable[Path], read: Mapping[Path, str]) -> None:
-    """Raise UsageError where a target is one of the files that are read, whatever the path to it. `read` says what
-    each is: "a photo of the scene".
+    """Raise UsageError where a target is one of the files that are read, or in such a folder, whatever the path to it.
+    `read` says what each is: "a photo of the scene".
     """
     inputs = {_real(path): what for path, what in read.items()}
     for target in targets:
-        if what := inputs.get(_real(target)):
+        real = Path(_real(target))
+        if what := next((inputs[str(place)] for place in (real, *real.parents) if str(place) in inputs), None):
             raise UsageError(f"{printable(target)}: is {what}; choose another output")
 
 

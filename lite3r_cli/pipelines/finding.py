@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..config import InputConfig
+from ..config import InputConfig, ReconstructConfig
 from ..console import Progress, Tell
 from ..io.images import ImageSet, Skipped, discover
 from ..io.video import DEFAULT_VIEWS
@@ -64,3 +65,14 @@ def lines_of(skipped: Sequence[Skipped]) -> list[str]:
             those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
         lines += [f"skipped {name}: {reason}" for name in those]
     return lines
+
+
+def what_is_read(config: ReconstructConfig, images: ImageSet) -> dict[Path, str]:
+    """The user's files that --overwrite must not replace, and what each is."""
+    predict = config.predict
+    named = {
+        "--masks": config.input.masks, "--cameras": predict.cameras, "--depth": predict.depth,
+        "--intrinsics": predict.intrinsics_file, "--gcp": config.world.gcp,
+    }  # fmt: skip
+    given = {path: f"what {option} names" for option, path in named.items() if path is not None}
+    return given | {record.path: "a photo that is read" for record in images.records}

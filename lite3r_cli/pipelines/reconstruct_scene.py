@@ -19,6 +19,7 @@ from ..io.atomic import OutputSet
 from ..io.formats import require_known
 from ..io.images import ImageSet, Skipped
 from ..io.kept_chunks import place_of, remove_finished
+from ..io.kept_inputs import require_not_read
 from ..io.output_layout import files_of_run
 from ..io.video import DEFAULT_VIEWS
 from ..long.work_folder import require_resumable
@@ -28,7 +29,7 @@ from .ahead import Ahead, Edges
 from .all_frames import with_all_frames
 from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
-from .finding import find_images, lines_of
+from .finding import find_images, lines_of, what_is_read
 from .fuse_views import fuse_views
 from .in_chunks import chunks_are_possible, long_plan, options_of
 from .later import Later
@@ -103,6 +104,7 @@ class SceneRun:
         """Find the images."""
         most = None if chunks_are_possible(self.config) and self.alone else DEFAULT_VIEWS
         self.images = find_images(self.config.input, self.progress, self.tell, self.config.predict.model, most)
+        require_not_read(self.out.replaced, what_is_read(self.config, self.images))
 
     def read(self, predictor: Predictor) -> None:
         """Decode the images."""

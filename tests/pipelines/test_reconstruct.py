@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import PLANE_DEPTH, STEP, photograph
 
+from lite3r_cli.cli import main
 from lite3r_cli.config import FusionConfig, InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.console import Progress
 from lite3r_cli.errors import BackendError, InputError, MemoryLimitError
@@ -86,6 +87,21 @@ def test_same_seed_same_bytes(photographs, tmp_path):
         run(photos, tmp_path / name / "scene.ply", budget, formats=("colmap", "nerfstudio", "tum", "glb"), preview=True)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert len(read_ply(tmp_path / "one" / "scene.ply")) == 500
+
+
+def test_overwrite_takes_nothing_that_the_run_reads(photographs, tmp_path, capsys):
+    """Exported pictures and cameras of the old result are its files, but the new run needs them."""
+    words = ["--overwrite", "--keep-unrelated", "-r", "112", "-q", "-o", f"{tmp_path / 's'}/"]
+    assert main(["reconstruct", str(photographs(3)), *words, "--format", "colmap"]) == 0
+    before = digests(tmp_path / "s")
+    cameras = str(tmp_path / "s/cameras.json")
+    for given, what in (
+        ([str(tmp_path / "s/images")], "is a photo that is read"),
+        ([str(photographs(3)), "--cameras", cameras], "is what --cameras names"),
+        ([str(photographs(3)), "--masks", str(tmp_path / "s/depth_preview")], "is what --masks names"),
+    ):
+        assert main(["reconstruct", *given, *words]) == 2
+        assert what in capsys.readouterr().err and digests(tmp_path / "s") == before
 
 
 def test_mixed_sizes_and_orientations_keep_their_aspect(photographs, tmp_path):
