@@ -181,7 +181,7 @@ def test_a_disk_that_takes_nothing_leaves_the_scene_and_names_no_option_that_add
 ) -> None:
     before, new = digests(scene.parent), photo(tmp_path / "new/b.png", 1, 0.8)
 
-    def full(*given) -> None:
+    def full(*given, **named) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     for name in ("fsync", "mkdir"):
