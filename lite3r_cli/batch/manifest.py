@@ -74,8 +74,6 @@ def _lines(path: Path) -> Iterator[Path]:
     """The paths in a text file, one per line, relative to its folder; `#` begins a comment."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    if any("\0" in line for line in lines):
-        raise InputError(f"{printable(path)}: is no text file; list one folder or video a line")
     if not lines:
         raise InputError(f"{printable(path)}: lists no scene; write one folder or video a line")
     return (path.parent / from_home(line) for line in lines)
