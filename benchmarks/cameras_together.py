@@ -47,7 +47,8 @@ class Job:
 REPEATED = ("castle-P30", "kitchen", "monstree", "herz-jesu-P8", "tower")  # sets whose bytes and times are compared
 LENSES = ("proc-00", "proc-05", "herz-jesu-P8", "fountain-P11")  # scenes of the table of lenses
 
-BELONG_SHARES = 4  # parts in which the mixes are measured
+K1 = (0.0, -0.02, -0.05, -0.12)  # of these lenses
+BELONG_SHARES = 16  # parts in which the mixes are measured: what is not done when the time is over is lost
 
 
 def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
@@ -66,20 +67,22 @@ def jobs(sets: list[Path], device: str, runs: int, cameras: bool) -> list[Job]:
 
     repeated = [folder for folder in sets if folder.name in REPEATED]
     bent = [str(folder) for folder in sets if folder.name in LENSES]
-    table = {"walk of 100": walk(100, 0, "refine")}
+    table = {"walk of 100": walk(100, 0, "refine"), "walk of 50": walk(50, 0, "refine")}
     table |= {f"{folder.name}, with pycolmap": run_of(folder, "0") for folder in repeated}
+    table |= {"street 2": street(2)}
+    for k1 in K1:
+        how = ["--methods", "refine", "--k1", str(k1)]
+        table |= {f"lenses of {Path(scene).name}, {k1}": ["refine_lenses.py", scene, *how] for scene in bent}
+    for model in ("auto", "opencv-fisheye"):
+        table |= {f"fisheye room, {model}": ["fisheye_room.py", "--camera-models", model]}
+    shares = ([str(part), str(BELONG_SHARES)] for part in range(BELONG_SHARES))
+    table |= {f"belong {share[0]}": ["belong.py", *map(str, sets), "--share", *share] for share in shares}
+    table |= {"lens warning": ["lens_warning.py", *map(str, sets)]}
     table |= {f"{folder.name}, busy": run_of(folder, "1", "--pycolmap-turns", "0") for folder in repeated}
-    table |= {f"lenses of {Path(scene).name}": ["refine_lenses.py", scene, "--methods", "refine"] for scene in bent}
-    table |= {"walk of 50": walk(50, 0, "refine")}
     for k in range(3, runs + 1):
         table |= {f"{folder.name}, run {k}": run_of(folder, "0", "--pycolmap-turns", "0") for folder in repeated}
-        if k == 5:
-            table |= {"fisheye room": ["fisheye_room.py"], "street 2": street(2)}
-            table |= {"lens warning": ["lens_warning.py", *map(str, sets)]}
-            shares = ([str(part), str(BELONG_SHARES)] for part in range(BELONG_SHARES))
-            table |= {f"belong {share[0]}": ["belong.py", *map(str, sets), "--share", *share] for share in shares}
     table |= {"walk of 100, seed 1": walk(100, 1, "refine"), "walk of 100, pycolmap": walk(100, 0, "pycolmap")}
-    table |= {f"fisheye room {seed}": ["fisheye_room.py", "--seeds", str(seed)] for seed in (1, 2)}
+    table |= {f"fisheye room, seed {seed}": ["fisheye_room.py", "--seeds", str(seed)] for seed in (1, 2)}
     return [Job(name, arguments) for name, arguments in table.items()]
 
 
@@ -108,7 +111,7 @@ def answer(job: Job, scratch: Path) -> dict[str, Any]:
     elif status == 0 and lines:
         row["found"] = json.loads(lines[-1])
     else:
-        row["output"] = lines[-4:]
+        row["output"] = lines
     if status != 0:
         row["error"] = (scratch / f"{job.name}.err").read_text(encoding="utf-8", errors="replace")[-3000:]
     return row
