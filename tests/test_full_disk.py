@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from lite3r_cli.io import atomic
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.io.files import write_bytes
 from lite3r_cli.io.locks import acquire, give_back
-from lite3r_cli.io.transaction import Transaction, replace_file, require_writable
+from lite3r_cli.io.transaction import Transaction, commit_together, recover, replace_file, require_writable
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.pipelines import train_mini as train
@@ -189,7 +189,38 @@ def two_files(folder: Path, value: int) -> None:
         files.commit(names, "a.json")
 
 
+def two_places(folder: Path, value: int) -> None:
+    """The frames and the video of `render`, in two folders."""
+    names = ("frames/a.png", "frames.json")
+    with (
+        Transaction(folder / "films", "film.mp4", lambda name: name == "film.mp4") as film,
+        Transaction(folder / "flight", "frames.json", lambda name: name in names) as frames,
+    ):
+        write_bytes(film.new / "film.mp4", bytes([value]))
+        for name in names:
+            write_bytes(frames.new / name, bytes([value]))
+        commit_together(frames, names[::-1], "frames.json", film, ["film.mp4"])
+
+
+def both_right(first: str) -> Callable[[Path], None]:
+    """What the next runs do that write to one of these places, and then to the other one."""
+
+    def right(folder: Path) -> None:
+        for name in sorted(("film.mp4", "frames.json"), key=first.__ne__):
+            place = folder / ("films" if name == "film.mp4" else "flight")
+            recover(place, name, lambda file, name=name: name != "film.mp4" or file == name)
+            found = [value for path, value in tree(folder).items() if "/." not in path]
+            if first == "frames.json":  # the frames bring the video right, too
+                assert len(found) in (0, 3) and len(set(found)) < 2
+            with suppress(OSError):
+                place.rmdir()  # an empty one is in nobody's way
+
+    return right
+
+
 PLACES = {
+    "frames, then film": (two_places, both_right("frames.json")),
+    "film, then frames": (two_places, both_right("film.mp4")),
     "two files": (two_files, lambda folder: require_writable(folder / "a.ply", True, folder / "a.json")),
     "scene": (scene, lambda folder: atomic.bring_right(folder / "scene.ply")),
     "shards": (shards, lambda folder: write.bring_right(folder / "c.safetensors")),

@@ -19,7 +19,8 @@ from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
-from .transaction import Transaction, in_threads, recover
+from .syncing import in_threads
+from .transaction import Transaction, recover
 
 
 @dataclass(frozen=True)

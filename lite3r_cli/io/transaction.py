@@ -4,7 +4,7 @@ New files are written into a hidden folder next to their place, on the same file
 moves the old files aside, renames the new ones into place, the one that marks completeness last, and only then removes
 the old ones. A journal is written before the first rename, so that an interrupted commit (by an error, a signal, a
 power cut) is undone: by this run, or by the next run at the same place. flock() serialises concurrent runs; the kernel
-releases it when the process ends.
+releases it when the process ends. Two places, perhaps on two file systems, can be one change (`commit_together`).
 
 The folder may be shared with other users. A hidden folder counts as that of a stopped run only if it is not a link,
 belongs to this user, is closed to others and has our marker. No link below the output's folder is followed, and only
@@ -17,25 +17,35 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
-from ..errors import InputError, OutputError
+from ..errors import OutputError
 from ..stopping import unfinished, uninterrupted
 from .beneath import Beneath, refuse_planted
-from .documents import read_json
-from .files import output_error, write_bytes, write_json
+from .files import output_error, write_bytes
+from .journal import NAME as JOURNAL
+from .journal import Decider, Follower, Journal, folder_of, folders_above, with_parents
 from .locks import acquire, give_back, in_the_way, remove_folders
+from .syncing import in_threads, sync_file, sync_folder
 
-T = TypeVar("T")
-THREADS = 16  # for hashing and syncing files
-FEWEST_FOR_THREADS = 16  # files; for fewer ones threads are slower
 MARKER = "made-by-lite3r"  # first file of every hidden folder
 ABOUT = "Files of a run of lite3r that is not finished. The next run with the same -o removes this folder.\n"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Paths relative to the root."""
+
+    gone: list[str]  # old files that are removed
+    names: list[str]  # new files, the one that marks completeness last
+
+    @property
+    def last(self) -> str:
+        return self.names[-1]
 
 
 class Transaction:
@@ -85,7 +95,7 @@ class Transaction:
             after_a_kill = os.path.lexists(self._lock_file)
             self._take(self._lock_file)
             if self.twin:
-                folder = _folder_of(self.twin)
+                folder = folder_of(self.twin)
                 self._made = below.make_folder(folder) or ([folder] if after_a_kill else [])  # removed if empty
                 self._take(_lock_of(self.root / self.twin))
             self._hidden = f".{self.name}.lite3r-{secrets.token_hex(6)}"
@@ -95,6 +105,7 @@ class Transaction:
                 stream.write(ABOUT)
             below.make_folder(f"{self._hidden}/new")
             for leftover, identity in self._leftovers().items():
+                self._bring_follower_right(leftover)
                 self._discard(leftover, below, identity)
         except BaseException as error:
             self.leave()
@@ -124,36 +135,33 @@ class Transaction:
         to `root`, the one that marks completeness first; the contents of `synced` are on the disk already. Raises
         OutputError. Signals wait until all is done.
         """
-        staging, below = self.staging, self._opened
-        try:
-            if below.identity(staging.name) != self._identity:
-                raise OutputError(
-                    f"{staging}: somebody has exchanged this folder; choose an -o where only you can write"
-                )
-            prefix = f"{staging.name}/new/"
-            names = [name.removeprefix(prefix) for name in below.files(f"{staging.name}/new")]
-            names = [*sorted(name for name in names if name != last), last]
-            gone = [name for name in old if below.is_file(name)]
-            there = {folder for folder in _folders_of(names) if folder == "." or below.status(folder) is not None}
-            replaced = set(gone)
-            for name in names:
-                if name not in replaced and _folder_of(name) in there and below.status(name) is not None:
-                    raise in_the_way(self.root / name)
-            in_threads(lambda name: sync_file(self.new / name), [name for name in names if name not in synced])
+        with _named_errors(self):
+            change = self._prepared(old, last, synced)
             with uninterrupted():
-                self._write_journal(names, last)
-                self._exchange(gone, names, last)
-                self._emptied, self._made = [str(PurePosixPath(name).parent) for name in gone], []
-                self._made_above = []
-                self.leave()
-        except OSError as error:
-            involved = [Path(name) for name in (error.filename, error.filename2) if name]
-            lasting = [path for path in involved if staging not in path.parents]  # the final names
-            raise output_error(lasting[0] if lasting else self.root, error) from error
+                self._write_journal(change)
+                self._exchange(change)
+                self._leave_committed(change)
 
-    def _exchange(self, gone: Sequence[str], names: Sequence[str], last: str) -> None:
+    def _prepared(self, old: Sequence[str], last: str, synced: Collection[str] = ()) -> _Change:
+        """What is to be moved, all of it on the disk."""
+        staging, below = self.staging, self._opened
+        if below.identity(staging.name) != self._identity:
+            raise OutputError(f"{staging}: somebody has exchanged this folder; choose an -o where only you can write")
+        prefix = f"{staging.name}/new/"
+        names = [name.removeprefix(prefix) for name in below.files(f"{staging.name}/new")]
+        names = [*sorted(name for name in names if name != last), last]
+        gone = [name for name in old if below.is_file(name)]
+        there = {folder for folder in _folders_of(names) if folder == "." or below.status(folder) is not None}
+        replaced = set(gone)
+        for name in names:
+            if name not in replaced and folder_of(name) in there and below.status(name) is not None:
+                raise in_the_way(self.root / name)
+        in_threads(lambda name: sync_file(self.new / name), [name for name in names if name not in synced])
+        return _Change(gone, names)
+
+    def _exchange(self, change: _Change) -> None:
         """The renames. All are synced to disk before the one that marks completeness."""
-        below, hidden = self._opened, self.staging.name
+        below, hidden, gone, names = self._opened, self.staging.name, change.gone, change.names
         for folder in _folders_of(gone):
             below.make_folder(f"{hidden}/old/{folder}")
         for name in gone:
@@ -161,26 +169,32 @@ class Transaction:
         for folder in _folders_of(names):
             self._made += below.make_folder(folder)
         for name in names:
-            if name == last:
-                for folder in _folders_above([*gone, *names]):
+            if name == change.last:
+                for folder in folders_above([*gone, *names]):
                     below.sync_folder(folder)
             self._move(f"{hidden}/new/{name}", name)
-        for folder in _folders_above([last]):
+        for folder in folders_above([change.last]):
             below.sync_folder(folder)
         for above in {path.parent for path in self._made_above}:
             sync_folder(above)
 
+    def _leave_committed(self, change: _Change) -> None:
+        self._emptied, self._made = [folder_of(name) for name in change.gone], []
+        self._made_above = []
+        self.leave()
+
     def _move(self, source: str, target: str) -> None:
         self._opened.move(source, target)
 
-    def _write_journal(self, names: Sequence[str], last: str) -> None:
+    def _write_journal(self, change: _Change, decider: Decider | None = None, follower: Follower | None = None) -> None:
         """Write what will be moved, so that it can be undone: each new file with data that identify it."""
-        marks = {name: [(stat := (self.new / name).stat()).st_size, stat.st_mtime_ns] for name in names}
-        made = {f for f in _folders_above(names) if self._opened.status(f) is None}.union(self._made)
-        folders = [f for f in _folders_above(names) if f != "." and f in made]
-        write_json(self.staging / "journal.tmp", {"last": last, "files": marks, "folders": folders})
+        marks = {name: [(stat := (self.new / name).stat()).st_size, stat.st_mtime_ns] for name in change.names}
+        above = folders_above(change.names)
+        made = {folder for folder in above if self._opened.status(folder) is None}.union(self._made)
+        folders = [folder for folder in above if folder != "." and folder in made]
+        Journal(change.last, marks, folders, decider, follower).write(self.staging / "journal.tmp")
         sync_file(self.staging / "journal.tmp")
-        os.replace(self.staging / "journal.tmp", self.staging / "journal.json")
+        os.replace(self.staging / "journal.tmp", self.staging / JOURNAL)
         self._opened.sync_folder(self.staging.name)
         self._opened.sync_folder("")
 
@@ -211,7 +225,7 @@ class Transaction:
             finally:
                 self._hidden = None
                 self._locks.close()
-                emptied = {above for name in self._emptied for above in _with_parents(name)}
+                emptied = {above for name in self._emptied for above in with_parents(name)}
                 for name in sorted({*emptied, *self._made} - {"."}, key=lambda name: -name.count("/")):
                     below.remove_folder_if_empty(name)
                 below.close()
@@ -247,37 +261,52 @@ class Transaction:
         """Remove a hidden folder; first undo its commit if it was begun and not completed."""
         if identity not in (None, below.identity(hidden)):
             return  # somebody has put another folder or a link there
-        staging = self.root / hidden
-        if below.is_file(f"{hidden}/journal.json"):
-            try:
-                document = read_json(staging / "journal.json")
-                last, marks = str(document["last"]), dict(document["files"].items())  # names in JSON are text
-                made = set(document.get("folders", ()))
-            except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
-                raise OutputError(
-                    f"{staging}: left by a stopped run and damaged; save what you need, then remove it"
-                ) from error
-            if below.is_file(f"{hidden}/new/{last}"):
-                self._undo(below, hidden, marks)
-                for folder in _folders_above([name for name in marks if self.belongs(name)]):
-                    if folder in made:
-                        below.remove_folder_if_empty(folder)
+        journal = Journal.read(below, hidden)
+        if journal is not None:
+            journal.undo_if_unfinished(below, hidden, self.belongs)
         below.remove_tree(hidden, identity, MARKER)
 
-    def _undo(self, below: Beneath, hidden: str, marks: dict[str, list[int]]) -> None:
-        for name, mark in marks.items():
-            if self.belongs(name) and below.is_file(name) and not below.is_file(f"{hidden}/new/{name}"):
-                found = below.status(name)
-                if found is not None and [found.st_size, found.st_mtime_ns] == mark:
-                    below.remove_file(name)
-        old = f"{hidden}/old/"
-        if below.status(old) is None:
-            return
-        for path in below.files(old):
-            name = path.removeprefix(old)
-            if below.is_file(path) and self.belongs(name) and below.status(name) is None:
-                below.make_folder(str(PurePosixPath(name).parent))
-                below.move(path, name)
+    def _bring_follower_right(self, leftover: str) -> None:
+        """The place that a stopped commit changed together with this one: it asks for a file here."""
+        journal = Journal.read(self._opened, leftover)
+        if journal is not None and journal.follower is not None and journal.follower.is_pending():
+            name = journal.follower.name
+            recover(Path(journal.follower.root), name, lambda file: file == name)
+
+
+def commit_together(
+    leader: Transaction, old: Sequence[str], last: str, follower: Transaction, old_file: Sequence[str]
+) -> None:
+    """Commit two places, perhaps on two file systems, as one change: after a kill both are old or both are new.
+
+    `last`, the last file of the leader, completes both; the follower has one file, which bears its name. Until then
+    its journal says to undo it; the journal of the leader says to bring the follower right first. Raises OutputError.
+    """
+    with _named_errors(leader, follower):
+        ours = leader._prepared(old, last)
+        theirs = follower._prepared(old_file, follower.name)
+        status = (leader.new / last).stat()
+        decider = Decider(str((leader.root / last).absolute()), status.st_size, status.st_mtime_ns)
+        waiting = Follower(str(follower.root.absolute()), follower.name, follower.staging.name)
+        with uninterrupted():
+            leader._write_journal(ours, follower=waiting)
+            follower._write_journal(theirs, decider=decider)
+            follower._exchange(theirs)
+            leader._exchange(ours)
+            follower._leave_committed(theirs)
+            leader._leave_committed(ours)
+
+
+@contextmanager
+def _named_errors(*places: Transaction) -> Iterator[None]:
+    """Errors of the system become those of the final names."""
+    hidden = [place.staging for place in places]
+    try:
+        yield
+    except OSError as error:
+        involved = [Path(name) for name in (error.filename, error.filename2) if name]
+        lasting = [path for path in involved if not any(staging in path.parents for staging in hidden)]
+        raise output_error(lasting[0] if lasting else places[0].root, error) from error
 
 
 def remove_marked(staging: Path, identity: tuple[int, int] | None = None) -> None:
@@ -336,54 +365,6 @@ def _lock_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.lock")
 
 
-def _with_parents(folder: str) -> list[str]:
-    return [folder, *map(str, PurePosixPath(folder).parents)]
-
-
-def _folder_of(name: str) -> str:
-    """The folder of a file, "." for the root."""
-    return name.rpartition("/")[0] or "."
-
-
 def _folders_of(names: Sequence[str]) -> list[str]:
     """The folders of the files, in the order of the names."""
-    return list(dict.fromkeys(map(_folder_of, names)))
-
-
-def _folders_above(names: Sequence[str]) -> list[str]:
-    """All parent folders of the names, including the root (".")."""
-    return sorted({above for folder in _folders_of(names) for above in _with_parents(folder)}, reverse=True)
-
-
-def in_threads(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
-    """The results of the function for all names, several at a time: a disk is faster with several requests in its
-    queue.
-
-    Raises the error of the first name that failed, after all calls have ended.
-    """
-    if len(names) < FEWEST_FOR_THREADS:
-        return [function(name) for name in names]
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            return list(pool.map(function, names))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def sync_file(path: Path) -> None:
-    """Sync the content of a file to disk. Raises OutputError."""
-    try:
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync the entries of a folder to disk."""
-    opened = Beneath(folder)
-    try:
-        opened.sync_folder("")
-    finally:
-        opened.close()
+    return list(dict.fromkeys(map(folder_of, names)))

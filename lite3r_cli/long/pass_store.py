@@ -29,7 +29,7 @@ from ..io.decode import decode_rgb
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
 from ..io.regular import BadImage, open_regular
-from ..io.transaction import in_threads, sync_file, sync_folder
+from ..io.syncing import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import Pass
 from .map_codec import packed, unpacked

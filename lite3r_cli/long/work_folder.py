@@ -18,7 +18,8 @@ from ..io.files import output_error
 from ..io.kept_chunks import identity_of, is_ours
 from ..io.locks import in_the_way
 from ..io.names import printable
-from ..io.transaction import MARKER, in_threads, remove_marked
+from ..io.syncing import in_threads
+from ..io.transaction import MARKER, remove_marked
 from ..stopping import uninterrupted
 from .pass_store import PassStore, bytes_below
 

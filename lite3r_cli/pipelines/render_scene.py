@@ -25,12 +25,11 @@ from ..io.kept_inputs import require_not_read
 from ..io.movie import write_movie
 from ..io.names import printable
 from ..io.own_record import require_as_written, sizes_of
-from ..io.transaction import Transaction, require_free
+from ..io.transaction import Transaction, commit_together, require_free
 from ..runtime import choose
 from ..scene.camera_path import along, orbit, resized, through
 from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
 from ..scene.posed_view import View
-from ..stopping import uninterrupted
 from .result import plain
 from .written_scene import WrittenScene
 
@@ -133,27 +132,17 @@ class _Places:
         return cls(files, folder, old)
 
     def commit(self, told: dict[str, Any]) -> None:
-        """Move the video and the frames into place, these with a record of them and of how they were made. The places
-        may be on two file systems, so that each has its own journal; signals wait until both are done.
-        """
+        """Move the video and the frames into place together, these with a record of them and of how they were made."""
         if self.folder is not None:
             new = self.folder.new
             names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
             write_json(new / RECORD, {**told, "files": sizes_of(new, names)})
-        with uninterrupted():
-            if self.folder is not None:
-                self.folder.commit(self.old, RECORD)
-            if self.film is not None:
-                self._commit_film(self.film)
-
-    def _commit_film(self, film: Transaction) -> None:
-        try:
-            film.commit([film.name], film.name)
-        except OutputError as error:
-            if self.folder is None:
-                raise
-            told = f"the frames in {printable(self.folder.root)} are new, the video is not"
-            raise OutputError(f"{error}; {told}; render again with --overwrite") from error
+        if self.folder is not None and self.film is not None:
+            commit_together(self.folder, self.old, RECORD, self.film, [self.film.name])
+        elif self.folder is not None:
+            self.folder.commit(self.old, RECORD)
+        elif self.film is not None:
+            self.film.commit([self.film.name], self.film.name)
 
 
 def _require_not_read(targets: Sequence[Path], scene: WrittenScene, config: RenderConfig) -> None:

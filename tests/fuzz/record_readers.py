@@ -157,6 +157,8 @@ def _chunks() -> Reader:
 def _leftovers() -> Reader:
     """What a stopped run left beside an output: another user's file next to it stays as it is."""
     journal = {"last": "scene/run.json", "files": {"scene/a.png": [3, 5], "scene.ply": [4, 6]}, "folders": ["scene"]}
+    journal["decider"] = {"path": "scene/run.json", "size": 2, "time_ns": 7}
+    journal["follower"] = {"root": "films", "name": "f.mp4", "hidden": ".f.mp4.lite3r-0123456789ab"}
     record = {"seed": 1, "files": {"images/0.jpg": {"bytes": 3}, "cameras.json": {"bytes": 2}}}
 
     def make(r: random.Random) -> Files:

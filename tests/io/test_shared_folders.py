@@ -93,10 +93,13 @@ def test_what_is_not_a_stopped_run_of_ours_is_neither_believed_nor_removed(tmp_p
     assert before.items() <= tree(tmp_path).items() and not (tmp_path / "scene/evil.desktop").exists()
 
 
-@pytest.mark.parametrize("files", ["{}", "[[3, [1, 2]]]", "7", "[" * 100_000])
+DAMAGED = ("[[3, [1, 2]]]", "7", "[" * 100_000, '{}, "decider": 3', '{}, "follower": {"root": "/", "name": 7}')
+
+
+@pytest.mark.parametrize("files", ["{}", *DAMAGED, '{}, "follower": {"root": "\\u0000", "name": "a", "hidden": "b"}'])
 def test_a_journal_that_is_damaged_is_told(tmp_path, files: str) -> None:
     (plant(tmp_path / HIDDEN) / "journal.json").write_text(f'{{"last": "scene/run.json", "files": {files}}}')
-    if files != "{}":
+    if files in DAMAGED:
         with pytest.raises(OutputError, match="left by a stopped run and damaged"):
             produce(tmp_path / "scene.ply")
     assert (tmp_path / "scene/thesis.txt").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import numpy as np
 import pytest
 
 from lite3r_cli.cli import main
-from lite3r_cli.errors import OutputError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.transaction import Transaction
 
@@ -119,38 +120,37 @@ def test_a_signal_between_frames_and_film_waits_for_both(scene: Path, tmp_path: 
     folder, film = tmp_path / "f", tmp_path / "film.mp4"
     words = (scene, "--frames", folder, "-o", film, "--fps", 20, "--overwrite")
     assert render(*words, "--seconds", 0.1) == 0
-    commit, calls = Transaction.commit, []
+    exchange, calls = Transaction._exchange, []
 
     def interrupted(files: Transaction, *arguments: object) -> None:
-        commit(files, *arguments)
+        exchange(files, *arguments)
         calls.append(files.name)
         if len(calls) == 1:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Transaction, "commit", interrupted)
+    monkeypatch.setattr(Transaction, "_exchange", interrupted)
     assert render(*words, "--seconds", 0.3) == 128 + number
     assert len(calls) == 2 and len(frames_of(film)) == len(list((folder / "rgb").iterdir())) == 6
 
 
-def test_a_film_that_cannot_be_replaced_says_that_the_frames_are_new(
-    scene: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_if_the_frames_cannot_be_moved_the_old_film_stays(scene: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     folder, film = tmp_path / "f", tmp_path / "film.mp4"
-    words = (scene, "--frames", folder, "-o", film, "--fps", 20, "--seconds", 0.1, "--overwrite")
-    commit = Transaction.commit
+    words = (scene, "--frames", folder, "-o", film, "--fps", 20, "--overwrite")
+    assert render(*words, "--seconds", 0.1) == 0
+    move = Transaction._move
 
-    def full(files: Transaction, *arguments: object) -> None:
-        if files.name == film.name:
-            raise OutputError(f"{film}: cannot be written: the disk is full")
-        commit(files, *arguments)
+    def full(files: Transaction, source: str, target: str) -> None:
+        if target == "render.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / target))
+        move(files, source, target)
 
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(Transaction, "commit", full)
-        assert render(*words) == 7
-    said = capsys.readouterr().err
-    assert "the disk is full" in said and "are new, the video is not" in said and "--overwrite" in said
-    assert not film.exists() and len(list((folder / "rgb").iterdir())) == 2
-    assert render(*words) == 0 and len(frames_of(film)) == 2 and not list(tmp_path.rglob(".*"))
+        patch.setattr(Transaction, "_move", full)
+        assert render(*words, "--seconds", 0.3) == 7
+    assert "render.json: cannot be written: the disk is full" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert render(*words, "--seconds", 0.3) == 0 and len(frames_of(film)) == 6 and not list(tmp_path.rglob(".*"))
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(scene: Path, tmp_path: Path, capsys) -> None:

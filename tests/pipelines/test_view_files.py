@@ -12,7 +12,7 @@ import pytest
 
 from lite3r_cli.cli import main
 from lite3r_cli.errors import OutputError
-from lite3r_cli.io import depth_files, transaction
+from lite3r_cli.io import depth_files, syncing, transaction
 from lite3r_cli.io.atomic import OutputSet
 from lite3r_cli.pipelines import scene_memory
 from lite3r_cli.pipelines.view_files import ViewFiles
@@ -90,7 +90,7 @@ def test_a_failure_is_told_before_the_end_of_the_fusion(tmp_path, monkeypatch):
 
 
 def test_many_files_are_synced_by_threads_and_a_failure_undoes_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(transaction, "FEWEST_FOR_THREADS", 2)
+    monkeypatch.setattr(syncing, "FEWEST_FOR_THREADS", 2)
     original, seen = transaction.sync_file, set()
 
     def sync(path: Path) -> None:
