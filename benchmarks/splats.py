@@ -78,7 +78,7 @@ def prepare(scenes: list[Path], out: Path) -> None:
         folder = out / scene.layout.title
         shutil.copytree(scene.folder / "images", folder / "images", dirs_exist_ok=True)
         views = [view for view in scene.views(load_depth=True) if (folder / "images" / view.name).is_file()]
-        model = tracks_from_depth(views, scene.cloud(), START_POINTS)
+        model = tracks_from_depth(views, scene.cloud(print), START_POINTS)
         cloud = PointCloud(model.points, model.colors, model.confidence)
         store(folder / "refined.npz", views, cloud, point_normals(views, model.points, model))
         print(path, len(views), "views,", len(model), "points", flush=True)
