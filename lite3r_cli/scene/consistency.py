@@ -234,7 +234,7 @@ def _to_others(cameras: _Cameras, points: Tensor) -> tuple[Tensor, Tensor, Tenso
     """Projections of camera points (3, N) into n other views: columns and rows (n, N) counted from the centre of the
     first pixel, and depth (n, N); float32. Points behind a view project far outside, except on its axis.
     """
-    u, v, z = (affine(row, points).view(len(cameras.maps), points.shape[1]) for row in cameras.rows(points.device))
+    u, v, z = (torch.atleast_2d(affine(row, points)) for row in cameras.rows(points.device))
     positive = z.clamp(min=_TINY)
     return u.div_(positive).sub_(0.5), v.div_(positive).sub_(0.5), z
 

@@ -94,10 +94,16 @@ def test_the_filters_are_those_of_numpy(name, together, monkeypatch):
     assert dropped > 100  # the patches are found: the comparison is of something
 
 
-def test_several_maps_at_a_time_as_on_a_gpu_give_the_same_cloud(monkeypatch):
-    """On a GPU, maps of one size are compared together, and their shifts are added at once."""
+@pytest.mark.parametrize("sizes", [1, 2])
+def test_several_maps_at_a_time_as_on_a_gpu_give_the_same_cloud(sizes, monkeypatch):
+    """On a GPU, maps of one size are compared together, and their shifts are added at once. With one size, views of
+    different neighbours are compared at once, too.
+    """
     views = wavy_scene("desk")
-    views = [view for i in (0, 1) for view in views[i::2]]  # those of one size side by side
+    if sizes == 1:
+        views = views[0::2] + [two_planes(x) for x in (0.0, 0.1, 0.2, 0.3)]
+    else:
+        views = [view for i in (0, 1) for view in views[i::2]]  # those of one size side by side
     expected, counts = fuse_with_statistics(views, grey)
     for together in (2, 8):
         monkeypatch.setitem(TOGETHER, "cpu", together)
