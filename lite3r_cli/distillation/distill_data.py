@@ -279,31 +279,33 @@ def open_data(
     textures: Path | None,
     strict: bool = False,
     tell: Tell = lambda text: None,
+    is_content: Tell = lambda content: None,
 ) -> Data:
     """The sources for the inputs of the command line, one per kind of data. Damaged files are left out and listed; with
-    `strict` they raise InputError. `tell` gets messages about damage that is found later. Raises UsageError or
-    InputError if there is nothing to train on.
+    `strict` they raise InputError. `tell` gets messages about damage that is found later, and `is_content` the hash of
+    all data, before anything slow is made of them. Raises UsageError or InputError if there is nothing to train on.
     """
     train: list[Source] = []
     held_out: list[Source] = []
     notes: list[str] = []
     left_out: list[str] = []
-    contents: list[str] = []
     seed = sizes.seed
+    splits = [with_enough_views(each, sizes.views) for each in _splits(inputs)]
+    damaged = [text for each in splits for text in each.damaged]
+    if damaged and strict:
+        raise InputError(f"{damaged[0]}" + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
+    splits = without_held_out(splits)
+    scenes = [scene for each in splits for part in (each.train, each.held_out) for scene in part]
+    content = joined([*([PROCEDURAL] if PROCEDURAL in inputs else []), *(scene.content for scene in scenes)])
+    is_content(content)
     if PROCEDURAL in inputs:
         source = ProceduralSource(sizes, device, rank, workers, textures)
         train.append(source)
         held_out.append(source.held_out())
         notes.append("procedural scenes, others held out")
-        contents.append(PROCEDURAL)
-    splits = [with_enough_views(each, sizes.views) for each in _splits(inputs)]
-    damaged = [text for each in splits for text in each.damaged]
-    if damaged and strict:
-        raise InputError(f"{damaged[0]}" + (f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""))
-    for split in without_held_out(splits):
+    for split in splits:
         notes.append(split.note)
         left_out += _damage_in_words(split.damaged)
-        contents += [scene.content for part in (split.train, split.held_out) for scene in part]
         if split.train:
             train.append(PhotographSource(split.train, sizes, device, rank, workers, seed, tell=tell))
         if split.held_out:
@@ -313,7 +315,7 @@ def open_data(
         raise (InputError if damaged else UsageError)(f"nothing to train on: {'; '.join([*notes, *damaged[:1]])}")
     if not held_out:
         held_out, notes = train, [*notes, "nothing is held out: what is measured was trained on, too"]
-    return Data(tuple(train), tuple(held_out), tuple(notes), tuple(left_out), joined(contents))
+    return Data(tuple(train), tuple(held_out), tuple(notes), tuple(left_out), content)
 
 
 def _splits(inputs: Sequence[str]) -> list[Split]:

@@ -51,6 +51,14 @@ def _groups(trained: Trained, lr: float) -> list[dict]:
     return [{"params": p, "lr": factor * lr, "peak_lr": factor * lr} for factor, p in kinds.items()]
 
 
+def dependencies(
+    recipe: Mapping[str, Any], sparse: SparseConfig | None, inputs: Mapping[str, Any], anyway: bool = False
+) -> Dependencies:
+    """What determines the result of a run. What is not known yet is left out: keys of the recipe, inputs, `sparse`."""
+    parts = {"recipe": recipe, "inputs": inputs} | ({} if sparse is None else {"sparse": asdict(sparse)})
+    return Dependencies("distill", parts, anyway)
+
+
 class Distiller:
     """Teacher, student and the training state. `report(record)` is called on rank 0 with each logged record."""
 
@@ -62,14 +70,10 @@ class Distiller:
         data: Data,
         folder: Path | None,
         report: Report,
-        depends_on: Mapping[str, Any] | None = None,
-        anyway: bool = False,
+        depends_on: Dependencies | None = None,
     ):
-        """`depends_on`: inputs other than recipe and attention that determine the result, see `Dependencies`. `anyway`
-        allows resuming a state with other dependencies.
-        """
-        parts = {"recipe": asdict(recipe), "sparse": asdict(network.sparse), "inputs": dict(depends_on or {})}
-        self.depends_on = Dependencies("distill", parts, anyway)
+        """`depends_on`: everything that determines the result, stored in the state."""
+        self.depends_on = depends_on or dependencies(asdict(recipe), network.sparse, {})
         self.data, self.measured = data, data.measured(recipe.validation_batches)
         self.recipe, self.worker, self.folder, self.report = recipe, worker, folder, report
         teacher, self.student, self.names = make_pair(network.model, network.sparse, recipe.trainable)

@@ -22,19 +22,20 @@ from ..config.distill_recipe import DistillConfig, SparseChoice
 from ..console import Progress, Tell
 from ..data.content import content_of
 from ..distillation.distill_data import PROCEDURAL, Data, Sizes, open_data
-from ..distillation.distill_loop import LOG, PLOT, STATE, Distiller, StudentPlan
+from ..distillation.distill_loop import LOG, PLOT, STATE, Distiller, StudentPlan, dependencies
 from ..errors import OutputError, UsageError, WeightsError
 from ..io.beneath import refuse_links
 from ..io.files import output_error
 from ..io.kept_inputs import require_no_data, require_not_read
 from ..io.locks import in_the_way, run_folder
+from ..networks.base import Network
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..networks.family import exact_products, global_layers_of
 from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import apply_sparse, skipped_share
 from ..stopping import between_steps
 from ..training.loss_plot import plot_losses
-from ..training.state import read_metadata, recover_state, require_state, saved_as_it_stops
+from ..training.state import Dependencies, read_metadata, recover_state, require_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import stored_bytes, write_student
@@ -73,47 +74,87 @@ def run(
     """
     progress = progress or Progress()
     _check_output(config)
-    with worker_process(config.device) as worker, open_checkpoint(config.model, progress.note) as teacher:
-        refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(teacher.path)})
-        if not worker.is_first:
-            progress = Progress()
-        with run_folder(config.folder) if worker.is_first else nullcontext():
-            _check_output(config)  # from here on no other run can write there
-            config = _settled(config, teacher, worker, progress)
-            if worker.is_first:
-                require_space(config.output, stored_bytes(teacher))  # before hours of training, not after them
-            network = _load(config, teacher, worker.device, progress)
-            sizes = Sizes(config.recipe.views, config.recipe.batch, config.recipe.resolution,
-                          network.model.patch_size, config.recipe.seed)  # fmt: skip
-            data = open_data(
-                config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures, config.strict,
-                lambda text: warn(f"data: {text}"),
-            )  # fmt: skip
-            for text in data.notes:
-                progress.note(f"data: {text}")
-            for text in data.damaged if worker.is_first else ():
-                warn(f"data: {text}")
-            return _distil(config, worker, network, teacher, data, progress)
+    with worker_process(config.device) as worker:
+        config = _settled(config, worker)
+        inputs = _Inputs(config, worker)
+        with open_checkpoint(config.model, progress.note) as teacher:
+            refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(teacher.path)})
+            if not worker.is_first:
+                progress = Progress()
+            with run_folder(config.folder) if worker.is_first else nullcontext():
+                _check_output(config)  # from here on no other run can write there
+                config = _sized(config, teacher, worker, progress)
+                if worker.is_first:
+                    require_space(config.output, stored_bytes(teacher))  # before hours of training, not after them
+                built = teacher.build()
+                sparse = _sparse_of(built, config.sparse, teacher.sparse, teacher.spec)
+                inputs.take_teacher(config, teacher, sparse)
+                data = _open_data(config, worker, built.patch_size, progress, warn, inputs.take_data)
+                network = _load(config, teacher, built, sparse, worker.device, progress)
+                return _distil(config, worker, network, teacher, data, inputs.found, progress)
 
 
-def _inputs(config: DistillConfig, worker: Worker, teacher: Checkpoint, data: Data) -> dict[str, Any]:
-    """What affects the result besides recipe and attention, in a comparable form."""
-    return {
-        "teacher": teacher.fingerprint.result(), "data": data.content, "textures": content_of(config.textures),
-        "dtype": config.dtype, "processes": worker.world,
-    }  # fmt: skip
+class _Inputs:
+    """What determines the result, found step by step. With --resume each part is compared with the state before a
+    slower one is found. Raises UsageError.
+    """
+
+    def __init__(self, config: DistillConfig, worker: Worker) -> None:
+        """All that is known without the teacher, which may have to be downloaded."""
+        self._state = config.folder / STATE if config.goes_on else None
+        recipe = {name: value for name, value in asdict(config.recipe).items() if name != "resolution"}
+        if config.resolution is not None:
+            recipe["resolution"] = config.resolution
+        known = {"textures": content_of(config.textures), "dtype": config.dtype, "processes": worker.world}
+        self._take(dependencies(recipe, None, known, config.resume_anyway))
+
+    def take_teacher(self, config: DistillConfig, teacher: Checkpoint, sparse: SparseConfig) -> None:
+        recipe, inputs = asdict(config.recipe), self.found.parts["inputs"]
+        self._take(dependencies(recipe, sparse, inputs, self.found.anyway))
+        known = {**inputs, "teacher": teacher.fingerprint.result()}
+        self._take(dependencies(recipe, sparse, known, self.found.anyway))
+
+    def take_data(self, content: str) -> None:
+        parts = self.found.parts
+        self._take(replace(self.found, parts={**parts, "inputs": {**parts["inputs"], "data": content}}))
+
+    def _take(self, found: Dependencies) -> None:
+        self.found = found
+        if self._state is not None:
+            found.check_so_far(self._state)
+
+
+def _open_data(
+    config: DistillConfig, worker: Worker, multiple: int, progress: Progress, warn: Tell, is_content: Tell
+) -> Data:
+    recipe = config.recipe
+    sizes = Sizes(recipe.views, recipe.batch, recipe.resolution, multiple, recipe.seed)
+    data = open_data(
+        config.data, sizes, worker.device, worker.rank, config.workers or 0, config.textures, config.strict,
+        lambda text: warn(f"data: {text}"), is_content,
+    )  # fmt: skip
+    for text in data.notes:
+        progress.note(f"data: {text}")
+    for text in data.damaged if worker.is_first else ():
+        warn(f"data: {text}")
+    return data
 
 
 def _distil(
-    config: DistillConfig, worker: Worker, network: StudentPlan, teacher: Checkpoint, data: Data, progress: Progress
+    config: DistillConfig,
+    worker: Worker,
+    network: StudentPlan,
+    teacher: Checkpoint,
+    data: Data,
+    depends_on: Dependencies,
+    progress: Progress,
 ) -> DistillReport | None:
     def report(record: dict[str, float]) -> None:
         if "measured" in record:
             progress.note(f"step {record['step']}: distance from the teacher, held out: {record['measured']:.5f}")
 
     folder = config.folder if worker.is_first else None
-    inputs = _inputs(config, worker, teacher, data)
-    distiller = Distiller(network, config.recipe, worker, data, folder, report, inputs, config.resume_anyway)
+    distiller = Distiller(network, config.recipe, worker, data, folder, report, depends_on)
     total = sum(p.numel() for p in network.model.parameters())
     progress.note(
         f"{distiller.trained.count():,} of {total:,} parameters train "
@@ -205,46 +246,55 @@ def _look_at_output(config: DistillConfig) -> None:
         raise OutputError(f"{config.folder}: holds a run; go on with --resume, start anew with --overwrite")
 
 
-def _settled(config: DistillConfig, teacher: Checkpoint, worker: Worker, progress: Progress) -> DistillConfig:
-    """The unset options, decided for the device and printed."""
+def _settled(config: DistillConfig, worker: Worker) -> DistillConfig:
+    """The unset options that the device decides."""
     on_gpu = worker.device.type == "cuda"
     dtype = config.dtype
     if dtype == "auto" and not on_gpu:
         dtype = "float32"  # bfloat16 gradients are not faster on a CPU
     chosen = runtime.choose(str(worker.device), dtype)
+    workers = (GPU_WORKERS if on_gpu else 0) if config.workers is None else config.workers
+    return replace(config, dtype=chosen.dtype.chosen, workers=workers)
+
+
+def _sized(config: DistillConfig, teacher: Checkpoint, worker: Worker, progress: Progress) -> DistillConfig:
+    """The resolution, if unset, decided for the teacher and the device; printed with what `_settled` decided."""
     resolution, why = config.resolution, "asked for"
     if resolution is None:
-        own = teacher.spec.family.preparation.resolution
+        own, on_gpu = teacher.spec.family.preparation.resolution, worker.device.type == "cuda"
         resolution, why = (own, "the model's own") if on_gpu else (CPU_RESOLUTION, "on a CPU")
-    workers = (GPU_WORKERS if on_gpu else 0) if config.workers is None else config.workers
     progress.note(
-        f"device {chosen.device.chosen} ({worker.world} process{'es' * (worker.world > 1)}), {chosen.dtype.chosen}; "
+        f"device {worker.device} ({worker.world} process{'es' * (worker.world > 1)}), {config.dtype}; "
         f"{config.recipe.views} views of {resolution} px a scene ({why})"
     )
-    recipe = replace(config.recipe, resolution=resolution)
-    return replace(config, recipe=recipe, dtype=chosen.dtype.chosen, workers=workers)
+    return replace(config, recipe=replace(config.recipe, resolution=resolution))
 
 
-def _load(config: DistillConfig, teacher: Checkpoint, device: torch.device, progress: Progress) -> StudentPlan:
+def _load(
+    config: DistillConfig,
+    teacher: Checkpoint,
+    built: Network,
+    sparse: SparseConfig,
+    device: torch.device,
+    progress: Progress,
+) -> StudentPlan:
     for text in teacher.origin.notes:
         progress.note(text)
     with progress.stage("Load model"):
-        model = teacher.load(device)
+        model = teacher.load(device, built=built)
     model.compute_dtype = getattr(torch, config.dtype)
-    sparse = make_sparse(model, config.sparse, teacher.sparse, teacher.spec)
+    apply_sparse(model, sparse)
     return StudentPlan(model, sparse, exact_products(model))
 
 
-def make_sparse(
+def _sparse_of(
     model: nn.Module, choice: SparseChoice, present: SparseConfig | None, spec: CheckpointSpec
 ) -> SparseConfig:
-    """Give a loaded network the student's attention, in place: that of its checkpoint, changed as requested.
+    """The student's attention: that of the checkpoint, changed as requested. `model` needs no values.
 
     Raises UsageError for invalid settings, or a mix that differs from the checkpoint's.
     """
     asked = {name: value for name, value in asdict(choice).items() if value is not None}
     patterns, ratio = asked.pop("layers"), asked.pop("keep_ratio", None)
     layers = select_attention(model, spec, patterns) if patterns else None
-    sparse = settle(global_layers_of(model), present, ratio, layers, **asked)
-    apply_sparse(model, sparse)
-    return sparse
+    return settle(global_layers_of(model), present, ratio, layers, **asked)

@@ -7,6 +7,7 @@ import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +43,7 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
     _check_output(config)
     with worker_process(config.device) as worker, run_folder(output) if worker.is_first else nullcontext():
         _check_output(config)  # from here on no other run can write there
+        depends_on = _dependencies(config, worker)
         torch.manual_seed(config.loop.seed)
         model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
         if not config.goes_on:
@@ -50,10 +52,9 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)
-        depends_on = _dependencies(config, worker)
         trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
         if config.goes_on:
-            trainer.resume(output / STATE, warn)  # before the data, which take longer
+            trainer.resume(output / STATE, warn)
         data = TrainingData(
             shapes, worker.device, worker.rank, config.workers, config.textures, config.photos, config.loop.seed,
             config.strict, warn,
@@ -94,15 +95,25 @@ def _look_at_output(config: TrainConfig) -> None:
 
 
 def _dependencies(config: TrainConfig, worker: Worker) -> Dependencies:
-    """What affects the result: not the location of files, nor the interval of checkpoints."""
+    """What affects the result: not the location of files, nor the interval of checkpoints. With --resume each value is
+    compared with the state before a slower one is found. Raises UsageError.
+    """
     loop = {
         key: value for key, value in vars(config.loop).items() if key not in ("output", "log_every", "save_minutes")
     }
-    inputs = {
-        "textures": content_of(config.textures), "photos": content_of(config.photos), "processes": worker.world
-    }  # fmt: skip
     parts = {"loop": _plain(loop | {"weights": vars(config.loop.weights)}), "shapes": vars(config.shapes)}
-    return Dependencies("train", parts | {"inputs": inputs}, config.resume_anyway)
+    quickest_first = {
+        "processes": lambda: worker.world,
+        "textures": lambda: content_of(config.textures),
+        "photos": lambda: content_of(config.photos),
+    }
+    inputs: dict[str, Any] = {}
+    found = Dependencies("train", parts | {"inputs": inputs}, config.resume_anyway)
+    for name, find in quickest_first.items():
+        inputs[name] = find()
+        if config.goes_on:
+            found.check_so_far(config.loop.output / STATE)
+    return found
 
 
 def _initialise(model: Mini, files: tuple[Path, ...], warn: Tell) -> None:

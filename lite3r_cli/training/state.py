@@ -50,9 +50,24 @@ class Dependencies:
     parts: Mapping[str, Mapping[str, Any]]  # group → name → value, of JSON types
     anyway: bool = False  # resume even if something differs (--resume-anyway)
 
+    def check_so_far(self, path: Path) -> None:
+        """The same as `check` for the values that are known before something slow. The others follow, and with them
+        what `--resume-anyway` allows is told.
+        """
+        if not self.anyway:
+            stored = require_state(path, self.kind)
+            known = {
+                group: {name: value for name, value in stored.get(group, {}).items() if name in values}
+                for group, values in self.parts.items()
+            }
+            self._require_equal(path, known, print)
+
     def check(self, path: Path, tell: Tell) -> None:
         """Raises UsageError if the state at `path` belongs to another run, WeightsError if it is not a state."""
-        found = differences(require_state(path, self.kind), json.loads(self.to_json()))
+        self._require_equal(path, require_state(path, self.kind), tell)
+
+    def _require_equal(self, path: Path, stored: Mapping[str, Mapping[str, Any]], tell: Tell) -> None:
+        found = differences(stored, json.loads(self.to_json()))
         if not found:
             return
         if self.anyway:

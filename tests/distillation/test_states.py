@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 import signal
 import socket
 
+import numpy as np
 import pytest
 import torch
 from conftest import photograph
@@ -17,10 +19,12 @@ from test_distill_command import checkpoint, command  # noqa: F401 (a fixture)
 
 from lite3r_cli.cli import main
 from lite3r_cli.commands import lazy
+from lite3r_cli.config.training_run import LoopConfig, TrainConfig
 from lite3r_cli.distillation import distill_loop as loop
 from lite3r_cli.distillation.distill_loop import STATE, Distiller
 from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
 from lite3r_cli.io.locks import run_folder
+from lite3r_cli.pipelines import train_mini
 from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
 from lite3r_cli.training.state import STATE_FORMAT, Dependencies, save_weights, saved_as_it_stops
@@ -117,25 +121,17 @@ def test_out_of_memory_while_measuring_leaves_the_weights_in_place(tmp_path, mon
 # -- another run -------------------------------------------------------------------------------------------------------
 
 
-def test_resume_with_other_data_or_another_teacher_is_refused_by_name(photographs, checkpoint, tmp_path, capsys):
+def test_resume_with_other_data_is_refused_by_name(photographs, checkpoint, tmp_path, capsys):
     code, output = command(photographs, checkpoint)
     assert code == 0, capsys.readouterr().err
     output.unlink()
-    other = tmp_path / "other.safetensors"
-    model = mini(seed=2)
-    save_weights(other, model.state_dict(), model, torch.float8_e4m3fn)
-
-    assert command(photographs, other, "--resume")[0] == 2
-    assert "teacher = " in capsys.readouterr().err
-    assert command(photographs, checkpoint, "--resume", "--dtype", "bfloat16")[0] == 2
-    assert "dtype = float32, not bfloat16" in capsys.readouterr().err
     photograph(photographs(5) / "z.png", 98, 70, seed=77)
-    assert command(photographs, checkpoint, "--resume", "--lr", "0.01")[0] == 2
+    assert command(photographs, checkpoint, "--resume")[0] == 2
     said = capsys.readouterr().err
-    assert "data = " in said and "lr = 0.001, not 0.01" in said and "--resume-anyway" in said
-    assert not output.exists()
-    code, _ = command(photographs, checkpoint, "--resume-anyway")
-    assert code == 0 and "--resume-anyway: " in capsys.readouterr().err and output.exists()
+    assert "data = " in said and "--resume-anyway" in said and not output.exists()
+    code, _ = command(photographs, checkpoint, "--resume-anyway", "--lr", "0.01")
+    told = capsys.readouterr().err
+    assert code == 0 and "data = " in told and "lr = 0.001, not 0.01" in told and output.exists()
 
 
 OTHERS = {"train": "of lite3r train", "old": "older version", "stranger": "not a training state", "log": "in the way"}
@@ -330,12 +326,59 @@ def test_a_damaged_state_is_refused_before_anything_slow(photographs, checkpoint
     assert (folder / STATE).read_bytes() == spoilt and os.listdir(folder) == [STATE]
 
 
-def test_train_makes_no_data_for_a_state_with_other_options(tmp_path, monkeypatch, capsys):
-    def slow(*given, **more):
-        raise AssertionError("the options were not compared first")
+def recorded(monkeypatch, **slow: str) -> list[str]:
+    """A list to which the name of each function is added when it is called."""
+    calls: list[str] = []
+    for name, place in slow.items():
+        genuine = pkgutil.resolve_name(f"lite3r_cli.{place}")
 
-    monkeypatch.setattr("lite3r_cli.pipelines.train_mini.TrainingData", slow)
-    metadata = {"format": STATE_FORMAT, "run": "train", "settings": '{"loop": {"lr": 7}}', "step": "1", "elapsed": "1"}
-    save_file({"t": torch.zeros(1)}, tmp_path / STATE, metadata=metadata)
-    assert main(["train", "-o", str(tmp_path), "--resume", "--device", "cpu"]) == 2
-    assert "--resume-anyway" in capsys.readouterr().err
+        def called(*given, name=name, genuine=genuine, **more):
+            calls.append(name)
+            return genuine(*given, **more)
+
+        monkeypatch.setattr(f"lite3r_cli.{place}", called)
+    return calls
+
+
+def test_distill_compares_each_value_with_the_state_before_anything_slower(
+    photographs, checkpoint, tmp_path, monkeypatch, capsys
+):
+    assert command(photographs, checkpoint, "--seed", "1")[0] == 0
+    (tmp_path / "student.safetensors").unlink()
+    np.savez(tmp_path / "textures.npz", data=np.zeros(1, np.uint8), offsets=np.array([0, 1]))
+    other, model = tmp_path / "other.safetensors", mini(seed=2)
+    save_weights(other, model.state_dict(), model, torch.float8_e4m3fn)
+    calls = recorded(
+        monkeypatch, teacher="pipelines.distill_student.open_checkpoint", data="distillation.distill_data._splits",
+        scenes="distillation.distill_data.ProceduralSource", weights="networks.checkpoint.Checkpoint.load",
+        loop="pipelines.distill_student.Distiller",
+    )  # fmt: skip
+    cases = {
+        "--seed 2": ("seed = 1, not 2", []), "--lr 0.01": ("lr = ", []), "--dtype bfloat16": ("dtype = ", []),
+        f"--textures {tmp_path / 'textures.npz'}": ("textures = ", []), "-r 84": ("resolution = ", []),
+        f"-m {other}": ("teacher = ", ["teacher"]), "--keep-ratio 0.5": ("keep_ratio = ", ["teacher"]),
+        "procedural": ("data = ", ["teacher", "data"]),
+    }  # fmt: skip
+    for words, (told, before) in cases.items():
+        calls.clear()
+        assert command(photographs, checkpoint, "--resume", "--seed", "1", *words.split())[0] == 2
+        assert told in capsys.readouterr().err and calls == before, words
+    assert command(photographs, checkpoint, "--resume-anyway", "--seed", "2")[0] == 0
+    assert capsys.readouterr().err.count("--resume-anyway: ") == 1
+    assert calls[2:] == ["teacher", "data", "weights", "loop"]
+
+
+def test_train_compares_each_value_with_the_state_before_anything_slower(tmp_path, monkeypatch, capsys):
+    parts = json.loads(train_mini._dependencies(TrainConfig(LoopConfig(tmp_path)), CPU).to_json())
+    calls = recorded(
+        monkeypatch, photos="pipelines.train_mini.content_of", network="pipelines.train_mini.Mini",
+        data="pipelines.train_mini.TrainingData",
+    )  # fmt: skip
+    metadata = {"format": STATE_FORMAT, "run": "train", "step": "1", "elapsed": "1"}
+    for group, name, before in (("loop", "lr", []), ("shapes", "tokens", []), ("inputs", "photos", ["photos"] * 2)):
+        calls.clear()
+        settings = json.dumps(parts | {group: parts[group] | {name: 7}})
+        save_file({"t": torch.zeros(1)}, tmp_path / STATE, metadata=metadata | {"settings": settings})
+        assert main(["train", "-o", str(tmp_path), "--resume", "--device", "cpu"]) == 2
+        said = capsys.readouterr().err
+        assert f"{name} = 7" in said and "--resume-anyway" in said and calls == before
