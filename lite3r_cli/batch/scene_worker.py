@@ -123,7 +123,7 @@ class SceneWorker:
         from ..pipelines.predict import Predictor
 
         loading = Progress()  # the display shows the scenes
-        self._predictor = Predictor(config, loading)
+        self._predictor = Predictor(config, loading, repeats=True)
         for text in self._predictor.origin.notes:
             self.dispatcher.note(text)
         self.dispatcher.ready(loading.seconds)

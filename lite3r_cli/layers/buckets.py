@@ -31,8 +31,11 @@ def group_by_size(images: Sequence[Tensor]) -> list[list[int]]:
 
 def in_view_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
     """Per-bucket values (B, S_b, …) → (B, S, …) in the order of the views."""
-    order = torch.tensor([i for group in groups for i in group], device=parts[0].device)
-    return torch.cat(list(parts), dim=1)[:, order.argsort()]
+    values = torch.cat(list(parts), dim=1)
+    if len(groups) == 1:  # in this order already; and a list of numbers would have to be copied to the device
+        return values
+    order = torch.tensor([i for group in groups for i in group], device=values.device)
+    return values[:, order.argsort()]
 
 
 def in_buckets(values: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -24,6 +24,7 @@ from ..networks.base import Network, Prediction, require_form
 from ..networks.fast_form import TwoForms
 from ..networks.fast_form import predict as fast_predict
 from ..networks.layer_steps import Told, told_of_layers
+from ..networks.recorded import Recorder
 from ..networks.sparsify import apply_sparse, attention_backends, run_with, skipped_share
 from ..runtime import Choice
 from ..runtime import current as on_device
@@ -94,10 +95,11 @@ def _for_masks(engine: Choice) -> Choice:
 class PlannedNetwork:
     """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry per prediction.
 
-    The fast engine makes its own form of the network in `prepare`, or at the first prediction.
+    The fast engine makes its own form of the network in `prepare`, or at the first prediction. With `repeats` many
+    small predictions of equal shapes are expected, which a GPU records (`networks/recorded.py`).
     """
 
-    def __init__(self, backbone: Network, plan: Plan, device: torch.device) -> None:
+    def __init__(self, backbone: Network, plan: Plan, device: torch.device, repeats: bool = False) -> None:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → reason
@@ -105,6 +107,9 @@ class PlannedNetwork:
         set_attention(backbone, plan)
         self._forms = TwoForms(backbone, fast_settings(plan, graphs=False), device)
         self._in_fp8 = False  # whether the products of the ordinary form are what is planned
+        # with another form the weights may move, and sparse attention waits for its lists
+        plain = plan.engine.chosen == ORDINARY and plan.sparse is None and not plan.is_fp8
+        self._recorder = Recorder[Ran](backbone, device) if repeats and plain else None
         if plan.engine.chosen == ORDINARY:
             self._ordinary()
 
@@ -158,6 +163,13 @@ class PlannedNetwork:
     ) -> Prediction:
         shards = current()
         masked = self._masked(unseen if shards is None else shards.masks)
+        alone = masked is None and not cameras and shards is None
+        recorder = self._recorder if alone else None
+        recorded = None if recorder is None else recorder.predict(images)
+        if recorded is not None:
+            prediction, ran = recorded
+            self.ran.append(ran)
+            return prediction
         engine = self.plan.engine
         if masked is not None and masked.chosen == LEFT_OUT:
             cameras["unseen"] = unseen
@@ -167,6 +179,8 @@ class PlannedNetwork:
             prediction, ran = run(images, tell, cameras)
         dense = max(account, key=account.__getitem__, default=None)
         self.ran.append(replace(ran, masked=masked, dense=dense, engine=engine))
+        if recorder is not None:
+            recorder.note(images, self.ran[-1])
         return prediction
 
     def _run_fast(self, images: Sequence[Tensor], tell: Told, more: Mapping[str, Any]) -> tuple[Prediction, Ran]:

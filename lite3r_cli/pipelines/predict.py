@@ -94,8 +94,9 @@ class Pictures:
 class Predictor:
     """A network on a device, ready for image sets. `checkpoint` is that of `config.model`, if it is already open.
 
-    With `background` a thread reads its values while `read` decodes pictures. The constructor raises BackendError
-    (device) and WeightsError (checkpoint); errors in the values are raised by the first call that needs them.
+    With `background` a thread reads its values while `read` decodes pictures. With `repeats` many small sets of equal
+    shapes are expected. The constructor raises BackendError (device) and WeightsError (checkpoint); errors in the
+    values are raised by the first call that needs them.
     """
 
     def __init__(
@@ -104,8 +105,9 @@ class Predictor:
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
         background: bool = False,
+        repeats: bool = False,
     ) -> None:
-        self.config = config
+        self.config, self._repeats = config, repeats
         self.team: Team | None = None  # other processes that take part in predictions
         self.lens_warnings = lens_warnings  # `no_lens_warnings` for a caller that shows none
         self._progress = progress = progress or Progress()
@@ -145,7 +147,7 @@ class Predictor:
         with closing:
             backbone = self.checkpoint.load(device, plan.loaded_dtype, built)
         known_cameras.configure(backbone, self.config)
-        network = PlannedNetwork(backbone, plan, device)
+        network = PlannedNetwork(backbone, plan, device, self._repeats)
         network.prepare()
         return backbone, network, time.perf_counter() - start
 

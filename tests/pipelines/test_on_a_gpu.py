@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.fast_form import fast_runner
+from lite3r_cli.networks.recorded import BEFORE
 from lite3r_cli.networks.sparsify import sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
@@ -44,14 +46,14 @@ def stand_in(name: str) -> nn.Module:
     return model.eval()
 
 
-def network(name: str, asked: Asked, dtype: str = "bfloat16") -> PlannedNetwork:
+def network(name: str, asked: Asked, dtype: str = "bfloat16", repeats: bool = False) -> PlannedNetwork:
     """As `reconstruct` runs it on this machine."""
     device = torch.device("cuda")
     machine = Machine.of(device, getattr(torch, dtype))
     if name == "mini":
         with open_checkpoint("mini") as opened:
             plan = resolve(asked, opened.facts, machine)
-            return PlannedNetwork(opened.load(device, plan.loaded_dtype), plan, device)
+            return PlannedNetwork(opened.load(device, plan.loaded_dtype), plan, device, repeats)
     model = stand_in(name)
     plan = resolve(asked, NetworkFacts.of_model(model), machine)
     return PlannedNetwork(model.to(device, plan.loaded_dtype), plan, device)
@@ -123,6 +125,31 @@ def test_a_graph_computes_what_its_input_says() -> None:
         found = runner(images).depth[0]
         assert float((found / expected).log().abs().mean()) < 0.02
     assert runner.skipped(next(iter(runner._graphs))[0]) > 0.7
+
+
+@pytest.mark.parametrize("views", [1, 8, 11])
+def test_predictions_that_repeat_are_recorded_with_the_same_bits(views: int) -> None:
+    """Another thread uses the GPU meanwhile, as fusion does in a batch; and an answer outlives the next ones."""
+    plain, repeated = network("mini", Asked()), network("mini", Asked(), repeats=True)
+    ended, matrix = Event(), torch.eye(300, device="cuda")
+
+    def busy() -> None:
+        while not ended.is_set():
+            (matrix @ matrix).clone().sum().item()
+
+    thread = Thread(target=busy)
+    thread.start()
+    try:
+        sets = [pictures(views, seed) for seed in range(BEFORE + 3)]
+        answers = [(repeated.predict(images), plain.predict(images)) for images in sets]
+    finally:
+        ended.set()
+        thread.join()
+    for found, expected in answers:
+        assert torch.equal(torch.stack(found.depth), torch.stack(expected.depth))
+        assert torch.equal(torch.stack(found.confidence), torch.stack(expected.confidence))
+        assert torch.equal(found.cam_from_world, expected.cam_from_world) and torch.equal(found.K, expected.K)
+    assert repeated.ran == plain.ran
 
 
 @pytest.mark.parametrize("name", ["mini", *STAND_INS])

@@ -40,6 +40,7 @@ from lite3r_cli.layers.vit import (
 )
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction, RawOutput
 from lite3r_cli.networks.mini.known import CameraHints, KnownCameraToken
+from lite3r_cli.networks.recorded import OnDevice
 
 # Pixels above this log depth are sky; depth is in units of the scene's geometric mean. Training pushes sky beyond 4
 # (`training.losses.FAR`); everything else in the training scenes is nearer than e³ = 20 times the mean depth.
@@ -213,14 +214,27 @@ class Mini(Network):
 
         Sky has no depth: 0, with confidence 0.
         """
+        sizes = sizes_of_all(images)
+        return self.collect(self.compute(images, cameras, unseen), sizes)
+
+    def compute(
+        self,
+        images: Sequence[Tensor],
+        cameras: KnownCameras | None = None,
+        unseen: Sequence[Tensor | None] | None = None,
+    ) -> OnDevice:
+        """`predict` as far as the device computes it: the maps, and the rotations, centres and log focal lengths of all
+        views.
+        """
         groups = group_by_size(images)
         device = self.pos_embed.device
         stacks = [torch.stack([images[i] for i in g])[None].to(device) for g in groups]
         grids = [(s.shape[-2] // self.patch_size, s.shape[-1] // self.patch_size) for s in stacks]
-        refs = [torch.tensor([[first_view() + i == 0 for i in g]], device=device) for g in groups]
-        sizes, token = sizes_of_all(images), None
+        refs = [_is_first([first_view() + i for i in g], device) for g in groups]
+        token = None
         if cameras is not None and self.config.known_cameras:
-            token = mine(self.known_camera(CameraHints.of(cameras, torch.tensor(sizes, device=device))))
+            sizes = torch.tensor(sizes_of_all(images), device=device)
+            token = mine(self.known_camera(CameraHints.of(cameras, sizes)))
         tokens = None if token is None else [token[:, g] for g in groups]
         depth: dict[int, Tensor] = {}
         confidence: dict[int, Tensor] = {}
@@ -236,14 +250,25 @@ class Mini(Network):
                         depth[i], confidence[i] = d, c
         # the camera head is cheap: always float32, for the views of all processes
         features = whole(in_view_order([tap[-1][:, :, 0].float() for tap in taps], groups))
-        rotation, centre, log_focal = (t[0].cpu() for t in self.camera(features))
+        order = range(len(images))
+        return OnDevice([depth[i] for i in order], [confidence[i] for i in order], self.camera(features))
+
+    def collect(self, computed: OnDevice, sizes: Sequence[tuple[int, int]]) -> Prediction:
+        """The prediction for views of these sizes, those of all processes."""
+        rotation, centre, log_focal = (t[0].cpu() for t in computed.cameras)
         K = torch.empty(len(sizes), 3, 3)
         for size in dict.fromkeys(sizes):
             same = [i for i, each in enumerate(sizes) if each == size]
             K[same] = intrinsics_from_log_focal(log_focal[same], *size)
-        order = range(len(images))
-        maps = [depth[i] for i in order], [confidence[i] for i in order]
-        return Prediction(*maps, cam_from_world(rotation, centre), K)
+        return Prediction(computed.depth, computed.confidence, cam_from_world(rotation, centre), K)
+
+
+def _is_first(views: Sequence[int], device: torch.device) -> Tensor:
+    """A mask (1, S) of view 0 among these, made on the device."""
+    mask = torch.zeros(1, len(views), dtype=torch.bool, device=device)
+    for place in (i for i, view in enumerate(views) if view == 0):
+        mask[:, place].fill_(True)
+    return mask
 
 
 def cam_from_world(rotation: Tensor, centre: Tensor) -> Tensor:
