@@ -13,13 +13,13 @@ import numpy as np
 from ..cores import count_cores
 from ..scene import geometry
 from ..scene.geometry import Similarity
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 from .chunk_plan import CHUNK, LOOP, MAIN, SKIP, SUBSET, Pass, owners
 from .pass_store import PassStore
 from .pose_graph import NEXT, OFF, Edge, Solved, solve, spread_out, strain
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
-_MOST_THREADS = 8  # each holds the maps of both passes' common views
+_MOST_THREADS = 8
 _SHARED = 12  # maximum number of views for measuring an edge
 _FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # fewest views that a pass shares with a chunk
 # Squared standard deviations. On a walk of 240 frames the seven accepted loops have 12 to 17, the eight refused
@@ -92,8 +92,14 @@ class Passes:
         return float(np.median(np.concatenate(values))) / width
 
     def view(self, number: int, position: int) -> View:
-        """View `position` from pass `number`, with the common focal length."""
-        view = self.store.read(number, position, self._bare(position))
+        """View `position` from pass `number`, which has it whole, with the common focal length."""
+        return self._refocused(self.store.read(number, position, self._bare(position)))
+
+    def sample(self, number: int, position: int) -> View:
+        """The same with a sample of the maps, for any view of a pass."""
+        return self._refocused(self.store.sample(number, position, self._bare(position)))
+
+    def _refocused(self, view: View) -> View:
         return view if self.focal is None else same_focal([view], self.focal)[0]
 
     def both(self, i: int, j: int) -> list[int]:
@@ -106,7 +112,7 @@ class Passes:
     def length(self, number: int) -> float:
         """The typical depth of a pass."""
         views = self.store.views(number)
-        depths = [self.view(number, i).depth[::8, ::8] for i in views[:: max(1, len(views) // 4)]]  # type: ignore[index]
+        depths = [known_depth(self.sample(number, i)) for i in views[:: max(1, len(views) // 4)]]
         known = np.concatenate([d[d > 0] for d in depths])
         return float(np.median(known)) if len(known) else 1.0
 
@@ -136,7 +142,7 @@ def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[
 
 def _tied(passes: Passes, i: int, j: int, config: FitConfig) -> Tie | None:
     shared = passes.both(i, j)
-    first, second = ([passes.view(k, v) for v in shared] for k in (i, j))
+    first, second = ([passes.sample(k, v) for v in shared] for k in (i, j))
     return tie(first, second, config) if shared else None
 
 
@@ -218,8 +224,8 @@ def place_views(
 ) -> Placed:
     """World: the camera of the first view, in the unit of length of its pass; first by `rank`, if that is given."""
     chunks = [k for k in sorted(scene.nodes) if passes.passes[k].kind in MAIN]
-    present = [Pass(passes.passes[k].kind, tuple(passes.store.views(k))) for k in chunks]
-    owner = owners(present, count)
+    whole = [Pass(passes.passes[k].kind, tuple(passes.store.whole(k))) for k in chunks]
+    owner = owners(whole, count)
     positions = [i for i in range(count) if owner[i] >= 0]
     source = [chunks[owner[i]] for i in positions]
     cameras, factors = [], []

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.geometry import Similarity
-from ..scene.posed_view import View
+from ..scene.posed_view import View, known_depth
 from .common_cameras import by_cameras
 from .sim3_fit import FitConfig, chain, tie
 
@@ -88,7 +88,7 @@ def _measured(before: Sequence[View], here: Sequence[View]) -> _Edge | None:
     by_depth = tie(before, here, FitConfig(cameras=False)) if before else None
     if by_depth is None or by_depth.verdict == "bad":
         return None
-    depths = np.concatenate([view.depth[::8, ::8].ravel() for view in before])  # type: ignore[index]
+    depths = np.concatenate([known_depth(view).ravel() for view in before])
     found = by_cameras(by_depth.similarity, before, here, float(np.median(depths[depths > 0])))
     turns = [x.cam_from_world[:, :3].T @ y.cam_from_world[:, :3] @ found.rotation.T for x, y in zip(before, here)]
     spread = float(np.sqrt(np.mean(geometry.rotation_angle(np.stack(turns)) ** 2)))

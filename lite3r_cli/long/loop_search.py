@@ -32,6 +32,8 @@ _WORDS, _ROUNDS, _SAMPLE = 48, 8, 20_000
 _SURE = -8.0  # evidence of a candidate: thousands of pairs are tested, while TIED is for one
 _ASKED = 6  # pictures that each place is matched with
 _LOOPS = 1.0  # maximum number of passes per chunk
+_HALF = 20  # views around each end in a joint pass, at most half a chunk (as VGGT-Long)
+_IN_VAIN = 6  # candidates refused one after the other, after which weaker ones are not predicted
 _SEEN, _AGREE, _SAME = 0.1, 0.75, 0.1  # least overlap, share of it that agrees (of false loops up to 0.6), error
 
 
@@ -95,8 +97,8 @@ def suppressed(found: Sequence[Candidate], plan: ChunkPlan) -> list[Candidate]:
 
 
 def joint_pass(candidate: Candidate, plan: ChunkPlan) -> Pass:
-    """The views around both ends, as many as a chunk has."""
-    half = plan.size // 2
+    """The views around both ends."""
+    half = min(plan.size // 2, _HALF)
     views: set[int] = set()
     for end in (candidate.first, candidate.second):
         start = min(max(end - half // 2, 0), plan.views - half)
@@ -127,6 +129,11 @@ def halves_agree(
 def is_loop(most: float, agree: float) -> bool:
     """Whether the result of `halves_agree` is a loop."""
     return most >= _SEEN and agree >= _AGREE
+
+
+def in_vain(accepted: Sequence[bool]) -> bool:
+    """Whether no more candidates, which are weaker, are worth a pass after these, the strongest first."""
+    return len(accepted) >= _IN_VAIN and not any(accepted[-_IN_VAIN:])
 
 
 # --- descriptors ------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Stores passes on disk: a pass leaves memory at once, and a resumed run finds it again.
 
 A folder for each pass: `maps`, which holds for each view its depth (16 bits, logarithmic, 0 = unknown), its confidence
-(8 bits, by rank: each value has the same number of pixels), both packed by map_codec.py, and its picture as JPEG; and
-pass.json, which says where they are and is written last: without it a pass is incomplete. One file, because thousands
-of small ones take long to sync and to remove. The run that wrote a pass also reads it from the files, so that a resumed
-run gives the same result.
+(8 bits, by rank: each value has the same number of pixels), both packed by map_codec.py, its picture as JPEG, and a
+sample of both maps; and pass.json, which says where they are and is written last: without it a pass is incomplete. One
+file, because thousands of small ones take long to sync and to remove. Passes are aligned by the samples; whole maps are
+stored only of the views whose depth the scene takes from this pass. The run that wrote a pass also reads it from the
+files, so that a resumed run gives the same result.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -41,6 +42,9 @@ MAPS, LARGEST_FILE = "maps", 1 << 40  # the file of all views of a pass, and byt
 _JPEG_QUALITY = 95
 MOST_THREADS = 8  # more of them wait for Python's lock, and the network, whose kernels are launched beside, for them
 _SAMPLES = 1_000_000  # pixels of a pass that the values of confidence are chosen from
+_SAMPLE = 1000  # pixels of the sample of a map
+_DEPTH, _CONFIDENCE, _PICTURE, _FEW_DEPTH, _FEW_CONFIDENCE = range(5)  # the parts of a view, in the order of the file
+_PARTS = 5
 _NO_LEVELS, _NO_RANGE = np.ones(1, np.float32), [1.0, 1.0]  # of a pass without confidence, of a map without depth
 _FINE = 1 << 16  # steps of a linear scale of confidence, each of which has one rank
 
@@ -74,21 +78,20 @@ class PassStore:
         views: Sequence[View],
         colors: Sequence[np.ndarray | None],
         facts: dict[str, Any],
-        maps: bool = True,
+        whole: Container[int] | None = None,
     ) -> None:
-        """Write a pass: `positions` in the sequence of the views that could be read. Without `maps` its cameras and
-        facts alone; `read` and `confidences` are not called for it then. Raises OutputError.
+        """Write a pass: `positions` in the sequence of the views that could be read. `whole` are those whose maps and
+        pictures are stored, None: all; `read`, `colors` and `confidences` are for them. Raises OutputError.
         """
         place = self.place(number)
         try:
             self._make(place.name)
-            levels, made = _NO_LEVELS, [Coded(_NO_RANGE)] * len(views)
-            if maps:
-                levels = _levels(views)
-                ranks = _ranks_of(levels)
-                with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
-                    made = list(pool.map(lambda view, rgb: _coded_view(levels, ranks, view, rgb), views, colors))
-                write_bytes(place / MAPS, *(part for each in made for part in each.parts))
+            levels = _levels(views)
+            ranks = _ranks_of(levels)
+            kept = [whole is None or position in whole for position in positions]
+            with ThreadPoolExecutor(min(MOST_THREADS, count_cores())) as pool:
+                made = list(pool.map(lambda *view: _coded_view(levels, ranks, *view), views, colors, kept))
+            write_bytes(place / MAPS, *(part for each in made for part in each.parts))
             sizes = [[len(part) for part in each.parts] for each in made]
             starts = accumulate([0, *map(sum, sizes)])
             head = {
@@ -133,6 +136,11 @@ class PassStore:
         """The positions of a pass's views."""
         return list(self._head(number)["views"])
 
+    def whole(self, number: int) -> list[int]:
+        """The positions of the views whose maps are stored."""
+        head = self._head(number)
+        return [position for position, sizes in zip(head["views"], head["places"]) if sizes[1 + _DEPTH]]
+
     def facts(self, number: int) -> dict[str, Any]:
         """The facts that were stored with a pass."""
         return dict(self._head(number)["facts"])
@@ -143,12 +151,19 @@ class PassStore:
         return np.array(head["K"]), np.array(head["cam_from_world"])
 
     def read(self, number: int, position: int, bare: View) -> View:
-        """The view at `position` in pass `number`; name, size and lens are those of `bare`. Raises InputError for
-        damaged files.
+        """The view at `position` in pass `number`, which has it whole; name, size and lens are those of `bare`. Raises
+        InputError for damaged files.
         """
+        return self._view(number, position, bare, _DEPTH, _CONFIDENCE)
+
+    def sample(self, number: int, position: int, bare: View) -> View:
+        """The same with maps of about `_SAMPLE` pixels, for any view of a pass."""
+        return self._view(number, position, bare, _FEW_DEPTH, _FEW_CONFIDENCE)
+
+    def _view(self, number: int, position: int, bare: View, depth: int, confidence: int) -> View:
         head = self._head(number)
         k = head["views"].index(position)
-        codes, ranks = self._maps(number, k)
+        codes, ranks = self._maps(number, k, depth, confidence)
         return replace(
             bare,
             K=np.array(head["K"][k]),
@@ -157,10 +172,10 @@ class PassStore:
             confidence=_table(head)[ranks],
         )
 
-    def _maps(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The codes of depth and the ranks of confidence (h, w) of view k of a pass."""
-        depth, confidence = self._parts(number, k, 0, 2)
-        codes, ranks = self._codes(number, depth, 2), self._codes(number, confidence, 1)
+    def _maps(self, number: int, k: int, depth: int, confidence: int) -> tuple[np.ndarray, np.ndarray]:
+        """The codes of depth and the ranks of confidence (h, w) of view k of a pass, from these parts."""
+        first, second = self._parts(number, k, depth, confidence + 1)
+        codes, ranks = self._codes(number, first, 2), self._codes(number, second, 1)
         if ranks.shape != codes.shape or ranks.max() > len(self._head(number)["levels"]):
             raise self._damaged(number)
         return codes, ranks
@@ -168,16 +183,18 @@ class PassStore:
     def require_whole(self, number: int) -> None:
         """Read all of a complete pass. Raises InputError for missing or damaged files."""
         head = self._head(number)
-        for k, (position, (_, *sizes)) in enumerate(zip(head["views"], head["places"])):
-            if any(sizes):
-                self._maps(number, k)
+        whole = set(self.whole(number))
+        for k, position in enumerate(head["views"]):
+            self._maps(number, k, _FEW_DEPTH, _FEW_CONFIDENCE)
+            if position in whole:
+                self._maps(number, k, _DEPTH, _CONFIDENCE)
                 self.colors(number, position)
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The confidence values in a pass, and how many known pixels of these views have each."""
         counts, head = np.zeros(LEVELS + 1, np.int64), self._head(number)
         for position in positions:
-            (data,) = self._parts(number, head["views"].index(position), 1, 2)
+            (data,) = self._parts(number, head["views"].index(position), _CONFIDENCE, _CONFIDENCE + 1)
             codes = self._codes(number, data, 1)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
         table = _table(head)
@@ -186,7 +203,9 @@ class PassStore:
     def colors(self, number: int, position: int) -> np.ndarray | None:
         """The picture (h, w, 3) RGB at the size of its depth map; None if it was not stored."""
         views = self._head(number)["views"]
-        data = self._parts(number, views.index(position), 2, 3)[0] if position in views else b""
+        data = b""
+        if position in views:
+            (data,) = self._parts(number, views.index(position), _PICTURE, _PICTURE + 1)
         if not data:
             return None
         try:
@@ -195,7 +214,7 @@ class PassStore:
             raise InputError(f"{self.place(number) / MAPS}: {error}; run again without --resume") from error
 
     def _parts(self, number: int, k: int, first: int, stop: int) -> list[bytes]:
-        """The parts `first` … `stop` of view k of a pass: 0 depth, 1 confidence, 2 picture."""
+        """The parts `first` … `stop` of view k of a pass."""
         start, *sizes = self._head(number)["places"][k]
         begin, size = start + sum(sizes[:first]), sum(sizes[first:stop])
         data = b""
@@ -237,7 +256,8 @@ def _is_sound(head: Any) -> bool:
     try:
         count = len(head["views"])
         whole = all(type(position) is int for position in (*head["views"], *head["asked"]))
-        shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2), "places": (count, 4)}
+        shapes = {"K": (count, 3, 3), "cam_from_world": (count, 3, 4), "ranges": (count, 2)}
+        shapes["places"] = (count, 1 + _PARTS)
         arrays = {name: np.array(head[name]) for name in (*shapes, "levels")}
         whole = whole and all(array.dtype.kind in "if" for array in arrays.values())  # numbers, not text
         low, high = arrays["ranges"].T
@@ -280,12 +300,17 @@ class Coded:
     """The parts of one view as they are stored, and its smallest and largest depth."""
 
     span: list[float]
-    parts: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    parts: tuple[bytes, ...]
 
 
-def _coded_view(levels: np.ndarray, ranks: np.ndarray, view: View, colors: np.ndarray | None) -> Coded:
-    depth = known_depth(view)
+def _coded_view(levels: np.ndarray, ranks: np.ndarray, view: View, colors: np.ndarray | None, whole: bool) -> Coded:
+    depth, confidence = known_depth(view), view.confidence
+    if not whole:
+        depth, confidence = sampled(depth), None if confidence is None else sampled(confidence)
     codes, span = _coded(depth)
+    steps = ranks[_fine(_sure(depth, confidence), levels)]
+    if not whole:
+        return Coded(span, (b"", b"", b"", packed(codes), packed(steps)))
     picture = b""
     if colors is not None and colors.shape[:2] == depth.shape:
         flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
@@ -293,7 +318,14 @@ def _coded_view(levels: np.ndarray, ranks: np.ndarray, view: View, colors: np.nd
         if not done:
             raise OutputError(f"{view.name}: OpenCV cannot encode {depth.shape[1]}x{depth.shape[0]} pixels as JPEG")
         picture = data.tobytes()
-    return Coded(span, (packed(codes), packed(ranks[_fine(_confidence(view), levels)]), picture))
+    return Coded(span, (packed(codes), packed(steps), picture, packed(sampled(codes)), packed(sampled(steps))))
+
+
+def sampled(values: np.ndarray) -> np.ndarray:
+    """Evenly spread values of a map (h, w), about `_SAMPLE`: the pixels in the middle of the cells of a grid."""
+    height, width = values.shape
+    rows = min(height, _SAMPLE, max(1, round((_SAMPLE * height / width) ** 0.5)))
+    return cv2.resize(values, (min(width, round(_SAMPLE / rows)), rows), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _ranks_of(levels: np.ndarray) -> np.ndarray:
@@ -314,19 +346,19 @@ def _fine(confidence: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.where(confidence > 0, steps, np.uint16(0))
 
 
-def _confidence(view: View) -> np.ndarray:
-    """(h, w), 0 where depth is unknown; 1 if the network has no confidence."""
-    known = known_depth(view) > 0
-    values = np.ones(known.shape, np.float32) if view.confidence is None else view.confidence
-    return np.where(known & np.isfinite(values), values, 0).astype(np.float32)
+def _sure(depth: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
+    """Confidence (h, w), 0 where depth is unknown; 1 if the network has none."""
+    values = np.ones(depth.shape, np.float32) if confidence is None else confidence
+    return np.where((depth > 0) & np.isfinite(values), values, 0).astype(np.float32)
 
 
 def _levels(views: Sequence[View]) -> np.ndarray:
     """At most `LEVELS` confidence values that represent all of a pass, float32, ascending."""
-    pixels = sum(view.depth.size for view in views if view.depth is not None)
-    step = max(2, math.ceil((pixels / _SAMPLES) ** 0.5))
-    samples = [values[values > 0] for values in (_confidence(view)[::step, ::step] for view in views)]
-    known = np.concatenate(samples) if samples else np.zeros(0, np.float32)
+    maps = [(known_depth(view), view.confidence) for view in views]
+    step = max(2, math.ceil((sum(depth.size for depth, _ in maps) / _SAMPLES) ** 0.5))
+    some = (slice(None, None, step),) * 2
+    samples = [_sure(depth[some], None if values is None else values[some]) for depth, values in maps]
+    known = np.concatenate([values[values > 0] for values in samples]) if samples else np.zeros(0, np.float32)
     if not len(known):
         return _NO_LEVELS
     return np.unique(np.quantile(known, np.linspace(0, 1, LEVELS), method="nearest").astype(np.float32))
@@ -349,5 +381,9 @@ def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
 
 def _decoded(codes: np.ndarray, span: Sequence[float]) -> np.ndarray:
     low, high = span
-    table = np.concatenate([[0.0], low * np.exp(np.linspace(0, np.log(high / low), DEPTHS + 1))]).astype(np.float32)
+    ratio = np.log(high / low)
+    if codes.size < DEPTHS:
+        values = low * np.exp((codes.astype(np.float64) - 1) * (ratio / DEPTHS))
+        return np.where(codes > 0, values, 0).astype(np.float32)
+    table = np.concatenate([[0.0], low * np.exp(np.linspace(0, ratio, DEPTHS + 1))]).astype(np.float32)
     return table[codes]

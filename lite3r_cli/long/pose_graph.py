@@ -156,36 +156,29 @@ class _System:
 
     def step(self, state: np.ndarray, damping: float) -> np.ndarray:
         """(N, 7) of one damped Gauss–Newton step; the derivatives are central differences."""
-        r = self.residuals(state)
-        weight = np.where(self.sure, 1.0, 1 / (1 + (r**2).sum(1) / self.width**2))
-        jacobians = {"i": np.zeros((len(r), 7, 7)), "j": np.zeros((len(r), 7, 7))}
-        for k in range(7):
-            move = np.zeros((1, 7))
-            move[0, k] = _STEP
-            ahead, back = _exponential(move)[0], _exponential(-move)[0]
-            for name, others in (("i", self.j), ("j", self.i)):
-                here = self.i if name == "i" else self.j
-                values = []
-                for bump in (ahead, back):
-                    a, b = (state[here] @ bump, state[others])
-                    pair = (a, b) if name == "i" else (b, a)
-                    values.append(_logarithm(self.measured @ np.linalg.inv(pair[0]) @ pair[1]) / self.sigma)
-                jacobians[name][:, :, k] = (values[0] - values[1]) / (2 * _STEP)
+        relative = np.linalg.inv(state[self.i]) @ state[self.j]
+        r = _logarithm(self.measured @ relative) / self.sigma
+        root = np.sqrt(np.where(self.sure, 1.0, 1 / (1 + (r**2).sum(1) / self.width**2)))
+        moved_i = self.measured @ _BACK[:, None] @ relative  # (14, E, 4, 4)
+        moved_j = self.measured @ relative @ _AHEAD[:, None]
+        values = _logarithm(np.concatenate([moved_i, moved_j]).reshape(-1, 4, 4)).reshape(2, 2, 7, len(r), 7)
+        change = (values[:, 0] - values[:, 1]) / (2 * _STEP) / self.sigma  # end, direction, edge, residual
+        jacobian = change.transpose(2, 3, 0, 1).reshape(len(r), 7, 14) * root[:, None, None]
+        blocks = jacobian.transpose(0, 2, 1) @ jacobian  # (E, 14, 14)
+        pull = -(jacobian.transpose(0, 2, 1) @ (root[:, None] * r)[..., None])[..., 0]
         size = 7 * self.count
         normal, right = np.zeros((size, size)), np.zeros(size)
-        for e in range(len(r)):
-            places = {"i": 7 * self.i[e], "j": 7 * self.j[e]}
-            for one, p in places.items():
-                right[p : p + 7] -= weight[e] * jacobians[one][e].T @ r[e]
-                for two, q in places.items():
-                    normal[p : p + 7, q : q + 7] += weight[e] * jacobians[one][e].T @ jacobians[two][e]
+        ends = np.stack([self.i, self.j], axis=1)
+        places = (7 * ends[..., None] + np.arange(7)).reshape(-1, 14)
+        for place, block, force in zip(places, blocks, pull):  # both ends of an edge differ
+            normal[place[:, None], place] += block
+            right[place] += force
         free = normal[7:, 7:]
         free[np.diag_indices_from(free)] += damping * np.maximum(np.diag(free), 1e-9)
         return np.concatenate([np.zeros(7), np.linalg.solve(free, right[7:])]).reshape(-1, 7)
 
 
-# --- similarity transforms as matrices (…, 4, 4) and as seven numbers: rotation, translation, logarithm of the scale
-# ---
+# --- similarity transforms as matrices (…, 4, 4), and as seven numbers: rotation, translation, logarithm of the scale
 
 
 def _matrix(s: Similarity) -> np.ndarray:
@@ -219,3 +212,7 @@ def _exponential(step: np.ndarray) -> np.ndarray:
     matrix[:, :3, :3] = geometry.matrix_from_quaternion(q) * np.exp(step[:, 6])[:, None, None]
     matrix[:, :3, 3] = step[:, 3:6]
     return matrix
+
+
+_AHEAD = _exponential(np.concatenate([_STEP * np.eye(7), -_STEP * np.eye(7)]))  # (14, 4, 4) small steps
+_BACK = np.linalg.inv(_AHEAD)

@@ -187,7 +187,9 @@ def _start(first, second, a: np.ndarray, b: np.ndarray, depth: np.ndarray) -> Si
 
 def _depths(first: Sequence[View], second: Sequence[View]):
     for x, y in zip(first, second):
-        z, w = known_depth(x)[::4, ::4], known_depth(y)[::4, ::4]
+        z, w = known_depth(x), known_depth(y)
+        step = max(1, int((z.size / _PIXELS) ** 0.5))
+        z, w = z[::step, ::step], w[::step, ::step]
         yield z, w, (z > 0) & (w > 0)
 
 

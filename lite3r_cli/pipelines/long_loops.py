@@ -13,10 +13,10 @@ from ..console import Progress
 from ..errors import InputError
 from ..io.images import ImageSet
 from ..long.chunk_plan import ChunkPlan, Pass, owners
-from ..long.loop_search import Candidate, find_candidates, halves_agree, is_loop, joint_pass
+from ..long.loop_search import Candidate, find_candidates, halves_agree, in_vain, is_loop, joint_pass
 from ..long.work_folder import WorkFolder
 from ..scene.posed_view import View
-from .long_predict import Examined, Predicted, predict_passes
+from .long_predict import Predicted, predict_passes
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -27,7 +27,7 @@ _SEEN, _AGREE = "seen", "agree"  # facts that are stored with the pass of a cand
 
 @dataclass(frozen=True)
 class Loops:
-    """The passes of the candidates, and which of them are loops."""
+    """The passes of the candidates that were predicted, and which of them are loops."""
 
     passes: list[Pass]
     accepted: list[bool]
@@ -55,23 +55,27 @@ def close_loops(
 
     with progress.stage("Look for loops"):
         candidates = find_candidates(plan, picture, check)
-    passes = [joint_pass(each, plan) for each in candidates]
+    passes, first = [joint_pass(each, plan) for each in candidates], len(plan.chunks)
+    accepted: list[bool] = []
+
+    def examine(k: int, positions: Sequence[int], views: Sequence[View]) -> dict[str, Any]:
+        seen, agree = judge(positions, views, candidates[k])
+        return {_SEEN: seen, _AGREE: agree}
+
+    def enough(k: int) -> bool:
+        accepted.append(is_loop(*_judgement(work.store.facts(first + k))))
+        return in_vain(accepted)
+
     if passes:
-
-        def examine(k: int, positions: Sequence[int], views: Sequence[View]) -> Examined:
-            seen, agree = judge(positions, views, candidates[k])
-            return Examined({_SEEN: seen, _AGREE: agree}, needed=is_loop(seen, agree))
-
         predict_passes(
-            config, images, predictor, passes, len(plan.chunks), work, progress, check, into, "Predict loops", examine
+            config, images, predictor, passes, first, work, progress, check, into, "Predict loops", examine, enough
         )
-    accepted, account = [], []
-    for k, candidate in enumerate(candidates):
-        seen, agree = _judgement(work.store.facts(len(plan.chunks) + k))
-        accepted.append(is_loop(seen, agree))
-        verdict = "loop" if accepted[-1] else "refused"
+    account = []
+    for k, (candidate, is_one) in enumerate(zip(candidates, accepted)):
+        seen, agree = _judgement(work.store.facts(first + k))
+        verdict = "loop" if is_one else "refused"
         account.append({**candidate.as_dict(), "seen": round(seen, 3), "agree": round(agree, 3), "verdict": verdict})
-    return Loops(passes, accepted, account)
+    return Loops(passes[: len(accepted)], accepted, account)
 
 
 def _judgement(facts: dict[str, Any]) -> tuple[float, float]:

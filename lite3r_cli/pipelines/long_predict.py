@@ -14,7 +14,7 @@ from ..console import Progress
 from ..errors import InputError, MemoryLimitError
 from ..io.images import ImageSet, Skipped
 from ..long.assembly import Assembly, AssemblyConfig, Passes, assemble
-from ..long.chunk_plan import CHUNK, MAIN, Pass
+from ..long.chunk_plan import CHUNK, MAIN, Pass, owners
 from ..long.drift import SHARED, DriftEstimate
 from ..long.pass_store import PassStore
 from ..long.work_folder import WorkFolder
@@ -43,15 +43,8 @@ class Predicted:
     ran: list[Ran] = field(default_factory=list)  # what the network used for them, in this process or a stopped one
 
 
-@dataclass(frozen=True)
-class Examined:
-    """What is stored with a predicted pass, and whether its maps are needed later."""
-
-    facts: dict[str, Any]
-    needed: bool
-
-
-Examine = Callable[[int, Sequence[int], Sequence[View]], Examined]  # number of the pass in `passes`, positions, views
+# number of the pass in `passes`, positions, views → facts that are stored with it
+Examine = Callable[[int, Sequence[int], Sequence[View]], dict[str, Any]]
 
 
 def predict_passes(
@@ -66,9 +59,11 @@ def predict_passes(
     into: Predicted,
     stage: str = "Predict",
     examine: Examine | None = None,
+    enough: Callable[[int], bool] = lambda k: False,
 ) -> None:
     """Predict the passes that are not on disk; the number of passes[0] is `first`. `examine` is called with each
-    predicted pass, by another thread; None: the maps of all are stored.
+    predicted pass, by another thread; `enough` with the number of each that is on disk, in order: the others are left
+    out once it is true. Whole maps are stored once for each view, or with --refine in each chunk.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
@@ -94,6 +89,8 @@ def predict_passes(
                 told += "" if line.drift is None else f", drift about {line.drift:.1f} % of the path"
                 step(figures=told if new and k < len(passes) else "")
                 check()
+                if enough(k - 1):
+                    break
             if k in missing:
                 line.write(k)
         into.drift = line.drift if into.drift is None else into.drift
@@ -114,6 +111,7 @@ class _Line:
         self._chain = DriftEstimate()
         self.drift: float | None = None  # of the chunks so far, percent of the path
         self._strict, self._first = config.input.strict, first
+        self._refine, self._owner = config.predict.refine, owners(passes, len(images))
         self._read: dict[int, Later[Pictures]] = {}
         self._writing: Later[None] | None = None
         self._found: tuple[Predictions, dict[str, Any]] | None = None
@@ -152,12 +150,18 @@ class _Line:
         self._writing = Later(lambda: self._store(k, found, facts), "write a chunk")
 
     def _store(self, k: int, found: Predictions, facts: dict[str, Any]) -> None:
-        examined = Examined({}, True) if self._examine is None else self._examine(k, found.indices, found.views)
-        number, wanted = self._first + k, self._passes[k]
-        colors = found.colors if wanted.kind in MAIN else [None] * len(found.views)  # a chunk has the same pictures
-        facts |= examined.facts
-        self._work.store.write(number, wanted, found.indices, found.views, colors, facts, maps=examined.needed)
+        wanted = self._passes[k]
+        if self._examine is not None:
+            facts |= self._examine(k, found.indices, found.views)
+        self._work.store.write(self._first + k, wanted, found.indices, found.views, found.colors, facts, self._whole(k))
         self._extend_drift(k)
+
+    def _whole(self, k: int) -> set[int]:
+        """The views of pass k whose maps are stored whole: the scene takes them from there, or refines them."""
+        wanted = self._passes[k]
+        if wanted.kind not in MAIN:
+            return set()
+        return {i for i in wanted.views if self._refine or self._owner[i] == k}
 
     def settle(self, k: int) -> None:
         """Wait until pass k is on disk, and part of the estimate of the drift. Raises OutputError."""
@@ -191,7 +195,7 @@ def _extend(drift: DriftEstimate, images: ImageSet, store: PassStore, number: in
     """Chunk `number`, which follows the one before, becomes part of the estimate."""
     shared = sorted(set(store.views(number)) & set(store.views(number - 1))) if number else []
     some = shared[:: max(1, len(shared) // SHARED)]
-    before, here = ([store.read(k, i, bare_view(images, i)) for i in some] for k in (number - 1, number))
+    before, here = ([store.sample(k, i, bare_view(images, i)) for i in some] for k in (number - 1, number))
     drift.add(store.cameras(number)[1], before, here)
 
 

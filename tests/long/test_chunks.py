@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 from dataclasses import replace
 from itertools import pairwise
@@ -17,17 +16,15 @@ from conftest import PLANE_DEPTH, STEP, photograph
 from lite3r_cli.cli import main
 from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig, WorldConfig
 from lite3r_cli.config.sequence import LongConfig
-from lite3r_cli.errors import InputError, OutputError, UsageError
+from lite3r_cli.errors import OutputError, UsageError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.long.chunk_plan import coarse_passes, owners, plan_chunks
 from lite3r_cli.long.loop_search import Candidate
-from lite3r_cli.long.pass_store import PassStore
 from lite3r_cli.long.work_folder import WorkFolder
 from lite3r_cli.pipelines import long_loops, long_run, predict, scene_formats
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct_scene import reconstruct
 from lite3r_cli.scene import geometry
-from lite3r_cli.scene.posed_view import View
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (11, 4), (4, 4), (200, 60), (201, 60), (7, 3), (1000, 24)])
@@ -41,24 +38,6 @@ def test_chunks_cover_all_views_and_share_enough(count, size):
     assert all(view in chunks[k] for view, k in enumerate(owner)) and owner == sorted(owner)
     for coarse in coarse_passes(plan):
         assert len(coarse.views) <= size and len({k for k, c in enumerate(chunks) if set(c) & set(coarse.views)}) > 2
-
-
-def test_what_a_pass_says_survives_the_disk(tmp_path):
-    rng = np.random.default_rng(0)
-    depth = rng.uniform(0.3, 40, (17, 23)).astype(np.float32)
-    depth[:3] = 0
-    confidence = np.where(depth > 0, rng.uniform(1, 30, depth.shape), 0).astype(np.float32)
-    view = View("a.jpg", 46, 34, np.diag([50.0, 50, 1]), np.eye(3, 4), depth, confidence)
-    store = PassStore(tmp_path)
-    plan = plan_chunks(1, 1, "")
-    assert not store.has(0, plan.chunks[0])
-    store.write(0, plan.chunks[0], [0], [view], [None], {})
-    assert PassStore(tmp_path).has(0, plan.chunks[0])
-    back = PassStore(tmp_path).read(0, 0, view)
-    assert np.allclose(back.depth, depth, rtol=1e-4) and (back.depth[:3] == 0).all()
-    assert np.corrcoef(back.confidence[3:].ravel(), confidence[3:].ravel())[0, 1] > 0.999
-    values, counts = store.confidences(0, [0])
-    assert counts.sum() == (depth > 0).sum() and (np.diff(values) > 0).all()
 
 
 def folder_of(place: Path, count: int) -> Path:
@@ -130,7 +109,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path, plane_backbo
     assert (told["attention"], told["runtime"]) == (expected["attention"], expected["runtime"])
 
 
-def test_a_refused_loop_leaves_no_maps_on_disk_and_a_resumed_run_refuses_it_too(tmp_path, plane_backbone, monkeypatch):
+def test_loops_leave_no_whole_maps_on_disk_and_a_resumed_run_refuses_the_same(tmp_path, plane_backbone, monkeypatch):
     pictures = folder_of(tmp_path / "photos", 10)
     real, asked_for, kept = long_loops.judge, [], []
     monkeypatch.setattr(long_loops, "find_candidates", lambda *given: [Candidate(1, 8, -30.0), Candidate(0, 9, -20.0)])
@@ -140,14 +119,14 @@ def test_a_refused_loop_leaves_no_maps_on_disk_and_a_resumed_run_refuses_it_too(
         return real(positions, views, candidate) if candidate.first == 1 else (0.4, 0.6)
 
     def leave(folder: WorkFolder) -> None:
-        kept.append([sorted(path.name for path in folder.store.place(k).iterdir()) for k in (2, 3, 4)])
+        kept.append([folder.store.whole(k) for k in range(5)])
         done(folder)
 
     done = WorkFolder.done
     monkeypatch.setattr(long_loops, "judge", judge)
     monkeypatch.setattr(WorkFolder, "done", leave)
     reconstruct(asked(pictures, tmp_path / "whole" / "scene.ply", "6"))
-    assert kept == [[["maps", "pass.json"], ["maps", "pass.json"], ["pass.json"]]]
+    assert kept == [[[0, 1, 2, 3], [4, 5], [6, 7, 8, 9], [], []]]  # each view in the chunk in whose interior it lies
     told = json.loads((tmp_path / "whole" / "scene" / "run.json").read_text())["chunks"]
     assert [loop["verdict"] for loop in told["loops"]] == ["loop", "refused"]
     assert {edge["passes"][1] for edge in told["scenes"][0]["edges"]} == {1, 2, 3}
@@ -233,84 +212,6 @@ def test_chunks_that_nobody_needs_go_with_the_next_run(tmp_path, plane_backbone,
     with pytest.raises(OutputError, match="in the way"):
         WorkFolder(left, {}, False, print).__enter__()
     assert left.exists() and sorted(os.listdir(place)) == [left.name, "scene", "scene.ply"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"K": 3},
-        {"ranges": [[2, 1]]},
-        {"ranges": [["1", 2]]},
-        {"ranges": [[1, 1e39]]},  # no number of float32
-        {"ranges": [[1e-300, 1]]},
-        {"levels": []},
-        {"views": ["a"]},
-        {"facts": None},
-        {"kind": 0},
-        {"places": [[0, 1, 1, -1]]},
-        {"places": [[0, 5, 1 << 39, 0]]},
-        {"places": [[5, 60, 60, 0]]},
-        {"places": [[0, 0, 0, 0]]},
-        {"places": [[0, 1, 1]]},
-        None,
-    ],
-)
-def test_passes_that_are_damaged_are_refused_by_name(tmp_path, change):
-    view = View("a.jpg", 9, 7, np.diag([9.0, 9, 1]), np.eye(3, 4), np.ones((7, 9), np.float32), np.ones((7, 9)))
-    store, plan = PassStore(tmp_path), plan_chunks(1, 1, "")
-    store.write(0, plan.chunks[0], [0], [view], [None], {})
-    if change is None:
-        (store.place(0) / "maps").unlink()
-    else:
-        path = store.place(0) / "pass.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match="damaged"):
-        PassStore(tmp_path).read(0, 0, view)
-
-
-def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path, monkeypatch):
-    """In a shared folder without the sticky bit, others can rename the folder of the chunks."""
-    view = View("a.jpg", 9, 7, np.diag([9.0, 9, 1]), np.eye(3, 4), np.ones((7, 9), np.float32), np.ones((7, 9)))
-    plan, home = plan_chunks(1, 1, ""), tmp_path / "home"
-    (home / "pass-00000").mkdir(parents=True)
-    (home / "pass-00000/thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError), WorkFolder(tmp_path / "chunks", {}, False, print) as work:
-        work.path.rename(tmp_path / "taken")
-        work.path.symlink_to(home)
-        work.store.write(0, plan.chunks[0], [0], [view], [None], {})
-    (tmp_path / "chunks").unlink()
-    with pytest.raises(OutputError, match="exchanged"), WorkFolder(tmp_path / "chunks", {}, False, print) as work:
-        work.path.rename(tmp_path / "taken again")
-        shutil.copytree(home, work.path)
-        work.store.write(0, plan.chunks[0], [0], [view], [None], {})
-    assert (tmp_path / "chunks/pass-00000/thesis.txt").exists()
-    shutil.rmtree(tmp_path / "chunks")
-    genuine = Path.mkdir
-
-    def exchanged(self, *arguments, **options):  # before anything is in it
-        genuine(self, *arguments, **options)
-        self.rename(tmp_path / "taken at once")
-        self.symlink_to(home)
-
-    with pytest.raises(OutputError), monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", exchanged)
-        WorkFolder(tmp_path / "chunks", {}, False, print).__enter__()
-    assert [path.name for path in home.rglob("*") if path.is_file()] == ["thesis.txt"]
-
-
-def test_damaged_colours_of_a_pass_are_refused_without_a_line_of_a_library(tmp_path, capfd):
-    store = PassStore(tmp_path / os.fsdecode(b"caf\xe9"))  # a C library takes no such name
-    store.folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
-    view = View("a.jpg", 80, 64, np.diag([80.0, 80, 1]), np.eye(3, 4), np.ones((64, 80), np.float32))
-    store.write(0, plan_chunks(1, 1, "").chunks[0], [0], [view], [noise], {})
-    assert store.colors(0, 0).shape == (64, 80, 3)
-    maps = store.place(0) / "maps"
-    data, end = maps.read_bytes(), maps.stat().st_size - 2000
-    maps.write_bytes(data[:end] + bytes(99) + data[end + 99 :])
-    with pytest.raises(InputError, match="damaged"):
-        store.colors(0, 0)
-    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 
 from lite3r_cli.long.chunk_plan import plan_chunks
-from lite3r_cli.long.loop_search import Candidate, find_candidates, halves_agree, is_loop, joint_pass, suppressed
+from lite3r_cli.long.loop_search import (
+    Candidate,
+    find_candidates,
+    halves_agree,
+    in_vain,
+    is_loop,
+    joint_pass,
+    suppressed,
+)
 from lite3r_cli.scene.posed_view import View
 
 SIZE = 160
@@ -48,6 +56,11 @@ def test_only_the_surest_of_neighbouring_candidates_stays():
     assert suppressed(found, plan) == [found[1], found[2]]
     joint = joint_pass(found[1], plan)
     assert len(joint.views) == 10 and {2, 52} <= set(joint.views)
+
+
+def test_weaker_candidates_are_left_out_after_several_in_vain():
+    assert not in_vain([False] * 5) and in_vain([False] * 6) and in_vain([True, *[False] * 6])
+    assert not in_vain([*[False] * 5, True, *[False] * 5])
 
 
 def flat(depth: float, x: float) -> View:

@@ -88,7 +88,7 @@ def test_a_run_is_shown_chunk_by_chunk_and_then_the_scene(photos, tmp_path, plan
         assert np.allclose(place, [k * STEP, 0, 0], atol=2e-3)
     assert np.allclose(points[-1][:, 2], PLANE_DEPTH, rtol=2e-3) and 2000 <= len(points[-1]) < 10_000
     assert points[-1][:, 0].max() > points[0][:, 0].max() + STEP, "the scene grows along the way of the camera"
-    assert told[0] == "chunk 1: 4 of 10 views" and running(scene) is None
+    assert told[0] == "chunk 1: 3 of 10 views" and running(scene) is None
     assert not followers[0].step() and told[-1] == "the run has ended: this is the scene"
     final = {f"/cameras/{view.name}" for view in read_cameras_json(tmp_path / "out/a/cameras.json")}
     assert {name for name in server.shown if name != "/points"} == final
