@@ -81,7 +81,7 @@ class PassStore:
         whole: Container[int] | None = None,
     ) -> None:
         """Write a pass: `positions` in the sequence of the views that could be read. `whole` are those whose maps and
-        pictures are stored, None: all; `read`, `colors` and `confidences` are for them. Raises OutputError.
+        pictures are stored, None: all; `read` and `colors` are for them. Raises OutputError.
         """
         place = self.place(number)
         try:
@@ -191,10 +191,10 @@ class PassStore:
                 self.colors(number, position)
 
     def confidences(self, number: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The confidence values in a pass, and how many known pixels of these views have each."""
+        """The confidence values in a pass, and how many known pixels of the samples of these views have each."""
         counts, head = np.zeros(LEVELS + 1, np.int64), self._head(number)
         for position in positions:
-            (data,) = self._parts(number, head["views"].index(position), _CONFIDENCE, _CONFIDENCE + 1)
+            (data,) = self._parts(number, head["views"].index(position), _FEW_CONFIDENCE, _PARTS)
             codes = self._codes(number, data, 1)
             counts += np.bincount(codes.ravel(), minlength=LEVELS + 1)
         table = _table(head)

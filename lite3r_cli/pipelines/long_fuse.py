@@ -51,7 +51,7 @@ def lazy_views(placed: Placed, store: PassStore, shapes: dict[int, tuple[int, in
 
 
 def confidence_threshold(placed: Placed, store: PassStore, percentile: float) -> float | None:
-    """The percentile of the stored confidence of all known pixels of the scene; None keeps all."""
+    """The percentile of the stored confidence of the scene's known pixels, from their samples; None keeps all."""
     if percentile == 0:
         return None
     by_pass: dict[int, list[int]] = {}

@@ -170,7 +170,7 @@ def _predictions(
     which = [k for k in which if placed.positions[k] in by_index]
     sample = replace(
         found,
-        views=[views[k] for k in which],
+        views=views.some(which),
         indices=[placed.positions[k] for k in which],
         inputs=[by_index[placed.positions[k]] for k in which],
     )

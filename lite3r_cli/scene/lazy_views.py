@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import overload
 
 import numpy as np
 
+from ..cores import count_cores
 from .posed_view import View
 
+_MOST_THREADS = 8
 Maps = Callable[[int], tuple[np.ndarray, np.ndarray]]  # index → depth and confidence (h, w), as stored
 
 
@@ -31,10 +34,15 @@ class LazyViews(Sequence[View]):
     def __getitem__(self, index: slice) -> list[View]: ...
     def __getitem__(self, index: int | slice) -> View | list[View]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return self.some(range(*index.indices(len(self))))
         camera = self.cameras[index]
         depth, confidence = self._load(index % len(self))
         return replace(camera, depth=depth * np.float32(self._factors[index]), confidence=confidence)
+
+    def some(self, indices: Iterable[int]) -> list[View]:
+        """The views at these indices, read in threads."""
+        with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
+            return list(pool.map(self.__getitem__, indices))
 
     def placed(self, cam_from_world: Sequence[np.ndarray], factor: float) -> LazyViews:
         """The same views with other poses, depth multiplied by `factor`."""
