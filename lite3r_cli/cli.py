@@ -29,6 +29,11 @@ SPINS = ("GOMP_SPINCOUNT", "3000")
 NO_MORE_DEVICES = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 # Large pages for torch's large tensors where the system has them: an eighth of the page faults of a prediction.
 LARGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
+_PIXELS = r"0*[1-9]\d{0,17}([kKmM][bB])?"
+READ_AT_IMPORT = {  # settings of OpenCV → values with which its import does not abort the process
+    "OPENCV_IO_MAX_IMAGE_PIXELS": _PIXELS, "OPENCV_IO_MAX_IMAGE_WIDTH": _PIXELS, "OPENCV_IO_MAX_IMAGE_HEIGHT": _PIXELS,
+    "OPENCV_BUFFER_AREA_ALWAYS_SAFE": "[01]|[Tt]rue|TRUE|[Ff]alse|FALSE",
+}  # fmt: skip
 VANISHED = "; the current folder exists no more: give absolute paths"
 NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
@@ -81,6 +86,9 @@ def lite3r(
     ] = False,
 ) -> None:
     """A folder of photos in; depth maps, camera poses and a coloured point cloud out."""
+    for name, value in os.environ.items():
+        if (allowed := READ_AT_IMPORT.get(name)) is not None and not re.fullmatch(allowed, value):
+            raise BackendError(f"{name}={value}: OpenCV does not understand this value; unset it")
 
 
 class _Complaint(Exception):
@@ -139,6 +147,9 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
         if _is_out_of_memory(error):
             advice = LESS_MEMORY.get(_command(arguments), "end other programs, or use a machine with more")
             return _fail(error, f"out of memory; {advice}", MemoryLimitError.exit_code)
+        if type(error).__module__ == "cv2" and (set_here := sorted(n for n in os.environ if n.startswith("OPENCV_"))):
+            why = " ".join(str(error).split())[:200]
+            return _fail(error, f"OpenCV failed ({why}); unset {', '.join(set_here)}", BackendError.exit_code)
         if isinstance(error, (OSError, RuntimeError)) and any(word.startswith(INSTALL) for word in arguments):
             return _fail(error, _not_installed(error), OutputError.exit_code)
         if isinstance(error, OSError) and (answer := _of_the_system(error)) is not None:
@@ -227,7 +238,7 @@ def _is_complaint(error: Exception) -> TypeGuard[_Complaint]:
 
 def _is_out_of_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:  # do not import torch only for this check
-        return isinstance(error, MemoryError)
+        return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     from .runtime import is_out_of_memory
 
     return is_out_of_memory(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import random
 import sys
@@ -159,6 +160,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error)
     return "DefaultCPUAllocator" in text or "not enough memory" in text or "CUDA out of memory" in text
 

@@ -6,7 +6,11 @@ import errno
 import os
 import pickle
 import pwd
+import subprocess
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,8 +23,10 @@ from lite3r_cli.checkpoints import hub
 from lite3r_cli.cli import main
 from lite3r_cli.data.procedural.textures import load_photos
 from lite3r_cli.errors import InputError, WeightsError
+from lite3r_cli.io.files import output_error
 
 LONG = "a" * 300
+NOBODY = 65534  # a user without rights
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,10 @@ def test_names_that_no_file_can_have(tmp_path, monkeypatch, capsys, words: str, 
         (OSError(errno.ENOSPC, "No space left on device", "/full/a"), 7, "error: /full/a"),
         (OSError(errno.EROFS, "Read-only file system", "/ro/a", None, "/ro/b"), 7, "error: /ro/a → /ro/b"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), 5, "ulimit"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "/a"), 6, "error: out of memory; "),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 6, "error: out of memory; "),
         (OSError(errno.EBADF, "Bad file descriptor", "/a"), 1, "bug: "),
+        (cv2.error("stoull"), 1, "bug: "),
         (EOFError("Ran out of input"), 1, "bug: EOFError"),
         (KeyboardInterrupt(), 130, "interrupted: "),
     ],
@@ -69,6 +78,57 @@ def test_errors_that_nobody_expected(monkeypatch, capsys, error: BaseException, 
     monkeypatch.setattr("lite3r_cli.networks.registry.find_checkpoint", fails)
     assert main(["models"]) == code
     assert label in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["OPENCV_FOR_THREADS_NUM=x", "OPENCV_IO_MAX_IMAGE_PIXELS=all",
+                                     "OPENCV_BUFFER_AREA_ALWAYS_SAFE=2"])  # fmt: skip
+def test_a_setting_that_opencv_does_not_understand_is_named(tmp_path, setting: str) -> None:
+    photograph(tmp_path / "photos/a.png")
+    name, value = setting.split("=")
+    environment = {**os.environ, name: value, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    words = [sys.executable, "-m", "lite3r_cli", "reconstruct", "photos", "-m", "mini", "-o", "a.ply", "-r", "56", "-q"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5 and name in done.stderr and "unset" in done.stderr and "bug" not in done.stderr
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+@pytest.mark.parametrize("number, advice", [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "end other programs"),
+                                            (errno.ENOMEM, "end other programs"), (errno.EXDEV, "-o")])  # fmt: skip
+def test_a_refusal_to_write_comes_with_a_way_out(number: int, advice: str) -> None:
+    assert advice in str(output_error(Path("a.png"), OSError(number, os.strerror(number))))
+
+
+CLOSED = {
+    "reconstruct photos -o closed/s.ply -m mini": 7, "reconstruct photos -o closed/s/ -m mini": 7,
+    "batch closed/list.txt -o b": 3, "batch closed/photos -o b": 3, "view closed/s.ply": 3,
+    "render closed/s.ply -o f.mp4": 3, "reconstruct photos -o s.ply --intrinsics closed/K.json": 3,
+    "reconstruct photos -o s.ply --depth closed/depth": 3, "reconstruct photos -o s.ply --masks closed/masks": 3,
+    "reconstruct photos -o s.ply --cameras closed/c.json": 3, "synth -o s --textures closed/t.npz": 3,
+    "eval closed/scene": 3, "distill closed/photos -o d.safetensors": 3, "splat closed/s.ply --device cpu": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def closed_folder(monkeypatch) -> Iterator[None]:
+    """The current folder has photos/, and closed/, which this user may not enter."""
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.chdir(place)
+        photograph(Path("photos/a.png"))
+        os.chmod(place, 0o777)
+        os.mkdir("closed", 0o700 if os.geteuid() == 0 else 0)
+        me = os.geteuid()
+        if me == 0:
+            os.seteuid(NOBODY)
+        yield
+        os.seteuid(me)
+
+
+@pytest.mark.parametrize("words", CLOSED)
+def test_what_lies_in_a_closed_folder_is_not_called_missing(closed_folder, capsys, words: str) -> None:
+    assert main([*words.split(), "-q"]) == CLOSED[words]
+    said = capsys.readouterr().err
+    assert "ermission denied" in said and "no such" not in said and "does not exist" not in said, said
+    assert sorted(os.listdir()) == ["closed", "photos"]
 
 
 def test_a_user_without_a_home(monkeypatch, capsys) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config.option import from_home
 from ..errors import InputError, UsageError
-from ..io.documents import read_text
+from ..io.documents import is_there, read_text
 from ..io.names import printable, unique_names
 from ..io.natural import natural_key
 from ..io.own_outputs import is_output, written_into
@@ -56,7 +56,7 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
         yield from _below(path, barred)
         return
     suffix = path.suffix.lower()
-    if not os.path.exists(path):
+    if not is_there(path) or not os.path.exists(path):
         raise UsageError(f"{printable(path)}: no such file or folder")
     if suffix in VIDEO_SUFFIXES:
         yield path, path.parent

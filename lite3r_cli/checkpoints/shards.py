@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lite3r_cli.errors import WeightsError
+from lite3r_cli.io.names import can_be_a_path
 
 INDEX_SUFFIX = ".safetensors.index.json"
 LARGEST_INDEX = 1 << 26  # bytes, about a million tensors
@@ -25,6 +26,8 @@ def read_index(path: Path) -> dict[str, str]:
         shards = set(weight_map.values())
         if not shards or not all(name == Path(name).name != "" and not name.endswith(INDEX_SUFFIX) for name in shards):
             raise ValueError("its weight_map does not name files beside it")
+        if not all(map(can_be_a_path, shards)):
+            raise ValueError("it names a file that cannot be")
         if max(map(len, (*weight_map, *shards))) > LONGEST_NAME:
             raise ValueError(f"it holds a name of more than {LONGEST_NAME} characters")
         if len(shards) > MOST_SHARDS:

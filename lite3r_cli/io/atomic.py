@@ -20,7 +20,7 @@ from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
 from .syncing import in_threads
-from .transaction import Transaction, recover
+from .transaction import Transaction, recover, require_one_file_system
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,16 @@ class OutputSet:
         return entry if stamp is not None and stamp == _stamp(path) else None
 
     def __enter__(self) -> OutputSet:
-        self._require_folder()
+        try:
+            self._require_folder()
+        except OSError as error:
+            raise output_error(self.layout.root / self.layout.folder, error) from error
         self._files.__enter__()
         try:
             remove_finished(self.layout)
             self._old = self._replaceable()
+            folders = {self.layout.root / self.layout.folder, *(path.parent for path in self.replaced)}
+            require_one_file_system(self.layout.root, sorted(folders))
             self.directory.mkdir(parents=True, exist_ok=True)
         except BaseException as error:
             self._files.leave()

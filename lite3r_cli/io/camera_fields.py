@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from reprlib import repr as short
 from typing import Any, TypeGuard
 
@@ -12,6 +13,7 @@ from ..errors import InputError
 from ..scene.distortion import MODELS, DistortedCamera
 from ..scene.posed_view import View
 from .codecs.header import LARGEST_ASPECT
+from .names import can_be_a_path
 
 ROTATION_TOLERANCE = 1e-3  # largest deviation of R R^T from the identity
 MAX_SIDE = 1 << 20  # pixels
@@ -129,7 +131,7 @@ def camera(
     if not (np.isfinite(K).all() and np.isfinite(cam_from_world).all() and np.abs(cam_from_world).max() <= LARGEST):
         raise InputError(f"{where}: has numbers that are not finite")
     require_plausible(where, K, size)
-    if not name or "\0" in name:
+    if PurePosixPath(name).name in ("", "..") or not can_be_a_path(name):
         raise InputError(f"{where}: has no file name of an image")
     require_rotation(where, cam_from_world[:, :3], "its pose")
     return View(name, width, height, K, cam_from_world, lens=lens)

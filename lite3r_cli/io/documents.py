@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from .names import printable
 from .regular import BadImage, open_regular
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_BYTES = 1 << 28  # enough for the cameras of a million images
 
 
@@ -43,19 +45,37 @@ def read_json(path: Path) -> Any:
 def parsed_json(path: Path, text: str) -> Any:
     """The JSON document in a text that was read from `path`. Raises InputError."""
     try:
-        return json.loads(text)
+        document = json.loads(text)
+        if _SURROGATE.search(text):  # two are a letter, a single one is a byte of a file name, or nothing
+            json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return document
     except RecursionError as error:
         raise InputError(f"{printable(path)}: not valid JSON here: lists or objects are nested too deeply") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{printable(path)}: not valid JSON: {' '.join(str(error).split())[:200]}") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{printable(path)}: holds half of a letter (a lone surrogate), which is no text") from error
     except ValueError as error:  # Python converts at most 4,300 digits
         raise InputError(f"{printable(path)}: holds a number of thousands of digits") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists; a link counts whatever it leads to. Raises InputError if a closed folder on the way hides
+    it.
+    """
+    try:
+        path.lstat()
+    except PermissionError as error:
+        raise InputError(f"{printable(path)}: {error.strerror}; check the path and its permissions") from error
+    except (OSError, ValueError):  # ValueError: no file can have this name
+        return False
+    return True
 
 
 def require_folder(path: Path, option: str) -> None:
     """Raises UsageError that names the option if there is no folder."""
     if not path.is_dir():
-        raise UsageError(f"{option} {printable(path)}: {'not a folder' if os.path.lexists(path) else 'no such folder'}")
+        raise UsageError(f"{option} {printable(path)}: {'not a folder' if is_there(path) else 'no such folder'}")
 
 
 def require_file(path: Path, advice: str, option: str = "") -> None:
@@ -63,7 +83,7 @@ def require_file(path: Path, advice: str, option: str = "") -> None:
     unreadable file.
     """
     named = f"{option} {printable(path)}".strip()
-    if not os.path.lexists(path):
+    if not is_there(path):
         raise UsageError(f"{named}: no such file; {advice}")
     if path.is_dir():
         raise UsageError(f"{named}: a folder, not a file; {advice}")

@@ -24,7 +24,10 @@ _ADVICE = {
     errno.ENOENT: "the folder is gone, or takes no new files; write elsewhere with -o",
     errno.ENAMETOOLONG: "the name is too long; shorten the name of the image, of the scene's folder or of the output",
     errno.ELOOP: "it is a link, and none is followed within an output; replace it by a folder or give its place to -o",
-    errno.EXDEV: "it is a link to another file system; give that place to -o",
+    errno.EXDEV: "its folder is a part of another file system; give a place there to -o",
+    errno.EMFILE: "too many open files; allow more with `ulimit -n 4096`",
+    errno.ENFILE: "too many open files; end other programs",
+    errno.ENOMEM: "out of memory; end other programs",
 }
 
 

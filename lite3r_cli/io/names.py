@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -18,6 +19,14 @@ _LONGEST_STEM = 160  # bytes of UTF-8; leaves room for an index and a suffix wit
 def printable(name: object) -> str:
     """`name` on one line: line breaks, control characters and undecodable bytes become `_`."""
     return _UNPRINTABLE.sub("_", str(name))
+
+
+def can_be_a_path(name: str) -> bool:
+    """Whether the system can look for a file of this name: no NUL, and only surrogates that stand for bytes."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def leads_out(name: str) -> bool:

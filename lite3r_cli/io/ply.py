@@ -26,6 +26,9 @@ VERTEX = np.dtype(
 FAR_VERTEX = np.dtype([(field[0], "<f8" if field[0] in "xyz" else field[1]) for field in VERTEX.descr])
 
 
+MOST_LISTS = 100_000  # of other elements
+
+
 def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAMERA.comments()) -> None:
     """Write `cloud` (may be empty) as little-endian PLY; float64 coordinates are written as doubles.
 
@@ -48,7 +51,7 @@ def read_ply(path: Path) -> PointCloud:
     """Read a cloud that `write_ply` wrote (or any PLY with the same vertex properties). Raises InputError."""
     try:
         with open_regular(Path(path)) as stream:
-            _require_counts(stream)
+            _require_quick(stream)
             ply = PlyData.read(stream, mmap="r")  # otherwise values are read one by one
     except BadImage as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
@@ -61,20 +64,31 @@ def read_ply(path: Path) -> PointCloud:
     missing = [name for name in VERTEX.names or () if name not in (vertices.dtype.names or ())]
     if missing:
         raise InputError(f"{path}: its vertices lack {', '.join(missing)}")
+    colors = np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1)
+    if colors.dtype.kind not in "iu" or colors.min(initial=0) < 0 or colors.max(initial=0) > 255:
+        raise InputError(f"{path}: its colours are no whole numbers from 0 to 255")
     with np.errstate(over="ignore"):  # a double beyond single precision becomes infinite
         points = np.stack([vertices[name] for name in "xyz"], axis=1).astype(np.float32)
     return PointCloud(
         points=points,
-        colors=np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1).astype(np.uint8),
+        colors=colors.astype(np.uint8),
         confidence=np.array(vertices["confidence"], dtype=np.float32),
     )
 
 
-def _require_counts(stream: BinaryIO) -> None:
-    """Raises BadImage for a header with more elements than the file has bytes, because they would be allocated."""
+def _require_quick(stream: BinaryIO) -> None:
+    """Raises BadImage for a header with more elements than the file has bytes, because they would be allocated, and
+    for vertices with lists or many faces, which would be read one by one.
+    """
     size = os.fstat(stream.fileno()).st_size
     head = stream.read(1 << 16).partition(b"end_header")[0]
-    counts = re.findall(rb"element\s+\S+\s+(\d+)", head)
-    if any(len(word) > 18 for word in counts) or sum(map(int, counts)) > size:
+    elements = re.findall(rb"element\s+(\S+)\s+(\d+)((?:(?!element\s).)*)", head, re.DOTALL)
+    if any(len(count) > 18 for _, count, _ in elements) or sum(int(count) for _, count, _ in elements) > size:
         raise BadImage("its header promises more than the file holds")
+    for name, count, properties in elements:
+        if re.search(rb"property\s+list\s", properties):
+            if name == b"vertex":
+                raise BadImage("its vertices hold lists, not numbers")
+            if int(count) > MOST_LISTS:
+                raise BadImage(f"it holds {int(count)} lists, e.g. of faces; save it as points alone")
     stream.seek(0)

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -359,6 +359,17 @@ def require_free(path: Path, overwrite: bool) -> None:
         raise in_the_way(path)
     if not overwrite:
         raise OutputError(f"{path}: exists; --overwrite replaces it")
+
+
+def require_one_file_system(root: Path, folders: Iterable[Path]) -> None:
+    """Raises OutputError for a folder below `root` into which nothing can be renamed from there: a mount point."""
+    for folder in folders:
+        try:
+            apart = folder.lstat().st_dev != root.stat().st_dev
+        except OSError:
+            continue  # it does not exist yet, or writing will report it
+        if apart:
+            raise OutputError(f"{folder}: another file system is mounted here; give a place inside it to -o")
 
 
 def _lock_of(output: Path) -> Path:

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from ..errors import InputError
 from .codecs import png
 from .files import write_bytes
-from .names import printable
+from .names import can_be_a_path, printable
 from .probe import probe
 from .quick_png import quick_png
 from .regular import BadImage, guarded, open_regular
@@ -210,7 +210,7 @@ def _source(found: Any) -> Source | None:
     numbers = type(source.bytes) is int and type(source.frame) in (int, type(None))
     numbers = numbers and all(type(value) is int for value in source.stamp or ())
     numbers = numbers and (source.time is None or (type(source.time) in (int, float) and math.isfinite(source.time)))
-    if not (numbers and isinstance(source.path, str) and "\0" not in source.path and isinstance(source.sha256, str)):
+    if not (numbers and isinstance(source.path, str) and can_be_a_path(source.path) and isinstance(source.sha256, str)):
         raise BadImage("it does not say where the image came from")
     return source
 

@@ -17,7 +17,7 @@ from ..console import Tell
 from ..errors import InputError, Lite3RError
 from ..io.cameras_json import read_cameras_json
 from ..io.decode import decode_rgb
-from ..io.documents import read_json
+from ..io.documents import is_there, read_json
 from ..io.frame_spool import bytes_of
 from ..io.kept_inputs import require_not_read
 from ..io.names import printable
@@ -145,7 +145,7 @@ def _usable(cloud: PointCloud) -> np.ndarray:
 
 def _layout(scene: Path) -> OutputLayout:
     """The paths of a scene from its .ply, its folder, or the folder next to the .ply."""
-    if not os.path.lexists(scene):
+    if not is_there(scene):
         raise InputError(f"{scene}: does not exist; name the .ply file or the folder that reconstruct wrote")
     if not scene.is_dir() and scene.suffix.lower() != ".ply":
         raise InputError(f"{scene}: is no scene; name the .ply file or the folder that reconstruct wrote")

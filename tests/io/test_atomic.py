@@ -178,6 +178,22 @@ with OutputSet(sys.argv[1], overwrite=True) as out:
     assert set(tree(tmp_path)) == {"scene.ply", "scene/cameras.json", "scene/depth/a.png", "scene/run.json"}
 
 
+def test_a_mounted_folder_is_told_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    produce(tmp_path / "scene.ply")
+    before, lstat = tree(tmp_path), Path.lstat
+    for mounted in ("scene", "scene/depth"):
+
+        def other_device(path: Path, mounted=mounted):
+            found = lstat(path)
+            return found if path != tmp_path / mounted else os.stat_result([*found[:2], found.st_dev + 1, *found[3:]])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "lstat", other_device)
+            with pytest.raises(OutputError, match=f"{mounted}: another file system is mounted here"):
+                OutputSet(tmp_path / "scene.ply", overwrite=True).__enter__()
+        assert tree(tmp_path) == before
+
+
 def test_two_runs_into_one_output(tmp_path: Path) -> None:
     with OutputSet(tmp_path / "scene.ply") as first:
         with pytest.raises(OutputError, match="another run"):

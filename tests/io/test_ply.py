@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from odd_scene import odd_cloud  # noqa: F401
-from plyfile import PlyData
+from plyfile import PlyData, PlyElement
 
 from lite3r_cli.errors import InputError
-from lite3r_cli.io.ply import read_ply, write_ply
+from lite3r_cli.io.ply import VERTEX, read_ply, write_ply
 from lite3r_cli.scene.posed_view import PointCloud
 
 
@@ -44,8 +44,26 @@ def test_damaged_files_are_named(tmp_path: Path, odd_cloud: PointCloud) -> None:
     write_ply(path, odd_cloud)
     whole = path.read_bytes()
     plain = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n0\n"
-    for data in (b"", b"not a ply", whole[:-1], plain, whole.replace(b"element vertex", b"element vortex")):
+    lists = [whole.replace(b"float " + name, b"list uchar float " + name) for name in (b"x", b"confidence")]
+    lists += [whole.replace(b"uchar red", b"list uchar uchar red"), whole.replace(b"uchar red", b"float red")]
+    faces = whole.replace(b"end_header", b"element face 200000\nproperty list uchar int of\nend_header")
+    faces += bytes(200_000)
+    for data in (b"", b"not a ply", whole[:-1], plain, whole.replace(b"vertex", b"vortex"), *lists, faces):
         path.write_bytes(data)
         with pytest.raises(InputError, match="a.ply") as caught:
             read_ply(path)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("kind", "value", "is_sound"), [("u2", 255, True), ("u2", 256, False), ("i2", -1, False),
+                                                        ("f4", 0.5, False), ("f8", np.nan, False)])  # fmt: skip
+def test_colours_are_not_silently_made_fit(tmp_path: Path, kind: str, value: float, is_sound: bool) -> None:
+    fields = [(name, kind if name in ("red", "green", "blue") else kind_of) for name, kind_of in VERTEX.descr]
+    vertices = np.full(3, 0, dtype=fields)
+    vertices["green"] = value
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(tmp_path / "a.ply"))
+    if is_sound:
+        assert read_ply(tmp_path / "a.ply").colors.tolist() == [[0, 255, 0]] * 3
+    else:
+        with pytest.raises(InputError, match=r"a\.ply: its colours are no whole numbers from 0 to 255"):
+            read_ply(tmp_path / "a.ply")

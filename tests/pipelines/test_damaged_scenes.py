@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -127,3 +128,30 @@ def test_impossible_points_are_left_out_and_a_cloud_of_them_is_damaged(made, com
         path.write_bytes(data)
         assert run(words) == 3
         assert "a.ply: damaged: " in (said := capsys.readouterr().err) and "again" in said and "Warning" not in said
+
+
+ODD_NAMES = ("/", ".", "..", "\ud800.png", "a\0b.png", "x" * 5000)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:9]))
+@pytest.mark.parametrize("file", ["run.json", "cameras.json"])
+def test_names_that_no_file_can_have(made, plane_backbone, tmp_path, monkeypatch, capsys, file, name):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    path = Path("out/a") / file
+    document = json.loads(path.read_text())
+    if file == "run.json":
+        document["files"][f"a/{name}"] = {"bytes": 1, "sha256": "0"}
+        document["images"][0]["name"] = document["images"][0]["path"] = name
+    else:
+        document["images"] = {(name if key == "a0.png" else key): value for key, value in document["images"].items()}
+    path.write_text(json.dumps(document))
+    before = content(tmp_path)
+    for words in COMMANDS.values():
+        code, said = run(words), capsys.readouterr().err
+        assert code in (0, 2, 3, 7) and "bug" not in said and "Traceback" not in said, (words, said)
+        assert all(len(line) < 1600 for line in said.splitlines()), said
+        now = content(tmp_path)
+        assert code == 0 or all(now.get(kept) == data for kept, data in before.items()), words
+        for made_now in now.keys() - before.keys():
+            made_now.unlink()
