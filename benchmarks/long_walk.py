@@ -256,7 +256,7 @@ def part_rows(options) -> list[dict[str, Any]]:
     from lite3r_cli.io.images import discover
     from lite3r_cli.long.assembly import AssemblyConfig
     from lite3r_cli.long.chunk_plan import coarse_passes, overlap_of, plan_chunks
-    from lite3r_cli.long.loop_search import find_candidates, is_loop, joint_pass
+    from lite3r_cli.long.loop_search import find_candidates, is_loop, joint_pass, look_at
     from lite3r_cli.long.pass_store import PassStore
     from lite3r_cli.long.sim3_fit import FitConfig
     from lite3r_cli.pipelines.long_loops import judge
@@ -286,7 +286,7 @@ def part_rows(options) -> list[dict[str, Any]]:
             rows.append({"row": "part", "part": name, **score(options.folder, poses), **facts, "seconds": seconds})
 
         plan = plan_chunks(len(images), size, "")
-        candidates = find_candidates(plan, images.read)
+        candidates = find_candidates(plan, lambda i: look_at(images.read(i)))
         passes = [*plan.chunks, *coarse_passes(plan), *(joint_pass(c, plan) for c in candidates)]
         store, loops = predicted("all", passes, candidates)
         chunks, coarse = [True] * len(plan.chunks), len(coarse_passes(plan))

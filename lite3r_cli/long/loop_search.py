@@ -50,21 +50,22 @@ class Candidate:
         return {"views": [self.first, self.second], "evidence": round(self.evidence, 1)}
 
 
-def find_candidates(
-    plan: ChunkPlan, picture: Callable[[int], np.ndarray], step: Callable[[], None] = lambda: None
-) -> list[Candidate]:
-    """Pairs of views of one place, the strongest first, without duplicates; `picture(i)` returns view i (h, w, 3).
+def places_of(plan: ChunkPlan) -> list[int]:
+    """The views that are compared: evenly spread."""
+    return list(range(0, plan.views, max(1, plan.size // 6, -(-plan.views // PLACES))))
+
+
+def look_at(picture: np.ndarray) -> Features:
+    """The features of a picture (h, w, 3) RGB for `find_candidates`."""
+    return find_features(picture, _SIDE, _FEATURES)
+
+
+def find_candidates(plan: ChunkPlan, look: Callable[[int], Features]) -> list[Candidate]:
+    """Pairs of views of one place, the strongest first, without duplicates; `look(i)` are the features of view i.
 
     Views closer than the length of a chunk are no candidates.
     """
-    spacing = max(1, plan.size // 6, -(-plan.views // PLACES))
-    places = list(range(0, plan.views, spacing))
-
-    def look(i: int) -> Features:
-        found = find_features(picture(i), _SIDE, _FEATURES)
-        step()
-        return found
-
+    places = places_of(plan)
     with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
         features = list(pool.map(look, places))
     likeness = likeness_of(features)

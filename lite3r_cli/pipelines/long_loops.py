@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,21 @@ import numpy as np
 
 from ..config import ReconstructConfig
 from ..console import Progress
+from ..cores import count_cores
 from ..errors import InputError
 from ..io.images import ImageSet
+from ..io.view_memory import Features
 from ..long.chunk_plan import ChunkPlan, Pass, owners
-from ..long.loop_search import Candidate, find_candidates, halves_agree, in_vain, is_loop, joint_pass
+from ..long.loop_search import (
+    Candidate,
+    find_candidates,
+    halves_agree,
+    in_vain,
+    is_loop,
+    joint_pass,
+    look_at,
+    places_of,
+)
 from ..long.work_folder import WorkFolder
 from ..scene.posed_view import View
 from .long_predict import Predicted, predict_passes
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
     from .predict import Predictor
 
 _LOOK, _STEP = 4, 2  # views of each half that are compared; of their rows and columns, every second
+_MOST_THREADS = 4  # beside those that write chunks
 _SEEN, _AGREE = "seen", "agree"  # facts that are stored with the pass of a candidate
 
 
@@ -34,27 +47,55 @@ class Loops:
     account: list[dict[str, Any]]  # for run.json
 
 
+class Places:
+    """Looks at evenly spread pictures while the network predicts the next chunks. Use as a context manager."""
+
+    def __init__(self, images: ImageSet, plan: ChunkPlan, work: WorkFolder) -> None:
+        self._images, self._store = images, work.store
+        owner = owners(plan.chunks, plan.views)
+        self._of: dict[int, list[int]] = {}
+        for i in places_of(plan):
+            self._of.setdefault(owner[i], []).append(i)
+        self._pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="features of places")
+        self._found: dict[int, Future[Features]] = {}
+
+    def __enter__(self) -> Places:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, k: int) -> bool:
+        """Look at the pictures of chunk k, which is on disk; always True: the next chunk is wanted."""
+        self._found |= {i: self._pool.submit(self._look, k, i) for i in self._of.get(k, [])}
+        return True
+
+    def features(self, i: int) -> Features:
+        """Those of view i, of a chunk that was begun."""
+        return self._found[i].result()
+
+    def _look(self, k: int, i: int) -> Features:
+        if i not in self._store.views(k):
+            return look_at(np.zeros((64, 64, 3), np.uint8))  # it could not be read, which has been reported
+        small = self._store.colors(k, i)
+        return look_at(self._images.read(i) if small is None else small)
+
+
 def close_loops(
     config: ReconstructConfig,
     images: ImageSet,
     predictor: Predictor,
     plan: ChunkPlan,
+    places: Places,
     work: WorkFolder,
     progress: Progress,
     check: Callable[[], None],
     into: Predicted,
 ) -> Loops:
     """Predict the loop candidates as passes after the plan's chunks, and verify them."""
-    owner = owners(plan.chunks, plan.views)
-
-    def picture(i: int) -> np.ndarray:
-        if i not in work.store.views(owner[i]):
-            return np.zeros((64, 64, 3), np.uint8)  # it could not be read, which has been reported
-        small = work.store.colors(owner[i], i)
-        return images.read(i) if small is None else small
-
     with progress.stage("Look for loops"):
-        candidates = find_candidates(plan, picture, check)
+        candidates = find_candidates(plan, places.features)
+    check()
     passes, first = [joint_pass(each, plan) for each in candidates], len(plan.chunks)
     accepted: list[bool] = []
 
@@ -62,13 +103,13 @@ def close_loops(
         seen, agree = judge(positions, views, candidates[k])
         return {_SEEN: seen, _AGREE: agree}
 
-    def enough(k: int) -> bool:
+    def after(k: int) -> bool:
         accepted.append(is_loop(*_judgement(work.store.facts(first + k))))
-        return in_vain(accepted)
+        return not in_vain(accepted)
 
     if passes:
         predict_passes(
-            config, images, predictor, passes, first, work, progress, check, into, "Predict loops", examine, enough
+            config, images, predictor, passes, first, work, progress, check, into, "Predict loops", examine, after
         )
     account = []
     for k, (candidate, is_one) in enumerate(zip(candidates, accepted)):

@@ -59,11 +59,11 @@ def predict_passes(
     into: Predicted,
     stage: str = "Predict",
     examine: Examine | None = None,
-    enough: Callable[[int], bool] = lambda k: False,
+    after: Callable[[int], bool] = lambda k: True,
 ) -> None:
     """Predict the passes that are not on disk; the number of passes[0] is `first`. `examine` is called with each
-    predicted pass, by another thread; `enough` with the number of each that is on disk, in order: the others are left
-    out once it is true. Whole maps are stored once for each view, or with --refine in each chunk.
+    predicted pass, by another thread; `after` with the number of each that is on disk, in order: once it is false, the
+    others are left out. Whole maps are stored once for each view, or with --refine in each chunk.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
@@ -89,7 +89,7 @@ def predict_passes(
                 told += "" if line.drift is None else f", drift about {line.drift:.1f} % of the path"
                 step(figures=told if new and k < len(passes) else "")
                 check()
-                if enough(k - 1):
+                if not after(k - 1):
                     break
             if k in missing:
                 line.write(k)

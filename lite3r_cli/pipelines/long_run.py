@@ -19,7 +19,7 @@ from .anchoring import anchor
 from .depth_request import depth_warnings
 from .in_chunks import options_of
 from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
-from .long_loops import Loops, close_loops
+from .long_loops import Loops, Places, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
 from .long_refine import RefinedPasses, kept_warning, refine_passes, verdicts_of
 from .predict import Predictions, Predictor
@@ -49,14 +49,17 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
         if work.found:
             progress.note(f"{work.found} chunks of a stopped run are there already")
         predicted, passes = Predicted(), list(plan.chunks)
-        predict_passes(config, images, predictor, passes, 0, work, progress, run.check, predicted)
-        for item in predicted.skipped.values():
-            run.tell(f"skipped {item.name}: {item.reason}")
-        for text in predicted.warnings:
-            run.tell(text)
+        wanted = config.long.loops and len(passes) > 2 and arranged is None  # subsets share overlapping pictures anyway
         loops = Loops([], [], [])
-        if config.long.loops and len(passes) > 2 and arranged is None:  # subsets share overlapping pictures anyway
-            loops = close_loops(config, images, predictor, plan, work, progress, run.check, predicted)
+        with Places(images, plan, work) as places:
+            after = places.begin if wanted else lambda k: True
+            predict_passes(config, images, predictor, passes, 0, work, progress, run.check, predicted, after=after)
+            for item in predicted.skipped.values():
+                run.tell(f"skipped {item.name}: {item.reason}")
+            for text in predicted.warnings:
+                run.tell(text)
+            if wanted:
+                loops = close_loops(config, images, predictor, plan, places, work, progress, run.check, predicted)
         passes += loops.passes
         with progress.stage("Align"):
             assemblies, read = stand_passes(images, passes, [True] * len(plan.chunks) + loops.accepted, work)

@@ -13,6 +13,7 @@ from lite3r_cli.long.loop_search import (
     in_vain,
     is_loop,
     joint_pass,
+    look_at,
     suppressed,
 )
 from lite3r_cli.scene.posed_view import View
@@ -39,15 +40,15 @@ def test_a_way_back_is_found_and_a_way_ahead_is_none():
     there = np.arange(30) * 40
     ahead = along(picture, there)
     plan = plan_chunks(30, 6, "")
-    assert find_candidates(plan, lambda i: ahead[i]) == []
+    assert find_candidates(plan, lambda i: look_at(ahead[i])) == []
     around = along(picture, [*there[:22], *(there[:8] + 5)])
-    found = find_candidates(plan, lambda i: around[i])
+    found = find_candidates(plan, lambda i: look_at(around[i]))
     assert found and all(abs(c.second - c.first - 22) <= 4 for c in found)
 
 
 def test_pictures_without_features_are_no_loop():
     plan = plan_chunks(30, 6, "")
-    assert find_candidates(plan, lambda i: np.full((SIZE, SIZE, 3), 90, np.uint8)) == []
+    assert find_candidates(plan, lambda i: look_at(np.full((SIZE, SIZE, 3), 90, np.uint8))) == []
 
 
 def test_only_the_surest_of_neighbouring_candidates_stays():
