@@ -40,7 +40,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reconstruct_cpu import draw_pictures  # noqa: E402
+from benchmarks.reconstruct_cpu import as_installed, draw_pictures  # noqa: E402
 from lite3r_cli.io.output_layout import is_complete  # noqa: E402
 from lite3r_cli.io.ply import read_ply  # noqa: E402
 from lite3r_cli.runtime import processor  # noqa: E402
@@ -112,12 +112,9 @@ class Checkout:
 
     def __init__(self, name: str, folder: Path, caches: Path) -> None:
         self.name, self.folder = name, folder
-        cache = str(caches / name)
-        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-        own = {"PYTHONPATH": path, "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache}
-        # modules are compiled once, as those of an installed package are
-        own |= {"PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
-        self.environment = {**os.environ, **own}
+        cache = caches / name
+        own = {"XDG_CACHE_HOME": str(cache), "TRITON_CACHE_DIR": str(cache)}
+        self.environment = as_installed(folder, cache) | own
 
     def python(self, *arguments: str) -> tuple[str, float]:
         """Standard output and wall seconds of a process that must succeed."""

@@ -2,9 +2,13 @@
 
 Default: 8 JPEG pictures of 1024×683 on two cores at the default resolution. The pictures are a drawn pattern: the time
 does not depend on what they show. Measure on idle cores: other work slows the threads of torch far out of proportion.
-Correctness first: the scene must be complete and finite. A table, then one JSON line.
+`processor` is the user and system time of all threads, which other work changes less. Modules are compiled once, as
+those of an installed package are; this and the file cache are the work of a first run that is not counted. With
+`--against` another checkout runs in turn. Correctness first: the scene must be complete and finite. A table, then one
+JSON line.
 
     python benchmarks/reconstruct_cpu.py [--views 8] [--size 1024x683] [--cores 2] [--repeats 3] [-- OPTIONS]
+    python benchmarks/reconstruct_cpu.py --against ../before -- --dtype float32
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -26,6 +31,8 @@ import numpy as np
 
 from lite3r_cli.io.output_layout import is_complete
 from lite3r_cli.io.ply import read_ply
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def draw_pictures(folder: Path, views: int, width: int, height: int) -> None:
@@ -43,18 +50,29 @@ def draw_pictures(folder: Path, views: int, width: int, height: int) -> None:
         list(pool.map(draw, range(views)))
 
 
-def run_once(pictures: Path, output: Path, options: list[str]) -> dict:
-    """One process; wall seconds, its own account, and the peak memory that the system charged it with."""
+def as_installed(checkout: Path, cache: Path) -> dict[str, str]:
+    """The environment of a process that runs the package in `checkout`. Its modules are compiled once, into `cache`."""
+    path = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+    compiled = {"PYTHONPYCACHEPREFIX": str(cache), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, "PYTHONPATH": path, **compiled}
+
+
+def run_once(checkout: Path, cache: Path, pictures: Path, output: Path, options: list[str]) -> dict:
+    """One process; wall and processor seconds, its own account, and the peak memory that the system charged it with."""
     command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(pictures), "-o", str(output), "--device", "cpu"]
+    environment = as_installed(checkout, cache)
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "--json", "-q", *options], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--json", "-q", *options], stdout=subprocess.PIPE, env=environment, cwd=checkout
+    )
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
     if os.waitstatus_to_exitcode(status) != 0:
         sys.exit(f"lite3r reconstruct ended with {os.waitstatus_to_exitcode(status)}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"wall_s": wall, "peak_bytes": usage.ru_maxrss * unit, "report": json.loads(text)}
+    spent = usage.ru_utime + usage.ru_stime
+    return {"wall_s": wall, "processor_s": spent, "peak_bytes": usage.ru_maxrss * unit, "report": json.loads(text)}
 
 
 def check(output: Path, report: dict, views: int) -> None:
@@ -69,6 +87,7 @@ def main() -> None:
     parser.add_argument("--size", default="1024x683", metavar="WIDTHxHEIGHT")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", type=Path, metavar="PATH", help="the root of another checkout")
     parser.add_argument("--limit", type=float, help="fail if the median wall time is longer, seconds")
     parser.add_argument("--limit-gb", type=float, help="fail if the peak memory is larger, GB")
     parser.add_argument("options", nargs="*", help="handed to lite3r reconstruct, after --")
@@ -77,45 +96,60 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])  # inherited by the runs
 
-    runs = []
+    checkouts = [ROOT] if arguments.against is None else [arguments.against.resolve(), ROOT]
+    runs: dict[Path, list[dict]] = {checkout: [] for checkout in checkouts}
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         draw_pictures(pictures, arguments.views, width, height)
-        for i in range(arguments.repeats):
-            output = Path(folder, f"run{i}", "scene.ply")
-            runs.append(run_once(pictures, output, arguments.options))
-            check(output, runs[-1]["report"], arguments.views)
-
-    wall = statistics.median(run["wall_s"] for run in runs)
-    median = min(runs, key=lambda run: abs(run["wall_s"] - wall))
-    peak = max(run["peak_bytes"] for run in runs)
-    stages = {**median["report"]["seconds"]}
-    stages["interpreter, imports, exit"] = median["wall_s"] - sum(stages.values())
-    dtype = median["report"]["runtime"]["dtype"]
-    print(f"{arguments.views} of {arguments.size}, {arguments.cores} cores, {dtype['chosen']} ({dtype['reason']})")
-    for name, seconds in stages.items():
-        print(f"  {name:28} {seconds:7.2f} s")
-    print(f"  {'wall time, median':28} {wall:7.2f} s    peak memory {peak / 1e9:.2f} GB")
-    summary = {
+        for i in range(1 + arguments.repeats):
+            for k, checkout in enumerate(checkouts):
+                output, cache = Path(folder, f"run{i}-{k}", "scene.ply"), Path(folder, f"cache{k}")
+                found = run_once(checkout, cache, pictures, output, arguments.options)
+                check(output, found["report"], arguments.views)
+                if i:
+                    runs[checkout].append(found)
+    facts = {
         "benchmark": "reconstruct_cpu",
         "processor": processor(),
         "cores": arguments.cores,
         "python": platform.python_version(),
-        "torch": _torch_version(),
+        "torch": version("torch"),
         "views": arguments.views,
         "size": arguments.size,
         "options": arguments.options,
-        "wall_s": [round(run["wall_s"], 2) for run in runs],
-        "peak_gb": round(peak / 1e9, 3),
-        "points": median["report"]["points"],
-        "stages_s": {name: round(seconds, 2) for name, seconds in stages.items()},
     }
-    print(json.dumps(summary))
-    if arguments.limit is not None and wall > arguments.limit:
+    print(f"{arguments.views} of {arguments.size}, {arguments.cores} cores")
+    summaries = [summary("here" if checkout == ROOT else "against", runs[checkout]) for checkout in checkouts]
+    print(json.dumps({**facts, "order": "in alternation, fresh processes", "runs": summaries}))
+    newest = summaries[-1]
+    if arguments.limit is not None and statistics.median(newest["wall_s"]) > arguments.limit:
         sys.exit(f"slower than {arguments.limit} s")
-    if arguments.limit_gb is not None and peak / 1e9 > arguments.limit_gb:
+    if arguments.limit_gb is not None and newest["peak_gb"] > arguments.limit_gb:
         sys.exit(f"more than {arguments.limit_gb} GB")
+
+
+def summary(name: str, runs: list[dict]) -> dict:
+    """What is stored of the runs of one checkout; the stages are those of the run in the middle. Prints them, too."""
+    wall = statistics.median(run["wall_s"] for run in runs)
+    middle = min(runs, key=lambda run: abs(run["wall_s"] - wall))
+    spent, peak = statistics.median(run["processor_s"] for run in runs), max(run["peak_bytes"] for run in runs)
+    stages = {**middle["report"]["seconds"]}
+    stages["interpreter, imports, exit"] = middle["wall_s"] - sum(stages.values())
+    dtype = middle["report"]["runtime"]["dtype"]
+    print(f"{name}: {dtype['chosen']} ({dtype['reason']})")
+    for stage, seconds in stages.items():
+        print(f"  {stage:28} {seconds:7.2f} s")
+    print(f"  {'wall time, median':28} {wall:7.2f} s    processor {spent:.2f} s    peak memory {peak / 1e9:.2f} GB")
+    return {
+        "checkout": name,
+        "wall_s": [round(run["wall_s"], 2) for run in runs],
+        "processor_s": [round(run["processor_s"], 2) for run in runs],
+        "peak_gb": round(peak / 1e9, 3),
+        "points": middle["report"]["points"],
+        "dtype": dtype["chosen"],
+        "stages_s": {stage: round(seconds, 2) for stage, seconds in stages.items()},
+    }
 
 
 def processor() -> str:
@@ -124,12 +158,6 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
-
-
-def _torch_version() -> str:
-    from importlib.metadata import version
-
-    return version("torch")
 
 
 if __name__ == "__main__":
