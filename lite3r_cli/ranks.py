@@ -61,12 +61,3 @@ def cannot_meet(error: RuntimeError) -> BackendError:
     return BackendError(
         f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or torchrun --standalone"
     )
-
-
-def device_of(asked: str, rank: Rank) -> str:
-    """The GPU of a rank. Raises UsageError if one GPU was requested by name."""
-    if asked == "cpu":
-        return asked
-    if asked not in ("auto", "cuda"):
-        raise UsageError(f"--device {asked}: {rank.count} processes need a GPU each; leave --device out")
-    return f"cuda:{rank.local}"

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from . import __version__
-from .errors import BackendError
+from .errors import BackendError, UsageError
+from .ranks import Rank
 
 # Packages that affect results: distribution → module. The first ones are always reported, the others only if used.
 ALWAYS_REPORTED = {"torch": "torch", "numpy": "numpy", "opencv-python-headless": "cv2", "safetensors": "safetensors"}
@@ -75,6 +76,21 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     current device, not on that of their tensors. A new thread starts with the first GPU.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def device_of(rank: Rank, asked: str) -> str:
+    """The `--device` of one of several processes: a GPU of its own, if there are any. Raises UsageError if one GPU was
+    requested by name, BackendError if there are fewer GPUs than processes.
+    """
+    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+        return asked
+    if asked not in ("auto", "cuda"):
+        raise UsageError(f"--device {asked}: {rank.count} processes need a GPU each; leave --device out")
+    _choose_device("cuda")  # says why if there is none
+    there = torch.cuda.device_count()
+    if rank.local >= there:
+        raise BackendError(f"{rank.count} processes need a GPU each, and torch finds {there} here; start fewer")
+    return f"cuda:{rank.local}"
 
 
 def _choose_device(asked: str) -> Choice:

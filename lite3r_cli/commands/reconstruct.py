@@ -57,7 +57,7 @@ def reconstruct(config: ReconstructConfig, skip_existing: SkipExisting = False, 
     if rank is not None and rank.number:
         return _help(config, rank)
     if skip_existing and _is_done(config.output):
-        return
+        return None if rank is None else _send_home(config, rank)
     if open:
         config = replace(config, formats=(*config.formats, "html"))
     from ..pipelines.reconstruct_scene import reconstruct as run
@@ -76,6 +76,13 @@ def _help(config: ReconstructConfig, rank: Rank) -> None:
     from ..pipelines.team import for_rank, help_out, launched_team
 
     help_out(for_rank(config.predict, rank), lambda own: launched_team(own, rank))
+
+
+def _send_home(config: ReconstructConfig, rank: Rank) -> None:
+    """End the other ranks, which wait for rank 0."""
+    from ..pipelines.team import for_rank, launched_team
+
+    launched_team(for_rank(config.predict, rank), rank).dismiss()
 
 
 def _is_done(output: str) -> bool:

@@ -25,37 +25,35 @@ HERE = "127.0.0.1"
 
 
 class Helpers:
-    """`with Helpers(config, 4) as helpers: ...; team = helpers.join()`. They end with the block."""
+    """`with Helpers(config, 4) as helpers: helpers.start(); ...; team = helpers.join()`. They end with the block."""
 
     def __init__(self, config: PredictConfig, count: int) -> None:
         """`config` is that of the whole run. Raises UsageError, and BackendError if there are fewer GPUs."""
         self.rank, self._asked = Rank(0, count, 0), config
         self.config = for_rank(config, self.rank)
-        if self.config.device != "cpu":
-            runtime.choose(f"cuda:{count - 1}", config.dtype)  # raises if there are fewer
+        for_rank(config, Rank(count - 1, count, count - 1))  # raises if there are too few GPUs
         self._processes: list[tuple[subprocess.Popen[bytes], Connection]] = []
 
     def __enter__(self) -> Helpers:
-        from torch.distributed import TCPStore
-
-        _stay_on_this_machine()
-        self._store = TCPStore(HERE, 0, self.rank.count, True, timeout=FOREVER, wait_for_workers=False)
-        cores = divide_cores(own_cores(), self.rank.count)
-        try:
-            for number in range(1, self.rank.count):
-                rank = replace(self.rank, number=number, local=number)
-                child = start_child("views")
-                self._processes.append(child)
-                child[1].send((for_rank(self._asked, rank), rank, self._store.port, cores[number]))
-        except BaseException:
-            self._end()
-            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+
+    def start(self) -> None:
+        """Start the processes: they load the network while this one reads pictures. Raises BackendError."""
+        from torch.distributed import TCPStore
+
+        _stay_on_this_machine()
+        self._store = TCPStore(HERE, 0, self.rank.count, True, timeout=FOREVER, wait_for_workers=False)
+        cores = divide_cores(own_cores(), self.rank.count)
+        for number in range(1, self.rank.count):
+            rank = replace(self.rank, number=number, local=number)
+            child = start_child("views")
+            self._processes.append(child)
+            child[1].send((for_rank(self._asked, rank), rank, self._store.port, cores[number]))
 
     def join(self) -> Team:
         """The place of this process in the team, once all have joined. Raises BackendError if one has died."""
@@ -101,7 +99,7 @@ def serve(descriptor: int) -> None:
         config, rank, port, cores = pipe.recv()
     except (OSError, EOFError):
         return
-    if config.device == "cpu":
+    if not config.device.startswith("cuda"):
         keep_to(cores)
         torch.set_num_threads(len(cores))
     _stay_on_this_machine()

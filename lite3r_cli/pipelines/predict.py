@@ -127,11 +127,11 @@ class Predictor:
                 plan = resolve(Asked.of(config), self.checkpoint.facts, machine)
                 if device.type == "cuda" and plan.engine.chosen == FAST:
                     Later(runtime.warm_up_compiler, "warm up compiler")
-                built = self.checkpoint.build()
-                self._prepare, self._patch_size = preparation_of(built), built.patch_size
+                self.built = self.checkpoint.build()  # gets its values in the background
+                self._prepare, self._patch_size = preparation_of(self.built), self.built.patch_size
                 closing = stack.pop_all()
             self._told = not background
-            self._loading = Later(lambda: self._load(built, plan, device, closing), "load model")
+            self._loading = Later(lambda: self._load(self.built, plan, device, closing), "load model")
             if not background:
                 self._loading.result()
         for text in plan.notes:

@@ -188,13 +188,14 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         run.find()
         with progress.stage("Start", minor=True):
             from .predict import Predictor
-        with joined(config) as (own, join):
+        with joined(config) as (own, begin):
             predictor = Predictor(own, progress, background=True)
             try:
+                join = begin(predictor)
                 plan = long_plan(config, run.images, predictor, progress, run.tell)
                 if plan is None:
                     run.read(predictor)
-                predictor.team = join(predictor)
+                predictor.team = join()
                 if plan is not None:
                     from .long_run import reconstruct_long
 

@@ -26,10 +26,10 @@ from ..attention.module import attention_modules
 from ..config import PredictConfig
 from ..errors import BackendError, Lite3RError, UsageError
 from ..layers import view_shards as shards
-from ..networks.base import KnownCameras, Prediction
+from ..networks.base import KnownCameras, Network, Prediction
 from ..networks.family import require_family
 from ..networks.layer_steps import Told
-from ..ranks import Rank, cannot_meet, device_of
+from ..ranks import Rank, cannot_meet
 from ..runtime import Choice
 
 if TYPE_CHECKING:
@@ -219,13 +219,12 @@ def divide(sizes: Sequence[int], parts: int) -> tuple[range, ...]:
     return tuple(range(a, b) for a, b in pairwise([*edges, len(sizes)]))
 
 
-def require_divisible(network: PlannedNetwork, count: int) -> None:
+def require_divisible(backbone: Network, config: PredictConfig, count: int) -> None:
     """Raise UsageError if `count` does not divide the heads of the network's attention across views."""
-    backbone = network.backbone
     family = require_family(backbone)
     if not family.divides or not isinstance(backbone, nn.Module):
         raise UsageError(f"{backbone.name}: one process only; mini, vggt and da3 can be divided among several GPUs")
-    if getattr(backbone, "ray_poses", False):
+    if config.poses == "rays":
         raise UsageError("--poses rays: one process only; leave it out, or --gpus")
     heads = attention_modules(backbone)[family.global_layers(backbone.config)[0]].heads
     if heads % count:
@@ -237,9 +236,8 @@ def require_divisible(network: PlannedNetwork, count: int) -> None:
 
 
 def for_rank(config: PredictConfig, rank: Rank) -> PredictConfig:
-    """The configuration with the device of this process. Raises UsageError."""
-    asked = "cpu" if config.device == "auto" and not torch.cuda.is_available() else config.device
-    return replace(config, device=device_of(asked, rank))
+    """The configuration with the device of this process. Raises UsageError, BackendError."""
+    return replace(config, device=runtime.device_of(rank, config.device))
 
 
 def launched_team(config: PredictConfig, rank: Rank) -> Team:

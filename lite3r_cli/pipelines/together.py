@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from .predict import Predictor
     from .team import Team
 
-Join = Callable[["Predictor"], "Team | None"]  # raises UsageError for a network that cannot be divided, BackendError
+Join = Callable[[], "Team | None"]  # raises BackendError
+Begin = Callable[["Predictor"], Join]  # raises UsageError for a network that cannot be divided, BackendError
 
 
 @contextmanager
-def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Join]]:
-    """What this process loads, and how it joins the others once the network is known. At the end of the block they are
-    dismissed, and processes that were started for it have ended. Raises UsageError, BackendError.
+def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
+    """What this process loads, and what it calls once the network is known, loaded or not: this starts the others, and
+    returns how to join them. At the end of the block they are dismissed, and processes that were started for it have
+    ended. Raises UsageError, BackendError.
     """
     rank = launched()
     if rank is None and config.gpus == 1:
-        yield config.predict, lambda predictor: None
+        yield config.predict, lambda predictor: lambda: None
         return
     from .team import for_rank, launched_team, require_divisible
 
@@ -39,21 +41,22 @@ def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Join]]:
             raise UsageError(f"--gpus {config.gpus}: torchrun has started {rank.count} processes; leave --gpus out")
         own = for_rank(config.predict, rank)
 
-        def join(predictor: Predictor) -> Team:
-            require_divisible(predictor.network, rank.count)
-            return add(launched_team(own, rank))
+        def meet(predictor: Predictor) -> Join:
+            require_divisible(predictor.built, own, rank.count)
+            return lambda: add(launched_team(own, rank))
 
-        yield own, join
+        yield own, meet
         return _dismiss(made)
     from .helpers import Helpers
 
     with Helpers(config.predict, config.gpus) as helpers:
 
-        def wait(predictor: Predictor) -> Team:
-            require_divisible(predictor.network, config.gpus)
-            return add(helpers.join())
+        def start(predictor: Predictor) -> Join:
+            require_divisible(predictor.built, helpers.config, config.gpus)
+            helpers.start()
+            return lambda: add(helpers.join())
 
-        yield helpers.config, wait
+        yield helpers.config, start
         _dismiss(made)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lite3r_cli.errors import BackendError
 from lite3r_cli.ranks import cannot_meet, place_of_process
-from lite3r_cli.runtime import choose
+from lite3r_cli.runtime import choose, device_of
 from lite3r_cli.stopping import Noted, responsive
 
 SAME_SIGNAL = 5.0  # seconds within which a repeated signal counts as the same one
@@ -76,10 +76,8 @@ def worker_process(device: str) -> Iterator[Worker]:
     has ended.
     """
     place = place_of_process()
-    rank, world, local = place.number, place.count, place.local
-    where = choose(device).torch_device
-    if where.type == "cuda" and world > 1:
-        where = choose(f"cuda:{local}").torch_device
+    rank, world = place.number, place.count
+    where = choose(device_of(place, device) if world > 1 else device).torch_device
     if where.type == "cuda":
         torch.cuda.set_device(where)
         torch.backends.cuda.matmul.allow_tf32 = True

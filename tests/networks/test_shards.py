@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from lite3r_cli.errors import UsageError
+from lite3r_cli.errors import BackendError, UsageError
 from lite3r_cli.pipelines.team import divide
-from lite3r_cli.ranks import Rank, device_of, launched
+from lite3r_cli.ranks import Rank, launched
+from lite3r_cli.runtime import device_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,6 +78,21 @@ def test_what_a_launcher_says(monkeypatch):
     with pytest.raises(UsageError, match="torchrun"):
         launched()
     monkeypatch.setenv("MASTER_PORT", "1")
-    assert launched() == Rank(5, 8, 1) and device_of("auto", Rank(5, 8, 1)) == "cuda:1"
-    with pytest.raises(UsageError, match="need a GPU each"):
-        device_of("cuda:0", Rank(5, 8, 1))
+    assert launched() == Rank(5, 8, 1)
+
+
+def test_a_process_gets_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(Rank(1, 2, 1), "auto") == "auto"  # all on the CPU
+    with pytest.raises(BackendError, match="--device cpu"):
+        device_of(Rank(1, 2, 1), "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "drawn")
+    assert device_of(Rank(5, 8, 1), "auto") == device_of(Rank(5, 8, 1), "cuda") == "cuda:1"
+    for rank, asked, error, told in (
+        (Rank(5, 8, 1), "cuda:0", UsageError, "need a GPU each"),
+        (Rank(2, 3, 2), "auto", BackendError, "3 processes need a GPU each, and torch finds 2 here"),
+    ):
+        with pytest.raises(error, match=told):
+            device_of(rank, asked)

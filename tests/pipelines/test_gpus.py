@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lite3r_cli.config import PredictConfig
 from lite3r_cli.errors import BackendError
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks import parity
+from lite3r_cli.pipelines import helpers
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.team import Team, launched_team
 from lite3r_cli.ranks import Rank
@@ -44,10 +46,13 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
-def run(photos: Path, out: Path, *options: str, hooks: Path | None = None) -> subprocess.CompletedProcess:
+def run(
+    photos: Path, out: Path, *options: str, hooks: Path | None = None, launcher: Sequence[str] = ()
+) -> subprocess.CompletedProcess:
     path = os.pathsep.join([*([str(hooks)] if hooks else []), str(REPOSITORY)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", f"{out}/", *SMALL, *options]
+    program = [sys.executable, *launcher, "-m", "lite3r_cli"]
+    command = [*program, "reconstruct", str(photos), "-o", f"{out}/", *SMALL, *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -63,6 +68,9 @@ def test_two_processes_write_what_one_writes(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "one") == contents(tmp_path / "two") and "scene.ply" in contents(tmp_path / "one")
     assert '"chosen": "2 processes"' in (tmp_path / "two" / "run.json").read_text()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run(photos, tmp_path / "two", "--skip-existing", launcher=launcher)  # the second process waits for a word
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -79,9 +87,11 @@ def test_a_process_that_fails_ends_all_and_nothing_is_written(photos, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_divided(photos, tmp_path, capsys):
+def test_what_cannot_be_divided(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(helpers, "start_child", lambda kind: pytest.fail("a process was started"))
     for options, code, told in (
         (["--gpus", "4"], 2, "mini has 6 heads"),
+        (["--gpus", "100000"], 2, "use 2, 3, 6"),
         (["--gpus", "0"], 2, "--gpus must be at least 1"),
         (["--gpus", "2", "--device", "cuda:1"], 2, "need a GPU each"),
     ):
