@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from ..errors import InputError, OutputError
 from ..io.beneath import Beneath
 from ..io.documents import read_json
 from ..io.files import output_error
-from ..io.locks import Busy, acquire, give_back
+from ..io.locks import Busy, acquire, give_back, remove_folders
 from ..stopping import unfinished, uninterrupted
 
 FOLDER = ".batch"
+SAME_TIME = 1.0  # seconds; the times of files are coarse
 LATEST = 1e12  # seconds; comparisons with NaN are false
 MOST_TRIES = 100  # to make a lock; a folder like a removed current one never takes it
 LONGEST_NAME = 120  # bytes; with the ends of our files it fits even where names have at most 143 (eCryptfs)
@@ -70,10 +72,16 @@ class Claims:
     def __init__(self, output: Path) -> None:
         self.folder = output / FOLDER
 
+    def now(self) -> float:
+        """Seconds since 1970 by the clock of the file system. Records have its time, because the clocks of several
+        machines may differ.
+        """
+        return time.time() + _ahead(self.folder.parent)
+
     def record(self, name: str) -> Record | None:
         """The record of a scene; None if there is none or it is not readable."""
         try:
-            with self._opened() as below:
+            with _opened(self.folder.parent) as below:
                 if not below.is_file(self._name(name, "json")):
                     return None
             record = Record(**read_json(self._file(name, "json")))
@@ -105,7 +113,7 @@ class Claims:
         temporary = f"{target.removesuffix(path.name)}.{path.name}-{secrets.token_hex(6)}"
         try:
             self._make_folder(record.name)
-            with self._opened() as below:
+            with _opened(self.folder.parent) as below:
                 try:
                     with open(below.create(temporary), "w", encoding="ascii") as stream:
                         json.dump(asdict(record), stream)
@@ -123,7 +131,7 @@ class Claims:
     def forget(self, name: str) -> None:
         """Remove a scene's record."""
         try:
-            with self._opened() as below:
+            with _opened(self.folder.parent) as below:
                 below.remove_file(self._name(name, "json"))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
@@ -145,24 +153,15 @@ class Claims:
         """Remove temporary files of processes that were killed while they wrote the record of a claimed scene."""
         record = self._name(name, "json")
         prefix = f"{record.removesuffix(Path(record).name)}.{Path(record).name}-"
-        with suppress(OSError), self._opened() as below:
+        with suppress(OSError), _opened(self.folder.parent) as below:
             for each in os.listdir(self._file(name, "json").parent):
                 if (left := str(Path(record).with_name(each))).startswith(prefix):
                     below.remove_file(left)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Beneath]:
-        """The output folder; below it no link is followed."""
-        below = Beneath(self.folder.parent)
-        try:
-            yield below
-        finally:
-            below.close()
-
     def _make_folder(self, name: str) -> None:
         """Make the folder of a scene's files. Raises OSError."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._opened() as below:
+        with _opened(self.folder.parent) as below:
             below.make_folder(str(Path(self._name(name, "lock")).parent))
 
     def _name(self, name: str, kind: str) -> str:
@@ -182,6 +181,37 @@ def _stem(name: str) -> str:
     return hashlib.sha256(encoded).hexdigest()[:32] if clashes or len(encoded) > LONGEST_NAME else name
 
 
+@cache
+def _ahead(output: Path) -> float:
+    """Seconds by which the clock of the file system is ahead of that of this machine; 0 if no file can be made there,
+    or the difference is below `SAME_TIME`.
+    """
+    made = [path for path in (output / FOLDER, output, *output.parents) if not os.path.lexists(path)]
+    name = f"{FOLDER}/.clock-{secrets.token_hex(6)}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _opened(output) as below, uninterrupted():
+            below.make_folder(FOLDER)
+            probe = below.create(name)
+            ahead = os.fstat(probe).st_mtime - time.time()
+            os.close(probe)
+            below.remove_file(name)
+    except OSError:
+        ahead = 0.0
+    remove_folders(made)
+    return ahead if abs(ahead) > SAME_TIME else 0.0
+
+
+@contextmanager
+def _opened(output: Path) -> Iterator[Beneath]:
+    """The output folder; below it no link is followed."""
+    below = Beneath(output)
+    try:
+        yield below
+    finally:
+        below.close()
+
+
 class Claim:
     """A scene that this process works on. `done` or `failed` ends the claim; `give_back` undoes it."""
 
@@ -196,15 +226,15 @@ class Claim:
         died = before.attempts if before is not None and before.status == RUNNING else 0
         with uninterrupted():
             self._begun, self._before = True, before
-            self.claims.write(Record(self.name, RUNNING, died + 1, time.time()))
+            self.claims.write(Record(self.name, RUNNING, died + 1, self.claims.now()))
 
     def done(self, facts: dict[str, Any]) -> None:
         """Record that the files of the scene are in place. Raises OutputError."""
-        self._end(Record(self.name, DONE, 0, time.time(), facts))
+        self._end(Record(self.name, DONE, 0, self.claims.now(), facts))
 
     def failed(self, facts: dict[str, Any], attempts: int = 0) -> None:
         """Record that the scene failed. Raises OutputError."""
-        self._end(Record(self.name, FAILED, attempts, time.time(), facts))
+        self._end(Record(self.name, FAILED, attempts, self.claims.now(), facts))
 
     def give_back(self) -> None:
         """Undo the claim after the user stopped the run. Does nothing if the claim has ended."""

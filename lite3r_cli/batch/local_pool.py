@@ -109,6 +109,8 @@ class _Socket:
                 self._answers.put(self._pipe.recv())
         except (OSError, EOFError):
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(PATIENCE)
+            os._exit(1)  # a step that never ends, for example on a dead file server, must not keep the process
 
 
 def serve(descriptor: int) -> None:

@@ -15,6 +15,7 @@ from ..io.formats import require_known
 from ..io.locks import Busy
 from ..io.transaction import replace_file, require_free
 from ..pipelines.result import plain
+from .claims import Claims
 from .job import Outcome
 from .manifest import REPORT, find_scenes
 from .older_options import older_options, told
@@ -45,7 +46,7 @@ def run_batch(
     require_free(output / REPORT, overwrite=True)  # now, not after all the work
     with progress.stage("Find scenes", minor=True):
         scenes = find_scenes(config.input.inputs, output)
-    past = Past(config, time.time())
+    past = Past(config, Claims(output).now())
     with progress.stage("Scenes", total=len(scenes)) as step:
         scene_queue = SceneQueue(scenes, past, warn, step)
         if pool.is_single:

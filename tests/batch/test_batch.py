@@ -120,6 +120,19 @@ def test_a_bad_scene_is_recorded_and_the_rest_goes_on(plane_backbone, root, tmp_
     assert json.loads((out / "batch.json").read_text())["scenes"][0]["views"] == 2  # its record tells
 
 
+def test_records_of_a_machine_whose_clock_is_an_hour_ahead_are_old(plane_backbone, root, tmp_path, monkeypatch):
+    (root / "s1" / "a0.jpg").write_bytes(b"no image")
+    command, clock = ["batch", str(root), "-o", str(tmp_path / "out"), *FEW_PIXELS, "-q", "--strict"], time.time
+    with monkeypatch.context() as there:
+        there.setattr(time, "time", lambda: clock() + 3600)
+        recorded._ahead.cache_clear()
+        assert main(command) == 3
+    recorded._ahead.cache_clear()
+    photograph(root / "s1" / "a0.jpg", seed=1)
+    assert main([*command, "--overwrite"]) == 0  # not "s1 has failed in this batch", nor "s0 is made by it"
+    assert statuses(tmp_path / "out") == dict.fromkeys(("s0", "s1", "s2"), "done")
+
+
 def test_strict_begins_no_other(plane_backbone, root, tmp_path):
     (root / "s0" / "a0.jpg").write_bytes(b"no image")
     out = tmp_path / "out"

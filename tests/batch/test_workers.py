@@ -34,6 +34,18 @@ sys.addaudithook(hear)
 """
 
 
+# A worker that waits for ever when it opens a picture of the scene `poison`, and has a second for its clean-up
+HANGING = """
+import sys, time
+def hear(event, what):
+    if event == "open" and "/poison/" in str(what[0]) and "lite3r_cli.batch.local_pool" in sys.modules:
+        sys.modules["lite3r_cli.batch.local_pool"].PATIENCE = 1
+        print("hangs", file=sys.stderr, flush=True)
+        time.sleep(1000)
+sys.addaudithook(hear)
+"""
+
+
 def scenes(root: Path, *names: str) -> Path:
     for k, name in enumerate(names):
         for i in range(2):
@@ -119,6 +131,18 @@ def test_workers_end_with_the_process_that_was_started(tmp_path, number):
     assert half_written(out) == []
     records = [Claims(out).record(name) for name in ("s0", "s1", "s2")]
     assert all(record.status != recorded.RUNNING for record in records if record is not None)
+
+
+def test_a_worker_that_hangs_ends_with_the_process_that_was_started(tmp_path):
+    root = scenes(tmp_path / "root", "poison")
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    process = start(root, tmp_path / "out", hooks=tmp_path)
+    assert process.stderr is not None and any("hangs" in line for line in process.stderr)
+    pids = workers_of(process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert pids
+    wait_for(lambda: not any(map(is_alive, pids)))
 
 
 def test_a_scene_on_which_a_process_died_runs_alone(plane_backbone, tmp_path, monkeypatch):
