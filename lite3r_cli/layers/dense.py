@@ -13,19 +13,17 @@ precision.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lite3r_cli.layers import fa4_backend
+from lite3r_cli.layers.lone_threads import lone_threads
 from lite3r_cli.runtime import Choice
 
 TORCH, CUDNN, PRODUCTS, FA4 = "torch", "cudnn", "products", fa4_backend.NAME
@@ -161,25 +159,6 @@ def _cudnn_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)
 
 
-@lru_cache(maxsize=1)  # a pool with another number of threads replaces the previous one
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each run torch single-threaded: threads that wait for each other are slow on a busy machine."""
-    pool, together = ThreadPoolExecutor(threads, "attention"), threading.Barrier(threads)
-
-    def settle(_: int) -> None:
-        torch.get_num_threads()  # reads the global setting once; it must not be read after the next line
-        torch.set_num_threads(1)
-        together.wait()  # so that each thread of the pool runs this function exactly once
-
-    list(pool.map(settle, range(threads)))
-    torch.set_num_threads(threads)  # for this thread, and the default of later threads
-    return pool
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
 def dense_by_products(q: Tensor, k: Tensor, v: Tensor, logits: int = LOGITS) -> Tensor:
     """`dense` without gradients; each of torch's threads computes about `logits` logits at a time."""
     batch, heads, queries, dim = q.shape
@@ -194,7 +173,7 @@ def dense_by_products(q: Tensor, k: Tensor, v: Tensor, logits: int = LOGITS) -> 
         with torch.inference_mode(out.is_inference()), torch.no_grad():
             _some_rows(q, k, v, out, jobs[i * len(jobs) // threads : (i + 1) * len(jobs) // threads])
 
-    list(_pool(threads).map(work, range(threads)) if threads > 1 else map(work, range(1)))
+    list(lone_threads(threads).map(work, range(threads)) if threads > 1 else map(work, range(1)))
     return out.view(batch, heads, queries, dim)
 
 

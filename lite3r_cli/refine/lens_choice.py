@@ -34,6 +34,7 @@ FOCAL_EACH = "a focal length for each image"
 _CENTRE_VIEWS = 8  # views per lens from which the matches determine its principal point
 _RADIAL_VIEWS = 3  # views per lens from which the matches determine its distortion
 _TRIAL_ROUNDS = 2  # of adjustment, with removal of outliers between them
+_HOPE = 0.5  # share of the least gain from which a trial gets its second round
 # Spread of focal lengths that a zoom makes: 3 to 5 % on the sets with one. Without one 0.2 to 0.9 % were found; a desk
 # with 3 % is refused by its gain.
 _OTHER_FOCAL = 0.015
@@ -103,15 +104,14 @@ class _Start:
         if richer is None or (len(found.poses) < 3 and not richer.focal_of_two):
             return None
         shop = self.workshop.with_lenses(f"{self.workshop.name}, {self.number}, {name}", richer)
-        attempt = _adjusted(found, shop, config)
-        gain, _ = self.held_out.gain(attempt)
+        least = config.centre_gain if name == _CENTRE else config.lens_gain
+        attempt, gain = self._adjusted(shop, least)
         _, sigmas = self.everything.gain(attempt)
         off = [float(np.degrees(change_of_pairs(self.predicted, each.poses))) for each in (found, attempt)]
         if richer.focal_of_two:  # two views fit nearly any focal length closely, but with fewer matches
             gain = attempt.model.num_points3D() / found.model.num_points3D() - 1
             taken = gain > config.lens_gain
         else:
-            least = config.centre_gain if name == _CENTRE else config.lens_gain
             taken = bool(gain > least and sigmas > _SIGMAS)
             if name == FOCAL_EACH:
                 zooms = _zooms(found.lenses, attempt.lenses)
@@ -119,6 +119,23 @@ class _Start:
         apart = float(np.degrees(change_of_pairs(found.poses, attempt.poses)))
         closer = round(off[0] - off[1], 3)
         return attempt, Trial(name, round(gain, 4), round(float(sigmas), 1), taken, round(apart, 3), closer)
+
+    def _adjusted(self, shop: Workshop, least: float) -> tuple[Hypothesis, float]:
+        """The hypothesis adjusted with the lenses of the workshop, and the relative decrease of the held-out loss. One
+        round is enough where its gain is far below `least`: nearly all trials of a lens that is right end so.
+        """
+        found, config = self.found, self.config
+        model = shop.dressed(found.model)
+        for turn in range(_TRIAL_ROUNDS):
+            if turn:
+                model = shop.triangulate(model)  # restores points that the simpler lens had excluded
+            adjust(model, 1.0, freedom(model, shop.lenses))
+            drop_weak_points(model, config.max_error, config.min_angle_deg)
+            attempt = from_model(model, shop.lenses, found.path)
+            gain, _ = self.held_out.gain(attempt)
+            if gain < _HOPE * least and not shop.lenses.focal_of_two:
+                break
+        return attempt, gain
 
 
 def focal_each(gain: float, sigmas: float, zooms: bool, seconded: bool) -> bool:
@@ -192,17 +209,6 @@ def _zooms(shared: Lenses, own: Lenses) -> bool:
     focal = np.array([np.mean(own.lenses[k].of_picture(*own.lenses[k].size).focal) for k in own.of_view])
     groups = [focal[np.array(shared.of_view) == k] for k in set(shared.of_view)]
     return any(float(np.percentile(f, 90) / np.percentile(f, 10)) > 1 + _OTHER_FOCAL for f in groups)
-
-
-def _adjusted(found: Hypothesis, shop: Workshop, config: RefineConfig) -> Hypothesis:
-    """The hypothesis adjusted with the lenses of the workshop."""
-    model = shop.dressed(found.model)
-    for turn in range(_TRIAL_ROUNDS):
-        if turn:
-            model = shop.triangulate(model)  # restores points that the simpler lens had excluded
-        adjust(model, 1.0, freedom(model, shop.lenses))
-        drop_weak_points(model, config.max_error, config.min_angle_deg)
-    return from_model(model, shop.lenses, found.path)
 
 
 class _Loss:

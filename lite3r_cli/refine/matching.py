@@ -1,7 +1,6 @@
 """Matches of local features, and the two-view geometry of matched pictures.
 
-Order and seeds are fixed per pair, so the result does not depend on the timing of threads. pycolmap matches descriptors
-on a CPU, from its own database.
+Order and seeds are fixed per pair, so the result does not depend on the timing of threads.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View
 from .backend import require_pycolmap
+from .descriptors import Described, match_pairs
 from .keypoints import Features, ReadImage, ReadMask, extract_all
 from .pairing import choose_pairs
 from .refine_config import RefineConfig
@@ -63,37 +63,19 @@ def match(
     Raises BackendError without pycolmap.
     """
     features = extract_all(len(views), read_rgb, read_mask, config, step)
-    found = match_features(features, choose_pairs(features, views, config), folder)
+    found = match_features(features, choose_pairs(features, views, config))
     unverified = Matches([f.size for f in features], [f.points for f in features], {}, folder, found)
     return verified(unverified, predicted_cameras(views, unverified.sizes), config)
 
 
-def match_features(features: Sequence[Features], pairs: Sequence[Pair], folder: Path) -> dict[Pair, np.ndarray]:
+def match_features(features: Sequence[Features], pairs: Sequence[Pair]) -> dict[Pair, np.ndarray]:
     """Mutual nearest neighbours that pass the ratio test: (M, 2) int64 indices of keypoints for every pair."""
-    pycolmap = require_pycolmap()
-    path = folder / "features.db"
-    with pycolmap.Database.open(path) as database:
-        for i, item in enumerate(features):
-            # in order: picture i gets the number i + 1
-            camera = pycolmap.Camera(
-                camera_id=i + 1, model="SIMPLE_PINHOLE", width=item.size[0], height=item.size[1],
-                params=[max(item.size), item.size[0] / 2, item.size[1] / 2],
-            )  # fmt: skip
-            write_picture(database, i, camera, item.points, new_camera=True)
-            data = pycolmap.FeatureDescriptors(type=pycolmap.FeatureExtractorType.SIFT, data=item.descriptors)
-            database.write_descriptors(i + 1, data)
-    listed = folder / "pairs.txt"
-    listed.write_text("".join(f"{i:06d} {j:06d}\n" for i, j in pairs))
-    pairing = pycolmap.ImportedPairingOptions(match_list_path=listed)
-    options = pycolmap.FeatureMatchingOptions(skip_geometric_verification=True)
-    pycolmap.match_image_pairs(path, options, pairing, device=pycolmap.Device.cpu)
-    found, same = {}, [_first_at_place(item.points) for item in features]
-    with pycolmap.Database.open(path) as database:
-        for i, j in pairs:
-            if database.exists_matches(i + 1, j + 1):
-                rows = np.asarray(database.read_matches(i + 1, j + 1), np.int64).reshape(-1, 2)
-                found[i, j] = np.unique(np.stack([same[i][rows[:, 0]], same[j][rows[:, 1]]], axis=1), axis=0)
-    return found
+    same = [_first_at_place(item.points) for item in features]
+    found = match_pairs([Described(item.descriptors) for item in features], pairs)
+    return {
+        (i, j): np.unique(np.stack([same[i][rows[:, 0]], same[j][rows[:, 1]]], axis=1), axis=0)
+        for (i, j), rows in zip(pairs, found, strict=True)
+    }
 
 
 def _first_at_place(points: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from .search import Found
 REFINED, KEPT, GIVEN = "refined", "kept", "given"
 _STRONG = 30  # matches of a pair that are seldom due to chance
 _FARTHER = 2.0  # factor of the usual distance of a camera from the prediction
+_MORE_THAN_NOISE = 0.005  # gain of a focal length per image from which the matches lean towards it at all
 _LEAST_OPEN = 1.0  # degrees: a smaller ambiguity is no reason to keep the predicted cameras
 _NAMES = 3  # pictures named in a warning
 
@@ -73,13 +74,13 @@ def image_support(found: Found, matches_of: dict[tuple[int, int], int], views: i
 def undetermined(views: Sequence[View], poses: np.ndarray, trials: Sequence[Trial]) -> str | None:
     """Why the matches do not determine the cameras better than the network does; None if they do.
 
-    A focal length per image was not used but fits equally well, and moves the cameras by more than the result, `poses`
-    (S, 3, 4), is from the prediction: the ambiguity of the lens is as large as the refinement.
+    A focal length per image was not used but fits slightly better, and moves the cameras by more than the result,
+    `poses` (S, 3, 4), is from the prediction: the ambiguity of the lens is as large as the refinement.
     """
     predicted = {i: view.cam_from_world for i, view in enumerate(views)}
     changed = float(np.degrees(change_of_pairs(predicted, dict(enumerate(poses)))))
     for trial in trials:
-        open_still = trial.name == FOCAL_EACH and not trial.taken and trial.gain > 0
+        open_still = trial.name == FOCAL_EACH and not trial.taken and trial.gain > _MORE_THAN_NOISE
         if open_still and trial.apart_deg > max(changed, _LEAST_OPEN):
             return (
                 f"its matches fit other focal lengths as well, which move the cameras by {trial.apart_deg:.1f}°, more "

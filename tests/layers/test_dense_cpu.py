@@ -44,7 +44,7 @@ def test_huge_logits_stay_finite_and_pick_the_largest():
 
 
 def _own_threads() -> int:
-    return sum(thread.name.startswith("attention") for thread in threading.enumerate())
+    return sum(thread.name.startswith("lone") for thread in threading.enumerate())
 
 
 def test_threads_change_nothing_and_only_the_last_ones_are_kept():
