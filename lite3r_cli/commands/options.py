@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from .. import console
-from ..config.option import GENERAL, Argument, Option, from_home
+from ..config.option import GENERAL, Argument, Option, from_home, require_countable
 
 
 def _flag(*names: str, help: str, set: Callable[[bool], bool]) -> object:
@@ -105,10 +105,11 @@ class _Leaf:
     def value(self, given: Any) -> Any:
         """The value of the field for the value that Typer read."""
         given = from_home(given)
-        if self.option.parse is not None:
-            return self.option.parse(given)
         if self.option.off is not None:
             return not given
+        if self.option.parse is not None:
+            given = self.option.parse(given)
+        require_countable(self.flag, given)
         return tuple(given) if isinstance(given, list) else given
 
 

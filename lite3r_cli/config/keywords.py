@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .option import from_home
+from .option import from_home, require_countable
 
 T = TypeVar("T")
 
@@ -70,6 +70,7 @@ def _build(config: Any, options: Mapping[str, Any], given: Mapping[str, Any]) ->
             values[field.name] = _build(hints[field.name], options, {})
         elif field.name in options:
             value = from_home(_of_type(field.name, hints[field.name], options[field.name]))
+            require_countable(field.name, value)
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**values)
 

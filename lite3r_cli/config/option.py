@@ -20,6 +20,8 @@ WORLD = "World: up, scale and place"
 DA3_ONLY = "Network: Depth-Anything-3 only"
 ATTENTION = "Network: attention across views, arithmetic"
 
+LARGEST = 2**32  # of whole numbers: seeds end there, and nothing that is counted comes near
+
 
 @dataclass(frozen=True)
 class Option:
@@ -55,6 +57,12 @@ def from_home(value: Any) -> Any:
     if isinstance(value, (str, Path)) and (str(value) == "~" or str(value).startswith("~/")):
         return type(value)(os.path.expanduser(value))
     return value
+
+
+def require_countable(name: str, value: Any) -> None:
+    """Raise UsageError for whole numbers that nothing can be counted by, alone or in a list."""
+    for each in value if isinstance(value, (list, tuple)) else (value,):
+        require(not isinstance(each, int) or abs(each) <= LARGEST, f"{name}: {each} is too large a number")
 
 
 def require(ok: bool, message: str) -> None:

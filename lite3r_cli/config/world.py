@@ -11,6 +11,7 @@ from .option import WORLD, Option, require
 
 UPS = ("auto", "none", "camera")
 WORLDS = ("auto", "level", "enu")
+SHORTEST, LONGEST = 1e-6, 1e9  # metres: with others, coordinates leave the range of single precision
 
 
 def parse_up(text: str) -> tuple[float, float, float]:
@@ -19,7 +20,7 @@ def parse_up(text: str) -> tuple[float, float, float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    ok = len(values) == 3 and all(map(math.isfinite, values)) and any(values)
+    ok = len(values) == 3 and 1e-6 <= math.hypot(*values) <= 1e6  # others lose their direction when they are squared
     require(ok, f"--up must be one of {', '.join(UPS)}, or a direction x,y,z in the frame of the outputs, not {text!r}")
     return values[0], values[1], values[2]
 
@@ -87,8 +88,9 @@ class WorldConfig:
         require(len(given) < 2, f"{' and '.join(given)} both say how large the scene is: give one")
         lengths = [self.camera_height, *(way[-1] for way in (self.scale_from, self.scale_points) if way is not None)]
         for metres in lengths:
-            ok = metres is None or 0 < metres < math.inf
-            require(ok, f"{given[0] if given else ''}: metres have to be positive, not {metres}")
+            ok = metres is None or SHORTEST <= metres <= LONGEST
+            name = given[0] if given else ""
+            require(ok, f"{name}: metres have to lie between {SHORTEST:g} and {LONGEST:g}, not {metres}")
         if self.scale_points is not None:
             self.pixels()
         require(

@@ -61,6 +61,8 @@ def render_scene(config: RenderConfig, progress: Progress | None = None, warn: T
     Raises InputError without a scene or a path, OutputError if the output exists or cannot be written.
     """
     progress = progress or Progress()
+    if config.path not in PATHS:
+        require_file(Path(config.path), f"--path takes {', '.join(PATHS)} or a file with cameras", "--path")
     scene = WrittenScene.at(config.scene)
     scene.tell_fault(warn)
     film = config.output
@@ -148,7 +150,8 @@ class _Places:
 def _require_not_read(targets: Sequence[Path], scene: WrittenScene, config: RenderConfig) -> None:
     """Raise UsageError for a target that the flight is made from."""
     scene.require_not_in(*targets)
-    require_not_read(targets, {Path(config.path): "the flight that --path names"})
+    if config.path not in PATHS:
+        require_not_read(targets, {Path(config.path): "the flight that --path names"})
 
 
 def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], cloud: Any) -> list[View]:
@@ -156,7 +159,6 @@ def _path(config: RenderConfig, scene: WrittenScene, views: Sequence[View], clou
         return through(views, config.count, config.size)
     if config.path == "orbit":
         return orbit(views, cloud, scene.up, config.count, config.size)
-    require_file(Path(config.path), f"--path takes {', '.join(PATHS)} or a file with cameras")
     given = read_flight(Path(config.path), views)
     if config.exact:
         return [replace(resized(view, config.size), name=f"frame_{i:05d}.png") for i, view in enumerate(given)]

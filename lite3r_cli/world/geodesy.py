@@ -33,6 +33,10 @@ class LocalFrame:
     def around(cls, places: np.ndarray) -> LocalFrame:
         """At the median of places (N, 3), rounded to 1e-5 degrees (a metre) and whole metres."""
         latitude, longitude, height = np.median(places, axis=0)
+        past = places[:, 1] % 360  # the same longitudes without a jump at the 180th meridian
+        middle = np.median(past)
+        if np.median(abs(past - middle)) < np.median(abs(places[:, 1] - longitude)):
+            longitude = middle if middle <= 180 else middle - 360
         return cls(round(float(latitude), 5), round(float(longitude), 5), float(round(float(height))))
 
     @property

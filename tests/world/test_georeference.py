@@ -70,6 +70,13 @@ def test_degrees_and_metres():
     np.testing.assert_allclose(north, [0, 111.2, 0], atol=0.05)
 
 
+@pytest.mark.parametrize("longitudes", [[179.9999, -179.9999, -179.9998], [180, 180, -179.9999], [-180, 179.9999, 0.0]])
+def test_places_on_both_sides_of_the_180th_meridian_are_near(longitudes):
+    places = np.array([[-17.0, longitude, 10] for longitude in longitudes])
+    frame = LocalFrame.around(places)
+    assert abs(frame.local(places)[:2]).max() < 100 and abs(frame.longitude) <= 180
+
+
 def ground_view(height: float) -> View:
     """A camera that looks down by 45° on level ground with a step in it."""
     tilt = np.radians(45)
