@@ -264,6 +264,14 @@ def long_walks() -> str:
     return table(head, rows)
 
 
+def loop_descriptors() -> str:
+    """How often each form of descriptor finds the place that a walk returns to."""
+    return table(
+        ("descriptor", "place found", "right ones among the six"),
+        [[row["form"], f"{row['found']:.0%}", f"{row['right']:.0%}"] for row in load("loop-descriptors")["rows"]],
+    )
+
+
 def long_parts() -> str:
     """The drift of the small walk of 1,000 frames without one part each."""
     parts = [row for row in load("long-walk-small")["rows"] if row["row"] == "part" and row["frames"] == 1000]

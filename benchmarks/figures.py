@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "living": accuracy_tables.living,
     "long-walks": accuracy_tables.long_walks,
     "long-parts": accuracy_tables.long_parts,
+    "loop-descriptors": accuracy_tables.loop_descriptors,
     "students": form_tables.students,
     "trained-forms": form_tables.trained_forms,
     "ablations": form_tables.ablations,
