@@ -111,16 +111,25 @@ class Asked:
         )
 
 
+Obstacle = str | Callable[[], str | None] | None
+
+
+def _told(obstacle: Obstacle) -> str | None:
+    return obstacle() if callable(obstacle) else obstacle
+
+
 @dataclass(frozen=True)
 class Machine:
-    """Capabilities of a device. The reasons are None if there is no obstacle."""
+    """Capabilities of a device. An obstacle is None if there is none. Looking for some takes a long import: these are
+    looked for on demand.
+    """
 
     device: str = "cpu"  # cpu or cuda
     dtype: str = "float32"  # of the computation
     amx: bool = False
-    triton: str | None = None  # why Triton's kernels cannot run
+    triton: Obstacle = None  # why Triton's kernels cannot run
     scaled_mm: str | None = None  # why torch._scaled_mm cannot run
-    te: str | None = None  # why Transformer Engine cannot run
+    te: Obstacle = None  # why Transformer Engine cannot run
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> Machine:
@@ -129,9 +138,9 @@ class Machine:
             device.type,
             str(dtype).removeprefix("torch."),
             amx=not on_gpu and has_amx(),
-            triton=triton_reason() if on_gpu else "Triton's kernels are for GPUs",
+            triton=triton_reason if on_gpu else "Triton's kernels are for GPUs",
             scaled_mm=scaled_mm_reason(device),
-            te=te.reason_against() or (None if on_gpu else "Transformer Engine needs a GPU"),
+            te=lambda: te.reason_against() or (None if on_gpu else "Transformer Engine needs a GPU"),
         )
 
     def crossover(self, sparse: SparseConfig) -> Crossover:
@@ -274,7 +283,7 @@ def choose_fp8(asked: Asked, network: NetworkFacts, machine: Machine) -> Choice:
             return Choice(backend, "off", "the checkpoint was not trained for FP8 arithmetic")
         found = machine.scaled_mm
         return Choice(backend, "scaled-mm", "the GPU has it") if found is None else Choice(backend, "off", found)
-    reason = {"te": machine.te, "scaled-mm": machine.scaled_mm}[backend]
+    reason = _told(machine.te if backend == "te" else machine.scaled_mm)
     if reason is not None:
         raise BackendError(f"FP8 back end {backend}: {reason}; use emulate")
     return Choice(backend, backend, "asked for")
@@ -293,10 +302,11 @@ def _choose_engine(
     """
     if asked.engine == ORDINARY:
         return Choice(ORDINARY, ORDINARY, "asked for")
+    exact = asked.engine != FAST and sparse is None and fp8.chosen == "off"
     against: tuple[Callable[[], str | None], ...] = (
         lambda: form_reason(network, network.name),
         lambda: None if machine.device == "cuda" else "the fast path is for GPUs",
-        lambda: machine.triton,
+        lambda: None if exact else _told(machine.triton),
         lambda: None if machine.dtype in HALF else "the fast path computes in half precision",
         lambda: (
             None
@@ -311,7 +321,7 @@ def _choose_engine(
         return _refused(asked.engine, reason)
     if asked.engine == FAST:
         return Choice(FAST, FAST, "asked for")
-    if sparse is None and fp8.chosen == "off":
+    if exact:
         return Choice("auto", ORDINARY, _EXACT)
     return Choice("auto", FAST, "attention or products are approximate already")
 
