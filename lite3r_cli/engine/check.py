@@ -225,7 +225,7 @@ def _packed_cases(
 
 
 def _growing_cases(random, given, sizes: Sizes, device: torch.device) -> Iterator[tuple[str, Case]]:
-    """A cache of which a part is visible: at once, or in two parts, of which the second may be empty."""
+    """A cache of which a part is visible: at once, or in two parts, of which the second may be empty; and storing."""
     queries, tokens = sizes.tokens // 2 + 1, 3 * sizes.tokens + 5
     q, cache = given(sizes.heads, queries, sizes.dim), given(2, sizes.heads, tokens, sizes.dim)
     cache[:, :, -3:] = torch.nan
@@ -247,8 +247,21 @@ def _growing_cases(random, given, sizes: Sizes, device: torch.device) -> Iterato
         return run
 
     yield "growing_attention", at_once
+
     yield "growing_attention, in two parts", in_two(tokens - 3 - first)
     yield "growing_attention, nothing more", in_two(0)
+    room, some = given(2, sizes.heads, tokens, sizes.dim), given(2, sizes.heads, queries, sizes.dim)
+
+    def stored(moved: int) -> Case:
+        def run(ops, kind, fp8):
+            own = room.to(kind, copy=True)
+            ops.store_tokens(some.to(kind), own, torch.tensor([2, tokens - 7], device=device), moved)
+            return own.float()
+
+        return run
+
+    yield "store_tokens", stored(0)
+    yield "store_tokens, with moved ones", stored(min(6, queries))
 
 
 def _rounded(run):

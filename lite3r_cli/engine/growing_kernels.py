@@ -1,7 +1,7 @@
-"""Triton kernel of attention over a cache that grows: the number of keys is read on the device, so that one CUDA graph
-serves every step of a stream.
+"""Triton kernels of attention over a cache that grows: the number of keys and the slots that are written are read on
+the device, so that one CUDA graph serves every step of a stream.
 
-The function has the same name and arguments as in `twins.py`, whose docstring says what it computes. Names follow
+The functions have the same names and arguments as in `twins.py`, whose docstrings say what they compute. Names follow
 FlashAttention's Triton code, as in `attend_kernels.py`.
 """
 
@@ -16,6 +16,7 @@ from lite3r_cli.engine.block_kernels import precision
 
 LOG2_E = 1.4426950408889634  # exponentials are powers of two
 BLOCK_M, BLOCK_N = 128, 64
+ROWS = 64  # tokens that a program stores
 
 
 @triton.jit
@@ -71,3 +72,30 @@ def growing_attention(
         WIDE=precision(q), num_warps=4 if dim <= 64 else 8, num_stages=3,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _store(
+    tokens, cache, slots, count, head_size, moved, D: tl.constexpr, ROWS: tl.constexpr, MOVED: tl.constexpr
+):  # fmt: skip
+    block, head, offs_d = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, D)[None, :]
+    kept = cache + head * head_size + offs_d
+    start = tl.load(slots)
+    if MOVED and block == 0:
+        offs = tl.arange(0, MOVED)[:, None]
+        old = tl.load(kept + (start + offs) * D, mask=offs < moved, other=0.0)
+        tl.store(kept + (tl.load(slots + 1) + offs) * D, old, mask=offs < moved)
+        tl.debug_barrier()  # the same program overwrites these rows: all of its threads must have read them
+    row = block * ROWS + tl.arange(0, ROWS)[:, None]
+    value = tl.load(tokens + (head * count + row) * D + offs_d, mask=row < count, other=0.0)
+    tl.store(kept + (start + row) * D, value, mask=row < count)
+
+
+def store_tokens(tokens: Tensor, cache: Tensor, slots: Tensor, moved: int) -> None:
+    kinds, heads, count, dim = tokens.shape
+    if not (tokens.is_contiguous() and cache.is_contiguous() and moved <= min(count, ROWS)):
+        raise ValueError("tokens and cache must be contiguous, and moved tokens few")
+    _store[(triton.cdiv(count, ROWS), kinds * heads)](
+        tokens, cache, slots, count, cache.stride(1), moved,
+        D=dim, ROWS=ROWS, MOVED=triton.next_power_of_2(moved) if moved else 0, num_warps=4,
+    )  # fmt: skip

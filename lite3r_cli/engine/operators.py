@@ -76,6 +76,7 @@ class Operators:
     select_blocks: Callable[[Tensor, Tensor, Tiles, int], tuple[Tensor, Tensor]]
     sparse_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tiles, LinearBranch, Summaries | None], Tensor]
     growing_attention: GrowingAttention
+    store_tokens: Callable[[Tensor, Tensor, Tensor, int], None]
     # feature maps (B, C, H, W)
     resize_map: ResizeMap
     resize_add: Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor | None, Tensor]]

@@ -240,6 +240,15 @@ def growing_attention(
     return values.to(q.dtype)
 
 
+def store_tokens(tokens: Tensor, cache: Tensor, slots: Tensor, moved: int) -> None:
+    """Write keys and values of tokens (2, H, P, D) into a cache (2, H, M, D) from slot `slots`[0] on, `slots` (2,)
+    int64. Before that, the first `moved` of those that were there are copied to the slots from `slots`[1] on.
+    """
+    start, target = slots.tolist()
+    cache[:, :, target : target + moved] = cache[:, :, start : start + moved].clone()
+    cache[:, :, start : start + tokens.shape[2]] = tokens
+
+
 def resize_map(x: Tensor, size: tuple[int, int], position: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """A map (B, C, h, w) → (B, C, *size), bilinear with corners aligned, plus `position`: a table (W, C/2) by column
     for the first half of the channels and a table (H, C/2) by row for the second half, float32.

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..scene.distortion import DistortedCamera
+from ..scene.frame import WorldFrame
 from ..scene.posed_view import View
 from . import camera_fields as fields
 from .depth_files import read_depth_png
@@ -39,8 +40,10 @@ def write_cameras_json(
     views: Sequence[View],
     depth_files: Sequence[str] | None = None,
     depth_scales: Sequence[float] | None = None,
+    frame: WorldFrame | None = None,
 ) -> None:
-    """Write `views` with, per view, the depth map's file (relative to `path`) and scale. Raises OutputError.
+    """Write `views` with, per view, the depth map's file (relative to `path`) and scale; `frame` states frame and unit.
+    Raises OutputError.
 
     `depth_width` and `depth_height` are written where a view's depth map has another size than its image.
     """
@@ -62,7 +65,8 @@ def write_cameras_json(
         if view.depth is not None and view.depth.shape != (view.height, view.width):
             entry["depth_height"], entry["depth_width"] = view.depth.shape
         images[view.name] = entry
-    write_json(path, {"convention": CONVENTION, "images": images})
+    world = {} if frame is None else {"world": frame.as_dict()}
+    write_json(path, {"convention": CONVENTION, **world, "images": images})
 
 
 def read_cameras_json(

@@ -71,9 +71,9 @@ def write_colmap(scene: SceneExport) -> list[Path]:
         "rigs.bin": rigs_binary(rigs),
         "frames.txt": _text(frames_text(frames, camera_of)),
         "frames.bin": frames_binary(frames, camera_of),
-        "images.txt": _images_text(poses, camera_of, names, points.observations),
+        "images.txt": _images_text(poses, camera_of, names, points.observations, scene.comments),
         "images.bin": _images_binary(poses, camera_of, names, points.observations),
-        "points3D.txt": _points_text(points),
+        "points3D.txt": _points_text(points, scene.comments),
         "points3D.bin": _points_binary(points),
     }
     for name, data in contents.items():
@@ -160,13 +160,15 @@ def _cameras_binary(cameras: Sequence[tuple]) -> bytes:
 
 
 def _images_text(
-    poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str], observations: Sequence[np.ndarray]
-) -> bytes:
+    poses: Sequence[tuple], camera_of: Sequence[int], names: Sequence[str], observations: Sequence[np.ndarray],
+    comments: Sequence[str],
+) -> bytes:  # fmt: skip
     mean = sum(map(len, observations)) / max(len(names), 1)
     lines = [
         "# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME",
         "# POINTS2D[] as (X, Y, POINT3D_ID)",
         f"# Number of images: {len(names)}, mean observations per image: {mean:g}",
+        *(f"# {text}" for text in comments),
     ]
     for number, (pose, camera, name, seen) in enumerate(zip(poses, camera_of, names, observations), 1):
         rows = zip(seen["xy"].tolist(), seen["point"].tolist())
@@ -186,12 +188,13 @@ def _images_binary(
     return struct.pack("<Q", len(names)) + b"".join(records)
 
 
-def _points_text(points: _Points) -> bytes:
+def _points_text(points: _Points, comments: Sequence[str]) -> bytes:
     records = points.records
     mean = float(records["track"].mean()) if len(records) else 0
     lines = [
         "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)",
         f"# Number of points: {len(records)}, mean track length: {mean:g}",
+        *(f"# {text}" for text in comments),
     ]
     words = [f" {image} {place}" for image, place in points.elements.tolist()]
     rows = zip(*(records[key].tolist() for key in ("id", "xyz", "rgb", "error", "track")))

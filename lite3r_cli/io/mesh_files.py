@@ -5,6 +5,7 @@ PLY and OBJ have the frame of the cloud. The GLB is for viewers: glTF axes, upri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ FACE = np.dtype([("count", "u1"), ("vertex_indices", "<i4", 3)])
 def write_mesh(scene: SceneExport) -> list[Path]:
     """Write mesh.ply, mesh.obj and mesh.glb and return them. Raises OutputError."""
     mesh = scene.make_mesh() if scene.make_mesh is not None else empty()
-    write_mesh_ply(scene.directory / "mesh.ply", mesh)
-    write_mesh_obj(scene.directory / "mesh.obj", mesh)
+    write_mesh_ply(scene.directory / "mesh.ply", mesh, scene.comments)
+    write_mesh_obj(scene.directory / "mesh.obj", mesh, scene.comments)
     write_mesh_glb(scene.directory / "mesh.glb", mesh, scene.look)
     return [scene.directory / f"mesh.{suffix}" for suffix in ("ply", "obj", "glb")]
 
@@ -33,7 +34,7 @@ def empty() -> Mesh:
     return Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 3), np.uint8))
 
 
-def write_mesh_ply(path: Path, mesh: Mesh) -> None:
+def write_mesh_ply(path: Path, mesh: Mesh, comments: Sequence[str]) -> None:
     """Binary PLY: x y z, red green blue, faces. Raises OutputError."""
     kind = "<f8" if mesh.vertices.dtype == np.float64 else "<f4"
     names = [(name, kind) for name in "xyz"] + [(name, "u1") for name in ("red", "green", "blue")]
@@ -41,7 +42,7 @@ def write_mesh_ply(path: Path, mesh: Mesh) -> None:
     for axis in range(3):
         vertices["xyz"[axis]] = mesh.vertices[:, axis]
         vertices[("red", "green", "blue")[axis]] = mesh.colors[:, axis]
-    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").header
+    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=list(comments)).header
     head += f"\nelement face {len(mesh.triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
     faces = np.empty(len(mesh.triangles), FACE)
     faces["count"], faces["vertex_indices"] = 3, mesh.triangles
@@ -49,9 +50,9 @@ def write_mesh_ply(path: Path, mesh: Mesh) -> None:
     write_bytes(path, head.encode("ascii"), vertices.view(np.uint8).data, faces.view(np.uint8).data)
 
 
-def write_mesh_obj(path: Path, mesh: Mesh) -> None:
+def write_mesh_obj(path: Path, mesh: Mesh, comments: Sequence[str]) -> None:
     """Text: `v x y z r g b` with colours from 0 to 1, as MeshLab and Blender read them. Raises OutputError."""
-    lines = ["# lite3r: vertex colours follow the coordinates"]
+    lines = [f"# {text}" for text in ("lite3r: vertex colours follow the coordinates", *comments)]
     colors, digits = (mesh.colors / 255).round(4), decimals(mesh.vertices)
     for (x, y, z), (r, g, b) in zip(mesh.vertices.tolist(), colors.tolist()):
         lines.append(f"v {x:.{digits}g} {y:.{digits}g} {z:.{digits}g} {r:g} {g:g} {b:g}")

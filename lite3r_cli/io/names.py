@@ -87,3 +87,8 @@ def _free(name: PurePosixPath, taken: set[str]) -> str:
     while _fold(candidate := str(name.with_name(f"{name.stem}_{number}{name.suffix}"))) in taken:
         number += 1
     return candidate
+
+
+def header_line(text: str) -> str:
+    """The text on one line of ASCII, for the header of a file."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")

@@ -54,7 +54,9 @@ def write_nerfstudio(scene: SceneExport) -> list[Path]:
             }
         )
     write_ply(scene.directory / POINTS, _start(scene))
-    document = {"camera_model": model, "ply_file_path": POINTS, **_box(scene), "frames": frames}
+    document = {
+        "camera_model": model, "ply_file_path": POINTS, "units": scene.frame.units, **_box(scene), "frames": frames
+    }  # fmt: skip
     write_json(scene.directory / "transforms.json", document)
     return [scene.directory / "transforms.json", scene.directory / POINTS]
 

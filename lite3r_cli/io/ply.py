@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..scene.frame import FIRST_CAMERA
 from ..scene.posed_view import PointCloud
 from .files import write_bytes
+from .names import header_line
 from .regular import BadImage, open_regular
 
 VERTEX = np.dtype(
@@ -42,8 +43,8 @@ def write_ply(path: Path, cloud: PointCloud, comments: Sequence[str] = FIRST_CAM
     for channel, name in enumerate(("red", "green", "blue")):
         vertices[name] = cloud.colors[:, channel]
     vertices["confidence"] = cloud.confidence
-    header = [" ".join(comment.split()).encode("ascii", "backslashreplace").decode("ascii") for comment in comments]
-    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=header).header
+    lines = [header_line(comment) for comment in comments]
+    head = PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<", comments=lines).header
     write_bytes(path, f"{head}\n".encode("ascii"), vertices.view(np.uint8).data)
 
 

@@ -14,6 +14,7 @@ from ..scene.geometry import Similarity
 from ..scene.posed_view import PointCloud, View
 from ..scene.sparse_points import SparseModel
 from ..scene.surface_nets import Mesh, TexturedMesh
+from .names import header_line
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class SceneExport:
     make_textured: Callable[[], TexturedMesh] | None = None  # the same with a texture from the photos
     distorted: bool = False  # images and masks are distorted, see `View.lens`
     adjusted: int = 0  # number of points of `sparse`, the first ones, from bundle adjustment
+
+    @property
+    def comments(self) -> list[str]:
+        """Frame and units for the header of a text file, ASCII lines."""
+        return [header_line(comment) for comment in self.frame.comments()]
 
     def lens(self, view: View) -> DistortedCamera | None:
         """The lens of a view's exported image; None for a pinhole with `view.K`."""

@@ -5,6 +5,7 @@ The OBJ has the frame of the cloud. The GLB is for viewers: glTF axes, upright i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ def write_textured_mesh(scene: SceneExport) -> list[Path]:
     mesh = scene.make_textured() if scene.make_textured is not None else _empty()
     paths = [scene.directory / f"{STEM}.{suffix}" for suffix in ("obj", "mtl", "jpg", "glb")]
     picture = _encoded(mesh.texture, paths[2])
-    _write_obj(paths[0], mesh)
+    _write_obj(paths[0], mesh, scene.comments)
     write_bytes(paths[1], f"newmtl texture\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {STEM}.jpg\n".encode())
     write_bytes(paths[2], picture)
     _write_glb(paths[3], mesh, picture, scene.look)
@@ -47,9 +48,9 @@ def _encoded(texture: np.ndarray, path: Path) -> bytes:
     return bytes(data)
 
 
-def _write_obj(path: Path, mesh: TexturedMesh) -> None:
+def _write_obj(path: Path, mesh: TexturedMesh, comments: Sequence[str]) -> None:
     digits = decimals(mesh.vertices)
-    lines = ["# lite3r", f"mtllib {STEM}.mtl", "usemtl texture"]
+    lines = ["# lite3r", *(f"# {text}" for text in comments), f"mtllib {STEM}.mtl", "usemtl texture"]
     lines += [f"v {x:.{digits}g} {y:.{digits}g} {z:.{digits}g}" for x, y, z in mesh.vertices.tolist()]
     lines += [f"vt {u:.6f} {1 - v:.6f}" for u, v in mesh.uv.tolist()]
     lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in (mesh.triangles + 1).tolist()]

@@ -28,9 +28,8 @@ def write_tum(scene: SceneExport) -> list[Path]:
     path = scene.directory / "trajectory.txt"
     names = [f"# {scene.time(i)} {printable(scene.views[i].name)}" for i in _in_time(scene)]
     what = "time in seconds" if scene.times else "index"
-    _write(
-        path, [f"# {what}, tx ty tz qx qy qz qw (world from camera, OpenCV axes, scene units)", *names, *_poses(scene)]
-    )
+    columns = f"# {what}, tx ty tz qx qy qz qw (world from camera, OpenCV axes, {_units(scene)})"
+    _write(path, [columns, *names, *_poses(scene)])
     return [path]
 
 
@@ -43,15 +42,19 @@ def write_tum_rgbd(scene: SceneExport) -> list[Path]:
     timed = [(scene.time(i), scene.views[i]) for i in _in_time(scene)]
     pictures = [f"{time} {scene.picture(view)}" for time, view in timed]
     known = [(time, *scene.depths[view.name]) for time, view in timed if view.name in scene.depths]
-    scale = f", value / {known[0][2]:.9g} = depth in scene units, 0 = unknown" if known else ""
+    scale = f", value / {known[0][2]:.9g} = depth ({_units(scene)}), 0 = unknown" if known else ""
     files = {
         "rgb.txt": ["# colour images", "# timestamp filename", *pictures],
         "depth.txt": [f"# depth maps{scale}", "# timestamp filename", *(f"{time} {file}" for time, file, _ in known)],
-        "groundtruth.txt": ["# estimated poses", "# timestamp tx ty tz qx qy qz qw", *_poses(scene)],
+        "groundtruth.txt": [f"# estimated poses ({_units(scene)})", "# timestamp tx ty tz qx qy qz qw", *_poses(scene)],
     }
     for name, lines in files.items():
         _write(scene.directory / name, lines)
     return [scene.directory / name for name in files]
+
+
+def _units(scene: SceneExport) -> str:
+    return f"units: {printable(scene.frame.units)}"
 
 
 def _in_time(scene: SceneExport) -> list[int]:

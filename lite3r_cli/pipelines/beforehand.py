@@ -23,6 +23,7 @@ from ..io.tum import read_tum
 from ..scene.posed_view import View
 from ..scene.priors import CameraPriors, FocalPrior
 from ..world.focal import FocalAnswer, StatedFocal, focal_from_metadata, require_one_size
+from ..world.registration import tells_scale
 from ..world.undistort import Undistortion, undistorted_view
 
 _TIME_TOLERANCE = 0.02  # seconds between the time of a trajectory and that in the name of a picture
@@ -212,11 +213,13 @@ def focal_notes(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[st
 
 
 def known_warnings(priors: CameraPriors, records: Sequence[ImageRecord]) -> list[str]:
-    """Warnings if only some of the cameras are known."""
-    known = len(priors.known_poses)
-    if known in (0, len(records)):
-        return []
-    missing = [record.name for record, pose in zip(records, priors.poses, strict=True) if pose is None]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    scale = "" if known > 1 else "; one known camera tells no scale"
-    return [f"--cameras has no camera for {', '.join(missing[:3])}{more}: estimated beside the known ones{scale}"]
+    """Warnings if only some of the cameras are known, or no scale."""
+    known, warnings = len(priors.known_poses), []
+    if 0 < known < len(records):
+        missing = [record.name for record, pose in zip(records, priors.poses, strict=True) if pose is None]
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        warnings.append(f"--cameras has no camera for {', '.join(missing[:3])}{more}: estimated beside the known ones")
+    if known and len(records) > 1 and not tells_scale(priors):
+        what = "one known camera tells" if known == 1 else f"the {known} known cameras are at one place and tell"
+        warnings.append(f"--cameras: {what} no scale: the unit is that of the network")
+    return warnings

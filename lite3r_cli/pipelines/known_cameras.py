@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,38 +14,49 @@ from ..errors import InputError, UsageError
 from ..io.given_depth import GivenDepth
 from ..io.images import ImageRecord
 from ..networks.base import Configurable, KnownCameras, Network
-from ..networks.family import TOLD, families, family_of
+from ..networks.family import TOLD, Family, families, family_of
 from ..networks.pictures import NetworkInput
 from ..scene import geometry
 from ..scene.frame import FIRST_CAMERA, GIVEN, METRIC, WorldFrame
+from ..scene.posed_view import View, known_depth
 from ..scene.priors import CameraPriors
+from ..world.registration import tells_scale
 from .beforehand import Beforehand
 
+MEASURED = "metres, as the known cameras and the measured depth have them"
+OFF = 2.0  # ratio of the answer to measured depth that is worth a warning
 FLAGS = {"poses": "--poses", "reference_view": "--reference-view", "depth": "--depth"}  # field → its option
 
 
-def configure(backbone: Network, config: PredictConfig) -> None:
-    """Set the options that only some networks have. Raises UsageError if this network lacks a given option."""
-    family = family_of(backbone)
-    known = () if family is None else family.options
+def require_options(config: PredictConfig, family: Family | None, model: str) -> None:
+    """Raise UsageError if an option is given that the networks of `family` (None: unknown yet) lack."""
     for name, flag in FLAGS.items():
         given = getattr(config, name) != getattr(PredictConfig, name)
-        if not given or name in known:
+        if not given or family is None or name in family.options:
             continue
         others = ", ".join(f.name for f in families().values() if name in f.options)
-        raise UsageError(f"{flag} is for the {others} models; {backbone.name} has nothing like it")
+        raise UsageError(f"{flag} is for the {others} models; {model} has nothing like it")
+
+
+def configure(backbone: Network, config: PredictConfig) -> None:
+    """Set the options that only some networks have."""
+    family = family_of(backbone)
+    known = () if family is None else family.options
     settings = {name: getattr(config, name) for name in known if name not in TOLD}
     if settings:
         assert isinstance(backbone, Configurable)  # families with options implement it
         backbone.configure(**settings)
 
 
-def frame_of(backbone: Network, priors: CameraPriors) -> WorldFrame:
-    """Frame and unit of the prediction with these known cameras."""
+def frame_of(backbone: Network, priors: CameraPriors, measured: bool) -> WorldFrame:
+    """Frame and unit of the prediction with these known cameras; `measured`: and with measured depth."""
     family = family_of(backbone)
-    if priors.known_poses:
-        return GIVEN
-    return METRIC if family is not None and family.scale == "metric" else FIRST_CAMERA
+    own = METRIC if family is not None and family.scale == "metric" else FIRST_CAMERA
+    if not priors.known_poses:
+        return own
+    if not tells_scale(priors):
+        return replace(GIVEN, units=own.units, metric=own.metric)
+    return replace(GIVEN, units=MEASURED, metric=True) if measured else GIVEN
 
 
 def for_inputs(
@@ -72,6 +84,8 @@ def for_inputs(
     cam_from_world = np.full((len(records), 3, 4), np.nan)
     if poses:
         cam_from_world[poses] = geometry.rebase(priors.given_poses())
+        if not tells_scale(priors):
+            cam_from_world[poses, :, 3] = 0  # networks divide by the distances, which are rounding here
     depth = () if beforehand.depth is None else _seen_depth(beforehand, beforehand.depth, focal, records, inputs)
     poses_known, K_known = (torch.from_numpy(values).float() for values in (cam_from_world, K))
     return KnownCameras(poses_known, K_known, depth, metric=bool(depth))
@@ -97,7 +111,9 @@ def _seen_depth(
     records: Sequence[ImageRecord],
     inputs: Sequence[NetworkInput],
 ) -> tuple[torch.Tensor | None, ...]:
-    """Measured depth at the network's size by nearest neighbour, because edges must not be mixed."""
+    """Measured depth at the network's size by nearest neighbour, because edges must not be mixed; None without any
+    value. Raises InputError if all maps are so.
+    """
     files = given.find(records)
     bent = beforehand.lenses(records)
     for i, (path, record) in enumerate(zip(files, records)):
@@ -108,10 +124,37 @@ def _seen_depth(
                 f"--depth {given.folder}: {record.name} was taken by a lens that bends lines, and its depth is not "
                 "undistorted: give undistorted images and depth"
             )
-    return tuple(
+    maps = [
         None if path is None else torch.from_numpy(_window(given.read(path, record), item))
         for path, record, item in zip(files, records, inputs)
-    )
+    ]
+    if not any(depth is not None and bool(depth.any()) for depth in maps):
+        raise InputError(f"--depth {given.folder}: no file has a depth above 0 within the images")
+    return tuple(depth if depth is not None and bool(depth.any()) else None for depth in maps)
+
+
+def measured_warnings(
+    given: GivenDepth | None, cameras: KnownCameras | None, views: Sequence[View], records: Sequence[ImageRecord]
+) -> list[str]:
+    """Warnings about measured depth without values, or of another scale than the answer."""
+    if given is None or cameras is None:
+        return []
+    warnings, ratios = [], []
+    empty = [r.name for r, path, depth in zip(records, given.find(records), cameras.depth) if path and depth is None]
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        warnings.append(f"--depth: no depth above 0 for {', '.join(empty[:3])}{more}: treated as unknown")
+    for view, depth in zip(views, cameras.depth):
+        answer, measured = known_depth(view), np.zeros(0) if depth is None else depth.numpy()
+        if answer.shape == measured.shape and (both := (answer > 0) & (measured > 0)).any():
+            ratios.append(float(np.median(answer[both] / measured[both])))
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    if not 1 / OFF < ratio < OFF:
+        warnings.append(
+            f"--depth: the result is {ratio:.3g} times the measured depth: check --depth-scale, the focal lengths, and "
+            "that known poses are in metres"
+        )
+    return warnings
 
 
 def _window(depth: np.ndarray, item: NetworkInput) -> np.ndarray:

@@ -13,10 +13,11 @@ from ..scene.posed_view import View, known_depth
 LOW_PARALLAX = 0.005
 
 
-def parallax_warnings(views: Sequence[View], digests: Sequence[bytes]) -> list[str]:
-    """Warnings about views that add little; `digests` identify equal pictures."""
+def parallax_warnings(views: Sequence[View], digests: Sequence[bytes], metric: bool = False) -> list[str]:
+    """Warnings about views that add little; `digests` identify equal pictures, `metric`: depth is in metres."""
     if len(views) == 1:
-        return [f"one image only ({views[0].name}): monocular depth; scale and baseline are undefined"]
+        undefined = "there is no baseline" if metric else "scale and baseline are undefined"
+        return [f"one image only ({views[0].name}): monocular depth; {undefined}"]
     warnings = []
     depths = [known_depth(v) for v in views]
     empty = [not depth.any() for depth in depths]  # fully masked: equal for the network, but not equal pictures

@@ -22,7 +22,7 @@ from ..io.regular import reason_of
 from ..io.resize import network_size
 from ..networks.base import Network, Prediction
 from ..networks.checkpoint import Checkpoint, open_checkpoint
-from ..networks.family import preparation_of
+from ..networks.family import own_family, preparation_of
 from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
@@ -113,6 +113,7 @@ class Predictor:
         self._progress = progress = progress or Progress()
         if config.refine:
             require_pycolmap()  # reported before the network is loaded
+        known_cameras.require_options(config, own_family(config.model), config.model)  # before a download
         self.beforehand = Beforehand.read(config)
         with progress.stage("Load model"):
             self.runtime = runtime.choose(config.device, config.dtype)
@@ -123,6 +124,7 @@ class Predictor:
             with ExitStack() as stack:
                 self.checkpoint = stack.enter_context(opened)
                 self.origin, self.fingerprint = self.checkpoint.origin, self.checkpoint.fingerprint
+                known_cameras.require_options(config, self.checkpoint.spec.family, self.checkpoint.spec.name)
                 machine = Machine.of(device, self.runtime.torch_dtype)
                 plan = resolve(Asked.of(config), self.checkpoint.facts, machine)
                 if device.type == "cuda" and plan.engine.chosen == FAST:
@@ -223,23 +225,22 @@ class Predictor:
         held = DeviceMaps()
         views = to_views(images, kept, inputs, prediction, held)
         del prediction
-        warnings = (
-            parallax_warnings(views, digests.result()) + border_warnings(inputs) + known_warnings(priors, records)
-        )
-        warnings += bending.result()
+        frame = known_cameras.frame_of(self.backbone, priors, self.config.depth is not None)
+        warnings = parallax_warnings(views, digests.result(), frame.metric)
+        warnings += border_warnings(inputs) + known_warnings(priors, records) + bending.result()
+        placed = as_rigs(place(views, priors).views, priors.known_poses)
+        warnings += known_cameras.measured_warnings(self.beforehand.depth, cameras.get("cameras"), placed, records)
         if bars:
-            warnings.append(
-                f"all {len(inputs)} images have plain bars ({bars}): left out, they are no part of the scene"
-            )
+            warnings.append(f"all {len(inputs)} images have plain bars ({bars}): left out, no part of the scene")
         return Predictions(
-            views=as_rigs(place(views, priors).views, priors.known_poses),
+            views=placed,
             indices=kept,
             network_sizes=[rgb.shape[:2] for rgb in batch],
             skipped=pictures.skipped,
             warnings=warnings,
             priors=priors,
             inputs=list(inputs),
-            frame=known_cameras.frame_of(self.backbone, priors),
+            frame=frame,
             colors=[shown_colors(record, item) for record, item in zip(records, inputs)],
             held=held,
         )

@@ -192,7 +192,7 @@ class _FrameFiles:
     def finish(self, scene: WrittenScene, warn: Tell) -> None:
         """Write the cameras of the frames, and the photographs of the conditions."""
         depth = [f"depth/{camera.name}" for camera in self.cameras]
-        write_cameras_json(self.folder / CAMERAS, self.cameras, depth, self.scales)
+        write_cameras_json(self.folder / CAMERAS, self.cameras, depth, self.scales, scene.frame)
         if self.most is None:
             return
         wanted = {entry["image"] for entries in self.ranked.values() for entry in entries}

@@ -160,7 +160,8 @@ def _write_part(out: Place, scene: Scene, files: ViewFiles) -> None:
         out.note(out.cloud)
         scales = files.scales()
         sizes = [_sized(view) for view in cameras] if files.depth.picture_size else cameras
-        write_cameras_json(out.path("cameras.json"), sizes, [f"depth/{record.stem}.png" for record in records], scales)
+        depth = [f"depth/{record.stem}.png" for record in records]
+        write_cameras_json(out.path("cameras.json"), sizes, depth, scales, scene.frame)
     if scene.frames is not None:
         scene.frames.write(out.path(FILE))
     anchor = scene.predictions.anchor

@@ -78,7 +78,7 @@ def format_warnings(config: ReconstructConfig, found: Predictions) -> list[str]:
     """Warnings about the use of a scene for measurement or training."""
     measured = [f"--format {name}" for name in config.formats if EXTRA_FORMATS[name].measures]
     warnings = []
-    if measured and not found.frame.metric and found.frame.name != GIVEN.name:
+    if measured and not found.frame.metric and found.frame.units != GIVEN.units:
         warnings.append(f"{', '.join(measured)}: the scene has no metric scale (--scale-from, --gcp, --world enu)")
     training = [name for name in config.formats if EXTRA_FORMATS[name].tracks]
     return warnings if not training or found.priors.known_poses else [*warnings, *_training_warnings(config, found)]

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from .. import errors, runtime
 from ..attention.module import attention_modules
@@ -27,7 +26,7 @@ from ..config import PredictConfig
 from ..errors import BackendError, Lite3RError, UsageError
 from ..layers import view_shards as shards
 from ..networks.base import KnownCameras, Network, Prediction
-from ..networks.family import require_family
+from ..networks.family import Family, require_family
 from ..networks.layer_steps import Told
 from ..ranks import Rank, cannot_meet
 from ..runtime import Choice
@@ -219,11 +218,16 @@ def divide(sizes: Sequence[int], parts: int) -> tuple[range, ...]:
     return tuple(range(a, b) for a, b in pairwise([*edges, len(sizes)]))
 
 
+def require_divides(family: Family | None, model: str) -> None:
+    """Raise UsageError if the networks of `family` (None: unknown yet) cannot be divided."""
+    if family is not None and not family.divides:
+        raise UsageError(f"{model}: one process only; mini, vggt and da3 can be divided among several GPUs")
+
+
 def require_divisible(backbone: Network, config: PredictConfig, count: int) -> None:
     """Raise UsageError if `count` does not divide the heads of the network's attention across views."""
     family = require_family(backbone)
-    if not family.divides or not isinstance(backbone, nn.Module):
-        raise UsageError(f"{backbone.name}: one process only; mini, vggt and da3 can be divided among several GPUs")
+    require_divides(family, backbone.name)
     if config.poses == "rays":
         raise UsageError("--poses rays: one process only; leave it out, or --gpus")
     heads = attention_modules(backbone)[family.global_layers(backbone.config)[0]].heads

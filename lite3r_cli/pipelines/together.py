@@ -28,8 +28,10 @@ def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
     if rank is None and config.gpus == 1:
         yield config.predict, lambda predictor: lambda: None
         return
-    from .team import for_rank, launched_team, require_divisible
+    from ..networks.family import own_family  # imports torch, as `team` does
+    from .team import for_rank, launched_team, require_divides, require_divisible
 
+    require_divides(own_family(config.predict.model), config.predict.model)  # before a download
     made: list[Team] = []
 
     def add(team: Team) -> Team:

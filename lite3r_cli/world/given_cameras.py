@@ -18,7 +18,7 @@ from ..scene.posed_view import View, known_depth
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
 from ..scene.surfaces import VoterMap
-from .registration import place_beside, similarity_from_cameras
+from .registration import place_beside, similarity_from_cameras, tells_scale
 
 _NEIGHBOURS = 4  # views that each depth map is compared with
 _SPAN, _STEPS = 0.5, 31  # of log scale around the ratio of the baselines, which a small network misses by up to 30 %
@@ -46,7 +46,8 @@ def place(views: Sequence[View], priors: CameraPriors) -> Placed:
     """The views with known focal lengths, and in the frame of the known poses if there are any.
 
     Known cameras do not change, including K. The depth maps are multiplied by one factor: the one at which they agree
-    best between views with the known poses, searched around the ratio of the baselines.
+    best between views with the known poses, searched around the ratio of the baselines. If the known poses tell no
+    scale, that of the network stays.
     """
     views = with_known_focal(views, priors)
     known = priors.known_poses
@@ -64,7 +65,7 @@ def place(views: Sequence[View], priors: CameraPriors) -> Placed:
         replace(view, cam_from_world=pose, depth=_scaled(view.depth, similarity.scale))
         for view, pose in zip(views, poses, strict=True)
     ]
-    factor = depth_factor([placed[i] for i in known]) if len(known) > 1 else 1.0
+    factor = depth_factor([placed[i] for i in known]) if tells_scale(priors) else 1.0
     if unknown and factor != 1.0:  # unknown cameras are at the network's scale, which the factor corrects
         poses[unknown] = place_beside(predicted, known, given, similarity.scale * factor, unknown)
     placed = [

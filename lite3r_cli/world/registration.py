@@ -8,6 +8,7 @@ import numpy as np
 
 from ..scene import geometry
 from ..scene.geometry import Similarity
+from ..scene.priors import CameraPriors
 
 _NEIGHBOURS = 3  # known cameras that place an unknown one
 
@@ -42,8 +43,21 @@ def baseline_ratio(source: np.ndarray, target: np.ndarray) -> float:
     """The median ratio of the distances between the points `target` (N, 3) to those between `source`; 1 without any."""
     first, second = np.triu_indices(len(source), k=1)
     there, here = (np.linalg.norm(points[first] - points[second], axis=1) for points in (target, source))
-    usable = (here > 1e-9) & (there > 1e-9)
+    usable = (here > _same_place(source)) & (there > _same_place(target))
     return float(np.median(there[usable] / here[usable])) if usable.any() else 1.0
+
+
+def tells_scale(priors: CameraPriors) -> bool:
+    """Whether the known poses determine the scale: at least two, at places that differ by more than rounding."""
+    if len(priors.known_poses) < 2:
+        return False
+    centres = geometry.camera_centres(priors.given_poses())
+    return bool(np.linalg.norm(np.ptp(centres, axis=0)) > _same_place(centres))
+
+
+def _same_place(centres: np.ndarray) -> float:
+    """Smaller distances are rounding: of a file with six decimals, or of large coordinates in double precision."""
+    return max(2e-6, 1e-9 * float(np.abs(centres).max()))
 
 
 def place_beside(

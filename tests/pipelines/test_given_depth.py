@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from lite3r_cli import cli
 from lite3r_cli.config import PredictConfig
 from lite3r_cli.errors import InputError, UsageError
+from lite3r_cli.io.cameras_json import write_cameras_json
 from lite3r_cli.io.images import discover
 from lite3r_cli.networks import standin
 from lite3r_cli.networks.map_anything.network import MapAnything, MapAnythingConfig
@@ -21,6 +22,9 @@ TINY = MapAnythingConfig(
     encoder_dim=64, encoder_depth=1, encoder_heads=1, dim=64, depth=6, heads=1, taps=(2, 4), head_features=16,
     head_stages=(8, 8, 8, 8), dense_widths=(8, 8, 8), global_widths=(8, 8, 8), position_grid=5,
 )  # fmt: skip
+
+
+FORMATS = [part for name in ("mesh", "tum", "colmap", "nerfstudio") for part in ("--format", name)]
 
 
 @pytest.fixture
@@ -77,6 +81,45 @@ def test_depth_reaches_the_network_in_metres_at_its_pixels(checkpoint, depth, ph
     assert not np.allclose(plain["views"].views[1].depth, heard["views"].views[1].depth, rtol=1e-3)
 
 
+def test_poses_with_measured_depth_are_in_metres_and_one_picture_has_a_scale(checkpoint, depth, photographs, tmp_path):
+    views = predictor(checkpoint).predict(discover([photographs(3)])).views
+    K = np.array([[90.0, 0, 49], [0, 90, 35], [0, 0, 1]])
+    write_cameras_json(tmp_path / "cameras.json", [dataclasses.replace(view, K=K, depth=None) for view in views])
+    known = {"cameras": tmp_path / "cameras.json"}
+    measured = told(predictor(checkpoint, depth=depth, **known), photographs(3))["views"]
+    assert measured.frame.metric and "metres" in measured.frame.units
+    assert not told(predictor(checkpoint, **known), photographs(3))["views"].frame.metric
+    write_cameras_json(
+        tmp_path / "tripod.json", [dataclasses.replace(views[0], K=K, depth=None, name=v.name) for v in views]
+    )
+    tripod = predictor(checkpoint, cameras=tmp_path / "tripod.json").predict(discover([photographs(3)]))
+    assert tripod.frame.name == "given" and tripod.frame.metric and "network" in tripod.frame.units
+    assert any("at one place" in text for text in tripod.warnings)
+    (alone,) = predictor(checkpoint).predict(discover([photographs(3) / "a0.jpg"])).warnings
+    assert "baseline" in alone and "scale" not in alone
+
+
+def test_depth_without_values_is_unknown_and_depth_of_another_unit_is_noticed(checkpoint, depth, photographs):
+    photos = discover([photographs(3)])
+    cv2.imwrite(str(depth / "a0.png"), np.zeros((70, 98), np.uint16))
+    heard = told(predictor(checkpoint, depth=depth, focal="90"), photographs(3))
+    assert heard["cameras"].depth[0] is None and heard["cameras"].depth[1] is not None
+    (said,) = [text for text in heard["views"].warnings if "no depth above 0" in text]
+    assert "a0.jpg" in said and "a1.jpg" not in said
+    wrong = predictor(checkpoint, depth=depth, depth_scale=1e-4, focal="90").predict(photos)
+    assert any("times the measured depth" in text and "--depth-scale" in text for text in wrong.warnings)
+    np.save(depth / "a1.npy", np.full((70, 98), -1.0))
+    with pytest.raises(InputError, match="no file has a depth"):
+        predictor(checkpoint, depth=depth, focal="90").predict(photos)
+
+
+@pytest.mark.parametrize("option, others", [({"poses": "rays"}, "da3"), ({"depth": "."}, "pi3x")])
+def test_an_option_that_a_network_lacks_is_named_before_its_download(option, others, monkeypatch):
+    monkeypatch.setattr("lite3r_cli.checkpoints.hub.download", None)
+    with pytest.raises(UsageError, match=f"{others}.*; pi3 has nothing like it"):
+        Predictor(PredictConfig("pi3", **option))
+
+
 def test_a_known_focal_length_reaches_mini_in_pixels_of_its_input(photographs):
     heard = told(Predictor(PredictConfig("mini", resolution=224, device="cpu", focal="90")), photographs(2))
     K, width = heard["cameras"].K, heard["views"].views[0].depth.shape[1]
@@ -115,8 +158,12 @@ def test_other_networks_refuse_depth(depth, photographs, tmp_path, plane_backbon
 def test_files_say_metres(checkpoint, depth, photographs, tmp_path, capsys):
     photos, out = photographs(2), tmp_path / "out"
     common = ["reconstruct", str(photos), "-o", str(out), "--device", "cpu", "--depth", str(depth), "--focal", "90"]
-    assert cli.main([*common, "--model", str(checkpoint), "--resolution", "98", "--depth-scale", "mm"]) == 0
-    assert b"metres" in (out / "scene.ply").read_bytes()[:500]
-    assert json.loads((out / "run.json").read_text())["world"]["metric"] is True
+    assert cli.main([*common, "--model", str(checkpoint), "--resolution", "98", "--depth-scale", "mm", *FORMATS]) == 0
+    world = json.loads((out / "run.json").read_text())["world"]
+    assert world["metric"] is True and json.loads((out / "cameras.json").read_text())["world"] == world
+    said = "units: metres, as the network estimates them"
+    for name in ("scene.ply", "mesh.ply", "mesh.obj", "trajectory.txt", "sparse/0/images.txt", "sparse/0/points3D.txt"):
+        assert said.encode() in (out / name).read_bytes()[:700], name
+    assert json.loads((out / "transforms.json").read_text())["units"] in said
     assert cli.main([*common, "--overwrite", "--depth-scale", "inch"]) == 2
     assert "5000" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from lite3r_cli.scene.geometry import Similarity
 from lite3r_cli.scene.posed_view import PointCloud, View
 from lite3r_cli.scene.priors import CameraPriors, FocalPrior
 from lite3r_cli.world.given_cameras import back_into_given, depth_factor, place, with_known_focal
-from lite3r_cli.world.registration import similarity_from_cameras
+from lite3r_cli.world.registration import similarity_from_cameras, tells_scale
 
 FOCAL, WIDTH, HEIGHT = 60.0, 61, 47
 MAP = np.array([432100.0, 5412300.0, 210.0])  # an origin of a map
@@ -50,6 +50,22 @@ def predicted(truth, scale=0.37, noise=0.0, wrong_baseline=1.0):
         pose = np.c_[turn @ pose[:, :3], turn @ pose[:, 3] + noise * rng.normal(size=3)]
         result.append(replace(view, cam_from_world=pose, depth=view.depth * np.float32(scale)))
     return result
+
+
+@pytest.mark.parametrize("known", [[0, 1, 2, 3, 4], [1, 3]])
+@pytest.mark.parametrize("at", [np.zeros(3), MAP], ids=["near", "in a map"])
+def test_cameras_at_one_place_keep_the_scale_of_the_network(known, at):
+    truth = scene(at=at)
+    rounded = np.random.default_rng(3).uniform(-5e-7, 5e-7, (len(truth), 3))
+    turns = [view.cam_from_world[:, :3] for view in truth]
+    tripod = [
+        replace(view, cam_from_world=np.c_[turn, -turn @ (at + off)]) for view, turn, off in zip(truth, turns, rounded)
+    ]
+    network = predicted(truth)
+    told = priors(tripod, known)
+    found = place(network, told)
+    assert not tells_scale(told) and tells_scale(priors(truth, known)) and found.scale == 1
+    assert all(np.array_equal(a.depth, b.depth) for a, b in zip(found.views, network))
 
 
 def priors(truth, known) -> CameraPriors:

@@ -54,13 +54,18 @@ def outputs(begin: Begin, frames: Iterable[Tensor], count: int, plan: StreamPlan
 
 
 def streamed(
-    begin: Begin, frames: Iterable[Tensor], count: int, plan: StreamPlan, device: torch.device
-) -> Iterator[FrameAnswer]:
-    """One answer per frame, in order, for `count` frames (3, H, W) of one size. Raises UsageError for others."""
+    begin: Begin, frames: Iterable[Tensor], count: int, plan: StreamPlan, device: torch.device,
+    ready_on: torch.cuda.Stream | None = None,
+) -> Iterator[FrameAnswer]:  # fmt: skip
+    """One answer per frame, in order, for `count` frames (3, H, W) of one size. Raises UsageError for others.
+
+    `ready_on`: the CUDA stream on which the outputs of a pass are ready; None: the current one.
+    """
     raw = outputs(begin, (frame[None] for frame in _of_one_size(frames, device)), count, plan)
     waiting: deque[_Copied] = deque()
-    for part in Chain(plan, count).stitched(raw):
-        waiting.append(_Copied(part))
+    for part in Chain(plan, count, ready_on).stitched(raw):
+        with torch.cuda.stream(ready_on):
+            waiting.append(_Copied(part))
         if len(waiting) > (device.type == "cuda"):
             yield from waiting.popleft().answers()
     for copied in waiting:

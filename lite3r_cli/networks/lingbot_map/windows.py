@@ -93,9 +93,13 @@ def _scale(before: Tensor, now: Tensor) -> Tensor:
 
 
 class Chain:
-    """Chains the windows of `count` frames while they arrive. `moves` are the transforms of the windows so far."""
+    """Chains the windows of `count` frames while they arrive. `moves` are the transforms of the windows so far.
 
-    def __init__(self, plan: StreamPlan, count: int):
+    `ready_on`: the CUDA stream on which they are ready, and then the parts; None: the current one.
+    """
+
+    def __init__(self, plan: StreamPlan, count: int, ready_on: torch.cuda.Stream | None = None):
+        self.ready_on = ready_on
         self.windows, self.overlap = plan.windows(count), plan.overlap_of(count)
         self.moves: list[Moved] = []
 
@@ -110,7 +114,8 @@ class Chain:
         for output, begins in outputs:
             if begins:
                 if number >= 0:
-                    before = Part.joined(waiting) if waiting else None
+                    with torch.cuda.stream(self.ready_on):
+                        before = Part.joined(waiting) if waiting else None
                 number, done, waiting = number + 1, 0, []
             part = Part(
                 output.vectors[-1], output.depth, output.confidence, torch.full((len(output.time),), output.stored)
@@ -119,15 +124,16 @@ class Chain:
             if len(self.windows) == 1:
                 yield part
                 continue
-            if len(self.moves) <= number:  # the window is not aligned yet
-                waiting.append(part)
-                if number and done < min(self.overlap, len(self.windows[number])):
-                    continue
-                raw = Part.joined(waiting)
-                self.moves.append(fit(before, raw) if before is not None else Moved.nowhere(raw))
-                ready, waiting = raw.moved(self.moves[-1]), []
-            else:
-                ready = part.moved(self.moves[-1])
+            with torch.cuda.stream(self.ready_on):
+                if len(self.moves) <= number:  # the window is not aligned yet
+                    waiting.append(part)
+                    if number and done < min(self.overlap, len(self.windows[number])):
+                        continue
+                    raw = Part.joined(waiting)
+                    self.moves.append(fit(before, raw) if before is not None else Moved.nowhere(raw))
+                    ready, waiting = raw.moved(self.moves[-1]), []
+                else:
+                    ready = part.moved(self.moves[-1])
             yield from self._given(number, done, ready, waiting)
 
     def _given(self, number: int, done: int, ready: Part, waiting: list[Part]) -> Iterator[Part]:

@@ -10,6 +10,8 @@ from lite3r_cli.engine.layers import Settings
 from lite3r_cli.engine.operators import Operators, biased, operators
 from lite3r_cli.networks.pi3.heads import ConvPixels, ResidualConv, with_position
 
+WHOLE = 64  # channels: for fewer outputs cuDNN chose a kernel without tensor cores, five times as slow (H200, 8 frames)
+
 
 class _Norm:
     """Group norm as a scale and a shift (B, C), from the sums of a map whose bias has not been added yet."""
@@ -87,10 +89,13 @@ class FastConvPixels:
             bias = self.stages[-1].after
         hidden, last = ([biased(output[i]) for output in head.output_block] for i in (0, -1))
         weight = torch.cat([w.float() for w, _ in hidden])  # all outputs together
+        added = -len(weight) % WHOLE
+        weight = F.pad(weight, (0, 0) * 3 + (0, added))
         self.weight = weight[:, :-2].to(self.dtype).contiguous(memory_format=torch.channels_last)
         self.place = weight[:, -2:]
-        self.bias = torch.cat([b.float() for _, b in hidden]) + weight[:, :-2].sum((2, 3)) @ bias
-        self.last = torch.block_diag(*(w.float().flatten(1) for w, _ in last)), torch.cat([b.float() for _, b in last])
+        self.bias = F.pad(torch.cat([b.float() for _, b in hidden]), (0, added)) + weight[:, :-2].sum((2, 3)) @ bias
+        values = torch.block_diag(*(w.float().flatten(1) for w, _ in last))
+        self.last = F.pad(values, (0, added)), torch.cat([b.float() for _, b in last])
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, tokens: Tensor, rows: int, columns: int) -> list[Tensor]:
