@@ -1,7 +1,7 @@
 """SHA-256 of a checkpoint, which `run.json` records. It is computed in the background, once per version of a file.
 
 Reading a network of 5 GB takes seconds. Therefore the result is cached in the user's cache folder, with size,
-modification time and inode of every file; if one of them differs, the file is read again.
+modification times and inode of every file; if one of them differs, the file is read again.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ class Fingerprint:
 
 
 def _marks(path: Path) -> list[list[int]]:
-    """Size, modification time and inode of each file of a checkpoint."""
+    """Size, times of the last change of content and of status, and inode of each file of a checkpoint. Programs that
+    copy a file over another one set the former time, but not the latter.
+    """
     stats = [part.stat() for part in shard_files(path)]
-    return [[stat.st_size, stat.st_mtime_ns, stat.st_ino] for stat in stats]
+    return [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for stat in stats]
 
 
 def cache_file() -> Path:
