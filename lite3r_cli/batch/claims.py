@@ -29,6 +29,7 @@ from ..io.locks import Busy, acquire, give_back, remove_folders
 from ..stopping import unfinished, uninterrupted
 
 FOLDER = ".batch"
+CLOCK = ".clock-"  # files whose time is asked for
 SAME_TIME = 1.0  # seconds; the times of files are coarse
 LATEST = 1e12  # seconds; comparisons with NaN are false
 MOST_TRIES = 100  # to make a lock; a folder like a removed current one never takes it
@@ -137,6 +138,20 @@ class Claims:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise output_error(self._file(name, "json"), error) from error
 
+    def leave(self) -> None:
+        """Remove what killed processes left while they asked for the time, and the folders that hold no record. Raises
+        OSError.
+        """
+        if not self.folder.is_dir():
+            return
+        with _opened(self.folder.parent) as below:
+            for name in os.listdir(self.folder):
+                if name.startswith(CLOCK):
+                    with suppress(FileNotFoundError):
+                        below.remove_file(f"{FOLDER}/{name}")
+            for place, _, _ in os.walk(self.folder, topdown=False):  # follows no links
+                below.remove_folder_if_empty(str(Path(place).relative_to(self.folder.parent)))
+
     def tidy(self, name: str, clear: Callable[[], None] = lambda: None) -> None:
         """Remove the lock that a killed process has left for a scene; `clear` removes its other files."""
         lock = self._file(name, "lock")
@@ -187,7 +202,7 @@ def _ahead(output: Path) -> float:
     or the difference is below `SAME_TIME`.
     """
     made = [path for path in (output / FOLDER, output, *output.parents) if not os.path.lexists(path)]
-    name = f"{FOLDER}/.clock-{secrets.token_hex(6)}"
+    name = f"{FOLDER}/{CLOCK}{secrets.token_hex(6)}"
     try:
         output.mkdir(parents=True, exist_ok=True)
         with _opened(output) as below, uninterrupted():
@@ -195,7 +210,8 @@ def _ahead(output: Path) -> float:
             probe = below.create(name)
             ahead = os.fstat(probe).st_mtime - time.time()
             os.close(probe)
-            below.remove_file(name)
+            with suppress(FileNotFoundError):  # another process has ended, see `Claims.leave`
+                below.remove_file(name)
     except OSError:
         ahead = 0.0
     remove_folders(made)

@@ -63,7 +63,7 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
     elif suffix in IMAGE_SUFFIXES:
         raise UsageError(f"{printable(path)}: an image is no scene; give folders, videos, or a text file of them")
     else:
-        for line in _lines(path):
+        for line in dict.fromkeys(_lines(path)):
             if os.path.isdir(line):  # false, not an error, for a name that no folder can have
                 yield from _below(line, barred)
             else:

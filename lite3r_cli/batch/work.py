@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from ..config.output_names import require_folder
 from ..config.worker_pool import PoolConfig
 from ..console import Progress, Tell
 from ..io.formats import require_known
-from ..io.locks import Busy
+from ..io.locks import Busy, remove_folders
 from ..io.transaction import replace_file, require_free
+from ..pipelines.finding import require_named_files
 from ..pipelines.result import plain
 from .claims import Claims
 from .job import Outcome
@@ -42,12 +46,14 @@ def run_batch(
     progress = progress or Progress()
     require_known(config.formats)
     require_folder("-o", config.output)
+    require_named_files(config)
     output = Path(config.output)
     require_free(output / REPORT, overwrite=True)  # now, not after all the work
     with progress.stage("Find scenes", minor=True):
         scenes = find_scenes(config.input.inputs, output)
     past = Past(config, Claims(output).now())
-    with progress.stage("Scenes", total=len(scenes)) as step:
+    made = [path for path in (output, *output.parents) if not os.path.lexists(path)]
+    with progress.stage("Scenes", total=len(scenes)) as step, _without_empty_folders(past.claims, made):
         scene_queue = SceneQueue(scenes, past, warn, step)
         if pool.is_single:
             facts = _alone(past, scene_queue, progress, warn)
@@ -63,6 +69,19 @@ def run_batch(
     report = scene_queue.report(output, {"arguments": arguments, **facts, "wall_seconds": round(progress.wall, 3)})
     _write(output / REPORT, report.document())
     return report
+
+
+@contextmanager
+def _without_empty_folders(claims: Claims, made: Sequence[Path]) -> Iterator[None]:
+    """If nothing was recorded because an error concerns all scenes, the folders of the records go, and so do the empty
+    ones among `made`.
+    """
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # closed, or full of another process: they stay
+            claims.leave()
+        remove_folders(made)
 
 
 def _alone(past: Past, scene_queue: SceneQueue, progress: Progress, warn: Tell) -> dict[str, Any]:

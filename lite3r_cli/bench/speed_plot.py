@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..extras import require
+from ..io.names import printable
 from ..io.transaction import replace_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         axes.set(xlabel="views", ylabel=label, xscale="log", yscale="log")
         axes.grid(True, which="both", alpha=0.3)
         axes.legend(fontsize="small")
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)
     content = io.BytesIO()
     figure.savefig(content, dpi=120, format="png")
     replace_file(path, content.getvalue())

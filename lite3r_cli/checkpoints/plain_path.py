@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lite3r_cli.io.temporary import temporary_folder
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def plain_path(path: Path) -> Iterator[Path]:
     if is_text:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
-        link = Path(folder) / "file"
+    with temporary_folder("a link to a file whose name is no text") as folder:
+        link = folder / "file"
         link.symlink_to(path.absolute())
         yield link

@@ -27,6 +27,7 @@ from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error
 from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.same_entry import is_same_entry
 from lite3r_cli.io.transaction import Transaction, recover
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -119,7 +120,7 @@ class CheckpointWriter:
         gone: Sequence[str] = (),
     ) -> None:
         self.output, self.metadata, self.overwrite, self.gone = output, metadata, overwrite, gone
-        self.sources = {path.resolve() for path in sources}
+        self.sources = tuple(sources)
         self.beside = dict(beside or {})
         self.total = sum(slot.nbytes for slot in slots)
         whole = shard_bytes is None or self.total <= shard_bytes
@@ -240,7 +241,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
     index = output.stem + INDEX_SUFFIX
     for name in dict.fromkeys([output.name, index, *(names or ()), *old_files(output)]):
         target = output.with_name(name)
-        if Path(os.path.realpath(target)) in sources:  # not `resolve`, which fails for a loop of links
+        if any(is_same_entry(target, source) for source in sources):
             raise OutputError(f"{target}: this is the checkpoint that is read; choose another -o")
         if os.path.lexists(target) and not _is_file(target):
             raise in_the_way(target)

@@ -14,15 +14,16 @@ from .output_names import require_suffix
 from .prediction import Device, Dtype, LiteConfig, Model, PredictConfig, Seed
 
 MEASUREMENT = "Measurement"
+MOST_VIEWS = 100_000
 COMPARE = ("dense-eager", "dense", "lite")
 
 
 def numbers(texts: Iterable[str]) -> tuple[int, ...]:
     """ "2", "8,32" … → (2, 8, 32). Raises UsageError."""
     parts = [part for text in texts for part in text.split(",") if part]
-    wrong = [part for part in parts if not part.isdecimal()]
+    wrong = [part for part in parts if not re.fullmatch(r"\d{1,9}", part)]
     if wrong:
-        raise UsageError(f"--views takes numbers, not {wrong[0]!r}")
+        raise UsageError(f"--views takes numbers of views, not {wrong[0][:40]!r}")
     return tuple(map(int, parts))
 
 
@@ -30,7 +31,7 @@ def size(text: str | None) -> tuple[int, int | None] | None:
     """ "518" → (518, None), the longest side; "392x518" → (392, 518), height and width. Raises UsageError."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    found = re.fullmatch(r"(\d{1,9})(?:[x×](\d{1,9}))?", text)
     if found is None:
         raise UsageError(f"--resolution takes the longest side or HEIGHTxWIDTH in pixels, not {text!r}")
     return int(found[1]), int(found[2]) if found[2] else None
@@ -103,6 +104,7 @@ class BenchConfig:
             bool(self.views) and min(self.views) >= 1,
             f"--views takes numbers from 1 on, not {', '.join(map(str, self.views)) or 'nothing'}",
         )
+        require(max(self.views) <= MOST_VIEWS, f"--views takes at most {MOST_VIEWS}, not {max(self.views)}")
         require(self.repeats >= 1, f"--repeats must be at least 1, not {self.repeats}")
         if self.plot is not None:
             require_suffix("--plot", self.plot, "a plot", ".png")

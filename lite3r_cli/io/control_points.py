@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..extras import require
-from .documents import read_text
+from .documents import read_text, require_file
 from .names import printable
 
 _MOST = 100_000  # lines
@@ -38,7 +38,10 @@ class ControlPoints:
 
 
 def read_control_points(path: Path) -> ControlPoints:
-    """Raises InputError that names the line of malformed content, BackendError if pyproj is needed."""
+    """Raises UsageError for a missing file, InputError that names the line of malformed content, BackendError if
+    pyproj is needed.
+    """
+    require_file(path, "it takes a gcp_list.txt of OpenDroneMap", "--gcp")
     lines = [line.split("#")[0].strip() for line in read_text(path).splitlines()[:_MOST]]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if len(numbered) < 2:

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import IO
 
-from ..errors import OutputError
+from .temporary import no_place
 
 MOST_IN_MEMORY = 256 << 20  # bytes of the frames of one video
 
@@ -56,7 +56,7 @@ class FrameSpool:
                 self._file.write(data)
                 self._file.flush()
             except OSError as error:
-                raise OutputError(_reason(error)) from error
+                raise no_place("the frames of the video", error) from error
             start, self._end = self._end, self._end + len(data)
             return SpooledFrame(self, start, len(data))
 
@@ -66,12 +66,4 @@ class FrameSpool:
         try:
             return os.pread(self._file.fileno(), length, start)
         except OSError as error:
-            raise OutputError(_reason(error)) from error
-
-
-def _reason(error: OSError) -> str:
-    place = tempfile.gettempdir()
-    return (
-        f"{place}: the frames of the video cannot be kept there ({error.strerror}); make room, or let TMPDIR name a "
-        "folder on another disk"
-    )
+            raise no_place("the frames of the video", error) from error

@@ -70,7 +70,7 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertR
         sparse = _attention(config, checkpoint, model)
         items = plan(checkpoint, model, sparse, config.weights, config.keep, config.quantize)
         bring_right(config.output)
-        refuse_existing(config.output, config.overwrite, {part.resolve() for part in files_before})
+        refuse_existing(config.output, config.overwrite, files_before)
         sensitivity: dict[str, float] = {}
         if config.calibrate is not None:
             from .fp8_sensitivity import measure_sensitivity

@@ -78,7 +78,7 @@ def run(
         config = _settled(config, worker)
         inputs = _Inputs(config, worker)
         with open_checkpoint(config.model, progress.note) as teacher:
-            refuse_existing(config.output, config.overwrite, {part.resolve() for part in shard_files(teacher.path)})
+            refuse_existing(config.output, config.overwrite, shard_files(teacher.path))
             if not worker.is_first:
                 progress = Progress()
             with run_folder(config.folder) if worker.is_first else nullcontext():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress, Tell
+from ..io.control_points import read_control_points
+from ..io.documents import require_folder
 from ..io.images import ImageSet, Skipped, discover
 from ..io.video import DEFAULT_VIEWS
 from ..scene.facing import VIEWS
@@ -65,6 +67,14 @@ def lines_of(skipped: Sequence[Skipped]) -> list[str]:
             those = [f"{', '.join(those[:3])}, … ({len(those)} files)"]
         lines += [f"skipped {name}: {reason}" for name in those]
     return lines
+
+
+def require_named_files(config: ReconstructConfig) -> None:
+    """Raises UsageError or InputError for files of options that are only needed after the network has run."""
+    if config.input.masks is not None:
+        require_folder(Path(config.input.masks), "--masks")
+    if config.world.gcp is not None:
+        read_control_points(Path(config.world.gcp))
 
 
 def what_is_read(config: ReconstructConfig, images: ImageSet) -> dict[Path, str]:

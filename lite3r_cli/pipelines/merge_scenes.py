@@ -7,7 +7,6 @@ as for long sets (long/pose_graph.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from ..io.atomic import OutputSet
 from ..io.images import ImageSet
 from ..io.names import printable, unique_names
 from ..io.output_layout import output_layout
+from ..io.same_entry import is_same_entry
 from ..long.loop_search import halves_agree
 from ..long.pose_graph import OFF, Edge, solve, spread_out
 from ..long.sim3_fit import BAD, Tie, tie
@@ -112,7 +112,7 @@ def _require_a_new_place(config: MergeConfig, first: WrittenScene, second: Writt
     for path, scene in ((config.first, first), (config.second, second)):
         here = scene.layout
         pairs = ((there.root / there.folder, scene.folder), (there.root / there.cloud, here.root / here.cloud))
-        if any(os.path.realpath(new) == os.path.realpath(old) for new, old in pairs):
+        if any(is_same_entry(new, old) for new, old in pairs):
             raise UsageError(
                 f"-o {config.output}: there lies {path}, which is merged and stays as it is: name another place"
             )

@@ -29,7 +29,7 @@ from .ahead import Ahead, Edges
 from .all_frames import with_all_frames
 from .anchoring import anchor, with_gps
 from .depth_request import DepthFiles, depth_warnings
-from .finding import find_images, lines_of, what_is_read
+from .finding import find_images, lines_of, require_named_files, what_is_read
 from .fuse_views import fuse_views
 from .in_chunks import chunks_are_possible, long_plan, options_of
 from .later import Later
@@ -84,6 +84,7 @@ class SceneRun:
 
     def __enter__(self) -> SceneRun:
         require_known(self.config.formats)
+        require_named_files(self.config)
         with ExitStack() as opened:
             opened.enter_context(self.out)
             files = ViewFiles(self.out, self.config.previews, self.config.save_npy, DepthFiles.of(self.config))

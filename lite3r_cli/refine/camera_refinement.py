@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from ..io.temporary import temporary_folder
 from ..scene.posed_view import View
 from ..scene.priors import PositionPrior
 from ..scene.sparse_points import SparseModel
@@ -73,8 +72,8 @@ def refine_cameras(
     """
     if len(views) < 2:
         return unchanged(views, "one image only")
-    with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
-        matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
+    with temporary_folder("the matches of the images") as folder:
+        matches = matching.match(views, read_rgb, read_mask, folder, config, step)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
         found = search(views, matches, config)
@@ -131,8 +130,8 @@ def triangulate(
     verdicts = [Verdict(GIVEN, "known beforehand")] * len(views)
     if len(views) < 2:
         return RefinedCameras(list(views), None, verdicts)
-    with tempfile.TemporaryDirectory(prefix="lite3r-") as folder:
-        matches = matching.match(views, read_rgb, read_mask, Path(folder), config, step)
+    with temporary_folder("the matches of the images") as folder:
+        matches = matching.match(views, read_rgb, read_mask, folder, config, step)
         rows = {pair: found.matches for pair, found in matches.pairs.items()}
         workshop = Workshop("given", matches, rows, known_lenses(views, matches.sizes), config)
         found = bundle.given(views, workshop, config) if matches.pairs else None

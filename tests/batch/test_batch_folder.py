@@ -113,3 +113,32 @@ def test_no_wait_is_endless(tmp_path, monkeypatch):
             work._write(tmp_path / "batch.json", {})
     finally:
         give_back(held, tmp_path / ".batch.json.lock")
+
+
+WRONG = {  # options that no scene can be made with, and the code of reconstruct
+    "--gcp nope.txt": 2, "--gcp empty.txt": 3, "--masks nope": 2, "--intrinsics nope.json": 2, "-m nope.safetensors": 4,
+    "--focal x": 2, "--device cuda:9": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_an_error_of_all_scenes_ends_the_batch_at_once_and_leaves_nothing(root, tmp_path, monkeypatch, capsys, words):
+    def slow(*given, **more):
+        raise AssertionError("a prediction was made first")
+
+    monkeypatch.setattr("lite3r_cli.pipelines.predict.Predictor.predict", slow)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    for command in ("batch root -o x/y/out", "reconstruct root/s0 -o x/y/out.ply"):
+        assert main([*command.split(), *SMALL, *words.split(), "-q"]) == WRONG[words]
+        said = capsys.readouterr().err
+        assert words.split()[1] in said and len(said.splitlines()) == 1 and "bug" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "root"]
+
+
+def test_what_a_killed_process_left_while_it_asked_for_the_time_goes(plane_backbone, root, tmp_path):
+    left = tmp_path / "out/.batch/.clock-0123456789ab"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert main(["batch", str(root), "-o", str(tmp_path / "out"), *SMALL, "-q"]) == 0
+    assert sorted(path.name for path in left.parent.iterdir()) == ["s0.json", "s1.json", "s2.json"]

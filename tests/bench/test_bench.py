@@ -106,6 +106,13 @@ def test_views_may_follow_one_another(monkeypatch, capsys, tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("words", ["--views 99999999999999999999", "--views 100001", f"--views {'9' * 5000}",
+                                   "--views 0", "-r 99999999999999999999"])  # fmt: skip
+def test_sizes_that_nothing_can_have(capsys, words):
+    assert main(["bench", *words.split()]) == 2
+    assert words.split()[0].replace("-r", "--resolution") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["exists", "link", "folder closed"])
 def test_what_is_in_the_way_of_the_plot_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, kind):
     def measured(*arguments):
@@ -192,7 +199,7 @@ def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monke
     assert label_of(rows[:2]) == "lite (dense attention)" and label_of(rows) == "lite (dense to 4 views)"
     assert label_of(rows[2:]) == "lite"  # of the plot, which has no column for it
     with on_the_disk_in_order(tmp_path):
-        draw(rows, tmp_path / "plot.png", "times")
+        draw(rows, tmp_path / "plot.png", "times of \udcff $x^")  # names are no formulas, and may be no text
 
 
 def test_a_lite_form_far_from_dense_gets_no_ratio(monkeypatch, capsys):

@@ -106,12 +106,14 @@ def test_control_points(photos):
     [
         (["--scale-from", "1.jpg", "9.jpg", "5"], 3, "no image 9.jpg"),
         (["--scale-from", "1.jpg", "1.jpg", "5"], 3, "cannot be seen"),
-        (["--scale-from", "1.jpg", "2.jpg", "-5"], 2, "positive"),
+        *((["--scale-from", "1.jpg", "2.jpg", far], 2, "metres have to lie") for far in ("-5", "1e39", "1e-46")),
+        (["--scale-points", "9,9", "60,20", "1.jpg", "nan"], 2, "metres have to lie between"),
+        *((["--up", up], 2, "--up must be") for up in ("1e-200,0,0", "1e200,1e200,0", "0,0,0", "nan,0,1")),
         (["--scale-points", "1,1", "2", "1.jpg", "5"], 2, "a pixel is X,Y"),
         (["--camera-height", "1.6", "--up", "camera"], 3, "cannot be seen"),
         (["--camera-height", "1.6", "--world", "enu"], 2, "give one"),
         (["--world", "enu"], 3, "on a line with no up to see"),
-        (["--gcp", "/missing"], 3, "missing"),
+        (["--gcp", "/missing"], 2, "missing"),
     ],
 )
 def test_what_cannot_be_known_is_said(photos, capsys, options, code, word):

@@ -1,0 +1,47 @@
+"""A temporary folder that is missing or full is told with the way out, and nothing stays in it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lite3r_cli.errors import OutputError
+from lite3r_cli.io.frame_spool import FrameSpool
+from lite3r_cli.io.temporary import FULL, temporary_folder
+
+
+def test_where_there_is_none(tmp_path: Path, monkeypatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match="the matches cannot be kept there .*TMPDIR"), temporary_folder("the matches"):
+        pass
+    with pytest.raises(OutputError, match="frames of the video cannot be kept there .*TMPDIR"):
+        FrameSpool(most=0).keep(b"frame")
+
+
+@pytest.mark.parametrize(
+    "error, free, told",
+    [
+        (RuntimeError("No registered database factory succeeded."), FULL - 1, True),
+        (RuntimeError("a bug"), FULL, False),
+        (OSError(errno.ENOSPC, "No space left on device", "IN"), FULL, True),
+        (OSError(errno.ENOSPC, "No space left on device", "/elsewhere/a"), 0, False),
+    ],
+)
+def test_what_fails_in_a_full_one(tmp_path: Path, monkeypatch, error: Exception, free: int, told: bool) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 30, (1 << 30) - free, free))
+    with pytest.raises(OutputError if told else type(error), match="TMPDIR" if told else None):
+        with temporary_folder("the matches") as folder:
+            (folder / "database.db").write_bytes(b"half")
+            if getattr(error, "filename", None) == "IN":
+                error.filename = str(folder / "database.db")
+            raise error
+    assert not list(tmp_path.iterdir())
