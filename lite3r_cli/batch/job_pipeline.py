@@ -97,8 +97,8 @@ class JobPipeline:
     def _advance(self, job: Job, future: Future[None]) -> None:
         """Predict a scene that has been read, while the next one is read, and pass it on."""
         error = future.exception()  # waits
-        self._take()
         if error is None:
+            self._take()
             error = self._predict(job)
         if error is None:
             self._make_room(job)

@@ -71,9 +71,9 @@ def _expand(path: Path, barred: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _lines(path: Path) -> Iterator[Path]:
-    """The paths in a text file, one per line, relative to its folder; `#` begins a comment."""
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    """The different paths in a text file, one per line, relative to its folder; `#` begins a comment."""
+    different = dict.fromkeys(line.strip() for line in read_text(path).splitlines())
+    lines = [line for line in different if line and not line.startswith("#")]
     if not lines:
         raise InputError(f"{printable(path)}: lists no scene; write one folder or video a line")
     return (path.parent / from_home(line) for line in lines)

@@ -191,4 +191,4 @@ def _how(error: Exception) -> str:
     """Ray's report of a death in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "died" in line or "exit" in line or "killed" in line]
-    return (causes or lines or ["no reason given"])[-1][:200]
+    return (causes or lines or ["no reason given"])[-1].partition(" Some common causes")[0][:200]

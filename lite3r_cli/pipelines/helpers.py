@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -53,7 +54,8 @@ class Helpers:
             rank = replace(self.rank, number=number, local=number)
             child = start_child("views")
             self._processes.append(child)
-            child[1].send((for_rank(self._asked, rank), rank, self._store.port, cores[number]))
+            with suppress(OSError):  # it is dead, which `join` finds
+                child[1].send((for_rank(self._asked, rank), rank, self._store.port, cores[number]))
 
     def join(self) -> Team:
         """The place of this process in the team, once all have joined. Raises BackendError if one has died."""
@@ -68,8 +70,8 @@ class Helpers:
             if pipe.poll():
                 try:
                     raise pipe.recv()
-                except EOFError:
-                    pass
+                except (EOFError, OSError):
+                    pass  # it ends or has ended; a reset tells of an order that it did not read
             code = process.poll()
             if code is not None:
                 raise BackendError(f"process {number} of {self.rank.count} died ({how_it_ended(code)}); memory?")

@@ -30,6 +30,7 @@ from ..networks.family import Family, require_family
 from ..networks.layer_steps import Told
 from ..ranks import Rank, cannot_meet
 from ..runtime import Choice
+from ..stopping import responsive
 
 if TYPE_CHECKING:
     from .planned import PlannedNetwork
@@ -63,7 +64,8 @@ class Team:
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         self._store = store
-        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=FOREVER)
+        facts = {"store": store, "rank": rank.number, "world_size": rank.count, "timeout": FOREVER}
+        responsive(lambda: dist.init_process_group(backend, **facts))  # waits for the others, and takes no signal
         self.broken = False
         self._divided = False  # whether a prediction had enough images
 
@@ -250,7 +252,7 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
 
     device = runtime.choose(config.device, config.dtype).torch_device
     try:
-        store, _, _ = next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER))
+        store, _, _ = responsive(lambda: next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER)))
     except RuntimeError as error:
         raise cannot_meet(error) from error
     return Team(rank, device, store)

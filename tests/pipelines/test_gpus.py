@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def wait():
     sys.modules["torch.distributed"].recv = recv
 if sys.orig_argv[1:4] == ["-m", "lite3r_cli.worker_entry", "views"]:
     threading.Thread(target=wait, daemon=True).start()
+"""
+
+# Ends it before it has read what it is to do
+DYING = """
+import os, signal, sys
+if sys.orig_argv[1:4] == ["-m", "lite3r_cli.worker_entry", "views"]:
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -76,12 +85,13 @@ def test_two_processes_write_what_one_writes(photos, tmp_path):
 @pytest.mark.parametrize(
     "what, code, told",
     [
-        ("raise MemoryError", 6, "process 2 of 2: out of memory on cpu"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 5, "process 2 of 2 died (signal 9)"),
+        (FAILING.format(what="raise MemoryError"), 6, "process 2 of 2: out of memory on cpu"),
+        (FAILING.format(what="os.kill(os.getpid(), signal.SIGKILL)"), 5, "process 2 of 2 died (signal 9)"),
+        (DYING, 5, "process 2 of 2 died (signal 9)"),
     ],
 )
 def test_a_process_that_fails_ends_all_and_nothing_is_written(photos, tmp_path, what, code, told):
-    (tmp_path / "sitecustomize.py").write_text(FAILING.format(what=what))
+    (tmp_path / "sitecustomize.py").write_text(what)
     done = run(photos, tmp_path / "out", "--gpus", "2", hooks=tmp_path)
     assert done.returncode == code and told in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
@@ -111,6 +121,31 @@ def test_fewer_images_than_processes_are_told_as_one_process(photos):
         assert told == {"asked": "6", "chosen": "1 process", "reason": "fewer images than processes"}
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_process_whose_others_never_come_can_be_stopped(photos, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lite3r_cli", "reconstruct", str(photos), "-o", f"{tmp_path}/out/", *SMALL],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **place},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(1200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGTERM and "nothing half-written is left" in err, err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_port_in_use_is_named(monkeypatch):
