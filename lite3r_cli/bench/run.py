@@ -75,6 +75,8 @@ class Bench:
 def run(config: BenchConfig, progress: Progress | None = None) -> Bench:
     """Run the benchmark. Raises UsageError, InputError, WeightsError, BackendError or MemoryLimitError."""
     progress = progress or Progress()
+    if config.images is not None:
+        discover([config.images])  # a wrong folder is told before networks are loaded
     runtime = choose(config.device, config.dtype)
     seed_everything(config.seed)
     device = runtime.torch_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,5 +44,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
         axes.legend(fontsize="small")
     figure.suptitle(printable(title), parse_math=False)
     content = io.BytesIO()
-    figure.savefig(content, dpi=120, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font has no letter for a name: the plot shows a box
+        figure.savefig(content, dpi=120, format="png")
     replace_file(path, content.getvalue())

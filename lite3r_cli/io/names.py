@@ -71,22 +71,23 @@ def _safe_stem(stem: str) -> str:
 def _numbered(names: Sequence[str]) -> list[str]:
     """The first owner keeps a name, later ones get the first free number."""
     taken = {_fold(name) for name in names}
-    seen: set[str] = set()
+    next_number: dict[str, int] = {}  # by fold; numbers below are taken
     result = []
     for name in names:
-        if _fold(name) in seen:
-            name = _free(PurePosixPath(name), taken)
-            taken.add(_fold(name))
-        seen.add(_fold(name))
-        result.append(name)
+        fold = _fold(name)
+        number = next_number.get(fold, 1)
+        chosen = name
+        while number > 1 and _fold(chosen := _with_number(name, number)) in taken:
+            number += 1
+        taken.add(_fold(chosen))
+        next_number[fold] = number + 1
+        result.append(chosen)
     return result
 
 
-def _free(name: PurePosixPath, taken: set[str]) -> str:
-    number = 2
-    while _fold(candidate := str(name.with_name(f"{name.stem}_{number}{name.suffix}"))) in taken:
-        number += 1
-    return candidate
+def _with_number(name: str, number: int) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
 
 
 def header_line(text: str) -> str:

@@ -23,6 +23,7 @@ from ..checkpoints.write import CheckpointWriter, bring_right, refuse_existing
 from ..config.conversion import ConvertConfig
 from ..console import Progress
 from ..errors import UsageError
+from ..io.images import discover
 from ..networks.checkpoint import Checkpoint, open_checkpoint
 from ..quant.fp8 import FP8, dequantize_rows, quantize_rows
 from .convert_plan import WEIGHTS, Item, keep_also, plan, select_attention
@@ -62,6 +63,8 @@ class ConvertReport:
 def convert(config: ConvertConfig, progress: Progress | None = None) -> ConvertReport:
     """Convert a checkpoint. Raises the errors of errors.py; an existing output is intact then."""
     progress = progress or Progress()
+    if config.calibrate is not None:
+        discover(config.calibrate.images, max_views=config.calibrate.views)  # told before the checkpoint is read
     with open_checkpoint(config.source, progress.note) as checkpoint:
         origin, files_before = checkpoint.origin, shard_files(checkpoint.path)
         for text in origin.notes:

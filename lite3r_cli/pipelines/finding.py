@@ -36,6 +36,8 @@ def find_images(
         )
     for text in [*lines_of(images.skipped), *images.warnings]:
         tell(text)
+    if config.frames != InputConfig.frames and not images.videos:
+        tell(f"--frames {config.frames} is for videos, and there is none; --max-views N takes N of the photos")
     if config.panorama == "off":
         return images
     with progress.stage("Find images", minor=True):

@@ -382,9 +382,11 @@ class Predictor:
     def _finite(self, prediction: Prediction) -> Prediction:
         """Raises BackendError for cameras that are not finite."""
         if not (torch.isfinite(prediction.cam_from_world).all() and torch.isfinite(prediction.K).all()):
+            exact = self.runtime.torch_dtype == torch.float32
             raise BackendError(
                 f"{self.backbone.name} predicted cameras that are not finite in {self.runtime.dtype.chosen} on "
-                f"{self.runtime.device.chosen}: try --dtype float32 or another --resolution"
+                f"{self.runtime.device.chosen}: try "
+                + ("another --resolution or checkpoint" if exact else "--dtype float32 or another --resolution")
             )
         return prediction
 

@@ -113,6 +113,18 @@ def test_sizes_that_nothing_can_have(capsys, words):
     assert words.split()[0].replace("-r", "--resolution") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", ["bench --images", "convert mini -o {}/new.safetensors --calibrate"])
+def test_missing_photos_are_told_before_weights_are_read(tmp_path, monkeypatch, capsys, arguments):
+    def late(*_, **__):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("lite3r_cli.bench.run.build", late)
+    monkeypatch.setattr("lite3r_cli.pipelines.convert_checkpoint.open_checkpoint", late)
+    missing = tmp_path / "missing"
+    assert main([*arguments.format(tmp_path).split(), str(missing)]) in (2, 3)
+    assert str(missing) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["exists", "link", "folder closed"])
 def test_what_is_in_the_way_of_the_plot_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, kind):
     def measured(*arguments):
@@ -199,7 +211,9 @@ def test_below_the_crossover_the_lite_column_says_that_it_is_dense(capsys, monke
     assert label_of(rows[:2]) == "lite (dense attention)" and label_of(rows) == "lite (dense to 4 views)"
     assert label_of(rows[2:]) == "lite"  # of the plot, which has no column for it
     with on_the_disk_in_order(tmp_path):
-        draw(rows, tmp_path / "plot.png", "times of \udcff $x^")  # names are no formulas, and may be no text
+        draw(
+            rows, tmp_path / "plot.png", "$\\frac$ \udce9 \u56fe.safetensors"
+        )  # names are no formulas, and may be no text
 
 
 def test_a_lite_form_far_from_dense_gets_no_ratio(monkeypatch, capsys):

@@ -123,6 +123,9 @@ def test_the_nearest_rotation_needs_no_decomposition():
     matrices[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # half a turn: the scalar part is 0
     expected = nearest_rotation(matrices)
     torch.testing.assert_close(nearest_rotation_by_powers(matrices), expected, rtol=0, atol=1e-5)
+    matrices[1, 0, 1], matrices[2, 2, 2] = torch.nan, torch.inf
+    found = nearest_rotation(matrices)
+    assert found[1:3].isnan().all() and torch.equal(found[3:], expected[3:])
 
 
 def test_pi3_and_pi3x_are_told_apart():

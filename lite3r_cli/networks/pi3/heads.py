@@ -151,15 +151,17 @@ class CameraHead(nn.Module):
 def nearest_rotation(matrix: Tensor) -> Tensor:
     """The rotation nearest to a matrix (…, 3, 3) with rows scaled to length 1 (Levinson et al., arXiv 2006.14616).
 
-    Computed in float64, because rounding errors matter if two singular values are close.
+    Computed in float64, because rounding errors matter if two singular values are close. NaN for a matrix that is not
+    finite.
     """
     rows = F.normalize(matrix.double(), dim=-1, eps=1e-12)
-    U, _, Vh = torch.linalg.svd(rows.transpose(-1, -2))
+    finite = rows.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    U, _, Vh = torch.linalg.svd(rows.nan_to_num().transpose(-1, -2))
     V = Vh.transpose(-1, -2)
     sign = torch.det(V @ U.transpose(-1, -2))
     flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
     result: Tensor = (V * flip[..., None, :] @ U.transpose(-1, -2)).to(matrix.dtype)
-    return result
+    return result.where(finite, torch.nan)
 
 
 class _CrossAttention(nn.Module):
