@@ -76,7 +76,7 @@ def growing_attention(
 
 @triton.jit
 def _store(
-    tokens, cache, slots, count, head_size, moved, D: tl.constexpr, ROWS: tl.constexpr, MOVED: tl.constexpr
+    tokens, cache, slots, count, given_size, head_size, moved, D: tl.constexpr, ROWS: tl.constexpr, MOVED: tl.constexpr
 ):  # fmt: skip
     block, head, offs_d = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, D)[None, :]
     kept = cache + head * head_size + offs_d
@@ -87,15 +87,16 @@ def _store(
         tl.store(kept + (tl.load(slots + 1) + offs) * D, old, mask=offs < moved)
         tl.debug_barrier()  # the same program overwrites these rows: all of its threads must have read them
     row = block * ROWS + tl.arange(0, ROWS)[:, None]
-    value = tl.load(tokens + (head * count + row) * D + offs_d, mask=row < count, other=0.0)
+    value = tl.load(tokens + head * given_size + row * D + offs_d, mask=row < count, other=0.0)
     tl.store(kept + (start + row) * D, value, mask=row < count)
 
 
 def store_tokens(tokens: Tensor, cache: Tensor, slots: Tensor, moved: int) -> None:
     kinds, heads, count, dim = tokens.shape
-    if not (tokens.is_contiguous() and cache.is_contiguous() and moved <= min(count, ROWS)):
-        raise ValueError("tokens and cache must be contiguous, and moved tokens few")
+    size = tokens.stride(1)
+    if tokens.stride() != (heads * size, size, dim, 1) or not cache.is_contiguous() or moved > min(count, ROWS):
+        raise ValueError("the cache must be contiguous, tokens slices of (2, H, rows, D), and moved tokens few")
     _store[(triton.cdiv(count, ROWS), kinds * heads)](
-        tokens, cache, slots, count, cache.stride(1), moved,
+        tokens, cache, slots, count, size, cache.stride(1), moved,
         D=dim, ROWS=ROWS, MOVED=triton.next_power_of_2(moved) if moved else 0, num_warps=4,
     )  # fmt: skip

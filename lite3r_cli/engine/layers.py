@@ -278,7 +278,7 @@ class FastBlock:
     ) -> Tensor:
         """The group's rows of qkv (T, 3·C) → q, k, v (3, H, slots, D), each token in its slot."""
         plan, first, last = group.plan, group.buckets[0].rows.start, group.buckets[-1].rows.stop
-        slots = last - first if plan is None else plan.slots
+        slots = self._rows(last - first) if plan is None else plan.slots
         shape = 3, self.own_heads, slots, qkv.shape[1] // 3 // self.own_heads
         heads = torch.empty(shape, device=qkv.device, dtype=tokens.x.dtype)
         place = tokens.prepared.numbers if plan is None else plan.place
@@ -293,6 +293,10 @@ class FastBlock:
             norms = self.head_norms
             ops.split_heads(qkv[bucket.rows], bias, norms, self.head_eps, rope, own, empty, heads)
         return heads
+
+    def _rows(self, tokens: int) -> int:
+        """The number of slots of q, k and v for this many tokens of dense attention."""
+        return tokens
 
     @property
     def own_heads(self) -> int:

@@ -18,6 +18,7 @@ from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
 from .depth_request import depth_warnings
 from .in_chunks import options_of
+from .known_cameras import frame_of
 from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
 from .long_loops import Loops, Places, close_loops
 from .long_predict import Predicted, predict_passes, stand_passes
@@ -157,13 +158,14 @@ def _predictions(
 ) -> Predictions:  # fmt: skip
     views = lazy_views(placed, read.store, predicted.maps)
     priors = predictor.beforehand.priors([images.records[i] for i in placed.positions])
+    told = frame_of(predictor.backbone, priors, predictor.beforehand.depth is not None)
     found = Predictions(
         views=views,  # type: ignore[arg-type]
         indices=placed.positions,
         network_sizes=[predicted.sizes[i] for i in placed.positions],
         skipped=list(predicted.skipped.values()),
         priors=priors,
-        frame=FIRST_CAMERA,
+        frame=replace(FIRST_CAMERA, units=told.units, metric=told.metric),  # the unit of the first chunk
     )
     if config.world.up == "none":
         return found

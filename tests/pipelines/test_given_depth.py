@@ -165,5 +165,8 @@ def test_files_say_metres(checkpoint, depth, photographs, tmp_path, capsys):
     for name in ("scene.ply", "mesh.ply", "mesh.obj", "trajectory.txt", "sparse/0/images.txt", "sparse/0/points3D.txt"):
         assert said.encode() in (out / name).read_bytes()[:700], name
     assert json.loads((out / "transforms.json").read_text())["units"] in said
+    chunks = ["--chunk", "3", "--keep-unrelated", "--overwrite", "--model", str(checkpoint), "--resolution", "98"]
+    assert cli.main(["reconstruct", str(photographs(4)), "-o", str(out), "--device", "cpu", *chunks]) == 0
+    assert json.loads((out / "run.json").read_text())["world"] == world
     assert cli.main([*common, "--overwrite", "--depth-scale", "inch"]) == 2
     assert "5000" in capsys.readouterr().err

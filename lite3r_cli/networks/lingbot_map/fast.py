@@ -50,7 +50,9 @@ class FastLingBotMap(Stepwise):
         self.across = [CachedBlock(b, settings, i == last, self.order) for i, b in enumerate(aggregator.global_blocks)]
         self.head = FastDepthHead(model.depth_head, settings)
         self.cameras = FastCameras(model.camera_head, settings)
-        self.heads_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        on_gpu = self.device.type == "cuda"
+        self.blocks_stream = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None  # before the heads
+        self.heads_stream = torch.cuda.Stream(self.device) if on_gpu else None
         self._prepared: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._stream: FastStream | None = None
 

@@ -20,6 +20,8 @@ from lite3r_cli.engine.twins import Operand
 from lite3r_cli.layers.dense import dense_with_lse
 from lite3r_cli.networks.lingbot_map.cache import SPECIALS, Room
 
+WHOLE = 128  # rows: cuDNN's attention is 1 % faster without a ragged last tile of queries
+
 
 class CachedBlock(FastBlock):
     """A block across frames. With a `ring` it attends to its cache; without, tokens attend to each other, and their
@@ -33,6 +35,9 @@ class CachedBlock(FastBlock):
     def _plan_across(self, tokens: Tokens) -> SparsePlan | PackedPlan | None:
         return super()._plan_across(tokens) if self.ring is None else None
 
+    def _rows(self, tokens: int) -> int:
+        return tokens if self.ring is None else -(-tokens // WHOLE) * WHOLE
+
     def _attend(self, heads: Tensor, group: Together, reference: Tensor | None, ops: Operators) -> Operand:
         if self.ring is None:
             if self.kept:
@@ -43,7 +48,7 @@ class CachedBlock(FastBlock):
                     self.cache[:, :, start : start + part.shape[2]] = part
             return super()._attend(heads, group, reference, ops)
         out = self.ring.attend(heads, self.cache, ops)
-        return ops.merge_heads(out, None, out.shape[1], self.proj.fp8)
+        return ops.merge_heads(out, None, self.ring.tokens, self.proj.fp8)
 
 
 class Ring:
@@ -84,8 +89,10 @@ class Ring:
         return start, end
 
     def attend(self, heads: Tensor, cache: Tensor, ops: Operators) -> Tensor:
-        """q, k, v (3, H, P, D) of a frame → attention to the cache (2, H, tokens, D) and the frame (H, P, D)."""
-        ops.store_tokens(heads[1:], cache, self.slots, SPECIALS if self.evicts else 0)
+        """q, k, v (3, H, rows, D) of a frame, of whose rows the first P are its tokens → attention to the cache (2, H,
+        tokens, D) and the frame (H, rows, D).
+        """
+        ops.store_tokens(heads[1:, :, : self.tokens], cache, self.slots, SPECIALS if self.evicts else 0)
         q, (k, v) = heads[0], cache
         if not self.full:
             return ops.growing_attention(q, k, v, self.keys)

@@ -74,7 +74,8 @@ class FastStream:
         for block in form.across:
             block.ring = ring
         given.copy_(image[0])
-        self._hand_over(self.blocks.setdefault((ring.full, ring.evicts), Replayed(self._run_blocks))())
+        kind = ring.full, ring.evicts
+        self._hand_over(self.blocks.setdefault(kind, Replayed(self._run_blocks, form.blocks_stream))())
         with torch.cuda.stream(form.heads_stream):
             form.cameras.turn(keep)
             depth, confidence, vectors = (answer.clone() for answer in self.heads())
@@ -135,8 +136,8 @@ class Replayed:
     """A function of no arguments that reads and writes fixed tensors: on a GPU, after a few runs, a CUDA graph. What it
     returns is overwritten by the next call.
 
-    `stream` is where it is always called; None: the current stream. The graph is captured there, because the libraries
-    have one work space per stream, and graphs that run beside each other must not share it.
+    The graph is captured on `stream`, of which its kernels have the priority. The libraries have one work space per
+    stream: graphs that run beside each other must be captured on different ones.
     """
 
     def __init__(self, run: Callable[[], tuple[Tensor, ...]], stream: torch.cuda.Stream | None = None):
