@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import InputConfig, ReconstructConfig
 from ..console import Progress, Tell
+from ..data.content import content_of, file_content, joined
 from ..io.control_points import read_control_points
 from ..io.documents import require_folder
 from ..io.images import ImageSet, Skipped, discover
@@ -81,10 +82,22 @@ def require_named_files(config: ReconstructConfig) -> None:
 
 def what_is_read(config: ReconstructConfig, images: ImageSet) -> dict[Path, str]:
     """The user's files that --overwrite must not replace, and what each is."""
+    given = {path: f"what {option} names" for option, path in _named_files(config).items()}
+    return given | {record.path: "a photo that is read" for record in images.records}
+
+
+def content_of_inputs(config: ReconstructConfig, images: ImageSet) -> dict[str, str | None]:
+    """What is read → the hash of its content. Raises InputError."""
+    files = dict.fromkeys(record.path for record in images.records)  # of a video, one for all frames
+    named = {f"the content of {option}": content_of(path) for option, path in _named_files(config).items()}
+    return {"the content of the images": joined(map(file_content, files)), **named}
+
+
+def _named_files(config: ReconstructConfig) -> dict[str, Path]:
+    """Option → the file or folder that it names."""
     predict = config.predict
     named = {
         "--masks": config.input.masks, "--cameras": predict.cameras, "--depth": predict.depth,
         "--intrinsics": predict.intrinsics_file, "--gcp": config.world.gcp,
     }  # fmt: skip
-    given = {path: f"what {option} names" for option, path in named.items() if path is not None}
-    return given | {record.path: "a photo that is read" for record in images.records}
+    return {option: Path(path) for option, path in named.items() if path is not None}

@@ -17,6 +17,7 @@ from ..scene.frame import FIRST_CAMERA
 from ..scene.lazy_views import LazyViews
 from .anchoring import anchor
 from .depth_request import depth_warnings
+from .finding import content_of_inputs
 from .in_chunks import options_of
 from .known_cameras import frame_of
 from .long_fuse import AROUND, confidence_threshold, fuse_pieces, lazy_views
@@ -97,6 +98,7 @@ def what_was_asked(
         "weights": predictor.fingerprint.result(),
         "the size of chunks": plan.size,
         IMAGES: files,
+        **(content_of_inputs(config, images) if config.long.resume else {}),  # other runs leave no chunks to go on with
     }
 
 

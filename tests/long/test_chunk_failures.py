@@ -103,7 +103,10 @@ def test_resume_checks_every_kept_file_and_its_options_before_anything_slow(
         made.append(1)
         return predict(self, *given, **more)
 
-    out = tmp_path / "out"
+    out, picture = tmp_path / "out", pictures / "frame004.bmp"
+    pixels = cv2.imread(str(picture.with_suffix(".png")))
+    picture.with_suffix(".png").unlink()
+    cv2.imwrite(str(picture), pixels)
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "predict_pictures", some)
         assert main(words(pictures, out, "--resume")) == 130
@@ -124,4 +127,8 @@ def test_resume_checks_every_kept_file_and_its_options_before_anything_slow(
             (chunks / name).write_bytes(whole)
         assert main(words(pictures, out, "--resume", "--seed", "5")) == 2
         assert "--seed" in capfd.readouterr().err
+    cv2.imwrite(str(picture), 255 - pixels)  # another picture of the same size, in pixels and in bytes
+    assert main(words(pictures, out, "--resume")) == 2
+    assert "had the content of the images" in capfd.readouterr().err
+    cv2.imwrite(str(picture), pixels)
     assert main(words(pictures, out, "--resume")) == 0
