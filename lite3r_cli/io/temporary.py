@@ -1,15 +1,22 @@
-"""The folder for intermediate files: that of TMPDIR, else the system's."""
+"""The folder for intermediate files: that of TMPDIR, else the system's. A lock in each tells whether its process lives;
+the next one removes what a killed process of the same user has left.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
+from .beneath import Beneath
+from .locks import acquire, give_back
 
+PREFIX, LOCK = "lite3r-", "in-use"
 FULL = 1 << 20  # bytes; with less free space, an error of a library is taken as that of a full disk
 
 
@@ -21,11 +28,14 @@ def temporary_folder(what: str) -> Iterator[Path]:
     RuntimeError without a reason.
     """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="lite3r-", ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise no_place(what, error) from error
-    with folder as path:
+    with folder as path, ExitStack() as held:
+        with suppress(OSError, OutputError):  # on a file system without locks nobody removes it after a kill
+            held.callback(give_back, acquire(Path(path, LOCK)), Path(path, LOCK))
         try:
+            _remove_leftovers(Path(path).parent)
             yield Path(path)
         except OSError as error:
             if Path(path) in Path(str(error.filename)).parents:
@@ -35,6 +45,24 @@ def temporary_folder(what: str) -> Iterator[Path]:
             if shutil.disk_usage(path).free < FULL:
                 raise no_place(what, OSError(0, "the disk is full")) from error
             raise
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove folders of processes that were killed: closed ones of this user whose lock nobody holds."""
+    with suppress(OSError):
+        below = Beneath(place)
+        try:
+            for name in os.listdir(place):
+                if not name.startswith(PREFIX) or not below.is_file(f"{name}/{LOCK}"):
+                    continue
+                found = below.status(name)
+                if found is not None and (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), 0o700):
+                    with suppress(OSError, OutputError):  # in use
+                        lock = acquire(place / name / LOCK)
+                        below.remove_tree(name, (found.st_dev, found.st_ino), LOCK)
+                        give_back(lock, place / name / LOCK)
+        finally:
+            below.close()
 
 
 def no_place(what: str, error: OSError) -> OutputError:

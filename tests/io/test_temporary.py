@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,3 +48,28 @@ def test_what_fails_in_a_full_one(tmp_path: Path, monkeypatch, error: Exception,
                 error.filename = str(folder / "database.db")
             raise error
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine, others = tmp_path / "lite3r-photos", tmp_path / "lite3r-open"
+    mine.mkdir()
+    others.mkdir(mode=0o755)
+    for place in (mine, others):
+        (place / "a.jpg").touch()
+    (others / "in-use").touch()
+    (tmp_path / "lite3r-link").symlink_to(mine)
+    before = sorted(tmp_path.iterdir())
+    script = """
+import os, signal, sys, tempfile
+from lite3r_cli.io.temporary import temporary_folder
+tempfile.tempdir = sys.argv[1]
+with temporary_folder("the matches") as folder:
+    (folder / "database.db").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == len(before) + 1
+    with temporary_folder("the matches") as one, temporary_folder("the matches") as two:
+        assert sorted(tmp_path.iterdir()) == sorted([*before, one, two])
+    assert sorted(tmp_path.iterdir()) == before
