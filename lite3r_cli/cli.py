@@ -23,12 +23,16 @@ from .stopping import Terminated, signals_as_exceptions
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 BY_SIGNAL = 128  # plus the number of the signal
-# Limits OpenMP's spin-waiting, which by default starves other processes on the same cores. Read when torch is imported.
-SPINS = ("GOMP_SPINCOUNT", "3000")
+THREADS = {  # read when torch and NumPy are imported
+    # limits OpenMP's spin-waiting, which by default starves other processes on the same cores
+    "GOMP_SPINCOUNT": "3000",
+    # NumPy's products are small, and our own threads compute them side by side; threads of OpenBLAS for each would spin
+    "OPENBLAS_NUM_THREADS": "1",
+}
 # torch need not look for devices of other makers: it would read the metadata of all installed packages.
-NO_MORE_DEVICES = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+NO_MORE_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 # Large pages for torch's large tensors where the system has them: an eighth of the page faults of a prediction.
-LARGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 _PIXELS = r"0*[1-9]\d{0,17}([kKmM][bB])?"
 READ_AT_IMPORT = {  # settings of OpenCV → values with which its import does not abort the process
     "OPENCV_IO_MAX_IMAGE_PIXELS": _PIXELS, "OPENCV_IO_MAX_IMAGE_WIDTH": _PIXELS, "OPENCV_IO_MAX_IMAGE_HEIGHT": _PIXELS,
@@ -107,8 +111,8 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
     """
     console.reset(began)
     console.replace_closed_streams()
-    for setting in (SPINS, NO_MORE_DEVICES, LARGE_PAGES):
-        os.environ.setdefault(*setting)
+    for name, value in (THREADS | NO_MORE_DEVICES | LARGE_PAGES).items():
+        os.environ.setdefault(name, value)
     _silence_libraries()
     lost = _leave_vanished_folder()
     arguments = sys.argv[1:] if arguments is None else list(arguments)

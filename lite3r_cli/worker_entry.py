@@ -17,10 +17,11 @@ KINDS = {  # kind → the function that serves it, given the descriptor of the s
 
 def main() -> int:
     """Serve the process at the other end of the socket. Returns the exit code."""
-    from .cli import BY_SIGNAL, SPINS
+    from .cli import BY_SIGNAL, THREADS
     from .stopping import Terminated, signals_as_exceptions
 
-    os.environ.setdefault(*SPINS)
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
     module, function = KINDS[sys.argv[1]]
     try:
         with signals_as_exceptions():
