@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .errors import BackendError, UsageError
 
+LOST = "another process of this run has ended; its own message says why"
 PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -61,3 +62,10 @@ def cannot_meet(error: RuntimeError) -> BackendError:
     return BackendError(
         f"the processes cannot meet at {address} ({reason}); choose another MASTER_PORT, or torchrun --standalone"
     )
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error of torch means that another process has ended. gloo raises a plain RuntimeError then."""
+    text = str(error)
+    by_kind = type(error).__name__ in ("DistError", "DistBackendError", "DistNetworkError")
+    return by_kind or (type(error) is RuntimeError and ("gloo" in text or "NCCL" in text))

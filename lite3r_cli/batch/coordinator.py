@@ -73,7 +73,6 @@ class Coordinator:
     ) -> None:
         self.config, self.past, self.scene_queue = config, past, scene_queue
         self.progress, self.warn, self.step = progress, warn, step
-        self.workers = [_Worker() for _ in range(config.workers)]
         self.start_seconds: float | None = None
         self._notes: set[str] = set()
         self._idle_deaths = 0
@@ -90,6 +89,7 @@ class Coordinator:
             DIED: self._died,
         }
         self._crew = pool_of(config, past.config.predict.device)
+        self.workers = [_Worker() for _ in range(config.workers)]
 
     def run(self) -> dict[str, Any]:
         """Raises BackendError if workers die before they begin a scene, and the errors that concern all scenes."""

@@ -15,9 +15,11 @@ from typing import Any
 
 from ..children import how_it_ended, start_child
 from ..cores import divide_cores, own_cores
+from ..errors import UsageError
 from .scene_queue import Answer
 from .worker_side import DIED, LEFT, WRONG, Message, Order, follow
 
+MOST_PER_CORE = 4
 PATIENCE = 20.0  # seconds for the clean-up of workers before they are killed
 
 
@@ -47,11 +49,15 @@ class _Process:
 
 
 class LocalPool:
-    """See `coordinator.WorkerPool`."""
+    """See `coordinator.WorkerPool`. Raises UsageError for more workers than the cores can ever supply."""
 
     def __init__(self, workers: int) -> None:
+        cores = own_cores()
+        if workers > MOST_PER_CORE * len(cores):
+            most = f"{len(cores)} cores are here, for at most {MOST_PER_CORE} workers each"
+            raise UsageError(f"--workers {workers}: {most}; ask for fewer")
         self._processes: dict[int, _Process] = {}
-        self._cores = divide_cores(own_cores(), workers)
+        self._cores = divide_cores(cores, workers)
 
     def start(self, order: Order) -> None:
         self._processes[order.number] = _Process(replace(order, cores=self._cores[order.number]))

@@ -28,7 +28,7 @@ from ..layers import view_shards as shards
 from ..networks.base import KnownCameras, Network, Prediction
 from ..networks.family import Family, require_family
 from ..networks.layer_steps import Told
-from ..ranks import Rank, cannot_meet
+from ..ranks import LOST, Rank, cannot_meet, lost_another
 from ..runtime import Choice
 from ..stopping import responsive
 
@@ -138,6 +138,8 @@ class Team:
         if failed:
             time.sleep(LOOK)
             self._raise_failure()  # usually the reason of a lost connection
+            if lost_another(failed[0]):
+                raise BackendError(LOST) from failed[0]
             raise failed[0]
         self.broken = False
         return found[0]
@@ -253,9 +255,9 @@ def launched_team(config: PredictConfig, rank: Rank) -> Team:
     device = runtime.choose(config.device, config.dtype).torch_device
     try:
         store, _, _ = responsive(lambda: next(rendezvous("env://", rank.number, rank.count, timeout=FOREVER)))
+        return Team(rank, device, store)
     except RuntimeError as error:
         raise cannot_meet(error) from error
-    return Team(rank, device, store)
 
 
 def help_out(config: PredictConfig, join: Callable[[PredictConfig], Team]) -> None:

@@ -21,9 +21,10 @@ from lite3r_cli.checkpoints.write import save_tensors
 from lite3r_cli.errors import Lite3RError, OutputError, UsageError, WeightsError
 from lite3r_cli.io.locks import clear_lock
 from lite3r_cli.io.transaction import recover
+from lite3r_cli.ranks import lost_another
 from lite3r_cli.stopping import uninterrupted
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
-from lite3r_cli.training.worker import Worker, lost_another
+from lite3r_cli.training.worker import Worker
 
 OLDER_FORMATS = ("lite3r-1",)  # formats of states that cannot be resumed
 STATE_FORMAT = "lite3r-state-1"  # increase the number whenever the meaning of a state changes

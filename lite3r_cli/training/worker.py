@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lite3r_cli.errors import BackendError
-from lite3r_cli.ranks import cannot_meet, place_of_process
+from lite3r_cli.ranks import LOST, cannot_meet, lost_another, place_of_process
 from lite3r_cli.runtime import choose, device_of
 from lite3r_cli.stopping import Noted, responsive
 
@@ -92,15 +92,8 @@ def worker_process(device: str) -> Iterator[Worker]:
         yield Worker(rank, world, where, dist.new_group(backend="gloo") if world > 1 else None)
     except RuntimeError as error:
         if world > 1 and lost_another(error):
-            raise BackendError("another process of this run has ended; its own message says why") from error
+            raise BackendError(LOST) from error
         raise
     finally:
         if world > 1:
             dist.destroy_process_group()
-
-
-def lost_another(error: BaseException) -> bool:
-    """Whether an error of torch means that another process has ended. gloo raises a plain RuntimeError then."""
-    text = str(error)
-    by_kind = type(error).__name__ in ("DistError", "DistBackendError", "DistNetworkError")
-    return by_kind or (type(error) is RuntimeError and ("gloo" in text or "NCCL" in text))

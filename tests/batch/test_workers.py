@@ -210,6 +210,12 @@ def test_what_is_wrong_for_all_scenes_ends_the_batch(tmp_path, monkeypatch, caps
     assert told in capsys.readouterr().err and made[0].dismissed and not lock.exists()
 
 
+def test_a_number_of_workers_that_no_machine_has_is_refused(tmp_path, capsys):
+    root = scenes(tmp_path / "root", "s0")
+    assert main(["batch", str(root), "-o", str(tmp_path / "out"), "--workers", "1000000000"]) == 2
+    assert "ask for fewer" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("cores, parts", [(8, 2), (7, 3), (2, 2), (2, 5), (1, 1)])
 def test_cores_are_divided(cores, parts):
     groups = divide_cores(list(range(10, 10 + cores)), parts)

@@ -123,6 +123,20 @@ def test_fewer_images_than_processes_are_told_as_one_process(photos):
         torch.distributed.destroy_process_group()
 
 
+def test_a_process_that_is_lost_without_a_word_is_no_bug():
+    """As on another machine, which rank 0 cannot watch."""
+    team = Team(Rank(0, 1, 0), torch.device("cpu"), torch.distributed.HashStore())
+
+    def work():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+
+    try:
+        with pytest.raises(BackendError, match="another process of this run has ended"):
+            team._watched(work)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_process_whose_others_never_come_can_be_stopped(photos, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
