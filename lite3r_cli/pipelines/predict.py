@@ -136,9 +136,7 @@ class Predictor:
             self._loading = Later(lambda: self._load(self.built, plan, device, closing), "load model")
             if not background:
                 self._loading.result()
-        for text in plan.notes:
-            progress.note(text)
-        for text in self.origin.notes:
+        for text in (*plan.notes, *self.origin.notes):
             progress.note(text)
 
     def _load(
