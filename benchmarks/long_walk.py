@@ -256,7 +256,7 @@ def part_rows(options) -> list[dict[str, Any]]:
     from lite3r_cli.io.images import discover
     from lite3r_cli.long.assembly import AssemblyConfig
     from lite3r_cli.long.chunk_plan import coarse_passes, overlap_of, plan_chunks
-    from lite3r_cli.long.loop_search import find_candidates, is_loop, joint_pass, look_at
+    from lite3r_cli.long.loop_search import AGREE, SEEN, find_candidates, is_loop, joint_pass, look_at
     from lite3r_cli.long.pass_store import PassStore
     from lite3r_cli.long.sim3_fit import FitConfig
     from lite3r_cli.pipelines.long_loops import judge
@@ -274,9 +274,11 @@ def part_rows(options) -> list[dict[str, Any]]:
             store.folder.mkdir()
             for k, each in enumerate(passes, len(candidates) - len(passes)):
                 found = predictor.predict(images, indices=each.views)
+                facts = {}
                 if k >= 0:
-                    loops.append(is_loop(*judge(found.indices, found.views, candidates[k])))
-                store.write(k + len(passes) - len(candidates), each, found.indices, found.views, found.colors, {})
+                    facts = dict(zip((SEEN, AGREE), judge(found.indices, found.views, candidates[k])))
+                    loops.append(is_loop(*facts.values()))
+                store.write(k + len(passes) - len(candidates), each, found.indices, found.views, found.colors, facts)
             return store, loops
 
         def row(name: str, store, passes, used, config=AssemblyConfig()) -> None:
@@ -304,6 +306,7 @@ def part_rows(options) -> list[dict[str, Any]]:
             "confidence does not weigh": replace(usual_config, fit=FitConfig(weighted=False)),
             "cameras do not count": replace(usual_config, fit=FitConfig(cameras=False)),
             "poses change at once": replace(usual_config, blend=False),
+            "all loops count alike": replace(usual_config, doubt=False),
         }.items():
             row(name, store, passes, usual, config)
         for name, (length, overlap) in {

@@ -5,7 +5,8 @@
 SCENE is a folder with images/ and cameras.json. Each is reconstructed four times: in the order of its file names and
 shuffled (copied under names without order), in one pass and with `--chunk`. AUC@5 and AUC@30 are those of all pairs.
 With `--foreign`, ten of its photographs are mixed among the first thirty of each scene; told are those that were left
-out of the cloud. The JSON file is written after each row; rows that it has already are not measured again.
+out of the cloud. The task `hubs` leaves out the preference for views that several subsets share. The JSON file is
+written after each row; rows that it has already are not measured again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
+from lite3r_cli.long import photo_order  # noqa: E402
+
 FOREIGN, AMONG = 10, 30
 
 
@@ -39,6 +42,12 @@ def main() -> None:
         if (scene.name, name) not in done and "order" in options.tasks:
             names = _names(scene, shuffled, options.seed)
             _keep(document, options, {"scene": scene.name, "row": name, **_measure(options, names, chunk)})
+    for scene in options.scenes if "hubs" in options.tasks else ():
+        name = f"shuffled, subsets of {options.chunk}, hubs not preferred"
+        if (scene.name, name) not in done:
+            photo_order._HUB = 1.0
+            row = _measure(options, _names(scene, True, options.seed), True)
+            _keep(document, options, {"scene": scene.name, "row": name, **row})
     for scene in options.scenes if options.foreign and "foreign" in options.tasks else ():
         if (scene.name, "foreign") not in done:
             _keep(document, options, {"scene": scene.name, "row": "foreign", **_foreign(options, scene)})
@@ -121,7 +130,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, default=Path("photo-sets.json"))
-    parser.add_argument("--tasks", nargs="+", choices=("order", "foreign"), default=["order", "foreign"])
+    parser.add_argument("--tasks", nargs="+", choices=("order", "hubs", "foreign"), default=["order", "foreign"])
     parser.add_argument("--foreign", type=Path, help="a scene whose photographs are mixed among the others")
     parser.add_argument("--chunk", type=int, default=8, help="views of a subset")
     parser.add_argument("--model", default="mini")

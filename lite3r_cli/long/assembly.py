@@ -15,11 +15,12 @@ from ..scene import geometry
 from ..scene.geometry import Similarity
 from ..scene.posed_view import View, known_depth
 from .chunk_plan import CHUNK, LOOP, MAIN, SKIP, SUBSET, Pass, owners
+from .loop_search import AGREE, doubt_of
 from .pass_store import PassStore
 from .pose_graph import NEXT, OFF, Edge, Solved, solve, spread_out, strain
 from .sim3_fit import BAD, FitConfig, Tie, same_focal, tie
 
-_MOST_THREADS = 8
+_MOST_THREADS = 3  # more of them wait for Python's lock: a fit is hundreds of short operations
 _SHARED = 12  # maximum number of views for measuring an edge
 _FEWEST = {CHUNK: 1, SUBSET: 2, SKIP: 2, LOOP: 3}  # fewest views that a pass shares with a chunk
 # Squared standard deviations. On a walk of 240 frames the seven accepted loops have 12 to 17, the eight refused
@@ -36,6 +37,7 @@ class AssemblyConfig:
     focal: bool = True  # one focal length for all passes, with rescaled depth
     graph: bool = True  # False: chunks are chained, without solving the graph
     blend: bool = True  # blend poses in the overlap of two chunks
+    doubt: bool = True  # loops count less whose halves agree less
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def measure(passes: Passes, config: AssemblyConfig = AssemblyConfig()) -> tuple[
         verdict = BAD if found is None else found.verdict
         judged.append(Judged((i, j), _NAMES[kind], None if found is None else found.as_dict(), verdict))
         if found is not None and (verdict != BAD):
-            edges.append(Edge(i, j, found, lengths[i], _NAMES[kind]))
+            agree = passes.store.facts(j).get(AGREE) if kind == LOOP and config.doubt else None
+            edges.append(Edge(i, j, found, lengths[i], _NAMES[kind], 1.0 if agree is None else doubt_of(agree)))
     return edges, judged
 
 

@@ -34,7 +34,11 @@ _ASKED = 6  # pictures that each place is matched with
 _LOOPS = 1.0  # maximum number of passes per chunk
 _HALF = 20  # views around each end in a joint pass, at most half a chunk (as VGGT-Long)
 _IN_VAIN = 6  # candidates refused one after the other, after which weaker ones are not predicted
-_SEEN, _AGREE, _SAME = 0.1, 0.75, 0.1  # least overlap, share of it that agrees (of false loops up to 0.6), error
+# Least overlap, share of it that agrees, error. On walks of 1,000 and 3,000 frames, candidates whose views are more
+# than 19 m apart reach 0.79, and most within 3 m have more than 0.9.
+_SEEN, _AGREE, _SAME = 0.1, 0.8, 0.1
+_FIRM = 0.05  # share that does not agree, beyond which a loop is doubted
+SEEN, AGREE = "seen", "agree"  # names of the facts that are stored with the pass of a candidate
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,11 @@ def halves_agree(
 def is_loop(most: float, agree: float) -> bool:
     """Whether the result of `halves_agree` is a loop."""
     return most >= _SEEN and agree >= _AGREE
+
+
+def doubt_of(agree: float) -> float:
+    """The factor for the errors of a loop's edges: passes whose halves agree less are bent more."""
+    return max(1.0, (1 - agree) / _FIRM)
 
 
 def in_vain(accepted: Sequence[bool]) -> bool:

@@ -24,6 +24,7 @@ from ..scene.geometry import Similarity
 from .sim3_fit import Tie, chain, inverse
 
 _ROUNDS, _FEW_ROUNDS, _STEP = 60, 15, 1e-6
+_FINE, _ROUGH = 1e-9, 1e-3  # smallest gain of a step, relative to the cost: of the solution, of a test
 _WIDTH = 8.0  # final width of the Cauchy loss in standard deviations
 _LEAST_RESIDUAL = 0.004  # of the best edges
 # standard deviations for a residual of 1, measured on a walk of 1,000 frames: rotation in radians, translation in
@@ -44,12 +45,13 @@ class Edge:
     tie: Tie
     length: float
     kind: str  # "next", "skip", "loop"
+    doubt: float = 1.0  # factor for its errors
 
     @property
     def sigma(self) -> float:
         """The residual, increased for edges that are less sure; errors are proportional to it."""
         far = 1.0 if self.kind in (NEXT, SHARED) else _FAR_DOUBT
-        return max(self.tie.residual, _LEAST_RESIDUAL) * _DOUBT.get(self.tie.verdict, _WORST_DOUBT) * far
+        return max(self.tie.residual, _LEAST_RESIDUAL) * _DOUBT.get(self.tie.verdict, _WORST_DOUBT) * far * self.doubt
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,12 @@ def strain(edges: Sequence[Edge]) -> float:
     own = [replace(e, first=reached[e.first], second=reached[e.second]) for e in own if e.first in reached]
     system = _System(own, len(reached))
     system.sure[:] = True
-    return system.cost(_descend(system, np.stack([_matrix(node) for node in start if node is not None]), _FEW_ROUNDS))
+    state = np.stack([_matrix(node) for node in start if node is not None])
+    return system.cost(_descend(system, state, _FEW_ROUNDS, _ROUGH))
 
 
-def _descend(system: _System, state: np.ndarray, rounds: int) -> np.ndarray:
-    """Levenberg–Marquardt."""
+def _descend(system: _System, state: np.ndarray, rounds: int, least: float = _FINE) -> np.ndarray:
+    """Levenberg–Marquardt, until a step lowers the cost by less than a share `least` of it."""
     cost, damping = system.cost(state), 1e-6
     for _ in range(rounds):
         step = system.step(state, damping)
@@ -124,7 +127,7 @@ def _descend(system: _System, state: np.ndarray, rounds: int) -> np.ndarray:
         changed = system.cost(moved)
         if changed <= cost:
             gain, state, cost, damping = cost - changed, moved, changed, max(damping / 10, 1e-9)
-            if gain <= 1e-9 * max(cost, 1e-12):
+            if gain <= least * max(cost, 1e-12):
                 break
         else:
             damping *= 30

@@ -68,10 +68,15 @@ def confidence_threshold(placed: Placed, store: PassStore, percentile: float) ->
 
 
 class _Reading:
-    """Threads read the views and the pictures of a piece and of the next one. Use as a context manager."""
+    """Threads read the views and the pictures of a piece and of the next one, and copy the maps to the device, which
+    takes as long as fusion. Use as a context manager.
+    """
 
-    def __init__(self, views: LazyViews, rgb: Callable[[int], np.ndarray]) -> None:
-        self._views, self._rgb = views, rgb
+    def __init__(self, views: LazyViews, rgb: Callable[[int], np.ndarray], device: torch.device) -> None:
+        from ..scene.device_maps import DeviceMaps  # imports torch
+
+        self._views, self._rgb, self._device = views, rgb, device
+        self.held = DeviceMaps()
         self._pool = ThreadPoolExecutor(min(_MOST_THREADS, count_cores()), thread_name_prefix="views of a piece")
         self._maps: dict[int, Future[View]] = {}
         self._pictures: dict[int, Future[np.ndarray]] = {}
@@ -86,10 +91,19 @@ class _Reading:
         """Read what is not read yet: the views of both lists, and the pictures of `own`."""
         for j in (*own, *around):
             if j not in self._maps:
-                self._maps[j] = self._pool.submit(self._views.__getitem__, j)
+                self._maps[j] = self._pool.submit(self._read, j)
         for j in own:
             if j not in self._pictures:
                 self._pictures[j] = self._pool.submit(self._rgb, j)
+
+    def _read(self, j: int) -> View:
+        from ..scene.surfaces import on_device
+
+        view = self._views[j]
+        for array in (view.depth, view.confidence):
+            if array is not None and self._device.type != "cpu":
+                self.held.hold(array, on_device(array, self._device))
+        return view
 
     def view(self, j: int) -> View:
         return self._maps[j].result()
@@ -100,7 +114,10 @@ class _Reading:
     def keep_only(self, own: Sequence[int], around: Sequence[int]) -> None:
         """Forget what the piece `own`, with its neighbours `around`, does not need."""
         here = {*own, *around}
-        self._maps = {j: read for j, read in self._maps.items() if j in here}
+        for j in self._maps.keys() - here:
+            view = self._maps.pop(j).result()
+            self.held.drop(view.depth)
+            self.held.drop(view.confidence)
         self._pictures = {j: read for j, read in self._pictures.items() if j in here}
 
 
@@ -140,7 +157,7 @@ def fuse_pieces(
     piece = PIECE.get(device.type, LARGE_PIECE)
     pieces = [list(range(first, min(first + piece, len(views)))) for first in range(0, len(views), piece)]
     wanted = [_beside(own, len(views)) if around_of is None else around_of(own) for own in pieces]
-    with progress.stage("Fuse", total=len(views)) as step, _Reading(views, rgb) as reading:
+    with progress.stage("Fuse", total=len(views)) as step, _Reading(views, rgb, device) as reading:
         for own, around, following in zip(pieces, wanted, [*zip(pieces[1:], wanted[1:]), ([], [])]):
             reading.begin(own, around)
             loaded = [reading.view(j) for j in (*own, *around)]
@@ -148,7 +165,8 @@ def fuse_pieces(
             if files is not None:
                 files.start(loaded[: len(own)], [images.records[indices[j]].stem for j in own], memories, own[0])
             near = move_views(loaded, translation(None if origin is None else -origin))
-            fusion.add(near, [*own, *around], len(own), reading.picture, lambda j: images.read_mask(indices[j]))
+            mask = lambda j: images.read_mask(indices[j])  # noqa: E731
+            fusion.add(near, [*own, *around], len(own), reading.picture, mask, reading.held)
             reading.keep_only(*following)
             if files is not None:
                 files.wait_for(own[0])  # pending writes hold their views in memory: those of one piece

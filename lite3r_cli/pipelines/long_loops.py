@@ -17,6 +17,8 @@ from ..io.images import ImageSet
 from ..io.view_memory import Features
 from ..long.chunk_plan import ChunkPlan, Pass, owners
 from ..long.loop_search import (
+    AGREE,
+    SEEN,
     Candidate,
     find_candidates,
     halves_agree,
@@ -33,9 +35,8 @@ from .long_predict import Predicted, predict_passes
 if TYPE_CHECKING:
     from .predict import Predictor
 
-_LOOK, _STEP = 4, 2  # views of each half that are compared; of their rows and columns, every second
+_LOOK, _STEP = 4, 4  # views of each half that are compared; of their rows and columns, every fourth
 _MOST_THREADS = 4  # beside those that write chunks
-_SEEN, _AGREE = "seen", "agree"  # facts that are stored with the pass of a candidate
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def close_loops(
 
     def examine(k: int, positions: Sequence[int], views: Sequence[View]) -> dict[str, Any]:
         seen, agree = judge(positions, views, candidates[k])
-        return {_SEEN: seen, _AGREE: agree}
+        return {SEEN: seen, AGREE: agree}
 
     def after(k: int) -> bool:
         accepted.append(is_loop(*_judgement(work.store.facts(first + k))))
@@ -122,7 +123,7 @@ def close_loops(
 def _judgement(facts: dict[str, Any]) -> tuple[float, float]:
     """The result of `judge`, from disk. Raises InputError."""
     try:
-        return float(facts[_SEEN]), float(facts[_AGREE])
+        return float(facts[SEEN]), float(facts[AGREE])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"a finished chunk is damaged ({error}); run again without --resume") from error
 

@@ -31,6 +31,10 @@ class DeviceMaps:
             return held
         return on_device(array, device)
 
+    def drop(self, array: np.ndarray | None) -> None:
+        """Free the memory of the tensor for this array, if there is one."""
+        self._held.pop(id(array), None)
+
     def release(self) -> None:
         """Free the memory."""
         self._held.clear()

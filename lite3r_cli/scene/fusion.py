@@ -116,12 +116,18 @@ class PieceFusion:
 
     @torch.inference_mode()
     def add(
-        self, views: Sequence[View], numbers: Sequence[int], new: int, read_rgb: ReadImage, read_mask: ReadMask
+        self,
+        views: Sequence[View],
+        numbers: Sequence[int],
+        new: int,
+        read_rgb: ReadImage,
+        read_mask: ReadMask,
+        held: DeviceMaps = NOTHING_HELD,
     ) -> None:
         """Add the points of the first `new` views; the other views are only compared with. `numbers` are the indices of
-        the views in the scene, the arguments of `read_rgb` and `read_mask`.
+        the views in the scene, the arguments of `read_rgb` and `read_mask`. `held` has maps that are on the device.
         """
-        maps = maps_of(views, self.device)
+        maps = maps_of(views, self.device, held)
         self.statistics.pixels += sum(each.alive.numel() for each in maps[:new] if each is not None)
         for part, counts in ((slice(new), self._counts), (slice(new, None), _Counts())):
             masks, unused = _of(read_mask, numbers[part]), FusionStatistics()

@@ -8,6 +8,7 @@ import numpy as np
 from lite3r_cli.long.chunk_plan import plan_chunks
 from lite3r_cli.long.loop_search import (
     Candidate,
+    doubt_of,
     find_candidates,
     halves_agree,
     in_vain,
@@ -62,6 +63,10 @@ def test_only_the_surest_of_neighbouring_candidates_stays():
 def test_weaker_candidates_are_left_out_after_several_in_vain():
     assert not in_vain([False] * 5) and in_vain([False] * 6) and in_vain([True, *[False] * 6])
     assert not in_vain([*[False] * 5, True, *[False] * 5])
+
+
+def test_a_loop_counts_less_the_less_its_halves_agree():
+    assert doubt_of(1.0) == doubt_of(0.96) == 1 < doubt_of(0.9) < doubt_of(0.8)
 
 
 def flat(depth: float, x: float) -> View:
