@@ -15,6 +15,7 @@ from lite3r_cli.networks.family import Family, Shapes, families, family_named, o
 
 SMALL_NUMBER = 1024  # layer counts and widths up to this are always accepted, since building them is cheap
 WRAPPERS = ("model.", "module.")  # prefixes that training programs add to every tensor name
+LAYERS_IN_ORDER = {"register_pairs", "inject_after"}  # settings that list layers
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,14 @@ def _config(family: Family, shapes: Shapes, metadata: Mapping[str, str], path: P
     except (KeyError, ValueError, TypeError, RecursionError, Lite3RError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(
-            f"{path}: not a Lite3R checkpoint: its metadata holds no readable `config`, "
-            f"and its tensors do not tell ({str(error)[:200]})"
-        ) from error
+        why = str(error)[:200]
+        if isinstance(error, KeyError):
+            key = error.args[0] if error.args else ""
+            why = f"{key} is missing" if isinstance(key, str) else f"no {family.name} is known with the size {key}"
+        what = "the `config` in its metadata cannot be used"
+        if "config" not in metadata:
+            what = "its metadata has no `config`, and its tensors do not tell"
+        raise WeightsError(f"{path}: not a Lite3R checkpoint: {what} ({why})") from error
 
 
 def _limit(values: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
@@ -130,7 +135,16 @@ def _limit(values: Mapping[str, Any], family: Family, shapes: Shapes) -> None:
                 raise ValueError(f"{name} = {str(number)[:20]} is of another kind")
             if isinstance(number, int) and not isinstance(number, bool) and not 0 <= number <= most:
                 raise ValueError(f"{name} = {str(number)[:20]} fits none of its tensors")
+    for name in (name for name in values if name.endswith("heads")):
+        own = name.removesuffix("heads") + "dim"
+        width = values.get(own, getattr(example, own, 2 * values.get("dim", example.dim)))  # of a camera head
+        if not values[name] or width % values[name]:
+            raise ValueError(f"{name} = {values[name]} does not divide {width} channels")
+    layers = values.get("pairs", values.get("depth", getattr(example, "depth", most)))
+    for name in LAYERS_IN_ORDER & values.keys():
+        if sorted(set(values[name])) != values[name] or max(values[name], default=0) >= layers:
+            raise ValueError(f"{name} = {str(values[name])[:40]} are not some of its {layers} layers, in order")
     if "taps" in values:
-        taps, layers = values["taps"], values.get("pairs", values.get("depth", getattr(example, "depth", most)))
+        taps = values["taps"]
         if len(taps) != len(example.taps) or sorted(set(taps)) != taps or taps[-1] >= layers:
             raise ValueError(f"taps = {str(taps)[:40]} are not {len(example.taps)} of its {layers} layers, in order")

@@ -12,7 +12,7 @@ import torch
 import toy_network
 
 from lite3r_cli.attention.module import attention_modules
-from lite3r_cli.errors import UsageError
+from lite3r_cli.errors import UsageError, WeightsError
 from lite3r_cli.networks import NETWORKS, registry
 from lite3r_cli.networks.base import KnownCameras, Network, Prediction, Streaming
 from lite3r_cli.networks.family import TOLD, Family, families, family_named, family_of, register
@@ -87,6 +87,25 @@ def test_a_checkpoint_is_recognised(family, size, tmp_path):
         assert family.config_from_shapes(shapes) == model.config
     except KeyError:
         pass  # its tensors do not tell
+
+
+@pytest.mark.parametrize(
+    "size, wrong, message",
+    [
+        ("map-anything", {"heads": 7}, "heads = 7 does not divide"),
+        ("da3-small", {"heads": 0}, "heads = 0 does not divide"),
+        ("pi3", {"head_heads": 11}, "head_heads = 11 does not divide"),
+        ("vggt-1b", {"camera_heads": 9}, "camera_heads = 9 does not divide 2048"),
+        ("vggt-omega", {"register_pairs": [1, 99]}, "register_pairs"),
+        ("pi3x", {"inject_after": [9, 9, 1, 1, 1]}, "inject_after"),
+    ],
+)
+def test_settings_that_no_network_can_have_are_refused(size, wrong, message, tmp_path):
+    model = on_meta(family_named(size), size)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    config = json.dumps(dataclasses.asdict(model.config) | wrong)
+    with pytest.raises(WeightsError, match=message):
+        recognise(shapes, {"model": size, "config": config}, tmp_path)
 
 
 @pytest.mark.parametrize("size", CAN_BE_RUN)

@@ -19,15 +19,15 @@ INJECTIONS = {5: (1, 9, 17, 25, 33), 2: (1, 9)}  # number of injections → afte
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
-    dim = shapes["register_token"][-1]
+    dim, width = shapes["register_token"][-1], shapes["decoder.0.attn.q_norm.weight"][0]
     return {
         "dim": dim,
         "depth": count_layers(shapes, r"decoder\.(\d+)\."),
-        "heads": dim // shapes["decoder.0.attn.q_norm.weight"][0],
+        "heads": dim // width,
         "encoder_depth": count_layers(shapes, r"encoder\.blocks\.(\d+)\."),
         "encoder_heads": dim // 64,  # as in all DINOv2 sizes
         "head_dim": shapes["point_decoder.projects.bias"][0],
-        "head_heads": shapes["point_decoder.projects.bias"][0] // 64,
+        "head_heads": shapes["point_decoder.projects.bias"][0] // width,  # they share the decoder's RoPE
         "head_depth": count_layers(shapes, r"point_decoder\.blocks\.(\d+)\."),
         "head_out": shapes["point_decoder.linear_out.bias"][0],
         "camera_out": shapes["camera_decoder.linear_out.bias"][0],
