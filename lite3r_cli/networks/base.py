@@ -124,7 +124,9 @@ class Streaming(Protocol):
     """A network that processes the frames of a video one after the other, in bounded memory."""
 
     def stream(self, frames: Iterable[Tensor], count: int) -> Iterator[FrameAnswer]:
-        """Yield one answer per frame, in order. The `count` frames are (3, H, W) float32 RGB in [0, 1], of one size."""
+        """Yield one answer per frame, in order. The `count` frames are (3, H, W) float32 RGB in [0, 1], of one size.
+        Raises UsageError for frames of another size, and at the end of fewer frames.
+        """
         ...
 
     def stream_memory(self, height: int, width: int, count: int) -> int:

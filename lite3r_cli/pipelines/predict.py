@@ -214,7 +214,8 @@ class Predictor:
         priors = self.beforehand.priors(records)
         for text in [*focal_notes(priors, records), *streams.notes(self.backbone, batch)]:
             progress.note(text)
-        cameras = self._cameras(priors, records, inputs)
+        told = known_cameras.for_inputs(self.backbone, self.beforehand, priors, records, inputs)
+        cameras: dict[str, Any] = {} if told is None else {"cameras": told}
         known = None if bars else pictures.bending
         bending = known or Later(lambda: self.lens_warnings(self.config, records, inputs, pictures.edges), "lens")
         with progress.stage("Predict") as step:
@@ -227,7 +228,7 @@ class Predictor:
         warnings = parallax_warnings(views, digests.result(), frame.metric)
         warnings += border_warnings(inputs) + known_warnings(priors, records) + bending.result()
         placed = as_rigs(place(views, priors).views, priors.known_poses)
-        warnings += known_cameras.measured_warnings(self.beforehand.depth, cameras.get("cameras"), placed, records)
+        warnings += known_cameras.measured_warnings(self.beforehand.depth, told, placed, records)
         if bars:
             warnings.append(f"all {len(inputs)} images have plain bars ({bars}): left out, no part of the scene")
         return Predictions(
@@ -353,13 +354,6 @@ class Predictor:
                 )
                 step()
         return inputs, bars
-
-    def _cameras(
-        self, priors: CameraPriors, records: Sequence[ImageRecord], inputs: Sequence[NetworkInput]
-    ) -> dict[str, Any]:
-        """The arguments of `predict` besides the images."""
-        known = known_cameras.for_inputs(self.backbone, self.beforehand, priors, records, inputs)
-        return {} if known is None else {"cameras": known}
 
     def _run(
         self, batch: Sequence[np.ndarray], unseen: Sequence[np.ndarray | None], cameras: dict[str, Any], tell: Told

@@ -157,6 +157,17 @@ def test_plans_are_the_authors():
     assert StreamPlan().stored(5) == 5 and StreamPlan(interval=3).stored(12) == 10
 
 
+@pytest.mark.parametrize("given, count", [(7, 14), (4, 5), (0, 3), (3, 0)])
+def test_a_stream_of_too_few_frames_says_so(model, given, count):
+    model.plan = StreamPlan(first=2, anchors=2, window=4, cut=6, overlap=2)
+    answers = []
+    with pytest.raises(UsageError, match="frame"):
+        for answer in model.stream(iter(torch.rand(given, 3, 28, 42)), count):
+            answers.append(answer)
+    assert len(answers) <= given
+    assert len(list(model.stream(iter(torch.rand(6, 3, 28, 42)), 5))) == 5
+
+
 def test_smaller_pictures_are_shown_in_white_and_streams_have_one_size(model):
     frames = [*pictures(2, 28, 42), *pictures(1, 14, 28)]
     prediction = model.predict(frames)

@@ -57,11 +57,14 @@ def streamed(
     begin: Begin, frames: Iterable[Tensor], count: int, plan: StreamPlan, device: torch.device,
     ready_on: torch.cuda.Stream | None = None,
 ) -> Iterator[FrameAnswer]:  # fmt: skip
-    """One answer per frame, in order, for `count` frames (3, H, W) of one size. Raises UsageError for others.
+    """One answer per frame, in order, for the first `count` frames (3, H, W), all of one size. Raises UsageError for
+    others, and at the end of too few.
 
     `ready_on`: the CUDA stream on which the outputs of a pass are ready; None: the current one.
     """
-    raw = outputs(begin, (frame[None] for frame in _of_one_size(frames, device)), count, plan)
+    if count < 1:
+        raise UsageError(f"a stream has at least one frame, not {count}")
+    raw = outputs(begin, (frame[None] for frame in _of_one_size(frames, count, device)), count, plan)
     waiting: deque[_Copied] = deque()
     for part in Chain(plan, count, ready_on).stitched(raw):
         with torch.cuda.stream(ready_on):
@@ -141,15 +144,18 @@ class Replayed:
         self._again = iter(list(self._latest))
 
 
-def _of_one_size(frames: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    size = None
+def _of_one_size(frames: Iterable[Tensor], count: int, device: torch.device) -> Iterator[Tensor]:
+    size, seen = None, 0
     for frame in frames:
+        seen += 1
         size = size or frame.shape
         if frame.shape != size:
             raise UsageError(
                 f"the frames of a stream must have one size, not {tuple(size[1:])} and {tuple(frame.shape[1:])}"
             )
         yield frame.to(device)
+    if seen < count:
+        raise UsageError(f"the stream ended after {seen} of {count} frames: windows and memory are planned for all")
 
 
 def _corner(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
