@@ -189,7 +189,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         run.find()
         with progress.stage("Start", minor=True):
             from .predict import Predictor
-        with joined(config) as (own, begin):
+        with joined(config, progress) as (own, begin):
             predictor = Predictor(own, progress, background=True)
             try:
                 join = begin(predictor)

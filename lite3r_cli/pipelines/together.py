@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..config import PredictConfig, ReconstructConfig
+from ..console import Progress
 from ..errors import UsageError
 from ..ranks import launched
 
@@ -19,7 +20,7 @@ Begin = Callable[["Predictor"], Join]  # raises UsageError for a network that ca
 
 
 @contextmanager
-def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
+def joined(config: ReconstructConfig, progress: Progress) -> Iterator[tuple[PredictConfig, Begin]]:
     """What this process loads, and what it calls once the network is known, loaded or not: this starts the others, and
     returns how to join them. At the end of the block they are dismissed, and processes that were started for it have
     ended. Raises UsageError, BackendError.
@@ -34,9 +35,10 @@ def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
     require_divides(own_family(config.predict.model), config.predict.model)  # before a download
     made: list[Team] = []
 
-    def add(team: Team) -> Team:
-        made.append(team)
-        return team
+    def wait(join: Callable[[], Team]) -> Team:
+        with progress.stage("Wait for processes", minor=True):
+            made.append(join())
+        return made[-1]
 
     if rank is not None:
         if config.gpus not in (1, rank.count):
@@ -45,7 +47,7 @@ def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
 
         def meet(predictor: Predictor) -> Join:
             require_divisible(predictor.built, own, rank.count)
-            return lambda: add(launched_team(own, rank))
+            return lambda: wait(lambda: launched_team(own, rank))
 
         yield own, meet
         return _dismiss(made)
@@ -56,7 +58,7 @@ def joined(config: ReconstructConfig) -> Iterator[tuple[PredictConfig, Begin]]:
         def start(predictor: Predictor) -> Join:
             require_divisible(predictor.built, helpers.config, config.gpus)
             helpers.start()
-            return lambda: add(helpers.join())
+            return lambda: wait(helpers.join)
 
         yield helpers.config, start
         _dismiss(made)
