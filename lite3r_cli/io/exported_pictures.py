@@ -6,6 +6,7 @@ HEIC nor video frames. A suitable file is hard-linked (or copied), every other i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -87,12 +88,19 @@ def _is_read_by_all(record: ImageRecord) -> bool:
     return header.format != "png" or kind == PNG_RGB
 
 
+def without_blanks(name: str) -> str:
+    """The name with `_` for blanks, at which readers of COLMAP's and TUM's text files end a name."""
+    return re.sub(r"\s", "_", name)
+
+
 def _names(records: Sequence[ImageRecord], as_is: Sequence[bool]) -> list[str]:
-    """Names below images/, unique regardless of case: those of the records, with the suffix of the written format."""
+    """Names below images/, unique regardless of case: those of the records without blanks, with the suffix of the
+    written format.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for record, whole in zip(records, as_is):
-        path = PurePosixPath(record.name)
+        path = PurePosixPath(without_blanks(record.name))
         lossy = record.encoded is not None or record.path.suffix.lower() in LOSSY
         suffix = path.suffix if whole else ".jpg" if lossy else ".png"
         candidate, number = path.with_suffix(suffix), 2

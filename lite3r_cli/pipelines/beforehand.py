@@ -5,6 +5,7 @@ The files are read once, when the network is loaded; `priors` then matches them 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ import numpy as np
 from ..config import PredictConfig
 from ..errors import InputError
 from ..io.exif import NOTHING, PhotoMetadata, read_metadata
+from ..io.exported_pictures import without_blanks
 from ..io.flight import is_trajectory
 from ..io.foreign_cameras import read_known_cameras
 from ..io.given_depth import GivenDepth
@@ -58,7 +60,7 @@ class Beforehand:
         """What is known of each picture. Raises InputError if `--cameras` does not fit the pictures, UsageError if
         `--focal` does not.
         """
-        cameras = [find_camera(self.cameras, record.name) for record in records]
+        cameras = find_cameras(self.cameras, [record.name for record in records])
         poses = self._poses(records, cameras)
         if self.config.cameras is not None and all(pose is None for pose in poses):
             some = ", ".join([*self.cameras, *(key for key, _ in self.trajectory)][:3])
@@ -72,8 +74,7 @@ class Beforehand:
         size.
         """
         found: dict[str, Undistortion] = {}
-        for record in records:
-            view = find_camera(self.cameras, record.name)
+        for record, view in zip(records, find_cameras(self.cameras, [record.name for record in records]), strict=True):
             if view is not None and view.lens is not None:
                 self._require_size(view, record)
                 found[record.name] = Undistortion(view.lens)
@@ -158,9 +159,27 @@ def exif_focal(record: ImageRecord) -> FocalAnswer:
     return focal_from_metadata(metadata_of(record))
 
 
-def find_camera(cameras: dict[str, View], name: str) -> View | None:
-    """The camera of a picture by its name, with or without its folder."""
-    return cameras.get(name) or cameras.get(PurePosixPath(name).name)
+def find_cameras(cameras: dict[str, View], names: Sequence[str]) -> list[View | None]:
+    """The camera of each picture by its name, with or without its folder. What is left is matched without suffix, and
+    `_` for blanks, where one picture and one camera have such a name: exports hold frames and HEIC as JPEG.
+    """
+    found = [cameras.get(name) or cameras.get(PurePosixPath(name).name) for name in names]
+    for folders in (True, False):
+        taken = {view.name for view in found if view is not None}
+        spare = [v for v in cameras.values() if v.name not in taken and (folders or "/" not in v.name)]
+        left = [name for name, view in zip(names, found, strict=True) if view is None]
+        pictures = Counter(_without_suffix(name, folders) for name in left)
+        keys = Counter(_without_suffix(view.name, folders) for view in spare)
+        by_key = {key: view for view in spare if keys[key := _without_suffix(view.name, folders)] == 1}
+        for i, name in enumerate(names):
+            if found[i] is None and pictures[key := _without_suffix(name, folders)] == 1:
+                found[i] = by_key.get(key)
+    return found
+
+
+def _without_suffix(name: str, folders: bool) -> str:
+    path = PurePosixPath(without_blanks(name))
+    return f"{path.parent}/{path.stem}" if folders else path.stem
 
 
 def match_trajectory(keys: Sequence[str], names: Sequence[str]) -> list[int | None]:

@@ -13,7 +13,7 @@ from ..io.images import ImageRecord
 from ..io.tum import read_tum
 from ..scene.camera_path import resized
 from ..scene.posed_view import View
-from .beforehand import find_camera, match_trajectory
+from .beforehand import find_cameras, match_trajectory
 
 
 def stated_cameras(path: Path | None, photos: Sequence[ImageRecord], views: Sequence[View]) -> dict[str, View]:
@@ -33,8 +33,10 @@ def stated_cameras(path: Path | None, photos: Sequence[ImageRecord], views: Sequ
 def _by_name(path: Path, photos: Sequence[ImageRecord]) -> dict[str, View]:
     known = {view.name: view for view in read_known_cameras(path)}
     found = {}
-    for record in photos:
-        camera = find_camera(known, record.name) or find_camera(known, _file(record))
+    by_name = find_cameras(known, [record.name for record in photos])
+    by_file = find_cameras(known, [_file(record) for record in photos])
+    for record, named, filed in zip(photos, by_name, by_file, strict=True):
+        camera = named or filed
         if camera is not None:
             _require_fit(path, record, camera)
             found[record.name] = camera

@@ -158,7 +158,10 @@ def _layout(scene: Path) -> OutputLayout:
         layout = output_layout(scene / layout.cloud)  # of -o scene/scene.ply
     for path in (layout.root / layout.cloud, layout.root / layout.folder / "cameras.json"):
         if not path.is_file():
-            raise InputError(f"{scene}: is no scene that reconstruct wrote: {path} is missing; {AGAIN}")
+            raise InputError(
+                f"{scene}: is no scene that reconstruct wrote: {path} is missing; keep the cloud and the "
+                f"folder of its name together, or {AGAIN}"
+            )
     return layout
 
 

@@ -57,8 +57,11 @@ def test_names_that_meet_after_encoding_stay_apart(tmp_path) -> None:
     save(tmp_path / "photos/a.jpg")
     save(tmp_path / "photos/a.webp")
     save(tmp_path / "photos/A.tif")
+    save(tmp_path / "photos/b 1 (2).jpg")
+    save(tmp_path / "photos/b_1 (2).jpg")
     _, exported = export(tmp_path / "photos", tmp_path / "out")
-    assert len({path.casefold() for path in exported.pictures.values()}) == 3
+    assert len({path.casefold() for path in exported.pictures.values()}) == 5
+    assert not any(" " in path for path in exported.pictures.values())  # readers of COLMAP's text end names there
     assert sorted(p.name for p in (tmp_path / "out/images").iterdir()) == sorted(
         path.removeprefix("images/") for path in exported.pictures.values()
     )
