@@ -317,9 +317,9 @@ class Progress:
         self._finished(name, seconds, total, minor)
 
     def record(self, name: str, seconds: float) -> None:
-        """Record a finished stage that ran in parallel with others."""
+        """Record a finished stage, or the rest of one, that ran in parallel with others. Its line tells the sum."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self._finished(name, seconds, None, minor=False)
+        self._finished(name, self.seconds[name], None, minor=False)
 
     def note(self, text: str) -> None:
         """Print a fact once, between stages."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ReconstructConfig
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..io.atomic import bring_right
 from ..io.beneath import refuse_links
+from ..io.documents import read_json
 from ..io.files import output_error
 from ..io.locks import remove_folders
 from ..io.output_layout import is_complete
@@ -76,8 +77,8 @@ class Past:
         with suppress(OutputError):  # OutputError may mean that another process writes there
             bring_right(self.folder(scene))  # temporary files of a process that was killed after its last file
         latest = self.claims.record(scene.name)  # it may have been made between the two checks
-        if latest is None or latest.status != recorded.DONE:
-            return self.outcome(scene, THERE, {})
+        if latest is None or latest.status != recorded.DONE:  # its process was killed before it wrote the record
+            return self.outcome(scene, THERE, _facts_in(Path(self.folder(scene)) / "run.json"))
         return self.outcome(scene, ELSEWHERE if latest.time >= self.began else THERE, latest.facts)
 
     def clear(self, scene: SceneInput) -> None:
@@ -114,3 +115,14 @@ class Past:
         """The outcome from the facts of a record. Facts of a wrong type are left out."""
         kept = {key: value for key, value in facts.items() if key in _KINDS and _KINDS[key](value)}
         return Outcome(scene.name, str(scene.path), self.folder(scene), status, **kept)
+
+
+def _facts_in(run_json: Path) -> dict[str, Any]:
+    """The facts of a complete scene, like those of its record; empty if the file cannot be read."""
+    try:
+        document = read_json(run_json)
+        images = document["images"]
+        used = [image for image in images if image["verdict"] == "used" and image.get("part", 1) == 1]
+    except (InputError, KeyError, TypeError, AttributeError):
+        return {}
+    return document | {"images": len(images), "views": len(used)}

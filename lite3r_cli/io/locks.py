@@ -57,6 +57,13 @@ def in_the_way(path: Path) -> OutputError:
     return OutputError(f"{path}: is in the way and not from lite3r; move it or choose another -o")
 
 
+def not_ours(folder: Path, found: object | None) -> OutputError:
+    """The error for a folder of this run that is no longer in its place; `found` is what is there, None: nothing."""
+    if found is None:
+        return OutputError(f"{folder}: is gone; somebody has removed it, or its folder. Start again")
+    return OutputError(f"{folder}: somebody has exchanged this folder; choose an -o where only you can write")
+
+
 def remove_folders(folders: Sequence[Path]) -> None:
     """Remove the empty ones, the deepest first."""
     for folder in sorted(folders, key=lambda path: -len(path.parts)):

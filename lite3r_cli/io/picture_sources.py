@@ -22,6 +22,7 @@ from .natural import natural_key
 from .own_outputs import is_output, written_above, written_into
 from .probe import is_picture
 from .regular import BadImage, open_regular, os_reason
+from .transaction import is_temporary
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
@@ -355,7 +356,7 @@ class _Search:
             return f"no images in the folder, but {_said_of_misnamed(self.misnamed)}: rename them, or name them each"
         if account.outputs:
             return f"no images in the folder beside the {account.outputs} files that an earlier run wrote; {LOOKED_FOR}"
-        names = sorted(os.listdir(self.top))
+        names = sorted(name for name in os.listdir(self.top) if not is_temporary(name))
         if names and all(name.startswith(".") for name in names):
             return f"nothing in it but what is hidden ({printable(names[0])}) and therefore not used; {LOOKED_FOR}"
         return f"{'no images in the folder' if everything else 'the folder is empty'}; {LOOKED_FOR}"

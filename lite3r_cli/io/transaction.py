@@ -29,11 +29,13 @@ from .beneath import Beneath, refuse_planted
 from .files import output_error, write_bytes
 from .journal import NAME as JOURNAL
 from .journal import Decider, Follower, Journal, folder_of, folders_above, with_parents
-from .locks import acquire, give_back, in_the_way, remove_folders
+from .locks import acquire, give_back, in_the_way, not_ours, remove_folders
 from .syncing import in_threads, sync_file, sync_folder
 
 MARKER = "made-by-lite3r"  # first file of every hidden folder
 ABOUT = "Files of a run of lite3r that is not finished. The next run with the same -o removes this folder.\n"
+_RANDOM = "[0-9a-f]{12}"  # end of a hidden folder's name
+_TEMPORARY = re.compile(rf"\..+\.(lite3r-({_RANDOM}|chunks)|lock)")
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,9 @@ class Transaction:
     def _prepared(self, old: Sequence[str], last: str, synced: Collection[str] = ()) -> _Change:
         """What is to be moved, all of it on the disk."""
         staging, below = self.staging, self._opened
-        if below.identity(staging.name) != self._identity:
-            raise OutputError(f"{staging}: somebody has exchanged this folder; choose an -o where only you can write")
+        found = below.identity(staging.name)
+        if found != self._identity:
+            raise not_ours(staging, found)
         prefix = f"{staging.name}/new/"
         names = [name.removeprefix(prefix) for name in below.files(f"{staging.name}/new")]
         names = [*sorted(name for name in names if name != last), last]
@@ -237,7 +240,7 @@ class Transaction:
         """Hidden folders of stopped runs at this place, with their identities. A folder that only has such a name is
         not touched.
         """
-        pattern = re.compile(re.escape(f".{self.name}.lite3r-") + "[0-9a-f]{12}")
+        pattern = re.compile(re.escape(f".{self.name}.lite3r-") + _RANDOM)
         found = [name for name in os.listdir(self.root) if pattern.fullmatch(name) and name != self._hidden]
         ours = {name: self._identity_of_ours(name) for name in sorted(found)}
         return {name: identity for name, identity in ours.items() if identity is not None}
@@ -370,6 +373,11 @@ def require_one_file_system(root: Path, folders: Iterable[Path]) -> None:
             continue  # it does not exist yet, or writing will report it
         if apart:
             raise OutputError(f"{folder}: another file system is mounted here; give a place inside it to -o")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether an entry of a folder has the name of a temporary one of a run: a hidden folder, kept chunks, a lock."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _lock_of(output: Path) -> Path:

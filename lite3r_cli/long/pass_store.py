@@ -29,6 +29,7 @@ from ..io.camera_fields import ROTATION_TOLERANCE
 from ..io.decode import decode_rgb
 from ..io.documents import read_json
 from ..io.files import output_error, write_bytes, write_json
+from ..io.locks import not_ours
 from ..io.regular import BadImage, open_regular
 from ..io.syncing import in_threads, sync_file, sync_folder
 from ..scene.posed_view import View, known_depth
@@ -120,13 +121,13 @@ class PassStore:
         """An empty folder for a pass. In a shared folder others may put a link in place of `folder`: it is not
         followed, and nothing behind it is removed. Raises OSError, OutputError.
         """
+        if self.identity is not None and not os.path.lexists(self.folder):
+            raise not_ours(self.folder, None)
         opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             status = os.fstat(opened)
             if self.identity not in (None, (status.st_dev, status.st_ino)):
-                raise OutputError(
-                    f"{self.folder}: somebody has exchanged this folder; choose an -o where only you can write"
-                )
+                raise not_ours(self.folder, (status.st_dev, status.st_ino))
             shutil.rmtree(name, ignore_errors=True, dir_fd=opened)
             os.mkdir(name, 0o700, dir_fd=opened)
         finally:

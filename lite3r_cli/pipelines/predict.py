@@ -115,7 +115,7 @@ class Predictor:
             require_pycolmap()  # reported before the network is loaded
         known_cameras.require_options(config, own_family(config.model), config.model)  # before a download
         self.beforehand = Beforehand.read(config)
-        with progress.stage("Load model"):
+        with progress.stage("Load model", minor=background):  # then `_loaded` tells all of it
             self.runtime = runtime.choose(config.device, config.dtype)
             device = self.runtime.torch_device
             if device.type == "cuda":

@@ -65,7 +65,8 @@ def test_scenes_are_those_of_reconstruct_to_the_last_byte(root, tmp_path, capsys
     assert 0 < document["start_seconds"] < document["wall_seconds"]
     for name in ("s0", "s2"):
         alone = tmp_path / "alone" / name
-        assert main(["reconstruct", str(root / name), "-o", f"{alone}/", *SMALL, "-q"]) == 0
+        assert main(["reconstruct", str(root / name), "-o", f"{alone}/", *SMALL]) == 0
+        assert capsys.readouterr().err.count("Load model:") == 1  # a part before the reading, the rest in parallel
         assert contents(out / name) == contents(alone) and "scene.ply" in contents(alone)
         told, expected = (json.loads((folder / "run.json").read_text()) for folder in (out / name, alone))
         for key in ("model", "runtime", "attention", "images", "fusion", "warnings"):
@@ -265,6 +266,24 @@ def test_what_a_record_says_of_a_scene_is_taken_in_its_kind(plane_backbone, root
     told = json.loads(capsys.readouterr().out)["scenes"][1]
     assert (told["status"], told["views"], told["points"], told["warnings"]) == ("there", 2, None, [])
     nothing_half_written(out)
+
+
+def test_the_figures_of_a_scene_whose_record_is_missing_are_those_of_its_run_json(root, tmp_path, capsys):
+    """A process that is killed behind its last file has not written the record."""
+    out = tmp_path / "out"
+    (root / "s1/b.jpg").write_bytes(b"no image")
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)["scenes"]
+    Claims(out).write(Record("s1", recorded.RUNNING, 1))
+    assert main(["batch", str(root), "-o", str(out), *SMALL, "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)["scenes"]
+    assert [scene["status"] for scene in after] == ["there"] * 3
+    for key in ("images", "views", "points", "warnings"):
+        assert after[1][key] == before[1][key]
+    assert (after[1]["images"], after[1]["views"]) == (3, 2) and 0 < after[1]["wall_seconds"] <= before[1][
+        "wall_seconds"
+    ]
+    assert 0 < after[1]["seconds"]["Predict"] <= before[1]["seconds"]["Predict"]
 
 
 def test_no_link_in_the_folder_of_records_is_followed(tmp_path):

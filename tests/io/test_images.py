@@ -185,6 +185,11 @@ def test_zero_bytes_text_and_lfs_pointers_are_skipped(tmp_path):
 def test_a_folder_of_hidden_things_is_not_called_empty(tmp_path):
     with pytest.raises(InputError, match="the folder is empty"):
         discover([tmp_path])
+    for name in (".scene.ply.lite3r-98b9ac5113f2", ".scene.ply.lite3r-chunks"):  # ours: the user knows nothing of them
+        (tmp_path / name).mkdir()
+    (tmp_path / ".scene.ply.lock").touch()
+    with pytest.raises(InputError, match="the folder is empty"):
+        discover([tmp_path])
     (tmp_path / ".batch").mkdir()
     save(tmp_path / ".batch/a.png")
     with pytest.raises(InputError, match=r"nothing in it but what is hidden \(\.batch\)"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,6 +228,12 @@ def test_a_hidden_folder_that_somebody_has_exchanged_is_neither_committed_nor_re
             place.rename(tmp_path / "taken")
             exchange(place, home)
     assert before.items() <= tree(home if exchange is the_victims_link else place).items()
+
+
+def test_a_folder_that_is_removed_meanwhile_is_called_gone(tmp_path) -> None:
+    with pytest.raises(OutputError, match="is gone; somebody has removed it"), OutputSet(tmp_path / "out/s.ply") as out:
+        shutil.rmtree(tmp_path / "out")
+        out.commit({})
 
 
 MOMENTS = {

@@ -100,6 +100,9 @@ def test_a_pass_is_not_written_through_a_link_or_into_another_folder(tmp_path, m
         work.path.symlink_to(home)
         work.store.write(0, plan.chunks[0], [0], [view], [None], {})
     (tmp_path / "chunks").unlink()
+    with pytest.raises(OutputError, match="is gone"), WorkFolder(tmp_path / "chunks", {}, False, print) as work:
+        shutil.rmtree(work.path)
+        work.store.write(0, plan.chunks[0], [0], [view], [None], {})
     with pytest.raises(OutputError, match="exchanged"), WorkFolder(tmp_path / "chunks", {}, False, print) as work:
         work.path.rename(tmp_path / "taken again")
         shutil.copytree(home, work.path)
