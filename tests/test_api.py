@@ -16,7 +16,10 @@ import torch
 
 import lite3r_cli as lite3r
 from lite3r_cli import cli
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.config.keywords import from_keywords
 from lite3r_cli.errors import InputError, OutputError, UsageError
+from lite3r_cli.pipelines.beforehand import Beforehand
 
 opencv_log = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
 SIZE = {"resolution": 112, "device": "cpu", "dtype": "float32"}
@@ -102,10 +105,15 @@ def test_the_command_writes_what_save_writes(model, pictures, tmp_path):
     assert (tmp_path / "memory" / "depth" / "front.png").is_file()
 
 
-@pytest.mark.parametrize("option", ["cameras", "depth", "gcp"])
+@pytest.mark.parametrize("option", ["cameras", "masks", "gcp"])
 def test_paths_may_be_texts(pictures, option):
     with pytest.raises((InputError, UsageError), match="no-such"):
         lite3r.reconstruct(str(pictures[0]), **SIZE, **{option: "no-such"})
+
+
+def test_the_path_of_depth_may_be_a_text():
+    with pytest.raises((InputError, UsageError), match="no-such"):
+        Beforehand.read(from_keywords(PredictConfig, {"depth": "no-such"}))
 
 
 def test_nothing_global_changes(pictures, tmp_path):
