@@ -35,7 +35,7 @@ from ..networks.recognise import CheckpointSpec
 from ..networks.sparsify import apply_sparse, skipped_share
 from ..stopping import between_steps
 from ..training.loss_plot import plot_losses
-from ..training.state import Dependencies, read_metadata, recover_state, require_state, saved_as_it_stops
+from ..training.state import Dependencies, read_metadata, recover_run, require_state, saved_as_it_stops
 from ..training.worker import Worker, worker_process
 from .convert_plan import select_attention
 from .distill_write import stored_bytes, write_student
@@ -223,7 +223,7 @@ def _look_at_output(config: DistillConfig) -> None:
         require_no_data(config.folder, [Path(name) for name in config.data if name != PROCEDURAL])
     if config.textures is not None:
         require_not_read([config.output], {config.textures: "the file of --textures"})
-    recover_state(config.folder / STATE)
+    recover_run(config.folder, STATE, PLOT)
     state = config.folder / STATE
     if config.goes_on and not state.is_file():
         raise UsageError(f"--resume: no {state} to go on from; start without it")

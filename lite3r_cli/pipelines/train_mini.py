@@ -25,7 +25,7 @@ from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loss_plot import plot_losses
 from lite3r_cli.training.shape_schedule import ShapeSchedule
-from lite3r_cli.training.state import Dependencies, recover_state, require_state, save_weights, saved_as_it_stops
+from lite3r_cli.training.state import Dependencies, recover_run, require_state, save_weights, saved_as_it_stops
 from lite3r_cli.training.train_data import TrainingData
 from lite3r_cli.training.train_loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.worker import Worker, worker_process
@@ -80,7 +80,7 @@ def _check_output(config: TrainConfig) -> None:
 def _look_at_output(config: TrainConfig) -> None:
     """Raises OutputError if the folder has a run, or foreign files with these names."""
     output = config.loop.output
-    recover_state(output / STATE)
+    recover_run(output, STATE, PLOT, AVERAGE, RESULT)
     if config.photos is not None and not os.path.lexists(output / STATE):
         require_no_data(output, [config.photos])
     present = [name for name in (STATE, LOG, PLOT, AVERAGE, RESULT) if os.path.lexists(output / name)]

@@ -154,10 +154,13 @@ def _progress(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
     return step, elapsed
 
 
-def recover_state(path: Path) -> None:
-    """Recover from a run that was killed while it saved. Call it before reading the state."""
-    clear_lock(path.parent)
-    recover(path.parent, path.name, lambda name: "/" not in name)
+def recover_run(folder: Path, *names: str) -> None:
+    """Recover from a run that was killed while it wrote one of the files. Call it before reading the state. It also
+    serves a run that is refused: what the killed one left has to go with the next command, whatever comes of it.
+    """
+    clear_lock(folder)
+    for name in names:
+        recover(folder, name, lambda entry: "/" not in entry)
 
 
 class Run(Protocol):

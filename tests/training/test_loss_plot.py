@@ -7,6 +7,7 @@ import json
 import cv2
 import pytest
 
+from lite3r_cli import cli
 from lite3r_cli.training import loss_plot
 
 RECORDS = [{"step": i, "seconds": 60.0 * i, "total": 2.0 / i, "camera": 1.0 / i, "lr": 1e-3} for i in (1, 2, 3)]
@@ -41,3 +42,13 @@ def test_the_other_lines_are_drawn(tmp_path):
     log.write_text("\n".join([*WHOLE, WHOLE[0][:-9]]))
     loss_plot.plot_losses(log, plot, pytest.fail)
     assert cv2.imread(str(plot)).std() > 0
+
+
+@pytest.mark.parametrize("name", ["losses.png", "mini.safetensors", "state.safetensors", ".lite3r"])
+def test_what_a_killed_training_left_goes_with_the_next_command_even_if_it_is_refused(tmp_path, capsys, name):
+    folder, lock = tmp_path / "t", tmp_path / "t" / f".{name.removeprefix('.')}.lock"
+    folder.mkdir()
+    lock.touch()
+    (folder / "state.safetensors").touch()  # a run is there
+    assert cli.main(["train", "-o", str(folder), "--max-steps", "1", "--device", "cpu"]) == 7
+    assert "holds a training run" in capsys.readouterr().err and not lock.exists()
