@@ -91,7 +91,7 @@ def members_of(scene: WrittenScene, config: ReconstructConfig, tell: Tell) -> li
                 pictures.lenses.get(name),
                 entry or None,
                 cameras[name],
-                Kept(scene.folder, scene.stems[name], float(scale) if isinstance(scale, (int, float)) else None),
+                Kept(scene.folder, scene.stems[name], float(scale) if type(scale) in (int, float) else None),
                 dict(refinement) if isinstance(refinement, dict) else None,
                 memories[name].source,
             )
@@ -111,7 +111,7 @@ def _size(entry: Mapping[str, Any], view: View) -> tuple[int, int]:
     """Size inside the network, if known."""
     stated = entry.get("network")
     height, width = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
-    if isinstance(height, int) and isinstance(width, int) and 0 < height <= 1 << 14 and 0 < width <= 1 << 14:
+    if type(height) is type(width) is int and 0 < height <= 1 << 14 and 0 < width <= 1 << 14:  # `true` is no size
         return height, width
     height, width = known_depth(view).shape
     return height, width

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lite3r_cli.cli import main
@@ -19,9 +20,10 @@ from lite3r_cli.io.transaction import replace_file
 from lite3r_cli.pipelines.add_photos import place_of
 from lite3r_cli.pipelines.merge_scenes import _require_a_new_place
 from lite3r_cli.pipelines.rewritten import _made_of_the_scene_before
-from lite3r_cli.pipelines.scene_members import members_of, stored_config
+from lite3r_cli.pipelines.scene_members import _size, members_of, stored_config
 from lite3r_cli.pipelines.view_scene import _require_ours
 from lite3r_cli.pipelines.written_scene import WrittenScene
+from lite3r_cli.scene.posed_view import View
 
 
 @pytest.fixture
@@ -130,3 +132,10 @@ def test_a_page_at_a_place_that_cannot_be_looked_at_is_an_error_of_the_output(sc
 def test_cameras_are_checked_before_they_are_used(scene):
     with pytest.raises(InputError, match=r"cameras\.json: key `images`"):
         members_of(WrittenScene.at(scene("{}")), ReconstructConfig(InputConfig((Path("photos"),))), print)
+
+
+@pytest.mark.parametrize("width", [True, 0, -3, 1 << 15, 2.5, "8", None, [8]])
+def test_a_size_that_no_network_has_is_that_of_the_depth_map(width):
+    view = View("a.jpg", 80, 60, np.eye(3), np.eye(3, 4), np.ones((6, 8), np.float32), None)
+    assert _size({"network": {"height": 6, "width": width}}, view) == (6, 8)
+    assert _size({"network": {"height": 12, "width": 16}}, view) == (12, 16)
