@@ -102,7 +102,8 @@ CLOSED = {
     "reconstruct photos -o closed/s.ply -m mini": 7, "reconstruct photos -o closed/s/ -m mini": 7,
     "batch closed/list.txt -o b": 3, "batch closed/photos -o b": 3, "view closed/s.ply": 3,
     "render closed/s.ply -o f.mp4": 3, "reconstruct photos -o s.ply --intrinsics closed/K.json": 3,
-    "reconstruct photos -o s.ply --depth closed/depth": 3, "reconstruct photos -o s.ply --masks closed/masks": 3,
+    "reconstruct photos -o s.ply --depth closed/depth -m pi3x": 3,  # `mini` takes none
+    "reconstruct photos -o s.ply --masks closed/masks": 3,
     "reconstruct photos -o s.ply --cameras closed/c.json": 3, "synth -o s --textures closed/t.npz": 3,
     "eval closed/scene": 3, "distill closed/photos -o d.safetensors": 3, "splat closed/s.ply --device cpu": 3,
 }  # fmt: skip
