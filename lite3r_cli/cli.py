@@ -19,6 +19,7 @@ import typer
 from . import __version__, console
 from .commands.lazy import COMMANDS, SETTINGS, LazyGroup
 from .errors import BackendError, InputError, Lite3RError, MemoryLimitError, OutputError
+from .io.open_files import TOO_MANY, require_descriptors
 from .stopping import Terminated, signals_as_exceptions
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -93,6 +94,7 @@ def lite3r(
     for name, value in os.environ.items():
         if (allowed := READ_AT_IMPORT.get(name)) is not None and not re.fullmatch(allowed, value):
             raise BackendError(f"{name}={value}: OpenCV does not understand this value; unset it")
+    require_descriptors()
 
 
 class _Complaint(Exception):
@@ -198,8 +200,8 @@ def _of_the_system(error: OSError) -> Lite3RError | None:
     shown = path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}…"
     if error.errno in WRITING:
         return OutputError(f"{shown}: cannot be written: {error.strerror}; write elsewhere with -o")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return BackendError(f"{shown}: too many open files; allow more with `ulimit -n 4096`")
+    if error.errno in TOO_MANY:
+        return BackendError(f"{shown}: {TOO_MANY[error.errno]}")
     if error.errno in LOOKING:
         return InputError(f"{shown}: {error.strerror}; check the path and its permissions")
     return None

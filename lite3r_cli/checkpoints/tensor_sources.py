@@ -21,6 +21,7 @@ from torch import Tensor
 from lite3r_cli.checkpoints.plain_path import plain_path
 from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, read_index, shard_files
 from lite3r_cli.errors import WeightsError
+from lite3r_cli.io.open_files import TOO_MANY
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 ZIP_HEAD = b"PK\x03\x04"
@@ -103,9 +104,7 @@ def _refuse_non_checkpoints(path: Path) -> None:
 
 
 def _system_reason(error: OSError) -> str:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "too many open files; allow more with `ulimit -n 4096`"
-    return error.strerror or str(error) or type(error).__name__
+    return TOO_MANY.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
 
 
 def damaged(path: Path, error: Exception) -> WeightsError:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import OutputError
+from .open_files import TOO_MANY
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere with -o",
@@ -25,8 +26,7 @@ _ADVICE = {
     errno.ENAMETOOLONG: "the name is too long; shorten the name of the image, of the scene's folder or of the output",
     errno.ELOOP: "it is a link, and none is followed within an output; replace it by a folder or give its place to -o",
     errno.EXDEV: "its folder is a part of another file system; give a place there to -o",
-    errno.EMFILE: "too many open files; allow more with `ulimit -n 4096`",
-    errno.ENFILE: "too many open files; end other programs",
+    **TOO_MANY,
     errno.ENOMEM: "out of memory; end other programs",
 }
 

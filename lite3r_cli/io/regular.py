@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InputError, OutputError
+from ..errors import BackendError, InputError, OutputError
 from .names import printable
+from .open_files import TOO_MANY
 
 _MAX_BYTES = 2**31 - 1  # largest buffer of OpenCV
 _LFS_POINTER = b"version https://git-lfs"
@@ -55,7 +56,7 @@ def guarded(reason: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BadImage, MemoryError, OutputError):  # the last: a disk that frames of a video are kept on
+    except (BadImage, BackendError, MemoryError, OutputError):  # the last: a disk that frames of a video are kept on
         raise
     except OSError as error:
         raise BadImage(os_reason(error) if error.errno else reason) from error
@@ -64,7 +65,11 @@ def guarded(reason: str) -> Iterator[None]:
 
 
 def os_reason(error: OSError) -> str:
-    """The reason of a system error in a few words."""
+    """The reason of a system error in a few words. Raises BackendError where the file is not to blame: the system opens
+    no more of them.
+    """
+    if error.errno in TOO_MANY:
+        raise BackendError(TOO_MANY[error.errno]) from error
     return _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import OutputError
 from .beneath import Beneath
 from .locks import acquire, give_back
+from .open_files import Reserve
 
 PREFIX, LOCK = "lite3r-", "in-use"
 FULL = 1 << 20  # bytes; with less free space, an error of a library is taken as that of a full disk
@@ -27,11 +28,15 @@ def temporary_folder(what: str) -> Iterator[Path]:
     Raises OutputError if there is no such folder, or if it is full when the block fails: libraries report that as a
     RuntimeError without a reason.
     """
+    reserve = Reserve()
     try:
+        reserve.keep()
         folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
+        reserve.release()
         raise no_place(what, error) from error
     with folder as path, ExitStack() as held:
+        held.callback(reserve.release)
         with suppress(OSError, OutputError):  # on a file system without locks nobody removes it after a kill
             held.callback(give_back, acquire(Path(path, LOCK)), Path(path, LOCK))
         try:

@@ -30,6 +30,7 @@ from .files import output_error, write_bytes
 from .journal import NAME as JOURNAL
 from .journal import Decider, Follower, Journal, folder_of, folders_above, with_parents
 from .locks import acquire, give_back, in_the_way, not_ours, remove_folders
+from .open_files import Reserve
 from .syncing import in_threads, sync_file, sync_folder
 
 MARKER = "made-by-lite3r"  # first file of every hidden folder
@@ -64,6 +65,7 @@ class Transaction:
         self._hidden: str | None = None  # name of the hidden folder
         self._identity: tuple[int, int] | None = None  # its device and inode
         self._below: Beneath | None = None
+        self._reserve = Reserve()  # for `leave`
         self._locks = ExitStack()  # gives back those that are held
         self._finished: Callable[[], None] = lambda: None  # cancels the registered clean-up
         self._made_above: list[Path] = []  # the root and its parents that did not exist before
@@ -92,6 +94,7 @@ class Transaction:
         try:
             self._made_above = [path for path in (self.root, *self.root.parents) if not path.exists()]
             refuse_planted(self.root)
+            self._reserve.keep()
             self.root.mkdir(parents=True, exist_ok=True)
             self._below = below = Beneath(self.root)
             after_a_kill = os.path.lexists(self._lock_file)
@@ -218,6 +221,7 @@ class Transaction:
         """Undo or finish, remove the temporary files, release the lock. Does nothing the second time."""
         with uninterrupted():
             self._finished()
+            self._reserve.release()
             below, self._below = self._below, None
             if below is None:
                 remove_folders(self._made_above)

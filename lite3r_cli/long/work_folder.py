@@ -18,6 +18,7 @@ from ..io.files import output_error
 from ..io.kept_chunks import identity_of, is_ours
 from ..io.locks import in_the_way
 from ..io.names import printable
+from ..io.open_files import Reserve
 from ..io.syncing import in_threads
 from ..io.transaction import MARKER, remove_marked
 from ..stopping import uninterrupted
@@ -41,6 +42,7 @@ class WorkFolder:
         self.found = 0  # complete passes of the resumed run
         self._done = False
         self._identity: tuple[int, int] | None = None
+        self._reserve = Reserve()  # for `__exit__`
 
     def __enter__(self) -> WorkFolder:
         try:
@@ -52,11 +54,15 @@ class WorkFolder:
                     remove_marked(self.path, identity)
                 else:
                     _require_same(self.path, self.asked)
+            self._reserve.keep()
             if not os.path.lexists(self.path):
                 self._make()
             self._identity = self.store.identity = identity_of(self.path)
-        except OSError as error:
-            raise output_error(self.path, error) from error
+        except BaseException as error:
+            self._reserve.release()
+            if isinstance(error, OSError):
+                raise output_error(self.path, error) from error
+            raise
         self.found = self._whole()
         return self
 
@@ -76,6 +82,7 @@ class WorkFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._reserve.release()
         whole = 0 if self._done else self._whole()
         if self.resume and whole:
             size = bytes_below(self.path) / 2**20
