@@ -27,6 +27,7 @@ from lite3r_cli.config.distill_recipe import CHECKPOINT_SUFFIX
 from lite3r_cli.errors import OutputError, WeightsError
 from lite3r_cli.io.files import output_error
 from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.mounts import require_no_mounts
 from lite3r_cli.io.same_entry import is_same_entry
 from lite3r_cli.io.transaction import Transaction, recover
 
@@ -247,6 +248,7 @@ def _refuse(output: Path, overwrite: bool, sources: Collection[Path], names: Seq
             raise in_the_way(target)
         if os.path.lexists(target) and not overwrite:
             raise OutputError(f"{target}: exists; give --overwrite or choose another -o")
+        require_no_mounts(target.parent, [target])
 
 
 def _is_file(path: Path) -> bool:

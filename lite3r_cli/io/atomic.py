@@ -18,9 +18,10 @@ from typing import Any
 from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
-from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
+from .mounts import require_no_mounts
+from .output_layout import SUBFOLDERS, OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
 from .syncing import in_threads
-from .transaction import Transaction, recover, require_one_file_system
+from .transaction import Transaction, recover
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ class OutputSet:
         try:
             remove_finished(self.layout)
             self._old = self._replaceable()
-            folders = {self.layout.root / self.layout.folder, *(path.parent for path in self.replaced)}
-            require_one_file_system(self.layout.root, sorted(folders))
+            require_no_mounts(self.layout.root, self._places())
             self.directory.mkdir(parents=True, exist_ok=True)
         except BaseException as error:
             self._files.leave()
@@ -147,6 +147,14 @@ class OutputSet:
         names.append(self.layout.run_json)
         self._files.commit(self._old, self.layout.run_json, synced=kept.keys())
         self.files = names
+
+    def _places(self) -> list[Path]:
+        """The output's folder and those in it, the cloud, and what is replaced, with its folders."""
+        folder = self.layout.root / self.layout.folder
+        inside = [folder / name for name in SUBFOLDERS]
+        above = dict.fromkeys(path.parent for path in self.replaced)
+        below = [path for path in dict.fromkeys([folder, *inside, *above]) if path != self.layout.root]
+        return [*below, self.layout.root / self.layout.cloud, *self.replaced]
 
     def _why_foreign(self) -> str:
         """Why nothing tells that files of the output are lite3r's, and what to move."""

@@ -20,6 +20,7 @@ from ..errors import InputError, UsageError
 from .documents import read_json
 
 _CLOUD = "scene.ply"  # in an output that is given as a folder
+SUBFOLDERS = ("confidence", "depth", "depth_preview", "images", "masks", "memory", "sparse", "sparse/0")
 _MAX_PARTS = 32  # folders of a listed path; our paths have at most three
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError, OutputError
 from .documents import read_json
+from .mounts import require_no_mounts
 from .names import printable
 
 
@@ -22,13 +23,15 @@ def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 def require_as_written(folder: Path, record: str, maker: str, but: Sequence[str] = ()) -> list[str]:
     """The files in `folder`, relative to it, the record first; entries of `but` at its top level are ignored.
 
-    `maker` is the command of the record. Raises OutputError if a file is not listed or has another size, and if the
-    path is not a folder.
+    `maker` is the command of the record. Raises OutputError if a file is not listed or has another size, if something
+    is mounted in the folder, and if the path is not a folder.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise OutputError(f"{printable(folder)}: is in the way and not from {maker}; move it or choose another name")
     ours = _listed(folder, record, maker)
-    for path in sorted(folder.rglob("*")):
+    found = sorted(folder.rglob("*"))
+    require_no_mounts(folder, found)
+    for path in found:
         name = path.relative_to(folder).as_posix()
         if PurePosixPath(name).parts[0] in but or (path.is_dir() and not path.is_symlink()):
             continue

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from .files import output_error, write_bytes
 from .journal import NAME as JOURNAL
 from .journal import Decider, Follower, Journal, folder_of, folders_above, with_parents
 from .locks import acquire, give_back, in_the_way, not_ours, remove_folders
+from .mounts import require_no_mounts
 from .open_files import Reserve
 from .syncing import in_threads, sync_file, sync_folder
 
@@ -366,17 +367,7 @@ def require_free(path: Path, overwrite: bool) -> None:
         raise in_the_way(path)
     if not overwrite:
         raise OutputError(f"{path}: exists; --overwrite replaces it")
-
-
-def require_one_file_system(root: Path, folders: Iterable[Path]) -> None:
-    """Raises OutputError for a folder below `root` into which nothing can be renamed from there: a mount point."""
-    for folder in folders:
-        try:
-            apart = folder.lstat().st_dev != root.stat().st_dev
-        except OSError:
-            continue  # it does not exist yet, or writing will report it
-        if apart:
-            raise OutputError(f"{folder}: another file system is mounted here; give a place inside it to -o")
+    require_no_mounts(path.parent, [path])
 
 
 def is_temporary(name: str) -> bool:

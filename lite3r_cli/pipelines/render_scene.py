@@ -25,7 +25,7 @@ from ..io.kept_inputs import require_not_read
 from ..io.movie import write_movie
 from ..io.names import printable
 from ..io.own_record import require_as_written, sizes_of
-from ..io.transaction import Transaction, commit_together, require_free, require_one_file_system
+from ..io.transaction import Transaction, commit_together, require_free
 from ..runtime import choose
 from ..scene.camera_path import along, orbit, resized, through
 from ..scene.point_rendering import Frame, PointRenderer, point_spacing, visible_shares
@@ -250,7 +250,6 @@ def _old_frames(folder: Path, own: Sequence[str], overwrite: bool) -> list[str]:
     if not set(os.listdir(folder)) - set(own):
         return []
     found = require_as_written(folder, RECORD, "lite3r render --frames", own)
-    require_one_file_system(folder, {(folder / name).parent for name in found})
     if not overwrite:
         raise OutputError(f"{printable(folder)}: holds a flight already; --overwrite replaces it")
     if strange := [name for name in found if not _is_of_frames(name)]:

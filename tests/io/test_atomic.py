@@ -190,7 +190,7 @@ def test_a_mounted_folder_is_told_before_the_work(tmp_path: Path, monkeypatch) -
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "lstat", other_device)
-            with pytest.raises(OutputError, match=f"{mounted}: another file system is mounted here"):
+            with pytest.raises(OutputError, match=f"{mounted}: something is mounted here"):
                 OutputSet(tmp_path / "scene.ply", overwrite=True).__enter__()
         assert tree(tmp_path) == before
 

@@ -13,8 +13,9 @@ from lite3r_cli.io.cameras_json import write_cameras_json
 from lite3r_cli.io.depth_files import write_depth_png
 from lite3r_cli.io.files import output_error, write_bytes, write_json
 from lite3r_cli.io.locks import in_the_way
+from lite3r_cli.io.mounts import require_no_mounts
 from lite3r_cli.io.own_record import require_as_written, sizes_of
-from lite3r_cli.io.transaction import Transaction, require_one_file_system
+from lite3r_cli.io.transaction import Transaction
 from lite3r_cli.scene.posed_view import View
 
 RECORD = "synth.json"
@@ -50,7 +51,7 @@ def check_free(folder: Path, overwrite: bool) -> list[str]:
     if folder.is_symlink() or not folder.is_dir():
         raise in_the_way(folder)
     old = require_as_written(folder, RECORD, "lite3r synth")
-    require_one_file_system(folder.parent, [folder, *{(folder / name).parent for name in old}])
+    require_no_mounts(folder.parent, [folder])
     return old
 
 
