@@ -77,9 +77,10 @@ def cameras_of(folder: Path, target: Path) -> None:
     scene, predictor = open_scene(folder), Predictor(PredictConfig(device="cpu", refine=True))
     start, before = time.perf_counter(), processor_seconds(resource.RUSAGE_SELF)
     pictures = predictor.read(scene.images, indices=scene.indices)
-    views = predictor.predict_pictures(scene.images, pictures).views
+    found = predictor.predict_pictures(scene.images, pictures)
     predicted = time.perf_counter()
-    answer = refine(views, lambda i: scene.images.read(scene.indices[i]), config=RefineConfig(depth=False))
+    config = RefineConfig(depth=False)
+    answer = refine(found.views, lambda i: scene.images.read(scene.indices[i]), config=config, early=found.early)
     seconds = {"Predict": predicted - start, "Refine cameras": time.perf_counter() - predicted}
     used = processor_seconds(resource.RUSAGE_SELF) - before
     target.mkdir()

@@ -130,7 +130,7 @@ class _Line:
             self._pictures(k + 1, dict(zip(pictures.indices, pictures.inputs)))
         before = len(self._predictor.network.ran)
         try:
-            found = self._predictor.predict_pictures(self._images, pictures)
+            found = self._predictor.predict_pictures(self._images, pictures, refined_next=False)
         except MemoryLimitError as error:
             raise MemoryLimitError(f"{error}, or give a --chunk below {len(self._passes[k].views)}") from error
         found.held.release()  # of the device's memory, which the next pass needs

@@ -56,12 +56,12 @@ def in_picture(item: NetworkInput) -> np.ndarray | None:
     return item.uncrop((~unseen).astype(np.uint8)) == 0
 
 
-def scene_only(mask: np.ndarray | None, item: NetworkInput, view: View) -> np.ndarray | None:
-    """The mask (H, W) of a picture, True = use, without the pixels that show no scene."""
+def scene_only(mask: np.ndarray | None, item: NetworkInput, size: tuple[int, int]) -> np.ndarray | None:
+    """The mask of a picture of `size` (H, W), True = use, without the pixels that show no scene."""
     unseen = in_picture(item)
     if unseen is None:
         return mask
-    scene = sample_mask(~unseen, (view.height, view.width))
+    scene = sample_mask(~unseen, size)
     return scene if mask is None else mask & scene
 
 

@@ -26,30 +26,31 @@ from ..networks.family import own_family, preparation_of
 from ..networks.layer_steps import Told
 from ..networks.pictures import NetworkInput
 from ..refine.backend import require_pycolmap
-from ..scene import geometry
 from ..scene.device_maps import DeviceMaps
-from ..scene.frame import FIRST_CAMERA, WorldFrame, local_origin, move_views, translation
+from ..scene.frame import FIRST_CAMERA, WorldFrame
 from ..scene.posed_view import View
 from ..scene.priors import CameraPriors
 from ..scene.sparse_points import SparseModel
 from ..stopping import responsive
-from ..world.given_cameras import back_into_given, place
+from ..world.given_cameras import place
 from ..world.undistort import UndistortedImages
 from . import known_cameras, streams
 from .ahead import Edges
 from .as_views import as_rigs, shown_colors, to_views
 from .bars import Bars, find_bars, fit_between
-from .beforehand import Beforehand, focal_notes, known_warnings, metadata_of
+from .beforehand import Beforehand, focal_notes, known_warnings
 from .engine_choice import FAST, Asked, Machine, Plan, resolve
 from .later import Later
 from .lens_hints import lens_warnings, no_lens_warnings
-from .no_scene import border_warnings, in_window, scene_only, shown_to_network, with_masks, without_unseen
+from .no_scene import border_warnings, in_window, shown_to_network, with_masks
 from .parallax import parallax_warnings
 from .planned import PlannedNetwork, Ran
 from .preprocess import align, fit, pixels_needed
+from .refinement import begun_early, beside, refined
 
 if TYPE_CHECKING:
     from ..io.images import ImageRecord, ImageSet
+    from ..refine.early import EarlyMatches
     from .team import Team
 
 NOTHING_READ: Mapping[int, NetworkInput] = MappingProxyType({})
@@ -74,6 +75,7 @@ class Predictions:
     colors: list[np.ndarray | None] = field(default_factory=list)  # per view (h, w, 3) uint8, the reduced photograph
     held: DeviceMaps = field(default_factory=DeviceMaps, repr=False)  # maps of the views that are still on the device
     sample: Predictions | None = None  # some of many views, with `inputs`, for estimating the up direction
+    early: EarlyMatches | None = field(default=None, repr=False)  # begun for --refine while the network ran
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,12 @@ class Predictor:
         pictures = self.read(images, progress, indices=indices, strict=strict)
         return self.refine(images, self.predict_pictures(images, pictures, progress), progress)
 
-    def predict_pictures(self, images: ImageSet, pictures: Pictures, progress: Progress | None = None) -> Predictions:
-        """Views of pictures that have been read, without refinement."""
+    def predict_pictures(
+        self, images: ImageSet, pictures: Pictures, progress: Progress | None = None, refined_next: bool = True
+    ) -> Predictions:
+        """Views of pictures that have been read, without refinement. If `refine` comes next, the images are matched
+        beside the network.
+        """
         progress = progress or Progress()
         kept = pictures.indices
         inputs, bars = self._between_bars(images, kept, pictures.inputs, progress)
@@ -218,9 +224,11 @@ class Predictor:
         cameras: dict[str, Any] = {} if told is None else {"cameras": told}
         known = None if bars else pictures.bending
         bending = known or Later(lambda: self.lens_warnings(self.config, records, inputs, pictures.edges), "lens")
+        early = begun_early(self, images, kept, inputs) if refined_next else None
         with progress.stage("Predict") as step:
             unseen = [in_window(item) for item in inputs]
-            prediction = responsive(lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
+            run = beside(early, lambda: self._run(batch, unseen, cameras, lambda where: step(where=where)))
+            prediction = responsive(run)
         held = DeviceMaps()
         views = to_views(images, kept, inputs, prediction, held)
         del prediction
@@ -242,6 +250,7 @@ class Predictor:
             frame=frame,
             colors=[shown_colors(record, item) for record, item in zip(records, inputs)],
             held=held,
+            early=early,
         )
 
     def refine(
@@ -250,39 +259,9 @@ class Predictor:
         """Apply `--refine`, if requested, in a frame with small coordinates. `camera_model`: None as requested."""
         if not self.config.refine:
             return found
-        from ..refine.pipeline import refine  # imports much that other runs do not need
-        from ..refine.refine_config import RefineConfig
-
+        config = self.config if camera_model is None else replace(self.config, camera_model=camera_model)
         found.held.release()  # the depth has changed
-        views, kept, inputs, priors = found.views, found.indices, found.inputs, found.priors
-        origin = local_origin(geometry.camera_centres(np.stack([view.cam_from_world for view in views])))
-        refined = refine(
-            move_views(views, translation(None if origin is None else -origin)),
-            lambda j: images.read(kept[j]),
-            lambda j: scene_only(images.read_mask(kept[j]), inputs[j], views[j]),
-            RefineConfig(
-                camera_model=camera_model or self.config.camera_model,
-                intrinsics=self.config.focal_sharing,
-                seed=self.config.seed,
-                fixed_focal=priors.fixed_focal,
-                lens_keys=tuple(metadata_of(images.records[i]).lens_key for i in kept),
-            ),
-            progress or Progress(),
-            self.runtime.torch_device,
-            given=len(priors.known_poses) == len(views),
-            positions=priors.positions,
-        )
-        shown = [without_unseen(view, item) for view, item in zip(refined.views, inputs, strict=True)]
-        moved, sparse = back_into_given(shown, refined.sparse, priors, origin)
-        warnings = found.warnings + refined.warnings
-        return replace(
-            found,
-            views=moved,
-            sparse=sparse,
-            verdicts=refined.verdicts,
-            account=refined.account,
-            warnings=warnings,
-        )
+        return refined(config, images, found, progress or Progress(), self.runtime.torch_device)
 
     def tokens(self, record: ImageRecord) -> int:
         """Number of patches of a picture in the network."""

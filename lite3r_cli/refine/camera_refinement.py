@@ -14,6 +14,7 @@ from ..scene.sparse_points import SparseModel
 from ..world.undistort import Undistortion, undistorted_view
 from . import bundle, matching
 from .bundle import Hypothesis
+from .early import EarlyMatches
 from .evidence import pair_support
 from .fisheye import fit_better, start_fisheyes
 from .keypoints import ReadImage, ReadMask
@@ -64,16 +65,17 @@ def refine_cameras(
     config: RefineConfig,
     step: Step = lambda: None,
     positions: Sequence[PositionPrior | None] = (),
+    early: EarlyMatches | None = None,
 ) -> RefinedCameras:
     """Adjust the cameras of all views that can be verified; the others keep their pose relative to them.
 
     `positions`, the known position of each view or (), is used besides the matches. `step` is called after the features
-    of each picture. Raises BackendError without pycolmap.
+    of each picture, which `early` has begun to find. Raises BackendError without pycolmap.
     """
     if len(views) < 2:
         return unchanged(views, "one image only")
     with temporary_folder("the matches of the images") as folder:
-        matches = matching.match(views, read_rgb, read_mask, folder, config, step)
+        matches = matching.match(views, read_rgb, read_mask, folder, config, step, early)
         if not matches.pairs:
             return unchanged(views, "no verified matches with another image")
         found = search(views, matches, config)
@@ -125,13 +127,14 @@ def triangulate(
     read_mask: ReadMask | None,
     config: RefineConfig,
     step: Step = lambda: None,
+    early: EarlyMatches | None = None,
 ) -> RefinedCameras:
     """Sparse points for known cameras, which do not change. Raises BackendError without pycolmap."""
     verdicts = [Verdict(GIVEN, "known beforehand")] * len(views)
     if len(views) < 2:
         return RefinedCameras(list(views), None, verdicts)
     with temporary_folder("the matches of the images") as folder:
-        matches = matching.match(views, read_rgb, read_mask, folder, config, step)
+        matches = matching.match(views, read_rgb, read_mask, folder, config, step, early)
         rows = {pair: found.matches for pair, found in matches.pairs.items()}
         workshop = Workshop("given", matches, rows, known_lenses(views, matches.sizes), config)
         found = bundle.given(views, workshop, config) if matches.pairs else None

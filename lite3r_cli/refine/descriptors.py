@@ -8,7 +8,7 @@ the best one is looked at again; so are blocks of rows for the columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -55,10 +55,18 @@ class Described:
         return len(self.descriptors)
 
 
-def match_pairs(pictures: Sequence[Described], pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+Pair = tuple[int, int]  # numbers of two pictures
+Each = Callable[[Callable[[Pair], np.ndarray], Iterable[Pair]], Iterable[np.ndarray]]  # applies a function to pairs
+
+
+def on_all_cores(function: Callable[[Pair], np.ndarray], pairs: Iterable[Pair]) -> Iterable[np.ndarray]:
+    """The results of `function` in order, found by threads beside each other."""
+    return lone_threads(torch.get_num_threads()).map(function, pairs)
+
+
+def match_pairs(pictures: Sequence[Described], pairs: Sequence[Pair], each: Each = on_all_cores) -> list[np.ndarray]:
     """For each pair of pictures the rows (M, 2) int64 of their descriptors that match, sorted."""
-    pool = lone_threads(torch.get_num_threads())
-    return list(pool.map(lambda pair: matches(pictures[pair[0]], pictures[pair[1]]), pairs))
+    return list(each(lambda pair: matches(pictures[pair[0]], pictures[pair[1]]), pairs))
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -59,12 +59,17 @@ def extract(rgb: np.ndarray, mask: np.ndarray | None, config: RefineConfig) -> F
 
 
 def extract_all(
-    count: int, read_rgb: ReadImage, read_mask: ReadMask | None, config: RefineConfig, step: Callable[[], None]
+    count: int,
+    read_rgb: ReadImage,
+    read_mask: ReadMask | None,
+    config: RefineConfig,
+    step: Callable[[], None],
+    known: Mapping[int, Features],
 ) -> list[Features]:
-    """Features of `count` pictures, in order."""
+    """Features of `count` pictures, in order; those in `known` have been found before."""
 
     def one(i: int) -> Features:
-        features = extract(read_rgb(i), None if read_mask is None else read_mask(i), config)
+        features = known[i] if i in known else extract(read_rgb(i), None if read_mask is None else read_mask(i), config)
         step()
         return features
 

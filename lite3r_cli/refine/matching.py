@@ -5,7 +5,7 @@ Order and seeds are fixed per pair, so the result does not depend on the timing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ import numpy as np
 from ..scene import geometry
 from ..scene.posed_view import View
 from .backend import require_pycolmap
-from .descriptors import Described, match_pairs
+from .descriptors import Described, Pair, match_pairs
+from .early import NOTHING_BEGUN, EarlyMatches
 from .keypoints import Features, ReadImage, ReadMask, extract_all
 from .pairing import choose_pairs
 from .refine_config import RefineConfig
 
-Pair = tuple[int, int]  # numbers of two views, i < j
 # Samples of a pair at most, enough with 37 % inliers. Ten thousand take nearly twice the time on look-alike facades,
 # and find geometries by chance: of 101 pairs of a courtyard three, with 15 or 16 of 40 matches.
 _TRIALS = 3000
@@ -57,24 +57,34 @@ def match(
     folder: Path,
     config: RefineConfig,
     step: Callable[[], None] = lambda: None,
+    early: EarlyMatches | None = None,
 ) -> Matches:
-    """Find and match features of all views in the empty folder `folder`. `step` is called after each view.
+    """Find and match features of all views in the empty folder `folder`. `step` is called after each view. `early` has
+    begun to find them.
 
     Raises BackendError without pycolmap.
     """
-    features = extract_all(len(views), read_rgb, read_mask, config, step)
-    found = match_features(features, choose_pairs(features, views, config))
+    begun = NOTHING_BEGUN if early is None else early.end()
+    features = extract_all(len(views), read_rgb, read_mask, config, step, begun.features)
+    pairs = choose_pairs(features, views, config) if begun.pairs is None else begun.pairs
+    found = match_features(features, pairs, begun.matches)
     unverified = Matches([f.size for f in features], [f.points for f in features], {}, folder, found)
     return verified(unverified, predicted_cameras(views, unverified.sizes), config)
 
 
-def match_features(features: Sequence[Features], pairs: Sequence[Pair]) -> dict[Pair, np.ndarray]:
-    """Mutual nearest neighbours that pass the ratio test: (M, 2) int64 indices of keypoints for every pair."""
+def match_features(
+    features: Sequence[Features], pairs: Sequence[Pair], known: Mapping[Pair, np.ndarray]
+) -> dict[Pair, np.ndarray]:
+    """Mutual nearest neighbours that pass the ratio test: (M, 2) int64 indices of keypoints for every pair. The
+    descriptors of `known` pairs have been matched before.
+    """
     same = [_first_at_place(item.points) for item in features]
-    found = match_pairs([Described(item.descriptors) for item in features], pairs)
+    left = [pair for pair in pairs if pair not in known]
+    new = match_pairs([Described(item.descriptors) for item in features], left)
+    found = {**known, **dict(zip(left, new, strict=True))}
     return {
-        (i, j): np.unique(np.stack([same[i][rows[:, 0]], same[j][rows[:, 1]]], axis=1), axis=0)
-        for (i, j), rows in zip(pairs, found, strict=True)
+        (i, j): np.unique(np.stack([same[i][found[i, j][:, 0]], same[j][found[i, j][:, 1]]], axis=1), axis=0)
+        for i, j in pairs
     }
 
 

@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 
 from ..scene.consistency import best_neighbours
-from ..scene.facing import same_picture
+from ..scene.facing import Facing, same_picture
 from ..scene.posed_view import View
 from ..scene.surfaces import VoterMap
-from .descriptors import Described, match_pairs
+from .descriptors import Described, Each, match_pairs, on_all_cores
 from .keypoints import Features
 from .refine_config import RefineConfig
 
@@ -27,23 +27,30 @@ _SAME = 3  # smallest number of common features that counts in preemptive matchi
 
 
 def choose_pairs(features: Sequence[Features], views: Sequence[View], config: RefineConfig) -> list[tuple[int, int]]:
-    """Pairs i < j to match, sorted. Up to `_FEW` pictures all pairs; up to `config.exhaustive_views` those that have
-    some features in common in preemptive matching; beyond, for each view those with the largest overlap of predicted
-    depth maps and those with the most common features. Neighbours in order are always matched.
+    """Pairs i < j to match, sorted. Up to `config.exhaustive_views` those of `pairs_of_few`; beyond, for each view
+    those with the largest overlap of predicted depth maps and those with most common features, and neighbours in order.
+    """
+    facings = [view.facing for view in views]
+    if len(features) <= config.exhaustive_views:
+        return pairs_of_few(features, facings)
+    chosen = overlapping_pairs(views, config.pair_neighbours)
+    chosen |= most_similar(common_features(features, _LOOK), config.pair_neighbours)
+    return apart(facings, chosen | in_order(len(features), _ADJACENT))
+
+
+def pairs_of_few(
+    features: Sequence[Features], facings: Sequence[Facing | None], each: Each = on_all_cores
+) -> list[tuple[int, int]]:
+    """Pairs i < j to match, sorted, without a prediction. Up to `_FEW` pictures all pairs; beyond, those that have some
+    features in common in preemptive matching, and neighbours in order. `each` matches the pairs.
     """
     count = len(features)
     if count <= _FEW:
-        return apart(views, {(i, j) for i in range(count) for j in range(i + 1, count)})
-    if count <= config.exhaustive_views:
-        common = common_features(features, _LOOK_CLOSELY)
-        first, second = np.nonzero(np.triu(common >= _PROMISING, 1))
-        chosen = set(zip(first.tolist(), second.tolist(), strict=True)) | most_similar(common, _BEST)
-        chosen |= in_order(count, _NEXT)
-    else:
-        common = common_features(features, _LOOK)
-        chosen = overlapping_pairs(views, config.pair_neighbours) | most_similar(common, config.pair_neighbours)
-        chosen |= in_order(count, _ADJACENT)
-    return apart(views, chosen)
+        return apart(facings, set(combinations(range(count), 2)))
+    common = common_features(features, _LOOK_CLOSELY, each)
+    first, second = np.nonzero(np.triu(common >= _PROMISING, 1))
+    chosen = set(zip(first.tolist(), second.tolist(), strict=True)) | most_similar(common, _BEST)
+    return apart(facings, chosen | in_order(count, _NEXT))
 
 
 def in_order(count: int, steps: int) -> set[tuple[int, int]]:
@@ -51,9 +58,9 @@ def in_order(count: int, steps: int) -> set[tuple[int, int]]:
     return {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + steps, count))}
 
 
-def apart(views: Sequence[View], pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
+def apart(facings: Sequence[Facing | None], pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
     """The sorted pairs of different centres: views of one 360° picture have the same centre."""
-    return sorted((i, j) for i, j in pairs if not same_picture(views[i].facing, views[j].facing))
+    return sorted((i, j) for i, j in pairs if not same_picture(facings[i], facings[j]))
 
 
 def overlapping_pairs(views: Sequence[View], count: int) -> set[tuple[int, int]]:
@@ -62,12 +69,12 @@ def overlapping_pairs(views: Sequence[View], count: int) -> set[tuple[int, int]]
     return {(min(i, j), max(i, j)) for i, others in enumerate(best_neighbours(voters, count)) for j in others}
 
 
-def common_features(features: Sequence[Features], count: int) -> np.ndarray:
+def common_features(features: Sequence[Features], count: int, each: Each = on_all_cores) -> np.ndarray:
     """How many of the `count` largest features each two of S pictures have in common (S, S), 0 on the diagonal."""
     look = [Described(item.descriptors[np.argsort(-item.scales, kind="stable")[:count]]) for item in features]
     common = np.zeros((len(look), len(look)), np.int64)
     pairs = list(combinations(range(len(look)), 2))
-    for (i, j), found in zip(pairs, match_pairs(look, pairs), strict=True):
+    for (i, j), found in zip(pairs, match_pairs(look, pairs, each), strict=True):
         common[i, j] = common[j, i] = len(found)
     return common
 

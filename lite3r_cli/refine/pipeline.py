@@ -16,6 +16,7 @@ from ..world.undistort import Undistortion, undistorted
 from .backend import quiet_pycolmap
 from .camera_refinement import refine_cameras, triangulate
 from .depth_refinement import refine_depth
+from .early import EarlyMatches
 from .keypoints import ReadImage, ReadMask
 from .refine_config import RefineConfig
 from .verdicts import KEPT
@@ -42,18 +43,19 @@ def refine(
     device: torch.device = torch.device("cpu"),
     given: bool = False,
     positions: Sequence[PositionPrior | None] = (),
+    early: EarlyMatches | None = None,
 ) -> Refined:
     """Refine cameras, then the depth maps of views with verified cameras; stereo runs on `device`.
 
-    `given`: the cameras are known and do not change. `positions`: the GPS position of each view, () = none. Raises
-    BackendError without pycolmap.
+    `given`: the cameras are known and do not change. `positions`: the GPS position of each view, () = none. `early` has
+    begun to match the images, with the same config. Raises BackendError without pycolmap.
     """
     progress = progress or Progress()
     with progress.stage("Refine cameras", total=len(views)) as step:
         if given:
-            cameras = triangulate(views, read_rgb, read_mask, config, step)
+            cameras = triangulate(views, read_rgb, read_mask, config, step, early)
         else:
-            cameras = refine_cameras(views, read_rgb, read_mask, config, step, positions)
+            cameras = refine_cameras(views, read_rgb, read_mask, config, step, positions, early)
     verdicts = [asdict(verdict) for verdict in cameras.verdicts]
     result = cameras.views
     if config.depth and cameras.sparse is not None:

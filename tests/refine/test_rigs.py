@@ -46,7 +46,9 @@ def scene(folder, pictures: int = 4, points: int = 500) -> tuple[list[View], lis
             rough = geometry.compose(np.column_stack([off, 0.05 * rng.normal(size=3)]), mine)
             truth.append(view)
             start.append(replace(view, cam_from_world=rough, depth=np.full((40, 40), 3.0, np.float32)))
-    pairs = apart(truth, {(i, j) for i in range(len(truth)) for j in range(i + 1, len(truth))})
+    pairs = apart(
+        [view.facing for view in truth], {(i, j) for i in range(len(truth)) for j in range(i + 1, len(truth))}
+    )
     raw = {}
     for i, j in pairs:
         both = np.flatnonzero(seen[i] & seen[j])
