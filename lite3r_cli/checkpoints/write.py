@@ -203,15 +203,16 @@ def old_files(output: Path) -> list[str]:
     """Names of the existing files of a checkpoint at `output`, the one to load first: an index with its shards, and the
     file itself.
 
-    Shards only count if their names have the form that this writer (and the hub) use, because an index may list any
-    file next to it. The shards of an index that cannot be read are unknown and stay.
+    Shards only count if their names have the form that this writer (and the hub) use, with their number, because an
+    index may list any file next to it. The shards of an index that cannot be read are unknown and stay.
     """
     index = output.with_name(output.stem + INDEX_SUFFIX)
     found = []
     if _is_file(index):
-        shard = re.compile(re.escape(output.stem) + r"-\d{5}-of-\d{5}" + re.escape(CHECKPOINT_SUFFIX))
         try:
-            found = [index.name, *filter(shard.fullmatch, read_index(index).values())]
+            shards = set(read_index(index).values())
+            shard = re.compile(rf"{re.escape(output.stem)}-\d{{5}}-of-{len(shards):05d}{re.escape(CHECKPOINT_SUFFIX)}")
+            found = [index.name, *sorted(filter(shard.fullmatch, shards))]
         except WeightsError:
             found = [index.name]
     return [name for name in dict.fromkeys([*found, output.name]) if _is_file(output.with_name(name))]

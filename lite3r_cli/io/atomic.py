@@ -19,9 +19,10 @@ from ..errors import OutputError
 from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .mounts import require_no_mounts
-from .output_layout import SUBFOLDERS, OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
+from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
 from .syncing import in_threads
 from .transaction import Transaction, recover
+from .written_names import FOLDERS
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class OutputSet:
     def _places(self) -> list[Path]:
         """The output's folder and those in it, the cloud, and what is replaced, with its folders."""
         folder = self.layout.root / self.layout.folder
-        inside = [folder / name for name in SUBFOLDERS]
+        inside = [folder / name for name in FOLDERS]
         above = dict.fromkeys(path.parent for path in self.replaced)
         below = [path for path in dict.fromkeys([folder, *inside, *above]) if path != self.layout.root]
         return [*below, self.layout.root / self.layout.cloud, *self.replaced]

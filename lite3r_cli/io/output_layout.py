@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from ..config.output_names import is_like_a_file
 from ..errors import InputError, UsageError
 from .documents import read_json
+from .written_names import is_written
 
 _CLOUD = "scene.ply"  # in an output that is given as a folder
-SUBFOLDERS = ("confidence", "depth", "depth_preview", "images", "masks", "memory", "sparse", "sparse/0")
 _MAX_PARTS = 32  # folders of a listed path; our paths have at most three
 
 
@@ -75,7 +75,7 @@ def twin_of(layout: OutputLayout) -> OutputLayout | None:
 def files_of_run(layout: OutputLayout) -> dict[str, int] | None:
     """Size in bytes of every file in the output's `run.json`; None if it is missing or not ours.
 
-    A list with paths outside the output (absolute, `..`) is not ours.
+    A list with paths outside the output (absolute, `..`) or names that lite3r does not write is not ours.
     """
     try:
         document = read_json(layout.root / layout.run_json)
@@ -100,7 +100,7 @@ def incomplete_files(layout: OutputLayout, sizes: Mapping[str, int]) -> list[str
 
 
 def belongs(layout: OutputLayout, name: str) -> bool:
-    """Whether a listed path is the cloud, or is in the output's folder with links resolved."""
+    """Whether a listed path is the cloud, or a name that lite3r writes in the output's folder, with links resolved."""
     return _belongs(layout, name, lambda folder: _is_within(layout, folder))
 
 
@@ -109,7 +109,8 @@ def _belongs(layout: OutputLayout, name: str, within: Callable[[str], bool]) -> 
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not 0 < len(path.parts) <= _MAX_PARTS or "\0" in name:
         return False
-    return name == layout.cloud or within(str(path.parent))
+    inside = name.removeprefix(f"{layout.folder}/") if layout.folder else name
+    return name == layout.cloud or (is_written(inside) and within(str(path.parent)))
 
 
 def _is_within(layout: OutputLayout, folder: str) -> bool:

@@ -5,7 +5,7 @@ file that someone else has added or changed.
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,15 +20,21 @@ def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     return {name: {"bytes": (folder / name).stat().st_size} for name in names}
 
 
-def require_as_written(folder: Path, record: str, maker: str, but: Sequence[str] = ()) -> list[str]:
+def require_as_written(
+    folder: Path, record: str, maker: str, is_written: Callable[[str], bool], but: Sequence[str] = ()
+) -> list[str]:
     """The files in `folder`, relative to it, the record first; entries of `but` at its top level are ignored.
 
-    `maker` is the command of the record. Raises OutputError if a file is not listed or has another size, if something
-    is mounted in the folder, and if the path is not a folder.
+    `maker` is the command of the record, `is_written` tells the names that it writes. Raises OutputError if a file is
+    not listed or has another size, if the record lists another name, if something is mounted in the folder, and if the
+    path is not a folder.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise OutputError(f"{printable(folder)}: is in the way and not from {maker}; move it or choose another name")
     ours = _listed(folder, record, maker)
+    if strange := [name for name in ours if not is_written(name)]:
+        listed = f"{record} lists {printable(strange[0])}, which {maker} does not write"
+        raise OutputError(f"{printable(folder)}: {listed}; move the folder or choose another -o")
     found = sorted(folder.rglob("*"))
     require_no_mounts(folder, found)
     for path in found:

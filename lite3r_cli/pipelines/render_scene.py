@@ -249,9 +249,7 @@ def _old_frames(folder: Path, own: Sequence[str], overwrite: bool) -> list[str]:
     """
     if not set(os.listdir(folder)) - set(own):
         return []
-    found = require_as_written(folder, RECORD, "lite3r render --frames", own)
+    found = require_as_written(folder, RECORD, "lite3r render --frames", _is_of_frames, own)
     if not overwrite:
         raise OutputError(f"{printable(folder)}: holds a flight already; --overwrite replaces it")
-    if strange := [name for name in found if not _is_of_frames(name)]:
-        raise OutputError(f"{printable(folder)}: {RECORD} lists {printable(strange[0])}, which is no frame; remove it")
     return found

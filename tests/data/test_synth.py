@@ -98,7 +98,7 @@ def test_a_scene_whose_replacement_was_killed_comes_back(tmp_path, monkeypatch, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene-000"]
 
 
-@pytest.mark.parametrize("change", ["edited", "linked", "listed outside", "deep"])
+@pytest.mark.parametrize("change", ["edited", "linked", "listed outside", "listed", "deep"])
 def test_only_a_scene_as_it_was_written_is_replaced(tmp_path, change):
     (folder,) = run(config(tmp_path / "out"))
     (tmp_path / "mine.txt").write_text("mine")
@@ -108,11 +108,15 @@ def test_only_a_scene_as_it_was_written_is_replaced(tmp_path, change):
     elif change == "linked":
         (folder / "images/00.jpg").unlink()
         (folder / "images/00.jpg").symlink_to(tmp_path / "mine.txt")
+    elif change == "listed":
+        (folder / "images/mine.jpg").write_text("mine")
+        record["files"]["images/mine.jpg"] = {"bytes": 4}
+        (folder / "synth.json").write_text(json.dumps(record))
     else:
         record["files"]["../../mine.txt"] = {"bytes": 4}
         text = json.dumps(record) if change == "listed outside" else "[" * 100_000
         (folder / "synth.json").write_text(text)
-    with pytest.raises(OutputError, match="move it"):
+    with pytest.raises(OutputError, match="move (it|the folder)"):
         run(config(tmp_path / "out", overwrite=True))
     assert (tmp_path / "mine.txt").read_text() == "mine" and (folder / "depth/00.png").is_file()
 

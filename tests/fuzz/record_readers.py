@@ -156,7 +156,11 @@ def _chunks() -> Reader:
 
 def _leftovers() -> Reader:
     """What a stopped run left beside an output: another user's file next to it stays as it is."""
-    journal = {"last": "scene/run.json", "files": {"scene/a.png": [3, 5], "scene.ply": [4, 6]}, "folders": ["scene"]}
+    journal = {
+        "last": "scene/run.json",
+        "files": {"scene/depth/a.png": [3, 5], "scene.ply": [4, 6]},
+        "folders": ["scene", "scene/depth"],
+    }
     journal["decider"] = {"path": "scene/run.json", "size": 2, "time_ns": 7}
     journal["follower"] = {"root": "films", "name": "f.mp4", "hidden": ".f.mp4.lite3r-0123456789ab"}
     record = {"seed": 1, "files": {"images/0.jpg": {"bytes": 3}, "cameras.json": {"bytes": 2}}}
@@ -164,7 +168,11 @@ def _leftovers() -> Reader:
     def make(r: random.Random) -> Files:
         hidden = ".scene.ply.lite3r-0123456789ab"
         files = {f"{hidden}/journal.json": json_bytes(r, journal), f"{hidden}/made-by-lite3r": b"", "mine.txt": b"mine"}
-        files |= {f"{hidden}/new/scene/run.json": b"{}", f"{hidden}/old/scene/b.png": b"old", "scene/a.png": b"new"}
+        files |= {
+            f"{hidden}/new/scene/run.json": b"{}",
+            f"{hidden}/old/scene/depth/b.png": b"old",
+            "scene/depth/a.png": b"new",
+        }
         files |= {"s/synth.json": json_bytes(r, record), "s/images/0.jpg": b"jpg", "s/cameras.json": b"{}"}
         return files
 
@@ -176,7 +184,7 @@ def _leftovers() -> Reader:
         os.chmod(folder / ".scene.ply.lite3r-0123456789ab", 0o700)
         for look in (
             lambda: bring_right(folder / "scene.ply"),
-            lambda: require_as_written(folder / "s", "synth.json", "lite3r synth"),
+            lambda: require_as_written(folder / "s", "synth.json", "lite3r synth", bool),
         ):
             try:
                 look()

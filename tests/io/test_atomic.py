@@ -114,6 +114,23 @@ def test_a_forged_list_of_files_cannot_reach_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "mine", ["notes.txt", "thesis.ply", "depth/0.txt", "images/mine.gif", "sparse/0/a.ply", "deep/x.npy", ".png"]
+)
+def test_a_forged_list_cannot_name_a_file_that_is_no_output(tmp_path: Path, mine: str) -> None:
+    produce(tmp_path / "scene.ply")
+    path, record = tmp_path / "scene" / mine, tmp_path / "scene/run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"mine")
+    listed = json.loads(record.read_text())
+    listed["files"][f"scene/{mine}"] = {"bytes": 4}
+    record.write_text(json.dumps(listed))
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match="run.json"):
+        produce(tmp_path / "scene.ply", overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
     "text",
     ['{"files": {"scene/' + "y/" * 2000 + 'a": {"bytes": 4}}}', "[" * 100_000, '{"files": ' * 1000 + "1" + "}" * 1000],
 )

@@ -41,16 +41,16 @@ def produce(target: Path, content: bytes = b"one", **options) -> None:
 
 
 def plant(place: Path, marker: bool = True) -> Path:
-    """A hidden folder with a journal that removes scene/thesis.txt and brings back scene/evil.desktop."""
-    thesis = place.parent / "scene/thesis.txt"
-    thesis.parent.mkdir()
+    """A hidden folder with a journal that removes scene/depth/b.png and brings back scene/depth/c.png."""
+    thesis = place.parent / "scene/depth/b.png"
+    thesis.parent.mkdir(parents=True)
     thesis.write_bytes(b"years of work")
     (place / "new/scene").mkdir(parents=True)
     (place / "new/scene/run.json").write_text("{}")
-    (place / "old/scene").mkdir(parents=True)
-    (place / "old/scene/evil.desktop").write_text("planted")
+    (place / "old/scene/depth").mkdir(parents=True)
+    (place / "old/scene/depth/c.png").write_text("planted")
     stat = thesis.stat()
-    files = {"scene/thesis.txt": [stat.st_size, stat.st_mtime_ns]}
+    files = {"scene/depth/b.png": [stat.st_size, stat.st_mtime_ns]}
     (place / "journal.json").write_text(json.dumps({"last": "scene/run.json", "files": files}))
     if marker:
         (place / MARKER).write_text(ABOUT)
@@ -91,7 +91,7 @@ def test_what_is_not_a_stopped_run_of_ours_is_neither_believed_nor_removed(tmp_p
     strange(tmp_path / HIDDEN)
     before = tree(tmp_path)
     produce(tmp_path / "scene.ply")
-    assert before.items() <= tree(tmp_path).items() and not (tmp_path / "scene/evil.desktop").exists()
+    assert before.items() <= tree(tmp_path).items() and not (tmp_path / "scene/depth/c.png").exists()
 
 
 DAMAGED = ("[[3, [1, 2]]]", "7", "[" * 100_000, '{}, "decider": 3', '{}, "follower": {"root": "/", "name": 7}')
@@ -103,17 +103,19 @@ def test_a_journal_that_is_damaged_is_told(tmp_path, files: str) -> None:
     if files in DAMAGED:
         with pytest.raises(OutputError, match="left by a stopped run and damaged"):
             produce(tmp_path / "scene.ply")
-    assert (tmp_path / "scene/thesis.txt").exists()
+    assert (tmp_path / "scene/depth/b.png").exists()
 
 
 def test_a_stopped_run_of_ours_is_undone_but_for_what_it_may_not_touch(tmp_path) -> None:
     plant(tmp_path / HIDDEN)
     (tmp_path / HIDDEN / "old/mine.txt").write_text("not of this output")
+    (tmp_path / HIDDEN / "old/scene/evil.desktop").write_text("no file of a scene")
     (tmp_path / HIDDEN / "old/scene/link").symlink_to("/etc")
     (tmp_path / ".scene.ply.lite3r-000000000000").mkdir(mode=0o700)  # stopped before its marker
     produce(tmp_path / "scene.ply")
     left = set(tree(tmp_path))
-    assert "scene/evil.desktop" in left and "scene/thesis.txt" not in left and "mine.txt" not in left
+    assert "scene/depth/c.png" in left and "scene/depth/b.png" not in left and "mine.txt" not in left
+    assert "scene/evil.desktop" not in left
     assert not os.path.lexists(tmp_path / "scene/link") and not [
         name for name in os.listdir(tmp_path) if name[0] == "."
     ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from lite3r_cli.config import InputConfig, PredictConfig, ReconstructConfig
 from lite3r_cli.console import Progress
+from lite3r_cli.io.formats import EXTRA_FORMATS
 from lite3r_cli.pipelines.predict import Predictor
 from lite3r_cli.pipelines.reconstruct_scene import find_images, make_scene
 from lite3r_cli.pipelines.result import Scene
@@ -96,3 +98,11 @@ def test_las_stands_upright_where_the_cloud_does_not(scene, tmp_path) -> None:
     scene.save(tmp_path / "a", formats=["las"])
     placed = scene.level.map.apply(scene.cloud.points) if scene.level else None
     assert np.abs(laspy.read(tmp_path / "a/scene.las").xyz - placed).max() < 1e-6
+
+
+def test_everything_that_a_scene_writes_can_be_replaced(scene, tmp_path) -> None:
+    here = [name for name, each in EXTRA_FORMATS.items() if all(map(find_spec, each.needs))]
+    for output in (tmp_path / "a.ply", tmp_path / "b"):
+        options = {"formats": here, "preview": True, "save_npy": True}
+        written = scene.save(output, **options)
+        assert len(written) > 3 * len(here) and scene.save(output, overwrite=True, **options) == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def require_free(folder: Path, overwrite: bool) -> None:
         check_free(folder, overwrite)
 
 
+def _is_written(name: str) -> bool:
+    return name in (RECORD, "cameras.json") or re.fullmatch(r"images/\d+\.jpg|depth/\d+\.png", name) is not None
+
+
 def _within(name: str) -> Callable[[str], bool]:
     return lambda path: path.startswith(f"{name}/")
 
@@ -50,7 +55,7 @@ def check_free(folder: Path, overwrite: bool) -> list[str]:
         raise OutputError(f"{folder}: exists; --overwrite replaces it, or choose another -o")
     if folder.is_symlink() or not folder.is_dir():
         raise in_the_way(folder)
-    old = require_as_written(folder, RECORD, "lite3r synth")
+    old = require_as_written(folder, RECORD, "lite3r synth", _is_written)
     require_no_mounts(folder.parent, [folder])
     return old
 
