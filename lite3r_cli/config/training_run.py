@@ -137,7 +137,12 @@ class TrainConfig:
     ] = None
     photos: Annotated[
         Path | None,
-        Option(DATA, "Folder of posed photo scenes (cameras.json, points.npz) to mix in.", metavar="DIR", shown="none"),
+        Option(
+            DATA,
+            "Folder of posed photo scenes (cameras.json, depth maps or points.npz) to mix in.",
+            metavar="DIR",
+            shown="none",
+        ),
     ] = None
     strict: Annotated[bool, Option(DATA, "Fail on a damaged photo or scene of --photos instead of skipping it.")] = (
         False

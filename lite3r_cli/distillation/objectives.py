@@ -91,4 +91,4 @@ def _cameras_at(targets: Targets, out: RawOutput) -> Targets:
     predicted = (out.centre - out.centre.mean(1, keepdim=True)).detach().norm(dim=(1, 2))
     scale = torch.where(true > 0, predicted / true.clamp(min=TINY), 1.0)
     pose = torch.cat([R, (t * scale[:, None, None])[..., None]], dim=-1)
-    return replace(targets, cam_from_world=pose, sparse=True, step=1)
+    return replace(targets, cam_from_world=pose, sparse=True, scattered=True)

@@ -27,7 +27,7 @@ class Targets:
     cam_from_world: Tensor  # (B, S, 3, 4)
     reference: Tensor  # (B,) index of the reference view
     sparse: bool = False  # unknown scale, and depth only at some pixels: 0 does not mean sky
-    step: int = 4  # pixel step of the point term; 1 if depth is known at scattered pixels
+    scattered: bool = False  # these pixels have no neighbours with depth
     # (B, S) bool, None = all: False for views of another scene, which only count for `belongs` and the focal length
     belongs: Tensor | None = None
 
@@ -78,10 +78,10 @@ def compute_losses(out: RawOutput, target: Targets, weights: LossWeights = LossW
     half_diagonal = 0.5 * (height**2 + width**2) ** 0.5
     focal = (scene.K[..., 0, 0] * scene.K[..., 1, 1]).sqrt()
     terms = {
-        **_depth_terms(out, scene, target.sparse, weights),
+        **_depth_terms(out, scene, target, weights),
         **_pair_terms(out, scene),
         "focal": (out.log_focal - torch.log(focal / half_diagonal)).abs().mean(),
-        "points": _point_term(out, scene, target.step),
+        "points": _point_term(out, scene, step=1 if target.scattered else 4),
     }
     if out.belongs is not None:
         terms["belongs"] = F.binary_cross_entropy_with_logits(out.belongs, scene.member.float())
@@ -96,16 +96,17 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def _depth_terms(out: RawOutput, scene: _Scene, sparse: bool, weights: LossWeights) -> dict[str, Tensor]:
+def _depth_terms(out: RawOutput, scene: _Scene, target: Targets, weights: LossWeights) -> dict[str, Tensor]:
     error = torch.where(scene.valid, out.log_depth - scene.log_depth, 0.0)
     log_confidence = out.confidence.log()
     terms = {
         "depth": _masked_mean(out.confidence * error.abs() - weights.confidence_alpha * log_confidence, scene.valid),
     }
-    if sparse:
+    if not target.sparse:
+        sky = ~scene.valid & scene.member[:, out.decoded, None, None]
+        terms["sky"] = _masked_mean(F.relu(FAR - out.log_depth) + out.confidence - 1, sky)
+    if target.scattered:
         return terms
-    sky = ~scene.valid & scene.member[:, out.decoded, None, None]
-    terms["sky"] = _masked_mean(F.relu(FAR - out.log_depth) + out.confidence - 1, sky)
     gradient = error.new_zeros(())
     for step in (1, 2, 4, 8):  # multi-scale gradient matching (MegaDepth, arXiv 1804.00607)
         e, v = error[..., ::step, ::step], scene.valid[..., ::step, ::step]

@@ -40,15 +40,16 @@ class PhotoBatch:
     """Photographs of one step, not yet on the device."""
 
     images: Tensor  # (B, S, H, W, 3) uint8
-    depth: Tensor  # (B, S, H, W) float32, sparse
+    depth: Tensor  # (B, S, H, W) float32, 0 = unknown
     K: Tensor  # (B, S, 3, 3)
     cam_from_world: Tensor  # (B, S, 3, 4)
+    scattered: bool  # depth is known at scattered points only
     seed: int
 
     def pin_memory(self) -> PhotoBatch:
         """A copy in pinned memory; torch's DataLoader calls it."""
         images, depth, K, poses = (t.pin_memory() for t in (self.images, self.depth, self.K, self.cam_from_world))
-        return PhotoBatch(images, depth, K, poses, self.seed)
+        return PhotoBatch(images, depth, K, poses, self.scattered, self.seed)
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class StepDraw:
             return sample_batch(self.scenes, CAMERAS, bucket, self.seed, step, self.rank)
         rng = np.random.default_rng([self.seed, step, self.rank, 2])
         arrays = sample_photos(self.photos, rng, *bucket)
+        scattered = bool(arrays.pop("scattered"))
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return PhotoBatch(**tensors, seed=int(rng.integers(2**31)))
+        return PhotoBatch(**tensors, scattered=scattered, seed=int(rng.integers(2**31)))
 
 
 class TrainingData:
@@ -116,7 +118,8 @@ class TrainingData:
         move = lambda t: t.to(self.device, non_blocking=True)  # noqa: E731
         images = move(drawn.images).permute(0, 1, 4, 2, 3).float() / 255
         reference = self._references(drawn.K.shape[0], drawn.K.shape[1], drawn.seed)
-        targets = Targets(move(drawn.depth), move(drawn.K), move(drawn.cam_from_world), reference, sparse=True, step=1)
+        cameras = move(drawn.K), move(drawn.cam_from_world)
+        targets = Targets(move(drawn.depth), *cameras, reference, sparse=True, scattered=drawn.scattered)
         return self._finish(images, targets, drawn.seed)
 
     def _finish(self, images: Tensor, targets: Targets, seed: int) -> Batch:

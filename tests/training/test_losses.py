@@ -93,7 +93,7 @@ def test_sparse_ground_truth_has_no_scale_and_says_nothing_elsewhere(scene):
         scene,
         depth=sparse * 13,
         sparse=True,
-        step=1,
+        scattered=True,
         cam_from_world=torch.cat([scene.cam_from_world[..., :3], scene.cam_from_world[..., 3:] * 13], -1),
     )
     out = perfect(scene)

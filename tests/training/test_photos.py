@@ -7,6 +7,7 @@ import pytest
 
 from lite3r_cli.data.photos import load_scenes, sample_photos
 from lite3r_cli.errors import InputError
+from lite3r_cli.io.depth_files import write_depth_png
 
 
 @pytest.fixture
@@ -14,8 +15,30 @@ def scenes(posed_photos):
     return load_scenes(posed_photos)
 
 
-def test_rephotographed_points_still_show_their_place(scenes):
-    batch = sample_photos(scenes, np.random.default_rng(0), batch=4, views=3, height=84, width=70)
+def add_depth_maps(scene, size=(81, 61)):
+    """Depth maps of the wall z = 5 at another size than the images; the left third is unknown."""
+    document = json.loads((scene / "cameras.json").read_text())
+    for name, camera in document["images"].items():
+        K, pose = np.array(camera["K"]), np.array(camera["cam_from_world"])
+        u, v = np.meshgrid((np.arange(size[0]) + 0.5) / size[0], (np.arange(size[1]) + 0.5) / size[1])
+        rays = np.stack([u * camera["width"], v * camera["height"], np.ones_like(u)], -1) @ np.linalg.inv(K).T
+        z = (5 + (pose[:, :3].T @ pose[:, 3])[2]) / (rays @ pose[:, :3])[..., 2]
+        z[:, : size[0] // 3] = 0
+        scale = write_depth_png(scene / f"{name}-depth.png", z)
+        camera |= {"depth": f"{name}-depth.png", "depth_scale": scale, "depth_width": size[0], "depth_height": size[1]}
+    (scene / "cameras.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("kind", ["points", "maps", "both"])
+def test_rephotographed_depth_still_shows_its_place(posed_photos, kind):
+    if kind != "points":
+        add_depth_maps(posed_photos / "wall")
+    if kind == "maps":
+        (posed_photos / "wall" / "points.npz").unlink()
+    batch = sample_photos(load_scenes(posed_photos), np.random.default_rng(0), batch=4, views=3, height=84, width=70)
+    known = (batch["depth"] > 0).mean()
+    assert known < 0.05 if kind == "points" else 0.4 < known < 0.95
+    assert batch["scattered"] == (kind == "points")
     assert batch["images"].shape == (4, 3, 84, 70, 3)
     errors = []
     for b in range(
