@@ -30,7 +30,7 @@ from lite3r_cli.training.shape_schedule import Shape
 from lite3r_cli.training.train_loop import Batch
 
 # more variation of camera poses and lenses than in scenes for viewing
-CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.35)
+CAMERAS = CameraConfig(shuffled=0.45, rolled=0.2, roll_deviation=4.0, any_lens=0.5)
 FOCAL_KNOWN, POSES_KNOWN = 0.3, 0.15  # shares of the scenes with known focal lengths, or poses
 OUTSIDER = 0.12  # share of the batches in which one view of each scene is from another scene
 

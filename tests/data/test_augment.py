@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from lite3r_cli.data.procedural.augment import augment, jpeg
+from lite3r_cli.data.procedural.augment import AugmentConfig, augment, jpeg
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -36,3 +36,24 @@ def test_augment_is_reproducible_and_keeps_the_scene():
     correlation = torch.corrcoef(torch.cat([flat, images[:1, 0].reshape(1, -1)]))[-1, :-1]
     assert float(correlation.min()) > 0.7
     assert float((a[:, 0] - a[:, 1]).abs().mean((1, 2, 3)).min()) > 1e-3  # the views of a scene differ
+
+
+def plain(**effects) -> AugmentConfig:
+    """Without any effect but those given."""
+    none = dict.fromkeys(("exposure", "exposure_view", "automatic", "dark", "white_balance", "white_balance_view"), 0.0)
+    none |= dict.fromkeys(("lamplight", "contrast", "gamma", "saturation", "grey", "vignette", "blur", "sharpen"), 0.0)
+    return AugmentConfig(**none | dict.fromkeys(("moved", "noise", "framed", "jpeg"), 0.0) | effects)
+
+
+def test_motion_blurs_in_one_direction_and_a_border_is_plain():
+    images = torch.from_numpy(picture(75, 113)).permute(2, 0, 1).float().div(255).expand(2, 3, 3, 75, 113)
+    sharp, moved = (
+        augment(images, torch.Generator().manual_seed(2), plain(moved=share, motion=0.04)) for share in (0.0, 1.0)
+    )
+    still, blurred = ([each.diff(dim=k).abs().mean() for k in (-1, -2)] for each in (sharp, moved))
+    assert all(b < a for a, b in zip(still, blurred))
+    assert min(b / a for a, b in zip(still, blurred)) < 0.8
+    framed = augment(images, torch.Generator().manual_seed(2), plain(framed=1.0))
+    corner = framed[..., 0, 0]
+    assert set(corner.unique().tolist()) <= {0.0, 1.0} and torch.equal(corner, framed[..., -1, -1])
+    assert torch.equal(framed[..., 10:-10, 10:-10], sharp[..., 10:-10, 10:-10])

@@ -53,6 +53,20 @@ def test_cameras_stand_clear_and_overlap(atlas, kind):
         assert rotation[:, 1, 1].mean() < 0  # image y points down where world y points up
 
 
+def test_narrow_views_are_as_frequent_as_drawn_and_not_all_close_together(atlas):
+    """Below 30 of 15 to 100 degrees lie 0.37 of the draws; a refused path must not lead to another lens."""
+    config, cameras = SceneConfig(atlas.catalog), CameraConfig(any_lens=1.0)
+    posed = [sample_posed(np.random.default_rng([3, i]), config, cameras, 2, 75, 113) for i in range(80)]
+    narrow = [(scene, K, pose) for scene, K, pose in posed if K[0, 0, 0] > 0.5 * 113 / np.tan(np.radians(15))]
+    assert len(narrow) > 0.25 * len(posed)
+    apart = []
+    for scene, K, pose in narrow:
+        z, _ = coarse_views(CoarseScene(scene), K.astype(float), pose.astype(float), 75, 113)
+        centres = -np.einsum("sij,si->sj", pose[:, :, :3], pose[:, :, 3])
+        apart.append(np.linalg.norm(centres[0] - centres[1]) / np.median(z[np.isfinite(z)]))
+    assert np.percentile(apart, 75) > 0.15
+
+
 def test_a_partition_ends_at_the_walls_and_its_doorways_are_open(atlas):
     half, axes, clear = (
         np.array([4.0, 1.4, 2.0]),

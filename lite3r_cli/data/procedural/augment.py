@@ -1,10 +1,11 @@
-"""Photometric augmentation: exposure, white balance, tone, vignette, blur, sharpening, noise and JPEG artefacts.
+"""Photometric augmentation: exposure, white balance, tone, vignette, blur, noise, borders and JPEG artefacts.
 
 Most parameters are drawn once per scene (one camera, one light) and vary a little from view to view.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -36,18 +37,27 @@ class AugmentConfig:
 
     exposure: float = 0.5  # stops
     exposure_view: float = 0.15
-    dark: float = 0.16  # share of scenes that are under-exposed by up to `darkest` further stops
+    automatic: float = 0.25  # share of scenes whose views differ more, by up to `automatic_view` further stops
+    automatic_view: float = 0.6
+    dark: float = 0.2  # share of scenes that are under-exposed by up to `darkest` further stops
     darkest: float = 2.5
     white_balance: float = 0.1
     white_balance_view: float = 0.02
+    lamplight: float = 0.2  # share of scenes with another white balance, up to `cast` in each channel
+    cast: float = 0.3
     contrast: float = 0.3
     gamma: float = 0.25
     saturation: float = 0.5
     grey: float = 0.03  # share of scenes without colour
     vignette: float = 0.35
     blur: float = 1.0  # largest weight of a 5 × 5 blur
+    moved: float = 0.1  # share of views with motion blur
+    motion: float = 0.006  # largest motion to either side of the middle of the exposure, relative to the longer side
     sharpen: float = 0.8
     noise: float = 0.03
+    noise_dark: float = 2.0  # factor on the noise of under-exposed scenes
+    framed: float = 0.05  # share of scenes with a plain border of up to `border` of each side, as undistorting leaves
+    border: float = 0.025
     jpeg: float = 0.7  # share of views with JPEG artefacts
     quality: tuple[int, int] = (35, 96)  # JPEG quality, lowest and highest
 
@@ -125,32 +135,53 @@ def augment(images: Tensor, generator: torch.Generator, config: AugmentConfig = 
         return 2 * torch.rand((b * s, *shape), generator=generator, device=device) - 1
 
     x = images.reshape(b * s, 3, h, w)
-    x = _tone(x, scene, view, config)
+    dark = scene(1, 1, 1) < 2 * config.dark - 1
+    x = _tone(x, scene, view, dark, config)
     y, z = torch.meshgrid(
         torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device), indexing="ij"
     )
     fall = 0.5 * (y * y + z * z)
     x = x * (1 - config.vignette * scene(1, 1, 1).clamp(min=0) * fall)
+    x = x + (_moved(x, generator, math.ceil(config.motion * max(h, w))) - x) * (view(1, 1, 1) < 2 * config.moved - 1)
     soft = _blurred(x)
     amount = view(1, 1, 1)  # below -0.33: sharpened; above 0.33: blurred; a third of the views: unchanged
     blur = (amount - 0.33).clamp(min=0) / 0.67 * config.blur
     sharp = (-amount - 0.33).clamp(min=0) / 0.67 * config.sharpen
     x = x + (soft - x) * (blur - sharp)
     sigma = config.noise * (0.25 * view(1, 1, 1) + 0.75 * scene(1, 1, 1)).clamp(min=0)
+    sigma = sigma * torch.where(dark, config.noise_dark, 1.0)
     grain = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype)
     x = (x + grain * sigma * (0.4 + x.clamp(0, 1).sqrt())).clamp(0, 1)
+    edge = 1 - config.border * (1 + view(1, 1, 1))
+    outside = (torch.maximum(y.abs(), z.abs()) > edge) & (scene(1, 1, 1) < 2 * config.framed - 1)
+    x = torch.where(outside, (scene(1, 1, 1) > 0).to(x.dtype), x)
     low, high = config.quality
     quality = low + (high - low) * (0.5 + 0.4 * scene() + 0.1 * view())
     chosen = scene(1, 1, 1) < 2 * config.jpeg - 1
     return torch.where(chosen, jpeg(x, quality), x).reshape(b, s, 3, h, w)
 
 
-def _tone(x: Tensor, scene, view, config: AugmentConfig) -> Tensor:
-    """Exposure, white balance, gamma, contrast, saturation."""
-    gain = torch.exp2(config.exposure * scene(1, 1, 1) + config.exposure_view * view(1, 1, 1))
+def _moved(x: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Motion blur of (N, 3, H, W): the mean of five copies along a line; all images move in one direction."""
+    offsets = torch.randint(-most, most + 1, (2,), generator=torch.Generator().manual_seed(generator.initial_seed()))
+    down, right = offsets.tolist()  # drawn on the CPU: reading back from a GPU would wait for it
+    h, w = x.shape[-2:]
+    padded = F.pad(x, (most, most, most, most), mode="replicate")
+    total = torch.zeros_like(x)
+    for k in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        top, left = most + round(k * down), most + round(k * right)
+        total += padded[..., top : top + h, left : left + w]
+    return total / 5
+
+
+def _tone(x: Tensor, scene, view, dark: Tensor, config: AugmentConfig) -> Tensor:
+    """Exposure, white balance, gamma, contrast, saturation; `dark` (N, 1, 1, 1) are under-exposed."""
+    apart = torch.where(scene(1, 1, 1) < 2 * config.automatic - 1, config.automatic_view, 0.0)
+    gain = torch.exp2(config.exposure * scene(1, 1, 1) + (config.exposure_view + apart) * view(1, 1, 1))
     dim = torch.exp2(-config.darkest * scene(1, 1, 1).abs())
-    gain = gain * torch.where(scene(1, 1, 1) < 2 * config.dark - 1, dim, 1.0)
-    balance = 1 + config.white_balance * scene(3, 1, 1) + config.white_balance_view * view(3, 1, 1)
+    gain = gain * torch.where(dark, dim, 1.0)
+    cast = torch.where(scene(1, 1, 1) < 2 * config.lamplight - 1, config.cast, config.white_balance)
+    balance = 1 + cast * scene(3, 1, 1) + config.white_balance_view * view(3, 1, 1)
     linear = x.square() * gain * balance
     x = (linear / (1 + linear.square().square()).sqrt().sqrt()).clamp(min=1e-6)  # soft shoulder instead of a hard clip
     x = torch.pow(x, 0.5 * torch.exp(config.gamma * scene(1, 1, 1)))

@@ -64,12 +64,15 @@ def sample_cameras(
     """
     stage, coarse = scene.stage, CoarseScene(scene)
     shrink = 1.0
+    # drawn once: redrawn with every path, narrow views would be rare, because they are accepted less often
+    K = _intrinsics(rng, stage.field, views, height, width, config)
     for _ in range(config.attempts):
-        K = _intrinsics(rng, stage.field, views, height, width, config)
         name = _pick(rng, stage.paths)
         field = 2 * math.atan(0.5 * max(height, width) / K[0, 0, 0])
-        # With a narrow field of view the same sideways step leaves less overlap: the path gets shorter in proportion.
-        path = PATHS[name](stage, rng, views, field, shrink * min(1.0, math.tan(field / 2) / math.tan(NARROW / 2)))
+        # With a narrow field of view the same sideways step leaves less overlap, unless the cameras turn towards the
+        # target: the path gets shorter by anything between nothing and the full proportion.
+        narrow = min(1.0, math.tan(field / 2) / math.tan(NARROW / 2)) ** rng.random()
+        path = PATHS[name](stage, rng, views, field, shrink * narrow)
         roll = rng.normal(0, math.radians(config.roll_deviation), views) + (
             rng.uniform(-0.6, 0.6) if rng.random() < config.rolled else 0.0
         )

@@ -73,22 +73,23 @@ class Looks:
         *,
         photos: float | None = None,
         shine: float = 0.3,
+        plain: float = 0.12,
     ) -> Look:
         """A random look. `metres` bounds the size of one texture repeat, so that one look fits several primitives;
-        `shine` is the chance of a glossy surface."""
+        `shine` is the chance of a glossy surface, `plain` that of a painted one with hardly any texture."""
         d = self.draw
         name, texture = self.texture(categories, photos)
         size = d.log_uniform(*metres)
         tint = d.color(0.75, 1.15, 0.12) if d.chance(0.7) else (1.0, 1.0, 1.0)
         strength = 1.0 if d.chance(0.75) else d.uniform(0.2, 0.9)
-        blank = name != PHOTO and d.chance(0.12)
+        blank = name != PHOTO and d.chance(plain)
         options: dict[str, Any] = {
             "flat": d.color(0.3, 0.9, 0.25), "strength": d.uniform(0.0, 0.15) if blank else strength, "tint": tint,
             "mirror": name == PHOTO, "offset": (d.unit(), d.unit()), "shift_faces": True,
             "angle": 0.0 if d.chance(0.75) else d.choice((math.pi / 2, d.uniform(0, 6.28))),
             "bump": size * d.uniform(0.005, 0.035) if name in BUMPY and not blank else 0.0,
         }  # fmt: skip
-        if d.chance(self.clouds):
+        if d.chance(self.clouds * (0.5 if blank else 1.0)):
             clouds = self.catalog.groups["clouds" if d.chance(0.6) else "stone"]
             options |= {
                 "detail": clouds.start + d.integer(0, len(clouds)), "detail_rate": d.log_uniform(0.15, 6.0),

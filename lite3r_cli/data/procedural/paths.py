@@ -16,6 +16,7 @@ from lite3r_cli.data.procedural.scene import Stage
 
 Rng = np.random.Generator
 UP = np.array([0.0, 1.0, 0.0])
+STEEPEST = 1.4  # radians above the target: straight down, no direction in the picture would be "up"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def _start(stage: Stage, rng: Rng, field: float) -> tuple[np.ndarray, np.ndarray
             azimuth = rng.uniform(0, 2 * math.pi)
         else:
             azimuth = math.atan2(stage.normal[0], stage.normal[2]) + rng.normal(0, 0.45)
-        elevation = rng.normal(*stage.elevation)
+        elevation = min(rng.normal(*stage.elevation), STEEPEST)
         away = np.array(
             [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]
         )

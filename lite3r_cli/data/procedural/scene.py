@@ -128,6 +128,9 @@ def environment(
     return row
 
 
+STEEP = (0.95, 0.25)  # `Stage.elevation` of views from above, which turn in the picture plane as they go around
+
+
 @dataclass(frozen=True)
 class Stage:
     """Where the cameras of a scene may stand and what they look at; filled in by the scene's sampler."""

@@ -10,7 +10,7 @@ from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import FLOORS, GROUNDS, THINGS, WALLS, Looks
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.objects import add_height, add_object
-from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage, yaw
+from lite3r_cli.data.procedural.scene import STEEP, Builder, Kind, Scene, Stage, yaw
 
 ALL_PATHS = {"orbit": 4.0, "dolly": 1.5, "walk": 1.5, "handheld": 0.7, "pan": 1.2, "scattered": 2.5, "facade": 1.0}
 
@@ -33,7 +33,8 @@ def sample(d: Draw, looks: Looks) -> Scene:
     if not indoors:
         world = light.outdoor(d, looks.catalog, 4 * scale)
     reach = (0.7 * scale, 1.8 * float(half[[0, 2]].mean()))
-    return b.finish(world, Stage(low, high, centers, ALL_PATHS, reach=reach), "chaos")
+    elevation = STEEP if d.chance(0.2) else (0.2, 0.25)
+    return b.finish(world, Stage(low, high, centers, ALL_PATHS, reach=reach, elevation=elevation), "chaos")
 
 
 def _room(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from lite3r_cli.data.procedural.draw import Draw
 from lite3r_cli.data.procedural.materials import THINGS, WALLS, Looks
 from lite3r_cli.data.procedural.sampling import light
 from lite3r_cli.data.procedural.sampling.objects import add_object
-from lite3r_cli.data.procedural.scene import Builder, Kind, Scene, Stage, yaw
+from lite3r_cli.data.procedural.scene import STEEP, Builder, Kind, Scene, Stage, yaw
 
 PATHS = {"scattered": 4.0, "orbit": 2.5, "dolly": 1.0, "walk": 1.0, "handheld": 0.6, "pan": 1.2, "facade": 0.7}
 SOLIDS = {
@@ -45,7 +45,8 @@ def sample(d: Draw, looks: Looks) -> Scene:
     if not indoors:
         world = light.outdoor(d, looks.catalog, 4 * scale)
     reach = (0.6 * scale, 1.7 * float(half[[0, 2]].mean()))
-    return b.finish(world, Stage(low, high, centers, PATHS, reach=reach, elevation=(0.3, 0.35)), "collage")
+    elevation = STEEP if d.chance(0.25) else (0.3, 0.35)
+    return b.finish(world, Stage(low, high, centers, PATHS, reach=reach, elevation=elevation), "collage")
 
 
 def _patches(b: Builder, d: Draw, looks: Looks, half: np.ndarray, scale: float, grain, indoors: bool) -> None:

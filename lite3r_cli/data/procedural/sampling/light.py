@@ -43,7 +43,7 @@ def indoor(
         lights = [_sun(d, d.log_uniform(1.5, 7.0), azimuth, d.uniform(0.2, 0.9)), *lights[: d.integer(1, 3)]]
     elif window is None and d.chance(0.2):
         lights.insert(0, _sun(d, d.uniform(0.7, 2.0)))
-    bounce = d.uniform(0.2, 0.8)
+    bounce = d.log_uniform(0.08, 0.8)  # the lower, the stronger are the gradients on walls, and shadows
     up = d.color(bounce * 0.8, bounce * 1.2, 0.15)
     down = tuple(0.6 * c * d.uniform(0.8, 1.2) for c in up)
     return environment(lights, ambient_up=up, ambient_down=down, key=d.uniform(0.34, 0.62), **_sky(d, catalog))

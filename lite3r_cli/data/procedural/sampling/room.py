@@ -113,7 +113,7 @@ OUTWARD = {0: (-1.0, 0.0), 1: (1.0, 0.0), 4: (0.0, -1.0), 5: (0.0, 1.0)}  # (x, 
 def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, float] | None:
     """Walls, floor, ceiling, and perhaps skirting, rug and window; returns the window's outward direction (x, z)."""
     x, y, z = half
-    look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1)
+    look = looks.look(WALLS, (0.5, 3.0), photos=0.15, shine=0.1, plain=0.22)
     opening: tuple[float, ...] = (-1.0,)
     if d.chance(0.3):
         u = d.uniform(-0.6, 0.1)
@@ -128,7 +128,7 @@ def walls(b: Builder, d: Draw, looks: Looks, half: np.ndarray) -> tuple[float, f
     )
     floor, ceiling = (
         looks.look(FLOORS, (0.4, 2.5), photos=0.2, shine=0.4),
-        looks.look(("plaster", "plaster", "panels"), (0.8, 3.0), photos=0.05),
+        looks.look(("plaster", "plaster", "panels"), (0.8, 3.0), photos=0.05, plain=0.3),
     )
     size = (x, 0.005, z)
     b.add(Kind.BOX, (0, 0.005, 0), size, floor(size), shadow=False, occluder=0.0)
