@@ -19,6 +19,7 @@ from lite3r_cli import __version__
 from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.training.state import save_weights
 
+ADDS = "camera.correct.out."
 KEPT = ("licence", "initialised_from", "recipe")  # of the metadata
 
 
@@ -40,7 +41,10 @@ def main() -> None:
         average = [{"averaged_with_previous": round(1 - o.share, 4)}] if o.share != 1 else []
         extra["recipe"] = json.dumps([*json.loads(extra.get("recipe", "[]")), *o.recipe, *average])
     ends = second.state_dict()
-    state = {name: (1 - o.share) * value + o.share * ends[name] for name, value in first.state_dict().items()}
+    # layers that only the second has added nothing in the first: their last one was zero
+    starts = {name: torch.zeros_like(v) if name.startswith(ADDS) else v for name, v in ends.items()}
+    starts |= first.state_dict()
+    state = {name: (1 - o.share) * value + o.share * ends[name] for name, value in starts.items()}
     save_weights(o.out, state, second, torch.float16 if o.half else torch.float8_e4m3fn, version=__version__, **extra)
 
 

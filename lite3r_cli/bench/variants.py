@@ -172,10 +172,13 @@ def _fast(name: str, words: str, model: Network, settings: Settings, request: Re
         out = runner(list(images))
         return out.depth[0], out.confidence[0], out.cam_from_world
 
-    blocks = trunk_of(model) or nn.ModuleList(part for part in model.modules() if isinstance(part, Block))
+    heads = tuple(f"{name}." for name in require_family(model).heads)
+    blocks = trunk_of(model) or nn.ModuleList(
+        part for name, part in model.named_modules() if isinstance(part, Block) and not name.startswith(heads)
+    )
     trunk = sum(p.numel() for p in blocks.parameters())
-    heads = sum(p.numel() for p in model.parameters()) - trunk
-    size = trunk * (1 if settings.fp8 else 2) + 2 * heads
+    others = sum(p.numel() for p in model.parameters()) - trunk
+    size = trunk * (1 if settings.fp8 else 2) + 2 * others
     staged = lambda images, timer: runner.eager(list(images), timer.span)  # noqa: E731
     return Variant(name, words, run, staged, runner.skipped, size, settings.fp8, True, runner.forget)
 

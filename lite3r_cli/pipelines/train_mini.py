@@ -45,7 +45,7 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         _check_output(config)  # from here on no other run can write there
         depends_on = _dependencies(config, worker)
         torch.manual_seed(config.loop.seed)
-        model = Mini(MiniConfig(known_cameras=True)).to(worker.device)
+        model = Mini(MiniConfig(known_cameras=True, camera_layers=2)).to(worker.device)
         if not config.goes_on:
             _initialise(model, config.init, warn)
         model.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch has it, its stub has not

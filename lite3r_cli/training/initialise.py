@@ -13,7 +13,7 @@ from lite3r_cli.checkpoints.weights import load_into, read_checkpoint
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.networks.mini.network import Mini
 
-ADDED = ("known_camera.", "belongs.")
+ADDED = ("known_camera.", "belongs.", "camera.correct.")
 
 
 def load_encoder(model: Mini, files: list[Path]) -> int:
@@ -48,9 +48,10 @@ def load_encoder(model: Mini, files: list[Path]) -> int:
 def load_checkpoint(model: Mini, path: Path) -> None:
     """Load a checkpoint of the same configuration. Raises WeightsError.
 
-    The layers in ADDED keep their initial values if the checkpoint is too old to have them.
+    A part in ADDED keeps its initial values if the checkpoint is too old to have it.
     """
     state, _ = read_checkpoint(path)
-    if not any(name.startswith(ADDED) for name in state):
-        state |= {name: value for name, value in model.state_dict().items() if name.startswith(ADDED)}
+    for part in ADDED:
+        if not any(name.startswith(part) for name in state):
+            state |= {name: value for name, value in model.state_dict().items() if name.startswith(part)}
     load_into(model, state, path)

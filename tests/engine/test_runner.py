@@ -43,7 +43,7 @@ SMALL = {  # as deep as it takes to have every kind of layer
     "vggt": lambda: VGGT(VGGTConfig(64, 4, 2, 2, 2, (0, 1, 2, 3), **HEAD, camera_depth=1, camera_heads=2)),
     "da3": lambda: DA3(DA3Config(64, 8, 2, 3, (4, 5, 6, 7), **HEAD, camera_heads=2, camera_depth=1)),
     "pi3": lambda: Pi3(Pi3Config(64, 4, 2, 1, 2, 64, 2, 1, 32, 32, position_grid=5)),
-    "mini": lambda: Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16)),
+    "mini": lambda: Mini(MiniConfig(64, 6, 2, taps=(2, 3, 4, 5), **HEAD, camera_hidden=16, camera_layers=1)),
 }
 FURTHER = {  # the same blocks, another order around them
     "da3-gated": lambda: DA3(DA3Config(64, 8, 2, 3, (4, 5, 6, 7), **HEAD, camera_heads=2, camera_depth=1, swiglu=True)),

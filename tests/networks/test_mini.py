@@ -40,6 +40,13 @@ def test_predict_of_equal_sizes_is_the_training_forward(model):
     torch.testing.assert_close(prediction.K, K, rtol=1e-4, atol=1e-4)
 
 
+def test_cameras_are_not_rounded_to_bfloat16_in_training(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(torch.stack(images((42, 70), (42, 70)))[None])
+    for values in (out.rotation, out.centre, out.log_focal):
+        assert not torch.equal(values, values.bfloat16().float())
+
+
 def test_views_of_mixed_sizes_keep_their_own_answers_when_reordered(model):
     views = images((42, 70), (70, 42), (42, 70), (56, 56))
     forward = model.predict(views)

@@ -76,7 +76,8 @@ class FastMini(FastForm):
         )
         del tokens
         with engine.stage("heads"):
-            rotation, centre, log_focal = self.camera(prepared.by_view(camera).float())
+            decoded_cameras = self.camera(prepared.by_view(camera).float()[None])
+            rotation, centre, log_focal = (values[0] for values in decoded_cameras)
             grids = [bucket.grid for bucket in prepared.packing.buckets]
             decoded = [_without_sky(*self.head.decode(each, *grid)) for each, grid in zip(maps, grids)]
         with engine.stage("input and output"):

@@ -62,6 +62,7 @@ class MiniConfig:
     head_features: int = 64
     head_stages: tuple[int, int, int, int] = (48, 96, 128, 128)
     camera_hidden: int = 256
+    camera_layers: int = 0  # layers of the camera decoder across the views
     position_grid: int = 37
     known_cameras: bool = False  # takes known focal lengths and poses, and predicts which views belong together
 
@@ -89,7 +90,7 @@ class Mini(Network):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = DPTHead(DPTConfig(2 * dim, config.head_features, config.head_stages), config.patch_size)
-        self.camera = CameraDecoder(2 * dim, config.camera_hidden)
+        self.camera = CameraDecoder(2 * dim, config.camera_hidden, config.camera_layers)
         self.ray_norm = nn.LayerNorm(2 * dim)
         self.ray_head = nn.Linear(2 * dim, 6)
         if config.known_cameras:
@@ -193,7 +194,8 @@ class Mini(Network):
         tokens = None if known is None else [self.known_camera(known)]
         taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference], tokens)[0]
         log_depth, confidence = self.decode_depth([t[:, decoded] for t in taps], rows, columns)
-        rotation, centre, log_focal = self.camera(taps[-1][:, :, 0])
+        with torch.autocast(images.device.type, enabled=False):  # a step of bfloat16 is up to 0.45 degrees
+            rotation, centre, log_focal = self.camera(taps[-1][:, :, 0].float())
         ray = None
         if rays:
             ray = self.ray_head(self.ray_norm(taps[-1][:, :, 1:])).float().unflatten(2, (rows, columns))
