@@ -1,53 +1,207 @@
-"""The accuracy table of the model card: `lite3r eval` on several checkpoints and scenes, as Markdown, then one JSON
-line.
+"""The accuracy of `mini`'s weights: the tables of the model card, and whether other weights are better.
 
-    python benchmarks/mini_accuracy.py SCENE… [--model mini --model weights.safetensors] [--views 4] [--resolution 518]
+    python benchmarks/mini_accuracy.py SCENE… [--beside SCENE…] [--model mini --model weights.safetensors …]
+        [--only card beside lenses drawn many] [--few] --json FILE
 
-SCENE is a folder with images/ and cameras.json. The hash says which file was measured.
+SCENE is a folder with images/ and cameras.json. The sets are those of `mini_sets.py`: the scenes of the card in windows
+of four images and of eight, with unknown and with known focal lengths; scenes beside those of the card; drawn scenes
+through narrow and wide lenses; drawn scenes as training draws them, and seven views of each with and without an
+unrelated one; 8, 24 and 100 views at once, and the same pairs of views predicted in fours. The size of the images and
+the precision are the program's own (518 px; bfloat16 on a GPU).
+
+Of each set the means over its scenes, with 95 % intervals of a bootstrap over scenes; of every model after the first
+the differences from the first, paired by scene. A star marks an interval without 0. --few draws few scenes, for a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accuracy_tables import CARD as COLUMNS
-from accuracy_tables import card_cell as cell
+from accuracy_tables import card_cell
+from distill_mini import interval
+from mini_sets import CARD, FEW, PARTS, Amount, Case, Set, make_sets
+from model_tables import GOALS_HEAD, goal_lines
+from stored import table
 
-from lite3r_cli.config import EvaluateConfig, PredictConfig
-from lite3r_cli.networks.registry import find_checkpoint
-from lite3r_cli.pipelines.evaluate_scenes import evaluate
+from lite3r_cli.checkpoints.metadata import SCALE_SUFFIX
+from lite3r_cli.config import PredictConfig
+from lite3r_cli.cores import count_cores
+from lite3r_cli.networks.base import Prediction
+from lite3r_cli.pipelines.as_views import to_views
+from lite3r_cli.pipelines.evaluate_scenes import Scores, Tally, mean_scores
+from lite3r_cli.pipelines.predict import Predictor
+from lite3r_cli.scene.posed_view import View
+
+SHOWN = {"auc5": ("AUC@5", 3), "auc30": ("AUC@30", 3), "focal_pct": ("focal %", 2), "absrel": ("AbsRel", 4)}
+Predict = Callable[[Case], Sequence[View]]  # the views `shown` of a case
+Interval = tuple[float, float, float]  # value, and the ends of its 95 % interval
 
 
-def sha256(model: str) -> str:
-    path = find_checkpoint(model) if model == "mini" else Path(model)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+# -- one set -----------------------------------------------------------------------------------------------------------
+
+
+def predict_case(predictor: Predictor, case: Case) -> list[View]:
+    """The network's answer for the views that a case shows, without the stranger's."""
+    inputs = case.inputs()
+    found = predictor.network.answer([item.rgb for item in inputs], [None] * len(inputs), **case.cameras())
+    own = [i for i in range(len(inputs)) if case.stranger is None or i != case.stranger[1]]
+    depth, confidence = ([maps[i] for i in own] for maps in (found.depth, found.confidence))
+    prediction = Prediction(depth, confidence, found.cam_from_world[own], found.K[own])
+    return to_views(case.pictures.images(case.shown), range(len(own)), [inputs[i] for i in own], prediction)
+
+
+def scored(cases: Sequence[Case], predict: Predict, pool: ThreadPoolExecutor) -> dict[str, Scores]:
+    """Scene → its scores over all of its cases. The pool scores while the next cases are predicted."""
+    tallies = {case.pictures.name: Tally(case.pictures.truth, clouds=False) for case in cases}
+    done = []
+    for case in cases:
+        views = dict(zip(case.shown, predict(case), strict=True))
+        truth = case.pictures.truth
+        for part in case.judged:
+            done.append(
+                pool.submit(tallies[case.pictures.name].add, [truth[i] for i in part], [views[i] for i in part])
+            )
+    for future in done:
+        future.result()
+    return {name: tally.scores() for name, tally in tallies.items()}
+
+
+def difference(rows: Mapping[str, Scores], base: Mapping[str, Scores] | None, measure: str) -> Interval | None:
+    """The mean over scenes of a measure, or of its differences from `base`; None: no scene has it."""
+
+    def column(those: Mapping[str, Scores]) -> np.ndarray:
+        return np.array([getattr(those[scene], measure) for scene in rows], np.float64)  # None → NaN
+
+    values = column(rows)
+    before = np.zeros(len(values)) if base is None else column(base)
+    return interval(values, "absolute", before) if np.isfinite(values - before).any() else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is said of one model on one set."""
+
+    model: str
+    kind: str  # "mean", "difference" from the first model, "against" the set that this one is compared with
+    values: dict[str, Interval | None]  # measure → value
+
+
+def lines_of(made: Set, scores: Mapping[str, Mapping[str, Mapping[str, Scores]]]) -> list[Line]:
+    """`scores`: set → model → scene → scores."""
+    found = []
+    first = next(iter(scores[made.name].values()))
+    for model, rows in scores[made.name].items():
+        bases = {"mean": None, "difference": first, "against": scores[made.against][model] if made.against else None}
+        for kind, base in bases.items():
+            if kind == "mean" or (base is not None and base is not rows):
+                found.append(Line(model, kind, {measure: difference(rows, base, measure) for measure in SHOWN}))
+    return found
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+
+def shown(value: Interval | None, digits: int, sign: str) -> str:
+    if value is None:
+        return "–"
+    star = " *" if sign and not value[1] <= 0 <= value[2] else ""
+    return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*value, s=sign, d=digits).replace("-", "−") + star
+
+
+def table_of(made: Set, lines: Sequence[Line], scenes: int) -> str:
+    what = {"mean": "", "difference": f" − {lines[0].model}", "against": f" − the same, {made.against}"}
+    return table(
+        (f"{made.name} ({scenes} scenes)", *(name for name, _ in SHOWN.values())),
+        [
+            [line.model + what[line.kind]]
+            + [shown(line.values[key], n, "+" if line.kind != "mean" else "") for key, (_, n) in SHOWN.items()]
+            for line in lines
+        ],
+    )
+
+
+def print_card(name: str, sha: str, rows: Mapping[str, Mapping[str, float | None]]) -> None:
+    """The table of the model card, and its goals where all of their scenes are there."""
+    print(f"\n{name}, SHA-256 {sha[:16]}…\n")
+    print(table(("scene", *COLUMNS.values()), [[n, *(card_cell(row[c]) for c in COLUMNS)] for n, row in rows.items()]))
+    with suppress(KeyError):
+        print(table(GOALS_HEAD, goal_lines(rows)))
+
+
+def weights_of(predictor: Predictor) -> str:
+    stored = predictor.checkpoint.source.entries
+    return "FP8" if any(name.endswith(SCALE_SUFFIX) for name in stored) else "not rounded to FP8"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="*", type=Path)
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], help="scenes that are not in the card's means")
+    parser.add_argument("--model", action="append", help="several times: the first is what others are compared with")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--few", action="store_true", help="few drawn scenes, for a CPU")
+    parser.add_argument("--workers", type=int, default=min(12, count_cores() - 1), help="processes that draw scenes")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenes", nargs="+", type=Path)
-    parser.add_argument("--model", action="append")
-    parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--resolution", type=int)
-    parser.add_argument("--dtype", default="auto")
-    arguments = parser.parse_args()
-    report = {"torch": torch.__version__, "machine": platform.machine(), "views": arguments.views, "models": {}}
-    for model in arguments.model or ["mini"]:
-        predict = PredictConfig(model, resolution=arguments.resolution, dtype=arguments.dtype)
-        result = evaluate(EvaluateConfig(tuple(arguments.scenes), predict, arguments.views))
-        rows = {**{name: vars(s) for name, s in result.scenes.items()}, "**mean**": vars(result.mean)}
-        print(f"\n{Path(model).name}, SHA-256 {sha256(model)[:16]}…\n")
-        print("| scene | " + " | ".join(COLUMNS.values()) + " |")
-        print("|---" * (len(COLUMNS) + 1) + "|")
-        for name, scores in rows.items():
-            print(f"| {name} | " + " | ".join(cell(scores[c]) for c in COLUMNS) + " |", flush=True)
-        report["models"][Path(model).name] = {"sha256": sha256(model), "rows": rows}
-    print("\n" + json.dumps(report))
+    o = options()
+    start = time.monotonic()
+    models = {
+        Path(model).name: Predictor(PredictConfig(model, device=o.device, dtype=o.dtype))
+        for model in o.model or ["mini"]
+    }
+    runtime = next(iter(models.values())).runtime
+    document: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if runtime.torch_device.type == "cuda" else "cpu",
+        "dtype": runtime.dtype.chosen,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "views": 4,
+        "models": {
+            name: {"sha256": predictor.fingerprint.result(), "weights": weights_of(predictor), "sets": {}}
+            for name, predictor in models.items()
+        },
+    }
+    scores: dict[str, dict[str, dict[str, Scores]]] = {}
+    amount = FEW if o.few else Amount()
+    with ThreadPoolExecutor(min(32, count_cores())) as pool:
+        for made in make_sets(o.scenes, o.beside, amount, o.only, runtime.torch_device, o.workers):
+            made_at = time.monotonic() - start
+            scores[made.name] = {
+                name: scored(made.cases, partial(predict_case, predictor), pool) for name, predictor in models.items()
+            }
+            scenes = len(next(iter(scores[made.name].values())))
+            for name, found in scores[made.name].items():
+                told = document["models"][name]
+                told["sets"][made.name] = {"scenes": scenes, "cases": len(made.cases)}
+                if made.name == CARD:
+                    rows = found | {"**mean**": mean_scores(list(found.values()))}
+                    told["rows"] = {scene: vars(row) for scene, row in rows.items()}
+                    print_card(name, told["sha256"], told["rows"])
+            lines = lines_of(made, scores)
+            for line in lines:
+                document["models"][line.model]["sets"][made.name][line.kind] = line.values
+            print(table_of(made, lines, scenes), end="")
+            print(f"made after {made_at:.0f} s, measured after {time.monotonic() - start:.0f} s\n", flush=True)
+            if o.json:
+                o.json.write_text(json.dumps(document) + "\n")
 
 
 if __name__ == "__main__":

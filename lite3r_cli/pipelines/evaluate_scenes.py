@@ -203,6 +203,7 @@ class Tally:
     """The errors of a scene's windows: `add` each window, then call `scores`."""
 
     truth: Sequence[View]  # of the whole scene
+    clouds: bool = True  # whether clouds are compared, which takes most of the time
     rotation: list[np.ndarray] = field(default_factory=list)  # per window (P,)
     translation: list[np.ndarray] = field(default_factory=list)
     larger: list[np.ndarray] = field(default_factory=list)
@@ -227,7 +228,8 @@ class Tally:
         K, true_K = (np.stack([view.K for view in views]) for views in (predicted, truth))
         self.focal.append(metrics.focal_error(K, true_K))
         if any(view.depth is not None and (view.depth > 0).any() for view in truth):
-            self.depth.append(_compare_depth(truth, predicted, geometry.rebase(poses), geometry.rebase(true_poses)))
+            frames = (geometry.rebase(poses), geometry.rebase(true_poses)) if self.clouds else None
+            self.depth.append(_compare_depth(truth, predicted, frames))
 
     def scores(self) -> Scores:
         """The measures of the scene over all added windows."""
@@ -269,17 +271,21 @@ def _median_depth(views: Sequence[View]) -> float | None:
 
 
 def _compare_depth(
-    truth: Sequence[View], predicted: Sequence[View], poses: np.ndarray, true_poses: np.ndarray
+    truth: Sequence[View], predicted: Sequence[View], frames: tuple[np.ndarray, np.ndarray] | None
 ) -> DepthErrors:
-    """The errors of a window with one scale for all of its depth maps; distances in true units."""
+    """The errors of a window with one scale for all of its depth maps; distances in true units. `frames`: predicted and
+    true poses in the frame of the first camera; None: clouds are not compared.
+    """
     maps = {i: view.depth for i, view in enumerate(truth) if view.depth is not None and (view.depth > 0).any()}
     judged, known = list(maps), [depth > 0 for depth in maps.values()]
     true_depth = [maps[i][mask] for i, mask in zip(judged, known, strict=True)]  # per view (N,)
     depth = [metrics.resample_depth(known_depth(predicted[i]), m.shape)[m] for i, m in zip(judged, known, strict=True)]
     scale = metrics.depth_scale(np.concatenate(depth), np.concatenate(true_depth))
     absrel, delta = metrics.depth_errors(scale * np.concatenate(depth), np.concatenate(true_depth))
+    if frames is None:
+        return DepthErrors(absrel, delta, np.nan, np.nan)
 
-    cloud, true_cloud = [], []
+    (poses, true_poses), cloud, true_cloud = frames, [], []
     for k, chosen in enumerate(_draw([len(z) for z in depth])):
         i, (height, width) = judged[k], known[k].shape
         flat = np.flatnonzero(known[k])[chosen]
