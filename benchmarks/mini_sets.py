@@ -175,6 +175,13 @@ def at_a_time(scenes: Sequence[Pictures], size: int) -> list[Case]:
     return [Case(scene, part, (part,)) for scene, part in cut]
 
 
+def each_alone(scene: Pictures, size: int) -> list[Case]:
+    """Windows of one scene, each counted as a scene: their spread is all that one scene has. They overlap by half."""
+    cut = [list(part) for part in windows(len(scene.truth), size)]
+    parts = [[[those[i] for i in part] for those in (scene.truth, scene.inputs)] for part in cut]
+    return at_a_time([Pictures(f"{scene.name} {part[0]}", *both) for part, both in zip(cut, parts)], size)
+
+
 def all_at_once(scenes: Sequence[Pictures], size: int) -> list[Case]:
     """All views predicted together, and scored on windows of `size`: on the pairs of `at_a_time`."""
     parts = [(scene, windows(len(scene.truth), size)) for scene in scenes]
@@ -210,11 +217,6 @@ def make_sets(
     PARTS.
     """
     given, others = ([read_scene(folder) for folder in some] for some in (card, beside))
-    source = ProceduralSource(Sizes(8, 1, RESOLUTION, PATCH, MEASURED_SEED), device, 0, workers, None)
-
-    def draw(views: int, count: int, **how: Any) -> list[Pictures]:
-        return list(rendered(Draw(source.data.scenes, views=views, **how), count, source.data.atlas, device, workers))
-
     if given and "card" in only:
         yield Set(CARD, at_a_time(given, 4))
         yield Set(f"{CARD}, focal length told", told_focal(at_a_time(given, 4)), CARD)
@@ -222,12 +224,14 @@ def make_sets(
         yield Set("card, all views at once", all_at_once(given, 4), CARD)
     for scene in others if "beside" in only else ():
         for views in (4, 8):
-            yield Set(f"{scene.name}, {views} views", at_a_time([scene], views))
-    for degrees in amount.fields_of_view if "lenses" in only else ():
-        lens = replace(STILL, any_lens=1.0, lenses=(float(degrees), float(degrees)))
-        cases = at_a_time(draw(8, amount.lens, cameras=lens, size=LENS_SIZE, seed=LENS_SEED, samples=8), 4)
-        yield Set(f"{degrees}°", cases)
-        yield Set(f"{degrees}°, focal length told", told_focal(cases), f"{degrees}°")
+            yield Set(f"{scene.name}, {views} views", each_alone(scene, views))
+    if not {"drawn", "lenses", "many"} & set(only):
+        return
+    source = ProceduralSource(Sizes(8, 1, RESOLUTION, PATCH, MEASURED_SEED), device, 0, workers, None)
+
+    def draw(views: int, count: int, **how: Any) -> list[Pictures]:
+        return list(rendered(Draw(source.data.scenes, views=views, **how), count, source.data.atlas, device, workers))
+
     if "drawn" in only:
         drawn = list(drawn_as_trained(amount.drawn, source))
         yield Set("drawn, 8 views", at_a_time(drawn, 8))
@@ -235,6 +239,11 @@ def make_sets(
         alone, beside_stranger = with_stranger(hosts)
         yield Set("7 views", alone)
         yield Set("7 views and an unrelated one", beside_stranger, "7 views")
+    for degrees in amount.fields_of_view if "lenses" in only else ():
+        lens = replace(STILL, any_lens=1.0, lenses=(float(degrees), float(degrees)))
+        cases = at_a_time(draw(8, amount.lens, cameras=lens, size=LENS_SIZE, seed=LENS_SEED, samples=8), 4)
+        yield Set(f"{degrees}°", cases)
+        yield Set(f"{degrees}°, focal length told", told_focal(cases), f"{degrees}°")
     for views, count in amount.many if "many" in only else ():
         made = draw(views, count, cameras=STILL, size=MANY_SIZE, seed=MANY_SEED + views, samples=2)
         fours = f"{views} views in fours"
