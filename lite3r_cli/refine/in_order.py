@@ -25,6 +25,7 @@ from .observations import Tracks
 from .refine_config import RefineConfig
 from .relative_poses import fitting_matches, pose_choices
 from .rotations import average_choices
+from .steady_steps import steadiest_steps
 
 PATH = "mapping in order"
 LEAST_VIEWS = 8  # with fewer pictures the other hypotheses suffice
@@ -67,10 +68,11 @@ def posed_pairs(matches: Matches, lenses: Lenses, starts: Sequence[np.ndarray], 
     """The pairs whose rotation agrees with the averaged rotations, each with that pose and the matches that fit it."""
     choices = pose_choices(matches, lenses, config)
     turns = {pair: each.poses[:, :, :3] for pair, each in choices.items()}
-    votes = {pair: each.votes for pair, each in choices.items()}
+    votes = {pair: float(each.votes[0]) for pair, each in choices.items()}
     averages = [average_choices(len(matches.keypoints), turns, votes, start) for start in (None, *starts)]
     averaged, chosen = min(averages, key=lambda each: each[0].cost)
     poses = {pair: choices[pair].poses[chosen[pair]] for pair, angle in averaged.residuals.items() if angle <= _CYCLE}
+    poses |= steadiest_steps(averaged.rotations, poses, matches, lenses, config)
     rows = fitting_matches(matches, poses, lenses, _CLOSE * config.max_error)
     pairs = {
         pair: TwoView(rows[pair], pose, _CALIBRATED)

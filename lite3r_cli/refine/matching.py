@@ -18,6 +18,7 @@ from .backend import require_pycolmap
 from .descriptors import Described, Pair, match_pairs
 from .early import NOTHING_BEGUN, EarlyMatches
 from .keypoints import Features, ReadImage, ReadMask, extract_all
+from .mirrored import mirror_images
 from .pairing import choose_pairs
 from .refine_config import RefineConfig
 
@@ -48,6 +49,7 @@ class Matches:
     pairs: dict[Pair, TwoView]  # geometrically verified, sorted
     folder: Path  # for what pycolmap reads and writes
     raw: dict[Pair, np.ndarray] = field(default_factory=dict)  # (M, 2) of each pair, before verification
+    mirrored: tuple[int, ...] = ()  # pictures that are mirror images: in no pair
 
 
 def match(
@@ -67,8 +69,9 @@ def match(
     begun = NOTHING_BEGUN if early is None else early.end()
     features = extract_all(len(views), read_rgb, read_mask, config, step, begun.features)
     pairs = choose_pairs(features, views, config) if begun.pairs is None else begun.pairs
-    found = match_features(features, pairs, begun.matches)
-    unverified = Matches([f.size for f in features], [f.points for f in features], {}, folder, found)
+    mirrored = tuple(mirror_images(features, None if len(views) <= config.exhaustive_views else pairs))
+    found = match_features(features, [pair for pair in pairs if not set(pair) & set(mirrored)], begun.matches)
+    unverified = Matches([f.size for f in features], [f.points for f in features], {}, folder, found, mirrored)
     return verified(unverified, predicted_cameras(views, unverified.sizes), config)
 
 

@@ -19,7 +19,7 @@ from .depth_refinement import refine_depth
 from .early import EarlyMatches
 from .keypoints import ReadImage, ReadMask
 from .refine_config import RefineConfig
-from .verdicts import KEPT
+from .verdicts import KEPT, names_of
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,8 @@ def _warnings(views: Sequence[View], cameras) -> list[str]:
         return []
     if len(kept) == len(views):
         return [f"--refine changed no camera: {cameras.verdicts[0].reason}"]
-    names = ", ".join(views[i].name for i in kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-    return [f"--refine kept the predicted cameras of {names}: {cameras.verdicts[kept[0]].reason}"]
+    reasons = [verdict.reason for verdict in cameras.verdicts]
+    return [
+        f"--refine kept the predicted cameras of {names_of(views, [i for i in kept if reasons[i] == reason])}: {reason}"
+        for reason in dict.fromkeys(reasons[i] for i in kept)
+    ]

@@ -1,4 +1,5 @@
-"""All relative poses that the matches of two pictures allow: a plane that fills both pictures leaves two of them.
+"""All relative poses that the matches of two pictures allow: a plane that fills both pictures leaves two of them, and
+surfaces that repeat leave one for each period.
 
 The homography of a plane has up to four decompositions, two of them with the plane in front of both cameras (Malis &
 Vargas, INRIA RR-6303, 2007). Matches off the plane decide which one is correct. If they are few, only the rotations of
@@ -29,6 +30,10 @@ _LEAST = 8  # matches that refine a pose
 _PROMISING = 0.15  # least share of the verified matches that a pose fits before refinement
 _AS_GOOD = 0.85  # least share of the votes of the best pose for another pose to be kept
 _SAME_TURN, _SAME_WAY = np.radians(0.5), np.radians(3.0)  # poses that differ by less count as equal
+_NEARLY_AS_GOOD = 0.7  # the same share as `_AS_GOOD` for the ways of two neighbours in order, which others judge
+_WAYS, _WAY_APART = 6, np.radians(30.0)  # ways of a pair that are refined, and the least angle between them
+_LOOK = 60  # matches of which any two give a way
+_FAR = 1e-9  # a cross product of less gives no direction
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Choices:
     """The poses of one pair; the one with most votes comes first."""
 
     poses: np.ndarray  # (K, 3, 4) second from first, |t| = 1
-    votes: float  # of the first pose
+    votes: np.ndarray  # (K,)
 
 
 def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict[Pair, Choices]:
@@ -46,17 +51,40 @@ def pose_choices(matches: Matches, lenses: Lenses, config: RefineConfig) -> dict
 
     def one(pair: Pair) -> Choices | None:
         two = _Pair(matches, pair, lenses, cameras, rays, config)
-        ranked = sorted(((two.votes(pose), k, pose) for k, pose in enumerate(two.poses())), key=lambda v: (-v[0], v[1]))
-        kept: list[np.ndarray] = []
-        for votes, _, pose in ranked:
-            if votes >= _AS_GOOD * ranked[0][0] and not any(_same(pose, other) for other in kept):
-                kept.append(pose)
-        return Choices(np.stack(kept), ranked[0][0]) if kept and ranked[0][0] > 0 else None
+        return _ranked(two, two.poses(), _AS_GOOD)
 
     pairs = sorted(matches.pairs)
     with ThreadPoolExecutor(count_cores()) as pool:
         found = dict(zip(pairs, pool.map(one, pairs), strict=True))
     return {pair: choices for pair, choices in found.items() if choices is not None}
+
+
+def ways_with(
+    turns: Mapping[Pair, np.ndarray], matches: Matches, lenses: Lenses, config: RefineConfig
+) -> dict[Pair, Choices]:
+    """The poses that the matches of each pair allow with about the rotation `turns` (3, 3), all of those with nearly
+    as many votes as the best one: where surfaces repeat, the second camera may be ahead of the first one or behind it.
+    """
+    cameras, rays = lenses.cameras(), unit_rays(matches, lenses)
+
+    def one(pair: Pair) -> Choices | None:
+        two = _Pair(matches, pair, lenses, cameras, rays, config)
+        return _ranked(two, two.ways(turns[pair]), _NEARLY_AS_GOOD)
+
+    found = {pair: one(pair) for pair in sorted(turns)}
+    return {pair: choices for pair, choices in found.items() if choices is not None}
+
+
+def _ranked(two: _Pair, poses: list[np.ndarray], as_good: float) -> Choices | None:
+    """The different ones of the poses whose votes are at least the share `as_good` of the best one's."""
+    ranked = sorted(((two.votes(pose), k, pose) for k, pose in enumerate(poses)), key=lambda v: (-v[0], v[1]))
+    kept: list[np.ndarray] = []
+    votes: list[float] = []
+    for vote, _, pose in ranked:
+        if vote >= as_good * ranked[0][0] and not any(_same(pose, other) for other in kept):
+            kept.append(pose)
+            votes.append(vote)
+    return Choices(np.stack(kept), np.array(votes)) if kept and votes[0] > 0 else None
 
 
 def fitting_matches(
@@ -103,6 +131,29 @@ class _Pair:
         near = [(self.errors(pose) < self.tolerance).sum() for pose in poses]
         enough = _PROMISING * len(self.verified)
         return [self._refined(pose) for pose, count in zip(poses, near, strict=True) if count >= enough]
+
+    def ways(self, turn: np.ndarray) -> list[np.ndarray]:
+        """The poses near the rotation `turn`, refined: any two matches give a direction of the translation."""
+        first, second = self.rays[0] @ turn.T, self.rays[1]
+        across = np.cross(first, second)
+        seen = np.linalg.norm(across, axis=1) > 2 * self.tolerance / self.focal  # the others give no direction
+        first, second, across = first[seen], second[seen], across[seen]
+        chosen = across[np.linspace(0, len(across) - 1, min(len(across), _LOOK)).astype(np.int64)]
+        ways = np.cross(*(chosen[k] for k in np.triu_indices(len(chosen), 1)))
+        ways = ways[np.linalg.norm(ways, axis=1) > _FAR]
+        ways = np.concatenate([ways, -ways]) / np.linalg.norm(np.concatenate([ways, ways]), axis=1, keepdims=True)
+        # for each way and match: distance from the epipolar plane, and whether the rays meet in front of both cameras
+        sine = np.sqrt(np.maximum(1 - (ways @ first.T) ** 2, 1e-12))
+        error = np.abs(ways @ across.T) / sine * self.focal
+        ahead = (ways @ np.cross(first, across).T < 0) & (ways @ np.cross(second, across).T < 0)
+        votes = (ahead / (1 + (error / (0.5 * self.tolerance)) ** 2)).sum(axis=1)
+        found: list[np.ndarray] = []
+        for k in np.argsort(-votes, kind="stable").tolist():
+            if all(way @ ways[k] < np.cos(_WAY_APART) for way in found):
+                found.append(ways[k])
+            if len(found) == _WAYS:
+                break
+        return [self._refined(np.column_stack([turn, way])) for way in found]
 
     def _of_a_plane(self) -> list[np.ndarray]:
         pycolmap = require_pycolmap()

@@ -108,7 +108,9 @@ def verified_images(
     """The views with verified cameras, and for each other view the reason. `seen` (S,): points of the model."""
     reasons = {}
     for i in range(len(views)):
-        if i not in found.hypothesis.poses or seen[i] < config.min_observations:
+        if i in found.matches.mirrored:
+            reasons[i] = "a mirror image: it matches the others only when it is flipped left to right, so flip it"
+        elif i not in found.hypothesis.poses or seen[i] < config.min_observations:
             reasons[i] = "too few of its matches could be verified"
         elif support[i] < config.min_support:
             reasons[i] = "most of its matches contradict each other"
@@ -201,7 +203,7 @@ def account(
             parts.append({**_named(cut, views), "could_stand_elsewhere": rival})
             warnings.append(_warning(cut, views, rival))
     if found.elsewhere:
-        names = _names(views, found.elsewhere)
+        names = names_of(views, found.elsewhere)
         warnings.append(f"--refine: the poses of {names} are ambiguous: two solutions explain the matches equally well")
     return Account(
         path=found.hypothesis.path,
@@ -225,7 +227,7 @@ def _named(cut: Cut, views: Sequence[View]) -> dict[str, Any]:
 
 
 def _warning(cut: Cut, views: Sequence[View], rival: bool) -> str:
-    names = _names(views, cut.part)
+    names = names_of(views, cut.part)
     if rival:
         return (
             f"--refine: the poses of {names} may be wrong: {int(cut.strength)} points connect them to the others, "
@@ -234,7 +236,8 @@ def _warning(cut: Cut, views: Sequence[View], rival: bool) -> str:
     return f"--refine: only {int(cut.strength)} points connect {names} to the others: add images between them"
 
 
-def _names(views: Sequence[View], chosen: Sequence[int]) -> str:
+def names_of(views: Sequence[View], chosen: Sequence[int]) -> str:
+    """Some names of the views, and how many more there are."""
     rest = len(chosen) - _NAMES
     return ", ".join(views[i].name for i in chosen[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 

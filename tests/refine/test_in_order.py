@@ -17,6 +17,7 @@ from lite3r_cli.refine.observations import Tracks
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.relative_poses import pose_choices
 from lite3r_cli.refine.search import Search
+from lite3r_cli.refine.steady_steps import steadiest_steps
 from lite3r_cli.scene import geometry
 
 LENS = Lens("SIMPLE_PINHOLE", (400.0, 260.0, 200.0), (520, 400))
@@ -118,6 +119,41 @@ def test_pairs_that_a_pavement_takes_for_one_place_contradict_the_chain(walk):
     true = {pair for pair in posed.pairs if pair[1] - pair[0] == 3}
     assert len(look_alike) > 3 and len(true) > 3
     assert set(in_order.agreeing_with(mapped, posed)) == true
+
+
+def steps_of(right: int, back: int, folder) -> tuple[Matches, np.ndarray]:
+    """Four cameras that go a metre ahead each. Of the matches of the middle two, `right` say so, and `back` say that
+    the camera went a metre back."""
+    rng = np.random.default_rng(7)
+    turns = rotations.rotation_from_vector(np.array([[0, 0.05 * i, 0] for i in range(4)]))
+    keypoints: list[list[np.ndarray]] = [[] for _ in range(4)]
+    raw = {}
+    for i in range(3):
+        rows = []
+        for count, way in ((right, 1.0), (back, -1.0)) if i == 1 else ((120, 1.0),):
+            points = np.column_stack(
+                [rng.uniform(-4, 4, count), rng.uniform(-2, 1.6, count), rng.uniform(4, 12, count)]
+            )
+            poses = [
+                np.column_stack([turns[i], np.zeros(3)]),
+                np.column_stack([turns[i + 1], -turns[i + 1] @ [0, 0, way]]),
+            ]
+            for k, pose in enumerate(poses):
+                keypoints[i + k].append(geometry.project(points, K, pose)[0] + rng.normal(0, 0.1, (count, 2)))
+            rows.append([sum(map(len, keypoints[i + k])) - count + np.arange(count) for k in range(2)])
+        raw[i, i + 1] = np.concatenate(rows, axis=1).T
+    return matched([np.concatenate(each) for each in keypoints], raw, folder), turns
+
+
+@pytest.mark.parametrize(("right", "back", "ahead"), [(50, 60, True), (60, 50, True), (15, 160, False)])
+def test_of_the_steps_that_matches_allow_the_one_back_is_not_taken(right, back, ahead, tmp_path):
+    pytest.importorskip("pycolmap")
+    matches, turns = steps_of(right, back, tmp_path)
+    chosen = steadiest_steps(turns, sorted(matches.pairs), matches, Lenses((LENS,), (0,) * 4), RefineConfig())
+    assert sorted(chosen) == [(0, 1), (1, 2), (2, 3)]
+    for (i, j), pose in chosen.items():
+        way = -turns[j].T @ pose[:, 3]
+        assert np.allclose(way, [0, 0, 1 if ahead or i != 1 else -1], atol=0.05)
 
 
 def test_neighbours_that_do_not_match_are_no_walk(walk):
