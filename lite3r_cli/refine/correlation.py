@@ -14,6 +14,7 @@ _NOISE = 5e-6  # variance of grey values (0..1) below which a window counts as b
 _WITNESSES = 3  # number of best neighbours that count
 _HIDDEN = 0.7  # a neighbour counts if its score is at least this share of the best: otherwise the point may be occluded
 _AT_ONCE = 8  # hypotheses per batch
+_CACHED = 100_000  # pixels of a batch that stay in the cache of a core
 
 
 class Correlation:
@@ -27,13 +28,15 @@ class Correlation:
         self.projections = [Projection(picture, other) for other in neighbours]
         grey = picture.grey[None]
         self.mean = window_mean(grey, half)
-        self.variance = (window_mean(grey * grey, half) - self.mean * self.mean).clamp_min_(0)
+        variance = (window_mean(grey * grey, half) - self.mean * self.mean).clamp_min_(0)
+        self.contrast = torch.rsqrt(variance + _NOISE)
+        self.at_once = _AT_ONCE if grey.is_cuda else min(_AT_ONCE, max(1, _CACHED // grey.numel()))
 
     def volume(self, inverse: Tensor) -> Tensor:
         """Scores (D, h, w) in 0..1 of inverse depths (D, h, w), or (D,) for planes that face the camera."""
         if inverse.dim() == 1:
             inverse = inverse[:, None, None].expand(-1, *self.picture.grey.shape)
-        return torch.cat([self.score(part) for part in inverse.split(_AT_ONCE)])
+        return torch.cat([self.score(part) for part in inverse.split(self.at_once)])
 
     def score(self, inverse: Tensor) -> Tensor:
         """Scores (B, h, w) of inverse depths (B, h, w): a mean over the best neighbours, 0 if no neighbour sees the
@@ -50,26 +53,34 @@ class Correlation:
         seen = inside(other, x, y)
         there = sample(other.grey, x, y)
         mean = window_mean(there, self.half)
-        variance = (window_mean(there * there, self.half) - mean * mean).clamp_min_(0)
-        product = window_mean(there * self.picture.grey, self.half) - mean * self.mean
-        value = product * torch.rsqrt((self.variance + _NOISE) * (variance + _NOISE))
+        variance = window_mean(there * there, self.half).addcmul_(mean, mean, value=-1).clamp_min_(0)
+        product = window_mean(there.mul_(self.picture.grey), self.half).addcmul_(mean, self.mean, value=-1)
+        value = product.mul_(self.contrast).mul_(variance.add_(_NOISE).rsqrt_()).clamp_(0, 1)
         if self.picture.scene is not None:
-            value = value * self.picture.scene
-        return torch.where(seen, value.clamp_(0, 1), 0.0)
+            value *= self.picture.scene
+        return value.mul_(seen)
 
 
 def window_mean(values: Tensor, half: int) -> Tensor:
     """Means (B, h, w) over windows of 2 · half + 1 pixels a side; the border is repeated outwards."""
-    height, width = values.shape[-2:]
     side = 2 * half + 1
     padded = F.pad(values[:, None], (half,) * 4, mode="replicate")[:, 0]
-    rows = padded[:, :height].clone()
-    for i in range(1, side):
-        rows += padded[:, i : i + height]
-    total = rows[:, :, :width].clone()
-    for i in range(1, side):
-        total += rows[:, :, i : i + width]
-    return total.mul_(1 / side**2)
+    return _sums(_sums(padded, 1, side), 2, side).mul_(1 / side**2)
+
+
+def _sums(values: Tensor, dim: int, side: int) -> Tensor:
+    """Sums of `side` neighbours along a dimension, which is shorter by side − 1 afterwards. Sums of 1, 2, 4 … of them
+    are added, according to the binary digits of `side`, which is odd.
+    """
+    left = values.shape[dim] - side + 1
+    total, runs, length = values.narrow(dim, 0, left), values, 1
+    while 2 * length < side:
+        size = runs.shape[dim] - length
+        runs = runs.narrow(dim, 0, size) + runs.narrow(dim, length, size)
+        length *= 2
+        if side & length:
+            total = total + runs.narrow(dim, side & (length - 1), left)
+    return total
 
 
 def _largest(values: Sequence[Tensor], count: int) -> list[Tensor]:

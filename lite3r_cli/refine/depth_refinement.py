@@ -17,6 +17,7 @@ from ..scene.sparse_points import SparseModel
 from .align import align_depth
 from .confidence import fused_confidence
 from .correlation import window_mean
+from .each_view import each_view
 from .fill import fill
 from .keypoints import ReadImage, ReadMask
 from .refine_config import RefineConfig
@@ -57,22 +58,25 @@ def refine_depth(
     ranges = {i: depth_range(views[i], sparse, i) for i in trusted if others[i]}
     masks = {i: None if read_mask is None else read_mask(i) for i in trusted}
     pictures = {i: _picture(views[i], read_rgb(i), masks[i], device) for i in trusted}
-    aligned = {i: align_depth(views[i], sparse, i) for i in trusted}
+    aligned = each_view(trusted, device, lambda i: align_depth(views[i], sparse, i))
     expected = {i: known_depth(views[i]) if depth is None else depth for i, depth in aligned.items()}
     surfaces = stereo(pictures, others, ranges, {i: torch.from_numpy(d).to(device) for i, d in expected.items()}, step)
     if surfaces and np.median([surface.ambiguous for surface in surfaces.values()]) > config.ambiguous:
         return RefinedDepth(list(views), [KEPT] * len(views), [0.0] * len(views))  # a repeated pattern
     seen = {i: _Seen.of(surface) for i, surface in surfaces.items()}
     level = _common_level(views, seen)
-    chosen = {
-        i: _choose(views[i], seen.get(i), aligned[i], level, pictures[i].grey.cpu().numpy(), config) for i in trusted
-    }
+    chosen = each_view(
+        trusted,
+        device,
+        lambda i: _choose(views[i], seen.get(i), aligned[i], level, pictures[i].grey.cpu().numpy(), config),
+    )
     result = [replace(view, depth=chosen[i].depth) if i in chosen else view for i, view in enumerate(views)]
-    confidence = {
-        i: fused_confidence(result[i], each.correlation, [result[j] for j in others[i]])
-        for i, each in chosen.items()
-        if each.correlation is not None
-    }
+    correlation = {i: each.correlation for i, each in chosen.items() if each.correlation is not None}
+    confidence = each_view(
+        correlation,
+        device,
+        lambda i: fused_confidence(result[i], correlation[i], [result[j] for j in others[i]]),
+    )
     steps = [chosen[i].step if i in chosen else KEPT for i in range(len(views))]
     confirmed = [round(float(seen[i].sure.mean()), 3) if i in seen else 0.0 for i in range(len(views))]
     return RefinedDepth(_with_confidence(result, confidence), steps, confirmed)

@@ -26,19 +26,19 @@ def select(cost: Tensor, small: float, large_down: Tensor, large_right: Tensor) 
 
 
 def _both_ways(cost: Tensor, small: float, large: Tensor) -> Tensor:
-    """Sum of the path costs (n, m, D) from line to line of cost (n, m, D), down and up."""
-    total = torch.zeros_like(cost)
-    for backwards in (False, True):
-        before = None
-        for i in range(len(cost) - 1, -1, -1) if backwards else range(len(cost)):
-            if before is None:
-                now = cost[i]
-            else:
-                lowest = before.amin(dim=-1, keepdim=True)
-                best = torch.minimum(before, lowest + large[i if backwards else i - 1][:, None])
-                best[:, 1:] = torch.minimum(best[:, 1:], before[:, :-1] + small)
-                best[:, :-1] = torch.minimum(best[:, :-1], before[:, 1:] + small)
-                now = best.add_(cost[i]).sub_(lowest)
-            total[i] += now
-            before = now
-    return total
+    """Sum of the path costs (n, m, D) from line to line of cost (n, m, D), down and up. Both paths are followed at
+    once, with few operations a line: lines are so short that the number of operations counts.
+    """
+    lines = torch.stack([cost, cost.flip(0)], dim=1)  # (n, 2, m, D)
+    jumps = torch.stack([large, large.flip(0)], dim=1)[..., None]
+    paths = torch.empty_like(lines)
+    padded = torch.nn.functional.pad(lines[0], (1, 1), value=torch.inf)
+    before, lower, higher = padded[..., 1:-1], padded[..., :-2], padded[..., 2:]
+    paths[0] = lines[0]
+    for now, jump, line in zip(paths[1:].unbind(), jumps.unbind(), lines[1:].unbind()):
+        lowest = before.amin(dim=-1, keepdim=True)
+        torch.minimum(lower, higher, out=now).add_(small)
+        torch.minimum(now, before, out=now)
+        torch.minimum(now, lowest + jump, out=now).add_(line).sub_(lowest)
+        before.copy_(now)
+    return paths[:, 0] + paths[:, 1].flip(0)

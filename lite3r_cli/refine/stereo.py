@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .correlation import Correlation, window_mean
+from .each_view import each_view
 from .semiglobal import select
 from .support import Maps, seen_from, votes
 from .warp import Picture
@@ -63,21 +64,36 @@ def stereo(
     likely depth (h, w), 0 = unknown.
     """
     chosen = [i for i in pictures if neighbours[i]]
+    if not chosen:
+        return {}
+    device = pictures[chosen[0]].grey.device
     small = {i: pictures[i].shrunk(_COARSE) for i in pictures}
     likely = {i: _resize(expected[i], small[i].grey.shape) for i in chosen}
-    maps: dict[int, Tensor]
     maps, rivals = _wide(small, neighbours, {i: ranges[i] for i in chosen}, likely)
     scores: dict[int, Tensor] = {}
     for shrink, half, count, reaches in _FINE:
         fine = {i: pictures[i].shrunk(shrink) for i in pictures}
-        for i in chosen:
+
+        def finer(i: int, before=maps, fine=fine, half=half, count=count, reaches=reaches) -> tuple[Tensor, Tensor]:
             match = Correlation(fine[i], [fine[j] for j in neighbours[i]], half)
-            start = _resize(maps[i], fine[i].grey.shape)
-            maps[i], scores[i] = _narrow(match, _take_over(match, start, reaches), count)
-            if shrink == 1:
+            start = _resize(before[i], fine[i].grey.shape)
+            found = _narrow(match, _take_over(match, start, reaches), count)
+            if fine[i] is pictures[i]:
                 step()
-    agree = {i: votes(i, maps, pictures, _known(neighbours[i], maps), _TOLERANCE) for i in chosen}
-    return {i: Surface(maps[i], scores[i], agree[i], _ambiguous(*rivals[i])) for i in chosen}
+            return found
+
+        maps, scores = _apart(each_view(chosen, device, finer))
+
+    def surface(i: int) -> Surface:
+        agree = votes(i, maps, pictures, _known(neighbours[i], maps), _TOLERANCE)
+        return Surface(maps[i], scores[i], agree, _ambiguous(*rivals[i]))
+
+    return each_view(chosen, device, surface)
+
+
+def _apart(found: Mapping[int, tuple[Tensor, Tensor]]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """The first and the second part of each view's result."""
+    return {i: first for i, (first, _) in found.items()}, {i: second for i, (_, second) in found.items()}
 
 
 def _ambiguous(best: Tensor, second: Tensor) -> float:
@@ -103,23 +119,33 @@ def _wide(
     expected: Mapping[int, Tensor],
 ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
     """The inverse depth of each view, and the scores of the selected and of the best rival hypothesis."""
-    planes, volumes, maps, scores = {}, {}, {}, {}
-    for i, (near, far) in ranges.items():
-        planes[i] = torch.linspace(1 / far, 1 / near, _PLANES, device=pictures[i].grey.device)
+    device = next(iter(pictures.values())).grey.device
+    planes = {i: torch.linspace(1 / far, 1 / near, _PLANES, device=device) for i, (near, far) in ranges.items()}
+
+    def volume(i: int) -> Tensor:
         match = Correlation(pictures[i], [pictures[j] for j in neighbours[i]], _COARSE_HALF)
-        volumes[i] = match.volume(planes[i]).half()
-        maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), -_unexpected(planes[i], expected[i]))
+        return match.volume(planes[i]).half()
+
+    def pick(i: int, bonus: Tensor | float) -> tuple[Tensor, Tensor]:
+        return _pick(pictures[i], planes[i], volumes[i].float(), bonus - _unexpected(planes[i], expected[i]))
+
+    volumes = each_view(ranges, device, volume)
+    maps, scores = _apart(each_view(ranges, device, lambda i: pick(i, 0.0)))
     for _ in range(_ROUNDS):
-        trusted = {}
-        for i in maps:
+
+        def trust(i: int, maps=maps, scores=scores) -> Tensor:
             agree = votes(i, maps, pictures, _known(neighbours[i], maps), _COARSE_TOLERANCE)
-            trusted[i] = ((agree >= 1) & (scores[i] > _SURE)) | (agree >= 2)
-        before = dict(maps)
-        for i in maps:
-            points = seen_from(i, before, trusted, pictures, _known(neighbours[i], before))
-            bonus = _bonus(points, planes[i], volumes[i].shape) - _unexpected(planes[i], expected[i])
-            maps[i], scores[i] = _pick(pictures[i], planes[i], volumes[i].float(), bonus)
-    return maps, {i: (scores[i], _rival(maps[i], planes[i], volumes[i].float())) for i in maps}
+            return ((agree >= 1) & (scores[i] > _SURE)) | (agree >= 2)
+
+        trusted = each_view(ranges, device, trust)
+
+        def again(i: int, maps=maps, trusted=trusted) -> tuple[Tensor, Tensor]:
+            points = seen_from(i, maps, trusted, pictures, _known(neighbours[i], maps))
+            return pick(i, _bonus(points, planes[i], volumes[i].shape))
+
+        maps, scores = _apart(each_view(ranges, device, again))
+    rivals = each_view(ranges, device, lambda i: (scores[i], _rival(maps[i], planes[i], volumes[i].float())))
+    return maps, rivals
 
 
 def _rival(inverse: Tensor, planes: Tensor, volume: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def votes(i: int, maps: Maps, pictures: Mapping[int, Picture], others: Sequence[
         x, y, ratio = Projection(pictures[i], pictures[j])(maps[i])
         there = sample(maps[j], x, y, "nearest")
         difference = ratio * there / maps[i].clamp_min(1e-12) - 1
-        count += inside(pictures[j], x, y) & (difference.abs() < tolerance)
+        count += inside(pictures[j], x, y) * (difference.abs() < tolerance)
     scene = pictures[i].scene
     return count if scene is None else count * scene
 
@@ -32,7 +32,7 @@ def seen_from(
     found = []
     for j in others:
         x, y, ratio = Projection(pictures[j], pictures[i])(maps[j])
-        ok = inside(pictures[i], x, y) & trusted[j]
+        ok = (inside(pictures[i], x, y) > 0) & trusted[j]
         row, column = ((y[ok] + 1) * (height / 2)).long(), ((x[ok] + 1) * (width / 2)).long()
         found.append((row.clamp(0, height - 1), column.clamp(0, width - 1), maps[j][ok] / ratio[ok]))
     if not found:
