@@ -97,6 +97,8 @@ def _network(options, folder: Path) -> str:
 
 def _child(options, folder: Path, what: str, frames: int, loops: bool, left: float) -> list[dict[str, Any]]:
     """Render missing frames, run the process of one row and print its output."""
+    from lite3r_cli.cli import LARGE_PAGES, THREADS
+
     start = time.monotonic()
     if not (folder / "walk.json").exists():
         _render(options, folder, frames, loops)
@@ -115,6 +117,7 @@ def _child(options, folder: Path, what: str, frames: int, loops: bool, left: flo
                 stderr=lines,
                 text=True,
                 timeout=max(left - rendered, 5),
+                env={**THREADS, **LARGE_PAGES, **os.environ},  # as the command sets it before torch is imported
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -276,7 +279,7 @@ def part_rows(options) -> list[dict[str, Any]]:
                 found = predictor.predict(images, indices=each.views)
                 facts = {}
                 if k >= 0:
-                    facts = dict(zip((SEEN, AGREE), judge(found.indices, found.views, candidates[k])))
+                    facts = dict(zip((SEEN, AGREE), judge(found, candidates[k], predictor.runtime.torch_device)))
                     loops.append(is_loop(*facts.values()))
                 store.write(k + len(passes) - len(candidates), each, found.indices, found.views, found.colors, facts)
             return store, loops

@@ -120,10 +120,11 @@ class SceneWorker:
         if self.number is not None:
             config = replace(config, device=device_of_worker(config.device, self.number))
         cuda_start.begin(config.device)
+        from ..networks.recorded import IN_BATCH
         from ..pipelines.predict import Predictor
 
         loading = Progress()  # the display shows the scenes
-        self._predictor = Predictor(config, loading, repeats=True)
+        self._predictor = Predictor(config, loading, repeats=IN_BATCH)
         for text in self._predictor.origin.notes:
             self.dispatcher.note(text)
         self.dispatcher.ready(loading.seconds)

@@ -15,12 +15,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..cores import count_cores
 from ..io.view_memory import Features
 from ..scene.consistency import ratios_in
+from ..scene.device_maps import DeviceMaps
 from ..scene.posed_view import View, known_depth
 from ..scene.surfaces import Surfaces, VoterMap
+from ..scene.usable_maps import NOTHING_HELD
 from ..world.ties import Keypoints, evidence, find_features, keypoints_of
 from .chunk_plan import LOOP, ChunkPlan, Pass
 
@@ -112,12 +115,18 @@ def joint_pass(candidate: Candidate, plan: ChunkPlan) -> Pass:
 
 
 def halves_agree(
-    views: Sequence[View], first: Sequence[int], second: Sequence[int], step: int = 1
+    views: Sequence[View],
+    first: Sequence[int],
+    second: Sequence[int],
+    step: int = 1,
+    held: DeviceMaps = NOTHING_HELD,
+    device: torch.device | str = "cpu",
 ) -> tuple[float, float]:
     """For the views `first` and `second` of one pass: the largest overlap of a view with one of the other half, and the
-    share of it whose depth agrees. Every `step`-th row and column is looked at.
+    share of it whose depth agrees. Every `step`-th row and column is looked at, on `device`, which has the maps `held`.
     """
-    surfaces = Surfaces([VoterMap(view, known_depth(view) > 0) for view in views])
+    depths = [held.of(known_depth(view), device) for view in views]
+    surfaces = Surfaces([VoterMap(view, depth > 0, depth) for view, depth in zip(views, depths)])
     seen = agrees = most = 0.0
     for one, other in ((first, second), (second, first)):
         for i in one:

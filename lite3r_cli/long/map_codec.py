@@ -1,37 +1,32 @@
-"""Maps of 8 or 16 bits as bytes: differences of neighbouring pixels, packed by zlib.
+"""Maps of 8 or 16 bits as bytes: low bytes as they are, high bytes as packed differences of neighbouring pixels.
 
-A depth map of a network is a smooth surface with noise, so most differences are small. It takes half the time of a PNG
-and three quarters of its bytes, and is read four times as fast, because nothing is decoded twice to be checked: zlib's
-checksum and the size say whether the bytes are whole.
+The low bytes of a depth map are noise, which zlib packs by a quarter in six times the time of everything else here; its
+high bytes are a smooth surface and nearly vanish. zlib's checksums and the size say whether the bytes are whole.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 
 from ..io.regular import BadImage
 
 _HEAD = struct.Struct("<4sBII")  # name, bytes of a value, height, width
-_NAME = b"l3rm"
-_TYPES: dict[int, tuple[Any, Any]] = {1: (np.uint8, np.int8), 2: (np.uint16, np.int16)}  # stored; as a difference
+_NAME = b"l3m2"
 
 
 def packed(values: np.ndarray) -> bytes:
     """`values` (h, w) uint8 or uint16 as bytes."""
     height, width = values.shape
-    size = values.itemsize
-    unsigned, signed = _TYPES[size]
-    steps = np.diff(values, axis=1, prepend=unsigned(0))  # modulo 2^bits
-    steps = np.diff(steps, axis=0, prepend=unsigned(0)).view(signed)
-    folded = ((steps << 1) ^ (steps >> (8 * size - 1))).view(unsigned)  # small for small steps of either sign
-    planes = folded.view(np.uint8).reshape(-1, size).T  # low bytes, then high ones
-    packing = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    body = packing.compress(planes.tobytes()) + packing.flush()
-    return _HEAD.pack(_NAME, size, height, width) + body
+    parts = [_HEAD.pack(_NAME, values.itemsize, height, width)]
+    parts.append(zlib.compress(np.ascontiguousarray(values.astype(np.uint8)).data, 0))  # with a checksum, not packed
+    if values.itemsize == 2:
+        high = (values >> 8).astype(np.uint8)
+        packing = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+        parts += [packing.compress(np.diff(high, axis=1, prepend=np.uint8(0)).data), packing.flush()]  # modulo 256
+    return b"".join(parts)
 
 
 def unpacked(data: bytes, size: int, most: int) -> np.ndarray:
@@ -45,16 +40,29 @@ def unpacked(data: bytes, size: int, most: int) -> np.ndarray:
         raise BadImage("another kind of file")
     if height * width > most:
         raise BadImage(f"{width}x{height} pixels are more than a depth map has")
+    rest: bytes | memoryview = memoryview(data)[_HEAD.size :]
+    planes = []
+    for _ in range(size):
+        plane, rest = _plane(rest, height * width)
+        planes.append(np.frombuffer(plane, np.uint8).reshape(height, width))
+    if rest:
+        raise BadImage("damaged")
+    if size == 1:
+        return planes[0]
+    low, steps = planes
+    values = np.cumsum(steps, axis=1, dtype=np.uint8).astype(np.uint16)
+    values <<= 8
+    values |= low
+    return values
+
+
+def _plane(data: bytes | memoryview, length: int) -> tuple[bytes, bytes]:
+    """The `length` bytes at the beginning of `data`, and what follows them there. Raises BadImage."""
     unpacking = zlib.decompressobj()
     try:
-        raw = unpacking.decompress(data[_HEAD.size :], height * width * size + 1)
+        plane = unpacking.decompress(data, length + 1)
     except zlib.error as error:
         raise BadImage(f"damaged ({error})") from error
-    if len(raw) != height * width * size or not unpacking.eof or unpacking.unused_data:
+    if len(plane) != length or not unpacking.eof:
         raise BadImage("damaged")
-    unsigned, _ = _TYPES[size]
-    planes = np.frombuffer(raw, np.uint8).reshape(size, -1)
-    folded = planes[0] if size == 1 else planes[0] | (planes[1].astype(unsigned) << 8)
-    negative = (folded & 1) * unsigned(256**size - 1)  # all bits of a negative step are inverted
-    steps = ((folded >> 1) ^ negative).reshape(height, width)
-    return np.cumsum(np.cumsum(steps, axis=0, dtype=unsigned), axis=1, dtype=unsigned)
+    return plane, unpacking.unused_data

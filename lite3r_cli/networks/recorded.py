@@ -1,8 +1,9 @@
 """Repeated predictions of equal shape as one CUDA graph.
 
-The kernels of `mini` with 8 views take a few milliseconds on a large GPU. Python launches them one by one, which takes
-several times as long, and far longer if other threads want the interpreter's lock at every launch. A recorded
-prediction is launched at once; it runs the same kernels on the same operands, so its results are the same bits.
+The kernels of `mini` with 8 views take a few milliseconds on a large GPU, and with the 60 of a chunk a few dozen.
+Python launches them one by one, which takes several times as long if other threads want the interpreter's lock at every
+launch. A recorded prediction is launched at once; it runs the same kernels on the same operands, so its results are the
+same bits.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from ..engine.packing import Shape
 from .base import Network, Prediction
 
 BEFORE = 2  # predictions of a shape before it is recorded, which takes as long as two predictions
-MOST_PIXELS = 2**22  # of all views: a GPU is busy for longer than the launches of larger predictions take
-MOST_SHAPES = 4  # each graph keeps its memory: up to 1 GB for `mini`
+# Pixels of all views of a prediction: scenes of a batch, larger ones of which keep a GPU busy for longer than launches
+IN_BATCH = 2**22
+IN_CHUNKS = 2**24  # chunks of a long set, beside which many threads read and write
+MOST_SHAPES = 4  # each graph keeps its memory: up to 1 GB for `mini` and 2^22 pixels
+_ROOM = 2  # free memory of the device that a graph needs, in that of everything so far
 T = TypeVar("T")
 
 
@@ -57,10 +61,13 @@ class _Recorded:
 
 
 class Recorder(Generic[T]):
-    """Records the predictions of a network whose weights stay where they are, each with a fact about it."""
+    """Records the predictions of a network whose weights stay where they are, each with a fact about it; those of more
+    than `most` pixels are not recorded.
+    """
 
-    def __init__(self, network: Network, device: torch.device) -> None:
+    def __init__(self, network: Network, device: torch.device, most: int) -> None:
         self._network = network if device.type == "cuda" and isinstance(network, TwoSteps) else None
+        self._device, self._most = device, most
         self._facts: dict[Shape, T] = {}
         self._times: Counter[Shape] = Counter()  # without a graph
         self._recorded: dict[Shape, _Recorded] = {}
@@ -87,8 +94,19 @@ class Recorder(Generic[T]):
 
     def _is_due(self, shape: Shape) -> bool:
         pixels = sum(height * width for height, width in shape.sizes)
-        suitable = len(set(shape.sizes)) == 1 and pixels <= MOST_PIXELS
-        return suitable and self._times[shape] >= BEFORE and len(self._recorded) < MOST_SHAPES
+        suitable = len(set(shape.sizes)) == 1 and pixels <= self._most
+        due = suitable and self._times[shape] >= BEFORE and len(self._recorded) < MOST_SHAPES
+        return due and self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether a graph, which takes as much memory as a prediction, leaves as much for others."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free >= _ROOM * torch.cuda.memory_reserved(self._device)
+
+    def forget(self) -> None:
+        """Free the memory of the graphs."""
+        self._recorded.clear()
+        self._times.clear()
 
 
 def _record(network: TwoSteps, images: Tensor) -> _Recorded:

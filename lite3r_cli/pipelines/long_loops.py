@@ -33,7 +33,9 @@ from ..scene.posed_view import View
 from .long_predict import Predicted, predict_passes
 
 if TYPE_CHECKING:
-    from .predict import Predictor
+    import torch
+
+    from .predict import Predictions, Predictor
 
 _LOOK, _STEP = 4, 4  # views of each half that are compared; of their rows and columns, every fourth
 _MOST_THREADS = 4  # beside those that write chunks
@@ -100,8 +102,8 @@ def close_loops(
     passes, first = [joint_pass(each, plan) for each in candidates], len(plan.chunks)
     accepted: list[bool] = []
 
-    def examine(k: int, positions: Sequence[int], views: Sequence[View]) -> dict[str, Any]:
-        seen, agree = judge(positions, views, candidates[k])
+    def examine(k: int, found: Predictions) -> dict[str, Any]:
+        seen, agree = judge(found, candidates[k], predictor.runtime.torch_device)
         return {SEEN: seen, AGREE: agree}
 
     def after(k: int) -> bool:
@@ -128,14 +130,13 @@ def _judgement(facts: dict[str, Any]) -> tuple[float, float]:
         raise InputError(f"a finished chunk is damaged ({error}); run again without --resume") from error
 
 
-def judge(positions: Sequence[int], views: Sequence[View], candidate: Candidate) -> tuple[float, float]:
-    """The result of `halves_agree` for evenly spread views around both ends of a pass, whose views are at `positions`
-    of the sequence.
-    """
-    middle = (candidate.first + candidate.second) / 2
-    halves = [_spread([view for i, view in zip(positions, views) if (i < middle) == first]) for first in (True, False)]
+def judge(found: Predictions, candidate: Candidate, device: torch.device) -> tuple[float, float]:
+    """The result of `halves_agree`, on `device`, for evenly spread views around both ends of a pass."""
+    middle, placed = (candidate.first + candidate.second) / 2, list(zip(found.indices, found.views))
+    halves = [_spread([view for i, view in placed if (i < middle) == first]) for first in (True, False)]
     count = len(halves[0])
-    return halves_agree([*halves[0], *halves[1]], range(count), range(count, count + len(halves[1])), _STEP)
+    ends = range(count), range(count, count + len(halves[1]))
+    return halves_agree([*halves[0], *halves[1]], *ends, _STEP, found.held, device)
 
 
 def _spread(views: Sequence[View]) -> list[View]:

@@ -43,8 +43,8 @@ class Predicted:
     ran: list[Ran] = field(default_factory=list)  # what the network used for them, in this process or a stopped one
 
 
-# number of the pass in `passes`, positions, views → facts that are stored with it
-Examine = Callable[[int, Sequence[int], Sequence[View]], dict[str, Any]]
+# number of the pass in `passes`, what was predicted → facts that are stored with it
+Examine = Callable[[int, "Predictions"], dict[str, Any]]
 
 
 def predict_passes(
@@ -62,8 +62,8 @@ def predict_passes(
     after: Callable[[int], bool] = lambda k: True,
 ) -> None:
     """Predict the passes that are not on disk; the number of passes[0] is `first`. `examine` is called with each
-    predicted pass, by another thread; `after` with the number of each that is on disk, in order: once it is false, the
-    others are left out. Whole maps are stored once for each view, or with --refine in each chunk.
+    predicted pass, whose maps are still on the device; `after` with the number of each that is on disk, in order: once
+    it is false, the others are left out. Whole maps are stored once for each view, or with --refine in each chunk.
 
     Raises MemoryLimitError, InputError, OutputError.
     """
@@ -133,8 +133,10 @@ class _Line:
             found = self._predictor.predict_pictures(self._images, pictures, refined_next=False)
         except MemoryLimitError as error:
             raise MemoryLimitError(f"{error}, or give a --chunk below {len(self._passes[k].views)}") from error
+        examined = {} if self._examine is None else self._examine(k, found)
         found.held.release()  # of the device's memory, which the next pass needs
         facts = {
+            **examined,
             "skipped": [[item.name, item.reason] for item in pictures.skipped],
             "warnings": found.warnings,
             "sizes": [list(size) for size in found.network_sizes],
@@ -151,8 +153,6 @@ class _Line:
 
     def _store(self, k: int, found: Predictions, facts: dict[str, Any]) -> None:
         wanted = self._passes[k]
-        if self._examine is not None:
-            facts |= self._examine(k, found.indices, found.views)
         self._work.store.write(self._first + k, wanted, found.indices, found.views, found.colors, facts, self._whole(k))
         self._extend_drift(k)
 

@@ -62,6 +62,7 @@ def reconstruct_long(run: SceneRun, predictor: Predictor, long: LongPlan) -> Rep
                 run.tell(text)
             if wanted:
                 loops = close_loops(config, images, predictor, plan, places, work, progress, run.check, predicted)
+        predictor.network.forget_recorded()  # the network is not needed any more, but fusion needs memory
         passes += loops.passes
         with progress.stage("Align"):
             assemblies, read = stand_passes(images, passes, [True] * len(plan.chunks) + loops.accepted, work)

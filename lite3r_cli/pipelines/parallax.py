@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,11 +21,7 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes], metric: b
         return [f"one image only ({views[0].name}): monocular depth; {undefined}"]
     warnings = []
     depths = [known_depth(v) for v in views]
-    empty = [not depth.any() for depth in depths]  # fully masked: equal for the network, but not equal pictures
-    first_of: dict[bytes, str] = {}
-    twins = [(first_of.setdefault(d, v.name), v.name) for d, v, e in zip(digests, views, empty) if not e]
-    twins = [(a, b) for a, b in twins if a != b]
-    if twins:
+    if twins := _twins(views, digests):
         a, b = twins[0]
         more = f" (and {len(twins) - 1} more pairs)" if len(twins) > 1 else ""
         warnings.append(f"low parallax: {a} and {b} are the same image{more} and add nothing to each other")
@@ -39,3 +36,13 @@ def parallax_warnings(views: Sequence[View], digests: Sequence[bytes], metric: b
             f"low parallax: the cameras move by {ratio:.2f} % of the scene's depth only; depth rests on single images"
         )
     return warnings
+
+
+def _twins(views: Sequence[View], digests: Sequence[bytes]) -> list[tuple[str, str]]:
+    """The names of views with equal pictures: the first one and each later one."""
+    often = Counter(digests)
+    first_of: dict[bytes, str] = {}
+    some = [(d, v.name) for d, v in zip(digests, views) if often[d] > 1 and known_depth(v).any()]
+    # a fully masked picture has no depth: equal to another for the network, but not an equal picture
+    pairs = [(first_of.setdefault(digest, name), name) for digest, name in some]
+    return [(first, name) for first, name in pairs if first != name]

@@ -95,11 +95,11 @@ def _for_masks(engine: Choice) -> Choice:
 class PlannedNetwork:
     """`backbone` was loaded in `plan.loaded_dtype` on `device`; `ran` has one entry per prediction.
 
-    The fast engine makes its own form of the network in `prepare`, or at the first prediction. With `repeats` many
-    small predictions of equal shapes are expected, which a GPU records (`networks/recorded.py`).
+    The fast engine makes its own form of the network in `prepare`, or at the first prediction. A GPU records
+    predictions of up to `repeats` pixels if their shapes repeat (`networks/recorded.py`).
     """
 
-    def __init__(self, backbone: Network, plan: Plan, device: torch.device, repeats: bool = False) -> None:
+    def __init__(self, backbone: Network, plan: Plan, device: torch.device, repeats: int = 0) -> None:
         self.backbone, self.plan, self.device = backbone, plan, device
         self.ran: list[Ran] = []
         self.exact: dict[str, str] = {}  # linear layers that are not in FP8 → reason
@@ -109,7 +109,7 @@ class PlannedNetwork:
         self._in_fp8 = False  # whether the products of the ordinary form are what is planned
         # with another form the weights may move, and sparse attention waits for its lists
         plain = plan.engine.chosen == ORDINARY and plan.sparse is None and not plan.is_fp8
-        self._recorder = Recorder[Ran](backbone, device) if repeats and plain else None
+        self._recorder = Recorder[Ran](backbone, device, repeats) if repeats and plain else None
         if plan.engine.chosen == ORDINARY:
             self._ordinary()
 
@@ -125,6 +125,11 @@ class PlannedNetwork:
         if self.plan.engine.chosen == FAST:
             with on_device(self.device):
                 self._forms.fast()
+
+    def forget_recorded(self) -> None:
+        """Free the memory of recorded predictions."""
+        if self._recorder is not None:
+            self._recorder.forget()
 
     @torch.inference_mode()
     def predict(

@@ -96,9 +96,9 @@ class Pictures:
 class Predictor:
     """A network on a device, ready for image sets. `checkpoint` is that of `config.model`, if it is already open.
 
-    With `background` a thread reads its values while `read` decodes pictures. With `repeats` many small sets of equal
-    shapes are expected. The constructor raises BackendError (device) and WeightsError (checkpoint); errors in the
-    values are raised by the first call that needs them.
+    With `background` a thread reads its values while `read` decodes pictures. Predictions of up to `repeats` pixels are
+    recorded if their shapes repeat. The constructor raises BackendError (device) and WeightsError (checkpoint); errors
+    in the values are raised by the first call that needs them.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Predictor:
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
         background: bool = False,
-        repeats: bool = False,
+        repeats: int = 0,
     ) -> None:
         self.config, self._repeats = config, repeats
         self.team: Team | None = None  # other processes that take part in predictions

@@ -188,9 +188,10 @@ def reconstruct(config: ReconstructConfig, progress: Progress | None = None, war
         cuda_start.begin(config.predict.device)
         run.find()
         with progress.stage("Start", minor=True):
+            from ..networks.recorded import IN_CHUNKS
             from .predict import Predictor
         with joined(config, progress) as (own, begin):
-            predictor = Predictor(own, progress, background=True)
+            predictor = Predictor(own, progress, background=True, repeats=IN_CHUNKS)
             try:
                 join = begin(predictor)
                 plan = long_plan(config, run.images, predictor, progress, run.tell)

@@ -114,9 +114,9 @@ def test_loops_leave_no_whole_maps_on_disk_and_a_resumed_run_refuses_the_same(tm
     real, asked_for, kept = long_loops.judge, [], []
     monkeypatch.setattr(long_loops, "find_candidates", lambda *given: [Candidate(1, 8, -30.0), Candidate(0, 9, -20.0)])
 
-    def judge(positions, views, candidate):
+    def judge(found, candidate, device):
         asked_for.append(candidate)
-        return real(positions, views, candidate) if candidate.first == 1 else (0.4, 0.6)
+        return real(found, candidate, device) if candidate.first == 1 else (0.4, 0.6)
 
     def leave(folder: WorkFolder) -> None:
         kept.append([folder.store.whole(k) for k in range(5)])

@@ -20,7 +20,7 @@ from lite3r_cli.networks.checkpoint import open_checkpoint
 from lite3r_cli.networks.checkpoint_facts import NetworkFacts
 from lite3r_cli.networks.da3.network import DA3, DA3Config
 from lite3r_cli.networks.fast_form import fast_runner
-from lite3r_cli.networks.recorded import BEFORE
+from lite3r_cli.networks.recorded import BEFORE, IN_BATCH
 from lite3r_cli.networks.sparsify import sparsify
 from lite3r_cli.networks.vggt.network import VGGT, VGGTConfig
 from lite3r_cli.pipelines.engine_choice import Asked, Machine, resolve
@@ -46,7 +46,7 @@ def stand_in(name: str) -> nn.Module:
     return model.eval()
 
 
-def network(name: str, asked: Asked, dtype: str = "bfloat16", repeats: bool = False) -> PlannedNetwork:
+def network(name: str, asked: Asked, dtype: str = "bfloat16", repeats: int = 0) -> PlannedNetwork:
     """As `reconstruct` runs it on this machine."""
     device = torch.device("cuda")
     machine = Machine.of(device, getattr(torch, dtype))
@@ -130,7 +130,7 @@ def test_a_graph_computes_what_its_input_says() -> None:
 @pytest.mark.parametrize("views", [1, 8, 11])
 def test_predictions_that_repeat_are_recorded_with_the_same_bits(views: int) -> None:
     """Another thread uses the GPU meanwhile, as fusion does in a batch; and an answer outlives the next ones."""
-    plain, repeated = network("mini", Asked()), network("mini", Asked(), repeats=True)
+    plain, repeated = network("mini", Asked()), network("mini", Asked(), repeats=IN_BATCH)
     ended, matrix = Event(), torch.eye(300, device="cuda")
 
     def busy() -> None:
