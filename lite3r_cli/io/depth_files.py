@@ -106,7 +106,8 @@ def write_depth_preview(path: Path, depth: np.ndarray) -> None:
     Raises OutputError.
     """
     known = _known(depth)
-    inverse = np.divide(np.float32(1), depth, out=np.zeros(depth.shape, np.float32), where=known, dtype=np.float32)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = np.float32(1) / depth.astype(np.float32, copy=False)  # black where it is not known
     write_bytes(path, quick_png(*_coloured(inverse, known, cv2.COLORMAP_TURBO)))
 
 
@@ -132,9 +133,11 @@ def _coloured(values: np.ndarray, known: np.ndarray, colormap: int) -> tuple[np.
     low, high = map(float, np.percentile(some, [2, 98])) if some.size else (0.0, 1.0)
     if high > low:
         step = 254 / (high - low)
-        grey = cv2.convertScaleAbs(np.clip(values, low, high).astype(np.float32), alpha=step, beta=1 - step * low)
+        within = np.clip(values, low, high).astype(np.float32, copy=False)
+        grey = cv2.convertScaleAbs(within, alpha=step, beta=1 - step * low)
     else:
         grey = np.full(values.shape, 128, np.uint8)
     levels = np.rint(np.linspace(0, 255, 255)).astype(np.uint8)
     table = cv2.cvtColor(cv2.applyColorMap(levels[:, None], colormap), cv2.COLOR_BGR2RGB)[:, 0]
-    return np.where(known, grey, np.uint8(0)), np.concatenate([np.zeros((1, 3), np.uint8), table])
+    grey *= known
+    return grey, np.concatenate([np.zeros((1, 3), np.uint8), table])

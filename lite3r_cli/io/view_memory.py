@@ -231,11 +231,16 @@ def _coded(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     known = np.isfinite(values) & (values > 0)
     if not known.any():
         return np.zeros(values.shape, np.uint8), (1.0, 1.0)
-    low, high = float(values[known].min()), float(values[known].max())
+    some = values[known]
+    low, high = float(some.min()), float(some.max())
     step = max(np.log(high / low), 1e-12) / (LEVELS - 1)
-    logs = np.log(np.where(known, values, np.float32(low)) * np.float32(1 / low))
-    codes = np.rint(logs * np.float32(1 / step)) + 1
-    return np.where(known, np.clip(codes, 1, LEVELS), 0).astype(np.uint8), (low, high)
+    logs = np.where(known, values, np.float32(low))
+    logs *= np.float32(1 / low)
+    np.log(logs, out=logs)
+    logs *= np.float32(1 / step)
+    codes = np.clip(np.rint(logs, out=logs) + 1, 1, LEVELS).astype(np.uint8)
+    codes *= known
+    return codes, (low, high)
 
 
 def _decoded(codes: np.ndarray, span: np.ndarray) -> np.ndarray:
