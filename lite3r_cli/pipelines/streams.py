@@ -38,8 +38,10 @@ class Inputs(Sequence[Tensor]):
         return (self[i] for i in range(len(self)))
 
     def stacked(self, first: int, end: int) -> Tensor:
-        """Those of one size from `first` to before `end` as (n, 3, h, w), in few operations, as a GPU needs them."""
-        some = torch.stack([torch.from_numpy(rgb) for rgb in self._pictures[first:end]])
+        """Those of one size from `first` to before `end` as (n, 3, h, w), in few operations, as a GPU needs them. NumPy
+        copies them on one core: torch's threads would wait for each other where cores are busy.
+        """
+        some = torch.from_numpy(np.stack(self._pictures[first:end]))
         return _scaled(some.to(self._device).permute(0, 3, 1, 2))
 
 
