@@ -29,7 +29,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import distill_mini as measures
-from sparse_forms import MODEL, SCHEDULES
+from sparse_forms import SCHEDULES
 
 from lite3r_cli.attention.keep_schedule import shared_out
 from lite3r_cli.attention.packed import KEYS, Lists, PackedPlan, weights_of
@@ -192,8 +192,8 @@ def check_output(q: Tensor, keys: Tensor, values: Tensor, lists: Lists, plan: Pa
     return worst
 
 
-def runner_of(variant: Variant, device: torch.device) -> FastRunner:
-    with open_checkpoint(MODEL) as checkpoint:
+def runner_of(model: str, variant: Variant, device: torch.device) -> FastRunner:
+    with open_checkpoint(model) as checkpoint:
         network = checkpoint.load(device, torch.float32)
     if variant.keep is not None:
         ratios = shared_out(SCHEDULES["usual"], variant.keep)
@@ -262,6 +262,7 @@ def answer(runner: FastRunner, images: list[Tensor]) -> tuple[Tensor, np.ndarray
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini")
     parser.add_argument("--views", type=int, default=400)
     parser.add_argument("--budget", type=int, default=40, help="views' worth of keys that a query sees")
     parser.add_argument("--scenes", type=int, default=5)
@@ -276,7 +277,7 @@ def main() -> None:
     every = variants(o.views, o.budget)
     always = [v.name for v in every[:3]]  # dense, with FP8, and the form that the others change
     chosen = [v for v in every if v.name in always or not o.only or any(text in v.name for text in o.only)]
-    runners = {v.name: runner_of(v, device) for v in chosen}
+    runners = {v.name: runner_of(o.model, v, device) for v in chosen}
     print(f"{len(runners)} variants after {time.monotonic() - start:.0f} s", flush=True)
     run = Run(runners, o.json, o.views, o.resolution)
     first = [

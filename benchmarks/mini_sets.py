@@ -106,7 +106,7 @@ class Amount:
     drawn: int = 128  # of eight views; the first 64 are those of `sparse_forms.py`
     lens: int = 8  # for each field of view
     fields_of_view: tuple[int, ...] = (20, 30, 90, 100)  # degrees, those of the goals
-    many: tuple[tuple[int, int], ...] = ((8, 24), (24, 8), (100, 4))  # views, scenes
+    many: tuple[tuple[int, int], ...] = ((8, 16), (24, 6), (100, 2))  # views, scenes
     strangers: int = 64
 
 

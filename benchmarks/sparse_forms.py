@@ -40,8 +40,6 @@ from lite3r_cli.networks.family import global_layers_of
 from lite3r_cli.networks.fast_form import fast_runner, predict
 from lite3r_cli.networks.sparsify import sparsify
 
-MODEL = "mini"
-
 
 @dataclass(frozen=True)
 class Fast:
@@ -192,6 +190,7 @@ FORMS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, nargs="*")
+    parser.add_argument("--model", default="mini")
     parser.add_argument("--windows", type=int, default=12, help="procedural ones beside the scenes")
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=518)
@@ -213,8 +212,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
     start, device = time.monotonic(), torch.device(o.device)
-    subject = Subject(MODEL, device, "scaled-mm")
-    plain = Subject(MODEL, device, "off")
+    subject = Subject(o.model, device, "scaled-mm")
+    plain = Subject(o.model, device, "off")
     sizes = Sizes(o.views, 1, o.resolution, subject.network.patch_size, measures.MEASURED_SEED)
     source = ProceduralSource(sizes, device, 0, o.workers, None)
     windows = []
@@ -241,7 +240,7 @@ def main() -> None:
     if o.engine:  # dense and lite by the fast path, and nothing else
         forms = [Fast(*form) for form in product(o.keep, o.groups, o.schedules, [o.keep_views], o.parts)]
         for fast in (None, *forms):
-            subject = Subject(MODEL, device, "off")
+            subject = Subject(o.model, device, "off")
             subject.settle(fast, device)
             found, skipped = subject.engine_answers(windows, device)
             name = "dense, fast path" if fast is None else fast.name
