@@ -20,6 +20,7 @@ from lite3r_cli.layers.buckets import (
     group_by_size,
     in_view_order,
     normalise,
+    own_precision,
     pack_ropes,
     run_each,
     run_packed,
@@ -194,7 +195,7 @@ class Mini(Network):
         tokens = None if known is None else [self.known_camera(known)]
         taps = self.trunk([self.embed(images)], [(rows, columns)], [is_reference], tokens)[0]
         log_depth, confidence = self.decode_depth([t[:, decoded] for t in taps], rows, columns)
-        with torch.autocast(images.device.type, enabled=False):  # a step of bfloat16 is up to 0.45 degrees
+        with own_precision(images.device):  # a step of bfloat16 is up to 0.45 degrees
             rotation, centre, log_focal = self.camera(taps[-1][:, :, 0].float())
         ray = None
         if rays:
