@@ -30,6 +30,7 @@ _COARSE_TRACKS = 4000  # enough for the cameras; the longest tracks are used
 _MIN_COARSE_TRACKS = 16
 _FINE_ROUNDS = 6  # maximum number of rounds of re-triangulation and adjustment
 _ROUND_TOLERANCE = 1e-4  # relative decrease of the cost that ends an adjustment; the one after the last round uses 1e-5
+_SOME = 2000  # points that tell the usual triangulation angle
 _SETTLED = 1e-3  # relative change of a focal length, and rotation in radians, below which no further round follows
 
 
@@ -64,6 +65,24 @@ def from_prediction(views: Sequence[View], matches: Matches, used: Tracks, works
         if model.num_points3D() < _MIN_COARSE_TRACKS:
             return None
     return from_model(model, workshop.lenses, PREDICTED)
+
+
+def usual_angle(found: Hypothesis) -> tuple[float, float]:
+    """The median over (at most `_SOME`) points of the largest angle between two of their rays, and the median
+    reprojection error as an angle, both in degrees.
+    """
+    angles, errors = [], []
+    centres = {i: -pose[:, :3].T @ pose[:, 3] for i, pose in found.poses.items()}
+    numbers = sorted(found.model.point3D_ids())
+    for number in numbers[:: len(numbers) // _SOME + 1]:
+        point = found.model.point3D(number)
+        seen = [element.image_id - 1 for element in point.track.elements]
+        rays = point.xyz - np.stack([centres[i] for i in seen])
+        rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
+        angles.append(np.linalg.norm(rays[:, None] - rays[None], axis=2).max())  # chord: nearly the angle
+        lens = found.lenses.lenses[found.lenses.of_view[seen[0]]]
+        errors.append(point.error / np.mean(lens.of_picture(*lens.size).focal))
+    return float(np.degrees(np.median(angles))), float(np.degrees(np.median(errors)))
 
 
 def incremental(workshop: Workshop) -> Hypothesis | None:

@@ -29,11 +29,13 @@ from .verdicts import (
     GIVEN,
     KEPT,
     REFINED,
+    ROTATION,
     Account,
     Verdict,
     account,
     by_rig,
     image_support,
+    positioned,
     separate,
     undetermined,
     verified_images,
@@ -173,6 +175,8 @@ def _verified(
     if (reason := undetermined(views, poses, found.trials)) is not None:
         return unchanged(views, reason)
     seen = np.bincount(sparse.image, minlength=len(views))
+    parallax = bundle.usual_angle(hypothesis)
+    state = REFINED if positioned(*parallax) else ROTATION
     merged, verdicts = [], []
     for i, (view, pose) in enumerate(zip(views, poses, strict=True)):
         share = None if np.isnan(support[i]) else round(float(support[i]), 3)
@@ -180,9 +184,9 @@ def _verified(
             verdicts.append(Verdict(KEPT, reasons[i], int(seen[i]), share))
             merged.append(replace(view, cam_from_world=pose))
         else:
-            verdicts.append(Verdict(REFINED, hypothesis.path, int(seen[i]), share))
+            verdicts.append(Verdict(state, hypothesis.path, int(seen[i]), share))
             merged.append(replace(with_lens(view, hypothesis.lenses.lenses[lenses[i]]), cam_from_world=pose))
-    told = account(views, found, chosen, sparse.image, sparse.point, matches_of, config)
+    told = account(views, found, chosen, sparse.image, sparse.point, matches_of, parallax, config)
     return RefinedCameras(merged, sparse.moved(to_first), verdicts, told)
 
 

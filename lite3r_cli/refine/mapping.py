@@ -109,7 +109,7 @@ class Workshop:
         options.triangulation.ignore_two_view_tracks = False
         options.ba_refine_sensor_from_rig = False
         if min_angle is not None:
-            options.triangulation.min_angle = min_angle
+            options.triangulation.min_angle = options.mapper.filter_min_tri_angle = min_angle
         return options
 
 

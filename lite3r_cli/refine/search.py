@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +29,8 @@ _TRAIN_ROUNDS, _LAST_ROUNDS = 3, 4  # rounds of triangulation and adjustment: wi
 _CLOSE = 0.125  # of the largest reprojection error: how close an observation has to lie to tell solutions apart
 _RIVAL = 0.02  # a hypothesis that is worse by at most this share is an alternative solution
 _APART = np.radians(5.0)  # rotation of a picture between two hypotheses
+_ABOVE_NOISE = 4.0  # usual triangulation angle of points, in units of the usual error, from which small ones count
+_SMALLER = 4.0  # of these the smallest one that counts, as a fraction of the usual one
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Search:
                 continue
             evidence = self.evidence(found)
             made.append((found, evidence))
+            if found.path == PREDICTED and evidence.explained >= self.config.explained:
+                self._allow_angles_of(found)
             if self._enough(made):
                 break
         tried = [
@@ -126,6 +130,18 @@ class Search:
             yield self._in_order()
             yield globally.result()
         yield bundle.incremental(self.workshop)
+
+    def _allow_angles_of(self, found: Hypothesis) -> None:
+        """Accept points with small angles if nearly all have them, but larger ones than noise explains: pictures taken
+        within a step of one place. Without those points little would be left of the matches, and that by chance. Only
+        with known lenses: a wrong focal length looks like small angles where a camera only turns.
+        """
+        if not all(lens.fixed for lens in self.workshop.lenses.lenses):
+            return
+        usual, noise = bundle.usual_angle(found)
+        if self.config.min_angle_deg > usual > _ABOVE_NOISE * noise:
+            self.config = replace(self.config, min_angle_deg=usual / _SMALLER)
+            self.workshop.config = self.lean.config = self.config
 
     def _in_order(self) -> Hypothesis | None:
         predicted = np.stack([view.cam_from_world[:, :3] for view in self.views])

@@ -14,7 +14,7 @@ from lite3r_cli.refine.matching import Matches, predicted_cameras, verified
 from lite3r_cli.refine.pairing import apart
 from lite3r_cli.refine.refine_config import RefineConfig
 from lite3r_cli.refine.search import Search
-from lite3r_cli.refine.verdicts import by_rig
+from lite3r_cli.refine.verdicts import by_rig, positioned
 from lite3r_cli.scene import geometry
 from lite3r_cli.scene.facing import VIEWS, Facing
 from lite3r_cli.scene.posed_view import View
@@ -23,15 +23,17 @@ pytest.importorskip("pycolmap")
 SIDE = 400
 
 
-def scene(folder, pictures: int = 4, points: int = 500) -> tuple[list[View], list[View], Matches]:
-    """Truth, a rough prediction, and matches of 360° pictures of points all around; one picture has lost a view."""
+def scene(folder, pictures: int = 4, points: int = 500, spread: float = 1.0) -> tuple[list[View], list[View], Matches]:
+    """Truth, a rough prediction, and matches of 360° pictures of points all around; one picture has lost a view. The
+    pictures stand half a metre apart, times `spread`.
+    """
     rng = np.random.default_rng(3)
     world = rng.uniform([-5, -2, -5], [5, 2, 5], (points, 3))
     world = world[np.linalg.norm(world[:, [0, 2]], axis=1) > 2]
     truth, start, keypoints, seen = [], [], [], []
     for p in range(pictures):
         turn = cv2.Rodrigues(np.array([0.02, 0.4 * p, -0.03]))[0]
-        pose = np.column_stack([turn, -turn @ [0.5 * p - 0.8, 0.1 * p, 0.3 * (p % 2)]])
+        pose = np.column_stack([turn, -turn @ (spread * np.array([0.5 * p - 0.8, 0.1 * p, 0.3 * (p % 2)]))])
         for number in range(VIEWS):
             if (p, number) == (2, 0):
                 continue
@@ -43,7 +45,7 @@ def scene(folder, pictures: int = 4, points: int = 500) -> tuple[list[View], lis
             keypoints.append(np.where(seen[-1][:, None], pixel, 0.0))
             view = View(f"{p}-{number}.jpg", SIDE, SIDE, facing.K, mine, facing=facing)
             off = cv2.Rodrigues(np.radians(3) * rng.normal(size=3) / 3**0.5)[0]
-            rough = geometry.compose(np.column_stack([off, 0.05 * rng.normal(size=3)]), mine)
+            rough = geometry.compose(np.column_stack([off, 0.05 * spread * rng.normal(size=3)]), mine)
             truth.append(view)
             start.append(replace(view, cam_from_world=rough, depth=np.full((40, 40), 3.0, np.float32)))
     pairs = apart(
@@ -76,6 +78,21 @@ def test_a_rig_is_adjusted_as_one(tmp_path):
                 assert turn < 1e-6 and np.linalg.norm(between[:, 3]) < 1e-6  # tied, not only near
             else:
                 assert np.degrees(turn) < 0.3
+
+
+@pytest.mark.parametrize(("spread", "enough"), [(1.0, True), (0.03, False)])
+def test_pictures_from_nearly_one_place_have_rotations_and_no_positions(spread, enough, tmp_path):
+    truth, start, matches = scene(tmp_path, spread=spread)
+    config = RefineConfig(fixed_focal=tuple(range(len(truth))))
+    matches = verified(matches, predicted_cameras(start, matches.sizes), config)
+    found = Search(start, matches, config).run()
+    assert found is not None
+    parallax, error = bundle.usual_angle(found.hypothesis)
+    assert positioned(parallax, error) is enough and (parallax > config.min_angle_deg) is enough
+    last = len(truth) - 1
+    between = geometry.relative_pose(found.hypothesis.poses[0], found.hypothesis.poses[last])
+    expected = geometry.relative_pose(truth[0].cam_from_world, truth[last].cam_from_world)
+    assert np.degrees(geometry.rotation_angle(between[:, :3] @ expected[:, :3].T)) < 0.3
 
 
 def test_incremental_mapping_takes_rigs(tmp_path):
