@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..scene import geometry
 from ..scene.posed_view import View
 from . import bundle, observations
 from .bundle import GLOBAL, PREDICTED, Hypothesis
-from .evidence import Evidence, Rays, judge, pair_support, rays
+from .evidence import Evidence, judge, pair_support, rays
 from .in_order import PATH as IN_ORDER
 from .in_order import in_order
 from .lens import Lenses, start_lenses
@@ -72,7 +73,7 @@ class Search:
             rows = observations.without(matches, rows, self.held_out)
         self.workshop = Workshop("adjusted", matches, rows, lenses, config)
         self.lean = self._lean(rows)
-        self._rays: dict[Lenses, Rays] = {}
+        self._numbers = count()  # of the adjustments to all matches
 
     def _lean(self, rows: Mapping[Pair, np.ndarray]) -> Workshop:
         """A workshop with the longest tracks of each picture: they determine the cameras that held-out tracks judge,
@@ -109,10 +110,7 @@ class Search:
             settled = self._settled(found, made)
             if settled is None:
                 continue
-            predicted = {i: view.cam_from_world for i, view in enumerate(self.views)}
-            chosen, trials = choose_lenses(settled, self.lean, self.held_out, self.joined, predicted, self.config)
-            matches = self._seen_through(chosen.lenses)
-            last = self._adjusted_to_all(chosen, matches)
+            last, matches, trials = self._with_lenses(settled)
             if last is None:
                 continue
             support = pair_support(last.poses, matches, last.lenses, self.config.max_error)
@@ -193,14 +191,25 @@ class Search:
             return self.matches
         return verified(self.matches, lenses.cameras(), self.config)
 
-    def _adjusted_to_all(self, found: Hypothesis, matches: Matches) -> Hypothesis | None:
-        """Adjusted again with the held-out tracks and with every pair that the cameras explain."""
+    def _with_lenses(self, settled: Hypothesis) -> tuple[Hypothesis | None, Matches, list[Trial]]:
+        """The hypothesis with chosen lenses, adjusted to all matches, which are the second result. Mostly no trial of a
+        lens is taken; so the adjustment begins beside them with the lenses as they are.
+        """
+        predicted = {i: view.cam_from_world for i, view in enumerate(self.views)}
+        with ThreadPoolExecutor(1) as beside:
+            unchanged = beside.submit(self._adjusted_to_all, settled)
+            chosen, trials = choose_lenses(settled, self.lean, self.held_out, self.joined, predicted, self.config)
+            return *(unchanged.result() if chosen is settled else self._adjusted_to_all(chosen)), trials
+
+    def _adjusted_to_all(self, found: Hypothesis) -> tuple[Hypothesis | None, Matches]:
+        """Adjusted again with the held-out tracks and with every pair that the cameras explain; and all matches."""
+        matches = self._seen_through(found.lenses)
         support = pair_support(found.poses, matches, found.lenses, self.config.max_error)
         rows = {
             pair: matches.pairs[pair].matches for pair, share in support.items() if share >= self.config.pair_support
         }
-        workshop = Workshop("all", matches, rows, found.lenses, self.config)
-        return bundle.settle(found, workshop, self.config, _LAST_ROUNDS)
+        workshop = Workshop(f"all, {next(self._numbers)}", matches, rows, found.lenses, self.config)
+        return bundle.settle(found, workshop, self.config, _LAST_ROUNDS), matches
 
 
 def agreeing_pairs(views: Sequence[View], matches: Matches, config: RefineConfig) -> list[Pair]:
