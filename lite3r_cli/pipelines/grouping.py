@@ -3,7 +3,8 @@
 Four tests connect pictures, each only for pairs that the previous ones left open: corners at the network's size;
 features; more features of larger pictures; and, with one prediction of all pictures, whether two views look alike where
 the network predicts the same surface. Pictures without a connection are split off only if their colours also differ,
-because half of a scene is worse than one unrelated picture.
+because half of a scene is worse than one unrelated picture. But many pictures that match each other and none of the
+others are a scene of their own, whatever their colours.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import numpy as np
 from ..cores import count_cores
 from ..scene.consistency import best_neighbours
 from ..scene.posed_view import View
-from ..world.colours import colour_signature, colours_differ
+from ..world.colours import colour_signature, colours_apart, colours_differ
 from ..world.photometric import looks_alike, photometric_pairs, voter_of
 from ..world.ties import TIED, Groups, Keypoints, evidence, find_corners, find_keypoints, near_first
 
+# Pictures that match each other from which they are a scene of their own. Ten pictures of a kitchen fall into six and
+# four; scenes cut to every second or third picture into five, two and one.
+_OWN_SCENE = 6
 _SIDE = 518  # size of the pictures in the first tests
 _CORNERS = 500
 _COARSE = 1000  # features of these pictures
 _FINE = (1024, 3000)  # size and number of features of larger pictures
 _CORNER_PAIRS, _COARSE_PAIRS = 6, 20  # tested pairs per picture, which limits the work for large sets
+_ALL_COMPARED = 2 * _COARSE_PAIRS + 1  # pictures up to which that is every pair
 _FINE_EACH = 16  # pictures that each one of a smaller group is matched with
 _LOOK_NEIGHBOURS = 6
 
@@ -96,24 +101,25 @@ def settle(groups: Groups, pictures: Sequence[np.ndarray], predict: Callable[[],
 
 
 def settle_groups(members: list[list[int]], signatures: Sequence[np.ndarray]) -> Grouping:
-    """Groups of two or more are scenes; a single picture is left out if there is a scene. Groups whose colours
-    (`signatures`) do not differ from a larger group join it.
+    """Groups of two or more are scenes; a single picture is left out if there is a scene. Of the `members`, the largest
+    group first, small groups whose colours (`signatures`) do not differ from a larger one join the most similar one.
     """
     if all(len(group) == 1 for group in members):
         return one_group(len(members), judged=False)
     if len(members) == 1:
         return Grouping(members, [])
+    largest = _OWN_SCENE - 1 if len(signatures) <= _ALL_COMPARED else len(signatures)  # group that joins another
     settled: list[list[int]] = []
     untied: list[int] = []
     for group in members:
         mine = [signatures[i] for i in group]
-        scenes = (g for g in settled if len(g) > 1)
-        like = next((g for g in scenes if not colours_differ([signatures[i] for i in g], mine)), None)
-        if like is None:
-            settled.append(group)
-        else:
+        scenes = [(g, [signatures[i] for i in g]) for g in settled if len(g) > 1 and len(group) <= largest]
+        like = [(colours_apart(theirs, mine), g) for g, theirs in scenes if not colours_differ(theirs, mine)]
+        if like:
             untied += group
-            like += group
+            min(like, key=lambda each: each[0])[1].extend(group)
+        else:
+            settled.append(group)
     parts = [sorted(group) for group in settled if len(group) > 1]
     parts.sort(key=lambda group: (-len(group), group[0]))
     return Grouping(parts, [group[0] for group in settled if len(group) == 1], untied=sorted(untied))

@@ -34,8 +34,12 @@ def colours_differ(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) ->
     own = np.concatenate([_nearest(first), _nearest(second)])
     if not len(own):
         return False
-    apart = float((1 - np.stack(first) @ np.stack(second).T).min())
-    return apart > max(_CLEARLY, _TIMES * float(np.percentile(own, 75)))
+    return colours_apart(first, second) > max(_CLEARLY, _TIMES * float(np.percentile(own, 75)))
+
+
+def colours_apart(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """The smallest distance of two signatures of different groups."""
+    return float((1 - np.stack(first) @ np.stack(second).T).min())
 
 
 def _nearest(group: Sequence[np.ndarray]) -> np.ndarray:

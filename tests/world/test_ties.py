@@ -90,6 +90,13 @@ def test_what_is_not_tied_but_looks_alike_stays():
     assert "4.jpg, 5.jpg, 6.jpg" in text and "kept" in text
 
 
+def test_many_pictures_that_only_match_each_other_are_a_scene_whatever_their_colours():
+    pictures = [*photographs_of(0, 7), *photographs_of(3, 6), *photographs_of(6, 1)]
+    found = group(pictures, predict=lambda: unseen(14))
+    assert [[i for i in part if i < 13] for part in found.parts] == [list(range(7)), list(range(7, 13))]
+    assert found.untied == [13] and not found.left_out
+
+
 def test_two_strangers_are_no_scene_of_their_own():
     pictures = [*photographs_of(0, 3), *photographs_of(1, 1), *photographs_of(4, 1)]
     assert group(pictures, predict=lambda: unseen(5)).left_out == [3, 4]
