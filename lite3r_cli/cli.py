@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, TypeGuard
@@ -44,6 +45,7 @@ NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOKING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
+TORCH = ("TORCH", "PYTORCH")  # settings whose names begin so
 INSTALL = "--install-completion"
 LONGEST_PATH = 300  # characters in a message
 LESS_MEMORY = {  # advice per command: what needs less memory
@@ -156,6 +158,8 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
         if type(error).__module__ == "cv2" and (set_here := sorted(n for n in os.environ if n.startswith("OPENCV_"))):
             why = " ".join(str(error).split())[:200]
             return _fail(error, f"OpenCV failed ({why}); unset {', '.join(set_here)}", BackendError.exit_code)
+        if (answer := _of_the_process(error)) is not None:
+            return _fail(error, str(answer), answer.exit_code)
         if isinstance(error, (OSError, RuntimeError)) and any(word.startswith(INSTALL) for word in arguments):
             return _fail(error, _not_installed(error), OutputError.exit_code)
         if isinstance(error, OSError) and (answer := _of_the_system(error)) is not None:
@@ -190,6 +194,20 @@ def _not_installed(error: OSError | RuntimeError) -> str:
 
 def _bug(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} (run again with --debug)"
+
+
+def _of_the_process(error: Exception) -> Lite3RError | None:
+    """The error where a limit of processes, or a setting of torch in the environment, is the reason."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return BackendError("no more threads can be started; allow more with `ulimit -u`, or for the container")
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or f"{os.sep}torch{os.sep}" not in frames[-1].filename:
+        return None
+    settings = {name: value for name, value in os.environ.items() if name.startswith(TORCH) and len(value) > 2}
+    named = sorted(name for name, value in settings.items() if name in text or value in text)
+    reason = " ".join(text.split())[:200]
+    return BackendError(f"torch does not understand {named[0]} ({reason}); unset it") if named else None
 
 
 def _of_the_system(error: OSError) -> Lite3RError | None:
@@ -243,6 +261,8 @@ def _is_complaint(error: Exception) -> TypeGuard[_Complaint]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, ImportError):  # of a shared library, for which there was no room
+        return "failed to map segment" in str(error)
     if "torch" not in sys.modules:  # do not import torch only for this check
         return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     from .runtime import is_out_of_memory

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .errors import BackendError, UsageError
 
 LOST = "another process of this run has ended; its own message says why"
+MOST = 1 << 20  # processes; torch takes no number that 32 bits do not hold
 PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -50,7 +51,7 @@ def place_of_process() -> Rank:
         socket.getaddrinfo(host, int(port))
     except (OSError, UnicodeError):
         raise UsageError(f"the environment says MASTER_ADDR={host[:200]}: that host is not known: {advice}") from None
-    if not (0 <= rank < world and 0 <= local < world):
+    if not (0 <= rank < world <= MOST and 0 <= local < world):
         raise UsageError(f"the environment says {said[:200]}: there is no such place: {advice}")
     return Rank(rank, world, local)
 

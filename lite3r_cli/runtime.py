@@ -170,6 +170,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+# of torch's allocators, and of oneDNN, whose other reasons are excluded before it is called
+_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "CUDA out of memory", "could not create a primitive")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that device or host ran out of memory. On a CPU torch says so only in the text of a
     RuntimeError.
@@ -179,7 +183,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error)
-    return "DefaultCPUAllocator" in text or "not enough memory" in text or "CUDA out of memory" in text
+    return any(said in text for said in _NO_MEMORY)
 
 
 def peak_memory(device: torch.device | None = None) -> dict[str, int]:

@@ -66,6 +66,10 @@ def test_names_that_no_file_can_have(tmp_path, monkeypatch, capsys, words: str, 
         (OSError(errno.ENOMEM, "Cannot allocate memory", "/a"), 6, "error: out of memory; "),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 6, "error: out of memory; "),
         (OSError(errno.EBADF, "Bad file descriptor", "/a"), 1, "bug: "),
+        (RuntimeError("can't start new thread"), 5, "ulimit -u"),
+        (RuntimeError("could not create a primitive"), 6, "error: out of memory; "),
+        (ImportError("libx.so: failed to map segment from shared object"), 6, "error: out of memory; "),
+        (ImportError("cannot import name 'x'"), 1, "bug: "),
         (cv2.error("stoull"), 1, "bug: "),
         (EOFError("Ran out of input"), 1, "bug: EOFError"),
         (KeyboardInterrupt(), 130, "interrupted: "),
@@ -89,6 +93,15 @@ def test_a_setting_that_opencv_does_not_understand_is_named(tmp_path, setting: s
     words = [sys.executable, "-m", "lite3r_cli", "reconstruct", "photos", "-m", "mini", "-o", "a.ply", "-r", "56", "-q"]
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 5 and name in done.stderr and "unset" in done.stderr and "bug" not in done.stderr
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_setting_that_torch_does_not_understand_is_named(tmp_path) -> None:
+    photograph(tmp_path / "photos/a.png")
+    environment = {**os.environ, "TORCH_LOGS": "nope", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    words = [sys.executable, "-m", "lite3r_cli", "reconstruct", "photos", "-m", "mini", "-o", "a.ply", "-r", "56", "-q"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5 and "TORCH_LOGS" in done.stderr and "unset" in done.stderr and "bug" not in done.stderr
     assert os.listdir(tmp_path) == ["photos"]
 
 

@@ -4,6 +4,7 @@ the next one removes what a killed process of the same user has left.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -47,9 +48,25 @@ def temporary_folder(what: str) -> Iterator[Path]:
                 raise no_place(what, error) from error
             raise
         except RuntimeError as error:
-            if shutil.disk_usage(path).free < FULL:
-                raise no_place(what, OSError(0, "the disk is full")) from error
+            if (reason := _why_full(Path(path))) is not None:
+                raise no_place(what, reason) from error
             raise
+
+
+def _why_full(folder: Path) -> OSError | None:
+    """Why no larger files can be written: a full disk, a quota, a limit of the process."""
+    if shutil.disk_usage(folder).free < FULL:
+        return OSError(errno.ENOSPC, "the disk is full")
+    try:
+        largest = max((path.stat().st_size for path in folder.rglob("*") if path.is_file()), default=0)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.truncate(probe.fileno(), largest)  # a hole takes no space, but counts for the limit of a file's size
+            probe.seek(0, os.SEEK_END)
+            probe.write(bytes(FULL))
+            probe.flush()
+    except OSError as error:
+        return error
+    return None
 
 
 def _remove_leftovers(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 import signal
 import subprocess
@@ -73,3 +74,17 @@ with temporary_folder("the matches") as folder:
     with temporary_folder("the matches") as one, temporary_folder("the matches") as two:
         assert sorted(tmp_path.iterdir()) == sorted([*before, one, two])
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_limit_of_file_sizes_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError, match="the matches cannot be kept there .*large"):
+            with temporary_folder("the matches") as folder:
+                (folder / "database.db").write_bytes(bytes(3 * FULL))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (3 * FULL, limits[1]))
+                raise RuntimeError("No registered database factory succeeded.")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
