@@ -14,7 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from lite3r_cli.checkpoints.shards import shard_files
+from lite3r_cli.checkpoints.shards import Identities, changed, identities, shard_files
+from lite3r_cli.errors import WeightsError
 
 BLOCK = 1 << 22  # bytes read at a time
 KEPT = 100  # most checkpoints in the cache
@@ -28,19 +29,25 @@ def fingerprint(path: Path) -> str:
 
 
 class Fingerprint:
-    """A fingerprint from the cache, or computed by a background thread that starts here."""
+    """A fingerprint from the cache, or computed by a background thread that starts here. `seen` are the `identities` of
+    the files when they were opened.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._value = path, _look_up(path)
+    def __init__(self, path: Path, seen: Identities | None = None) -> None:
+        self._path, self._seen, self._value = path, seen, _look_up(path)
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
-        if self._value is None:
+        if self._value is not None:
+            self._error = self._changed()
+        else:
             # a daemon thread, so that the program can exit without waiting for it
             self._thread = threading.Thread(target=self._compute, name="fingerprint", daemon=True)
             self._thread.start()
 
     def result(self) -> str:
-        """Wait for the fingerprint and return it. Raises OSError if the file cannot be read."""
+        """Wait for the fingerprint and return it. Raises OSError if the file cannot be read, WeightsError if it was
+        changed since it was opened.
+        """
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -56,11 +63,15 @@ class Fingerprint:
                 with part.open("rb") as file:
                     while block := file.read(BLOCK):
                         digest.update(block)
+            self._error = self._changed()
             self._value = digest.hexdigest()
             if before == _marks(self._path):
                 _remember(self._path, before, self._value)
         except Exception as error:  # `result` raises it
             self._error = error
+
+    def _changed(self) -> WeightsError | None:
+        return changed(self._path) if self._seen not in (None, identities(self._path)) else None
 
 
 def _marks(path: Path) -> list[list[int]]:

@@ -12,6 +12,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 LARGEST_INDEX = 1 << 26  # bytes, about a million tensors
 MOST_SHARDS = 1000  # each is an open file
 LONGEST_NAME = 255  # characters of a tensor or file name
+Identities = list[tuple[int, int, int] | None]
 NO_INDEX = "{}: not an index of safetensors shards ({}); copy or download the checkpoint again, its index included"
 
 
@@ -53,3 +54,22 @@ def shard_files(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     return [path, *(path.parent / name for name in dict.fromkeys(read_index(path).values()))]
+
+
+def identities(path: Path) -> Identities:
+    """Size, time of the last change and inode of each file of a checkpoint, None for one that is missing: they differ
+    once another program has written there.
+    """
+    found: Identities = []
+    for part in shard_files(path) if path.is_file() else [path]:
+        try:
+            status = part.stat()
+            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def changed(path: Path) -> WeightsError:
+    """The error for a checkpoint whose `identities` differ from those when it was opened."""
+    return WeightsError(f"{path}: was changed or replaced while it was in use; run again")

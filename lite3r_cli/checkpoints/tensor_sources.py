@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lite3r_cli.checkpoints.plain_path import plain_path
-from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, read_index, shard_files
+from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, changed, identities, read_index, shard_files
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.io.open_files import TOO_MANY
 
@@ -54,6 +54,12 @@ class Source:
 
     def __init__(self, path: Path, entries: dict[str, Entry], metadata: dict[str, str], close: Callable[[], None]):
         self.path, self.entries, self.metadata, self._close = path, entries, metadata, close
+        self.seen = identities(path)
+
+    def require_unchanged(self) -> None:
+        """Raises WeightsError if another program has written to the file since it was opened."""
+        if identities(self.path) != self.seen:
+            raise changed(self.path)
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored. Raises WeightsError if the file is now shorter than its header says."""

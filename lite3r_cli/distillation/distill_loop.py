@@ -26,6 +26,7 @@ from lite3r_cli.errors import UsageError
 from lite3r_cli.io.log_lines import append_line
 from lite3r_cli.networks.base import Network
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage, learning_rate_factor, set_learning_rate
+from lite3r_cli.training.own_files import may_draw
 from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state
 from lite3r_cli.training.worker import Worker
 
@@ -123,7 +124,9 @@ class Distiller:
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         """Load a state. Raises WeightsError if it is damaged, UsageError if it belongs to another run."""
         self.depends_on.check(path, tell)
-        self.step, self.elapsed = load_training_state(path, self.trained, self.average, [self.optimiser])
+        self.step, self.elapsed = load_training_state(
+            path, self.trained, self.average, [self.optimiser], None if self.depends_on.anyway else self.recipe.steps
+        )
         self._saved = self.owns_folder = True
 
     def save(self) -> None:
@@ -140,7 +143,7 @@ class Distiller:
             round(self.elapsed, 3),
             self.depends_on,
             beside=new,
-            gone=(PLOT,) if new else (),
+            gone=(PLOT,) if new and may_draw(self.folder / PLOT) else (),
         )
         self._saved = self.owns_folder = True
 

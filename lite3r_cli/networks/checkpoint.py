@@ -70,7 +70,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The SHA-256 of the file; its computation starts at the first access."""
-        return Fingerprint(self.path)
+        return Fingerprint(self.path, self.source.seen)
 
     def build(self) -> Network:
         """The network on the meta device, without values. Raises WeightsError if the tensors do not fit it."""
@@ -96,7 +96,9 @@ class Checkpoint:
         Raises WeightsError.
         """
         model = self.build() if built is None else built
-        return load_values(model, self.source, self.spec, torch.device(device), dtype or torch.float32)
+        loaded = load_values(model, self.source, self.spec, torch.device(device), dtype or torch.float32)
+        self.source.require_unchanged()
+        return loaded
 
     def __enter__(self) -> Checkpoint:
         return self

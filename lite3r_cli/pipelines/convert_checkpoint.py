@@ -151,6 +151,7 @@ def _write(
             if report is not None:
                 layers.append(replace(report, sensitivity=sensitivity.get(report.name)))
             step()
+        source.require_unchanged()
     return writer.files, layers
 
 

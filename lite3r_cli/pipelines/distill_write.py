@@ -25,7 +25,8 @@ def write_student(
     recipe: str,
     overwrite: bool = True,
 ) -> None:
-    """Write the student; with `overwrite` it replaces an old file. Raises OutputError.
+    """Write the student; with `overwrite` it replaces an old file. Raises OutputError, WeightsError for a teacher whose
+    file was changed since it was opened.
 
     A trained tensor that the teacher's file also has is stored in the same precision, a new one in float32.
     """
@@ -42,6 +43,7 @@ def write_student(
         for name in names:
             for part, tensor in _tensors(name, teacher, trained):
                 writer.write(part, tensor)
+        teacher.source.require_unchanged()
 
 
 def stored_bytes(teacher: Checkpoint) -> int:

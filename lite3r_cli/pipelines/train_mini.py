@@ -24,8 +24,16 @@ from lite3r_cli.networks.mini.network import Mini, MiniConfig
 from lite3r_cli.stopping import between_steps
 from lite3r_cli.training.initialise import load_checkpoint, load_encoder
 from lite3r_cli.training.loss_plot import plot_losses
+from lite3r_cli.training.own_files import KEY, mark_of, require_own
 from lite3r_cli.training.shape_schedule import ShapeSchedule
-from lite3r_cli.training.state import Dependencies, recover_run, require_state, save_weights, saved_as_it_stops
+from lite3r_cli.training.state import (
+    Dependencies,
+    read_metadata,
+    recover_run,
+    require_state,
+    save_weights,
+    saved_as_it_stops,
+)
 from lite3r_cli.training.train_data import TrainingData
 from lite3r_cli.training.train_loop import AVERAGE, LOG, PLOT, RESULT, STATE, Trainer
 from lite3r_cli.training.worker import Worker, worker_process
@@ -52,6 +60,7 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         shapes = ShapeSchedule(**vars(config.shapes) | {"seed": config.loop.seed})
         if config.photos is None:
             shapes = dataclasses.replace(shapes, photos=0.0)
+        marks = {depends_on.mark, *(_marks(config) if config.goes_on else ())}
         trainer = Trainer(model, config.loop, worker, lambda record: progress.note(_line(record)), depends_on)
         if config.goes_on:
             trainer.resume(output / STATE, warn)
@@ -66,6 +75,7 @@ def run(config: TrainConfig, progress: Progress | None = None, warn: Tell = lamb
         ):
             trainer.run(data.batches, lambda: worker.obey(signals))
         if worker.is_first:
+            require_own(output / RESULT, marks)
             _finish(config, trainer, progress)
 
 
@@ -88,10 +98,17 @@ def _look_at_output(config: TrainConfig) -> None:
         if STATE not in present:
             raise UsageError(f"--resume: no {output / STATE} to go on from; start without it")
         require_state(output / STATE, "train")
+        for name in (AVERAGE, RESULT):
+            require_own(output / name, _marks(config))
     elif STATE in present:
         raise OutputError(f"{output}: holds a training run; go on with --resume or choose another folder")
     elif present:
         raise in_the_way(output / present[0])
+
+
+def _marks(config: TrainConfig) -> set[str]:
+    """The mark of the checkpoints of the run whose state is there."""
+    return {mark_of(read_metadata(config.loop.output / STATE)["settings"])}
 
 
 def _dependencies(config: TrainConfig, worker: Worker) -> Dependencies:
@@ -136,7 +153,8 @@ def _finish(config: TrainConfig, trainer: Trainer, progress: Progress) -> None:
     del plain["loop"]["output"]
     recipe = json.dumps(plain)
     state = trainer.average.state_dict()
-    save_weights(output / RESULT, state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe)
+    save_weights(output / RESULT, state, trainer.model, torch.float8_e4m3fn, version=__version__, recipe=recipe,
+                 **{KEY: trainer.depends_on.mark})  # fmt: skip
     plot_losses(output / LOG, output / PLOT, progress.note)
     progress.note(
         f"{trainer.step} steps in {trainer.elapsed / 60:.1f} minutes; {output / RESULT} is the FP8 checkpoint"

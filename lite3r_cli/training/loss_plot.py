@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lite3r_cli.extras import install_line, is_installed
+from lite3r_cli.io.regular import BadImage, read_regular
 from lite3r_cli.io.transaction import replace_file
+from lite3r_cli.training.own_files import PLOT_MARK, may_draw
 
 LARGEST = 1e300  # of a number in the log; a longer one is damage
 NOT_LOSSES = {"step", "seconds", "progress", "lr", "grad_norm"}
@@ -21,8 +23,8 @@ def _is_number(value: object) -> bool:
 def _records(log: Path) -> list[dict[str, float]]:
     """The records of the log. Incomplete lines, left by a full disk or a power cut, are skipped."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_regular(log).decode("utf-8", errors="replace").splitlines()
+    except BadImage:  # missing, or a pipe
         return []
     records = []
     for line in lines:
@@ -47,6 +49,9 @@ def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
     records = _records(log)
     if not records:
         return
+    if not may_draw(picture):
+        tell(f"{picture}: is not from lite3r and stays as it is; move it for a plot of the losses")
+        return
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     minutes = [r["seconds"] / 60 for r in records]
@@ -56,5 +61,5 @@ def plot_losses(log: Path, picture: Path, tell: Callable[[str], None]) -> None:
     axes.grid(alpha=0.3, which="both")
     axes.legend(ncols=2, fontsize=8)
     content = io.BytesIO()
-    figure.savefig(content, dpi=120, format="png")
+    figure.savefig(content, dpi=120, format="png", metadata=PLOT_MARK)
     replace_file(picture, content.getvalue())

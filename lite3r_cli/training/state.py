@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +27,12 @@ from lite3r_cli.io.transaction import recover
 from lite3r_cli.ranks import lost_another
 from lite3r_cli.stopping import uninterrupted
 from lite3r_cli.training.optimiser import DivergedError, WeightAverage
+from lite3r_cli.training.own_files import mark_of
 from lite3r_cli.training.worker import Worker
 
 OLDER_FORMATS = ("lite3r-1",)  # formats of states that cannot be resumed
 STATE_FORMAT = "lite3r-state-1"  # increase the number whenever the meaning of a state changes
+_STEP = "[0-9]{1,12}"
 Tell = Callable[[str], None]
 
 
@@ -80,6 +85,11 @@ class Dependencies:
             f"{ANEW[self.kind]}, or go on nevertheless with --resume-anyway"
         )
 
+    @property
+    def mark(self) -> str:
+        """Found in every checkpoint that the run writes."""
+        return mark_of(self.to_json())
+
     def to_json(self) -> str:
         """`parts` as JSON."""
         return json.dumps(self.parts, sort_keys=True)
@@ -104,6 +114,8 @@ def _short(value: Any) -> str:
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a state. Raises WeightsError if the file is not a state or is damaged."""
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # a pipe would block, and a link is not replaced later
+            raise _not_a_state(path, "it is a link, a folder or a device, not a file")
         with plain_path(path) as plain, safe_open(plain, "pt") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
@@ -146,12 +158,12 @@ def require_state(path: Path, kind: str) -> dict[str, dict[str, Any]]:
 def _progress(metadata: Mapping[str, str], path: Path) -> tuple[int, float]:
     """The step, and the seconds so far."""
     try:
-        step, elapsed = int(metadata["step"]), float(metadata["elapsed"])
+        elapsed = float(metadata["elapsed"])
     except ValueError as error:
         raise _not_a_state(path, str(error)) from error
-    if step < 0 or not 0 <= elapsed < float("inf"):
-        raise _not_a_state(path, f"step {step} after {elapsed} seconds cannot be")
-    return step, elapsed
+    if not re.fullmatch(_STEP, metadata["step"]) or not 0 <= elapsed < float("inf"):
+        raise _not_a_state(path, f"step {_short(metadata['step'])} after {elapsed} seconds cannot be")
+    return int(metadata["step"]), elapsed
 
 
 def recover_run(folder: Path, *names: str) -> None:
@@ -223,22 +235,33 @@ def save_training_state(
             tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in slot.items()}
     metadata = {
         "format": STATE_FORMAT, "run": run.kind, "settings": run.to_json(), "version": __version__,
-        "step": str(step), "elapsed": repr(elapsed),
+        "step": str(step), "elapsed": repr(elapsed), "tensors": str(len(tensors)),
     }  # fmt: skip
     save_tensors(path, tensors, metadata, beside=beside, gone=gone)
 
 
 def load_training_state(
-    path: Path, model: nn.Module, average: WeightAverage, optimisers: list[torch.optim.Optimizer]
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimisers: list[torch.optim.Optimizer],
+    last: int | None = None,
 ) -> tuple[int, float]:
-    """Restore everything; returns the step and the elapsed seconds. Raises WeightsError; then nothing but the model's
-    parameters may have changed.
+    """Restore everything; returns the step and the elapsed seconds. `last` is the last step of the run, None: no limit.
+    Raises WeightsError; then nothing but the model's parameters may have changed.
     """
-    step, elapsed = _progress(read_metadata(path), path)
+    metadata = read_metadata(path)
+    step, elapsed = _progress(metadata, path)
+    if last is not None and step > last:
+        raise _not_a_state(path, f"it is of step {step}, the run ends with step {last}")
     try:
         with plain_path(path) as plain, safe_open(plain, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}
-        slots = [_slots(optimiser, _under(tensors, f"optimiser.{i}.")) for i, optimiser in enumerate(optimisers)]
+        if metadata.get("tensors", str(len(tensors))) != str(len(tensors)):  # states of earlier versions lack it
+            raise ValueError(f"it has {len(tensors)} tensors, not {_short(metadata['tensors'])}")
+        _require_sound(_under(tensors, "model."), model.state_dict())
+        _require_sound(_under(tensors, "average."), average.state_dict())
+        slots = [_slots(each, _under(tensors, f"optimiser.{i}."), step) for i, each in enumerate(optimisers)]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _not_a_state(path, str(error)) from error
     averages = _under(tensors, "average.")
@@ -252,8 +275,17 @@ def load_training_state(
     return step, elapsed
 
 
-def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Parameter index → state of the optimiser. Raises ValueError if it does not fit the parameters."""
+def _require_sound(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a tensor of another type than its counterpart, or with values that are not finite."""
+    for name, value in tensors.items():
+        if name in like and value.dtype != like[name].dtype:
+            raise ValueError(f"{name[:80]} has values of another type")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name[:80]} has values that are not finite")
+
+
+def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], steps: int) -> dict[int, dict[str, Tensor]]:
+    """Parameter index → state of the optimiser after `steps`. Raises ValueError if it does not fit the parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -261,8 +293,15 @@ def _slots(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> d
         place = int(slot)
         if not name or not 0 <= place < len(parameters):
             raise ValueError(f"the optimiser has no value called {key[:80]}")
-        if value.ndim and value.shape != parameters[place].shape:
+        if name == "step":  # the only value that is not one for each value of the parameter
+            if value.ndim or not 1 <= float(value.real) <= steps:
+                raise ValueError(f"the optimiser's {key[:80]} is not one of {steps} steps")
+        elif value.shape != parameters[place].shape:
             raise ValueError(f"the optimiser's {key[:80]} has the shape of another parameter")
+        else:
+            _require_sound({f"the optimiser's {key}": value}, {f"the optimiser's {key}": parameters[place]})
+            if name == "exp_avg_sq" and bool((value < 0).any()):
+                raise ValueError(f"the optimiser's {key[:80]} has negative squares")
         state.setdefault(place, {})[name] = value
     if len({frozenset(slot) for slot in state.values()}) > 1:
         raise ValueError("the optimiser's values are not complete")

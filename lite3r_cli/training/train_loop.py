@@ -29,6 +29,7 @@ from lite3r_cli.training.optimiser import (
     learning_rate_factor,
     set_learning_rate,
 )
+from lite3r_cli.training.own_files import KEY
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.state import Dependencies, load_training_state, save_training_state, save_weights
 from lite3r_cli.training.worker import Worker
@@ -78,7 +79,9 @@ class Trainer:
     def resume(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
         """Load a state. Raises WeightsError if it is damaged, UsageError if it belongs to another run."""
         self.depends_on.check(path, tell)
-        self.step, self.elapsed = load_training_state(path, self.model, self.average, self.optimisers)
+        self.step, self.elapsed = load_training_state(
+            path, self.model, self.average, self.optimisers, None if self.depends_on.anyway else self.config.max_steps
+        )
 
     def run(self, batches: Callable[[int], Iterator[Batch]], between: Callable[[], None] = lambda: None) -> None:
         """Train until the budget is spent. `batches(step)` yields the batches from that step on. `between` is called
@@ -128,7 +131,7 @@ class Trainer:
     def save(self) -> None:
         """Save the EMA weights as a checkpoint, and the state. Raises OutputError."""
         path = self.config.output / AVERAGE
-        save_weights(path, self.average.state_dict(), self.model, torch.float16)
+        save_weights(path, self.average.state_dict(), self.model, torch.float16, **{KEY: self.depends_on.mark})
         self.save_state()
 
     def save_state(self) -> None:

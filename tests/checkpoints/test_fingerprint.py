@@ -11,6 +11,8 @@ import pytest
 
 from lite3r_cli.checkpoints import fingerprint as module
 from lite3r_cli.checkpoints.fingerprint import Fingerprint, cache_file, fingerprint
+from lite3r_cli.checkpoints.shards import identities
+from lite3r_cli.errors import WeightsError
 
 
 @pytest.fixture
@@ -85,3 +87,16 @@ def test_a_file_that_cannot_be_read_is_told_where_it_is_asked_for(cache, tmp_pat
     pending = Fingerprint(tmp_path / "missing.safetensors")
     with pytest.raises(OSError):
         pending.result()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_file_that_is_exchanged_after_it_was_opened_has_none(cache, checkpoint, cached):
+    other = checkpoint.with_name("b.safetensors")
+    other.write_bytes(b"strange" * 1000)
+    seen = identities(checkpoint)
+    assert Fingerprint(checkpoint, seen).result() == sha256(checkpoint)
+    os.replace(other, checkpoint)
+    if cached:
+        fingerprint(checkpoint)
+    with pytest.raises(WeightsError, match="was changed or replaced"):
+        Fingerprint(checkpoint, seen).result()

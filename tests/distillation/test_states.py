@@ -22,7 +22,7 @@ from lite3r_cli.commands import lazy
 from lite3r_cli.config.training_run import LoopConfig, TrainConfig
 from lite3r_cli.distillation import distill_loop as loop
 from lite3r_cli.distillation.distill_loop import STATE, Distiller
-from lite3r_cli.errors import InputError, OutputError, UsageError, WeightsError
+from lite3r_cli.errors import InputError, OutputError, UsageError
 from lite3r_cli.io.locks import run_folder
 from lite3r_cli.pipelines import train_mini
 from lite3r_cli.stopping import between_steps
@@ -191,34 +191,6 @@ def test_what_a_run_wrote_meanwhile_is_not_replaced(photographs, checkpoint, tmp
     assert code == 7 and output.read_bytes() == b"of another run", capsys.readouterr().err
 
 
-SPOILT = {
-    "no tensors": lambda tensors, metadata: ({"a": torch.zeros(1)}, metadata),
-    "half an average": lambda tensors, metadata: (
-        {k: v[:1] if k.startswith("average.") and v.ndim else v for k, v in tensors.items()}, metadata
-    ),
-    "odd optimiser": lambda tensors, metadata: (tensors | {"optimiser.0.x.exp_avg": torch.zeros(2)}, metadata),
-    "optimiser of another": lambda tensors, metadata: (tensors | {"optimiser.0.0.exp_avg": torch.zeros(7)}, metadata),
-    "settings": lambda tensors, metadata: (tensors, metadata | {"settings": "[1]"}),
-    "step": lambda tensors, metadata: (tensors, metadata | {"step": "-1"}),
-    "time": lambda tensors, metadata: (tensors, metadata | {"elapsed": "nan"}),
-    "format": lambda tensors, metadata: (tensors, metadata | {"format": "lite3r-1"}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_state_is_checked_before_it_is_used(tmp_path, how):
-    from safetensors import safe_open
-
-    made = distiller(tmp_path, steps=2, validate_every=2)
-    made.run()
-    with safe_open(tmp_path / STATE, "pt") as file:
-        tensors, metadata = SPOILT[how]({k: file.get_tensor(k) for k in file.keys()}, file.metadata())
-    save_file(tensors, tmp_path / STATE, metadata)
-    again = distiller(tmp_path, steps=2, validate_every=2)
-    with pytest.raises(WeightsError, match="state.safetensors"):
-        again.resume(tmp_path / STATE)
-
-
 def test_differences_are_named_and_long_values_are_short(tmp_path):
     made = distiller(tmp_path, steps=1)
     made.run()
@@ -251,6 +223,7 @@ PLACES = [
     {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
     {"RANK": "a", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
     {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "99999999"},
+    {"RANK": "0", "WORLD_SIZE": "9" * 23, "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29514"},
     {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "00000000129500"},
     {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "1"},
 ]  # fmt: skip
@@ -299,31 +272,6 @@ def test_train_leaves_files_of_its_names_alone(tmp_path, capsys):
     for more in ([], ["--resume"]):
         assert main(["train", "-o", str(tmp_path), "--max-steps", "1", *more]) in (2, 7)
     assert os.listdir(tmp_path) == ["mini.safetensors"] and json.loads("1")
-
-
-DAMAGED = {"cut": lambda data: data[: len(data) // 2], "empty": lambda data: b"", "foreign": lambda data: b"{}" * 40}
-
-
-@pytest.mark.parametrize("how", DAMAGED)
-@pytest.mark.parametrize("kind", ["train", "distill"])
-def test_a_damaged_state_is_refused_before_anything_slow(photographs, checkpoint, monkeypatch, capsys, kind, how):
-    def slow(*given, **more):
-        raise AssertionError("the state was not checked first")
-
-    folder = checkpoint.with_name("student")
-    folder.mkdir()
-    metadata = {"format": STATE_FORMAT, "run": kind, "settings": "{}", "step": "1", "elapsed": "1"}
-    save_file({"t": torch.zeros(9)}, folder / STATE, metadata=metadata)
-    spoilt = DAMAGED[how]((folder / STATE).read_bytes())
-    (folder / STATE).write_bytes(spoilt)
-    for module, name in (("train_mini", "Mini"), ("distill_student", "open_checkpoint")):
-        monkeypatch.setattr(f"lite3r_cli.pipelines.{module}.{name}", slow)
-    if kind == "train":
-        assert main(["train", "-o", str(folder), "--resume", "--device", "cpu"]) == 4
-    else:
-        assert command(photographs, checkpoint, "--resume")[0] == 4
-    assert "student/state.safetensors: not a training state" in capsys.readouterr().err
-    assert (folder / STATE).read_bytes() == spoilt and os.listdir(folder) == [STATE]
 
 
 def recorded(monkeypatch, **slow: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import pytest
@@ -30,6 +31,23 @@ def test_cut_lines_are_skipped(tmp_path, content, kept):
     log = tmp_path / "log.jsonl"
     log.write_bytes(content.encode("utf-8", "surrogateescape"))
     assert loss_plot._records(log) == kept
+
+
+def test_only_a_plot_of_a_run_is_drawn_anew(tmp_path):
+    log, plot, told = tmp_path / "log.jsonl", tmp_path / "losses.png", []
+    log.write_text("\n".join(WHOLE))
+    loss_plot.plot_losses(log, plot, pytest.fail)
+    loss_plot.plot_losses(log, plot, pytest.fail)
+    assert cv2.imread(str(plot)) is not None
+    cv2.imwrite(str(plot), cv2.imread(str(plot)))
+    mine = plot.read_bytes()
+    loss_plot.plot_losses(log, plot, told.append)
+    assert plot.read_bytes() == mine and "losses.png: is not from lite3r" in told[0]
+
+
+def test_a_pipe_is_no_log(tmp_path):
+    os.mkfifo(tmp_path / "log.jsonl")
+    assert loss_plot._records(tmp_path / "log.jsonl") == []
 
 
 def test_the_other_lines_are_drawn(tmp_path):
