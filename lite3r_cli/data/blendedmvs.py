@@ -94,7 +94,7 @@ def _shot(folder: Path, picture: Path) -> tuple[int, Shot, str]:
     depth = folder / "rendered_depth_maps" / f"{picture.stem}.pfm"
     if not depth.is_file():
         raise InputError(f"{depth}: missing; get the scene {folder.name} again")
-    shot = Shot(partial(read_rgb, picture), K, pose, partial(read_depth_pfm, depth), content)
+    shot = Shot(partial(read_rgb, picture, content), K, pose, partial(read_depth_pfm, depth), content)
     return int(picture.stem), shot, joined([content, file_content(camera), file_content(depth)])
 
 

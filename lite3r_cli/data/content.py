@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.names import printable
@@ -37,13 +38,18 @@ def file_content(path: Path) -> str:
     """The hash of the size and three pieces of a file. Raises InputError."""
     try:
         with open_regular(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            digest = hashlib.sha256(str(size).encode())
-            for start in sorted({0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)}):
-                stream.seek(start)
-                digest.update(stream.read(PIECE))
+            return stream_content(stream)
     except (BadImage, OSError) as error:
         raise InputError(f"{printable(path)}: cannot be read: {error}") from error
+
+
+def stream_content(stream: BinaryIO) -> str:
+    """The same for an open file, or its bytes. Raises OSError."""
+    size = stream.seek(0, os.SEEK_END)
+    digest = hashlib.sha256(str(size).encode())
+    for start in sorted({0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)}):
+        stream.seek(start)
+        digest.update(stream.read(PIECE))
     return digest.hexdigest()[:SHOWN]
 
 

@@ -111,4 +111,4 @@ def _shot(picture: Path, camera: _Camera | None) -> Shot:
         raise InputError(f"{picture}: has no camera in Cameras/ that can be used")
     size, content = look_at(picture)
     require_own_size(picture, size, camera.K)
-    return Shot(partial(read_rgb, picture), camera.K, camera.pose, content=content)
+    return Shot(partial(read_rgb, picture, content), camera.K, camera.pose, content=content)

@@ -6,7 +6,17 @@ from functools import partial
 from pathlib import Path
 
 from lite3r_cli.data.content import bytes_content, file_content, joined
-from lite3r_cli.data.views import Known, Shot, Split, ViewSet, look_at, read_rgb, usable
+from lite3r_cli.data.views import (
+    Known,
+    Shot,
+    Split,
+    ViewSet,
+    is_of_one_shape,
+    look_at,
+    not_of_one_shape,
+    read_rgb,
+    usable,
+)
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.cameras_json import read_cameras_json
 from lite3r_cli.io.frame_spool import bytes_of
@@ -87,7 +97,7 @@ def _scene(folder: Path, damaged: list[str]) -> ViewSet:
     shots = usable(views, lambda view: _shot(folder, view), damaged)
     if not shots:
         raise InputError(f"{folder}: none of its images can be used")
-    depths = [bytes_content(view.depth[::4, ::4].tobytes()) for view in views if view.depth is not None]
+    depths = [bytes_content(view.depth.tobytes()) for view in views if view.depth is not None]
     content = joined([*(shot.content for shot in shots), file_content(folder / "cameras.json"), *depths])
     return ViewSet(folder.name, tuple(shots), content=content)
 
@@ -103,8 +113,10 @@ def _shot(folder: Path, view: View) -> Shot:
         raise InputError(
             f"{printable(picture)}: has {size[0]}x{size[1]} pixels, but cameras.json says {view.width}x{view.height}"
         )
+    if view.depth is not None and not is_of_one_shape(view.depth.shape, size):
+        raise InputError(f"{printable(picture)}: {not_of_one_shape(view.depth.shape, size)}; remove its depth")
     depth = None if view.depth is None else partial(_as_is, view.depth)
-    return Shot(partial(read_rgb, picture), view.K, view.cam_from_world, depth, content)
+    return Shot(partial(read_rgb, picture, content), view.K, view.cam_from_world, depth, content)
 
 
 def _as_is(value):

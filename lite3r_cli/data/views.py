@@ -5,6 +5,7 @@ The loader of each data set returns `ViewSet`s, with cameras and depth if the da
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from lite3r_cli.data.content import file_content
+from lite3r_cli.data.content import file_content, stream_content
 from lite3r_cli.errors import InputError
 from lite3r_cli.io.decode import decode_rgb
 from lite3r_cli.io.names import printable
@@ -182,12 +183,27 @@ def require_own_size(picture: Path, size: tuple[int, int], K: np.ndarray) -> Non
         )
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """Read an image as upright RGB (H, W, 3) uint8. Raises InputError."""
+def read_rgb(path: Path, content: str | None = None) -> np.ndarray:
+    """Read an image as upright RGB (H, W, 3) uint8. Raises InputError, also if it no longer has the `content` that
+    `look_at` found: camera and depth belong to that one.
+    """
     try:
-        return decode_rgb(read_regular(path))[0]
+        data = read_regular(path)
+        if content not in (None, stream_content(io.BytesIO(data))):
+            raise BadImage("the file changed while it was in use: start again")
+        return decode_rgb(data)[0]
     except (BadImage, OSError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def is_of_one_shape(depth: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether a depth map (h, w) has the proportions of an image (width, height)."""
+    return abs(depth[0] * size[0] - depth[1] * size[1]) <= MOST_SKEW * size[0] * depth[0]
+
+
+def not_of_one_shape(depth: tuple[int, ...], size: tuple[int, int]) -> str:
+    """The reason why the two are of no use."""
+    return f"a depth map has {depth[1]}x{depth[0]} pixels, its image {size[0]}x{size[1]}: they do not show the same"
 
 
 def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
@@ -207,11 +223,8 @@ def _at_size(shot: Shot, rgb: np.ndarray, height: int, width: int) -> tuple:
     depth = None
     if shot.depth is not None:
         whole = shot.depth()
-        if abs(whole.shape[0] * full_width - whole.shape[1] * full_height) > MOST_SKEW * full_width * whole.shape[0]:
-            raise InputError(
-                f"a depth map has {whole.shape[1]}x{whole.shape[0]} pixels, its image {full_width}x{full_height}: "
-                "they do not show the same"
-            )
+        if not is_of_one_shape(whole.shape, (full_width, full_height)):
+            raise InputError(not_of_one_shape(whole.shape, (full_width, full_height)))
         rows = (top + (np.arange(height) + 0.5) * tall / height) * whole.shape[0] / full_height
         columns = (left + (np.arange(width) + 0.5) * wide / width) * whole.shape[1] / full_width
         depth = whole[np.ix_(rows.astype(int), columns.astype(int))]  # nearest pixel: depth must not be interpolated

@@ -16,6 +16,7 @@ from lite3r_cli.data.blendedmvs import load_blendedmvs
 from lite3r_cli.data.folder import load_photographs, load_scenes
 from lite3r_cli.distillation.distill_data import MOST_ATTEMPTS, Sizes, open_data
 from lite3r_cli.errors import InputError, UsageError
+from lite3r_cli.io.depth_files import write_depth_png
 
 SIZES = Sizes(views=2, batch=1, resolution=56, multiple=14, seed=3)
 NAME = "5" * 24
@@ -178,6 +179,34 @@ def test_a_damaged_picture_or_camera_of_ones_own_scene(tmp_path):
     photograph(tmp_path / "c/0.png")
     (tmp_path / "c/1.png").write_bytes((tmp_path / "c/0.png").read_bytes()[:100])
     assert "1.png" in load_photographs([tmp_path / "c"]).damaged[0]
+
+
+def test_a_picture_that_changes_while_it_is_used_is_not_taken_for_the_old_one(tmp_path):
+    a = own_scene(tmp_path / "a", 1)
+    (scene,) = load_scenes([a]).train
+    shot, (width, height) = scene.shots[1], (196, 140)
+    assert shot.rgb().shape == (70, 98, 3)
+    for size in ((98, 70), (width, height)):
+        photograph(a / "images/1.png", *size, seed=99)
+        with pytest.raises(InputError, match="1.png: the file changed while it was in use"):
+            shot.rgb()
+
+
+def test_all_depth_is_content_and_that_of_another_shape_is_listed(tmp_path):
+    a, told = own_scene(tmp_path / "a", 1), {}
+    document = json.loads((a / "cameras.json").read_text())
+    for changed in (0, 1):
+        for i, (height, width) in enumerate([(35, 49), (35, 49), (42, 56)]):  # the last as `mini` has it for 98 x 70
+            depth = np.ones((height, width))
+            depth[1, 1] += changed
+            scale = write_depth_png(a / f"{i}.depth.png", depth, 1000)
+            more = {"depth": f"{i}.depth.png", "depth_scale": scale, "depth_width": width, "depth_height": height}
+            document["images"][f"{i}.png"] |= more
+        (a / "cameras.json").write_text(json.dumps(document))
+        split = load_scenes([a])
+        assert len(split.damaged) == 1 and "2.png: a depth map has 56x42" in split.damaged[0]
+        told[split.train[0].content] = changed
+    assert len(told) == 2
 
 
 def test_one_scene_in_place_of_the_set_is_told(tmp_path):
