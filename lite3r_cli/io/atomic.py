@@ -20,6 +20,7 @@ from .files import output_error, write_json
 from .kept_chunks import remove_finished
 from .mounts import require_no_mounts
 from .output_layout import OutputLayout, belongs, files_of_run, incomplete_files, output_layout, twin_of
+from .stamps import stamp_of
 from .syncing import in_threads
 from .transaction import Transaction, recover
 from .written_names import FOLDERS
@@ -103,7 +104,7 @@ class OutputSet:
         """
         try:
             with open(path, "rb") as stream:
-                stamp = _stamp_of(os.fstat(stream.fileno()))
+                stamp = stamp_of(os.fstat(stream.fileno()))
                 self._noted[path] = stamp, _entry_of(stream)
                 os.fsync(stream.fileno())
         except OSError as error:
@@ -237,13 +238,9 @@ def _require_unchanged(path: Path, size: int) -> None:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Changes when the file does. Raises OutputError."""
     try:
-        return _stamp_of(path.stat())
+        return stamp_of(path.stat())
     except OSError as error:
         raise output_error(path, error) from error
-
-
-def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _listed(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from .codecs import png
 from .codecs.pillow_limit import no_limit
 from .regular import open_regular
+from .stamps import stamp_of
 
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _MAX_XMP = 1 << 20  # bytes; longer packets are ignored
@@ -89,7 +90,7 @@ def read_metadata(source: Path | bytes) -> PhotoMetadata:
         status = Path(source).stat()
     except (OSError, ValueError):
         return NOTHING
-    return _remembered(Path(source), (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
+    return _remembered(Path(source), stamp_of(status))
 
 
 @lru_cache(maxsize=4096)

@@ -33,6 +33,7 @@ from .names import can_be_a_path, printable
 from .probe import probe
 from .quick_png import quick_png
 from .regular import BadImage, guarded, open_regular
+from .stamps import is_settled, stamp_of
 
 FORMAT, VERSION = "lite3r-view-memory", 1
 LEVELS = 255  # number of confidence values
@@ -65,7 +66,7 @@ class Source:
     sha256: str  # of its first `HASHED` bytes
     frame: int | None = None  # of a video
     time: float | None = None  # of the frame: seconds from the start of the video
-    stamp: tuple[int, int] | None = None  # of the file: time of the last change (nanoseconds since 1970), inode
+    stamp: tuple[int, ...] | None = None  # of the file, see stamps.py; None where it may change without a new one
 
     @property
     def identity(self) -> tuple[str, int, int | None]:
@@ -78,7 +79,7 @@ class Source:
         """
         try:
             now = path.stat()
-            return now.st_size == self.bytes and (_stamp(now) == self.stamp or checksum(path) == self.sha256)
+            return now.st_size == self.bytes and (stamp_of(now) == self.stamp or checksum(path) == self.sha256)
         except OSError:
             return False
 
@@ -105,14 +106,12 @@ def checksum(path: Path) -> str:
 def source_of(path: Path, frame: int | None = None, time: float | None = None) -> Source | None:
     """The record of a picture's file; None if it is missing."""
     try:
-        seen = path.stat()
-        return Source(os.path.abspath(path), seen.st_size, checksum(path), frame, time, _stamp(seen))
+        before = path.stat()
+        digest, after = checksum(path), path.stat()
+        lasting = is_settled(after) and stamp_of(before) == stamp_of(after)
+        return Source(os.path.abspath(path), after.st_size, digest, frame, time, stamp_of(after) if lasting else None)
     except OSError:
         return None
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_mtime_ns, status.st_ino
 
 
 def write_memory(path: Path, memory: ViewMemory) -> None:
@@ -202,13 +201,14 @@ def _source(found: Any) -> Source | None:
     if found is None:
         return None
     try:
-        stamp = found.get("stamp")  # missing in files of earlier versions
-        known = None if stamp is None else (stamp[0], stamp[1])
+        stamp = found.get("stamp")  # missing or shorter in files of earlier versions
+        known = None if stamp is None else tuple(stamp)
         source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known)
     except (AttributeError, IndexError, TypeError, KeyError) as error:
         raise BadImage("it does not say where the image came from") from error
     numbers = type(source.bytes) is int and type(source.frame) in (int, type(None))
-    numbers = numbers and all(type(value) is int for value in source.stamp or ())
+    stamp = source.stamp or (0, 0)
+    numbers = numbers and 2 <= len(stamp) <= 4 and all(type(value) is int for value in stamp)
     numbers = numbers and (source.time is None or (type(source.time) in (int, float) and math.isfinite(source.time)))
     if not (numbers and isinstance(source.path, str) and can_be_a_path(source.path) and isinstance(source.sha256, str)):
         raise BadImage("it does not say where the image came from")

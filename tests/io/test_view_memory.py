@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from lite3r_cli.errors import InputError
-from lite3r_cli.io import view_memory
+from lite3r_cli.io import stamps, view_memory
 from lite3r_cli.io.view_memory import FORMAT, VERSION, Features, ViewMemory, read_memory, source_of, write_memory
 
 ABOUT = {"format": FORMAT, "version": VERSION}
@@ -46,7 +47,12 @@ def test_what_is_written_comes_back(memory: ViewMemory, tmp_path: Path) -> None:
 
 
 def test_a_file_that_nobody_has_touched_is_not_read_again(memory: ViewMemory, tmp_path: Path, monkeypatch) -> None:
-    source, photo, copy = memory.source, tmp_path / "a.jpg", tmp_path / "b.jpg"
+    photo, copy = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    fresh = source_of(photo)  # a change that follows at once could have the same time
+    assert fresh is not None and fresh.stamp is None
+    later = time.time_ns() + 2 * stamps.COARSEST
+    monkeypatch.setattr(stamps.time, "time_ns", lambda: later)
+    source = source_of(photo)
     assert source is not None and source.stamp is not None
     shutil.copyfile(photo, copy)
     assert source.unchanged(copy)  # by its checksum
@@ -55,7 +61,7 @@ def test_a_file_that_nobody_has_touched_is_not_read_again(memory: ViewMemory, tm
     assert source.unchanged(photo) and not read
     assert replace(source, stamp=None).unchanged(photo) and read == [photo]  # of an earlier version
     photo.write_bytes(b"not lookeD at")
-    os.utime(photo, ns=(0, source.stamp[0] + 1))
+    os.utime(photo, ns=(0, source.stamp[0]))  # as `cp -p` does, with the same inode
     assert not source.unchanged(photo) and not source.unchanged(tmp_path / "no.jpg")
 
 
