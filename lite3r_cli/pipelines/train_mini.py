@@ -107,8 +107,9 @@ def _look_at_output(config: TrainConfig) -> None:
 
 
 def _marks(config: TrainConfig) -> set[str]:
-    """The mark of the checkpoints of the run whose state is there."""
-    return {mark_of(read_metadata(config.loop.output / STATE)["settings"])}
+    """The mark of the checkpoints of the run whose state is there; "", that of none, for one of an earlier version."""
+    metadata = read_metadata(config.loop.output / STATE)
+    return {mark_of(metadata["settings"]) if "tensors" in metadata else ""}
 
 
 def _dependencies(config: TrainConfig, worker: Worker) -> Dependencies:

@@ -24,13 +24,13 @@ def mark_of(settings: str) -> str:
 
 
 def require_own(path: Path, marks: Collection[str]) -> None:
-    """Raises OutputError if there is a file that is no checkpoint with one of the marks."""
+    """Raises OutputError if there is a file that is no checkpoint with one of the marks; "" is that of no run."""
     if not os.path.lexists(path):
         return
     try:
         if stat.S_ISREG(os.lstat(path).st_mode):
             with plain_path(path) as plain, safe_open(plain, "pt") as file:
-                if (file.metadata() or {}).get(KEY) in marks:
+                if (file.metadata() or {}).get(KEY, "") in marks:
                     return
     except (SafetensorError, OSError):
         pass

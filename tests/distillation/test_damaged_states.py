@@ -125,7 +125,7 @@ def test_neither_a_pipe_nor_a_link_is_a_state(photographs, checkpoint, capsys, k
 
 @pytest.mark.parametrize("name", ["mini.safetensors", "average.safetensors"])
 def test_train_goes_on_only_beside_its_own_checkpoints(tmp_path, capsys, name):
-    metadata = {"format": STATE_FORMAT, "run": "train", "settings": "{}", "step": "1", "elapsed": "1"}
+    metadata = {"format": STATE_FORMAT, "run": "train", "settings": "{}", "step": "1", "elapsed": "1", "tensors": "1"}
     save_file({"t": torch.zeros(9)}, tmp_path / STATE, metadata=metadata)
     words = ["train", "-o", str(tmp_path), "--resume", "--device", "cpu"]
     for mine in ({}, {"run": mark_of("{} ")}):
