@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from importlib.util import find_spec
+from types import ModuleType
 
 from .errors import BackendError
+from .stopping import same_actions
 
 # Module → extra that installs it (pyproject.toml)
 EXTRAS = {
@@ -34,6 +38,15 @@ def install_line(module: str) -> str:
 def is_installed(module: str) -> bool:
     """Whether an optional package is installed. It is not imported."""
     return find_spec(module) is not None
+
+
+def import_pycolmap(what: str) -> ModuleType:
+    """The module. `what` is the option that needs it. Raises BackendError if it is not installed."""
+    require("pycolmap", what)
+    if "pycolmap" not in sys.modules:
+        with same_actions():
+            importlib.import_module("pycolmap")
+    return importlib.import_module("pycolmap")  # waits for another thread that imports it just now
 
 
 def require(module: str, what: str) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_ACTION = 1024  # bytes, more than a `struct sigaction` has on any system
 GRACE = 0.5  # seconds for the clean-up of interrupted work
 
 
@@ -113,6 +114,25 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         if heard:
             signal.raise_signal(heard[0])
+
+
+@contextmanager
+def same_actions() -> Iterator[None]:
+    """Libraries that are imported in the block leave the actions of signals as they are, in whatever thread.
+
+    glog, a part of pycolmap, replaces that of SIGTERM behind Python's back by a stack trace and the end of the process:
+    nothing would be cleaned up, and `signal.getsignal` still names our handler.
+    """
+    system = ctypes.CDLL(None)
+    before = {number: ctypes.create_string_buffer(_ACTION) for number in signal.valid_signals()}
+    known = [number for number, action in before.items() if system.sigaction(int(number), None, action) == 0]
+    try:
+        yield
+    finally:
+        now = ctypes.create_string_buffer(_ACTION)
+        for number in known:
+            if system.sigaction(int(number), None, now) == 0 and now.raw != before[number].raw:
+                system.sigaction(int(number), before[number], None)
 
 
 class Noted:

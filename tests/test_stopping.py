@@ -71,3 +71,36 @@ def test_a_real_process_is_stopped_cleanly(number, photographs, tmp_path):
     err = run.communicate(timeout=60)[1]
     assert run.returncode == -number and "Traceback" not in err, err  # it dies of the signal, so that loops end, too
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+IMPORT = """
+import os, signal, sys, threading
+from lite3r_cli.extras import import_pycolmap
+from lite3r_cli.stopping import Terminated, signals_as_exceptions
+try:
+    with signals_as_exceptions():
+        if sys.argv[1] == "thread":
+            other = threading.Thread(target=import_pycolmap, args=("--refine",))
+            other.start()
+            other.join()
+        else:
+            import_pycolmap("--refine")
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+except Terminated:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_a_library_does_not_take_sigterm_away(where: str) -> None:
+    pytest.importorskip("pycolmap")
+    words = [sys.executable, "-c", IMPORT, where]
+    done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cleaned up\n", "")
+
+
+def test_pycolmap_is_imported_in_one_place() -> None:
+    code = Path(stopping.__file__).parent
+    first = {path.name for path in code.rglob("*.py") if "import pycolmap\n" in path.read_text(encoding="utf-8")}
+    assert first == {"colmap_database.py"}  # whose entry has called import_pycolmap

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
-from ..extras import require
+from ..extras import import_pycolmap
 from ..scene.geometry import relative_pose
 from ..scene.posed_view import View
 from .colmap_rigs import Frame, Rig
@@ -42,7 +42,7 @@ def write_database(path: Path, pictures: Registered, keypoints: Sequence[np.ndar
     `keypoints`: per view (N, 2), pixels, centres at +0.5. `tracks`: (T, 3) integers, sorted: point, image id, index of
     the keypoint.
     """
-    require("pycolmap", "database.db")
+    import_pycolmap("database.db")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         home = _home(path)

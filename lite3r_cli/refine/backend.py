@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from ..extras import require
+from ..extras import import_pycolmap
 
 
 def require_pycolmap() -> ModuleType:
     """The pycolmap module. Raises BackendError if it is not installed."""
-    require("pycolmap", "--refine")
-    import pycolmap
-
-    return pycolmap
+    return import_pycolmap("--refine")
 
 
 @contextmanager
