@@ -129,10 +129,10 @@ class Trainer:
         return {**{k: v.detach() for k, v in terms.items()}, "grad_norm": norm}
 
     def save(self) -> None:
-        """Save the EMA weights as a checkpoint, and the state. Raises OutputError."""
+        """Save the state, and the EMA weights as a checkpoint. Raises OutputError."""
+        self.save_state()  # first: weights without a state would be in the way of every further run
         path = self.config.output / AVERAGE
         save_weights(path, self.average.state_dict(), self.model, torch.float16, **{KEY: self.depends_on.mark})
-        self.save_state()
 
     def save_state(self) -> None:
         """Save the state for resuming. Raises OutputError."""

@@ -8,12 +8,14 @@ import torch
 
 from lite3r_cli.config.training_run import LoopConfig
 from lite3r_cli.data.procedural.augment import augment
-from lite3r_cli.errors import Lite3RError
+from lite3r_cli.errors import Lite3RError, OutputError
 from lite3r_cli.networks import registry
 from lite3r_cli.networks.mini.network import Mini, MiniConfig
+from lite3r_cli.training import train_loop
 from lite3r_cli.training.losses import Targets
 from lite3r_cli.training.rounding import RoundedWeights
 from lite3r_cli.training.shape_schedule import ShapeSchedule
+from lite3r_cli.training.state import saved_as_it_stops
 from lite3r_cli.training.train_loop import Batch, Trainer
 from lite3r_cli.training.worker import Worker
 
@@ -66,6 +68,18 @@ def test_resuming_continues_bit_for_bit(tmp_path):
             each.train_step(next(batches(0)), rounded=True)
     for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters()):
         assert torch.equal(a, b), name
+
+
+def test_where_there_is_no_room_for_the_state_no_weights_stay(tmp_path, monkeypatch):
+    made, _ = trainer(tmp_path, 3)
+
+    def full(*arguments, **more):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(train_loop, "save_training_state", full)
+    with pytest.raises(OutputError), saved_as_it_stops(made, CPU, lambda text: None):
+        made.run(batches)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_divergence_is_an_error_and_not_a_checkpoint_of_nothing(tmp_path):
