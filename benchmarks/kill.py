@@ -3,15 +3,16 @@
     python benchmarks/kill.py [--moments 500] [--suites "synth, new;convert, new"] [--json benchmarks/results/kill.json]
     python benchmarks/kill.py --jobs 8 --whole 4 --seconds 240 --json …    # 8 processes, which share the suites
 
-Run again with the same --json, it adds other moments to those that are there.
+Run again with the same --json, it adds other moments to those that are there. The file is written after every few
+moments, so that a run which is cut keeps what it did.
 
 This process imports everything once and forks a child for each run, so that a run takes seconds and starts at the
 command line; with `--whole N` there are N runs of whole processes, too. The network is a tiny `mini` of random values.
 A moment is uniform in time, or before or after the n-th file operation of the main thread (open, mkdir, rename, unlink,
 rmdir, fsync, write), with SIGKILL (half of them), SIGTERM or SIGINT. After it every visible file has to be the old or
-the new one to the byte (files that hold times, or a state on the way: one that reads back). Then the same command runs
-again, with --resume where a state is left: it has to succeed, its files have to be those of a run that nobody stopped,
-and no hidden file may be there.
+the new one to the byte (files that hold times, or a state on the way: one that reads back); after SIGTERM and SIGINT no
+hidden file may be there. Then the same command runs again, with --resume where a state is left: it has to succeed, its
+files have to be those of a run that nobody stopped, and no hidden file may be there.
 
 With --errors there are no signals: an operation fails (ENOSPC, EDQUOT, EROFS), or no file may grow beyond a size. Then
 the exit code has to be 7, with one line that says why, unless the run could do without.
@@ -34,6 +35,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -46,6 +48,8 @@ from lite3r_cli.errors import Lite3RError
 from lite3r_cli.training.state import read_metadata
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+CLEANED_UP = ("SIGTERM", "SIGINT")  # after which no hidden file may be left
+PAUSE = 5.0  # seconds between two looks at the processes of --jobs
 IN_A_ROW = 5  # moments of a suite, then another has its turn
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -226,14 +230,22 @@ def measure() -> None:
     seed = len(before.get("seeds", ())) if asked.seed is None else asked.seed
     names = [name.strip() for name in asked.suites.split(";")]
     start = time.monotonic()
-    cases = shared(asked, names, seed) if asked.jobs > 1 else portion(asked, names, seed)
+    place = None if asked.json is None else asked.json.absolute()  # a portion works in another folder
+
+    def keep(cases: list[dict]) -> None:
+        if place is not None:
+            place.with_suffix(".new").write_text(json.dumps(added(before, cases, seed), indent=1) + "\n")
+            os.replace(place.with_suffix(".new"), place)
+
+    cases = shared(asked, names, seed, keep) if asked.jobs > 1 else portion(asked, names, seed, keep)
     print(report(cases, time.monotonic() - start))
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(added(before, cases, seed), indent=1) + "\n")
 
 
-def shared(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]:
-    """Run `asked.jobs` processes, each with its own suites. If one fails, only its cases are lost."""
+Keep = Callable[[list[dict]], None]
+
+
+def shared(asked: argparse.Namespace, names: list[str], seed: int, keep: Keep) -> list[dict]:
+    """Run `asked.jobs` processes, each with its own suites. If one fails, only its last cases are lost."""
     cases: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         running = []
@@ -243,13 +255,16 @@ def shared(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]
             words += [f"--{key}={getattr(asked, key)}" for key in ("moments", "whole", "seconds")]
             words += ["--errors"] * asked.errors
             running.append((file, subprocess.Popen([*words, "--cases", str(file)])))
-        for file, process in running:
-            process.wait()
-            cases += json.loads(file.read_text()) if file.exists() else []
-    return cases
+        while True:
+            ended = all(process.poll() is not None for _, process in running)
+            cases = [case for file, _ in running if file.exists() for case in json.loads(file.read_text())]
+            keep(cases)
+            if ended:
+                return cases
+            time.sleep(PAUSE)
 
 
-def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict]:
+def portion(asked: argparse.Namespace, names: list[str], seed: int, keep: Keep) -> list[dict]:
     """Cases of one process."""
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="lite3r-kill-"))
@@ -270,16 +285,21 @@ def portion(asked: argparse.Namespace, names: list[str], seed: int) -> list[dict
                 if is_fault(cases[-1]):
                     print("FAILED", json.dumps(cases[-1]), flush=True)
                 if asked.cases is not None:
-                    asked.cases.write_text(json.dumps(cases))
+                    asked.cases.with_suffix(".new").write_text(json.dumps(cases))
+                    os.replace(asked.cases.with_suffix(".new"), asked.cases)
+            keep(cases)  # in case that the process is killed
             if time.monotonic() - start > asked.seconds or not any(known.get(each, True) for each in names):
                 return cases
     finally:
+        keep(cases)
         os.chdir("/")
         shutil.rmtree(folder, ignore_errors=True)
     return cases
 
 
 def is_fault(case: dict) -> bool:
+    if case["signal"] in CLEANED_UP and case["hidden"]:
+        return True
     return bool(case["half_written"] or case["unclear"] or case["next"] or not case["same"] or case["hidden_after"])
 
 
@@ -305,6 +325,7 @@ def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
         row["stopped"] += case["exit"] != 0
         row["half_written"] += bool(case["half_written"])
         row["hidden_files_left"] += bool(case["hidden"])
+        row["hidden_files_after_a_clean_up"] += case["signal"] in CLEANED_UP and bool(case["hidden"])
         row["next_run_failed"] += case["next"] != 0
         row["next_run_other_bytes"] += not case["same"]
         row["hidden_files_after_the_next_run"] += bool(case["hidden_after"])
@@ -313,7 +334,8 @@ def summary(cases: list[dict]) -> dict[str, dict[str, int]]:
 
 def report(cases: list[dict], seconds: float) -> str:
     rows = summary(cases)
-    columns = ("moments", "stopped", "unclear", "half_written", "hidden_files_left", "next_run_failed",
+    columns = ("moments", "stopped", "unclear", "half_written", "hidden_files_left",
+               "hidden_files_after_a_clean_up", "next_run_failed",
                "next_run_other_bytes", "hidden_files_after_the_next_run")  # fmt: skip
     lines = [f"{len(cases)} moments in {seconds / 60:.1f} minutes", "| suite | " + " | ".join(columns) + " |"]
     lines += [f"| {name} | " + " | ".join(str(row.get(c, 0)) for c in columns) + " |" for name, row in rows.items()]
