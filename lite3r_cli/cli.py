@@ -45,6 +45,7 @@ NOWHERE = "/proc/self/task"  # no file can be created here, not even by root
 _STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOKING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EIO, errno.ESTALE)
+COMPLETION = "_LITE3R_COMPLETE"
 TORCH = ("TORCH", "PYTORCH")  # settings whose names begin so
 INSTALL = "--install-completion"
 LONGEST_PATH = 300  # characters in a message
@@ -201,6 +202,8 @@ def _of_the_process(error: Exception) -> Lite3RError | None:
     text = str(error)
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return BackendError("no more threads can be started; allow more with `ulimit -u`, or for the container")
+    if isinstance(error, KeyError) and COMPLETION in os.environ:
+        return BackendError(f"{COMPLETION} is set, but no shell asks for a completion; unset it")
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or f"{os.sep}torch{os.sep}" not in frames[-1].filename:
         return None

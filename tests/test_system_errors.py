@@ -69,6 +69,7 @@ def test_names_that_no_file_can_have(tmp_path, monkeypatch, capsys, words: str, 
         (RuntimeError("can't start new thread"), 5, "ulimit -u"),
         (RuntimeError("could not create a primitive"), 6, "error: out of memory; "),
         (ImportError("libx.so: failed to map segment from shared object"), 6, "error: out of memory; "),
+        (KeyError("COMP_WORDS"), 1, "bug: "),
         (ImportError("cannot import name 'x'"), 1, "bug: "),
         (cv2.error("stoull"), 1, "bug: "),
         (EOFError("Ran out of input"), 1, "bug: EOFError"),
@@ -94,6 +95,12 @@ def test_a_setting_that_opencv_does_not_understand_is_named(tmp_path, setting: s
     done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 5 and name in done.stderr and "unset" in done.stderr and "bug" not in done.stderr
     assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_completion_that_no_shell_asks_for(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("_LITE3R_COMPLETE", "complete_bash")
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    assert main(["models"]) == 5 and "unset" in capsys.readouterr().err
 
 
 def test_a_setting_that_torch_does_not_understand_is_named(tmp_path) -> None:

@@ -15,6 +15,7 @@ from ..errors import InputError, OutputError
 from .beneath import Beneath
 from .documents import read_json
 from .files import write_json
+from .locks import not_ours
 
 NAME = "journal.json"
 
@@ -79,6 +80,8 @@ class Journal:
                 None if follower is None else Follower(**_typed(follower, root=str, name=str, hidden=str)),
             )
         except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if not os.path.lexists(staging):  # its folder was moved meanwhile
+                raise not_ours(staging, None) from error
             advice = "left by a stopped run and damaged; save what you need, then remove it"
             raise OutputError(f"{staging}: {advice}") from error
 

@@ -26,4 +26,6 @@ def append_line(path: Path, line: str) -> None:
                 os.truncate(stream.fileno(), status.st_size)  # remove the partial line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            raise in_the_way(path) from error
         raise output_error(path, error) from error

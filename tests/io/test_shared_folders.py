@@ -186,6 +186,25 @@ def test_a_checkpoint_does_not_take_the_place_of_a_link(tmp_path) -> None:
     assert tree(tmp_path)["precious"] == b"mine" and (tmp_path / "m.safetensors").is_symlink()
 
 
+def test_a_folder_that_is_moved_during_a_commit_is_told(tmp_path, monkeypatch) -> None:
+    place, exchange = tmp_path / "a", Transaction._exchange
+
+    def moved(files: Transaction, change) -> None:
+        place.rename(tmp_path / "b")
+        exchange(files, change)
+
+    monkeypatch.setattr(Transaction, "_exchange", moved)
+    with pytest.raises(OutputError, match="is gone; somebody has removed it, or its folder"):
+        replace_file(place / "t.txt", b"new")
+    assert (tmp_path / "b/t.txt").read_bytes() == b"new" and not place.exists()
+
+
+def test_a_pipe_is_no_log(tmp_path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(OutputError, match="log.jsonl: is in the way"):
+        append_line(tmp_path / "log.jsonl", "{}\n")
+
+
 @pytest.mark.parametrize("make", [os.symlink, os.link])
 def test_a_log_is_not_written_through_a_link(tmp_path, make) -> None:
     (tmp_path / "precious").write_bytes(b"mine\n")
