@@ -39,6 +39,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 ABLATED = 300  # frames of the walk that parts are left out on
 BOTH_WAYS = 100
+SHARES = 12  # of the frames, one for each process that draws: the noise of a frame depends on its place in its share
 
 
 def main() -> None:
@@ -154,11 +155,10 @@ def _render(options, folder: Path, frames: int, loops: bool) -> None:
         names = {name: [r.start, r.stop] for name, r in atlas.catalog.groups.items()}
         np.savez(atlas_file, texels=atlas.texels.numpy(), names=json.dumps(names))
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    parts = options.renderers
     context = multiprocessing.get_context("spawn")
     how = (str(atlas_file), str(folder), frames, loops, options.seed, options.height, options.width, options.device)
-    with context.Pool(parts) as pool:
-        pool.map(_render_part, [(*how, k, parts, options.samples) for k in range(parts)])
+    with context.Pool(options.renderers) as pool:
+        pool.map(_render_part, [(*how, k, SHARES, options.samples) for k in range(SHARES)])
     walk = make_walk(frames, loops, options.seed, options.height, options.width, _atlas(str(atlas_file)))
     poses = {f"{i:05d}.jpg": pose.tolist() for i, pose in enumerate(walk.cam_from_world)}
     (folder / "walk.json").write_text(json.dumps({"K": walk.K.tolist(), "cam_from_world": poses}))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from lite3r_cli.long.assembly import _bending_loops
+from lite3r_cli.long.chunk_plan import CHUNK, LOOP, Pass
 from lite3r_cli.long.pose_graph import Edge, solve, spread_out, strain
 from lite3r_cli.long.sim3_fit import GOOD, Tie, chain, inverse
 from lite3r_cli.scene.geometry import Similarity
@@ -84,6 +89,16 @@ def test_a_wrong_loop_strains_the_way_and_one_that_corrects_its_drift_does_not()
     elsewhere = Similarity(1.0, turn(1.5), np.array([8.0, 0, 3.0]))
     assert strain([*loop(2, 6, elsewhere), *way]) > 100
     assert strain([*loop(2, 6, elsewhere), *way[:4]]) < 1e-6, "nothing contradicts a loop to a part that is not reached"
+
+
+def test_a_doubted_loop_that_bends_the_way_is_left_out():
+    truth = ring()
+    way, nodes = drifting(truth), [*truth, truth[2]]
+    passes = [*[Pass(CHUNK, ())] * NODES, Pass(LOOP, ())]
+    for error, wrong in ((None, set()), (Similarity(1.0, turn(0.3), np.array([2.0, 0, 0.8])), {NODES})):
+        ends = [edge(nodes, 2, NODES, "loop", residual=0.02), edge(nodes, 6, NODES, "loop", error, 0.02)]
+        doubted = [replace(each, doubt=4.0) for each in ends]
+        assert _bending_loops(SimpleNamespace(passes=passes), [*way, *doubted]) == wrong
 
 
 def test_what_no_edge_reaches_has_no_place():
