@@ -12,7 +12,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 LARGEST_INDEX = 1 << 26  # bytes, about a million tensors
 MOST_SHARDS = 1000  # each is an open file
 LONGEST_NAME = 255  # characters of a tensor or file name
-Identities = list[tuple[int, int, int] | None]
+Identities = dict[Path, tuple[int, int, int] | None]
 NO_INDEX = "{}: not an index of safetensors shards ({}); copy or download the checkpoint again, its index included"
 
 
@@ -57,19 +57,26 @@ def shard_files(path: Path) -> list[Path]:
 
 
 def identities(path: Path) -> Identities:
-    """Size, time of the last change and inode of each file of a checkpoint, None for one that is missing: they differ
-    once another program has written there.
+    """Size, time of the last change and inode of each file of a checkpoint, None for one that is missing."""
+    return {part: _identity(part) for part in (shard_files(path) if path.is_file() else [path])}
+
+
+def are_written_to(seen: Identities) -> bool:
+    """Whether another program has written to one of the open files, which had these identities. One that was removed or
+    replaced since is still there for who has opened it.
     """
-    found: Identities = []
-    for part in shard_files(path) if path.is_file() else [path]:
-        try:
-            status = part.stat()
-            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
-        except OSError:
-            found.append(None)
-    return found
+    pairs = [(before, _identity(part)) for part, before in seen.items()]
+    return any(before and now and before[2] == now[2] and before != now for before, now in pairs)
+
+
+def _identity(part: Path) -> tuple[int, int, int] | None:
+    try:
+        status = part.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def changed(path: Path) -> WeightsError:
-    """The error for a checkpoint whose `identities` differ from those when it was opened."""
+    """The error for a checkpoint that is another one now than when it was opened."""
     return WeightsError(f"{path}: was changed or replaced while it was in use; run again")

@@ -19,7 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lite3r_cli.checkpoints.plain_path import plain_path
-from lite3r_cli.checkpoints.shards import INDEX_SUFFIX, LONGEST_NAME, changed, identities, read_index, shard_files
+from lite3r_cli.checkpoints.shards import (
+    INDEX_SUFFIX,
+    LONGEST_NAME,
+    are_written_to,
+    changed,
+    identities,
+    read_index,
+    shard_files,
+)
 from lite3r_cli.errors import WeightsError
 from lite3r_cli.io.open_files import TOO_MANY
 
@@ -58,7 +66,7 @@ class Source:
 
     def require_unchanged(self) -> None:
         """Raises WeightsError if another program has written to the file since it was opened."""
-        if identities(self.path) != self.seen:
+        if are_written_to(self.seen):
             raise changed(self.path)
 
     def read(self, name: str) -> Tensor:

@@ -17,19 +17,26 @@ from lite3r_cli.training.own_files import mark_of
 from lite3r_cli.training.state import STATE_FORMAT
 
 
-def test_the_student_of_a_teacher_that_changes_meanwhile_is_not_written(photographs, checkpoint, monkeypatch, capsys):
+@pytest.mark.parametrize("how", ["written to", "removed"])
+def test_a_teacher_that_changes_meanwhile(photographs, checkpoint, monkeypatch, capsys, how):
     genuine = Distiller.finish
 
     def meanwhile(self):
         genuine(self)
         data = bytearray(checkpoint.read_bytes())
         data[-1] ^= 1
-        checkpoint.write_bytes(data)  # in place, of the same size
+        if how == "removed":
+            checkpoint.unlink()  # it is still open
+        else:
+            checkpoint.write_bytes(data)  # in place, of the same size
 
     monkeypatch.setattr(Distiller, "finish", meanwhile)
     code, output = command(photographs, checkpoint)
     said = capsys.readouterr().err
-    assert code == 4 and "was changed or replaced" in said and not output.exists(), said
+    if how == "removed":
+        assert code == 0 and output.exists(), said
+    else:
+        assert code == 4 and "was changed or replaced" in said and not output.exists(), said
 
 
 def spoilt(tensors: dict[str, torch.Tensor], part: str, value: float) -> dict[str, torch.Tensor]:
