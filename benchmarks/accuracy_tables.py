@@ -77,10 +77,10 @@ def _against_dense(row: dict) -> list[str]:
 _ACCURACY_HEAD = ("skipped", "AbsRel", "AUC@30, points", "AUC@5, points", "dense: AbsRel", "rotation, median")
 
 
-def packed_accuracy() -> str:
+def packed_accuracy(name: str) -> str:
     """Packed tokens on `mini` by the fast path, FP8: the schedule that the program uses."""
     lines = []
-    results = load("packed-accuracy")["results"]
+    results = load(name)["results"]
     for row in sorted(results, key=lambda row: (round(row["skipped"], 2), row["form"] and row["form"]["parts"])):
         form = row["form"]
         if form is None:
@@ -142,16 +142,73 @@ def card(model: str) -> str:
 
 def mini_lenses() -> str:
     """`mini` through other lenses, beside the weights before."""
-    document = load("mini-lenses")["fields_of_view"]
+    models = load("mini-accuracy")["models"]
     lines = []
-    for degrees, rows in document.items():
+    for name in (name for name in models["mini"]["sets"] if name.endswith("°")):
         cells = [
-            f"{rows[who][key]:.{digits}f}{unit}"
+            f"{models[who]['sets'][name]['mean'][key][0]:.{digits}f}{unit}"
             for key, digits, unit in (("focal_pct", 1, " %"), ("auc30", 2, ""), ("absrel", 3, ""))
             for who in ("mini", "before")
         ]
-        lines.append([f"{degrees}°", *cells])
+        lines.append([name, *cells])
     return table(("field of view", "focal length", "before", "AUC@30", "before", "AbsRel", "before"), lines)
+
+
+_SET_MEASURES = (("auc5", 1, 100), ("auc30", 1, 100), ("focal_pct", 1, 1), ("absrel", 4, 1))  # digits, factor
+
+
+def mini_sets() -> str:
+    """All sets on which `mini` is compared with the weights before."""
+    lines = []
+    for name, found in load("mini-accuracy")["models"]["mini"]["sets"].items():
+        mean = "{:.3f} [{:.3f}, {:.3f}]".format(*found["mean"]["auc30"])
+        lines.append([name, str(found["scenes"]), mean, *_differences(found["difference"])])
+    head = ("set", "scenes", "AUC@30", "AUC@5, points", "AUC@30, points", "focal length, %", "AbsRel")
+    return table(head, lines)
+
+
+def mini_views() -> str:
+    """What `mini` gains or loses on the same pairs of views, when it is told or shown more."""
+    return table(
+        ("set", "compared with", "scenes", "AUC@5, points", "AUC@30, points", "focal length, %", "AbsRel"),
+        [
+            [name, found["compared_with"], str(found["scenes"]), *_differences(found["against"])]
+            for name, found in load("mini-accuracy")["models"]["mini"]["sets"].items()
+            if "against" in found
+        ],
+    )
+
+
+def _differences(values: dict) -> list[str]:
+    cells = []
+    for key, digits, factor in _SET_MEASURES:
+        scaled = None if values[key] is None else [factor * x for x in values[key]]
+        cell = "–" if scaled is None else "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(*scaled, d=digits)
+        cells.append(cell.replace("-", "−"))
+    return cells
+
+
+def mini_tried(part: str) -> str:
+    """AUC@5 / AUC@30 in points, and AbsRel, of networks that were tried: differences from the shipped file of then."""
+    models = load("mini-run12")[part]
+
+    def cell(found: dict) -> str:
+        points = " / ".join(f"{100 * found[key][0]:+.1f}" for key in ("auc5", "auc30"))
+        depth = "" if found["absrel"] is None else f", {found['absrel'][0]:+.4f}"
+        return (points + depth).replace("-", "−")
+
+    sets = next(iter(models.values()))
+    return table(("set", *models), [[name, *(cell(model[name]) for model in models.values())] for name in sets])
+
+
+def camera_errors() -> str:
+    """What limits `mini`'s cameras: each kind with all measures."""
+    means = load("camera-errors")["mean"]
+    keys = ("auc5", "auc30", "auc5_rotation", "auc5_direction")
+    head = ("cameras", "AUC@5", "AUC@30", "AUC@5, rotations alone", "directions alone", "focal length, %")
+    return table(
+        head, [[kind, *(f"{row[k]:.3f}" for k in keys), f"{row['focal_pct']:.1f}"] for kind, row in means.items()]
+    )
 
 
 def picture_size() -> str:

@@ -166,7 +166,8 @@ def report(measured: Sequence[Measured]) -> dict[str, Any]:
             lines = lines_of(name, against, scores)
             print(table_of(name, against, lines, len(found)))
             for line in lines:
-                told[line.model]["sets"].setdefault(name, {"scenes": len(found)})[line.kind] = line.values
+                about = {"scenes": len(found)} | ({"compared_with": against} if against else {})
+                told[line.model]["sets"].setdefault(name, about)[line.kind] = line.values
     return {"views": 4, "models": told}
 
 

@@ -117,7 +117,7 @@ def card_means() -> str:
 def training_runs() -> str:
     """The runs that made `mini`'s weights, one after another."""
 
-    def line(number: int, run: dict) -> list[str]:
+    def line(run: dict) -> list[str]:
         minutes, steps = f"{run['minutes']} min", f"{run['steps']:,}"
         if "planned_minutes" in run:
             minutes = f"the first {run['minutes']} of {run['planned_minutes']} planned minutes"
@@ -129,7 +129,7 @@ def training_runs() -> str:
         rate = f"{run['rate']:.1e}".replace(".0e-0", "e-").replace("e-0", "e-")
         end = run.get("rate_at_the_end")
         return [
-            str(number),
+            str(run["run"]),
             f"{run['gpus']} × {run['gpu']}",
             minutes,
             steps,
@@ -139,4 +139,4 @@ def training_runs() -> str:
 
     runs = load("mini-runs")["runs"]
     head = ("", "hardware", "time", "steps", "shapes", "learning rate")
-    return table(head, [line(number, run) for number, run in enumerate(runs, 1)])
+    return table(head, [line(run) for run in runs])

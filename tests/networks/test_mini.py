@@ -96,9 +96,9 @@ def test_sky_has_neither_depth_nor_confidence():
     assert torch.equal(prediction.confidence[0] == 0, sky)
 
 
-def test_shipped_size_stays_below_24_million_parameters():
+def test_shipped_size_stays_below_25_million_parameters():
     with torch.device("meta"):
-        assert sum(p.numel() for p in Mini().parameters()) < 24e6
+        assert sum(p.numel() for p in Mini(MiniConfig(known_cameras=True, camera_layers=2)).parameters()) < 25e6
 
 
 def test_training_goes_on_after_a_prediction(model):
