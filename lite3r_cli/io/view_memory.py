@@ -33,7 +33,7 @@ from .names import can_be_a_path, printable
 from .probe import probe
 from .quick_png import quick_png
 from .regular import BadImage, guarded, open_regular
-from .stamps import is_settled, stamp_of
+from .stamps import settle, stamp_of
 
 FORMAT, VERSION = "lite3r-view-memory", 1
 LEVELS = 255  # number of confidence values
@@ -107,8 +107,9 @@ def source_of(path: Path, frame: int | None = None, time: float | None = None) -
     """The record of a picture's file; None if it is missing."""
     try:
         before = path.stat()
+        settled = settle(before)
         digest, after = checksum(path), path.stat()
-        lasting = is_settled(after) and stamp_of(before) == stamp_of(after)
+        lasting = settled and stamp_of(before) == stamp_of(after)
         return Source(os.path.abspath(path), after.st_size, digest, frame, time, stamp_of(after) if lasting else None)
     except OSError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,11 +47,17 @@ def test_what_is_written_comes_back(memory: ViewMemory, tmp_path: Path) -> None:
 
 def test_a_file_that_nobody_has_touched_is_not_read_again(memory: ViewMemory, tmp_path: Path, monkeypatch) -> None:
     photo, copy = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    fresh = source_of(photo)  # a change that follows at once could have the same time
-    assert fresh is not None and fresh.stamp is None
-    later = time.time_ns() + 2 * stamps.COARSEST
-    monkeypatch.setattr(stamps.time, "time_ns", lambda: later)
+    made = os.stat(photo).st_ctime_ns
+    monkeypatch.setattr(stamps.time, "time_ns", lambda: made - stamps.COARSE - 1)
+    future = source_of(photo)
+    assert future is not None and future.stamp is None
+    waits: list[float] = []
+    monkeypatch.setattr(
+        stamps.time, "time_ns", lambda: made + 1
+    )  # a change that follows at once could have the same time
+    monkeypatch.setattr(stamps.time, "sleep", waits.append)
     source = source_of(photo)
+    assert len(waits) == 1 and 0 < waits[0] < 2
     assert source is not None and source.stamp is not None
     shutil.copyfile(photo, copy)
     assert source.unchanged(copy)  # by its checksum
