@@ -18,7 +18,7 @@ import io
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from .names import can_be_a_path, printable
 from .probe import probe
 from .quick_png import quick_png
 from .regular import BadImage, guarded, open_regular
-from .stamps import settle, stamp_of
 
 FORMAT, VERSION = "lite3r-view-memory", 1
 LEVELS = 255  # number of confidence values
@@ -66,7 +65,8 @@ class Source:
     sha256: str  # of its first `HASHED` bytes
     frame: int | None = None  # of a video
     time: float | None = None  # of the frame: seconds from the start of the video
-    stamp: tuple[int, ...] | None = None  # of the file, see stamps.py; None where it may change without a new one
+    stamp: tuple[int, int] | None = None  # of the file: time of the last change (nanoseconds since 1970), inode
+    recorded: int | None = field(default=None, compare=False)  # when the file it was read from was written
 
     @property
     def identity(self) -> tuple[str, int, int | None]:
@@ -74,12 +74,16 @@ class Source:
         return self.sha256, self.bytes, self.frame
 
     def unchanged(self, path: Path) -> bool:
-        """Whether the file at `path` is unchanged. A file with the same stamp is not read, because checksums of
-        thousands of photographs take minutes. A copy has another stamp and the same checksum.
+        """Whether the file at `path` is unchanged. A file with the same stamp that nothing has touched since the record
+        was written is not read, because checksums of thousands of photographs take minutes. A copy has another stamp
+        and the same checksum. The time of the last touch itself (ctime) is not in the stamp: a hard link changes it,
+        and two runs of the same photos write the same bytes.
         """
         try:
             now = path.stat()
-            return now.st_size == self.bytes and (stamp_of(now) == self.stamp or checksum(path) == self.sha256)
+            untouched = self.recorded is not None and now.st_ctime_ns < self.recorded
+            same = untouched and _stamp(now) == self.stamp
+            return now.st_size == self.bytes and (same or checksum(path) == self.sha256)
         except OSError:
             return False
 
@@ -106,13 +110,14 @@ def checksum(path: Path) -> str:
 def source_of(path: Path, frame: int | None = None, time: float | None = None) -> Source | None:
     """The record of a picture's file; None if it is missing."""
     try:
-        before = path.stat()
-        settled = settle(before)
-        digest, after = checksum(path), path.stat()
-        lasting = settled and stamp_of(before) == stamp_of(after)
-        return Source(os.path.abspath(path), after.st_size, digest, frame, time, stamp_of(after) if lasting else None)
+        seen = path.stat()
+        return Source(os.path.abspath(path), seen.st_size, checksum(path), frame, time, _stamp(seen))
     except OSError:
         return None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_ino
 
 
 def write_memory(path: Path, memory: ViewMemory) -> None:
@@ -130,6 +135,8 @@ def write_memory(path: Path, memory: ViewMemory) -> None:
             "thumbnail": np.ascontiguousarray(found.thumbnail, np.float32),
         }
     source = None if memory.source is None else asdict(memory.source)
+    if source is not None:
+        del source["recorded"]
     about = {"format": FORMAT, "version": VERSION, "source": source}  # one text: their order is random
     write_bytes(path, save(arrays, {"about": json.dumps(about)}))
 
@@ -137,13 +144,14 @@ def write_memory(path: Path, memory: ViewMemory) -> None:
 def read_memory(path: Path, shape: tuple[int, int]) -> ViewMemory:
     """The memory of a view whose depth map is of `shape` (h, w). Raises InputError that names the file."""
     try:
-        about, arrays = _parsed(_bytes(path))
+        data, written = _bytes(path)
+        about, arrays = _parsed(data)
         span = arrays["range"]
         if not (np.isfinite(span).all() and 0 < span[0] <= span[1]):
             raise BadImage("its range of confidence is none")
         codes = _picture(arrays["confidence"].tobytes(), shape)
         features = _features(arrays) if "points" in arrays else None
-        return ViewMemory(_decoded(codes, span), _source(about.get("source")), features)
+        return ViewMemory(_decoded(codes, span), _source(about.get("source"), written), features)
     except BadImage as error:
         raise InputError(
             f"{printable(path)}: cannot be used: {error}; remove it, or reconstruct the scene again"
@@ -153,11 +161,13 @@ def read_memory(path: Path, shape: tuple[int, int]) -> ViewMemory:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path) -> tuple[bytes, int]:
+    """The content of a file, and when it was written (nanoseconds since 1970)."""
     with guarded("cannot be read"), open_regular(path) as stream:
-        if os.fstat(stream.fileno()).st_size > MOST_BYTES:
+        status = os.fstat(stream.fileno())
+        if status.st_size > MOST_BYTES:
             raise BadImage(f"larger than {MOST_BYTES >> 20} MB")
-        return stream.read()
+        return stream.read(), status.st_mtime_ns
 
 
 def _parsed(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -198,18 +208,17 @@ def _features(arrays: dict[str, np.ndarray]) -> Features:
     return Features(points, descriptors, (height, width), thumbnail)
 
 
-def _source(found: Any) -> Source | None:
+def _source(found: Any, written: int) -> Source | None:
     if found is None:
         return None
     try:
-        stamp = found.get("stamp")  # missing or shorter in files of earlier versions
-        known = None if stamp is None else tuple(stamp)
-        source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known)
+        stamp = found.get("stamp")  # missing in files of earlier versions
+        known = None if stamp is None else (stamp[0], stamp[1])
+        source = Source(found["path"], found["bytes"], found["sha256"], found["frame"], found["time"], known, written)
     except (AttributeError, IndexError, TypeError, KeyError) as error:
         raise BadImage("it does not say where the image came from") from error
     numbers = type(source.bytes) is int and type(source.frame) in (int, type(None))
-    stamp = source.stamp or (0, 0)
-    numbers = numbers and 2 <= len(stamp) <= 4 and all(type(value) is int for value in stamp)
+    numbers = numbers and all(type(value) is int for value in source.stamp or ())
     numbers = numbers and (source.time is None or (type(source.time) in (int, float) and math.isfinite(source.time)))
     if not (numbers and isinstance(source.path, str) and can_be_a_path(source.path) and isinstance(source.sha256, str)):
         raise BadImage("it does not say where the image came from")

@@ -18,7 +18,7 @@ def _wall(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     if rng.random() < 0.5:
         _, inside = grid(int(rng.choice([8, 10, 16])), int(rng.choice([3, 4, 6])), 0.02, 0.5)
         rgb, height = rgb * (0.75 + 0.25 * inside[..., None]), height + 0.04 * inside
-    return rgb, height
+    return np.ascontiguousarray(rgb), np.ascontiguousarray(height)  # OpenCV draws on no other layout
 
 
 def _pane(rng: Rng, rgb, height, x0, y0, x1, y1, depth) -> None:
