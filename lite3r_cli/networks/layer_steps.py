@@ -19,7 +19,10 @@ def told_of_layers(model: nn.Module, views: int, tell: Told) -> Iterator[None]:
     """Inside this context, `tell` gets a text after each attention layer of `model` and after each
     batch of depth maps.
     """
-    layers = attention_modules(model)
+    family = family_of(model)
+    heads = family.heads if family is not None else ()
+    inside = tuple(f"{name}." for name in heads)  # the layers of a head are no step of their own
+    layers = {name: module for name, module in attention_modules(model).items() if not name.startswith(inside)}
     done: set[str] = set()
 
     def layer(name: str) -> Callable[..., None]:
@@ -42,10 +45,8 @@ def told_of_layers(model: nn.Module, views: int, tell: Told) -> Iterator[None]:
 
         return hook
 
-    family = family_of(model)
-    heads = [model.get_submodule(name) for name in family.heads] if family is not None else []
     hooks = [module.register_forward_hook(layer(name)) for name, module in layers.items()]
-    hooks += [module.register_forward_hook(head()) for module in heads]
+    hooks += [model.get_submodule(name).register_forward_hook(head()) for name in heads]
     try:
         yield
     finally:
