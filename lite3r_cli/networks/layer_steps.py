@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lite3r_cli.attention.module import attention_modules
+from lite3r_cli.layers.heads.camera import CameraCorrection
 from lite3r_cli.networks.family import family_of
 
 Told = Callable[[str], None]  # receives the progress as text: "layer 7 of 24"
@@ -19,10 +20,9 @@ def told_of_layers(model: nn.Module, views: int, tell: Told) -> Iterator[None]:
     """Inside this context, `tell` gets a text after each attention layer of `model` and after each
     batch of depth maps.
     """
-    family = family_of(model)
-    heads = family.heads if family is not None else ()
-    inside = tuple(f"{name}." for name in heads)  # the layers of a head are no step of their own
-    layers = {name: module for name, module in attention_modules(model).items() if not name.startswith(inside)}
+    # those over one token a view take no time
+    small = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, CameraCorrection))
+    layers = {name: module for name, module in attention_modules(model).items() if not name.startswith(small)}
     done: set[str] = set()
 
     def layer(name: str) -> Callable[..., None]:
@@ -45,8 +45,10 @@ def told_of_layers(model: nn.Module, views: int, tell: Told) -> Iterator[None]:
 
         return hook
 
+    family = family_of(model)
+    heads = [model.get_submodule(name) for name in family.heads] if family is not None else []
     hooks = [module.register_forward_hook(layer(name)) for name, module in layers.items()]
-    hooks += [model.get_submodule(name).register_forward_hook(head()) for name in heads]
+    hooks += [module.register_forward_hook(head()) for module in heads]
     try:
         yield
     finally:

@@ -351,6 +351,8 @@ def _group(
         if config.input.strict and not grouping.whole:
             raise InputError(text)
         tell(text)
+    if made and not grouping.whole and made[0].early is not None:
+        made[0].early.end()  # each part has its own
     return grouping, made[0] if made and grouping.whole else None
 
 

@@ -53,13 +53,19 @@ def begun_early(
 
 
 def beside(early: EarlyMatches | None, run: Callable[[], T]) -> Callable[[], T]:
-    """`run`, leaving a core to what was begun."""
+    """`run`, leaving a core to what was begun, which ends if `run` fails."""
+    if early is None:
+        return run
 
     def with_less() -> T:
-        with one_thread_less():
-            return run()
+        try:
+            with one_thread_less():
+                return run()
+        except Exception:
+            early.end()
+            raise
 
-    return run if early is None else with_less
+    return with_less
 
 
 def refined(

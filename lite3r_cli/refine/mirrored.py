@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from .descriptors import Described, match_pairs
+from .descriptors import Described, Pair, match_pairs
 from .keypoints import Features
 
 _LOOK = 256  # largest features of each picture that are compared
@@ -23,8 +23,6 @@ _TIMES = 2.0
 # the two sides of that direction.
 _ROW, _CELL, _DIRECTION = np.ogrid[:4, :4, :8]
 _FLIP = ((3 - _ROW) * 32 + _CELL * 8 + (-_DIRECTION) % 8).ravel()
-
-Pair = tuple[int, int]
 
 
 def mirror_images(features: Sequence[Features], pairs: Sequence[Pair] | None = None) -> list[int]:

@@ -29,13 +29,16 @@ class Network:
 
     def __init__(self, device: str, too_large: bool = False) -> None:
         self.runtime = SimpleNamespace(torch_device=torch.device(device))
-        self.too_large, self.predicted = too_large, 0
+        self.too_large, self.predicted, self.ended = too_large, 0, 0
 
     def predict_pictures(self, images, pictures, progress):
         self.predicted += 1
         if self.too_large:
             raise MemoryLimitError("full")
-        return SimpleNamespace(views=[], of=pictures)
+        return SimpleNamespace(views=[], of=pictures, early=SimpleNamespace(end=self._end))
+
+    def _end(self) -> None:
+        self.ended += 1
 
 
 def group(network: Network, found: Grouping, monkeypatch, tied=lambda: Groups(4)):
@@ -55,8 +58,10 @@ def test_a_gpu_predicts_while_pictures_are_compared(monkeypatch):
             pass
         return Groups(4)
 
-    assert group(network, WHOLE, monkeypatch, tied)[1] is not None and network.predicted == 1
-    assert group(Network("cuda"), PARTS, monkeypatch) == (PARTS, None)  # each scene is predicted by itself
+    assert group(network, WHOLE, monkeypatch, tied)[1] is not None and network.predicted == 1 and not network.ended
+    network = Network("cuda")
+    assert group(network, PARTS, monkeypatch) == (PARTS, None)  # each scene is predicted by itself
+    assert network.ended == 1  # so are its matches
 
 
 def test_a_cpu_predicts_nothing_that_may_be_thrown_away(monkeypatch):
